@@ -1,0 +1,56 @@
+"""The ``ssd34`` command.
+
+Exit codes: 0 all well; 1 some pictures failed and the rest went on; 2 a wrong argument or
+unusable input, in one line; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from ssd34 import __version__
+from ssd34.cli.convert import convert
+from ssd34.cli.detect import detect
+from ssd34.cli.evaluate import evaluate
+from ssd34.cli.export import export
+from ssd34.cli.train import train
+from ssd34.errors import Ssd34Error
+
+INTERRUPTED = 130
+UNUSABLE = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, prog_name="ssd34")
+def commands() -> None:
+    """Single Stage Detector: train, evaluate, export and run an SSD on a plain CPU."""
+
+
+for command in (detect, train, evaluate, export, convert):
+    commands.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; errors that we raise on purpose become one line."""
+    try:
+        commands(prog_name="ssd34")
+    except Ssd34Error as error:
+        _fail(str(error), UNUSABLE)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone, as `| head` does; keep the exit quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}; check the path, its rights and free space",
+              UNUSABLE)  # fmt: skip
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""The detector's arithmetic: NumPy only, no files, no state."""

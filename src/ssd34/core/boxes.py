@@ -1,0 +1,70 @@
+"""Areas, overlaps and layouts of boxes.
+
+Boxes are xyxy (left, top, right, bottom) unless a name says otherwise: ``cxcywh`` is centre
+and size, ``xywh`` is left, top and size. Units are whatever the caller uses throughout.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Boxes = NDArray[np.floating[Any]]
+
+
+def area(boxes: Boxes) -> Boxes:
+    """Areas of boxes (..., 4), without clamping: a box turned inside out may be negative."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def pairwise_iou(a: Boxes, b: Boxes, *, clamp: bool = True) -> Boxes:
+    """Intersection over union of each box of `a` with each box of `b`.
+
+    Args:
+        a: (N, 4) xyxy.
+        b: (M, 4) xyxy, in the same units.
+        clamp: count negative overlaps as none. False repeats a slip of the inference
+            benchmark's code: two boxes apart along both axes get a positive overlap.
+
+    Returns:
+        (N, M), the dtype of the inputs; 0 where both areas are 0.
+    """
+    left_top = np.maximum(a[:, None, :2], b[None, :, :2])
+    right_bottom = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    extent = right_bottom - left_top
+    if clamp:
+        extent = np.maximum(extent, 0)
+    overlap = extent[..., 0] * extent[..., 1]
+    union = area(a)[:, None] + area(b)[None, :] - overlap
+    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union != 0)
+
+
+def clip(boxes: Boxes, *, width: float, height: float) -> Boxes:
+    """Boxes (..., 4) cut to the rectangle 0, 0, width, height."""
+    limit = np.array([width, height, width, height], boxes.dtype)
+    return np.clip(boxes, 0, limit)
+
+
+def cxcywh_from_xyxy(boxes: Boxes) -> Boxes:
+    """(..., 4) xyxy to centre and size."""
+    size = boxes[..., 2:] - boxes[..., :2]
+    return np.concatenate([boxes[..., :2] + size / 2, size], axis=-1)
+
+
+def xyxy_from_cxcywh(boxes_cxcywh: Boxes) -> Boxes:
+    """(..., 4) centre and size to xyxy."""
+    half = boxes_cxcywh[..., 2:] / 2
+    centre = boxes_cxcywh[..., :2]
+    return np.concatenate([centre - half, centre + half], axis=-1)
+
+
+def xywh_from_xyxy(boxes: Boxes) -> Boxes:
+    """(..., 4) xyxy to left, top and size, the layout of COCO files."""
+    return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+
+
+def xyxy_from_xywh(boxes_xywh: Boxes) -> Boxes:
+    """(..., 4) left, top and size, the layout of COCO files, to xyxy."""
+    return np.concatenate([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], axis=-1)

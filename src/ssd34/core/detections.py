@@ -1,0 +1,155 @@
+"""Detections: what was found in one picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.core.boxes import clip, cxcywh_from_xyxy, xywh_from_xyxy
+from ssd34.core.labels import LabelSet
+from ssd34.core.postprocess import Picked
+from ssd34.errors import require
+
+if TYPE_CHECKING:
+    import supervision
+
+CSV_HEADER = "file,label,name,score,left,top,right,bottom"
+
+
+class Detection(NamedTuple):
+    """One object: box xyxy in pixels, label 1..N, its name, score 0..1."""
+
+    box: tuple[float, float, float, float]
+    label: int
+    name: str
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """The objects found in one picture, best first.
+
+    Attributes:
+        boxes: (N, 4) float32 xyxy, pixels of the original picture, within it.
+        labels: (N,) int64, 1..classes.
+        scores: (N,) float32, 0..1.
+        label_set: the classes.
+        width: of the picture, pixels.
+        height: of the picture, pixels.
+    """
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    label_set: LabelSet
+    width: int
+    height: int
+
+    @classmethod
+    def from_picked(
+        cls, picked: Picked, *, label_set: LabelSet, width: int, height: int, score: float = 0.0
+    ) -> Detections:
+        """Detections in fractions of a picture, to pixels, with at least a score."""
+        kept = np.flatnonzero(picked.scores >= score)
+        kept = kept[np.argsort(-picked.scores[kept], kind="stable")]
+        scale = np.array([width, height, width, height], np.float32)
+        boxes = clip(picked.boxes[kept] * scale, width=width, height=height)
+        return cls(boxes, picked.labels[kept], picked.scores[kept], label_set, width, height)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[Detection]:
+        for box, label, name, score in zip(
+            self.boxes.tolist(), self.labels.tolist(), self.names, self.scores.tolist(), strict=True
+        ):
+            yield Detection(tuple(box), label, name, score)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class name of each object."""
+        return tuple(self.label_set.name(int(label)) for label in self.labels)
+
+    def where(self, mask: NDArray[np.bool_]) -> Detections:
+        """Only the objects for which (N,) `mask` holds."""
+        return Detections(
+            self.boxes[mask],
+            self.labels[mask],
+            self.scores[mask],
+            self.label_set,
+            self.width,
+            self.height,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form: width, height, and detections with box (xyxy), label, name, score."""
+        return {
+            "width": self.width,
+            "height": self.height,
+            "detections": [
+                {
+                    "name": found.name,
+                    "label": found.label,
+                    "score": round(found.score, 5),
+                    "box": [round(value, 2) for value in found.box],
+                }
+                for found in self
+            ],
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as one line of JSON."""
+        return json.dumps(self.to_dict())
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """COCO results: image_id, category_id (the official sparse id), bbox (xywh), score."""
+        return [
+            {
+                "image_id": image_id,
+                "category_id": self.label_set.category_id(found.label),
+                "bbox": [round(float(value), 2) for value in box_xywh],
+                "score": round(found.score, 5),
+            }
+            for found, box_xywh in zip(self, xywh_from_xyxy(self.boxes), strict=True)
+        ]
+
+    def to_csv(self, file: str) -> str:
+        """Lines in the columns of `CSV_HEADER`, without the header."""
+        import csv
+        import io
+
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        for found in self:
+            box = [f"{value:.2f}" for value in found.box]
+            writer.writerow([file, found.label, found.name, f"{found.score:.5f}", *box])
+        return text.getvalue()
+
+    def to_yolo(self) -> str:
+        """YOLO text: class index from 0, centre x, centre y, width, height as shares, score."""
+        size = np.array([self.width, self.height] * 2, np.float32)
+        boxes_cxcywh = cxcywh_from_xyxy(self.boxes / size)
+        return "".join(
+            f"{found.label - 1} {' '.join(f'{v:.6f}' for v in box)} {found.score:.5f}\n"
+            for found, box in zip(self, boxes_cxcywh.tolist(), strict=True)
+        )
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same as `supervision.Detections`; class ids count from 0.
+
+        Raises:
+            MissingExtraError: supervision is not installed.
+        """
+        library = require("supervision", extra="supervision", why="to_supervision()")
+        converted: supervision.Detections = library.Detections(
+            xyxy=self.boxes.reshape(-1, 4),
+            confidence=self.scores,
+            class_id=(self.labels - 1).astype(int),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+        return converted

@@ -1,0 +1,174 @@
+"""Raw network outputs to detections: softmax, decode and the named policies.
+
+A policy is the recipe of thresholds and non-maximum suppression (NMS) that picks detections
+out of thousands of scored boxes. The same weights give different AP under different
+policies, so each has a name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.core.box_coder import decode
+from ssd34.core.boxes import pairwise_iou
+from ssd34.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """How detections are picked. Everything is per class; background never counts.
+
+    Attributes:
+        name: what reports call it.
+        score_threshold: only scores above it count.
+        iou_threshold: overlap from which the lower-scored of two boxes is removed.
+        inclusive: remove at IoU >= threshold instead of IoU > threshold.
+        candidates_per_class: the best so many enter NMS; None: all.
+        kept_per_class: NMS stops after so many; None: no limit.
+        max_detections: the best so many over all classes are returned.
+        worst_first: return them in ascending order of score.
+        clamp_iou: False counts boxes apart along both axes as overlapping, see
+            `ssd34.core.boxes.pairwise_iou`.
+    """
+
+    name: str
+    score_threshold: float = 0.05
+    iou_threshold: float = 0.5
+    inclusive: bool = False
+    candidates_per_class: int | None = None
+    kept_per_class: int | None = None
+    max_detections: int = 200
+    worst_first: bool = False
+    clamp_iou: bool = True
+
+    def __post_init__(self) -> None:
+        for what in ("score_threshold", "iou_threshold"):
+            value = getattr(self, what)
+            if not 0 <= value <= 1:
+                raise OptionError(f"expected {what} in 0..1, got {value}")
+        if self.max_detections < 1:
+            raise OptionError(f"expected max_detections >= 1, got {self.max_detections}")
+
+    def replace(self, **changes: Any) -> Policy:
+        """A copy with some values changed."""
+        return dataclasses.replace(self, **changes)
+
+
+ZOO = Policy(name="zoo", kept_per_class=200)
+"""What the published ONNX graphs do."""
+
+MLPERF = Policy(name="mlperf", inclusive=True, candidates_per_class=200, worst_first=True)
+"""What the benchmark's Python code does, with a correct IoU."""
+
+MLPERF_UNCLAMPED = MLPERF.replace(name="mlperf-unclamped", clamp_iou=False)
+"""The inference benchmark's code to the letter, with its unclamped IoU."""
+
+POLICIES: dict[str, Policy] = {policy.name: policy for policy in (ZOO, MLPERF, MLPERF_UNCLAMPED)}
+
+
+def named_policy(name: str) -> Policy:
+    """Look a policy up by name.
+
+    Raises:
+        OptionError: no such policy; the message lists them.
+    """
+    try:
+        return POLICIES[name]
+    except KeyError:
+        raise OptionError(
+            f"unknown policy {name!r}; expected one of {', '.join(POLICIES)}"
+        ) from None
+
+
+class Picked(NamedTuple):
+    """The detections of one picture, in fractions of it.
+
+    Attributes:
+        boxes: (N, 4) float32 xyxy.
+        labels: (N,) int64, 1..classes.
+        scores: (N,) float32.
+    """
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+def softmax(conf: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Softmax over the channels (axis 0) of one picture's (channels, A) float32 output."""
+    shifted = np.exp(conf - conf.max(axis=0, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=0, keepdims=True), np.float32)
+
+
+def postprocess(
+    loc: NDArray[np.float32],
+    conf: NDArray[np.float32],
+    *,
+    default_boxes_cxcywh: NDArray[np.float32],
+    policy: Policy,
+) -> Picked:
+    """Detections of one picture from the network's raw outputs.
+
+    Args:
+        loc: (4, A) float32 offsets.
+        conf: (classes + 1, A) float32 logits; channel 0 is background.
+        default_boxes_cxcywh: (A, 4) float32.
+        policy: how to pick.
+    """
+    return pick(decode(loc, default_boxes_cxcywh), softmax(conf), policy=policy)
+
+
+def pick(boxes: NDArray[np.float32], scores: NDArray[np.float32], *, policy: Policy) -> Picked:
+    """Apply a policy to decoded boxes and their class probabilities.
+
+    Args:
+        boxes: (A, 4) float32 xyxy.
+        scores: (classes + 1, A) float32 probabilities; channel 0 is background.
+        policy: how to pick.
+    """
+    picked: list[tuple[int, NDArray[np.int64]]] = []
+    for label in range(1, len(scores)):
+        candidates = np.flatnonzero(scores[label] > np.float32(policy.score_threshold))
+        if len(candidates):
+            kept = nms(boxes[candidates], scores[label, candidates], policy=policy)
+            picked.append((label, candidates[kept]))
+    if not picked:
+        empty = np.zeros((0, 4), np.float32)
+        return Picked(empty, np.zeros(0, np.int64), np.zeros(0, np.float32))
+    anchors = np.concatenate([kept for _, kept in picked])
+    labels = np.concatenate([np.full(len(kept), label) for label, kept in picked])
+    all_scores = scores[labels, anchors]
+    best = np.argsort(-all_scores, kind="stable")[: policy.max_detections]
+    if policy.worst_first:
+        best = best[::-1]
+    return Picked(boxes[anchors[best]], labels[best].astype(np.int64), all_scores[best])
+
+
+def nms(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], *, policy: Policy
+) -> NDArray[np.int64]:
+    """Greedy non-maximum suppression of one class.
+
+    Args:
+        boxes: (N, 4) float32 xyxy.
+        scores: (N,) float32.
+        policy: its thresholds and limits.
+
+    Returns:
+        (K,) int64 indices of the boxes kept, best first.
+    """
+    order = np.argsort(-scores, kind="stable")[: policy.candidates_per_class]
+    threshold = np.float32(policy.iou_threshold)
+    kept: list[int] = []
+    while len(order) and (policy.kept_per_class is None or len(kept) < policy.kept_per_class):
+        best, rest = order[0], order[1:]
+        kept.append(int(best))
+        iou = pairwise_iou(boxes[best : best + 1], boxes[rest], clamp=policy.clamp_iou)[0]
+        removed = iou >= threshold if policy.inclusive else iou > threshold
+        order = rest[~removed]
+    return np.array(kept, np.int64)

@@ -1,0 +1,118 @@
+"""Checkpoint files: weights, the spec that shapes them and the class names, in one safetensors.
+
+The keys are the network's own parameter names, for example ``trunk.layer3.0.conv1.weight``.
+Training adds what it needs to go on under the prefix ``training.``; everything else ignores it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.core.labels import LabelSet
+from ssd34.core.spec import ModelSpec
+from ssd34.data.atomic import written_whole
+from ssd34.errors import CheckpointError, OptionError, require
+
+FORMAT = "ssd34-1"
+TRAINING_PREFIX = "training."
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The contents of a checkpoint file.
+
+    Attributes:
+        spec: the network's shape.
+        labels: its classes.
+        weights: parameter name to array.
+        training: momentum and other arrays that only training needs.
+        state: JSON values that only training needs, and notes on where weights came from.
+    """
+
+    spec: ModelSpec
+    labels: LabelSet
+    weights: Arrays
+    training: Arrays = field(default_factory=dict)
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        numpy_format = require("safetensors.numpy", extra="export", why="writing a checkpoint")
+        arrays = {key: np.ascontiguousarray(array) for key, array in self.weights.items()}
+        arrays |= {
+            TRAINING_PREFIX + key: np.ascontiguousarray(array)
+            for key, array in self.training.items()
+        }
+        metadata = {
+            "format": FORMAT,
+            "spec": json.dumps(self.spec.to_dict()),
+            "labels": json.dumps(self.labels.to_dict()),
+            "state": json.dumps(dict(self.state)),
+        }
+        with written_whole(path) as temporary:
+            numpy_format.save_file(arrays, temporary, metadata=metadata)
+
+
+def read_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
+    """Read a checkpoint file.
+
+    Args:
+        path: the file.
+        training: read the arrays that only training needs, too.
+
+    Raises:
+        CheckpointError: missing, broken, or not one of ours.
+    """
+    metadata, arrays = read_arrays(path, skip=() if training else (TRAINING_PREFIX,))
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: not an ssd34 checkpoint (no {FORMAT!r} in its metadata); "
+            "turn foreign weights into one with: ssd34 convert"
+        )
+    try:
+        spec = ModelSpec.from_dict(json.loads(metadata["spec"]))
+        labels = LabelSet.from_dict(json.loads(metadata["labels"]))
+        state = json.loads(metadata["state"])
+    except (KeyError, ValueError, TypeError, OptionError) as error:
+        raise CheckpointError(f"{path}: broken checkpoint metadata ({error})") from None
+    split = len(TRAINING_PREFIX)
+    return Checkpoint(
+        spec=spec,
+        labels=labels,
+        weights={k: a for k, a in arrays.items() if not k.startswith(TRAINING_PREFIX)},
+        training={k[split:]: a for k, a in arrays.items() if k.startswith(TRAINING_PREFIX)},
+        state=state,
+    )
+
+
+def read_arrays(path: Path, *, skip: tuple[str, ...] = ()) -> tuple[dict[str, str], Arrays]:
+    """The metadata and arrays of any safetensors file.
+
+    Args:
+        path: the file.
+        skip: leave out keys that start with one of these.
+
+    Raises:
+        CheckpointError: missing or not a safetensors file.
+    """
+    safetensors = require("safetensors", extra="export", why="reading a checkpoint")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            keys = [key for key in file.keys() if not key.startswith(skip)]  # noqa: SIM118
+            return dict(file.metadata() or {}), {key: file.get_tensor(key) for key in keys}
+    except (safetensors.SafetensorError, OSError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: not a safetensors file ({error}); expected a checkpoint, "
+            "convert a .pth with: ssd34 convert"
+        ) from None

@@ -1,0 +1,215 @@
+"""COCO annotation files.
+
+A data set is given as one path:
+
+- ``FILE.zip`` or a folder that holds ``instances.json`` and ``images/``;
+- ``FILE.json``, its pictures found beside it (``images/``, COCO's ``../val2017/`` for
+  ``annotations/instances_val2017.json``, or the folder of the file itself);
+- ``FILE.json@FOLDER`` where they lie elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssd34.core.labels import LabelSet
+from ssd34.data.dataset import Dataset, FolderImages, ImageStore, Problem, Sample, ZipImages
+from ssd34.errors import DatasetError, OptionError
+
+ANNOTATIONS = "instances.json"
+FORMS = (
+    f"a zip or folder that holds {ANNOTATIONS} and images/, a COCO .json with its pictures "
+    "beside it, or FILE.json@FOLDER"
+)
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Read a data set in any of this module's forms.
+
+    Raises:
+        DatasetError: nothing usable is there; the message says which forms are read.
+    """
+    text = str(path)
+    annotations, _, images = text.partition("@") if ".json@" in text else (text, "", "")
+    source = Path(annotations)
+    if not source.exists():
+        raise DatasetError(f"{source}: no such data set; expected {FORMS}")
+    if images and not Path(images).is_dir():
+        raise DatasetError(f"{images}: no such folder of pictures for {source}")
+    if source.is_dir():
+        file = source / ANNOTATIONS
+        if not file.is_file():
+            raise DatasetError(f"{source}: holds no {ANNOTATIONS}; expected {FORMS}")
+        return read_coco(_parse(file.read_bytes(), str(file)), FolderImages(source / "images"), text)
+    if zipfile.is_zipfile(source):
+        return _read_zip(source)
+    if source.suffix.lower() != ".json":
+        raise DatasetError(f"{source}: not a zip, a folder or a .json; expected {FORMS}")
+    values = _parse(source.read_bytes(), str(source))
+    store = FolderImages(Path(images) if images else _find_images(source, values))
+    return read_coco(values, store, text)
+
+
+def _read_zip(source: Path) -> Dataset:
+    with zipfile.ZipFile(source) as archive:
+        # The archive may hold one folder around everything.
+        members = [n for n in archive.namelist() if n.split("/")[-1] == ANNOTATIONS]
+        if not members:
+            raise DatasetError(f"{source}: holds no {ANNOTATIONS}; expected {FORMS}")
+        member = min(members, key=lambda name: name.count("/"))
+        try:
+            values = _parse(archive.read(member), f"{source}:{member}")
+        except (zipfile.BadZipFile, EOFError, OSError) as error:
+            raise DatasetError(f"{source}: broken archive ({error}); fetch it again") from None
+    prefix = member.removesuffix(ANNOTATIONS) + "images/"
+    return read_coco(values, ZipImages(source, prefix), str(source))
+
+
+def _find_images(annotations: Path, values: dict[str, Any]) -> Path:
+    split = annotations.stem.removeprefix("instances_")
+    folder = annotations.parent
+    candidates = (
+        folder / "images", folder.parent / split, folder.parent / "images" / split,
+        folder / split, folder.parent / "images", folder,
+    )  # fmt: skip
+    images = values.get("images") or [{}]
+    first = str(images[0].get("file_name", "")) if isinstance(images[0], dict) else ""
+    for candidate in candidates:
+        if first and FolderImages(candidate).exists(first):
+            return candidate
+    return next((c for c in candidates if c.is_dir()), folder)
+
+
+def _parse(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{where}: not JSON ({error}); expected COCO annotations") from None
+    lists = ("images", "annotations", "categories")
+    if not isinstance(values, dict) or not all(isinstance(values.get(k), list) for k in lists):
+        raise DatasetError(
+            f"{where}: not a COCO annotation file; expected an object with the lists "
+            f"{', '.join(lists)}"
+        )
+    return values
+
+
+def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
+    """A parsed COCO annotation file as a Dataset.
+
+    Broken pictures and boxes are left out and listed in `Dataset.problems`.
+
+    Args:
+        values: the parsed JSON.
+        images: where its pictures are.
+        name: for messages.
+
+    Raises:
+        DatasetError: no class or no usable picture is left.
+    """
+    problems: list[Problem] = []
+    labels = _labels(values["categories"], name)
+    by_image: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in values["annotations"]:
+        try:
+            by_image[int(annotation["image_id"])].append(annotation)
+        except (KeyError, TypeError, ValueError):
+            problems.append(Problem(name, f"annotation without a valid image_id: {annotation!r:.80}"))
+    samples: list[Sample] = []
+    seen: set[int] = set()
+    for entry in values["images"]:
+        try:
+            image_id, file_name = int(entry["id"]), str(entry["file_name"])
+            width, height = int(entry["width"]), int(entry["height"])
+        except (KeyError, TypeError, ValueError):
+            problems.append(Problem(name, f"image without id, file_name or size: {entry!r:.80}"))
+            continue
+        if image_id in seen:
+            problems.append(Problem(file_name, f"image id {image_id} is used twice"))
+        elif width < 1 or height < 1:
+            problems.append(Problem(file_name, f"size {width} x {height} is empty"))
+        elif not images.exists(file_name):
+            problems.append(Problem(file_name, "the picture is missing"))
+        else:
+            annotations = by_image.get(image_id, [])
+            samples.append(
+                _sample(annotations, image_id, file_name, width, height, labels, problems)
+            )
+        seen.add(image_id)
+    problems += [
+        Problem(name, f"annotations of image id {image_id}, which is not listed")
+        for image_id in by_image
+        if image_id not in seen
+    ]
+    if not samples:
+        first = f"; first problem: {problems[0]}" if problems else ""
+        raise DatasetError(f"{name}: no usable picture among {len(values['images'])}{first}")
+    return Dataset(name, labels, tuple(samples), images, tuple(problems))
+
+
+def _labels(categories: list[Any], name: str) -> LabelSet:
+    try:
+        return LabelSet(
+            tuple(str(category["name"]) for category in categories),
+            tuple(int(category["id"]) for category in categories),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{name}: a category without id or name ({error!r})") from None
+    except OptionError as error:
+        raise DatasetError(f"{name}: {error}") from None
+
+
+def _sample(
+    annotations: list[dict[str, Any]],
+    image_id: int,
+    file_name: str,
+    width: int,
+    height: int,
+    labels: LabelSet,
+    problems: list[Problem],
+) -> Sample:
+    label_of_category = labels.label_of_category()
+    boxes, classes, areas, crowd, difficult = [], [], [], [], []
+    for annotation in annotations:
+        try:
+            x, y, w, h = (float(value) for value in annotation["bbox"])
+            label = label_of_category[int(annotation["category_id"])]
+            area = float(annotation.get("area", w * h))
+        except KeyError as error:
+            problems.append(Problem(file_name, f"box without a known {error.args[0]!r}"))
+            continue
+        except (TypeError, ValueError):
+            problems.append(Problem(file_name, f"box of no valid form: {annotation!r:.80}"))
+            continue
+        left, top = max(0.0, x), max(0.0, y)
+        right, bottom = min(float(width), x + w), min(float(height), y + h)
+        if not all(map(math.isfinite, (x, y, w, h, area))):
+            problems.append(Problem(file_name, f"box {annotation['bbox']} is not finite"))
+        elif w <= 0 or h <= 0:
+            problems.append(Problem(file_name, f"box {annotation['bbox']} has no area"))
+        elif right <= left or bottom <= top:
+            problems.append(Problem(file_name, f"box {annotation['bbox']} is outside the picture"))
+        else:
+            boxes.append((left, top, right, bottom))
+            classes.append(label)
+            areas.append(area)
+            crowd.append(bool(annotation.get("iscrowd", 0)))
+            difficult.append(bool(annotation.get("difficult", 0)))
+    return Sample(
+        file_name=file_name,
+        image_id=image_id,
+        width=width,
+        height=height,
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        labels=np.array(classes, np.int64),
+        areas=np.array(areas, np.float64),
+        crowd=np.array(crowd, np.bool_),
+        difficult=np.array(difficult, np.bool_),
+    )

@@ -1,0 +1,211 @@
+"""Dataset: pictures with their boxes, one type whatever the file format was."""
+
+from __future__ import annotations
+
+import os
+import threading
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.core.labels import LabelSet
+from ssd34.data.image_io import MAX_PIXELS, read_image
+from ssd34.errors import DatasetError, ImageError, OptionError
+
+MAX_FILE_BYTES = 256 * 1024 * 1024
+"""A picture file or archive member larger than this is refused, unread."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong in a data set that was left out.
+
+    Attributes:
+        where: the picture's or annotation's file name.
+        reason: what is wrong.
+    """
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One picture's annotations. Boxes are in pixels of the stored picture.
+
+    Attributes:
+        file_name: the picture, relative to the data set's image folder.
+        image_id: its number in the annotation file.
+        width: pixels.
+        height: pixels.
+        boxes: (N, 4) float32 xyxy, within the picture, of positive size.
+        labels: (N,) int64, labels of the data set's own LabelSet.
+        areas: (N,) float64, the annotation's ``area``, square pixels.
+        crowd: (N,) bool, COCO's ``iscrowd``: the box covers a group.
+        difficult: (N,) bool, VOC's ``difficult``.
+    """
+
+    file_name: str
+    image_id: int
+    width: int
+    height: int
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    areas: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    difficult: NDArray[np.bool_]
+
+    @property
+    def ignored(self) -> NDArray[np.bool_]:
+        """(N,) bool: boxes that training counts neither as object nor as background."""
+        return self.crowd | self.difficult
+
+
+class ImageStore(Protocol):
+    """Where the picture files of a data set are."""
+
+    def read_bytes(self, file_name: str) -> bytes:
+        """The file's bytes; ImageError if it is missing or too large."""
+        ...
+
+    def exists(self, file_name: str) -> bool:
+        """Whether there is such a file."""
+        ...
+
+
+class FolderImages:
+    """Picture files below a folder; names that lead out of it are refused."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read_bytes(self, file_name: str) -> bytes:
+        path = self._path(file_name)
+        if path is None:
+            raise ImageError(f"{file_name}: the name leads out of {self.root}; correct it")
+        if not path.is_file():
+            raise ImageError(f"{file_name}: missing in {self.root}; add it or its annotations out")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ImageError(f"{file_name}: larger than {MAX_FILE_BYTES >> 20} MiB; shrink it")
+        return path.read_bytes()
+
+    def exists(self, file_name: str) -> bool:
+        path = self._path(file_name)
+        return path is not None and path.is_file()
+
+    def _path(self, file_name: str) -> Path | None:
+        if "\0" in file_name:
+            return None
+        root = os.path.realpath(self.root)
+        path = os.path.realpath(os.path.join(root, file_name))
+        return Path(path) if os.path.commonpath([root, path]) == root else None
+
+
+class ZipImages:
+    """Picture files inside a zip archive. Safe to use after a fork and from threads."""
+
+    def __init__(self, archive: Path, prefix: str) -> None:
+        self.archive = archive
+        self.prefix = prefix
+        self._lock = threading.Lock()
+        self._open: tuple[int, zipfile.ZipFile] | None = None
+
+    def _zip(self) -> zipfile.ZipFile:
+        # A forked process must not share the parent's file position.
+        if self._open is None or self._open[0] != os.getpid():
+            self._open = (os.getpid(), zipfile.ZipFile(self.archive))
+        return self._open[1]
+
+    def read_bytes(self, file_name: str) -> bytes:
+        with self._lock:
+            try:
+                member = self._zip().getinfo(self.prefix + file_name)
+                if member.file_size > MAX_FILE_BYTES:
+                    raise ImageError(
+                        f"{file_name}: larger than {MAX_FILE_BYTES >> 20} MiB; shrink it"
+                    )
+                return self._zip().read(member)
+            except KeyError:
+                raise ImageError(
+                    f"{file_name}: missing in {self.archive}; add it or take its annotations out"
+                ) from None
+            except (zipfile.BadZipFile, OSError, EOFError) as error:
+                raise ImageError(f"{file_name}: broken in {self.archive} ({error})") from None
+
+    def exists(self, file_name: str) -> bool:
+        with self._lock:
+            return self.prefix + file_name in self._zip().NameToInfo
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"archive": self.archive, "prefix": self.prefix}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        archive, prefix = state["archive"], state["prefix"]
+        assert isinstance(archive, Path) and isinstance(prefix, str)
+        ZipImages.__init__(self, archive, prefix)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Pictures with annotations.
+
+    Attributes:
+        name: for messages, usually the file's name.
+        labels: exactly the classes that this data set labels. Objects of other classes may be
+            visible without a box.
+        samples: the pictures, in the file's order; some may have no boxes.
+        images: where the picture files are.
+        problems: what was wrong and left out while reading.
+    """
+
+    name: str
+    labels: LabelSet
+    samples: tuple[Sample, ...]
+    images: ImageStore
+    problems: tuple[Problem, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, sample: Sample, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+        """The picture of a sample, (H, W, 3) uint8 RGB.
+
+        Raises:
+            ImageError: missing, unreadable, or of another size than its annotations say.
+        """
+        data = self.images.read_bytes(sample.file_name)
+        try:
+            image = read_image(data, max_pixels=max_pixels)
+        except ImageError as error:
+            reason = str(error).removeprefix("the picture: ")
+            raise ImageError(f"{sample.file_name}: {reason}") from None
+        height, width = image.shape[:2]
+        if (width, height) != (sample.width, sample.height):
+            raise ImageError(
+                f"{sample.file_name}: the annotations say {sample.width} x {sample.height} pixels, "
+                f"the picture has {width} x {height}; correct one of them"
+            )
+        return image
+
+    def labels_in(self, target: LabelSet) -> NDArray[np.int64]:
+        """This data set's labels as labels of another set, matched by name.
+
+        Returns:
+            (classes + 1,) int64; entry 0 is background, 0.
+
+        Raises:
+            DatasetError: the other set lacks a class.
+        """
+        try:
+            return np.array([0, *(target.label(name) for name in self.labels.names)], np.int64)
+        except OptionError as error:
+            raise DatasetError(
+                f"{self.name}: {error} (rename the class, or train with --labels data)"
+            ) from None

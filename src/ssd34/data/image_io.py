@@ -1,0 +1,124 @@
+"""Pictures from files, safely: whatever the colour mode, out comes (H, W, 3) uint8 RGB."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ssd34.errors import ImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "ICO")
+"""The picture formats that are read. Others that Pillow knows run outside programs or are no
+raster pictures, so they are left out on purpose."""
+
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".bmp", ".gif",
+     ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".ico")
+)  # fmt: skip
+"""File name endings that a folder search takes for pictures."""
+
+MAX_PIXELS = 100_000_000
+"""Default limit on width x height: a 10000 x 10000 picture takes 300 MB once decoded."""
+
+_pillow_limit = threading.Lock()
+
+
+def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode a picture.
+
+    The EXIF orientation is applied. Greyscale, palette, CMYK and 16-bit pictures are converted
+    to 8-bit RGB; transparent parts are shown on white. Of an animation, the first frame.
+
+    Args:
+        source: a file, or the bytes of one.
+        max_pixels: refuse a picture with more pixels, before decoding it.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: missing, unreadable, truncated or too large; one line with the remedy.
+    """
+    what = "the picture" if isinstance(source, bytes) else str(source)
+    if not isinstance(source, bytes) and not source.is_file():
+        kind = "a folder" if source.is_dir() else "missing"
+        raise ImageError(f"{what}: expected a picture file, it is {kind}; check the path")
+    try:
+        with _opened(source, max_pixels=max_pixels) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(
+                    f"{what}: {width} x {height} pixels are more than the limit of {max_pixels}; "
+                    "scale the picture down, or raise the limit (max_pixels, --max-pixels)"
+                )
+            image.load()
+            return rgb_array(image)
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{what}: not a picture in a format that is read here "
+            f"({', '.join(FORMATS)}); convert it or remove it"
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{what}: broken or truncated picture ({reason}); replace it") from None
+
+
+def rgb_array(image: Image.Image) -> NDArray[np.uint8]:
+    """A Pillow image of any mode as (H, W, 3) uint8 RGB, its EXIF orientation applied."""
+    return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+
+
+@contextmanager
+def _opened(source: Path | bytes, *, max_pixels: int) -> Iterator[Image.Image]:
+    """Open without Pillow's own pixel limit, which is global: ours is checked by the caller."""
+    stream: Path | io.BytesIO = io.BytesIO(source) if isinstance(source, bytes) else source
+    Image.init()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # A broken EXIF or TIFF directory warns; the pixels decide whether the file is usable.
+        warnings.simplefilter("ignore", UserWarning)
+        with _pillow_limit:
+            before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(stream, formats=FORMATS)
+            finally:
+                Image.MAX_IMAGE_PIXELS = before
+        with image:
+            yield image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB, keeping what the picture shows."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        return Image.fromarray(_eight_bits(np.asarray(image).astype(np.int64))).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(values: NDArray[np.int64] | NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Wide greyscale values to bytes: floats are taken as 0..1, integers as 0..65535.
+
+    Values outside are cut. A picture whose values all fit a byte already is taken as it is.
+    """
+    finite = np.nan_to_num(values)
+    if np.issubdtype(values.dtype, np.floating):
+        largest = float(finite.max(initial=0))
+        scaled = finite * 255 if largest <= 1 else finite
+    else:
+        scaled = finite if int(finite.max(initial=0)) <= 255 else finite / 257
+    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)

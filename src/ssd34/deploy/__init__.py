@@ -1,0 +1,1 @@
+"""ONNX files: from weights to a published artifact."""

@@ -1,0 +1,73 @@
+"""Every error that ssd34 raises on purpose.
+
+    Ssd34Error
+    ├── ImageError         a picture cannot be read, or is too large
+    ├── DatasetError       annotations are missing, malformed or empty
+    ├── ModelError         an ONNX file is missing or is not a detector that we can run
+    ├── CheckpointError    a weights file is missing, malformed or of another network
+    ├── OptionError        an argument is outside what is allowed
+    ├── MissingExtraError  an optional dependency is not installed
+    └── TrainingError      training cannot go on (diverged, no data, wrong resume)
+
+Messages are one line: what was expected, what came, what to do.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+
+class Ssd34Error(Exception):
+    """Root of the tree: catch this to catch everything that ssd34 raises on purpose."""
+
+
+class ImageError(Ssd34Error):
+    """A picture cannot be read, or is larger than the limit."""
+
+
+class DatasetError(Ssd34Error):
+    """Annotations are missing, malformed or empty."""
+
+
+class ModelError(Ssd34Error):
+    """An ONNX file is missing or is not a detector that we can run."""
+
+
+class CheckpointError(Ssd34Error):
+    """A weights file is missing, malformed or of another network."""
+
+
+class OptionError(Ssd34Error):
+    """An argument is outside what is allowed."""
+
+
+class TrainingError(Ssd34Error):
+    """Training cannot go on."""
+
+
+class MissingExtraError(Ssd34Error):
+    """An optional dependency is not installed."""
+
+
+def require(module: str, *, extra: str, why: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Args:
+        module: importable name, for example ``"onnx"``.
+        extra: the extra of this package that installs it.
+        why: what needs it, as the subject of the message.
+
+    Raises:
+        MissingExtraError: it is not installed; the message says how to install it.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"{why} needs the package {module.split('.')[0]!r}, which is not installed; "
+            f"install it with: pip install 'ssd34[{extra}]'"
+        ) from error

@@ -1,0 +1,1 @@
+"""Accuracy: COCO box metrics."""

@@ -1,0 +1,178 @@
+"""COCO box metrics through the hotcoco library, a well-kept port of pycocotools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.core.boxes import xywh_from_xyxy
+from ssd34.core.labels import LabelSet
+from ssd34.core.postprocess import Picked
+from ssd34.data.dataset import Dataset, Sample
+from ssd34.errors import DatasetError, require
+
+_AREAS = {"small": 1, "medium": 2, "large": 3}
+_MAX_DETECTIONS = (1, 10, 100)
+
+
+@dataclass(frozen=True)
+class CocoMetrics:
+    """The twelve COCO numbers in 0..1; None where there is nothing to measure.
+
+    Attributes:
+        summary: AP, AP50, AP75, AP_small, AP_medium, AP_large, AR1, AR10, AR100, AR_small,
+            AR_medium, AR_large, in this order.
+        class_ap: AP of each class that has objects.
+        class_ap50: AP50 of each class that has objects.
+        pictures: how many were evaluated.
+    """
+
+    summary: Mapping[str, float | None]
+    class_ap: Mapping[str, float]
+    class_ap50: Mapping[str, float]
+    pictures: int
+
+    @property
+    def ap(self) -> float:
+        """AP over IoU 0.50:0.95, 0 where there are no objects."""
+        return self.summary["AP"] or 0.0
+
+    @property
+    def ap50(self) -> float:
+        """AP at IoU 0.50, 0 where there are no objects."""
+        return self.summary["AP50"] or 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "pictures": self.pictures,
+            "summary": dict(self.summary),
+            "class_ap": dict(self.class_ap),
+            "class_ap50": dict(self.class_ap50),
+        }
+
+
+class Result(dict[str, Any]):
+    """One detection in COCO's results form."""
+
+
+def coco_results(picked: Picked, *, sample: Sample, categories: NDArray[np.int64]) -> list[Result]:
+    """Detections of one picture in COCO's results form, in the data set's own category ids.
+
+    Args:
+        picked: in fractions of the picture.
+        sample: the picture.
+        categories: (network classes + 1,) int64: category id of each network label, -1 where
+            the data set does not have the class; such detections are left out.
+    """
+    size = np.array([sample.width, sample.height] * 2, np.float64)
+    boxes = xywh_from_xyxy(np.clip(picked.boxes.astype(np.float64), 0, 1) * size)
+    return [
+        Result(
+            image_id=sample.image_id,
+            category_id=int(categories[label]),
+            bbox=[float(value) for value in box],
+            score=float(score),
+        )
+        for box, label, score in zip(boxes, picked.labels, picked.scores, strict=True)
+        if categories[label] >= 0
+    ]
+
+
+def categories_of(labels: LabelSet, dataset: Dataset) -> NDArray[np.int64]:
+    """Each network label's category id in a data set, matched by name; -1: it has no such class.
+
+    Raises:
+        DatasetError: they have no class in common.
+    """
+    known = dict(zip(dataset.labels.names, dataset.labels.category_ids, strict=True))
+    categories = np.array([-1, *(known.get(name, -1) for name in labels.names)], np.int64)
+    if (categories < 0).all():
+        raise DatasetError(
+            f"{dataset.name}: has no class in common with the model (the data set has "
+            f"{dataset.labels.preview(4)}; the model {labels.preview(4)}); rename the classes"
+        )
+    return categories
+
+
+def ground_truth(dataset: Dataset) -> dict[str, Any]:
+    """A data set as a COCO annotation object. VOC's difficult boxes become crowd boxes, which
+    COCO's metric counts neither as found nor as missed."""
+    annotations = []
+    for sample in dataset.samples:
+        for box, label, area, ignored in zip(
+            xywh_from_xyxy(sample.boxes), sample.labels, sample.areas, sample.ignored, strict=True
+        ):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": sample.image_id,
+                    "category_id": dataset.labels.category_id(int(label)),
+                    "bbox": [float(value) for value in box],
+                    "area": float(area),
+                    "iscrowd": int(ignored),
+                }
+            )
+    return {
+        "images": [
+            {"id": s.image_id, "file_name": s.file_name, "width": s.width, "height": s.height}
+            for s in dataset.samples
+        ],
+        "annotations": annotations,
+        "categories": [
+            {"id": category, "name": name}
+            for name, category in zip(
+                dataset.labels.names, dataset.labels.category_ids, strict=True
+            )
+        ],
+    }
+
+
+def coco_metrics(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
+    """Score detections against a data set's boxes.
+
+    Every picture of the data set counts, also those without boxes or detections.
+
+    Args:
+        dataset: the ground truth.
+        results: COCO results: image_id, category_id, bbox (xywh, pixels), score. May be empty.
+
+    Raises:
+        MissingExtraError: hotcoco is not installed.
+    """
+    hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
+    truth = hotcoco.COCO(ground_truth(dataset))
+    evaluation = hotcoco.COCOeval(truth, truth.load_res([dict(r) for r in results]), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    # precision: (IoU thresholds, recalls, classes, areas, limits); recall lacks the second axis.
+    precision = np.asarray(evaluation.eval["precision"])
+    recall = np.asarray(evaluation.eval["recall"])
+    summary: dict[str, float | None] = {
+        "AP": _mean(precision[:, :, :, 0, -1]),
+        "AP50": _mean(precision[0, :, :, 0, -1]),
+        "AP75": _mean(precision[5, :, :, 0, -1]),
+    }
+    summary |= {f"AP_{n}": _mean(precision[:, :, :, k, -1]) for n, k in _AREAS.items()}
+    summary |= {f"AR{n}": _mean(recall[:, :, 0, k]) for k, n in enumerate(_MAX_DETECTIONS)}
+    summary |= {f"AR_{n}": _mean(recall[:, :, k, -1]) for n, k in _AREAS.items()}
+    name_of = dict(zip(dataset.labels.category_ids, dataset.labels.names, strict=True))
+    names = [name_of[int(category)] for category in evaluation.params.cat_ids]
+    class_ap = {n: _mean(precision[:, :, k, 0, -1]) for k, n in enumerate(names)}
+    class_ap50 = {n: _mean(precision[0, :, k, 0, -1]) for k, n in enumerate(names)}
+    return CocoMetrics(
+        summary=summary,
+        class_ap={n: value for n, value in class_ap.items() if value is not None},
+        class_ap50={n: value for n, value in class_ap50.items() if value is not None},
+        pictures=len(dataset),
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """The mean of what was measured; the library marks the rest with -1."""
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else None

@@ -1,0 +1,202 @@
+"""Foreign weights: the benchmark's checkpoints and ImageNet trunks.
+
+Files in torch's own format are pickles. They are read with ``weights_only=True``, which
+refuses everything but tensors.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssd34.core.spec import SPECS, ModelSpec
+from ssd34.data.checkpoint import Arrays, read_arrays
+from ssd34.errors import CheckpointError
+from ssd34.network.ssd import SSD
+
+NORM_EPSILON = 1e-5
+"""What torch adds to a batch norm's variance."""
+
+_BENCHMARK_TRUNK = {
+    "layer1.0": "conv1",
+    "layer1.1": "bn1",
+    "layer1.4": "layer1",
+    "layer1.5": "layer2",
+    "layer2.0": "layer3",
+}
+"""Trunk modules in benchmark checkpoints (below ``model.``) and in torchvision."""
+
+
+def read_torch_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict saved by torch, plain or under the key ``model``.
+
+    Raises:
+        CheckpointError: missing, broken, or holding more than tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path}: refused: the file holds more than plain tensors, or is no torch file; "
+            "re-save only the state dict where it came from"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a readable torch file ({reason})") from None
+    if isinstance(values, dict) and isinstance(values.get("model"), dict):
+        values = values["model"]
+    if not isinstance(values, dict) or not values:
+        raise CheckpointError(f"{path}: expected a state dict, got {type(values).__name__}")
+    tensors = {str(k).removeprefix("module."): v for k, v in values.items()}
+    if not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise CheckpointError(f"{path}: expected a state dict of tensors only")
+    return tensors
+
+
+def weights_from_benchmark(
+    state: Mapping[str, Tensor], *, source: str, spec: ModelSpec | None = None
+) -> tuple[ModelSpec, Arrays]:
+    """The weights of a training or inference benchmark checkpoint under our names.
+
+    Both published networks have the same weights' shapes, so a file does not tell which it is.
+
+    Args:
+        state: the benchmark's state dict.
+        source: for messages.
+        spec: the network it belongs to; None: ssd1200, the one with published files, on the
+            trunk that the file has.
+
+    Raises:
+        CheckpointError: not a checkpoint of this family.
+    """
+    weights: Arrays = {}
+    for key, tensor in state.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        name = _our_name(key)
+        if name is None:
+            raise CheckpointError(
+                f"{source}: not a benchmark SSD checkpoint: unexpected key {key!r} "
+                "(expected model.layer1..., additional_blocks..., loc..., conf...)"
+            )
+        weights[name] = tensor.float().numpy().copy()
+    if spec is None:
+        deep = "trunk.layer1.2.conv1.weight" in weights
+        spec = SPECS["ssd1200-resnet34" if deep else "ssd1200-resnet18"]
+        head = weights.get("heads.conf.0.bias")
+        if head is not None and len(head) % spec.boxes_per_cell[0] == 0:
+            spec = spec.replace(num_classes=len(head) // spec.boxes_per_cell[0] - 1)
+    return spec, weights
+
+
+def _our_name(key: str) -> str | None:
+    for theirs, ours in _BENCHMARK_TRUNK.items():
+        if key.startswith(f"model.{theirs}."):
+            return f"trunk.{ours}." + key.removeprefix(f"model.{theirs}.")
+    if found := re.fullmatch(r"additional_blocks\.(\d)\.([02])\.(weight|bias)", key):
+        return f"extras.{found[1]}.conv{1 + int(found[2]) // 2}.{found[3]}"
+    if re.fullmatch(r"(loc|conf)\.\d\.(weight|bias)", key):
+        return f"heads.{key}"
+    return None
+
+
+def benchmark_names(spec: ModelSpec) -> dict[str, str]:
+    """Benchmark checkpoint key to our parameter name, for every parameter of a network."""
+    inverse = {f"trunk.{ours}.": f"model.{theirs}." for theirs, ours in _BENCHMARK_TRUNK.items()}
+    names: dict[str, str] = {}
+    for ours in SSD(spec).state_dict():
+        theirs = ours.removeprefix("heads.")
+        for prefix, replacement in inverse.items():
+            if ours.startswith(prefix):
+                theirs = replacement + ours.removeprefix(prefix)
+        if found := re.fullmatch(r"extras\.(\d)\.conv([12])\.(weight|bias)", ours):
+            theirs = f"additional_blocks.{found[1]}.{2 * int(found[2]) - 2}.{found[3]}"
+        names[theirs] = ours
+    return names
+
+
+def read_trunk(path: Path) -> Arrays:
+    """An ImageNet trunk file: torchvision's ``.pth`` or safetensors in torchvision's naming.
+
+    A file whose batch norm is folded into the convolutions is accepted too.
+
+    Returns:
+        torchvision parameter name to float32 array; ``layer4`` and ``fc`` left out.
+
+    Raises:
+        CheckpointError: missing, broken, or not a ResNet.
+    """
+    if path.suffix == ".safetensors":
+        arrays = {k: a.astype(np.float32) for k, a in read_arrays(path)[1].items()}
+    else:
+        arrays = {k: t.float().numpy().copy() for k, t in read_torch_file(path).items()}
+    trunk = {
+        key: array
+        for key, array in arrays.items()
+        if re.match(r"(conv1|bn1|layer[123])\.", key) and not key.endswith("num_batches_tracked")
+    }
+    if "conv1.weight" not in trunk or "layer3.0.conv1.weight" not in trunk:
+        found = ", ".join(list(arrays)[:3])
+        raise CheckpointError(f"{path}: not a ResNet in torchvision's naming, it holds {found} ...")
+    return _unfolded(trunk) if "conv1.bias" in trunk else trunk
+
+
+def _unfolded(trunk: Arrays) -> Arrays:
+    """Give each folded convolution a normalisation that only adds the folded bias."""
+    plain: Arrays = {}
+    for key, array in trunk.items():
+        if key.endswith(".weight"):
+            plain[key] = array
+            continue
+        norm = key.removesuffix(".bias")
+        norm = (
+            norm.removesuffix("0") + "1" if "downsample" in norm else norm.replace("conv", "bn")
+        )
+        plain[f"{norm}.bias"] = array
+        plain[f"{norm}.weight"] = np.ones_like(array)
+        plain[f"{norm}.running_mean"] = np.zeros_like(array)
+        plain[f"{norm}.running_var"] = np.ones_like(array) - np.float32(NORM_EPSILON)
+    return plain
+
+
+@torch.no_grad()
+def start_trunk(network: SSD, trunk: Arrays, *, source: str) -> None:
+    """Start a network's trunk from ImageNet weights, in place.
+
+    A ResNet-34 starts from a ResNet-18 by copying the blocks that both have; the last
+    normalisation of each further block starts at zero, so that the block starts as identity.
+
+    Args:
+        network: changed in place.
+        trunk: the result of `read_trunk`.
+        source: for messages.
+
+    Raises:
+        CheckpointError: it belongs to another trunk.
+    """
+    own = {k: v for k, v in network.trunk.state_dict().items() if "num_batches" not in k}
+    unused = sorted(set(trunk) - set(own))
+    if unused:
+        raise CheckpointError(
+            f"{source}: holds a deeper trunk than {network.spec.trunk} (it has {unused[0]})"
+        )
+    for key, target in own.items():
+        if key in trunk:
+            if target.shape != torch.Size(trunk[key].shape):
+                raise CheckpointError(
+                    f"{source}: {key} is {trunk[key].shape}, a {network.spec.trunk} trunk "
+                    f"needs {tuple(target.shape)}"
+                )
+            target.copy_(torch.from_numpy(trunk[key]))
+        elif not re.match(r"layer[123]\.([2-9]|\d\d)\.", key):
+            raise CheckpointError(f"{source}: lacks {key} of a {network.spec.trunk} trunk")
+        elif key.endswith(("bn2.weight", "bn2.bias")):
+            target.zero_()

@@ -1,0 +1,1 @@
+"""Training: augmentation, matching, loss, schedule and the loop."""

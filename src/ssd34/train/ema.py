@@ -1,0 +1,28 @@
+"""A running average of the weights, which detects better than the last step's."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class AveragedWeights:
+    """Exponential moving average of a network's parameters and statistics.
+
+    Attributes:
+        network: the averaged network, in evaluation mode.
+    """
+
+    def __init__(self, network: nn.Module, *, decay: float) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, *, step: int) -> None:
+        """Take a step's weights in; the first steps count more, so that the start is forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averaged = [v for v in self.network.state_dict().values() if v.is_floating_point()]
+        current = [v for v in network.state_dict().values() if v.is_floating_point()]
+        torch._foreach_lerp_(averaged, current, 1 - decay)

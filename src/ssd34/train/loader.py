@@ -1,0 +1,221 @@
+"""Training batches. Every draw carries its own seed, so that order and variation depend on
+nothing but the seed, the epoch and the position: a resumed run sees the same batches."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from ssd34.core.box_coder import encode
+from ssd34.core.default_boxes import default_boxes_cxcywh
+from ssd34.core.labels import LabelSet
+from ssd34.core.spec import ModelSpec
+from ssd34.data.dataset import Dataset, Problem
+from ssd34.errors import DatasetError, ImageError
+from ssd34.train.augment import Augmentation, augment
+from ssd34.train.matcher import match
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """A data set, how often to draw from it, and its labels as the network's.
+
+    Attributes:
+        dataset: pictures and boxes.
+        weight: draws per picture and epoch.
+        labels: (data set classes + 1,) int64, the network's label of each.
+        labelled: (network classes + 1,) bool, background included.
+        usable: indices of the pictures that have something to learn.
+    """
+
+    dataset: Dataset
+    weight: float
+    labels: NDArray[np.int64]
+    labelled: NDArray[np.bool_]
+    usable: NDArray[np.int64]
+
+
+def training_set(dataset: Dataset, target: LabelSet, *, weight: float = 1.0) -> TrainingSet:
+    """Prepare a data set for a network with the classes `target`.
+
+    Raises:
+        DatasetError: the network lacks a class, or no picture has a box to learn.
+    """
+    labels = dataset.labels_in(target)
+    labelled = np.zeros(len(target) + 1, np.bool_)
+    labelled[labels] = True
+    usable = [i for i, sample in enumerate(dataset.samples) if (~sample.ignored).any()]
+    if not usable:
+        raise DatasetError(f"{dataset.name}: no picture has a box to learn from")
+    return TrainingSet(dataset, weight, labels, labelled, np.array(usable))
+
+
+class Draw(NamedTuple):
+    """One picture to make: where it is, its seed, its size."""
+
+    source: int
+    index: int
+    seed: tuple[int, int, int]
+    size: int
+
+
+class Batch(NamedTuple):
+    """What the network trains on.
+
+    Attributes:
+        images: (N, S, S, 3) uint8 RGB.
+        offsets: (N, A, 4) float32.
+        labels: (N, A) int64.
+        labelled: (N, classes + 1) bool.
+        problems: pictures that could not be read and were left out.
+    """
+
+    images: Tensor
+    offsets: Tensor
+    labels: Tensor
+    labelled: Tensor
+    problems: tuple[Problem, ...]
+
+
+class _Examples(TorchDataset[Any]):
+    """Makes one picture and its targets from a Draw."""
+
+    def __init__(
+        self, sources: Sequence[TrainingSet], spec: ModelSpec, options: Augmentation
+    ) -> None:
+        self.sources = tuple(sources)
+        self.options = options
+        self.spec = spec
+        self._default_boxes: dict[int, NDArray[np.float32]] = {}
+
+    def default_boxes(self, size: int) -> NDArray[np.float32]:
+        """The default boxes for an input of this size, made once."""
+        if size not in self._default_boxes:
+            self._default_boxes[size] = default_boxes_cxcywh(self.spec.at_size(size))
+        return self._default_boxes[size]
+
+    def __getitem__(self, draw: Draw) -> tuple[NDArray[Any], ...] | Problem:
+        source = self.sources[draw.source]
+        sample = source.dataset.samples[draw.index]
+        try:
+            image = source.dataset.read(sample)
+        except ImageError as error:
+            reason = str(error).removeprefix(f"{sample.file_name}: ")
+            return Problem(f"{source.dataset.name}/{sample.file_name}", reason)
+        rng = np.random.default_rng(draw.seed)
+        example = augment(image, sample.boxes, size=draw.size, options=self.options, rng=rng)
+        ignored = sample.ignored[example.kept]
+        default_boxes = self.default_boxes(draw.size)
+        matches = match(
+            example.boxes[~ignored],
+            source.labels[sample.labels[example.kept]][~ignored],
+            default_boxes_cxcywh=default_boxes,
+            ignored_boxes=example.boxes[ignored],
+        )
+        offsets = encode(matches.boxes_cxcywh, default_boxes)
+        return example.image, offsets, matches.labels, source.labelled
+
+
+def _collate(examples: list[tuple[NDArray[Any], ...] | Problem]) -> Batch:
+    problems = tuple(e for e in examples if isinstance(e, Problem))
+    made = [e for e in examples if not isinstance(e, Problem)]
+    if not made:
+        none = torch.zeros(0)
+        return Batch(none, none, none, none, problems)
+    images, offsets, labels, labelled = (
+        torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True)
+    )
+    return Batch(images, offsets, labels, labelled, problems)
+
+
+class Loader:
+    """Endless batches from a position on."""
+
+    def __init__(
+        self,
+        sources: Sequence[TrainingSet],
+        *,
+        spec: ModelSpec,
+        options: Augmentation,
+        batch_size: int,
+        seed: int,
+        workers: int,
+        size_now: Callable[[int], int],
+    ) -> None:
+        """
+        Args:
+            sources: where pictures come from.
+            spec: the network.
+            options: how much to vary.
+            batch_size: pictures a batch.
+            seed: of the whole run.
+            workers: processes that make pictures; 0: this one does.
+            size_now: input size of a global step.
+        """
+        self.sources = tuple(sources)
+        self.examples = _Examples(sources, spec, options)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.workers = workers
+        self.size_now = size_now
+        draws = sum(self._draws(source) for source in self.sources)
+        self.batches_per_epoch = max(1, draws // batch_size)
+
+    @staticmethod
+    def _draws(source: TrainingSet) -> int:
+        return max(1, round(len(source.usable) * source.weight))
+
+    def order(self, epoch: int) -> list[tuple[int, int]]:
+        """(source, picture) of one epoch, shuffled."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order: list[tuple[int, int]] = []
+        for number, source in enumerate(self.sources):
+            wanted = self._draws(source)
+            rounds = -(-wanted // len(source.usable))
+            drawn = np.concatenate([rng.permutation(source.usable) for _ in range(rounds)])
+            order += [(number, int(index)) for index in drawn[:wanted]]
+        return [order[i] for i in rng.permutation(len(order))]
+
+    def _draw_batches(self, step: int) -> Iterator[list[Draw]]:
+        epoch, first = divmod(step, self.batches_per_epoch)
+        while True:
+            order = self.order(epoch)
+            for batch in range(first, self.batches_per_epoch):
+                size = self.size_now(epoch * self.batches_per_epoch + batch)
+                start = batch * self.batch_size
+                yield [
+                    Draw(source, index, (self.seed, epoch, start + position), size)
+                    for position, (source, index) in enumerate(
+                        order[start : start + self.batch_size]
+                    )
+                ]
+            epoch, first = epoch + 1, 0
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The batches from a global step on, without end."""
+        return iter(
+            DataLoader(
+                self.examples,
+                batch_sampler=self._draw_batches(step),  # type: ignore[arg-type]
+                num_workers=self.workers,
+                collate_fn=_collate,
+                worker_init_fn=_start_worker,
+                prefetch_factor=3 if self.workers else None,
+                pin_memory=torch.cuda.is_available(),
+            )
+        )
+
+
+def _start_worker(_: int) -> None:
+    """An interrupt is the main process's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

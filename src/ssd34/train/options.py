@@ -1,0 +1,86 @@
+"""What a training run is told."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from ssd34.errors import OptionError
+from ssd34.train.augment import Augmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """The settings of a training run; the defaults suit little data and a pretrained trunk.
+
+    Attributes:
+        epochs: length of the run, or None with `minutes`.
+        minutes: length of the run by the clock, or None with `epochs`.
+        batch_size: pictures a step.
+        learning_rate: peak rate, for this batch size.
+        momentum: of SGD.
+        weight_decay: on convolution weights; normalisations and biases are not decayed.
+        warmup_steps: steps of linear warm-up.
+        schedule: ``"cosine"`` or ``"step"`` (x0.1 after 40/60 and 50/60 of the run).
+        ema_decay: of the averaged weights, which are evaluated and shipped.
+        gradient_clip: largest norm of the gradient.
+        precision: ``"bf16"`` (autocast) or ``"fp32"``.
+        trunk_statistics: ``"frozen"`` keeps the trunk's batch norm statistics as they came;
+            ``"batch"`` trains with the batch's own.
+        frozen_stages: parts of the trunk that do not train at first: 1 is the stem, 2 with
+            layer1, and so on.
+        frozen_share: share of the run in which they do not train.
+        small_size: input size of the first part of the run, in pixels; None: full size.
+        small_share: share of the run at that size.
+        augmentation: how the pictures are varied.
+        seed: of everything random.
+        workers: processes that prepare pictures.
+        checkpoint_minutes: longest time between two checkpoints.
+    """
+
+    epochs: int | None = 60
+    minutes: float | None = None
+    batch_size: int = 16
+    learning_rate: float = 1e-2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_steps: int = 300
+    schedule: str = "cosine"
+    ema_decay: float = 0.999
+    gradient_clip: float = 10.0
+    precision: str = "bf16"
+    trunk_statistics: str = "frozen"
+    frozen_stages: int = 1
+    frozen_share: float = 1.0
+    small_size: int | None = None
+    small_share: float = 0.0
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(expand=0.3))
+    seed: int = 34
+    workers: int = 1
+    checkpoint_minutes: float = 5.0
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.minutes is None):
+            raise OptionError("expected a length in either epochs or minutes")
+        positive = {
+            "epochs": self.epochs,
+            "minutes": self.minutes,
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+        }
+        for name, value in positive.items():
+            if value is not None and value <= 0:
+                raise OptionError(f"expected {name} > 0, got {value}")
+        choices = {"precision": ("bf16", "fp32"), "trunk_statistics": ("frozen", "batch")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise OptionError(
+                    f"expected {name} to be {' or '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+        if not 0 <= self.frozen_stages <= 4:
+            raise OptionError(f"expected frozen_stages in 0..4, got {self.frozen_stages}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return dataclasses.asdict(self)
