@@ -1,3 +1,53 @@
-"""ssd34: a Single Stage Detector, from training data to a proven file on a CPU."""
+"""ssd34: a Single Stage Detector, from training data to a proven file on a CPU.
 
-__version__ = "0.1.0"
+>>> from ssd34 import Detector
+>>> found = Detector.load().detect("examples/chelsea.jpg")
+>>> found.names
+('cat',)
+"""
+
+from ssd34.core.detections import Detection, Detections
+from ssd34.core.labels import COCO_LABELS, LabelSet
+from ssd34.core.postprocess import MLPERF, MLPERF_UNCLAMPED, ZOO, Policy
+from ssd34.core.spec import SPECS, ModelSpec, named_spec
+from ssd34.data.image_io import read_image
+from ssd34.errors import (
+    CheckpointError,
+    DatasetError,
+    ImageError,
+    MissingExtraError,
+    ModelError,
+    OptionError,
+    Ssd34Error,
+    TrainingError,
+)
+from ssd34.runtime.detector import Detector
+from ssd34.version import __version__
+
+load = Detector.load
+
+__all__ = [
+    "COCO_LABELS",
+    "MLPERF",
+    "MLPERF_UNCLAMPED",
+    "SPECS",
+    "ZOO",
+    "CheckpointError",
+    "DatasetError",
+    "Detection",
+    "Detections",
+    "Detector",
+    "ImageError",
+    "LabelSet",
+    "MissingExtraError",
+    "ModelError",
+    "ModelSpec",
+    "OptionError",
+    "Policy",
+    "Ssd34Error",
+    "TrainingError",
+    "__version__",
+    "load",
+    "named_spec",
+    "read_image",
+]

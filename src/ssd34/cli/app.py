@@ -11,13 +11,13 @@ import sys
 
 import click
 
-from ssd34 import __version__
 from ssd34.cli.convert import convert
 from ssd34.cli.detect import detect
 from ssd34.cli.evaluate import evaluate
 from ssd34.cli.export import export
 from ssd34.cli.train import train
 from ssd34.errors import Ssd34Error
+from ssd34.version import __version__
 
 INTERRUPTED = 130
 UNUSABLE = 2

@@ -23,6 +23,7 @@ class Rate(ProgressColumn):
     """Pictures a second."""
 
     def render(self, task: Task) -> Text:
+        """The column's text."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.1f}/s")
 

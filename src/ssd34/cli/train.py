@@ -117,7 +117,8 @@ def train(
         epochs = 60
     if (output / LAST).exists() and not resume:
         raise OptionError(
-            f"{output}: already holds a run; add --resume to go on with it, or choose another folder"
+            f"{output}: already holds a run; add --resume to go on with it, or choose "
+            "another folder"
         )
     options = TrainOptions(
         epochs=epochs,
@@ -139,7 +140,9 @@ def train(
     sources = [training_set(dataset, labels, weight=weight) for dataset, weight in datasets]
     spec = named_spec(spec_name).replace(num_classes=len(labels), head_norm=head_norm)
     network = SSD(spec)
-    start = _start(network, labels, init) if init and not resume else "resumed" if resume else "random"
+    start = (
+        _start(network, labels, init) if init and not resume else "resumed" if resume else "random"
+    )
 
     output.mkdir(parents=True, exist_ok=True)
     pictures = sum(len(source.usable) for source in sources)
@@ -253,7 +256,7 @@ class _StopOnSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, _: FrameType | None) -> None:
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True

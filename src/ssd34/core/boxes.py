@@ -38,7 +38,8 @@ def pairwise_iou(a: Boxes, b: Boxes, *, clamp: bool = True) -> Boxes:
         extent = np.maximum(extent, 0)
     overlap = extent[..., 0] * extent[..., 1]
     union = area(a)[:, None] + area(b)[None, :] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union != 0)
+    iou: Boxes = np.divide(overlap, union, out=np.zeros_like(overlap), where=union != 0)
+    return iou
 
 
 def clip(boxes: Boxes, *, width: float, height: float) -> Boxes:

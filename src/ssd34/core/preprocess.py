@@ -22,7 +22,8 @@ def normalisation_table() -> NDArray[np.float32]:
     """
     scaled = np.arange(256, dtype=np.float64) / 255
     mean, std = np.array(MEAN)[:, None], np.array(STD)[:, None]
-    return ((scaled[None, :] - mean) / std).astype(np.float32)
+    normalised = (scaled[None, :] - mean) / std
+    return np.asarray(normalised, np.float32)
 
 
 def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -47,7 +47,9 @@ def open_dataset(path: str | Path) -> Dataset:
         file = source / ANNOTATIONS
         if not file.is_file():
             raise DatasetError(f"{source}: holds no {ANNOTATIONS}; expected {FORMS}")
-        return read_coco(_parse(file.read_bytes(), str(file)), FolderImages(source / "images"), text)
+        return read_coco(
+            _parse(file.read_bytes(), str(file)), FolderImages(source / "images"), text
+        )
     if zipfile.is_zipfile(source):
         return _read_zip(source)
     if source.suffix.lower() != ".json":
@@ -121,7 +123,9 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
         try:
             by_image[int(annotation["image_id"])].append(annotation)
         except (KeyError, TypeError, ValueError):
-            problems.append(Problem(name, f"annotation without a valid image_id: {annotation!r:.80}"))
+            problems.append(
+                Problem(name, f"annotation without a valid image_id: {annotation!r:.80}")
+            )
     samples: list[Sample] = []
     seen: set[int] = set()
     for entry in values["images"]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -80,13 +82,14 @@ class ImageStore(Protocol):
         ...
 
 
-class FolderImages:
+class FolderImages(ImageStore):
     """Picture files below a folder; names that lead out of it are refused."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def read_bytes(self, file_name: str) -> bytes:
+        """The file's bytes; ImageError if it is missing or too large."""
         path = self._path(file_name)
         if path is None:
             raise ImageError(f"{file_name}: the name leads out of {self.root}; correct it")
@@ -97,6 +100,7 @@ class FolderImages:
         return path.read_bytes()
 
     def exists(self, file_name: str) -> bool:
+        """Whether there is such a file."""
         path = self._path(file_name)
         return path is not None and path.is_file()
 
@@ -108,7 +112,7 @@ class FolderImages:
         return Path(path) if os.path.commonpath([root, path]) == root else None
 
 
-class ZipImages:
+class ZipImages(ImageStore):
     """Picture files inside a zip archive. Safe to use after a fork and from threads."""
 
     def __init__(self, archive: Path, prefix: str) -> None:
@@ -124,6 +128,7 @@ class ZipImages:
         return self._open[1]
 
     def read_bytes(self, file_name: str) -> bytes:
+        """The file's bytes; ImageError if it is missing or too large."""
         with self._lock:
             try:
                 member = self._zip().getinfo(self.prefix + file_name)
@@ -140,6 +145,7 @@ class ZipImages:
                 raise ImageError(f"{file_name}: broken in {self.archive} ({error})") from None
 
     def exists(self, file_name: str) -> bool:
+        """Whether there is such a file."""
         with self._lock:
             return self.prefix + file_name in self._zip().NameToInfo
 
@@ -209,3 +215,31 @@ class Dataset:
             raise DatasetError(
                 f"{self.name}: {error} (rename the class, or train with --labels data)"
             ) from None
+
+
+def of_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The same pictures with only some classes' boxes.
+
+    Raises:
+        OptionError: the data set has no such class.
+    """
+    kept = sorted(dataset.labels.label(name) for name in names)
+    new_label = {label: k for k, label in enumerate(kept, start=1)}
+    labels = LabelSet(
+        tuple(dataset.labels.name(label) for label in kept),
+        tuple(dataset.labels.category_id(label) for label in kept),
+    )
+    samples = []
+    for sample in dataset.samples:
+        mask = np.isin(sample.labels, kept)
+        samples.append(
+            dataclasses.replace(
+                sample,
+                boxes=sample.boxes[mask],
+                labels=np.array([new_label[int(label)] for label in sample.labels[mask]], np.int64),
+                areas=sample.areas[mask],
+                crowd=sample.crowd[mask],
+                difficult=sample.difficult[mask],
+            )
+        )
+    return dataclasses.replace(dataset, labels=labels, samples=tuple(samples))

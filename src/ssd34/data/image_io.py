@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray
         kind = "a folder" if source.is_dir() else "missing"
         raise ImageError(f"{what}: expected a picture file, it is {kind}; check the path")
     try:
-        with _opened(source, max_pixels=max_pixels) as image:
+        with _opened(source) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(
@@ -77,7 +78,7 @@ def rgb_array(image: Image.Image) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened(source: Path | bytes, *, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     """Open without Pillow's own pixel limit, which is global: ours is checked by the caller."""
     stream: Path | io.BytesIO = io.BytesIO(source) if isinstance(source, bytes) else source
     Image.init()
@@ -100,9 +101,11 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(np.asarray(image).astype(np.int64))).convert("RGB")
+        return Image.fromarray(_eight_bits(np.asarray(image), full=65535)).convert("RGB")
     if image.mode == "F":
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+        values = np.asarray(image)
+        full = 1.0 if np.nan_to_num(values).max(initial=0) <= 1 else 255.0
+        return Image.fromarray(_eight_bits(values, full=full)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -110,15 +113,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(values: NDArray[np.int64] | NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Wide greyscale values to bytes: floats are taken as 0..1, integers as 0..65535.
-
-    Values outside are cut. A picture whose values all fit a byte already is taken as it is.
-    """
-    finite = np.nan_to_num(values)
-    if np.issubdtype(values.dtype, np.floating):
-        largest = float(finite.max(initial=0))
-        scaled = finite * 255 if largest <= 1 else finite
-    else:
-        scaled = finite if int(finite.max(initial=0)) <= 255 else finite / 257
-    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+def _eight_bits(values: NDArray[Any], full: float) -> NDArray[np.uint8]:
+    """Wide greyscale values, `full` being white, to bytes; values outside are cut."""
+    scaled = np.nan_to_num(values.astype(np.float64)) * (255 / full)
+    return np.asarray(np.rint(np.clip(scaled, 0, 255)), np.uint8)

@@ -15,13 +15,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ssd34 import __version__
 from ssd34.core.labels import LabelSet
 from ssd34.core.spec import TRUNK_BLOCKS, ModelSpec
 from ssd34.data.atomic import written_whole
 from ssd34.data.checkpoint import Checkpoint
 from ssd34.deploy.fold import Conv, folded
 from ssd34.errors import OptionError
+from ssd34.version import __version__
 
 OPSETS = (10, 11, 12, 13, 14, 15, 16, 17)
 IR_VERSIONS = {10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8}
@@ -58,7 +58,9 @@ class GraphBuilder:
         self, op: str, name: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
     ) -> None:
         """Add a node with several outputs."""
-        self.nodes.append(helper.make_node(op, list(inputs), list(outputs), name=name, **attributes))
+        self.nodes.append(
+            helper.make_node(op, list(inputs), list(outputs), name=name, **attributes)
+        )
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Add a constant, once; returns its name."""
@@ -114,7 +116,8 @@ def network_graph(
     """
     spec, weights = checkpoint.spec, checkpoint.weights
     features = _trunk(builder, checkpoint, image)
-    locs, confs = [], []
+    locs: list[str] = []
+    confs: list[str] = []
     for level in range(len(spec.steps)):
         if level > 0:
             block = spec.extra_blocks[level - 1]

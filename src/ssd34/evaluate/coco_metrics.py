@@ -102,7 +102,7 @@ def categories_of(labels: LabelSet, dataset: Dataset) -> NDArray[np.int64]:
 def ground_truth(dataset: Dataset) -> dict[str, Any]:
     """A data set as a COCO annotation object. VOC's difficult boxes become crowd boxes, which
     COCO's metric counts neither as found nor as missed."""
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for sample in dataset.samples:
         for box, label, area, ignored in zip(
             xywh_from_xyxy(sample.boxes), sample.labels, sample.areas, sample.ignored, strict=True

@@ -21,6 +21,7 @@ class ExtraFeatures(nn.Module):
         self.norm2 = nn.BatchNorm2d(out) if norm else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
         x = functional.relu(convolve(self.conv1, self.norm1, x), inplace=True)
         return functional.relu(convolve(self.conv2, self.norm2, x), inplace=True)
 

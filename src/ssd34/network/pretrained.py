@@ -157,9 +157,7 @@ def _unfolded(trunk: Arrays) -> Arrays:
             plain[key] = array
             continue
         norm = key.removesuffix(".bias")
-        norm = (
-            norm.removesuffix("0") + "1" if "downsample" in norm else norm.replace("conv", "bn")
-        )
+        norm = norm.removesuffix("0") + "1" if "downsample" in norm else norm.replace("conv", "bn")
         plain[f"{norm}.bias"] = array
         plain[f"{norm}.weight"] = np.ones_like(array)
         plain[f"{norm}.running_mean"] = np.zeros_like(array)

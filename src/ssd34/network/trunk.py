@@ -20,8 +20,8 @@ def convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor) -> Tensor:
     """A convolution and the normalisation behind it, as one convolution where the
     normalisation is frozen: the same function, without a pass over the activations."""
     if norm is None or norm.training:
-        y = conv(x)
-        return y if norm is None else norm(y)
+        y: Tensor = conv(x) if norm is None else norm(conv(x))
+        return y
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     shift = norm.bias - norm.running_mean * scale
@@ -47,6 +47,7 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
         y = functional.relu(convolve(self.conv1, self.bn1, x), inplace=True)
         y = convolve(self.conv2, self.bn2, y)
         if self.downsample is not None:
@@ -75,6 +76,7 @@ class Trunk(nn.Module):
             in_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
         x = functional.relu(convolve(self.conv1, self.bn1, x), inplace=True)
         x = functional.max_pool2d(x, 3, 2, 1)
         for stage in (1, 2, 3):

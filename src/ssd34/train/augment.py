@@ -88,7 +88,8 @@ def augment(
     if rng.random() < options.flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         inside = np.stack([1 - inside[:, 2], inside[:, 1], 1 - inside[:, 0], inside[:, 3]], axis=1)
-    return Example(np.asarray(_jittered(picture, options, rng)), inside, kept)
+    jittered = _jittered(picture, options, rng)
+    return Example(np.asarray(jittered), inside.astype(np.float32), kept)
 
 
 def _expanded(width: int, height: int, largest: float, rng: Generator) -> NDArray[np.float64]:
@@ -120,7 +121,9 @@ def _cropped(
         if not 0.5 <= (w * extent[0]) / (h * extent[1]) <= 2:
             continue
         left, top = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
-        part = np.tile(window[:2], 2) + np.array([left, top, left + w, top + h]) * np.tile(extent, 2)
+        part = np.tile(window[:2], 2) + np.array([left, top, left + w, top + h]) * np.tile(
+            extent, 2
+        )
         if bound > 0 and not (pairwise_iou(boxes, part[None]) > bound).all():
             continue
         inside = ((centres > part[:2]) & (centres < part[2:])).all(axis=1)

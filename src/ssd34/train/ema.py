@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+
+from ssd34.network.ssd import SSD
 
 
 class AveragedWeights:
@@ -15,12 +16,12 @@ class AveragedWeights:
         network: the averaged network, in evaluation mode.
     """
 
-    def __init__(self, network: nn.Module, *, decay: float) -> None:
+    def __init__(self, network: SSD, *, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, network: nn.Module, *, step: int) -> None:
+    def update(self, network: SSD, *, step: int) -> None:
         """Take a step's weights in; the first steps count more, so that the start is forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averaged = [v for v in self.network.state_dict().values() if v.is_floating_point()]

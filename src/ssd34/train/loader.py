@@ -63,7 +63,7 @@ class Draw(NamedTuple):
     """One picture to make: where it is, its seed, its size."""
 
     source: int
-    index: int
+    picture: int
     seed: tuple[int, int, int]
     size: int
 
@@ -85,6 +85,16 @@ class Batch(NamedTuple):
     labelled: Tensor
     problems: tuple[Problem, ...]
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            self.offsets.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.labelled.to(device, non_blocking=True),
+            self.problems,
+        )
+
 
 class _Examples(TorchDataset[Any]):
     """Makes one picture and its targets from a Draw."""
@@ -105,7 +115,7 @@ class _Examples(TorchDataset[Any]):
 
     def __getitem__(self, draw: Draw) -> tuple[NDArray[Any], ...] | Problem:
         source = self.sources[draw.source]
-        sample = source.dataset.samples[draw.index]
+        sample = source.dataset.samples[draw.picture]
         try:
             image = source.dataset.read(sample)
         except ImageError as error:
@@ -193,8 +203,8 @@ class Loader:
                 size = self.size_now(epoch * self.batches_per_epoch + batch)
                 start = batch * self.batch_size
                 yield [
-                    Draw(source, index, (self.seed, epoch, start + position), size)
-                    for position, (source, index) in enumerate(
+                    Draw(source, picture, (self.seed, epoch, start + position), size)
+                    for position, (source, picture) in enumerate(
                         order[start : start + self.batch_size]
                     )
                 ]
@@ -205,7 +215,7 @@ class Loader:
         return iter(
             DataLoader(
                 self.examples,
-                batch_sampler=self._draw_batches(step),  # type: ignore[arg-type]
+                batch_sampler=self._draw_batches(step),
                 num_workers=self.workers,
                 collate_fn=_collate,
                 worker_init_fn=_start_worker,

@@ -135,7 +135,9 @@ def train(
         batch_size=options.batch_size,
         seed=options.seed,
         workers=options.workers,
-        size_now=lambda step: _size_at(run.share_at(step, loader), network.spec.image_size, options),
+        size_now=lambda step: _size_at(
+            run.share_at(step, loader), network.spec.image_size, options
+        ),
     )
     schedule = Schedule(
         peak=options.learning_rate, warmup_steps=options.warmup_steps, kind=options.schedule
@@ -197,7 +199,7 @@ def train_step(
     device: torch.device,
 ) -> Loss:
     """One step of SGD on one batch."""
-    batch = Batch(*(part.to(device, non_blocking=True) for part in batch[:4]), ())
+    batch = batch.to(device)
     images = normalised(batch.images)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
         loc, conf = network(images)
@@ -277,9 +279,7 @@ def evaluate_network(
             loc, conf = network(images)
         raw = zip(loc.float().cpu().numpy(), conf.float().cpu().numpy(), strict=True)
         for sample, (offsets, logits) in zip(samples, raw, strict=True):
-            picked = postprocess(
-                offsets, logits, default_boxes_cxcywh=default_boxes, policy=ZOO
-            )
+            picked = postprocess(offsets, logits, default_boxes_cxcywh=default_boxes, policy=ZOO)
             results += coco_results(picked, sample=sample, categories=categories)
         listener.evaluating(min(start + batch_size, len(dataset)), len(dataset))
     return coco_metrics(dataset, results)

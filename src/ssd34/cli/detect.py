@@ -1,0 +1,158 @@
+"""``ssd34 detect``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.cli.console import progress_bar, warn
+from ssd34.cli.formats import FORMATS, Looked, Run, as_text
+from ssd34.core.detections import Detections
+from ssd34.data.atomic import write_text, written_whole
+from ssd34.data.image_io import MAX_PIXELS
+from ssd34.errors import ImageError, OptionError
+from ssd34.runtime.sources import PictureFile, find_pictures
+
+SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+PARTLY = 1
+UNUSABLE = 2
+
+
+@click.command(short_help="Find objects in pictures.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--model", default="default", help="An ONNX file, or the name of a model.")
+@click.option(
+    "--score", type=click.FloatRange(0, 1), default=0.3, help="Leave out what scores less."
+)
+@click.option(
+    "--class", "classes", multiple=True, metavar="NAME", help="Only this class; may be repeated."
+)
+@click.option(
+    "--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Write the pictures with boxes drawn into DIR.",
+)  # fmt: skip
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table")
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write there instead of printing; with --format yolo a folder of one .txt a picture.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
+@click.option(
+    "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse larger pictures."
+)
+def detect(
+    *,
+    sources: tuple[str, ...],
+    model: str,
+    score: float,
+    classes: tuple[str, ...],
+    save: Path | None,
+    form: str,
+    output: Path | None,
+    threads: int | None,
+    max_pixels: int,
+) -> None:
+    """Find objects in pictures.
+
+    SOURCE is a picture, a folder (searched through) or a quoted pattern such as 'shots/*.jpg'.
+    A picture that cannot be read is reported and the rest goes on; the exit code is then 1.
+    """
+    pictures = find_pictures(sources)
+    from ssd34.runtime.detector import Detector
+
+    detector = Detector.load(model, threads=threads)
+    wanted = [detector.labels.label(name) for name in classes]
+    targets = _targets(pictures, save) if save else {}
+    _check_output(output, form)
+
+    run = Run(model=model)
+    with progress_bar() as bar:
+        task = bar.add_task("detecting", total=len(pictures))
+        for picture in pictures:
+            try:
+                pixels = detector.read(picture.path, max_pixels=max_pixels)
+            except ImageError as error:
+                if len(pictures) == 1:
+                    raise
+                run.failed.append((picture.path, str(error)))
+                bar.console.print(f"skipped: {error}", markup=False, soft_wrap=True)
+                bar.advance(task)
+                continue
+            found = detector.detect(pixels, score=score)
+            if wanted:
+                found = found.where(np.isin(found.labels, wanted))
+            run.looked.append(Looked(picture.path, picture.relative, found))
+            if save:
+                _save(targets[picture.path], pixels, found)
+            bar.advance(task)
+    _emit(run, form, output)
+    if save and run.looked:
+        click.echo(f"saved {len(run.looked)} pictures in {save}", err=True)
+    if run.failed:
+        warn(f"{len(run.failed)} of {len(pictures)} pictures could not be read")
+        sys.exit(PARTLY if run.looked else UNUSABLE)
+
+
+def _targets(pictures: list[PictureFile], folder: Path) -> dict[Path, Path]:
+    """Where each picture is saved: its relative path, numbered where two would be the same.
+
+    Raises:
+        OptionError: a picture would be written over one of the sources.
+    """
+    originals = {os.path.realpath(picture.path) for picture in pictures}
+    targets: dict[Path, Path] = {}
+    taken: set[str] = set()
+    for picture in pictures:
+        target = folder / picture.relative
+        if target.suffix.lower() not in SAVED_SUFFIXES:
+            target = target.with_name(f"{target.name}.png")
+        first, number = target, 2
+        while os.path.realpath(target) in taken:
+            target = first.with_stem(f"{first.stem}-{number}")
+            number += 1
+        if os.path.realpath(target) in originals:
+            raise OptionError(f"--save {folder}: would overwrite {target}; choose another folder")
+        taken.add(os.path.realpath(target))
+        targets[picture.path] = target
+    return targets
+
+
+def _save(target: Path, pixels: NDArray[np.uint8], found: Detections) -> None:
+    from ssd34.runtime.draw import draw
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    form = SAVED_SUFFIXES[target.suffix.lower()]
+    with written_whole(target) as temporary:
+        draw(pixels, found).save(temporary, form, quality=92)
+
+
+def _check_output(output: Path | None, form: str) -> None:
+    """Fail before the work, not after it."""
+    if output is None:
+        return
+    if form == "yolo":
+        if output.exists() and not output.is_dir():
+            raise OptionError(f"--output {output}: is a file; --format yolo writes a folder")
+    elif output.is_dir():
+        raise OptionError(f"--output {output}: is a folder; expected a file to write")
+    elif not output.absolute().parent.is_dir():
+        raise OptionError(f"--output {output}: the folder {output.parent} does not exist; make it")
+
+
+def _emit(run: Run, form: str, output: Path | None) -> None:
+    if output is None:
+        width = shutil.get_terminal_size((100, 24)).columns
+        click.echo(as_text(run, form, width=width), nl=False)
+    elif form == "yolo":
+        for looked in run.looked:
+            target = output / looked.relative.with_suffix(".txt")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_text(target, looked.detections.to_yolo())
+    else:
+        write_text(output, as_text(run, form))

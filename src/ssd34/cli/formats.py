@@ -1,0 +1,89 @@
+"""Detections of many pictures as text: table, JSON, COCO results, CSV, YOLO."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ssd34.core.detections import CSV_HEADER, Detections
+
+FORMATS = ("table", "json", "coco", "csv", "yolo")
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A picture and what was found in it."""
+
+    file: Path
+    relative: Path
+    detections: Detections
+
+
+@dataclass
+class Run:
+    """All pictures of a run and those that could not be read."""
+
+    model: str
+    looked: list[Looked] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def as_text(run: Run, form: str, *, width: int | None = None) -> str:
+    """The whole run in one of `FORMATS`. Width in characters, for the table."""
+    if form == "json":
+        return json.dumps(_json(run), indent=1) + "\n"
+    if form == "coco":
+        return json.dumps(_coco(run)) + "\n"
+    if form == "csv":
+        lines = [looked.detections.to_csv(str(looked.file)) for looked in run.looked]
+        return f"{CSV_HEADER}\n" + "".join(lines)
+    if form == "yolo":
+        return "".join(f"# {looked.file}\n{looked.detections.to_yolo()}" for looked in run.looked)
+    return _table(run, width)
+
+
+def _json(run: Run) -> dict[str, Any]:
+    return {
+        "model": run.model,
+        "pictures": [{"file": str(k.file), **k.detections.to_dict()} for k in run.looked],
+        "failed": [{"file": str(file), "reason": reason} for file, reason in run.failed],
+    }
+
+
+def _coco(run: Run) -> list[dict[str, Any]]:
+    """COCO results. The image id is the number that names the file, as COCO's own files have
+    it; where that is not so for every file, or not unique, pictures count from 1."""
+    stems = [looked.file.stem for looked in run.looked]
+    numbered = all(stem.isascii() and stem.isdigit() for stem in stems)
+    ids = [int(stem) for stem in stems] if numbered else []
+    if len(set(ids)) != len(stems):
+        ids = list(range(1, len(stems) + 1))
+    return [
+        {**result, "file_name": str(looked.file)}
+        for image_id, looked in zip(ids, run.looked, strict=True)
+        for result in looked.detections.to_coco(image_id)
+    ]
+
+
+def _table(run: Run, width: int | None) -> str:
+    table = Table("picture", "object", "score", "left", "top", "right", "bottom")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    table.columns[0].overflow = "fold"
+    for looked in run.looked:
+        file = str(looked.relative)
+        if not len(looked.detections):
+            table.add_row(file, "-", *[""] * 5)
+        for found in looked.detections:
+            table.add_row(file, found.name, f"{found.score:.0%}", *(f"{v:.0f}" for v in found.box))
+            file = ""
+    console = Console(file=io.StringIO(), width=width or 100, highlight=False, markup=False)
+    console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return str(text)

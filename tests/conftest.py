@@ -1,0 +1,116 @@
+"""Small networks, pictures and data sets that the tests share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssd34.core.labels import LabelSet
+from ssd34.core.postprocess import ZOO
+from ssd34.core.spec import ModelSpec, named_spec
+from ssd34.data.checkpoint import Checkpoint
+from ssd34.deploy.export import ExportOptions, onnx_model
+from ssd34.deploy.graph import save_model
+from ssd34.network.ssd import SSD, arrays_of
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+TINY_LABELS = LabelSet(("square", "disc", "cross"), (3, 7, 11))
+
+
+def tiny_spec() -> ModelSpec:
+    """A network on 64 pixels with four levels and three classes."""
+    spec = named_spec("ssd300-resnet18").at_size(64)
+    return spec.replace(name="tiny", num_classes=len(TINY_LABELS), head_norm=True)
+
+
+def drawn_checkpoint(spec: ModelSpec, labels: LabelSet, *, seed: int = 0) -> Checkpoint:
+    """Random weights that spread scores widely, with batch statistics that are not trivial."""
+    torch.manual_seed(seed)
+    network = SSD(spec)
+    generator = np.random.default_rng(seed)
+    weights = arrays_of(network)
+    for name, array in weights.items():
+        if name.endswith("running_var"):
+            weights[name] = generator.uniform(0.5, 1.5, array.shape).astype(np.float32)
+        elif name.endswith(("running_mean", "bias")):
+            weights[name] = generator.normal(0, 0.1, array.shape).astype(np.float32)
+    return Checkpoint(spec=spec, labels=labels, weights=weights)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> Checkpoint:
+    return drawn_checkpoint(tiny_spec(), TINY_LABELS)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file with its own tail."""
+    path = tmp_path_factory.mktemp("models") / "tiny.onnx"
+    save_model(onnx_model(tiny_checkpoint, ExportOptions(policy=ZOO)), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_raw_model(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network, ending at loc and conf."""
+    path = tmp_path_factory.mktemp("models") / "tiny-raw.onnx"
+    save_model(onnx_model(tiny_checkpoint, ExportOptions(policy=None)), path)
+    return path
+
+
+def shapes_dataset(folder: Path, *, pictures: int, seed: int = 0) -> Path:
+    """A folder with instances.json and images/: coloured shapes on noise, boxes exact.
+
+    Squares are red, discs green, crosses blue; one to three of them in a picture.
+    """
+    generator = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for number in range(1, pictures + 1):
+        width, height = (int(v) for v in generator.integers(80, 120, 2))
+        pixels = generator.integers(90, 166, (height, width, 3)).astype(np.uint8)
+        for _ in range(int(generator.integers(1, 4))):
+            label = int(generator.integers(3))
+            side = int(generator.integers(20, 45))
+            left, top = (int(generator.integers(0, v - side)) for v in (width, height))
+            patch = pixels[top : top + side, left : left + side]
+            y, x = np.mgrid[:side, :side] - (side - 1) / 2
+            mask = (
+                np.ones((side, side), bool),
+                x**2 + y**2 <= (side / 2) ** 2,
+                (abs(x) < side / 6) | (abs(y) < side / 6),
+            )[label]
+            patch[mask] = np.eye(3, dtype=np.uint8)[label] * 255
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": TINY_LABELS.category_ids[label],
+                    "bbox": [left, top, side, side],
+                    "area": side * side,
+                    "iscrowd": 0,
+                }
+            )
+        name = f"{number:04}.png"
+        Image.fromarray(pixels).save(folder / "images" / name)
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+    categories = [
+        {"id": c, "name": n}
+        for n, c in zip(TINY_LABELS.names, TINY_LABELS.category_ids, strict=True)
+    ]
+    values = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "instances.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures of shapes."""
+    return shapes_dataset(tmp_path_factory.mktemp("shapes") / "set", pictures=12)
