@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -25,9 +26,12 @@ TINY_LABELS = LabelSet(("square", "disc", "cross"), (3, 7, 11))
 
 
 def tiny_spec() -> ModelSpec:
-    """A network on 64 pixels with four levels and three classes."""
+    """A slim network on 64 pixels with four levels and three classes."""
     spec = named_spec("ssd300-resnet18").at_size(64)
-    return spec.replace(name="tiny", num_classes=len(TINY_LABELS), head_norm=True)
+    slim = tuple(dataclasses.replace(b, middle_channels=32, channels=64) for b in spec.extra_blocks)
+    return spec.replace(
+        name="tiny", num_classes=len(TINY_LABELS), head_norm=True, extra_blocks=slim
+    )
 
 
 def drawn_checkpoint(spec: ModelSpec, labels: LabelSet, *, seed: int = 0) -> Checkpoint:

@@ -45,9 +45,16 @@ PRINT_SECONDS = 15
 @click.option("--minutes", type=float, help="Length by the clock, instead.")
 @click.option("--resume", is_flag=True, help="Go on where the run in --output stopped.")
 @click.option("--batch", "batch_size", type=int, default=16)
-@click.option("--lr", "learning_rate", type=float, default=0.01, help="Peak learning rate.")
-@click.option("--weight-decay", type=float, default=5e-4)
-@click.option("--warmup", "warmup_steps", type=int, default=300, help="Steps of warm-up.")
+@click.option(
+    "--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw",
+    help="sgd is the published one.",
+)  # fmt: skip
+@click.option(
+    "--lr", "learning_rate", type=float,
+    help="Peak learning rate. [default: 3e-4 for adamw, 0.01 for sgd, at batch 16]",
+)  # fmt: skip
+@click.option("--weight-decay", type=float, help="[default: 0.05 for adamw, 5e-4 for sgd]")
+@click.option("--warmup", "warmup_steps", type=int, default=100, help="Steps of warm-up.")
 @click.option("--schedule", type=click.Choice(["cosine", "step"]), default="cosine")
 @click.option("--ema", "ema_decay", type=float, default=0.999, help="Decay of averaged weights.")
 @click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="bf16")

@@ -65,7 +65,7 @@ class GraphBuilder:
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Add a constant, once; returns its name."""
         if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            self.constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def weight(self, name: str, value: NDArray[np.float32]) -> str:

@@ -19,7 +19,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, postprocess
 from ssd34.core.preprocess import MEAN, STD, preprocess
 from ssd34.data.atomic import write_text
-from ssd34.data.checkpoint import Checkpoint, read_checkpoint
+from ssd34.data.checkpoint import Arrays, Checkpoint, read_checkpoint
 from ssd34.data.dataset import Dataset, Problem
 from ssd34.errors import CheckpointError, ImageError, TrainingError
 from ssd34.evaluate.coco_metrics import (
@@ -118,7 +118,7 @@ def train(
     listener = listener or Listener()
     device = device or torch.device("cpu")
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = sgd(network, options)
+    optimizer = make_optimizer(network, options)
     averaged = AveragedWeights(network, decay=options.ema_decay)
     run = _Run(
         network, labels, optimizer, averaged, options=options, output=output, notes=notes or {}
@@ -140,7 +140,7 @@ def train(
         ),
     )
     schedule = Schedule(
-        peak=options.learning_rate, warmup_steps=options.warmup_steps, kind=options.schedule
+        peak=options.peak_rate, warmup_steps=options.warmup_steps, kind=options.schedule
     )
     batches = loader.batches(run.step)
     run.start_clock()
@@ -220,15 +220,17 @@ def normalised(images: Tensor) -> Tensor:
     return ((images.float() - mean) / std).permute(0, 3, 1, 2)
 
 
-def sgd(network: SSD, options: TrainOptions) -> torch.optim.SGD:
-    """SGD that decays convolution weights and nothing else."""
+def make_optimizer(network: SSD, options: TrainOptions) -> torch.optim.Optimizer:
+    """The optimizer; it decays convolution weights and nothing else."""
     decayed = [p for p in network.parameters() if p.dim() > 1]
     others = [p for p in network.parameters() if p.dim() <= 1]
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": options.weight_decay},
+        {"params": decayed, "weight_decay": options.decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=options.peak_rate, momentum=options.momentum)
+    return torch.optim.AdamW(groups, lr=options.peak_rate)
 
 
 def set_training(network: SSD, options: TrainOptions, *, frozen: bool) -> None:
@@ -310,7 +312,7 @@ class _Run:
         self,
         network: SSD,
         labels: LabelSet,
-        optimizer: torch.optim.SGD,
+        optimizer: torch.optim.Optimizer,
         averaged: AveragedWeights,
         *,
         options: TrainOptions,
@@ -389,20 +391,18 @@ class _Run:
 
     def save(self, path: Path, *, training: bool) -> None:
         """A checkpoint of the averaged weights; with what training needs, if it is to go on."""
-        momentum = {}
+        arrays: Arrays = {}
         if training:
-            named = {id(p): name for name, p in self.network.named_parameters()}
-            momentum = {
-                f"momentum.{named[id(p)]}": state["momentum_buffer"].cpu().numpy()
-                for p, state in self.optimizer.state.items()
-                if state.get("momentum_buffer") is not None
-            }
-            momentum |= {f"model.{k}": a for k, a in arrays_of(self.network).items()}
+            arrays = {f"model.{k}": a for k, a in arrays_of(self.network).items()}
+            for name, parameter in self.network.named_parameters():
+                for key, value in self.optimizer.state.get(parameter, {}).items():
+                    if value is not None:
+                        arrays[f"optimizer.{key}.{name}"] = value.cpu().numpy()
         Checkpoint(
             spec=self.network.spec,
             labels=self.labels,
             weights=arrays_of(self.averaged.network),
-            training=momentum,
+            training=arrays,
             state={
                 "step": self.step,
                 "elapsed": self.elapsed(),
@@ -429,10 +429,13 @@ class _Run:
                  if k.startswith("model.")}  # fmt: skip
         load_weights(self.network, model, source=str(path))
         for name, parameter in self.network.named_parameters():
-            momentum = checkpoint.training.get(f"momentum.{name}")
-            if momentum is not None:
-                buffer = torch.from_numpy(momentum).to(parameter.device)
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+            for key in ("momentum_buffer", "exp_avg", "exp_avg_sq", "step"):
+                array = checkpoint.training.get(f"optimizer.{key}.{name}")
+                if array is not None:
+                    # The step counters of AdamW stay on the CPU, as torch keeps them.
+                    home = "cpu" if key == "step" else parameter.device
+                    value = torch.from_numpy(array.copy()).to(home)
+                    self.optimizer.state[parameter][key] = value
         self.step = int(checkpoint.state["step"])
         self.best_ap = float(checkpoint.state["best_ap"])
         self._elapsed_before = float(checkpoint.state["elapsed"])

@@ -9,6 +9,9 @@ from typing import Any
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
 
+OPTIMIZERS = {"adamw": (3e-4, 0.05), "sgd": (1e-2, 5e-4)}
+"""Each optimizer's usual peak learning rate, at batch 16, and weight decay."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
@@ -18,9 +21,11 @@ class TrainOptions:
         epochs: length of the run, or None with `minutes`.
         minutes: length of the run by the clock, or None with `epochs`.
         batch_size: pictures a step.
-        learning_rate: peak rate, for this batch size.
+        optimizer: ``"adamw"``, or ``"sgd"`` with momentum as published.
+        learning_rate: peak rate, for this batch size; None: what suits the optimizer.
         momentum: of SGD.
-        weight_decay: on convolution weights; normalisations and biases are not decayed.
+        weight_decay: on convolution weights, not on normalisations and biases; None: what suits
+            the optimizer.
         warmup_steps: steps of linear warm-up.
         schedule: ``"cosine"`` or ``"step"`` (x0.1 after 40/60 and 50/60 of the run).
         ema_decay: of the averaged weights, which are evaluated and shipped.
@@ -42,10 +47,11 @@ class TrainOptions:
     epochs: int | None = 60
     minutes: float | None = None
     batch_size: int = 16
-    learning_rate: float = 1e-2
+    optimizer: str = "adamw"
+    learning_rate: float | None = None
     momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup_steps: int = 300
+    weight_decay: float | None = None
+    warmup_steps: int = 100
     schedule: str = "cosine"
     ema_decay: float = 0.999
     gradient_clip: float = 10.0
@@ -72,7 +78,11 @@ class TrainOptions:
         for name, value in positive.items():
             if value is not None and value <= 0:
                 raise OptionError(f"expected {name} > 0, got {value}")
-        choices = {"precision": ("bf16", "fp32"), "trunk_statistics": ("frozen", "batch")}
+        choices = {
+            "optimizer": tuple(OPTIMIZERS),
+            "precision": ("bf16", "fp32"),
+            "trunk_statistics": ("frozen", "batch"),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise OptionError(
@@ -80,6 +90,17 @@ class TrainOptions:
                 )
         if not 0 <= self.frozen_stages <= 4:
             raise OptionError(f"expected frozen_stages in 0..4, got {self.frozen_stages}")
+
+    @property
+    def peak_rate(self) -> float:
+        """The peak learning rate."""
+        return self.learning_rate or OPTIMIZERS[self.optimizer][0]
+
+    @property
+    def decay(self) -> float:
+        """The weight decay."""
+        suits = OPTIMIZERS[self.optimizer][1]
+        return suits if self.weight_decay is None else self.weight_decay
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""

@@ -1,0 +1,43 @@
+# make detect   run the embedded model on the example pictures
+# make test     run the tests
+# make check    format, lint, types
+# Everything lives in .venv; set PYTHON to choose the interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+CONSTRAINTS := constraints.txt
+# Constraints hold for what builds the package, too.
+PIP := PIP_CONSTRAINT=$(CURDIR)/$(CONSTRAINTS) $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: detect test check format clean
+
+detect: .venv/.base
+	$(BIN)/ssd34 detect examples --save out/examples
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older or missing; run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.base: .venv/bin/python pyproject.toml $(CONSTRAINTS)
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml $(CONSTRAINTS)
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $@ .venv/.base
+
+clean:
+	rm -rf .venv out build src/*.egg-info

@@ -1,0 +1,157 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from ssd34.cli.app import commands
+from ssd34.data.checkpoint import read_checkpoint
+from ssd34.errors import CheckpointError, DatasetError, OptionError, TrainingError
+from ssd34.runtime.detector import Detector
+from tests.conftest import EXAMPLES, TINY_LABELS, shapes_dataset
+from tests.golden import drawn_benchmark_weights
+
+QUICK = ("--spec", "ssd300-resnet18", "--batch", "4", "--workers", "0", "--warmup", "1",
+         "--small-size", "64", "--small-share", "1")  # fmt: skip
+
+
+def invoke(*arguments):
+    """Run a command in this process; deliberate errors are raised, as main() sees them."""
+    return CliRunner().invoke(
+        commands, [str(a) for a in arguments], catch_exceptions=False, standalone_mode=False
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, shapes):
+    output = tmp_path_factory.mktemp("runs") / "first"
+    result = invoke(
+        "train", "--data", shapes, "--val", shapes, "--output", output, "--epochs", "1", *QUICK
+    )
+    assert "finished after 3 steps" in result.output
+    return output
+
+
+def test_train_export_detect_evaluate(trained, shapes, tmp_path):
+    checkpoint = read_checkpoint(trained / "last.safetensors")
+    assert checkpoint.labels == TINY_LABELS
+    assert checkpoint.spec.head_norm
+    assert checkpoint.state["notes"]["start"] == "random"
+    assert checkpoint.state["options"]["epochs"] == 1
+    model = tmp_path / "shapes.onnx"
+    result = invoke("export", trained / "last.safetensors", model, "--weights", "int8")
+    assert "outputs bboxes, labels, scores" in result.output
+    found = Detector.load(model).detect(EXAMPLES / "coffee.jpg", score=0)
+    assert set(found.names) <= set(TINY_LABELS.names)
+    invoke("evaluate", model, "--data", shapes, "--json", tmp_path / "ap.json")
+    report = json.loads((tmp_path / "ap.json").read_text())
+    history = [json.loads(x) for x in (trained / "history.jsonl").read_text().splitlines()]
+    trained_ap = next(r for r in history if r["event"] == "evaluation")["summary"]["AP"]
+    assert report["summary"]["AP"] == pytest.approx(trained_ap, abs=0.02)
+
+
+def test_a_run_is_not_overwritten_and_resumes(trained, shapes):
+    arguments = ("train", "--data", shapes, "--val", shapes, "--output", trained, *QUICK)
+    with pytest.raises(OptionError, match=r"already holds a run; add --resume"):
+        invoke(*arguments, "--epochs", "1")
+    result = invoke(*arguments, "--epochs", "1", "--resume")
+    assert "finished after 3 steps" in result.output
+
+
+def test_fine_tuning_from_our_checkpoint(trained, shapes, tmp_path):
+    arguments = ("--data", f"{shapes}=0.4", "--val", shapes, *QUICK, "--epochs", "1")
+    invoke(
+        "train", *arguments, "--init", trained / "best.safetensors", "--output", tmp_path / "run"
+    )
+    notes = read_checkpoint(tmp_path / "run" / "last.safetensors").state["notes"]
+    assert notes["start"] == "all weights from best.safetensors"
+    renamed = shapes_dataset(tmp_path / "renamed", pictures=2)
+    text = (renamed / "instances.json").read_text()
+    (renamed / "instances.json").write_text(text.replace('"disc"', '"ball"'))
+    with pytest.raises(OptionError, match=r"knows 3 classes \(square, disc, cross\)"):
+        invoke(
+            "train", "--data", renamed, "--val", renamed, *QUICK, "--epochs", "1",
+            "--init", trained / "best.safetensors", "--output", tmp_path / "other",
+        )  # fmt: skip
+
+
+def test_bad_input(shapes, tmp_path):
+    run = ("--output", tmp_path / "run", *QUICK, "--epochs", "1")
+    data = ("--data", shapes, "--val", shapes)
+    with pytest.raises(DatasetError, match=r"nowhere: no such data set; expected a zip"):
+        invoke("train", "--data", tmp_path / "nowhere", "--val", shapes, *run)
+    with pytest.raises(DatasetError, match=r"unknown class name 'square'.*--labels data"):
+        invoke("train", *data, *run, "--labels", "coco")
+    with pytest.raises(CheckpointError, match=r"missing\.pth: no such"):
+        invoke("train", *data, *run, "--init", tmp_path / "missing.pth")
+    with pytest.raises(OptionError, match=r"either epochs or minutes"):
+        invoke("train", *data, *run, "--minutes", "1")
+    with pytest.raises(OptionError, match=r"expected batch_size > 0, got 0"):
+        invoke("train", *data, *run, "--batch", "0")
+    with pytest.raises(OptionError, match=r"weight > 0 in --data"):
+        invoke("train", "--data", f"{shapes}=0", "--val", shapes, *run)
+    with pytest.raises(TrainingError, match=r"nothing to resume"):
+        invoke("train", *data, *run, "--resume")
+    if not torch.cuda.is_available():
+        with pytest.raises(OptionError, match=r"no CUDA device"):
+            invoke("train", *data, *run, "--device", "cuda")
+    empty = shapes_dataset(tmp_path / "empty", pictures=0)
+    with pytest.raises(DatasetError, match=r"no usable picture"):
+        invoke("train", "--data", empty, "--val", shapes, *run)
+
+
+def test_ctrl_c_saves_and_the_run_goes_on(shapes, tmp_path):
+    output = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "ssd34", "train", "--data", str(shapes), "--val", str(shapes),
+        "--output", str(output), *QUICK, "--epochs", "1000", "--threads", "1",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        history = output / "history.jsonl"
+        deadline = time.monotonic() + 120
+        while not (history.exists() and b"evaluation" in history.read_bytes()):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert b"go on with --resume" in out
+    assert b"Traceback" not in err
+    steps = read_checkpoint(output / "last.safetensors").state["step"]
+    assert steps >= 3
+    resumed = invoke(
+        "train", "--data", shapes, "--val", shapes, "--output", output, *QUICK, "--resume",
+        "--epochs", steps // 3 + 1,
+    )  # fmt: skip
+    assert "finished" in resumed.output
+
+
+def test_convert_writes_a_checkpoint_of_ours(tmp_path):
+    from ssd34.core.spec import named_spec
+
+    spec = named_spec("ssd300-resnet18")
+    torch.save({"model": drawn_benchmark_weights(spec)}, tmp_path / "ssd.pth")
+    output = tmp_path / "ssd.safetensors"
+    result = invoke("convert", tmp_path / "ssd.pth", output, "--spec", "ssd300-resnet18")
+    assert "ssd300-resnet18, 80 classes" in result.output
+    assert read_checkpoint(output).spec == spec
+    with pytest.raises(CheckpointError, match=r"another network"):
+        invoke("convert", tmp_path / "ssd.pth", output, "--spec", "ssd300-resnet34")
+    with pytest.raises(OptionError, match=r"ends in \.safetensors"):
+        invoke("convert", tmp_path / "ssd.pth", tmp_path / "ssd.bin")
+
+
+def test_export_refuses_before_writing(trained, tmp_path):
+    with pytest.raises(OptionError, match=r"unknown opset 9"):
+        invoke("export", trained / "last.safetensors", tmp_path / "x.onnx", "--opset", "9")
+    with pytest.raises(OptionError, match=r"does not exist; make it first"):
+        invoke("export", trained / "last.safetensors", tmp_path / "no" / "x.onnx")
+    with pytest.raises(CheckpointError, match=r"not a safetensors file"):
+        invoke("export", EXAMPLES / "coffee.jpg", tmp_path / "x.onnx")
+    assert list(tmp_path.iterdir()) == []

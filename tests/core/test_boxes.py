@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from ssd34.core import boxes
+
+
+def naive_iou(a, b):
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    overlap = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
+    return overlap / union if union else 0.0
+
+
+def random_boxes(generator, count):
+    corner = generator.uniform(0, 1, (count, 2))
+    return np.concatenate([corner, corner + generator.uniform(0, 0.5, (count, 2))], axis=1)
+
+
+def test_pairwise_iou_against_one_pair_at_a_time():
+    generator = np.random.default_rng(1)
+    a, b = random_boxes(generator, 20), random_boxes(generator, 30)
+    expected = [[naive_iou(x, y) for y in b] for x in a]
+    np.testing.assert_allclose(boxes.pairwise_iou(a, b), expected, rtol=1e-12)
+
+
+def test_unclamped_iou_counts_boxes_apart_along_both_axes():
+    a, b = np.array([[0.0, 0, 1, 1]]), np.array([[2.0, 2, 3, 3]])
+    assert boxes.pairwise_iou(a, b)[0, 0] == 0
+    # The negative extents -1 and -1 multiply to an "overlap" of 1: 1 / (1 + 1 - 1).
+    assert boxes.pairwise_iou(a, b, clamp=False)[0, 0] == 1
+
+
+def test_empty_boxes_overlap_nothing():
+    point = np.array([[0.5, 0.5, 0.5, 0.5]])
+    assert boxes.pairwise_iou(point, point)[0, 0] == 0
+    assert boxes.pairwise_iou(np.zeros((0, 4)), point).shape == (0, 1)
+
+
+def test_layouts():
+    xyxy = np.array([[1.0, 2, 5, 10]])
+    assert boxes.cxcywh_from_xyxy(xyxy).tolist() == [[3, 6, 4, 8]]
+    assert boxes.xyxy_from_cxcywh(np.array([[3.0, 6, 4, 8]])).tolist() == xyxy.tolist()
+    assert boxes.xywh_from_xyxy(xyxy).tolist() == [[1, 2, 4, 8]]
+    assert boxes.xyxy_from_xywh(np.array([[1.0, 2, 4, 8]])).tolist() == xyxy.tolist()
+    assert boxes.area(xyxy).tolist() == [32]
+    assert boxes.clip(np.array([[-1.0, 2, 50, 60]]), width=40, height=30).tolist() == [
+        [0, 2, 40, 30]
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dtype_is_kept(dtype):
+    a = np.array([[0, 0, 1, 1]], dtype)
+    assert boxes.pairwise_iou(a, a).dtype == dtype
+    assert boxes.clip(a, width=1, height=1).dtype == dtype

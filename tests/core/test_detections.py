@@ -1,0 +1,224 @@
+import csv
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+
+from ssd34.core.detections import CSV_HEADER, Detection, Detections
+from ssd34.core.labels import COCO_LABELS, LabelSet
+from ssd34.core.postprocess import Picked
+from ssd34.errors import MissingExtraError
+
+WIDTH, HEIGHT = 200, 100
+
+
+def picked_of(boxes, labels, scores):
+    return Picked(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(labels, np.int64),
+        np.array(scores, np.float32),
+    )
+
+
+def of(boxes, labels, scores, *, label_set=COCO_LABELS):
+    picked = picked_of(boxes, labels, scores)
+    return Detections(picked.boxes, picked.labels, picked.scores, label_set, WIDTH, HEIGHT)
+
+
+@pytest.fixture
+def two():
+    """A stop sign, whose id in files differs from its label, and a person."""
+    return of([[10, 20, 50, 80], [0.5, 0.25, 199.125, 99.75]], [12, 1], [0.9, 0.314159])
+
+
+@pytest.fixture
+def none():
+    return of([], [], [])
+
+
+# --- making ---------------------------------------------------------------------------------
+
+
+def test_from_picked_scales_clips_sorts_and_filters():
+    picked = picked_of(
+        [[0.25, 0.5, 0.75, 0.9], [-0.5, -1, 2, 3], [0, 0, 0.5, 0.5], [0.1, 0.1, 0.2, 0.2]],
+        [3, 1, 2, 5],
+        [0.4, 0.8, 0.2, 0.6],
+    )
+    found = Detections.from_picked(
+        picked, label_set=COCO_LABELS, width=WIDTH, height=HEIGHT, score=0.4
+    )
+    assert found.labels.tolist() == [1, 5, 3]
+    np.testing.assert_allclose(found.scores, [0.8, 0.6, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(
+        found.boxes, [[0, 0, 200, 100], [20, 10, 40, 20], [50, 50, 150, 90]], rtol=1e-5
+    )
+    assert found.boxes.dtype == np.float32 and found.labels.dtype == np.int64
+    assert found.scores.dtype == np.float32
+    assert (found.width, found.height) == (WIDTH, HEIGHT)
+
+
+def test_from_picked_keeps_everything_by_default():
+    picked = picked_of([[0, 0, 1, 1]] * 2, [1, 2], [0.0, 0.001])
+    found = Detections.from_picked(picked, label_set=COCO_LABELS, width=5, height=5)
+    assert found.labels.tolist() == [2, 1]
+
+
+def test_from_picked_keeps_the_order_of_equal_scores():
+    picked = picked_of([[0, 0, 1, 1]] * 4, [4, 2, 9, 1], [0.5, 0.5, 0.75, 0.5])
+    found = Detections.from_picked(picked, label_set=COCO_LABELS, width=5, height=5)
+    assert found.labels.tolist() == [9, 4, 2, 1]
+
+
+def test_from_picked_with_nothing_picked_or_nothing_left():
+    for picked in (picked_of([], [], []), picked_of([[0, 0, 1, 1]], [1], [0.1])):
+        found = Detections.from_picked(picked, label_set=COCO_LABELS, width=5, height=5, score=0.5)
+        assert len(found) == 0
+        assert found.boxes.shape == (0, 4) and found.labels.shape == found.scores.shape == (0,)
+
+
+def test_from_picked_leaves_its_input_alone():
+    picked = picked_of([[-1, -1, 2, 2]], [1], [0.5])
+    before = picked.boxes.copy()
+    Detections.from_picked(picked, label_set=COCO_LABELS, width=5, height=5)
+    np.testing.assert_array_equal(picked.boxes, before)
+
+
+# --- looking --------------------------------------------------------------------------------
+
+
+def test_names_length_and_iteration(two):
+    assert len(two) == 2
+    assert two.names == ("stop sign", "person")
+    first, second = two
+    assert isinstance(first, Detection)
+    assert tuple(first) == ((10, 20, 50, 80), 12, "stop sign", pytest.approx(0.9))
+    assert second.box == (0.5, 0.25, 199.125, 99.75)
+    assert all(type(value) is float for value in (*first.box, first.score))
+    assert type(first.label) is int
+
+
+def test_where_takes_a_mask(two):
+    kept = two.where(two.labels == 1)
+    assert kept.names == ("person",)
+    assert kept.boxes.tolist() == [[0.5, 0.25, 199.125, 99.75]]
+    assert (kept.width, kept.height, kept.label_set) == (WIDTH, HEIGHT, COCO_LABELS)
+    assert len(two) == 2
+    assert two.where(np.zeros(2, bool)).boxes.shape == (0, 4)
+
+
+def test_detections_are_frozen(two):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        two.width = 3
+
+
+def test_empty_detections(none):
+    assert len(none) == 0 and list(none) == [] and none.names == ()
+    assert len(none.where(np.zeros(0, bool))) == 0
+
+
+# --- writing --------------------------------------------------------------------------------
+
+
+def test_to_dict(two):
+    assert two.to_dict() == {
+        "width": 200,
+        "height": 100,
+        "detections": [
+            {"name": "stop sign", "label": 12, "score": 0.9, "box": [10, 20, 50, 80]},
+            {
+                "name": "person",
+                "label": 1,
+                "score": 0.31416,
+                "box": [
+                    pytest.approx(0.5),
+                    pytest.approx(0.25),
+                    pytest.approx(199.125, abs=0.006),
+                    pytest.approx(99.75),
+                ],
+            },
+        ],
+    }
+
+
+def test_to_json_is_one_line_of_the_same(two, none):
+    for found in (two, none):
+        assert "\n" not in found.to_json()
+        assert json.loads(found.to_json()) == found.to_dict()
+    assert json.loads(none.to_json()) == {"width": 200, "height": 100, "detections": []}
+
+
+def test_to_coco_uses_sparse_ids_and_sizes(two, none):
+    results = two.to_coco(139)
+    assert results[0] == {
+        "image_id": 139,
+        "category_id": 13,
+        "bbox": [10, 20, 40, 60],
+        "score": 0.9,
+    }
+    assert results[1]["category_id"] == 1
+    assert results[1]["bbox"] == pytest.approx([0.5, 0.25, 198.625, 99.5], abs=0.006)
+    assert json.loads(json.dumps(results)) == results
+    assert none.to_coco(1) == []
+
+
+def test_to_csv_parses_also_with_commas_and_quotes(none):
+    labels = LabelSet(('a "big", red thing', "plain"), (5, 6))
+    found = of([[1, 2, 3, 4], [5, 6, 7, 8.25]], [1, 2], [0.75, 0.5], label_set=labels)
+    file = 'shots/one, "two".jpg'
+    text = f"{CSV_HEADER}\n{found.to_csv(file)}"
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["file"] for row in rows] == [file, file]
+    assert [row["name"] for row in rows] == ['a "big", red thing', "plain"]
+    assert [int(row["label"]) for row in rows] == [1, 2]
+    assert [float(row["score"]) for row in rows] == [0.75, 0.5]
+    corners = [[float(row[k]) for k in ("left", "top", "right", "bottom")] for row in rows]
+    assert corners == [[1, 2, 3, 4], [5, 6, 7, 8.25]]
+    assert none.to_csv("a.jpg") == ""
+
+
+def test_to_yolo_can_be_converted_back(two, none):
+    lines = two.to_yolo().splitlines()
+    assert len(lines) == 2 and two.to_yolo().endswith("\n")
+    for line, found in zip(lines, two, strict=True):
+        index, *numbers = line.split()
+        centre_x, centre_y, width, height, score = map(float, numbers)
+        assert int(index) == found.label - 1
+        assert score == pytest.approx(found.score, abs=1e-5)
+        corners = (
+            (centre_x - width / 2) * WIDTH,
+            (centre_y - height / 2) * HEIGHT,
+            (centre_x + width / 2) * WIDTH,
+            (centre_y + height / 2) * HEIGHT,
+        )
+        assert corners == pytest.approx(found.box, abs=1e-3)
+    assert none.to_yolo() == ""
+
+
+def test_to_yolo_by_hand(two):
+    assert two.to_yolo().splitlines()[0] == "11 0.150000 0.500000 0.200000 0.600000 0.90000"
+
+
+# supervision warns while it is imported where OpenCV is missing.
+@pytest.mark.filterwarnings("ignore:OpenCV .*is not installed:UserWarning")
+def test_to_supervision(two, none):
+    supervision = pytest.importorskip("supervision")
+    converted = two.to_supervision()
+    assert isinstance(converted, supervision.Detections)
+    np.testing.assert_array_equal(converted.xyxy, two.boxes)
+    np.testing.assert_array_equal(converted.confidence, two.scores)
+    assert converted.class_id is not None and converted.class_id.tolist() == [11, 0]
+    assert converted.data["class_name"].tolist() == ["stop sign", "person"]
+    assert converted[converted.class_id == 0].xyxy.tolist() == [[0.5, 0.25, 199.125, 99.75]]
+    empty = none.to_supervision()
+    assert len(empty) == 0 and empty.xyxy.shape == (0, 4)
+    assert len(supervision.Detections.merge([converted, empty])) == 2
+
+
+def test_to_supervision_says_how_to_install_it(two, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "supervision", None)
+    with pytest.raises(MissingExtraError) as caught:
+        two.to_supervision()
+    assert "pip install 'ssd34[supervision]'" in str(caught.value)

@@ -1,0 +1,121 @@
+import json
+
+import pytest
+
+from ssd34.core.labels import COCO_LABELS, LabelSet
+from ssd34.errors import OptionError
+
+# Ids that COCO's 80 object classes leave out of 1..90.
+MISSING_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+
+
+def message_of(error):
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+def test_coco_has_eighty_classes_and_ten_gaps():
+    assert len(COCO_LABELS) == len(COCO_LABELS.names) == 80
+    assert set(range(1, 91)) - set(COCO_LABELS.category_ids) == MISSING_IDS
+    assert list(COCO_LABELS.category_ids) == sorted(COCO_LABELS.category_ids)
+    assert max(COCO_LABELS.category_ids) == 90
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "category"),
+    [
+        ("person", 1, 1),
+        ("bicycle", 2, 2),
+        ("fire hydrant", 11, 11),
+        ("stop sign", 12, 13),
+        ("cat", 16, 17),
+        ("dog", 17, 18),
+        ("backpack", 25, 27),
+        ("handbag", 27, 31),
+        ("wine glass", 41, 46),
+        ("dining table", 61, 67),
+        ("toilet", 62, 70),
+        ("tv", 63, 72),
+        ("book", 74, 84),
+        ("hair drier", 79, 89),
+        ("toothbrush", 80, 90),
+    ],
+)
+def test_coco_numbers_against_the_published_list(name, label, category):
+    assert COCO_LABELS.label(name) == label
+    assert COCO_LABELS.name(label) == name
+    assert COCO_LABELS.category_id(label) == category
+    assert COCO_LABELS.label_of_category()[category] == label
+
+
+def test_every_label_goes_to_its_category_and_back():
+    back = COCO_LABELS.label_of_category()
+    assert len(back) == 80
+    for label in range(1, 81):
+        assert back[COCO_LABELS.category_id(label)] == label
+        assert COCO_LABELS.label(COCO_LABELS.name(label)) == label
+
+
+def test_label_of_category_is_a_new_dictionary():
+    COCO_LABELS.label_of_category().clear()
+    assert len(COCO_LABELS.label_of_category()) == 80
+
+
+@pytest.mark.parametrize("label", [0, -1, 81])
+def test_labels_outside_are_refused(label):
+    for look_up in (COCO_LABELS.name, COCO_LABELS.category_id):
+        with pytest.raises(OptionError) as caught:
+            look_up(label)
+        assert "1..80" in message_of(caught) and str(label) in str(caught.value)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("persn", "person"), ("toothbrus", "toothbrush")])
+def test_unknown_name_hints_at_close_ones(typed, meant):
+    with pytest.raises(OptionError) as caught:
+        COCO_LABELS.label(typed)
+    message = message_of(caught)
+    assert repr(typed) in message and "did you mean" in message and meant in message
+
+
+def test_unknown_name_without_close_ones_lists_some():
+    with pytest.raises(OptionError) as caught:
+        COCO_LABELS.label("zzzzzz")
+    message = message_of(caught)
+    assert "person, bicycle" in message and "72 more" in message
+
+
+def test_names_are_case_sensitive_but_the_hint_helps():
+    with pytest.raises(OptionError, match="person"):
+        COCO_LABELS.label("Person")
+
+
+def test_from_names_counts_from_one():
+    labels = LabelSet.from_names(name for name in ("x", "y", "z"))
+    assert labels.names == ("x", "y", "z") and labels.category_ids == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("names", "ids", "reason"),
+    [
+        ((), (), "at least one"),
+        (("a", "b", "a"), (1, 2, 3), "'a' twice"),
+        (("a", "b", "c"), (1, 5, 5), "5 twice"),
+        (("a", "b"), (1,), "1 ids for 2 names"),
+        (("a",), (1, 2), "2 ids for 1 names"),
+    ],
+)
+def test_impossible_sets_are_refused(names, ids, reason):
+    with pytest.raises(OptionError) as caught:
+        LabelSet(names, ids)
+    assert reason in message_of(caught)
+
+
+def test_dict_round_trip_through_json():
+    for labels in (COCO_LABELS, LabelSet(("a, b", "é"), (7, 3))):
+        assert LabelSet.from_dict(json.loads(json.dumps(labels.to_dict()))) == labels
+
+
+def test_preview_says_how_many_more():
+    labels = LabelSet.from_names("abcd")
+    assert labels.preview(2) == "a, b and 2 more"
+    assert labels.preview(4) == labels.preview() == "a, b, c, d"

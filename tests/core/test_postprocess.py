@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+
+from ssd34.core.default_boxes import default_boxes_cxcywh
+from ssd34.core.postprocess import (
+    MLPERF,
+    MLPERF_UNCLAMPED,
+    ZOO,
+    Policy,
+    named_policy,
+    nms,
+    pick,
+    postprocess,
+    softmax,
+)
+from ssd34.core.spec import named_spec
+from ssd34.errors import OptionError
+from tests.golden import assert_golden, drawn_inputs
+
+
+@pytest.mark.parametrize(("network", "policy"), [("ssd300", MLPERF), ("ssd1200", MLPERF_UNCLAMPED)])
+def test_mlperf_policy_equals_the_independent_implementation(network, policy):
+    spec = named_spec(f"{network}-resnet34")
+    drawn = drawn_inputs(spec)
+    picked = postprocess(
+        drawn.decode_loc,
+        drawn.decode_conf,
+        default_boxes_cxcywh=default_boxes_cxcywh(spec),
+        policy=policy,
+    )
+    assert_golden(picked.labels, network, "dec_labels", atol=0)
+    assert_golden(picked.scores, network, "dec_scores", atol=1e-6)
+    assert_golden(picked.boxes, network, "dec_boxes", atol=1e-6)
+
+
+def naive_zoo(boxes, scores):
+    """The zoo policy, one comparison at a time."""
+    found = []
+    for label in range(1, len(scores)):
+        order = sorted(
+            (a for a in range(len(boxes)) if scores[label, a] > np.float32(0.05)),
+            key=lambda a: -scores[label, a],
+        )
+        kept = []
+        for anchor in order:
+            if len(kept) == 200:
+                break
+            if all(naive_iou(boxes[anchor], boxes[other]) <= 0.5 for other in kept):
+                kept.append(anchor)
+        found += [(float(scores[label, a]), label, a) for a in kept]
+    found.sort(key=lambda entry: -entry[0])
+    return found[:200]
+
+
+def naive_iou(a, b):
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return width * height / (areas - width * height)
+
+
+def test_zoo_policy_against_one_comparison_at_a_time():
+    generator = np.random.default_rng(3)
+    corner = generator.uniform(0, 0.7, (300, 2))
+    boxes = np.concatenate([corner, corner + generator.uniform(0.1, 0.3, (300, 2))], axis=1)
+    boxes = boxes.astype(np.float32)
+    scores = softmax(generator.normal(0, 2, (6, 300)).astype(np.float32))
+    picked = pick(boxes, scores, policy=ZOO)
+    expected = naive_zoo(boxes.astype(np.float64), scores)
+    assert len(expected) == 200
+    assert picked.scores.tolist() == [score for score, _, _ in expected]
+    assert picked.labels.tolist() == [label for _, label, _ in expected]
+    assert picked.boxes.tolist() == [boxes[anchor].tolist() for _, _, anchor in expected]
+
+
+HALF = np.array([[0, 0, 1, 1], [0, 0, 1, 0.5]], np.float32)
+"""Two boxes that overlap by exactly one half."""
+
+
+def test_an_overlap_of_exactly_the_threshold():
+    scores = np.array([0.9, 0.8], np.float32)
+    assert nms(HALF, scores, policy=ZOO).tolist() == [0, 1]
+    assert nms(HALF, scores, policy=MLPERF).tolist() == [0]
+
+
+def test_limits():
+    apart = np.array([[k, 0, k + 0.5, 1] for k in range(5)], np.float32)
+    scores = np.array([[0.1] * 5, [0.2, 0.5, 0.3, 0.04, 0.4]], np.float32)
+    few = ZOO.replace(max_detections=2)
+    assert pick(apart, scores, policy=few).scores.tolist() == pytest.approx([0.5, 0.4])
+    kept = ZOO.replace(kept_per_class=3)
+    assert pick(apart, scores, policy=kept).scores.tolist() == pytest.approx([0.5, 0.4, 0.3])
+    entering = ZOO.replace(candidates_per_class=1)
+    assert pick(apart, scores, policy=entering).scores.tolist() == pytest.approx([0.5])
+    worst_first = ZOO.replace(worst_first=True)
+    assert pick(apart, scores, policy=worst_first).scores.tolist() == pytest.approx(
+        [0.2, 0.3, 0.4, 0.5]
+    )
+
+
+def test_background_never_counts_and_nothing_is_a_valid_answer():
+    boxes = np.array([[0, 0, 1, 1]], np.float32)
+    picked = pick(boxes, np.array([[0.99], [0.01]], np.float32), policy=ZOO)
+    assert picked.boxes.shape == (0, 4)
+    assert picked.labels.shape == picked.scores.shape == (0,)
+
+
+def test_a_score_of_exactly_the_threshold_does_not_count():
+    boxes = np.array([[0, 0, 1, 1]], np.float32)
+    for score, count in ((0.05, 0), (0.0501, 1)):
+        scores = np.array([[1 - score], [score]], np.float32)
+        assert len(pick(boxes, scores, policy=ZOO).scores) == count
+
+
+def test_softmax_of_large_logits_is_finite():
+    values = softmax(np.array([[1000.0], [999.0]], np.float32))
+    assert values[:, 0] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))])
+
+
+def test_bad_policies_are_refused():
+    with pytest.raises(OptionError, match=r"unknown policy 'soft'.*zoo"):
+        named_policy("soft")
+    with pytest.raises(OptionError, match=r"iou_threshold in 0\.\.1"):
+        Policy(name="x", iou_threshold=2)
+    with pytest.raises(OptionError, match="max_detections >= 1"):
+        Policy(name="x", max_detections=0)

@@ -1,0 +1,166 @@
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from ssd34.core.default_boxes import default_boxes_cxcywh
+from ssd34.core.postprocess import MLPERF, ZOO, postprocess
+from ssd34.core.preprocess import preprocess
+from ssd34.core.spec import named_spec
+from ssd34.data.checkpoint import Checkpoint
+from ssd34.data.image_io import read_image
+from ssd34.deploy.export import ExportOptions, onnx_model
+from ssd34.deploy.graph import IR_VERSIONS, OPSETS
+from ssd34.errors import CheckpointError, OptionError
+from ssd34.network.pretrained import weights_from_benchmark
+from ssd34.network.ssd import SSD, load_weights
+from tests.conftest import EXAMPLES, TINY_LABELS
+from tests.golden import drawn_benchmark_weights
+
+
+def session(model):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def torch_outputs(checkpoint, images):
+    network = SSD(checkpoint.spec).eval()
+    load_weights(network, checkpoint.weights, source="x")
+    with torch.no_grad():
+        loc, conf = network(torch.from_numpy(images))
+    return loc.numpy(), conf.numpy()
+
+
+def pictures(size, names=("astronaut", "chelsea", "coffee")):
+    return np.concatenate([preprocess(read_image(EXAMPLES / f"{n}.jpg"), size) for n in names])
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_raw_outputs_equal_torch_at_every_opset_and_batch(tiny_checkpoint, opset):
+    model = onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=None))
+    assert model.opset_import[0].version == opset
+    assert model.ir_version == IR_VERSIONS[opset]
+    images = pictures(64)
+    expected = torch_outputs(tiny_checkpoint, images)
+    runner = session(model)
+    for batch in (images, images[:1]):
+        for ours, theirs in zip(
+            runner.run(["loc", "conf"], {"image": batch}), expected, strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs[: len(batch)], atol=1e-4, rtol=0)
+
+
+def sorted_detections(boxes, labels, scores):
+    """Rows in an order that near-equal scores cannot change."""
+    order = np.lexsort((*np.round(boxes, 3).T, labels))
+    return boxes[order], labels[order], scores[order]
+
+
+@pytest.mark.parametrize("opset", [10, 12, 13, 17])
+def test_the_graphs_tail_equals_the_policy_in_numpy(tiny_checkpoint, opset):
+    # Fewer than the limit of 200, so that no near-tie decides who is in.
+    policy = ZOO.replace(score_threshold=0.4)
+    runner = session(onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=policy)))
+    defaults = default_boxes_cxcywh(tiny_checkpoint.spec)
+    for image in pictures(64)[:, None]:
+        loc, conf = torch_outputs(tiny_checkpoint, image)
+        expected = postprocess(loc[0], conf[0], default_boxes_cxcywh=defaults, policy=policy)
+        assert 0 < len(expected.scores) < 200
+        boxes, labels, scores = runner.run(["bboxes", "labels", "scores"], {"image": image})
+        assert boxes.shape == (1, len(expected.scores), 4)
+        assert (labels.dtype, boxes.dtype, scores.dtype) == (np.int64, np.float32, np.float32)
+        assert (np.diff(scores[0]) <= 0).all()
+        for ours, theirs in zip(
+            sorted_detections(boxes[0], labels[0], scores[0]),
+            sorted_detections(*expected),
+            strict=True,
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_tail_keeps_the_best_two_hundred(tiny_checkpoint):
+    runner = session(onnx_model(tiny_checkpoint, ExportOptions()))
+    image = pictures(64, ("coffee",))
+    loc, conf = torch_outputs(tiny_checkpoint, image)
+    defaults = default_boxes_cxcywh(tiny_checkpoint.spec)
+    expected = postprocess(loc[0], conf[0], default_boxes_cxcywh=defaults, policy=ZOO)
+    scores = runner.run(["scores"], {"image": image})[0][0]
+    assert len(expected.scores) == len(scores) == 200
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
+
+
+def test_nothing_found_is_an_empty_answer(tiny_checkpoint):
+    policy = ZOO.replace(score_threshold=0.9999)
+    for opset in (10, 17):
+        runner = session(onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=policy)))
+        boxes, labels, scores = runner.run(
+            ["bboxes", "labels", "scores"], {"image": pictures(64, ("coffee",))}
+        )
+        assert (boxes.shape, labels.shape, scores.shape) == ((1, 0, 4), (1, 0), (1, 0))
+
+
+@pytest.mark.parametrize(
+    ("weight_format", "share", "error"), [("float16", 0.52, 1e-3), ("int8", 0.27, 0.02)]
+)
+def test_smaller_weight_formats(tiny_checkpoint, weight_format, share, error):
+    images = pictures(64)
+    model = onnx_model(tiny_checkpoint, ExportOptions(policy=None))
+    small = onnx_model(tiny_checkpoint, ExportOptions(policy=None, weight_format=weight_format))
+    assert small.ByteSize() < share * model.ByteSize()
+    exact, stored = (session(m).run(["loc", "conf"], {"image": images}) for m in (model, small))
+    for a, b in zip(exact, stored, strict=True):
+        assert 0 < np.abs(a - b).mean() < error * np.abs(a).max()
+
+
+def test_nodes_are_named_after_modules_and_metadata_travels(tiny_checkpoint):
+    model = onnx_model(tiny_checkpoint, ExportOptions())
+    names = {node.name for node in model.graph.node}
+    assert {"trunk.layer3.0.conv1", "extras.0.conv2", "heads.loc.0", "tail.nms"} <= names
+    assert "" not in names
+    assert not [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert metadata["ssd34.labels"] == TINY_LABELS.to_dict()
+    assert metadata["ssd34.spec"]["name"] == "tiny"
+    assert [i.name for i in model.graph.input] == ["image"]
+    assert [o.name for o in model.graph.output] == ["bboxes", "labels", "scores"]
+    onnx.checker.check_model(model, full_check=True)
+    onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+
+
+def test_the_published_network_at_full_size():
+    """Drawn weights, 1200 pixels, opset 12: size of the published file, equal to torch."""
+    spec = named_spec("ssd1200-resnet34")
+    _, weights = weights_from_benchmark(drawn_benchmark_weights(spec), source="x", spec=spec)
+    from ssd34.core.labels import COCO_LABELS
+
+    checkpoint = Checkpoint(spec=spec, labels=COCO_LABELS, weights=weights)
+    published_bytes = {10: 80_363_696, 12: 80_366_315}
+    for opset, size in published_bytes.items():
+        model = onnx_model(checkpoint, ExportOptions(opset=opset))
+        assert abs(model.ByteSize() / size - 1) < 0.01
+        assert {10: 5, 12: 7}[opset] == model.ir_version
+    raw = session(onnx_model(checkpoint, ExportOptions(policy=None)))
+    image = pictures(1200, ("coffee",))
+    for ours, theirs in zip(
+        raw.run(["loc", "conf"], {"image": image}), torch_outputs(checkpoint, image), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=0)
+
+
+def test_what_cannot_be_written_is_refused(tiny_checkpoint):
+    with pytest.raises(OptionError, match="unknown opset 9; expected 10 to 17"):
+        onnx_model(tiny_checkpoint, ExportOptions(opset=9))
+    with pytest.raises(OptionError, match=r"'mlperf' cannot be expressed.*--tail none"):
+        onnx_model(tiny_checkpoint, ExportOptions(policy=MLPERF))
+    with pytest.raises(OptionError, match="unknown weight format 'int4'"):
+        onnx_model(tiny_checkpoint, ExportOptions(weight_format="int4"))
+    without = {k: v for k, v in tiny_checkpoint.weights.items() if k != "heads.loc.1.weight"}
+    broken = Checkpoint(spec=tiny_checkpoint.spec, labels=TINY_LABELS, weights=without)
+    with pytest.raises(CheckpointError, match=r"lacks the array heads\.loc\.1\.weight"):
+        onnx_model(broken, ExportOptions())

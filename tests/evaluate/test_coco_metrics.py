@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ssd34.core.labels import LabelSet
+from ssd34.core.postprocess import Picked
+from ssd34.data.coco import open_dataset, read_coco
+from ssd34.data.dataset import Dataset, FolderImages, ImageStore, Problem
+from ssd34.errors import DatasetError, MissingExtraError
+from ssd34.evaluate.coco_metrics import categories_of, coco_metrics, coco_results, ground_truth
+from ssd34.evaluate.evaluator import evaluate_detector
+from ssd34.runtime.detector import Detector
+from tests.conftest import TINY_LABELS, shapes_dataset
+
+# The order of the numbers that pycocotools prints.
+NAMES = (
+    "AP",
+    "AP50",
+    "AP75",
+    "AP_small",
+    "AP_medium",
+    "AP_large",
+    "AR1",
+    "AR10",
+    "AR100",
+    "AR_small",
+    "AR_medium",
+    "AR_large",
+)
+
+CATEGORIES = [{"id": 11, "name": "cross"}, {"id": 3, "name": "square"}, {"id": 7, "name": "disc"}]
+
+
+class AllThere(ImageStore):
+    """Pictures that nobody looks at."""
+
+    def exists(self, file_name):
+        return bool(file_name)
+
+    def read_bytes(self, file_name):
+        raise AssertionError(file_name)
+
+
+def quarter_pixels(values):
+    """Exact in single precision, so that both libraries see the very same boxes."""
+    return (np.round(np.asarray(values) * 4) / 4).tolist()
+
+
+def random_case(seed):
+    """Annotations and results; each seed has its own mix of the awkward things."""
+    dice = np.random.default_rng(seed)
+    size = 320
+    images: list[dict] = []
+    annotations: list[dict] = []
+    results: list[dict] = []
+    for number in range(1, int(dice.integers(2, 7)) + 1):
+        image_id = number * 10 + seed
+        images.append({"id": image_id, "file_name": f"{number}.jpg", "width": size, "height": size})
+        without_boxes = dice.random() < 0.2
+        for _ in range(0 if without_boxes else int(dice.integers(1, 8))):
+            side = np.exp(dice.uniform(np.log(4), np.log(200), 2))
+            corner = dice.uniform(0, size - side)
+            box = quarter_pixels([*corner, *side])
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": int(dice.choice([3, 7, 11])),
+                    "bbox": box,
+                    "area": float(box[2] * box[3] * dice.choice([1, 0.6])),
+                    "iscrowd": int(dice.random() < 0.15),
+                }
+            )
+        many = 150 if seed % 5 == 0 else 12
+        own = [a for a in annotations if a["image_id"] == image_id]
+        for _ in range(int(dice.integers(0, many))):
+            if own and dice.random() < 0.7:
+                near = own[int(dice.integers(len(own)))]
+                jitter = dice.choice([0, 0.02, 0.1, 0.3])
+                box = np.array(near["bbox"])
+                box = box + dice.normal(0, jitter, 4) * np.tile(box[2:], 2)
+                category = near["category_id"] if dice.random() < 0.85 else 3
+            else:
+                box = np.concatenate([dice.uniform(0, 200, 2), dice.uniform(4, 110, 2)])
+                category = int(dice.choice([3, 7, 11]))
+            box[2:] = np.maximum(box[2:], 1)
+            # A coarse grid of scores makes ties within and between pictures.
+            score = dice.integers(1, 20) / 20 if seed % 3 == 0 else dice.random()
+            results.append(
+                {
+                    "image_id": image_id,
+                    "category_id": category,
+                    "bbox": quarter_pixels(box),
+                    "score": float(score),
+                }
+            )
+    order = dice.permutation(len(results))
+    values = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    return values, [results[k] for k in order]
+
+
+def oracle(values, results):
+    """The twelve numbers and the AP and AP50 of each class by pycocotools; None for -1."""
+    values, results = copy.deepcopy(values), copy.deepcopy(results)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = values
+        truth.createIndex()
+        if results:
+            found = truth.loadRes(results)
+        else:
+            found = COCO()
+            found.dataset = {**values, "annotations": []}
+            found.createIndex()
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    summary = {
+        name: None if value == -1 else float(value)
+        for name, value in zip(NAMES, evaluation.stats, strict=True)
+    }
+    names = {category["id"]: category["name"] for category in values["categories"]}
+    class_ap, class_ap50 = {}, {}
+    for k, category in enumerate(evaluation.params.catIds):
+        precision = evaluation.eval["precision"][:, :, k, 0, -1]
+        if (precision > -1).any():
+            class_ap[names[category]] = float(precision[precision > -1].mean())
+            class_ap50[names[category]] = float(precision[0][precision[0] > -1].mean())
+    return summary, class_ap, class_ap50
+
+
+def data_of(values):
+    dataset = read_coco(copy.deepcopy(values), AllThere(), "set")
+    assert dataset.problems == ()
+    return dataset
+
+
+def assert_same_numbers(metrics, expected):
+    summary, class_ap, class_ap50 = expected
+    assert tuple(metrics.summary) == NAMES
+    for name in NAMES:
+        ours, theirs = metrics.summary[name], summary[name]
+        if theirs is None:
+            assert ours is None, name
+        else:
+            assert ours == pytest.approx(theirs, abs=1e-9), name
+    assert metrics.class_ap == pytest.approx(class_ap, abs=1e-9)
+    assert metrics.class_ap50 == pytest.approx(class_ap50, abs=1e-9)
+
+
+# --- against pycocotools --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_cases_against_pycocotools(seed):
+    values, results = random_case(seed)
+    metrics = coco_metrics(data_of(values), results)
+    assert metrics.pictures == len(values["images"])
+    assert_same_numbers(metrics, oracle(values, results))
+
+
+def test_random_cases_hold_what_they_should():
+    cases = [random_case(seed) for seed in range(30)]
+    every_value = [values for values, _ in cases]
+    crowds = [a["iscrowd"] for values in every_value for a in values["annotations"]]
+    assert 0 < sum(crowds) < len(crowds)
+    with_boxes = [{a["image_id"] for a in values["annotations"]} for values in every_value]
+    assert any(len(ids) < len(v["images"]) for ids, v in zip(with_boxes, every_value, strict=True))
+    per_picture = [
+        sum(r["image_id"] == image["id"] for r in results)
+        for values, results in cases
+        for image in values["images"]
+    ]
+    assert max(per_picture) > 100 and min(per_picture) == 0
+    ties = [len(results) - len({r["score"] for r in results}) for _, results in cases]
+    assert max(ties) > 50
+    summaries = [oracle(*case)[0] for case in cases]
+    assert all(any((s[name] or 0) > 0.05 for s in summaries) for name in NAMES)
+    assert any(s[name] is None for s in summaries for name in NAMES)
+
+
+def test_no_results_score_zero():
+    values, _ = random_case(1)
+    metrics = coco_metrics(data_of(values), [])
+    assert_same_numbers(metrics, oracle(values, []))
+    assert metrics.ap == metrics.ap50 == metrics.summary["AP"] == 0
+    assert set(metrics.class_ap.values()) == {0}
+
+
+def test_nothing_to_find_is_none():
+    values, results = random_case(2)
+    values["annotations"] = []
+    empty: list[dict] = []
+    for found in (results, empty):
+        metrics = coco_metrics(data_of(values), found)
+        assert_same_numbers(metrics, oracle(values, found))
+        assert set(metrics.summary.values()) == {None}
+        assert metrics.ap == metrics.ap50 == 0
+        assert metrics.class_ap == metrics.class_ap50 == {}
+
+
+def test_perfect_results_score_one():
+    values, _ = random_case(4)
+    for annotation in values["annotations"]:
+        annotation["iscrowd"] = 0
+    results = [
+        {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+        for a in values["annotations"]
+    ]
+    metrics = coco_metrics(data_of(values), results)
+    assert metrics.ap == metrics.ap50 == pytest.approx(1)
+    assert metrics.summary["AR100"] == pytest.approx(1)
+    assert_same_numbers(metrics, oracle(values, results))
+
+
+def test_difficult_boxes_count_as_crowd():
+    values, results = random_case(7)
+    ours = copy.deepcopy(values)
+    for annotation in ours["annotations"]:
+        annotation["difficult"] = annotation["iscrowd"]
+        annotation["iscrowd"] = 0
+    assert any(a["difficult"] for a in ours["annotations"])
+    assert_same_numbers(coco_metrics(data_of(ours), results), oracle(values, results))
+
+
+def test_only_the_best_hundred_of_a_picture_count():
+    image = {"id": 1, "file_name": "1.jpg", "width": 100, "height": 100}
+    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10, 50, 50], "iscrowd": 0}
+    values = {"images": [image], "annotations": [box | {"area": 2500}], "categories": CATEGORIES}
+    wrong = {"image_id": 1, "category_id": 3, "bbox": [80, 80, 10, 10], "score": 0.9}
+    right = {"image_id": 1, "category_id": 3, "bbox": [10, 10, 50, 50], "score": 0.1}
+    assert coco_metrics(data_of(values), [wrong] * 99 + [right]).ap == pytest.approx(0.01)
+    assert coco_metrics(data_of(values), [wrong] * 100 + [right]).ap == 0
+    for count in (99, 100):
+        results = [wrong] * count + [right]
+        assert_same_numbers(coco_metrics(data_of(values), results), oracle(values, results))
+
+
+def test_results_are_left_alone():
+    values, results = random_case(3)
+    before = copy.deepcopy(results)
+    coco_metrics(data_of(values), results)
+    assert results == before
+
+
+def test_to_dict_holds_everything():
+    values, results = random_case(3)
+    metrics = coco_metrics(data_of(values), results)
+    assert metrics.to_dict() == {
+        "pictures": len(values["images"]),
+        "summary": dict(metrics.summary),
+        "class_ap": dict(metrics.class_ap),
+        "class_ap50": dict(metrics.class_ap50),
+    }
+
+
+def test_missing_library_says_how_to_install_it(monkeypatch):
+    values, results = random_case(3)
+    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'ssd34\[evaluate\]'"):
+        coco_metrics(data_of(values), results)
+
+
+# --- the pieces -----------------------------------------------------------------------------
+
+
+def test_ground_truth_gives_the_annotations_back():
+    values, _ = random_case(6)
+    truth = ground_truth(data_of(values))
+    assert truth["images"] == values["images"] and truth["categories"] == values["categories"]
+    by_id = {image["id"]: k for k, image in enumerate(values["images"])}
+    expected = sorted(values["annotations"], key=lambda a: (by_id[a["image_id"]], a["id"]))
+    for ours, theirs in zip(truth["annotations"], expected, strict=True):
+        assert {**ours, "id": 0} == {**theirs, "id": 0}
+    ids = [a["id"] for a in truth["annotations"]]
+    assert len(set(ids)) == len(ids) and min(ids) > 0
+
+
+def test_coco_results_are_in_pixels_and_the_data_sets_ids():
+    dataset = data_of(random_case(6)[0])
+    sample = dataset.samples[0]
+    picked = Picked(
+        np.array([[0.25, 0.5, 0.75, 1], [-0.5, 0, 0.5, 2], [0, 0, 1, 1]], np.float32),
+        np.array([2, 1, 3]),
+        np.array([0.5, 0.25, 0.125], np.float32),
+    )
+    results = coco_results(picked, sample=sample, categories=np.array([-1, 40, 7, -1]))
+    assert results == [
+        {
+            "image_id": sample.image_id,
+            "category_id": 7,
+            "bbox": [80, 160, 160, 160],
+            "score": 0.5,
+        },
+        {"image_id": sample.image_id, "category_id": 40, "bbox": [0, 0, 160, 320], "score": 0.25},
+    ]
+
+
+def test_categories_are_matched_by_name():
+    dataset = data_of(random_case(6)[0])
+    network = LabelSet.from_names(["disc", "unicorn", "cross"])
+    assert categories_of(network, dataset).tolist() == [-1, 7, -1, 11]
+
+
+def test_categories_without_a_common_class():
+    dataset = data_of(random_case(6)[0])
+    with pytest.raises(DatasetError) as caught:
+        categories_of(LabelSet.from_names(["unicorn"]), dataset)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert "unicorn" in message and "cross, square, disc" in message and "rename" in message
+
+
+# --- a detector on a data set ---------------------------------------------------------------
+
+
+def test_evaluate_detector_gives_results_that_pycocotools_scores_the_same(tiny_model, shapes):
+    values = json.loads((shapes / "instances.json").read_text())
+    detector = Detector.load(tiny_model)
+    metrics, results = evaluate_detector(detector, open_dataset(shapes))
+    assert len(results) > 500
+    plain = [dict(result) for result in results]
+    assert_same_numbers(metrics, oracle(values, plain))
+    # Everything that the policy lets through is there, whatever its score.
+    first = open_dataset(shapes).samples[0]
+    found = detector.detect(shapes / "images" / first.file_name, score=0)
+    own = [result for result in results if result["image_id"] == first.image_id]
+    np.testing.assert_allclose([result["score"] for result in own], found.scores)
+    sizes = found.boxes[:, 2:] - found.boxes[:, :2]
+    np.testing.assert_allclose([result["bbox"][2:] for result in own], sizes, atol=1e-4)
+
+
+def test_unreadable_pictures_are_reported_and_count_as_empty(tiny_model, tmp_path):
+    folder = shapes_dataset(tmp_path / "set", pictures=3)
+    (folder / "images" / "0002.png").write_bytes(b"no picture")
+    problems: list[Problem] = []
+    steps: list[int] = []
+    metrics, results = evaluate_detector(
+        Detector.load(tiny_model),
+        open_dataset(folder),
+        progress=steps.append,
+        problem=problems.append,
+    )
+    assert steps == [1, 2, 3]
+    (problem,) = problems
+    assert problem.where == "0002.png"
+    assert problem.reason.startswith("not a picture")
+    assert {result["image_id"] for result in results} == {1, 3}
+    assert metrics.pictures == 3
+
+
+def test_evaluate_detector_without_a_common_class(tiny_model, shapes):
+    dataset = open_dataset(shapes)
+    other = Dataset("other", LabelSet.from_names("abc"), dataset.samples, FolderImages(shapes))
+    with pytest.raises(DatasetError, match="no class in common"):
+        evaluate_detector(Detector.load(tiny_model), other)
+
+
+def test_detections_of_classes_that_the_data_lacks_are_left_out(tiny_model, shapes):
+    dataset = open_dataset(shapes)
+    renamed = LabelSet(("square", "circle", "plus"), TINY_LABELS.category_ids)
+    partly = Dataset("set", renamed, dataset.samples[:2], dataset.images)
+    _, results = evaluate_detector(Detector.load(tiny_model), partly)
+    assert {result["category_id"] for result in results} == {3}

@@ -1,0 +1,162 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+from torch import nn
+
+from ssd34.core.spec import named_spec
+from ssd34.errors import CheckpointError
+from ssd34.network.pretrained import (
+    benchmark_names,
+    read_torch_file,
+    read_trunk,
+    start_trunk,
+    weights_from_benchmark,
+)
+from ssd34.network.ssd import SSD, load_weights
+from tests.golden import drawn_benchmark_weights
+
+R18, R34 = named_spec("ssd300-resnet18"), named_spec("ssd300-resnet34")
+
+
+def imagenet_weights(spec, seed=0):
+    """A drawn state dict in torchvision's naming, with layer4 and the classifier."""
+    torch.manual_seed(seed)
+    trunk = SSD(spec).trunk
+    for module in trunk.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 1.5)
+    state = dict(trunk.state_dict())
+    return {**state, "layer4.0.conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}
+
+
+@pytest.mark.parametrize("form", ["plain", "model", "module"])
+def test_benchmark_checkpoints_in_each_container(tmp_path, form):
+    state = drawn_benchmark_weights(R34)
+    saved = {
+        "plain": state,
+        "model": {"model": state, "epoch": torch.tensor(3)},
+        "module": {f"module.{key}": value for key, value in state.items()},
+    }[form]
+    torch.save(saved, tmp_path / "ssd.pth")
+    spec, weights = weights_from_benchmark(read_torch_file(tmp_path / "ssd.pth"), source="ssd.pth")
+    assert spec == named_spec("ssd1200-resnet34")
+    load_weights(SSD(spec), weights, source="ssd.pth")
+    np.testing.assert_array_equal(
+        weights["trunk.layer3.0.downsample.0.weight"],
+        state["model.layer2.0.0.downsample.0.weight"].numpy(),
+    )
+    np.testing.assert_array_equal(
+        weights["extras.4.conv2.bias"], state["additional_blocks.4.2.bias"].numpy()
+    )
+
+
+def test_benchmark_names_are_the_published_ones():
+    names = benchmark_names(R34)
+    assert names["model.layer1.0.weight"] == "trunk.conv1.weight"
+    assert names["model.layer1.5.3.bn2.running_var"] == "trunk.layer2.3.bn2.running_var"
+    assert names["additional_blocks.0.0.weight"] == "extras.0.conv1.weight"
+    assert names["conf.5.bias"] == "heads.conf.5.bias"
+    assert len(names) == len(SSD(R34).state_dict())
+
+
+def test_class_count_and_trunk_come_from_the_file():
+    spec = R18.replace(num_classes=20)
+    found, _ = weights_from_benchmark(drawn_benchmark_weights(spec), source="x")
+    assert (found.name, found.num_classes) == ("ssd1200-resnet18", 20)
+
+
+class Payload:
+    """What a hostile pickle would run."""
+
+    def __reduce__(self):
+        return print, ("the payload ran",)
+
+
+def test_a_pickle_with_code_is_refused_and_never_runs(tmp_path, capsys):
+    for name, write in (("raw.pth", pickle.dump), ("torch.pth", torch.save)):
+        with (tmp_path / name).open("wb") as file:
+            write({"model": Payload()}, file)
+        with pytest.raises(CheckpointError, match=name):
+            read_torch_file(tmp_path / name)
+    assert "payload" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "not a readable torch file|refused"), (b"hello there", "refused|not a readable")],
+)
+def test_broken_torch_files(tmp_path, content, message):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_torch_file(tmp_path / "x.pth")
+
+
+def test_other_torch_files(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        read_torch_file(tmp_path / "missing.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="expected a state dict"):
+        read_torch_file(tmp_path / "list.pth")
+    torch.save({"backbone.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"unexpected key 'backbone\.weight'"):
+        weights_from_benchmark(read_torch_file(tmp_path / "other.pth"), source="other.pth")
+
+
+def test_torchvision_trunk_is_copied_exactly(tmp_path):
+    state = imagenet_weights(R34)
+    torch.save(state, tmp_path / "resnet34.pth")
+    network = SSD(R34)
+    start_trunk(network, read_trunk(tmp_path / "resnet34.pth"), source="resnet34.pth")
+    for key, value in network.trunk.state_dict().items():
+        torch.testing.assert_close(value, state[key], rtol=0, atol=0)
+
+
+def test_folded_trunk_gives_the_same_features(tmp_path):
+    state = imagenet_weights(R18)
+    plain = SSD(R18).eval()
+    torch.save(state, tmp_path / "resnet18.pth")
+    start_trunk(plain, read_trunk(tmp_path / "resnet18.pth"), source="plain")
+    arrays = {}
+    for name, module in plain.trunk.named_modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        norm_name = name[:-1] + "1" if "downsample" in name else name.replace("conv", "bn")
+        norm = plain.trunk.get_submodule(norm_name)
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        arrays[f"{name}.weight"] = (module.weight * scale[:, None, None, None]).detach().numpy()
+        arrays[f"{name}.bias"] = (norm.bias - norm.running_mean * scale).detach().numpy()
+    save_file(arrays, tmp_path / "folded.safetensors")
+    folded = SSD(R18).eval()
+    start_trunk(folded, read_trunk(tmp_path / "folded.safetensors"), source="folded")
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = plain.trunk(x)
+        torch.testing.assert_close(
+            folded.trunk(x), expected, atol=1e-4 * expected.abs().max().item(), rtol=1e-4
+        )
+
+
+def test_resnet34_started_from_resnet18_is_the_same_function():
+    shallow, deep = SSD(R18).eval(), SSD(R34).eval()
+    trunk = {k: v.numpy() for k, v in imagenet_weights(R18).items() if "num_batches" not in k}
+    trunk = {k: v for k, v in trunk.items() if not k.startswith(("layer4", "fc"))}
+    start_trunk(shallow, trunk, source="x")
+    start_trunk(deep, trunk, source="x")
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(deep.trunk(x), shallow.trunk(x))
+
+
+def test_trunks_that_do_not_fit(tmp_path):
+    torch.save(imagenet_weights(R34), tmp_path / "resnet34.pth")
+    with pytest.raises(CheckpointError, match="deeper trunk than resnet18"):
+        start_trunk(SSD(R18), read_trunk(tmp_path / "resnet34.pth"), source="resnet34.pth")
+    save_file({"a": np.zeros(1, np.float32)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="not a ResNet"):
+        read_trunk(tmp_path / "other.safetensors")

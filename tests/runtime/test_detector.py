@@ -1,0 +1,232 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssd34.core.postprocess import MLPERF, ZOO
+from ssd34.errors import ImageError, ModelError, Ssd34Error
+from ssd34.runtime.detector import DEFAULT_SCORE, Detector, model_path
+from tests.conftest import EXAMPLES, TINY_LABELS, tiny_spec
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_model):
+    return Detector.load(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def raw_detector(tiny_raw_model):
+    return Detector.load(tiny_raw_model)
+
+
+def noise(height=50, width=70, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def assert_equal(found, expected):
+    assert len(found) == len(expected) > 0
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    assert (found.width, found.height) == (expected.width, expected.height)
+
+
+def message_of(error):
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+# --- detecting ------------------------------------------------------------------------------
+
+
+def test_properties(detector):
+    assert detector.spec == tiny_spec() and detector.labels == TINY_LABELS
+
+
+def test_detections_lie_in_the_picture_best_first(detector):
+    found = detector.detect(noise(40, 90), score=0)
+    assert 0 < len(found) <= ZOO.max_detections
+    assert (found.width, found.height) == (90, 40)
+    assert found.boxes.min() >= 0
+    assert found.boxes[:, [0, 2]].max() <= 90 and found.boxes[:, [1, 3]].max() <= 40
+    assert (np.diff(found.scores) <= 0).all()
+    assert found.scores.min() > ZOO.score_threshold
+    assert set(found.names) <= set(TINY_LABELS.names)
+
+
+def test_tail_and_raw_model_agree_on_pictures(detector, raw_detector):
+    pictures = [EXAMPLES / "chelsea.jpg", EXAMPLES / "coffee.jpg", noise(), noise(64, 64, seed=1)]
+    for picture in pictures:
+        tail, raw = detector.detect(picture, score=0), raw_detector.detect(picture, score=0)
+        assert len(tail) == len(raw) > 10
+        np.testing.assert_allclose(raw.scores, tail.scores, atol=1e-5)
+        # Scores that are equal up to rounding may change places: look at the others.
+        apart = np.minimum(-np.diff(tail.scores, prepend=2), -np.diff(tail.scores, append=-1))
+        sure = apart > 2e-5
+        assert sure.mean() > 0.5
+        np.testing.assert_array_equal(raw.labels[sure], tail.labels[sure])
+        np.testing.assert_allclose(raw.boxes[sure], tail.boxes[sure], atol=1e-2)
+
+
+def test_score_is_a_lower_limit(detector):
+    everything = detector.detect(noise(), score=0)
+    limit = float(everything.scores[len(everything) // 2])
+    found = detector.detect(noise(), score=limit)
+    np.testing.assert_array_equal(found.scores, everything.scores[everything.scores >= limit])
+    assert 0 < len(found) < len(everything)
+    assert len(detector.detect(noise(), score=1)) == 0
+
+
+def test_score_has_a_default(detector):
+    found, everything = detector.detect(noise()), detector.detect(noise(), score=0)
+    assert DEFAULT_SCORE == 0.3
+    assert len(found) == (everything.scores >= 0.3).sum()
+
+
+def test_path_text_bytes_array_and_pillow_image_are_equal(detector, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(noise()).save(path)
+    expected = detector.detect(noise(), score=0)
+    with Image.open(path) as picture:
+        forms = [path, str(path), path.read_bytes(), picture, Image.fromarray(noise())]
+        for form in forms:
+            assert_equal(detector.detect(form, score=0), expected)
+
+
+def test_array_may_be_a_view(detector):
+    bgr = np.ascontiguousarray(noise()[..., ::-1])
+    view = bgr[..., ::-1]
+    assert not view.flags.c_contiguous
+    assert_equal(detector.detect(view, score=0), detector.detect(noise(), score=0))
+
+
+def test_array_is_left_alone(detector):
+    image = noise()
+    image.setflags(write=False)
+    detector.detect(image)
+    np.testing.assert_array_equal(image, noise())
+
+
+def test_pillow_image_of_another_mode_is_converted(detector):
+    grey = Image.fromarray(noise()).convert("L")
+    expected = detector.detect(np.stack([np.asarray(grey)] * 3, axis=-1), score=0)
+    assert_equal(detector.detect(grey, score=0), expected)
+
+
+def test_one_pixel(detector):
+    found = detector.detect(np.full((1, 1, 3), 200, np.uint8), score=0)
+    assert (found.width, found.height) == (1, 1)
+    assert found.boxes.min(initial=0) >= 0 and found.boxes.max(initial=0) <= 1
+
+
+def test_detect_many_is_lazy_and_in_order(detector):
+    asked = []
+
+    def pictures():
+        for seed in range(3):
+            asked.append(seed)
+            yield noise(seed=seed)
+
+    found = detector.detect_many(pictures(), score=0)
+    assert asked == []
+    assert_equal(next(found), detector.detect(noise(seed=0), score=0))
+    assert asked == [0]
+    rest = list(found)
+    assert len(rest) == 2
+    assert_equal(rest[1], detector.detect(noise(seed=2), score=0))
+
+
+def test_policy_counts_for_raw_models(tiny_raw_model, raw_detector):
+    strict = Detector.load(tiny_raw_model, policy=ZOO.replace(max_detections=3))
+    found = strict.detect(noise(), score=0)
+    np.testing.assert_array_equal(found.scores, raw_detector.detect(noise(), score=0).scores[:3])
+    other = Detector.load(tiny_raw_model, policy=MLPERF).detect(noise(), score=0)
+    # Worst first is the policy's order, best first that of Detections.
+    assert (np.diff(other.scores) <= 0).all()
+
+
+# --- pictures that cannot be used -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((9, 9, 3), np.float32),
+        np.zeros((9, 9, 3), np.int64),
+        np.zeros((9, 9, 3), bool),
+        np.zeros((9, 9), np.uint8),
+        np.zeros((9, 9, 4), np.uint8),
+        np.zeros((9, 9, 1), np.uint8),
+        np.zeros((3, 9, 9), np.uint8),
+        np.zeros((1, 9, 9, 3), np.uint8),
+        np.zeros((0, 9, 3), np.uint8),
+        np.zeros((9, 0, 3), np.uint8),
+        np.zeros((), np.uint8),
+    ],
+    ids=lambda array: f"{array.shape}-{array.dtype}",
+)
+def test_wrong_arrays(detector, array):
+    with pytest.raises(ImageError) as caught:
+        detector.detect(array)
+    assert str(array.shape) in message_of(caught)
+
+
+def test_missing_picture(detector, tmp_path):
+    with pytest.raises(ImageError, match="missing"):
+        detector.detect(str(tmp_path / "no.jpg"))
+
+
+def test_broken_bytes(detector):
+    with pytest.raises(ImageError):
+        detector.detect(b"no picture")
+
+
+def test_pixel_limit(detector):
+    stream = io.BytesIO()
+    Image.fromarray(noise()).save(stream, "PNG")
+    with pytest.raises(ImageError, match="limit of 3499"):
+        detector.detect(stream.getvalue(), max_pixels=3499)
+    detector.detect(stream.getvalue(), max_pixels=3500)
+
+
+def test_truncated_pillow_image(detector):
+    stream = io.BytesIO()
+    Image.fromarray(noise()).save(stream, "JPEG")
+    half = io.BytesIO(stream.getvalue()[: len(stream.getvalue()) // 2])
+    with Image.open(half) as picture, pytest.raises(ImageError) as caught:
+        detector.detect(picture)
+    message_of(caught)
+
+
+# --- models that cannot be used -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ssd9000", "no/such.onnx", "a\0b", "x" * 300])
+def test_unknown_name(name):
+    with pytest.raises(ModelError) as caught:
+        Detector.load(name)
+    message = message_of(caught)
+    assert "no such model" in message and "default" in message
+
+
+def test_folder(tmp_path):
+    with pytest.raises(ModelError, match="is a folder"):
+        Detector.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "hello\nworld\n"])
+def test_file_that_is_no_model(tmp_path, content):
+    path = tmp_path / "model.onnx"
+    path.write_text(content)
+    with pytest.raises(ModelError) as caught:
+        Detector.load(path)
+    message = message_of(caught)
+    assert str(path) in message and "not an ONNX file" in message
+    assert isinstance(caught.value, Ssd34Error)
+
+
+def test_model_path_of_a_file_and_of_a_name(tiny_model):
+    assert model_path(tiny_model) == model_path(str(tiny_model)) == tiny_model
+    assert model_path("default").suffix == ".onnx"
+    assert model_path("default").parent.name == "weights"

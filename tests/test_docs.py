@@ -1,0 +1,85 @@
+"""The documentation's code runs.
+
+- ```python blocks are executed, all blocks of a page in one namespace, in the project's folder.
+- ```console blocks hold `$ ssd34 ...` lines that are executed and must succeed.
+- ```sh blocks hold commands that take too long here; their options must exist.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import click
+import pytest
+
+from ssd34.cli.app import commands
+from tests.conftest import ROOT
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language):
+    for page in PAGES:
+        found = [m[2] for m in BLOCK.finditer(page.read_text()) if m[1] == language]
+        if found:
+            yield pytest.param(found, id=str(page.relative_to(ROOT)))
+
+
+def command_lines(block):
+    for line in block.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        if words:
+            yield words
+
+
+@pytest.mark.parametrize("pieces", blocks("python"))
+def test_python_blocks_run(pieces, tmp_path):
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(pieces))
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    result = subprocess.run(
+        [sys.executable, "-W", "error", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("pieces", blocks("console"))
+def test_console_blocks_run(pieces, tmp_path):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    for block in pieces:
+        for words in command_lines("\n".join(x for x in block.splitlines() if x[:2] == "$ ")):
+            assert words[0] == "ssd34"
+            result = subprocess.run(
+                [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True
+            )
+            assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("pieces", blocks("sh"))
+def test_shell_blocks_use_options_that_exist(pieces):
+    for block in pieces:
+        for words in command_lines(block):
+            if words[0] != "ssd34":
+                assert words[0] in ("make", "pip", "git", "cd", "python")
+                continue
+            command = commands.commands[words[1]]
+            command.make_context(words[1], list(words[2:]), resilient_parsing=False)
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_every_command_and_option_is_documented():
+    text = (ROOT / "docs" / "commands.md").read_text()
+    for name, command in commands.commands.items():
+        assert f"## ssd34 {name}" in text
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert f"`{parameter.opts[0]}" in text, f"{name} {parameter.opts[0]}"

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+
+from ssd34.core.boxes import pairwise_iou
+from ssd34.train.augment import FILL, Augmentation, augment
+
+PLAIN = Augmentation(expand=0, crop=False, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
+
+
+def marked_picture(boxes, size=(160, 200)):
+    """Black, with each box filled in white."""
+    image = np.zeros((*size, 3), np.uint8)
+    for left, top, right, bottom in np.rint(boxes).astype(int):
+        image[top:bottom, left:right] = 255
+    return image
+
+
+def test_without_variation_it_only_resizes():
+    boxes = np.array([[20, 40, 100, 120]], np.float32)
+    example = augment(
+        marked_picture(boxes), boxes, size=100, options=PLAIN, rng=np.random.default_rng(0)
+    )
+    np.testing.assert_allclose(example.boxes, [[0.1, 0.25, 0.5, 0.75]], atol=1e-6)
+    assert example.image.shape == (100, 100, 3)
+    assert example.image[50, 30].tolist() == [255] * 3
+    assert example.image[10, 80].tolist() == [0] * 3
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_boxes_stay_on_their_objects(seed):
+    """After expand, crop and flip the white pixels still fill the box."""
+    options = Augmentation(
+        expand=0.5, crop=True, flip=0.5, brightness=0, contrast=0, saturation=0, hue=0
+    )
+    boxes = np.array([[60, 50, 140, 110]], np.float32)
+    example = augment(
+        marked_picture(boxes), boxes, size=300, options=options, rng=np.random.default_rng(seed)
+    )
+    assert example.kept.tolist() == [0]
+    white = (example.image.min(axis=2) > 127).nonzero()
+    found = [white[1].min(), white[0].min(), white[1].max() + 1, white[0].max() + 1]
+    np.testing.assert_allclose(example.boxes[0] * 300, found, atol=3.5)
+
+
+def test_flip_mirrors_picture_and_boxes():
+    boxes = np.array([[0, 0, 50, 160]], np.float32)
+    options = Augmentation(
+        expand=0, crop=False, flip=1, brightness=0, contrast=0, saturation=0, hue=0
+    )
+    example = augment(
+        marked_picture(boxes), boxes, size=100, options=options, rng=np.random.default_rng(0)
+    )
+    np.testing.assert_allclose(example.boxes, [[0.75, 0, 1, 1]], atol=1e-6)
+    assert example.image[50, 90].tolist() == [255] * 3
+
+
+def test_expand_surrounds_with_the_mean_colour():
+    boxes = np.array([[0, 0, 200, 160]], np.float32)
+    options = Augmentation(
+        expand=1, largest_expand=3, crop=False, flip=0,
+        brightness=0, contrast=0, saturation=0, hue=0,
+    )  # fmt: skip
+    example = augment(
+        marked_picture(boxes), boxes, size=200, options=options, rng=np.random.default_rng(5)
+    )
+    left, top, right, bottom = example.boxes[0]
+    assert right - left == pytest.approx(bottom - top, abs=1e-5)
+    assert right - left < 0.9
+    outside = example.image[0, 0] if left > 0.02 and top > 0.02 else example.image[-1, -1]
+    assert outside.tolist() == list(FILL)
+
+
+def test_crops_keep_objects_by_their_centre_and_the_overlap_asked_for():
+    generator = np.random.default_rng(9)
+    corner = generator.uniform(0, 120, (6, 2))
+    boxes = np.concatenate([corner, corner + 30], axis=1).astype(np.float32)
+    image = marked_picture(boxes)
+    options = Augmentation(
+        expand=0, crop=True, flip=0, brightness=0, contrast=0, saturation=0, hue=0
+    )
+    kept_counts = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        example = augment(image, boxes, size=64, options=options, rng=rng)
+        kept_counts.add(len(example.kept))
+        assert len(example.kept) == len(example.boxes) >= 1
+        assert (example.boxes >= 0).all()
+        assert (example.boxes <= 1).all()
+        assert (example.boxes[:, 2:] > example.boxes[:, :2]).all()
+    assert len(kept_counts) > 2
+    assert (pairwise_iou(boxes, boxes).diagonal() == 1).all()
+
+
+def test_the_generator_decides_everything():
+    boxes = np.array([[20, 40, 100, 120]], np.float32)
+    image = np.random.default_rng(0).integers(0, 256, (160, 200, 3)).astype(np.uint8)
+    options = Augmentation(expand=0.5)
+    first, again, other = (
+        augment(image, boxes, size=64, options=options, rng=np.random.default_rng(seed))
+        for seed in (4, 4, 5)
+    )
+    assert np.array_equal(first.image, again.image)
+    assert np.array_equal(first.boxes, again.boxes)
+    assert not np.array_equal(first.image, other.image)
+
+
+def test_jitter_changes_colours_and_nothing_else():
+    boxes = np.array([[20, 40, 100, 120]], np.float32)
+    image = np.full((160, 200, 3), (200, 100, 50), np.uint8)
+    seen = set()
+    for seed in range(5):
+        options = Augmentation(expand=0, crop=False, flip=0)
+        rng = np.random.default_rng(seed)
+        example = augment(image, boxes, size=32, options=options, rng=rng)
+        np.testing.assert_allclose(example.boxes, [[0.1, 0.25, 0.5, 0.75]], atol=1e-6)
+        seen.add(tuple(example.image[5, 5].tolist()))
+    assert len(seen) == 5

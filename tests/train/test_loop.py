@@ -1,0 +1,219 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssd34.core.spec import named_spec
+from ssd34.data.checkpoint import read_checkpoint
+from ssd34.data.coco import open_dataset
+from ssd34.errors import CheckpointError, DatasetError, TrainingError
+from ssd34.network.ssd import SSD
+from ssd34.train.augment import Augmentation
+from ssd34.train.loader import Loader, training_set
+from ssd34.train.loop import Listener, evaluate_network, set_training, train
+from ssd34.train.options import TrainOptions
+from tests.conftest import TINY_LABELS, shapes_dataset, tiny_spec
+
+FAST = TrainOptions(
+    epochs=3, batch_size=4, warmup_steps=2, workers=0, learning_rate=1e-3,
+    precision="fp32", frozen_stages=0, trunk_statistics="batch", ema_decay=0.9,
+    augmentation=Augmentation(expand=0.3),
+)  # fmt: skip
+
+
+def run(folder, shapes, *, options=FAST, resume=False, listener=None, spec=None, weight=1.0):
+    dataset = open_dataset(shapes)
+    torch.manual_seed(1)
+    network = SSD(spec or tiny_spec())
+    return train(
+        network,
+        TINY_LABELS,
+        sources=[training_set(dataset, TINY_LABELS, weight=weight)],
+        validation=dataset,
+        options=options,
+        output=folder,
+        resume=resume,
+        listener=listener,
+    )
+
+
+def stop_after(steps):
+    seen = []
+
+    def stop():
+        seen.append(None)
+        return len(seen) > steps
+
+    return Listener(stop=stop)
+
+
+@pytest.mark.parametrize(("stopped_at", "optimizer"), [(1, "adamw"), (3, "sgd"), (8, "adamw")])
+def test_resumed_training_ends_with_the_same_weights_bit_for_bit(
+    tmp_path, shapes, stopped_at, optimizer
+):
+    options = dataclasses.replace(FAST, optimizer=optimizer)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    expected = run(whole, shapes, options=options)
+    assert expected.finished
+    assert expected.steps == 9
+    first = run(parts, shapes, options=options, listener=stop_after(stopped_at))
+    assert not first.finished
+    assert first.steps == stopped_at
+    second = run(parts, shapes, options=options, resume=True)
+    assert second.steps == 9
+    assert second.best_ap == expected.best_ap
+    one, other = (read_checkpoint(f / "last.safetensors", training=True) for f in (whole, parts))
+    for ours, theirs in ((one.weights, other.weights), (one.training, other.training)):
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_it_learns(tmp_path):
+    """A hundred steps on a few shapes: the loss falls and the shapes are found."""
+    shapes = shapes_dataset(tmp_path / "set", pictures=8, seed=3)
+    losses = []
+    options = dataclasses.replace(
+        FAST, epochs=4, learning_rate=1e-3, augmentation=Augmentation(crop=False)
+    )
+    listener = Listener(progress=lambda now: losses.append(now.loss))
+    (tmp_path / "run").mkdir()
+    outcome = run(tmp_path / "run", shapes, options=options, listener=listener, weight=12.5)
+    assert losses[-1] < losses[0] / 3
+    assert outcome.best_ap > 0.3
+
+
+def test_history_is_json_lines_without_what_was_undone(tmp_path, shapes):
+    run(tmp_path, shapes, listener=stop_after(5))
+    with (tmp_path / "history.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "step", "step": 99}) + "\n")
+    run(tmp_path, shapes, resume=True)
+    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    evaluations = [r for r in records if r["event"] == "evaluation"]
+    assert [r["step"] for r in evaluations] == [3, 6, 9]
+    assert all(set(r["summary"]) >= {"AP", "AP50", "AR100"} for r in evaluations)
+    assert not [r for r in records if r.get("step") == 99]
+
+
+def test_broken_pictures_are_reported_and_skipped(tmp_path):
+    shapes = shapes_dataset(tmp_path / "set", pictures=6)
+    (shapes / "images" / "0002.png").write_text("no picture")
+    image = Image.open(shapes / "images" / "0003.png")
+    image.resize((10, 10)).save(shapes / "images" / "0003.png")
+    problems = []
+    (tmp_path / "run").mkdir()
+    options = dataclasses.replace(FAST, epochs=1, batch_size=2)
+    run(tmp_path / "run", shapes, options=options, listener=Listener(problem=problems.append))
+    reported = {str(p) for p in problems}
+    assert any("0002.png" in p and "not a picture" in p for p in reported)
+    assert any("0003.png" in p and "10 x 10" in p for p in reported)
+    assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_divergence_stops_with_advice(tmp_path, shapes):
+    options = dataclasses.replace(
+        FAST, optimizer="sgd", learning_rate=1e30, gradient_clip=1e30, epochs=20
+    )
+    with pytest.raises(TrainingError, match=r"diverged.*lower --lr"):
+        run(tmp_path, shapes, options=options)
+
+
+def test_resume_of_something_else_is_refused(tmp_path, shapes):
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        run(tmp_path, shapes, resume=True)
+    run(tmp_path, shapes, listener=stop_after(1))
+    other = tiny_spec().replace(name="other")
+    with pytest.raises(CheckpointError, match="was trained as tiny"):
+        run(tmp_path, shapes, resume=True, spec=other)
+
+
+def test_frozen_parts_do_not_move(tmp_path, shapes):
+    torch.manual_seed(1)
+    before = {k: v.clone() for k, v in SSD(tiny_spec()).state_dict().items()}
+    options = dataclasses.replace(FAST, epochs=1, frozen_stages=2, trunk_statistics="frozen")
+    run(tmp_path, shapes, options=options)
+    after = read_checkpoint(tmp_path / "last.safetensors", training=True).training
+    moved = {k for k in before if f"model.{k}" in after
+             and not np.array_equal(after[f"model.{k}"], before[k].numpy())}  # fmt: skip
+    assert not [k for k in moved if k.startswith(("trunk.conv1", "trunk.bn1", "trunk.layer1"))]
+    assert not [k for k in moved if k.startswith("trunk.") and "running" in k]
+    assert "trunk.layer2.0.conv1.weight" in moved
+    assert "extras.0.norm1.running_mean" in moved
+
+
+def test_frozen_share_ends():
+    network = SSD(tiny_spec())
+    options = dataclasses.replace(FAST, frozen_stages=1)
+    set_training(network, options, frozen=True)
+    assert not network.trunk.conv1.weight.requires_grad
+    set_training(network, options, frozen=False)
+    assert network.trunk.conv1.weight.requires_grad
+
+
+def test_small_pictures_first(tmp_path, shapes):
+    spec = named_spec("ssd300-resnet18").replace(num_classes=3)
+    sizes = []
+    options = dataclasses.replace(FAST, epochs=4, batch_size=12, small_size=64, small_share=0.5)
+    listener = Listener(progress=lambda now: sizes.append(now.image_size))
+    run(tmp_path, shapes, options=options, spec=spec, listener=listener)
+    assert sizes == [64, 64, 300, 300]
+
+
+def test_loader_order_weights_and_targets(shapes):
+    source = training_set(open_dataset(shapes), TINY_LABELS, weight=2.5)
+    loader = Loader(
+        [source], spec=tiny_spec(), options=Augmentation(), batch_size=4, seed=7, workers=0,
+        size_now=lambda _step: 64,
+    )  # fmt: skip
+    order = loader.order(0)
+    counts = np.bincount([picture for _, picture in order], minlength=12)
+    assert len(order) == 30
+    assert set(counts) == {2, 3}
+    assert loader.order(0) == order != loader.order(1)
+    batches = loader.batches(0)
+    first, second = next(batches), next(batches)
+    again = next(loader.batches(1))
+    assert torch.equal(second.images, again.images)
+    assert torch.equal(second.labels, again.labels)
+    assert first.images.shape == (4, 64, 64, 3)
+    assert first.offsets.shape == (4, tiny_spec().num_default_boxes, 4)
+    assert (first.labels > 0).any(dim=1).all()
+
+
+def test_worker_processes_make_the_same_batches(shapes):
+    source = training_set(open_dataset(shapes), TINY_LABELS)
+    made = []
+    for workers in (0, 2):
+        loader = Loader(
+            [source], spec=tiny_spec(), options=Augmentation(), batch_size=4, seed=7,
+            workers=workers, size_now=lambda _step: 64,
+        )  # fmt: skip
+        batches = loader.batches(0)
+        made.append([next(batches).images for _ in range(4)])
+    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+
+
+def test_a_set_without_usable_boxes_is_refused(tmp_path):
+    shapes = shapes_dataset(tmp_path / "set", pictures=2)
+    values = json.loads((shapes / "instances.json").read_text())
+    for annotation in values["annotations"]:
+        annotation["iscrowd"] = 1
+    (shapes / "instances.json").write_text(json.dumps(values))
+    with pytest.raises(DatasetError, match="no picture has a box to learn from"):
+        training_set(open_dataset(shapes), TINY_LABELS)
+
+
+def test_evaluation_does_not_depend_on_the_batch(shapes):
+    torch.manual_seed(0)
+    network = SSD(tiny_spec())
+    dataset = open_dataset(shapes)
+    device = torch.device("cpu")
+    one, five = (
+        evaluate_network(network, TINY_LABELS, dataset, device=device, batch_size=size)
+        for size in (1, 5)
+    )
+    assert one.summary == pytest.approx(five.summary, abs=1e-6, nan_ok=True)
