@@ -76,7 +76,8 @@ def shapes_dataset(folder: Path, *, pictures: int, seed: int = 0) -> Path:
     """
     generator = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for number in range(1, pictures + 1):
         width, height = (int(v) for v in generator.integers(80, 120, 2))
         pixels = generator.integers(90, 166, (height, width, 3)).astype(np.uint8)

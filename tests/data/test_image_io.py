@@ -15,8 +15,6 @@ from ssd34.errors import ImageError
 
 ORIENTATION = 0x0112
 
-icons = pytest.mark.skipif("ICO" not in FORMATS, reason="icons are not read")
-
 # EXIF 2.32, tag Orientation: which side of the picture as seen the stored row 0 and column 0 are.
 SIDES = {
     1: ("top", "left"),
@@ -226,7 +224,6 @@ def test_float_tiff_in_bytes_keeps_its_values_and_cuts_the_rest():
         ("WEBP", {"lossless": True}),
         ("AVIF", {"quality": 95}),
         ("JPEG2000", {}),
-        pytest.param("ICO", {"sizes": [(32, 32)]}, marks=icons),
     ],
 )
 def test_other_formats_show_the_same_picture(form, options):
@@ -435,7 +432,7 @@ def test_picture_inside_an_icon_is_refused_before_it_is_decoded():
     )
     message = refused(icon + inner, max_pixels=10_000)
     assert "truncated" not in message
-    assert "limit of 10000" in message or "not a picture in a format that is read" in message
+    assert "not a picture in a format that is read" in message
 
 
 def test_pillows_own_limit_neither_applies_nor_changes(monkeypatch):

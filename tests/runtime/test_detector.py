@@ -230,3 +230,9 @@ def test_model_path_of_a_file_and_of_a_name(tiny_model):
     assert model_path(tiny_model) == model_path(str(tiny_model)) == tiny_model
     assert model_path("default").suffix == ".onnx"
     assert model_path("default").parent.name == "weights"
+
+
+@pytest.mark.parametrize("wrong", [None, 3, [[0, 0, 0]], bytearray(b"x")])
+def test_other_things_are_no_pictures(tiny_model, wrong):
+    with pytest.raises(ImageError, match=r"expected a path, encoded bytes.* got \w+$"):
+        Detector.load(tiny_model).detect(wrong)

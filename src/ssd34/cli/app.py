@@ -6,8 +6,10 @@ unusable input, in one line; 130 interrupted.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -23,7 +25,24 @@ INTERRUPTED = 130
 UNUSABLE = 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class _Commands(click.Group):
+    """Takes these two before click does, which would exit with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _fail("interrupted", INTERRUPTED)
+        except BrokenPipeError:
+            # The reader of our output has gone, as `| head` does; keep the exit quiet.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(__version__, prog_name="ssd34")
 def commands() -> None:
     """Single Stage Detector: train, evaluate, export and run an SSD on a plain CPU."""
@@ -35,16 +54,13 @@ for command in (detect, train, evaluate, export, convert):
 
 def main() -> None:
     """Run the command line; errors that we raise on purpose become one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         commands(prog_name="ssd34")
     except Ssd34Error as error:
         _fail(str(error), UNUSABLE)
-    except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output has gone, as `| head` does; keep the exit quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}; check the path, its rights and free space",

@@ -63,6 +63,8 @@ def detect(
     SOURCE is a picture, a folder (searched through) or a quoted pattern such as 'shots/*.jpg'.
     A picture that cannot be read is reported and the rest goes on; the exit code is then 1.
     """
+    if score != score:
+        raise OptionError("--score nan: expected a number from 0 to 1")
     pictures = find_pictures(sources)
     from ssd34.runtime.detector import Detector
 
@@ -150,8 +152,14 @@ def _emit(run: Run, form: str, output: Path | None) -> None:
         width = shutil.get_terminal_size((100, 24)).columns
         click.echo(as_text(run, form, width=width), nl=False)
     elif form == "yolo":
+        taken: set[Path] = set()
         for looked in run.looked:
-            target = output / looked.relative.with_suffix(".txt")
+            first = target = output / looked.relative.with_suffix(".txt")
+            number = 2
+            while target in taken:
+                target = first.with_stem(f"{first.stem}-{number}")
+                number += 1
+            taken.add(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             write_text(target, looked.detections.to_yolo())
     else:

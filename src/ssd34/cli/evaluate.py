@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ssd34.cli.console import progress_bar, warn
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.data.atomic import write_text
 from ssd34.data.coco import open_dataset
-from ssd34.errors import require
+from ssd34.errors import OptionError, require
 
 PARTLY = 1
 
@@ -53,6 +54,9 @@ def evaluate(
     from ssd34.evaluate.evaluator import evaluate_detector
     from ssd34.runtime.detector import Detector
 
+    for target in (json_file, detections):
+        if target and (target.is_dir() or not target.absolute().parent.is_dir()):
+            raise OptionError(f"{target}: expected a file to write in a folder that exists")
     dataset = open_dataset(data)
     for problem in dataset.problems:
         warn(f"left out {problem}")
@@ -72,7 +76,11 @@ def evaluate(
             detector, dataset, progress=lambda n: bar.update(task, completed=n), problem=report
         )
     policy = policy_name if detector.session.raw else "the file's own tail"
-    table = Table("metric", "value", title=f"{model} on {data}: {len(dataset)} pictures, {policy}")
+    table = Table(
+        "metric",
+        "value",
+        title=Text(f"{model} on {data}: {len(dataset)} pictures, {policy}", style="table.title"),
+    )
     for name, value in metrics.summary.items():
         table.add_row(name, "-" if value is None else f"{value:.4f}")
     Console(highlight=False).print(table)

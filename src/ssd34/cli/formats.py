@@ -83,7 +83,9 @@ def _table(run: Run, width: int | None) -> str:
         for found in looked.detections:
             table.add_row(file, found.name, f"{found.score:.0%}", *(f"{v:.0f}" for v in found.box))
             file = ""
-    console = Console(file=io.StringIO(), width=width or 100, highlight=False, markup=False)
+    console = Console(
+        file=io.StringIO(), width=width or 100, highlight=False, markup=False, emoji=False
+    )
     console.print(table)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return str(text)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zipfile
 from collections import defaultdict
 from pathlib import Path
@@ -20,7 +21,15 @@ from typing import Any
 import numpy as np
 
 from ssd34.core.labels import LabelSet
-from ssd34.data.dataset import Dataset, FolderImages, ImageStore, Problem, Sample, ZipImages
+from ssd34.data.dataset import (
+    BROKEN_ZIP,
+    Dataset,
+    FolderImages,
+    ImageStore,
+    Problem,
+    Sample,
+    ZipImages,
+)
 from ssd34.errors import DatasetError, OptionError
 
 ANNOTATIONS = "instances.json"
@@ -37,9 +46,10 @@ def open_dataset(path: str | Path) -> Dataset:
         DatasetError: nothing usable is there; the message says which forms are read.
     """
     text = str(path)
-    annotations, _, images = text.partition("@") if ".json@" in text else (text, "", "")
-    source = Path(annotations)
-    if not source.exists():
+    before, separator, after = text.partition(".json@")
+    apart = bool(separator) and not os.path.exists(text)
+    source, images = (Path(f"{before}.json"), after) if apart else (Path(text), "")
+    if not os.path.exists(source):
         raise DatasetError(f"{source}: no such data set; expected {FORMS}")
     if images and not Path(images).is_dir():
         raise DatasetError(f"{images}: no such folder of pictures for {source}")
@@ -60,16 +70,17 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def _read_zip(source: Path) -> Dataset:
-    with zipfile.ZipFile(source) as archive:
-        # The archive may hold one folder around everything.
-        members = [n for n in archive.namelist() if n.split("/")[-1] == ANNOTATIONS]
-        if not members:
-            raise DatasetError(f"{source}: holds no {ANNOTATIONS}; expected {FORMS}")
-        member = min(members, key=lambda name: name.count("/"))
-        try:
-            values = _parse(archive.read(member), f"{source}:{member}")
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
-            raise DatasetError(f"{source}: broken archive ({error}); fetch it again") from None
+    try:
+        with zipfile.ZipFile(source) as archive:
+            # The archive may hold one folder around everything.
+            members = [n for n in archive.namelist() if n.split("/")[-1] == ANNOTATIONS]
+            if not members:
+                raise DatasetError(f"{source}: holds no {ANNOTATIONS}; expected {FORMS}")
+            member = min(members, key=lambda name: name.count("/"))
+            data = archive.read(member)
+    except BROKEN_ZIP as error:
+        raise DatasetError(f"{source}: broken archive ({error}); fetch it again") from None
+    values = _parse(data, f"{source}:{member}")
     prefix = member.removesuffix(ANNOTATIONS) + "images/"
     return read_coco(values, ZipImages(source, prefix), str(source))
 
@@ -122,7 +133,7 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
     for annotation in values["annotations"]:
         try:
             by_image[int(annotation["image_id"])].append(annotation)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             problems.append(
                 Problem(name, f"annotation without a valid image_id: {annotation!r:.80}")
             )
@@ -132,7 +143,7 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
         try:
             image_id, file_name = int(entry["id"]), str(entry["file_name"])
             width, height = int(entry["width"]), int(entry["height"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             problems.append(Problem(name, f"image without id, file_name or size: {entry!r:.80}"))
             continue
         if image_id in seen:
@@ -164,7 +175,7 @@ def _labels(categories: list[Any], name: str) -> LabelSet:
             tuple(str(category["name"]) for category in categories),
             tuple(int(category["id"]) for category in categories),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(f"{name}: a category without id or name ({error!r})") from None
     except OptionError as error:
         raise DatasetError(f"{name}: {error}") from None
@@ -189,7 +200,7 @@ def _sample(
         except KeyError as error:
             problems.append(Problem(file_name, f"box without a known {error.args[0]!r}"))
             continue
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             problems.append(Problem(file_name, f"box of no valid form: {annotation!r:.80}"))
             continue
         left, top = max(0.0, x), max(0.0, y)
@@ -198,7 +209,7 @@ def _sample(
             problems.append(Problem(file_name, f"box {annotation['bbox']} is not finite"))
         elif w <= 0 or h <= 0:
             problems.append(Problem(file_name, f"box {annotation['bbox']} has no area"))
-        elif right <= left or bottom <= top:
+        elif not (np.float32(left) < np.float32(right) and np.float32(top) < np.float32(bottom)):
             problems.append(Problem(file_name, f"box {annotation['bbox']} is outside the picture"))
         else:
             boxes.append((left, top, right, bottom))

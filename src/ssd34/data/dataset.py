@@ -6,6 +6,7 @@ import dataclasses
 import os
 import threading
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,12 @@ from ssd34.errors import DatasetError, ImageError, OptionError
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """A picture file or archive member larger than this is refused, unread."""
+
+
+BROKEN_ZIP = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError
+)  # fmt: skip
+"""What zipfile raises for archives that are damaged, encrypted or packed in an unknown way."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +100,10 @@ class FolderImages(ImageStore):
         path = self._path(file_name)
         if path is None:
             raise ImageError(f"{file_name}: the name leads out of {self.root}; correct it")
-        if not path.is_file():
-            raise ImageError(f"{file_name}: missing in {self.root}; add it or its annotations out")
+        if not os.path.isfile(path):
+            raise ImageError(
+                f"{file_name}: missing in {self.root}; add it or take its annotations out"
+            )
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ImageError(f"{file_name}: larger than {MAX_FILE_BYTES >> 20} MiB; shrink it")
         return path.read_bytes()
@@ -102,13 +111,14 @@ class FolderImages(ImageStore):
     def exists(self, file_name: str) -> bool:
         """Whether there is such a file."""
         path = self._path(file_name)
-        return path is not None and path.is_file()
+        return path is not None and os.path.isfile(path)
 
     def _path(self, file_name: str) -> Path | None:
-        if "\0" in file_name:
+        try:
+            root = os.path.realpath(self.root)
+            path = os.path.realpath(os.path.join(root, file_name))
+        except ValueError:  # a null byte, or a character that no file name can have
             return None
-        root = os.path.realpath(self.root)
-        path = os.path.realpath(os.path.join(root, file_name))
         return Path(path) if os.path.commonpath([root, path]) == root else None
 
 
@@ -141,7 +151,7 @@ class ZipImages(ImageStore):
                 raise ImageError(
                     f"{file_name}: missing in {self.archive}; add it or take its annotations out"
                 ) from None
-            except (zipfile.BadZipFile, OSError, EOFError) as error:
+            except BROKEN_ZIP as error:
                 raise ImageError(f"{file_name}: broken in {self.archive} ({error})") from None
 
     def exists(self, file_name: str) -> bool:
@@ -223,7 +233,7 @@ def of_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     Raises:
         OptionError: the data set has no such class.
     """
-    kept = sorted(dataset.labels.label(name) for name in names)
+    kept = sorted({dataset.labels.label(name) for name in names})
     new_label = {label: k for k, label in enumerate(kept, start=1)}
     labels = LabelSet(
         tuple(dataset.labels.name(label) for label in kept),

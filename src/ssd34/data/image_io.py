@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -16,13 +17,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssd34.errors import ImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "ICO")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 """The picture formats that are read. Others that Pillow knows run outside programs or are no
 raster pictures, so they are left out on purpose."""
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".bmp", ".gif",
-     ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".ico")
+     ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2")
 )  # fmt: skip
 """File name endings that a folder search takes for pictures."""
 
@@ -30,6 +31,12 @@ MAX_PIXELS = 100_000_000
 """Default limit on width x height: a 10000 x 10000 picture takes 300 MB once decoded."""
 
 _pillow_limit = threading.Lock()
+
+_BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, MemoryError, RuntimeError,
+    Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises for damaged files; RuntimeError comes from its AVIF decoder."""
 
 
 def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -49,8 +56,8 @@ def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray
         ImageError: missing, unreadable, truncated or too large; one line with the remedy.
     """
     what = "the picture" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes) and not source.is_file():
-        kind = "a folder" if source.is_dir() else "missing"
+    if not isinstance(source, bytes) and not os.path.isfile(source):
+        kind = "a folder" if os.path.isdir(source) else "missing"
         raise ImageError(f"{what}: expected a picture file, it is {kind}; check the path")
     try:
         with _opened(source) as image:
@@ -60,20 +67,35 @@ def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray
                     f"{what}: {width} x {height} pixels are more than the limit of {max_pixels}; "
                     "scale the picture down, or raise the limit (max_pixels, --max-pixels)"
                 )
-            image.load()
-            return rgb_array(image)
+            return _pixels(image)
     except UnidentifiedImageError:
         raise ImageError(
             f"{what}: not a picture in a format that is read here "
             f"({', '.join(FORMATS)}); convert it or remove it"
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{what}: broken or truncated picture ({reason}); replace it") from None
+    except _BROKEN as error:
+        raise _broken(what, error) from None
 
 
 def rgb_array(image: Image.Image) -> NDArray[np.uint8]:
-    """A Pillow image of any mode as (H, W, 3) uint8 RGB, its EXIF orientation applied."""
+    """A Pillow image of any mode as (H, W, 3) uint8 RGB, its EXIF orientation applied.
+
+    Raises:
+        ImageError: it is lazily read from a file that is broken.
+    """
+    try:
+        return _pixels(image)
+    except _BROKEN as error:
+        raise _broken("the picture", error) from None
+
+
+def _broken(what: str, error: Exception) -> ImageError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ImageError(f"{what}: broken or truncated picture ({reason}); replace it")
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    image.load()
     return np.asarray(_rgb(ImageOps.exif_transpose(image)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ssd34.core.postprocess import ZOO, Picked, Policy, postprocess
 from ssd34.core.preprocess import preprocess
 from ssd34.core.spec import ModelSpec
 from ssd34.data.image_io import MAX_PIXELS, read_image, rgb_array
-from ssd34.errors import ModelError
+from ssd34.errors import ImageError, ModelError
 from ssd34.runtime.session import Session
 
 DEFAULT_SCORE = 0.3
@@ -39,9 +40,9 @@ def model_path(name: str | Path) -> Path:
     if str(name) in EMBEDDED:
         return Path(__file__).parent.parent / "weights" / EMBEDDED[str(name)]
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ModelError(f"{path}: is a folder; expected an ONNX file")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(
             f"{name}: no such model; expected the path of an ONNX file or one of "
             f"{', '.join(EMBEDDED)}"
@@ -138,7 +139,14 @@ class Detector:
             return image
         if isinstance(image, Image.Image):
             return rgb_array(image)
-        return read_image(Path(image) if isinstance(image, str) else image, max_pixels=max_pixels)
+        if isinstance(image, str | Path):
+            return read_image(Path(image), max_pixels=max_pixels)
+        if isinstance(image, bytes):
+            return read_image(image, max_pixels=max_pixels)
+        raise ImageError(
+            "expected a path, encoded bytes, an (H, W, 3) uint8 RGB array or a Pillow image, got "
+            f"{type(image).__name__}"
+        )
 
     def pick(self, tensor: NDArray[np.float32]) -> Picked:
         """Detections in fractions of the picture, for one (1, 3, S, S) network input.

@@ -77,23 +77,32 @@ class Session:
             )
         self._input = inputs[0].name
         self.spec, self.labels = self._identity(int(form[2]))
+        if self.raw:
+            boxes, channels = self.spec.num_default_boxes, self.spec.num_channels
+            expected = {"loc": [4, boxes], "conf": [channels, boxes]}
+            shapes = {o.name: list(o.shape[1:]) for o in outputs if o.name in expected}
+            if shapes != expected:
+                raise ModelError(
+                    f"{path}: its outputs {shapes} do not fit its network, expected {expected}; "
+                    "make the file with: ssd34 export"
+                )
 
     def _identity(self, side: int) -> tuple[ModelSpec, LabelSet]:
         """Spec and classes from the metadata, else from the published contract."""
         metadata = self._session.get_modelmeta().custom_metadata_map
-        try:
-            spec = ModelSpec.from_dict(json.loads(metadata["ssd34.spec"]))
-            labels = LabelSet.from_dict(json.loads(metadata["ssd34.labels"]))
-        except KeyError:
+        if not {"ssd34.spec", "ssd34.labels"} <= set(metadata):
             published = SPECS["ssd1200-resnet34"]
             if side != published.image_size:
                 raise ModelError(
                     f"{self.path}: has no ssd34 metadata and is not the published network "
                     f"(its input is {side} pixels, expected {published.image_size}); "
                     "make the file with: ssd34 export"
-                ) from None
+                )
             return published, COCO_LABELS
-        except (ValueError, TypeError, AttributeError, OptionError) as error:
+        try:
+            spec = ModelSpec.from_dict(json.loads(metadata["ssd34.spec"]))
+            labels = LabelSet.from_dict(json.loads(metadata["ssd34.labels"]))
+        except (KeyError, ValueError, TypeError, AttributeError, OptionError) as error:
             raise ModelError(f"{self.path}: broken ssd34 metadata ({error})") from None
         if spec.image_size != side or spec.num_classes != len(labels):
             raise ModelError(
