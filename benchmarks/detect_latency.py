@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 from ssd34 import Detector, read_image
-from ssd34.core.preprocess import preprocess
 from ssd34.data.atomic import write_text
 
 
@@ -31,7 +30,7 @@ def main() -> None:
     started = time.perf_counter()
     detector = Detector.load(options.model, threads=options.threads)
     loading = time.perf_counter() - started
-    tensor = preprocess(read_image(options.picture), detector.spec.image_size)
+    tensor = detector.session.input_for(read_image(options.picture))
     whole: list[float] = []
     bare: list[float] = []
     for _ in range(3):
@@ -40,7 +39,7 @@ def main() -> None:
         started = time.perf_counter()
         detector.detect(options.picture)
         middle = time.perf_counter()
-        detector.pick(tensor)
+        detector.run(tensor)
         whole.append(1000 * (middle - started))
         bare.append(1000 * (time.perf_counter() - middle))
     result = {

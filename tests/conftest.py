@@ -65,7 +65,7 @@ def tiny_model(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFac
 def tiny_raw_model(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network, ending at loc and conf."""
     path = tmp_path_factory.mktemp("models") / "tiny-raw.onnx"
-    save_model(onnx_model(tiny_checkpoint, ExportOptions(policy=None)), path)
+    save_model(onnx_model(tiny_checkpoint, ExportOptions(policy=None, batch=None)), path)
     return path
 
 

@@ -41,7 +41,7 @@ def naive_zoo(boxes, scores):
             (a for a in range(len(boxes)) if scores[label, a] > np.float32(0.05)),
             key=lambda a: -scores[label, a],
         )
-        kept = []
+        kept: list[int] = []
         for anchor in order:
             if len(kept) == 200:
                 break

@@ -9,7 +9,7 @@ from tests.conftest import EXAMPLES
 
 def card_preprocess(path, size):
     """The published model card's arithmetic: float64, channel by channel, stored as float32."""
-    pixels = np.array(Image.open(path).resize((size, size), Image.BILINEAR))
+    pixels = np.array(Image.open(path).resize((size, size), Image.Resampling.BILINEAR))
     planes = np.zeros((1, 3, size, size), np.float32)
     for channel, (mean, deviation) in enumerate(
         zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)

@@ -8,15 +8,16 @@ import torch
 
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.postprocess import MLPERF, ZOO, postprocess
-from ssd34.core.preprocess import preprocess
+from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import named_spec
 from ssd34.data.checkpoint import Checkpoint
 from ssd34.data.image_io import read_image
 from ssd34.deploy.export import ExportOptions, onnx_model
-from ssd34.deploy.graph import IR_VERSIONS, OPSETS
+from ssd34.deploy.graph import IR_VERSIONS, OPSETS, save_model
 from ssd34.errors import CheckpointError, OptionError
 from ssd34.network.pretrained import weights_from_benchmark
 from ssd34.network.ssd import SSD, load_weights
+from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS
 from tests.golden import drawn_benchmark_weights
 
@@ -43,7 +44,7 @@ def pictures(size, names=("astronaut", "chelsea", "coffee")):
 
 @pytest.mark.parametrize("opset", OPSETS)
 def test_raw_outputs_equal_torch_at_every_opset_and_batch(tiny_checkpoint, opset):
-    model = onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=None))
+    model = onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=None, batch=None))
     assert model.opset_import[0].version == opset
     assert model.ir_version == IR_VERSIONS[opset]
     images = pictures(64)
@@ -110,8 +111,10 @@ def test_nothing_found_is_an_empty_answer(tiny_checkpoint):
 )
 def test_smaller_weight_formats(tiny_checkpoint, weight_format, share, error):
     images = pictures(64)
-    model = onnx_model(tiny_checkpoint, ExportOptions(policy=None))
-    small = onnx_model(tiny_checkpoint, ExportOptions(policy=None, weight_format=weight_format))
+    model = onnx_model(tiny_checkpoint, ExportOptions(policy=None, batch=None))
+    small = onnx_model(
+        tiny_checkpoint, ExportOptions(policy=None, batch=None, weight_format=weight_format)
+    )
     assert small.ByteSize() < share * model.ByteSize()
     exact, stored = (session(m).run(["loc", "conf"], {"image": images}) for m in (model, small))
     for a, b in zip(exact, stored, strict=True):
@@ -164,3 +167,85 @@ def test_what_cannot_be_written_is_refused(tiny_checkpoint):
     broken = Checkpoint(spec=tiny_checkpoint.spec, labels=TINY_LABELS, weights=without)
     with pytest.raises(CheckpointError, match=r"lacks the array heads\.loc\.1\.weight"):
         onnx_model(broken, ExportOptions())
+
+
+@pytest.mark.parametrize("opset", [10, 12, 17])
+def test_bytes_input_gives_the_same_raw_outputs(tiny_checkpoint, opset):
+    images = pictures(64)
+    options = ExportOptions(opset=opset, policy=None, batch=None, image_input="uint8")
+    model = onnx_model(tiny_checkpoint, options)
+    raw = np.stack(
+        [resize(read_image(EXAMPLES / f"{n}.jpg"), 64) for n in ("astronaut", "chelsea", "coffee")]
+    )
+    for ours, theirs in zip(
+        session(model).run(["loc", "conf"], {"image": raw}),
+        torch_outputs(tiny_checkpoint, images),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13, 17])
+@pytest.mark.parametrize("batch", [3, None])
+def test_a_tail_for_several_pictures_treats_each_alone(tiny_checkpoint, opset, batch):
+    policy = ZOO.replace(score_threshold=0.4)
+    images = pictures(64)
+    single = session(onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=policy)))
+    several = session(
+        onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=policy, batch=batch))
+    )
+    outputs = several.run(["bboxes", "labels", "scores"], {"image": images})
+    assert outputs[0].shape == (3, 200, 4)
+    counts = set()
+    for number, image in enumerate(images):
+        boxes, labels, scores = (part[number] for part in outputs)
+        alone = single.run(["bboxes", "labels", "scores"], {"image": image[None]})
+        expected = [part[0] for part in alone]
+        count = len(expected[2])
+        counts.add(count)
+        assert (np.diff(scores) <= 0).all()
+        assert not scores[count:].any()
+        assert not labels[count:].any()
+        assert not boxes[count:].any()
+        for ours, theirs in zip(
+            sorted_detections(boxes[:count], labels[:count], scores[:count]),
+            sorted_detections(*expected),
+            strict=True,
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert len(counts) > 1
+
+
+def test_the_detector_runs_every_kind_of_file(tiny_checkpoint, tmp_path):
+    policy = ZOO.replace(score_threshold=0.4)
+    kinds = {
+        "published": ExportOptions(policy=policy),
+        "bytes": ExportOptions(policy=policy, image_input="uint8"),
+        "two": ExportOptions(policy=policy, batch=2),
+        "many": ExportOptions(policy=policy, batch=None, image_input="uint8"),
+        "raw": ExportOptions(policy=None, batch=None),
+        "raw-bytes": ExportOptions(policy=None, image_input="uint8"),
+    }
+    found = {}
+    for name, options in kinds.items():
+        save_model(onnx_model(tiny_checkpoint, options), tmp_path / f"{name}.onnx")
+        detector = Detector.load(tmp_path / f"{name}.onnx", policy=policy)
+        found[name] = detector.detect(EXAMPLES / "chelsea.jpg", score=0)
+    assert len(found["published"]) > 0
+    expected = sorted_detections(
+        found["published"].boxes, found["published"].labels, found["published"].scores
+    )
+    for name, detections in found.items():
+        ours = sorted_detections(detections.boxes, detections.labels, detections.scores)
+        assert len(ours[2]) == len(expected[2]), name
+        np.testing.assert_allclose(ours[0], expected[0], atol=0.05)
+        np.testing.assert_allclose(ours[2], expected[2], atol=1e-4)
+
+
+def test_batches_that_cannot_be(tiny_checkpoint):
+    with pytest.raises(OptionError, match=r"needs opset 11 or newer, got 10"):
+        onnx_model(tiny_checkpoint, ExportOptions(opset=10, batch=2))
+    with pytest.raises(OptionError, match=r"batch of 1 or more"):
+        ExportOptions(batch=0)
+    with pytest.raises(OptionError, match=r"unknown input 'jpeg'"):
+        ExportOptions(image_input="jpeg")

@@ -27,6 +27,7 @@ def imagenet_weights(spec, seed=0):
     trunk = SSD(spec).trunk
     for module in trunk.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias)
             module.running_mean.normal_()
@@ -128,6 +129,8 @@ def test_folded_trunk_gives_the_same_features(tmp_path):
             continue
         norm_name = name[:-1] + "1" if "downsample" in name else name.replace("conv", "bn")
         norm = plain.trunk.get_submodule(norm_name)
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         arrays[f"{name}.weight"] = (module.weight * scale[:, None, None, None]).detach().numpy()
         arrays[f"{name}.bias"] = (norm.bias - norm.running_mean * scale).detach().numpy()

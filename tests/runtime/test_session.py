@@ -102,7 +102,7 @@ def test_raw_model(tiny_raw_model):
 def test_detections_are_those_of_onnx_runtime(tiny_model):
     plain = onnxruntime.InferenceSession(tiny_model, providers=["CPUExecutionProvider"])
     expected = plain.run(["bboxes", "labels", "scores"], {plain.get_inputs()[0].name: tiny_input()})
-    boxes, labels, scores = Session(tiny_model).run_detections(tiny_input())
+    boxes, labels, scores = Session(tiny_model).run_detections(tiny_input())[0]
     assert len(scores) > 0
     assert boxes.shape == (len(scores), 4) and boxes.dtype == np.float32
     assert labels.shape == scores.shape and labels.dtype == np.int64
@@ -146,7 +146,7 @@ def test_the_order_and_number_of_outputs_does_not_matter(path, tiny_metadata):
         "bboxes": np.array([[[0, 0, 1, 1], [0, 0, 0.5, 0.5]]], np.float32),
     }
     onnx_file(path, inputs={"x": [1, 3, 64, 64]}, outputs=outputs, metadata=tiny_metadata)
-    boxes, labels, scores = Session(path).run_detections(tiny_input())
+    boxes, labels, scores = Session(path).run_detections(tiny_input())[0]
     assert boxes.tolist() == [[0, 0, 1, 1], [0, 0, 0.5, 0.5]]
     assert labels.tolist() == [2, 3] and scores.tolist() == [0.75, 0.5]
 

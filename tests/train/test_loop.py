@@ -9,6 +9,7 @@ from PIL import Image
 from ssd34.core.spec import named_spec
 from ssd34.data.checkpoint import read_checkpoint
 from ssd34.data.coco import open_dataset
+from ssd34.data.dataset import Problem
 from ssd34.errors import CheckpointError, DatasetError, TrainingError
 from ssd34.network.ssd import SSD
 from ssd34.train.augment import Augmentation
@@ -41,7 +42,7 @@ def run(folder, shapes, *, options=FAST, resume=False, listener=None, spec=None,
 
 
 def stop_after(steps):
-    seen = []
+    seen: list[None] = []
 
     def stop():
         seen.append(None)
@@ -104,7 +105,7 @@ def test_broken_pictures_are_reported_and_skipped(tmp_path):
     (shapes / "images" / "0002.png").write_text("no picture")
     image = Image.open(shapes / "images" / "0003.png")
     image.resize((10, 10)).save(shapes / "images" / "0003.png")
-    problems = []
+    problems: list[Problem] = []
     (tmp_path / "run").mkdir()
     options = dataclasses.replace(FAST, epochs=1, batch_size=2)
     run(tmp_path / "run", shapes, options=options, listener=Listener(problem=problems.append))

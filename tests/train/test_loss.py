@@ -18,6 +18,8 @@ def test_equal_to_the_independent_implementation():
         match(boxes, labels, default_boxes_cxcywh=defaults)
         for boxes, labels in zip(drawn.boxes, drawn.labels, strict=True)
     ]
+    assert drawn.loss_loc is not None
+    assert drawn.loss_conf is not None
     loss = detection_loss(
         drawn.loss_loc,
         drawn.loss_conf,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.errors import OptionError, require
 
 
@@ -14,15 +15,42 @@ from ssd34.errors import OptionError, require
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.onnx")
 @click.option("--opset", type=int, default=12, help="Version of the ONNX operators, 10 to 17.")
 @click.option(
-    "--tail", type=click.Choice(["zoo", "none"]), default="zoo",
-    help="zoo: detections, as the published files. none: raw loc and conf, any batch.",
+    "--tail", type=click.Choice(["nms", "none"]), default="nms",
+    help="nms: the file ends at detections, as the published ones. none: at raw loc and conf.",
+)  # fmt: skip
+@click.option(
+    "--policy", "policy_name", type=click.Choice(list(POLICIES)), default="zoo",
+    help="How the file picks detections; the next three change its values.",
+)  # fmt: skip
+@click.option("--score", type=click.FloatRange(0, 1), help="Score threshold in the file.")
+@click.option("--iou", type=click.FloatRange(0, 1), help="Overlap threshold of the NMS.")
+@click.option("--max-detections", type=click.IntRange(1), help="Most detections of a picture.")
+@click.option(
+    "--batch", metavar="N|dynamic", help="Pictures at once. [default: 1; dynamic for --tail none]"
+)
+@click.option(
+    "--input", "image_input", type=click.Choice(["float32", "uint8"]), default="float32",
+    help="float32: normalised (N, 3, S, S), as published. uint8: RGB bytes (N, S, S, 3).",
 )  # fmt: skip
 @click.option(
     "--weights", "weight_format", type=click.Choice(["float32", "float16", "int8"]),
     default="float32",
     help="How weights are stored; the arithmetic is float32 in any case.",
 )  # fmt: skip
-def export(*, checkpoint: Path, output: Path, opset: int, tail: str, weight_format: str) -> None:
+def export(
+    *,
+    checkpoint: Path,
+    output: Path,
+    opset: int,
+    tail: str,
+    policy_name: str,
+    score: float | None,
+    iou: float | None,
+    max_detections: int | None,
+    batch: str | None,
+    image_input: str,
+    weight_format: str,
+) -> None:
     """Write a checkpoint as an ONNX file that ssd34 detect and any ONNX runtime can run."""
     require("onnx", extra="export", why="export")
     from ssd34.data.checkpoint import read_checkpoint
@@ -31,8 +59,17 @@ def export(*, checkpoint: Path, output: Path, opset: int, tail: str, weight_form
 
     if not output.absolute().parent.is_dir():
         raise OptionError(f"{output}: the folder {output.parent} does not exist; make it first")
+    changes = {"score_threshold": score, "iou_threshold": iou, "max_detections": max_detections}
+    given = {name: value for name, value in changes.items() if value is not None}
+    if tail == "none" and given:
+        raise OptionError("--tail none: the file has no policy to change; leave those options out")
+    policy = None if tail == "none" else named_policy(policy_name).replace(**given)
     options = ExportOptions(
-        opset=opset, weight_format=weight_format, **({} if tail == "zoo" else {"policy": None})
+        opset=opset,
+        policy=policy,
+        batch=_batch(batch, default=None if policy is None else 1),
+        image_input=image_input,
+        weight_format=weight_format,
     )
     model = onnx_model(read_checkpoint(checkpoint), options)
     save_model(model, output)
@@ -41,3 +78,13 @@ def export(*, checkpoint: Path, output: Path, opset: int, tail: str, weight_form
         f"{output}: {output.stat().st_size / 1e6:.1f} MB, opset {opset}, weights {weight_format}, "
         f"outputs {outputs}"
     )
+
+
+def _batch(text: str | None, *, default: int | None) -> int | None:
+    if text is None:
+        return default
+    if text == "dynamic":
+        return None
+    if not text.isdecimal():
+        raise OptionError(f"--batch {text}: expected a number or 'dynamic'")
+    return int(text)

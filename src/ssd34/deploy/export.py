@@ -10,7 +10,10 @@ from onnx import TensorProto, helper
 from ssd34.core.postprocess import ZOO, Policy
 from ssd34.data.checkpoint import Checkpoint
 from ssd34.deploy.graph import GraphBuilder, finished_model, network_graph
-from ssd34.deploy.tail import add_tail
+from ssd34.deploy.tail import add_tail, most_detections
+from ssd34.errors import OptionError
+
+IMAGE_INPUTS = ("float32", "uint8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,48 +22,68 @@ class ExportOptions:
 
     Attributes:
         opset: version of the operators.
-        policy: the tail's policy; None ends the graph at raw ``loc`` and ``conf``, which may
-            then be run with any number of pictures at once.
+        policy: the tail's policy; None ends the graph at raw ``loc`` and ``conf``.
+        batch: pictures at once; None: any number. With a tail and a batch other than 1 every
+            picture gets the policy's largest number of detections, those beyond what was found
+            with score and label 0.
+        image_input: ``"float32"``: (N, 3, S, S), normalised, as published; ``"uint8"``:
+            (N, S, S, 3) RGB bytes, normalised in the graph.
         weight_format: how weights are stored: float32, float16, or int8 with one scale per
             output channel. They are computed with in float32 all the same.
     """
 
     opset: int = 12
     policy: Policy | None = ZOO
+    batch: int | None = 1
+    image_input: str = "float32"
     weight_format: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise OptionError(f"expected a batch of 1 or more, or dynamic, got {self.batch}")
+        if self.image_input not in IMAGE_INPUTS:
+            raise OptionError(
+                f"unknown input {self.image_input!r}; expected one of {', '.join(IMAGE_INPUTS)}"
+            )
 
 
 def onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProto:
     """Build the ONNX model of a checkpoint.
 
-    Input ``image`` (1, 3, S, S) float32. Outputs with a policy: ``bboxes`` (1, D, 4),
-    ``labels`` (1, D), ``scores`` (1, D); without: ``loc`` (N, 4, A), ``conf`` (N, channels, A).
+    Input ``image``. Outputs with a policy: ``bboxes`` (N, D, 4) float32 xyxy in fractions of the
+    picture, ``labels`` (N, D) int64, ``scores`` (N, D) float32, best first; without: ``loc``
+    (N, 4, A) and ``conf`` (N, channels, A), float32.
 
     Raises:
         OptionError: an option is outside what is allowed.
         CheckpointError: an array is missing.
     """
     spec = checkpoint.spec
-    raw = options.policy is None
     builder = GraphBuilder(opset=options.opset, weight_format=options.weight_format)
-    locs, confs = network_graph(builder, checkpoint, image="image")
-    loc_name, conf_name = ("loc", "conf") if raw else ("tail.loc", "tail.conf")
+    bytes_input = options.image_input == "uint8"
+    locs, confs = network_graph(builder, checkpoint, image="image", bytes_input=bytes_input)
+    loc_name, conf_name = ("loc", "conf") if options.policy is None else ("tail.loc", "tail.conf")
     loc = builder.node("Concat", loc_name, locs, axis=2)
     conf = builder.node("Concat", conf_name, confs, axis=2)
-    batch: int | str = "batch" if raw else 1
+    batch = "batch" if options.batch is None else options.batch
     side = spec.image_size
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, side, side])
+    if bytes_input:
+        image = helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, side, side, 3])
+    else:
+        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, side, side])
     if options.policy is None:
         shapes = {
             "loc": (TensorProto.FLOAT, [batch, 4, spec.num_default_boxes]),
             "conf": (TensorProto.FLOAT, [batch, spec.num_channels, spec.num_default_boxes]),
         }
     else:
-        add_tail(builder, loc=loc, conf=conf, spec=spec, policy=options.policy)
+        single = options.batch == 1
+        add_tail(builder, loc=loc, conf=conf, spec=spec, policy=options.policy, single=single)
+        found = "nbox" if single else most_detections(spec, options.policy)
         shapes = {
-            "bboxes": (TensorProto.FLOAT, [1, "nbox", 4]),
-            "labels": (TensorProto.INT64, [1, "nbox"]),
-            "scores": (TensorProto.FLOAT, [1, "nbox"]),
+            "bboxes": (TensorProto.FLOAT, [batch, found, 4]),
+            "labels": (TensorProto.INT64, [batch, found]),
+            "scores": (TensorProto.FLOAT, [batch, found]),
         }
     outputs = [helper.make_tensor_value_info(n, t, s) for n, (t, s) in shapes.items()]
     return finished_model(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ssd34.core.labels import LabelSet
+from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import TRUNK_BLOCKS, ModelSpec
 from ssd34.data.atomic import written_whole
 from ssd34.data.checkpoint import Checkpoint
@@ -102,20 +103,24 @@ class GraphBuilder:
 
 
 def network_graph(
-    builder: GraphBuilder, checkpoint: Checkpoint, *, image: str
+    builder: GraphBuilder, checkpoint: Checkpoint, *, image: str, bytes_input: bool = False
 ) -> tuple[list[str], list[str]]:
     """Add the whole network to a builder.
 
     Args:
         builder: receives the nodes.
         checkpoint: spec and weights.
-        image: name of the (N, 3, S, S) float32 input.
+        image: name of the input: (N, 3, S, S) float32, normalised.
+        bytes_input: the input is (N, S, S, 3) uint8 instead; the graph normalises it.
 
     Returns:
         Names of each level's loc (N, 4, boxes) and conf (N, channels, boxes).
     """
     spec, weights = checkpoint.spec, checkpoint.weights
-    features = _trunk(builder, checkpoint, image)
+    stem = folded(weights, "trunk.conv1", "trunk.bn1")
+    if bytes_input:
+        image, stem = _normalised(builder, image, stem)
+    features = _trunk(builder, checkpoint, image, stem)
     locs: list[str] = []
     confs: list[str] = []
     for level in range(len(spec.steps)):
@@ -138,9 +143,24 @@ def network_graph(
     return locs, confs
 
 
-def _trunk(builder: GraphBuilder, checkpoint: Checkpoint, image: str) -> str:
+def _normalised(builder: GraphBuilder, image: str, stem: Conv) -> tuple[str, Conv]:
+    """Bytes to the stem's input, and the stem that takes it.
+
+    The mean is subtracted, so that the stem's padding of zeros still means the mean colour; the
+    division is folded into the stem's weights.
+    """
+    values = builder.node("Cast", "input.float", [image], to=TensorProto.FLOAT)
+    planes = builder.node("Transpose", "input.planes", [values], perm=[0, 3, 1, 2])
+    mean = np.array(MEAN, np.float64).reshape(1, 3, 1, 1) * 255
+    centred = builder.node(
+        "Sub", "input.centred", [planes, builder.constant("input.mean", mean.astype(np.float32))]
+    )
+    scale = np.array(STD, np.float64).reshape(1, 3, 1, 1) * 255
+    return centred, Conv((stem.weight / scale).astype(np.float32), stem.bias)
+
+
+def _trunk(builder: GraphBuilder, checkpoint: Checkpoint, image: str, stem: Conv) -> str:
     weights = checkpoint.weights
-    stem = folded(weights, "trunk.conv1", "trunk.bn1")
     x = builder.relu(builder.conv("trunk.conv1", image, stem, stride=2, padding=3))
     x = builder.node(
         "MaxPool", "trunk.maxpool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4

@@ -1,7 +1,8 @@
 """The tail: raw outputs to boxes, labels and scores as ONNX operators.
 
 The same arithmetic as `ssd34.core.postprocess` under the zoo policy, which is what the
-published files carry. Only operators of opset 10 are used, so every opset gets the same tail.
+published files carry. The tail for one picture uses only operators of opset 10, so every opset gets
+the same; the one for several needs opset 11.
 """
 
 from __future__ import annotations
@@ -20,31 +21,52 @@ OUTPUTS = ("bboxes", "labels", "scores")
 
 
 def add_tail(
-    builder: GraphBuilder, *, loc: str, conf: str, spec: ModelSpec, policy: Policy
+    builder: GraphBuilder,
+    *,
+    loc: str,
+    conf: str,
+    spec: ModelSpec,
+    policy: Policy,
+    single: bool = True,
 ) -> None:
-    """Add decode, softmax and non-maximum suppression for one picture.
+    """Add decode, softmax and non-maximum suppression, picture by picture.
 
-    Writes the outputs ``bboxes`` (1, D, 4) float32 xyxy in fractions of the picture, ``labels``
-    (1, D) int64 and ``scores`` (1, D) float32, best first.
+    Writes the outputs ``bboxes`` (N, D, 4) float32 xyxy in fractions of the picture, ``labels``
+    (N, D) int64 and ``scores`` (N, D) float32, best first.
 
     Args:
         builder: receives the nodes.
-        loc: name of the (1, 4, A) offsets.
-        conf: name of the (1, channels, A) logits.
+        loc: name of the (N, 4, A) offsets.
+        conf: name of the (N, channels, A) logits.
         spec: the network.
         policy: one that ONNX's operator can express, as the zoo policy.
+        single: N is 1, and D is the number found. Else D is `most_detections`, filled up with
+            score and label 0.
 
     Raises:
-        OptionError: ONNX's NonMaxSuppression cannot express the policy.
+        OptionError: ONNX's NonMaxSuppression cannot express the policy, or the opset is too old
+            for several pictures.
     """
     if policy.inclusive or policy.candidates_per_class or policy.worst_first:
         raise OptionError(
             f"the policy {policy.name!r} cannot be expressed with ONNX's NonMaxSuppression; "
             "export with --policy zoo, or with --tail none and apply it at run time"
         )
+    if not single and builder.opset < 11:
+        raise OptionError(
+            f"a tail for several pictures needs opset 11 or newer, got {builder.opset}; "
+            "export with --batch 1 or --opset 12"
+        )
     boxes = _decode(builder, loc, spec)
     scores = _class_scores(builder, conf, spec)
-    _select(builder, boxes=boxes, scores=scores, spec=spec, policy=policy)
+    selected = _suppress(builder, boxes=boxes, scores=scores, spec=spec, policy=policy)
+    best = _best_of_one if single else _best_of_each
+    best(builder, selected, boxes=boxes, scores=scores, spec=spec, policy=policy)
+
+
+def most_detections(spec: ModelSpec, policy: Policy) -> int:
+    """The largest number of detections that a policy can return for a picture."""
+    return min(policy.max_detections, spec.num_classes * spec.num_default_boxes)
 
 
 def _decode(builder: GraphBuilder, loc: str, spec: ModelSpec) -> str:
@@ -91,10 +113,11 @@ def _class_scores(builder: GraphBuilder, conf: str, spec: ModelSpec) -> str:
     return builder.node("Slice", "tail.class_scores", [by_class, *bounds])
 
 
-def _select(
+def _suppress(
     builder: GraphBuilder, *, boxes: str, scores: str, spec: ModelSpec, policy: Policy
-) -> None:
-    kept = policy.kept_per_class or spec.num_default_boxes
+) -> dict[str, str]:
+    """What survives in each class: columns ``picture``, ``class`` and ``box``, each (M,) int64."""
+    kept = min(policy.kept_per_class or spec.num_default_boxes, spec.num_default_boxes)
     limits = [
         builder.constant("tail.kept_per_class", np.array([kept], np.int64)),
         builder.constant("tail.iou_threshold", _one(policy.iou_threshold)),
@@ -102,17 +125,41 @@ def _select(
     ]
     # (M, 3) rows of picture, class, box; class by class, best first.
     selected = builder.node("NonMaxSuppression", "tail.nms", [boxes, scores, *limits])
-    columns = []
-    for name, column in (("class", 1), ("box", 2)):
-        index = builder.constant(f"tail.column.{name}", np.array(column, np.int64))
-        columns.append(builder.node("Gather", f"tail.{name}", [selected, index], axis=1))
-    classes, anchors = columns
+    return {
+        name: builder.node(
+            "Gather",
+            f"tail.{name}",
+            [selected, builder.constant(f"tail.column.{name}", np.array(column, np.int64))],
+            axis=1,
+        )
+        for column, name in enumerate(("picture", "class", "box"))
+    }
 
-    flat_shape = builder.constant("tail.flat_shape", np.array([-1], np.int64))
+
+def _places(builder: GraphBuilder, selected: dict[str, str], spec: ModelSpec) -> str:
+    """(M,) index of each survivor in the flattened (classes, A) scores of its picture."""
     count = builder.constant("tail.num_boxes", np.array([spec.num_default_boxes], np.int64))
-    place = builder.node("Mul", "tail.class.start", [classes, count])
-    place = builder.node("Add", "tail.place", [place, anchors])
-    flat_scores = builder.node("Reshape", "tail.flat_scores", [scores, flat_shape])
+    start = builder.node("Mul", "tail.class.start", [selected["class"], count])
+    return builder.node("Add", "tail.place", [start, selected["box"]])
+
+
+def _flat(builder: GraphBuilder, name: str, x: str, *last: int) -> str:
+    shape = builder.constant(f"{name}.shape", np.array([-1, *last], np.int64))
+    return builder.node("Reshape", name, [x, shape])
+
+
+def _best_of_one(
+    builder: GraphBuilder,
+    selected: dict[str, str],
+    *,
+    boxes: str,
+    scores: str,
+    spec: ModelSpec,
+    policy: Policy,
+) -> None:
+    """The best of all classes in the only picture; as many as there are."""
+    flat_scores = _flat(builder, "tail.flat_scores", scores)
+    place = _places(builder, selected, spec)
     kept_scores = builder.node("Gather", "tail.kept_scores", [flat_scores, place], axis=0)
 
     # The best so many of M; opset 10 has no integer Min, and M is exact as float32.
@@ -124,28 +171,69 @@ def _select(
     builder.nodes_out(
         "TopK", "tail.top", [kept_scores, number], ["tail.top.scores", "tail.top.rows"], axis=0
     )
-
-    first = {"axis": 0}
-    flat_boxes = builder.node(
-        "Reshape",
-        "tail.flat_boxes",
-        [boxes, builder.constant("tail.boxes_shape", np.array([-1, 4], np.int64))],
+    anchors, classes = (
+        builder.node("Gather", f"tail.top.{name}", [selected[name], "tail.top.rows"], axis=0)
+        for name in ("box", "class")
     )
-    top_anchors = builder.node("Gather", "tail.top.boxes", [anchors, "tail.top.rows"], **first)
-    top_classes = builder.node("Gather", "tail.top.classes", [classes, "tail.top.rows"], **first)
     one = builder.constant("tail.1", np.array([1], np.int64))
-    top_labels = builder.node("Add", "tail.top.labels", [top_classes, one])
-    top_boxes = builder.node("Gather", "tail.boxes.best", [flat_boxes, top_anchors], **first)
-    for name, value in zip(OUTPUTS, (top_boxes, top_labels, "tail.top.scores"), strict=True):
-        builder.node("Unsqueeze", name, _unsqueeze_inputs(builder, value), **_axes(builder))
+    best_labels = builder.node("Add", "tail.top.labels", [classes, one])
+    flat_boxes = _flat(builder, "tail.flat_boxes", boxes, 4)
+    best_boxes = builder.node("Gather", "tail.top.boxes", [flat_boxes, anchors], axis=0)
+    for name, value in zip(OUTPUTS, (best_boxes, best_labels, "tail.top.scores"), strict=True):
+        _unsqueeze(builder, name, value, axis=0)
 
 
-def _unsqueeze_inputs(builder: GraphBuilder, value: str) -> list[str]:
+def _best_of_each(
+    builder: GraphBuilder,
+    selected: dict[str, str],
+    *,
+    boxes: str,
+    scores: str,
+    spec: ModelSpec,
+    policy: Policy,
+) -> None:
+    """The best of all classes in every picture, filled up to the same number."""
+    per_picture = spec.num_classes * spec.num_default_boxes
+    size = builder.constant("tail.scores_per_picture", np.array([per_picture], np.int64))
+    start = builder.node("Mul", "tail.picture.start", [selected["picture"], size])
+    place = builder.node("Add", "tail.flat_place", [start, _places(builder, selected, spec)])
+
+    # Scores of the survivors, 0 for everything else.
+    flat_scores = _flat(builder, "tail.flat_scores", scores)
+    kept_scores = builder.node("Gather", "tail.kept_scores", [flat_scores, place], axis=0)
+    nothing = builder.node("Mul", "tail.zeros", [flat_scores, builder.constant("tail.0", _one(0))])
+    survivors = builder.node(
+        "ScatterElements", "tail.survivors", [nothing, place, kept_scores], axis=0
+    )
+    by_picture = _flat(builder, "tail.by_picture", survivors, per_picture)
+    count = builder.constant("tail.count", np.array([most_detections(spec, policy)], np.int64))
+    builder.nodes_out(
+        "TopK", "tail.top", [by_picture, count], ["scores", "tail.top.places"], axis=1
+    )
+
+    divisor = builder.constant("tail.num_boxes", np.array([spec.num_default_boxes], np.int64))
+    classes = builder.node("Div", "tail.top.class", ["tail.top.places", divisor])
+    class_start = builder.node("Mul", "tail.top.class.start", [classes, divisor])
+    anchors = builder.node("Sub", "tail.top.box", ["tail.top.places", class_start])
+    found = builder.node("Greater", "tail.found", ["scores", "tail.0"])
+    one = builder.constant("tail.1", np.array([1], np.int64))
+    labels = builder.node("Add", "tail.top.labels", [classes, one])
+    found_labels = builder.node("Cast", "tail.found.int64", [found], to=TensorProto.INT64)
+    builder.node("Mul", "labels", [labels, found_labels])
+
+    # GatherElements wants an index for each of the four coordinates.
+    column = _unsqueeze(builder, "tail.top.box.column", anchors, axis=2)
+    columns = builder.node("Concat", "tail.top.box.columns", [column] * 4, axis=2)
+    best_boxes = builder.node("GatherElements", "tail.top.boxes", [boxes, columns], axis=1)
+    found_scale = builder.node("Cast", "tail.found.float", [found], to=TensorProto.FLOAT)
+    found_column = _unsqueeze(builder, "tail.found.column", found_scale, axis=2)
+    builder.node("Mul", "bboxes", [best_boxes, found_column])
+
+
+def _unsqueeze(builder: GraphBuilder, name: str, x: str, *, axis: int) -> str:
     """From opset 13 on the axes are an input instead of an attribute."""
     if builder.opset < 13:
-        return [value]
-    return [value, builder.constant("tail.batch_axis", np.array([0], np.int64))]
-
-
-def _axes(builder: GraphBuilder) -> dict[str, list[int]]:
-    return {"axes": [0]} if builder.opset < 13 else {}
+        return builder.node("Unsqueeze", name, [x], axes=[axis])
+    return builder.node(
+        "Unsqueeze", name, [x, builder.constant(f"tail.axis.{axis}", np.array([axis], np.int64))]
+    )

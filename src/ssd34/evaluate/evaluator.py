@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ssd34.core.preprocess import preprocess
 from ssd34.data.dataset import Dataset, Problem
 from ssd34.errors import ImageError
 from ssd34.evaluate.coco_metrics import (
@@ -41,11 +40,11 @@ def evaluate_detector(
     results: list[Result] = []
     for done, sample in enumerate(dataset.samples, start=1):
         try:
-            tensor = preprocess(dataset.read(sample), detector.spec.image_size)
+            image = dataset.read(sample)
         except ImageError as error:
             problem(Problem(sample.file_name, str(error).removeprefix(f"{sample.file_name}: ")))
         else:
-            picked = detector.pick(tensor)
+            picked = detector.pick(image)
             results += coco_results(picked, sample=sample, categories=categories)
         progress(done)
     return coco_metrics(dataset, results), results

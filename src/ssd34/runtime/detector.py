@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +15,12 @@ from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.detections import Detections
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Picked, Policy, postprocess
-from ssd34.core.preprocess import preprocess
 from ssd34.core.spec import ModelSpec
 from ssd34.data.image_io import MAX_PIXELS, read_image, rgb_array
 from ssd34.errors import ImageError, ModelError
 from ssd34.runtime.session import Session
+from ssd34.zoo.cache import cached_model
+from ssd34.zoo.catalogue import PUBLISHED
 
 DEFAULT_SCORE = 0.3
 """Detections below this score are left out unless asked for."""
@@ -32,20 +34,23 @@ or a Pillow image."""
 
 
 def model_path(name: str | Path) -> Path:
-    """The file of a model given by path or by name.
+    """The file of a model given by path or by name, of an embedded or a published one.
 
     Raises:
-        ModelError: neither a file nor a known name.
+        ModelError: neither a file nor a known name, or a published file that is not on this
+            machine; nothing is downloaded here.
     """
     if str(name) in EMBEDDED:
         return Path(__file__).parent.parent / "weights" / EMBEDDED[str(name)]
+    if str(name) in PUBLISHED:
+        return cached_model(str(name))
     path = Path(name)
     if os.path.isdir(path):
         raise ModelError(f"{path}: is a folder; expected an ONNX file")
     if not os.path.isfile(path):
         raise ModelError(
             f"{name}: no such model; expected the path of an ONNX file or one of "
-            f"{', '.join(EMBEDDED)}"
+            f"{', '.join([*EMBEDDED, *PUBLISHED])}"
         )
     return path
 
@@ -82,7 +87,8 @@ class Detector:
         """Load a model by path or name.
 
         Args:
-            model: path of an ONNX file, or ``"default"``, which comes with the package.
+            model: path of an ONNX file; ``"default"``, which comes with the package; or the name
+                of a published file that is in the cache.
             threads: None: what this process may use.
             policy: used where the file ends at raw outputs.
 
@@ -119,7 +125,7 @@ class Detector:
             ImageError: the picture cannot be read.
         """
         pixels = self.read(image, max_pixels=max_pixels)
-        picked = self.pick(preprocess(pixels, self.spec.image_size))
+        picked = self.pick(pixels)
         height, width = pixels.shape[:2]
         return Detections.from_picked(
             picked, label_set=self.labels, width=width, height=height, score=score
@@ -148,13 +154,15 @@ class Detector:
             f"{type(image).__name__}"
         )
 
-    def pick(self, tensor: NDArray[np.float32]) -> Picked:
-        """Detections in fractions of the picture, for one (1, 3, S, S) network input.
+    def pick(self, image: NDArray[np.uint8]) -> Picked:
+        """Everything that the policy lets through, whatever its score, in fractions of the
+        picture, for one picture (H, W, 3) uint8 RGB."""
+        return self.run(self.session.input_for(image))
 
-        Everything that the policy lets through, whatever its score.
-        """
+    def run(self, tensor: NDArray[Any]) -> Picked:
+        """`pick` for the result of `Session.input_for`: the network and the policy alone."""
         if self._default_boxes is None:
-            return Picked(*self.session.run_detections(tensor))
+            return Picked(*self.session.run_detections(tensor)[0])
         loc, conf = self.session.run_raw(tensor)
         return postprocess(
             loc[0], conf[0], default_boxes_cxcywh=self._default_boxes, policy=self.policy

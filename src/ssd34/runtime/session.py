@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from ssd34.core.labels import COCO_LABELS, LabelSet
+from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import SPECS, ModelSpec
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.threads import thread_budget
 
 CONTRACT = (
-    "one input of float32 [N, 3, S, S] and the outputs bboxes, labels, scores (detections) or "
-    "loc, conf (raw)"
+    "one input of float32 [N, 3, S, S] or uint8 [N, S, S, 3] and the outputs bboxes, labels, "
+    "scores (detections) or loc, conf (raw)"
 )
+_LAYOUTS = {"tensor(float)": "NCHW", "tensor(uint8)": "NHWC"}
 _DETECTIONS = ("bboxes", "labels", "scores")
 _RAW = ("loc", "conf")
 
@@ -30,6 +33,8 @@ class Session:
         spec: the network's shape.
         labels: its classes.
         raw: whether it ends at loc and conf instead of detections.
+        takes_bytes: whether it takes uint8 pictures and normalises them itself.
+        batch: pictures that it takes at once; None: any number.
         threads: how many it uses.
     """
 
@@ -57,35 +62,42 @@ class Session:
         except Exception as error:  # the library has no common base of its own
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"{path}: not an ONNX file that can be run ({reason})") from None
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        names = [output.name for output in outputs]
-        self.raw = set(_RAW) <= set(names)
-        form = inputs[0].shape if len(inputs) == 1 else []
+        outputs = [output.name for output in self._session.get_outputs()]
+        self.raw = set(_RAW) <= set(outputs)
+        inputs = self._session.get_inputs()
+        layout = _LAYOUTS.get(inputs[0].type) if len(inputs) == 1 else None
+        shape = list(inputs[0].shape) if layout else []
         usable = (
-            len(form) == 4
-            and form[1] == 3
-            and isinstance(form[2], int)
-            and form[2] == form[3]
-            and inputs[0].type == "tensor(float)"
-            and (self.raw or set(_DETECTIONS) <= set(names))
+            layout is not None
+            and len(shape) == 4
+            and shape[layout.index("C")] == 3
+            and isinstance(side := shape[layout.index("H")], int)
+            and side == shape[layout.index("W")]
+            and (self.raw or set(_DETECTIONS) <= set(outputs))
         )
         if not usable:
             got = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
             raise ModelError(
                 f"{path}: not an SSD detector: expected {CONTRACT}; it has the input {got} and "
-                f"the outputs {', '.join(names)}"
+                f"the outputs {', '.join(outputs)}"
             )
         self._input = inputs[0].name
-        self.spec, self.labels = self._identity(int(form[2]))
+        self.takes_bytes = layout == "NHWC"
+        self.batch = shape[0] if isinstance(shape[0], int) else None
+        self.spec, self.labels = self._identity(side)
         if self.raw:
-            boxes, channels = self.spec.num_default_boxes, self.spec.num_channels
-            expected = {"loc": [4, boxes], "conf": [channels, boxes]}
-            shapes = {o.name: list(o.shape[1:]) for o in outputs if o.name in expected}
-            if shapes != expected:
-                raise ModelError(
-                    f"{path}: its outputs {shapes} do not fit its network, expected {expected}; "
-                    "make the file with: ssd34 export"
-                )
+            self._check_raw_shapes()
+
+    def _check_raw_shapes(self) -> None:
+        boxes, channels = self.spec.num_default_boxes, self.spec.num_channels
+        expected = {"loc": [4, boxes], "conf": [channels, boxes]}
+        outputs = self._session.get_outputs()
+        shapes = {o.name: list(o.shape[1:]) for o in outputs if o.name in expected}
+        if shapes != expected:
+            raise ModelError(
+                f"{self.path}: its outputs {shapes} do not fit its network, expected {expected}; "
+                "make the file with: ssd34 export"
+            )
 
     def _identity(self, side: int) -> tuple[ModelSpec, LabelSet]:
         """Spec and classes from the metadata, else from the published contract."""
@@ -111,18 +123,32 @@ class Session:
             )
         return spec, labels
 
-    def run_raw(
-        self, images: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(N, 3, S, S) normalised pictures to loc (N, 4, A) and conf (N, channels, A)."""
+    def input_for(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+        """A picture (H, W, 3) uint8 RGB as this file's input.
+
+        Where the file takes a fixed number of pictures, the same one as often.
+        """
+        size = self.spec.image_size
+        tensor: NDArray[Any] = (
+            resize(image, size)[None] if self.takes_bytes else preprocess(image, size)
+        )
+        return tensor if self.batch in (None, 1) else np.repeat(tensor, self.batch, axis=0)
+
+    def run_raw(self, images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The file's input for N pictures to loc (N, 4, A) and conf (N, channels, A)."""
         assert self.raw
         loc, conf = self._session.run(list(_RAW), {self._input: images})
         return loc, conf
 
     def run_detections(
-        self, image: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-        """One (1, 3, S, S) picture to boxes (D, 4) in fractions, labels (D,), scores (D,)."""
+        self, images: NDArray[Any]
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]]:
+        """The file's input for N pictures to each one's boxes (D, 4) in fractions, labels (D,)
+        and scores (D,)."""
         assert not self.raw
-        boxes, labels, scores = self._session.run(list(_DETECTIONS), {self._input: image})
-        return boxes[0], labels[0], scores[0]
+        outputs = self._session.run(list(_DETECTIONS), {self._input: images})
+        # Files for several pictures fill up with detections of score 0.
+        return [
+            (boxes[scores > 0], labels[scores > 0], scores[scores > 0])
+            for boxes, labels, scores in zip(*outputs, strict=True)
+        ]
