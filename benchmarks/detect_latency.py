@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ssd34 import Detector, read_image
 from ssd34.data.atomic import write_text
+from ssd34.data.checksum import sha256_of
 
 
 def main() -> None:
@@ -44,6 +45,7 @@ def main() -> None:
         bare.append(1000 * (time.perf_counter() - middle))
     result = {
         "model": str(options.model),
+        "model_sha256": sha256_of(detector.session.path),
         "spec": detector.spec.name,
         "threads": detector.session.threads,
         "runs": options.runs,

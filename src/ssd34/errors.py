@@ -4,6 +4,7 @@
     ├── ImageError         a picture cannot be read, or is too large
     ├── DatasetError       annotations are missing, malformed or empty
     ├── ModelError         an ONNX file is missing or is not a detector that we can run
+    ├── DownloadError      no mirror has a published file, or only a wrong one
     ├── CheckpointError    a weights file is missing, malformed or of another network
     ├── OptionError        an argument is outside what is allowed
     ├── MissingExtraError  an optional dependency is not installed
@@ -31,6 +32,10 @@ class DatasetError(Ssd34Error):
 
 class ModelError(Ssd34Error):
     """An ONNX file is missing or is not a detector that we can run."""
+
+
+class DownloadError(Ssd34Error):
+    """No mirror has a published file, or only a wrong one."""
 
 
 class CheckpointError(Ssd34Error):

@@ -1,7 +1,7 @@
 """The ``ssd34`` command.
 
 Exit codes: 0 all well; 1 some pictures failed and the rest went on; 2 a wrong argument or
-unusable input, in one line; 130 interrupted.
+unusable input, in one line; 3 a file did not pass ``verify``; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from ssd34.cli.convert import convert
 from ssd34.cli.detect import detect
 from ssd34.cli.evaluate import evaluate
 from ssd34.cli.export import export
+from ssd34.cli.models import models
 from ssd34.cli.train import train
+from ssd34.cli.verify import verify
 from ssd34.errors import Ssd34Error
 from ssd34.version import __version__
 
@@ -48,7 +50,7 @@ def commands() -> None:
     """Single Stage Detector: train, evaluate, export and run an SSD on a plain CPU."""
 
 
-for command in (detect, train, evaluate, export, convert):
+for command in (detect, train, evaluate, export, convert, models, verify):
     commands.add_command(command)
 
 

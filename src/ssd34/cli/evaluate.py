@@ -13,8 +13,10 @@ from rich.text import Text
 from ssd34.cli.console import progress_bar, warn
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.data.atomic import write_text
+from ssd34.data.checksum import sha256_of
 from ssd34.data.coco import open_dataset
 from ssd34.errors import OptionError, require
+from ssd34.version import __version__
 
 PARTLY = 1
 
@@ -51,7 +53,7 @@ def evaluate(
     """
     require("hotcoco", extra="evaluate", why="evaluation")
     from ssd34.data.dataset import of_classes
-    from ssd34.evaluate.evaluator import evaluate_detector
+    from ssd34.evaluate.evaluator import evaluate as evaluate_pictures
     from ssd34.runtime.detector import Detector
 
     for target in (json_file, detections):
@@ -72,8 +74,12 @@ def evaluate(
 
     with progress_bar() as bar:
         task = bar.add_task("evaluating", total=len(dataset))
-        metrics, results = evaluate_detector(
-            detector, dataset, progress=lambda n: bar.update(task, completed=n), problem=report
+        metrics, results = evaluate_pictures(
+            lambda images: [detector.pick(image) for image in images],
+            dataset,
+            detector.labels,
+            progress=lambda n: bar.update(task, completed=n),
+            problem=report,
         )
     policy = policy_name if detector.session.raw else "the file's own tail"
     table = Table(
@@ -85,7 +91,14 @@ def evaluate(
         table.add_row(name, "-" if value is None else f"{value:.4f}")
     Console(highlight=False).print(table)
     if json_file:
-        report_values = {"model": model, "data": data, "policy": policy, **metrics.to_dict()}
+        report_values = {
+            "model": model,
+            "model_sha256": sha256_of(detector.session.path),
+            "data": data,
+            "policy": policy,
+            "ssd34": __version__,
+            **metrics.to_dict(),
+        }
         write_text(json_file, json.dumps(report_values, indent=1) + "\n")
     if detections:
         write_text(detections, json.dumps(results) + "\n")

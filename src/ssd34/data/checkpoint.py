@@ -47,9 +47,9 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
         numpy_format = require("safetensors.numpy", extra="export", why="writing a checkpoint")
-        arrays = {key: np.ascontiguousarray(array) for key, array in self.weights.items()}
+        arrays = {key: np.asarray(array, order="C") for key, array in self.weights.items()}
         arrays |= {
-            TRAINING_PREFIX + key: np.ascontiguousarray(array)
+            TRAINING_PREFIX + key: np.asarray(array, order="C")
             for key, array in self.training.items()
         }
         metadata = {
@@ -62,6 +62,15 @@ class Checkpoint:
             numpy_format.save_file(arrays, temporary, metadata=metadata)
 
 
+def read_header(path: Path) -> Checkpoint:
+    """A checkpoint file without its arrays: spec, labels and state.
+
+    Raises:
+        CheckpointError: missing, broken, or not one of ours.
+    """
+    return _checkpoint(path, *read_arrays(path, skip=("",)))
+
+
 def read_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
     """Read a checkpoint file.
 
@@ -72,7 +81,10 @@ def read_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
     Raises:
         CheckpointError: missing, broken, or not one of ours.
     """
-    metadata, arrays = read_arrays(path, skip=() if training else (TRAINING_PREFIX,))
+    return _checkpoint(path, *read_arrays(path, skip=() if training else (TRAINING_PREFIX,)))
+
+
+def _checkpoint(path: Path, metadata: dict[str, str], arrays: Arrays) -> Checkpoint:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: not an ssd34 checkpoint (no {FORMAT!r} in its metadata); "

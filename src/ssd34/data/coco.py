@@ -146,7 +146,9 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
         except (KeyError, TypeError, ValueError, OverflowError):
             problems.append(Problem(name, f"image without id, file_name or size: {entry!r:.80}"))
             continue
-        if image_id in seen:
+        if image_id < 0:
+            problems.append(Problem(file_name, f"image id {image_id} is negative"))
+        elif image_id in seen:
             problems.append(Problem(file_name, f"image id {image_id} is used twice"))
         elif width < 1 or height < 1:
             problems.append(Problem(file_name, f"size {width} x {height} is empty"))
@@ -171,6 +173,8 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
 
 def _labels(categories: list[Any], name: str) -> LabelSet:
     try:
+        if any(int(category["id"]) < 0 for category in categories):
+            raise DatasetError(f"{name}: a negative category id; number categories from 0 or 1")
         return LabelSet(
             tuple(str(category["name"]) for category in categories),
             tuple(int(category["id"]) for category in categories),
@@ -196,7 +200,9 @@ def _sample(
         try:
             x, y, w, h = (float(value) for value in annotation["bbox"])
             label = label_of_category[int(annotation["category_id"])]
-            area = float(annotation.get("area", w * h))
+            given_area = annotation.get("area")
+            area = w * h if given_area is None else float(given_area)
+            flags = [bool(int(annotation.get(flag) or 0)) for flag in ("iscrowd", "difficult")]
         except KeyError as error:
             problems.append(Problem(file_name, f"box without a known {error.args[0]!r}"))
             continue
@@ -215,8 +221,8 @@ def _sample(
             boxes.append((left, top, right, bottom))
             classes.append(label)
             areas.append(area)
-            crowd.append(bool(annotation.get("iscrowd", 0)))
-            difficult.append(bool(annotation.get("difficult", 0)))
+            crowd.append(flags[0])
+            difficult.append(flags[1])
     return Sample(
         file_name=file_name,
         image_id=image_id,

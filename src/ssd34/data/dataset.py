@@ -41,6 +41,11 @@ class Problem:
     where: str
     reason: str
 
+    @classmethod
+    def of(cls, sample: Sample, error: ImageError) -> Problem:
+        """A picture that could not be read."""
+        return cls(sample.file_name, str(error).removeprefix(f"{sample.file_name}: "))
+
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
 
@@ -104,9 +109,12 @@ class FolderImages(ImageStore):
             raise ImageError(
                 f"{file_name}: missing in {self.root}; add it or take its annotations out"
             )
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ImageError(f"{file_name}: larger than {MAX_FILE_BYTES >> 20} MiB; shrink it")
-        return path.read_bytes()
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise ImageError(f"{file_name}: larger than {MAX_FILE_BYTES >> 20} MiB; shrink it")
+            return path.read_bytes()
+        except OSError as error:
+            raise ImageError(f"{file_name}: {error.strerror}; check its rights") from None
 
     def exists(self, file_name: str) -> bool:
         """Whether there is such a file."""
@@ -116,10 +124,11 @@ class FolderImages(ImageStore):
     def _path(self, file_name: str) -> Path | None:
         try:
             root = os.path.realpath(self.root)
-            path = os.path.realpath(os.path.join(root, file_name))
-        except ValueError:  # a null byte, or a character that no file name can have
+            path = os.path.realpath(os.path.join(root, file_name.replace("\\", "/")))
+            inside = os.path.commonpath([root, path]) == root
+        except ValueError:  # another drive, a null byte, a character that no file name can have
             return None
-        return Path(path) if os.path.commonpath([root, path]) == root else None
+        return Path(path) if inside else None
 
 
 class ZipImages(ImageStore):

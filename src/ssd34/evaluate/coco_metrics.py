@@ -56,8 +56,8 @@ class CocoMetrics:
         }
 
 
-class Result(dict[str, Any]):
-    """One detection in COCO's results form."""
+Result = dict[str, Any]
+"""One detection in COCO's results form."""
 
 
 def coco_results(picked: Picked, *, sample: Sample, categories: NDArray[np.int64]) -> list[Result]:
@@ -146,7 +146,7 @@ def coco_metrics(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
     """
     hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
     truth = hotcoco.COCO(ground_truth(dataset))
-    evaluation = hotcoco.COCOeval(truth, truth.load_res([dict(r) for r in results]), "bbox")
+    evaluation = hotcoco.COCOeval(truth, truth.load_res(list(results)), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     # precision: (IoU thresholds, recalls, classes, areas, limits); recall lacks the second axis.

@@ -19,7 +19,8 @@ from ssd34.network.trunk import Trunk
 class SSD(nn.Module):
     """The published network for a spec.
 
-    New extra blocks and heads are drawn with Xavier's uniform rule, as in the benchmark.
+    New extra blocks and heads are drawn with Xavier's uniform rule, as in the benchmark, the
+    trunk with He's, as in ResNet.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -32,6 +33,9 @@ class SSD(nn.Module):
             for channels, block in zip(inputs, spec.extra_blocks, strict=True)
         )
         self.heads = Heads(spec)
+        for module in self.trunk.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         for part in (self.extras, self.heads):
             for module in part.modules():
                 if isinstance(module, nn.Conv2d):

@@ -20,6 +20,10 @@ FILL = tuple(round(255 * value) for value in MEAN)
 """Colour around a picture that was zoomed out: the ImageNet mean."""
 
 
+SMALLEST = 0.1
+"""A box narrower or lower than this after all, in pixels, is left out."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """How much to vary the pictures.
@@ -64,6 +68,7 @@ def augment(
     size: int,
     options: Augmentation,
     rng: Generator,
+    ignored: NDArray[np.bool_] | None = None,
 ) -> Example:
     """A random variation of a picture and its boxes.
 
@@ -73,6 +78,7 @@ def augment(
         size: side of the result.
         options: how much to vary.
         rng: the only source of randomness.
+        ignored: (N,) bool: boxes that crops need not respect.
     """
     height, width = image.shape[:2]
     window = np.array([0, 0, width, height], np.float64)
@@ -80,10 +86,13 @@ def augment(
         window = _expanded(width, height, options.largest_expand, rng)
     kept = np.arange(len(boxes))
     if options.crop:
-        window, kept = _cropped(window, boxes, rng)
+        respected = np.ones(len(boxes), np.bool_) if ignored is None else ~ignored
+        window, kept = _cropped(window, boxes, respected, rng)
     extent = np.tile(window[2:] - window[:2], 2)
     inside = (boxes[kept] - np.tile(window[:2], 2)) / extent
     inside = clip(inside, width=1, height=1).astype(np.float32)
+    visible = ((inside[:, 2:] - inside[:, :2]) * size >= SMALLEST).all(axis=1)
+    inside, kept = inside[visible], kept[visible]
     picture = _window(image, window, size)
     if rng.random() < options.flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -101,7 +110,10 @@ def _expanded(width: int, height: int, largest: float, rng: Generator) -> NDArra
 
 
 def _cropped(
-    window: NDArray[np.float64], boxes: NDArray[np.float32], rng: Generator
+    window: NDArray[np.float64],
+    boxes: NDArray[np.float32],
+    respected: NDArray[np.bool_],
+    rng: Generator,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """A random part of the window and the boxes whose centre it holds.
 
@@ -109,7 +121,7 @@ def _cropped(
     boxes exceeds a bound. One attempt per draw, until one succeeds.
     """
     everything = np.arange(len(boxes))
-    if len(boxes) == 0:
+    if not respected.any():
         return window, everything
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     extent = window[2:] - window[:2]
@@ -118,16 +130,16 @@ def _cropped(
         if bound is None:
             return window, everything
         w, h = rng.uniform(0.3, 1, 2)
-        if not 0.5 <= (w * extent[0]) / (h * extent[1]) <= 2:
+        if not 0.5 <= w / h <= 2:
             continue
         left, top = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
         part = np.tile(window[:2], 2) + np.array([left, top, left + w, top + h]) * np.tile(
             extent, 2
         )
-        if bound > 0 and not (pairwise_iou(boxes, part[None]) > bound).all():
+        if bound > 0 and not (pairwise_iou(boxes[respected], part[None]) > bound).all():
             continue
         inside = ((centres > part[:2]) & (centres < part[2:])).all(axis=1)
-        if inside.any():
+        if inside[respected].any():
             return part, np.flatnonzero(inside)
 
 

@@ -119,10 +119,16 @@ class _Examples(TorchDataset[Any]):
         try:
             image = source.dataset.read(sample)
         except ImageError as error:
-            reason = str(error).removeprefix(f"{sample.file_name}: ")
-            return Problem(f"{source.dataset.name}/{sample.file_name}", reason)
+            return Problem.of(sample, error)
         rng = np.random.default_rng(draw.seed)
-        example = augment(image, sample.boxes, size=draw.size, options=self.options, rng=rng)
+        example = augment(
+            image,
+            sample.boxes,
+            ignored=sample.ignored,
+            size=draw.size,
+            options=self.options,
+            rng=rng,
+        )
         ignored = sample.ignored[example.kept]
         default_boxes = self.default_boxes(draw.size)
         matches = match(
@@ -160,6 +166,7 @@ class Loader:
         seed: int,
         workers: int,
         size_now: Callable[[int], int],
+        pinned: bool = False,
     ) -> None:
         """
         Args:
@@ -170,6 +177,7 @@ class Loader:
             seed: of the whole run.
             workers: processes that make pictures; 0: this one does.
             size_now: input size of a global step.
+            pinned: copy batches to memory that a GPU can read directly.
         """
         self.sources = tuple(sources)
         self.examples = _Examples(sources, spec, options)
@@ -177,6 +185,7 @@ class Loader:
         self.seed = seed
         self.workers = workers
         self.size_now = size_now
+        self.pinned = pinned
         draws = sum(self._draws(source) for source in self.sources)
         self.batches_per_epoch = max(1, draws // batch_size)
 
@@ -185,7 +194,7 @@ class Loader:
         return max(1, round(len(source.usable) * source.weight))
 
     def order(self, epoch: int) -> list[tuple[int, int]]:
-        """(source, picture) of one epoch, shuffled."""
+        """(source, picture) of one epoch, shuffled; at least a batch."""
         rng = np.random.default_rng((self.seed, epoch))
         order: list[tuple[int, int]] = []
         for number, source in enumerate(self.sources):
@@ -193,7 +202,8 @@ class Loader:
             rounds = -(-wanted // len(source.usable))
             drawn = np.concatenate([rng.permutation(source.usable) for _ in range(rounds)])
             order += [(number, int(index)) for index in drawn[:wanted]]
-        return [order[i] for i in rng.permutation(len(order))]
+        shuffled = [order[i] for i in rng.permutation(len(order))]
+        return shuffled * -(-self.batch_size // len(shuffled))
 
     def _draw_batches(self, step: int) -> Iterator[list[Draw]]:
         epoch, first = divmod(step, self.batches_per_epoch)
@@ -220,7 +230,7 @@ class Loader:
                 collate_fn=_collate,
                 worker_init_fn=_start_worker,
                 prefetch_factor=3 if self.workers else None,
-                pin_memory=torch.cuda.is_available(),
+                pin_memory=self.pinned,
             )
         )
 

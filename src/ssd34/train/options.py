@@ -9,8 +9,25 @@ from typing import Any
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
 
-OPTIMIZERS = {"adamw": (3e-4, 0.05), "sgd": (1e-2, 5e-4)}
-"""Each optimizer's usual peak learning rate, at batch 16, and weight decay."""
+OPTIMIZERS = {"adamw": (3e-4, 0.05), "sgd": (1.25e-3, 5e-4)}
+"""Each optimizer's usual peak learning rate, at batch 16, and weight decay; SGD's are the
+published ones."""
+
+USUAL_BATCH = 16
+
+_CHOICES = {
+    "optimizer": tuple(OPTIMIZERS),
+    "schedule": ("cosine", "step"),
+    "precision": ("bf16", "fp32"),
+    "trunk_statistics": ("frozen", "batch"),
+}
+_RANGES = {
+    "epochs": (1, 1e9), "minutes": (1e-6, 1e9), "batch_size": (1, 1e6), "learning_rate": (1e-12, 1e30),
+    "momentum": (0, 1), "weight_decay": (0, 1e3), "warmup_steps": (0, 1e9), "ema_decay": (0, 1),
+    "gradient_clip": (1e-12, 1e30), "frozen_stages": (0, 4), "frozen_share": (0, 1),
+    "small_size": (32, 1e5), "small_share": (0, 1), "seed": (0, 2**63), "workers": (0, 1e4),
+    "checkpoint_minutes": (1e-6, 1e9),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,17 +36,17 @@ class TrainOptions:
 
     Attributes:
         epochs: length of the run, or None with `minutes`.
-        minutes: length of the run by the clock, or None with `epochs`.
+        minutes: length of the run by the clock, without evaluations, or None with `epochs`.
         batch_size: pictures a step.
         optimizer: ``"adamw"``, or ``"sgd"`` with momentum as published.
-        learning_rate: peak rate, for this batch size; None: what suits the optimizer.
+        learning_rate: peak rate; None: what suits the optimizer and the batch.
         momentum: of SGD.
         weight_decay: on convolution weights, not on normalisations and biases; None: what suits
             the optimizer.
         warmup_steps: steps of linear warm-up.
         schedule: ``"cosine"`` or ``"step"`` (x0.1 after 40/60 and 50/60 of the run).
         ema_decay: of the averaged weights, which are evaluated and shipped.
-        gradient_clip: largest norm of the gradient.
+        gradient_clip: largest norm of the gradient; None: no limit.
         precision: ``"bf16"`` (autocast) or ``"fp32"``.
         trunk_statistics: ``"frozen"`` keeps the trunk's batch norm statistics as they came;
             ``"batch"`` trains with the batch's own.
@@ -54,7 +71,7 @@ class TrainOptions:
     warmup_steps: int = 100
     schedule: str = "cosine"
     ema_decay: float = 0.999
-    gradient_clip: float = 10.0
+    gradient_clip: float | None = 10.0
     precision: str = "bf16"
     trunk_statistics: str = "frozen"
     frozen_stages: int = 1
@@ -69,39 +86,37 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.minutes is None):
             raise OptionError("expected a length in either epochs or minutes")
-        positive = {
-            "epochs": self.epochs,
-            "minutes": self.minutes,
-            "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate,
-        }
-        for name, value in positive.items():
-            if value is not None and value <= 0:
-                raise OptionError(f"expected {name} > 0, got {value}")
-        choices = {
-            "optimizer": tuple(OPTIMIZERS),
-            "precision": ("bf16", "fp32"),
-            "trunk_statistics": ("frozen", "batch"),
-        }
-        for name, allowed in choices.items():
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise OptionError(f"expected {name} from {low:g} to {high:g}, got {value}")
+        for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise OptionError(
                     f"expected {name} to be {' or '.join(allowed)}, got {getattr(self, name)!r}"
                 )
-        if not 0 <= self.frozen_stages <= 4:
-            raise OptionError(f"expected frozen_stages in 0..4, got {self.frozen_stages}")
 
     @property
     def peak_rate(self) -> float:
-        """The peak learning rate."""
-        return self.learning_rate or OPTIMIZERS[self.optimizer][0]
+        """The peak learning rate; unless given, linear in the batch."""
+        usual = OPTIMIZERS[self.optimizer][0] * self.batch_size / USUAL_BATCH
+        return usual if self.learning_rate is None else self.learning_rate
 
     @property
     def decay(self) -> float:
         """The weight decay."""
-        suits = OPTIMIZERS[self.optimizer][1]
-        return suits if self.weight_decay is None else self.weight_decay
+        usual = OPTIMIZERS[self.optimizer][1]
+        return usual if self.weight_decay is None else self.weight_decay
+
+    def size_at(self, share: float, full: int) -> int:
+        """Input size in pixels after a share of the run."""
+        return self.small_size if self.small_size and share < self.small_share else full
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form."""
+        """A JSON-ready form; `from_dict` is its inverse."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainOptions:
+        """The inverse of `to_dict`."""
+        return cls(**{**values, "augmentation": Augmentation(**values["augmentation"])})

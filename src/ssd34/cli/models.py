@@ -1,0 +1,201 @@
+"""``ssd34 models``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from ssd34.cli.console import errors
+from ssd34.errors import OptionError
+from ssd34.zoo.cache import cache_folder, cache_path, is_cached
+from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedFile, PublishedModel, published
+
+# A test compares these with the file. Its weights are stored small, the arithmetic is float32.
+_EMBEDDED_OPSET, _EMBEDDED_PRECISION = 12, "float32"
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(short_help="List, fetch and find published models.", invoke_without_command=True)
+@_json_option
+@click.pass_context
+def models(context: click.Context, *, as_json: bool) -> None:
+    """List, fetch and find the published models.
+
+    Without a command: the list. A name from it can stand wherever a model is asked for, once the
+    file has been pulled.
+    """
+    if context.invoked_subcommand is None:
+        _print_list(as_json=as_json)
+    elif as_json:
+        raise OptionError("--json belongs to the list; use: ssd34 models --json")
+
+
+@models.command("list", short_help="What is published, and what is on this machine.")
+@_json_option
+def list_models(*, as_json: bool) -> None:
+    """List the published files and the model that comes with the package."""
+    _print_list(as_json=as_json)
+
+
+@models.command(short_help="Fetch published models into the cache.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option(
+    "--with-test-data", is_flag=True,
+    help="Also the .tar.gz, which holds the model, a tested input and its outputs.",
+)  # fmt: skip
+def pull(*, names: tuple[str, ...], with_test_data: bool) -> None:
+    """Fetch published models into the cache, checked by their SHA-256.
+
+    An interrupted pull goes on where it stopped. What is there already is checked, not fetched.
+    """
+    wanted: list[PublishedFile] = []
+    for name in names:
+        _refuse_embedded(name)
+        entry = published(name)
+        wanted.append(entry.model)
+        if with_test_data:
+            if entry.test_data is None:
+                raise OptionError(f"{name}: no test data is published with it")
+            wanted.append(entry.test_data)
+    for file in dict.fromkeys(wanted):
+        _fetch(file)
+        click.echo(str(cache_path(file)))
+
+
+@models.command(short_help="Print where a model's file lies.")
+@click.argument("name")
+def path(*, name: str) -> None:
+    """Print where the file of NAME lies.
+
+    A published model that has not been pulled is an error, which says where its file belongs.
+    """
+    from ssd34.runtime.detector import EMBEDDED, model_path
+
+    if name not in EMBEDDED:
+        published(name)
+    click.echo(str(model_path(name)))
+
+
+def _refuse_embedded(name: str) -> None:
+    from ssd34.runtime.detector import EMBEDDED
+
+    if name in EMBEDDED:
+        raise OptionError(f"{name}: comes with the package, there is nothing to pull")
+
+
+def _fetch(file: PublishedFile) -> None:
+    from ssd34.zoo.download import download
+
+    with _download_bar() as bar:
+        task = bar.add_task(file.name, total=file.size)
+        download(
+            file.urls, cache_path(file), size=file.size, sha256=file.sha256,
+            progress=lambda have: bar.update(task, completed=have),
+        )  # fmt: skip
+
+
+def _print_list(*, as_json: bool) -> None:
+    models = [_embedded(), *map(_described, PUBLISHED.values())]
+    if as_json:
+        click.echo(json.dumps({"cache": str(cache_folder()), "models": models}, indent=1))
+        return
+    headings = ("name", "size", "opset", "precision", "mAP", "licence", "cached")
+    table = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
+    for column in (1, 2, 4):
+        table.columns[column].justify = "right"
+    for model in models:
+        table.add_row(
+            model["name"],
+            "-" if model["bytes"] is None else f"{model['bytes'] / 1e6:.1f} MB",
+            str(model["opset"]),
+            f"{model['precision']} {model['form']}".strip(),
+            f"{model['published_map'] or '-'} {'*' if model['map_caveat'] else ' '}",
+            model["licence"],
+            ("embedded" if model["embedded"] else "yes") if model["cached"] else "no",
+        )
+    width = shutil.get_terminal_size((100, 24)).columns
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    console.print(table)
+    console.print(f"mAP is as published, on COCO val2017. *: {SPARSE_IDS}.")
+    click.echo(f"cache: {cache_folder()}")
+
+
+def _described(entry: PublishedModel) -> dict[str, Any]:
+    """What the list says of a published model; the JSON form of it."""
+    return {
+        "name": entry.name,
+        "embedded": False,
+        **_file_values(entry.model),
+        "opset": entry.opset,
+        "precision": entry.precision,
+        "form": entry.form,
+        "published_map": entry.published_map,
+        "map_caveat": entry.map_caveat,
+        "licence": entry.licence,
+        "test_data": _file_values(entry.test_data) if entry.test_data else None,
+    }
+
+
+def _file_values(file: PublishedFile) -> dict[str, Any]:
+    return {
+        "path": str(cache_path(file)),
+        "cached": is_cached(file),
+        "bytes": file.size,
+        "sha256": file.sha256,
+        "urls": file.urls,
+    }
+
+
+def _embedded() -> dict[str, Any]:
+    """The same of the model that comes with the package."""
+    from ssd34.runtime.detector import model_path
+
+    file = model_path("default")
+    there = file.is_file()
+    return {
+        "name": "default",
+        "embedded": True,
+        "path": str(file),
+        "cached": there,
+        "bytes": file.stat().st_size if there else None,
+        "sha256": None,
+        "urls": [],
+        "opset": _EMBEDDED_OPSET,
+        "precision": _EMBEDDED_PRECISION,
+        "form": "",
+        "published_map": None,
+        "map_caveat": "",
+        "licence": "Apache-2.0",
+        "test_data": None,
+    }
+
+
+def _download_bar() -> Progress:
+    """Bytes, speed and time left on stderr; silent where nobody watches."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )

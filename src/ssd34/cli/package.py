@@ -1,0 +1,44 @@
+"""``ssd34 package``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ssd34.errors import require
+
+
+@click.command(short_help="Publish a model: file, test data, manifest, card.")
+@click.argument("model")
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR"
+)
+@click.option(
+    "--picture", required=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="A real picture: the input of the test data.",
+)  # fmt: skip
+@click.option("--name", help="What the files are called. [default: the network's name]")
+@click.option(
+    "--measured", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="JSON of ssd34 evaluate or of the latency benchmark, for the card; may be repeated.",
+)  # fmt: skip
+def package(
+    *, model: str, output: Path, picture: Path, name: str | None, measured: tuple[Path, ...]
+) -> None:
+    """Write MODEL as the ONNX Model Zoo publishes it.
+
+    The folder gets NAME-OPSET[-int8|-qdq].onnx, the same as .tar.gz with a test data set,
+    ONNX_HUB_MANIFEST.json and README.md. What does not pass ssd34 verify is not written. Numbers on
+    the card come from measurements of this very file; cells without one stay empty.
+    """
+    require("onnx", extra="export", why="packaging")
+    from ssd34.data.image_io import read_image
+    from ssd34.deploy.package import package as write_package
+    from ssd34.runtime.detector import model_path
+
+    path, pixels = model_path(model), read_image(picture)
+    output.mkdir(parents=True, exist_ok=True)
+    written = write_package(path, output=output, picture=pixels, name=name, measured=measured)
+    for file in (written.model, written.tarball, written.manifest, written.card):
+        click.echo(f"{file}: {file.stat().st_size} bytes")

@@ -1,0 +1,89 @@
+"""``ssd34 verify``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ssd34.cli.console import warn
+from ssd34.data.atomic import write_text
+from ssd34.errors import OptionError, require
+
+if TYPE_CHECKING:
+    from ssd34.deploy.checks import Check
+
+FAILED = 3
+_RESULTS = {
+    True: ("passed", "green"), False: ("FAILED", "bold red"), None: ("not run", "yellow"),
+}  # fmt: skip
+_SHOWN_LINES = 12
+
+
+@click.command(short_help="Check a published file against its test data and manifest.")
+@click.argument("target", metavar="FILE|TARBALL|FOLDER")
+@click.option(
+    "--manifest", type=click.Path(path_type=Path), metavar="FILE",
+    help="What the file should be. [default: ONNX_HUB_MANIFEST.json beside it, if there is one]",
+)  # fmt: skip
+@click.option("--require-test-data", is_flag=True, help="Fail where there is no test data.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write every check and mismatch."
+)
+@click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
+def verify(
+    *,
+    target: str,
+    manifest: Path | None,
+    require_test_data: bool,
+    json_file: Path | None,
+    threads: int | None,
+) -> None:
+    """Check an ONNX file, a tarball or folder with one, or a model given by name.
+
+    Checksum, structure, inputs and outputs, and every test_data_set_* folder replayed. The exit
+    code is 3 where a check fails.
+    """
+    require("onnx", extra="export", why="verify")
+    from ssd34.deploy.verify import verify as verify_file
+    from ssd34.runtime.detector import model_path
+    from ssd34.runtime.threads import thread_budget
+
+    if json_file and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
+        raise OptionError(f"--json {json_file}: expected a file to write in a folder that exists")
+    verification = verify_file(
+        Path(target) if os.path.isdir(target) else model_path(target),
+        manifest=manifest,
+        require_test_data=require_test_data,
+        threads=threads or thread_budget(),
+    )
+    table = Table("check", "result", "detail", title=Text(target, style="table.title"))
+    table.columns[0].overflow = table.columns[2].overflow = "fold"
+    table.columns[1].no_wrap = True
+    for check in verification.checks:
+        word, style = _RESULTS[check.passed]
+        table.add_row(Text(check.name), Text(word, style=style), Text(_shortened(check)))
+    Console(highlight=False).print(table)
+    if json_file:
+        write_text(json_file, json.dumps(verification.to_dict(), indent=1) + "\n")
+    for check in verification.checks:
+        if check.name == "test data" and check.passed is None:
+            warn(check.detail)
+    failed = [check.name for check in verification.checks if check.passed is False]
+    if failed:
+        warn(f"{target}: not verified: {', '.join(failed)}")
+        raise SystemExit(FAILED)
+
+
+def _shortened(check: Check) -> str:
+    lines = check.detail.splitlines()
+    more = len(lines) - _SHOWN_LINES
+    if more > 0:
+        lines = [*lines[:_SHOWN_LINES], f"and {more} more, all of them in --json"]
+    return "\n".join(lines)

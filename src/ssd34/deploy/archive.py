@@ -1,0 +1,106 @@
+"""Archives with a model and its test data, unpacked so that they can do no harm."""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from ssd34.errors import ModelError
+
+SUFFIXES = (".tar.gz", ".tgz")
+MAX_BYTES = 2 * 2**30
+"""Largest archive, unpacked."""
+MAX_MEMBERS = 1000
+_MAX_HEADER_BYTES = 2**20
+
+
+class _BoundedGzip(gzip.GzipFile):
+    """Decompresses no more than `MAX_BYTES` and hands out no giant header.
+
+    tarfile reads extended headers whole, of whatever size the archive claims.
+    """
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most `size` bytes."""
+        if size is None or not 0 <= size <= _MAX_HEADER_BYTES:
+            raise ModelError(f"it has a header of {size} bytes")
+        self._check(self.tell() + size)
+        return super().read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place in the decompressed data."""
+        self._check(offset)
+        return super().seek(offset, whence)
+
+    def _check(self, place: int) -> None:
+        # A little more than the files may have: padding and headers.
+        if place > MAX_BYTES + (MAX_MEMBERS + 1) * 4096:
+            raise ModelError(f"it holds more than {MAX_BYTES} bytes")
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is one of a packed archive."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+@contextmanager
+def unpacked(archive: Path) -> Iterator[Path]:
+    """A temporary folder with the files of a tarball; it goes when the block ends.
+
+    Only files and folders are taken. Anything else, names that lead out of the folder, and more
+    than `MAX_BYTES` or `MAX_MEMBERS` are refused before anything is written.
+
+    Raises:
+        ModelError: not a whole gzipped tar archive, or one that should not be unpacked.
+        OSError: it cannot be read, or the temporary folder not written.
+    """
+    with tempfile.TemporaryDirectory(prefix="ssd34-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        try:
+            with _BoundedGzip(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+                members = _checked_members(tar, folder)
+                while stream.read(_MAX_HEADER_BYTES):
+                    pass  # to the end, where gzip keeps its own checksum
+                for member in members:
+                    tar.extract(member, folder, filter="data")
+        except ModelError as error:
+            raise ModelError(f"{archive}: not unpacked: {error}") from None
+        except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError,
+                OverflowError, RecursionError) as error:  # fmt: skip
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"{archive}: not a whole gzipped tar archive ({reason})") from None
+        yield folder
+
+
+def _checked_members(tar: tarfile.TarFile, folder: Path) -> list[tarfile.TarInfo]:
+    """All members, once every one of them is found harmless.
+
+    Raises:
+        ModelError: one is not.
+    """
+    members: list[tarfile.TarInfo] = []
+    names: set[PurePosixPath] = set()
+    total = 0
+    for member in tar:
+        shown = repr(member.name[:100])
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name:
+            raise ModelError(f"{shown} leads out of the folder")
+        if not (member.isreg() or member.isdir()) or member.issparse():
+            raise ModelError(f"{shown} is neither a plain file nor a folder")
+        total += member.size
+        if member.size < 0 or total > MAX_BYTES:
+            raise ModelError(f"{shown} brings it to {total} bytes, at most {MAX_BYTES}")
+        if member.isreg() and path in names:
+            raise ModelError(f"{shown} is in it twice")
+        names.add(path)
+        members.append(member)
+        if len(members) > MAX_MEMBERS:
+            raise ModelError(f"it has more than {MAX_MEMBERS} members")
+        tarfile.data_filter(member, str(folder))
+    return members

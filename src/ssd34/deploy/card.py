@@ -1,0 +1,117 @@
+"""The model card: a README with Hugging Face front matter, filled from measurements only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ssd34.core.labels import LabelSet
+from ssd34.core.preprocess import MEAN, STD
+from ssd34.core.spec import ModelSpec
+from ssd34.deploy.measurement import Measurements
+
+_FRONT = """---
+license: apache-2.0
+library_name: onnx
+pipeline_tag: object-detection
+tags:
+- object-detection
+- ssd
+- onnx
+---
+"""
+
+
+def model_card(
+    rows: Sequence[tuple[dict[str, Any], Measurements]], *, spec: ModelSpec, labels: LabelSet
+) -> str:
+    """The card of a folder of packaged models.
+
+    Args:
+        rows: manifest entry and measurements of each file. What was not measured stays empty.
+        spec: the network.
+        labels: its classes.
+    """
+    return "\n".join(
+        [
+            _FRONT,
+            f"# {spec.name}",
+            "",
+            f"Single Stage Detector on a {spec.trunk} trunk, {len(labels)} classes, "
+            f"{spec.image_size} x {spec.image_size} input, {spec.num_default_boxes} default boxes.",
+            "",
+            "## Models",
+            "",
+            *_table(rows),
+            "",
+            *_sources(rows),
+            "## Input and outputs",
+            "",
+            *_ports(rows[0][0]),
+            "",
+            "## Preprocessing",
+            "",
+            f"Resize to {spec.image_size} x {spec.image_size} with Pillow's bilinear filter, divide "
+            f"by 255, subtract {MEAN}, divide by {STD}. Files whose input is `tensor(uint8)` do "
+            "all but the resizing themselves.",
+            "",
+            "## Classes",
+            "",
+            ", ".join(f"{k} {name}" for k, name in enumerate(labels.names, start=1)) + ".",
+            "",
+            "## Check and use",
+            "",
+            "```sh",
+            f"ssd34 verify {rows[0][0]['metadata']['model_with_data_path']}",
+            f"ssd34 detect picture.jpg --model {rows[0][0]['model_path']}",
+            "```",
+            "",
+            "## Source",
+            "",
+            "Wei Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016. Made with ssd34.",
+            "",
+        ]
+    )
+
+
+def _table(rows: Sequence[tuple[dict[str, Any], Measurements]]) -> list[str]:
+    lines = [
+        "| file | MB | with test data | ONNX | opset | AP | AP50 | network ms (threads) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for entry, measured in rows:
+        data = entry["metadata"]
+        accuracy, latency = measured.accuracy, measured.latency
+        cells = [
+            f"[{entry['model_path']}]({entry['model_path']})",
+            f"{data['model_bytes'] / 1e6:.1f}",
+            f"[{data['model_with_data_bytes'] / 1e6:.1f} MB]({data['model_with_data_path']})",
+            entry["onnx_version"],
+            str(entry["opset_version"]),
+            f"{accuracy.ap:.4f}" if accuracy else "",
+            f"{accuracy.ap50:.4f}" if accuracy else "",
+            f"{latency.network_ms:.1f} ({latency.threads})" if latency else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _sources(rows: Sequence[tuple[dict[str, Any], Measurements]]) -> list[str]:
+    """On what the accuracy was measured."""
+    measured = sorted(
+        {
+            f"AP: COCO box AP over IoU 0.50 to 0.95, {a.pictures} pictures of {a.data}, {a.policy}."
+            for _, m in rows
+            if (a := m.accuracy)
+        }
+    )
+    return [*measured, ""] if measured else []
+
+
+def _ports(entry: dict[str, Any]) -> list[str]:
+    ports = entry["metadata"]["io_ports"]
+    return [
+        f"- {kind} `{port['name']}` {port['type']} {port['shape']}"
+        for kind, found in (("input", ports["inputs"]), ("output", ports["outputs"]))
+        for port in found
+    ]

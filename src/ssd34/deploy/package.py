@@ -1,0 +1,216 @@
+"""A model as the ONNX Model Zoo publishes it: file, test data, manifest entry, card."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from ssd34.core.spec import ModelSpec
+from ssd34.data.atomic import write_text, written_whole
+from ssd34.data.checksum import sha256_of
+from ssd34.deploy.card import model_card
+from ssd34.deploy.measurement import Measurements, read_measurements
+from ssd34.deploy.test_data import write_test_data
+from ssd34.deploy.verify import verify
+from ssd34.errors import ModelError
+from ssd34.runtime.session import Session
+
+MANIFEST = "ONNX_HUB_MANIFEST.json"
+
+ONNX_RELEASES = {
+    10: "1.5", 11: "1.6", 12: "1.7", 13: "1.8", 14: "1.9", 15: "1.10", 16: "1.11", 17: "1.12",
+}  # fmt: skip
+"""The release of ONNX that brought each opset."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """What was written."""
+
+    model: Path
+    tarball: Path
+    manifest: Path
+    card: Path
+
+
+def package(
+    model: Path,
+    *,
+    output: Path,
+    picture: NDArray[np.uint8],
+    name: str | None = None,
+    measured: Sequence[Path] = (),
+) -> Package:
+    """Write a model file with test data, its manifest entry and the model card.
+
+    The same model, picture and measurements always give the same bytes. Other models in the same
+    folder keep their entries, and the card lists all of them.
+
+    Args:
+        model: an ONNX file that the runtime can run.
+        output: an existing folder.
+        picture: (H, W, 3) uint8 RGB, the input of the test data.
+        name: what the files are called; None: the spec's name.
+        measured: JSON files that ``evaluate`` or the latency benchmark wrote.
+
+    Raises:
+        ModelError: the model cannot be run, or what was packed does not verify.
+        OptionError: a measurement file is not one.
+    """
+    session = Session(model)
+    proto = onnx.load(model)
+    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    stem = f"{name or session.spec.name}-{opset}{_suffix(proto.graph)}"
+    read_measurements(measured, model_sha256=sha256_of(model))  # fail before anything is written
+    with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=output) as work:
+        staged = Path(work) / stem
+        staged.mkdir()
+        shutil.copyfile(model, staged / f"{stem}.onnx")
+        _record(model, session.input_for(picture), staged / "test_data_set_0")
+        _check(staged)
+        tarball = output / f"{stem}.tar.gz"
+        _pack(staged, tarball)
+        _check(tarball)
+        target = output / f"{stem}.onnx"
+        with written_whole(target) as temporary:
+            shutil.copyfile(staged / f"{stem}.onnx", temporary)
+    entries = _with_entry(
+        output / MANIFEST, _entry(target, tarball, proto, session.spec, opset, name)
+    )
+    write_text(output / MANIFEST, json.dumps(entries, indent=1) + "\n")
+    write_text(output / "README.md", _card(entries, output, session, measured))
+    return Package(target, tarball, output / MANIFEST, output / "README.md")
+
+
+def _suffix(graph: onnx.GraphProto) -> str:
+    operators = {node.op_type for node in graph.node}
+    if "QLinearConv" in operators:
+        return "-int8"
+    return "-qdq" if {"QuantizeLinear", "DequantizeLinear"} & operators else ""
+
+
+def _record(model: Path, image: NDArray[Any], folder: Path) -> None:
+    """Run the model once and keep input and outputs."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # sums in one order, whatever machine packs
+    runner = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in runner.get_outputs()]
+    image_name = runner.get_inputs()[0].name
+    values = runner.run(names, {image_name: image})
+    write_test_data(folder, {image_name: image}, dict(zip(names, values, strict=True)))
+
+
+def _check(target: Path) -> None:
+    verification = verify(target, require_test_data=True)
+    if not verification.passed:
+        failed = next(check for check in verification.checks if check.passed is False)
+        raise ModelError(f"not packaged: {failed.name}: {failed.detail}")
+
+
+def _pack(folder: Path, tarball: Path) -> None:
+    """A tar.gz without times, owners or the order of the file system."""
+    with (
+        written_whole(tarball) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for path in [folder, *sorted(folder.rglob("*"))]:
+            member = archive.gettarinfo(path, str(path.relative_to(folder.parent)))
+            member.mtime = member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            member.mode = 0o755 if path.is_dir() else 0o644
+            if path.is_dir():
+                archive.addfile(member)
+            else:
+                with path.open("rb") as file:
+                    archive.addfile(member, file)
+
+
+def _entry(
+    model: Path,
+    tarball: Path,
+    proto: onnx.ModelProto,
+    spec: ModelSpec,
+    opset: int,
+    name: str | None,
+) -> dict[str, Any]:
+    return {
+        "model": name or spec.name,
+        "model_path": model.name,
+        "onnx_version": ONNX_RELEASES.get(opset, "unknown"),
+        "opset_version": opset,
+        "metadata": {
+            "model_sha": sha256_of(model),
+            "model_bytes": model.stat().st_size,
+            "tags": ["vision", "object detection", "ssd"],
+            "io_ports": {
+                "inputs": [_port(value) for value in proto.graph.input],
+                "outputs": [_port(value) for value in proto.graph.output],
+            },
+            "model_with_data_path": tarball.name,
+            "model_with_data_sha": sha256_of(tarball),
+            "model_with_data_bytes": tarball.stat().st_size,
+        },
+    }
+
+
+_TYPES = {
+    onnx.TensorProto.FLOAT: "tensor(float)",
+    onnx.TensorProto.INT64: "tensor(int64)",
+    onnx.TensorProto.UINT8: "tensor(uint8)",
+}
+
+
+def _port(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    tensor = value.type.tensor_type
+    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim]
+    return {"name": value.name, "shape": shape, "type": _TYPES[tensor.elem_type]}
+
+
+def _with_entry(manifest: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a manifest with one put in, in place of an older one of the same file."""
+    entries: list[dict[str, Any]] = []
+    if manifest.is_file():
+        try:
+            entries = json.loads(manifest.read_bytes())
+            entries = [e for e in entries if e["model_path"] != entry["model_path"]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelError(f"{manifest}: not a manifest ({error!r}); move it away") from None
+    return sorted([*entries, entry], key=lambda e: str(e["model_path"]))
+
+
+def _card(
+    entries: list[dict[str, Any]], output: Path, session: Session, measured: Sequence[Path]
+) -> str:
+    folder = output / "measurements"
+    kept = sorted({*folder.glob("*.json"), *_kept(measured, folder)})
+    rows: list[tuple[dict[str, Any], Measurements]] = [
+        (entry, read_measurements(kept, model_sha256=entry["metadata"]["model_sha"]))
+        for entry in entries
+    ]
+    return model_card(rows, spec=session.spec, labels=session.labels)
+
+
+def _kept(measured: Sequence[Path], folder: Path) -> list[Path]:
+    """Measurements travel with the package, so that the card can be made again from them."""
+    kept = []
+    for file in measured:
+        folder.mkdir(exist_ok=True)
+        content = file.read_text(encoding="utf-8")
+        target = folder / f"{sha256_of(file)[:12]}.json"
+        write_text(target, content)
+        kept.append(target)
+    return kept

@@ -1,0 +1,187 @@
+"""One set of test data replayed: names, then shapes, then types, then values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ssd34.core.postprocess import Picked, Policy
+from ssd34.deploy.checks import Check, check, not_run
+from ssd34.deploy.comparison import Comparison, compare_detections, compare_raw
+from ssd34.deploy.ports import Port, fits
+from ssd34.deploy.test_data import NamedTensor, ReferenceData, read_test_data
+from ssd34.deploy.tolerance import Tolerance
+from ssd34.errors import ModelError
+
+DETECTIONS = ("bboxes", "labels", "scores")
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayer:
+    """A loaded model and what counts as the same result.
+
+    Attributes:
+        run: takes the graph's inputs by name, returns all outputs by name.
+        inputs: of the graph.
+        outputs: of the graph.
+        num_classes: labels are 1 to this number.
+        tolerance: how far results may differ.
+        policy: of the file's own tail.
+    """
+
+    run: Callable[[Arrays], Arrays]
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
+    num_classes: int
+    tolerance: Tolerance
+    policy: Policy
+
+
+def replay(folder: Path, replayer: Replayer) -> list[Check]:
+    """Check a folder of test data. What follows a failed check is not run.
+
+    Args:
+        folder: holds ``input_*.pb`` and ``output_*.pb``.
+        replayer: the model.
+    """
+    names = [f"{folder.name} {what}" for what in ("names", "shapes", "types", "values")]
+    try:
+        data = read_test_data(folder)
+    except ModelError as error:
+        return [check(f"{folder.name} files", [str(error)], ""), *not_run(names, "broken files")]
+    steps = (_names, _shapes, _types, _values)
+    checks: list[Check] = []
+    for name, step in zip(names, steps, strict=True):
+        checks.append(check(name, *step(data, replayer)))
+        if not checks[-1].passed:
+            return [*checks, *not_run(names[len(checks) :], f"{name.split()[-1]} failed")]
+    return checks
+
+
+def _pairs(data: ReferenceData, replayer: Replayer) -> list[tuple[str, NamedTensor, Port]]:
+    """File name, tensor and port of everything; the numbers of both are equal by then."""
+    return [
+        (f"{kind}_{number}.pb", tensor, port)
+        for kind, tensors, ports in (
+            ("input", data.inputs, replayer.inputs),
+            ("output", data.outputs, replayer.outputs),
+        )
+        for number, (tensor, port) in enumerate(zip(tensors, ports, strict=True))
+    ]
+
+
+def _names(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
+    """A file's number is its place in the graph. Files without a name inside are good, too."""
+    problems: list[str] = []
+    for kind, tensors, ports in (
+        ("input", data.inputs, replayer.inputs),
+        ("output", data.outputs, replayer.outputs),
+    ):
+        for number in range(max(len(tensors), len(ports))):
+            file = f"{kind}_{number}.pb"
+            if number >= len(tensors):
+                problems.append(f"{file}: missing, for the graph's {kind} {ports[number].name}")
+            elif number >= len(ports):
+                problems.append(f"{file}: the graph has only {len(ports)} {kind}s")
+            elif tensors[number].name not in ("", ports[number].name):
+                problems.append(
+                    f"{file}: is named {tensors[number].name}, the graph's {kind} {number} is "
+                    f"{ports[number].name}"
+                )
+    return problems, ", ".join(port.name for port in (*replayer.inputs, *replayer.outputs))
+
+
+def _shapes(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
+    problems: list[str] = []
+    seen: dict[str, tuple[int, str]] = {}
+    for file, tensor, port in _pairs(data, replayer):
+        shape = tensor.values.shape
+        if port.shape is None:
+            continue
+        if not fits(shape, [size if isinstance(size, int) else None for size in port.shape]):
+            problems.append(f"{file}: has shape {list(shape)}, the graph's {port}")
+            continue
+        for size, name in zip(shape, port.shape, strict=True):
+            if isinstance(name, str) and seen.setdefault(name, (size, file))[0] != size:
+                before, other = seen[name]
+                problems.append(f"{file}: {name} is {size}, but {before} in {other}")
+    shapes = [str(list(tensor.values.shape)) for _, tensor, _ in _pairs(data, replayer)]
+    return problems, ", ".join(shapes)
+
+
+def _types(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
+    pairs = _pairs(data, replayer)
+    problems = [
+        f"{file}: holds {tensor.type}, the graph's {port.name} is {port.type}"
+        for file, tensor, port in pairs
+        if tensor.type != port.type
+    ]
+    return problems, ", ".join(tensor.type for _, tensor, _ in pairs)
+
+
+def _values(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
+    inputs = {p.name: t.values for p, t in zip(replayer.inputs, data.inputs, strict=True)}
+    recorded = {p.name: t.values for p, t in zip(replayer.outputs, data.outputs, strict=True)}
+    try:
+        replayed = replayer.run(inputs)
+    except Exception as error:  # the library has no common base of its own
+        return [f"the network cannot be run ({' '.join(str(error).split())[:200]})"], ""
+    comparisons: list[Comparison] = []
+    if set(DETECTIONS) <= set(recorded):
+        comparisons += _compare_pictures(recorded, replayed, replayer)
+    comparisons += [
+        compare_raw(name, recorded[name], replayed[name], tolerance=replayer.tolerance)
+        for name in recorded
+        if not (name in DETECTIONS and set(DETECTIONS) <= set(recorded))
+    ]
+    problems = [line for comparison in comparisons for line in comparison.mismatches]
+    summary = "; ".join(comparison.summary for comparison in comparisons)
+    return problems, f"{replayer.tolerance.name}: {summary}"
+
+
+def _compare_pictures(recorded: Arrays, replayed: Arrays, replayer: Replayer) -> list[Comparison]:
+    """One comparison for each picture."""
+    try:
+        ours, theirs = _pictures(recorded), _pictures(replayed)
+    except ValueError:
+        shapes = ", ".join(f"{name} {list(recorded[name].shape)}" for name in DETECTIONS)
+        return [Comparison((f"{shapes}: not of the same detections",), "")]
+    if len(ours) != len(theirs):
+        return [Comparison((f"{len(theirs)} pictures, recorded are {len(ours)}",), "")]
+    comparisons = []
+    for number, (was, now) in enumerate(zip(ours, theirs, strict=True)):
+        found = compare_detections(
+            was, now, tolerance=replayer.tolerance, policy=replayer.policy
+        )  # fmt: skip
+        unknown = sorted({int(label) for label in (*was.labels, *now.labels)}
+                         - set(range(1, replayer.num_classes + 1)))  # fmt: skip
+        lines = [f"label {label}: expected 1 to {replayer.num_classes}" for label in unknown]
+        before = f"picture {number}: " if len(ours) > 1 else ""
+        comparisons.append(
+            Comparison(
+                tuple(f"{before}{line}" for line in (*found.mismatches, *lines)),
+                f"{before}{found.summary}",
+            )
+        )
+    return comparisons
+
+
+def _pictures(outputs: Arrays) -> list[Picked]:
+    """Detections by picture; what fills the list up, with score 0, is left out.
+
+    Raises:
+        ValueError: the arrays are not of the same pictures and detections.
+    """
+    boxes, labels, scores = (outputs[name] for name in DETECTIONS)
+    if boxes.shape != (*scores.shape, 4) or labels.shape != scores.shape or scores.ndim != 2:
+        raise ValueError
+    return [
+        Picked(boxes[k][scores[k] != 0], labels[k][scores[k] != 0], scores[k][scores[k] != 0])
+        for k in range(len(scores))
+    ]

@@ -1,0 +1,204 @@
+"""What a training run carries from step to step and through an interruption."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssd34.core.labels import LabelSet
+from ssd34.data.atomic import write_text
+from ssd34.data.checkpoint import Arrays, Checkpoint, read_checkpoint
+from ssd34.data.dataset import Problem
+from ssd34.errors import CheckpointError, TrainingError
+from ssd34.network.ssd import SSD, arrays_of, load_weights
+from ssd34.train.ema import AveragedWeights
+from ssd34.train.options import TrainOptions
+
+LAST = "last.safetensors"
+BEST = "best.safetensors"
+HISTORY = "history.jsonl"
+
+_MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
+
+
+class Run:
+    """Weights, optimizer, position, clock and history of a run.
+
+    Attributes:
+        step: steps done.
+        best_ap: best AP so far; -1 before the first evaluation.
+        evaluated: the step after which was last evaluated.
+    """
+
+    def __init__(
+        self,
+        network: SSD,
+        labels: LabelSet,
+        optimizer: torch.optim.Optimizer,
+        averaged: AveragedWeights,
+        *,
+        options: TrainOptions,
+        output: Path,
+        notes: dict[str, Any],
+        batches_per_epoch: int,
+    ) -> None:
+        self.network = network
+        self.labels = labels
+        self.optimizer = optimizer
+        self.averaged = averaged
+        self.options = options
+        self.output = output
+        self.notes = notes
+        self.batches_per_epoch = batches_per_epoch
+        self.step = 0
+        self.best_ap = -1.0
+        self.evaluated = 0
+        self._reported: set[Problem] = set()
+        self._trained = 0.0
+        self._since = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds of training over all sittings, without evaluation."""
+        return self._trained + time.monotonic() - self._since
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Time in here does not count."""
+        self._trained = self.elapsed()
+        try:
+            yield
+        finally:
+            self._since = time.monotonic()
+
+    def share(self, step: int) -> float:
+        """Share of the run done after so many steps, 0..1: by steps, or now by the clock."""
+        if self.options.epochs is not None:
+            return min(1.0, step / (self.options.epochs * self.batches_per_epoch))
+        assert self.options.minutes is not None
+        return min(1.0, self.elapsed() / (60 * self.options.minutes))
+
+    def first_report(self, problem: Problem) -> bool:
+        """Log a problem; False where it was met before."""
+        if problem in self._reported:
+            return False
+        self._reported.add(problem)
+        self.log({"event": "problem", "where": problem.where, "reason": problem.reason})
+        return True
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a line to the history."""
+        record = {"time": round(time.time(), 3), "step": self.step, **record}
+        with (self.output / HISTORY).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def start_history(self) -> None:
+        """A new, empty history."""
+        write_text(self.output / HISTORY, "")
+
+    def save(self, name: str, *, training: bool) -> None:
+        """A checkpoint of the averaged weights; with what training needs, if it is to go on."""
+        arrays: Arrays = {}
+        if training:
+            arrays = {f"model.{k}": a for k, a in arrays_of(self.network).items()}
+            for name_of, parameter in self.network.named_parameters():
+                for key in _MOMENTS:
+                    value = self.optimizer.state.get(parameter, {}).get(key)
+                    if value is not None:
+                        arrays[f"optimizer.{key}.{name_of}"] = value.cpu().numpy()
+        Checkpoint(
+            spec=self.network.spec,
+            labels=self.labels,
+            weights=arrays_of(self.averaged.network),
+            training=arrays,
+            state={
+                "step": self.step,
+                "evaluated": self.evaluated,
+                "elapsed": self.elapsed(),
+                "best_ap": self.best_ap,
+                "batches_per_epoch": self.batches_per_epoch,
+                "options": self.options.to_dict(),
+                "notes": self.notes,
+            },
+        ).save(self.output / name)
+
+    def restore(self) -> None:
+        """Go on from the last checkpoint.
+
+        Raises:
+            TrainingError: there is none, or the run was of other length, data or optimizer.
+            CheckpointError: it is of another network.
+        """
+        path = self.output / LAST
+        if not path.is_file():
+            raise TrainingError(f"nothing to resume: {path} does not exist; leave --resume out")
+        checkpoint = read_checkpoint(path, training=True)
+        self._check(checkpoint, path)
+        load_weights(self.averaged.network, checkpoint.weights, source=str(path))
+        arrays = checkpoint.training
+        model = {k.removeprefix("model."): a for k, a in arrays.items() if k.startswith("model.")}
+        load_weights(self.network, model, source=str(path))
+        for name, parameter in self.network.named_parameters():
+            for key in _MOMENTS:
+                array = arrays.get(f"optimizer.{key}.{name}")
+                if array is None:
+                    continue
+                value = torch.from_numpy(array.copy())
+                if key != "step":  # AdamW's step counters stay on the CPU, as torch keeps them
+                    value = torch.empty_like(parameter).copy_(value)
+                self.optimizer.state[parameter][key] = value
+        state = checkpoint.state
+        self.step = int(state["step"])
+        self.evaluated = int(state["evaluated"])
+        self.best_ap = float(state["best_ap"])
+        self.notes = {**state["notes"], **self.notes}
+        self._trained, self._since = float(state["elapsed"]), time.monotonic()
+        self._forget_later_history()
+
+    def _check(self, checkpoint: Checkpoint, path: Path) -> None:
+        was, now = checkpoint.spec.to_dict(), self.network.spec.to_dict()
+        was["classes"], now["classes"] = checkpoint.labels.names, self.labels.names
+        for field in now:
+            if was[field] != now[field]:
+                raise CheckpointError(
+                    f"{path}: the run began with {field} {was[field]!r:.60}, now it is "
+                    f"{now[field]!r:.60}; resume with the same network and classes"
+                )
+        state = checkpoint.state
+        same: dict[str, tuple[Any, Any]] = {
+            "--optimizer": (state["options"]["optimizer"], self.options.optimizer),
+            "batches an epoch (--data, --batch)": (
+                state["batches_per_epoch"],
+                self.batches_per_epoch,
+            ),
+        }
+        for what, (before, after) in same.items():
+            if before != after:
+                raise TrainingError(
+                    f"{path}: the run began with {what} {before}, now it is {after}; "
+                    "resume with the same"
+                )
+
+    def _forget_later_history(self) -> None:
+        """Drop what was written after the checkpoint, and a line cut by a crash."""
+        history = self.output / HISTORY
+        lines = history.read_text(encoding="utf-8").splitlines() if history.is_file() else []
+        kept = []
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record["step"] <= self.step:
+                kept.append(line)
+                if record["event"] == "evaluation":
+                    self.evaluated = record["step"]
+                    self.best_ap = max(self.best_ap, record["summary"]["AP"] or 0.0)
+                if record["event"] == "problem":
+                    self._reported.add(Problem(record["where"], record["reason"]))
+        write_text(history, "".join(f"{line}\n" for line in kept))

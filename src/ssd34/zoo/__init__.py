@@ -1,0 +1,1 @@
+"""Published files: what there is, where it lies, how it comes here."""

@@ -1,0 +1,66 @@
+"""Where published files lie on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from ssd34.errors import ModelError, OptionError
+from ssd34.zoo.catalogue import PublishedFile, published
+
+
+def cache_folder(
+    environment: Mapping[str, str] = os.environ, *, platform: str = sys.platform
+) -> Path:
+    """This user's folder for files that can be fetched again; it need not exist.
+
+    ``SSD34_HOME``, else ``XDG_CACHE_HOME/ssd34``, else ``~/.cache/ssd34``; on Windows
+    ``LOCALAPPDATA\\ssd34`` stands for the last two.
+
+    Raises:
+        OptionError: the user has no home folder.
+    """
+    try:
+        if own := environment.get("SSD34_HOME"):
+            return Path(own).expanduser().absolute()
+        base = Path(
+            environment.get("LOCALAPPDATA" if platform == "win32" else "XDG_CACHE_HOME", "")
+        )
+        # The XDG specification: relative paths are to be ignored.
+        return (base if base.is_absolute() else Path.home() / ".cache") / "ssd34"
+    except RuntimeError as error:
+        raise OptionError(
+            f"no folder for models ({error}); set SSD34_HOME to a folder of yours"
+        ) from None
+
+
+def cache_path(file: PublishedFile) -> Path:
+    """Where that file lies, or would lie."""
+    return cache_folder() / "models" / file.name
+
+
+def is_cached(file: PublishedFile) -> bool:
+    """Whether it is there with the published size; its SHA-256 was checked when it came."""
+    path = cache_path(file)
+    return os.path.isfile(path) and path.stat().st_size == file.size
+
+
+def cached_model(name: str) -> Path:
+    """The ONNX file of a published model that has been pulled or put there by hand.
+
+    Raises:
+        ModelError: it is not there, or has another size; the message says what to do.
+    """
+    file = published(name).model
+    path = cache_path(file)
+    if is_cached(file):
+        return path
+    state = "not on this machine"
+    if os.path.isfile(path):
+        state = f"its file here has {path.stat().st_size} bytes instead of {file.size}"
+    raise ModelError(
+        f"{name}: {state}; run: ssd34 models pull {name}; or put {file.name} at {path} "
+        f"({file.size} bytes, SHA-256 {file.sha256})"
+    )

@@ -1,0 +1,184 @@
+"""The published files of this detector: names, sizes, checksums, where they are.
+
+Sizes and SHA-256 are those of the files as published; mAP is on COCO val2017.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from ssd34.errors import ModelError
+
+_FOLDER = "validated/vision/object_detection_segmentation/ssd/model"
+
+# No address could be tried where this was written. The forms are those that other projects use for
+# files of the same repositories. GitHub's LFS downloads of onnx/models ended in July 2025: the
+# second mirror may answer with an error or a pointer file, and `download` then says so.
+_ZOO = (
+    f"https://huggingface.co/onnxmodelzoo/legacy_models/resolve/main/{_FOLDER}/",
+    f"https://media.githubusercontent.com/media/onnx/models/main/{_FOLDER}/",
+)
+# The second is the archived copy that NVIDIA's sample projects name as the mirror of the first.
+_BENCHMARK = (
+    "https://zenodo.org/record/3228411/files/",
+    "https://web.archive.org/web/20221201213043/https://zenodo.org/record/3228411/files/",
+)
+
+SPARSE_IDS = (
+    "from a metric that compared contiguous labels with sparse COCO ids: nine classes were "
+    "dropped, and crowd regions counted as ordinary objects; never compare it with numbers "
+    "by pycocotools"
+)
+"""What is wrong with some of the published mAP numbers."""
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file for download.
+
+    Attributes:
+        name: the file's own name.
+        size: bytes.
+        sha256: 64 hexadecimal digits.
+        urls: mirrors, best first.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedModel:
+    """One published ONNX file and what is known about it.
+
+    Attributes:
+        name: what the user says.
+        model: the ONNX file.
+        test_data: the archive of the model with a tested input and its outputs, if there is one.
+        opset: version of the ONNX operators.
+        precision: ``"float32"`` or ``"int8"``.
+        form: of int8: ``"QOperator"`` or ``"QDQ"``; else empty.
+        published_map: COCO box mAP that its publisher states.
+        map_caveat: what is wrong with that number; empty where it is by pycocotools.
+        licence: SPDX identifier.
+    """
+
+    name: str
+    model: PublishedFile
+    test_data: PublishedFile | None
+    opset: int
+    precision: str
+    form: str = ""
+    published_map: float
+    map_caveat: str = ""
+    licence: str = "Apache-2.0"
+
+
+def _file(name: str, size: int, sha256: str, *, mirrors: tuple[str, ...] = _ZOO) -> PublishedFile:
+    return PublishedFile(name, size, sha256, tuple(mirror + name for mirror in mirrors))
+
+
+_MODELS = (
+    PublishedModel(
+        name="ssd-10",
+        model=_file(
+            "ssd-10.onnx",
+            80363696,
+            "80013dd940efc1462c616143b461ef35885bcc1706e0670b66623293b4b52c59",
+        ),
+        test_data=_file(
+            "ssd-10.tar.gz",
+            78515627,
+            "5ff54f161d58e02bfc751d3264d58d484485785e71827cf2dd14620bf354c2d0",
+        ),
+        opset=10,
+        precision="float32",
+        published_map=0.195,
+    ),
+    PublishedModel(
+        name="ssd-12",
+        model=_file(
+            "ssd-12.onnx",
+            80366315,
+            "5ec1e058e666ef980a6213ac40088877865aafb2b6676b9af204b3828e4bb9d5",
+        ),
+        test_data=_file(
+            "ssd-12.tar.gz",
+            90592544,
+            "43e57501da34abe0c01ea30902303bdb14f590f59c18fbb15ea3473810b0e86b",
+        ),
+        opset=12,
+        precision="float32",
+        published_map=0.1898,
+        map_caveat=SPARSE_IDS,
+    ),
+    PublishedModel(
+        name="ssd-12-int8",
+        model=_file(
+            "ssd-12-int8.onnx",
+            20485276,
+            "56d2c03a8c74c03f704509ccfcd91763991c6e1b92f63da730fb2b3d07565453",
+        ),
+        test_data=_file(
+            "ssd-12-int8.tar.gz",
+            31816976,
+            "723c25c6040e1d5f7fd7ce736e236b09d6881f6f2cc6e7a79a999f3e69f86571",
+        ),
+        opset=12,
+        precision="int8",
+        form="QOperator",
+        published_map=0.1892,
+        map_caveat=SPARSE_IDS,
+    ),
+    PublishedModel(
+        name="ssd-12-qdq",
+        model=_file(
+            "ssd-12-qdq.onnx",
+            20479614,
+            "fba599b77e556525844e4e1022a9f60969b0e9130baa03640539cb0b58f474a2",
+        ),
+        test_data=_file(
+            "ssd-12-qdq.tar.gz",
+            26976158,
+            "2cd791e3ee5f472a208d292ef766f6b4f04c71463dcf290f9393dcce8b81d6d6",
+        ),
+        opset=12,
+        precision="int8",
+        form="QDQ",
+        published_map=0.1863,
+        map_caveat=SPARSE_IDS,
+    ),
+    # The inference benchmark's own file. Opset and mAP are those of the benchmark's list, the
+    # licence that of its repository; the Zenodo record's own licence field could not be read.
+    PublishedModel(
+        name="resnet34-ssd1200",
+        model=_file(
+            "resnet34-ssd1200.onnx",
+            80363696,
+            "b417a8186967f1e78670b0075aa72a10e5c7d1a6d5c08af9d13dc97f3d29ef0d",
+            mirrors=_BENCHMARK,
+        ),
+        test_data=None,
+        opset=8,
+        precision="float32",
+        published_map=0.20,
+    ),
+)
+
+PUBLISHED = {model.name: model for model in _MODELS}
+"""Every published model by name."""
+
+
+def published(name: str) -> PublishedModel:
+    """The published model of that name.
+
+    Raises:
+        ModelError: there is none; the message names close ones.
+    """
+    if name not in PUBLISHED:
+        close = difflib.get_close_matches(name, PUBLISHED, n=3) or PUBLISHED
+        raise ModelError(f"{name}: no such published model; did you mean {', '.join(close)}?")
+    return PUBLISHED[name]

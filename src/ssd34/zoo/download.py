@@ -1,0 +1,135 @@
+"""A published file: mirrors in turn, resumed, and checked before it counts."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ssd34.data.checksum import sha256_of
+from ssd34.errors import DownloadError
+from ssd34.zoo.lock import held
+from ssd34.zoo.transfer import BrokenOff, Refused, receive
+
+TIMEOUT = 30.0
+"""Seconds without a byte."""
+ATTEMPTS = 5
+"""How often one mirror may break off."""
+PAUSE = 1.0
+"""Seconds before it is asked again."""
+_LONGEST_ANSWER = 200
+
+
+def _silent(_have: int) -> None:
+    pass
+
+
+def download(
+    urls: Sequence[str],
+    target: Path,
+    *,
+    size: int,
+    sha256: str,
+    progress: Callable[[int], None] = _silent,
+    timeout: float = TIMEOUT,
+    attempts: int = ATTEMPTS,
+    pause: float = PAUSE,
+) -> None:
+    """Have the file at `target`, whole and checked; nothing is fetched if it is there already.
+
+    What has come stays in ``target.part`` and is gone on with, by the next mirror or the next
+    call. `target` appears only with the right size and SHA-256. Of two processes that want the
+    same file one waits for the other.
+
+    Args:
+        urls: mirrors, tried in this order; http or https.
+        target: where the file shall lie; its folder is made.
+        size: bytes.
+        sha256: 64 hexadecimal digits.
+        progress: called with the bytes that are there.
+        timeout: seconds without a byte after which a mirror counts as gone.
+        attempts: how often one mirror may break off before the next is tried.
+        pause: seconds before a mirror that broke off is asked again.
+
+    Raises:
+        DownloadError: no mirror had it; the message says what each answered and where to put the
+            file by hand.
+        OSError: the folder cannot be written.
+    """
+    if is_file(target, size=size, sha256=sha256):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    answers = []
+    with held(target.with_name(f".{target.name}.lock"), waiting=lambda: progress(_length(part))):
+        if is_file(target, size=size, sha256=sha256):
+            return
+        for url in urls:
+            fetch = partial(receive, url, part, size=size, timeout=timeout, progress=progress)
+            try:
+                _complete(part, fetch, size=size, sha256=sha256, attempts=attempts, pause=pause)
+            except Refused as answer:
+                answers.append(f"{urlsplit(url).netloc or url}: {_one_line(str(answer))}")
+            else:
+                part.replace(target)
+                return
+    raise DownloadError(
+        f"{target.name} could not be fetched: {'; '.join(answers)}; to go on by hand put it at "
+        f"{target} ({size} bytes, SHA-256 {sha256})"
+    )
+
+
+def _complete(
+    part: Path,
+    fetch: Callable[[], None],
+    *,
+    size: int,
+    sha256: str,
+    attempts: int,
+    pause: float,
+) -> None:
+    """Bring `part` to the whole, right file by one mirror.
+
+    Raises:
+        Refused: it has another file, or broke off too often.
+    """
+    inherited = _length(part) > 0
+    broken_off = 0
+    while True:
+        if _length(part) >= size:
+            if is_file(part, size=size, sha256=sha256):
+                return
+            wrong = sha256_of(part)
+            part.unlink()
+            # A beginning by an older call or another mirror may be what is wrong.
+            if not inherited:
+                raise Refused(f"sends a wrong file (its SHA-256 is {wrong})")
+            inherited = False
+        try:
+            fetch()
+        except BrokenOff as error:
+            broken_off += 1
+            if broken_off >= attempts:
+                raise Refused(f"{error} (attempt {broken_off})") from None
+            time.sleep(pause)
+
+
+def is_file(path: Path, *, size: int, sha256: str) -> bool:
+    """Whether a file with that size in bytes and SHA-256 is there."""
+    return os.path.isfile(path) and path.stat().st_size == size and sha256_of(path) == sha256
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _one_line(text: str) -> str:
+    """Printable and short: parts of it were chosen by a server."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(printable.split())[:_LONGEST_ANSWER]

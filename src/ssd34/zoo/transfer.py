@@ -1,0 +1,175 @@
+"""One HTTP(S) request into a file, from where the file ends."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from ssd34.version import __version__
+
+_BLOCK = 1 << 16
+_HEAD = 512
+"""Bytes by which a pointer or a web page is known."""
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
+_WEB = ("http", "https")
+
+
+class Refused(Exception):  # noqa: N818 - not an error of ours: an answer, told to the user later
+    """This mirror does not have the file; the message completes "HOST: ..."."""
+
+
+class BrokenOff(Exception):  # noqa: N818
+    """The connection ended early; the file keeps what has come."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects from the web to the web; the base class would follow others, too."""
+
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        target = urljoin(req.full_url, headers.get("Location", ""))
+        if urlsplit(target).scheme not in _WEB:
+            fp.close()
+            raise Refused(f"redirects to {target}; only http and https are fetched")
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+def receive(
+    url: str, part: Path, *, size: int, timeout: float, progress: Callable[[int], None]
+) -> None:
+    """Bring `part` to `size` bytes.
+
+    Asks for what is missing; where the server sends everything instead, `part` starts over. No
+    more than `size` bytes are read.
+
+    Args:
+        url: http or https.
+        part: the file, which may have a beginning.
+        size: bytes of the whole file.
+        timeout: seconds without a byte after which the server counts as gone.
+        progress: called with the bytes that are there.
+
+    Raises:
+        Refused: the server answers with anything else than this file.
+        BrokenOff: it stopped before the end.
+        OSError: `part` cannot be written.
+    """
+    if urlsplit(url).scheme not in _WEB:
+        raise Refused("only http and https are fetched")
+    offset = part.stat().st_size if part.exists() else 0
+    response = _answer(url, offset=offset, size=size, timeout=timeout)
+    with response:
+        if response.status != http.client.PARTIAL_CONTENT:
+            offset = 0
+        announced = response.length
+        blocks = _blocks(response, offset=offset, size=size, timeout=timeout)
+        head = b""
+        if offset == 0:
+            for block in blocks:
+                head += block
+                if len(head) >= _HEAD:
+                    break
+            _check_head(head)
+            if announced not in (None, size):
+                raise Refused(f"announces {announced} bytes instead of {size}")
+        have = offset + len(head)
+        progress(have)
+        with part.open("ab" if offset else "wb") as file:
+            file.write(head)
+            for block in blocks:
+                file.write(block)
+                have += len(block)
+                progress(have)
+            file.flush()
+            os.fsync(file.fileno())
+    if have < size:
+        raise BrokenOff(f"broke off after {have} of {size} bytes")
+
+
+def _answer(url: str, *, offset: int, size: int, timeout: float) -> http.client.HTTPResponse:
+    """The answer to a request for the bytes from `offset` on: 206 with these or 200 with all."""
+    headers = {"User-Agent": f"ssd34/{__version__}", "Accept-Encoding": "identity"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+    try:
+        response: http.client.HTTPResponse = _opener().open(
+            urllib.request.Request(url, headers=headers),  # noqa: S310 - the scheme was checked
+            timeout=timeout,
+        )
+    except urllib.error.HTTPError as error:
+        error.close()
+        if offset and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            # The file there is shorter than ours: ask for all of it to see what it is.
+            return _answer(url, offset=0, size=size, timeout=timeout)
+        raise Refused(f"answers {error.code} {error.reason}") from None
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, TimeoutError):
+            raise Refused(f"no answer within {timeout:g} s") from None
+        raise Refused(f"cannot be reached ({error.reason})") from None
+    except TimeoutError:
+        raise Refused(f"no answer within {timeout:g} s") from None
+    except ConnectionError:
+        raise BrokenOff("broke off before it answered") from None
+    except (http.client.HTTPException, OSError, ValueError) as error:
+        raise Refused(f"answers nonsense ({type(error).__name__}: {error})") from None
+    if response.status == http.client.OK:
+        return response
+    if response.status == http.client.PARTIAL_CONTENT and offset:
+        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers["Content-Range"] or "")
+        if found and int(found[1]) == offset and found[2] in ("*", str(size)):
+            return response
+        response.close()
+        return _answer(url, offset=0, size=size, timeout=timeout)
+    response.close()
+    raise Refused(f"answers {response.status} {response.reason}")
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Knows http, https and proxies; unlike the default one neither file, ftp nor data."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        _Redirects(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _blocks(
+    response: http.client.HTTPResponse, *, offset: int, size: int, timeout: float
+) -> Iterator[bytes]:
+    """The body as it comes, up to `size` counted from `offset`."""
+    while offset < size:
+        try:
+            block = response.read1(min(_BLOCK, size - offset))
+        except TimeoutError:
+            raise BrokenOff(
+                f"sent nothing for {timeout:g} s after {offset} of {size} bytes"
+            ) from None
+        except (OSError, http.client.HTTPException, ValueError):
+            raise BrokenOff(f"broke off after {offset} of {size} bytes") from None
+        if not block:
+            return
+        offset += len(block)
+        yield block
+
+
+def _check_head(head: bytes) -> None:
+    if head.startswith(_LFS_POINTER):
+        raise Refused("sends a Git LFS pointer instead of the file")
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        raise Refused("sends a web page instead of the file")

@@ -1,0 +1,155 @@
+import hashlib
+import json
+import tarfile
+
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from ssd34.cli.app import commands
+from ssd34.data.checksum import sha256_of
+from ssd34.data.image_io import read_image
+from ssd34.deploy.package import package
+from ssd34.deploy.verify import verify
+from ssd34.errors import ModelError, OptionError
+from tests.conftest import EXAMPLES
+
+PICTURE = EXAMPLES / "coffee.jpg"
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def packed(tiny_model, tmp_path_factory):
+    output = tmp_path_factory.mktemp("published")
+    return package(tiny_model, output=output, picture=read_image(PICTURE), name="shapes")
+
+
+def test_files_are_named_and_laid_out_as_in_the_zoo(packed, tiny_model):
+    assert packed.model.name == "shapes-12.onnx"
+    assert packed.model.read_bytes() == tiny_model.read_bytes()
+    with tarfile.open(packed.tarball) as archive:
+        members = archive.getmembers()
+    files = {m.name for m in members if m.isfile()}
+    data = "shapes-12/test_data_set_0"
+    assert files == {
+        "shapes-12/shapes-12.onnx",
+        f"{data}/input_0.pb",
+        f"{data}/output_0.pb",
+        f"{data}/output_1.pb",
+        f"{data}/output_2.pb",
+    }
+    assert all((m.mtime, m.uid, m.gid, m.uname) == (0, 0, 0, "") for m in members)
+    left = {p.name for p in packed.model.parent.iterdir()}
+    assert left == {"shapes-12.onnx", "shapes-12.tar.gz", "ONNX_HUB_MANIFEST.json", "README.md"}
+
+
+def test_the_manifest_entry_has_the_zoos_fields(packed):
+    [entry] = json.loads(packed.manifest.read_text())
+    assert (entry["model"], entry["model_path"]) == ("shapes", "shapes-12.onnx")
+    assert (entry["onnx_version"], entry["opset_version"]) == ("1.7", 12)
+    data = entry["metadata"]
+    assert data["model_sha"] == digest(packed.model)
+    assert data["model_bytes"] == packed.model.stat().st_size
+    assert data["model_with_data_path"] == "shapes-12.tar.gz"
+    assert data["model_with_data_sha"] == digest(packed.tarball)
+    assert data["model_with_data_bytes"] == packed.tarball.stat().st_size
+    assert data["io_ports"]["inputs"] == [
+        {"name": "image", "shape": [1, 3, 64, 64], "type": "tensor(float)"}
+    ]
+    assert [p["name"] for p in data["io_ports"]["outputs"]] == ["bboxes", "labels", "scores"]
+
+
+def test_what_was_packed_verifies(packed):
+    for target in (packed.tarball, packed.model):
+        assert verify(target).passed
+
+
+def test_equal_input_gives_equal_bytes(packed, tiny_model, tmp_path):
+    again = package(tiny_model, output=tmp_path, picture=read_image(PICTURE), name="shapes")
+    for ours, theirs in ((again.model, packed.model), (again.tarball, packed.tarball),
+                         (again.manifest, packed.manifest), (again.card, packed.card)):  # fmt: skip
+        assert ours.read_bytes() == theirs.read_bytes(), ours.name
+
+
+def measurement(model, path, **changes):
+    values = {
+        "model_sha256": sha256_of(model),
+        "data": "/somewhere/val.zip",
+        "policy": "zoo",
+        "pictures": 12,
+        "summary": {"AP": 0.12345, "AP50": 0.3},
+    }
+    path.write_text(json.dumps({**values, **changes}))
+    return path
+
+
+def test_the_card_is_filled_from_measurements_of_this_file_only(tiny_model, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    ours = measurement(tiny_model, tmp_path / "a.json")
+    other = measurement(PICTURE, tmp_path / "b.json", summary={"AP": 0.9, "AP50": 0.9})
+    written = package(
+        tiny_model, output=output, picture=read_image(PICTURE), measured=[ours, other]
+    )
+    card = written.card.read_text()
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    [row] = [line for line in card.splitlines() if line.startswith("| [tiny-12.onnx]")]
+    assert [cell.strip() for cell in row.split("|")][5:9] == ["12", "0.1235", "0.3000", ""]
+    assert "12 pictures of val.zip, zoo" in card
+    assert "0.9" not in card.replace("0.95", "")
+
+
+def test_a_second_model_joins_manifest_and_card(tiny_model, tiny_raw_model, tmp_path):
+    picture = read_image(PICTURE)
+    first = measurement(tiny_model, tmp_path / "a.json")
+    output = tmp_path / "out"
+    output.mkdir()
+    package(tiny_model, output=output, picture=picture, name="a", measured=[first])
+    written = package(tiny_raw_model, output=output, picture=picture, name="b")
+    entries = json.loads(written.manifest.read_text())
+    assert [e["model_path"] for e in entries] == ["a-12.onnx", "b-12.onnx"]
+    card = written.card.read_text()
+    assert "| [a-12.onnx]" in card
+    assert "0.1235" in card
+    assert "| [b-12.onnx]" in card
+
+
+def test_bad_measurements_are_refused_before_anything_is_written(tiny_model, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    (tmp_path / "text.json").write_text("0.2")
+    broken = measurement(tiny_model, tmp_path / "broken.json", summary={"AP": 0.1})
+    twice = [measurement(tiny_model, tmp_path / f"{k}.json") for k in range(2)]
+    for files, message in (
+        ([tmp_path / "text.json"], "not a measurement"),
+        ([broken], "without 'AP50'"),
+        (twice, "second accuracy"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            package(tiny_model, output=output, picture=read_image(PICTURE), measured=files)
+    assert list(output.iterdir()) == []
+
+
+def test_what_does_not_verify_is_not_packaged(tiny_model, tmp_path):
+    """A file whose metadata names another network than its graph holds."""
+    model = onnx.load(tiny_model)
+    for entry in model.metadata_props:
+        if entry.key == "ssd34.spec":
+            entry.value = entry.value.replace('"image_size":64', '"image_size":96')
+    onnx.save(model, tmp_path / "other.onnx")
+    output = tmp_path / "out"
+    output.mkdir()
+    with pytest.raises(ModelError):
+        package(tmp_path / "other.onnx", output=output, picture=read_image(PICTURE))
+    assert list(output.iterdir()) == []
+
+
+def test_the_command(tiny_model, tmp_path):
+    arguments = ["package", str(tiny_model), "--output", str(tmp_path / "out"), "--picture",
+                 str(PICTURE)]  # fmt: skip
+    result = CliRunner().invoke(commands, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "tiny-12.tar.gz" in result.output

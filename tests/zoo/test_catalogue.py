@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+
+from ssd34.errors import ModelError
+from ssd34.zoo.catalogue import PUBLISHED, published
+
+# Literals on purpose: name, bytes and SHA-256 as published.
+FILES = {
+    "ssd-10.onnx": (80363696, "80013dd940efc1462c616143b461ef35885bcc1706e0670b66623293b4b52c59"),
+    "ssd-10.tar.gz": (78515627, "5ff54f161d58e02bfc751d3264d58d484485785e71827cf2dd14620bf354c2d0"),
+    "ssd-12.onnx": (80366315, "5ec1e058e666ef980a6213ac40088877865aafb2b6676b9af204b3828e4bb9d5"),
+    "ssd-12.tar.gz": (90592544, "43e57501da34abe0c01ea30902303bdb14f590f59c18fbb15ea3473810b0e86b"),
+    "ssd-12-int8.onnx": (
+        20485276,
+        "56d2c03a8c74c03f704509ccfcd91763991c6e1b92f63da730fb2b3d07565453",
+    ),
+    "ssd-12-int8.tar.gz": (
+        31816976,
+        "723c25c6040e1d5f7fd7ce736e236b09d6881f6f2cc6e7a79a999f3e69f86571",
+    ),
+    "ssd-12-qdq.onnx": (
+        20479614,
+        "fba599b77e556525844e4e1022a9f60969b0e9130baa03640539cb0b58f474a2",
+    ),
+    "ssd-12-qdq.tar.gz": (
+        26976158,
+        "2cd791e3ee5f472a208d292ef766f6b4f04c71463dcf290f9393dcce8b81d6d6",
+    ),
+    "resnet34-ssd1200.onnx": (
+        80363696,
+        "b417a8186967f1e78670b0075aa72a10e5c7d1a6d5c08af9d13dc97f3d29ef0d",
+    ),
+}
+# Opset, precision, form, mAP, whether that number has a caveat.
+FACTS = {
+    "ssd-10": (10, "float32", "", 0.195, False),
+    "ssd-12": (12, "float32", "", 0.1898, True),
+    "ssd-12-int8": (12, "int8", "QOperator", 0.1892, True),
+    "ssd-12-qdq": (12, "int8", "QDQ", 0.1863, True),
+    "resnet34-ssd1200": (8, "float32", "", 0.20, False),
+}
+
+
+def test_files():
+    files = [f for m in PUBLISHED.values() for f in (m.model, m.test_data) if f]
+    assert {f.name: (f.size, f.sha256) for f in files} == FILES
+
+
+def test_facts():
+    assert {
+        name: (m.opset, m.precision, m.form, m.published_map, m.map_caveat != "")
+        for name, m in PUBLISHED.items()
+    } == FACTS
+    assert {m.licence for m in PUBLISHED.values()} == {"Apache-2.0"}
+
+
+def test_names():
+    for name, model in PUBLISHED.items():
+        assert model.name == name and model.model.name == f"{name}.onnx"
+        assert model.test_data is None or model.test_data.name == f"{name}.tar.gz"
+
+
+def test_mirrors():
+    folder = "validated/vision/object_detection_segmentation/ssd/model"
+    assert published("ssd-12").model.urls == (
+        f"https://huggingface.co/onnxmodelzoo/legacy_models/resolve/main/{folder}/ssd-12.onnx",
+        f"https://media.githubusercontent.com/media/onnx/models/main/{folder}/ssd-12.onnx",
+    )
+    sibling = "https://zenodo.org/record/3228411/files/resnet34-ssd1200.onnx"
+    assert published("resnet34-ssd1200").model.urls[0] == sibling
+    for model in PUBLISHED.values():
+        for file in (model.model, model.test_data):
+            if file:
+                assert all(u.startswith("https://") for u in file.urls) and len(file.urls) == 2
+                assert all(u.endswith(f"/{file.name}") for u in file.urls)
+
+
+@pytest.mark.parametrize(
+    ("name", "close"), [("ssd12", "ssd-12"), ("ssd-12.onnx", "ssd-12"), ("yolo", "ssd-10")]
+)
+def test_unknown_name(name, close):
+    with pytest.raises(ModelError, match=f"^{name}: no such published model.*{close}"):
+        published(name)
