@@ -91,7 +91,7 @@ def test_bad_input(shapes, tmp_path):
         invoke("train", *data, *run, "--init", tmp_path / "missing.pth")
     with pytest.raises(OptionError, match=r"either epochs or minutes"):
         invoke("train", *data, *run, "--minutes", "1")
-    with pytest.raises(OptionError, match=r"expected batch_size > 0, got 0"):
+    with pytest.raises(OptionError, match=r"expected batch_size from 1 to .*, got 0"):
         invoke("train", *data, *run, "--batch", "0")
     with pytest.raises(OptionError, match=r"weight > 0 in --data"):
         invoke("train", "--data", f"{shapes}=0", "--val", shapes, *run)

@@ -115,3 +115,27 @@ def test_jitter_changes_colours_and_nothing_else():
         np.testing.assert_allclose(example.boxes, [[0.1, 0.25, 0.5, 0.75]], atol=1e-6)
         seen.add(tuple(example.image[5, 5].tolist()))
     assert len(seen) == 5
+
+
+def test_slivers_are_left_out():
+    boxes = np.array([[20, 40, 20.00005, 120], [20, 40, 100, 120]], np.float32)
+    options = Augmentation(expand=0, crop=False, flip=1)
+    example = augment(
+        marked_picture(boxes), boxes, size=64, options=options, rng=np.random.default_rng(0)
+    )
+    assert example.kept.tolist() == [1]
+
+
+def test_crops_need_not_respect_ignored_boxes():
+    crowd = np.array([[0, 0, 200, 160], [150, 120, 160, 130]], np.float32)
+    ignored = np.array([True, False])
+    sizes = []
+    for seed in range(40):
+        example = augment(
+            marked_picture(crowd), crowd, ignored=ignored, size=64, options=Augmentation(flip=0),
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
+        assert 1 in example.kept
+        sizes.append(example.boxes[-1, 2] - example.boxes[-1, 0])
+    # Only a box of 10 pixels constrains the crop: small windows, in which it looks large.
+    assert max(sizes) > 2 * 10 / 200

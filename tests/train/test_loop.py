@@ -6,14 +6,15 @@ import pytest
 import torch
 from PIL import Image
 
+from ssd34.core.labels import LabelSet
 from ssd34.core.spec import named_spec
 from ssd34.data.checkpoint import read_checkpoint
 from ssd34.data.coco import open_dataset
-from ssd34.data.dataset import Problem
-from ssd34.errors import CheckpointError, DatasetError, TrainingError
+from ssd34.data.dataset import Problem, of_classes
+from ssd34.errors import CheckpointError, DatasetError, OptionError, TrainingError
 from ssd34.network.ssd import SSD
 from ssd34.train.augment import Augmentation
-from ssd34.train.loader import Loader, training_set
+from ssd34.train.loader import Loader, training_sets
 from ssd34.train.loop import Listener, evaluate_network, set_training, train
 from ssd34.train.options import TrainOptions
 from tests.conftest import TINY_LABELS, shapes_dataset, tiny_spec
@@ -32,7 +33,7 @@ def run(folder, shapes, *, options=FAST, resume=False, listener=None, spec=None,
     return train(
         network,
         TINY_LABELS,
-        sources=[training_set(dataset, TINY_LABELS, weight=weight)],
+        sources=training_sets([(dataset, weight)], TINY_LABELS),
         validation=dataset,
         options=options,
         output=folder,
@@ -107,19 +108,71 @@ def test_broken_pictures_are_reported_and_skipped(tmp_path):
     image.resize((10, 10)).save(shapes / "images" / "0003.png")
     problems: list[Problem] = []
     (tmp_path / "run").mkdir()
-    options = dataclasses.replace(FAST, epochs=1, batch_size=2)
+    options = dataclasses.replace(FAST, epochs=2, batch_size=2)
     run(tmp_path / "run", shapes, options=options, listener=Listener(problem=problems.append))
     reported = {str(p) for p in problems}
     assert any("0002.png" in p and "not a picture" in p for p in reported)
     assert any("0003.png" in p and "10 x 10" in p for p in reported)
+    assert len(problems) == len(reported)
     assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_no_readable_picture_at_all_is_an_error(tmp_path):
+    shapes = shapes_dataset(tmp_path / "set", pictures=3)
+    other = shapes_dataset(tmp_path / "other", pictures=3)
+    for file in (shapes / "images").iterdir():
+        file.write_text("no picture")
+    (tmp_path / "run").mkdir()
+    broken, fine = open_dataset(shapes), open_dataset(other)
+    with pytest.raises(TrainingError, match=r"no picture could be read in a whole epoch.*not a"):
+        train(
+            SSD(tiny_spec()),
+            TINY_LABELS,
+            sources=training_sets([(broken, 1.0)], TINY_LABELS),
+            validation=fine,
+            options=FAST,
+            output=tmp_path / "run",
+        )
+
+
+def test_what_cannot_be_measured_on_is_refused_before_training(tmp_path, shapes):
+    dataset = open_dataset(shapes)
+    emptied = tuple(dataclasses.replace(s, crowd=np.ones_like(s.crowd)) for s in dataset.samples)
+    renamed = dataclasses.replace(dataset, labels=LabelSet(("a", "b", "c"), (3, 7, 11)))
+    for validation, message in (
+        (dataclasses.replace(dataset, samples=emptied), "no box to measure on"),
+        (renamed, "no class in common"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            train(
+                SSD(tiny_spec()),
+                TINY_LABELS,
+                sources=training_sets([(dataset, 1.0)], TINY_LABELS),
+                validation=validation,
+                options=FAST,
+                output=tmp_path,
+            )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_that_no_set_labels_are_taught_as_background(shapes):
+    wider = LabelSet.from_names([*TINY_LABELS.names, "never labelled"])
+    dataset = open_dataset(shapes)
+    [alone] = training_sets([(dataset, 1.0)], wider)
+    assert alone.labelled.tolist() == [True] * 5
+    only_discs = of_classes(dataset, ["disc"])
+    first, second = training_sets([(dataset, 1.0), (only_discs, 1.0)], wider)
+    assert first.labelled.tolist() == [True] * 5
+    assert second.labelled.tolist() == [True, False, True, False, True]
 
 
 def test_divergence_stops_with_advice(tmp_path, shapes):
     options = dataclasses.replace(
         FAST, optimizer="sgd", learning_rate=1e30, gradient_clip=1e30, epochs=20
     )
-    with pytest.raises(TrainingError, match=r"diverged.*lower --lr"):
+    with pytest.raises(
+        TrainingError, match=r"diverged; resume from the last checkpoint with a lower --lr"
+    ):
         run(tmp_path, shapes, options=options)
 
 
@@ -127,9 +180,66 @@ def test_resume_of_something_else_is_refused(tmp_path, shapes):
     with pytest.raises(TrainingError, match="nothing to resume"):
         run(tmp_path, shapes, resume=True)
     run(tmp_path, shapes, listener=stop_after(1))
-    other = tiny_spec().replace(name="other")
-    with pytest.raises(CheckpointError, match="was trained as tiny"):
+    other = tiny_spec().replace(head_norm=False)
+    with pytest.raises(CheckpointError, match="began with head_norm True, now it is False"):
         run(tmp_path, shapes, resume=True, spec=other)
+    for changes, message in (
+        ({"optimizer": "sgd"}, "--optimizer adamw, now it is sgd"),
+        ({"batch_size": 6}, r"batches an epoch \(--data, --batch\) 3, now it is 2"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            run(tmp_path, shapes, resume=True, options=dataclasses.replace(FAST, **changes))
+
+
+def test_a_history_line_cut_by_a_crash_does_not_stop_a_resume(tmp_path, shapes):
+    run(tmp_path, shapes, listener=stop_after(4))
+    with (tmp_path / "history.jsonl").open("a") as file:
+        file.write('{"time": 1.0, "st')
+    assert run(tmp_path, shapes, resume=True).finished
+
+
+def test_an_interrupted_evaluation_is_made_up_for(tmp_path, shapes):
+    class KilledError(Exception):
+        pass
+
+    def kill(_done, _total):
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        run(tmp_path, shapes, listener=Listener(evaluating=kill))
+    run(tmp_path, shapes, resume=True)
+    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if r["event"] == "evaluation"] == [3, 6, 9]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": float("nan")}, {"ema_decay": 1.5}, {"frozen_share": -3}, {"workers": -2},
+        {"seed": -1}, {"small_size": 10}, {"weight_decay": -1}, {"gradient_clip": 0},
+        {"schedule": "linear"}, {"epochs": None, "minutes": float("nan")}, {"epochs": 0},
+    ],
+)  # fmt: skip
+def test_options_outside_their_range_are_refused(changes):
+    with pytest.raises(OptionError, match="expected"):
+        dataclasses.replace(FAST, **changes)
+
+
+def test_published_rate_is_linear_in_the_batch():
+    published = TrainOptions(optimizer="sgd", batch_size=32)
+    assert published.peak_rate == pytest.approx(2.5e-3)
+    assert dataclasses.replace(published, batch_size=64).peak_rate == pytest.approx(5e-3)
+    assert TrainOptions.from_dict(json.loads(json.dumps(published.to_dict()))) == published
+
+
+def test_one_picture_needs_no_batch_norm_of_one(tmp_path):
+    shapes = shapes_dataset(tmp_path / "set", pictures=1)
+    (tmp_path / "run").mkdir()
+    spec = named_spec("ssd300-resnet18").replace(num_classes=3, head_norm=True)
+    options = dataclasses.replace(FAST, epochs=1, batch_size=2)
+    assert run(tmp_path / "run", shapes, options=options, spec=spec).finished
+    with pytest.raises(OptionError, match="--batch 2 or more"):
+        run(tmp_path / "run", shapes, options=dataclasses.replace(FAST, batch_size=1), spec=spec)
 
 
 def test_frozen_parts_do_not_move(tmp_path, shapes):
@@ -165,7 +275,7 @@ def test_small_pictures_first(tmp_path, shapes):
 
 
 def test_loader_order_weights_and_targets(shapes):
-    source = training_set(open_dataset(shapes), TINY_LABELS, weight=2.5)
+    [source] = training_sets([(open_dataset(shapes), 2.5)], TINY_LABELS)
     loader = Loader(
         [source], spec=tiny_spec(), options=Augmentation(), batch_size=4, seed=7, workers=0,
         size_now=lambda _step: 64,
@@ -186,7 +296,7 @@ def test_loader_order_weights_and_targets(shapes):
 
 
 def test_worker_processes_make_the_same_batches(shapes):
-    source = training_set(open_dataset(shapes), TINY_LABELS)
+    [source] = training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
     made = []
     for workers in (0, 2):
         loader = Loader(
@@ -205,7 +315,7 @@ def test_a_set_without_usable_boxes_is_refused(tmp_path):
         annotation["iscrowd"] = 1
     (shapes / "instances.json").write_text(json.dumps(values))
     with pytest.raises(DatasetError, match="no picture has a box to learn from"):
-        training_set(open_dataset(shapes), TINY_LABELS)
+        training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
 
 
 def test_evaluation_does_not_depend_on_the_batch(shapes):

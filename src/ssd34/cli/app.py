@@ -18,6 +18,7 @@ from ssd34.cli.detect import detect
 from ssd34.cli.evaluate import evaluate
 from ssd34.cli.export import export
 from ssd34.cli.models import models
+from ssd34.cli.package import package
 from ssd34.cli.train import train
 from ssd34.cli.verify import verify
 from ssd34.errors import Ssd34Error
@@ -50,7 +51,7 @@ def commands() -> None:
     """Single Stage Detector: train, evaluate, export and run an SSD on a plain CPU."""
 
 
-for command in (detect, train, evaluate, export, convert, models, verify):
+for command in (package, detect, train, evaluate, export, convert, models, verify):
     commands.add_command(command)
 
 

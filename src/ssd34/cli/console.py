@@ -16,6 +16,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from ssd34.data.dataset import Dataset
+
+SHOWN_PROBLEMS = 5
+
 errors = Console(stderr=True, highlight=False)
 
 
@@ -45,6 +49,15 @@ def progress_bar() -> Progress:
 def warn(message: str) -> None:
     """One line on stderr."""
     errors.print(f"warning: {message}", markup=False, soft_wrap=True)
+
+
+def warn_of_problems(dataset: Dataset) -> None:
+    """The first problems of a data set, and how many more there are."""
+    for problem in dataset.problems[:SHOWN_PROBLEMS]:
+        warn(f"{dataset.name}: left out {problem}")
+    more = len(dataset.problems) - SHOWN_PROBLEMS
+    if more > 0:
+        warn(f"{dataset.name}: left out {more} more pictures or boxes")
 
 
 def duration(seconds: float) -> str:

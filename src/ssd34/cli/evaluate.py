@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import progress_bar, warn
+from ssd34.cli.console import progress_bar, warn, warn_of_problems
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.data.atomic import write_text
 from ssd34.data.checksum import sha256_of
@@ -53,15 +53,14 @@ def evaluate(
     """
     require("hotcoco", extra="evaluate", why="evaluation")
     from ssd34.data.dataset import of_classes
-    from ssd34.evaluate.evaluator import evaluate as evaluate_pictures
+    from ssd34.evaluate.evaluator import evaluate_detector
     from ssd34.runtime.detector import Detector
 
     for target in (json_file, detections):
         if target and (target.is_dir() or not target.absolute().parent.is_dir()):
             raise OptionError(f"{target}: expected a file to write in a folder that exists")
     dataset = open_dataset(data)
-    for problem in dataset.problems:
-        warn(f"left out {problem}")
+    warn_of_problems(dataset)
     if classes:
         dataset = of_classes(dataset, classes)
     detector = Detector.load(model, threads=threads, policy=named_policy(policy_name))
@@ -74,10 +73,9 @@ def evaluate(
 
     with progress_bar() as bar:
         task = bar.add_task("evaluating", total=len(dataset))
-        metrics, results = evaluate_pictures(
-            lambda images: [detector.pick(image) for image in images],
+        metrics, results = evaluate_detector(
+            detector,
             dataset,
-            detector.labels,
             progress=lambda n: bar.update(task, completed=n),
             problem=report,
         )
@@ -97,6 +95,8 @@ def evaluate(
             "data": data,
             "policy": policy,
             "ssd34": __version__,
+            "unreadable": failed,
+            "problems": len(dataset.problems),
             **metrics.to_dict(),
         }
         write_text(json_file, json.dumps(report_values, indent=1) + "\n")
@@ -104,4 +104,5 @@ def evaluate(
         write_text(detections, json.dumps(results) + "\n")
     if failed:
         warn(f"{failed} of {len(dataset)} pictures could not be read and count as empty")
+    if failed or dataset.problems:
         raise SystemExit(PARTLY)

@@ -9,6 +9,8 @@ import click
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.errors import OptionError, require
 
+IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
+
 
 @click.command(short_help="Write a checkpoint as an ONNX file.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -19,7 +21,7 @@ from ssd34.errors import OptionError, require
     help="nms: the file ends at detections, as the published ones. none: at raw loc and conf.",
 )  # fmt: skip
 @click.option(
-    "--policy", "policy_name", type=click.Choice(list(POLICIES)), default="zoo",
+    "--policy", "policy_name", type=click.Choice(IN_GRAPH), default="zoo",
     help="How the file picks detections; the next three change its values.",
 )  # fmt: skip
 @click.option("--score", type=click.FloatRange(0, 1), help="Score threshold in the file.")
@@ -61,7 +63,7 @@ def export(
         raise OptionError(f"{output}: the folder {output.parent} does not exist; make it first")
     changes = {"score_threshold": score, "iou_threshold": iou, "max_detections": max_detections}
     given = {name: value for name, value in changes.items() if value is not None}
-    if tail == "none" and given:
+    if tail == "none" and (given or policy_name != "zoo"):
         raise OptionError("--tail none: the file has no policy to change; leave those options out")
     policy = None if tail == "none" else named_policy(policy_name).replace(**given)
     options = ExportOptions(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 import signal
 import sys
 import time
@@ -10,19 +12,21 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from ssd34.cli.console import duration, errors, warn
+from ssd34.cli.console import duration, errors, warn, warn_of_problems
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, named_spec
 from ssd34.data.coco import open_dataset
 from ssd34.data.dataset import Dataset
-from ssd34.errors import OptionError, require
+from ssd34.errors import OptionError, TrainingError, require
 
 if TYPE_CHECKING:
+    from ssd34.data.checkpoint import Checkpoint
     from ssd34.evaluate.coco_metrics import CocoMetrics
     from ssd34.train.loop import Progress
+    from ssd34.train.options import TrainOptions
 
-SHOWN_PROBLEMS = 5
 PRINT_SECONDS = 15
 
 
@@ -51,21 +55,27 @@ PRINT_SECONDS = 15
 )  # fmt: skip
 @click.option(
     "--lr", "learning_rate", type=float,
-    help="Peak learning rate. [default: 3e-4 for adamw, 0.01 for sgd, at batch 16]",
+    help="Peak learning rate. [default: at batch 16, 3e-4 for adamw, 1.25e-3 for sgd]",
 )  # fmt: skip
 @click.option("--weight-decay", type=float, help="[default: 0.05 for adamw, 5e-4 for sgd]")
 @click.option("--warmup", "warmup_steps", type=int, default=100, help="Steps of warm-up.")
 @click.option("--schedule", type=click.Choice(["cosine", "step"]), default="cosine")
 @click.option("--ema", "ema_decay", type=float, default=0.999, help="Decay of averaged weights.")
-@click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="bf16")
+@click.option("--clip", "gradient_clip", type=float, default=10, help="Largest gradient norm.")
+@click.option(
+    "--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto",
+    help="auto: bf16 where the processor computes in it.",
+)  # fmt: skip
 @click.option("--head-norm/--no-head-norm", default=True, help="Batch norm in the extra blocks.")
 @click.option(
-    "--trunk-statistics", type=click.Choice(["frozen", "batch"]), default="frozen",
-    help="Batch norm statistics of the trunk: as they came, or the batch's own.",
+    "--trunk-statistics", type=click.Choice(["auto", "frozen", "batch"]), default="auto",
+    help="Batch norm statistics of the trunk: as they came, or the batch's own. auto: as they "
+    "came, if they came with --init.",
 )  # fmt: skip
 @click.option(
-    "--freeze", "frozen_stages", type=click.IntRange(0, 4), default=1,
-    help="First stages of the trunk that do not train: 1 is the stem, 2 with layer1, ...",
+    "--freeze", "frozen_stages", type=int,
+    help="First stages of the trunk that do not train: 1 is the stem, 2 with layer1, ... "
+    "[default: 1 with --init, else 0]",
 )  # fmt: skip
 @click.option("--freeze-share", "frozen_share", type=float, default=1.0,
               help="Share of the run in which they do not.")  # fmt: skip
@@ -74,31 +84,28 @@ PRINT_SECONDS = 15
 @click.option("--expand", type=float, default=0.3, help="Share of pictures zoomed out.")
 @click.option(
     "--labels", "label_choice", type=click.Choice(["auto", "coco", "data"]), default="auto",
-    help="Classes of the head: COCO's 80, those of the data, or COCO's if they hold the data's.",
+    help="Classes of the head: COCO's 80, or those of the data. auto: COCO's if the data has them "
+    "all.",
 )  # fmt: skip
-@click.option("--workers", type=int, help="Processes that prepare pictures.")
+@click.option("--workers", type=int, default=1, help="Processes that prepare pictures.")
 @click.option("--threads", type=int, help="Threads that compute. [default: what there is]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--seed", type=int, default=34)
+@click.pass_context
 def train(
+    context: click.Context,
+    /,
     *,
     data: tuple[str, ...],
     val: str,
     spec_name: str,
     init: Path | None,
     output: Path,
-    epochs: int | None,
-    minutes: float | None,
     resume: bool,
     head_norm: bool,
-    expand: float,
-    small_size: int | None,
-    small_share: float,
     label_choice: str,
-    workers: int | None,
     threads: int | None,
     device: str,
-    seed: int,
     **settings: Any,
 ) -> None:
     """Train a detector on your pictures and measure it after every epoch.
@@ -108,48 +115,44 @@ def train(
     others are left out of the loss.
 
     Writes last.safetensors, best.safetensors and history.jsonl into --output. Ctrl-C saves and
-    stops; --resume goes on.
+    stops; --resume goes on with the settings of the run, except those given again.
     """
     torch = require("torch", extra="train", why="training")
     require("hotcoco", extra="evaluate", why="evaluation during training")
+    from ssd34.data.checkpoint import read_header
     from ssd34.network.ssd import SSD
     from ssd34.runtime.threads import thread_budget
-    from ssd34.train.augment import Augmentation
-    from ssd34.train.loader import training_set
-    from ssd34.train.loop import LAST, Listener
+    from ssd34.train.loader import training_sets
+    from ssd34.train.loop import Listener
     from ssd34.train.loop import train as run_training
-    from ssd34.train.options import TrainOptions
+    from ssd34.train.run import LAST
 
-    if epochs is None and minutes is None:
-        epochs = 60
-    if (output / LAST).exists() and not resume:
+    last = output / LAST
+    if resume and not last.is_file():
+        raise TrainingError(f"nothing to resume: {last} does not exist; leave --resume out")
+    if last.exists() and not resume:
         raise OptionError(
             f"{output}: already holds a run; add --resume to go on with it, or choose "
             "another folder"
         )
-    options = TrainOptions(
-        epochs=epochs,
-        minutes=minutes,
-        small_size=small_size,
-        small_share=small_share if small_size else 0.0,
-        augmentation=Augmentation(expand=expand),
-        seed=seed,
-        workers=1 if workers is None else workers,
-        **settings,
-    )
+    begun = read_header(last) if resume else None
     chosen = _device(torch, device)
+    options = _options(context, settings, chosen, started=init is not None, begun=begun)
     torch.set_num_threads(threads or thread_budget())
-    torch.manual_seed(seed)
+    torch.manual_seed(options.seed)
 
     datasets = [(_opened(path), weight) for path, weight in map(_weighted, data)]
     validation = _opened(val)
-    labels = _labels(label_choice, [dataset for dataset, _ in datasets])
-    sources = [training_set(dataset, labels, weight=weight) for dataset, weight in datasets]
-    spec = named_spec(spec_name).replace(num_classes=len(labels), head_norm=head_norm)
+    if begun:
+        spec, labels = begun.spec, begun.labels
+    else:
+        labels = _labels(label_choice, [dataset for dataset, _ in datasets])
+        spec = named_spec(spec_name).replace(num_classes=len(labels), head_norm=head_norm)
+    sources = training_sets(datasets, labels)
+    for name in sorted(set(validation.labels.names) - set(labels.names)):
+        warn(f"{val}: the class {name!r} is not trained and counts as missed")
     network = SSD(spec)
-    start = (
-        _start(network, labels, init) if init and not resume else "resumed" if resume else "random"
-    )
+    start = "resumed" if begun else _start(network, labels, init) if init else "random"
 
     output.mkdir(parents=True, exist_ok=True)
     pictures = sum(len(source.usable) for source in sources)
@@ -172,12 +175,12 @@ def train(
             output=output,
             resume=resume,
             device=chosen,
-            notes={"command": " ".join(sys.argv[1:]), "start": start} if not resume else None,
+            notes=None if begun else {"command": shlex.join(sys.argv[1:]), "start": start},
             listener=Listener(
                 progress=screen.progress,
                 evaluating=screen.evaluating,
                 evaluated=screen.evaluated,
-                problem=lambda problem: warn(f"left out {problem}"),
+                problem=lambda problem: warn(str(problem)),
                 stop=lambda: stopping.asked,
             ),
         )
@@ -188,6 +191,48 @@ def train(
     click.echo(f"weights: {outcome.best if outcome.best.exists() else outcome.last}")
     if not outcome.finished:
         sys.exit(130)
+
+
+def _options(
+    context: click.Context,
+    settings: dict[str, Any],
+    device: Any,
+    *,
+    started: bool,
+    begun: Checkpoint | None,
+) -> TrainOptions:
+    """The settings of a new run, or those of the run that goes on with what was given again."""
+    from ssd34.train.augment import Augmentation
+    from ssd34.train.options import TrainOptions
+    from ssd34.train.precision import computes_bf16
+
+    given = {
+        name: value
+        for name, value in settings.items()
+        if begun is None or context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+    }
+    if begun:
+        stored = TrainOptions.from_dict(begun.state["options"])
+        if "epochs" in given or "minutes" in given:
+            given = {"epochs": None, "minutes": None, **given}
+        if "expand" in given:
+            given["augmentation"] = dataclasses.replace(
+                stored.augmentation, expand=given.pop("expand")
+            )
+        if given.get("precision") == "auto":
+            del given["precision"]
+        return dataclasses.replace(stored, **given)
+    if given["epochs"] is None and given["minutes"] is None:
+        given["epochs"] = 60
+    if given["precision"] == "auto":
+        given["precision"] = "bf16" if computes_bf16(device) else "fp32"
+    if given["trunk_statistics"] == "auto":
+        given["trunk_statistics"] = "frozen" if started else "batch"
+    if given["frozen_stages"] is None:
+        given["frozen_stages"] = 1 if started else 0
+    if not given["small_size"]:
+        given["small_share"] = 0.0
+    return TrainOptions(augmentation=Augmentation(expand=given.pop("expand")), **given)
 
 
 def _weighted(text: str) -> tuple[str, float]:
@@ -206,17 +251,13 @@ def _weighted(text: str) -> tuple[str, float]:
 
 def _opened(path: str) -> Dataset:
     dataset = open_dataset(path)
-    for problem in dataset.problems[:SHOWN_PROBLEMS]:
-        warn(f"{path}: left out {problem}")
-    more = len(dataset.problems) - SHOWN_PROBLEMS
-    if more > 0:
-        warn(f"{path}: left out {more} more pictures or boxes")
+    warn_of_problems(dataset)
     return dataset
 
 
 def _labels(choice: str, datasets: list[Dataset]) -> LabelSet:
     names = list(dict.fromkeys(name for dataset in datasets for name in dataset.labels.names))
-    if choice == "coco" or (choice == "auto" and set(names) <= set(COCO_LABELS.names)):
+    if choice == "coco" or (choice == "auto" and set(names) == set(COCO_LABELS.names)):
         return COCO_LABELS
     if len(datasets) == 1:
         return datasets[0].labels
@@ -225,17 +266,18 @@ def _labels(choice: str, datasets: list[Dataset]) -> LabelSet:
 
 def _start(network: Any, labels: LabelSet, init: Path) -> str:
     """Put first weights in; returns a line on where they came from."""
-    from ssd34.data.checkpoint import FORMAT, read_arrays, read_checkpoint
+    from ssd34.data.checkpoint import is_checkpoint, read_checkpoint
     from ssd34.network.pretrained import read_trunk, start_trunk
     from ssd34.network.ssd import load_weights
 
-    if init.suffix == ".safetensors" and read_arrays(init)[0].get("format") == FORMAT:
+    if is_checkpoint(init):
         checkpoint = read_checkpoint(init)
         if checkpoint.labels.names != labels.names:
             raise OptionError(
                 f"{init}: knows {len(checkpoint.labels)} classes "
                 f"({checkpoint.labels.preview(3)}), this run has {len(labels)} "
-                f"({labels.preview(3)}); the class lists must be equal"
+                f"({labels.preview(3)}); the class lists must be equal, else start from an "
+                "ImageNet trunk"
             )
         load_weights(network, checkpoint.weights, source=str(init))
         return f"all weights from {init.name}"
@@ -267,7 +309,6 @@ class _StopOnSignal:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        errors.print("stopping after this step ...")
 
 
 class _Screen:

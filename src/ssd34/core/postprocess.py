@@ -54,6 +54,11 @@ class Policy:
         if self.max_detections < 1:
             raise OptionError(f"expected max_detections >= 1, got {self.max_detections}")
 
+    @property
+    def in_graph(self) -> bool:
+        """Whether ONNX's NonMaxSuppression can express it."""
+        return not (self.inclusive or self.candidates_per_class or self.worst_first)
+
     def replace(self, **changes: Any) -> Policy:
         """A copy with some values changed."""
         return dataclasses.replace(self, **changes)

@@ -62,6 +62,17 @@ class Checkpoint:
             numpy_format.save_file(arrays, temporary, metadata=metadata)
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint of ours.
+
+    Raises:
+        CheckpointError: it ends in .safetensors and is missing or broken.
+    """
+    return (
+        path.suffix == ".safetensors" and read_arrays(path, skip=("",))[0].get("format") == FORMAT
+    )
+
+
 def read_header(path: Path) -> Checkpoint:
     """A checkpoint file without its arrays: spec, labels and state.
 

@@ -51,9 +51,9 @@ def model_card(
             "",
             "## Preprocessing",
             "",
-            f"Resize to {spec.image_size} x {spec.image_size} with Pillow's bilinear filter, divide "
-            f"by 255, subtract {MEAN}, divide by {STD}. Files whose input is `tensor(uint8)` do "
-            "all but the resizing themselves.",
+            f"Resize to {spec.image_size} x {spec.image_size} with Pillow's bilinear filter, "
+            f"divide by 255, subtract {MEAN}, divide by {STD}. Files whose input is "
+            "`tensor(uint8)` do all but the resizing themselves.",
             "",
             "## Classes",
             "",

@@ -168,16 +168,20 @@ def _entry(
 
 
 _TYPES = {
-    onnx.TensorProto.FLOAT: "tensor(float)",
-    onnx.TensorProto.INT64: "tensor(int64)",
-    onnx.TensorProto.UINT8: "tensor(uint8)",
+    "FLOAT": "tensor(float)",
+    "INT64": "tensor(int64)",
+    "UINT8": "tensor(uint8)",
 }
 
 
 def _port(value: onnx.ValueInfoProto) -> dict[str, Any]:
     tensor = value.type.tensor_type
     shape = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim]
-    return {"name": value.name, "shape": shape, "type": _TYPES[tensor.elem_type]}
+    return {
+        "name": value.name,
+        "shape": shape,
+        "type": _TYPES[onnx.TensorProto.DataType.Name(tensor.elem_type)],
+    }
 
 
 def _with_entry(manifest: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ def add_tail(
         OptionError: ONNX's NonMaxSuppression cannot express the policy, or the opset is too old
             for several pictures.
     """
-    if policy.inclusive or policy.candidates_per_class or policy.worst_first:
+    if not policy.in_graph:
         raise OptionError(
             f"the policy {policy.name!r} cannot be expressed with ONNX's NonMaxSuppression; "
             "export with --policy zoo, or with --tail none and apply it at run time"

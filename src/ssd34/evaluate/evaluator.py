@@ -18,6 +18,7 @@ from ssd34.evaluate.coco_metrics import (
     coco_metrics,
     coco_results,
 )
+from ssd34.runtime.detector import Detector
 
 PickMany = Callable[[Sequence[NDArray[np.uint8]]], Sequence[Picked]]
 """Pictures (H, W, 3) uint8 RGB to the detections of each, in fractions of it."""
@@ -62,3 +63,20 @@ def evaluate(
                 results += coco_results(picked, sample=sample, categories=categories)
         progress(min(start + batch_size, len(dataset)))
     return coco_metrics(dataset, results), results
+
+
+def evaluate_detector(
+    detector: Detector,
+    dataset: Dataset,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+    problem: Callable[[Problem], None] = lambda _: None,
+) -> tuple[CocoMetrics, list[Result]]:
+    """`evaluate` for a loaded ONNX file, one picture after the other."""
+    return evaluate(
+        lambda images: [detector.pick(image) for image in images],
+        dataset,
+        detector.labels,
+        progress=progress,
+        problem=problem,
+    )

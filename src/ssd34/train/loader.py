@@ -3,6 +3,7 @@ nothing but the seed, the epoch and the position: a resumed run sees the same ba
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,12 +45,21 @@ class TrainingSet:
     usable: NDArray[np.int64]
 
 
-def training_set(dataset: Dataset, target: LabelSet, *, weight: float = 1.0) -> TrainingSet:
-    """Prepare a data set for a network with the classes `target`.
+def training_sets(datasets: Sequence[tuple[Dataset, float]], target: LabelSet) -> list[TrainingSet]:
+    """Prepare data sets, each with its weight, for a network with the classes `target`.
+
+    Classes that no data set labels are taught as background everywhere: left out of every loss
+    they would keep their first, meaningless scores.
 
     Raises:
-        DatasetError: the network lacks a class, or no picture has a box to learn.
+        DatasetError: the network lacks a class, or a set has no picture with a box to learn.
     """
+    sources = [_training_set(dataset, weight, target) for dataset, weight in datasets]
+    taught = np.any([source.labelled for source in sources], axis=0)
+    return [dataclasses.replace(source, labelled=source.labelled | ~taught) for source in sources]
+
+
+def _training_set(dataset: Dataset, weight: float, target: LabelSet) -> TrainingSet:
     labels = dataset.labels_in(target)
     labelled = np.zeros(len(target) + 1, np.bool_)
     labelled[labels] = True

@@ -21,13 +21,24 @@ _CHOICES = {
     "precision": ("bf16", "fp32"),
     "trunk_statistics": ("frozen", "batch"),
 }
-_RANGES = {
-    "epochs": (1, 1e9), "minutes": (1e-6, 1e9), "batch_size": (1, 1e6), "learning_rate": (1e-12, 1e30),
-    "momentum": (0, 1), "weight_decay": (0, 1e3), "warmup_steps": (0, 1e9), "ema_decay": (0, 1),
-    "gradient_clip": (1e-12, 1e30), "frozen_stages": (0, 4), "frozen_share": (0, 1),
-    "small_size": (32, 1e5), "small_share": (0, 1), "seed": (0, 2**63), "workers": (0, 1e4),
+_RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, 1e9),
+    "minutes": (1e-6, 1e9),
+    "batch_size": (1, 1e6),
+    "learning_rate": (1e-12, 1e30),
+    "momentum": (0, 1),
+    "weight_decay": (0, 1e3),
+    "warmup_steps": (0, 1e9),
+    "ema_decay": (0, 1),
+    "gradient_clip": (1e-12, 1e30),
+    "frozen_stages": (0, 4),
+    "frozen_share": (0, 1),
+    "small_size": (32, 1e5),
+    "small_share": (0, 1),
+    "seed": (0, 2**63),
+    "workers": (0, 1e4),
     "checkpoint_minutes": (1e-6, 1e9),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)

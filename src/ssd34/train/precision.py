@@ -1,0 +1,12 @@
+"""What a processor computes in."""
+
+from __future__ import annotations
+
+import torch
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether bf16 is arithmetic of the processor, and not emulated, which is slow."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
