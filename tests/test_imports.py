@@ -73,7 +73,7 @@ ALLOWED = {
     "zoo": {"core", "data", "errors", "version"},
     "runtime": {"core", "data", "zoo", "errors"},
     "evaluate": {"core", "data", "runtime", "errors"},
-    "deploy": {"core", "data", "errors", "version"},
+    "deploy": {"core", "data", "runtime", "errors", "version"},
     "train": {"core", "data", "network", "evaluate", "errors"},
 }
 

@@ -14,6 +14,7 @@ from ssd34.data.image_io import read_image
 from ssd34.errors import (
     CheckpointError,
     DatasetError,
+    DownloadError,
     ImageError,
     MissingExtraError,
     ModelError,
@@ -37,6 +38,7 @@ __all__ = [
     "Detection",
     "Detections",
     "Detector",
+    "DownloadError",
     "ImageError",
     "LabelSet",
     "MissingExtraError",

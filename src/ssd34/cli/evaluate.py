@@ -25,8 +25,8 @@ PARTLY = 1
 @click.argument("model", default="default")
 @click.option("--data", required=True, metavar="PATH", help="Pictures and boxes, as for train.")
 @click.option(
-    "--policy", "policy_name", type=click.Choice(list(POLICIES)), default="zoo",
-    help="How detections are picked, for files that end at raw outputs.",
+    "--policy", "policy_name", type=click.Choice(list(POLICIES)),
+    help="How detections are picked, for files that end at raw outputs. [default: zoo]",
 )  # fmt: skip
 @click.option(
     "--class", "classes", multiple=True, metavar="NAME",
@@ -41,7 +41,7 @@ def evaluate(
     *,
     model: str,
     data: str,
-    policy_name: str,
+    policy_name: str | None,
     classes: tuple[str, ...],
     json_file: Path | None,
     detections: Path | None,
@@ -63,7 +63,12 @@ def evaluate(
     warn_of_problems(dataset)
     if classes:
         dataset = of_classes(dataset, classes)
-    detector = Detector.load(model, threads=threads, policy=named_policy(policy_name))
+    detector = Detector.load(model, threads=threads, policy=named_policy(policy_name or "zoo"))
+    if policy_name and not detector.session.raw:
+        raise OptionError(
+            f"--policy {policy_name}: {model} picks detections itself; leave the option out, or "
+            "export the network with --tail none"
+        )
     failed = 0
 
     def report(problem: object) -> None:
@@ -79,7 +84,7 @@ def evaluate(
             progress=lambda n: bar.update(task, completed=n),
             problem=report,
         )
-    policy = policy_name if detector.session.raw else "the file's own tail"
+    policy = detector.policy.name if detector.session.raw else "the file's own tail"
     table = Table(
         "metric",
         "value",

@@ -42,7 +42,8 @@ PRINT_SECONDS = 15
 )  # fmt: skip
 @click.option(
     "--init", type=click.Path(path_type=Path),
-    help="Start from a checkpoint of ours, or from an ImageNet trunk (.pth or .safetensors).",
+    help="Start from a checkpoint of ours, or from an ImageNet trunk: torchvision's .pth, "
+    "safetensors, or a name such as resnet34-b627a593, which is downloaded.",
 )  # fmt: skip
 @click.option("--output", required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--epochs", type=int, help="Length in epochs. [default: 60]")
@@ -267,9 +268,12 @@ def _labels(choice: str, datasets: list[Dataset]) -> LabelSet:
 def _start(network: Any, labels: LabelSet, init: Path) -> str:
     """Put first weights in; returns a line on where they came from."""
     from ssd34.data.checkpoint import is_checkpoint, read_checkpoint
-    from ssd34.network.pretrained import read_trunk, start_trunk
+    from ssd34.network.pretrained import IMAGENET_TRUNKS, fetch_trunk, read_trunk, start_trunk
     from ssd34.network.ssd import load_weights
+    from ssd34.zoo.cache import cache_folder
 
+    if str(init) in IMAGENET_TRUNKS and not init.exists():
+        init = fetch_trunk(str(init), cache_folder() / "trunks")
     if is_checkpoint(init):
         checkpoint = read_checkpoint(init)
         if checkpoint.labels.names != labels.names:

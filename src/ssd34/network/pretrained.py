@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ssd34.core.spec import SPECS, ModelSpec
 from ssd34.data.checkpoint import Arrays, read_arrays
-from ssd34.errors import CheckpointError
+from ssd34.errors import CheckpointError, DownloadError
 from ssd34.network.ssd import SSD
 
 NORM_EPSILON = 1e-5
@@ -124,6 +124,45 @@ def benchmark_names(spec: ModelSpec) -> dict[str, str]:
             theirs = f"additional_blocks.{found[1]}.{2 * int(found[2]) - 2}.{found[3]}"
         names[theirs] = ours
     return names
+
+
+IMAGENET_TRUNKS = {
+    f"resnet{depth}-{digits}": digits
+    for depth, digits in ((34, "333f7ec4"), (34, "b627a593"), (18, "f37072fd"), (18, "5c106cde"))
+}
+"""torchvision's ImageNet weights by name; the digits are the head of the file's SHA-256. The
+benchmark started from ``resnet34-333f7ec4``."""
+
+IMAGENET_URL = "https://download.pytorch.org/models/"
+
+
+def fetch_trunk(name: str, folder: Path, *, url: str = IMAGENET_URL) -> Path:
+    """One of `IMAGENET_TRUNKS` as a local file, downloaded if it is not there yet.
+
+    Args:
+        name: a key of `IMAGENET_TRUNKS`.
+        folder: where such files are kept; made if needed.
+        url: where they are published.
+
+    Raises:
+        DownloadError: it cannot be fetched, or is another file; says where to put it by hand.
+    """
+    target = folder / f"{name}.pth"
+    if target.is_file():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = IMAGENET_TRUNKS[name]
+    try:
+        torch.hub.download_url_to_file(
+            f"{url}{name}.pth", str(target), hash_prefix=digits, progress=False
+        )
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DownloadError(
+            f"{name}.pth could not be fetched from {url} ({reason}); to go on by hand put it at "
+            f"{target} (its SHA-256 begins with {digits})"
+        ) from None
+    return target
 
 
 def read_trunk(path: Path) -> Arrays:

@@ -321,7 +321,9 @@ def _evaluate(run: Run, validation: Dataset, device: torch.device, listener: Lis
             device=device,
             precision=run.options.precision,
             batch_size=run.options.batch_size,
-            listener=listener,
+            listener=dataclasses.replace(
+                listener, problem=lambda p: listener.problem(p) if run.first_report(p) else None
+            ),
         )
         run.evaluated = run.step
         run.log({"event": "evaluation", **metrics.to_dict()})
