@@ -1,0 +1,83 @@
+"""The published network at full size through the whole chain: time and peak memory of each step.
+
+Weights are drawn, so accuracy means nothing here; shapes, sizes and speed are those of the real
+thing.
+
+    python benchmarks/full_size_chain.py examples/coffee.jpg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from ssd34 import named_spec
+from ssd34.data.atomic import write_text
+from ssd34.network.pretrained import benchmark_names
+from ssd34.network.ssd import SSD
+
+PUBLISHED_BYTES = {10: 80_363_696, 12: 80_366_315}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="The published network through the whole chain.")
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    picture = str(options.picture.resolve())
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        _draw(work / "drawn.pth")
+        rows.append(_run(work, "convert", "drawn.pth", "drawn.safetensors"))
+        for opset, published in PUBLISHED_BYTES.items():
+            name = f"ssd-{opset}.onnx"
+            row = _run(work, "export", "drawn.safetensors", name, "--opset", str(opset))
+            size = (work / name).stat().st_size
+            rows.append({**row, "bytes": size, "to_published": round(size / published, 5)})
+            package = ("package", name, "--output", "out", "--picture", picture, "--name", "ssd")
+            rows.append(_run(work, *package))
+            tarball = f"out/ssd-{opset}.tar.gz"
+            row = _run(work, "verify", tarball, "--manifest", "out/ONNX_HUB_MANIFEST.json")
+            rows.append({**row, "bytes": (work / tarball).stat().st_size})
+    for row in rows:
+        print(json.dumps(row))
+    if options.json:
+        write_text(options.json, json.dumps(rows, indent=1) + "\n")
+
+
+def _draw(path: Path) -> None:
+    """A checkpoint as the benchmark saves it, with drawn weights."""
+    torch.manual_seed(34)
+    spec = named_spec("ssd1200-resnet34")
+    state = SSD(spec).state_dict()
+    torch.save(
+        {"model": {theirs: state[ours] for theirs, ours in benchmark_names(spec).items()}}, path
+    )
+
+
+def _run(work: Path, *arguments: str) -> dict[str, object]:
+    """One command in its own process: seconds and peak memory."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "ssd34", *arguments], cwd=work)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"ssd34 {arguments[0]} failed")
+    return {
+        "step": " ".join(arguments[:2]),
+        "seconds": round(time.perf_counter() - started, 2),
+        "peak_memory_mb": round(usage.ru_maxrss / 1024),
+    }
+
+
+if __name__ == "__main__":
+    main()
