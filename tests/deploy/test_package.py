@@ -153,3 +153,12 @@ def test_the_command(tiny_model, tmp_path):
     result = CliRunner().invoke(commands, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "tiny-12.tar.gz" in result.output
+
+
+def test_a_changed_model_takes_the_place_of_the_old_one(tiny_model, tiny_raw_model, tmp_path):
+    picture = read_image(PICTURE)
+    package(tiny_model, output=tmp_path, picture=picture, name="a")
+    written = package(tiny_raw_model, output=tmp_path, picture=picture, name="a")
+    [entry] = json.loads(written.manifest.read_text())
+    assert entry["metadata"]["model_sha"] == digest(tiny_raw_model)
+    assert verify(written.tarball).passed

@@ -18,16 +18,15 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ssd34.core.spec import ModelSpec
-from ssd34.data.atomic import write_text, written_whole
+from ssd34.data.atomic import write_text
 from ssd34.data.checksum import sha256_of
 from ssd34.deploy.card import model_card
+from ssd34.deploy.manifest import MANIFEST_NAME
 from ssd34.deploy.measurement import Measurements, read_measurements
 from ssd34.deploy.test_data import write_test_data
 from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError
 from ssd34.runtime.session import Session
-
-MANIFEST = "ONNX_HUB_MANIFEST.json"
 
 ONNX_RELEASES = {
     10: "1.5", 11: "1.6", 12: "1.7", 13: "1.8", 14: "1.9", 15: "1.10", 16: "1.11", 17: "1.12",
@@ -79,19 +78,18 @@ def package(
         staged.mkdir()
         shutil.copyfile(model, staged / f"{stem}.onnx")
         _record(model, session.input_for(picture), staged / "test_data_set_0")
-        _check(staged)
-        tarball = output / f"{stem}.tar.gz"
-        _pack(staged, tarball)
-        _check(tarball)
-        target = output / f"{stem}.onnx"
-        with written_whole(target) as temporary:
-            shutil.copyfile(staged / f"{stem}.onnx", temporary)
+        # Beside no older manifest, which would speak of an older file.
+        packed = Path(work) / f"{stem}.tar.gz"
+        _pack(staged, packed)
+        _check(packed)
+        tarball = packed.replace(output / packed.name)
+        target = (staged / f"{stem}.onnx").replace(output / f"{stem}.onnx")
     entries = _with_entry(
-        output / MANIFEST, _entry(target, tarball, proto, session.spec, opset, name)
+        output / MANIFEST_NAME, _entry(target, tarball, proto, session.spec, opset, name)
     )
-    write_text(output / MANIFEST, json.dumps(entries, indent=1) + "\n")
+    write_text(output / MANIFEST_NAME, json.dumps(entries, indent=1) + "\n")
     write_text(output / "README.md", _card(entries, output, session, measured))
-    return Package(target, tarball, output / MANIFEST, output / "README.md")
+    return Package(target, tarball, output / MANIFEST_NAME, output / "README.md")
 
 
 def _suffix(graph: onnx.GraphProto) -> str:
@@ -122,8 +120,7 @@ def _check(target: Path) -> None:
 def _pack(folder: Path, tarball: Path) -> None:
     """A tar.gz without times, owners or the order of the file system."""
     with (
-        written_whole(tarball) as temporary,
-        temporary.open("wb") as raw,
+        tarball.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):

@@ -141,7 +141,7 @@ def read_tensor(path: Path) -> NamedTensor:
     except Exception as error:  # protobuf's own error, which onnx does not pass on
         raise _broken(path, error) from None
     # A reference to another file would have us read wherever it points.
-    if tensor.external_data or tensor.data_location == TensorProto.EXTERNAL:
+    if tensor.data_location == TensorProto.EXTERNAL:
         raise ModelError(f"{path.name}: keeps its values in another file; expected them inside")
     if any(size < 0 for size in tensor.dims):
         raise ModelError(f"{path.name}: broken: a negative dimension in {list(tensor.dims)}")

@@ -171,7 +171,7 @@ def _parsed(content: bytes) -> tuple[onnx.ModelProto, list[str]]:
         return onnx.ModelProto(), [f"not an ONNX file, or a part of one ({error})"]
     tensors = [*model.graph.initializer]
     tensors += [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
-    if any(t.external_data or t.data_location == TensorProto.EXTERNAL for t in tensors):
+    if any(t.data_location == TensorProto.EXTERNAL for t in tensors):
         return model, ["keeps weights in other files, which its checksum does not cover"]
     try:
         onnx.checker.check_model(content, full_check=True)

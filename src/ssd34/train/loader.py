@@ -246,6 +246,7 @@ class Loader:
 
 
 def _start_worker(_: int) -> None:
-    """An interrupt is the main process's to handle."""
+    """Signals to the whole group are the main process's to handle; it ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
