@@ -45,6 +45,8 @@ def drawn_checkpoint(spec: ModelSpec, labels: LabelSet, *, seed: int = 0) -> Che
             weights[name] = generator.uniform(0.5, 1.5, array.shape).astype(np.float32)
         elif name.endswith(("running_mean", "bias")):
             weights[name] = generator.normal(0, 0.1, array.shape).astype(np.float32)
+        elif name.startswith("heads."):
+            weights[name] = array * np.float32(0.2)
     return Checkpoint(spec=spec, labels=labels, weights=weights)
 
 

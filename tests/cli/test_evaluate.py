@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import sys
@@ -116,8 +117,11 @@ def test_shapes_give_twelve_numbers_as_json_and_detections(tiny_model, shapes, t
     assert result.stderr == ""
     values = json.loads(report.read_text())
     assert set(values) == {
-        "model", "data", "policy", "pictures", "summary", "class_ap", "class_ap50"
+        "model", "data", "policy", "pictures", "summary", "class_ap", "class_ap50",
+        "model_sha256", "problems", "unreadable", "ssd34",
     }  # fmt: skip
+    assert values["model_sha256"] == hashlib.sha256(tiny_model.read_bytes()).hexdigest()
+    assert (values["problems"], values["unreadable"]) == (0, 0)
     assert values["model"] == str(tiny_model) and values["data"] == str(shapes)
     assert values["pictures"] == 12
     assert set(values["class_ap"]) == set(values["class_ap50"]) == set(TINY_LABELS.names)
@@ -195,12 +199,12 @@ def test_broken_picture_is_reported_and_counts_as_empty(main, tiny_model, tmp_pa
     assert {row["image_id"] for row in json.loads(detections.read_text())} == {1, 3}
 
 
-def test_problems_of_the_data_set_are_warnings(main, tiny_model, tmp_path):
+def test_problems_of_the_data_set_are_warnings_and_exit_1(main, tiny_model, tmp_path):
     folder = shapes_dataset(tmp_path / "set", pictures=3)
     (folder / "images" / "0002.png").unlink()
     code, _, err = main(tiny_model, "--data", folder, "--json", tmp_path / "r.json")
-    assert code == 0
-    assert err == "warning: left out 0002.png: the picture is missing\n"
+    assert code == 1
+    assert err == f"warning: {folder}: left out 0002.png: the picture is missing\n"
     assert json.loads((tmp_path / "r.json").read_text())["pictures"] == 2
 
 
