@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 from ssd34.core.labels import LabelSet
 from ssd34.data.coco import open_dataset
 from ssd34.errors import DatasetError, ImageError
-from tests.conftest import TINY_LABELS
+from tests.conftest import TINY_LABELS, shapes_dataset
 
 INFINITE = float("inf")
 HUGE = 10**400
@@ -553,3 +555,19 @@ def test_picture_of_another_size_than_its_annotation(tmp_path):
         dataset.read(dataset.samples[0])
     message = str(caught.value)
     assert "a.png" in message and "50 x 40" in message and "40 x 50" in message
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_file_names_may_begin_with_the_folder_of_pictures(tmp_path, form):
+    folder = shapes_dataset(tmp_path / "set", pictures=2)
+    values = json.loads((folder / "instances.json").read_text())
+    for image in values["images"]:
+        image["file_name"] = f"images/{image['file_name']}"
+    (folder / "instances.json").write_text(json.dumps(values))
+    path = folder
+    if form == "zip":
+        path = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", folder))
+    dataset = open_dataset(path)
+    assert len(dataset) == 2
+    assert dataset.problems == ()
+    assert dataset.read(dataset.samples[0]).shape[2] == 3

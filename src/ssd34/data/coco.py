@@ -57,9 +57,9 @@ def open_dataset(path: str | Path) -> Dataset:
         file = source / ANNOTATIONS
         if not file.is_file():
             raise DatasetError(f"{source}: holds no {ANNOTATIONS}; expected {FORMS}")
-        return read_coco(
-            _parse(file.read_bytes(), str(file)), FolderImages(source / "images"), text
-        )
+        values = _parse(file.read_bytes(), str(file))
+        folder = _holding(values, source / "images", source) or source / "images"
+        return read_coco(values, FolderImages(folder), text)
     if zipfile.is_zipfile(source):
         return _read_zip(source)
     if source.suffix.lower() != ".json":
@@ -81,8 +81,12 @@ def _read_zip(source: Path) -> Dataset:
     except BROKEN_ZIP as error:
         raise DatasetError(f"{source}: broken archive ({error}); fetch it again") from None
     values = _parse(data, f"{source}:{member}")
-    prefix = member.removesuffix(ANNOTATIONS) + "images/"
-    return read_coco(values, ZipImages(source, prefix), str(source))
+    around = member.removesuffix(ANNOTATIONS)
+    store = ZipImages(source, f"{around}images/")
+    first = _first_file(values)
+    if not store.exists(first) and ZipImages(source, around).exists(first):
+        store = ZipImages(source, around)
+    return read_coco(values, store, str(source))
 
 
 def _find_images(annotations: Path, values: dict[str, Any]) -> Path:
@@ -92,12 +96,19 @@ def _find_images(annotations: Path, values: dict[str, Any]) -> Path:
         folder / "images", folder.parent / split, folder.parent / "images" / split,
         folder / split, folder.parent / "images", folder,
     )  # fmt: skip
-    images = values.get("images") or [{}]
-    first = str(images[0].get("file_name", "")) if isinstance(images[0], dict) else ""
-    for candidate in candidates:
-        if first and FolderImages(candidate).exists(first):
-            return candidate
-    return next((c for c in candidates if c.is_dir()), folder)
+    found = _holding(values, *candidates)
+    return found or next((c for c in candidates if c.is_dir()), folder)
+
+
+def _holding(values: dict[str, Any], *folders: Path) -> Path | None:
+    """The first of the folders that holds the first picture."""
+    first = _first_file(values)
+    return next((folder for folder in folders if FolderImages(folder).exists(first)), None)
+
+
+def _first_file(values: dict[str, Any]) -> str:
+    images = values["images"] or [{}]
+    return str(images[0].get("file_name", "")) if isinstance(images[0], dict) else ""
 
 
 def _parse(data: bytes, where: str) -> dict[str, Any]:
