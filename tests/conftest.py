@@ -22,6 +22,22 @@ from ssd34.network.ssd import SSD, arrays_of
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
+COCO_NUMBERS = (
+    "AP",
+    "AP50",
+    "AP75",
+    "AP_small",
+    "AP_medium",
+    "AP_large",
+    "AR1",
+    "AR10",
+    "AR100",
+    "AR_small",
+    "AR_medium",
+    "AR_large",
+)
+"""COCO's numbers in the order in which pycocotools prints them."""
+
 TINY_LABELS = LabelSet(("square", "disc", "cross"), (3, 7, 11))
 
 

@@ -14,22 +14,8 @@ from pycocotools.cocoeval import COCOeval
 
 from ssd34.cli import app
 from ssd34.runtime.detector import Detector
+from tests.conftest import COCO_NUMBERS as NAMES
 from tests.conftest import TINY_LABELS, shapes_dataset
-
-NAMES = (
-    "AP",
-    "AP50",
-    "AP75",
-    "AP_small",
-    "AP_medium",
-    "AP_large",
-    "AR1",
-    "AR10",
-    "AR100",
-    "AR_small",
-    "AR_medium",
-    "AR_large",
-)
 
 
 def evaluate(*arguments, code=0):

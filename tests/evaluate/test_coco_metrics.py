@@ -19,23 +19,8 @@ from ssd34.errors import DatasetError, MissingExtraError
 from ssd34.evaluate.coco_metrics import categories_of, coco_metrics, coco_results, ground_truth
 from ssd34.evaluate.evaluator import evaluate_detector
 from ssd34.runtime.detector import Detector
+from tests.conftest import COCO_NUMBERS as NAMES
 from tests.conftest import TINY_LABELS, shapes_dataset
-
-# The order of the numbers that pycocotools prints.
-NAMES = (
-    "AP",
-    "AP50",
-    "AP75",
-    "AP_small",
-    "AP_medium",
-    "AP_large",
-    "AR1",
-    "AR10",
-    "AR100",
-    "AR_small",
-    "AR_medium",
-    "AR_large",
-)
 
 CATEGORIES = [{"id": 11, "name": "cross"}, {"id": 3, "name": "square"}, {"id": 7, "name": "disc"}]
 

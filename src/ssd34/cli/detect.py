@@ -114,15 +114,21 @@ def _targets(pictures: list[PictureFile], folder: Path) -> dict[Path, Path]:
         target = folder / picture.relative
         if target.suffix.lower() not in SAVED_SUFFIXES:
             target = target.with_name(f"{target.name}.png")
-        first, number = target, 2
-        while os.path.realpath(target) in taken:
-            target = first.with_stem(f"{first.stem}-{number}")
-            number += 1
+        target = _untaken(target, taken)
         if os.path.realpath(target) in originals:
             raise OptionError(f"--save {folder}: would overwrite {target}; choose another folder")
-        taken.add(os.path.realpath(target))
         targets[picture.path] = target
     return targets
+
+
+def _untaken(target: Path, taken: set[str]) -> Path:
+    """The name, numbered if it is taken already; it is taken from now on."""
+    first, number = target, 2
+    while os.path.realpath(target) in taken:
+        target = first.with_stem(f"{first.stem}-{number}")
+        number += 1
+    taken.add(os.path.realpath(target))
+    return target
 
 
 def _save(target: Path, pixels: NDArray[np.uint8], found: Detections) -> None:
@@ -152,14 +158,9 @@ def _emit(run: Run, form: str, output: Path | None) -> None:
         width = shutil.get_terminal_size((100, 24)).columns
         click.echo(as_text(run, form, width=width), nl=False)
     elif form == "yolo":
-        taken: set[Path] = set()
+        taken: set[str] = set()
         for looked in run.looked:
-            first = target = output / looked.relative.with_suffix(".txt")
-            number = 2
-            while target in taken:
-                target = first.with_stem(f"{first.stem}-{number}")
-                number += 1
-            taken.add(target)
+            target = _untaken(output / looked.relative.with_suffix(".txt"), taken)
             target.parent.mkdir(parents=True, exist_ok=True)
             write_text(target, looked.detections.to_yolo())
     else:

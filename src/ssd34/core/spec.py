@@ -25,6 +25,12 @@ TRUNK_BLOCKS: dict[str, tuple[int, int, int]] = {
 TRUNK_CHANNELS = (64, 128, 256)
 """Output channels of layer1, layer2 and layer3."""
 
+TRUNK_STRIDES = (1, 2, 1)
+"""Strides of layer1, layer2 and layer3; ImageNet's layer3 has 2."""
+
+NORM_EPSILON = 1e-5
+"""What batch norm adds to the variance."""
+
 
 @dataclass(frozen=True)
 class ExtraBlock:

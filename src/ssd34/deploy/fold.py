@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd34.core.spec import NORM_EPSILON
 from ssd34.data.checkpoint import Arrays
 from ssd34.errors import CheckpointError
-
-NORM_EPSILON = 1e-5
-"""What the network's batch norm adds to the variance."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from ssd34.core.contract import METADATA_LABELS, METADATA_SPEC
 from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import MEAN, STD
-from ssd34.core.spec import TRUNK_BLOCKS, ModelSpec
+from ssd34.core.spec import TRUNK_BLOCKS, TRUNK_STRIDES, ModelSpec
 from ssd34.data.atomic import written_whole
 from ssd34.data.checkpoint import Checkpoint
 from ssd34.deploy.fold import Conv, folded
@@ -29,9 +30,6 @@ IR_VERSIONS = {10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8}
 """The file format version that came with each opset, as in the published files."""
 
 WEIGHT_FORMATS = ("float32", "float16", "int8")
-
-METADATA_SPEC = "ssd34.spec"
-METADATA_LABELS = "ssd34.labels"
 
 
 class GraphBuilder:
@@ -168,7 +166,7 @@ def _trunk(builder: GraphBuilder, checkpoint: Checkpoint, image: str, stem: Conv
     for stage, blocks in enumerate(TRUNK_BLOCKS[checkpoint.spec.trunk], start=1):
         for number in range(blocks):
             block = f"trunk.layer{stage}.{number}"
-            stride = 2 if stage == 2 and number == 0 else 1
+            stride = TRUNK_STRIDES[stage - 1] if number == 0 else 1
             conv1 = folded(weights, f"{block}.conv1", f"{block}.bn1")
             conv2 = folded(weights, f"{block}.conv2", f"{block}.bn2")
             y = builder.relu(builder.conv(f"{block}.conv1", x, conv1, stride=stride, padding=1))

@@ -23,6 +23,7 @@ from ssd34.data.checksum import sha256_of
 from ssd34.deploy.card import model_card
 from ssd34.deploy.manifest import MANIFEST_NAME
 from ssd34.deploy.measurement import Measurements, read_measurements
+from ssd34.deploy.ports import Port, graph_ports
 from ssd34.deploy.test_data import write_test_data
 from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError
@@ -144,6 +145,7 @@ def _entry(
     opset: int,
     name: str | None,
 ) -> dict[str, Any]:
+    inputs, outputs = graph_ports(proto.graph)
     return {
         "model": name or spec.name,
         "model_path": model.name,
@@ -154,8 +156,8 @@ def _entry(
             "model_bytes": model.stat().st_size,
             "tags": ["vision", "object detection", "ssd"],
             "io_ports": {
-                "inputs": [_port(value) for value in proto.graph.input],
-                "outputs": [_port(value) for value in proto.graph.output],
+                "inputs": [_port(port) for port in inputs],
+                "outputs": [_port(port) for port in outputs],
             },
             "model_with_data_path": tarball.name,
             "model_with_data_sha": sha256_of(tarball),
@@ -164,21 +166,8 @@ def _entry(
     }
 
 
-_TYPES = {
-    "FLOAT": "tensor(float)",
-    "INT64": "tensor(int64)",
-    "UINT8": "tensor(uint8)",
-}
-
-
-def _port(value: onnx.ValueInfoProto) -> dict[str, Any]:
-    tensor = value.type.tensor_type
-    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim]
-    return {
-        "name": value.name,
-        "shape": shape,
-        "type": _TYPES[onnx.TensorProto.DataType.Name(tensor.elem_type)],
-    }
+def _port(port: Port) -> dict[str, Any]:
+    return {"name": port.name, "shape": list(port.shape or ()), "type": port.type}
 
 
 def _with_entry(manifest: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:

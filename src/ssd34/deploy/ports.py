@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
+from ssd34.core.contract import METADATA_LABELS, METADATA_SPEC
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, ModelSpec
-from ssd34.deploy.graph import METADATA_LABELS, METADATA_SPEC
 from ssd34.errors import ModelError, OptionError
 
 

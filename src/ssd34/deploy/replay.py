@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ssd34.core.contract import DETECTION_OUTPUTS
 from ssd34.core.postprocess import Picked, Policy
 from ssd34.deploy.checks import Check, check, not_run
 from ssd34.deploy.comparison import Comparison, compare_detections, compare_raw
@@ -16,8 +17,6 @@ from ssd34.deploy.ports import Port, fits
 from ssd34.deploy.test_data import NamedTensor, ReferenceData, read_test_data
 from ssd34.deploy.tolerance import Tolerance
 from ssd34.errors import ModelError
-
-DETECTIONS = ("bboxes", "labels", "scores")
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -133,12 +132,12 @@ def _values(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
     except Exception as error:  # the library has no common base of its own
         return [f"the network cannot be run ({' '.join(str(error).split())[:200]})"], ""
     comparisons: list[Comparison] = []
-    if set(DETECTIONS) <= set(recorded):
+    if set(DETECTION_OUTPUTS) <= set(recorded):
         comparisons += _compare_pictures(recorded, replayed, replayer)
     comparisons += [
         compare_raw(name, recorded[name], replayed[name], tolerance=replayer.tolerance)
         for name in recorded
-        if not (name in DETECTIONS and set(DETECTIONS) <= set(recorded))
+        if not (name in DETECTION_OUTPUTS and set(DETECTION_OUTPUTS) <= set(recorded))
     ]
     problems = [line for comparison in comparisons for line in comparison.mismatches]
     summary = "; ".join(comparison.summary for comparison in comparisons)
@@ -150,7 +149,7 @@ def _compare_pictures(recorded: Arrays, replayed: Arrays, replayer: Replayer) ->
     try:
         ours, theirs = _pictures(recorded), _pictures(replayed)
     except ValueError:
-        shapes = ", ".join(f"{name} {list(recorded[name].shape)}" for name in DETECTIONS)
+        shapes = ", ".join(f"{name} {list(recorded[name].shape)}" for name in DETECTION_OUTPUTS)
         return [Comparison((f"{shapes}: not of the same detections",), "")]
     if len(ours) != len(theirs):
         return [Comparison((f"{len(theirs)} pictures, recorded are {len(ours)}",), "")]
@@ -178,7 +177,7 @@ def _pictures(outputs: Arrays) -> list[Picked]:
     Raises:
         ValueError: the arrays are not of the same pictures and detections.
     """
-    boxes, labels, scores = (outputs[name] for name in DETECTIONS)
+    boxes, labels, scores = (outputs[name] for name in DETECTION_OUTPUTS)
     if boxes.shape != (*scores.shape, 4) or labels.shape != scores.shape or scores.ndim != 2:
         raise ValueError
     return [

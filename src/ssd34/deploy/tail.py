@@ -11,13 +11,12 @@ import numpy as np
 from onnx import TensorProto
 
 from ssd34.core.box_coder import CENTRE_VARIANCE, SIZE_VARIANCE
+from ssd34.core.contract import DETECTION_OUTPUTS
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.postprocess import Policy
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph import GraphBuilder
 from ssd34.errors import OptionError
-
-OUTPUTS = ("bboxes", "labels", "scores")
 
 
 def add_tail(
@@ -179,7 +178,9 @@ def _best_of_one(
     best_labels = builder.node("Add", "tail.top.labels", [classes, one])
     flat_boxes = _flat(builder, "tail.flat_boxes", boxes, 4)
     best_boxes = builder.node("Gather", "tail.top.boxes", [flat_boxes, anchors], axis=0)
-    for name, value in zip(OUTPUTS, (best_boxes, best_labels, "tail.top.scores"), strict=True):
+    for name, value in zip(
+        DETECTION_OUTPUTS, (best_boxes, best_labels, "tail.top.scores"), strict=True
+    ):
         _unsqueeze(builder, name, value, axis=0)
 
 

@@ -16,13 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd34.core.spec import SPECS, ModelSpec
+from ssd34.core.spec import NORM_EPSILON, SPECS, ModelSpec
 from ssd34.data.checkpoint import Arrays, read_arrays
 from ssd34.errors import CheckpointError, DownloadError
 from ssd34.network.ssd import SSD
-
-NORM_EPSILON = 1e-5
-"""What torch adds to a batch norm's variance."""
 
 _BENCHMARK_TRUNK = {
     "layer1.0": "conv1",

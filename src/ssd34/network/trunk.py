@@ -10,10 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssd34.core.spec import TRUNK_BLOCKS, TRUNK_CHANNELS
-
-STAGE_STRIDES = (1, 2, 1)
-"""Strides of layer1, layer2 and layer3; ImageNet's layer3 has 2."""
+from ssd34.core.spec import TRUNK_BLOCKS, TRUNK_CHANNELS, TRUNK_STRIDES
 
 
 def convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor) -> Tensor:
@@ -66,7 +63,7 @@ class Trunk(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         in_channels = 64
         for stage, (blocks, channels, stride) in enumerate(
-            zip(TRUNK_BLOCKS[name], TRUNK_CHANNELS, STAGE_STRIDES, strict=True), start=1
+            zip(TRUNK_BLOCKS[name], TRUNK_CHANNELS, TRUNK_STRIDES, strict=True), start=1
         ):
             layer = nn.Sequential(
                 BasicBlock(in_channels, channels, stride),

@@ -10,6 +10,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from ssd34.core.contract import (
+    DETECTION_OUTPUTS,
+    METADATA_LABELS,
+    METADATA_SPEC,
+    RAW_OUTPUTS,
+)
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import SPECS, ModelSpec
@@ -21,8 +27,6 @@ CONTRACT = (
     "scores (detections) or loc, conf (raw)"
 )
 _LAYOUTS = {"tensor(float)": "NCHW", "tensor(uint8)": "NHWC"}
-_DETECTIONS = ("bboxes", "labels", "scores")
-_RAW = ("loc", "conf")
 
 
 class Session:
@@ -63,7 +67,7 @@ class Session:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"{path}: not an ONNX file that can be run ({reason})") from None
         outputs = [output.name for output in self._session.get_outputs()]
-        self.raw = set(_RAW) <= set(outputs)
+        self.raw = set(RAW_OUTPUTS) <= set(outputs)
         inputs = self._session.get_inputs()
         layout = _LAYOUTS.get(inputs[0].type) if len(inputs) == 1 else None
         shape = list(inputs[0].shape) if layout else []
@@ -73,7 +77,7 @@ class Session:
             and shape[layout.index("C")] == 3
             and isinstance(side := shape[layout.index("H")], int)
             and side == shape[layout.index("W")]
-            and (self.raw or set(_DETECTIONS) <= set(outputs))
+            and (self.raw or set(DETECTION_OUTPUTS) <= set(outputs))
         )
         if not usable:
             got = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
@@ -102,7 +106,7 @@ class Session:
     def _identity(self, side: int) -> tuple[ModelSpec, LabelSet]:
         """Spec and classes from the metadata, else from the published contract."""
         metadata = self._session.get_modelmeta().custom_metadata_map
-        if not {"ssd34.spec", "ssd34.labels"} <= set(metadata):
+        if not {METADATA_SPEC, METADATA_LABELS} <= set(metadata):
             published = SPECS["ssd1200-resnet34"]
             if side != published.image_size:
                 raise ModelError(
@@ -112,8 +116,8 @@ class Session:
                 )
             return published, COCO_LABELS
         try:
-            spec = ModelSpec.from_dict(json.loads(metadata["ssd34.spec"]))
-            labels = LabelSet.from_dict(json.loads(metadata["ssd34.labels"]))
+            spec = ModelSpec.from_dict(json.loads(metadata[METADATA_SPEC]))
+            labels = LabelSet.from_dict(json.loads(metadata[METADATA_LABELS]))
         except (KeyError, ValueError, TypeError, AttributeError, OptionError) as error:
             raise ModelError(f"{self.path}: broken ssd34 metadata ({error})") from None
         if spec.image_size != side or spec.num_classes != len(labels):
@@ -137,7 +141,7 @@ class Session:
     def run_raw(self, images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The file's input for N pictures to loc (N, 4, A) and conf (N, channels, A)."""
         assert self.raw
-        loc, conf = self._session.run(list(_RAW), {self._input: images})
+        loc, conf = self._session.run(list(RAW_OUTPUTS), {self._input: images})
         return loc, conf
 
     def run_detections(
@@ -146,7 +150,7 @@ class Session:
         """The file's input for N pictures to each one's boxes (D, 4) in fractions, labels (D,)
         and scores (D,)."""
         assert not self.raw
-        outputs = self._session.run(list(_DETECTIONS), {self._input: images})
+        outputs = self._session.run(list(DETECTION_OUTPUTS), {self._input: images})
         # Files for several pictures fill up with detections of score 0.
         return [
             (boxes[scores > 0], labels[scores > 0], scores[scores > 0])

@@ -1,0 +1,16 @@
+"""The names that a detector file's readers and writers agree on. The outputs' are the published
+files'."""
+
+from __future__ import annotations
+
+DETECTION_OUTPUTS = ("bboxes", "labels", "scores")
+"""Outputs of a file that picks detections itself."""
+
+RAW_OUTPUTS = ("loc", "conf")
+"""Outputs of a file that ends at the network."""
+
+METADATA_SPEC = "ssd34.spec"
+"""Metadata key of the model spec, as JSON."""
+
+METADATA_LABELS = "ssd34.labels"
+"""Metadata key of the label set, as JSON."""
