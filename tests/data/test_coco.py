@@ -12,6 +12,7 @@ from PIL import Image
 
 from ssd34.core.labels import LabelSet
 from ssd34.data.coco import open_dataset
+from ssd34.data.dataset import Kind
 from ssd34.errors import DatasetError, ImageError
 from tests.conftest import TINY_LABELS, shapes_dataset
 
@@ -571,3 +572,57 @@ def test_file_names_may_begin_with_the_folder_of_pictures(tmp_path, form):
     assert len(dataset) == 2
     assert dataset.problems == ()
     assert dataset.read(dataset.samples[0]).shape[2] == 3
+
+
+# --- what is wrong, in a word ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kind", "place"),
+    [
+        (box(1, 2, float("nan"), 4), Kind.NOT_FINITE, None),
+        (box(1, 2, 0, 4), Kind.NO_AREA, (1, 2, 1, 6)),
+        (box(40, 2, 3, 4), Kind.OUTSIDE, (40, 2, 43, 6)),
+        (box(1, 2, 3, 4, category_id=8), Kind.UNKNOWN_CLASS, (1, 2, 4, 6)),
+        (box(1, 2, 3), Kind.BROKEN_ENTRY, None),
+        (box(1, 2, 3, 4, image_id=2), Kind.ORPHAN, None),
+        (box(1, 2, 3, 4, image_id=None), Kind.BROKEN_ENTRY, None),
+    ],
+)
+def test_what_is_left_out_has_a_kind_and_its_box(tmp_path, annotation, kind, place):
+    dataset = read(tmp_path, annotations=[annotation])
+    (problem,) = dataset.problems
+    assert (problem.kind, problem.box) == (kind, place)
+    assert dataset.remarks == ()
+    assert len(dataset.samples[0].boxes) == 0
+
+
+@pytest.mark.parametrize(
+    ("images", "kind"),
+    [
+        ([image(), image(file_name="b.png")], Kind.IMAGE_ID_TWICE),
+        ([image(), image(id=2, file_name="b.png")], Kind.MISSING),
+        ([image(), image(id=2, width=0)], Kind.BROKEN_ENTRY),
+        ([image(), image(id=-2)], Kind.BROKEN_ENTRY),
+        ([image(), {"id": 2}], Kind.BROKEN_ENTRY),
+    ],
+)
+def test_a_picture_that_is_left_out_has_a_kind(tmp_path, images, kind):
+    (problem,) = read(tmp_path, images=images).problems
+    assert problem.kind == kind
+
+
+def test_a_box_over_the_edge_is_kept_and_remarked(tmp_path):
+    dataset = read(tmp_path, annotations=[box(-5, 2, 50, 4), box(-1, 2, 42, 4, id=2)])
+    (remark,) = dataset.remarks
+    assert (remark.kind, remark.box) == (Kind.OVER_EDGE, (-5, 2, 45, 6))
+    assert "5.0 pixels over the edge" in remark.reason
+    assert dataset.problems == ()
+    assert dataset.samples[0].boxes.tolist() == [[0, 2, 40, 6]] * 2
+
+
+@pytest.mark.parametrize(("number", "remarks"), [(1, 1), ("a", 1), (None, 0), ([1], 0)])
+def test_annotation_ids_used_twice_are_remarked(tmp_path, number, remarks):
+    dataset = read(tmp_path, annotations=[box(1, 2, 3, 4, id=number), box(5, 2, 3, 4, id=number)])
+    assert [r.kind for r in dataset.remarks] == [Kind.ANNOTATION_ID_TWICE] * remarks
+    assert len(dataset.samples[0].boxes) == 2

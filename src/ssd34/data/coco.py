@@ -15,6 +15,7 @@ import math
 import os
 import zipfile
 from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ssd34.data.dataset import (
     Dataset,
     FolderImages,
     ImageStore,
+    Kind,
     Problem,
     Sample,
     ZipImages,
@@ -37,6 +39,9 @@ FORMS = (
     f"a zip or folder that holds {ANNOTATIONS} and images/, a COCO .json with its pictures "
     "beside it, or FILE.json@FOLDER"
 )
+
+EDGE = 1.0
+"""Pixels by which a box may reach over the edge unremarked: tools round differently."""
 
 
 def open_dataset(path: str | Path) -> Dataset:
@@ -138,16 +143,16 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
     Raises:
         DatasetError: no class or no usable picture is left.
     """
-    problems: list[Problem] = []
+    found = _Found()
+    problems = found.problems
     labels = _labels(values["categories"], name)
     by_image: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in values["annotations"]:
         try:
             by_image[int(annotation["image_id"])].append(annotation)
         except (KeyError, TypeError, ValueError, OverflowError):
-            problems.append(
-                Problem(name, f"annotation without a valid image_id: {annotation!r:.80}")
-            )
+            reason = f"annotation without a valid image_id: {annotation!r:.80}"
+            problems.append(Problem(name, reason, Kind.BROKEN_ENTRY))
     samples: list[Sample] = []
     seen: set[int] = set()
     for entry in values["images"]:
@@ -155,31 +160,48 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
             image_id, file_name = int(entry["id"]), str(entry["file_name"])
             width, height = int(entry["width"]), int(entry["height"])
         except (KeyError, TypeError, ValueError, OverflowError):
-            problems.append(Problem(name, f"image without id, file_name or size: {entry!r:.80}"))
+            reason = f"image without id, file_name or size: {entry!r:.80}"
+            problems.append(Problem(name, reason, Kind.BROKEN_ENTRY))
             continue
         if image_id < 0:
-            problems.append(Problem(file_name, f"image id {image_id} is negative"))
+            reason = f"image id {image_id} is negative"
+            problems.append(Problem(file_name, reason, Kind.BROKEN_ENTRY))
         elif image_id in seen:
-            problems.append(Problem(file_name, f"image id {image_id} is used twice"))
+            reason = f"image id {image_id} is used twice"
+            problems.append(Problem(file_name, reason, Kind.IMAGE_ID_TWICE))
         elif width < 1 or height < 1:
-            problems.append(Problem(file_name, f"size {width} x {height} is empty"))
+            reason = f"size {width} x {height} is empty"
+            problems.append(Problem(file_name, reason, Kind.BROKEN_ENTRY))
         elif not images.exists(file_name):
-            problems.append(Problem(file_name, "the picture is missing"))
+            problems.append(Problem(file_name, "the picture is missing", Kind.MISSING))
         else:
             annotations = by_image.get(image_id, [])
-            samples.append(
-                _sample(annotations, image_id, file_name, width, height, labels, problems)
-            )
+            samples.append(_sample(annotations, image_id, file_name, width, height, labels, found))
         seen.add(image_id)
     problems += [
-        Problem(name, f"annotations of image id {image_id}, which is not listed")
+        Problem(name, f"annotations of image id {image_id}, which is not listed", Kind.ORPHAN)
         for image_id in by_image
         if image_id not in seen
     ]
     if not samples:
         first = f"; first problem: {problems[0]}" if problems else ""
         raise DatasetError(f"{name}: no usable picture among {len(values['images'])}{first}")
-    return Dataset(name, labels, tuple(samples), images, tuple(problems))
+    return Dataset(name, labels, tuple(samples), images, tuple(problems), tuple(found.remarks))
+
+
+@dataclass
+class _Found:
+    """What is wrong, collected while reading.
+
+    Attributes:
+        problems: left out.
+        remarks: kept.
+        annotation_ids: all so far.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    remarks: list[Problem] = field(default_factory=list)
+    annotation_ids: set[int | str] = field(default_factory=set)
 
 
 def _labels(categories: list[Any], name: str) -> LabelSet:
@@ -203,37 +225,58 @@ def _sample(
     width: int,
     height: int,
     labels: LabelSet,
-    problems: list[Problem],
+    found: _Found,
 ) -> Sample:
     label_of_category = labels.label_of_category()
     boxes, classes, areas, crowd, difficult = [], [], [], [], []
+
+    def wrong(kind: Kind, reason: str, *, left_out: bool = True) -> None:
+        ends = (x, y, x + w, y + h)
+        box = ends if all(map(math.isfinite, ends)) else None
+        problems = found.problems if left_out else found.remarks
+        problems.append(Problem(file_name, reason, kind, box))
+
     for annotation in annotations:
+        x = y = w = h = math.nan
         try:
             x, y, w, h = (float(value) for value in annotation["bbox"])
-            label = label_of_category[int(annotation["category_id"])]
+            category = int(annotation["category_id"])
             given_area = annotation.get("area")
             area = w * h if given_area is None else float(given_area)
             flags = [bool(int(annotation.get(flag) or 0)) for flag in ("iscrowd", "difficult")]
         except KeyError as error:
-            problems.append(Problem(file_name, f"box without a known {error.args[0]!r}"))
+            wrong(Kind.BROKEN_ENTRY, f"box without {error.args[0]}: {annotation!r:.80}")
             continue
         except (TypeError, ValueError, OverflowError):
-            problems.append(Problem(file_name, f"box of no valid form: {annotation!r:.80}"))
+            wrong(Kind.BROKEN_ENTRY, f"box of no valid form: {annotation!r:.80}")
             continue
         left, top = max(0.0, x), max(0.0, y)
         right, bottom = min(float(width), x + w), min(float(height), y + h)
-        if not all(map(math.isfinite, (x, y, w, h, area))):
-            problems.append(Problem(file_name, f"box {annotation['bbox']} is not finite"))
+        bbox = annotation["bbox"]
+        if category not in label_of_category:
+            wrong(Kind.UNKNOWN_CLASS, f"box {bbox} of category id {category}, which is not listed")
+        elif not all(map(math.isfinite, (x, y, w, h, area))):
+            wrong(Kind.NOT_FINITE, f"box {bbox} is not finite")
         elif w <= 0 or h <= 0:
-            problems.append(Problem(file_name, f"box {annotation['bbox']} has no area"))
+            wrong(Kind.NO_AREA, f"box {bbox} has no area")
         elif not (np.float32(left) < np.float32(right) and np.float32(top) < np.float32(bottom)):
-            problems.append(Problem(file_name, f"box {annotation['bbox']} is outside the picture"))
+            wrong(Kind.OUTSIDE, f"box {bbox} is outside the picture")
         else:
             boxes.append((left, top, right, bottom))
-            classes.append(label)
+            classes.append(label_of_category[category])
             areas.append(area)
             crowd.append(flags[0])
             difficult.append(flags[1])
+            over = max(left - x, top - y, x + w - right, y + h - bottom)
+            if over > EDGE:
+                reason = f"box {bbox} reaches {over:.1f} pixels over the edge"
+                wrong(Kind.OVER_EDGE, reason, left_out=False)
+            number = annotation.get("id")
+            if isinstance(number, int | str):
+                if number in found.annotation_ids:
+                    reason = f"annotation id {number!r:.40} is used twice"
+                    wrong(Kind.ANNOTATION_ID_TWICE, reason, left_out=False)
+                found.annotation_ids.add(number)
     return Sample(
         file_name=file_name,
         image_id=image_id,

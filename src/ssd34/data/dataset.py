@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -29,22 +30,49 @@ BROKEN_ZIP = (
 """What zipfile raises for archives that are damaged, encrypted or packed in an unknown way."""
 
 
+class Kind(StrEnum):
+    """What can be wrong with a picture or an annotation."""
+
+    MISSING = "missing picture"
+    UNREADABLE = "unreadable picture"
+    WRONG_SIZE = "wrong size"
+    BROKEN_ENTRY = "broken entry"
+    ORPHAN = "annotation without picture"
+    NOT_FINITE = "box not finite"
+    NO_AREA = "box without area"
+    OUTSIDE = "box outside"
+    OVER_EDGE = "box over the edge"
+    THIN = "box under one pixel"
+    UNKNOWN_CLASS = "unknown class"
+    IMAGE_ID_TWICE = "image id twice"
+    ANNOTATION_ID_TWICE = "annotation id twice"
+    BOX_TWICE = "box twice"
+    PICTURE_TWICE = "picture twice"
+    LEAK = "picture in two sets"
+    OTHER = "other"
+
+
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong in a data set that was left out.
+    """Something wrong in a data set.
 
     Attributes:
         where: the picture's or annotation's file name.
         reason: what is wrong.
+        kind: the same in a word, to count by.
+        box: the box in question as it was given, xyxy in pixels; finite.
     """
 
     where: str
     reason: str
+    kind: Kind = Kind.OTHER
+    box: tuple[float, float, float, float] | None = None
 
     @classmethod
     def of(cls, sample: Sample, error: ImageError) -> Problem:
         """A picture that could not be read."""
-        return cls(sample.file_name, str(error).removeprefix(f"{sample.file_name}: "))
+        reason = str(error).removeprefix(f"{sample.file_name}: ")
+        return cls(sample.file_name, reason, Kind.UNREADABLE)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
@@ -188,6 +216,7 @@ class Dataset:
         samples: the pictures, in the file's order; some may have no boxes.
         images: where the picture files are.
         problems: what was wrong and left out while reading.
+        remarks: what was wrong and kept, such as a box that was cut at the edge.
     """
 
     name: str
@@ -195,6 +224,7 @@ class Dataset:
     samples: tuple[Sample, ...]
     images: ImageStore
     problems: tuple[Problem, ...] = field(default=())
+    remarks: tuple[Problem, ...] = field(default=())
 
     def __len__(self) -> int:
         return len(self.samples)
