@@ -14,3 +14,6 @@ METADATA_SPEC = "ssd34.spec"
 
 METADATA_LABELS = "ssd34.labels"
 """Metadata key of the label set, as JSON."""
+
+METADATA_QUANTIZATION = "ssd34.quantization"
+"""Metadata key of how an int8 file was quantized, as JSON."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto, helper
 
+from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Policy
+from ssd34.core.spec import ModelSpec
 from ssd34.data.checkpoint import Checkpoint
 from ssd34.deploy.graph import GraphBuilder, finished_model, network_graph
 from ssd34.deploy.tail import add_tail, most_detections
@@ -58,16 +61,41 @@ def onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProt
         OptionError: an option is outside what is allowed.
         CheckpointError: an array is missing.
     """
-    spec = checkpoint.spec
     builder = GraphBuilder(opset=options.opset, weight_format=options.weight_format)
     bytes_input = options.image_input == "uint8"
     locs, confs = network_graph(builder, checkpoint, image="image", bytes_input=bytes_input)
+    return with_outputs(
+        builder, locs, confs, spec=checkpoint.spec, labels=checkpoint.labels, options=options
+    )
+
+
+def with_outputs(
+    builder: GraphBuilder,
+    locs: Sequence[str],
+    confs: Sequence[str],
+    *,
+    spec: ModelSpec,
+    labels: LabelSet,
+    options: ExportOptions,
+    metadata: dict[str, str] | None = None,
+) -> onnx.ModelProto:
+    """A builder's network with the outputs that the options ask for, as a checked model.
+
+    Args:
+        builder: holds the network, which reads the input ``image``.
+        locs: names of each level's (N, 4, boxes) offsets.
+        confs: names of each level's (N, channels, boxes) logits.
+        spec: the network.
+        labels: its classes.
+        options: policy, batch and kind of input.
+        metadata: entries beside spec and classes.
+    """
     loc_name, conf_name = ("loc", "conf") if options.policy is None else ("tail.loc", "tail.conf")
     loc = builder.node("Concat", loc_name, locs, axis=2)
     conf = builder.node("Concat", conf_name, confs, axis=2)
     batch = "batch" if options.batch is None else options.batch
     side = spec.image_size
-    if bytes_input:
+    if options.image_input == "uint8":
         image = helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, side, side, 3])
     else:
         image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, side, side])
@@ -87,5 +115,5 @@ def onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProt
         }
     outputs = [helper.make_tensor_value_info(n, t, s) for n, (t, s) in shapes.items()]
     return finished_model(
-        builder, inputs=[image], outputs=outputs, spec=spec, labels=checkpoint.labels
+        builder, inputs=[image], outputs=outputs, spec=spec, labels=labels, metadata=metadata
     )

@@ -117,7 +117,7 @@ def network_graph(
     spec, weights = checkpoint.spec, checkpoint.weights
     stem = folded(weights, "trunk.conv1", "trunk.bn1")
     if bytes_input:
-        image, stem = _normalised(builder, image, stem)
+        image, stem = normalised(builder, image, stem)
     features = _trunk(builder, checkpoint, image, stem)
     locs: list[str] = []
     confs: list[str] = []
@@ -141,7 +141,7 @@ def network_graph(
     return locs, confs
 
 
-def _normalised(builder: GraphBuilder, image: str, stem: Conv) -> tuple[str, Conv]:
+def normalised(builder: GraphBuilder, image: str, stem: Conv) -> tuple[str, Conv]:
     """Bytes to the stem's input, and the stem that takes it.
 
     The mean is subtracted, so that the stem's padding of zeros still means the mean colour; the
@@ -191,9 +191,13 @@ def finished_model(
     graph = helper.make_graph(
         builder.nodes, spec.name, list(inputs), list(outputs), list(builder.constants.values())
     )
+    domains = sorted({node.domain for node in builder.nodes if node.domain})
     model = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", builder.opset)],
+        opset_imports=[
+            helper.make_opsetid("", builder.opset),
+            *(helper.make_opsetid(domain, 1) for domain in domains),
+        ],
         producer_name="ssd34",
         producer_version=__version__,
         ir_version=IR_VERSIONS[builder.opset],

@@ -1,0 +1,118 @@
+"""The numbers of an int8 network, whatever form its file has: scales, zero points and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.deploy.bytes_input import BYTES, means_of_bytes, reading_bytes
+from ssd34.deploy.calibrate import Statistics
+from ssd34.deploy.fold import Conv
+from ssd34.deploy.network import IMAGE, MAXPOOL, Network
+from ssd34.deploy.ranges import Affine, value_range
+
+_LARGEST_BIAS = 2.0**30
+"""Steps; leaves the other half of int32 to the sum of products."""
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Conv:
+    """A convolution's arrays in int8.
+
+    Attributes:
+        weight: (O, I, K, K) int8, symmetric.
+        scale: (O,) float32, or () with one for all.
+        bias: (O,) int32, in steps of the input's scale times the weight's.
+    """
+
+    weight: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Plan:
+    """What each value and layer becomes.
+
+    Attributes:
+        network: in float.
+        values: the picture and each layer to its steps.
+        convs: each convolution in int8.
+        float_nodes: layers that stay in float.
+        bytes_input: whether the picture comes as (N, S, S, 3) uint8.
+    """
+
+    network: Network
+    values: Mapping[str, Affine]
+    convs: Mapping[str, Int8Conv]
+    float_nodes: frozenset[str]
+    bytes_input: bool
+
+
+def int8_plan(
+    network: Network,
+    statistics: Statistics,
+    *,
+    ranges: str,
+    percentile: float,
+    per_channel: bool,
+    largest_weight: int,
+    bias_correction: bool,
+    bytes_input: bool,
+    float_nodes: frozenset[str],
+) -> Int8Plan:
+    """Find all numbers; `QuantizeOptions` says what the arguments mean."""
+    values = {
+        name: Affine.of(value_range(histogram, method=ranges, percentile=percentile))
+        for name, histogram in statistics.histograms.items()
+    }
+    for layer in network.layers:
+        if layer.kind == MAXPOOL:  # picks values, so it keeps their steps
+            values[layer.name] = values[layer.inputs[0]]
+    convs = {}
+    for layer in network.layers:
+        if layer.conv is None or layer.name in float_nodes:
+            continue
+        conv, means = layer.conv, statistics.window_means[layer.name]
+        if bytes_input and IMAGE in layer.inputs:
+            values[IMAGE] = BYTES
+            conv, means = reading_bytes(layer).arrays, means_of_bytes(means)
+        input_scale = values[layer.inputs[0]].scale
+        weight, scale = int8_weight(
+            conv, input_scale, per_channel=per_channel, largest=largest_weight
+        )
+        bias = conv.bias.astype(np.float64)
+        if bias_correction:
+            rounded = weight * scale.astype(np.float64).reshape(-1, 1, 1, 1)
+            bias -= np.einsum("oikl,ikl->o", rounded - conv.weight, means)
+        steps = np.rint(bias / (scale.astype(np.float64) * float(input_scale)))
+        limit = np.iinfo(np.int32)
+        convs[layer.name] = Int8Conv(
+            weight, scale, np.clip(steps, limit.min, limit.max).astype(np.int32)
+        )
+    return Int8Plan(network, values, convs, float_nodes, bytes_input)
+
+
+def int8_weight(
+    conv: Conv, input_scale: np.float32, *, per_channel: bool, largest: int
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Weights in steps, and the scales, wide enough for the bias to fit into int32.
+
+    Args:
+        conv: weight (O, I, K, K) and bias (O,).
+        input_scale: of the convolution's input.
+        per_channel: a scale for each output channel, (O,), instead of one for all, ().
+        largest: the steps are -largest to largest.
+    """
+    reach = np.abs(conv.weight).max(axis=(1, 2, 3)).astype(np.float64)
+    for_bias = np.abs(conv.bias) / (float(input_scale) * _LARGEST_BIAS)
+    scale = np.maximum(reach / largest, for_bias)
+    if not per_channel:
+        scale = scale.max()
+    scale = np.where(scale > 0, scale, 1.0)
+    narrow = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
+    steps = np.rint(conv.weight / narrow.reshape(-1, 1, 1, 1).astype(np.float64))
+    return np.clip(steps, -largest, largest).astype(np.int8), narrow

@@ -1,0 +1,153 @@
+"""The two forms of int8 files: operators that compute in int8, or float ones in between
+QuantizeLinear and DequantizeLinear.
+
+Rectifiers are not written: a rectified value's zero point is 0, and saturation does the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from ssd34.deploy.bytes_input import framed_planes, reading_bytes
+from ssd34.deploy.graph import GraphBuilder, normalised
+from ssd34.deploy.int8_plan import Int8Plan
+from ssd34.deploy.network import ADD, CONV, IMAGE, MAXPOOL, Layer, float_layer
+
+_MICROSOFT = "com.microsoft"
+
+
+class Int8Writer(ABC):
+    """Adds layers to a builder and keeps track of what each value is called, in int8 and in float.
+
+    A layer's output has one form, the other one is made where something needs it. So a float layer
+    amid int8 ones gets its own DequantizeLinear and QuantizeLinear, and two float layers in a row
+    get none in between.
+    """
+
+    def __init__(self, builder: GraphBuilder, plan: Int8Plan) -> None:
+        self._builder = builder
+        self._plan = plan
+        self._float: dict[str, str] = {}
+        self._steps: dict[str, str] = {}
+        self._rounded: dict[str, str] = {}
+        if not plan.bytes_input:
+            self._float[IMAGE] = IMAGE
+
+    def add(self, layer: Layer) -> None:
+        """Add a layer, whose inputs were added before."""
+        reads_bytes = self._plan.bytes_input and IMAGE in layer.inputs
+        if layer.name not in self._plan.float_nodes:
+            if reads_bytes:
+                self._steps[IMAGE] = framed_planes(
+                    self._builder, IMAGE, side=self._plan.network.spec.image_size,
+                    width=layer.padding,
+                )  # fmt: skip
+                layer = reading_bytes(layer)
+            self._add_int8(layer)
+            return
+        if reads_bytes:
+            self._float[IMAGE], conv = normalised(self._builder, IMAGE, layer.arrays)
+            layer = dataclasses.replace(layer, conv=conv)
+        inputs = [self.as_float(name) for name in layer.inputs]
+        self._float[layer.name] = float_layer(self._builder, layer, inputs, layer.name)
+
+    @abstractmethod
+    def _add_int8(self, layer: Layer) -> None: ...
+
+    def as_float(self, value: str) -> str:
+        """A value's name in float; its steps are turned back where it has no other."""
+        return self._float[value] if value in self._float else self._dequantized(value)
+
+    def _dequantized(self, value: str) -> str:
+        """The name of a value that went through its steps."""
+        if value not in self._rounded:
+            self._rounded[value] = self._builder.node(
+                "DequantizeLinear", f"{value}.float", [self._as_steps(value), *self._affine(value)]
+            )
+        return self._rounded[value]
+
+    def _as_steps(self, value: str) -> str:
+        """A value's name in uint8 steps; it is quantized where it has no other."""
+        if value not in self._steps:
+            self._steps[value] = self._builder.node(
+                "QuantizeLinear", f"{value}.steps", [self._float[value], *self._affine(value)]
+            )
+        return self._steps[value]
+
+    def _affine(self, value: str) -> tuple[str, str]:
+        """Names of a value's scale and zero point."""
+        affine = self._plan.values[value]
+        layer = self._plan.network.by_name.get(value)
+        if layer is not None and layer.kind == MAXPOOL:  # its input's, and stored once
+            return self._affine(layer.inputs[0])
+        return (
+            self._builder.constant(f"{value}.scale", np.array(affine.scale, np.float32)),
+            self._builder.constant(f"{value}.zero_point", np.array(affine.zero_point, np.uint8)),
+        )
+
+    def _weight(self, layer: Layer) -> tuple[str, str, str]:
+        """Names of a convolution's steps, scale and zero point."""
+        conv = self._plan.convs[layer.name]
+        zero = np.zeros(conv.scale.shape, np.int8)
+        return (
+            self._builder.constant(f"{layer.name}.weight", conv.weight),
+            self._builder.constant(f"{layer.name}.weight.scale", conv.scale),
+            self._builder.constant(f"{layer.name}.weight.zero_point", zero),
+        )
+
+    def _bias(self, layer: Layer) -> str:
+        return self._builder.constant(f"{layer.name}.bias", self._plan.convs[layer.name].bias)
+
+
+class QOperatorWriter(Int8Writer):
+    """QLinearConv, QLinearAdd and MaxPool of bytes."""
+
+    def _add_int8(self, layer: Layer) -> None:
+        inputs = [(self._as_steps(name), *self._affine(name)) for name in layer.inputs]
+        output = self._affine(layer.name)
+        if layer.kind == CONV:
+            parts = [*inputs[0], *self._weight(layer), *output, self._bias(layer)]
+            name = self._builder.node("QLinearConv", layer.name, parts, **layer.window)
+        elif layer.kind == ADD:
+            parts = [*inputs[0], *inputs[1], *output]
+            name = self._builder.node("QLinearAdd", layer.name, parts, domain=_MICROSOFT)
+        else:
+            name = self._builder.node("MaxPool", layer.name, [inputs[0][0]], **layer.window)
+        self._steps[layer.name] = name
+
+
+class QdqWriter(Int8Writer):
+    """Float operators that read DequantizeLinear and write to QuantizeLinear."""
+
+    def _add_int8(self, layer: Layer) -> None:
+        builder = self._builder
+        inputs = [self._dequantized(name) for name in layer.inputs]
+        if layer.kind == CONV:
+            inputs += [self._float_weight(layer), self._float_bias(layer)]
+        operator = {CONV: "Conv", ADD: "Add", MAXPOOL: "MaxPool"}[layer.kind]
+        window = {} if layer.kind == ADD else layer.window
+        value = builder.node(operator, layer.name, inputs, **window)
+        self._steps[layer.name] = builder.node(
+            "QuantizeLinear", f"{layer.name}.steps", [value, *self._affine(layer.name)]
+        )
+
+    def _float_weight(self, layer: Layer) -> str:
+        steps, scale, zero = self._weight(layer)
+        return self._constant(f"{layer.name}.weight.float", layer, [steps, scale, zero])
+
+    def _float_bias(self, layer: Layer) -> str:
+        scale = self._plan.convs[layer.name].scale * self._plan.values[layer.inputs[0]].scale
+        zero = np.zeros(scale.shape, np.int32)
+        parts = [
+            self._bias(layer),
+            self._builder.constant(f"{layer.name}.bias.scale", scale.astype(np.float32)),
+            self._builder.constant(f"{layer.name}.bias.zero_point", zero),
+        ]
+        return self._constant(f"{layer.name}.bias.float", layer, parts)
+
+    def _constant(self, name: str, layer: Layer, parts: list[str]) -> str:
+        axis = {"axis": 0} if self._plan.convs[layer.name].scale.ndim else {}
+        return self._builder.node("DequantizeLinear", name, parts, **axis)
