@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -14,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ssd34.cli import app
 from ssd34.runtime.detector import Detector
+from ssd34.runtime.session import Session
 from tests.conftest import COCO_NUMBERS as NAMES
 from tests.conftest import TINY_LABELS, shapes_dataset
 
@@ -104,7 +106,7 @@ def test_shapes_give_twelve_numbers_as_json_and_detections(tiny_model, shapes, t
     values = json.loads(report.read_text())
     assert set(values) == {
         "model", "data", "policy", "pictures", "summary", "class_ap", "class_ap50",
-        "model_sha256", "problems", "unreadable", "ssd34",
+        "model_sha256", "problems", "unreadable", "ssd34", "area_class_ap", "limit", "data_sha256",
     }  # fmt: skip
     assert values["model_sha256"] == hashlib.sha256(tiny_model.read_bytes()).hexdigest()
     assert (values["problems"], values["unreadable"]) == (0, 0)
@@ -258,3 +260,82 @@ def test_bad_output_is_noticed_before_the_work(main, tiny_model, shapes, tmp_pat
     assert_one_error_line(err)
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+# --- limit, interruption, resumption --------------------------------------------------------
+
+
+def test_limit_takes_the_first_pictures(tiny_model, shapes, tmp_path):
+    report, detections = tmp_path / "r.json", tmp_path / "d.json"
+    evaluate(
+        tiny_model, "--data", shapes, "--limit", 4, "--json", report, "--detections", detections
+    )
+    values = json.loads(report.read_text())
+    assert (values["limit"], values["pictures"]) == (4, 4)
+    assert {row["image_id"] for row in json.loads(detections.read_text())} == {1, 2, 3, 4}
+    evaluate(tiny_model, "--data", shapes, "--limit", 99, "--json", report)
+    assert json.loads(report.read_text())["pictures"] == 12
+
+
+def interrupted_at(monkeypatch, number):
+    """The keyboard interrupts the run while the given picture is looked at."""
+    looked = 0
+    run = Session.run_detections
+
+    def counted(self, images):
+        nonlocal looked
+        looked += 1
+        if looked == number:
+            raise KeyboardInterrupt
+        return run(self, images)
+
+    monkeypatch.setattr(Session, "run_detections", counted)
+
+
+@pytest.mark.parametrize("output", ["--json", "--detections"])
+def test_an_interrupted_run_goes_on(main, monkeypatch, tiny_model, shapes, tmp_path, output):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    arguments = (tiny_model, "--data", shapes, output)
+    assert main(*arguments, whole)[0] == 0
+    with monkeypatch.context() as context:
+        interrupted_at(context, 8)
+        code, out, err = main(*arguments, resumed)
+    assert (code, out) == (130, "")
+    kept = re.search(
+        r"(\d+) of 12 pictures done, kept in .*resumed.partial; go on with --resume", err
+    )
+    assert kept and 4 <= int(kept[1]) < 8
+    assert not resumed.exists()
+    # It is not thrown away by mistake.
+    code, _, err = main(*arguments, resumed)
+    assert code == 2 and "--resume" in err
+    assert_one_error_line(err)
+    # Another model's detections are not mixed in.
+    with monkeypatch.context() as context:
+        interrupted_at(context, 1)
+        code, out, err = main(*arguments, resumed, "--resume", "--limit", 11)
+    assert code == 2 and "another data sha256" in err
+    assert_one_error_line(err)
+    with monkeypatch.context() as context:
+        interrupted_at(context, 12)  # looks only at what is missing
+        code, _, err = main(*arguments, resumed, "--resume")
+    assert (code, err) == (0, "")
+    assert resumed.read_bytes() == whole.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["resumed", "whole"]
+
+
+def test_resume_with_nothing_there_begins(main, tiny_model, shapes, tmp_path):
+    arguments = (tiny_model, "--data", shapes, "--json", tmp_path / "r.json", "--resume")
+    assert main(*arguments)[0] == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_without_an_output_nothing_is_kept(main, monkeypatch, tiny_model, shapes, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    interrupted_at(monkeypatch, 8)
+    code, _, err = main(tiny_model, "--data", shapes)
+    assert code == 130 and "not kept" in err
+    assert list(tmp_path.iterdir()) == []
+    code, _, err = main(tiny_model, "--data", shapes, "--resume")
+    assert code == 2 and "--json" in err
+    assert_one_error_line(err)

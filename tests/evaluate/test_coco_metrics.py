@@ -16,8 +16,9 @@ from ssd34.core.postprocess import Picked
 from ssd34.data.coco import open_dataset, read_coco
 from ssd34.data.dataset import Dataset, FolderImages, ImageStore, Problem
 from ssd34.errors import DatasetError, MissingExtraError
-from ssd34.evaluate.coco_metrics import categories_of, coco_metrics, coco_results, ground_truth
+from ssd34.evaluate.coco_metrics import categories_of, coco_metrics, ground_truth
 from ssd34.evaluate.evaluator import evaluate_detector
+from ssd34.evaluate.results import coco_results
 from ssd34.runtime.detector import Detector
 from tests.conftest import COCO_NUMBERS as NAMES
 from tests.conftest import TINY_LABELS, shapes_dataset
@@ -246,6 +247,7 @@ def test_to_dict_holds_everything():
         "summary": dict(metrics.summary),
         "class_ap": dict(metrics.class_ap),
         "class_ap50": dict(metrics.class_ap50),
+        "area_class_ap": {area: dict(ap) for area, ap in metrics.area_class_ap.items()},
     }
 
 
@@ -280,7 +282,7 @@ def test_coco_results_are_in_pixels_and_the_data_sets_ids():
         np.array([0.5, 0.25, 0.125], np.float32),
     )
     results = coco_results(picked, sample=sample, categories=np.array([-1, 40, 7, -1]))
-    assert results == [
+    assert list(results) == [
         {
             "image_id": sample.image_id,
             "category_id": 7,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ssd34.core.boxes import xywh_from_xyxy
 from ssd34.core.labels import LabelSet
-from ssd34.core.postprocess import Picked
-from ssd34.data.dataset import Dataset, Sample
+from ssd34.data.dataset import Dataset
 from ssd34.errors import DatasetError, require
+from ssd34.evaluate.results import Results
 
 _AREAS = {"small": 1, "medium": 2, "large": 3}
 _MAX_DETECTIONS = (1, 10, 100)
@@ -29,12 +29,15 @@ class CocoMetrics:
         class_ap: AP of each class that has objects.
         class_ap50: AP50 of each class that has objects.
         pictures: how many were evaluated.
+        area_class_ap: for ``small``, ``medium`` and ``large`` the AP of each class that has
+            objects of that size.
     """
 
     summary: Mapping[str, float | None]
     class_ap: Mapping[str, float]
     class_ap50: Mapping[str, float]
     pictures: int
+    area_class_ap: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def ap(self) -> float:
@@ -53,34 +56,8 @@ class CocoMetrics:
             "summary": dict(self.summary),
             "class_ap": dict(self.class_ap),
             "class_ap50": dict(self.class_ap50),
+            "area_class_ap": {area: dict(ap) for area, ap in self.area_class_ap.items()},
         }
-
-
-Result = dict[str, Any]
-"""One detection in COCO's results form."""
-
-
-def coco_results(picked: Picked, *, sample: Sample, categories: NDArray[np.int64]) -> list[Result]:
-    """Detections of one picture in COCO's results form, in the data set's own category ids.
-
-    Args:
-        picked: in fractions of the picture.
-        sample: the picture.
-        categories: (network classes + 1,) int64: category id of each network label, -1 where
-            the data set does not have the class; such detections are left out.
-    """
-    size = np.array([sample.width, sample.height] * 2, np.float64)
-    boxes = xywh_from_xyxy(np.clip(picked.boxes.astype(np.float64), 0, 1) * size)
-    return [
-        Result(
-            image_id=sample.image_id,
-            category_id=int(categories[label]),
-            bbox=[float(value) for value in box],
-            score=float(score),
-        )
-        for box, label, score in zip(boxes, picked.labels, picked.scores, strict=True)
-        if categories[label] >= 0
-    ]
 
 
 def categories_of(labels: LabelSet, dataset: Dataset) -> NDArray[np.int64]:
@@ -146,7 +123,8 @@ def coco_metrics(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
     """
     hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
     truth = hotcoco.COCO(ground_truth(dataset))
-    evaluation = hotcoco.COCOeval(truth, truth.load_res(list(results)), "bbox")
+    found = truth.load_res(Results.of(results).as_array())
+    evaluation = hotcoco.COCOeval(truth, found, "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     # precision: (IoU thresholds, recalls, classes, areas, limits); recall lacks the second axis.
@@ -162,13 +140,18 @@ def coco_metrics(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
     summary |= {f"AR_{n}": _mean(recall[:, :, k, -1]) for n, k in _AREAS.items()}
     name_of = dict(zip(dataset.labels.category_ids, dataset.labels.names, strict=True))
     names = [name_of[int(category)] for category in evaluation.params.cat_ids]
-    class_ap = {n: _mean(precision[:, :, k, 0, -1]) for k, n in enumerate(names)}
-    class_ap50 = {n: _mean(precision[0, :, k, 0, -1]) for k, n in enumerate(names)}
+
+    def by_class(values: NDArray[np.float64]) -> dict[str, float]:
+        """The mean of (..., classes) for each class that has objects."""
+        means = {name: _mean(values[..., k]) for k, name in enumerate(names)}
+        return {name: value for name, value in means.items() if value is not None}
+
     return CocoMetrics(
         summary=summary,
-        class_ap={n: value for n, value in class_ap.items() if value is not None},
-        class_ap50={n: value for n, value in class_ap50.items() if value is not None},
+        class_ap=by_class(precision[:, :, :, 0, -1]),
+        class_ap50=by_class(precision[0, :, :, 0, -1]),
         pictures=len(dataset),
+        area_class_ap={n: by_class(precision[:, :, :, k, -1]) for n, k in _AREAS.items()},
     )
 
 

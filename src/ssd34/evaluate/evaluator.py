@@ -1,44 +1,173 @@
-"""A detector on a data set: every picture once, then COCO's metrics."""
+"""A detector on a data set: every picture once, then COCO's metrics.
+
+Memory holds the detections and a few pictures, however many there are: pictures are decoded and
+prepared ahead of the network in threads, and detections are picked from its output behind it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd34.core.box_coder import decode
+from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
-from ssd34.core.postprocess import Picked
-from ssd34.data.dataset import Dataset, Problem
+from ssd34.core.postprocess import Picked, Policy, pick, softmax
+from ssd34.data.dataset import Dataset, Problem, Sample
 from ssd34.errors import ImageError
-from ssd34.evaluate.coco_metrics import (
-    CocoMetrics,
-    Result,
-    categories_of,
-    coco_metrics,
-    coco_results,
-)
+from ssd34.evaluate.coco_metrics import CocoMetrics, categories_of, coco_metrics
+from ssd34.evaluate.overlap import overlapped
+from ssd34.evaluate.results import Results, coco_results
 from ssd34.runtime.detector import Detector
 
-PickMany = Callable[[Sequence[NDArray[np.uint8]]], Sequence[Picked]]
-"""Pictures (H, W, 3) uint8 RGB to the detections of each, in fractions of it."""
+READ_AHEAD = 4
+"""Prepared pictures (at least batches) that wait for the network, and outputs that wait for the
+policy."""
+READERS = 2
+"""Threads that decode and prepare."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A detector, cut where threads help.
+
+    Attributes:
+        prepare: a picture (H, W, 3) uint8 RGB to what the network takes; ahead, in threads.
+        infer: what was prepared of some pictures to the raw output of each; in the caller's
+            thread.
+        pick: one picture's raw output to its detections in fractions of it, one for each
+            policy; everything that it returns counts, whatever the score. Behind, in a thread.
+    """
+
+    prepare: Callable[[NDArray[np.uint8]], Any]
+    infer: Callable[[Sequence[Any]], Sequence[Any]]
+    pick: Callable[[Any], tuple[Picked, ...]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found in one picture, for each policy; a problem: it could not be read and counts
+    as a picture without detections."""
+
+    sample: Sample
+    results: tuple[Results, ...]
+    problem: Problem | None = None
+
+
+def stages_of(detector: Detector, policies: Sequence[Policy] | None = None) -> Stages:
+    """A loaded ONNX file in stages.
+
+    Args:
+        detector: the file. One for several pictures at once is given as many.
+        policies: how to pick, where the file ends at raw outputs; None: the detector's own way.
+    """
+    session = detector.session
+    batch = session.batch or 1
+
+    def infer(prepared: Sequence[NDArray[Any]]) -> Sequence[Any]:
+        rows = [*prepared, *[prepared[-1]] * (batch - len(prepared))]
+        tensor = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        if not session.raw:
+            return session.run_detections(tensor)[: len(prepared)]
+        return list(zip(*session.run_raw(tensor), strict=True))[: len(prepared)]
+
+    if not session.raw:
+        return Stages(session.prepare, infer, lambda found: (Picked(*found),))
+    default_boxes = default_boxes_cxcywh(session.spec)
+    wanted = [detector.policy] if policies is None else policies
+
+    def pick_each(raw: tuple[NDArray[np.float32], NDArray[np.float32]]) -> tuple[Picked, ...]:
+        loc, conf = raw
+        boxes, scores = decode(loc, default_boxes), softmax(conf)
+        return tuple(pick(boxes, scores, policy=policy) for policy in wanted)
+
+    return Stages(session.prepare, infer, pick_each)
+
+
+def detect_all(
+    stages: Stages,
+    dataset: Dataset,
+    labels: LabelSet,
+    *,
+    batch_size: int = 1,
+    start: int = 0,
+) -> Iterator[Found]:
+    """Run a detector over the pictures, one `Found` each, in the data set's order.
+
+    Args:
+        stages: the detector.
+        dataset: pictures; its classes decide which detections count.
+        labels: the detector's classes.
+        batch_size: pictures that the network is given at once.
+        start: pictures to pass over at the beginning.
+
+    Raises:
+        DatasetError: the detector and the data set have no class in common.
+    """
+    categories = categories_of(labels, dataset)
+
+    def prepared(sample: Sample) -> Any | ImageError:
+        try:
+            return stages.prepare(dataset.read(sample))
+        except ImageError as error:
+            return error
+
+    def prepare_all(samples: Sequence[Sample]) -> list[tuple[Sample, Any]]:
+        return [(sample, prepared(sample)) for sample in samples]
+
+    def infer_all(
+        batches: Iterator[list[tuple[Sample, Any]]],
+    ) -> Iterator[list[tuple[Sample, Any]]]:
+        for batch in batches:
+            readable = [made for _, made in batch if not isinstance(made, ImageError)]
+            raw = iter(stages.infer(readable) if readable else ())
+            yield [
+                (sample, made if isinstance(made, ImageError) else next(raw))
+                for sample, made in batch
+            ]
+
+    def pick_all(batch: list[tuple[Sample, Any]]) -> list[Found]:
+        return [
+            Found(sample, (), Problem.of(sample, raw))
+            if isinstance(raw, ImageError)
+            else Found(
+                sample,
+                tuple(
+                    coco_results(picked, sample=sample, categories=categories)
+                    for picked in stages.pick(raw)
+                ),
+            )
+            for sample, raw in batch
+        ]
+
+    batches = (
+        dataset.samples[at : at + batch_size] for at in range(start, len(dataset), batch_size)
+    )
+    waiting = max(1, READ_AHEAD // batch_size)
+    ready = overlapped(prepare_all, batches, ahead=waiting, threads=READERS)
+    for found in overlapped(pick_all, infer_all(ready), ahead=1, threads=1):
+        yield from found
 
 
 def evaluate(
-    pick_many: PickMany,
+    stages: Stages,
     dataset: Dataset,
     labels: LabelSet,
     *,
     batch_size: int = 1,
     progress: Callable[[int], None] = lambda _: None,
     problem: Callable[[Problem], None] = lambda _: None,
-) -> tuple[CocoMetrics, list[Result]]:
-    """Run a detector over every picture and score it.
+) -> tuple[CocoMetrics, Results]:
+    """Run a detector over every picture and score it under its first policy.
 
     A picture that cannot be read is reported and counts as one without detections.
 
     Args:
-        pick_many: the detector; everything that it returns counts, whatever the score.
+        stages: the detector.
         dataset: pictures and boxes.
         labels: the detector's classes.
         batch_size: pictures that it is given at once.
@@ -48,20 +177,15 @@ def evaluate(
     Returns:
         The metrics and the detections in COCO's results form.
     """
-    categories = categories_of(labels, dataset)
-    results: list[Result] = []
-    for start in range(0, len(dataset), batch_size):
-        samples, images = [], []
-        for sample in dataset.samples[start : start + batch_size]:
-            try:
-                images.append(dataset.read(sample))
-                samples.append(sample)
-            except ImageError as error:
-                problem(Problem.of(sample, error))
-        if images:
-            for sample, picked in zip(samples, pick_many(images), strict=True):
-                results += coco_results(picked, sample=sample, categories=categories)
-        progress(min(start + batch_size, len(dataset)))
+    parts: list[Results] = []
+    for done, found in enumerate(
+        detect_all(stages, dataset, labels, batch_size=batch_size), start=1
+    ):
+        parts += found.results[:1]
+        if found.problem:
+            problem(found.problem)
+        progress(done)
+    results = Results.joined(parts)
     return coco_metrics(dataset, results), results
 
 
@@ -71,12 +195,13 @@ def evaluate_detector(
     *,
     progress: Callable[[int], None] = lambda _: None,
     problem: Callable[[Problem], None] = lambda _: None,
-) -> tuple[CocoMetrics, list[Result]]:
-    """`evaluate` for a loaded ONNX file, one picture after the other."""
+) -> tuple[CocoMetrics, Results]:
+    """`evaluate` for a loaded ONNX file."""
     return evaluate(
-        lambda images: [detector.pick(image) for image in images],
+        stages_of(detector),
         dataset,
         detector.labels,
+        batch_size=detector.session.batch or 1,
         progress=progress,
         problem=problem,
     )

@@ -127,15 +127,17 @@ class Session:
             )
         return spec, labels
 
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+        """One picture (H, W, 3) uint8 RGB as this file takes it, the first axis being 1."""
+        size = self.spec.image_size
+        return resize(image, size)[None] if self.takes_bytes else preprocess(image, size)
+
     def input_for(self, image: NDArray[np.uint8]) -> NDArray[Any]:
         """A picture (H, W, 3) uint8 RGB as this file's input.
 
         Where the file takes a fixed number of pictures, the same one as often.
         """
-        size = self.spec.image_size
-        tensor: NDArray[Any] = (
-            resize(image, size)[None] if self.takes_bytes else preprocess(image, size)
-        )
+        tensor = self.prepare(image)
         return tensor if self.batch in (None, 1) else np.repeat(tensor, self.batch, axis=0)
 
     def run_raw(self, images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -21,7 +21,7 @@ from ssd34.core.preprocess import MEAN, STD, preprocess
 from ssd34.data.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, OptionError, TrainingError
 from ssd34.evaluate.coco_metrics import CocoMetrics, categories_of
-from ssd34.evaluate.evaluator import evaluate
+from ssd34.evaluate.evaluator import Stages, evaluate
 from ssd34.network.ssd import SSD
 from ssd34.train.ema import AveragedWeights
 from ssd34.train.loader import Batch, Loader, TrainingSet
@@ -276,19 +276,21 @@ def evaluate_network(
     default_boxes = default_boxes_cxcywh(network.spec)
 
     @torch.no_grad()
-    def pick_many(images: Sequence[NDArray[np.uint8]]) -> list[Picked]:
-        inputs = np.concatenate([preprocess(image, network.spec.image_size) for image in images])
-        batch = torch.from_numpy(inputs).to(device).contiguous(memory_format=torch.channels_last)
+    def infer(
+        prepared: Sequence[NDArray[np.float32]],
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        batch = torch.from_numpy(np.concatenate(prepared))
+        batch = batch.to(device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loc, conf = network(batch)
-        raw = zip(loc.float().cpu().numpy(), conf.float().cpu().numpy(), strict=True)
-        return [
-            postprocess(offsets, logits, default_boxes_cxcywh=default_boxes, policy=ZOO)
-            for offsets, logits in raw
-        ]
+        return list(zip(loc.float().cpu().numpy(), conf.float().cpu().numpy(), strict=True))
 
+    def pick(raw: tuple[NDArray[np.float32], NDArray[np.float32]]) -> tuple[Picked, ...]:
+        return (postprocess(*raw, default_boxes_cxcywh=default_boxes, policy=ZOO),)
+
+    stages = Stages(lambda image: preprocess(image, network.spec.image_size), infer, pick)
     metrics, _ = evaluate(
-        pick_many,
+        stages,
         dataset,
         labels,
         batch_size=batch_size,

@@ -1,0 +1,154 @@
+"""Detections kept while an evaluation runs, so that an interrupted one can go on.
+
+A text file: the first line says of which evaluation, each further line holds one picture. A line
+is written at once; the last one, torn by a crash, is done again. Numbers are written so that they
+read back as the very same, and a resumed evaluation ends with the same figures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedWriter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssd34.data.dataset import Dataset, Problem, Sample
+from ssd34.errors import OptionError
+from ssd34.evaluate.evaluator import Found
+from ssd34.evaluate.results import Results
+
+
+class Partial:
+    """A partial file that is open for writing.
+
+    Attributes:
+        path: the file.
+        found: the pictures that were done before, in the data set's order.
+    """
+
+    def __init__(self, path: Path, file: BufferedWriter, found: tuple[Found, ...]) -> None:
+        self.path = path
+        self.found = found
+        self._file = file
+
+    def keep(self, found: Found) -> None:
+        """Write one picture; it is safe from the end of this process on."""
+        values: dict[str, Any] = {"image_id": found.sample.image_id}
+        if found.problem:
+            values["unreadable"] = found.problem.reason
+        else:
+            values["found"] = [
+                np.column_stack((r.category_ids, r.boxes_xywh, r.scores)).tolist()
+                for r in found.results
+            ]
+        self._file.write(json.dumps(values).encode() + b"\n")
+        self._file.flush()
+
+
+def partial_path(output: Path) -> Path:
+    """Where the partial file of an evaluation lies that will write `output`."""
+    return output.with_name(f"{output.name}.partial")
+
+
+@contextmanager
+def partial_file(
+    path: Path, identity: Mapping[str, Any], dataset: Dataset, *, resume: bool
+) -> Iterator[Partial]:
+    """Open a partial file; it is deleted if the block ends without error.
+
+    Args:
+        path: the file.
+        identity: JSON-ready; what must be the same for the evaluation to go on.
+        dataset: its pictures.
+        resume: go on with what is there; with nothing there, begin.
+
+    Raises:
+        OptionError: without `resume`, there is one already; with it, it is of another evaluation
+            or damaged.
+    """
+    head = json.dumps({"ssd34": "evaluation", **identity}).encode() + b"\n"
+    if resume and path.exists():
+        found, length = _read(path, identity, dataset, head)
+        file = path.open("ab")
+        file.truncate(length)
+        if not length:
+            file.write(head)
+    else:
+        try:
+            file = path.open("xb")
+        except FileExistsError:
+            raise OptionError(
+                f"{path}: left by an interrupted evaluation; go on with --resume, or delete it"
+            ) from None
+        found = ()
+        file.write(head)
+    with file:
+        file.flush()
+        yield Partial(path, file, found)
+    path.unlink()
+
+
+def _read(
+    path: Path, identity: Mapping[str, Any], dataset: Dataset, head: bytes
+) -> tuple[tuple[Found, ...], int]:
+    """The pictures in a partial file, and how many bytes of it are whole lines."""
+    found: list[Found] = []
+    length = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                if number == 1 and not head.startswith(line):
+                    raise _foreign(path)
+                break  # torn
+            try:
+                values = json.loads(line)
+                if number == 1:
+                    _check(path, values, identity)
+                else:
+                    found.append(_found(values, dataset.samples[number - 2]))
+            except (ValueError, TypeError, KeyError, IndexError):
+                raise OptionError(
+                    f"{path}: damaged at line {number}; delete it and evaluate anew"
+                ) from None
+            length += len(line)
+    return tuple(found), length
+
+
+def _foreign(path: Path) -> OptionError:
+    return OptionError(f"{path}: not a partial evaluation; move it away")
+
+
+def _check(path: Path, values: Any, identity: Mapping[str, Any]) -> None:
+    if not isinstance(values, dict) or values.get("ssd34") != "evaluation":
+        raise _foreign(path)
+    for key, value in identity.items():
+        kept = values.get(key)
+        if kept != json.loads(json.dumps(value)):
+            raise OptionError(
+                f"{path}: belongs to an evaluation with another {key.replace('_', ' ')} "
+                f"({kept!s:.64}; this one: {value!s:.64}); repeat that command, or delete the "
+                "file and evaluate anew"
+            )
+
+
+def _found(values: Mapping[str, Any], sample: Sample) -> Found:
+    if values["image_id"] != sample.image_id:
+        raise ValueError(values["image_id"])
+    if "unreadable" in values:
+        return Found(sample, (), Problem(sample.file_name, str(values["unreadable"])))
+    results = []
+    for rows in values["found"]:
+        columns = np.array(rows, np.float64).reshape(-1, 6)
+        results.append(
+            Results(
+                np.full(len(columns), sample.image_id, np.int64),
+                columns[:, 0].astype(np.int64),
+                columns[:, 1:5],
+                columns[:, 5],
+            )
+        )
+    return Found(sample, tuple(results))
