@@ -147,7 +147,7 @@ def test_damage_is_an_error(run, tmp_path, line, replaced):
 
 def test_a_file_of_another_kind_is_left_alone(run, tmp_path):
     path = tmp_path / "p"
-    for content in (b"my notes", b"my notes\n", b'{"ssd34": "evaluation"'):
+    for content in (b"my notes", b"my notes\n", b'{"file": "ssd34 partial'):
         path.write_bytes(content + b" and more")
         with pytest.raises(OptionError, match=r"not a partial|damaged"):
             run(path, resume=True)

@@ -66,7 +66,7 @@ def evaluate(
     """
     require("hotcoco", extra="evaluate", why="evaluation")
     from ssd34.cli.scores import metrics_table
-    from ssd34.data.fingerprint import annotations_sha256
+    from ssd34.data.fingerprint import fingerprint
     from ssd34.evaluate.coco_metrics import coco_metrics
     from ssd34.evaluate.partial import partial_file, partial_path
     from ssd34.evaluate.results import Results, write_results
@@ -88,7 +88,7 @@ def evaluate(
     policy = detector.policy.name if detector.session.raw else "the file's own tail"
     identity = {
         "model_sha256": sha256_of(detector.session.path),
-        "data_sha256": annotations_sha256(dataset),
+        "data_sha256": fingerprint(dataset),
         "policies": [dataclasses.asdict(detector.policy)] if detector.session.raw else [policy],
         "limit": limit,
         "ssd34": __version__,

@@ -21,6 +21,8 @@ from ssd34.errors import OptionError
 from ssd34.evaluate.evaluator import Found
 from ssd34.evaluate.results import Results
 
+FORMAT = "ssd34 partial evaluation"
+
 
 class Partial:
     """A partial file that is open for writing.
@@ -70,7 +72,7 @@ def partial_file(
         OptionError: without `resume`, there is one already; with it, it is of another evaluation
             or damaged.
     """
-    head = json.dumps({"ssd34": "evaluation", **identity}).encode() + b"\n"
+    head = json.dumps({"file": FORMAT, **identity}).encode() + b"\n"
     if resume and path.exists():
         found, length = _read(path, identity, dataset, head)
         file = path.open("ab")
@@ -123,7 +125,7 @@ def _foreign(path: Path) -> OptionError:
 
 
 def _check(path: Path, values: Any, identity: Mapping[str, Any]) -> None:
-    if not isinstance(values, dict) or values.get("ssd34") != "evaluation":
+    if not isinstance(values, dict) or values.get("file") != FORMAT:
         raise _foreign(path)
     for key, value in identity.items():
         kept = values.get(key)
