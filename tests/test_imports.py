@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "ssd34"
-EXTRAS = ("torch", "onnx", "safetensors", "hotcoco", "supervision", "cv2", "matplotlib")
+EXTRAS = ("torch", "onnx", "safetensors", "hotcoco", "supervision", "cv2", "matplotlib", "yaml")
 
 BLOCKED = f"""
 import sys

@@ -83,7 +83,7 @@ def test_fine_tuning_from_our_checkpoint(trained, shapes, tmp_path):
 def test_bad_input(shapes, tmp_path):
     run = ("--output", tmp_path / "run", *QUICK, "--epochs", "1")
     data = ("--data", shapes, "--val", shapes)
-    with pytest.raises(DatasetError, match=r"nowhere: no such data set; expected a zip"):
+    with pytest.raises(DatasetError, match=r"nowhere: no such data set; expected a folder or zip"):
         invoke("train", "--data", tmp_path / "nowhere", "--val", shapes, *run)
     with pytest.raises(DatasetError, match=r"unknown class name 'square'.*--labels data"):
         invoke("train", *data, *run, "--labels", "coco")

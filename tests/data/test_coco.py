@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ssd34.core.labels import LabelSet
-from ssd34.data.coco import open_dataset
 from ssd34.data.dataset import Kind
+from ssd34.data.formats import open_dataset
 from ssd34.errors import DatasetError, ImageError
 from tests.conftest import TINY_LABELS, shapes_dataset
 
@@ -197,13 +197,13 @@ def test_missing_path_says_what_is_read(tmp_path):
 
 
 def test_folder_without_annotations(tmp_path):
-    assert "holds no instances.json" in refused(tmp_path)
+    assert "holds no data set that is known" in refused(tmp_path)
 
 
 def test_file_of_another_kind(tmp_path):
     path = tmp_path / "set.txt"
     path.write_text("hello")
-    assert "not a zip, a folder or a .json" in refused(path)
+    assert "not a zip, a folder, a .json or a .yaml" in refused(path)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_zip_without_annotations(tmp_path):
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("images/a.png", png())
-    assert "holds no instances.json" in refused(path)
+    assert "holds no data set that is known" in refused(path)
 
 
 def test_zip_whose_json_is_broken(tmp_path):

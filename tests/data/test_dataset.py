@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from ssd34.core.labels import COCO_LABELS, LabelSet
-from ssd34.data import dataset as dataset_module
-from ssd34.data.coco import open_dataset
-from ssd34.data.dataset import Dataset, FolderImages, Problem, Sample, ZipImages, of_classes
+from ssd34.data import files as files_module
+from ssd34.data.dataset import Dataset, Problem, Sample, of_classes
+from ssd34.data.files import FolderFiles, ZipFiles
+from ssd34.data.formats import open_dataset
 from ssd34.errors import DatasetError, ImageError, OptionError
 from tests.conftest import TINY_LABELS, shapes_dataset
 
@@ -69,14 +70,14 @@ def pictures(tmp_path):
 
 
 def test_folder_reads_files_also_in_folders_below(pictures):
-    store = FolderImages(pictures)
+    store = FolderFiles(pictures)
     assert store.exists("a.png") and store.read_bytes("a.png") == png()
     assert store.exists("nested/b.png") and store.read_bytes("nested/b.png") == png(seed=1)
 
 
 @pytest.mark.parametrize("name", ["no.png", "", ".", "nested", "a.png/x"])
 def test_folder_reports_what_is_no_file(pictures, name):
-    store = FolderImages(pictures)
+    store = FolderFiles(pictures)
     assert not store.exists(name)
     with pytest.raises(ImageError) as caught:
         store.read_bytes(name)
@@ -85,12 +86,12 @@ def test_folder_reports_what_is_no_file(pictures, name):
 
 def test_folder_says_what_to_do_about_a_missing_picture(pictures):
     with pytest.raises(ImageError, match=r"no\.png: missing in .*; add it or take its annotations"):
-        FolderImages(pictures).read_bytes("no.png")
+        FolderFiles(pictures).read_bytes("no.png")
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".png", "d/" * 3000 + "a.png", "\ud800.png"])
 def test_folder_takes_impossible_names_for_missing(pictures, name):
-    store = FolderImages(pictures)
+    store = FolderFiles(pictures)
     assert not store.exists(name)
     with pytest.raises(ImageError):
         store.read_bytes(name)
@@ -98,7 +99,7 @@ def test_folder_takes_impossible_names_for_missing(pictures, name):
 
 @pytest.mark.parametrize("name", ["../secret.png", "nested/../../secret.png", "a\0.png"])
 def test_folder_refuses_names_that_lead_out(pictures, name):
-    store = FolderImages(pictures)
+    store = FolderFiles(pictures)
     assert not store.exists(name)
     with pytest.raises(ImageError) as caught:
         store.read_bytes(name)
@@ -106,7 +107,7 @@ def test_folder_refuses_names_that_lead_out(pictures, name):
 
 
 def test_folder_refuses_absolute_names_and_etc_passwd(pictures):
-    store = FolderImages(pictures)
+    store = FolderFiles(pictures)
     assert Path("/etc/passwd").is_file()
     upwards = "../" * 40 + "etc/passwd"
     assert (pictures / upwards).is_file()
@@ -120,13 +121,13 @@ def test_folder_refuses_a_neighbour_whose_name_starts_alike(pictures):
     twin = pictures.parent / "images-private"
     twin.mkdir()
     (twin / "a.png").write_bytes(png())
-    assert not FolderImages(pictures).exists("../images-private/a.png")
+    assert not FolderFiles(pictures).exists("../images-private/a.png")
 
 
 def test_folder_refuses_symlinks_that_lead_out(pictures):
     (pictures / "link.png").symlink_to(pictures.parent / "secret.png")
     (pictures / "up").symlink_to(pictures.parent)
-    store = FolderImages(pictures)
+    store = FolderFiles(pictures)
     for name in ("link.png", "up/secret.png"):
         assert (pictures / name).is_file()
         assert not store.exists(name)
@@ -136,23 +137,23 @@ def test_folder_refuses_symlinks_that_lead_out(pictures):
 
 def test_folder_follows_symlinks_that_stay_inside(pictures):
     (pictures / "link.png").symlink_to(pictures / "a.png")
-    assert FolderImages(pictures).read_bytes("link.png") == png()
+    assert FolderFiles(pictures).read_bytes("link.png") == png()
 
 
 def test_folder_may_itself_be_a_symlink(pictures, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(pictures)
-    assert FolderImages(link).read_bytes("nested/b.png") == png(seed=1)
+    assert FolderFiles(link).read_bytes("nested/b.png") == png(seed=1)
 
 
 def test_files_above_the_limit_are_refused_unread(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset_module, "MAX_FILE_BYTES", len(png()) - 1)
-    packed = ZipImages(archive_of(tmp_path / "a.zip", {"images/a.png": png()}), "images/")
-    for store in (FolderImages(pictures), packed):
+    monkeypatch.setattr(files_module, "MAX_FILE_BYTES", len(png()) - 1)
+    packed = ZipFiles(archive_of(tmp_path / "a.zip", {"images/a.png": png()}), "images/")
+    for store in (FolderFiles(pictures), packed):
         with pytest.raises(ImageError, match="larger than"):
             store.read_bytes("a.png")
-    monkeypatch.setattr(dataset_module, "MAX_FILE_BYTES", len(png()))
-    for store in (FolderImages(pictures), packed):
+    monkeypatch.setattr(files_module, "MAX_FILE_BYTES", len(png()))
+    for store in (FolderFiles(pictures), packed):
         assert store.read_bytes("a.png") == png()
 
 
@@ -162,7 +163,7 @@ def test_files_above_the_limit_are_refused_unread(pictures, tmp_path, monkeypatc
 @pytest.fixture
 def packed(tmp_path):
     members = {f"images/{k}.png": png(seed=k) for k in range(20)}
-    return ZipImages(archive_of(tmp_path / "set.zip", members | {"secret.png": b"!"}), "images/")
+    return ZipFiles(archive_of(tmp_path / "set.zip", members | {"secret.png": b"!"}), "images/")
 
 
 def test_zip_reads_members_below_its_prefix(packed):
@@ -190,7 +191,7 @@ def test_zip_with_damaged_pixels_gives_an_image_error(tmp_path):
     # 0xff starts a deflate block of a kind that does not exist.
     overwrite(path, start, b"\xff" * 8)
     with pytest.raises(ImageError) as caught:
-        ZipImages(path, "images/").read_bytes("a.png")
+        ZipFiles(path, "images/").read_bytes("a.png")
     assert "a.png" in one_line(caught) and "broken" in str(caught.value)
 
 
@@ -200,7 +201,7 @@ def test_zip_with_a_wrong_checksum_gives_an_image_error(tmp_path):
         archive.writestr("images/a.png", png())
     overwrite(path, path.read_bytes().index(png()) + 30, b"\0\0\0")
     with pytest.raises(ImageError, match="broken"):
-        ZipImages(path, "images/").read_bytes("a.png")
+        ZipFiles(path, "images/").read_bytes("a.png")
 
 
 def test_encrypted_zip_member_gives_an_image_error(tmp_path):
@@ -210,7 +211,7 @@ def test_encrypted_zip_member_gives_an_image_error(tmp_path):
     overwrite(path, content.index(b"PK\x03\x04") + 6, b"\x01")
     overwrite(path, content.index(b"PK\x01\x02") + 8, b"\x01")
     with pytest.raises(ImageError) as caught:
-        ZipImages(path, "images/").read_bytes("a.png")
+        ZipFiles(path, "images/").read_bytes("a.png")
     one_line(caught)
 
 
@@ -248,7 +249,7 @@ def test_zip_works_in_a_forked_process_and_after_it(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
-    store = ZipImages(path, "images/")
+    store = ZipFiles(path, "images/")
     # The file is open now, its buffer holds the beginning of member 1.
     assert store.read_bytes("0") == members["images/0"]
     child = os.fork()
@@ -274,7 +275,7 @@ def test_read_gives_the_pictures_pixels(shapes):
 
 
 def test_read_refuses_a_picture_of_another_size(pictures):
-    data = Dataset("set", TINY_LABELS, (sample_of("a.png", width=5),), FolderImages(pictures))
+    data = Dataset("set", TINY_LABELS, (sample_of("a.png", width=5),), FolderFiles(pictures))
     with pytest.raises(ImageError) as caught:
         data.read(data.samples[0])
     message = one_line(caught)
@@ -283,14 +284,14 @@ def test_read_refuses_a_picture_of_another_size(pictures):
 
 def test_read_names_the_broken_picture(pictures):
     (pictures / "a.png").write_bytes(b"no picture")
-    data = Dataset("set", TINY_LABELS, (sample_of("a.png"),), FolderImages(pictures))
+    data = Dataset("set", TINY_LABELS, (sample_of("a.png"),), FolderFiles(pictures))
     with pytest.raises(ImageError) as caught:
         data.read(data.samples[0])
     assert one_line(caught).startswith("a.png: not a picture")
 
 
 def test_read_has_a_pixel_limit(pictures):
-    data = Dataset("set", TINY_LABELS, (sample_of("a.png"),), FolderImages(pictures))
+    data = Dataset("set", TINY_LABELS, (sample_of("a.png"),), FolderFiles(pictures))
     assert data.read(data.samples[0], max_pixels=12).shape == (3, 4, 3)
     with pytest.raises(ImageError, match="4 x 3 pixels are more than the limit of 11"):
         data.read(data.samples[0], max_pixels=11)
@@ -306,7 +307,7 @@ def test_problem_reads_as_one_line():
 
 def test_labels_in_matches_by_name():
     labels = LabelSet(("dog", "person"), (5, 9))
-    data = Dataset("set", labels, (sample_of("a.png"),), FolderImages(Path()))
+    data = Dataset("set", labels, (sample_of("a.png"),), FolderFiles(Path()))
     table = data.labels_in(COCO_LABELS)
     # person is COCO's first class; dog has id 18, with id 12 missing before it.
     assert table.tolist() == [0, 17, 1]
@@ -314,7 +315,7 @@ def test_labels_in_matches_by_name():
 
 def test_labels_in_names_the_unknown_class():
     labels = LabelSet(("person", "unicorn"), (1, 2))
-    data = Dataset("my-set", labels, (sample_of("a.png"),), FolderImages(Path()))
+    data = Dataset("my-set", labels, (sample_of("a.png"),), FolderFiles(Path()))
     with pytest.raises(DatasetError) as caught:
         data.labels_in(COCO_LABELS)
     message = one_line(caught)
@@ -323,7 +324,7 @@ def test_labels_in_names_the_unknown_class():
 
 def test_of_classes_keeps_pictures_and_renumbers_boxes():
     samples = (sample_of("a.png", labels=(1, 3, 2, 3)), sample_of("b.png", labels=(2,)))
-    data = Dataset("set", TINY_LABELS, samples, FolderImages(Path()), (Problem("x", "y"),))
+    data = Dataset("set", TINY_LABELS, samples, FolderFiles(Path()), (Problem("x", "y"),))
     kept = of_classes(data, ["cross", "square"])
     assert kept.labels == LabelSet(("square", "cross"), (3, 11))
     first, second = kept.samples
@@ -338,13 +339,13 @@ def test_of_classes_keeps_pictures_and_renumbers_boxes():
 
 
 def test_of_classes_with_an_unknown_name():
-    data = Dataset("set", TINY_LABELS, (sample_of("a.png"),), FolderImages(Path()))
+    data = Dataset("set", TINY_LABELS, (sample_of("a.png"),), FolderFiles(Path()))
     with pytest.raises(OptionError, match=r"disk.*disc"):
         of_classes(data, ["disk"])
 
 
 def test_of_classes_takes_a_name_given_twice_once():
-    data = Dataset("set", TINY_LABELS, (sample_of("a.png"),), FolderImages(Path()))
+    data = Dataset("set", TINY_LABELS, (sample_of("a.png"),), FolderFiles(Path()))
     assert of_classes(data, ["disc", "disc"]).labels.names == ("disc",)
 
 

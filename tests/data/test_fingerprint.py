@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ssd34.core.labels import LabelSet
-from ssd34.data.coco import open_dataset
 from ssd34.data.fingerprint import fingerprint
+from ssd34.data.formats import open_dataset
 from tests.conftest import shapes_dataset
 
 

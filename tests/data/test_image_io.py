@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd34.data.image_io import FORMATS, MAX_PIXELS, SUFFIXES, read_image, rgb_array
+from ssd34.data.image_io import (
+    FORMATS,
+    MAX_PIXELS,
+    SUFFIXES,
+    image_size,
+    read_image,
+    rgb_array,
+)
 from ssd34.errors import ImageError
 
 ORIENTATION = 0x0112
@@ -290,6 +297,22 @@ def test_exif_orientation_is_applied(form, orientation):
     np.testing.assert_allclose(image[-3, -3], (0, 0, 0), atol=4)
     if form != "JPEG":
         np.testing.assert_array_equal(image, seen)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", [*SIDES, 0, 9])
+def test_the_size_from_the_header_is_that_of_the_picture_read(form, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encoded(Image.fromarray(corners()), form, exif=exif)
+    height, width, _ = read_image(data).shape
+    assert image_size(io.BytesIO(data)) == (width, height)
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
+def test_the_size_of_what_is_no_picture(data):
+    with pytest.raises(ImageError):
+        image_size(io.BytesIO(data))
 
 
 def test_orientation_of_an_open_pillow_image_is_applied():

@@ -13,8 +13,10 @@ from pycocotools.cocoeval import COCOeval
 
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import Picked
-from ssd34.data.coco import open_dataset, read_coco
-from ssd34.data.dataset import Dataset, FolderImages, ImageStore, Problem
+from ssd34.data.coco import read_coco
+from ssd34.data.dataset import Dataset, ImageStore, Problem
+from ssd34.data.files import FolderFiles
+from ssd34.data.formats import open_dataset
 from ssd34.errors import DatasetError, MissingExtraError
 from ssd34.evaluate.coco_metrics import categories_of, coco_metrics, ground_truth
 from ssd34.evaluate.evaluator import evaluate_detector
@@ -348,7 +350,7 @@ def test_unreadable_pictures_are_reported_and_count_as_empty(tiny_model, tmp_pat
 
 def test_evaluate_detector_without_a_common_class(tiny_model, shapes):
     dataset = open_dataset(shapes)
-    other = Dataset("other", LabelSet.from_names("abc"), dataset.samples, FolderImages(shapes))
+    other = Dataset("other", LabelSet.from_names("abc"), dataset.samples, FolderFiles(shapes))
     with pytest.raises(DatasetError, match="no class in common"):
         evaluate_detector(Detector.load(tiny_model), other)
 

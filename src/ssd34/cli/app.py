@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from ssd34.cli.convert import convert
+from ssd34.cli.data import data
 from ssd34.cli.detect import detect
 from ssd34.cli.evaluate import evaluate
 from ssd34.cli.export import export
@@ -51,7 +52,7 @@ def commands() -> None:
     """Single Stage Detector: train, evaluate, export and run an SSD on a plain CPU."""
 
 
-for command in (package, detect, train, evaluate, export, convert, models, verify):
+for command in (package, detect, train, evaluate, export, convert, data, models, verify):
     commands.add_command(command)
 
 

@@ -14,7 +14,7 @@ from ssd34.cli.console import errors, progress_bar, warn, warn_of_problems
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.data.atomic import write_text
 from ssd34.data.checksum import sha256_of
-from ssd34.data.coco import open_dataset
+from ssd34.data.formats import open_dataset
 from ssd34.errors import OptionError, require
 from ssd34.version import __version__
 

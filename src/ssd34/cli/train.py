@@ -17,8 +17,8 @@ from click.core import ParameterSource
 from ssd34.cli.console import duration, errors, warn, warn_of_problems
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, named_spec
-from ssd34.data.coco import open_dataset
 from ssd34.data.dataset import Dataset
+from ssd34.data.formats import open_dataset
 from ssd34.errors import OptionError, TrainingError, require
 
 if TYPE_CHECKING:
@@ -111,9 +111,9 @@ def train(
 ) -> None:
     """Train a detector on your pictures and measure it after every epoch.
 
-    PATH is a zip or folder that holds instances.json and images/, a COCO .json with its pictures
-    beside it, or FILE.json@FOLDER. In pictures of a data set that labels only some classes the
-    others are left out of the loss.
+    PATH is a COCO, Pascal VOC or YOLO data set, a folder or zip; PATH@SPLIT where it is divided,
+    FILE.json@FOLDER where the pictures of a COCO file lie elsewhere. In pictures of a data set
+    that labels only some classes the others are left out of the loss.
 
     Writes last.safetensors, best.safetensors and history.jsonl into --output. Ctrl-C saves and
     stops; --resume goes on with the settings of the run, except those given again.

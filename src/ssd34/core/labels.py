@@ -115,3 +115,16 @@ COCO_LABELS = LabelSet(
     names=tuple(name for _, name in _COCO), category_ids=tuple(category for category, _ in _COCO)
 )
 """The 80 classes of COCO 2017 with their official sparse category ids."""
+
+
+def numbered(names: Iterable[str]) -> LabelSet:
+    """Category ids for classes that come without: COCO's where all are COCO's, else 1..N.
+
+    Raises:
+        OptionError: no name, or one of them twice.
+    """
+    ordered = tuple(names)
+    official = dict(zip(COCO_LABELS.names, COCO_LABELS.category_ids, strict=True))
+    if not set(ordered) <= set(official):
+        return LabelSet.from_names(ordered)
+    return LabelSet(ordered, tuple(official[name] for name in ordered))

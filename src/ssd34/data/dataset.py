@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import threading
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -19,15 +14,6 @@ from numpy.typing import NDArray
 from ssd34.core.labels import LabelSet
 from ssd34.data.image_io import MAX_PIXELS, read_image
 from ssd34.errors import DatasetError, ImageError, OptionError
-
-MAX_FILE_BYTES = 256 * 1024 * 1024
-"""A picture file or archive member larger than this is refused, unread."""
-
-
-BROKEN_ZIP = (
-    zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError
-)  # fmt: skip
-"""What zipfile raises for archives that are damaged, encrypted or packed in an unknown way."""
 
 
 class Kind(StrEnum):
@@ -120,89 +106,6 @@ class ImageStore(Protocol):
     def exists(self, file_name: str) -> bool:
         """Whether there is such a file."""
         ...
-
-
-class FolderImages(ImageStore):
-    """Picture files below a folder; names that lead out of it are refused."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def read_bytes(self, file_name: str) -> bytes:
-        """The file's bytes; ImageError if it is missing or too large."""
-        path = self._path(file_name)
-        if path is None:
-            raise ImageError(f"{file_name}: the name leads out of {self.root}; correct it")
-        if not os.path.isfile(path):
-            raise ImageError(
-                f"{file_name}: missing in {self.root}; add it or take its annotations out"
-            )
-        try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise ImageError(f"{file_name}: larger than {MAX_FILE_BYTES >> 20} MiB; shrink it")
-            return path.read_bytes()
-        except OSError as error:
-            raise ImageError(f"{file_name}: {error.strerror}; check its rights") from None
-
-    def exists(self, file_name: str) -> bool:
-        """Whether there is such a file."""
-        path = self._path(file_name)
-        return path is not None and os.path.isfile(path)
-
-    def _path(self, file_name: str) -> Path | None:
-        try:
-            root = os.path.realpath(self.root)
-            path = os.path.realpath(os.path.join(root, file_name.replace("\\", "/")))
-            inside = os.path.commonpath([root, path]) == root
-        except ValueError:  # another drive, a null byte, a character that no file name can have
-            return None
-        return Path(path) if inside else None
-
-
-class ZipImages(ImageStore):
-    """Picture files inside a zip archive. Safe to use after a fork and from threads."""
-
-    def __init__(self, archive: Path, prefix: str) -> None:
-        self.archive = archive
-        self.prefix = prefix
-        self._lock = threading.Lock()
-        self._open: tuple[int, zipfile.ZipFile] | None = None
-
-    def _zip(self) -> zipfile.ZipFile:
-        # A forked process must not share the parent's file position.
-        if self._open is None or self._open[0] != os.getpid():
-            self._open = (os.getpid(), zipfile.ZipFile(self.archive))
-        return self._open[1]
-
-    def read_bytes(self, file_name: str) -> bytes:
-        """The file's bytes; ImageError if it is missing or too large."""
-        with self._lock:
-            try:
-                member = self._zip().getinfo(self.prefix + file_name)
-                if member.file_size > MAX_FILE_BYTES:
-                    raise ImageError(
-                        f"{file_name}: larger than {MAX_FILE_BYTES >> 20} MiB; shrink it"
-                    )
-                return self._zip().read(member)
-            except KeyError:
-                raise ImageError(
-                    f"{file_name}: missing in {self.archive}; add it or take its annotations out"
-                ) from None
-            except BROKEN_ZIP as error:
-                raise ImageError(f"{file_name}: broken in {self.archive} ({error})") from None
-
-    def exists(self, file_name: str) -> bool:
-        """Whether there is such a file."""
-        with self._lock:
-            return self.prefix + file_name in self._zip().NameToInfo
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"archive": self.archive, "prefix": self.prefix}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        archive, prefix = state["archive"], state["prefix"]
-        assert isinstance(archive, Path) and isinstance(prefix, str)
-        ZipImages.__init__(self, archive, prefix)
 
 
 @dataclass(frozen=True, eq=False)

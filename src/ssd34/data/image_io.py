@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ssd34.errors import ImageError
 
@@ -69,12 +69,27 @@ def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray
                 )
             return _pixels(image)
     except UnidentifiedImageError:
-        raise ImageError(
-            f"{what}: not a picture in a format that is read here "
-            f"({', '.join(FORMATS)}); convert it or remove it"
-        ) from None
+        raise _unknown(what) from None
     except _BROKEN as error:
         raise _broken(what, error) from None
+
+
+def image_size(stream: BinaryIO) -> tuple[int, int]:
+    """Width and height that `read_image` gives a picture, without decoding its pixels.
+
+    Raises:
+        ImageError: not a picture that is read here.
+    """
+    try:
+        with _opened(stream) as image:
+            width, height = image.size
+            # Pillow turns a TIFF itself, and its size is already that of the turned picture.
+            turns = 1 if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation)
+            return (height, width) if turns in (5, 6, 7, 8) else (width, height)
+    except UnidentifiedImageError:
+        raise _unknown("the picture") from None
+    except _BROKEN as error:
+        raise _broken("the picture", error) from None
 
 
 def rgb_array(image: Image.Image) -> NDArray[np.uint8]:
@@ -89,6 +104,13 @@ def rgb_array(image: Image.Image) -> NDArray[np.uint8]:
         raise _broken("the picture", error) from None
 
 
+def _unknown(what: str) -> ImageError:
+    return ImageError(
+        f"{what}: not a picture in a format that is read here "
+        f"({', '.join(FORMATS)}); convert it or remove it"
+    )
+
+
 def _broken(what: str, error: Exception) -> ImageError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return ImageError(f"{what}: broken or truncated picture ({reason}); replace it")
@@ -100,9 +122,9 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened(source: Path | bytes) -> Iterator[Image.Image]:
+def _opened(source: Path | bytes | BinaryIO) -> Iterator[Image.Image]:
     """Open without Pillow's own pixel limit, which is global: ours is checked by the caller."""
-    stream: Path | io.BytesIO = io.BytesIO(source) if isinstance(source, bytes) else source
+    stream: Path | BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source
     Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -1,0 +1,173 @@
+"""One picture's boxes as a Sample, the same checks whatever format they came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from ssd34.data.dataset import Kind, Problem, Sample
+from ssd34.data.files import Files
+from ssd34.data.image_io import image_size
+from ssd34.errors import ImageError
+
+_DIGITS = 15
+"""Of a number that every JSON reader takes."""
+
+
+EDGE = 1.0
+"""Pixels by which a box may reach over the edge unremarked: tools round differently."""
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass
+class Findings:
+    """What is wrong, collected while reading.
+
+    Attributes:
+        problems: left out.
+        remarks: kept.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    remarks: list[Problem] = field(default_factory=list)
+
+
+class SampleBuilder:
+    """Collects the boxes of a picture; unusable ones are reported and left out."""
+
+    def __init__(self, file_name: str, *, width: int, height: int, findings: Findings) -> None:
+        """
+        Args:
+            file_name: the picture.
+            width: pixels.
+            height: pixels.
+            findings: is added to.
+        """
+        self.file_name = file_name
+        self.width = width
+        self.height = height
+        self.findings = findings
+        self._boxes: list[Box] = []
+        self._labels: list[int] = []
+        self._areas: list[float] = []
+        self._crowd: list[bool] = []
+        self._difficult: list[bool] = []
+
+    def wrong(
+        self, kind: Kind, reason: str, *, place: str = "", box: Box | None = None,
+        kept: bool = False,
+    ) -> None:  # fmt: skip
+        """Report something.
+
+        Args:
+            kind: in a word.
+            reason: in a sentence.
+            place: annotation file and line, where the picture's name does not say it.
+            box: xyxy, pixels.
+            kept: it is not left out.
+        """
+        finite = box if box and all(map(math.isfinite, box)) else None
+        reason = f"{place}: {reason}" if place else reason
+        problems = self.findings.remarks if kept else self.findings.problems
+        problems.append(Problem(self.file_name, reason, kind, finite))
+
+    def add(
+        self,
+        box: Box,
+        label: int,
+        *,
+        shown: object,
+        place: str = "",
+        area: float | None = None,
+        crowd: bool = False,
+        difficult: bool = False,
+    ) -> bool:
+        """Add a box, cut to the picture.
+
+        Args:
+            box: xyxy, pixels.
+            label: 1..N.
+            shown: the box as it is written in the file.
+            place: annotation file and line, where the picture's name does not say it.
+            area: square pixels; default: that of the box before it is cut.
+            crowd: COCO's flag.
+            difficult: VOC's flag.
+
+        Returns:
+            Whether it is usable.
+        """
+        left, top, right, bottom = box
+        area = (right - left) * (bottom - top) if area is None else area
+        cut = (max(0.0, left), max(0.0, top),
+               min(float(self.width), right), min(float(self.height), bottom))  # fmt: skip
+        single = np.array(cut, np.float32)
+        if not all(map(math.isfinite, (*box, area))):
+            kind, reason = Kind.NOT_FINITE, "is not finite"
+        elif right <= left or bottom <= top:
+            kind, reason = Kind.NO_AREA, "has no area"
+        elif not (single[:2] < single[2:]).all():
+            kind, reason = Kind.OUTSIDE, "is outside the picture"
+        else:
+            self._boxes.append(cut)
+            self._labels.append(label)
+            self._areas.append(area)
+            self._crowd.append(crowd)
+            self._difficult.append(difficult)
+            over = max(abs(a - b) for a, b in zip(box, cut, strict=True))
+            if over > EDGE:
+                reason = f"box {shown} reaches {over:.1f} pixels over the edge"
+                self.wrong(Kind.OVER_EDGE, reason, place=place, box=box, kept=True)
+            return True
+        self.wrong(kind, f"box {shown} {reason}", place=place, box=box)
+        return False
+
+    def sample(self, image_id: int) -> Sample:
+        """What has been collected."""
+        return Sample(
+            file_name=self.file_name,
+            image_id=image_id,
+            width=self.width,
+            height=self.height,
+            boxes=np.array(self._boxes, np.float32).reshape(-1, 4),
+            labels=np.array(self._labels, np.int64),
+            areas=np.array(self._areas, np.float64),
+            crowd=np.array(self._crowd, np.bool_),
+            difficult=np.array(self._difficult, np.bool_),
+        )
+
+
+def size_of(files: Files, name: str) -> tuple[int, int]:
+    """Width and height of a picture, from its header.
+
+    Raises:
+        ImageError: missing or not a picture.
+    """
+    with files.opened(name) as stream:
+        try:
+            return image_size(stream)
+        except ImageError as error:
+            reason = str(error).removeprefix("the picture: ")
+            raise ImageError(f"{name}: {reason}") from None
+
+
+def with_ids(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Samples of a format without picture numbers, numbered.
+
+    The number is the one that names the file, as in COCO's and VOC's own files; where that is not
+    so for every file, or not unique, pictures count from 1.
+    """
+    stems = [PurePosixPath(sample.file_name).stem for sample in samples]
+    ids = list(range(1, len(stems) + 1))
+    if all(stem.isascii() and stem.isdigit() and len(stem) <= _DIGITS for stem in stems):
+        named = [int(stem) for stem in stems]
+        ids = named if len(set(named)) == len(named) else ids
+    return tuple(
+        dataclasses.replace(sample, image_id=image_id)
+        for sample, image_id in zip(samples, ids, strict=True)
+    )
