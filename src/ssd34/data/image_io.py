@@ -92,6 +92,18 @@ def image_size(stream: BinaryIO) -> tuple[int, int]:
         raise _broken("the picture", error) from None
 
 
+@contextmanager
+def decoding_in_threads() -> Iterator[None]:
+    """Hold this around threads that call `read_image`.
+
+    Python's warning filters are one for all threads: without this, one thread could restore them
+    while another relies on its own.
+    """
+    with warnings.catch_warnings():
+        _ignore_pillow()
+        yield
+
+
 def rgb_array(image: Image.Image) -> NDArray[np.uint8]:
     """A Pillow image of any mode as (H, W, 3) uint8 RGB, its EXIF orientation applied.
 
@@ -127,9 +139,7 @@ def _opened(source: Path | bytes | BinaryIO) -> Iterator[Image.Image]:
     stream: Path | BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source
     Image.init()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        # A broken EXIF or TIFF directory warns; the pixels decide whether the file is usable.
-        warnings.simplefilter("ignore", UserWarning)
+        _ignore_pillow()
         with _pillow_limit:
             before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
@@ -138,6 +148,12 @@ def _opened(source: Path | bytes | BinaryIO) -> Iterator[Image.Image]:
                 Image.MAX_IMAGE_PIXELS = before
         with image:
             yield image
+
+
+def _ignore_pillow() -> None:
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    # A broken EXIF or TIFF directory warns; the pixels decide whether the file is usable.
+    warnings.simplefilter("ignore", UserWarning)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -1,0 +1,175 @@
+"""What is wrong with data sets: their pictures, their boxes, and what they share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ssd34.data.content import Content, contents
+from ssd34.data.dataset import Dataset, Kind, Problem, Sample
+from ssd34.data.statistics import RELATIVE_SIZES, SMALLEST_DEFAULT_BOX, Statistics, statistics
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        dataset: where.
+        problem: what.
+        sample: the picture that it is about, where there is one with usable annotations.
+        twin: the data set and the picture that the picture equals.
+    """
+
+    dataset: Dataset
+    problem: Problem
+    sample: Sample | None = None
+    twin: tuple[Dataset, Sample] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "kind": str(self.problem.kind),
+            "data": self.dataset.name,
+            "where": self.problem.where,
+            "image_id": self.sample and self.sample.image_id,
+            "reason": self.problem.reason,
+            "box": self.problem.box,
+            "twin": self.twin and {"data": self.twin[0].name, "where": self.twin[1].file_name},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """The result for some data sets.
+
+    Attributes:
+        statistics: of each.
+        findings: what is wrong, set by set.
+    """
+
+    statistics: tuple[Statistics, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Nothing is wrong. Empty pictures, unused classes and small boxes are not wrong."""
+        return not self.findings
+
+    @property
+    def counts(self) -> dict[Kind, int]:
+        """How often what is wrong, in the order of `Kind`, without zeros."""
+        counts = Counter(finding.problem.kind for finding in self.findings)
+        return {kind: counts[kind] for kind in Kind if counts[kind]}
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "clean": self.clean,
+            "counts": {str(kind): count for kind, count in self.counts.items()},
+            "relative_size_limits": RELATIVE_SIZES,
+            "smallest_default_box": SMALLEST_DEFAULT_BOX,
+            "data": [
+                {**asdict(counted), "unused_classes": counted.unused} for counted in self.statistics
+            ],
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def check(
+    datasets: Sequence[Dataset],
+    *,
+    threads: int = 1,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Check:
+    """Look for everything that is wrong. Every picture is decoded.
+
+    Args:
+        datasets: splits of one, or any that are used together: a picture that is in two of them
+            is found.
+        threads: for decoding.
+        progress: called with the number of pictures done, all sets together.
+    """
+    read: list[list[Content]] = []
+    before = 0
+    for dataset in datasets:
+        read.append(
+            contents(
+                dataset, threads=threads, progress=lambda n, before=before: progress(before + n)
+            )
+        )
+        before += len(dataset)
+    findings: list[Finding] = []
+    firsts: dict[bytes, tuple[Dataset, Sample]] = {}
+    for dataset, found in zip(datasets, read, strict=True):
+        findings += _while_reading(dataset)
+        for sample, content in zip(dataset.samples, found, strict=True):
+            problems = [*_of_picture(sample, content), *_of_boxes(sample)]
+            findings += [Finding(dataset, problem, sample) for problem in problems]
+            findings += _twins(dataset, sample, content, firsts)
+    return Check(tuple(statistics(dataset) for dataset in datasets), tuple(findings))
+
+
+def _while_reading(dataset: Dataset) -> Iterator[Finding]:
+    problems = [*dataset.problems, *dataset.remarks]
+    if not problems:
+        return
+    samples = {sample.file_name: sample for sample in dataset.samples}
+    for problem in problems:
+        yield Finding(dataset, problem, samples.get(problem.where))
+
+
+def _of_picture(sample: Sample, content: Content) -> Iterator[Problem]:
+    annotated = (sample.width, sample.height)
+    if content.error:
+        yield Problem(sample.file_name, content.error, Kind.UNREADABLE)
+    elif content.size is not None and content.size != annotated:
+        width, height = content.size
+        hint = ""
+        if content.size == annotated[::-1]:
+            hint = "; the sides are swapped: was the EXIF rotation applied?"
+        reason = (
+            f"the picture has {width} x {height} pixels, its annotations say "
+            f"{sample.width} x {sample.height}{hint}"
+        )
+        yield Problem(sample.file_name, reason, Kind.WRONG_SIZE)
+
+
+def _of_boxes(sample: Sample) -> Iterator[Problem]:
+    seen = set()
+    for label, values in zip(sample.labels.tolist(), sample.boxes.tolist(), strict=True):
+        left, top, right, bottom = box = tuple(values)
+        width, height = right - left, bottom - top
+        if width < 1 or height < 1:
+            reason = f"a box of {width:.2g} x {height:.2g} pixels at {left:.0f}, {top:.0f}"
+            yield Problem(sample.file_name, reason, Kind.THIN, box)
+        if (label, box) in seen:
+            reason = f"the same box and class again at {left:.0f}, {top:.0f}"
+            yield Problem(sample.file_name, reason, Kind.BOX_TWICE, box)
+        seen.add((label, box))
+
+
+def _twins(
+    dataset: Dataset,
+    sample: Sample,
+    content: Content,
+    firsts: dict[bytes, tuple[Dataset, Sample]],
+) -> Iterator[Finding]:
+    """What equals a picture that came before; `firsts` is added to."""
+    keys = [key for key in (content.file, content.pixels) if key]
+    twins = [(key, firsts[key]) for key in keys if key in firsts]
+    if twins:
+        key, twin = twins[0]
+        other, first = twin
+        same_set = other is dataset
+        what = "the same file as" if key == content.file else "the same pixels, in another file, as"
+        if same_set and first.file_name == sample.file_name:
+            reason = f"listed twice, as image id {first.image_id} and {sample.image_id}"
+        else:
+            reason = f"{what} {first.file_name}" + ("" if same_set else f" in {other.name}")
+        problem = Problem(sample.file_name, reason, Kind.PICTURE_TWICE if same_set else Kind.LEAK)
+        yield Finding(dataset, problem, sample, twin)
+    for key in keys:
+        firsts.setdefault(key, (dataset, sample))
