@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ssd34.data.content import Content, contents
 from ssd34.data.dataset import Dataset, Kind, Problem, Sample
@@ -95,21 +95,21 @@ def check(
     read: list[list[Content]] = []
     before = 0
     for dataset in datasets:
-        read.append(
-            contents(
-                dataset, threads=threads, progress=lambda n, before=before: progress(before + n)
-            )
-        )
+        read.append(contents(dataset, threads=threads, progress=_counted_on(progress, before)))
         before += len(dataset)
     findings: list[Finding] = []
-    firsts: dict[bytes, tuple[Dataset, Sample]] = {}
-    for dataset, found in zip(datasets, read, strict=True):
+    firsts: dict[bytes, _Place] = {}
+    for number, (dataset, found) in enumerate(zip(datasets, read, strict=True)):
         findings += _while_reading(dataset)
         for sample, content in zip(dataset.samples, found, strict=True):
             problems = [*_of_picture(sample, content), *_of_boxes(sample)]
             findings += [Finding(dataset, problem, sample) for problem in problems]
-            findings += _twins(dataset, sample, content, firsts)
+            findings += _twins(_Place(number, dataset, sample), content, firsts)
     return Check(tuple(statistics(dataset) for dataset in datasets), tuple(findings))
+
+
+def _counted_on(progress: Callable[[int], None], before: int) -> Callable[[int], None]:
+    return lambda done: progress(before + done)
 
 
 def _while_reading(dataset: Dataset) -> Iterator[Finding]:
@@ -151,25 +151,28 @@ def _of_boxes(sample: Sample) -> Iterator[Problem]:
         seen.add((label, box))
 
 
-def _twins(
-    dataset: Dataset,
-    sample: Sample,
-    content: Content,
-    firsts: dict[bytes, tuple[Dataset, Sample]],
-) -> Iterator[Finding]:
+class _Place(NamedTuple):
+    """A picture and the number of its data set."""
+
+    number: int
+    dataset: Dataset
+    sample: Sample
+
+
+def _twins(place: _Place, content: Content, firsts: dict[bytes, _Place]) -> Iterator[Finding]:
     """What equals a picture that came before; `firsts` is added to."""
     keys = [key for key in (content.file, content.pixels) if key]
     twins = [(key, firsts[key]) for key in keys if key in firsts]
+    number, dataset, sample = place
     if twins:
-        key, twin = twins[0]
-        other, first = twin
-        same_set = other is dataset
+        key, (other_number, other, first) = twins[0]
+        same_set = other_number == number
         what = "the same file as" if key == content.file else "the same pixels, in another file, as"
         if same_set and first.file_name == sample.file_name:
             reason = f"listed twice, as image id {first.image_id} and {sample.image_id}"
         else:
             reason = f"{what} {first.file_name}" + ("" if same_set else f" in {other.name}")
         problem = Problem(sample.file_name, reason, Kind.PICTURE_TWICE if same_set else Kind.LEAK)
-        yield Finding(dataset, problem, sample, twin)
+        yield Finding(dataset, problem, sample, (other, first))
     for key in keys:
-        firsts.setdefault(key, (dataset, sample))
+        firsts.setdefault(key, place)

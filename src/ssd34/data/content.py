@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+
 from ssd34.data.dataset import Dataset, ImageStore, Sample
 from ssd34.data.image_io import decoding_in_threads, read_image
 from ssd34.errors import ImageError
@@ -82,5 +84,5 @@ def _content(images: ImageStore, sample: Sample) -> Content:
         return Content(file, error=str(error).removeprefix("the picture: "))
     height, width = image.shape[:2]
     digest = hashlib.sha256(f"{width} x {height}:".encode())
-    digest.update(image)
+    digest.update(np.ascontiguousarray(image).data)
     return Content(file, digest.digest(), (width, height))

@@ -13,7 +13,7 @@ from ssd34.core.boxes import area
 from ssd34.core.spec import SPECS
 from ssd34.data.dataset import Dataset
 
-COCO_SIZES = (("small", 0.0), ("medium", 32.0**2), ("large", 96.0**2))
+COCO_SIZES = {"small": 0.0, "medium": 32.0**2, "large": 96.0**2}
 """COCO's names for areas in square pixels, each from its number on."""
 
 RELATIVE_SIZES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -109,8 +109,7 @@ def statistics(dataset: Dataset) -> Statistics:
         sides.append(np.sqrt(area(sample.boxes) / (sample.width * sample.height)))
     side = np.concatenate(sides)
     areas = np.concatenate([sample.areas for sample in samples])
-    names, limits = zip(*COCO_SIZES, strict=True)
-    coco = np.histogram(np.maximum(areas, 0), [*limits, np.inf])[0]
+    coco = np.histogram(np.maximum(areas, 0), [*COCO_SIZES.values(), np.inf])[0]
     return Statistics(
         name=dataset.name,
         pictures=len(samples),
@@ -122,7 +121,7 @@ def statistics(dataset: Dataset) -> Statistics:
             ClassCount(name, dataset.labels.category_id(k), int(boxes[k]), int(pictures[k]))
             for k, name in enumerate(dataset.labels.names, start=1)
         ),
-        coco_sizes=dict(zip(names, coco.tolist(), strict=True)),
+        coco_sizes=dict(zip(COCO_SIZES, coco.tolist(), strict=True)),
         relative_sizes=tuple(np.histogram(np.minimum(side, 1), RELATIVE_SIZES)[0].tolist()),
         below_default_boxes=int((side < SMALLEST_DEFAULT_BOX).sum()),
         widths=Spread.of([sample.width for sample in samples]),
