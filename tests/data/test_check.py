@@ -12,10 +12,10 @@ from PIL import Image
 
 from ssd34.core.spec import named_spec
 from ssd34.data.check import check
-from ssd34.data.coco import open_dataset
 from ssd34.data.contact_sheet import contact_sheet
 from ssd34.data.content import contents
 from ssd34.data.dataset import Kind
+from ssd34.data.formats import open_dataset
 from ssd34.data.statistics import SMALLEST_DEFAULT_BOX, statistics
 from tests.conftest import shapes_dataset
 

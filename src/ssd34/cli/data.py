@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import click
 
+from ssd34.cli.data_check import check_data
 from ssd34.cli.data_info import info
 
 
-@click.group(short_help="Look at data sets, change their form.")
+@click.group(short_help="Look at data sets, find what is wrong with them.")
 def data() -> None:
-    """Look at data sets, change their form.
+    """Look at data sets, find what is wrong with them.
 
     COCO, Pascal VOC and YOLO, in folders and zips; which it is is recognised.
     """
 
 
-for command in (info,):
+for command in (info, check_data):
     data.add_command(command)

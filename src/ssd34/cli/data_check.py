@@ -16,7 +16,8 @@ from rich.table import Table
 from ssd34.cli.console import progress_bar
 from ssd34.data.atomic import write_text, written_whole
 from ssd34.data.check import Check, check
-from ssd34.data.coco import open_dataset
+from ssd34.data.dataset import Dataset
+from ssd34.data.formats import find_dataset, split_path
 from ssd34.data.statistics import RELATIVE_SIZES, SMALLEST_DEFAULT_BOX, Spread, Statistics
 from ssd34.errors import OptionError
 from ssd34.runtime.threads import thread_budget
@@ -52,15 +53,15 @@ def check_data(
 ) -> None:
     """Look for what is wrong with the data sets at PATH.
 
-    Every picture is decoded. Several paths are also compared: a picture that is in two of them
-    leaks from one into the other.
+    Every picture is decoded. Of a data set that is divided, all splits are checked, or only the
+    one in PATH@SPLIT. A picture that is in two splits or paths leaks from one into the other.
     """
     for target in (json_file, sheet):
         if target and (target.is_dir() or not target.absolute().parent.is_dir()):
             raise OptionError(f"{target}: expected a file to write in a folder that exists")
     if sheet and sheet.suffix.lower() != ".png":
         raise OptionError(f"--sheet {sheet}: expected a file name that ends in .png")
-    datasets = [open_dataset(path) for path in paths]
+    datasets = [dataset for path in paths for dataset in _opened(path)]
     with progress_bar() as bar:
         task = bar.add_task("checking", total=sum(map(len, datasets)))
         result = check(
@@ -76,6 +77,17 @@ def check_data(
         _write_sheet(result, sheet, most=sheet_pictures)
     if not result.clean:
         raise SystemExit(WRONG)
+
+
+def _opened(path: str) -> list[Dataset]:
+    """The data set, or all its splits."""
+    source, split = split_path(path)
+    layout = find_dataset(source)
+    if split is not None:
+        return [layout.open(split)]
+    # VOC's trainval is train and val once more.
+    both = {"train", "val"} <= set(layout.splits)
+    return [layout.open(name) for name in layout.splits if not (both and name == "trainval")]
 
 
 def _write_sheet(result: Check, target: Path, *, most: int) -> None:
