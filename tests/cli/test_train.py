@@ -16,8 +16,9 @@ from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS, shapes_dataset
 from tests.golden import drawn_benchmark_weights
 
-QUICK = ("--spec", "ssd300-resnet18", "--batch", "4", "--workers", "0", "--warmup", "1",
-         "--small-size", "64", "--small-share", "1")  # fmt: skip
+TINY = ("--batch", "4", "--workers", "0", "--warmup", "1",
+        "--small-size", "64", "--small-share", "1")  # fmt: skip
+QUICK = ("--spec", "ssd300-resnet18", *TINY)
 
 
 def invoke(*arguments):
@@ -63,20 +64,32 @@ def test_a_run_is_not_overwritten_and_resumes(trained, shapes):
     assert "finished after 3 steps" in result.output
 
 
-def test_fine_tuning_from_our_checkpoint(trained, shapes, tmp_path):
-    arguments = ("--data", f"{shapes}=0.4", "--val", shapes, *QUICK, "--epochs", "1")
-    invoke(
-        "train", *arguments, "--init", trained / "best.safetensors", "--output", tmp_path / "run"
-    )
-    notes = read_checkpoint(tmp_path / "run" / "last.safetensors").state["notes"]
-    assert notes["start"] == "all weights from best.safetensors"
+def test_fine_tuning_to_other_classes(trained, shapes, tmp_path):
+    """From a checkpoint, a class list of which two are known; what was settled is written down."""
     renamed = shapes_dataset(tmp_path / "renamed", pictures=2)
     text = (renamed / "instances.json").read_text()
     (renamed / "instances.json").write_text(text.replace('"disc"', '"ball"'))
-    with pytest.raises(OptionError, match=r"knows 3 classes \(square, disc, cross\)"):
+    output = tmp_path / "run"
+    invoke(
+        "train", "--data", renamed, "--val", renamed, "--recipe", "fine-tune", *TINY, "--epochs",
+        "1", "--init", trained / "best.safetensors", "--output", output, "--set", "hue=0",
+    )  # fmt: skip
+    checkpoint = read_checkpoint(output / "last.safetensors")
+    assert checkpoint.labels.names == ("square", "ball", "cross")
+    assert checkpoint.spec.name == "ssd300-resnet18"
+    notes = checkpoint.state["notes"]
+    assert notes["start"] == (
+        "weights from best.safetensors; classes that it knows: square, cross; new: 1"
+    )
+    written = json.loads((output / "recipe.json").read_text())
+    assert written == notes["recipe"]
+    assert written["recipe"] == "fine-tune"
+    assert written["changed"]["hue"] == 0
+    assert written["settings"]["head_statistics"] == "frozen"
+    with pytest.raises(OptionError, match=r"--recipe benchmark: the run began with fine-tune"):
         invoke(
-            "train", "--data", renamed, "--val", renamed, *QUICK, "--epochs", "1",
-            "--init", trained / "best.safetensors", "--output", tmp_path / "other",
+            "train", "--data", renamed, "--val", renamed, "--output", output, "--resume",
+            "--recipe", "benchmark", "--set", "init=none",
         )  # fmt: skip
 
 
@@ -93,6 +106,10 @@ def test_bad_input(shapes, tmp_path):
         invoke("train", *data, *run, "--minutes", "1")
     with pytest.raises(OptionError, match=r"expected batch_size from 1 to .*, got 0"):
         invoke("train", *data, *run, "--batch", "0")
+    with pytest.raises(OptionError, match=r"expected batch_size once, got it again as --set"):
+        invoke("train", *data, *run, "--set", "batch_size=4")
+    with pytest.raises(OptionError, match=r"unknown recipe 'bench'; expected small-data"):
+        invoke("train", *data, *run, "--recipe", "bench")
     with pytest.raises(OptionError, match=r"weight > 0 in --data"):
         invoke("train", "--data", f"{shapes}=0", "--val", shapes, *run)
     with pytest.raises(TrainingError, match=r"nothing to resume"):

@@ -15,8 +15,11 @@ from ssd34.errors import CheckpointError, DatasetError, OptionError, TrainingErr
 from ssd34.network.ssd import SSD
 from ssd34.train.augment import Augmentation
 from ssd34.train.loader import Loader, training_sets
-from ssd34.train.loop import Listener, evaluate_network, set_training, train
+from ssd34.train.loop import train
+from ssd34.train.measure import evaluate_network
 from ssd34.train.options import TrainOptions
+from ssd34.train.progress import Listener
+from ssd34.train.step import set_training
 from tests.conftest import TINY_LABELS, shapes_dataset, tiny_spec
 
 FAST = TrainOptions(
@@ -171,7 +174,7 @@ def test_divergence_stops_with_advice(tmp_path, shapes):
         FAST, optimizer="sgd", learning_rate=1e30, gradient_clip=1e30, epochs=20
     )
     with pytest.raises(
-        TrainingError, match=r"diverged; resume from the last checkpoint with a lower --lr"
+        TrainingError, match=r"diverged; the last checkpoint .* --resume with a lower --lr"
     ):
         run(tmp_path, shapes, options=options)
 
@@ -327,4 +330,6 @@ def test_evaluation_does_not_depend_on_the_batch(shapes):
         evaluate_network(network, TINY_LABELS, dataset, device=device, batch_size=size)
         for size in (1, 5)
     )
+    assert one is not None
+    assert five is not None
     assert one.summary == pytest.approx(five.summary, abs=1e-6, nan_ok=True)

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd34.core.spec import NORM_EPSILON, SPECS, ModelSpec
+from ssd34.core.spec import SPECS, ModelSpec
 from ssd34.data.checkpoint import Arrays, read_arrays
 from ssd34.errors import CheckpointError, DownloadError
+from ssd34.network.from_onnx import unfolded_norm
 from ssd34.network.ssd import SSD
 
 _BENCHMARK_TRUNK = {
@@ -197,10 +198,7 @@ def _unfolded(trunk: Arrays) -> Arrays:
             continue
         norm = key.removesuffix(".bias")
         norm = norm.removesuffix("0") + "1" if "downsample" in norm else norm.replace("conv", "bn")
-        plain[f"{norm}.bias"] = array
-        plain[f"{norm}.weight"] = np.ones_like(array)
-        plain[f"{norm}.running_mean"] = np.zeros_like(array)
-        plain[f"{norm}.running_var"] = np.ones_like(array) - np.float32(NORM_EPSILON)
+        plain |= unfolded_norm(norm, array)
     return plain
 
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageEnhance
 
 from ssd34.core.boxes import clip, pairwise_iou
 from ssd34.core.preprocess import MEAN
+from ssd34.errors import OptionError
 
 FILL = tuple(round(255 * value) for value in MEAN)
 """Colour around a picture that was zoomed out: the ImageNet mean."""
@@ -45,6 +46,24 @@ class Augmentation:
     contrast: float = 0.5
     saturation: float = 0.5
     hue: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise OptionError(
+                    f"expected {name} from {low:g} to {high:g}, got {getattr(self, name)}"
+                )
+
+
+_RANGES = {
+    "expand": (0, 1),
+    "largest_expand": (1, 16),
+    "flip": (0, 1),
+    "brightness": (0, 1),
+    "contrast": (0, 1),
+    "saturation": (0, 1),
+    "hue": (0, 0.5),
+}
 
 
 class Example(NamedTuple):

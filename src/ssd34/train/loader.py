@@ -23,6 +23,7 @@ from ssd34.core.spec import ModelSpec
 from ssd34.data.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, ImageError
 from ssd34.train.augment import Augmentation, augment
+from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.matcher import match
 
 
@@ -105,8 +106,26 @@ class Batch(NamedTuple):
             self.problems,
         )
 
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in so many parts of about the same size, the first with its problems."""
+        if count == 1:
+            return [self]
+        tensors = (self.images, self.offsets, self.labels, self.labelled)
+        split = zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True)
+        return [
+            Batch(images, offsets, labels, labelled, self.problems if number == 0 else ())
+            for number, (images, offsets, labels, labelled) in enumerate(split)
+        ]
 
-class _Examples(TorchDataset[Any]):
+
+class Unreadable(NamedTuple):
+    """A picture that could not be made, and the size that it would have had."""
+
+    problem: Problem
+    size: int
+
+
+class Examples(TorchDataset[Any]):
     """Makes one picture and its targets from a Draw."""
 
     def __init__(
@@ -123,13 +142,13 @@ class _Examples(TorchDataset[Any]):
             self._default_boxes[size] = default_boxes_cxcywh(self.spec.at_size(size))
         return self._default_boxes[size]
 
-    def __getitem__(self, draw: Draw) -> tuple[NDArray[Any], ...] | Problem:
+    def __getitem__(self, draw: Draw) -> tuple[NDArray[Any], ...] | Unreadable:
         source = self.sources[draw.source]
         sample = source.dataset.samples[draw.picture]
         try:
             image = source.dataset.read(sample)
         except ImageError as error:
-            return Problem.of(sample, error)
+            return Unreadable(Problem.of(sample, error), draw.size)
         rng = np.random.default_rng(draw.seed)
         example = augment(
             image,
@@ -151,12 +170,13 @@ class _Examples(TorchDataset[Any]):
         return example.image, offsets, matches.labels, source.labelled
 
 
-def _collate(examples: list[tuple[NDArray[Any], ...] | Problem]) -> Batch:
-    problems = tuple(e for e in examples if isinstance(e, Problem))
-    made = [e for e in examples if not isinstance(e, Problem)]
+def _collate(examples: list[tuple[NDArray[Any], ...] | Unreadable]) -> Batch:
+    unreadable = [e for e in examples if isinstance(e, Unreadable)]
+    problems = tuple(e.problem for e in unreadable)
+    made = [e for e in examples if not isinstance(e, Unreadable)]
     if not made:
-        none = torch.zeros(0)
-        return Batch(none, none, none, none, problems)
+        none, side = torch.zeros(0), unreadable[0].size
+        return Batch(torch.zeros(0, side, side, 3, dtype=torch.uint8), none, none, none, problems)
     images, offsets, labels, labelled = (
         torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True)
     )
@@ -177,30 +197,33 @@ class Loader:
         workers: int,
         size_now: Callable[[int], int],
         pinned: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         """
         Args:
             sources: where pictures come from.
             spec: the network.
             options: how much to vary.
-            batch_size: pictures a batch.
+            batch_size: pictures a batch, over all processes.
             seed: of the whole run.
             workers: processes that make pictures; 0: this one does.
             size_now: input size of a global step.
             pinned: copy batches to memory that a GPU can read directly.
+            ranks: the processes; each gets its share of every batch.
         """
         self.sources = tuple(sources)
-        self.examples = _Examples(sources, spec, options)
+        self.ranks = ranks
+        self.examples = Examples(sources, spec, options)
         self.batch_size = batch_size
         self.seed = seed
         self.workers = workers
         self.size_now = size_now
         self.pinned = pinned
-        draws = sum(self._draws(source) for source in self.sources)
+        draws = sum(self._draws_of(source) for source in self.sources)
         self.batches_per_epoch = max(1, draws // batch_size)
 
     @staticmethod
-    def _draws(source: TrainingSet) -> int:
+    def _draws_of(source: TrainingSet) -> int:
         return max(1, round(len(source.usable) * source.weight))
 
     def order(self, epoch: int) -> list[tuple[int, int]]:
@@ -208,26 +231,28 @@ class Loader:
         rng = np.random.default_rng((self.seed, epoch))
         order: list[tuple[int, int]] = []
         for number, source in enumerate(self.sources):
-            wanted = self._draws(source)
+            wanted = self._draws_of(source)
             rounds = -(-wanted // len(source.usable))
             drawn = np.concatenate([rng.permutation(source.usable) for _ in range(rounds)])
             order += [(number, int(index)) for index in drawn[:wanted]]
         shuffled = [order[i] for i in rng.permutation(len(order))]
         return shuffled * -(-self.batch_size // len(shuffled))
 
-    def _draw_batches(self, step: int) -> Iterator[list[Draw]]:
+    def draws(self, step: int) -> Iterator[list[Draw]]:
+        """What this process draws for each batch from a global step on, without end."""
         epoch, first = divmod(step, self.batches_per_epoch)
         while True:
             order = self.order(epoch)
             for batch in range(first, self.batches_per_epoch):
                 size = self.size_now(epoch * self.batches_per_epoch + batch)
                 start = batch * self.batch_size
-                yield [
+                whole = [
                     Draw(source, picture, (self.seed, epoch, start + position), size)
                     for position, (source, picture) in enumerate(
                         order[start : start + self.batch_size]
                     )
                 ]
+                yield whole[self.ranks.rank :: self.ranks.count]
             epoch, first = epoch + 1, 0
 
     def batches(self, step: int) -> Iterator[Batch]:
@@ -235,7 +260,7 @@ class Loader:
         return iter(
             DataLoader(
                 self.examples,
-                batch_sampler=self._draw_batches(step),
+                batch_sampler=self.draws(step),
                 num_workers=self.workers,
                 collate_fn=_collate,
                 worker_init_fn=_start_worker,

@@ -8,6 +8,7 @@ from typing import Any
 
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
+from ssd34.train.schedule import DECAYS
 
 OPTIMIZERS = {"adamw": (3e-4, 0.05), "sgd": (1.25e-3, 5e-4)}
 """Each optimizer's usual peak learning rate, at batch 16, and weight decay; SGD's are the
@@ -20,11 +21,15 @@ _CHOICES = {
     "schedule": ("cosine", "step"),
     "precision": ("bf16", "fp32"),
     "trunk_statistics": ("frozen", "batch"),
+    "head_statistics": ("frozen", "batch"),
+    "decayed": ("weights", "all"),
 }
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 1e9),
     "minutes": (1e-6, 1e9),
     "batch_size": (1, 1e6),
+    "accumulate": (1, 1e6),
+    "target_map": (0, 1),
     "learning_rate": (1e-12, 1e30),
     "momentum": (0, 1),
     "weight_decay": (0, 1e3),
@@ -48,19 +53,26 @@ class TrainOptions:
     Attributes:
         epochs: length of the run, or None with `minutes`.
         minutes: length of the run by the clock, without evaluations, or None with `epochs`.
-        batch_size: pictures a step.
+        target_map: stop where an evaluation reaches this AP; None: go on to the end.
+        batch_size: pictures a step, over all parts and processes.
+        accumulate: parts in which each process computes its share of a batch, one after the
+            other, to save memory; batch norm sees one part at a time.
         optimizer: ``"adamw"``, or ``"sgd"`` with momentum as published.
         learning_rate: peak rate; None: what suits the optimizer and the batch.
         momentum: of SGD.
-        weight_decay: on convolution weights, not on normalisations and biases; None: what suits
-            the optimizer.
+        weight_decay: None: what suits the optimizer.
+        decayed: ``"weights"``: it acts on convolution weights, not on normalisations and biases;
+            ``"all"``: on everything, as published.
         warmup_steps: steps of linear warm-up.
-        schedule: ``"cosine"`` or ``"step"`` (x0.1 after 40/60 and 50/60 of the run).
-        ema_decay: of the averaged weights, which are evaluated and shipped.
+        schedule: ``"cosine"`` or ``"step"`` (x0.1 each time).
+        decay_epochs: the epochs after which ``"step"`` decays; None: after 40/60 and 50/60 of the
+            run.
+        ema_decay: of the averaged weights, which are evaluated and shipped; 0: the last step's.
         gradient_clip: largest norm of the gradient; None: no limit.
         precision: ``"bf16"`` (autocast) or ``"fp32"``.
         trunk_statistics: ``"frozen"`` keeps the trunk's batch norm statistics as they came;
             ``"batch"`` trains with the batch's own.
+        head_statistics: the same for the extra blocks.
         frozen_stages: parts of the trunk that do not train at first: 1 is the stem, 2 with
             layer1, and so on.
         frozen_share: share of the run in which they do not train.
@@ -74,17 +86,22 @@ class TrainOptions:
 
     epochs: int | None = 60
     minutes: float | None = None
+    target_map: float | None = None
     batch_size: int = 16
+    accumulate: int = 1
     optimizer: str = "adamw"
     learning_rate: float | None = None
     momentum: float = 0.9
     weight_decay: float | None = None
+    decayed: str = "weights"
     warmup_steps: int = 100
     schedule: str = "cosine"
+    decay_epochs: tuple[float, ...] | None = None
     ema_decay: float = 0.999
     gradient_clip: float | None = 10.0
     precision: str = "bf16"
     trunk_statistics: str = "frozen"
+    head_statistics: str = "batch"
     frozen_stages: int = 1
     frozen_share: float = 1.0
     small_size: int | None = None
@@ -106,6 +123,24 @@ class TrainOptions:
                 raise OptionError(
                     f"expected {name} to be {' or '.join(allowed)}, got {getattr(self, name)!r}"
                 )
+        if self.accumulate > self.batch_size:
+            raise OptionError(
+                f"expected at most one part a picture, got accumulate {self.accumulate} for a "
+                f"batch of {self.batch_size}"
+            )
+        if self.decay_epochs is not None:
+            if self.epochs is None:
+                raise OptionError("decay_epochs needs a length in epochs; give it with --epochs")
+            if not all(0 < epoch < float("inf") for epoch in self.decay_epochs):
+                raise OptionError(f"expected decay_epochs > 0, got {self.decay_epochs}")
+
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """Shares of the run after which the step schedule decays."""
+        if self.decay_epochs is None:
+            return DECAYS
+        assert self.epochs is not None
+        return tuple(epoch / self.epochs for epoch in self.decay_epochs)
 
     @property
     def peak_rate(self) -> float:
@@ -129,5 +164,15 @@ class TrainOptions:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainOptions:
-        """The inverse of `to_dict`."""
-        return cls(**{**values, "augmentation": Augmentation(**values["augmentation"])})
+        """The inverse of `to_dict`; what older versions did not write gets its default.
+
+        Raises:
+            OptionError: a value is unknown or not allowed.
+        """
+        unknown = sorted(set(values) - {known.name for known in dataclasses.fields(cls)})
+        if unknown:
+            raise OptionError(f"training has no option {unknown[0]!r}; it is of a newer version")
+        given = {**values, "augmentation": Augmentation(**values.get("augmentation", {}))}
+        if given.get("decay_epochs") is not None:
+            given["decay_epochs"] = tuple(given["decay_epochs"])
+        return cls(**given)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ssd34.core.labels import LabelSet
-from ssd34.data.atomic import write_text
+from ssd34.data.atomic import remove_parts, write_text
 from ssd34.data.checkpoint import Arrays, Checkpoint, read_checkpoint
 from ssd34.data.dataset import Problem
 from ssd34.errors import CheckpointError, TrainingError
@@ -34,6 +34,8 @@ class Run:
         step: steps done.
         best_ap: best AP so far; -1 before the first evaluation.
         evaluated: the step after which was last evaluated.
+        saved: the step after which `LAST` was last written, or -1.
+        writes: whether this process writes files; of several only the first does.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Run:
         output: Path,
         notes: dict[str, Any],
         batches_per_epoch: int,
+        writes: bool = True,
     ) -> None:
         self.network = network
         self.labels = labels
@@ -56,7 +59,9 @@ class Run:
         self.output = output
         self.notes = notes
         self.batches_per_epoch = batches_per_epoch
+        self.writes = writes
         self.step = 0
+        self.saved = -1
         self.best_ap = -1.0
         self.evaluated = 0
         self._reported: set[Problem] = set()
@@ -83,6 +88,12 @@ class Run:
         assert self.options.minutes is not None
         return min(1.0, self.elapsed() / (60 * self.options.minutes))
 
+    @property
+    def reached_target(self) -> bool:
+        """Whether an evaluation has reached the AP at which the run stops."""
+        target = self.options.target_map
+        return target is not None and self.best_ap >= target
+
     def first_report(self, problem: Problem) -> bool:
         """Log a problem; False where it was met before."""
         if problem in self._reported:
@@ -93,16 +104,31 @@ class Run:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to the history."""
+        if not self.writes:
+            return
         record = {"time": round(time.time(), 3), "step": self.step, **record}
         with (self.output / HISTORY).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def start_history(self) -> None:
         """A new, empty history."""
-        write_text(self.output / HISTORY, "")
+        if self.writes:
+            write_text(self.output / HISTORY, "")
 
-    def save(self, name: str, *, training: bool) -> None:
+    def save_last(self) -> None:
+        """Write `LAST`, from which training can go on, unless it is of this very step."""
+        if self.saved != self.step:
+            self._save(LAST, training=True)
+            self.saved = self.step
+
+    def save_best(self) -> None:
+        """Write `BEST`, without what only training needs."""
+        self._save(BEST, training=False)
+
+    def _save(self, name: str, *, training: bool) -> None:
         """A checkpoint of the averaged weights; with what training needs, if it is to go on."""
+        if not self.writes:
+            return
         arrays: Arrays = {}
         if training:
             arrays = {f"model.{k}": a for k, a in arrays_of(self.network).items()}
@@ -153,12 +179,14 @@ class Run:
                     value = torch.empty_like(parameter).copy_(value)
                 self.optimizer.state[parameter][key] = value
         state = checkpoint.state
-        self.step = int(state["step"])
+        self.step = self.saved = int(state["step"])
         self.evaluated = int(state["evaluated"])
         self.best_ap = float(state["best_ap"])
         self.notes = {**state["notes"], **self.notes}
         self._trained, self._since = float(state["elapsed"]), time.monotonic()
         self._forget_later_history()
+        if self.writes:
+            remove_parts(self.output, (LAST, BEST, HISTORY))
 
     def _check(self, checkpoint: Checkpoint, path: Path) -> None:
         was, now = checkpoint.spec.to_dict(), self.network.spec.to_dict()
@@ -201,4 +229,5 @@ class Run:
                     self.best_ap = max(self.best_ap, record["summary"]["AP"] or 0.0)
                 if record["event"] == "problem":
                     self._reported.add(Problem(record["where"], record["reason"]))
-        write_text(history, "".join(f"{line}\n" for line in kept))
+        if self.writes:
+            write_text(history, "".join(f"{line}\n" for line in kept))

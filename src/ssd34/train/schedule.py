@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from ssd34.errors import OptionError
 
+DECAYS = (40 / 60, 50 / 60)
+"""The published decays, as shares of the run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -22,7 +25,7 @@ class Schedule:
     peak: float
     warmup_steps: int
     kind: str = "cosine"
-    decays: tuple[float, ...] = (40 / 60, 50 / 60)
+    decays: tuple[float, ...] = DECAYS
 
     def __post_init__(self) -> None:
         if self.kind not in ("cosine", "step"):

@@ -1,0 +1,114 @@
+"""What ``ssd34 train`` was told, turned into data sets, classes, first weights and a device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssd34.cli.console import warn_of_problems
+from ssd34.core.labels import COCO_LABELS, LabelSet
+from ssd34.core.spec import SPECS, ModelSpec, named_spec
+from ssd34.data.formats import open_dataset
+from ssd34.data.dataset import Dataset
+from ssd34.errors import OptionError
+
+if TYPE_CHECKING:
+    from ssd34.train.recipe import Plan
+    from ssd34.train.start import Start
+
+USUAL_SPEC = "ssd300-resnet34"
+
+
+def settings_given(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """The settings that were given, by their own options and by ``--set``.
+
+    Raises:
+        OptionError: one was given twice, is unknown or of the wrong type.
+    """
+    from ssd34.train.settings import parsed_setting
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    for text in assignments:
+        key, value = parsed_setting(text)
+        if key in given:
+            raise OptionError(f"expected {key} once, got it again as --set {text}")
+        given[key] = value
+    return given
+
+
+def opened(path: str, *, quiet: bool = False) -> Dataset:
+    """A data set; its problems are warned of."""
+    dataset = open_dataset(path)
+    if not quiet:
+        warn_of_problems(dataset)
+    return dataset
+
+
+def weighted(text: str) -> tuple[str, float]:
+    """PATH or PATH=WEIGHT; a path that itself holds '=' is fine."""
+    path, separator, weight = text.rpartition("=")
+    if not separator or Path(text).exists():
+        return text, 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        return text, 1.0
+    if not 0 < value <= 1e6:
+        raise OptionError(f"expected a weight > 0 in --data {text}")
+    return path, value
+
+
+def start_from(init: str | None) -> Start:
+    """The first weights; ImageNet trunks are fetched by name."""
+    from ssd34.network.pretrained import IMAGENET_TRUNKS, fetch_trunk
+    from ssd34.runtime.detector import EMBEDDED, model_path
+    from ssd34.train.start import Start, read_start
+    from ssd34.zoo.cache import cache_folder
+
+    if init is None:
+        return Start()
+    path = Path(init)
+    if init in IMAGENET_TRUNKS and not path.exists():
+        path = fetch_trunk(init, cache_folder() / "trunks")
+    elif init in EMBEDDED:
+        path = model_path(init)
+    return read_start(path)
+
+
+def classes(choice: str, datasets: Sequence[Dataset]) -> LabelSet:
+    """COCO's classes, or those of the data; ``auto``: COCO's if the data has them all."""
+    names = list(dict.fromkeys(name for dataset in datasets for name in dataset.labels.names))
+    if choice == "coco" or (choice == "auto" and set(names) == set(COCO_LABELS.names)):
+        return COCO_LABELS
+    if len(datasets) == 1:
+        return datasets[0].labels
+    return LabelSet.from_names(names)
+
+
+def network_spec(plan: Plan, start: Start, labels: LabelSet) -> tuple[ModelSpec, Plan]:
+    """The network of a new run, and the plan with everything about it settled."""
+    name, norm = plan.settings["spec"], plan.settings["head_norm"]
+    spec = start.detector.spec if start.detector else named_spec(USUAL_SPEC)
+    if name != "auto":
+        spec = named_spec(name).replace(head_norm=spec.head_norm)
+    if norm != "auto" or start.detector is None:
+        spec = spec.replace(head_norm=True if norm == "auto" else norm)
+    spec = spec.replace(num_classes=len(labels))
+    settled = {
+        "spec": spec.name if spec.name in SPECS else "auto",
+        "head_norm": spec.head_norm,
+        "labels": "coco" if labels == COCO_LABELS else "data",
+    }
+    return spec, dataclasses.replace(plan, settings={**plan.settings, **settled})
+
+
+def device_named(torch: Any, choice: str) -> Any:
+    """The torch device; of several processes each has its own."""
+    from ssd34.train.distributed import local_device
+
+    available = torch.cuda.is_available()
+    if choice == "cuda" and not available:
+        raise OptionError("--device cuda: no CUDA device is available here; use --device cpu")
+    return local_device(torch.device("cuda" if available and choice != "cpu" else "cpu"))

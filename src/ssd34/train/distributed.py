@@ -1,0 +1,198 @@
+"""Several processes that train one network together, started by torchrun.
+
+Every process works on its share of each batch. Gradients are added up, each weighted by its
+pictures, and batch norm takes its statistics over all processes: the steps are those that one
+process would make with the whole batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssd34.errors import OptionError
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run; alone it does nothing.
+
+    Attributes:
+        rank: this process, 0..count - 1. Process 0 writes and reports.
+        count: how many there are.
+        device: where the exchanged values are.
+    """
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = CPU
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and reports."""
+        return self.rank == 0
+
+    def add(self, values: Tensor) -> None:
+        """Replace a tensor by its sum over all processes."""
+        if self.count > 1:
+            dist.all_reduce(values)
+
+    def total(self, values: Sequence[int]) -> list[int]:
+        """The sums of some whole numbers over all processes."""
+        if self.count == 1:
+            return list(values)
+        summed = torch.tensor(values, device=self.device, dtype=torch.int64)
+        self.add(summed)
+        return [int(value) for value in summed.tolist()]
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true in any process."""
+        return self.total([int(value)])[0] > 0
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its sum over all processes.
+
+        All processes must have gradients for the same parameters.
+        """
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        start = 0
+        for gradient in gradients:
+            end = start + gradient.numel()
+            gradient.copy_(flat[start:end].view(gradient.shape))
+            start = end
+
+    def same_weights(self, network: nn.Module) -> None:
+        """Give every process the weights of the first."""
+        if self.count > 1:
+            for value in network.state_dict().values():
+                whole = value.contiguous()
+                dist.broadcast(whole, src=0)
+                value.copy_(whole)
+
+    def gathered(self, rows: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """(N, K) float64 rows of every process, in their order; N may differ."""
+        if self.count == 1:
+            return [rows]
+        counts = self.total([len(rows) if rank == self.rank else 0 for rank in range(self.count)])
+        mine = torch.zeros(max(counts), rows.shape[1], dtype=torch.float64, device=self.device)
+        mine[: len(rows)] = torch.from_numpy(rows).to(self.device)
+        everyone = [torch.empty_like(mine) for _ in counts]
+        dist.all_gather(everyone, mine)
+        return [
+            part[:count].cpu().numpy() for part, count in zip(everyone, counts, strict=True)
+        ]
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined(device: torch.device, environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
+    """The processes that torchrun has started; alone where it has not.
+
+    Args:
+        device: where this process computes; CUDA devices are told apart by their index.
+        environment: torchrun's variables ``RANK``, ``WORLD_SIZE`` and those of the meeting point.
+    """
+    count = int(environment.get("WORLD_SIZE", "1"))
+    if count == 1 or "RANK" not in environment:
+        yield ALONE
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(int(environment["RANK"]), count, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(device: torch.device, environment: Mapping[str, str] = os.environ) -> torch.device:
+    """This process's own device.
+
+    Raises:
+        OptionError: there are more processes than CUDA devices.
+    """
+    if device.type != "cuda" or "LOCAL_RANK" not in environment:
+        return device
+    index, there = int(environment["LOCAL_RANK"]), torch.cuda.device_count()
+    if index >= there:
+        raise OptionError(
+            f"expected at most one process per CUDA device, of which there are {there}; use "
+            f"--nproc-per-node {there}"
+        )
+    return torch.device("cuda", index)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes, for which every process's loss counts."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        """Add up."""
+        summed = values.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        """Every process's loss depends on the sum."""
+        summed = gradients[0].contiguous().clone()
+        dist.all_reduce(summed)
+        return summed
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose statistics are over the pictures of all processes, on CPUs too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W); N may be 0 where another process has pictures."""
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.momentum is not None
+        values = x.float()
+        here = values.new_tensor([values.numel() / values.shape[1]])
+        sums = _Sum.apply(torch.cat([values.sum(dim=(0, 2, 3)), here]))  # type: ignore[no-untyped-call]
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = values - mean[:, None, None]
+        squares = _Sum.apply(centred.square().sum(dim=(0, 2, 3)))  # type: ignore[no-untyped-call]
+        variance = squares / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(squares / (count - 1), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        result = centred * scale[:, None, None] + self.bias[:, None, None]
+        normalised: Tensor = result.to(x.dtype)
+        return normalised
+
+
+def share_batch_norm(network: nn.Module) -> None:
+    """Put `SharedBatchNorm` in the place of every batch norm, with the same parameters."""
+    for name, child in network.named_children():
+        if type(child) is not nn.BatchNorm2d:
+            share_batch_norm(child)
+            continue
+        shared = SharedBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum)
+        shared.weight, shared.bias = child.weight, child.bias
+        shared.running_mean, shared.running_var = child.running_mean, child.running_var
+        shared.num_batches_tracked = child.num_batches_tracked
+        network.add_module(name, shared)

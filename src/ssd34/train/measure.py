@@ -1,0 +1,87 @@
+"""COCO metrics of a torch network, during training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssd34.core.default_boxes import default_boxes_cxcywh
+from ssd34.core.labels import LabelSet
+from ssd34.core.postprocess import ZOO, Picked, postprocess
+from ssd34.core.preprocess import preprocess
+from ssd34.data.dataset import Dataset, Problem
+from ssd34.evaluate.coco_metrics import CocoMetrics, coco_metrics
+from ssd34.evaluate.evaluator import Stages, detect_all
+from ssd34.evaluate.results import Results
+from ssd34.network.ssd import SSD
+from ssd34.train.distributed import ALONE, Ranks
+
+
+def evaluate_network(
+    network: SSD,
+    labels: LabelSet,
+    dataset: Dataset,
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    problem: Callable[[Problem], None] = lambda _: None,
+    ranks: Ranks = ALONE,
+) -> CocoMetrics | None:
+    """COCO metrics of a torch network under the zoo policy. Unreadable pictures count as empty.
+
+    Args:
+        network: what is measured; left in evaluation mode.
+        labels: its classes.
+        dataset: pictures and boxes.
+        device: where the network is.
+        precision: ``"bf16"`` or ``"fp32"``.
+        batch_size: pictures at once.
+        progress: called with the pictures done and all there are.
+        problem: called for each unreadable picture.
+        ranks: the processes; each detects in its share of the pictures.
+
+    Returns:
+        The metrics, in the first process; None in the others.
+    """
+    network.eval()
+    default_boxes = default_boxes_cxcywh(network.spec)
+
+    @torch.no_grad()
+    def infer(
+        prepared: Sequence[NDArray[np.float32]],
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        batch = torch.from_numpy(np.concatenate(prepared))
+        batch = batch.to(device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loc, conf = network(batch)
+        return list(zip(loc.float().cpu().numpy(), conf.float().cpu().numpy(), strict=True))
+
+    def pick(raw: tuple[NDArray[np.float32], NDArray[np.float32]]) -> tuple[Picked, ...]:
+        return (postprocess(*raw, default_boxes_cxcywh=default_boxes, policy=ZOO),)
+
+    stages = Stages(lambda image: preprocess(image, network.spec.image_size), infer, pick)
+    share = dataclasses.replace(dataset, samples=dataset.samples[ranks.rank :: ranks.count])
+    parts: list[Results] = []
+    for done, found in enumerate(
+        detect_all(stages, share, labels, batch_size=batch_size), start=1
+    ):
+        parts += found.results
+        if found.problem:
+            problem(found.problem)
+        progress(min(done * ranks.count, len(dataset)), len(dataset))
+    rows = np.concatenate(ranks.gathered(Results.joined(parts).as_array()))
+    if not ranks.first:
+        return None
+    # Equal scores rank in the order of the pictures, as in one process.
+    position = {sample.image_id: number for number, sample in enumerate(dataset.samples)}
+    rows = rows[np.argsort([position[int(row)] for row in rows[:, 0]], kind="stable")]
+    results = Results(
+        rows[:, 0].astype(np.int64), rows[:, 6].astype(np.int64), rows[:, 1:5], rows[:, 5]
+    )
+    return coco_metrics(dataset, results)

@@ -1,0 +1,270 @@
+"""Named settings of a training run, and how they are changed one by one.
+
+A recipe is a table of settings by name. What it leaves out has the default of `TrainOptions`;
+what it sets to ``"auto"`` depends on the machine and on what the run starts from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssd34.errors import OptionError
+from ssd34.train.augment import Augmentation
+from ssd34.train.options import TrainOptions
+from ssd34.train.settings import AUGMENTATION, AUTO, OPTIONS, Settings, checked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings under a name.
+
+    Attributes:
+        name: what ``--recipe`` takes.
+        about: where the values come from, in a line.
+        settings: name to value; names as in `SETTINGS`.
+    """
+
+    name: str
+    about: str
+    settings: Settings
+
+
+_PUBLISHED: Settings = {
+    "spec": "ssd300-resnet34",
+    "head_norm": False,
+    "init": "resnet34-333f7ec4",
+    "labels": AUTO,
+    "epochs": 60,
+    "batch_size": 32,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "learning_rate": None,  # 2.5e-3 at batch 32, linear in the batch
+    "weight_decay": 5e-4,
+    "decayed": "all",
+    "schedule": "step",
+    "decay_epochs": (40.0, 50.0),
+    "warmup_steps": 0,
+    "gradient_clip": None,
+    "ema_decay": 0.0,
+    "precision": "fp32",
+    "trunk_statistics": "batch",
+    "head_statistics": "batch",
+    "frozen_stages": 0,
+    "expand": 0.0,
+    "crop": True,
+    "flip": 0.5,
+    "brightness": 0.125,
+    "contrast": 0.5,
+    "saturation": 0.5,
+    "hue": 0.05,
+}
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="small-data",
+            about="hundreds to thousands of pictures and an ImageNet trunk",
+            settings={
+                "spec": AUTO,
+                "head_norm": AUTO,
+                "init": None,
+                "labels": AUTO,
+                "epochs": 60,
+                "batch_size": 16,
+                "optimizer": "adamw",
+                "schedule": "cosine",
+                "warmup_steps": 100,
+                "ema_decay": 0.999,
+                "gradient_clip": 10.0,
+                "precision": AUTO,
+                "trunk_statistics": AUTO,
+                "head_statistics": AUTO,
+                "frozen_stages": AUTO,
+                "expand": 0.3,
+            },
+        ),
+        Recipe(
+            name="fine-tune",
+            about="a trained detector adapts to other pictures and classes",
+            settings={
+                "spec": AUTO,
+                "head_norm": AUTO,
+                "init": "default",
+                "labels": AUTO,
+                "epochs": 12,
+                "batch_size": 16,
+                "optimizer": "adamw",
+                "schedule": "cosine",
+                "warmup_steps": 20,
+                "ema_decay": 0.98,
+                "gradient_clip": 10.0,
+                "precision": AUTO,
+                "trunk_statistics": "frozen",
+                "head_statistics": "frozen",
+                "frozen_stages": 2,
+                "expand": 0.3,
+            },
+        ),
+        Recipe(
+            name="benchmark",
+            about="the SSD training benchmark's reference: batch 32, 60 epochs",
+            settings=_PUBLISHED,
+        ),
+        Recipe(
+            name="benchmark-256",
+            about="the best published runs at batch 256; the warm-up's length is ours",
+            settings={
+                **_PUBLISHED,
+                "batch_size": 256,
+                "learning_rate": 0.0253,
+                "weight_decay": 1.3e-4,
+                "decay_epochs": (44.0, 55.0),
+                "warmup_steps": 300,
+            },
+        ),
+    )
+}
+"""The recipes by name; the first is what training uses unless told otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A recipe in which everything is settled.
+
+    Attributes:
+        recipe: its name.
+        changed: what the user set otherwise.
+        settings: every setting's value.
+        options: the same as the loop takes them.
+    """
+
+    recipe: str
+    changed: Settings
+    settings: Settings
+    options: TrainOptions
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form, which `read_recipe` takes."""
+        return {
+            "recipe": self.recipe,
+            "changed": dict(self.changed),
+            "settings": dict(self.settings),
+        }
+
+
+def read_recipe(name: str) -> Recipe:
+    """A recipe by its name, or from a ``recipe.json`` that a run has written.
+
+    Raises:
+        OptionError: neither; or the file is not such a recipe.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    path = Path(name)
+    if not path.is_file():
+        raise OptionError(
+            f"unknown recipe {name!r}; expected {', '.join(RECIPES)} or a recipe.json of a run"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        settings = {str(k): v for k, v in content["settings"].items()}
+        origin = str(content["recipe"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OptionError(f"{path}: not a recipe ({type(error).__name__}: {error})") from None
+    try:
+        settings = {key: checked(key, value) for key, value in settings.items()}
+    except OptionError as error:
+        raise OptionError(f"{path}: {error}") from None
+    return Recipe(name=origin, about=str(path), settings=settings)
+
+
+def resolved(
+    recipe: Recipe,
+    changed: Settings,
+    *,
+    start: str,
+    bf16: bool,
+    frozen_only: Sequence[str] = (),
+) -> Plan:
+    """Settle a recipe.
+
+    Args:
+        recipe: where the values come from.
+        changed: what the user set otherwise.
+        start: ``"random"``, ``"trunk"`` or ``"detector"``: what the first weights are.
+        bf16: whether the processor computes in bf16.
+        frozen_only: settings that have to be ``"frozen"``, because the first weights have lost
+            the statistics of their batch norm.
+
+    Raises:
+        OptionError: a setting is unknown or outside what is allowed.
+    """
+    given = {key: checked(key, value) for key, value in changed.items()}
+    if given.get("minutes") is not None and "epochs" not in given:
+        given["epochs"] = None
+    if given.get("epochs") is not None and "minutes" not in given:
+        given["minutes"] = None
+    settings = {**_defaults(), **recipe.settings, **given}
+    if settings["epochs"] is None and "decay_epochs" not in given:
+        settings["decay_epochs"] = None
+    automatic = {
+        "precision": "bf16" if bf16 else "fp32",
+        "trunk_statistics": "batch" if start == "random" else "frozen",
+        "head_statistics": "frozen" if "head_statistics" in frozen_only else "batch",
+        "frozen_stages": 0 if start == "random" else 1,
+    }
+    for key, value in automatic.items():
+        if settings[key] == AUTO:
+            settings[key] = value
+    if not settings["small_size"]:
+        settings["small_share"] = 0.0
+    for key in frozen_only:
+        if settings[key] != "frozen":
+            raise OptionError(
+                f"{settings['init']}: its batch norm was folded into the convolutions; expected "
+                f"{key} to be frozen, got {settings[key]!r}; start from a checkpoint to train it"
+            )
+    options = TrainOptions(
+        augmentation=Augmentation(**{key: settings[key] for key in AUGMENTATION}),
+        **{key: settings[key] for key in OPTIONS},
+    )
+    settings |= {"learning_rate": options.peak_rate, "weight_decay": options.decay}
+    return Plan(recipe=recipe.name, changed=given, settings=settings, options=options)
+
+
+def changed_options(options: TrainOptions, changed: Settings) -> TrainOptions:
+    """Options of a run that goes on, with what was given again.
+
+    Raises:
+        OptionError: a setting is unknown or outside what is allowed.
+    """
+    given = {key: checked(key, value) for key, value in changed.items()}
+    if "epochs" in given or "minutes" in given:
+        given = {"epochs": None, "minutes": None, **given}
+        if given["epochs"] is None:
+            given.setdefault("decay_epochs", None)
+    given = {key: value for key, value in given.items() if value != AUTO}
+    augmentation = dataclasses.replace(
+        options.augmentation, **{k: v for k, v in given.items() if k in AUGMENTATION}
+    )
+    return dataclasses.replace(
+        options,
+        augmentation=augmentation,
+        **{k: v for k, v in given.items() if k in OPTIONS},
+    )
+
+
+def _defaults() -> dict[str, Any]:
+    options, augmentation = TrainOptions(), Augmentation()
+    return {
+        "spec": AUTO, "head_norm": AUTO, "init": None, "labels": AUTO,
+        **{key: getattr(options, key) for key in OPTIONS},
+        **{key: getattr(augmentation, key) for key in AUGMENTATION},
+        "small_share": 0.6,
+    }  # fmt: skip

@@ -1,0 +1,78 @@
+"""What a run starts from: random weights, an ImageNet trunk, or a trained detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssd34.core.labels import LabelSet
+from ssd34.data.checkpoint import Arrays, Checkpoint, is_checkpoint, read_checkpoint
+from ssd34.network.from_onnx import checkpoint_from_onnx, has_unfolded_norm
+from ssd34.network.new_classes import with_classes
+from ssd34.network.pretrained import read_trunk, start_trunk
+from ssd34.network.ssd import SSD, load_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """First weights; at most one of `trunk` and `detector` is there.
+
+    Attributes:
+        source: where they come from, for messages.
+        trunk: an ImageNet trunk.
+        detector: a whole detector.
+    """
+
+    source: str = ""
+    trunk: Arrays | None = None
+    detector: Checkpoint | None = None
+
+    @property
+    def kind(self) -> str:
+        """``"random"``, ``"trunk"`` or ``"detector"``."""
+        if self.detector is not None:
+            return "detector"
+        return "random" if self.trunk is None else "trunk"
+
+    @property
+    def frozen_only(self) -> tuple[str, ...]:
+        """The settings that must be ``"frozen"``: a detector's batch norm there has lost its
+        statistics."""
+        weights = self.detector.weights if self.detector is not None else {}
+        parts = {"trunk_statistics": "trunk.", "head_statistics": "extras."}
+        return tuple(name for name, prefix in parts.items() if has_unfolded_norm(weights, prefix))
+
+    def put_into(self, network: SSD, labels: LabelSet) -> str:
+        """Give a network these weights; returns a line on what it got.
+
+        Raises:
+            CheckpointError: they belong to another network.
+        """
+        if self.trunk is not None:
+            start_trunk(network, self.trunk, source=self.source)
+            return f"trunk from {Path(self.source).name}"
+        if self.detector is None:
+            return "random"
+        if self.detector.labels.names == labels.names:
+            load_weights(network, self.detector.weights, source=self.source)
+            return f"all weights from {Path(self.source).name}"
+        adapted, kept = with_classes(self.detector, labels)
+        load_weights(network, adapted.weights, source=self.source)
+        names = LabelSet.from_names(kept).preview(4) if kept else "none"
+        return (
+            f"weights from {Path(self.source).name}; classes that it knows: {names}; "
+            f"new: {len(labels) - len(kept)}"
+        )
+
+
+def read_start(path: Path) -> Start:
+    """First weights from a file: a checkpoint or ONNX file of ours, or an ImageNet trunk.
+
+    Raises:
+        CheckpointError: missing, broken or something else.
+    """
+    if path.suffix == ".onnx":
+        return Start(str(path), detector=checkpoint_from_onnx(path))
+    if is_checkpoint(path):
+        return Start(str(path), detector=read_checkpoint(path))
+    return Start(str(path), trunk=read_trunk(path))

@@ -1,0 +1,171 @@
+"""One step of training: a batch, its loss, its gradient, new weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssd34.core.preprocess import MEAN, STD
+from ssd34.errors import TrainingError
+from ssd34.network.ssd import SSD
+from ssd34.train.distributed import ALONE, Ranks
+from ssd34.train.loader import Batch
+from ssd34.train.loss import detection_loss
+from ssd34.train.options import TrainOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What a step did.
+
+    Attributes:
+        pictures: how many it learned from, over all processes.
+        loss, box_loss, class_loss: means over them.
+        gradient_norm: before it was limited.
+    """
+
+    pictures: int
+    loss: float
+    box_loss: float
+    class_loss: float
+    gradient_norm: float
+
+
+def train_step(
+    network: SSD,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    options: TrainOptions,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+) -> Step | None:
+    """One step on one batch, in parts if the options say so.
+
+    The gradient is that of the mean over all pictures of all parts and processes.
+
+    Returns:
+        None where the batch has no picture to learn from.
+
+    Raises:
+        TrainingError: the loss or its gradient is not finite; the weights are left as they were.
+            Or the memory does not hold the batch.
+    """
+    parts = batch.parts(options.accumulate)
+    counts = ranks.total([len(part.images) for part in parts])
+    # Batch norm needs two pictures.
+    least = 2 if network.spec.head_norm and options.head_statistics == "batch" else 1
+    pictures = sum(count for count in counts if count >= least)
+    if pictures == 0:
+        return None
+    optimizer.zero_grad(set_to_none=True)
+    losses = torch.zeros(3, device=device)
+    for part, count in zip(parts, counts, strict=True):
+        if count >= least:
+            try:
+                losses += _learn(network, part.to(device), pictures, options=options)
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                raise TrainingError(_memory_advice(part, options)) from None
+    ranks.add_gradients(network.parameters())
+    ranks.add(losses)
+    limit = options.gradient_clip if options.gradient_clip is not None else float("inf")
+    norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
+    total, box, classification, length = torch.cat([losses, norm.reshape(1)]).tolist()
+    if not abs(total + length) < float("inf"):
+        raise TrainingError(diverged(f"the loss is {total:.3g}, its gradient's norm {length:.3g}",
+                                     optimizer))  # fmt: skip
+    optimizer.step()
+    return Step(
+        pictures=pictures,
+        loss=total,
+        box_loss=box,
+        class_loss=classification,
+        gradient_norm=length,
+    )
+
+
+def _learn(network: SSD, part: Batch, pictures: int, *, options: TrainOptions) -> Tensor:
+    """Add a part's gradient; returns its share (3,) of the batch's loss, box and class loss."""
+    with torch.autocast(
+        part.images.device.type, torch.bfloat16, enabled=options.precision == "bf16"
+    ):
+        loc, conf = network(normalised(part.images))
+    if len(part.images) == 0:
+        # Another process has pictures, and its batch norm waits for this one's part.
+        nothing: Tensor = loc.float().sum() + conf.float().sum()
+        nothing.backward()  # type: ignore[no-untyped-call]
+        return nothing.detach().expand(3)
+    loss = detection_loss(
+        loc, conf, offsets=part.offsets, labels=part.labels, labelled=part.labelled
+    )
+    share = len(part.images) / pictures
+    (loss.total * share).backward()  # type: ignore[no-untyped-call]
+    return torch.stack(loss).detach() * share
+
+
+def normalised(images: Tensor) -> Tensor:
+    """(N, S, S, 3) uint8 pictures to (N, 3, S, S) float32 input, channels last in memory."""
+    mean = torch.tensor(MEAN, device=images.device) * 255
+    std = torch.tensor(STD, device=images.device) * 255
+    return ((images.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+def make_optimizer(network: SSD, options: TrainOptions) -> torch.optim.Optimizer:
+    """The optimizer; unless told otherwise it decays convolution weights and nothing else."""
+    everything = options.decayed == "all"
+    decayed = [p for p in network.parameters() if p.dim() > 1 or everything]
+    others = [p for p in network.parameters() if p.dim() <= 1 and not everything]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": options.decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=options.peak_rate, momentum=options.momentum)
+    return torch.optim.AdamW(groups, lr=options.peak_rate)
+
+
+def set_training(network: SSD, options: TrainOptions, *, frozen: bool) -> None:
+    """Training mode, except for what the options freeze."""
+    network.train()
+    if options.trunk_statistics == "frozen":
+        network.trunk.eval()
+    if options.head_statistics == "frozen":
+        network.extras.eval()
+    for number, stage in enumerate(network.trunk.stages()):
+        still = frozen and number < options.frozen_stages
+        for module in stage:
+            module.requires_grad_(not still)
+            if still:
+                module.eval()
+
+
+def diverged(what: str, optimizer: torch.optim.Optimizer) -> str:
+    """The message that says what to try."""
+    rate = optimizer.param_groups[0]["lr"]
+    return (
+        f"{what}: training diverged; the last checkpoint is from before: --resume with a lower "
+        f"--lr (now {rate:.2g}) or a smaller --clip, or start anew with a longer --warmup"
+    )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "defaultcpuallocator" in text or "out of memory" in text or "bad_alloc" in text
+    )
+
+
+def _memory_advice(part: Batch, options: TrainOptions) -> str:
+    pictures, side = len(part.images), part.images.shape[1]
+    message = f"out of memory with {pictures} pictures of {side} pixels at once"
+    if pictures < 2:
+        return f"{message}; use a smaller network or input, or another machine"
+    return (
+        f"{message}; add --accumulate {2 * options.accumulate}, which computes the same batch in "
+        f"smaller parts, or try --batch {max(1, options.batch_size // 2)}"
+    )

@@ -1,0 +1,89 @@
+"""Weights read back from ONNX files; ONNX Runtime says what the file computes."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from ssd34.core.preprocess import MEAN, STD
+from ssd34.data.checkpoint import Checkpoint
+from ssd34.deploy.export import ExportOptions, onnx_model
+from ssd34.deploy.graph import save_model
+from ssd34.errors import CheckpointError
+from ssd34.network.from_onnx import checkpoint_from_onnx, has_unfolded_norm
+from ssd34.network.ssd import SSD, load_weights
+from ssd34.runtime.detector import model_path
+from ssd34.runtime.session import Session
+from tests.conftest import TINY_LABELS, drawn_checkpoint, tiny_spec
+
+
+def torch_outputs(checkpoint: Checkpoint, images):
+    network = SSD(checkpoint.spec)
+    load_weights(network, checkpoint.weights, source="test")
+    with torch.no_grad():
+        return [output.numpy() for output in network.eval()(torch.from_numpy(images))]
+
+
+@pytest.mark.parametrize("weight_format", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("image_input", ["float32", "uint8"])
+@pytest.mark.parametrize("head_norm", [True, False])
+def test_torch_computes_what_the_file_does(tmp_path, weight_format, image_input, head_norm):
+    spec = tiny_spec().replace(head_norm=head_norm)
+    options = ExportOptions(
+        policy=None, image_input=image_input, weight_format=weight_format, opset=13
+    )
+    path = tmp_path / "tiny.onnx"
+    save_model(onnx_model(drawn_checkpoint(spec, TINY_LABELS), options), path)
+    back = checkpoint_from_onnx(path)
+    assert (back.spec, back.labels) == (spec, TINY_LABELS)
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 64, 64, 3)).astype(np.uint8)
+    normal = ((pixels / 255 - MEAN) / STD).astype(np.float32).transpose(0, 3, 1, 2).copy()
+    expected = Session(path).run_raw(pixels if image_input == "uint8" else normal)
+    for ours, theirs in zip(torch_outputs(back, normal), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
+def test_the_embedded_default_comes_back(tmp_path):
+    """Its int8 weights give the same raw outputs in torch as in the file; the file itself ends
+    behind its own selection, so its graph is cut at the network's outputs."""
+    path = model_path("default")
+    checkpoint = checkpoint_from_onnx(path)
+    assert len(checkpoint.labels) == 80
+    assert has_unfolded_norm(checkpoint.weights, "trunk.")
+    assert has_unfolded_norm(checkpoint.weights, "extras.")
+    onnx.utils.extract_model(
+        str(path), str(tmp_path / "raw.onnx"), ["image"], ["tail.loc", "tail.conf"],
+        check_model=False,
+    )  # fmt: skip
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        tmp_path / "raw.onnx", providers=["CPUExecutionProvider"]
+    )
+    image = np.random.default_rng(2).normal(size=(1, 3, 300, 300)).astype(np.float32)
+    expected = session.run(["tail.loc", "tail.conf"], {"image": image})
+    for ours, theirs in zip(torch_outputs(checkpoint, image), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
+def test_files_that_are_not_ours_are_refused(tmp_path, tiny_model):
+    with pytest.raises(CheckpointError, match="no such ONNX file"):
+        checkpoint_from_onnx(tmp_path / "missing.onnx")
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(CheckpointError, match="not a readable ONNX file"):
+        checkpoint_from_onnx(tmp_path / "text.onnx")
+    model = onnx.load(tiny_model)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    with pytest.raises(CheckpointError, match="no ssd34 metadata"):
+        checkpoint_from_onnx(tmp_path / "bare.onnx")
+    model = onnx.load(tiny_model)
+    [weight] = [w for w in model.graph.initializer if w.name == "trunk.conv1.weight"]
+    weight.name = "trunk.conv1.weight.quantized"
+    onnx.save(model, tmp_path / "int8.onnx")
+    with pytest.raises(CheckpointError, match=r"computes in int8\?\); start from the checkpoint"):
+        checkpoint_from_onnx(tmp_path / "int8.onnx")
+
+
+def test_ordinary_checkpoints_have_their_statistics(tiny_checkpoint):
+    assert not has_unfolded_norm(tiny_checkpoint.weights, "")

@@ -1,0 +1,162 @@
+import dataclasses
+import json
+
+import pytest
+
+from ssd34.errors import OptionError
+from ssd34.train.augment import Augmentation
+from ssd34.train.options import TrainOptions
+from ssd34.train.recipe import RECIPES, changed_options, read_recipe, resolved
+from ssd34.train.schedule import Schedule
+from ssd34.train.settings import SETTINGS, parsed_setting
+
+
+def settle(name, changed=(), *, start="trunk", bf16=True, frozen_only=()):
+    given = dict(parsed_setting(text) for text in changed)
+    return resolved(RECIPES[name], given, start=start, bf16=bf16, frozen_only=frozen_only)
+
+
+def test_benchmark_is_the_published_recipe():
+    """Figures: the SSD training benchmark's reference, and its best runs at batch 256."""
+    options = settle("benchmark").options
+    assert (options.optimizer, options.momentum) == ("sgd", 0.9)
+    assert (options.batch_size, options.epochs) == (32, 60)
+    assert options.peak_rate == pytest.approx(2.5e-3)
+    assert (options.decay, options.decayed) == (5e-4, "all")
+    assert (options.ema_decay, options.gradient_clip, options.warmup_steps) == (0, None, 0)
+    assert (options.trunk_statistics, options.frozen_stages) == ("batch", 0)
+    assert options.augmentation == Augmentation(
+        expand=0, crop=True, flip=0.5, brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05
+    )
+    settings = settle("benchmark").settings
+    assert settings["spec"] == "ssd300-resnet34"
+    assert settings["head_norm"] is False
+    assert settings["init"] == "resnet34-333f7ec4"
+    best = settle("benchmark-256", ["accumulate=8", "target_map=0.23"]).options
+    assert (best.batch_size, best.peak_rate, best.decay) == (256, 0.0253, 1.3e-4)
+    assert (best.decay_epochs, best.accumulate, best.target_map) == ((44, 55), 8, 0.23)
+    assert settle("benchmark", ["batch_size=64"]).options.peak_rate == pytest.approx(5e-3)
+
+
+@pytest.mark.parametrize(("name", "first", "second"), [("benchmark", 40, 50),
+                                                       ("benchmark-256", 44, 55)])  # fmt: skip
+def test_the_rate_falls_exactly_at_the_epochs(name, first, second):
+    options = settle(name).options
+    assert options.epochs == 60
+    schedule = Schedule(
+        peak=options.peak_rate, warmup_steps=0, kind=options.schedule, decays=options.decays
+    )
+    per_epoch = 457
+    rates = [
+        schedule.rate(step=step, progress=step / (60 * per_epoch)) / options.peak_rate
+        for epoch in (first, second)
+        for step in (epoch * per_epoch - 1, epoch * per_epoch)
+    ]
+    assert rates == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+def test_what_is_automatic_depends_on_the_start_and_the_machine():
+    options = settle("small-data").options
+    assert (options.precision, options.trunk_statistics, options.frozen_stages) == (
+        "bf16", "frozen", 1,
+    )  # fmt: skip
+    options = settle("small-data", start="random", bf16=False).options
+    assert (options.precision, options.trunk_statistics, options.frozen_stages) == (
+        "fp32", "batch", 0,
+    )  # fmt: skip
+    assert options.head_statistics == "batch"
+    lost = ("trunk_statistics", "head_statistics")
+    assert settle("small-data", start="detector", frozen_only=lost).options.head_statistics == (
+        "frozen"
+    )
+    with pytest.raises(OptionError, match="expected head_statistics to be frozen, got 'batch'"):
+        settle("fine-tune", ["head_statistics=batch"], start="detector", frozen_only=lost)
+
+
+def test_every_recipe_names_settings_that_exist_and_comes_back_from_its_file(tmp_path):
+    for name in RECIPES:
+        plan = settle(name, ["epochs=3", "hue=0.01"])
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(plan.to_dict()))
+        assert set(plan.settings) == set(SETTINGS)
+        again = resolved(read_recipe(str(path)), {}, start="random", bf16=False)
+        assert again.options == dataclasses.replace(
+            plan.options,
+            learning_rate=plan.options.peak_rate,
+            weight_decay=plan.options.decay,
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("epochs=7", 7), ("minutes=1.5", 1.5), ("minutes=none", None), ("crop=off", False),
+        ("head_norm=true", True), ("head_norm=auto", "auto"), ("decay_epochs=4,5.5", (4.0, 5.5)),
+        ("init=a=b.safetensors", "a=b.safetensors"), ("learning_rate=1e-3", 1e-3),
+        ("frozen_stages=2", 2), ("spec=ssd1200-resnet18", "ssd1200-resnet18"),
+    ],
+)  # fmt: skip
+def test_settings_are_typed(text, expected):
+    value = parsed_setting(text)[1]
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs", "expected --set key=value, got 'epochs'"),
+        ("epoch=3", "training has no setting 'epoch'; did you mean epochs"),
+        ("epochs=2.5", "expected epochs to be a whole number or none, got '2.5'"),
+        ("crop=maybe", "expected crop to be true or false, got 'maybe'"),
+        ("decay_epochs=a,b", "expected decay_epochs to be numbers such as 40,50 or none"),
+        ("hue=pink", "expected hue to be a number, got 'pink'"),
+    ],
+)
+def test_settings_of_the_wrong_type_are_refused(text, message):
+    with pytest.raises(OptionError, match=message):
+        parsed_setting(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hue=0.9", "expand=nan", "accumulate=17", "decay_epochs=0,-1", "decayed=some",
+     "target_map=1.5", "spec=yolo", "labels=voc", "epochs=none", "largest_expand=0.5"],
+)  # fmt: skip
+def test_settings_outside_their_range_are_refused(text):
+    with pytest.raises(OptionError, match="expected"):
+        settle("small-data", [text])
+
+
+def test_a_length_by_the_clock_replaces_the_epochs():
+    options = settle("benchmark", ["minutes=5"]).options
+    assert (options.epochs, options.minutes, options.decay_epochs) == (None, 5, None)
+    assert changed_options(options, {"epochs": 3}).minutes is None
+    assert changed_options(settle("benchmark").options, {"minutes": 3.0}).epochs is None
+    assert changed_options(options, {"hue": 0.2}).augmentation.hue == 0.2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "not a recipe"), ('{"recipe": "x"}', "not a recipe"), ("{", "not a recipe"),
+        ('{"recipe": "x", "settings": {"epochs": "3"}}', "expected epochs to be a whole number"),
+        ('{"recipe": "x", "settings": {"crop": 1}}', "expected crop to be true or false, got 1"),
+        ('{"recipe": "x", "settings": {"decay_epochs": ["a"]}}', "expected decay_epochs"),
+        ('{"recipe": "x", "settings": {"speed": 1}}', "no setting 'speed'"),
+    ],
+)  # fmt: skip
+def test_broken_recipe_files_are_refused(tmp_path, content, message):
+    path = tmp_path / "recipe.json"
+    path.write_text(content)
+    with pytest.raises(OptionError, match=message):
+        read_recipe(str(path))
+
+
+def test_options_of_older_checkpoints_are_read():
+    old = TrainOptions().to_dict()
+    for key in ("accumulate", "decayed", "decay_epochs", "head_statistics", "target_map"):
+        del old[key]
+    assert TrainOptions.from_dict(json.loads(json.dumps(old))) == TrainOptions()
+    with pytest.raises(OptionError, match="no option 'speed'; it is of a newer version"):
+        TrainOptions.from_dict({**old, "speed": 1})
