@@ -64,7 +64,7 @@ def test_a_run_is_not_overwritten_and_resumes(trained, shapes):
     assert "finished after 3 steps" in result.output
 
 
-def test_fine_tuning_to_other_classes(trained, shapes, tmp_path):
+def test_fine_tuning_to_other_classes(trained, tmp_path):
     """From a checkpoint, a class list of which two are known; what was settled is written down."""
     renamed = shapes_dataset(tmp_path / "renamed", pictures=2)
     text = (renamed / "instances.json").read_text()

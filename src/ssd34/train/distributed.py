@@ -93,9 +93,7 @@ class Ranks:
         mine[: len(rows)] = torch.from_numpy(rows).to(self.device)
         everyone = [torch.empty_like(mine) for _ in counts]
         dist.all_gather(everyone, mine)
-        return [
-            part[:count].cpu().numpy() for part, count in zip(everyone, counts, strict=True)
-        ]
+        return [part[:count].cpu().numpy() for part, count in zip(everyone, counts, strict=True)]
 
 
 ALONE = Ranks()

@@ -68,9 +68,7 @@ def evaluate_network(
     stages = Stages(lambda image: preprocess(image, network.spec.image_size), infer, pick)
     share = dataclasses.replace(dataset, samples=dataset.samples[ranks.rank :: ranks.count])
     parts: list[Results] = []
-    for done, found in enumerate(
-        detect_all(stages, share, labels, batch_size=batch_size), start=1
-    ):
+    for done, found in enumerate(detect_all(stages, share, labels, batch_size=batch_size), start=1):
         parts += found.results
         if found.problem:
             problem(found.problem)
