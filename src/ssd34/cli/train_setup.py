@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ssd34.cli.console import warn_of_problems
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
-from ssd34.data.formats import open_dataset
 from ssd34.data.dataset import Dataset
+from ssd34.data.formats import open_dataset
 from ssd34.errors import OptionError
 
 if TYPE_CHECKING:
