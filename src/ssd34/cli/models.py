@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from typing import Any
 
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 
-from ssd34.cli.console import errors
+from ssd34.cli.console import download_bar
 from ssd34.errors import OptionError
 from ssd34.zoo.cache import cache_folder, cache_path, is_cached
 from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedFile, PublishedModel, published
@@ -102,7 +93,7 @@ def _refuse_embedded(name: str) -> None:
 def _fetch(file: PublishedFile) -> None:
     from ssd34.zoo.download import download
 
-    with _download_bar() as bar:
+    with download_bar() as bar:
         task = bar.add_task(file.name, total=file.size)
         download(
             file.urls, cache_path(file), size=file.size, sha256=file.sha256,
@@ -185,17 +176,3 @@ def _embedded() -> dict[str, Any]:
         "licence": "Apache-2.0",
         "test_data": None,
     }
-
-
-def _download_bar() -> Progress:
-    """Bytes, speed and time left on stderr; silent where nobody watches."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    )

@@ -55,7 +55,7 @@ def held(path: Path, *, waiting: Callable[[], None]) -> Iterator[None]:
                 time.sleep(_POLL)
         except OSError as error:
             raise DownloadError(
-                f"{path}: cannot be locked ({error.strerror}); set SSD34_HOME to a folder on "
-                "another disk"
+                f"{path}: cannot be locked ({error.strerror}); choose a folder on another disk "
+                "(SSD34_HOME, --output)"
             ) from None
         yield
