@@ -54,6 +54,7 @@ def test_a_base_install_detects(tiny_model, tmp_path):
         (("export", "a", "b.onnx"), "export"),
         (("convert", "a.pth", "b.safetensors"), "train"),
         (("evaluate", "--data", "x"), "evaluate"),
+        (("quantize", "default", "--data", "x", "--output", "x"), "quantize"),
     ],
 )
 def test_a_missing_extra_is_named_with_the_remedy(arguments, extra):
@@ -73,7 +74,7 @@ ALLOWED = {
     "zoo": {"core", "data", "errors", "version"},
     "runtime": {"core", "data", "zoo", "errors"},
     "evaluate": {"core", "data", "runtime", "errors"},
-    "deploy": {"core", "data", "runtime", "errors", "version"},
+    "deploy": {"core", "data", "runtime", "evaluate", "errors", "version"},
     "train": {"core", "data", "network", "evaluate", "errors"},
 }
 

@@ -1,7 +1,8 @@
 """The ``ssd34`` command.
 
 Exit codes: 0 all well; 1 some pictures failed and the rest went on; 2 a wrong argument or
-unusable input, in one line; 3 a file did not pass ``verify``; 130 interrupted.
+unusable input, in one line; 3 a file did not pass ``verify``; 4 no int8
+file passed the gate of ``quantize``; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ssd34.cli.evaluate import evaluate
 from ssd34.cli.export import export
 from ssd34.cli.models import models
 from ssd34.cli.package import package
+from ssd34.cli.quantize import quantize
 from ssd34.cli.train import train
 from ssd34.cli.verify import verify
 from ssd34.errors import Ssd34Error
@@ -52,7 +54,9 @@ def commands() -> None:
     """Single Stage Detector: train, evaluate, export and run an SSD on a plain CPU."""
 
 
-for command in (package, detect, train, evaluate, export, convert, data, models, verify):
+for command in (
+    package, detect, train, evaluate, export, quantize, convert, data, models, verify
+):  # fmt: skip
     commands.add_command(command)
 
 

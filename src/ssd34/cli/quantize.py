@@ -1,0 +1,310 @@
+"""``ssd34 quantize``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ssd34.cli.console import duration, errors, progress_bar, warn, warn_of_problems
+from ssd34.core.postprocess import POLICIES, named_policy
+from ssd34.errors import MissingExtraError, OptionError, require
+
+if TYPE_CHECKING:
+    from ssd34.deploy.gate import Trial
+    from ssd34.deploy.proof import Watcher
+    from ssd34.deploy.quantize_config import QuantizeConfig
+    from ssd34.deploy.search import Outcome
+
+NOTHING_ACCEPTABLE = 4
+FORMATS = {
+    "qoperator": ("12-int8",),
+    "qdq": ("12-qdq", "13-qdq"),
+    "both": ("12-int8", "12-qdq", "13-qdq"),
+}
+IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
+
+
+@click.command(short_help="Make an int8 file and prove it accurate and faster.")
+@click.argument("model")
+@click.option("--data", required=True, metavar="PATH", help="Pictures and boxes to measure AP on.")
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR"
+)
+@click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
+    help="The settings below and more; the command line goes first.",
+)  # fmt: skip
+@click.option(
+    "--format", "form", type=click.Choice(list(FORMATS)),
+    help="qoperator: STEM-12-int8.onnx; qdq: STEM-12-qdq.onnx and STEM-13-qdq.onnx; both: "
+    "all three. [default: qoperator]",
+)  # fmt: skip
+@click.option("--max-drop", type=float, help="Largest loss of AP. [default: 0.003]")
+@click.option(
+    "--drop", type=click.Choice(["relative", "absolute"]),
+    help="Loss as a share of the float file's AP, or as a difference. [default: relative]",
+)  # fmt: skip
+@click.option("--min-speedup", type=float, help="Smallest speed-up. [default: 1.5]")
+@click.option(
+    "--calibration", metavar="PATH",
+    help="A folder of pictures, or a data set, that the ranges come from. [default: every third "
+    "picture of --data, which is then not measured on]",
+)  # fmt: skip
+@click.option("--pictures", type=int, help="Most calibration pictures. [default: 200]")
+@click.option(
+    "--ranges", multiple=True,
+    help="A way of finding ranges; may be repeated. [default: minmax, percentile, mse, entropy]",
+)  # fmt: skip
+@click.option(
+    "--reduce-range", is_flag=True, default=None,
+    help="Weights of 7 bits, which no processor saturates with.",
+)  # fmt: skip
+@click.option(
+    "--float-node", "float_nodes", multiple=True, metavar="NAME",
+    help="A layer that stays in float in every trial; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--input", "image_input", type=click.Choice(["float32", "uint8"]),
+    help="As for export. [default: float32]",
+)  # fmt: skip
+@click.option(
+    "--policy", "policy_name", type=click.Choice(IN_GRAPH), default="zoo",
+    help="How the files pick detections.",
+)  # fmt: skip
+@click.option("--rounds", type=int, help="Timings of each file in a trial. [default: 30]")
+@click.option("--max-trials", type=int, help="Most trials. [default: 20]")
+@click.option("--timeout", type=float, metavar="SECONDS", help="No trial starts later.")
+@click.option(
+    "--exit", "exit_", type=click.Choice(["first", "best"]),
+    help="first: the first accepted trial; best: the most accurate accepted one of all ranges. "
+    "[default: first]",
+)  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on with the trials in --output.")
+@click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
+def quantize(
+    *,
+    model: str,
+    data: str,
+    output: Path,
+    config: Path | None,
+    form: str | None,
+    max_drop: float | None,
+    drop: str | None,
+    min_speedup: float | None,
+    calibration: str | None,
+    pictures: int | None,
+    ranges: tuple[str, ...],
+    reduce_range: bool | None,
+    float_nodes: tuple[str, ...],
+    image_input: str | None,
+    policy_name: str,
+    rounds: int | None,
+    max_trials: int | None,
+    timeout: float | None,
+    exit_: str | None,
+    resume: bool,
+    threads: int | None,
+) -> None:
+    """Quantize MODEL to int8 and publish it only if it is proven accurate and faster.
+
+    MODEL is a float ONNX file of this family, a checkpoint (.safetensors) or the name of a model.
+    Every trial is a whole int8 file, measured against the float file: AP on the same pictures,
+    time in turns. If no way of finding ranges is accurate enough, the layers that lose most per
+    millisecond go back to float, the fewest that do.
+
+    Exit code 4: nothing passed the gate, and no file was written.
+    """
+    require("onnx", extra="quantize", why="quantization")
+    require("hotcoco", extra="quantize", why="the measurement of AP")
+    from ssd34.deploy.quantize_config import QuantizeConfig, read_config
+
+    settings = (read_config(config) if config else QuantizeConfig()).changed(
+        {
+            "calibration": {"data": calibration, "pictures": pictures},
+            "quantization": {
+                "forms": FORMATS[form] if form else None,
+                "ranges": ranges or None,
+                "reduce_range": reduce_range,
+                "float_nodes": float_nodes or None,
+                "image_input": image_input,
+            },
+            "criterion": {"max_drop": max_drop, "drop": drop, "min_speedup": min_speedup},
+            "search": {"max_trials": max_trials, "timeout": timeout, "exit": exit_},
+            "rounds": rounds,
+        }
+    )
+    if output.is_file():
+        raise OptionError(f"{output}: is a file; expected a folder to write into")
+    accepted = _run(
+        model, data, output, settings, policy_name=policy_name, resume=resume, threads=threads
+    )
+    if not accepted:
+        raise SystemExit(NOTHING_ACCEPTABLE)
+
+
+def _run(
+    model: str,
+    data: str,
+    output: Path,
+    settings: QuantizeConfig,
+    *,
+    policy_name: str,
+    resume: bool,
+    threads: int | None,
+) -> bool:
+    """Everything; returns whether a file was accepted."""
+    from ssd34.data.coco import open_dataset
+    from ssd34.deploy.calibration_pictures import from_dataset, from_folder, split
+    from ssd34.deploy.proof import Bench, FileOptions
+    from ssd34.deploy.quantize_run import (
+        calibrated,
+        network_from,
+        search_forms,
+        subject_of,
+        written_files,
+    )
+    from ssd34.deploy.trials import TrialLog
+
+    stem, network = network_from(model)
+    network.check_names(settings.quantization.float_nodes)
+    dataset = open_dataset(data)
+    warn_of_problems(dataset)
+    wanted = settings.calibration.pictures
+    own = settings.calibration.data
+    if own is None:
+        calibrating, measured = split(dataset, pictures=wanted)
+    else:
+        only_pictures = Path(own).is_dir() and not (Path(own) / "instances.json").exists()
+        calibrating = (
+            from_folder(own, pictures=wanted)
+            if only_pictures
+            else from_dataset(open_dataset(own), pictures=wanted)
+        )
+        measured = dataset
+    output.mkdir(parents=True, exist_ok=True)
+    subject = subject_of(
+        network, measured, calibrating, settings, policy=policy_name, threads=threads
+    )
+    log = TrialLog(
+        output / "trials.jsonl", subject=subject, criterion=settings.criterion, resume=resume
+    )
+    with _bars() as (bar, watcher):
+        statistics = calibrated(
+            network,
+            calibrating,
+            output / "calibration.npz",
+            reuse=resume,
+            threads=threads,
+            progress=lambda done: bar("calibrating", done, len(calibrating)),
+            problem=lambda p: warn(f"{calibrating.name}: left out {p}"),
+        )
+        files = FileOptions(
+            policy=named_policy(policy_name), image_input=settings.quantization.image_input
+        )
+        with Bench(
+            network,
+            statistics,
+            measured,
+            file_options=files,
+            rounds=settings.rounds,
+            threads=threads,
+            watcher=watcher,
+        ) as bench:
+            outcomes = search_forms(
+                bench, settings, log=log, finished=lambda trial: errors.print(_line(trial))
+            )
+            published = written_files(
+                bench, outcomes, output, stem=stem, subject=subject, settings=settings
+            )
+    _print(outcomes, published)
+    trials = list(dict.fromkeys(t for outcome in outcomes.values() for t in outcome.trials))
+    _plot(trials, output / "trials.png", settings, title=f"{stem} on {measured.name}")
+    return bool(published)
+
+
+@contextmanager
+def _bars() -> Iterator[tuple[Any, Watcher]]:
+    """One progress bar for whatever is going on, and the listener that moves it."""
+    from ssd34.deploy.proof import Watcher
+
+    with progress_bar() as bar:
+        tasks: dict[str, Any] = {}
+
+        def move(name: str, done: int, total: int) -> None:
+            if name not in tasks or done <= 1:
+                for task in tasks.values():
+                    bar.remove_task(task)
+                tasks.clear()
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done)
+
+        yield (
+            move,
+            Watcher(
+                evaluating=lambda done, total: move("measuring AP", done, total),
+                timing=lambda done, total: move("timing", done, total),
+                ranking=lambda done, total: move("ranking layers", done, total),
+            ),
+        )
+
+
+def _how(trial: Trial) -> str:
+    options = trial.options
+    words = [options.ranges]
+    if options.reduce_range:
+        words.append("7 bits")
+    if options.float_nodes:
+        words.append(f"{len(options.float_nodes)} in float")
+    return ", ".join(words)
+
+
+def _line(trial: Trial) -> str:
+    options = trial.options
+    return (
+        f"trial {trial.number}: {options.form} opset {options.opset}, {_how(trial)}: "
+        f"AP {trial.ap:.4f} of {trial.float_ap:.4f} (drop {trial.drop:+.4f}), "
+        f"{trial.ms:.1f} of {trial.float_ms:.1f} ms ({trial.speedup.value:.2f}x), "
+        f"{trial.verdict}, {duration(trial.seconds)}"
+    )
+
+
+def _print(outcomes: dict[str, Outcome], published: dict[str, Path]) -> None:
+    out = Console(highlight=False)
+    table = Table("file", "trial", "how", "AP", "drop", "ms", "speed-up", "verdict")
+    for form, outcome in outcomes.items():
+        for trial in outcome.trials:
+            table.add_row(
+                form,
+                str(trial.number),
+                _how(trial),
+                f"{trial.ap:.4f}",
+                f"{trial.drop:+.4f}",
+                f"{trial.ms:.1f}",
+                f"{trial.speedup.value:.2f} ({trial.speedup.low:.2f} to {trial.speedup.high:.2f})",
+                trial.verdict,
+            )
+    out.print(table)
+    for form, outcome in outcomes.items():
+        if form in published:
+            out.print(f"{published[form]}: {outcome.reason}", soft_wrap=True, markup=False)
+        else:
+            best = f"; best: trial {outcome.best.number}" if outcome.best else ""
+            out.print(f"{form}: nothing published: {outcome.reason}{best}", soft_wrap=True,
+                      markup=False)  # fmt: skip
+
+
+def _plot(trials: list[Trial], path: Path, settings: QuantizeConfig, *, title: str) -> None:
+    from ssd34.deploy.trials_plot import plot_trials
+
+    if not trials:
+        return
+    try:
+        plot_trials(trials, path, criterion=settings.criterion, title=title)
+    except MissingExtraError as error:
+        warn(str(error))

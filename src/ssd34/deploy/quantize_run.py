@@ -1,0 +1,170 @@
+"""``ssd34 quantize``: calibrate once, search for each kind of file, write what passed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from ssd34.data.atomic import write_text
+from ssd34.data.checkpoint import read_checkpoint
+from ssd34.data.checksum import sha256_of
+from ssd34.data.dataset import Dataset, Problem
+from ssd34.data.fingerprint import fingerprint
+from ssd34.deploy.calibrate import Statistics, calibrate
+from ssd34.deploy.calibration_pictures import CalibrationPictures
+from ssd34.deploy.gate import Trial
+from ssd34.deploy.network import Network
+from ssd34.deploy.proof import Bench
+from ssd34.deploy.quantize_config import QuantizeConfig
+from ssd34.deploy.read_network import network_of, read_network
+from ssd34.deploy.search import Outcome, Search
+from ssd34.deploy.trials import TrialLog
+from ssd34.errors import ModelError
+from ssd34.runtime.detector import model_path
+from ssd34.runtime.threads import thread_budget
+from ssd34.version import __version__
+
+
+def network_from(model: str) -> tuple[str, Network]:
+    """The float network of an ONNX file, a checkpoint or a model's name, and the file's stem.
+
+    Raises:
+        ModelError, CheckpointError: it is none of these.
+    """
+    if Path(model).suffix == ".safetensors":
+        return Path(model).stem, network_of(read_checkpoint(Path(model)))
+    path = model_path(model)
+    return path.stem, read_network(path)
+
+
+def subject_of(
+    network: Network,
+    measured: Dataset,
+    calibrating: CalibrationPictures,
+    settings: QuantizeConfig,
+    *,
+    policy: str,
+    threads: int | None,
+) -> dict[str, Any]:
+    """What trials must have in common to be compared."""
+    return {
+        "network": network.fingerprint,
+        "data": measured.name,
+        "data_sha256": fingerprint(measured),
+        "pictures": len(measured),
+        "calibration": calibrating.name,
+        "calibration_pictures": len(calibrating),
+        "image_input": settings.quantization.image_input,
+        "policy": policy,
+        "rounds": settings.rounds,
+        "threads": threads or thread_budget(),
+        "onnxruntime": onnxruntime.__version__,
+        "ssd34": __version__,
+    }
+
+
+def calibrated(
+    network: Network,
+    pictures: CalibrationPictures,
+    path: Path,
+    *,
+    reuse: bool,
+    threads: int | None,
+    progress: Callable[[int], None],
+    problem: Callable[[Problem], None],
+) -> Statistics:
+    """The statistics in a file, where it may be reused and fits, or new ones, written there."""
+    if reuse and path.exists():
+        try:
+            statistics = Statistics.load(path)
+            statistics.check_network(network)
+            return statistics
+        except ModelError:  # cut off, or of an older version
+            path.unlink()
+    statistics = calibrate(network, pictures.read(problem), threads=threads, progress=progress)
+    statistics.save(path)
+    return statistics
+
+
+def search_forms(
+    bench: Bench,
+    settings: QuantizeConfig,
+    *,
+    log: TrialLog,
+    finished: Callable[[Trial], None],
+) -> dict[str, Outcome]:
+    """Search for each kind of file; what passed for one is tried first for the next."""
+
+    def note(trial: Trial) -> None:
+        log.add(trial)
+        finished(trial)
+
+    def ranked(trial: Trial) -> Sequence[str]:
+        costs = bench.ranked(trial.options, saved_ms=trial.float_ms - trial.ms)
+        return [cost.name for cost in costs]
+
+    search = Search(
+        bench.measure,
+        ranked,
+        settings.criterion,
+        settings.search,
+        finished=note,
+        earlier=log.earlier,
+    )
+    outcomes: dict[str, Outcome] = {}
+    for form in settings.quantization.forms:
+        candidates = settings.quantization.candidates(form)
+        for outcome in outcomes.values():
+            if outcome.accepted:
+                known = outcome.accepted.options
+                candidates.insert(0, candidates[0].replace(
+                    ranges=known.ranges, float_nodes=known.float_nodes
+                ))  # fmt: skip
+        outcomes[form] = search.run(list(dict.fromkeys(candidates)))
+    return outcomes
+
+
+def written_files(
+    bench: Bench,
+    outcomes: Mapping[str, Outcome],
+    output: Path,
+    *,
+    stem: str,
+    subject: Mapping[str, Any],
+    settings: QuantizeConfig,
+) -> dict[str, Path]:
+    """Write each accepted file, its proof beside it, and ``quantize.json`` over all.
+
+    Returns:
+        The int8 files by form.
+    """
+    published: dict[str, Path] = {}
+    common = {"subject": dict(subject), "criterion": dataclasses.asdict(settings.criterion)}
+    for form, outcome in outcomes.items():
+        if outcome.accepted is None:
+            continue
+        path = output / f"{stem}-{form}.onnx"
+        bench.write(outcome.accepted.options, path)
+        proof = {"model_sha256": sha256_of(path), **common, "trial": outcome.accepted.to_dict()}
+        write_text(path.with_suffix(".json"), json.dumps(proof, indent=1) + "\n")
+        published[form] = path
+    summary = {
+        **common,
+        "settings": settings.to_dict(),
+        "forms": {
+            form: {
+                "file": published[form].name if form in published else None,
+                "reason": outcome.reason,
+                "best_trial": outcome.best.number if outcome.best else None,
+                "trials": [trial.to_dict() for trial in outcome.trials],
+            }
+            for form, outcome in outcomes.items()
+        },
+    }
+    write_text(output / "quantize.json", json.dumps(summary, indent=1) + "\n")
+    return published

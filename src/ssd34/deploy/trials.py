@@ -1,0 +1,104 @@
+"""The trials of a search on disk: one JSON object a line, so that a search can be resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ssd34.data.atomic import write_text
+from ssd34.deploy.gate import Criterion, Measured, Trial, judged
+from ssd34.errors import OptionError
+
+FORMAT = "ssd34-trials-1"
+
+
+class TrialLog:
+    """``trials.jsonl``: its first line says what the trials measure, the others are trials.
+
+    Attributes:
+        path: the file.
+        earlier: trials that it already held, judged by today's criterion.
+    """
+
+    def __init__(
+        self, path: Path, *, subject: Mapping[str, Any], criterion: Criterion, resume: bool
+    ) -> None:
+        """
+        Args:
+            path: in an existing folder.
+            subject: what trials must have in common to be compared: network, pictures, machine.
+            criterion: the gate.
+            resume: go on with the trials that are there; else there must be none.
+
+        Raises:
+            OptionError: there are trials and `resume` is not given, or they are of another
+                subject or no trials of ours.
+        """
+        self.path = path
+        self._header = json.dumps({"format": FORMAT, "subject": dict(subject)}, sort_keys=True)
+        self.earlier: tuple[Trial, ...] = ()
+        if not path.exists():
+            write_text(path, self._header + "\n")
+            return
+        if not resume:
+            raise OptionError(
+                f"{path}: holds trials of an earlier search; give --resume to go on with them, "
+                "or another --output"
+            )
+        lines = path.read_text(encoding="utf-8").split("\n")
+        self._check_header(lines[0], subject)
+        rows = [line for line in lines[1:] if line]
+        if lines[-1]:  # cut off while it was written: the trial is measured again
+            rows.pop()
+        try:
+            found = [Trial.from_dict(json.loads(row)) for row in rows]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OptionError(
+                f"{path}: a line is not a trial ({error}); give another --output"
+            ) from None
+        self.earlier = tuple(
+            judged(_measured(trial), trial.options, number=number, criterion=criterion)
+            for number, trial in enumerate(found, start=1)
+        )
+        self._rewrite()
+
+    def _check_header(self, line: str, subject: Mapping[str, Any]) -> None:
+        try:
+            header = json.loads(line)
+            known = header["subject"] if header["format"] == FORMAT else None
+        except (ValueError, KeyError, TypeError):
+            known = None
+        if not isinstance(known, dict):
+            raise OptionError(f"{self.path}: is no list of trials; give another --output")
+        differing = sorted(
+            name for name in {*known, *subject} if known.get(name) != subject.get(name)
+        )
+        if differing:
+            name = differing[0]
+            raise OptionError(
+                f"{self.path}: its trials cannot be compared with this search: {name} was "
+                f"{known.get(name)}, now {subject.get(name)}; give another --output"
+            )
+
+    def _rewrite(self) -> None:
+        rows = [json.dumps(trial.to_dict()) for trial in self.earlier]
+        write_text(self.path, "\n".join([self._header, *rows]) + "\n")
+
+    def add(self, trial: Trial) -> None:
+        """Append a trial."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(trial.to_dict()) + "\n")
+
+
+def _measured(trial: Trial) -> Measured:
+    return Measured(
+        ap=trial.ap,
+        float_ap=trial.float_ap,
+        ms=trial.ms,
+        float_ms=trial.float_ms,
+        speedup=trial.speedup,
+        seconds=trial.seconds,
+        file_bytes=trial.file_bytes,
+    )

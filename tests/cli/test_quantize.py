@@ -1,0 +1,199 @@
+"""``ssd34 quantize`` on a tiny network, with what the float network finds as the truth."""
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from ssd34.cli.app import commands
+from ssd34.data.checkpoint import write_checkpoint
+from ssd34.data.checksum import sha256_of
+from ssd34.data.coco import open_dataset
+from ssd34.errors import Ssd34Error
+from ssd34.runtime.detector import Detector
+from tests.conftest import TINY_LABELS
+
+
+@pytest.fixture(scope="module")
+def data(shapes, tiny_model, tmp_path_factory):
+    """The pictures of shapes, with the float network's best detections as their boxes."""
+    folder = tmp_path_factory.mktemp("found")
+    shutil.copytree(shapes / "images", folder / "images")
+    values = json.loads((shapes / "instances.json").read_text())
+    dataset = open_dataset(str(shapes))
+    detector = Detector.load(tiny_model)
+    values["annotations"] = []
+    for sample in dataset.samples:
+        found = detector.detect(dataset.read(sample), score=0)
+        for k in np.argsort(-found.scores)[:20]:
+            left, top, right, bottom = (float(v) for v in found.boxes[k])
+            if right - left < 1 or bottom - top < 1:
+                continue
+            values["annotations"].append(
+                {
+                    "id": len(values["annotations"]) + 1,
+                    "image_id": sample.image_id,
+                    "category_id": TINY_LABELS.category_ids[int(found.labels[k]) - 1],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": (right - left) * (bottom - top),
+                    "iscrowd": 0,
+                }
+            )
+    (folder / "instances.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    def quantize(model, *arguments, output="out"):
+        result = CliRunner().invoke(
+            commands,
+            [
+                *("quantize", str(model), "--data", str(data), "--output", str(tmp_path / output)),
+                *("--rounds", "2", "--pictures", "4", *map(str, arguments)),
+            ],
+        )
+        if result.exception and not isinstance(result.exception, SystemExit | Ssd34Error):
+            raise result.exception
+        return result
+
+    return quantize
+
+
+EASY = ("--max-drop", "0.9", "--min-speedup", "0.001")
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+
+
+def test_accepted_files_come_with_their_proof(run, tiny_model, tmp_path):
+    result = run(tiny_model, "--format", "both", *EASY)
+    assert result.exit_code == 0, result.output
+    out = tmp_path / "out"
+    summary = json.loads((out / "quantize.json").read_text())
+    for form, operator in (
+        ("12-int8", "QLinearConv"),
+        ("12-qdq", "DequantizeLinear"),
+        ("13-qdq", "DequantizeLinear"),
+    ):
+        path = out / f"tiny-{form}.onnx"
+        model = onnx.load(path)
+        assert operator in {node.op_type for node in model.graph.node}
+        assert [o.version for o in model.opset_import if not o.domain] == [int(form[:2])]
+        proof = json.loads(path.with_suffix(".json").read_text())
+        assert proof["model_sha256"] == sha256_of(path)
+        assert proof["trial"]["accepted"] is True
+        assert proof["trial"]["ap"] == pytest.approx(
+            (1 - proof["trial"]["drop"]) * proof["trial"]["float_ap"]
+        )
+        assert summary["forms"][form]["file"] == path.name
+        Detector.load(path).detect(np.zeros((50, 60, 3), np.uint8))
+    assert (out / "trials.png").read_bytes().startswith(b"\x89PNG")
+    assert [row["number"] for row in rows(out)[1:]] == [1, 2, 3]
+    assert proof["subject"]["pictures"] == 8
+    assert proof["subject"]["calibration_pictures"] == 4
+
+
+def test_nothing_acceptable_publishes_nothing(run, tiny_model, tmp_path):
+    result = run(tiny_model, "--max-drop", "0.9", "--min-speedup", "99", "--ranges", "minmax")
+    assert result.exit_code == 4
+    assert "nothing published" in result.output
+    assert "best: trial 1" in result.output
+    out = tmp_path / "out"
+    assert not list(out.glob("*.onnx"))
+    assert json.loads((out / "quantize.json").read_text())["forms"]["12-int8"]["best_trial"] == 1
+
+
+def test_layers_go_back_to_float_until_the_gate_is_passed(run, tiny_model, tmp_path):
+    """With no loss allowed the search has to leave int8 step by step."""
+    result = run(
+        tiny_model, "--max-drop", "0", "--min-speedup", "0.001", "--ranges", "minmax",
+        "--max-trials", "9",
+    )  # fmt: skip
+    trials = [row for row in rows(tmp_path / "out")[1:]]
+    in_float = [len(trial["options"]["float_nodes"]) for trial in trials]
+    if trials[0]["drop"] > 0:
+        assert in_float[:3] == [0, 1, 2]
+    accepted = [trial for trial in trials if trial["accepted"]]
+    assert result.exit_code == (0 if accepted else 4), result.output
+    if accepted:
+        (file,) = (tmp_path / "out").glob("*.onnx")
+        metadata = {p.key: p.value for p in onnx.load(file).metadata_props}
+        assert "float_nodes" in " ".join(metadata.values())
+
+
+def test_an_interrupted_search_goes_on(run, tiny_model, tmp_path):
+    strict = ("--max-drop", "0.9", "--min-speedup", "99")
+    out = tmp_path / "out"
+    assert run(tiny_model, *strict, "--max-trials", "1").exit_code == 4
+    refused = run(tiny_model, *strict)
+    assert isinstance(refused.exception, Ssd34Error)
+    assert "--resume" in str(refused.exception)
+    first = rows(out)[1]
+    assert run(tiny_model, *strict, "--resume", "--max-trials", "2").exit_code == 4
+    assert rows(out)[1] == first
+    assert len(rows(out)) == 3
+    other = run(tiny_model, *strict, "--resume", "--rounds", "3")
+    assert "rounds was 2, now 3" in str(other.exception)
+
+
+def test_a_checkpoint_and_its_raw_file_make_the_same_file(
+    run, tiny_checkpoint, tiny_raw_model, tmp_path
+):
+    checkpoint = tmp_path / "tiny-raw.safetensors"
+    write_checkpoint(checkpoint, tiny_checkpoint)
+    for model, output in ((checkpoint, "a"), (tiny_raw_model, "b")):
+        assert run(model, *EASY, output=output).exit_code == 0
+    a, b = (tmp_path / name / "tiny-raw-12-int8.onnx" for name in "ab")
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_settings_come_from_a_file_too(run, tiny_model, tmp_path):
+    config = tmp_path / "settings.yaml"
+    config.write_text(
+        "criterion: {max_drop: 0.9, min_speedup: 0.001}\nquantization: {ranges: [mse]}\n"
+    )
+    assert run(tiny_model, "--config", config).exit_code == 0
+    assert rows(tmp_path / "out")[1]["options"]["ranges"] == "mse"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--ranges", "exact"), "unknown ranges 'exact'"),
+        (("--max-drop", "-1"), "max-drop"),
+        (("--float-node", "trunk.conv9"), "trunk.conv9"),
+        (("--calibration", "nowhere"), "nowhere"),
+        (("--config", "none.yaml"), "no such file"),
+    ],
+)
+def test_bad_input_writes_nothing(run, tiny_model, tmp_path, arguments, message):
+    result = run(tiny_model, *arguments)
+    assert isinstance(result.exception, Ssd34Error)
+    assert message in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_that_finds_nothing_cannot_lose_anything(run, tiny_model, shapes, tmp_path):
+    """AP 0 would make every loss look like none."""
+    folder = tmp_path / "nothing"
+    shutil.copytree(shapes, folder)
+    values = json.loads((folder / "instances.json").read_text())
+    for annotation in values["annotations"]:
+        annotation["bbox"] = [0, 0, 1.5, 1.5]
+    (folder / "instances.json").write_text(json.dumps(values))
+    result = CliRunner().invoke(
+        commands,
+        ["quantize", str(tiny_model), "--data", str(folder), "--output", str(tmp_path / "out")],
+    )
+    assert "AP 0" in str(result.exception)
+
+
+def test_an_int8_file_is_not_quantized_again(run, tiny_model, tmp_path):
+    assert run(tiny_model, *EASY).exit_code == 0
+    again = run(tmp_path / "out" / "tiny-12-int8.onnx", *EASY, output="again")
+    assert "quantized already" in str(again.exception)

@@ -1,0 +1,51 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssd34.data.coco import open_dataset
+from ssd34.deploy.calibration_pictures import from_dataset, from_folder, split
+from ssd34.errors import DatasetError, ImageError
+
+
+@pytest.fixture(scope="module")
+def dataset(shapes):
+    return open_dataset(str(shapes))
+
+
+@pytest.mark.parametrize(("wanted", "calibrating"), [(1, 1), (3, 3), (4, 4), (200, 4)])
+def test_no_picture_serves_both(dataset, wanted, calibrating):
+    pictures, rest = split(dataset, pictures=wanted)
+    measured = {sample.file_name for sample in rest.samples}
+    used = {name for name, _ in pictures.readers}
+    assert len(pictures) == calibrating
+    assert not used & measured
+    assert used | measured == {sample.file_name for sample in dataset.samples}
+
+
+def test_pictures_are_spread_over_the_set(dataset):
+    pictures = from_dataset(dataset, pictures=3)
+    names = [s.file_name for s in dataset.samples]
+    assert [names.index(name) for name, _ in pictures.readers] == [0, 6, 11]
+    assert [p.shape for p in pictures.read()] == [
+        dataset.read(dataset.samples[i]).shape for i in (0, 6, 11)
+    ]
+
+
+def test_a_folder_of_pictures_needs_no_boxes(tmp_path):
+    for i in range(5):
+        Image.fromarray(np.full((9, 8, 3), 50 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "3.png").write_text("no picture")
+    problems = []
+    read = list(from_folder(str(tmp_path), pictures=10).read(problems.append))
+    assert [int(p[0, 0, 0]) for p in read] == [0, 50, 100, 200]
+    assert [p.where for p in problems] == ["3.png"]
+
+
+def test_too_few_pictures_are_refused(dataset, tmp_path):
+    few = dataclasses.replace(dataset, samples=dataset.samples[:2])
+    with pytest.raises(DatasetError, match="--calibration"):
+        split(few, pictures=1)
+    with pytest.raises(ImageError):
+        from_folder(str(tmp_path), pictures=1)

@@ -1,0 +1,134 @@
+import dataclasses
+
+import pytest
+
+from ssd34.deploy.quantize_config import QuantizeConfig, read_config
+from ssd34.errors import OptionError
+
+EVERYTHING = """
+calibration:
+  data: pictures
+  pictures: 64
+quantization:
+  forms: [12-int8, 13-qdq]
+  ranges: mse
+  percentile: 99.9
+  bias_correction: false
+  reduce_range: true
+  float_nodes: [trunk.conv1]
+  image_input: uint8
+criterion:
+  drop: absolute
+  max_drop: 0.01
+  min_speedup: 2
+search:
+  max_trials: 5
+  timeout: 600
+  exit: best
+rounds: 12
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        path = tmp_path / "quantize.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_every_setting_can_be_given(file):
+    config = read_config(file(EVERYTHING))
+    assert config.to_dict() == {
+        "calibration": {"data": "pictures", "pictures": 64},
+        "quantization": {
+            "forms": ("12-int8", "13-qdq"),
+            "ranges": ("mse",),
+            "percentile": 99.9,
+            "bias_correction": False,
+            "reduce_range": True,
+            "float_nodes": ("trunk.conv1",),
+            "image_input": "uint8",
+        },
+        "criterion": {"drop": "absolute", "max_drop": 0.01, "min_speedup": 2.0},
+        "search": {"max_trials": 5, "timeout": 600.0, "exit": "best"},
+        "rounds": 12,
+    }
+    default = QuantizeConfig().to_dict()
+    assert all(config.to_dict()[name] != default[name] for name in default)
+
+
+def test_what_is_left_out_keeps_its_default(file):
+    assert read_config(file("")) == QuantizeConfig()
+    assert read_config(file("search:\n")) == QuantizeConfig()
+    config = read_config(file("criterion: {max_drop: 0.01}"))
+    assert config == dataclasses.replace(
+        QuantizeConfig(), criterion=dataclasses.replace(QuantizeConfig().criterion, max_drop=0.01)
+    )
+
+
+def test_the_command_line_goes_first(file):
+    config = read_config(file(EVERYTHING)).changed(
+        {"search": {"max_trials": 9, "exit": None}, "rounds": None, "calibration": {"data": None}}
+    )
+    assert config.search.max_trials == 9
+    assert config.search.exit == "best"
+    assert config.rounds == 12
+    assert config.calibration.data == "pictures"
+
+
+def test_candidates_are_the_ranges_in_order(file):
+    quantization = read_config(file(EVERYTHING.replace("mse", "[mse, minmax]"))).quantization
+    for form, expected in (("12-int8", ("qoperator", 12)), ("13-qdq", ("qdq", 13))):
+        candidates = quantization.candidates(form)
+        assert [c.ranges for c in candidates] == ["mse", "minmax"]
+        for c in candidates:
+            assert (c.form, c.opset) == expected
+            assert c.float_nodes == ("trunk.conv1",)
+            assert c.reduce_range
+            assert not c.bias_correction
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rounds: ten", "rounds: expected a whole number, got 'ten'"),
+        ("rounds: 0", "rounds"),
+        ("rounds: true", "expected a whole number"),
+        ("search: {max_trials: 1.5}", "search.max_trials: expected a whole number"),
+        ("search: {exit: [first]}", "search.exit: expected a text"),
+        ("search: {trials: 3}", "unknown setting 'search.trials'; expected one of max_trials"),
+        ("tuning: {}", "unknown setting 'tuning'"),
+        ("quantization: {ranges: []}", "ranges"),
+        ("quantization: {ranges: [3]}", "expected a list of names"),
+        ("quantization: {ranges: [exact]}", "unknown ranges 'exact'"),
+        ("quantization: {forms: [14-int8]}", "unknown form '14-int8'"),
+        ("quantization: {image_input: int8}", "image_input"),
+        ("quantization: {percentile: 101}", "percentile"),
+        ("quantization: {bias_correction: 1}", "expected true or false"),
+        ("calibration: {pictures: 0}", "calibration picture"),
+        ("criterion: {max_drop: .nan}", "max-drop"),
+        ("criterion: 3", "criterion: expected settings by name"),
+        ("[1, 2]", "expected settings by name"),
+        ("a: [", "not YAML"),
+        ("!!python/object/apply:os.getcwd []", "not YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(file, text, message):
+    path = file(text)
+    with pytest.raises(OptionError) as error:
+        read_config(path)
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_or_huge_file_is_refused(tmp_path):
+    with pytest.raises(OptionError, match="no such file"):
+        read_config(tmp_path / "none.yaml")
+    big = tmp_path / "big.yaml"
+    big.write_bytes(b"#" * 2_000_000)
+    with pytest.raises(OptionError, match="too large"):
+        read_config(big)
