@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 
 from ssd34.cli.app import commands
-from ssd34.data.checkpoint import write_checkpoint
 from ssd34.data.checksum import sha256_of
 from ssd34.data.coco import open_dataset
 from ssd34.errors import Ssd34Error
@@ -114,7 +113,7 @@ def test_layers_go_back_to_float_until_the_gate_is_passed(run, tiny_model, tmp_p
         tiny_model, "--max-drop", "0", "--min-speedup", "0.001", "--ranges", "minmax",
         "--max-trials", "9",
     )  # fmt: skip
-    trials = [row for row in rows(tmp_path / "out")[1:]]
+    trials = rows(tmp_path / "out")[1:]
     in_float = [len(trial["options"]["float_nodes"]) for trial in trials]
     if trials[0]["drop"] > 0:
         assert in_float[:3] == [0, 1, 2]
@@ -145,7 +144,7 @@ def test_a_checkpoint_and_its_raw_file_make_the_same_file(
     run, tiny_checkpoint, tiny_raw_model, tmp_path
 ):
     checkpoint = tmp_path / "tiny-raw.safetensors"
-    write_checkpoint(checkpoint, tiny_checkpoint)
+    tiny_checkpoint.save(checkpoint)
     for model, output in ((checkpoint, "a"), (tiny_raw_model, "b")):
         assert run(model, *EASY, output=output).exit_code == 0
     a, b = (tmp_path / name / "tiny-raw-12-int8.onnx" for name in "ab")
@@ -178,7 +177,7 @@ def test_bad_input_writes_nothing(run, tiny_model, tmp_path, arguments, message)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_network_that_finds_nothing_cannot_lose_anything(run, tiny_model, shapes, tmp_path):
+def test_a_network_that_finds_nothing_cannot_lose_anything(tiny_model, shapes, tmp_path):
     """AP 0 would make every loss look like none."""
     folder = tmp_path / "nothing"
     shutil.copytree(shapes, folder)

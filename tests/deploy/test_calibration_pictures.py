@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from ssd34.data.coco import open_dataset
+from ssd34.data.dataset import Problem
 from ssd34.deploy.calibration_pictures import from_dataset, from_folder, split
 from ssd34.errors import DatasetError, ImageError
 
@@ -37,7 +38,7 @@ def test_a_folder_of_pictures_needs_no_boxes(tmp_path):
     for i in range(5):
         Image.fromarray(np.full((9, 8, 3), 50 * i, np.uint8)).save(tmp_path / f"{i}.png")
     (tmp_path / "3.png").write_text("no picture")
-    problems = []
+    problems: list[Problem] = []
     read = list(from_folder(str(tmp_path), pictures=10).read(problems.append))
     assert [int(p[0, 0, 0]) for p in read] == [0, 50, 100, 200]
     assert [p.where for p in problems] == ["3.png"]

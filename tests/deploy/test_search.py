@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 
 import pytest
-from ssd34.deploy.quantize import QuantizeOptions
 
 from ssd34.deploy.gate import Criterion, Measured, Trial, judged, pareto_front
+from ssd34.deploy.quantize import QuantizeOptions
 from ssd34.deploy.search import Budget, Search
 from ssd34.errors import OptionError
 from ssd34.runtime.benchmark import SpeedUp

@@ -1,9 +1,9 @@
 import json
 
 import pytest
-from ssd34.deploy.quantize import QuantizeOptions
 
 from ssd34.deploy.gate import Criterion, Measured, judged
+from ssd34.deploy.quantize import QuantizeOptions
 from ssd34.deploy.trials import TrialLog
 from ssd34.errors import OptionError
 from ssd34.runtime.benchmark import SpeedUp

@@ -117,7 +117,8 @@ class QuantizeConfig:
             OptionError: a section or setting is unknown, of another type, or outside what is
                 allowed.
         """
-        return _built(cls, values, where="")
+        config: QuantizeConfig = _built(cls, values, where="")
+        return config
 
     def changed(self, changes: Mapping[str, Mapping[str, Any] | Any]) -> QuantizeConfig:
         """A copy with some settings changed; None changes nothing."""
