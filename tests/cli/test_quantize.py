@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from ssd34.cli.app import commands
 from ssd34.data.checksum import sha256_of
-from ssd34.data.coco import open_dataset
+from ssd34.data.formats import open_dataset
 from ssd34.errors import Ssd34Error
 from ssd34.runtime.detector import Detector
 from tests.conftest import TINY_LABELS

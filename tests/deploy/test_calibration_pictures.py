@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd34.data.coco import open_dataset
 from ssd34.data.dataset import Problem
-from ssd34.deploy.calibration_pictures import from_dataset, from_folder, split
+from ssd34.data.formats import open_dataset
+from ssd34.deploy.calibration_pictures import from_dataset, from_folder, from_path, split
 from ssd34.errors import DatasetError, ImageError
 
 
@@ -42,6 +42,13 @@ def test_a_folder_of_pictures_needs_no_boxes(tmp_path):
     read = list(from_folder(str(tmp_path), pictures=10).read(problems.append))
     assert [int(p[0, 0, 0]) for p in read] == [0, 50, 100, 200]
     assert [p.where for p in problems] == ["3.png"]
+
+
+def test_a_path_is_a_data_set_where_it_is_one(shapes):
+    assert from_path(str(shapes), pictures=2).readers[0][0] == "0001.png"
+    assert len(from_path(str(shapes / "images"), pictures=20)) == 12
+    with pytest.raises(DatasetError):
+        from_path(str(shapes / "instances.txt"), pictures=2)
 
 
 def test_too_few_pictures_are_refused(dataset, tmp_path):

@@ -1,9 +1,12 @@
 import dataclasses
+import re
 
 import pytest
+import yaml
 
 from ssd34.deploy.quantize_config import QuantizeConfig, read_config
 from ssd34.errors import OptionError
+from tests.conftest import ROOT
 
 EVERYTHING = """
 calibration:
@@ -123,6 +126,18 @@ def test_what_is_wrong_is_named(file, text, message):
     assert message in str(error.value)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
+
+
+def test_the_documented_file_can_be_read(file):
+    page = (ROOT / "docs" / "quantization.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    config = read_config(file(text))
+    assert config.search.timeout == 7200
+    assert config.quantization.candidates("13-qdq")
+    named = {name for section in yaml.safe_load(text).values() if isinstance(section, dict)
+             for name in section}  # fmt: skip
+    known = QuantizeConfig().to_dict()
+    assert named == {key for value in known.values() if isinstance(value, dict) for key in value}
 
 
 def test_a_missing_or_huge_file_is_refused(tmp_path):

@@ -159,8 +159,8 @@ def _run(
     threads: int | None,
 ) -> bool:
     """Everything; returns whether a file was accepted."""
-    from ssd34.data.coco import open_dataset
-    from ssd34.deploy.calibration_pictures import from_dataset, from_folder, split
+    from ssd34.data.formats import open_dataset
+    from ssd34.deploy.calibration_pictures import from_path, split
     from ssd34.deploy.proof import Bench, FileOptions
     from ssd34.deploy.quantize_run import (
         calibrated,
@@ -180,12 +180,7 @@ def _run(
     if own is None:
         calibrating, measured = split(dataset, pictures=wanted)
     else:
-        only_pictures = Path(own).is_dir() and not (Path(own) / "instances.json").exists()
-        calibrating = (
-            from_folder(own, pictures=wanted)
-            if only_pictures
-            else from_dataset(open_dataset(own), pictures=wanted)
-        )
+        calibrating = from_path(own, pictures=wanted)
         measured = dataset
     output.mkdir(parents=True, exist_ok=True)
     subject = subject_of(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.data.dataset import Dataset, Problem, Sample
+from ssd34.data.formats import find_dataset, open_dataset, split_path
 from ssd34.data.image_io import read_image
 from ssd34.errors import DatasetError, ImageError
 from ssd34.runtime.sources import find_pictures
@@ -51,6 +52,21 @@ def from_dataset(dataset: Dataset, *, pictures: int) -> CalibrationPictures:
     return CalibrationPictures(
         dataset.name, tuple((s.file_name, _reader(dataset, s)) for s in _spread(dataset, pictures))
     )
+
+
+def from_path(path: str, *, pictures: int) -> CalibrationPictures:
+    """At most so many pictures of a data set in any form, or of a folder of picture files.
+
+    Raises:
+        DatasetError, ImageError: it is neither.
+    """
+    source, _ = split_path(path)
+    if Path(source).is_dir():
+        try:
+            find_dataset(source)
+        except DatasetError:
+            return from_folder(source, pictures=pictures)
+    return from_dataset(open_dataset(path), pictures=pictures)
 
 
 def from_folder(folder: str, *, pictures: int) -> CalibrationPictures:
