@@ -1,0 +1,151 @@
+"""Two detectors on the same pictures: is one better, and where."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.errors import OptionError
+from ssd34.evaluate.bootstrap import (
+    CONFIDENCE,
+    Matches,
+    accumulated,
+    draws,
+    interval,
+    nan_mean,
+    summarised,
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A number of the first and of the second, and second minus first.
+
+    Attributes:
+        first: 0..1.
+        second: 0..1.
+        low: lower end of the difference's interval.
+        high: upper end.
+    """
+
+    first: float
+    second: float
+    low: float
+    high: float
+
+    @property
+    def difference(self) -> float:
+        """Second minus first."""
+        return self.second - self.first
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            **dataclasses.asdict(self),
+            "difference": self.difference,
+            "clear": self.clear,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences of AP, AP50, AP75 and of each class's AP.
+
+    Attributes:
+        summary: by name; empty where there are no objects.
+        class_ap: by class.
+        second_better: share of the draws in which the second's AP is higher, ties counting half.
+        pictures: how many both were scored on.
+        resamples: draws.
+        seed: of the draws.
+        confidence: of the intervals.
+    """
+
+    summary: Mapping[str, Difference]
+    class_ap: Mapping[str, Difference]
+    second_better: float
+    pictures: int
+    resamples: int
+    seed: int
+    confidence: float = CONFIDENCE
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "pictures": self.pictures,
+            "resamples": self.resamples,
+            "seed": self.seed,
+            "confidence": self.confidence,
+            "second_better": self.second_better,
+            "summary": {name: found.to_dict() for name, found in self.summary.items()},
+            "class_ap": {name: found.to_dict() for name, found in self.class_ap.items()},
+        }
+
+
+def compare(
+    first: Matches,
+    second: Matches,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Comparison:
+    """Draw the same pictures for both, again and again.
+
+    What is hard in a picture is hard for both, so the interval of the difference is much smaller
+    than those of the two APs.
+
+    Raises:
+        OptionError: they are not of the same pictures and objects.
+    """
+    if first.pictures != second.pictures or list(first.classes) != list(second.classes):
+        raise OptionError("expected two sets of detections scored on the same data; score both")
+    ours, theirs = (_all_draws(m, resamples, seed, progress) for m in (first, second))
+    whole = np.ones((1, first.pictures), np.int32)
+    ours, theirs = (
+        np.concatenate([accumulated(m, whole), drawn])
+        for m, drawn in ((first, ours), (second, theirs))
+    )
+    one, other = summarised(ours), summarised(theirs)
+    summary = {name: _difference(one[name], other[name]) for name in one}
+    by_class = {
+        name: _difference(nan_mean(ours[:, k]), nan_mean(theirs[:, k]))
+        for k, name in enumerate(first.classes)
+    }
+    change = other["AP"][1:] - one["AP"][1:]
+    return Comparison(
+        summary={name: found for name, found in summary.items() if found},
+        class_ap={name: found for name, found in by_class.items() if found},
+        second_better=float(np.mean((np.sign(change) + 1) / 2)) if first.classes else 0.5,
+        pictures=first.pictures,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def _all_draws(
+    matches: Matches, resamples: int, seed: int, progress: Callable[[int], None]
+) -> NDArray[np.float64]:
+    blocks = []
+    for counts in draws(matches, resamples=resamples, seed=seed):
+        blocks.append(accumulated(matches, counts))
+        progress(len(counts))
+    return np.concatenate(blocks)
+
+
+def _difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> Difference | None:
+    """From (1 + draws,) values, the first being of the pictures as they are."""
+    found = interval(other[1:] - one[1:])
+    if found is None or np.isnan(one[0]):
+        return None
+    return Difference(float(one[0]), float(other[0]), found.low, found.high)
