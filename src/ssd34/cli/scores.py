@@ -2,16 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.evaluate.coco_metrics import CocoMetrics
+from ssd34.evaluate.bootstrap import Interval
+from ssd34.evaluate.comparison import Comparison, Difference
+from ssd34.evaluate.score import Score
+
+SHOWN_CLASSES = 8
 
 
-def metrics_table(metrics: CocoMetrics, *, title: str) -> None:
-    """Print the twelve numbers."""
-    table = Table("metric", "value", title=Text(title, style="table.title"))
-    for name, value in metrics.summary.items():
-        table.add_row(name, "-" if value is None else f"{value:.4f}")
+def print_score(score: Score, *, title: str) -> None:
+    """The twelve numbers, with intervals where there are any."""
+    sure = score.uncertainty
+    table = Table("metric", "value", title=_title(title, score))
+    if sure:
+        table.add_column(f"{sure.confidence:.0%} interval")
+    for name, value in score.metrics.summary.items():
+        cells = [name, _number(value)]
+        if sure:
+            cells.append(_range(sure.summary.get(name)))
+        table.add_row(*cells)
     Console(highlight=False).print(table)
+
+
+def print_scores(scores: Mapping[str, Score], *, title: str) -> None:
+    """The twelve numbers of several policies side by side."""
+    some = next(iter(scores.values()))
+    table = Table("metric", *scores, title=_title(title, some))
+    for name in some.metrics.summary:
+        table.add_row(name, *(_number(score.metrics.summary[name]) for score in scores.values()))
+        if name == "AP" and some.uncertainty:
+            row = f"{some.uncertainty.confidence:.0%} interval"
+            every = [score.uncertainty for score in scores.values()]
+            table.add_row(row, *(_range(one.summary.get(name)) for one in every if one))
+    Console(highlight=False).print(table)
+
+
+def print_comparison(found: Comparison, *, title: str, names: tuple[str, str]) -> None:
+    """Differences of AP, and the classes that gained and lost most."""
+    table = Table(
+        "metric", "A", "B", "B - A", f"{found.confidence:.0%} interval",
+        title=Text(title, style="table.title"),
+        caption=Text(
+            f"A: {names[0]}\nB: {names[1]}\nB is better in {found.second_better:.1%} of the draws; "
+            "* where the interval leaves out 0",
+        ),
+    )  # fmt: skip
+    for name, difference in found.summary.items():
+        table.add_row(name, *_cells(difference))
+    ordered = sorted(found.class_ap.items(), key=lambda item: item[1].difference)
+    for heading, chosen in (
+        ("gained", [item for item in ordered[::-1] if item[1].difference > 0]),
+        ("lost", [item for item in ordered if item[1].difference < 0]),
+    ):
+        if chosen:
+            table.add_section()
+            more = len(chosen) - SHOWN_CLASSES
+            note = f"{more} more" if more > 0 else ""
+            table.add_row(Text(f"AP {heading}", style="bold"), "", "", "", note)
+        for name, difference in chosen[:SHOWN_CLASSES]:
+            table.add_row(Text(name), *_cells(difference))
+    Console(highlight=False).print(table)
+
+
+def _cells(difference: Difference) -> tuple[str, ...]:
+    star = " *" if difference.clear else ""
+    return (
+        f"{difference.first:.4f}",
+        f"{difference.second:.4f}",
+        f"{difference.difference:+.4f}",
+        f"{difference.low:+.4f} to {difference.high:+.4f}{star}",
+    )
+
+
+def _title(title: str, score: Score) -> Text:
+    metric = "" if score.metric == "coco" else f"\nmetric {score.metric}, not COCO's"
+    return Text(title + metric, style="table.title")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _range(found: Interval | None) -> str:
+    return f"{found.low:.4f} to {found.high:.4f}" if found else ""

@@ -9,6 +9,9 @@ DETECTION_OUTPUTS = ("bboxes", "labels", "scores")
 RAW_OUTPUTS = ("loc", "conf")
 """Outputs of a file that ends at the network."""
 
+TAIL_INPUTS = ("tail.loc", "tail.conf")
+"""What the same two are called inside a file that goes on from them to detections."""
+
 METADATA_SPEC = "ssd34.spec"
 """Metadata key of the model spec, as JSON."""
 

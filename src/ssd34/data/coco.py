@@ -22,7 +22,7 @@ from ssd34.data.dataset import Dataset, ImageStore, Kind, Problem, Sample
 from ssd34.data.files import Files, FolderFiles, read_annotations
 from ssd34.data.layout import WHOLE, Layout
 from ssd34.data.sample_builder import Findings, SampleBuilder
-from ssd34.errors import DatasetError, OptionError
+from ssd34.errors import DatasetError, ImageError, OptionError
 
 ANNOTATIONS = "instances.json"
 _SPLIT_PREFIX = "instances_"
@@ -230,3 +230,23 @@ def _sample(
                 builder.wrong(Kind.ANNOTATION_ID_TWICE, reason, box=box, kept=True)
             annotation_ids.add(number)
     return builder.sample(image_id)
+
+
+class _NoPictures(ImageStore):
+    """Pictures that are somewhere else and not needed."""
+
+    def exists(self, file_name: str) -> bool:
+        return bool(file_name)
+
+    def read_bytes(self, file_name: str) -> bytes:
+        raise ImageError(f"{file_name}: only the annotations were opened")
+
+
+def annotations_alone(file: Path) -> Dataset:
+    """A COCO annotation file whose pictures need not be there, for what only looks at boxes.
+
+    Raises:
+        DatasetError: not such a file.
+    """
+    data = read_annotations(FolderFiles(file.parent), file.name, limit=MAX_JSON_BYTES)
+    return read_coco(_parse(data, str(file)), _NoPictures(), str(file))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper
 
+from ssd34.core.contract import RAW_OUTPUTS, TAIL_INPUTS
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Policy
 from ssd34.core.spec import ModelSpec
@@ -90,7 +91,7 @@ def with_outputs(
         options: policy, batch and kind of input.
         metadata: entries beside spec and classes.
     """
-    loc_name, conf_name = ("loc", "conf") if options.policy is None else ("tail.loc", "tail.conf")
+    loc_name, conf_name = RAW_OUTPUTS if options.policy is None else TAIL_INPUTS
     loc = builder.node("Concat", loc_name, locs, axis=2)
     conf = builder.node("Concat", conf_name, confs, axis=2)
     batch = "batch" if options.batch is None else options.batch

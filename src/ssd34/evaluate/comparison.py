@@ -15,9 +15,10 @@ from ssd34.evaluate.bootstrap import (
     CONFIDENCE,
     Matches,
     accumulated,
+    as_they_are,
     draws,
     interval,
-    nan_mean,
+    nan_mean_of_classes,
     summarised,
 )
 
@@ -111,22 +112,18 @@ def compare(
     if first.pictures != second.pictures or list(first.classes) != list(second.classes):
         raise OptionError("expected two sets of detections scored on the same data; score both")
     ours, theirs = (_all_draws(m, resamples, seed, progress) for m in (first, second))
-    whole = np.ones((1, first.pictures), np.int32)
-    ours, theirs = (
-        np.concatenate([accumulated(m, whole), drawn])
-        for m, drawn in ((first, ours), (second, theirs))
-    )
     one, other = summarised(ours), summarised(theirs)
     summary = {name: _difference(one[name], other[name]) for name in one}
     by_class = {
-        name: _difference(nan_mean(ours[:, k]), nan_mean(theirs[:, k]))
-        for k, name in enumerate(first.classes)
+        name: _difference(a, b)
+        for name, a, b in zip(
+            first.classes, nan_mean_of_classes(ours), nan_mean_of_classes(theirs), strict=True
+        )
     }
-    change = other["AP"][1:] - one["AP"][1:]
     return Comparison(
         summary={name: found for name, found in summary.items() if found},
         class_ap={name: found for name, found in by_class.items() if found},
-        second_better=float(np.mean((np.sign(change) + 1) / 2)) if first.classes else 0.5,
+        second_better=_share_above_zero(other["AP"] - one["AP"]),
         pictures=first.pictures,
         resamples=resamples,
         seed=seed,
@@ -136,7 +133,8 @@ def compare(
 def _all_draws(
     matches: Matches, resamples: int, seed: int, progress: Callable[[int], None]
 ) -> NDArray[np.float64]:
-    blocks = []
+    """(1 + resamples, classes, 10) float64, the first being of the pictures as they are."""
+    blocks = [accumulated(matches, as_they_are(matches))]
     for counts in draws(matches, resamples=resamples, seed=seed):
         blocks.append(accumulated(matches, counts))
         progress(len(counts))
@@ -145,7 +143,17 @@ def _all_draws(
 
 def _difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> Difference | None:
     """From (1 + draws,) values, the first being of the pictures as they are."""
-    found = interval(other[1:] - one[1:])
-    if found is None or np.isnan(one[0]):
+    change = other - one
+    found = interval(change[0], change[1:], within=(-1, 1))
+    if found is None:
         return None
     return Difference(float(one[0]), float(other[0]), found.low, found.high)
+
+
+def _share_above_zero(change: NDArray[np.float64]) -> float:
+    """Of (1 + draws,) differences whose mean is moved to the first; no difference counts half."""
+    drawn = change[1:][~np.isnan(change[1:])]
+    if np.isnan(change[0]) or not drawn.size:
+        return 0.5
+    moved = np.round(change[0] + drawn - drawn.mean(), 12)
+    return float(np.mean((np.sign(moved) + 1) / 2))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -13,7 +11,6 @@ from numpy.typing import NDArray
 
 from ssd34.core.boxes import xywh_from_xyxy
 from ssd34.core.postprocess import Picked
-from ssd34.data.atomic import written_whole
 from ssd34.data.dataset import Dataset, Sample
 
 Result = dict[str, Any]
@@ -121,13 +118,3 @@ def coco_results(picked: Picked, *, sample: Sample, categories: NDArray[np.int64
         boxes[known].astype(np.float64),
         picked.scores[known].astype(np.float64),
     )
-
-
-def write_results(path: Path, results: Results) -> None:
-    """Write COCO's results JSON, one detection a line; the whole file or none."""
-    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write("[")
-        for index, result in enumerate(results):
-            file.write(",\n" if index else "\n")
-            file.write(json.dumps(result))
-        file.write("\n]\n")

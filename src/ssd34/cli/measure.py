@@ -1,0 +1,195 @@
+"""``ssd34 evaluate MODEL``: run it over the pictures, keep what was done, score, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from ssd34.cli.console import errors, progress_bar, warn
+from ssd34.cli.scores import print_score, print_scores
+from ssd34.cli.scoring import scored
+from ssd34.core.postprocess import POLICIES, Policy, named_policy
+from ssd34.data.checksum import sha256_of
+from ssd34.data.dataset import Dataset
+from ssd34.data.fingerprint import fingerprint
+from ssd34.errors import ModelError, OptionError, require
+from ssd34.evaluate.evaluator import Found, detect_all, stages_of
+from ssd34.evaluate.partial import Partial, partial_file, partial_path
+from ssd34.evaluate.results import Results
+from ssd34.evaluate.results_json import write_results
+from ssd34.evaluate.score import ScoreOptions
+from ssd34.runtime.detector import Detector, model_path
+from ssd34.runtime.session import Session
+from ssd34.version import __version__
+
+DEFAULT_POLICY = "zoo"
+ALL = "all"
+OWN_TAIL = "the file's own tail"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is to be written.
+
+    Attributes:
+        files: all of them; the partial file lies beside the first.
+        emit: takes the JSON-ready numbers.
+        detections: where the detections go.
+    """
+
+    files: tuple[Path, ...]
+    emit: Callable[[dict[str, Any]], None]
+    detections: Path | None
+
+
+def measure(
+    model: str,
+    dataset: Dataset,
+    options: ScoreOptions,
+    *,
+    policy: str | None,
+    threads: int | None,
+    resume: bool,
+    outputs: Outputs,
+) -> int:
+    """Measure a model and print it.
+
+    Args:
+        model: path or name.
+        dataset: the pictures.
+        options: how to score.
+        policy: a name, ``all``, or None for the file's own way.
+        threads: None: what this process may use.
+        resume: go on with the partial file.
+        outputs: what to write.
+
+    Returns:
+        How many pictures could not be read.
+    """
+    if policy == ALL and outputs.detections:
+        raise OptionError(
+            "--detections: a file holds the detections of one policy; name one instead of "
+            "--policy all, or leave --detections out"
+        )
+    path = model_path(model)
+    detector = _load(path, threads=threads, raw=policy == ALL)
+    policies = _policies(model, detector, policy)
+    identity: dict[str, Any] = {
+        "model_sha256": sha256_of(path),
+        "data_sha256": fingerprint(dataset),
+        "policies": [dataclasses.asdict(p) for p in policies] or OWN_TAIL,
+        "ssd34": __version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+    names = [p.name for p in policies] or [OWN_TAIL]
+    every: list[Found] = []
+    with ExitStack() as stack:
+        partial = None
+        if outputs.files:
+            partial = stack.enter_context(
+                partial_file(partial_path(outputs.files[0]), identity, dataset, resume=resume)
+            )
+        try:
+            _detect(detector, policies, dataset, partial, every)
+            results = [
+                Results.joined(found.results[k] for found in every if found.results)
+                for k in range(len(names))
+            ]
+            scores = {
+                name: scored(dataset, found, options)
+                for name, found in zip(names, results, strict=True)
+            }
+        except KeyboardInterrupt:
+            kept = (
+                f"kept in {partial.path}; go on with --resume"
+                if partial
+                else "not kept, as there is no --json or --detections"
+            )
+            message = f"{len(every)} of {len(dataset)} pictures done, {kept}"
+            errors.print(message, markup=False, soft_wrap=True)
+            raise
+        failed = sum(found.problem is not None for found in every)
+        about = {"model": model, "model_sha256": identity["model_sha256"], "unreadable": failed}
+        title = f"{model} on {dataset.name}: {len(dataset)} pictures"
+        if policy == ALL:
+            print_scores(scores, title=title)
+            outputs.emit({**about, "policies": {n: s.to_dict() for n, s in scores.items()}})
+        else:
+            print_score(scores[names[0]], title=f"{title}, {names[0]}")
+            outputs.emit({**about, "policy": names[0], **scores[names[0]].to_dict()})
+        if outputs.detections:
+            write_results(outputs.detections, results[0])
+    if failed:
+        warn(f"{failed} of {len(dataset)} pictures could not be read and count as empty")
+    return failed
+
+
+def _policies(model: str, detector: Detector, policy: str | None) -> list[Policy]:
+    """Those asked for; none: the file picks itself."""
+    if policy == ALL:
+        return list(POLICIES.values())
+    if detector.session.raw:
+        return [named_policy(policy or DEFAULT_POLICY)]
+    if policy:
+        raise OptionError(
+            f"--policy {policy}: {model} picks detections itself; leave the option out, give "
+            "--policy all, or export the network with --tail none"
+        )
+    return []
+
+
+def _load(path: Path, *, threads: int | None, raw: bool) -> Detector:
+    """A file; with `raw` without its tail, if it has one."""
+    session = Session(path, threads=threads)
+    if session.raw or not raw:
+        return Detector(session)
+    require("onnx", extra="export", why="--policy all with a file that picks detections itself")
+    import onnx
+
+    from ssd34.deploy.cut import without_tail
+    from ssd34.deploy.graph import save_model
+
+    try:
+        network = without_tail(onnx.load(path))
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / path.name
+        save_model(network, file)
+        return Detector(Session(file, threads=threads))
+
+
+def _detect(
+    detector: Detector,
+    policies: Sequence[Policy],
+    dataset: Dataset,
+    partial: Partial | None,
+    every: list[Found],
+) -> None:
+    """Append what is found in every picture; those in the partial file are not looked at."""
+    every += partial.found if partial else ()
+    for found in every:
+        if found.problem:
+            warn(str(found.problem))
+    with progress_bar() as bar:
+        task = bar.add_task("evaluating", total=len(dataset), completed=len(every))
+        for found in detect_all(
+            stages_of(detector, policies or None),
+            dataset,
+            detector.labels,
+            batch_size=detector.session.batch or 1,
+            start=len(every),
+        ):
+            if partial:
+                partial.keep(found)
+            every.append(found)
+            if found.problem:
+                warn(str(found.problem))
+            bar.update(task, completed=len(every))

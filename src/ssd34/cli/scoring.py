@@ -1,0 +1,87 @@
+"""``ssd34 evaluate`` of detections that are in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ssd34.cli.console import progress_bar, warn
+from ssd34.cli.scores import print_comparison, print_score
+from ssd34.data.checksum import sha256_of
+from ssd34.data.dataset import Dataset
+from ssd34.evaluate.bootstrap import match
+from ssd34.evaluate.comparison import compare
+from ssd34.evaluate.results import Results
+from ssd34.evaluate.results_json import coverage_gap, read_results
+from ssd34.evaluate.score import Score, ScoreOptions, score, under
+
+
+def scored(dataset: Dataset, results: Results, options: ScoreOptions) -> Score:
+    """Score with a progress bar."""
+    with progress_bar() as bar:
+        task = bar.add_task("resampling", total=options.resamples)
+        return score(
+            dataset, results, options, progress=lambda done: bar.update(task, completed=done)
+        )
+
+
+def score_file(
+    file: Path, everything: Dataset, dataset: Dataset, options: ScoreOptions
+) -> dict[str, Any]:
+    """Score a file of detections and print it.
+
+    Args:
+        file: COCO results.
+        everything: all pictures and classes that it may name.
+        dataset: those that count.
+        options: how to score.
+
+    Returns:
+        The JSON-ready numbers.
+    """
+    results = _read(file, everything, dataset)
+    found = scored(dataset, results, options)
+    print_score(found, title=f"{file} on {dataset.name}: {len(dataset)} pictures")
+    return {"detections": str(file), "detections_sha256": sha256_of(file), **found.to_dict()}
+
+
+def compare_files(
+    files: tuple[Path, Path], everything: Dataset, dataset: Dataset, options: ScoreOptions
+) -> dict[str, Any]:
+    """Compare two files of detections on the same pictures and print it; see `score_file`."""
+    both = [_read(file, everything, dataset) for file in files]
+    seen = under(options.metric, dataset)
+    first, second = (match(seen, results.within(seen)) for results in both)
+    with progress_bar() as bar:
+        task = bar.add_task("resampling", total=2 * options.resamples)
+        found = compare(
+            first,
+            second,
+            resamples=options.resamples,
+            seed=options.seed,
+            progress=lambda done: bar.advance(task, done),
+        )
+    metric = "" if options.metric == "coco" else f", metric {options.metric}, not COCO's"
+    print_comparison(
+        found,
+        title=f"{dataset.name}: {len(dataset)} pictures{metric}",
+        names=(str(files[0]), str(files[1])),
+    )
+    names = ("first", "second")
+    return {
+        "metric": options.metric,
+        **{name: str(file) for name, file in zip(names, files, strict=True)},
+        **{f"{name}_sha256": sha256_of(file) for name, file in zip(names, files, strict=True)},
+        **found.to_dict(),
+    }
+
+
+def _read(file: Path, everything: Dataset, dataset: Dataset) -> Results:
+    results = read_results(file, everything).within(dataset)
+    gap = coverage_gap(results, dataset)
+    if gap:
+        warn(
+            f"{file}: has no detections in the last {gap} of {len(dataset)} pictures, which count "
+            "as missed; if it was made on fewer, give --limit"
+        )
+    return results

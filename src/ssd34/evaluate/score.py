@@ -1,0 +1,97 @@
+"""Detections to numbers: which metric, and how sure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ssd34.data.dataset import Dataset
+from ssd34.errors import OptionError
+from ssd34.evaluate.bootstrap import Uncertainty, match, uncertainty
+from ssd34.evaluate.coco_metrics import CocoMetrics, coco_metrics
+from ssd34.evaluate.results import Results
+from ssd34.evaluate.zoo_2021 import seen_by_zoo_2021
+
+METRICS = ("coco", "zoo-2021")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """How detections are scored.
+
+    Attributes:
+        metric: one of `METRICS`: ``coco``, or ``zoo-2021`` with the published numbers' defects.
+        resamples: draws for the intervals; 0: no intervals.
+        seed: of the draws.
+    """
+
+    metric: str = "coco"
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise OptionError(
+                f"unknown metric {self.metric!r}; expected one of {', '.join(METRICS)}"
+            )
+        if self.resamples < 0:
+            raise OptionError(f"expected resamples >= 0, got {self.resamples}")
+
+
+@dataclass(frozen=True)
+class Score:
+    """The metric's numbers and their intervals, if they were asked for."""
+
+    metrics: CocoMetrics
+    metric: str
+    uncertainty: Uncertainty | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "metric": self.metric,
+            **self.metrics.to_dict(),
+            "intervals": self.uncertainty and self.uncertainty.to_dict(),
+        }
+
+
+def under(metric: str, dataset: Dataset) -> Dataset:
+    """A data set as a metric sees it.
+
+    Raises:
+        OptionError: the metric is not defined on it.
+    """
+    return seen_by_zoo_2021(dataset) if metric == "zoo-2021" else dataset
+
+
+def score(
+    dataset: Dataset,
+    results: Results,
+    options: ScoreOptions,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Score:
+    """Score detections.
+
+    Args:
+        dataset: pictures and boxes. Detections in other pictures or of other classes do not count.
+        results: detections.
+        options: how.
+        progress: called with the number of draws done.
+
+    Raises:
+        OptionError: the metric is not defined on the data set.
+    """
+    seen = under(options.metric, dataset)
+    counted = results.within(seen)
+    sure = None
+    metrics = coco_metrics(seen, counted)
+    if options.resamples:
+        sure = uncertainty(
+            match(seen, counted),
+            resamples=options.resamples,
+            seed=options.seed,
+            progress=progress,
+        )
+    return Score(metrics, options.metric, sure)
