@@ -56,6 +56,17 @@ def read_measurements(files: Iterable[Path], *, model_sha256: str) -> Measuremen
         if values["model_sha256"] != model_sha256:
             continue
         try:
+            metric = values.get("metric", "coco")
+            if metric != "coco":
+                raise OptionError(
+                    f"{file}: measured with the metric {metric}, whose numbers are not COCO's; "
+                    "measure without --metric"
+                )
+            if "policies" in values:
+                raise OptionError(
+                    f"{file}: holds several policies, the model has one; measure without "
+                    "--policy all"
+                )
             if "summary" in values:
                 found = Accuracy(
                     ap=float(values["summary"]["AP"]),
