@@ -15,7 +15,10 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 @click.command(short_help="Write a checkpoint as an ONNX file.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.onnx")
-@click.option("--opset", type=int, default=12, help="Version of the ONNX operators, 10 to 17.")
+@click.option(
+    "--opset", default="12", metavar="N|newest",
+    help="Version of the ONNX operators, 10 or later; newest: what ONNX Runtime here runs.",
+)  # fmt: skip
 @click.option(
     "--tail", type=click.Choice(["nms", "none"]), default="nms",
     help="nms: the file ends at detections, as the published ones. none: at raw loc and conf.",
@@ -43,7 +46,7 @@ def export(
     *,
     checkpoint: Path,
     output: Path,
-    opset: int,
+    opset: str,
     tail: str,
     policy_name: str,
     score: float | None,
@@ -67,7 +70,7 @@ def export(
         raise OptionError("--tail none: the file has no policy to change; leave those options out")
     policy = None if tail == "none" else named_policy(policy_name).replace(**given)
     options = ExportOptions(
-        opset=opset,
+        opset=_opset(opset),
         policy=policy,
         batch=_batch(batch, default=None if policy is None else 1),
         image_input=image_input,
@@ -77,9 +80,19 @@ def export(
     save_model(model, output)
     outputs = ", ".join(value.name for value in model.graph.output)
     click.echo(
-        f"{output}: {output.stat().st_size / 1e6:.1f} MB, opset {opset}, weights {weight_format}, "
-        f"outputs {outputs}"
+        f"{output}: {output.stat().st_size / 1e6:.1f} MB, opset {options.opset}, "
+        f"weights {weight_format}, outputs {outputs}"
     )
+
+
+def _opset(text: str) -> int:
+    from ssd34.deploy.opsets import newest_opset
+
+    if text == "newest":
+        return newest_opset()
+    if not text.isdecimal():
+        raise OptionError(f"--opset {text}: expected a number or 'newest'")
+    return int(text)
 
 
 def _batch(text: str | None, *, default: int | None) -> int | None:

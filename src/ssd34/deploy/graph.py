@@ -22,12 +22,9 @@ from ssd34.core.spec import TRUNK_BLOCKS, TRUNK_STRIDES, ModelSpec
 from ssd34.data.atomic import written_whole
 from ssd34.data.checkpoint import Checkpoint
 from ssd34.deploy.fold import Conv, folded
+from ssd34.deploy.opsets import check_opset, ir_version
 from ssd34.errors import OptionError
 from ssd34.version import __version__
-
-OPSETS = (10, 11, 12, 13, 14, 15, 16, 17)
-IR_VERSIONS = {10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8}
-"""The file format version that came with each opset, as in the published files."""
 
 WEIGHT_FORMATS = ("float32", "float16", "int8")
 
@@ -36,8 +33,7 @@ class GraphBuilder:
     """Collects nodes and constants under readable names."""
 
     def __init__(self, *, opset: int, weight_format: str = "float32") -> None:
-        if opset not in OPSETS:
-            raise OptionError(f"unknown opset {opset}; expected {OPSETS[0]} to {OPSETS[-1]}")
+        check_opset(opset)
         if weight_format not in WEIGHT_FORMATS:
             raise OptionError(
                 f"unknown weight format {weight_format!r}; expected one of "
@@ -200,7 +196,7 @@ def finished_model(
         ],
         producer_name="ssd34",
         producer_version=__version__,
-        ir_version=IR_VERSIONS[builder.opset],
+        ir_version=ir_version(builder.opset),
     )
     entries = {
         METADATA_SPEC: _json(spec.to_dict()),

@@ -23,16 +23,12 @@ from ssd34.data.checksum import sha256_of
 from ssd34.deploy.card import model_card
 from ssd34.deploy.manifest import MANIFEST_NAME
 from ssd34.deploy.measurement import Measurements, read_measurements
+from ssd34.deploy.opsets import onnx_release
 from ssd34.deploy.ports import Port, graph_ports
 from ssd34.deploy.test_data import write_test_data
 from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError
 from ssd34.runtime.session import Session
-
-ONNX_RELEASES = {
-    10: "1.5", 11: "1.6", 12: "1.7", 13: "1.8", 14: "1.9", 15: "1.10", 16: "1.11", 17: "1.12",
-}  # fmt: skip
-"""The release of ONNX that brought each opset."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ def _entry(
     return {
         "model": name or spec.name,
         "model_path": model.name,
-        "onnx_version": ONNX_RELEASES.get(opset, "unknown"),
+        "onnx_version": onnx_release(opset),
         "opset_version": opset,
         "metadata": {
             "model_sha": sha256_of(model),
