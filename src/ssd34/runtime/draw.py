@@ -12,8 +12,11 @@ from ssd34.core.detections import Detections
 
 _GOLDEN_RATIO = 0.618033988749895
 
+Colour = tuple[int, int, int]
+"""Red, green, blue, 0 to 255."""
 
-def colour_of(label: int) -> tuple[int, int, int]:
+
+def colour_of(label: int) -> Colour:
     """A bright colour for a class; neighbouring labels get distant hues."""
     red, green, blue = colorsys.hsv_to_rgb((label * _GOLDEN_RATIO) % 1, 0.85, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -32,14 +35,37 @@ def draw(image: NDArray[np.uint8], detections: Detections) -> Image.Image:
     line = max(1, round(side / 180))
     font = ImageFont.load_default(size=max(10, round(side / 28)))
     for found in reversed(list(detections)):
-        colour = colour_of(found.label)
-        canvas.rectangle(found.box, outline=colour, width=line)
         text = f"{found.name} {found.score:.0%}"
-        left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
-        width, height = right - left + 2 * line + 4, bottom - top + 2 * line + 2
-        x = min(max(0, found.box[0]), max(0, picture.width - width))
-        y = found.box[1] - height if found.box[1] >= height else found.box[1]
-        canvas.rectangle((x, y, x + width, y + height), fill=colour)
-        ink = "black" if 299 * colour[0] + 587 * colour[1] + 114 * colour[2] > 128000 else "white"
-        canvas.text((x + line + 2 - left, y + line + 1 - top), text, fill=ink, font=font)
+        labelled_box(
+            canvas, found.box, text, colour=colour_of(found.label), line=line, font=font
+        )
     return picture
+
+
+def labelled_box(
+    canvas: ImageDraw.ImageDraw,
+    box: tuple[float, float, float, float],
+    text: str,
+    *,
+    colour: Colour,
+    line: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """Draw one box with its label above it, or inside where there is no room.
+
+    Args:
+        canvas: of the picture.
+        box: xyxy, pixels.
+        text: the label.
+        colour: of the line and behind the label.
+        line: width, pixels.
+        font: of the label.
+    """
+    canvas.rectangle(box, outline=colour, width=line)
+    left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
+    width, height = right - left + 2 * line + 4, bottom - top + 2 * line + 2
+    x = min(max(0, box[0]), max(0, canvas.im.size[0] - width))
+    y = box[1] - height if box[1] >= height else box[1]
+    canvas.rectangle((x, y, x + width, y + height), fill=colour)
+    ink = "black" if 299 * colour[0] + 587 * colour[1] + 114 * colour[2] > 128000 else "white"
+    canvas.text((x + line + 2 - left, y + line + 1 - top), text, fill=ink, font=font)

@@ -1,0 +1,1 @@
+"""What lies behind AP: curves, classes, sizes, confusions, kinds of errors, calibration."""

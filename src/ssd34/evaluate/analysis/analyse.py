@@ -1,0 +1,91 @@
+"""All of the analysis of one evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ssd34.data.dataset import Dataset
+from ssd34.evaluate.analysis.breakdown import Part, by_class, by_size
+from ssd34.evaluate.analysis.calibration import Calibration, calibration
+from ssd34.evaluate.analysis.confusion import Confusion, confusion
+from ssd34.evaluate.analysis.curves import Curves, curves, names_of
+from ssd34.evaluate.analysis.error_types import ErrorTypes, error_types
+from ssd34.evaluate.analysis.matches import NOT_COUNTED, matches
+from ssd34.evaluate.analysis.pictures import Picture, pictures
+from ssd34.evaluate.analysis.score_choice import ScoreChoice, score_choice
+from ssd34.evaluate.coco_metrics import ground_truth
+from ssd34.errors import require
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What lies behind AP.
+
+    Attributes:
+        curves: precision against recall.
+        scores: what each score threshold gives; `scores.best` is that of the parts below.
+        classes: AP of each class.
+        sizes: AP of small, medium and large objects.
+        confusion: which class is taken for which.
+        errors: what kinds of errors cost how much.
+        calibration: whether scores mean what they say.
+        pictures: how each picture went.
+    """
+
+    curves: Curves
+    scores: ScoreChoice
+    classes: tuple[Part, ...]
+    sizes: tuple[Part, ...]
+    confusion: Confusion
+    errors: ErrorTypes
+    calibration: Calibration
+    pictures: tuple[Picture, ...]
+
+
+def analyse(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Analysis:
+    """Analyse detections against a data set's boxes.
+
+    Args:
+        dataset: the ground truth; pictures are not read.
+        results: COCO results: image_id, category_id, bbox (xywh, pixels), score. May be empty.
+
+    Raises:
+        MissingExtraError: hotcoco is not installed.
+    """
+    hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
+    values = ground_truth(dataset)
+    truth = hotcoco.COCO(values)
+
+    def evaluation_of(truth: Any, chosen: Sequence[Mapping[str, Any]]) -> Any:
+        evaluation = hotcoco.COCOeval(truth, truth.load_res(list(chosen)), "bbox")
+        evaluation.evaluate()
+        return evaluation
+
+    evaluation = evaluation_of(truth, results)
+    evaluation.accumulate()
+    names = names_of(evaluation, dataset.labels)
+    matched = matches(evaluation, results, boxes=len(values["annotations"]))
+    scores = score_choice(matched)
+    above = np.flatnonzero(matched.scores >= scores.best).tolist()
+    counted = [results[k] for k in above if matched.status[k] != NOT_COUNTED]
+    without_crowds = values | {
+        "annotations": [one for one in values["annotations"] if not one["iscrowd"]]
+    }
+    return Analysis(
+        curves=curves(evaluation, dataset.labels),
+        scores=scores,
+        classes=by_class(evaluation, dataset),
+        sizes=by_size(evaluation, dataset),
+        confusion=confusion(
+            evaluation_of(hotcoco.COCO(without_crowds), counted), names, score=scores.best
+        ),
+        errors=error_types(
+            evaluation, evaluation_of(truth, [results[k] for k in above]), score=scores.best
+        ),
+        calibration=calibration(evaluation),
+        pictures=pictures(matched, dataset, results, score=scores.best),
+    )

@@ -1,0 +1,66 @@
+"""Plot: what is drawn, what it says in words, and the numbers behind it."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ssd34.errors import require
+from ssd34.evaluate.plots.theme import Theme
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH = 5.2
+"""Inches. At 100 CSS pixels an inch text stays readable where a phone shrinks the picture."""
+DOTS = 200
+_COLOURS = 96
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One plot.
+
+    Attributes:
+        name: of its files.
+        title: what it shows.
+        alt: the same for those who do not see it, with the numbers that matter.
+        height: inches.
+        draw: puts it on an empty figure.
+        data: the numbers behind it, JSON-ready.
+    """
+
+    name: str
+    title: str
+    alt: str
+    height: float
+    draw: Callable[[Figure, Theme], None]
+    data: Mapping[str, Any]
+
+
+def png(plot: Plot, theme: Theme) -> bytes:
+    """The plot as a PNG file.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    require("matplotlib", extra="report", why="a report")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(theme.settings()), warnings.catch_warnings():
+        # Class names in scripts that the font lacks are drawn as boxes; the page has them as text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = Figure(figsize=(WIDTH, plot.height), layout="constrained")
+        plot.draw(figure, theme)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=DOTS, metadata={"Software": None})
+    # A plot has few colours: a palette makes the file a third of the size.
+    small = io.BytesIO()
+    Image.open(file).convert("RGB").quantize(_COLOURS).save(small, format="png", optimize=True)
+    return small.getvalue()

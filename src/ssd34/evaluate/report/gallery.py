@@ -1,0 +1,125 @@
+"""Pictures with their ground truth and with what was detected, for the page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ssd34.core.boxes import xyxy_from_xywh
+from ssd34.data.dataset import Dataset
+from ssd34.errors import ImageError
+from ssd34.evaluate.analysis.pictures import Picture
+from ssd34.runtime.draw import Colour, labelled_box
+
+SIDE = 480
+"""Pictures are shrunk to fit a square of so many pixels."""
+RIGHT: Colour = (0, 140, 220)
+WRONG: Colour = (235, 110, 20)
+CROWD: Colour = (150, 150, 150)
+_QUALITY = 82
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A picture of the gallery.
+
+    Attributes:
+        picture: how it went.
+        truth: JPEG with the boxes that should be found.
+        detections: JPEG with the boxes that were detected.
+        width: of both, pixels.
+        height: of both, pixels.
+    """
+
+    picture: Picture
+    truth: bytes
+    detections: bytes
+    width: int
+    height: int
+
+
+Drawn = tuple[NDArray[np.float64], str, Colour]
+"""Box (4,) xyxy in pixels of the stored picture, label, colour."""
+
+
+def exhibits(
+    chosen: Iterable[Picture],
+    dataset: Dataset,
+    results: Sequence[Mapping[str, Any]],
+    *,
+    limit: int,
+) -> tuple[Exhibit, ...]:
+    """The first `limit` of the pictures that can be read."""
+    shown: list[Exhibit] = []
+    for tried, picture in enumerate(chosen):
+        if len(shown) == limit or tried == _TRIES * limit:
+            break
+        try:
+            image = dataset.read(dataset.samples[picture.sample])
+        except ImageError:  # it was reported when it was evaluated
+            continue
+        truth = _draw(image, _truth(picture, dataset))
+        shown.append(
+            Exhibit(
+                picture=picture,
+                truth=_jpeg(truth),
+                detections=_jpeg(_draw(image, _detected(picture, dataset, results))),
+                width=truth.width,
+                height=truth.height,
+            )
+        )
+    return tuple(shown)
+
+
+def _truth(picture: Picture, dataset: Dataset) -> list[Drawn]:
+    sample = dataset.samples[picture.sample]
+    drawn: list[Drawn] = []
+    for box, label, found in zip(sample.boxes, sample.labels, picture.boxes_found, strict=True):
+        name = dataset.labels.name(int(label))
+        if found is None:
+            text, colour = f"{name}, not counted", CROWD
+        else:
+            text, colour = (name, RIGHT) if found else (f"{name}, missed", WRONG)
+        drawn.append((box.astype(np.float64), text, colour))
+    return drawn
+
+
+def _detected(
+    picture: Picture, dataset: Dataset, results: Sequence[Mapping[str, Any]]
+) -> list[Drawn]:
+    label_of = dataset.labels.label_of_category()
+    drawn: list[Drawn] = []
+    for index, right in reversed(picture.detections):  # the best lie on top
+        result = results[index]
+        name = dataset.labels.name(label_of[int(result["category_id"])])
+        text = f"{name} {result['score']:.0%}"
+        box = xyxy_from_xywh(np.array(result["bbox"], np.float64))
+        drawn.append((box, text if right else f"{text}, wrong", RIGHT if right else WRONG))
+    return drawn
+
+
+def _draw(image: NDArray[np.uint8], boxes: Iterable[Drawn]) -> Image.Image:
+    picture = Image.fromarray(image)
+    before = picture.width
+    picture.thumbnail((SIDE, SIDE))
+    scale = picture.width / before
+    canvas = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=12)
+    limit = np.array([picture.width - 1, picture.height - 1] * 2)
+    for box, text, colour in boxes:
+        left, top, right, bottom = np.clip(box * scale, 0, limit).tolist()
+        labelled_box(canvas, (left, top, right, bottom), text, colour=colour, line=2, font=font)
+    return picture
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format="jpeg", quality=_QUALITY)
+    return file.getvalue()

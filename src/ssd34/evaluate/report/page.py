@@ -1,0 +1,101 @@
+"""The page: a template, filled."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ssd34.errors import require
+from ssd34.evaluate.analysis.analyse import Analysis
+from ssd34.evaluate.coco_metrics import CocoMetrics
+from ssd34.evaluate.plots.plot import WIDTH, Plot
+from ssd34.evaluate.report.gallery import Exhibit
+from ssd34.evaluate.report.provenance import Provenance
+
+MEANINGS = {
+    "AP": "mean over IoU 0.50 to 0.95, and over classes",
+    "AP50": "at IoU 0.50",
+    "AP75": "at IoU 0.75",
+    "AP_small": "objects up to 32 x 32 pixels",
+    "AP_medium": "up to 96 x 96 pixels",
+    "AP_large": "larger objects",
+    "AR1": "largest recall with 1 detection a picture and class",
+    "AR10": "with 10 detections",
+    "AR100": "with 100 detections",
+    "AR_small": "objects up to 32 x 32 pixels",
+    "AR_medium": "up to 96 x 96 pixels",
+    "AR_large": "larger objects",
+}
+
+
+@dataclass(frozen=True)
+class DrawnPlot:
+    """A plot as PNG files on light and on dark paper."""
+
+    plot: Plot
+    light: bytes
+    dark: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """What the page shows.
+
+    Attributes:
+        title: of the page.
+        metrics: COCO's numbers.
+        intervals: low and high end of some of the numbers, by name.
+        interval_note: what the intervals are.
+        analysis: what lies behind the numbers.
+        plots: by name; those without anything to draw are missing.
+        best: pictures that went well.
+        worst: pictures that did not.
+        provenance: where the numbers come from.
+    """
+
+    title: str
+    metrics: CocoMetrics
+    intervals: Mapping[str, tuple[float, float]]
+    interval_note: str
+    analysis: Analysis
+    plots: Mapping[str, DrawnPlot]
+    best: Sequence[Exhibit]
+    worst: Sequence[Exhibit]
+    provenance: Provenance
+
+
+def html(page: Page) -> str:
+    """The page as HTML that refers to nothing outside itself; all names in it are escaped.
+
+    Raises:
+        MissingExtraError: Jinja2 is not installed.
+    """
+    jinja2 = require("jinja2", extra="report", why="a report")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ssd34.evaluate.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "png": _data("png"), "jpeg": _data("jpeg")}
+    text: str = environment.get_template("page.html.j2").render(
+        page=page,
+        meanings=MEANINGS,
+        css_width=round(WIDTH * 100),
+        classes=sorted(page.analysis.classes, key=lambda one: -(one.ap or 0)),
+        pairs=page.analysis.confusion.pairs(10),
+    )
+    return text
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _data(kind: str) -> Callable[[bytes], str]:
+    def uri(data: bytes) -> str:
+        return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+    return uri
