@@ -1,5 +1,6 @@
 # make detect   run the embedded model on the example pictures
 # make test     run the tests
+# make browser  install Chromium where it is missing, with apt: some tests look at pages in it
 # make check    format, lint, types
 # Everything lives in .venv; set PYTHON to choose the interpreter.
 
@@ -9,13 +10,25 @@ CONSTRAINTS := constraints.txt
 # Constraints hold for what builds the package, too.
 PIP := PIP_CONSTRAINT=$(CURDIR)/$(CONSTRAINTS) $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: detect test check format clean
+APT := $(if $(filter 0,$(shell id -u)),,sudo -n )apt-get -o Acquire::Retries=2 -o Acquire::http::Timeout=30
+
+.PHONY: detect test browser check format clean
 
 detect: .venv/.base
 	$(BIN)/ssd34 detect examples --save out/examples
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+# Never an error: without a browser its tests are skipped and say so.
+browser:
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+	elif ! command -v apt-get >/dev/null; then \
+	  echo "no apt-get here: install Chromium yourself for the tests that need it"; \
+	else \
+	  $(APT) update -qq && $(APT) install -y -qq --no-install-recommends chromium >/dev/null \
+	  || echo "Chromium could not be installed: the tests that need it will be skipped"; \
+	fi
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ https://chromedevtools.github.io/devtools-protocol/
 from __future__ import annotations
 
 import base64
+import fcntl
 import io
 import json
 import os
@@ -64,7 +65,9 @@ class Browser:
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
         self.ask("Page.navigate", url=path.absolute().as_uri())
         end = time.monotonic() + _SECONDS
-        while self.run("document.readyState") != "complete" or self.run("location.href")[:4] != "file":
+        while (
+            self.run("document.readyState") != "complete" or self.run("location.href")[:4] != "file"
+        ):
             assert time.monotonic() < end, f"{path} does not load"
             time.sleep(0.02)
         self.run("Promise.all([...document.images].map(i => i.decode().catch(() => 0)))")
@@ -123,9 +126,12 @@ class Browser:
 def chromium(profile: Path) -> Iterator[Browser]:
     """A browser with a new profile in an empty folder; it ends with the block."""
     assert CHROMIUM, HOW_TO_GET_IT
-    their_read, our_write = os.pipe()
-    our_read, their_write = os.pipe()
-    # Chromium reads commands from descriptor 3 and answers on 4.
+    our_read, low_write = os.pipe()
+    low_read, our_write = os.pipe()
+    # Chromium reads commands from descriptor 3 and answers on 4; ours must not be among them.
+    their_read, their_write = (fcntl.fcntl(n, fcntl.F_DUPFD, 10) for n in (low_read, low_write))
+    os.close(low_read)
+    os.close(low_write)
     command = 'exec 3<&"$1" 4>&"$2"; shift 2; exec "$@"'
     process = subprocess.Popen(
         ["bash", "-c", command, "bash", str(their_read), str(their_write), CHROMIUM,

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "ssd34"
-EXTRAS = ("torch", "onnx", "safetensors", "hotcoco", "supervision", "cv2", "matplotlib", "yaml")
+EXTRAS = (
+    "torch", "onnx", "safetensors", "hotcoco", "supervision", "cv2", "matplotlib", "yaml", "jinja2"
+)  # fmt: skip
 
 BLOCKED = f"""
 import sys

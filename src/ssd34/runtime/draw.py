@@ -36,9 +36,7 @@ def draw(image: NDArray[np.uint8], detections: Detections) -> Image.Image:
     font = ImageFont.load_default(size=max(10, round(side / 28)))
     for found in reversed(list(detections)):
         text = f"{found.name} {found.score:.0%}"
-        labelled_box(
-            canvas, found.box, text, colour=colour_of(found.label), line=line, font=font
-        )
+        labelled_box(canvas, found.box, text, colour=colour_of(found.label), line=line, font=font)
     return picture
 
 
@@ -56,12 +54,14 @@ def labelled_box(
     Args:
         canvas: of the picture.
         box: xyxy, pixels.
-        text: the label.
+        text: the label; none if empty.
         colour: of the line and behind the label.
         line: width, pixels.
         font: of the label.
     """
     canvas.rectangle(box, outline=colour, width=line)
+    if not text:
+        return
     left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
     width, height = right - left + 2 * line + 4, bottom - top + 2 * line + 2
     x = min(max(0, box[0]), max(0, canvas.im.size[0] - width))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ssd34.data.dataset import Dataset
+from ssd34.errors import require
 from ssd34.evaluate.analysis.breakdown import Part, by_class, by_size
 from ssd34.evaluate.analysis.calibration import Calibration, calibration
 from ssd34.evaluate.analysis.confusion import Confusion, confusion
@@ -18,7 +19,6 @@ from ssd34.evaluate.analysis.matches import NOT_COUNTED, matches
 from ssd34.evaluate.analysis.pictures import Picture, pictures
 from ssd34.evaluate.analysis.score_choice import ScoreChoice, score_choice
 from ssd34.evaluate.coco_metrics import ground_truth
-from ssd34.errors import require
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ssd34.evaluate.analysis.breakdown import Part
 from ssd34.evaluate.analysis.error_types import ErrorTypes
-from ssd34.evaluate.plots.plot import Plot
+from ssd34.evaluate.plots.plot import Plot, shortened
 from ssd34.evaluate.plots.theme import Theme
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def class_ap(classes: Sequence[Part]) -> Plot:
         axes.barh(rows, [one.ap50 or 0 for one in shown], height=0.72, color=theme.grid,
                   edgecolor=theme.muted, linewidth=0.6, label="AP50")  # fmt: skip
         axes.barh(rows, [_ap(one) for one in shown], height=0.72, color=theme.series[0], label="AP")
-        axes.set_yticks(rows, [_short(one.name) for one in shown], fontsize=9)
+        axes.set_yticks(rows, [shortened(one.name, 24) for one in shown], fontsize=9)
         axes.set(ylim=(len(shown) - 0.5, -0.5), xlim=(0, None), xlabel="AP (filled) and AP50")
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
@@ -68,7 +68,8 @@ def size_ap(sizes: Sequence[Part]) -> Plot:
              ("AR100", [one.recall for one in sizes]))
         ):  # fmt: skip
             place = columns + 0.27 * (k - 1)
-            bars = axes.bar(place, [value or 0 for value in values], width=0.25, label=name)
+            bars = axes.bar(place, [value or 0 for value in values], width=0.25, label=name,
+                            color=theme.series[k])  # fmt: skip
             axes.bar_label(
                 bars, ["-" if value is None else f"{value:.3f}" for value in values],
                 padding=2, fontsize=9,
@@ -123,7 +124,3 @@ def error_costs(errors: ErrorTypes) -> Plot:
 
 def _ap(part: Part) -> float:
     return part.ap or 0.0
-
-
-def _short(name: str, limit: int = 24) -> str:
-    return name if len(name) <= limit else f"{name[: limit - 1]}…"

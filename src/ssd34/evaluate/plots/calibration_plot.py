@@ -22,7 +22,9 @@ def reliability(calibration: Calibration) -> Plot:
         axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         centres = [(one.low + one.high) / 2 for one in calibration.bins]
         width = 0.92 / BINS
-        axes.bar(centres, [one.right for one in calibration.bins], width, label="share that is right")
+        axes.bar(
+            centres, [one.right for one in calibration.bins], width, label="share that is right"
+        )
         axes.plot([0, 1], [0, 1], "--", color=theme.ink, linewidth=1.2, label="perfect scores")
         axes.set(ylabel="right", xlim=(0, 1), ylim=(0, 1.02))
         counts.bar(centres, [one.count for one in calibration.bins], width, color=theme.muted)

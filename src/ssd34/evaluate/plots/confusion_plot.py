@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ssd34.evaluate.analysis.confusion import Confusion
-from ssd34.evaluate.plots.plot import Plot
+from ssd34.evaluate.plots.plot import Plot, shortened
 from ssd34.evaluate.plots.theme import Theme
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def confusion_matrix(confusion: Confusion) -> Plot:
 
         ramp = LinearSegmentedColormap.from_list(theme.name, theme.ramp)
         axes = figure.subplots()
-        image = axes.imshow(shares, cmap=ramp, vmin=0, vmax=1)
-        names = [name if len(name) <= 16 else f"{name[:15]}…" for name in shown.names]
+        axes.imshow(shares, cmap=ramp, vmin=0, vmax=1)
+        names = [shortened(name, 16) for name in shown.names]
         size = 10 if len(names) <= _FEW else 8.5
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
@@ -44,8 +44,6 @@ def confusion_matrix(confusion: Confusion) -> Plot:
                         fontsize=9 if len(names) <= _FEW else 7,
                         color=theme.paper if share > 0.5 else theme.ink,
                     )  # fmt: skip
-        bar = figure.colorbar(image, ax=axes, shrink=0.6, ticks=[0, 0.5, 1], format="{x:.0%}")
-        bar.outline.set_visible(False)  # type: ignore[operator]
 
     pairs = confusion.pairs(3)
     return Plot(
@@ -58,7 +56,7 @@ def confusion_matrix(confusion: Confusion) -> Plot:
             if pairs
             else "; no class was taken for another"
         ),
-        height=4.9,
+        height=5.2,
         draw=draw,
         data={
             "score": confusion.score,

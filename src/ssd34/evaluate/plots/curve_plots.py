@@ -10,7 +10,7 @@ import numpy as np
 
 from ssd34.evaluate.analysis.curves import Curve, Curves
 from ssd34.evaluate.analysis.score_choice import ScoreChoice
-from ssd34.evaluate.plots.plot import Plot
+from ssd34.evaluate.plots.plot import Plot, shortened
 from ssd34.evaluate.plots.theme import Theme
 
 if TYPE_CHECKING:
@@ -28,13 +28,15 @@ def by_iou(curves: Curves) -> Plot:
         from matplotlib import colormaps
 
         axes = _precision_recall(figure)
-        # The ends of the scale are too light or too dark for either paper.
-        colours = colormaps["viridis"](np.linspace(0.25, 0.85, len(curves.by_iou)))
+        # The ends of the scale are too close to the paper.
+        low, high = (0.2, 0.85) if theme.name == "light" else (0.4, 1.0)
+        colours = colormaps["viridis"](np.linspace(low, high, len(curves.by_iou)))
         for curve, colour in zip(curves.by_iou, colours, strict=True):
-            axes.plot(curves.recall, curve.precision, color=colour, label=_name(curve))
+            axes.plot(curves.recall, curve.precision, color=colour)
         figure.legend(
-            loc="outside lower center", ncols=3, title="IoU threshold (AP)", title_fontsize=10
-        )
+            axes.lines, [_name(curve) for curve in curves.by_iou],
+            loc="outside lower center", ncols=3, title="IoU threshold (AP)", title_fontsize=10,
+        )  # fmt: skip
 
     ends = [curves.by_iou[0], curves.by_iou[-1]]
     return Plot(
@@ -55,13 +57,12 @@ def by_class(curves: Curves, classes: Sequence[str]) -> Plot:
     def draw(figure: Figure, theme: Theme) -> None:
         axes = _precision_recall(figure)
         for k, curve in enumerate(chosen):
-            axes.plot(
-                curves.recall, curve.precision, label=_name(curve),
-                linestyle=("-", "--")[k // len(theme.series) % 2],
-            )  # fmt: skip
+            style = ("-", "--")[k // len(theme.series) % 2]
+            axes.plot(curves.recall, curve.precision, linestyle=style)
         figure.legend(
-            loc="outside lower center", ncols=2, title="class (AP50)", title_fontsize=10
-        )
+            axes.lines, [_name(curve) for curve in chosen],
+            loc="outside lower center", ncols=2, title="class (AP50)", title_fontsize=10,
+        )  # fmt: skip
 
     return Plot(
         name="precision-recall-by-class",
@@ -111,4 +112,4 @@ def _precision_recall(figure: Figure) -> Axes:
 
 
 def _name(curve: Curve) -> str:
-    return f"{curve.name} ({curve.ap:.3f})"
+    return f"{shortened(curve.name, 20)} ({curve.ap:.3f})"

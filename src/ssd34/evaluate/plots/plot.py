@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from ssd34.errors import require
@@ -51,16 +52,24 @@ def png(plot: Plot, theme: Theme) -> bytes:
     """
     require("matplotlib", extra="report", why="a report")
     from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context(theme.settings()), warnings.catch_warnings():
+    settings: Any = theme.settings()  # matplotlib's type lists its hundreds of names
+    with rc_context(settings), warnings.catch_warnings():
         # Class names in scripts that the font lacks are drawn as boxes; the page has them as text.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(WIDTH, plot.height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, plot.height), dpi=DOTS, layout="constrained")
         plot.draw(figure, theme)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=DOTS, metadata={"Software": None})
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
     # A plot has few colours: a palette makes the file a third of the size.
-    small = io.BytesIO()
-    Image.open(file).convert("RGB").quantize(_COLOURS).save(small, format="png", optimize=True)
-    return small.getvalue()
+    file = io.BytesIO()
+    picture.quantize(_COLOURS).save(file, format="png", optimize=True)
+    return file.getvalue()
+
+
+def shortened(name: str, limit: int) -> str:
+    """A class name that has room."""
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ssd34.core.boxes import xyxy_from_xywh
+from ssd34.core.boxes import Boxes, xyxy_from_xywh
 from ssd34.data.dataset import Dataset
 from ssd34.errors import ImageError
 from ssd34.evaluate.analysis.pictures import Picture
@@ -24,6 +24,7 @@ WRONG: Colour = (235, 110, 20)
 CROWD: Colour = (150, 150, 150)
 _QUALITY = 82
 _TRIES = 3
+_LABELLED = 28
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Exhibit:
     height: int
 
 
-Drawn = tuple[NDArray[np.float64], str, Colour]
+Drawn = tuple[Boxes, str, Colour]
 """Box (4,) xyxy in pixels of the stored picture, label, colour."""
 
 
@@ -83,11 +84,8 @@ def _truth(picture: Picture, dataset: Dataset) -> list[Drawn]:
     drawn: list[Drawn] = []
     for box, label, found in zip(sample.boxes, sample.labels, picture.boxes_found, strict=True):
         name = dataset.labels.name(int(label))
-        if found is None:
-            text, colour = f"{name}, not counted", CROWD
-        else:
-            text, colour = (name, RIGHT) if found else (f"{name}, missed", WRONG)
-        drawn.append((box.astype(np.float64), text, colour))
+        colour = CROWD if found is None else RIGHT if found else WRONG
+        drawn.append((box, name, colour))
     return drawn
 
 
@@ -99,9 +97,8 @@ def _detected(
     for index, right in reversed(picture.detections):  # the best lie on top
         result = results[index]
         name = dataset.labels.name(label_of[int(result["category_id"])])
-        text = f"{name} {result['score']:.0%}"
         box = xyxy_from_xywh(np.array(result["bbox"], np.float64))
-        drawn.append((box, text if right else f"{text}, wrong", RIGHT if right else WRONG))
+        drawn.append((box, f"{name} {result['score']:.0%}", RIGHT if right else WRONG))
     return drawn
 
 
@@ -115,7 +112,9 @@ def _draw(image: NDArray[np.uint8], boxes: Iterable[Drawn]) -> Image.Image:
     limit = np.array([picture.width - 1, picture.height - 1] * 2)
     for box, text, colour in boxes:
         left, top, right, bottom = np.clip(box * scale, 0, limit).tolist()
-        labelled_box(canvas, (left, top, right, bottom), text, colour=colour, line=2, font=font)
+        # In a crowded picture labels of small boxes would hide everything else.
+        label = text if bottom - top >= _LABELLED and right - left >= _LABELLED else ""
+        labelled_box(canvas, (left, top, right, bottom), label, colour=colour, line=2, font=font)
     return picture
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from ssd34.data.dataset import Dataset
-from ssd34.evaluate.coco_metrics import ground_truth
 
 _LIBRARIES = ("ssd34", "hotcoco", "onnxruntime", "numpy", "pillow", "matplotlib", "jinja2")
 
@@ -55,13 +50,6 @@ def machine(*, threads: int | None = None, cpuinfo: Path = Path("/proc/cpuinfo")
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
     }
     return facts if threads is None else {**facts, "threads": str(threads)}
-
-
-def annotations_sha256(dataset: Dataset) -> str:
-    """A hash of pictures' names and sizes, boxes and classes: equal for equal ground truth,
-    whatever the files' format."""
-    values = json.dumps(ground_truth(dataset), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(values.encode()).hexdigest()
 
 
 def _processor(cpuinfo: Path) -> str:

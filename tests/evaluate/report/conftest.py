@@ -1,0 +1,44 @@
+"""One report that the tests of the page share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ssd34.evaluate.coco_metrics import coco_metrics
+from ssd34.evaluate.report.provenance import Provenance, machine, versions
+from ssd34.evaluate.report.write import Report, write_report
+from tests.evaluate.scenes import every_error
+
+HOSTILE = '<script>alert("cat")</script> & $x_{1}$'
+"""A class name that no page and no plot may take for more than text."""
+
+
+def report_of(dataset, results, **options):
+    return Report(
+        title=options.pop("title", "scene <b>bold</b>"),
+        dataset=dataset,
+        results=results,
+        metrics=coco_metrics(dataset, results),
+        provenance=Provenance(
+            command="ssd34 evaluate 'a <b> model' --report out",
+            created="2026-01-02 03:04 UTC",
+            inputs={"model": "a <b> model", "data SHA-256": "f0" * 32},
+            versions=versions(),
+            machine=machine(threads=3),
+        ),
+        **options,
+    )
+
+
+@pytest.fixture(scope="package")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a scene with every kind of error and a hostile class name."""
+    folder = tmp_path_factory.mktemp("report")
+    dataset, results = every_error(folder / "images", names=(HOSTILE, "犬 dog"))
+    report = report_of(
+        dataset, results, intervals={"AP": (0.1, 0.25)}, interval_note="95 % of 1000 samples.",
+        pictures=2,
+    )  # fmt: skip
+    return write_report(folder / "new" / "out", report)

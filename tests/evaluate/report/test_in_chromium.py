@@ -1,0 +1,107 @@
+"""The page as a browser shows it."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tests.browser import CHROMIUM, HOW_TO_GET_IT, chromium
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason=HOW_TO_GET_IT)
+
+WIDTHS = (400, 1280)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def shown(browser, written):
+    """For each width and scheme: screenshot, and what the page and the browser say."""
+    told = {}
+    for width, dark in itertools.product(WIDTHS, (False, True)):
+        browser.open(written, width=width, dark=dark)
+        told[width, dark] = {
+            "overflow": browser.run("document.documentElement.scrollWidth - innerWidth"),
+            "broken": browser.run(
+                "[...document.images].filter(i => !i.naturalWidth).map(i => i.alt)"
+            ),
+            "images": browser.run("document.images.length"),
+            "small": browser.run(
+                "[...document.images].filter(i => i.getBoundingClientRect().width < 120).length"
+            ),
+            "messages": list(browser.messages),
+            "requests": list(browser.requests),
+            "columns": browser.run(
+                "getComputedStyle(document.querySelector('.columns'))"
+                ".gridTemplateColumns.split(' ').length"
+            ),
+            "picture": browser.screenshot(),
+        }
+    return told
+
+
+def test_nothing_is_wider_than_the_window(shown):
+    assert {key: one["overflow"] for key, one in shown.items()} == dict.fromkeys(shown, 0)
+
+
+def test_all_images_are_there(shown):
+    for key, one in shown.items():
+        assert one["images"] == 16 and one["broken"] == [], key
+        assert one["small"] == 0, key
+
+
+def test_the_console_is_quiet_and_nothing_is_fetched(shown):
+    for key, one in shown.items():
+        assert one["messages"] == [], key
+        away = [r for r in one["requests"] if not r.startswith(("data:image/", "data:,"))]
+        assert len(away) == 1 and away[0].startswith("file:///"), key
+
+
+def test_wide_windows_have_columns(shown):
+    assert {width: shown[width, False]["columns"] for width in WIDTHS} == {400: 1, 1280: 2}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_light_is_light_and_dark_is_dark(shown, width):
+    light, dark = (shown[width, scheme]["picture"].mean(axis=-1) for scheme in (False, True))
+    assert light.shape == dark.shape and light.shape[1] == width
+    assert np.median(light) > 230 and np.median(dark) < 50
+    # Not blank: text and plots from top to bottom.
+    for picture in (light, dark):
+        stripes = np.array_split(picture, 12)
+        assert min(stripe.std() for stripe in stripes) > 8
+
+
+def test_text_stands_out(browser, written):
+    """WCAG's contrast of the colours of text and its background, at least 4.5 to 1."""
+    for dark in (False, True):
+        browser.open(written, width=1280, dark=dark)
+        colours = browser.run(
+            """[...document.querySelectorAll('main *, header *')]
+            .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
+            .map(e => {
+              let b = e;
+              const style = getComputedStyle;
+              while (style(b).backgroundColor === 'rgba(0, 0, 0, 0)') b = b.parentElement;
+              return [e.tagName, style(e).color, style(b).backgroundColor];
+            })"""
+        )
+        assert len(colours) > 50
+        for tag, ink, paper in {tuple(one) for one in colours}:
+            assert contrast(ink, paper) >= 4.5, (tag, ink, paper, dark)
+
+
+def contrast(first, second):
+    def luminance(colour):
+        values = np.array([int(v) for v in colour[4:-1].split(",")]) / 255
+        linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
