@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from ssd34.core.labels import LabelSet
-from ssd34.data.dataset import Dataset, FolderImages, Sample
+from ssd34.data.dataset import Dataset, Sample
+from ssd34.data.files import FolderFiles
 
 SIDE = 200
 BOX = (10, 10, 50, 50)
@@ -68,7 +69,7 @@ def every_error(folder: Path, names=("cat", "dog")) -> tuple[Dataset, list[dict]
         pixels = np.full((SIDE, SIDE, 3), 60 + 20 * one.image_id, np.uint8)
         Image.fromarray(pixels).save(folder / one.file_name)
     labels = LabelSet(names, (3, 7))
-    return Dataset("scene", labels, tuple(samples), FolderImages(folder)), results
+    return Dataset("scene", labels, tuple(samples), FolderFiles(folder)), results
 
 
 def random_scene(seed: int) -> tuple[Dataset, list[dict]]:
@@ -95,4 +96,4 @@ def random_scene(seed: int) -> tuple[Dataset, list[dict]]:
             category = int(dice.choice([3, 7, 11]))
             results.append(result(number, category, box.tolist(), float(dice.integers(1, 40)) / 40))
     label_set = LabelSet(("cat", "dog", "cow"), (3, 7, 11))
-    return Dataset("random", label_set, tuple(samples), FolderImages(Path("nowhere"))), results
+    return Dataset("random", label_set, tuple(samples), FolderFiles(Path("nowhere"))), results

@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ssd34.core.labels import LabelSet
-from ssd34.data.dataset import Dataset, FolderImages
+from ssd34.data.dataset import Dataset
+from ssd34.data.files import FolderFiles
 from ssd34.evaluate.analysis.analyse import analyse
 from ssd34.evaluate.analysis.confusion import BACKGROUND, OTHERS, Confusion
 from ssd34.evaluate.analysis.pictures import best, worst
@@ -184,7 +185,7 @@ def test_what_errors_cost_by_hand():
     """One class, two objects, the second detection of two off: AP50 would double."""
     boxes = [(10, 10, 50, 50), (100, 100, 140, 140)]
     dataset = Dataset(
-        "two", LabelSet(("cat",), (1,)), (sample(1, boxes, [1, 1]),), FolderImages(Path("nowhere"))
+        "two", LabelSet(("cat",), (1,)), (sample(1, boxes, [1, 1]),), FolderFiles(Path("nowhere"))
     )
     results = [
         {"image_id": 1, "category_id": 1, "bbox": [10, 10, 40, 40], "score": 0.9},
@@ -203,7 +204,7 @@ def test_nothing_detected_or_nothing_there_is_an_answer(objects):
     boxes = [(10, 10, 50, 50)] * objects
     dataset = Dataset(
         "few", LabelSet(("cat", "dog"), (1, 2)), (sample(1, boxes, [1] * objects), sample(2)),
-        FolderImages(Path("nowhere")),
+        FolderFiles(Path("nowhere")),
     )  # fmt: skip
     told = analyse(dataset, [])
     assert bool(told.curves.by_iou) == bool(objects)
