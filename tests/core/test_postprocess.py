@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 
+from ssd34.core.box_coder import decode
+from ssd34.core.boxes import pairwise_iou
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.postprocess import (
     MLPERF,
     MLPERF_UNCLAMPED,
     ZOO,
+    Picked,
     Policy,
     named_policy,
     nms,
@@ -110,6 +113,69 @@ def test_a_score_of_exactly_the_threshold_does_not_count():
     for score, count in ((0.05, 0), (0.0501, 1)):
         scores = np.array([[1 - score], [score]], np.float32)
         assert len(pick(boxes, scores, policy=ZOO).scores) == count
+
+
+def greedy(boxes, scores, policy):
+    """The definition, box by box."""
+    left = list(np.argsort(-scores, kind="stable")[: policy.candidates_per_class])
+    kept: list[int] = []
+    while left and (policy.kept_per_class is None or len(kept) < policy.kept_per_class):
+        best = left.pop(0)
+        kept.append(best)
+        iou = {
+            i: pairwise_iou(boxes[[best]], boxes[[i]], clamp=policy.clamp_iou)[0, 0] for i in left
+        }
+        threshold = np.float32(policy.iou_threshold)
+        left = [
+            i for i in left if not (iou[i] >= threshold if policy.inclusive else iou[i] > threshold)
+        ]
+    return kept
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 300])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"kept_per_class": 5}, {"candidates_per_class": 70}, {"inclusive": True},
+     {"clamp_iou": False}, {"iou_threshold": 0.0}, {"iou_threshold": 1.0}],
+    ids=str,
+)  # fmt: skip
+def test_nms_is_greedy_whatever_the_number_of_boxes(count, changes):
+    generator = np.random.default_rng(count)
+    corners = generator.uniform(0, 0.7, (count, 2))
+    extent = generator.uniform(0, 0.4, (count, 2))
+    boxes = np.concatenate([corners, corners + extent], axis=1).astype(np.float32)
+    boxes[1::7] = boxes[::7][: len(boxes[1::7])]  # the same box twice
+    scores = generator.integers(0, 50, count).astype(np.float32) / 50  # with ties
+    policy = Policy(name="x").replace(**changes)
+    assert nms(boxes, scores, policy=policy).tolist() == greedy(boxes, scores, policy)
+
+
+@pytest.mark.parametrize("threshold", [0, 1e-6, 0.01, 0.05, 0.3, 0.5, 0.9, 0.999999, 1])
+def test_boxes_left_out_before_the_softmax_change_nothing(threshold):
+    """Against softmax over everything, also for one, two and no promising boxes."""
+    generator = np.random.default_rng(7)
+    spec = named_spec("ssd300-resnet34")
+    policy = ZOO.replace(score_threshold=threshold, max_detections=1000)
+    for count in (1, 2, 3, 40, 400):
+        priors = default_boxes_cxcywh(spec)[:count]
+        loc = generator.normal(0, 0.5, (4, count)).astype(np.float32)
+        for shift in (0, 3, 8):
+            conf = generator.normal(0, 2, (6, count)).astype(np.float32)
+            conf[0] += shift
+            ours = postprocess(loc, conf, default_boxes_cxcywh=priors, policy=policy)
+            everything = pick(decode(loc, priors), softmax(conf), policy=policy)
+            for name in Picked._fields:
+                one, other = getattr(ours, name), getattr(everything, name)
+                assert one.dtype == other.dtype
+                np.testing.assert_array_equal(one, other)
+
+
+def test_a_score_exactly_as_asked_for_stays():
+    boxes = np.array([[0, 0, 0.1, 0.1], [0.5, 0.5, 0.6, 0.6]], np.float32)
+    scores = np.array([[0, 0], [0.3, 0.29999998]], np.float32)
+    assert pick(boxes, scores, policy=ZOO.at_least(0.3)).scores.tolist() == [np.float32(0.3)]
+    assert ZOO.at_least(0.01) is ZOO and ZOO.at_least(0.05) is ZOO
+    assert ZOO.at_least(2).score_threshold == 1
 
 
 def test_softmax_of_large_logits_is_finite():

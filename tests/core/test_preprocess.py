@@ -33,6 +33,22 @@ def test_every_byte_value_in_every_channel():
     assert np.array_equal(preprocess(ramp, 16)[0, 1].reshape(-1), expected.astype(np.float32))
 
 
+@pytest.mark.parametrize("size", [64, 300])
+def test_a_pillow_image_and_memory_that_is_used_again(size):
+    memory = np.full((1, 3, size, size), np.nan, np.float32)
+    for name in ("astronaut.jpg", "chelsea.jpg"):
+        with Image.open(EXAMPLES / name) as picture:
+            ours = preprocess(picture, size, out=memory)
+        assert ours is memory
+        assert np.array_equal(ours, card_preprocess(EXAMPLES / name, size))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK"])
+def test_pillow_images_of_other_modes_are_refused(mode):
+    with pytest.raises(ImageError, match=f"expected a picture of mode RGB.* got mode {mode}"):
+        preprocess(Image.new(mode, (8, 8)), 300)
+
+
 def test_a_read_only_strided_view_works():
     pixels = np.asarray(Image.open(EXAMPLES / "coffee.jpg"))[::2, ::-1]
     copied = preprocess(pixels.copy(), 300)

@@ -4,6 +4,7 @@ import io
 import random
 import struct
 import threading
+import warnings
 import zlib
 
 import numpy as np
@@ -15,8 +16,11 @@ from ssd34.data.image_io import (
     MAX_PIXELS,
     SUFFIXES,
     image_size,
+    opened,
     read_image,
+    read_picture,
     rgb_array,
+    rgb_picture,
 )
 from ssd34.errors import ImageError
 
@@ -330,6 +334,35 @@ def test_orientation_outside_the_standard_is_ignored(orientation):
     pixels = noise()
     data = encoded(Image.fromarray(pixels), "PNG", exif=exif)
     np.testing.assert_array_equal(read_image(data), pixels)
+
+
+def test_a_picture_to_go_on_with_is_the_same_without_the_copy():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    turned = encoded(Image.fromarray(stored(corners(), 6)), "PNG", exif=exif)
+    for data in (turned, encoded(Image.fromarray(noise()).convert("L"), "PNG")):
+        picture = read_picture(data)
+        assert picture.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(picture), read_image(data))
+    upright = Image.fromarray(noise())
+    assert rgb_picture(upright) is upright
+
+
+# --- warnings -------------------------------------------------------------------------------
+
+
+def test_threads_leave_the_filters_of_warnings_as_they_were():
+    """Two threads that leave in the order in which they came, not in the reverse one."""
+    data = encoded(Image.fromarray(noise()), "PNG")
+    before = list(warnings.filters)
+    first = opened(data)
+    first.__enter__()
+    second = opened(data)
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert warnings.filters != before
+    second.__exit__(None, None, None)
+    assert warnings.filters == before
 
 
 # --- sources --------------------------------------------------------------------------------

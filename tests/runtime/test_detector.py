@@ -1,11 +1,12 @@
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ssd34.core.postprocess import MLPERF, ZOO
-from ssd34.errors import ImageError, ModelError, Ssd34Error
+from ssd34.errors import ImageError, ModelError, OptionError, Ssd34Error
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector, model_path
 from tests.conftest import EXAMPLES, TINY_LABELS, tiny_spec
 
@@ -131,10 +132,50 @@ def test_detect_many_is_lazy_and_in_order(detector):
     found = detector.detect_many(pictures(), score=0)
     assert asked == []
     assert_equal(next(found), detector.detect(noise(seed=0), score=0))
-    assert asked == [0]
+    assert asked == [0, 1]  # the next one is made ready meanwhile
     rest = list(found)
     assert len(rest) == 2
     assert_equal(rest[1], detector.detect(noise(seed=2), score=0))
+
+
+def test_detect_many_raises_at_the_turn_of_the_broken_picture(detector):
+    found = detector.detect_many([noise(), b"no picture", noise()], score=0)
+    assert_equal(next(found), detector.detect(noise(), score=0))
+    with pytest.raises(ImageError):
+        next(found)
+    assert list(found) == []
+
+
+def test_inputs_are_written_into_again_but_never_while_in_use(detector):
+    one, two = detector.prepare(noise(seed=1)), detector.prepare(noise(seed=2))
+    assert not np.shares_memory(one.tensor, two.tensor)
+    memory = one.tensor
+    expected = detector.detect(noise(seed=1), score=0)
+    assert_equal(detector.find(one, score=0), expected)
+    assert np.shares_memory(detector.prepare(noise(seed=3)).tensor, memory)
+    assert_equal(detector.find(two, score=0), detector.detect(noise(seed=2), score=0))
+    with pytest.raises(OptionError, match="used already"):
+        detector.find(one)
+
+
+def test_threads_share_a_detector(detector):
+    pictures = [noise(seed=seed) for seed in range(8)]
+    expected = [detector.detect(picture, score=0) for picture in pictures]
+    with ThreadPoolExecutor(4) as threads:
+        found = threads.map(lambda picture: detector.detect(picture, score=0), pictures * 4)
+        for one, wanted in zip(found, expected * 4, strict=True):
+            assert_equal(one, wanted)
+
+
+@pytest.mark.parametrize("policy", [ZOO, MLPERF])
+@pytest.mark.parametrize("score", [0, 0.05, 0.2, 0.3, 0.9, 1])
+def test_a_score_for_raw_models_changes_only_the_low_scored(tiny_raw_model, policy, score):
+    detector = Detector.load(tiny_raw_model, policy=policy)
+    everything = detector.pick(noise())
+    found = detector.detect(noise(), score=score)
+    order = np.argsort(-everything.scores, kind="stable")
+    expected = everything.scores[order]
+    np.testing.assert_array_equal(found.scores, expected[expected >= np.float32(score)])
 
 
 def test_policy_counts_for_raw_models(tiny_raw_model, raw_detector):

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import click
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.formats import FORMATS, Looked, Run, as_text
 from ssd34.core.detections import Detections
 from ssd34.data.atomic import write_text, written_whole
-from ssd34.data.image_io import MAX_PIXELS
+from ssd34.data.image_io import MAX_PIXELS, read_picture
+from ssd34.data.overlap import overlapped
 from ssd34.errors import ImageError, OptionError
 from ssd34.runtime.sources import PictureFile, find_pictures
 
@@ -66,7 +69,7 @@ def detect(
     if score != score:
         raise OptionError("--score nan: expected a number from 0 to 1")
     pictures = find_pictures(sources)
-    from ssd34.runtime.detector import Detector
+    from ssd34.runtime.detector import Detector, Prepared
 
     detector = Detector.load(model, threads=threads)
     wanted = [detector.labels.label(name) for name in classes]
@@ -74,24 +77,35 @@ def detect(
     _check_output(output, form)
 
     run = Run(model=model)
-    with progress_bar() as bar:
+
+    def prepare(picture: PictureFile) -> tuple[Prepared, Image.Image | None] | ImageError:
+        """In a thread, while the network works on the picture before."""
+        try:
+            if save is None:
+                return detector.prepare(picture.path, max_pixels=max_pixels), None
+            image = read_picture(picture.path, max_pixels=max_pixels)
+            return detector.prepare(image), image
+        except ImageError as error:
+            return error
+
+    coming = overlapped(prepare, pictures, ahead=1, threads=1)
+    with progress_bar() as bar, closing(coming):
         task = bar.add_task("detecting", total=len(pictures))
-        for picture in pictures:
-            try:
-                pixels = detector.read(picture.path, max_pixels=max_pixels)
-            except ImageError as error:
+        for picture, ready in zip(pictures, coming, strict=True):
+            if isinstance(ready, ImageError):
                 if len(pictures) == 1:
-                    raise
-                run.failed.append((picture.path, str(error)))
-                bar.console.print(f"skipped: {error}", markup=False, soft_wrap=True)
+                    raise ready
+                run.failed.append((picture.path, str(ready)))
+                bar.console.print(f"skipped: {ready}", markup=False, soft_wrap=True)
                 bar.advance(task)
                 continue
-            found = detector.detect(pixels, score=score)
+            prepared, image = ready
+            found = detector.find(prepared, score=score)
             if wanted:
                 found = found.where(np.isin(found.labels, wanted))
             run.looked.append(Looked(picture.path, picture.relative, found))
-            if save:
-                _save(targets[picture.path], pixels, found)
+            if image is not None:
+                _save(targets[picture.path], np.asarray(image), found)
             bar.advance(task)
     _emit(run, form, output)
     if save and run.looked:

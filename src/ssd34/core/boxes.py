@@ -31,15 +31,20 @@ def pairwise_iou(a: Boxes, b: Boxes, *, clamp: bool = True) -> Boxes:
     Returns:
         (N, M), the dtype of the inputs; 0 where both areas are 0.
     """
-    left_top = np.maximum(a[:, None, :2], b[None, :, :2])
-    right_bottom = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    extent = right_bottom - left_top
-    if clamp:
-        extent = np.maximum(extent, 0)
-    overlap = extent[..., 0] * extent[..., 1]
+    # One coordinate at a time: NumPy is several times slower along a last axis of two.
+    width = _overlap(a, b, 0, clamp=clamp)
+    overlap = width * _overlap(a, b, 1, clamp=clamp)
     union = area(a)[:, None] + area(b)[None, :] - overlap
     iou: Boxes = np.divide(overlap, union, out=np.zeros_like(overlap), where=union != 0)
     return iou
+
+
+def _overlap(a: Boxes, b: Boxes, axis: int, *, clamp: bool) -> Boxes:
+    """Length (N, M) that boxes share along x (0) or y (1); below 0 where apart, unless clamped."""
+    start = np.maximum(a[:, axis, None], b[None, :, axis])
+    end = np.minimum(a[:, axis + 2, None], b[None, :, axis + 2])
+    extent: Boxes = np.subtract(end, start, out=end)
+    return np.maximum(extent, 0, out=extent) if clamp else extent
 
 
 def clip(boxes: Boxes, *, width: float, height: float) -> Boxes:

@@ -8,6 +8,7 @@ policies, so each has a name.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,6 +63,17 @@ class Policy:
     def replace(self, **changes: Any) -> Policy:
         """A copy with some values changed."""
         return dataclasses.replace(self, **changes)
+
+    def at_least(self, score: float) -> Policy:
+        """The same picks without those that score less than `score`, found sooner.
+
+        Leaving the low-scored out beforehand changes no other pick: a box is only ever removed
+        for one that scores as much or more, and every limit keeps the best.
+        """
+        below = np.nextafter(np.float32(score), np.float32(-1))
+        if not below > np.float32(self.score_threshold):
+            return self
+        return self.replace(score_threshold=min(1.0, float(below)))
 
 
 ZOO = Policy(name="zoo", kept_per_class=200)
@@ -125,7 +137,34 @@ def postprocess(
         default_boxes_cxcywh: (A, 4) float32.
         policy: how to pick.
     """
-    return pick(decode(loc, default_boxes_cxcywh), softmax(conf), policy=policy)
+    near = _promising(conf, policy.score_threshold)
+    return pick(
+        decode(loc[:, near], default_boxes_cxcywh[near]),
+        softmax(conf.take(near, axis=1)),
+        policy=policy,
+    )
+
+
+_SLACK = 0.01
+"""Logits are rounded a thousand times finer; what this lets through too much, `pick` drops."""
+
+
+def _promising(conf: NDArray[np.float32], score_threshold: float) -> NDArray[np.int64]:
+    """Indices of the boxes in which a class may score above the threshold: most have none.
+
+    With all other classes left out, softmax is p = 1 / (1 + exp(background - logit)), and more
+    classes only lower it. So p > t needs logit - background > log(t / (1 - t)).
+
+    Args:
+        conf: (classes + 1, A) float32 logits.
+        score_threshold: 0..1.
+    """
+    if not 0 < score_threshold < 1 or len(conf) < 2:
+        return np.arange(conf.shape[1])
+    margin = math.log(score_threshold / (1 - score_threshold)) - _SLACK
+    near = np.flatnonzero(conf[1:].max(axis=0) - conf[0] > margin)
+    # A single column would be summed in another order, which rounds differently.
+    return near if len(near) != 1 else np.arange(conf.shape[1])
 
 
 def pick(boxes: NDArray[np.float32], scores: NDArray[np.float32], *, policy: Policy) -> Picked:
@@ -136,22 +175,25 @@ def pick(boxes: NDArray[np.float32], scores: NDArray[np.float32], *, policy: Pol
         scores: (classes + 1, A) float32 probabilities; channel 0 is background.
         policy: how to pick.
     """
-    picked: list[tuple[int, NDArray[np.int64]]] = []
-    for label in range(1, len(scores)):
-        candidates = np.flatnonzero(scores[label] > np.float32(policy.score_threshold))
-        if len(candidates):
-            kept = nms(boxes[candidates], scores[label, candidates], policy=policy)
-            picked.append((label, candidates[kept]))
-    if not picked:
-        empty = np.zeros((0, 4), np.float32)
-        return Picked(empty, np.zeros(0, np.int64), np.zeros(0, np.float32))
-    anchors = np.concatenate([kept for _, kept in picked])
-    labels = np.concatenate([np.full(len(kept), label) for label, kept in picked])
-    all_scores = scores[labels, anchors]
-    best = np.argsort(-all_scores, kind="stable")[: policy.max_detections]
+    above, anchors = np.nonzero(scores[1:] > np.float32(policy.score_threshold))
+    kept = [np.zeros(0, np.int64)]
+    for label, first, count in zip(
+        *np.unique(above, return_index=True, return_counts=True), strict=True
+    ):
+        candidates = anchors[first : first + count]
+        of_class = nms(boxes[candidates], scores[label + 1, candidates], policy=policy)
+        kept.append(first + of_class)
+    found = np.concatenate(kept)
+    labels, anchors = above[found] + 1, anchors[found]
+    found_scores = scores[labels, anchors]
+    best = np.argsort(-found_scores, kind="stable")[: policy.max_detections]
     if policy.worst_first:
         best = best[::-1]
-    return Picked(boxes[anchors[best]], labels[best].astype(np.int64), all_scores[best])
+    return Picked(boxes[anchors[best]], labels[best], found_scores[best])
+
+
+_BLOCK = 64
+"""Boxes that NMS compares with all others at once: enough to keep NumPy busy, little memory."""
 
 
 def nms(
@@ -168,12 +210,26 @@ def nms(
         (K,) int64 indices of the boxes kept, best first.
     """
     order = np.argsort(-scores, kind="stable")[: policy.candidates_per_class]
-    threshold = np.float32(policy.iou_threshold)
-    kept: list[int] = []
-    while len(order) and (policy.kept_per_class is None or len(kept) < policy.kept_per_class):
-        best, rest = order[0], order[1:]
-        kept.append(int(best))
-        iou = pairwise_iou(boxes[best : best + 1], boxes[rest], clamp=policy.clamp_iou)[0]
-        removed = iou >= threshold if policy.inclusive else iou > threshold
-        order = rest[~removed]
-    return np.array(kept, np.int64)
+    kept: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    count = 0
+    limit = len(order) if policy.kept_per_class is None else policy.kept_per_class
+    while len(order) and count < limit:
+        block, rest = order[:_BLOCK], order[_BLOCK:]
+        among = np.triu(_overlapping(boxes[block], boxes[block], policy), 1)
+        alive = np.ones(len(block), bool)
+        for best in np.flatnonzero(among.any(axis=1)):
+            if alive[best]:
+                alive &= ~among[best]
+        block = block[alive]
+        kept.append(block)
+        count += len(block)
+        order = rest[~_overlapping(boxes[block], boxes[rest], policy).any(axis=0)]
+    return np.concatenate(kept)[:limit]
+
+
+def _overlapping(
+    a: NDArray[np.float32], b: NDArray[np.float32], policy: Policy
+) -> NDArray[np.bool_]:
+    """(N, M): whether the policy lets only one of two boxes (N, 4) and (M, 4) of a class stay."""
+    iou, threshold = pairwise_iou(a, b, clamp=policy.clamp_iou), np.float32(policy.iou_threshold)
+    return np.asarray(iou >= threshold if policy.inclusive else iou > threshold)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from ssd34.data.dataset import Dataset, ImageStore, Sample
-from ssd34.data.image_io import decoding_in_threads, read_image
+from ssd34.data.image_io import read_image
+from ssd34.data.overlap import overlapped
 from ssd34.errors import ImageError
 
 _AHEAD = 4
@@ -51,23 +50,14 @@ def contents(
         One for each sample.
     """
     done: list[Content] = []
-    waiting: deque[Future[Content]] = deque()
-
-    def take() -> None:
-        done.append(waiting.popleft().result())
+    for content in overlapped(
+        lambda sample: _content(dataset.images, sample),
+        dataset.samples,
+        ahead=_AHEAD * threads,
+        threads=threads,
+    ):
+        done.append(content)
         progress(len(done))
-
-    with decoding_in_threads(), ThreadPoolExecutor(threads) as pool:
-        try:
-            for sample in dataset.samples:
-                waiting.append(pool.submit(_content, dataset.images, sample))
-                if len(waiting) > _AHEAD * threads:
-                    take()
-            while waiting:
-                take()
-        finally:
-            for future in waiting:
-                future.cancel()
     return done
 
 

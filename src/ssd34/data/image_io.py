@@ -55,19 +55,57 @@ def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray
     Raises:
         ImageError: missing, unreadable, truncated or too large; one line with the remedy.
     """
+    with opened(source, max_pixels=max_pixels) as image:
+        return np.asarray(_upright(image))
+
+
+def read_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """`read_image` as a Pillow image of mode RGB: spares a copy where Pillow goes on with it."""
+    with opened(source, max_pixels=max_pixels) as image:
+        return _upright(image)
+
+
+def rgb_array(image: Image.Image) -> NDArray[np.uint8]:
+    """A Pillow image of any mode as (H, W, 3) uint8 RGB, its EXIF orientation applied.
+
+    Raises:
+        ImageError: it is lazily read from a file that is broken.
+    """
+    return np.asarray(rgb_picture(image))
+
+
+def rgb_picture(image: Image.Image) -> Image.Image:
+    """`rgb_array` as a Pillow image; the same one if there is nothing to do.
+
+    Raises:
+        ImageError: it is lazily read from a file that is broken.
+    """
+    try:
+        return _upright(image)
+    except _BROKEN as error:
+        raise _broken("the picture", error) from None
+
+
+@contextmanager
+def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """A picture file with its header read and nothing decoded.
+
+    Raises:
+        ImageError: as `read_image`, also for what Pillow raises while decoding inside the block.
+    """
     what = "the picture" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes) and not os.path.isfile(source):
         kind = "a folder" if os.path.isdir(source) else "missing"
         raise ImageError(f"{what}: expected a picture file, it is {kind}; check the path")
     try:
-        with _opened(source) as image:
+        with _quiet, _open(source) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(
                     f"{what}: {width} x {height} pixels are more than the limit of {max_pixels}; "
                     "scale the picture down, or raise the limit (max_pixels, --max-pixels)"
                 )
-            return _pixels(image)
+            yield image
     except UnidentifiedImageError:
         raise _unknown(what) from None
     except _BROKEN as error:
@@ -81,37 +119,13 @@ def image_size(stream: BinaryIO) -> tuple[int, int]:
         ImageError: not a picture that is read here.
     """
     try:
-        with _opened(stream) as image:
+        with _quiet, _open(stream) as image:
             width, height = image.size
             # Pillow turns a TIFF itself, and its size is already that of the turned picture.
             turns = 1 if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation)
             return (height, width) if turns in (5, 6, 7, 8) else (width, height)
     except UnidentifiedImageError:
         raise _unknown("the picture") from None
-    except _BROKEN as error:
-        raise _broken("the picture", error) from None
-
-
-@contextmanager
-def decoding_in_threads() -> Iterator[None]:
-    """Hold this around threads that call `read_image`.
-
-    Python's warning filters are one for all threads: without this, one thread could restore them
-    while another relies on its own.
-    """
-    with warnings.catch_warnings():
-        _ignore_pillow()
-        yield
-
-
-def rgb_array(image: Image.Image) -> NDArray[np.uint8]:
-    """A Pillow image of any mode as (H, W, 3) uint8 RGB, its EXIF orientation applied.
-
-    Raises:
-        ImageError: it is lazily read from a file that is broken.
-    """
-    try:
-        return _pixels(image)
     except _BROKEN as error:
         raise _broken("the picture", error) from None
 
@@ -128,32 +142,55 @@ def _broken(what: str, error: Exception) -> ImageError:
     return ImageError(f"{what}: broken or truncated picture ({reason}); replace it")
 
 
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+def _upright(image: Image.Image) -> Image.Image:
     image.load()
-    return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+    # exif_transpose copies a picture that stands upright.
+    turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    return _rgb(ImageOps.exif_transpose(image) if turned else image)
 
 
-@contextmanager
-def _opened(source: Path | bytes | BinaryIO) -> Iterator[Image.Image]:
+def _open(source: Path | bytes | BinaryIO) -> Image.Image:
     """Open without Pillow's own pixel limit, which is global: ours is checked by the caller."""
     stream: Path | BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source
     Image.init()
-    with warnings.catch_warnings():
-        _ignore_pillow()
-        with _pillow_limit:
-            before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                image = Image.open(stream, formats=FORMATS)
-            finally:
-                Image.MAX_IMAGE_PIXELS = before
-        with image:
-            yield image
+    with _pillow_limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(stream, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
-def _ignore_pillow() -> None:
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    # A broken EXIF or TIFF directory warns; the pixels decide whether the file is usable.
-    warnings.simplefilter("ignore", UserWarning)
+class _Quiet:
+    """Pillow's warnings switched off while any thread reads a picture.
+
+    Python keeps one list of filters for all threads. With `catch_warnings` in each, those that
+    leave in another order than they came would put back each other's filters.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._before = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                # A broken EXIF or TIFF directory warns; the pixels decide about the file.
+                warnings.simplefilter("ignore", UserWarning)
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._before.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
 
 
 def _rgb(image: Image.Image) -> Image.Image:

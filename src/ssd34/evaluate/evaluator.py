@@ -18,9 +18,9 @@ from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import Picked, Policy, pick, softmax
 from ssd34.data.dataset import Dataset, Problem, Sample
+from ssd34.data.overlap import overlapped
 from ssd34.errors import ImageError
 from ssd34.evaluate.coco_metrics import CocoMetrics, categories_of, coco_metrics
-from ssd34.evaluate.overlap import overlapped
 from ssd34.evaluate.results import Results, coco_results
 from ssd34.runtime.detector import Detector
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,18 @@ from ssd34.core.detections import Detections
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Picked, Policy, postprocess
 from ssd34.core.spec import ModelSpec
-from ssd34.data.image_io import MAX_PIXELS, read_image, rgb_array
-from ssd34.errors import ImageError, ModelError
+from ssd34.data.image_io import MAX_PIXELS, read_picture, rgb_picture
+from ssd34.data.overlap import overlapped
+from ssd34.errors import ImageError, ModelError, OptionError
 from ssd34.runtime.session import Session
 from ssd34.zoo.cache import cached_model
 from ssd34.zoo.catalogue import PUBLISHED
 
 DEFAULT_SCORE = 0.3
 """Detections below this score are left out unless asked for."""
+
+SPARE = 4
+"""Most inputs that are kept to be written into again."""
 
 EMBEDDED = {"default": "ssd300-resnet18-coco.onnx"}
 """Models that come with the package, by name."""
@@ -55,6 +62,21 @@ def model_path(name: str | Path) -> Path:
     return path
 
 
+@dataclass(eq=False)
+class Prepared:
+    """A picture on its way to the network, for one `Detector.find`.
+
+    Attributes:
+        tensor: the file's input; None once it was used.
+        width: of the original picture, pixels.
+        height: of the original picture, pixels.
+    """
+
+    tensor: NDArray[Any] | None
+    width: int
+    height: int
+
+
 class Detector:
     """A loaded model.
 
@@ -75,6 +97,7 @@ class Detector:
         self.session = session
         self.policy = policy
         self._default_boxes = default_boxes_cxcywh(session.spec) if session.raw else None
+        self._spare: deque[NDArray[np.float32]] = deque(maxlen=SPARE)
 
     @classmethod
     def load(
@@ -124,31 +147,75 @@ class Detector:
         Raises:
             ImageError: the picture cannot be read.
         """
-        pixels = self.read(image, max_pixels=max_pixels)
-        picked = self.pick(pixels)
-        height, width = pixels.shape[:2]
-        return Detections.from_picked(
-            picked, label_set=self.labels, width=width, height=height, score=score
-        )
+        return self.find(self.prepare(image, max_pixels=max_pixels), score=score)
 
     def detect_many(
         self, images: Iterable[Picture], *, score: float = DEFAULT_SCORE
     ) -> Iterator[Detections]:
-        """`detect` for one picture after the other, lazily."""
-        for image in images:
-            yield self.detect(image, score=score)
+        """`detect` for one picture after the other, lazily.
+
+        The next picture is read and made ready while the network works on this one.
+
+        Raises:
+            ImageError: at its turn, for a picture that cannot be read.
+        """
+        with closing(overlapped(self.prepare, images, ahead=1, threads=1)) as pictures:
+            for prepared in pictures:
+                yield self.find(prepared, score=score)
+
+    def prepare(self, image: Picture, *, max_pixels: int = MAX_PIXELS) -> Prepared:
+        """The first half of `detect`: read, resize, normalise. May run in several threads.
+
+        Raises:
+            ImageError: the picture cannot be read.
+        """
+        picture = self._picture(image, max_pixels=max_pixels)
+        tensor = self.session.prepare(picture, out=self._buffer())
+        return Prepared(tensor, *_size(picture))
+
+    def find(self, prepared: Prepared, *, score: float = DEFAULT_SCORE) -> Detections:
+        """The second half of `detect`: the network and the policy.
+
+        The memory of the prepared picture is used again for later ones.
+
+        Raises:
+            OptionError: it was used already.
+        """
+        tensor, prepared.tensor = prepared.tensor, None
+        if tensor is None:
+            raise OptionError("this prepared picture was used already; prepare it again")
+        picked = self.run(self.session.repeated(tensor), score=score)
+        if not self.session.takes_bytes:
+            self._spare.append(tensor)
+        return Detections.from_picked(
+            picked,
+            label_set=self.labels,
+            width=prepared.width,
+            height=prepared.height,
+            score=score,
+        )
+
+    def _buffer(self) -> NDArray[np.float32] | None:
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return None
 
     @staticmethod
     def read(image: Picture, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         """Any kind of picture as an (H, W, 3) uint8 RGB array."""
+        return np.asarray(Detector._picture(image, max_pixels=max_pixels))
+
+    @staticmethod
+    def _picture(image: Picture, *, max_pixels: int) -> NDArray[np.uint8] | Image.Image:
         if isinstance(image, np.ndarray):
             return image
         if isinstance(image, Image.Image):
-            return rgb_array(image)
+            return rgb_picture(image)
         if isinstance(image, str | Path):
-            return read_image(Path(image), max_pixels=max_pixels)
+            return read_picture(Path(image), max_pixels=max_pixels)
         if isinstance(image, bytes):
-            return read_image(image, max_pixels=max_pixels)
+            return read_picture(image, max_pixels=max_pixels)
         raise ImageError(
             "expected a path, encoded bytes, an (H, W, 3) uint8 RGB array or a Pillow image, got "
             f"{type(image).__name__}"
@@ -159,11 +226,27 @@ class Detector:
         picture, for one picture (H, W, 3) uint8 RGB."""
         return self.run(self.session.input_for(image))
 
-    def run(self, tensor: NDArray[Any]) -> Picked:
-        """`pick` for the result of `Session.input_for`: the network and the policy alone."""
+    def run(self, tensor: NDArray[Any], *, score: float = 0.0) -> Picked:
+        """`pick` for the result of `Session.input_for`: the network and the policy alone.
+
+        Args:
+            tensor: the file's input.
+            score: what scores less may be missing.
+        """
         if self._default_boxes is None:
             return Picked(*self.session.run_detections(tensor)[0])
         loc, conf = self.session.run_raw(tensor)
         return postprocess(
-            loc[0], conf[0], default_boxes_cxcywh=self._default_boxes, policy=self.policy
+            loc[0],
+            conf[0],
+            default_boxes_cxcywh=self._default_boxes,
+            policy=self.policy.at_least(score),
         )
+
+
+def _size(picture: NDArray[np.uint8] | Image.Image) -> tuple[int, int]:
+    """Width and height."""
+    if isinstance(picture, Image.Image):
+        return picture.size
+    height, width = picture.shape[:2]
+    return width, height

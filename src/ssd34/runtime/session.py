@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from PIL import Image
 
 from ssd34.core.contract import (
     DETECTION_OUTPUTS,
@@ -127,17 +128,30 @@ class Session:
             )
         return spec, labels
 
-    def prepare(self, image: NDArray[np.uint8]) -> NDArray[Any]:
-        """One picture (H, W, 3) uint8 RGB as this file takes it, the first axis being 1."""
-        size = self.spec.image_size
-        return resize(image, size)[None] if self.takes_bytes else preprocess(image, size)
+    def prepare(
+        self,
+        image: NDArray[np.uint8] | Image.Image,
+        *,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[Any]:
+        """One picture as this file takes it, the first axis being 1.
 
-    def input_for(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+        Args:
+            image: (H, W, 3) uint8 RGB, or a Pillow image of mode RGB.
+            out: (1, 3, S, S) float32 that may be written into.
+        """
+        size = self.spec.image_size
+        return resize(image, size)[None] if self.takes_bytes else preprocess(image, size, out=out)
+
+    def input_for(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[Any]:
         """A picture (H, W, 3) uint8 RGB as this file's input.
 
         Where the file takes a fixed number of pictures, the same one as often.
         """
-        tensor = self.prepare(image)
+        return self.repeated(self.prepare(image))
+
+    def repeated(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        """What `prepare` gave as often as this file takes pictures."""
         return tensor if self.batch in (None, 1) else np.repeat(tensor, self.batch, axis=0)
 
     def run_raw(self, images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
