@@ -5,7 +5,7 @@ import pytest
 
 from ssd34.core.preprocess import preprocess
 from ssd34.data.image_io import read_image
-from ssd34.deploy.calibrate import Statistics, calibrate, float_outputs, window_means
+from ssd34.deploy.calibrate import Statistics, calibrate, float_outputs, head_values, window_means
 from ssd34.deploy.fold import Conv
 from ssd34.deploy.network import CONV, IMAGE, Layer
 from ssd34.deploy.read_network import network_of
@@ -57,18 +57,36 @@ def test_window_means_are_what_a_convolution_sees(kernel, stride, padding, side)
     np.testing.assert_allclose(found, output.numpy()[0].mean(axis=(1, 2)), atol=1e-4)
 
 
+def test_what_of_the_heads_decides_on_detections():
+    """Two boxes in two cells; one of four is likely an object, one hardly, two are background."""
+    channels, boxes = 3, 2
+    logits = np.full((channels, boxes, 1, 2), -50.0, np.float32)
+    logits[0] = 5.0
+    logits[2, 1, 0, 0] = 6.0
+    logits[1, 0, 0, 1] = 5.0 - np.log(60)
+    offsets = np.arange(4 * boxes * 2, dtype=np.float32).reshape(4, boxes, 1, 2)
+    highest, likely = head_values(
+        offsets.reshape(1, 4 * boxes, 1, 2), logits.reshape(1, channels * boxes, 1, 2)
+    )
+    assert sorted(highest) == [5, 5, 5, 6]
+    assert likely.shape == (4, 2)
+    assert (likely[:, 0] == offsets[:, 0, 0, 1]).all()
+    assert (likely[:, 1] == offsets[:, 1, 0, 0]).all()
+
+
 def test_statistics_travel_through_a_file(network, tmp_path):
     statistics = calibrate(network, PICTURES[:1])
     statistics.save(tmp_path / "calibration.npz")
     read = Statistics.load(tmp_path / "calibration.npz")
     assert (read.network, read.pictures) == (statistics.network, 1)
     assert list(read.histograms) == list(statistics.histograms)
-    for name, histogram in statistics.histograms.items():
-        other = read.histograms[name]
-        assert (histogram.counts == other.counts).all()
-        assert (histogram.reach, histogram.smallest, histogram.largest) == (
-            other.reach, other.smallest, other.largest,
-        )  # fmt: skip
+    for kind in ("histograms", "peaks", "candidates"):
+        for name, histogram in getattr(statistics, kind).items():
+            other = getattr(read, kind)[name]
+            assert (histogram.counts == other.counts).all()
+            assert (histogram.reach, histogram.smallest, histogram.largest) == (
+                other.reach, other.smallest, other.largest,
+            )  # fmt: skip
     for name, means in statistics.window_means.items():
         assert (means == read.window_means[name]).all()
     assert [path.name for path in tmp_path.iterdir()] == ["calibration.npz"]

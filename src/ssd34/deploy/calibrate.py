@@ -27,6 +27,9 @@ from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.threads import thread_budget
 
 FORMAT = "ssd34-calibration-1"
+CANDIDATE = 0.01
+"""A fifth of the usual score threshold, so that quantization cannot lift others above it."""
+_HISTOGRAMS = ("histograms", "peaks", "candidates")
 _OPSET = 13
 
 
@@ -38,6 +41,9 @@ class Statistics:
         network: `Network.fingerprint` of the network.
         pictures: how many.
         histograms: of each value: the picture and each layer's output.
+        peaks: of each confidence head: the largest logit of every default box.
+        candidates: of each location head: the offsets of the default boxes that may become a
+            detection, those with an object's score above `CANDIDATE`.
         window_means: of each convolution, (I, K, K) float64: the mean over pictures and places of
             what each of its weights is multiplied with, the padding's zeros included.
     """
@@ -45,20 +51,23 @@ class Statistics:
     network: str
     pictures: int
     histograms: Mapping[str, Histogram]
+    peaks: Mapping[str, Histogram]
+    candidates: Mapping[str, Histogram]
     window_means: Mapping[str, NDArray[np.float64]]
 
     def save(self, path: Path) -> None:
         """Write an ``.npz``, whole or not at all."""
-        names = list(self.histograms)
-        found = [self.histograms[name] for name in names]
         arrays: dict[str, Any] = {
             "format": np.array(FORMAT),
             "network": np.array(self.network),
             "pictures": np.array(self.pictures),
-            "values": np.array(names),
-            "counts": np.stack([h.counts for h in found]),
-            "bounds": np.array([[h.reach, h.smallest, h.largest] for h in found]),
         }
+        for kind in _HISTOGRAMS:
+            found: Mapping[str, Histogram] = getattr(self, kind)
+            arrays[f"{kind}.names"] = np.array(list(found))
+            arrays[f"{kind}.counts"] = np.stack([h.counts for h in found.values()])
+            bounds = [[h.reach, h.smallest, h.largest] for h in found.values()]
+            arrays[f"{kind}.bounds"] = np.array(bounds)
         arrays |= {f"mean/{name}": array for name, array in self.window_means.items()}
         with written_whole(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
@@ -76,19 +85,14 @@ class Statistics:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 if str(file["format"]) != FORMAT:
                     raise ValueError(f"its format is not {FORMAT}")
-                counts, bounds = file["counts"], file["bounds"]
-                if counts.shape[1:] != (BINS,) or bounds.shape != (len(counts), 3):
-                    raise ValueError("its arrays have other shapes")
-                histograms = {
-                    str(name): Histogram(row, *map(float, bound))
-                    for name, row, bound in zip(file["values"], counts, bounds, strict=True)
-                }
+                kinds = {kind: _read_histograms(file, kind) for kind in _HISTOGRAMS}
                 means = {
                     key.removeprefix("mean/"): file[key]
                     for key in file.files
                     if key.startswith("mean/")
                 }
-                return cls(str(file["network"]), int(file["pictures"]), histograms, means)
+                network, pictures = str(file["network"]), int(file["pictures"])
+                return cls(network, pictures, **kinds, window_means=means)
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             reason = " ".join(str(error).split())[:120]
             raise ModelError(
@@ -104,6 +108,16 @@ class Statistics:
             raise ModelError(
                 "the calibration belongs to another network or other weights; calibrate anew"
             )
+
+
+def _read_histograms(file: Mapping[str, NDArray[Any]], kind: str) -> dict[str, Histogram]:
+    names, counts, bounds = (file[f"{kind}.{part}"] for part in ("names", "counts", "bounds"))
+    if counts.shape[1:] != (BINS,) or bounds.shape != (len(counts), 3):
+        raise ValueError("its arrays have other shapes")
+    return {
+        str(name): Histogram(row, *map(float, bound))
+        for name, row, bound in zip(names, counts, bounds, strict=True)
+    }
 
 
 def calibrate(
@@ -127,7 +141,10 @@ def calibrate(
         ImageError: an array is not a picture.
     """
     run = float_outputs(network, threads=threads)
-    histograms = {name: Histogram.empty() for name in (IMAGE, *network.by_name)}
+    histograms = _empty((IMAGE, *network.by_name))
+    peaks, candidates = _empty(network.conf), _empty(network.loc)
+    level = dict(zip(network.conf, network.loc, strict=True))
+    offsets: dict[str, NDArray[np.float32]] = {}
     convs = [layer for layer in network.layers if layer.conv is not None]
     sums = {layer.name: np.zeros(layer.arrays.weight.shape[1:]) for layer in convs}
     count = 0
@@ -144,6 +161,13 @@ def calibrate(
             for layer in convs:
                 if name in layer.inputs:
                     sums[layer.name] += window_means(tensor[0], layer)
+            if name in candidates:
+                offsets[name] = tensor
+            elif name in peaks:
+                loc = level[name]
+                highest, likely = head_values(offsets.pop(loc), tensor)
+                peaks[name] = peaks[name].with_values(highest)
+                candidates[loc] = candidates[loc].with_values(likely)
         count += 1
         progress(count)
     if count == 0:
@@ -151,7 +175,32 @@ def calibrate(
             "calibration needs at least one picture, got none; a few hundred are good"
         )
     means = {name: total / count for name, total in sums.items()}
-    return Statistics(network.fingerprint, count, histograms, means)
+    return Statistics(network.fingerprint, count, histograms, peaks, candidates, means)
+
+
+def _empty(names: Iterable[str]) -> dict[str, Histogram]:
+    return {name: Histogram.empty() for name in names}
+
+
+def head_values(
+    loc: NDArray[np.float32], conf: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What of a level's heads decides on detections.
+
+    Args:
+        loc: (1, boxes * 4, H, W), the location head's output.
+        conf: (1, boxes * channels, H, W), the confidence head's.
+
+    Returns:
+        The largest logit of each default box, and the offsets (4, M) of those with an object's
+        score above `CANDIDATE`.
+    """
+    offsets = loc.reshape(4, -1)
+    logits = conf.reshape(-1, offsets.shape[1])
+    highest = logits.max(axis=0)
+    shares = np.exp(logits - highest)
+    scores = shares[1:].max(axis=0) / shares.sum(axis=0)
+    return highest, offsets[:, scores > CANDIDATE]
 
 
 def window_means(x: NDArray[np.float32], layer: Layer) -> NDArray[np.float64]:
@@ -167,10 +216,13 @@ def window_means(x: NDArray[np.float32], layer: Layer) -> NDArray[np.float64]:
     kernel, stride, padding = layer.kernel, layer.stride, layer.padding
     height, width = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[1:])
     sums = np.zeros((len(x), kernel, kernel), np.float64)
+    whole = x.sum(axis=2, dtype=np.float64) if stride == 1 else None
     for column in range(kernel):
-        across = x[:, :, _visited(column - padding, width, stride, x.shape[2])].sum(
-            axis=2, dtype=np.float64
-        )
+        seen = _visited(column - padding, width, stride, x.shape[2])
+        if whole is None:
+            across = x[:, :, seen].sum(axis=2, dtype=np.float64)
+        else:  # one long sum, less what the window does not reach at the edges
+            across = whole - x[:, :, : seen.start].sum(axis=2) - x[:, :, seen.stop :].sum(axis=2)
         for row in range(kernel):
             down = across[:, _visited(row - padding, height, stride, x.shape[1])]
             sums[:, row, column] = down.sum(axis=1)
@@ -187,37 +239,57 @@ def _visited(offset: int, steps: int, stride: int, side: int) -> slice:
 def float_outputs(
     network: Network, *, threads: int | None = None
 ) -> Callable[[NDArray[np.float32]], Iterator[tuple[str, NDArray[np.float32]]]]:
-    """Runs the float network; gives the picture and every layer's output, one after the other."""
+    """Runs the float network layer by layer.
+
+    Returns:
+        A function from a picture (1, 3, S, S) to each value's name and tensor (1, C, H, W), the
+        picture first, in the order of the layers. Only what is still to be read is kept: at 1200
+        pixels all values together are a gigabyte.
+
+    Raises:
+        ModelError: ONNX Runtime cannot run a layer.
+    """
+    sessions = {layer.name: _layer_session(network, layer, threads) for layer in network.layers}
+    last_reader = {name: layer.name for layer in network.layers for name in layer.inputs}
+
+    def run(image: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        tensors = {IMAGE: image}
+        yield IMAGE, image
+        for layer in network.layers:
+            inputs = {name: tensors[name] for name in layer.inputs}
+            tensor: NDArray[np.float32] = sessions[layer.name].run(None, inputs)[0]
+            yield layer.name, tensor
+            for name in inputs:
+                if last_reader[name] == layer.name:
+                    del tensors[name]
+            if layer.name in last_reader:
+                tensors[layer.name] = tensor
+
+    return run
+
+
+def _layer_session(
+    network: Network, layer: Layer, threads: int | None
+) -> onnxruntime.InferenceSession:
     builder = GraphBuilder(opset=_OPSET)
-    for layer in network.layers:
-        float_layer(builder, layer, layer.inputs, layer.name)
-    names = list(network.by_name)
-    side = network.spec.image_size
+    float_layer(builder, layer, layer.inputs, layer.name)
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, None, None, None])
+        for name in (*dict.fromkeys(layer.inputs), layer.name)
+    ]
     model = finished_model(
-        builder,
-        inputs=[helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, [1, 3, side, side])],
-        outputs=[helper.make_tensor_value_info(n, TensorProto.FLOAT, [None] * 4) for n in names],
-        spec=network.spec,
-        labels=network.labels,
+        builder, inputs=ports[:-1], outputs=ports[-1:], spec=network.spec, labels=network.labels
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or thread_budget()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    # Each session would keep the memory of its largest tensors.
+    options.enable_cpu_mem_arena = False
     try:
-        session = onnxruntime.InferenceSession(
+        return onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # the library has no common base of its own
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"ONNX Runtime cannot load the float network ({reason})") from None
-
-    def run(image: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        tensors = session.run(names, {IMAGE: image})
-        tensors.reverse()
-        yield IMAGE, image
-        for name in names:
-            # Forgotten one by one: at 1200 pixels all together are a gigabyte.
-            yield name, tensors.pop()
-
-    return run
+        raise ModelError(f"ONNX Runtime cannot run {layer.name} ({reason})") from None

@@ -12,10 +12,16 @@ from ssd34.deploy.bytes_input import BYTES, means_of_bytes, reading_bytes
 from ssd34.deploy.calibrate import Statistics
 from ssd34.deploy.fold import Conv
 from ssd34.deploy.network import IMAGE, MAXPOOL, Network
-from ssd34.deploy.ranges import Affine, value_range
+from ssd34.deploy.ranges import Affine, Range, value_range
 
 _LARGEST_BIAS = 2.0**30
 """Steps; leaves the other half of int32 to the sum of products."""
+
+_NEGLIGIBLE = 12.0
+"""A logit so far below its box's largest has a share of exp(-12), 6e-6, in the softmax."""
+
+_ENOUGH = 1000
+"""Offsets from which their extremes are taken for a range."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +71,11 @@ def int8_plan(
     float_nodes: frozenset[str],
 ) -> Int8Plan:
     """Find all numbers; `QuantizeOptions` says what the arguments mean."""
+    heads = head_ranges(network, statistics)
     values = {
-        name: Affine.of(value_range(histogram, method=ranges, percentile=percentile))
+        name: Affine.of(
+            heads.get(name) or value_range(histogram, method=ranges, percentile=percentile)
+        )
         for name, histogram in statistics.histograms.items()
     }
     for layer in network.layers:
@@ -94,6 +103,23 @@ def int8_plan(
             weight, scale, np.clip(steps, limit.min, limit.max).astype(np.int32)
         )
     return Int8Plan(network, values, convs, float_nodes, bytes_input)
+
+
+def head_ranges(network: Network, statistics: Statistics) -> dict[str, Range]:
+    """The ranges of the heads, by what decides on detections instead of by the bulk of values.
+
+    Most logits lie far below the largest of their default box, where the softmax makes nothing of
+    them: steps spent on them are lost. And a detection is a rare large logit, which must not be cut
+    off. Offsets count only where they may become a detection's.
+    """
+    ranges: dict[str, Range] = {}
+    for loc, conf in zip(network.loc, network.conf, strict=True):
+        seen, peaks = statistics.histograms[conf], statistics.peaks[conf]
+        ranges[conf] = Range(max(seen.smallest, peaks.smallest - _NEGLIGIBLE), seen.largest)
+        likely = statistics.candidates[loc]
+        if likely.total >= _ENOUGH:
+            ranges[loc] = Range(likely.smallest, likely.largest)
+    return ranges
 
 
 def int8_weight(
