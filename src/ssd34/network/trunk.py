@@ -19,13 +19,23 @@ def convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor) -> Tensor:
     if norm is None or norm.training:
         y: Tensor = conv(x) if norm is None else norm(conv(x))
         return y
+    weight, bias = folded_parameters(conv, norm)
+    return functional.conv2d(x, weight, bias, conv.stride, conv.padding)
+
+
+def folded_parameters(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+    """Weight (O, I, K, K) and bias (O,) of a convolution, the normalisation behind it folded in
+    with the statistics that it has. Gradients reach the parameters of both."""
+    if norm is None:
+        return conv.weight, torch.zeros_like(
+            conv.weight[:, 0, 0, 0]
+        ) if conv.bias is None else conv.bias
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    shift = norm.bias - norm.running_mean * scale
+    bias = norm.bias - norm.running_mean * scale
     if conv.bias is not None:
-        shift = shift + conv.bias * scale
-    weight = conv.weight * scale[:, None, None, None]
-    return functional.conv2d(x, weight, shift, conv.stride, conv.padding)
+        bias = bias + conv.bias * scale
+    return conv.weight * scale[:, None, None, None], bias
 
 
 class BasicBlock(nn.Module):

@@ -1,0 +1,153 @@
+"""The fake-quantized network against the int8 file that ONNX Runtime computes in integers."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from ssd34.core.preprocess import preprocess
+from ssd34.data.image_io import read_image
+from ssd34.deploy.calibrate import calibrate
+from ssd34.deploy.int8_plan import int8_plan
+from ssd34.deploy.quantize import QuantizeOptions, quantized_model
+from ssd34.deploy.read_network import network_of
+from ssd34.network.fake_quantized import FakeQuantizedSSD, Steps
+from ssd34.network.ssd import SSD, load_weights
+from tests.conftest import EXAMPLES, TINY_LABELS, drawn_checkpoint, tiny_spec
+
+OPTIONS = QuantizeOptions(ranges="percentile", percentile=99.9, bias_correction=False)
+PICTURES = [read_image(EXAMPLES / f"{n}.jpg") for n in ("astronaut", "chelsea", "coffee")]
+
+
+def plan_of(network, statistics):
+    return int8_plan(
+        network, statistics, ranges=OPTIONS.ranges, percentile=OPTIONS.percentile,
+        per_channel=True, largest_weight=127, bias_correction=False, bytes_input=False,
+        float_nodes=frozenset(),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["norm", "no norm"])
+def quantized(request):
+    """A checkpoint, its int8 session, the plan, and the fake-quantized network."""
+    spec = tiny_spec().replace(head_norm=request.param)
+    checkpoint = drawn_checkpoint(spec, TINY_LABELS)
+    network = network_of(checkpoint)
+    statistics = calibrate(network, PICTURES)
+    plan = plan_of(network, statistics)
+    values = {n: Steps(float(v.scale), int(v.zero_point)) for n, v in plan.values.items()}
+    fake = FakeQuantizedSSD(spec, values)
+    load_weights(fake, checkpoint.weights, source="x")
+    model = quantized_model(network, statistics, OPTIONS, policy=None)
+    for node in list(model.graph.node):
+        if node.op_type in ("QLinearConv", "QLinearAdd", "QuantizeLinear"):
+            model.graph.output.append(
+                onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UINT8, None)
+            )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return checkpoint, session, plan, fake.eval()
+
+
+def level_scales(spec, plan, kind):
+    """The step of each raw output, (A,)."""
+    counts = [n * side**2 for n, side in zip(spec.boxes_per_cell, spec.feature_sizes, strict=True)]
+    return np.concatenate(
+        [
+            np.full(count, plan.values[f"heads.{kind}.{level}"].scale)
+            for level, count in enumerate(counts)
+        ]
+    )
+
+
+class LayerByLayer(FakeQuantizedSSD):
+    """Compares each layer with the int8 file's, and goes on with the file's values."""
+
+    def _rounded(self, name, x):
+        ours, (scale, zero_point) = super()._rounded(name, x), self.values[name]
+        theirs = self.theirs.get(f"{name}.steps", self.theirs.get(name)).astype(np.float32)
+        steps = np.rint(ours.tensor.numpy() / np.float32(scale)) + zero_point
+        self.differences[name] = np.abs(steps - theirs)
+        return ours._replace(tensor=torch.from_numpy((theirs - zero_point) * np.float32(scale)))
+
+
+def test_every_layer_rounds_as_the_int8_file_does(quantized):
+    """Within one step, and that only where two sums differ in their last bit."""
+    checkpoint, session, _, fake = quantized
+    network = LayerByLayer(checkpoint.spec, fake.values)
+    load_weights(network, checkpoint.weights, source="x")
+    network.eval()
+    names = [output.name for output in session.get_outputs()]
+    for picture in PICTURES:
+        image = preprocess(picture, 64)
+        network.theirs = dict(zip(names, session.run(None, {"image": image}), strict=True))
+        network.differences = {}
+        with torch.no_grad():
+            network(torch.from_numpy(image))
+        assert len(network.differences) == len(fake.values) - 1  # the max-pool rounds nothing
+        differences = np.concatenate([d.ravel() for d in network.differences.values()])
+        assert differences.max() <= 1
+        assert (differences > 0).mean() < 1e-3
+
+
+def test_the_outputs_are_those_of_the_int8_file(quantized):
+    """A step here and there moves what follows it, but by little."""
+    checkpoint, session, plan, fake = quantized
+    for picture in PICTURES:
+        image = preprocess(picture, 64)
+        with torch.no_grad():
+            ours = dict(zip(("loc", "conf"), fake(torch.from_numpy(image)), strict=True))
+        for kind in ("loc", "conf"):
+            (theirs,) = session.run([kind], {"image": image})
+            scales = level_scales(checkpoint.spec, plan, kind)
+            steps = np.abs(ours[kind].numpy() - theirs) / scales
+            assert steps.max() < 5
+            assert steps.mean() < 0.8
+
+
+def test_rounding_is_no_small_thing(quantized):
+    """The float network differs, so that the test above means something."""
+    checkpoint, session, plan, _ = quantized
+    network = SSD(checkpoint.spec).eval()
+    load_weights(network, checkpoint.weights, source="x")
+    image = preprocess(PICTURES[0], 64)
+    with torch.no_grad():
+        loc, _ = network(torch.from_numpy(image))
+    (theirs,) = session.run(["loc"], {"image": image})
+    steps = np.abs(loc.numpy() - theirs) / level_scales(checkpoint.spec, plan, "loc")
+    assert steps.max() > 2
+    assert (steps > 0.5).mean() > 0.2
+
+
+def test_gradients_reach_every_parameter(quantized):
+    checkpoint, _, _, fake = quantized
+    fake.zero_grad()
+    loc, conf = fake(torch.from_numpy(preprocess(PICTURES[1], 64)))
+    (loc.square().mean() + conf.square().mean()).backward()
+    for name, parameter in fake.named_parameters():
+        levels = len(checkpoint.spec.steps)
+        if name.startswith("heads.") and int(name.split(".")[2]) >= levels:
+            continue
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    fake.zero_grad()
+
+
+def test_the_gradient_points_where_the_float_networks_does(quantized):
+    checkpoint, _, _, fake = quantized
+    network = SSD(checkpoint.spec).eval()
+    load_weights(network, checkpoint.weights, source="x")
+    images = torch.from_numpy(np.concatenate([preprocess(p, 64) for p in PICTURES]))
+    gradients = []
+    for each in (fake, network):
+        each.zero_grad()
+        loc, conf = each(images)
+        (loc.abs().mean() + conf.logsumexp(dim=1).mean()).backward()
+        used = [p.grad.flatten() for p in each.parameters() if p.grad is not None]
+        gradients.append(torch.cat(used))
+        each.zero_grad()
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.9
