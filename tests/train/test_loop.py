@@ -16,10 +16,11 @@ from ssd34.network.ssd import SSD
 from ssd34.train.augment import Augmentation
 from ssd34.train.loader import Loader, training_sets
 from ssd34.train.loop import train
+from ssd34.train.loss import detection_loss
 from ssd34.train.measure import evaluate_network
 from ssd34.train.options import TrainOptions
 from ssd34.train.progress import Listener
-from ssd34.train.step import set_training
+from ssd34.train.step import make_optimizer, set_training, train_step
 from tests.conftest import TINY_LABELS, shapes_dataset, tiny_spec
 
 FAST = TrainOptions(
@@ -177,6 +178,107 @@ def test_divergence_stops_with_advice(tmp_path, shapes):
         TrainingError, match=r"diverged; the last checkpoint .* --resume with a lower --lr"
     ):
         run(tmp_path, shapes, options=options)
+
+
+def test_an_exploding_loss_stops_before_its_weights_are_saved(tmp_path, shapes, monkeypatch):
+    """From step 25 on every loss counts a hundred times."""
+    from ssd34.train import step as step_module
+
+    calls: list[None] = []
+
+    def growing(*args, **keywords):
+        loss = detection_loss(*args, **keywords)
+        calls.append(None)
+        factor = 100.0 if len(calls) > 25 else 1.0
+        return type(loss)(*(part * factor for part in loss))
+
+    monkeypatch.setattr(step_module, "detection_loss", growing)
+    options = dataclasses.replace(FAST, epochs=20, learning_rate=1e-6)
+    with pytest.raises(TrainingError, match=r"the loss has grown from \S+ to \S+: training dive"):
+        run(tmp_path, shapes, options=options)
+    assert 20 <= read_checkpoint(tmp_path / "last.safetensors").state["step"] <= 27
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't "
+                     "allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)  # fmt: skip
+def test_out_of_memory_says_what_to_try(tmp_path, shapes, monkeypatch, error):
+    def fail(*_args):
+        raise error
+
+    monkeypatch.setattr(SSD, "forward", fail)
+    with pytest.raises(TrainingError, match=r"memory with 4 pictures of 64 .*--accumulate 2.*"
+                                            r"--batch 2"):  # fmt: skip
+        run(tmp_path, shapes)
+    monkeypatch.setattr(SSD, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, shapes)
+
+
+def test_accumulated_parts_make_the_step_of_the_whole_batch(shapes):
+    """Without batch norm; SGD, so that the step is the gradient."""
+    spec = tiny_spec().replace(head_norm=False)
+    [source] = training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
+    loader = Loader(
+        [source], spec=spec, options=Augmentation(), batch_size=5, seed=7, workers=0,
+        size_now=lambda _step: 64,
+    )  # fmt: skip
+    batch = next(loader.batches(0))
+    results = []
+    for parts in (1, 2, 5):
+        options = dataclasses.replace(
+            FAST, optimizer="sgd", batch_size=5, accumulate=parts, trunk_statistics="frozen"
+        )
+        torch.manual_seed(3)
+        network = SSD(spec)
+        optimizer = make_optimizer(network, options)
+        set_training(network, options, frozen=False)
+        step = train_step(network, optimizer, batch, options=options, device=torch.device("cpu"))
+        assert step is not None
+        assert step.pictures == 5
+        results.append((step.loss, network.state_dict()))
+    for loss, weights in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-5)
+        for key, value in weights.items():
+            torch.testing.assert_close(value, results[0][1][key], rtol=1e-4, atol=1e-6)
+
+
+def test_decay_acts_on_everything_as_published_or_on_convolutions():
+    network = SSD(tiny_spec())
+    for decayed, expected in (("all", 0), ("weights", sum(p.dim() < 2 for p in
+                                                         network.parameters()))):  # fmt: skip
+        options = dataclasses.replace(FAST, optimizer="sgd", decayed=decayed)
+        _, others = make_optimizer(network, options).param_groups
+        assert len(others["params"]) == expected
+
+
+def test_training_stops_at_the_target_and_stays_stopped(tmp_path, shapes):
+    options = dataclasses.replace(FAST, target_map=0.0)
+    first = run(tmp_path, shapes, options=options)
+    assert (first.steps, first.finished) == (3, True)
+    again = run(tmp_path, shapes, options=options, resume=True)
+    assert (again.steps, again.finished) == (3, True)
+
+
+def test_last_is_written_once_at_the_end(tmp_path, shapes, monkeypatch):
+    from ssd34.data.checkpoint import Checkpoint
+
+    written = []
+    save = Checkpoint.save
+
+    def counted(self, path):
+        written.append(path.name)
+        save(self, path)
+
+    monkeypatch.setattr(Checkpoint, "save", counted)
+    run(tmp_path, shapes, options=dataclasses.replace(FAST, epochs=1))
+    assert written == ["last.safetensors", "best.safetensors"]
 
 
 def test_resume_of_something_else_is_refused(tmp_path, shapes):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssd34.cli.console import errors, warn
+from ssd34.cli.train_preview import show_preview
 from ssd34.cli.train_screen import Screen, StopOnSignal
 from ssd34.cli.train_setup import (
     classes,
@@ -64,6 +65,11 @@ RECIPE_FILE = "recipe.json"
 @click.option("--epochs", type=int, help="Length in epochs.")
 @click.option("--minutes", type=float, help="Length by the clock, instead.")
 @click.option("--target-map", type=float, help="Stop where an evaluation reaches this AP.")
+@click.option(
+    "--preview", "shown", type=click.IntRange(1, 100), metavar="N",
+    help="Do not train: draw N varied pictures with their boxes and the default boxes that learn "
+    "them, and count the objects that none matches.",
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on where the run in --output stopped.")
 @click.option(
     "--batch", "--global-batch", "batch_size", type=int,
@@ -116,6 +122,7 @@ def train(
     recipe_name: str | None,
     assignments: tuple[str, ...],
     output: Path,
+    shown: int | None,
     resume: bool,
     threads: int | None,
     device: str,
@@ -147,7 +154,7 @@ def train(
     last = output / LAST
     if resume and not last.is_file():
         raise TrainingError(f"nothing to resume: {last} does not exist; leave --resume out")
-    if last.exists() and not resume:
+    if last.exists() and not resume and not shown:
         raise OptionError(
             f"{output}: already holds a run; add --resume to go on with it, or choose "
             "another folder"
@@ -178,17 +185,20 @@ def train(
     notes: dict[str, Any] = {}
     if begun:
         spec, labels = begun.spec, begun.labels
-        network, origin = SSD(spec), "resumed"
     else:
         labels = classes(plan.settings["labels"], [dataset for dataset, _ in datasets])
         spec, plan = network_spec(plan, start, labels)
-        network = SSD(spec)
+    sources = training_sets(datasets, labels)
+    if shown:
+        show_preview(sources, spec, labels, options, shown=shown, folder=output)
+        return
+    network, origin = SSD(spec), "resumed"
+    if not begun:
         origin = start.put_into(network, labels)
         notes = {
             "command": shlex.join(sys.argv[1:]), "start": origin, "recipe": plan.to_dict(),
             "version": __version__,
         }  # fmt: skip
-    sources = training_sets(datasets, labels)
     for name in sorted(set(validation.labels.names) - set(labels.names)):
         if first:
             warn(f"{val}: the class {name!r} is not trained and counts as missed")

@@ -24,7 +24,7 @@ from ssd34.data.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, ImageError
 from ssd34.train.augment import Augmentation, augment
 from ssd34.train.distributed import ALONE, Ranks
-from ssd34.train.matcher import match
+from ssd34.train.matcher import Matches, match
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +125,24 @@ class Unreadable(NamedTuple):
     size: int
 
 
+class Made(NamedTuple):
+    """A varied picture and what it teaches.
+
+    Attributes:
+        image: (S, S, 3) uint8 RGB.
+        boxes: (N, 4) float32 xyxy, fractions of the picture: the objects.
+        labels: (N,) int64, the network's.
+        ignored_boxes: (M, 4) float32 xyxy, crowds and difficult objects.
+        matches: what each default box learns.
+    """
+
+    image: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ignored_boxes: NDArray[np.float32]
+    matches: Matches
+
+
 class Examples(TorchDataset[Any]):
     """Makes one picture and its targets from a Draw."""
 
@@ -142,7 +160,8 @@ class Examples(TorchDataset[Any]):
             self._default_boxes[size] = default_boxes_cxcywh(self.spec.at_size(size))
         return self._default_boxes[size]
 
-    def __getitem__(self, draw: Draw) -> tuple[NDArray[Any], ...] | Unreadable:
+    def make(self, draw: Draw) -> Made | Unreadable:
+        """The picture of a draw and what each default box learns from it."""
         source = self.sources[draw.source]
         sample = source.dataset.samples[draw.picture]
         try:
@@ -159,15 +178,22 @@ class Examples(TorchDataset[Any]):
             rng=rng,
         )
         ignored = sample.ignored[example.kept]
-        default_boxes = self.default_boxes(draw.size)
+        boxes = example.boxes[~ignored]
+        labels = source.labels[sample.labels[example.kept]][~ignored]
         matches = match(
-            example.boxes[~ignored],
-            source.labels[sample.labels[example.kept]][~ignored],
-            default_boxes_cxcywh=default_boxes,
+            boxes,
+            labels,
+            default_boxes_cxcywh=self.default_boxes(draw.size),
             ignored_boxes=example.boxes[ignored],
         )
-        offsets = encode(matches.boxes_cxcywh, default_boxes)
-        return example.image, offsets, matches.labels, source.labelled
+        return Made(example.image, boxes, labels, example.boxes[ignored], matches)
+
+    def __getitem__(self, draw: Draw) -> tuple[NDArray[Any], ...] | Unreadable:
+        made = self.make(draw)
+        if isinstance(made, Unreadable):
+            return made
+        offsets = encode(made.matches.boxes_cxcywh, self.default_boxes(draw.size))
+        return made.image, offsets, made.matches.labels, self.sources[draw.source].labelled
 
 
 def _collate(examples: list[tuple[NDArray[Any], ...] | Unreadable]) -> Batch:

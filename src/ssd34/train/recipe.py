@@ -205,7 +205,8 @@ def resolved(
     Raises:
         OptionError: a setting is unknown or outside what is allowed.
     """
-    given = {key: checked(key, value) for key, value in changed.items()}
+    changed = {key: checked(key, value) for key, value in changed.items()}
+    given = dict(changed)
     if given.get("minutes") is not None and "epochs" not in given:
         given["epochs"] = None
     if given.get("epochs") is not None and "minutes" not in given:
@@ -235,7 +236,7 @@ def resolved(
         **{key: settings[key] for key in OPTIONS},
     )
     settings |= {"learning_rate": options.peak_rate, "weight_decay": options.decay}
-    return Plan(recipe=recipe.name, changed=given, settings=settings, options=options)
+    return Plan(recipe=recipe.name, changed=changed, settings=settings, options=options)
 
 
 def changed_options(options: TrainOptions, changed: Settings) -> TrainOptions:

@@ -113,6 +113,7 @@ class Run:
     def start_history(self) -> None:
         """A new, empty history."""
         if self.writes:
+            remove_parts(self.output, (LAST, BEST, HISTORY))
             write_text(self.output / HISTORY, "")
 
     def save_last(self) -> None:

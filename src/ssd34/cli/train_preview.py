@@ -1,0 +1,74 @@
+"""``ssd34 train --preview``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ssd34.cli.console import warn
+from ssd34.core.labels import LabelSet
+from ssd34.core.spec import ModelSpec
+from ssd34.data.atomic import write_text, written_whole
+
+if TYPE_CHECKING:
+    from ssd34.train.loader import TrainingSet
+    from ssd34.train.options import TrainOptions
+
+SHEET = "preview.png"
+NUMBERS = "preview.json"
+
+
+def show_preview(
+    sources: Sequence[TrainingSet],
+    spec: ModelSpec,
+    labels: LabelSet,
+    options: TrainOptions,
+    *,
+    shown: int,
+    folder: Path,
+) -> None:
+    """Write the sheet and the counts into a folder, and print them."""
+    from ssd34.train.loader import Loader
+    from ssd34.train.preview import preview
+
+    loader = Loader(
+        sources,
+        spec=spec,
+        options=options.augmentation,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        workers=0,
+        size_now=lambda _step: spec.image_size,
+    )
+    seen = preview(loader, labels, shown=shown)
+    for problem in seen.problems:
+        warn(f"left out {problem}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(folder / SHEET) as temporary:
+        seen.sheet.save(temporary, "PNG")
+    write_text(folder / NUMBERS, json.dumps(seen.to_dict(), indent=2) + "\n")
+    table = Table(
+        title=f"objects in {seen.pictures} varied pictures of {spec.image_size} pixels",
+        title_justify="left",
+    )
+    for name in ("side in pixels", "objects", "none overlaps by 0.5", "default boxes each"):
+        table.add_column(name, justify="right")
+    for row in seen.rows:
+        share = row.forced / row.objects if row.objects else 0.0
+        side = (
+            f"{row.side_from:g} or more"
+            if math.isinf(row.side_to)
+            else f"{row.side_from:g} to {row.side_to:g}"
+        )
+        table.add_row(
+            side, str(row.objects), f"{row.forced} ({share:.0%})", f"{row.default_boxes:.1f}"
+        )
+    Console().print(table)
+    click.echo(f"{folder / SHEET}: {min(shown, seen.pictures)} pictures; {folder / NUMBERS}")

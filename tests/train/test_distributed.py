@@ -1,0 +1,155 @@
+"""Two processes started by torchrun train like one."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ssd34.data.checkpoint import read_checkpoint
+from ssd34.data.formats import open_dataset
+from ssd34.errors import OptionError
+from ssd34.network.ssd import SSD
+from ssd34.train.augment import Augmentation
+from ssd34.train.distributed import ALONE, Ranks, SharedBatchNorm, joined, share_batch_norm
+from ssd34.train.loader import Loader, training_sets
+from ssd34.train.loop import train
+from tests.cli.test_train import invoke
+from tests.conftest import TINY_LABELS, tiny_spec
+from tests.train.test_loop import FAST
+
+
+@pytest.fixture(scope="module")
+def with_a_broken_picture(shapes, tmp_path_factory):
+    """A data set of which one picture is broken: the one that the second of two processes draws
+    alone for the first batch of three."""
+    folder = tmp_path_factory.mktemp("broken") / "set"
+    shutil.copytree(shapes, folder)
+    loader = Loader(
+        training_sets([(open_dataset(folder), 1.0)], TINY_LABELS), spec=tiny_spec(),
+        options=Augmentation(), batch_size=3, seed=34, workers=0, size_now=lambda _: 64,
+        ranks=Ranks(1, 2),
+    )  # fmt: skip
+    [drawn] = next(loader.draws(0))
+    name = loader.sources[0].dataset.samples[drawn.picture].file_name
+    (folder / "images" / name).write_text("no picture")
+    return folder
+
+
+def test_torchrun_trains_to_the_weights_of_one_process(
+    with_a_broken_picture, shapes, tiny_checkpoint, tmp_path
+):
+    """The same batches, batch norm over both processes, one of them once without a picture."""
+    tiny_checkpoint.save(tmp_path / "start.safetensors")
+    arguments = [
+        "train", "--data", str(with_a_broken_picture), "--val", str(shapes), "--init",
+        str(tmp_path / "start.safetensors"), "--epochs", "2", "--batch", "3", "--accumulate", "1",
+        "--optimizer", "sgd", "--lr", "1e-3", "--warmup", "1", "--ema", "0.9", "--workers", "0",
+        "--precision", "fp32", "--trunk-statistics", "batch", "--freeze", "0", "--threads", "1",
+        "--device", "cpu", "--output",
+    ]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert "finished after 8 steps" in invoke(*arguments, one).output
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "ssd34", *arguments, str(two)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("finished after 8 steps") == 1
+    assert "2 processes" in result.stderr
+    expected, got = (read_checkpoint(f / "last.safetensors", training=True) for f in (one, two))
+    model = {k: a for k, a in expected.training.items() if k.startswith("model.")}
+    for ours, theirs in ((expected.weights, got.weights), (model, got.training)):
+        assert ours.keys() <= theirs.keys()
+        for key, array in ours.items():
+            difference = np.abs(theirs[key] - array).max()
+            assert difference <= 2e-3 * np.abs(array).max() + 1e-6, key
+    moved = max(
+        float(np.abs(a - tiny_checkpoint.weights[k]).max()) for k, a in expected.weights.items()
+    )
+    assert moved > 1e-2
+    for folder in (one, two):
+        lines = (folder / "history.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        found = [r for r in records if r["event"] == "evaluation"]
+        assert [r["step"] for r in found] == [4, 8]
+        assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in one.iterdir())
+        if folder is one:
+            reference = found
+    for a, b in zip(reference, found, strict=True):
+        assert b["pictures"] == a["pictures"] == 12
+        assert b["summary"] == pytest.approx(a["summary"], abs=1e-3, nan_ok=True)
+
+
+def test_ranks_share_every_batch_without_overlap(shapes):
+    sources = training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
+
+    def drawn(ranks):
+        loader = Loader(
+            sources, spec=tiny_spec(), options=Augmentation(), batch_size=5, seed=1, workers=0,
+            size_now=lambda _: 64, ranks=ranks,
+        )  # fmt: skip
+        draws = loader.draws(0)
+        return [next(draws) for _ in range(4)]
+
+    whole, parts = drawn(ALONE), [drawn(Ranks(rank, 3)) for rank in range(3)]
+    for step, batch in enumerate(whole):
+        assert sorted(draw for part in parts for draw in part[step]) == sorted(batch)
+        assert {len(part[step]) for part in parts} == {1, 2}
+
+
+def test_shared_batch_norm_is_batch_norm_in_one_process():
+    """Against torch's own, forward, backward and statistics."""
+    environment = {"RANK": "0", "WORLD_SIZE": "1"}
+    with joined(torch.device("cpu"), environment) as ranks:
+        assert ranks == ALONE
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        torch.manual_seed(0)
+        ours = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+        theirs = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+        theirs.load_state_dict(ours.state_dict())
+        names = list(ours.state_dict())
+        share_batch_norm(ours)
+        assert isinstance(ours[1], SharedBatchNorm)
+        assert list(ours.state_dict()) == names
+        images = torch.randn(4, 3, 5, 5) * 3 + 7
+        weights = torch.randn(4, 8, 5, 5)
+        for network in (ours, theirs):
+            (network(images) * weights).sum().backward()
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
+        for key, value in theirs.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[key], value, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images))
+    finally:
+        dist.destroy_process_group()
+
+
+def test_what_several_processes_cannot_do(shapes, tmp_path):
+    dataset = open_dataset(shapes)
+
+    def begin(options, ranks):
+        train(
+            SSD(tiny_spec()),
+            TINY_LABELS,
+            sources=training_sets([(dataset, 1.0)], TINY_LABELS),
+            validation=dataset,
+            options=options,
+            output=tmp_path,
+            ranks=ranks,
+        )
+
+    with pytest.raises(OptionError, match="expected --epochs with several processes"):
+        begin(dataclasses.replace(FAST, epochs=None, minutes=1.0), Ranks(0, 2))
+    with pytest.raises(OptionError, match="expected --batch 8 or more, a picture for each"):
+        begin(dataclasses.replace(FAST, batch_size=6, accumulate=2), Ranks(0, 4))
