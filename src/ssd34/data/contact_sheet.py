@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -20,7 +21,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _COLUMNS = 5
 _VIEW = (300, 225)
 """Width and height of the place for a picture, in pixels of the sheet."""
-_CAPTION_LINES = 4
+_CAPTION_LINES = 5
 _LINE = 17
 _TEXT = 13
 _GAP = 14
@@ -74,13 +75,16 @@ def contact_sheet(findings: Sequence[Finding], *, most: int) -> Image.Image | No
     sheet = Image.new("RGB", (columns * width + _GAP, head + rows * height + _GAP), _PAPER)
     canvas = ImageDraw.Draw(sheet)
     text = f"{len(shown)} of {len(tiles)} suspicious pictures"
+    if alone := sum(finding.sample is None for finding in findings):
+        text += f"; findings without a picture: {alone}"
     canvas.text((_GAP, _GAP), text, fill=_INK, font=title)
     legend = ImageFont.load_default(size=_TEXT)
     canvas.text((_GAP, _GAP + 28), "red: in question", fill=_RED, font=legend)
     canvas.text((_GAP + 112, _GAP + 28), "blue: other boxes", fill=_OTHER, font=legend)
+    several = len({finding.dataset.name for finding in findings}) > 1
     for k, tile in enumerate(shown):
         row, column = divmod(k, columns)
-        sheet.paste(_card(tile), (_GAP + column * width, head + row * height))
+        sheet.paste(_card(tile, several=several), (_GAP + column * width, head + row * height))
     return sheet
 
 
@@ -110,8 +114,8 @@ def _share(tiles: list[_Tile], most: int) -> list[_Tile]:
     return [tile for kind in order for tile in queues[kind][: taken[kind]]]
 
 
-def _card(tile: _Tile) -> Image.Image:
-    """A picture with its caption."""
+def _card(tile: _Tile, *, several: bool) -> Image.Image:
+    """A picture with its caption; where there are several data sets, with the name of its own."""
     height = _VIEW[1] + (_CAPTION_LINES + 1) * _LINE
     card = Image.new("RGB", (_VIEW[0], height), _CARD)
     twin = next((finding.twin for finding in tile.findings if finding.twin), None)
@@ -125,7 +129,10 @@ def _card(tile: _Tile) -> Image.Image:
     canvas.rectangle((0, 0, card.width - 1, card.height - 1), outline=_EDGE)
     font = ImageFont.load_default(size=_TEXT)
     width, y = _VIEW[0] - 16, _VIEW[1] + 6
-    name = _shortened(_printable(tile.sample.file_name), font, width)
+    name = tile.sample.file_name
+    if several:
+        name += f" in {Path(tile.dataset.name).name}"
+    name = _shortened(_printable(name), font, width)
     reasons = tile.findings[0].problem.reason
     if len(tile.findings) > 1:
         reasons += f" (and {len(tile.findings) - 1} more)"
@@ -134,6 +141,8 @@ def _card(tile: _Tile) -> Image.Image:
         (_INK, name),
         *((_GREY, line) for line in _wrapped(_printable(reasons), font, width)),
     ]
+    if len(lines) > _CAPTION_LINES:
+        lines[_CAPTION_LINES - 1] = (_GREY, "...")
     for colour, line in lines[:_CAPTION_LINES]:
         canvas.text((8, y), line, fill=colour, font=font)
         y += _LINE
