@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +13,7 @@ from rich.text import Text
 from ssd34.cli.console import warn_of_problems
 from ssd34.data.dataset import Dataset
 from ssd34.data.formats import find_dataset, split_path
+from ssd34.data.statistics import statistics
 
 PARTLY = 1
 _FIELDS = ("pictures", "empty", "boxes", "crowd", "difficult", "left_out")
@@ -56,22 +56,16 @@ def info(*, path: str, as_json: bool) -> None:
 
 def _counts(dataset: Dataset) -> dict[str, Any]:
     """What one split holds; the JSON form of it."""
-    samples = dataset.samples
-    boxes = np.bincount(
-        np.concatenate([sample.labels for sample in samples]), minlength=len(dataset.labels) + 1
-    )
+    counted = statistics(dataset)
     return {
-        "pictures": len(dataset),
-        "empty": sum(not len(sample.boxes) for sample in samples),
-        "boxes": int(boxes.sum()),
-        "crowd": sum(int(sample.crowd.sum()) for sample in samples),
-        "difficult": sum(int(sample.difficult.sum()) for sample in samples),
+        "pictures": counted.pictures,
+        "empty": len(counted.empty),
+        "boxes": counted.boxes,
+        "crowd": counted.crowd,
+        "difficult": counted.difficult,
         "left_out": len(dataset.problems),
         "problems": [str(problem) for problem in dataset.problems],
         "classes": [
-            {"name": name, "id": category, "boxes": int(count)}
-            for name, category, count in zip(
-                dataset.labels.names, dataset.labels.category_ids, boxes[1:], strict=True
-            )
+            {"name": one.name, "id": one.category_id, "boxes": one.boxes} for one in counted.classes
         ],
     }
