@@ -14,7 +14,8 @@ from PIL import Image
 
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.data import files as files_module
-from ssd34.data.dataset import Dataset, Problem, Sample, of_classes
+from ssd34.data.classes import of_classes
+from ssd34.data.dataset import Dataset, Problem, Sample
 from ssd34.data.files import FolderFiles, ZipFiles
 from ssd34.data.formats import open_dataset
 from ssd34.errors import DatasetError, ImageError, OptionError

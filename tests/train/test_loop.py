@@ -9,7 +9,8 @@ from PIL import Image
 from ssd34.core.labels import LabelSet
 from ssd34.core.spec import named_spec
 from ssd34.data.checkpoint import read_checkpoint
-from ssd34.data.dataset import Problem, of_classes
+from ssd34.data.classes import of_classes
+from ssd34.data.dataset import Problem
 from ssd34.data.formats import open_dataset
 from ssd34.errors import CheckpointError, DatasetError, OptionError, TrainingError
 from ssd34.network.ssd import SSD

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ssd34.cli.data_check import check_data
+from ssd34.cli.data_convert import convert
 from ssd34.cli.data_download import download_published
 from ssd34.cli.data_info import info
 
@@ -17,5 +18,5 @@ def data() -> None:
     """
 
 
-for command in (info, check_data, download_published):
+for command in (info, check_data, convert, download_published):
     data.add_command(command)

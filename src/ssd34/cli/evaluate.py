@@ -12,8 +12,9 @@ import click
 from ssd34.cli.console import warn_of_problems
 from ssd34.core.postprocess import POLICIES
 from ssd34.data.atomic import write_text
+from ssd34.data.classes import of_classes
 from ssd34.data.coco import annotations_alone
-from ssd34.data.dataset import Dataset, of_classes
+from ssd34.data.dataset import Dataset
 from ssd34.data.fingerprint import fingerprint
 from ssd34.data.formats import open_dataset
 from ssd34.errors import OptionError, require

@@ -1,8 +1,9 @@
-"""Whole files or none: write beside, then rename."""
+"""Whole files and folders or none: write beside, then rename."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,28 @@ def remove_parts(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         for part in folder.glob(f".{name}.*.part"):
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends without error.
+
+    Raises:
+        OSError: `path` exists and is not an empty folder, or the folder above cannot be written.
+    """
+    path = path.absolute()
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o777 & ~mask)
+        if path.exists():
+            path.rmdir()
+        temporary.rename(path)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -25,7 +25,7 @@ from ssd34.data.sample_builder import Findings, SampleBuilder
 from ssd34.errors import DatasetError, ImageError, OptionError
 
 ANNOTATIONS = "instances.json"
-_SPLIT_PREFIX = "instances_"
+SPLIT_PREFIX = "instances_"
 _ROBOFLOW = "_annotations.coco.json"
 
 MAX_JSON_BYTES = 1 << 30
@@ -63,7 +63,7 @@ def find_coco(files: Files, name: str) -> Layout | None:
 
 def _split_of(file: str) -> str:
     stem, suffix = posixpath.splitext(posixpath.basename(file))
-    split = stem.removeprefix(_SPLIT_PREFIX)
+    split = stem.removeprefix(SPLIT_PREFIX)
     return split if suffix == ".json" and split != stem else ""
 
 
@@ -79,7 +79,7 @@ def coco_file(file: Path, name: str, *, pictures: Path | None = None) -> Layout:
 
 
 def _find_images(annotations: Path, values: dict[str, Any]) -> Path:
-    split = annotations.stem.removeprefix(_SPLIT_PREFIX)
+    split = annotations.stem.removeprefix(SPLIT_PREFIX)
     folder = annotations.parent
     candidates = (
         folder / "images", folder.parent / split, folder.parent / "images" / split,

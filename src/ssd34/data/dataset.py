@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -95,6 +93,17 @@ class Sample:
         """(N,) bool: boxes that training counts neither as object nor as background."""
         return self.crowd | self.difficult
 
+    def of(self, mask: NDArray[np.bool_]) -> Sample:
+        """The same picture with only some boxes; mask: (N,) bool."""
+        return replace(
+            self,
+            boxes=self.boxes[mask],
+            labels=self.labels[mask],
+            areas=self.areas[mask],
+            crowd=self.crowd[mask],
+            difficult=self.difficult[mask],
+        )
+
 
 class ImageStore(Protocol):
     """Where the picture files of a data set are."""
@@ -167,31 +176,3 @@ class Dataset:
             raise DatasetError(
                 f"{self.name}: {error} (rename the class, or train with --labels data)"
             ) from None
-
-
-def of_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
-    """The same pictures with only some classes' boxes.
-
-    Raises:
-        OptionError: the data set has no such class.
-    """
-    kept = sorted({dataset.labels.label(name) for name in names})
-    new_label = {label: k for k, label in enumerate(kept, start=1)}
-    labels = LabelSet(
-        tuple(dataset.labels.name(label) for label in kept),
-        tuple(dataset.labels.category_id(label) for label in kept),
-    )
-    samples = []
-    for sample in dataset.samples:
-        mask = np.isin(sample.labels, kept)
-        samples.append(
-            dataclasses.replace(
-                sample,
-                boxes=sample.boxes[mask],
-                labels=np.array([new_label[int(label)] for label in sample.labels[mask]], np.int64),
-                areas=sample.areas[mask],
-                crowd=sample.crowd[mask],
-                difficult=sample.difficult[mask],
-            )
-        )
-    return dataclasses.replace(dataset, labels=labels, samples=tuple(samples))

@@ -112,8 +112,12 @@ def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Im
         raise _broken(what, error) from None
 
 
-def image_size(stream: BinaryIO) -> tuple[int, int]:
+def image_size(stream: BinaryIO, name: str = "the picture") -> tuple[int, int]:
     """Width and height that `read_image` gives a picture, without decoding its pixels.
+
+    Args:
+        stream: the file.
+        name: what to call it in messages.
 
     Raises:
         ImageError: not a picture that is read here.
@@ -125,9 +129,9 @@ def image_size(stream: BinaryIO) -> tuple[int, int]:
             turns = 1 if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation)
             return (height, width) if turns in (5, 6, 7, 8) else (width, height)
     except UnidentifiedImageError:
-        raise _unknown("the picture") from None
+        raise _unknown(name) from None
     except _BROKEN as error:
-        raise _broken("the picture", error) from None
+        raise _broken(name, error) from None
 
 
 def _unknown(what: str) -> ImageError:

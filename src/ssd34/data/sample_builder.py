@@ -13,7 +13,6 @@ import numpy as np
 from ssd34.data.dataset import Kind, Problem, Sample
 from ssd34.data.files import Files
 from ssd34.data.image_io import image_size
-from ssd34.errors import ImageError
 
 _DIGITS = 15
 """Of a number that every JSON reader takes."""
@@ -149,11 +148,7 @@ def size_of(files: Files, name: str) -> tuple[int, int]:
         ImageError: missing or not a picture.
     """
     with files.opened(name) as stream:
-        try:
-            return image_size(stream)
-        except ImageError as error:
-            reason = str(error).removeprefix("the picture: ")
-            raise ImageError(f"{name}: {reason}") from None
+        return image_size(stream, name)
 
 
 def with_ids(samples: Sequence[Sample]) -> tuple[Sample, ...]:

@@ -74,12 +74,16 @@ def find_voc(files: Files, name: str) -> Layout | None:
 
 
 def _devkit(files: Files, name: str) -> Layout:
-    stems = {PurePosixPath(n).stem: n for n in files.names(SPLITS) if n.endswith(".txt")}
+    lists = {PurePosixPath(n).stem: n for n in files.names(SPLITS) if n.endswith(".txt")}
     # Beside train.txt the devkit has cat_train.txt, which says what pictures show a cat.
-    of_class = {s for s in stems if any(s.endswith(f"_{split}") for split in stems)}
-    lists = {stem: file for stem, file in stems.items() if stem not in of_class}
-    named = sorted({s.removesuffix(f"_{split}") for s in of_class for split in lists
-                    if s.endswith(f"_{split}")})  # fmt: skip
+    of_class = {
+        stem: split
+        for stem in lists
+        for split in lists
+        if stem.endswith(f"_{split}") and _says_whether(files, lists[stem])
+    }
+    lists = {stem: file for stem, file in lists.items() if stem not in of_class}
+    named = sorted({stem.removesuffix(f"_{split}") for stem, split in of_class.items()})
     folders = (PICTURES, "images", "Images")
     pictures = next((folder for folder in folders if files.is_folder(folder)), ANNOTATIONS)
     places = _Places(ANNOTATIONS, pictures, lists)
@@ -92,6 +96,13 @@ def _devkit(files: Files, name: str) -> Layout:
         return _read(files, places, split, name, classes())
 
     return Layout("voc", name, tuple(lists) or (WHOLE,), read)
+
+
+def _says_whether(files: Files, file: str) -> bool:
+    """Whether a list has a second column: 1, -1, or 0 for difficult."""
+    lines = (line.split() for line in read_lines(files, file, limit=MAX_LIST_BYTES))
+    first = next((words for words in lines if words), [])
+    return len(first) == 2 and first[1] in ("-1", "0", "1")
 
 
 def _flat(files: Files, name: str) -> Layout | None:
@@ -163,7 +174,7 @@ def _read(files: Files, places: _Places, split: str, name: str, labels: LabelSet
     if split in places.lists:
         file = places.lists[split]
         lines = read_lines(files, file, limit=MAX_LIST_BYTES)
-        counts = Counter(words[0] for words in map(str.split, lines) if words)
+        counts = Counter(_stem(files, places, line) for line in lines if line.strip())
         found.problems += [
             Problem(file, f"{stem} is listed {count} times", Kind.PICTURE_TWICE)
             for stem, count in counts.items()
@@ -200,6 +211,13 @@ def _read(files: Files, places: _Places, split: str, name: str, labels: LabelSet
     return Dataset(
         title, labels, with_ids(samples), pictures, tuple(found.problems), tuple(found.remarks)
     )
+
+
+def _stem(files: Files, places: _Places, line: str) -> str:
+    """A line of a list: a name that may hold blanks, or one with something after it."""
+    whole = line.strip()
+    there = files.exists(posixpath.join(places.annotations, f"{whole}.xml"))
+    return whole if there else whole.split()[0]
 
 
 def _annotation(files: Files, file: str) -> Element:

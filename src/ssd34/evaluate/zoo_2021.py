@@ -11,7 +11,8 @@ import dataclasses
 
 import numpy as np
 
-from ssd34.data.dataset import Dataset, of_classes
+from ssd34.data.classes import of_classes
+from ssd34.data.dataset import Dataset
 from ssd34.errors import OptionError
 
 LOST_CLASSES = (

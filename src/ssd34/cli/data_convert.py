@@ -1,0 +1,128 @@
+"""``ssd34 data convert``."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import click
+
+from ssd34.cli.console import progress_bar, warn, warn_of_problems
+from ssd34.data.classes import renamed, with_coco_names
+from ssd34.data.convert import FORMATS, Conversion, Options
+from ssd34.data.convert import convert as run_conversion
+from ssd34.data.dataset import Dataset
+from ssd34.data.formats import find_dataset, split_path
+from ssd34.errors import OptionError
+
+PARTLY = 1
+
+
+@click.command(short_help="Write a data set in another format.")
+@click.argument("sources", nargs=-1, required=True, metavar="[NAME=]SOURCE...")
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option(
+    "--to", "form", required=True, type=click.Choice(FORMATS), help="The format to write."
+)
+@click.option(
+    "--split", "splits", multiple=True, metavar="NAME",
+    help="Only this split of the sources; may be repeated. [default: all]",
+)  # fmt: skip
+@click.option(
+    "--copy/--link", "copy", default=True, help="Copy the pictures, or make hard links to them."
+)
+@click.option(
+    "--ignored", type=click.Choice(["leave-out", "as-objects"]), default="leave-out",
+    help="Crowd and difficult boxes where the format, YOLO, has no flags for them.",
+)  # fmt: skip
+@click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
+@click.option(
+    "--rename", "renames", multiple=True, metavar="OLD=NEW",
+    help="Another name for a class; may be repeated. Classes of the same name become one.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def convert(
+    *,
+    sources: tuple[str, ...],
+    destination: Path,
+    form: str,
+    splits: tuple[str, ...],
+    copy: bool,
+    ignored: str,
+    coco_names: bool,
+    renames: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Write the data set SOURCE, pictures included, into the new folder DESTINATION.
+
+    SOURCE is a COCO, Pascal VOC or YOLO data set, PATH@SPLIT for one split of it. NAME= says what
+    the split is called in the destination; several sources become the splits of one data set.
+    """
+    names = dict(_pair(text, "--rename", "OLD=NEW") for text in renames)
+    opened = [pair for source in sources for pair in _opened(source, splits)]
+    if not opened:
+        raise OptionError(f"no source has the split {' or '.join(splits)}; see: ssd34 data info")
+    if coco_names:
+        opened = [(name, with_coco_names(dataset)) for name, dataset in opened]
+    if names:
+        opened = [(name, renamed(dataset, names)) for name, dataset in opened]
+    options = Options(form, link=not copy, ignored_as_objects=ignored == "as-objects")
+    with progress_bar() as bar:
+        task = bar.add_task("converting", total=sum(len(dataset) for _, dataset in opened))
+        done = run_conversion(
+            opened, destination, options, progress=lambda n: bar.update(task, completed=n)
+        )
+    for problem in done.problems:
+        warn(f"left out {problem}")
+    for loss, count in done.losses.items():
+        warn(f"{count} x {loss}")
+    before = [problem for _, dataset in opened for problem in dataset.problems]
+    if as_json:
+        values = done.to_dict()
+        values["left_out"] = [str(problem) for problem in before] + values["left_out"]
+        click.echo(json.dumps({"destination": str(destination), **values}, indent=1))
+    else:
+        _print(done, destination)
+    if before or done.problems:
+        raise SystemExit(PARTLY)
+
+
+def _print(done: Conversion, destination: Path) -> None:
+    for name, pictures, boxes in done.splits:
+        click.echo(f"{name or 'all'}: {pictures} pictures, {boxes} boxes")
+    click.echo(f"written: {destination} ({done.format})")
+
+
+def _opened(source: str, splits: tuple[str, ...]) -> list[tuple[str, Dataset]]:
+    """The wanted splits of a source, each with its name in the destination."""
+    given, path = _named(source)
+    path, chosen = split_path(path)
+    layout = find_dataset(path)
+    if chosen is None:
+        wanted = [name for name in layout.splits if not splits or name in splits]
+    else:
+        wanted = [chosen]
+    if given and len(wanted) > 1:
+        raise OptionError(
+            f"{source}: holds the splits {', '.join(wanted)}; name one: {source}@{wanted[0]}"
+        )
+    opened = [(given or name, layout.open(name)) for name in wanted]
+    for _, dataset in opened:
+        warn_of_problems(dataset)
+    return opened
+
+
+def _named(source: str) -> tuple[str, str]:
+    """NAME=PATH; a path that itself holds '=' is fine."""
+    name, separator, path = source.partition("=")
+    if not separator or Path(source).exists() or not re.fullmatch(r"\w[\w.-]*", name):
+        return "", source
+    return name, path
+
+
+def _pair(text: str, option: str, form: str) -> tuple[str, str]:
+    old, separator, new = text.partition("=")
+    if not separator or not old or not new:
+        raise OptionError(f"{option} {text}: expected {form}")
+    return old, new
