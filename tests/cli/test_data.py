@@ -92,10 +92,11 @@ def test_convert_all_splits(tmp_path):
 
 
 def test_convert_as_json(tmp_path):
-    arguments = ("convert", two_splits(tmp_path / "set"), tmp_path / "new", "--to", "voc", "--json")
-    result = run(*arguments)
+    file = tmp_path / "done.json"
+    source = two_splits(tmp_path / "set")
+    result = run("convert", source, tmp_path / "new", "--to", "voc", "--json", file)
     assert result.exit_code == 1
-    values = json.loads(result.stdout)
+    values = json.loads(file.read_text())
     assert values["destination"] == str(tmp_path / "new") and values["format"] == "voc"
     assert values["splits"] == {
         "train": {"pictures": 1, "boxes": 2}, "val": {"pictures": 1, "boxes": 1}

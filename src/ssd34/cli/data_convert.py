@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from ssd34.cli.console import progress_bar, warn, warn_of_problems
+from ssd34.data.atomic import write_text
 from ssd34.data.classes import renamed, with_coco_names
-from ssd34.data.convert import FORMATS, Conversion, Options
+from ssd34.data.convert import FORMATS, Options
 from ssd34.data.convert import convert as run_conversion
 from ssd34.data.dataset import Dataset
 from ssd34.data.formats import find_dataset, split_path
@@ -41,7 +42,10 @@ PARTLY = 1
     "--rename", "renames", multiple=True, metavar="OLD=NEW",
     help="Another name for a class; may be repeated. Classes of the same name become one.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write what was written, changed and left out.",
+)  # fmt: skip
 def convert(
     *,
     sources: tuple[str, ...],
@@ -52,13 +56,15 @@ def convert(
     ignored: str,
     coco_names: bool,
     renames: tuple[str, ...],
-    as_json: bool,
+    json_file: Path | None,
 ) -> None:
     """Write the data set SOURCE, pictures included, into the new folder DESTINATION.
 
     SOURCE is a COCO, Pascal VOC or YOLO data set, PATH@SPLIT for one split of it. NAME= says what
     the split is called in the destination; several sources become the splits of one data set.
     """
+    if json_file and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
+        raise OptionError(f"{json_file}: expected a file to write in a folder that exists")
     names = dict(_pair(text, "--rename", "OLD=NEW") for text in renames)
     opened = [pair for source in sources for pair in _opened(source, splits)]
     if not opened:
@@ -78,20 +84,15 @@ def convert(
     for loss, count in done.losses.items():
         warn(f"{count} x {loss}")
     before = [problem for _, dataset in opened for problem in dataset.problems]
-    if as_json:
-        values = done.to_dict()
-        values["left_out"] = [str(problem) for problem in before] + values["left_out"]
-        click.echo(json.dumps({"destination": str(destination), **values}, indent=1))
-    else:
-        _print(done, destination)
-    if before or done.problems:
-        raise SystemExit(PARTLY)
-
-
-def _print(done: Conversion, destination: Path) -> None:
     for name, pictures, boxes in done.splits:
         click.echo(f"{name or 'all'}: {pictures} pictures, {boxes} boxes")
     click.echo(f"written: {destination} ({done.format})")
+    if json_file:
+        values = {"destination": str(destination), **done.to_dict()}
+        values["left_out"] = [str(problem) for problem in before] + values["left_out"]
+        write_text(json_file, json.dumps(values, indent=1) + "\n")
+    if before or done.problems:
+        raise SystemExit(PARTLY)
 
 
 def _opened(source: str, splits: tuple[str, ...]) -> list[tuple[str, Dataset]]:

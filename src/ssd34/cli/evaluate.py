@@ -12,7 +12,7 @@ import click
 from ssd34.cli.console import warn_of_problems
 from ssd34.core.postprocess import POLICIES
 from ssd34.data.atomic import write_text
-from ssd34.data.classes import of_classes
+from ssd34.data.classes import of_classes, with_coco_names
 from ssd34.data.coco import annotations_alone
 from ssd34.data.dataset import Dataset
 from ssd34.data.fingerprint import fingerprint
@@ -36,6 +36,7 @@ PARTLY = 1
     "--class", "classes", multiple=True, metavar="NAME",
     help="Count only this class; may be repeated.",
 )  # fmt: skip
+@click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
@@ -69,6 +70,7 @@ def evaluate(
     data: str,
     policy_name: str | None,
     classes: tuple[str, ...],
+    coco_names: bool,
     limit: int | None,
     json_file: Path | None,
     detections: Path | None,
@@ -97,6 +99,8 @@ def evaluate(
 
     everything = _boxes(data) if compare or scoring else open_dataset(data)
     warn_of_problems(everything)
+    if coco_names:
+        everything = with_coco_names(everything)
     dataset = of_classes(everything, classes) if classes else everything
     dataset = dataclasses.replace(dataset, samples=dataset.samples[:limit])
     options = ScoreOptions(metric=metric, resamples=resamples, seed=seed)

@@ -19,6 +19,7 @@ from ssd34.core.postprocess import POLICIES, Policy, named_policy
 from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset
 from ssd34.data.fingerprint import fingerprint
+from ssd34.data.voc import COCO_NAMES
 from ssd34.errors import ModelError, OptionError, require
 from ssd34.evaluate.evaluator import Found, detect_all, stages_of
 from ssd34.evaluate.partial import Partial, partial_file, partial_path
@@ -31,6 +32,7 @@ from ssd34.version import __version__
 
 DEFAULT_POLICY = "zoo"
 ALL = "all"
+_SHOWN = 8
 OWN_TAIL = "the file's own tail"
 
 
@@ -80,6 +82,7 @@ def measure(
         )
     path = model_path(model)
     detector = _load(path, threads=threads, raw=policy == ALL)
+    _warn_of_unknown_classes(dataset, detector)
     policies = _policies(model, detector, policy)
     identity: dict[str, Any] = {
         "model_sha256": sha256_of(path),
@@ -129,6 +132,16 @@ def measure(
     if failed:
         warn(f"{failed} of {len(dataset)} pictures could not be read and count as empty")
     return failed
+
+
+def _warn_of_unknown_classes(dataset: Dataset, detector: Detector) -> None:
+    unknown = [name for name in dataset.labels.names if name not in detector.labels.names]
+    if unknown:
+        remedy = "; for VOC's names: --coco-names" if set(unknown) & set(COCO_NAMES) else ""
+        warn(
+            f"{dataset.name}: the model does not know {', '.join(unknown[:_SHOWN])}"
+            f"{' ...' if len(unknown) > _SHOWN else ''}, which count as missed{remedy}"
+        )
 
 
 def _policies(model: str, detector: Detector, policy: str | None) -> list[Policy]:

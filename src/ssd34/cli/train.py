@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,7 @@ RECIPE_FILE = "recipe.json"
     help="Classes of the head: COCO's 80, or those of the data. auto: COCO's if the data has them "
     "all.",
 )  # fmt: skip
+@click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
 @click.option("--workers", type=int, help="Processes that prepare pictures.")
 @click.option("--threads", type=int, help="Threads that compute. [default: what there is]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
@@ -119,6 +121,7 @@ RECIPE_FILE = "recipe.json"
 def train(
     data: tuple[str, ...],
     val: str,
+    coco_names: bool,
     recipe_name: str | None,
     assignments: tuple[str, ...],
     output: Path,
@@ -180,8 +183,9 @@ def train(
     torch.set_num_threads(threads or max(1, thread_budget() // here))
     torch.manual_seed(options.seed)
 
-    datasets = [(opened(path, quiet=not first), weight) for path, weight in map(weighted, data)]
-    validation = opened(val, quiet=not first)
+    open_one = partial(opened, coco_names=coco_names, quiet=not first)
+    datasets = [(open_one(path), weight) for path, weight in map(weighted, data)]
+    validation = open_one(val)
     notes: dict[str, Any] = {}
     if begun:
         spec, labels = begun.spec, begun.labels

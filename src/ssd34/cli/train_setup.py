@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ssd34.cli.console import warn_of_problems
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
+from ssd34.data.classes import with_coco_names
 from ssd34.data.dataset import Dataset
 from ssd34.data.formats import open_dataset
 from ssd34.errors import OptionError
@@ -38,9 +39,11 @@ def settings_given(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict
     return given
 
 
-def opened(path: str, *, quiet: bool = False) -> Dataset:
+def opened(path: str, *, coco_names: bool = False, quiet: bool = False) -> Dataset:
     """A data set; its problems are warned of."""
     dataset = open_dataset(path)
+    if coco_names:
+        dataset = with_coco_names(dataset)
     if not quiet:
         warn_of_problems(dataset)
     return dataset

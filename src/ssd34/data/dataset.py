@@ -174,5 +174,6 @@ class Dataset:
             return np.array([0, *(target.label(name) for name in self.labels.names)], np.int64)
         except OptionError as error:
             raise DatasetError(
-                f"{self.name}: {error} (rename the class, or train with --labels data)"
+                f"{self.name}: {error} (rename the class, VOC's names with --coco-names, or train "
+                "with --labels data)"
             ) from None

@@ -1,0 +1,83 @@
+"""Every command that takes pictures and boxes takes all formats."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from ssd34.cli.app import commands
+from ssd34.data.checkpoint import read_checkpoint
+from ssd34.errors import DatasetError
+from tests.cli.test_data import voc
+from tests.cli.test_train import QUICK
+from tests.conftest import TINY_LABELS
+
+
+def invoke(*arguments, code=0):
+    result = CliRunner().invoke(commands, [*map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def every_format(shapes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("formats")
+    for form in ("coco", "voc", "yolo"):
+        invoke("data", "convert", f"val={shapes}", folder / form, "--to", form)
+    return folder
+
+
+def test_evaluation_is_the_same_in_all_formats(every_format, shapes, tiny_model, tmp_path):
+    summaries = []
+    for number, data in enumerate((shapes, *sorted(every_format.iterdir()))):
+        file, found = tmp_path / f"{number}.json", tmp_path / f"{number}-found.json"
+        invoke("evaluate", tiny_model, "--data", data, "--json", file, "--detections", found)
+        values = json.loads(file.read_text())
+        summaries.append((values["summary"], values["class_ap"]))
+        boxes = [result["bbox"] for result in json.loads(found.read_text())]
+        assert len(boxes) > 0
+    assert summaries[0][0]["AP"] is not None
+    assert all(summary == summaries[0] for summary in summaries)
+
+
+def test_training_takes_yolo(every_format, tmp_path):
+    data = f"{every_format / 'yolo'}@val"
+    result = invoke("train", "--data", f"{data}=0.7", "--val", data, "--output", tmp_path / "run",
+                    "--epochs", "1", *QUICK)  # fmt: skip
+    assert "finished after 2 steps" in result.output
+    assert read_checkpoint(tmp_path / "run" / "last.safetensors").labels.names == TINY_LABELS.names
+
+
+def test_names_of_voc_for_a_model_of_coco(tmp_path):
+    data = f"{voc(tmp_path / 'voc')}@train"
+    result = invoke("evaluate", "default", "--data", data, "--json", tmp_path / "a.json")
+    assert "does not know aeroplane, diningtable, motorbike" in result.stderr
+    assert "--coco-names" in result.stderr
+    assert "tvmonitor" in json.loads((tmp_path / "a.json").read_text())["class_ap"]
+    result = invoke("evaluate", "default", "--data", data, "--coco-names", "--json",
+                    tmp_path / "b.json")  # fmt: skip
+    assert "does not know" not in result.stderr
+    assert list(json.loads((tmp_path / "b.json").read_text())["class_ap"]) == ["tv"]
+
+
+def test_training_takes_voc_under_the_names_of_coco(tmp_path):
+    data = f"{voc(tmp_path / 'voc')}@train"
+    arguments = (
+        "train",
+        "--data",
+        data,
+        "--val",
+        data,
+        "--labels",
+        "coco",
+        "--epochs",
+        "1",
+        *QUICK,
+    )
+    result = CliRunner().invoke(commands, [*arguments, "--output", str(tmp_path / "a")])
+    assert isinstance(result.exception, DatasetError)
+    assert "--coco-names" in str(result.exception)
+    invoke(*arguments, "--output", tmp_path / "b", "--coco-names")
+    assert len(read_checkpoint(tmp_path / "b" / "last.safetensors").labels) == 80
