@@ -212,7 +212,11 @@ def _run(
             watcher=watcher,
         ) as bench:
             outcomes = search_forms(
-                bench, settings, log=log, finished=lambda trial: errors.print(_line(trial))
+                bench,
+                settings,
+                trained=bool(network.trained),
+                log=log,
+                finished=lambda trial: errors.print(_line(trial)),
             )
             published = written_files(
                 bench, outcomes, output, stem=stem, subject=subject, settings=settings

@@ -20,3 +20,7 @@ METADATA_LABELS = "ssd34.labels"
 
 METADATA_QUANTIZATION = "ssd34.quantization"
 """Metadata key of how an int8 file was quantized, as JSON."""
+
+NOTE_INT8_STEPS = "int8_steps"
+"""In a checkpoint's notes, after quantization-aware training: each value's name to its scale and
+zero point."""

@@ -12,7 +12,8 @@ from ssd34.deploy.bytes_input import BYTES, means_of_bytes, reading_bytes
 from ssd34.deploy.calibrate import Statistics
 from ssd34.deploy.fold import Conv
 from ssd34.deploy.network import IMAGE, MAXPOOL, Network
-from ssd34.deploy.ranges import Affine, Range, value_range
+from ssd34.deploy.ranges import TRAINED, Affine, Range, value_range
+from ssd34.errors import OptionError
 
 _LARGEST_BIAS = 2.0**30
 """Steps; leaves the other half of int32 to the sum of products."""
@@ -71,16 +72,7 @@ def int8_plan(
     float_nodes: frozenset[str],
 ) -> Int8Plan:
     """Find all numbers; `QuantizeOptions` says what the arguments mean."""
-    heads = head_ranges(network, statistics)
-    values = {
-        name: Affine.of(
-            heads.get(name) or value_range(histogram, method=ranges, percentile=percentile)
-        )
-        for name, histogram in statistics.histograms.items()
-    }
-    for layer in network.layers:
-        if layer.kind == MAXPOOL:  # picks values, so it keeps their steps
-            values[layer.name] = values[layer.inputs[0]]
+    values = value_steps(network, statistics, ranges=ranges, percentile=percentile)
     convs = {}
     for layer in network.layers:
         if layer.conv is None or layer.name in float_nodes:
@@ -103,6 +95,34 @@ def int8_plan(
             weight, scale, np.clip(steps, limit.min, limit.max).astype(np.int32)
         )
     return Int8Plan(network, values, convs, float_nodes, bytes_input)
+
+
+def value_steps(
+    network: Network, statistics: Statistics, *, ranges: str, percentile: float = 99.99
+) -> dict[str, Affine]:
+    """The steps of the picture and of each layer's output.
+
+    Raises:
+        OptionError: the ranges are to be those of training, and it had none.
+    """
+    if ranges == TRAINED:
+        if not network.trained:
+            raise OptionError(
+                f"ranges {TRAINED!r}: the checkpoint does not come from quantization-aware "
+                "training; train it with: ssd34 train --qat"
+            )
+        return dict(network.trained)
+    heads = head_ranges(network, statistics)
+    values = {
+        name: Affine.of(
+            heads.get(name) or value_range(histogram, method=ranges, percentile=percentile)
+        )
+        for name, histogram in statistics.histograms.items()
+    }
+    for layer in network.layers:
+        if layer.kind == MAXPOOL:  # picks values, so it keeps their steps
+            values[layer.name] = values[layer.inputs[0]]
+    return values
 
 
 def head_ranges(network: Network, statistics: Statistics) -> dict[str, Range]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.fold import Conv
 from ssd34.deploy.graph import GraphBuilder
+from ssd34.deploy.ranges import Affine
 from ssd34.errors import OptionError
 
 IMAGE = "image"
@@ -77,6 +78,8 @@ class Network:
         layers: in the order of computation.
         loc: name of each level's location head.
         conf: name of each level's confidence head.
+        trained: the picture and each layer to the steps that quantization-aware training used;
+            empty without.
     """
 
     spec: ModelSpec
@@ -84,6 +87,7 @@ class Network:
     layers: tuple[Layer, ...]
     loc: tuple[str, ...]
     conf: tuple[str, ...]
+    trained: Mapping[str, Affine] = field(default_factory=dict)
 
     @cached_property
     def by_name(self) -> Mapping[str, Layer]:

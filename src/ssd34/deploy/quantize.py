@@ -22,7 +22,7 @@ from ssd34.deploy.graph import GraphBuilder
 from ssd34.deploy.int8_plan import int8_plan
 from ssd34.deploy.int8_writers import QdqWriter, QOperatorWriter
 from ssd34.deploy.network import Network, flattened_heads
-from ssd34.deploy.ranges import METHODS
+from ssd34.deploy.ranges import METHODS, TRAINED
 from ssd34.errors import OptionError
 from ssd34.version import __version__
 
@@ -38,7 +38,8 @@ class QuantizeOptions:
         form: ``"qoperator"``: operators that compute in int8, from opset 12 on; ``"qdq"``: float
             operators between QuantizeLinear and DequantizeLinear, which runtimes fuse.
         opset: version of the operators. ``"qdq"`` below 13 has one scale for all of a weight.
-        ranges: how the ranges of activations are found; see `ranges.value_range`.
+        ranges: how the ranges of activations are found; see `ranges.value_range`; or
+            ``"trained"``: the steps that quantization-aware training used.
         percentile: for the ranges of that name.
         per_channel: one scale for each output channel of a weight instead of one for all.
         reduce_range: weights of 7 bits, -64 to 64: processors without VNNI add two products in 16
@@ -70,7 +71,7 @@ class QuantizeOptions:
                 "a QDQ file with one scale per channel needs opset 13 or newer, got "
                 f"{self.opset}; use opset 13, per_channel=False or the form qoperator"
             )
-        if self.ranges not in METHODS:
+        if self.ranges not in (*METHODS, TRAINED):
             raise OptionError(
                 f"unknown ranges {self.ranges!r}; expected one of {', '.join(METHODS)}"
             )

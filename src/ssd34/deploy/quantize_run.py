@@ -21,6 +21,7 @@ from ssd34.deploy.gate import Trial
 from ssd34.deploy.network import Network
 from ssd34.deploy.proof import Bench
 from ssd34.deploy.quantize_config import QuantizeConfig
+from ssd34.deploy.ranges import TRAINED
 from ssd34.deploy.read_network import network_of, read_network
 from ssd34.deploy.search import Outcome, Search
 from ssd34.deploy.trials import TrialLog
@@ -95,10 +96,19 @@ def search_forms(
     bench: Bench,
     settings: QuantizeConfig,
     *,
+    trained: bool,
     log: TrialLog,
     finished: Callable[[Trial], None],
 ) -> dict[str, Outcome]:
-    """Search for each kind of file; what passed for one is tried first for the next."""
+    """Search for each kind of file; what passed for one is tried first for the next.
+
+    Args:
+        bench: measures.
+        settings: what to try and what is good enough.
+        trained: the network comes from quantization-aware training: its own steps go first.
+        log: receives the trials, and has those of earlier sittings.
+        finished: called with each new trial.
+    """
 
     def note(trial: Trial) -> None:
         log.add(trial)
@@ -119,11 +129,15 @@ def search_forms(
     outcomes: dict[str, Outcome] = {}
     for form in settings.quantization.forms:
         candidates = settings.quantization.candidates(form)
+        if trained:
+            candidates.insert(0, candidates[0].replace(ranges=TRAINED, bias_correction=False))
         for outcome in outcomes.values():
             if outcome.accepted:
                 known = outcome.accepted.options
                 candidates.insert(0, candidates[0].replace(
-                    ranges=known.ranges, float_nodes=known.float_nodes
+                    ranges=known.ranges,
+                    bias_correction=known.bias_correction,
+                    float_nodes=known.float_nodes,
                 ))  # fmt: skip
         outcomes[form] = search.run(list(dict.fromkeys(candidates)))
     return outcomes

@@ -13,6 +13,8 @@ from ssd34.deploy.histogram import BINS, Histogram
 from ssd34.errors import OptionError
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
+TRAINED = "trained"
+"""Instead of a method: the steps that quantization-aware training used."""
 LEVELS = 256
 _CANDIDATES = 128
 """Clippings that are tried for each end."""

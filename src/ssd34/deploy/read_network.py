@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import TRUNK_BLOCKS, TRUNK_STRIDES, ModelSpec
 from ssd34.data.checkpoint import Checkpoint
@@ -24,8 +25,9 @@ from ssd34.deploy.export import ExportOptions, onnx_model
 from ssd34.deploy.fold import Conv
 from ssd34.deploy.network import ADD, CONV, IMAGE, MAXPOOL, Layer, Network
 from ssd34.deploy.ports import identity
+from ssd34.deploy.ranges import Affine
 from ssd34.deploy.tolerance import QUANTIZED
-from ssd34.errors import ModelError
+from ssd34.errors import CheckpointError, ModelError
 
 MAX_MODEL_BYTES = 2 * 2**30 - 1
 _PASSED_ON = frozenset({"Identity", "Dropout"})
@@ -35,10 +37,28 @@ def network_of(checkpoint: Checkpoint) -> Network:
     """A checkpoint's network.
 
     Raises:
-        CheckpointError: an array is missing.
+        CheckpointError: an array is missing, or the notes of quantization-aware training are
+            broken.
         ModelError: the weights are not finite.
     """
-    return network_of_model(onnx_model(checkpoint, ExportOptions(policy=None, batch=None)))
+    network = network_of_model(onnx_model(checkpoint, ExportOptions(policy=None, batch=None)))
+    notes = checkpoint.state.get("notes") or {}
+    steps = notes.get(NOTE_INT8_STEPS) if isinstance(notes, dict) else None
+    if steps is None:
+        return network
+    try:
+        trained = {
+            name: Affine(np.float32(scale), np.uint8(zero_point))
+            for name, (scale, zero_point) in steps.items()
+        }
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CheckpointError(f"the checkpoint's {NOTE_INT8_STEPS} are broken ({error})") from None
+    usable = all(np.isfinite(v.scale) and v.scale > 0 for v in trained.values())
+    if not usable or set(trained) != {IMAGE, *network.by_name}:
+        raise CheckpointError(
+            f"the checkpoint's {NOTE_INT8_STEPS} are not those of its layers; train it anew"
+        )
+    return dataclasses.replace(network, trained=trained)
 
 
 def read_network(path: Path) -> Network:
