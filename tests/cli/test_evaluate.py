@@ -7,6 +7,7 @@ import json
 import re
 import sys
 
+import onnx
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -14,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ssd34.cli import app
+from ssd34.core.postprocess import POLICIES
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session
 from tests.conftest import COCO_NUMBERS as NAMES
@@ -278,10 +280,10 @@ def test_limit_takes_the_first_pictures(tiny_model, shapes, tmp_path):
     assert json.loads(report.read_text())["pictures"] == 12
 
 
-def interrupted_at(monkeypatch, number):
+def interrupted_at(monkeypatch, number, *, method="run_detections"):
     """The keyboard interrupts the run while the given picture is looked at."""
     looked = 0
-    run = Session.run_detections
+    run = getattr(Session, method)
 
     def counted(self, images):
         nonlocal looked
@@ -290,7 +292,7 @@ def interrupted_at(monkeypatch, number):
             raise KeyboardInterrupt
         return run(self, images)
 
-    monkeypatch.setattr(Session, "run_detections", counted)
+    monkeypatch.setattr(Session, method, counted)
 
 
 @pytest.mark.parametrize("output", ["--json", "--detections"])
@@ -315,7 +317,7 @@ def test_an_interrupted_run_goes_on(main, monkeypatch, tiny_model, shapes, tmp_p
     with monkeypatch.context() as context:
         interrupted_at(context, 1)
         code, out, err = main(*arguments, resumed, "--resume", "--limit", 11)
-    assert code == 2 and "another data sha256" in err
+    assert code == 2 and "another evaluation, its data sha256" in err
     assert_one_error_line(err)
     with monkeypatch.context() as context:
         interrupted_at(context, 12)  # looks only at what is missing
@@ -339,4 +341,181 @@ def test_without_an_output_nothing_is_kept(main, monkeypatch, tiny_model, shapes
     assert list(tmp_path.iterdir()) == []
     code, _, err = main(tiny_model, "--data", shapes, "--resume")
     assert code == 2 and "--json" in err
+    assert_one_error_line(err)
+
+
+# --- detections in files --------------------------------------------------------------------
+
+
+@pytest.fixture
+def found_detections(tiny_model, found_boxes, tmp_path):
+    """The report and the detections of the tiny model."""
+    report, detections = tmp_path / "of-model.json", tmp_path / "found.json"
+    evaluate(tiny_model, "--data", found_boxes, "--json", report, "--detections", detections)
+    return json.loads(report.read_text()), detections
+
+
+def test_detections_alone_are_scored_and_left_as_they_are(found_boxes, found_detections, tmp_path):
+    of_model, detections = found_detections
+    before = detections.read_bytes()
+    result = evaluate(
+        "--data", found_boxes, "--detections", detections, "--json", tmp_path / "r.json"
+    )
+    values = json.loads((tmp_path / "r.json").read_text())
+    for key in ("summary", "class_ap", "intervals", "pictures", "data_sha256", "metric"):
+        assert values[key] == of_model[key]
+    assert values["detections"] == str(detections)
+    assert values["detections_sha256"] == hashlib.sha256(before).hexdigest()
+    assert "model_sha256" not in values  # no card may take it for a model's
+    assert detections.read_bytes() == before
+    assert f"{values['summary']['AP']:.4f}" in result.stdout
+    low, high = values["intervals"]["summary"]["AP"]
+    assert f"{low:.4f} to {high:.4f}" in result.stdout
+
+
+def test_detections_are_scored_without_the_pictures(found_boxes, found_detections, tmp_path):
+    of_model, detections = found_detections
+    alone = tmp_path / "annotations.json"
+    alone.write_bytes((found_boxes / "instances.json").read_bytes())
+    evaluate("--data", alone, "--detections", detections, "--json", tmp_path / "r.json")
+    values = json.loads((tmp_path / "r.json").read_text())
+    assert values["summary"] == of_model["summary"]
+    assert values["data_sha256"] == of_model["data_sha256"]
+
+
+def test_class_and_limit_take_parts_of_the_detections(found_boxes, found_detections, tmp_path):
+    of_model, detections = found_detections
+    name = next(iter(of_model["class_ap"]))
+    arguments = ("--data", found_boxes, "--detections", detections, "--json", tmp_path / "r.json")
+    evaluate(*arguments, "--class", name)
+    values = json.loads((tmp_path / "r.json").read_text())
+    assert values["class_ap"] == {name: of_model["class_ap"][name]}
+    evaluate(*arguments, "--limit", 2, "--resamples", 0)
+    values = json.loads((tmp_path / "r.json").read_text())
+    assert (values["pictures"], values["limit"], values["intervals"]) == (2, 2, None)
+
+
+def test_detections_of_too_few_pictures_are_asked_about(
+    main, found_boxes, found_detections, tmp_path
+):
+    _, detections = found_detections
+    rows = json.loads(detections.read_text())
+    first = tmp_path / "first.json"
+    first.write_text(json.dumps([row for row in rows if row["image_id"] <= 2]))
+    code, _, err = main("--data", found_boxes, "--detections", first)
+    assert code == 0
+    assert err.startswith(f"warning: {first}: has no detections in the last 3 of 5 pictures")
+    assert main("--data", found_boxes, "--detections", first, "--limit", 2)[2] == ""
+
+
+def test_empty_detections_score_zero(found_boxes, tmp_path):
+    (tmp_path / "none.json").write_text("[]")
+    evaluate(
+        "--data", found_boxes, "--detections", tmp_path / "none.json", "--json", tmp_path / "r"
+    )
+    assert json.loads((tmp_path / "r").read_text())["summary"]["AP"] == 0
+
+
+def test_two_files_are_compared(found_boxes, found_detections, tmp_path):
+    _, detections = found_detections
+    rows = json.loads(detections.read_text())
+    half = tmp_path / "half.json"
+    half.write_text(json.dumps(rows[::2]))
+    result = evaluate(
+        "--data", found_boxes, "--compare", detections, half, "--json", tmp_path / "r.json",
+        "--resamples", 100,
+    )  # fmt: skip
+    values = json.loads((tmp_path / "r.json").read_text())
+    assert (values["first"], values["second"]) == (str(detections), str(half))
+    for side, file in (("first", detections), ("second", half)):
+        expected = oracle(found_boxes / "instances.json", file)
+        for name in ("AP", "AP50", "AP75"):
+            assert values["summary"][name][side] == pytest.approx(expected[name], abs=1e-9)
+        assert values[f"{side}_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    ap = values["summary"]["AP"]
+    assert ap["low"] <= ap["difference"] <= ap["high"] and values["resamples"] == 100
+    assert f"{ap['difference']:+.4f}" in result.stdout
+    assert all(name in result.stdout for name in values["class_ap"])
+
+
+def test_a_report_instead_of_detections_is_named(main, shapes, tmp_path):
+    report, found = tmp_path / "report.json", tmp_path / "found.json"
+    report.write_text(json.dumps({"summary": {}}))
+    found.write_text("[]")
+    code, _, err = main("--data", shapes, "--compare", found, report)
+    assert code == 2 and "--detections wrote" in err
+    assert_one_error_line(err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("default", "--compare", "a", "b"), "MODEL default"),
+        (("--compare", "a", "b", "--detections", "c"), "--detections c"),
+        (("--compare", "a", "b", "--policy", "zoo"), "--policy zoo"),
+        (("--detections", "a", "--policy", "all"), "--policy all"),
+        (("--detections", "a", "--resume"), "--resume"),
+        (("--detections", "a", "--threads", "2"), "--threads 2"),
+        (("--detections", "no.json"), "no.json: No such file"),
+        (("--metric", "zoo-2021", "default"), "COCO's 80 classes"),
+        (("default", "--policy", "all", "--detections", "a"), "one policy"),
+        (("default", "--policy", "zoo"), "picks detections itself"),
+        (("default", "--json", "a", "--detections", "a"), "written twice"),
+    ],
+)
+def test_options_that_do_not_go_together(main, monkeypatch, shapes, tmp_path, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = main("--data", shapes, *arguments)
+    assert (code, out) == (2, "")
+    assert_one_error_line(err)
+    assert words in err
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- all policies ---------------------------------------------------------------------------
+
+
+def test_all_policies_are_what_each_is_alone(tiny_raw_model, tiny_model, found_boxes, tmp_path):
+    report = tmp_path / "r.json"
+    together = {}
+    for model in (tiny_raw_model, tiny_model):  # of the second the tail is cut off
+        result = evaluate(model, "--data", found_boxes, "--policy", "all", "--json", report)
+        values = json.loads(report.read_text())
+        assert set(values["policies"]) == set(POLICIES)
+        assert values["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+        assert "summary" not in values
+        together[model] = values["policies"]
+        assert all(name in result.stdout for name in POLICIES)
+    for name, found in together[tiny_raw_model].items():
+        evaluate(tiny_raw_model, "--data", found_boxes, "--policy", name, "--json", report)
+        alone = json.loads(report.read_text())
+        assert found == {key: alone[key] for key in found}
+        other = together[tiny_model][name]
+        for key, value in found["summary"].items():
+            assert other["summary"][key] == pytest.approx(value, abs=5e-3)
+
+
+def test_all_policies_go_on_too(main, monkeypatch, tiny_raw_model, shapes, tmp_path):
+    arguments = (tiny_raw_model, "--data", shapes, "--policy", "all", "--json")
+    assert main(*arguments, tmp_path / "whole")[0] == 0
+    with monkeypatch.context() as context:
+        interrupted_at(context, 8, method="run_raw")
+        assert main(*arguments, tmp_path / "resumed")[0] == 130
+    code, _, err = main(*arguments[:-2], "zoo", "--json", tmp_path / "resumed", "--resume")
+    assert code == 2 and "another evaluation, its policies" in err
+    assert main(*arguments, tmp_path / "resumed", "--resume")[0] == 0
+    assert (tmp_path / "resumed").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_file_with_a_foreign_tail(main, tiny_model, shapes, tmp_path):
+    model = onnx.load(tiny_model)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for k, name in enumerate(names):
+                names[k] = name.replace("tail.", "end.")
+    for tensor in model.graph.initializer:
+        tensor.name = tensor.name.replace("tail.", "end.")
+    onnx.save(model, tmp_path / "foreign.onnx")
+    code, _, err = main(tmp_path / "foreign.onnx", "--data", shapes, "--policy", "all")
+    assert code == 2 and "--tail none" in err
     assert_one_error_line(err)

@@ -122,11 +122,15 @@ def test_bad_measurements_are_refused_before_anything_is_written(tiny_model, tmp
     output.mkdir()
     (tmp_path / "text.json").write_text("0.2")
     broken = measurement(tiny_model, tmp_path / "broken.json", summary={"AP": 0.1})
+    defect = measurement(tiny_model, tmp_path / "defect.json", metric="zoo-2021")
+    policies = measurement(tiny_model, tmp_path / "policies.json", policies={})
     twice = [measurement(tiny_model, tmp_path / f"{k}.json") for k in range(2)]
     for files, message in (
         ([tmp_path / "text.json"], "not a measurement"),
         ([broken], "without 'AP50'"),
         (twice, "second accuracy"),
+        ([defect], "zoo-2021, whose numbers are not COCO's"),
+        ([policies], "--policy all"),
     ):
         with pytest.raises(OptionError, match=message):
             package(tiny_model, output=output, picture=read_image(PICTURE), measured=files)

@@ -1,20 +1,15 @@
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
 import sys
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import Picked
-from ssd34.data.coco import read_coco
-from ssd34.data.dataset import Dataset, ImageStore, Problem
+from ssd34.data.dataset import Dataset, Problem
 from ssd34.data.files import FolderFiles
 from ssd34.data.formats import open_dataset
 from ssd34.errors import DatasetError, MissingExtraError
@@ -24,132 +19,18 @@ from ssd34.evaluate.results import coco_results
 from ssd34.runtime.detector import Detector
 from tests.conftest import COCO_NUMBERS as NAMES
 from tests.conftest import TINY_LABELS, shapes_dataset
-
-CATEGORIES = [{"id": 11, "name": "cross"}, {"id": 3, "name": "square"}, {"id": 7, "name": "disc"}]
-
-
-class AllThere(ImageStore):
-    """Pictures that nobody looks at."""
-
-    def exists(self, file_name):
-        return bool(file_name)
-
-    def read_bytes(self, file_name):
-        raise AssertionError(file_name)
-
-
-def quarter_pixels(values):
-    """Exact in single precision, so that both libraries see the very same boxes."""
-    return (np.round(np.asarray(values) * 4) / 4).tolist()
-
-
-def random_case(seed):
-    """Annotations and results; each seed has its own mix of the awkward things."""
-    dice = np.random.default_rng(seed)
-    size = 320
-    images: list[dict] = []
-    annotations: list[dict] = []
-    results: list[dict] = []
-    for number in range(1, int(dice.integers(2, 7)) + 1):
-        image_id = number * 10 + seed
-        images.append({"id": image_id, "file_name": f"{number}.jpg", "width": size, "height": size})
-        without_boxes = dice.random() < 0.2
-        for _ in range(0 if without_boxes else int(dice.integers(1, 8))):
-            side = np.exp(dice.uniform(np.log(4), np.log(200), 2))
-            corner = dice.uniform(0, size - side)
-            box = quarter_pixels([*corner, *side])
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": int(dice.choice([3, 7, 11])),
-                    "bbox": box,
-                    "area": float(box[2] * box[3] * dice.choice([1, 0.6])),
-                    "iscrowd": int(dice.random() < 0.15),
-                }
-            )
-        many = 150 if seed % 5 == 0 else 12
-        own = [a for a in annotations if a["image_id"] == image_id]
-        for _ in range(int(dice.integers(0, many))):
-            if own and dice.random() < 0.7:
-                near = own[int(dice.integers(len(own)))]
-                jitter = dice.choice([0, 0.02, 0.1, 0.3])
-                box = np.array(near["bbox"])
-                box = box + dice.normal(0, jitter, 4) * np.tile(box[2:], 2)
-                category = near["category_id"] if dice.random() < 0.85 else 3
-            else:
-                box = np.concatenate([dice.uniform(0, 200, 2), dice.uniform(4, 110, 2)])
-                category = int(dice.choice([3, 7, 11]))
-            box[2:] = np.maximum(box[2:], 1)
-            # A coarse grid of scores makes ties within and between pictures.
-            score = dice.integers(1, 20) / 20 if seed % 3 == 0 else dice.random()
-            results.append(
-                {
-                    "image_id": image_id,
-                    "category_id": category,
-                    "bbox": quarter_pixels(box),
-                    "score": float(score),
-                }
-            )
-    order = dice.permutation(len(results))
-    values = {"images": images, "annotations": annotations, "categories": CATEGORIES}
-    return values, [results[k] for k in order]
-
-
-def oracle(values, results):
-    """The twelve numbers and the AP and AP50 of each class by pycocotools; None for -1."""
-    values, results = copy.deepcopy(values), copy.deepcopy(results)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = values
-        truth.createIndex()
-        if results:
-            found = truth.loadRes(results)
-        else:
-            found = COCO()
-            found.dataset = {**values, "annotations": []}
-            found.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    summary = {
-        name: None if value == -1 else float(value)
-        for name, value in zip(NAMES, evaluation.stats, strict=True)
-    }
-    names = {category["id"]: category["name"] for category in values["categories"]}
-    class_ap, class_ap50 = {}, {}
-    for k, category in enumerate(evaluation.params.catIds):
-        precision = evaluation.eval["precision"][:, :, k, 0, -1]
-        if (precision > -1).any():
-            class_ap[names[category]] = float(precision[precision > -1].mean())
-            class_ap50[names[category]] = float(precision[0][precision[0] > -1].mean())
-    return summary, class_ap, class_ap50
-
-
-def data_of(values):
-    dataset = read_coco(copy.deepcopy(values), AllThere(), "set")
-    assert dataset.problems == ()
-    return dataset
-
-
-def assert_same_numbers(metrics, expected):
-    summary, class_ap, class_ap50 = expected
-    assert tuple(metrics.summary) == NAMES
-    for name in NAMES:
-        ours, theirs = metrics.summary[name], summary[name]
-        if theirs is None:
-            assert ours is None, name
-        else:
-            assert ours == pytest.approx(theirs, abs=1e-9), name
-    assert metrics.class_ap == pytest.approx(class_ap, abs=1e-9)
-    assert metrics.class_ap50 == pytest.approx(class_ap50, abs=1e-9)
-
+from tests.evaluate.oracle import (
+    CATEGORIES,
+    assert_same_numbers,
+    data_of,
+    oracle,
+    random_case,
+)
 
 # --- against pycocotools --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(200))
 def test_random_cases_against_pycocotools(seed):
     values, results = random_case(seed)
     metrics = coco_metrics(data_of(values), results)
@@ -175,6 +56,25 @@ def test_random_cases_hold_what_they_should():
     summaries = [oracle(*case)[0] for case in cases]
     assert all(any((s[name] or 0) > 0.05 for s in summaries) for name in NAMES)
     assert any(s[name] is None for s in summaries for name in NAMES)
+
+
+@pytest.mark.parametrize("seed", range(0, 200, 20))
+def test_ap_of_each_class_by_object_size(seed):
+    values, results = random_case(seed)
+    metrics = coco_metrics(data_of(values), results)
+    sizes = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
+    assert set(metrics.area_class_ap) == set(sizes)
+    for area, by_class in metrics.area_class_ap.items():
+        low, high = sizes[area]
+        there = {
+            category["name"]
+            for category in CATEGORIES
+            for a in values["annotations"]
+            if a["category_id"] == category["id"] and not a["iscrowd"] and low <= a["area"] <= high
+        }
+        assert set(by_class) == there
+        mean = metrics.summary[f"AP_{area}"]
+        assert mean == pytest.approx(np.mean(list(by_class.values())) if there else None)
 
 
 def test_no_results_score_zero():
@@ -264,7 +164,7 @@ def test_missing_library_says_how_to_install_it(monkeypatch):
 
 
 def test_ground_truth_gives_the_annotations_back():
-    values, _ = random_case(6)
+    values, _ = random_case(7)
     truth = ground_truth(data_of(values))
     assert truth["images"] == values["images"] and truth["categories"] == values["categories"]
     by_id = {image["id"]: k for k, image in enumerate(values["images"])}

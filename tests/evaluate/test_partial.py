@@ -114,7 +114,9 @@ def test_another_evaluation_is_named(run, tmp_path, key):
     with pytest.raises(StoppedError):
         run(path, stop=2)
     before = path.read_bytes()
-    with pytest.raises(OptionError, match=rf"another {key.replace('_', ' ')} .*something else"):
+    with pytest.raises(
+        OptionError, match=rf"another evaluation, its {key.replace('_', ' ')} .*something else"
+    ):
         run(path, resume=True, identity={**IDENTITY, key: "something else"})
     assert path.read_bytes() == before
 

@@ -131,9 +131,9 @@ def _check(path: Path, values: Any, identity: Mapping[str, Any]) -> None:
         kept = values.get(key)
         if kept != json.loads(json.dumps(value)):
             raise OptionError(
-                f"{path}: belongs to an evaluation with another {key.replace('_', ' ')} "
-                f"({kept!s:.64}; this one: {value!s:.64}); repeat that command, or delete the "
-                "file and evaluate anew"
+                f"{path}: belongs to another evaluation, its {key.replace('_', ' ')} being "
+                f"{kept!s:.64} and not {value!s:.64}; repeat that command, or delete the file "
+                "and evaluate anew"
             )
 
 

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from ssd34.data.dataset import of_classes
+from ssd34.errors import DatasetError
+from ssd34.evaluate.results import Results
+from ssd34.evaluate.results_json import coverage_gap, read_results, write_results
+from tests.evaluate.oracle import data_of, random_case
+
+GOOD = {"image_id": 11, "category_id": 3, "bbox": [1, 2.5, 3, 4], "score": 0.5}
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Pictures 11, 21, ..."""
+    return data_of(random_case(1)[0])
+
+
+def test_columns_are_a_sequence_of_results():
+    _, listed = random_case(3)
+    results = Results.of(listed)
+    assert len(results) == len(listed) > 10
+    assert list(results) == listed
+    assert results[-1] == listed[-1]
+    assert list(results[2:7:2]) == listed[2:7:2]
+    assert Results.of(results) is results
+    with pytest.raises(IndexError):
+        results[len(listed)]
+
+
+def test_none_at_all():
+    empty = Results.of([])
+    assert len(empty) == len(Results.joined([])) == len(Results.joined([empty])) == 0
+    assert empty.boxes_xywh.shape == (0, 4)
+    assert empty.as_array().shape == (0, 7)
+
+
+def test_joined_keeps_the_order():
+    _, listed = random_case(3)
+    parts = [Results.of(part) for part in (listed[:4], [], listed[4:5], listed[5:])]
+    assert list(Results.joined(parts)) == listed
+
+
+def test_within_leaves_out_other_pictures_and_classes():
+    values, listed = random_case(3)
+    dataset = of_classes(data_of(values), ["disc"])
+    expected = [result for result in listed if result["category_id"] == 7]
+    assert 0 < len(expected) < len(listed)
+    assert list(Results.of(listed).within(dataset)) == expected
+
+
+def test_a_file_reads_back_as_the_very_same(tmp_path):
+    values, listed = random_case(8)
+    write_results(tmp_path / "d.json", Results.of(listed))
+    assert json.loads((tmp_path / "d.json").read_text()) == listed
+    assert list(read_results(tmp_path / "d.json", data_of(values))) == listed
+    write_results(tmp_path / "none.json", Results.of([]))
+    assert len(read_results(tmp_path / "none.json", data_of(values))) == 0
+
+
+def test_numbers_beside_the_form_are_fine(data, tmp_path):
+    rows = [
+        {**GOOD, "score": -3, "id": 4, "segmentation": None},  # a logit
+        {**GOOD, "score": 17.5, "bbox": [-5, 0, 0, 0]},
+    ]
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    results = read_results(tmp_path / "d.json", data)
+    assert results.scores.tolist() == [-3, 17.5]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not JSON"),
+        ("[" * 100000, "not JSON"),
+        ("{}", "not a list"),
+        ('{"summary": {}}', "report"),
+        ('{"annotations": []}', "annotations"),
+        ("[3]", "detection 0: expected an object, got 3"),
+        *(
+            (json.dumps([GOOD, {**GOOD, **change}]), f"detection 1: {words}")
+            for change, words in (
+                ({"image_id": 12}, "image_id 12 is no picture of set, whose ids begin with 11, 21"),
+                ({"image_id": "11"}, "image_id '11' is no"),
+                ({"image_id": 11.5}, "image_id 11.5 is no"),
+                ({"image_id": True}, "image_id True is no"),
+                ({"image_id": None}, "image_id None is no"),
+                ({"image_id": 10**30}, "image_id 1000"),
+                ({"category_id": 4}, "category_id 4 is no class of set, whose ids are 3, 7, 11"),
+                ({"bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\]: expected four"),
+                ({"bbox": [1, 2, 3, "4"]}, r"bbox .*expected four"),
+                ({"bbox": {"a": 1}}, r"bbox .*expected four"),
+                ({"bbox": [1, 2, float("nan"), 4]}, r"bbox .*expected four finite"),
+                ({"bbox": [1, 2, 10**400, 4]}, r"bbox .*expected four finite"),
+                ({"bbox": [1, 2, -3, 4]}, "bbox .*negative size"),
+                ({"score": None}, "score None: expected a finite"),
+                ({"score": float("inf")}, "score inf: expected a finite"),
+            )
+        ),
+        (json.dumps([{k: v for k, v in GOOD.items() if k != "score"}]), "has no 'score'"),
+    ],
+)  # fmt: skip
+def test_malformed_files_say_where_and_what(data, tmp_path, text, words):
+    (tmp_path / "d.json").write_text(text)
+    with pytest.raises(DatasetError, match=words) as caught:
+        read_results(tmp_path / "d.json", data)
+    assert str(caught.value).startswith(f"{tmp_path / 'd.json'}: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_missing_file(data, tmp_path):
+    for path in (tmp_path / "no.json", tmp_path):
+        with pytest.raises(DatasetError, match="expected detections"):
+            read_results(path, data)
+
+
+def test_a_gap_at_the_end_is_noticed(data):
+    ids = np.array([sample.image_id for sample in data.samples])
+    assert len(ids) > 2
+
+    def found_in(chosen):
+        return Results.of([{**GOOD, "image_id": int(i)} for i in chosen])
+
+    assert coverage_gap(found_in(ids[:2]), data) == len(ids) - 2
+    assert coverage_gap(found_in(ids[[-1]]), data) == 0
+    assert coverage_gap(found_in([]), data) == 0
