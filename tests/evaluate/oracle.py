@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +43,7 @@ def random_case(seed):
     images: list[dict] = []
     annotations: list[dict] = []
     results: list[dict] = []
+    box: Any
     for number in range(1, int(dice.integers(2, 7)) + 1):
         image_id = number * 10 + seed
         images.append({"id": image_id, "file_name": f"{number}.jpg", "width": size, "height": size})

@@ -77,7 +77,7 @@ def test_a_clear_loss_is_clear_and_its_reverse_a_gain(case):
     assert ap.difference < 0 and ap.clear and ap.high < 0
     assert loss.second_better < 0.01 and gain.second_better > 0.99
     back = gain.summary["AP"]
-    assert (back.low, back.high) == (pytest.approx(-ap.high), pytest.approx(-ap.low))
+    assert back.low == pytest.approx(-ap.high) and back.high == pytest.approx(-ap.low)
 
 
 def test_a_small_change_is_seen_more_sharply_than_by_two_intervals(case):

@@ -14,6 +14,7 @@ from ssd34.deploy.graph import save_model
 from ssd34.evaluate.evaluator import Stages, detect_all, evaluate, stages_of
 from ssd34.evaluate.results import Results
 from ssd34.runtime.detector import Detector
+from ssd34.runtime.session import Session
 from tests.conftest import TINY_LABELS, shapes_dataset
 
 
@@ -94,12 +95,17 @@ def test_every_policy_from_one_pass(tiny_raw_model, data, monkeypatch):
     policies = [POLICIES["mlperf"], POLICIES["zoo"]]
     expected = [list(plain(Detector.load(tiny_raw_model, policy=p), data)) for p in policies]
     detector = Detector.load(tiny_raw_model)
-    run, runs = type(detector.session).run_raw, []
-    monkeypatch.setattr(
-        type(detector.session), "run_raw", lambda self, x: runs.append(1) or run(self, x)
-    )
+    run = Session.run_raw
+    runs = 0
+
+    def counted(self, images):
+        nonlocal runs
+        runs += 1
+        return run(self, images)
+
+    monkeypatch.setattr(Session, "run_raw", counted)
     every = list(detect_all(stages_of(detector, policies), data, detector.labels))
-    assert len(runs) == 5
+    assert runs == 5
     for k in range(2):
         assert_found(every, expected[k], policy=k)
 

@@ -16,7 +16,7 @@ def test_results_come_in_order():
 
 def test_no_more_than_asked_for_is_made_ahead():
     taken = 0
-    made = []
+    made: list[int] = []
 
     def items():
         for k in range(30):
@@ -67,7 +67,7 @@ def test_errors_reach_the_caller_and_stop_the_rest():
 
 def test_threads_end_when_the_caller_stops_early():
     before = threading.active_count()
-    running = overlapped(lambda k: k, range(1000), ahead=5, threads=3)
-    assert next(running) == 0
-    running.close()
+    for k in overlapped(lambda k: k, range(1000), ahead=5, threads=3):
+        assert k == 0
+        break
     assert threading.active_count() == before

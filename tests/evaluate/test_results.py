@@ -41,7 +41,7 @@ def test_none_at_all():
 
 def test_joined_keeps_the_order():
     _, listed = random_case(3)
-    parts = [Results.of(part) for part in (listed[:4], [], listed[4:5], listed[5:])]
+    parts = [Results.of(listed[a:b]) for a, b in ((0, 4), (4, 4), (4, 5), (5, None))]
     assert list(Results.joined(parts)) == listed
 
 

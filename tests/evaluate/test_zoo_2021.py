@@ -15,7 +15,8 @@ def coco_case(seed):
     """All 80 classes, some crowds, detections near the objects."""
     dice = np.random.default_rng(seed)
     images = [{"id": k, "file_name": f"{k}.jpg", "width": 200, "height": 200} for k in range(1, 9)]
-    annotations, results = [], []
+    annotations: list[dict] = []
+    results: list[dict] = []
     for category in COCO_LABELS.category_ids:
         for _ in range(3):
             box = [*map(int, dice.integers(0, 100, 2)), *map(int, dice.integers(20, 100, 2))]
