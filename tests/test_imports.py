@@ -9,7 +9,9 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "ssd34"
 EXTRAS = (
-    "torch", "onnx", "safetensors", "hotcoco", "supervision", "cv2", "matplotlib", "yaml", "jinja2"
+    "torch", "onnx", "safetensors", "hotcoco", "supervision", "cv2", "matplotlib", "yaml",
+    "jinja2",
+    "openvino", "mlperf_loadgen",
 )  # fmt: skip
 
 BLOCKED = f"""
@@ -56,6 +58,7 @@ def test_a_base_install_detects(tiny_model, tmp_path):
         (("export", "a", "b.onnx"), "export"),
         (("convert", "a.pth", "b.safetensors"), "train"),
         (("evaluate", "--data", "x"), "evaluate"),
+        (("detect", "examples", "--engine", "openvino"), "openvino"),
         (("quantize", "default", "--data", "x", "--output", "x"), "quantize"),
     ],
 )
@@ -74,7 +77,7 @@ ALLOWED = {
     "data": {"core", "errors"},
     "network": {"core", "data", "errors"},
     "zoo": {"core", "data", "errors", "version"},
-    "runtime": {"core", "data", "zoo", "errors"},
+    "runtime": {"core", "data", "zoo", "errors", "version"},
     "evaluate": {"core", "data", "runtime", "errors"},
     "deploy": {"core", "data", "runtime", "evaluate", "errors", "version"},
     "train": {"core", "data", "network", "evaluate", "errors"},

@@ -102,6 +102,29 @@ def test_the_card_is_filled_from_measurements_of_this_file_only(tiny_model, tmp_
     assert "0.9" not in card.replace("0.95", "")
 
 
+def timing(model, path, **changes):
+    """As ``ssd34 benchmark --json`` writes it, of three models."""
+
+    def result(digest, milliseconds, threads):
+        return {
+            "model_sha256": digest, "network_ms": {"median": milliseconds}, "threads": threads
+        }  # fmt: skip
+
+    ours = sha256_of(model)
+    results = [result("0" * 64, 9.0, 1), result(ours, 12.34, 2), result(ours, 99.0, 1)]
+    path.write_text(json.dumps({"scenario": "single-stream", "results": results} | changes))
+    return path
+
+
+def test_the_card_has_the_time_of_this_file_only(tiny_model, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    files = [measurement(tiny_model, tmp_path / "a.json"), timing(tiny_model, tmp_path / "b.json")]
+    written = package(tiny_model, output=output, picture=read_image(PICTURE), measured=files)
+    [row] = [x for x in written.card.read_text().splitlines() if x.startswith("| [tiny-12.onnx]")]
+    assert [cell.strip() for cell in row.split("|")][6:9] == ["0.1235", "0.3000", "12.3 (2)"]
+
+
 def test_a_second_model_joins_manifest_and_card(tiny_model, tiny_raw_model, tmp_path):
     picture = read_image(PICTURE)
     first = measurement(tiny_model, tmp_path / "a.json")
@@ -125,8 +148,13 @@ def test_bad_measurements_are_refused_before_anything_is_written(tiny_model, tmp
     defect = measurement(tiny_model, tmp_path / "defect.json", metric="zoo-2021")
     policies = measurement(tiny_model, tmp_path / "policies.json", policies={})
     twice = [measurement(tiny_model, tmp_path / f"{k}.json") for k in range(2)]
+    times = [timing(tiny_model, tmp_path / f"times{k}.json") for k in range(2)]
+    offline = [{"model_sha256": sha256_of(tiny_model), "threads": 2}]
     for files, message in (
         ([tmp_path / "text.json"], "not a measurement"),
+        (times, "second latency"),
+        ([timing(tiny_model, tmp_path / "o.json", results=offline)], "without 'network_ms'"),
+        ([timing(tiny_model, tmp_path / "n.json", results=None)], "measure again"),
         ([broken], "without 'AP50'"),
         (twice, "second accuracy"),
         ([defect], "zoo-2021, whose numbers are not COCO's"),

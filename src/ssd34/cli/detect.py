@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssd34.cli.console import progress_bar, warn
+from ssd34.cli.engine import engine_option, say_choice
 from ssd34.cli.formats import FORMATS, Looked, Run, as_text
 from ssd34.core.detections import Detections
 from ssd34.data.atomic import write_text, written_whole
@@ -46,6 +47,7 @@ UNUSABLE = 2
     help="Write there instead of printing; with --format yolo a folder of one .txt a picture.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
+@engine_option
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse larger pictures."
 )
@@ -59,6 +61,7 @@ def detect(
     form: str,
     output: Path | None,
     threads: int | None,
+    engine: str,
     max_pixels: int,
 ) -> None:
     """Find objects in pictures.
@@ -71,7 +74,8 @@ def detect(
     pictures = find_pictures(sources)
     from ssd34.runtime.detector import Detector, Prepared
 
-    detector = Detector.load(model, threads=threads)
+    detector = Detector.load(model, threads=threads, engine=engine)
+    say_choice(detector.session)
     wanted = [detector.labels.label(name) for name in classes]
     targets = _targets(pictures, save) if save else {}
     _check_output(output, form)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ssd34.cli.console import warn_of_problems
+from ssd34.cli.engine import engine_option
 from ssd34.core.postprocess import POLICIES
 from ssd34.data.atomic import write_text
 from ssd34.data.classes import of_classes, with_coco_names
@@ -64,6 +65,7 @@ PARTLY = 1
     help="Go on with what an interrupted evaluation left beside the first output file.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
+@engine_option
 def evaluate(
     *,
     model: str | None,
@@ -80,6 +82,7 @@ def evaluate(
     seed: int,
     resume: bool,
     threads: int | None,
+    engine: str,
 ) -> None:
     """Measure MODEL on annotated pictures with COCO's box metrics.
 
@@ -135,6 +138,7 @@ def evaluate(
             options,
             policy=policy_name,
             threads=threads,
+            engine=engine,
             resume=resume,
             outputs=Outputs(files=outputs, emit=emit, detections=detections),
         )

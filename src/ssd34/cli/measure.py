@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from ssd34.cli.console import errors, progress_bar, warn
+from ssd34.cli.engine import say_choice
 from ssd34.cli.scores import print_score, print_scores
 from ssd34.cli.scoring import scored
 from ssd34.core.postprocess import POLICIES, Policy, named_policy
@@ -58,6 +57,7 @@ def measure(
     *,
     policy: str | None,
     threads: int | None,
+    engine: str,
     resume: bool,
     outputs: Outputs,
 ) -> int:
@@ -69,6 +69,7 @@ def measure(
         options: how to score.
         policy: a name, ``all``, or None for the file's own way.
         threads: None: what this process may use.
+        engine: name, or ``auto``.
         resume: go on with the partial file.
         outputs: what to write.
 
@@ -81,7 +82,8 @@ def measure(
             "--policy all, or leave --detections out"
         )
     path = model_path(model)
-    detector = _load(path, threads=threads, raw=policy == ALL)
+    detector = _load(path, threads=threads, engine=engine, raw=policy == ALL)
+    say_choice(detector.session)
     _warn_of_unknown_classes(dataset, detector)
     policies = _policies(model, detector, policy)
     identity: dict[str, Any] = {
@@ -89,7 +91,8 @@ def measure(
         "data_sha256": fingerprint(dataset),
         "policies": [dataclasses.asdict(p) for p in policies] or OWN_TAIL,
         "ssd34": __version__,
-        "onnxruntime": onnxruntime.__version__,
+        "engine": detector.session.engine.name,
+        "engine_version": detector.session.engine.version,
     }
     names = [p.name for p in policies] or [OWN_TAIL]
     every: list[Found] = []
@@ -119,7 +122,12 @@ def measure(
             errors.print(message, markup=False, soft_wrap=True)
             raise
         failed = sum(found.problem is not None for found in every)
-        about = {"model": model, "model_sha256": identity["model_sha256"], "unreadable": failed}
+        about = {
+            "model": model,
+            "model_sha256": identity["model_sha256"],
+            "engine": identity["engine"],
+            "unreadable": failed,
+        }
         title = f"{model} on {dataset.name}: {len(dataset)} pictures"
         if policy == ALL:
             print_scores(scores, title=title)
@@ -158,9 +166,9 @@ def _policies(model: str, detector: Detector, policy: str | None) -> list[Policy
     return []
 
 
-def _load(path: Path, *, threads: int | None, raw: bool) -> Detector:
+def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> Detector:
     """A file; with `raw` without its tail, if it has one."""
-    session = Session(path, threads=threads)
+    session = Session(path, threads=threads, engine=engine)
     if session.raw or not raw:
         return Detector(session)
     require("onnx", extra="export", why="--policy all with a file that picks detections itself")
@@ -176,7 +184,7 @@ def _load(path: Path, *, threads: int | None, raw: bool) -> Detector:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
         save_model(network, file)
-        return Detector(Session(file, threads=threads))
+        return Detector(Session(file, threads=threads, engine=engine))
 
 
 def _detect(

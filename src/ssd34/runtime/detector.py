@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from ssd34.core.spec import ModelSpec
 from ssd34.data.image_io import MAX_PIXELS, read_picture, rgb_picture
 from ssd34.data.overlap import overlapped
 from ssd34.errors import ImageError, ModelError, OptionError
+from ssd34.runtime.engine import ONNXRUNTIME
 from ssd34.runtime.session import Session
 from ssd34.zoo.cache import cached_model
 from ssd34.zoo.catalogue import PUBLISHED
@@ -106,6 +107,7 @@ class Detector:
         *,
         threads: int | None = None,
         policy: Policy = ZOO,
+        engine: str = ONNXRUNTIME,
     ) -> Detector:
         """Load a model by path or name.
 
@@ -114,11 +116,15 @@ class Detector:
                 of a published file that is in the cache.
             threads: None: what this process may use.
             policy: used where the file ends at raw outputs.
+            engine: ``"onnxruntime"``; ``"openvino"``, an extra; or ``"auto"``, which measures
+                both and says in ``session.choice`` what it took.
 
         Raises:
             ModelError: missing, broken, or not a detector of this family.
+            MissingExtraError: the engine is not installed.
+            OptionError: there is no such engine.
         """
-        return cls(Session(model_path(model), threads=threads), policy=policy)
+        return cls(Session(model_path(model), threads=threads, engine=engine), policy=policy)
 
     @property
     def spec(self) -> ModelSpec:
@@ -201,6 +207,29 @@ class Detector:
         except IndexError:
             return None
 
+    def detect_batch(
+        self, images: Sequence[Picture], *, score: float = DEFAULT_SCORE
+    ) -> list[Detections]:
+        """`detect` for several pictures in one run of the network.
+
+        Raises:
+            OptionError: the file takes another number of pictures at once.
+            ImageError: a picture cannot be read.
+        """
+        if self.session.batch not in (None, len(images)) or not images:
+            raise OptionError(
+                f"{self.session.path}: takes {self.session.batch or 'one or more'} pictures at "
+                f"once, got {len(images)}; export it with --batch dynamic"
+            )
+        prepared = [self.prepare(image) for image in images]
+        tensor = np.concatenate([one.tensor for one in prepared if one.tensor is not None])
+        return [
+            Detections.from_picked(
+                picked, label_set=self.labels, width=one.width, height=one.height, score=score
+            )
+            for picked, one in zip(self._run_all(tensor, score=score), prepared, strict=True)
+        ]
+
     @staticmethod
     def read(image: Picture, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         """Any kind of picture as an (H, W, 3) uint8 RGB array."""
@@ -233,15 +262,21 @@ class Detector:
             tensor: the file's input.
             score: what scores less may be missing.
         """
+        return next(self._run_all(tensor, score=score))
+
+    def _run_all(self, tensor: NDArray[Any], *, score: float) -> Iterator[Picked]:
+        """Each picture of a batch in turn."""
         if self._default_boxes is None:
-            return Picked(*self.session.run_detections(tensor)[0])
-        loc, conf = self.session.run_raw(tensor)
-        return postprocess(
-            loc[0],
-            conf[0],
-            default_boxes_cxcywh=self._default_boxes,
-            policy=self.policy.at_least(score),
-        )
+            for found in self.session.run_detections(tensor):
+                yield Picked(*found)
+            return
+        for loc, conf in zip(*self.session.run_raw(tensor), strict=True):
+            yield postprocess(
+                loc,
+                conf,
+                default_boxes_cxcywh=self._default_boxes,
+                policy=self.policy.at_least(score),
+            )
 
 
 def _size(picture: NDArray[np.uint8] | Image.Image) -> tuple[int, int]:

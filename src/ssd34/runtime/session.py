@@ -1,4 +1,4 @@
-"""ONNX Runtime behind one small class."""
+"""A detector file, ready to run: the contract is checked here, an engine computes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,13 +20,15 @@ from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import SPECS, ModelSpec
 from ssd34.errors import ModelError, OptionError
+from ssd34.runtime.engine import AUTO, ONNXRUNTIME, Engine, open_engine
+from ssd34.runtime.engine_choice import EngineChoice, faster_engine
 from ssd34.runtime.threads import thread_budget
 
 CONTRACT = (
     "one input of float32 [N, 3, S, S] or uint8 [N, S, S, 3] and the outputs bboxes, labels, "
     "scores (detections) or loc, conf (raw)"
 )
-_LAYOUTS = {"tensor(float)": "NCHW", "tensor(uint8)": "NHWC"}
+_LAYOUTS = {"float32": "NCHW", "uint8": "NHWC"}
 
 
 class Session:
@@ -40,38 +41,46 @@ class Session:
         raw: whether it ends at loc and conf instead of detections.
         takes_bytes: whether it takes uint8 pictures and normalises them itself.
         batch: pictures that it takes at once; None: any number.
-        threads: how many it uses.
+        threads: how many one run uses.
+        engine: what runs it.
+        choice: how the engine was chosen; None: it was asked for by name.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        engine: str = ONNXRUNTIME,
+        streams: int = 1,
+    ) -> None:
         """
         Args:
             path: an ONNX file.
-            threads: None: what this process may use.
+            threads: that one run uses; None: what this process may use.
+            engine: ``"onnxruntime"``, ``"openvino"``, or ``"auto"``: both are measured.
+            streams: runs that will be under way at once, in threads of the caller.
 
         Raises:
             ModelError: missing, broken, or not a detector of this family.
+            MissingExtraError: the engine is not installed; ``"auto"`` does not raise it.
+            OptionError: there is no such engine.
         """
         if not path.is_file():
             raise ModelError(f"{path}: no such model file; expected an ONNX file or 'default'")
         self.path = path
         self.threads = threads or thread_budget()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # the library has no common base of its own
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"{path}: not an ONNX file that can be run ({reason})") from None
-        outputs = [output.name for output in self._session.get_outputs()]
+        self.engine: Engine = open_engine(
+            path,
+            name=ONNXRUNTIME if engine == AUTO else engine,
+            threads=self.threads,
+            streams=streams,
+        )
+        outputs = [port.name for port in self.engine.outputs]
         self.raw = set(RAW_OUTPUTS) <= set(outputs)
-        inputs = self._session.get_inputs()
-        layout = _LAYOUTS.get(inputs[0].type) if len(inputs) == 1 else None
-        shape = list(inputs[0].shape) if layout else []
+        inputs = self.engine.inputs
+        layout = _LAYOUTS.get(inputs[0].dtype) if len(inputs) == 1 else None
+        shape: list[Any] = list(inputs[0].shape) if layout else []
         usable = (
             layout is not None
             and len(shape) == 4
@@ -81,22 +90,28 @@ class Session:
             and (self.raw or set(DETECTION_OUTPUTS) <= set(outputs))
         )
         if not usable:
-            got = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+            got = ", ".join(str(port) for port in inputs)
             raise ModelError(
                 f"{path}: not an SSD detector: expected {CONTRACT}; it has the input {got} and "
                 f"the outputs {', '.join(outputs)}"
             )
         self._input = inputs[0].name
         self.takes_bytes = layout == "NHWC"
-        self.batch = shape[0] if isinstance(shape[0], int) else None
+        self.batch = shape[0]
         self.spec, self.labels = self._identity(side)
         if self.raw:
             self._check_raw_shapes()
+        self.choice: EngineChoice | None = None
+        if engine == AUTO:
+            noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+            self.engine, self.choice = faster_engine(
+                self.engine, path, self.input_for(noise), threads=self.threads, streams=streams
+            )
 
     def _check_raw_shapes(self) -> None:
         boxes, channels = self.spec.num_default_boxes, self.spec.num_channels
         expected = {"loc": [4, boxes], "conf": [channels, boxes]}
-        outputs = self._session.get_outputs()
+        outputs = self.engine.outputs
         shapes = {o.name: list(o.shape[1:]) for o in outputs if o.name in expected}
         if shapes != expected:
             raise ModelError(
@@ -106,7 +121,7 @@ class Session:
 
     def _identity(self, side: int) -> tuple[ModelSpec, LabelSet]:
         """Spec and classes from the metadata, else from the published contract."""
-        metadata = self._session.get_modelmeta().custom_metadata_map
+        metadata = self.engine.metadata
         if not {METADATA_SPEC, METADATA_LABELS} <= set(metadata):
             published = SPECS["ssd1200-resnet34"]
             if side != published.image_size:
@@ -157,7 +172,7 @@ class Session:
     def run_raw(self, images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The file's input for N pictures to loc (N, 4, A) and conf (N, channels, A)."""
         assert self.raw
-        loc, conf = self._session.run(list(RAW_OUTPUTS), {self._input: images})
+        loc, conf = self.engine.run(RAW_OUTPUTS, {self._input: images})
         return loc, conf
 
     def run_detections(
@@ -166,7 +181,7 @@ class Session:
         """The file's input for N pictures to each one's boxes (D, 4) in fractions, labels (D,)
         and scores (D,)."""
         assert not self.raw
-        outputs = self._session.run(list(DETECTION_OUTPUTS), {self._input: images})
+        outputs = self.engine.run(DETECTION_OUTPUTS, {self._input: images})
         # Files for several pictures fill up with detections of score 0.
         return [
             (boxes[scores > 0], labels[scores > 0], scores[scores > 0])

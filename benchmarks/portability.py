@@ -1,0 +1,167 @@
+"""Does int8 arithmetic give the same on a processor without VNNI?
+
+Unsigned bytes times signed bytes are added in pairs at 16 bits on such processors, and saturate:
+255 * 127 * 2 is more than 32767. This runs a small int8 convolution, and a model if one is given,
+here and on an emulated processor (qemu-x86_64, Debian package qemu-user), and compares.
+
+    python benchmarks/portability.py
+    python benchmarks/portability.py --model int8.onnx --picture examples/chelsea.jpg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from ssd34 import Detector
+from ssd34.core.boxes import pairwise_iou
+from ssd34.data.atomic import write_text
+from ssd34.runtime.onnxruntime_engine import session_options
+
+CHANNELS, SIDE = 32, 16
+
+
+def main() -> None:
+    """Compare and print."""
+    parser = argparse.ArgumentParser(description="Int8 on a processor without VNNI.")
+    parser.add_argument("--model", help="a model to compare, too")
+    parser.add_argument("--picture", type=Path, default=Path("examples/chelsea.jpg"))
+    parser.add_argument("--cpu", default="Haswell", help="as qemu-x86_64 -cpu help lists them")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--compute", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.compute:
+        _compute(options.compute, options.model, options.picture)
+        return
+    emulator = shutil.which("qemu-x86_64")
+    if emulator is None:
+        sys.exit("error: qemu-x86_64 is not installed; on Debian: apt-get install qemu-user")
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        for bits in (8, 7):
+            onnx.save(small_graph(bits), work / f"{bits}.onnx")
+        arguments = [sys.executable, __file__, "--picture", str(options.picture)]
+        arguments += ["--model", options.model] if options.model else []
+        found = {}
+        for place, prefix in (("here", []), ("there", [emulator, "-cpu", options.cpu])):
+            target = work / place
+            target.mkdir()
+            for graph in work.glob("*.onnx"):
+                shutil.copy(graph, target)
+            ended = subprocess.run(
+                [*prefix, *arguments, "--compute", str(target)], capture_output=True, text=True
+            )
+            if ended.returncode:
+                sys.exit(f"error: {place}: {ended.stderr.strip().splitlines()[-1]}")
+            found[place] = dict(np.load(target / "found.npz"))
+    result = compare(found["here"], found["there"]) | {"cpu": options.cpu, "model": options.model}
+    print(json.dumps(result, indent=1))
+    if options.json:
+        write_text(options.json, json.dumps(result, indent=1) + "\n")
+
+
+def small_graph(bits: int) -> onnx.ModelProto:
+    """One QLinearConv of unsigned activations with signed weights of so many bits, per channel."""
+    generator = np.random.default_rng(0)
+    top = 2 ** (bits - 1) - 1
+    drawn = generator.normal(size=(CHANNELS, CHANNELS, 3, 3))
+    weights = np.rint(drawn / np.abs(drawn).max((1, 2, 3), keepdims=True) * top)
+    constants = {
+        "x_scale": np.float32(0.02),
+        "x_zero": np.uint8(0),
+        "w": weights.astype(np.int8),
+        "w_scale": np.full(CHANNELS, 1.27 / top, np.float32),
+        "w_zero": np.zeros(CHANNELS, np.int8),
+        "y_scale": np.float32(1),
+        "y_zero": np.uint8(128),
+    }
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, CHANNELS, SIDE, SIDE])
+        for name in ("x", "y")
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "x_scale", "x_zero"], ["x_q"]),
+        helper.make_node(
+            "QLinearConv",
+            ["x_q", "x_scale", "x_zero", "w", "w_scale", "w_zero", "y_scale", "y_zero"],
+            ["y_q"],
+            kernel_shape=[3, 3],
+            pads=[1] * 4,
+        ),
+        helper.make_node("DequantizeLinear", ["y_q", "y_scale", "y_zero"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        ports[:1],
+        ports[1:],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+
+
+def _compute(folder: Path, model: str | None, picture: Path) -> None:
+    """Everything on this processor, written to found.npz."""
+    values = np.random.default_rng(1).uniform(0, 5.1, (1, CHANNELS, SIDE, SIDE))
+    found: dict[str, Any] = {}
+    for bits in (8, 7):
+        for name, options in (("onnxruntime", None), ("ours", session_options(1))):
+            session = onnxruntime.InferenceSession(
+                folder / f"{bits}.onnx", options, providers=["CPUExecutionProvider"]
+            )
+            (found[f"{bits} {name}"],) = session.run(None, {"x": values.astype(np.float32)})
+    if model:
+        detections = Detector.load(model, threads=1).detect(picture, score=0.05)
+        found |= {
+            "boxes": detections.boxes, "labels": detections.labels, "scores": detections.scores
+        }  # fmt: skip
+    np.savez(folder / "found.npz", **found)
+
+
+def compare(here: dict[str, Any], there: dict[str, Any]) -> dict[str, Any]:
+    """How far the outputs are apart, in steps of the output's 256."""
+    result: dict[str, Any] = {}
+    for bits in (8, 7):
+        for name in ("onnxruntime", "ours"):
+            apart = np.abs(here[f"{bits} {name}"] - there[f"{bits} {name}"])
+            result[f"{bits}-bit weights, options: {name}"] = {
+                "outputs that differ": round(float((apart > 0).mean()), 4),
+                "largest difference": float(apart.max()),
+            }
+    if "scores" in here:
+        result["detections"] = _compared_detections(here, there)
+    return result
+
+
+def _compared_detections(here: dict[str, Any], there: dict[str, Any]) -> dict[str, Any]:
+    """Detections of one class that overlap by 0.9 or more, best first, are the same."""
+    free = set(range(len(there["scores"])))
+    differences = []
+    overlaps = pairwise_iou(here["boxes"], there["boxes"])
+    for one in range(len(here["scores"])):
+        candidates = [k for k in free if there["labels"][k] == here["labels"][one]]
+        best = max(candidates, key=lambda k: overlaps[one, k], default=None)
+        if best is not None and overlaps[one, best] >= 0.9:
+            free.remove(best)
+            differences.append(abs(float(here["scores"][one] - there["scores"][best])))
+    return {
+        "here": len(here["scores"]),
+        "there": len(there["scores"]),
+        "the same": len(differences),
+        "largest difference of their scores": round(max(differences, default=0.0), 5),
+    }
+
+
+if __name__ == "__main__":
+    main()

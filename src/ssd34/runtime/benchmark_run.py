@@ -1,0 +1,219 @@
+"""A whole benchmark: several models, engines and thread counts in one run, in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ssd34.errors import OptionError
+from ssd34.runtime.arrivals import highest_rate, p99
+from ssd34.runtime.benchmark import interleaved, summary
+from ssd34.runtime.benchmark_worker import Worker
+from ssd34.runtime.cpu import Cpu, this_cpu
+from ssd34.runtime.stages import StageTimes
+
+SINGLE_STREAM, OFFLINE, SERVER = "single-stream", "offline", "server"
+SCENARIOS = (SINGLE_STREAM, OFFLINE, SERVER)
+
+MAX_PICTURES = 64
+"""Pictures kept in memory by each process; a run with more rounds begins anew."""
+
+CAPACITY_RUNS = 10
+PICTURES_A_THREAD = 4
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        models: files or names; the first is what the others are compared with.
+        engines: each runs every model.
+        threads: each model runs with each of these.
+        pictures: files; none: a drawn one. The first `MAX_PICTURES` are used.
+        scenario: single-stream: one picture after the other, as ``detect`` does. Offline: all
+            at hand, as many a second as possible. Server: they arrive at random times.
+        rounds: timed rounds; in the server scenario pictures that arrive at each rate.
+        warm_up: rounds before these.
+        batch: offline: pictures in one run; None: one picture a thread, all threads busy.
+        rate: server: arrivals a second; None: search the highest within the bound.
+        bound_ms: server: what p99 may be.
+    """
+
+    models: Sequence[str]
+    engines: Sequence[str] = ("onnxruntime",)
+    threads: Sequence[int] = (1,)
+    pictures: Sequence[Path] = ()
+    scenario: str = SINGLE_STREAM
+    rounds: int = 30
+    warm_up: int = 3
+    batch: int | None = None
+    rate: float | None = None
+    bound_ms: float = 100.0
+
+    def __post_init__(self) -> None:
+        if self.scenario not in SCENARIOS:
+            raise OptionError(
+                f"unknown scenario {self.scenario!r}; expected one of {', '.join(SCENARIOS)}"
+            )
+        if not (self.models and self.engines and self.threads) or self.rounds < 1:
+            raise OptionError("expected at least one model, engine, thread count and round")
+
+
+@dataclass
+class Result:
+    """What one model did, run by one engine with so many threads.
+
+    Attributes:
+        model, engine, threads: as in the plan, `engine` after the choice of ``auto``.
+        facts: what its process said of it.
+        stages: single-stream: of each picture, warm-up left out.
+        chunks_ms: offline: milliseconds for each `chunk` pictures, warm-up left out.
+        chunk: offline: pictures of a round.
+        rates: server: each rate measured with its latencies.
+        best_rate: server: the highest rate within the bound; None: it was not searched.
+        peak_memory: bytes; None: unknown, or interrupted before the end.
+        graph_tail: share of the tail in the file's own time; None as above.
+    """
+
+    model: str
+    engine: str
+    threads: int
+    facts: dict[str, Any]
+    stages: list[StageTimes] = field(default_factory=list)
+    chunks_ms: list[float] = field(default_factory=list)
+    chunk: int = 0
+    rates: list[tuple[float, list[float]]] = field(default_factory=list)
+    best_rate: float | None = None
+    peak_memory: int | None = None
+    graph_tail: float | None = None
+
+
+@dataclass
+class Report:
+    """A benchmark, whole or `interrupted`."""
+
+    plan: Plan
+    cpu: Cpu
+    results: list[Result]
+    interrupted: bool = False
+
+
+def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
+    """Measure everything in a plan, each model in its own process.
+
+    An interruption (``KeyboardInterrupt``) ends the measuring; what was measured until then is in
+    the report. Without a single whole round it is passed on.
+
+    Raises:
+        Ssd34Error: a model cannot be loaded or a picture cannot be read.
+    """
+    offline_streams = plan.scenario == OFFLINE and plan.batch is None
+    with ExitStack() as stack:
+        pairs: list[tuple[Worker, Result]] = []
+        combinations = [(m, e, t) for m in plan.models for e in plan.engines for t in plan.threads]
+        for number, (model, engine, threads) in enumerate(combinations):
+            progress("loading", number, len(combinations))
+            worker = stack.enter_context(
+                Worker(
+                    model,
+                    engine=engine,
+                    threads=1 if offline_streams else threads,
+                    streams=threads if offline_streams else 1,
+                    pictures=plan.pictures[:MAX_PICTURES],
+                )
+            )
+            facts = worker.facts
+            pairs.append((worker, Result(model, facts["engine"], threads, facts)))
+        report = Report(plan, this_cpu(), [result for _, result in pairs])
+        measure = {SINGLE_STREAM: _single_stream, OFFLINE: _offline, SERVER: _server}
+        try:
+            measure[plan.scenario](plan, pairs, progress)
+            for number, (worker, result) in enumerate(pairs):
+                progress("memory and profile", number, len(pairs))
+                result.peak_memory = worker.ask("memory")
+                if plan.scenario == SINGLE_STREAM:
+                    result.graph_tail = worker.ask("tail_share")
+        except KeyboardInterrupt:
+            if not all(r.stages or r.chunks_ms or r.rates for r in report.results):
+                raise
+            report.interrupted = True
+    return report
+
+
+def _single_stream(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+    def turn(worker: Worker, result: Result) -> Callable[[], None]:
+        number = -plan.warm_up
+
+        def run() -> None:
+            nonlocal number
+            stages = StageTimes(*worker.ask("detect", number=number))
+            if number >= 0:
+                result.stages.append(stages)
+            number += 1
+
+        return run
+
+    _turns(plan, pairs, turn, progress)
+
+
+def _offline(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+    def turn(worker: Worker, result: Result) -> Callable[[], None]:
+        result.chunk = plan.batch or PICTURES_A_THREAD * result.threads
+        number = -plan.warm_up
+
+        def run() -> None:
+            nonlocal number
+            first = number * result.chunk
+            if plan.batch:
+                taken = worker.ask("batches", first=first, count=plan.batch, batch=plan.batch)
+            else:
+                taken = worker.ask("many", first=first, count=result.chunk, workers=result.threads)
+            if number >= 0:
+                result.chunks_ms.append(taken)
+            number += 1
+
+        return run
+
+    _turns(plan, pairs, turn, progress)
+
+
+def _turns(
+    plan: Plan,
+    pairs: list[tuple[Worker, Result]],
+    turn: Callable[[Worker, Result], Callable[[], None]],
+    progress: Progress,
+) -> None:
+    total = plan.warm_up + plan.rounds
+    interleaved(
+        {str(number): turn(*pair) for number, pair in enumerate(pairs)},
+        rounds=plan.rounds,
+        warm_up=plan.warm_up,
+        progress=lambda done: progress("rounds", done, total),
+    )
+
+
+def _server(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+    """One model after the other: rates are kept up for a while, so they cannot take turns."""
+    for number, (worker, result) in enumerate(pairs):
+        progress("arrivals", number, len(pairs))
+        for _ in range(plan.warm_up):
+            worker.ask("detect", number=0)
+
+        def p99_at(rate: float, worker: Worker = worker, result: Result = result) -> float:
+            latencies = worker.ask("serve", rate=rate, queries=plan.rounds, seed=0)
+            result.rates.append((rate, latencies))
+            return p99(latencies)
+
+        if plan.rate is not None:
+            p99_at(plan.rate)
+            continue
+        alone = [sum(worker.ask("detect", number=k)) for k in range(CAPACITY_RUNS)]
+        capacity = 1000 / summary(alone).median
+        result.best_rate, _ = highest_rate(p99_at, bound=plan.bound_ms, capacity=capacity)

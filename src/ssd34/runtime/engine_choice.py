@@ -1,0 +1,68 @@
+"""Which engine runs a file faster here: measured, not guessed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.errors import MissingExtraError, ModelError
+from ssd34.runtime.benchmark import interleaved
+from ssd34.runtime.engine import OPENVINO, Engine, open_engine
+
+ROUNDS = 5
+WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What was chosen and why.
+
+    Attributes:
+        engine: its name.
+        milliseconds: median time of one run of each engine that could run the file.
+        reason: one sentence for a reader.
+    """
+
+    engine: str
+    milliseconds: dict[str, float]
+    reason: str
+
+
+def faster_engine(
+    first: Engine, path: Path, tensor: NDArray[Any], *, threads: int, streams: int = 1
+) -> tuple[Engine, EngineChoice]:
+    """The faster of a loaded engine and OpenVINO for one file.
+
+    Both run the same input in turns, two times to warm up and five times measured. The answer
+    is not kept: it depends on the threads, the versions and what else the machine does.
+
+    Args:
+        first: the file in ONNX Runtime.
+        path: the file.
+        tensor: its input.
+        threads: that one run uses.
+        streams: runs that will be under way at once.
+    """
+    try:
+        second = open_engine(path, name=OPENVINO, threads=threads, streams=streams)
+    except (MissingExtraError, ModelError) as error:
+        return first, EngineChoice(first.name, {}, f"engine {first.name}: {error}")
+    engines = {engine.name: engine for engine in (first, second)}
+    times = interleaved(
+        {
+            name: lambda engine=engine: engine.run(  # type: ignore[misc]
+                [port.name for port in engine.outputs], {engine.inputs[0].name: tensor}
+            )
+            for name, engine in engines.items()
+        },
+        rounds=ROUNDS,
+        warm_up=WARM_UP,
+    )
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    best = min(medians, key=medians.__getitem__)
+    measured = ", ".join(f"{name} {value:.1f} ms" for name, value in medians.items())
+    return engines[best], EngineChoice(best, medians, f"engine {best}: {measured}")

@@ -1,0 +1,83 @@
+"""LoadGen on several models, one after the other, each in its own process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ssd34.runtime.benchmark_run import MAX_PICTURES, OFFLINE, Plan
+from ssd34.runtime.benchmark_worker import Worker
+from ssd34.runtime.cpu import this_cpu
+from ssd34.version import __version__
+
+
+def loadgen_values(
+    plan: Plan,
+    folder: Path,
+    *,
+    seconds: float,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Run LoadGen on everything in a plan.
+
+    An interruption ends it; what was finished until then is returned.
+
+    Args:
+        plan: its rounds are LoadGen's fewest queries; its warm-up is not used.
+        folder: exists; every model's logs get a folder of their own in it, numbered in order.
+        seconds: LoadGen's shortest run.
+        progress: called with the number of models done and of all.
+
+    Raises:
+        Ssd34Error: the scenario is none that LoadGen is driven in here, a model cannot be loaded,
+            or a picture cannot be read.
+    """
+    offline = plan.scenario == OFFLINE
+    combinations = [(m, e, t) for m in plan.models for e in plan.engines for t in plan.threads]
+    results: list[dict[str, Any]] = []
+    interrupted = False
+    try:
+        for number, (model, engine, threads) in enumerate(combinations):
+            progress(number, len(combinations))
+            logs = folder / f"{number:02}-{Path(model).stem}-{engine}-{threads}"
+            logs.mkdir(exist_ok=True)
+            with Worker(
+                model,
+                engine=engine,
+                threads=1 if offline else threads,
+                streams=threads if offline else 1,
+                pictures=plan.pictures[:MAX_PICTURES],
+            ) as worker:
+                summary = worker.ask(
+                    "loadgen",
+                    folder=str(logs),
+                    scenario=plan.scenario,
+                    min_seconds=seconds,
+                    min_queries=plan.rounds,
+                    workers=threads if offline else 1,
+                )
+                memory = worker.ask("memory")
+            results.append(
+                {
+                    "model": model,
+                    **worker.facts,
+                    "threads": threads,
+                    "peak_memory_mb": memory and round(memory / 1e6),
+                    "logs": str(logs),
+                    "loadgen": summary,
+                }
+            )
+    except KeyboardInterrupt:
+        if not results:
+            raise
+        interrupted = True
+    return {
+        "ssd34": __version__,
+        "loadgen": True,
+        "scenario": plan.scenario,
+        "pictures": len(plan.pictures) or "one drawn picture of 640 x 480",
+        "interrupted": interrupted,
+        "cpu": this_cpu().to_dict(),
+        "results": results,
+    }

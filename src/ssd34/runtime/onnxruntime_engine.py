@@ -1,0 +1,79 @@
+"""ONNX Runtime as an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from ssd34.errors import ModelError
+from ssd34.runtime.engine import ONNXRUNTIME, Port, refusal
+from ssd34.runtime.saturation import int8_saturates
+
+_DTYPES = {"float": "float32", "double": "float64"}
+
+
+class OnnxRuntimeEngine:
+    """See `ssd34.runtime.engine.Engine`."""
+
+    name = ONNXRUNTIME
+    version: str = onnxruntime.__version__
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int,
+        options: onnxruntime.SessionOptions | None = None,
+    ) -> None:
+        """
+        Args:
+            path: an ONNX file.
+            threads: that one run uses.
+            options: None: `session_options`.
+
+        Raises:
+            ModelError: broken, or with operators that ONNX Runtime does not have.
+        """
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path, options or session_options(threads), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the library has no common base of its own
+            raise ModelError(refusal(path, error)) from None
+        self.inputs = tuple(_port(port) for port in self._session.get_inputs())
+        self.outputs = tuple(_port(port) for port in self._session.get_outputs())
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+    def run(self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The named outputs, in that order, for inputs by name."""
+        found: list[NDArray[Any]] = self._session.run(list(outputs), feed)
+        return found
+
+    def end_profiling(self) -> str:
+        """Write the profile that the options asked for; returns its file."""
+        return str(self._session.end_profiling())
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """How a graph is run; graph optimisation is "all", which is ONNX Runtime's default.
+
+    What else was tried, with measurements: docs/decisions, session options.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if int8_saturates():
+        # Exact, and slow: only where the fast way is wrong.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+def _port(port: onnxruntime.NodeArg) -> Port:
+    element = port.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(side if isinstance(side, int) else None for side in port.shape)
+    return Port(port.name, _DTYPES.get(element, element), shape)

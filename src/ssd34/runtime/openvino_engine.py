@@ -1,0 +1,119 @@
+"""OpenVINO as an engine: the same files, the extra ``openvino``."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.errors import ModelError, require
+from ssd34.runtime.engine import OPENVINO, Port, refusal
+
+
+class OpenVinoEngine:
+    """See `ssd34.runtime.engine.Engine`."""
+
+    name = OPENVINO
+
+    def __init__(
+        self, path: Path, *, threads: int, streams: int = 1, profiled: bool = False
+    ) -> None:
+        """
+        Args:
+            path: an ONNX file.
+            threads: that one run uses.
+            streams: runs that will be under way at once, each with its own threads.
+            profiled: keep the time of each node, for `profile`.
+
+        Raises:
+            MissingExtraError: OpenVINO is not installed.
+            ModelError: broken, or with operators that OpenVINO does not have.
+        """
+        openvino = require("openvino", extra="openvino", why="the engine openvino")
+        self.version: str = openvino.__version__
+        frontends = require("openvino.frontend", extra="openvino", why="the engine openvino")
+        try:
+            # Core.read_model would try every format that OpenVINO knows.
+            frontend = frontends.FrontEndManager().load_by_framework("onnx")
+            model = frontend.convert(frontend.load(str(path)))
+            self._compiled = openvino.Core().compile_model(
+                model,
+                "CPU",
+                {
+                    "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+                    "NUM_STREAMS": str(streams),
+                    "INFERENCE_NUM_THREADS": threads * streams,
+                    # Float graphs stay float32: OpenVINO may choose bfloat16 by itself.
+                    "INFERENCE_PRECISION_HINT": "f32",
+                    "PERF_COUNT": profiled,
+                },
+            )
+        except Exception as error:  # RuntimeError of the C++ library, of many kinds
+            raise ModelError(_refusal(path, error)) from None
+        if not model.outputs:  # an empty file is a graph without nodes to OpenVINO
+            raise ModelError(refusal(path, ValueError("it has no outputs")))
+        self.inputs = tuple(_port(port) for port in model.inputs)
+        self.outputs = tuple(_port(port) for port in model.outputs)
+        self.metadata = _metadata(model)
+        self._indices = {port.name: index for index, port in enumerate(self.outputs)}
+        self._requests = threading.local()
+
+    def run(self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The named outputs, in that order, for inputs by name."""
+        contiguous = {name: np.ascontiguousarray(value) for name, value in feed.items()}
+        request = self._request()
+        request.infer(contiguous, share_inputs=True)
+        # Copied: the next run writes into the same memory.
+        return [request.get_output_tensor(self._indices[name]).data.copy() for name in outputs]
+
+    def profile(self) -> list[tuple[str, float]]:
+        """Type and milliseconds of each node of this thread's last run, in order of execution;
+        needs `profiled`."""
+        return [
+            (node.node_type, node.real_time.total_seconds() * 1000)
+            for node in self._request().profiling_info
+        ]
+
+    def _request(self) -> Any:
+        """A request of the calling thread: one cannot be used by two at once."""
+        if not hasattr(self._requests, "request"):
+            self._requests.request = self._compiled.create_infer_request()
+        return self._requests.request
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    _, _, operators = str(error).partition("Conversion is failed for:")
+    if not operators:
+        return refusal(path, error)
+    return (
+        f"{path}: OpenVINO cannot run its operators {' '.join(operators.split())}; of int8 files "
+        "it takes those in QDQ format; or use the engine onnxruntime"
+    )
+
+
+def _port(port: Any) -> Port:
+    element = port.get_element_type()
+    try:
+        dtype = np.dtype(element.to_dtype()).name
+    except Exception:  # types that NumPy does not have
+        dtype = ""
+    shape = port.get_partial_shape()
+    sides = (
+        tuple(side.get_length() if side.is_static else None for side in shape)
+        if shape.rank.is_static
+        else ()
+    )
+    return Port(port.get_any_name() if port.get_names() else "", dtype, sides)
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    """The ONNX file's metadata, where OpenVINO keeps it."""
+    try:
+        entries = model.get_rt_info("framework").value
+    except RuntimeError:  # there is none
+        return {}
+    return {name: str(getattr(value, "value", value)) for name, value in entries.items()}

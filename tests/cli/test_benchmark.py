@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from ssd34.cli import app
+from ssd34.errors import Ssd34Error
+from ssd34.runtime.benchmark_worker import Worker
+from tests.conftest import EXAMPLES
+
+needs_loadgen = pytest.mark.skipif(
+    importlib.util.find_spec("mlperf_loadgen") is None, reason="mlcommons-loadgen is not installed"
+)
+
+
+@pytest.fixture
+def run(tiny_model):
+    """Run `ssd34 benchmark` in this process; errors come out as they are raised."""
+
+    def invoke(*arguments, code=0):
+        command = ["benchmark", str(tiny_model), *map(str, arguments)]
+        result = CliRunner().invoke(app.commands, command, catch_exceptions=False)
+        assert result.exit_code == code, result.output
+        return result
+
+    return invoke
+
+
+def test_everything_of_a_run(run, tiny_raw_model, tmp_path):
+    result = run(
+        tiny_raw_model, "--threads", "1,2", "--images", EXAMPLES, "--rounds", "2", "--warm-up", "1",
+        "--json", tmp_path / "b.json", "--plot", tmp_path / "b.png",
+    )  # fmt: skip
+    values = json.loads((tmp_path / "b.json").read_text())
+    found = [(r["model"].rpartition("/")[2], r["threads"]) for r in values["results"]]
+    assert found == [("tiny.onnx", 1), ("tiny.onnx", 2), ("tiny-raw.onnx", 1), ("tiny-raw.onnx", 2)]
+    assert "processors may be used" in result.stdout
+    for result_values in values["results"]:
+        assert f"{result_values['network_ms']['median']:.1f}" in result.stdout
+    with Image.open(tmp_path / "b.png") as picture:
+        assert picture.format == "PNG" and picture.width > 800
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "b.png"]
+
+
+def test_offline_and_server(run, tmp_path):
+    result = run("--scenario", "offline", "--rounds", "1", "--plot", tmp_path / "o.svg")
+    assert "images/s" in result.stdout
+    assert "<svg" in (tmp_path / "o.svg").read_text()
+    result = run("--scenario", "server", "--rounds", "2", "--rate", "50", "--bound", "10")
+    assert "50.00/s" in result.stdout and "not searched" in result.stdout
+
+
+@needs_loadgen
+def test_loadgen(run, tmp_path):
+    result = run(
+        "--loadgen", tmp_path / "logs" / "new", "--seconds", "0.05", "--rounds", "3",
+        "--json", tmp_path / "l.json",
+    )  # fmt: skip
+    assert "LoadGen says" in result.stdout
+    (values,) = json.loads((tmp_path / "l.json").read_text())["results"]
+    assert values["loadgen"]["Scenario"] == "SingleStream"
+    (logs,) = (tmp_path / "logs" / "new").iterdir()
+    assert values["logs"] == str(logs)
+    assert {"mlperf_log_summary.txt", "mlperf_log_detail.txt"} <= {p.name for p in logs.iterdir()}
+
+
+def test_interruption_prints_and_writes_what_there_is(run, tmp_path, monkeypatch):
+    real, count = Worker.ask, 0
+
+    def ask(worker, command, **arguments):
+        nonlocal count
+        count += command == "detect"
+        if count > 3:
+            raise KeyboardInterrupt
+        return real(worker, command, **arguments)
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    result = run("--warm-up", "1", "--json", tmp_path / "b.json", code=130)
+    assert "interrupted" in result.stderr
+    values = json.loads((tmp_path / "b.json").read_text())
+    assert values["interrupted"] and values["results"][0]["network_ms"]["rounds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--threads", "0"], "numbers from 1 to 1024"),
+        (["--threads", "1,,2"], "numbers from 1 to 1024"),
+        (["--threads", "two"], "numbers from 1 to 1024"),
+        (["--engine", "onnxruntime,tensorrt"], "unknown engine 'tensorrt'"),
+        (["--images", "no/such"], "no such file"),
+        (["--json", "no/such/file.json"], "folder that exists"),
+        (["--plot", "b.gif"], "png, svg, pdf"),
+        (["--plot", "b.png", "--scenario", "server"], "leave it out"),
+        (["--loadgen", "logs", "--scenario", "server"], "single-stream or offline"),
+        (["--rate", "nan", "--scenario", "server"], "number above 0"),
+        (["no.onnx"], "no such model"),
+    ],
+)
+def test_wrong_arguments(run, tmp_path, monkeypatch, arguments, word):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Ssd34Error, match=word) as caught:
+        run(*arguments)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [
+        ("matplotlib", ["--plot", "b.png"], "plot"),
+        ("openvino", ["--engine", "openvino"], "openvino"),
+        ("mlperf_loadgen", ["--loadgen", "logs"], "loadgen"),
+    ],
+)
+def test_missing_extras(run, tmp_path, monkeypatch, package, arguments, extra):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(Ssd34Error, match=rf"pip install 'ssd34\[{extra}\]'"):
+        run(*arguments)
+    assert list(tmp_path.iterdir()) == []

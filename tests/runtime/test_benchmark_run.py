@@ -1,0 +1,221 @@
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ssd34.core.labels import COCO_LABELS
+from ssd34.errors import ImageError, ModelError, OptionError
+from ssd34.runtime.benchmark_report import report_values
+from ssd34.runtime.benchmark_run import Plan, Report, Result, benchmark
+from ssd34.runtime.benchmark_worker import Worker, drawn_picture
+from ssd34.runtime.cpu import this_cpu
+from ssd34.runtime.detector import Detector
+from ssd34.runtime.stages import StagedDetector, StageTimes
+from tests.conftest import EXAMPLES
+
+PICTURES = sorted(EXAMPLES.glob("*.jpg"))
+
+
+def worker(model, **options):
+    given: dict[str, Any] = {"engine": "onnxruntime", "threads": 1, "streams": 1}
+    return Worker(str(model), **given | {"pictures": PICTURES} | options)
+
+
+# --- stages ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["tiny_model", "tiny_raw_model"])
+def test_stages_are_all_of_the_time(kind, request):
+    staged = StagedDetector(Detector.load(request.getfixturevalue(kind)))
+    started = time.perf_counter()
+    stages = staged.detect(PICTURES[0])
+    whole = 1000 * (time.perf_counter() - started)
+    assert min(stages) > 0
+    assert 0.5 * whole < sum(stages) <= whole
+
+
+def test_the_slow_stage_is_the_one_that_is_slow(tiny_model, monkeypatch):
+    detector = Detector.load(tiny_model)
+    read = detector.read
+
+    def slow(*arguments, **options):
+        time.sleep(0.2)
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(detector, "read", slow)
+    stages = StagedDetector(detector).detect(PICTURES[0])
+    assert stages.preprocess > 200 > stages.network
+
+
+# --- one model in its own process -----------------------------------------------------------
+
+
+def test_worker(tiny_raw_model):
+    with worker(tiny_raw_model, threads=2) as model:
+        assert model.facts["spec"] == "tiny" and model.facts["engine"] == "onnxruntime"
+        assert len(model.ask("detect", number=-1)) == 3
+        assert model.ask("many", first=-3, count=5, workers=2) > 0
+        assert model.ask("batches", first=0, count=4, batch=2) > 0
+        latencies = model.ask("serve", rate=1000, queries=7, seed=3)
+        assert len(latencies) == 7 and min(latencies) > 0
+        assert 30e6 < model.ask("memory") < 2e9
+        assert 0 <= model.ask("tail_share") < 1
+        with pytest.raises(OptionError, match="rate > 0"):
+            model.ask("serve", rate=0, queries=7, seed=3)
+        # An error is an answer; the process goes on.
+        assert len(model.ask("detect", number=1)) == 3
+
+
+def test_worker_that_cannot_load(tmp_path):
+    with pytest.raises(ModelError, match="no such model"):
+        worker(tmp_path / "no.onnx")
+
+
+def test_worker_with_pictures_that_are_none(tiny_model, tmp_path):
+    with pytest.raises(ImageError, match="No such file"):
+        worker(tiny_model, pictures=[tmp_path / "no.jpg"])
+    (tmp_path / "text.jpg").write_text("no picture")
+    with (
+        worker(tiny_model, pictures=[tmp_path / "text.jpg"]) as model,
+        pytest.raises(ImageError, match="not a picture"),
+    ):
+        model.ask("detect", number=0)
+
+
+def test_worker_that_dies(tiny_model):
+    with worker(tiny_model) as model:
+        model._process.kill()
+        with pytest.raises(ModelError, match="ended with code -9"):
+            model.ask("detect", number=0)
+
+
+def test_fixed_batches_of_another_size(tiny_model):
+    with worker(tiny_model) as model, pytest.raises(OptionError, match="takes 1 pictures at once"):
+        model.ask("batches", first=0, count=2, batch=2)
+
+
+def test_the_drawn_picture_is_always_the_same():
+    pixels = Detector.read(drawn_picture())
+    assert pixels.shape == (480, 640, 3) and pixels.std() > 30
+    assert drawn_picture() == drawn_picture()
+
+
+# --- the whole run --------------------------------------------------------------------------
+
+
+def test_single_stream(tiny_model, tiny_raw_model):
+    seen = []
+    plan = Plan(
+        models=[str(tiny_model), str(tiny_raw_model)], pictures=PICTURES, rounds=4, warm_up=1
+    )
+    report = benchmark(plan, progress=lambda *step: seen.append(step))
+    values = report_values(report)
+    json.dumps(values)
+    assert ("rounds", 5, 5) in seen
+    assert not values["interrupted"] and values["pictures"] == 3
+    first, second = values["results"]
+    assert first["model_sha256"] != second["model_sha256"]
+    for result in (first, second):
+        assert result["network_ms"]["rounds"] == 4
+        assert all(len(times) == 4 for times in result["rounds"].values())
+        assert sum(result["share"].values()) == pytest.approx(1, abs=1e-3)
+        assert result["detect_to_network"] > 1 and result["peak_memory_mb"] > 30
+    assert first["speed_up"]["network"] == {"value": 1, "low": 1, "high": 1, "confidence": 0.95}
+    expected = first["network_ms"]["median"] / second["network_ms"]["median"]
+    assert second["speed_up"]["network"]["value"] == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_offline(tiny_raw_model, batch):
+    plan = Plan(
+        models=[str(tiny_raw_model)], scenario="offline", rounds=2, threads=[2], batch=batch
+    )
+    (result,) = report_values(benchmark(plan))["results"]
+    assert result["pictures_per_round"] == (batch or 8) and result["threads"] == 2
+    assert len(result["rounds"]["per_picture_ms"]) == 2 and result["images_per_second"] > 0
+
+
+@pytest.mark.parametrize("rate", [None, 20.0])
+def test_server(tiny_model, rate):
+    plan = Plan(
+        models=[str(tiny_model)], scenario="server", rounds=5, warm_up=1, rate=rate, bound_ms=1e5
+    )
+    (result,) = report_values(benchmark(plan))["results"]
+    if rate:
+        assert result["highest_rate"] is None
+        assert [one["rate"] for one in result["rates"]] == [20]
+    else:
+        # Nothing exceeds such a bound: the search ends just below the capacity.
+        assert result["highest_rate"] == result["rates"][-1]["rate"] > result["rates"][0]["rate"]
+    assert result["rates"][0]["latency_ms"]["rounds"] == 5
+
+
+def test_interruption_keeps_what_was_measured(tiny_model):
+    def interrupt(what, done, _):
+        if (what, done) == ("rounds", 5):
+            raise KeyboardInterrupt
+
+    plan = Plan(models=[str(tiny_model)], rounds=1000, warm_up=1)
+    values = report_values(benchmark(plan, progress=interrupt))
+    assert values["interrupted"]
+    (result,) = values["results"]
+    assert len(result["rounds"]["network_ms"]) == 4
+    assert result["peak_memory_mb"] is None and not result["tail_in_file_known"]
+
+
+def test_interruption_before_anything_was_measured(tiny_model):
+    def interrupt(what, *_):
+        if what == "rounds":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(Plan(models=[str(tiny_model)], warm_up=3), progress=interrupt)
+
+
+def test_rounds_that_only_some_have_finished_do_not_count():
+    facts = {"engine": "onnxruntime"}
+    results = [
+        Result("a", "onnxruntime", 1, facts, stages=[StageTimes(1, 10, 1)] * 3),
+        Result("b", "onnxruntime", 1, facts, stages=[StageTimes(1, 5, 1)] * 2, graph_tail=0.2),
+    ]
+    values = report_values(Report(Plan(models=["a", "b"]), this_cpu(), results, interrupted=True))
+    first, second = values["results"]
+    assert len(first["rounds"]["network_ms"]) == len(second["rounds"]["network_ms"]) == 2
+    assert second["speed_up"]["network"]["value"] == 2
+    assert second["share"] == {
+        "preprocess": pytest.approx(1 / 7, abs=1e-4),
+        "network": pytest.approx(4 / 7, abs=1e-4),
+        "tail": pytest.approx(2 / 7, abs=1e-4),
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"scenario": "fast"}, "single-stream, offline, server"),
+        ({"rounds": 0}, "at least one"),
+        ({"engines": ()}, "at least one"),
+        ({"models": ()}, "at least one"),
+    ],
+)
+def test_wrong_plans(options, word):
+    with pytest.raises(OptionError, match=word):
+        Plan(**({"models": ["x"]} | options))
+
+
+# --- batches --------------------------------------------------------------------------------
+
+
+def test_batch_detects_the_same_as_one_by_one(tiny_raw_model):
+    detector = Detector.load(tiny_raw_model)
+    assert detector.labels != COCO_LABELS
+    together = detector.detect_batch(PICTURES, score=0)
+    for found, path in zip(together, PICTURES, strict=True):
+        alone = detector.detect(path, score=0)
+        assert (found.width, found.height) == (alone.width, alone.height)
+        assert len(found) == len(alone) > 10
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
+    with pytest.raises(OptionError, match="got 0"):
+        detector.detect_batch([])

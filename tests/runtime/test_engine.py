@@ -1,0 +1,198 @@
+import importlib.util
+import threading
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from ssd34 import Detector
+from ssd34.core.preprocess import preprocess
+from ssd34.errors import MissingExtraError, ModelError, OptionError
+from ssd34.runtime.engine import ENGINES, open_engine
+from ssd34.runtime.session import Session
+from tests.conftest import EXAMPLES, TINY_LABELS, tiny_spec
+
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
+)
+both = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=needs_openvino if name == "openvino" else ()) for name in ENGINES],
+)
+
+
+def pictures(number=1, seed=3):
+    generator = np.random.default_rng(seed)
+    return np.concatenate(
+        [
+            preprocess(generator.integers(0, 256, (50, 70, 3)).astype(np.uint8), 64)
+            for _ in range(number)
+        ]
+    )
+
+
+def without(monkeypatch, package):
+    """As if a package were not installed."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, package, None)
+
+
+# --- each engine ----------------------------------------------------------------------------
+
+
+@both
+def test_ports_and_metadata(name, tiny_model, tiny_raw_model):
+    engine = open_engine(tiny_model, name=name, threads=1)
+    assert engine.name == name
+    (port,) = engine.inputs
+    assert (port.name, port.dtype, port.shape) == ("image", "float32", (1, 3, 64, 64))
+    outputs = {port.name: port.dtype for port in engine.outputs}
+    assert outputs == {"bboxes": "float32", "labels": "int64", "scores": "float32"}
+    assert {"ssd34.spec", "ssd34.labels"} <= set(engine.metadata)
+    (port,) = open_engine(tiny_raw_model, name=name, threads=1).inputs
+    assert port.shape == (None, 3, 64, 64)
+    assert str(port) == "image float32 ['?', 3, 64, 64]"
+
+
+@both
+def test_outputs_come_in_the_order_asked_for_and_stay(name, tiny_raw_model):
+    engine = open_engine(tiny_raw_model, name=name, threads=1)
+    conf, loc = engine.run(["conf", "loc"], {"image": pictures()})
+    assert conf.shape[1] == tiny_spec().num_channels and loc.shape[1] == 4
+    before = conf.copy()
+    engine.run(["conf", "loc"], {"image": pictures(seed=9)})
+    np.testing.assert_array_equal(conf, before)
+
+
+@both
+def test_input_may_be_a_view(name, tiny_raw_model):
+    engine = open_engine(tiny_raw_model, name=name, threads=1)
+    image = pictures()
+    (expected,) = engine.run(["conf"], {"image": np.ascontiguousarray(image[..., ::-1])})
+    (found,) = engine.run(["conf"], {"image": image[..., ::-1]})
+    np.testing.assert_array_equal(found, expected)
+
+
+@both
+def test_several_threads_at_once(name, tiny_raw_model):
+    engine = open_engine(tiny_raw_model, name=name, threads=1, streams=4)
+    images = [pictures(seed=seed) for seed in range(4)]
+    expected = [engine.run(["conf"], {"image": image})[0] for image in images]
+    wrong: list[int] = []
+
+    def work(number):
+        for _ in range(10):
+            found = engine.run(["conf"], {"image": images[number]})[0]
+            if not np.allclose(found, expected[number], atol=1e-5):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@both
+@pytest.mark.parametrize("content", [b"", b"hello\nworld\n", b"\xff" * 100])
+def test_file_that_is_no_onnx(name, content, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="not an ONNX file") as caught:
+        open_engine(path, name=name, threads=1)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@both
+def test_file_without_metadata_is_judged_the_same(name, tmp_path):
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["data"], ["prob"])],
+        "other",
+        [value("data", TensorProto.FLOAT, [1, 3, 224, 224])],
+        [value("prob", TensorProto.FLOAT, [1, 3, 224, 224])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=7)
+    path = tmp_path / "relu.onnx"
+    onnx.save(model, path)
+    assert open_engine(path, name=name, threads=1).metadata == {}
+    with pytest.raises(ModelError, match=r"not an SSD detector.*data float32.*prob"):
+        Session(path, engine=name)
+
+
+def test_unknown_engine(tiny_model):
+    with pytest.raises(OptionError, match=r"tensorrt.*onnxruntime, openvino or auto"):
+        Session(tiny_model, engine="tensorrt")
+
+
+# --- the same detections --------------------------------------------------------------------
+
+
+def assert_same(found, expected):
+    """Equal up to 1e-4 in the score and 0.05 pixels; what scores alike may change places."""
+    assert len(found) == len(expected) > 0
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    gaps = -np.diff(expected.scores)
+    sure = (np.append(2, gaps) > 2e-4) & (np.append(gaps, 2) > 2e-4)
+    assert sure.any()
+    np.testing.assert_array_equal(found.labels[sure], expected.labels[sure])
+    np.testing.assert_allclose(found.boxes[sure], expected.boxes[sure], atol=0.05)
+
+
+@needs_openvino
+@pytest.mark.parametrize("example", ["astronaut.jpg", "chelsea.jpg", "coffee.jpg"])
+def test_openvino_detects_the_same_with_the_default_model(example):
+    expected = Detector.load().detect(EXAMPLES / example, score=0.05)
+    assert_same(Detector.load(engine="openvino").detect(EXAMPLES / example, score=0.05), expected)
+
+
+@needs_openvino
+def test_openvino_detects_the_same_with_raw_files(tiny_raw_model):
+    expected = Detector.load(tiny_raw_model).detect(EXAMPLES / "coffee.jpg", score=0)
+    detector = Detector.load(tiny_raw_model, engine="openvino")
+    assert detector.session.engine.name == "openvino" and detector.labels == TINY_LABELS
+    assert_same(detector.detect(EXAMPLES / "coffee.jpg", score=0), expected)
+
+
+@needs_openvino
+def test_openvino_takes_several_pictures_at_once(tiny_raw_model):
+    expected = Session(tiny_raw_model).run_raw(pictures(3))
+    found = Session(tiny_raw_model, engine="openvino").run_raw(pictures(3))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+# --- auto -----------------------------------------------------------------------------------
+
+
+@needs_openvino
+def test_auto_measures_both_and_takes_the_faster(tiny_model):
+    session = Session(tiny_model, engine="auto")
+    assert session.choice is not None
+    times = session.choice.milliseconds
+    assert set(times) == set(ENGINES) and min(times.values()) > 0
+    assert session.engine.name == session.choice.engine == min(times, key=times.__getitem__)
+    assert all(f"{name} {times[name]:.1f} ms" in session.choice.reason for name in ENGINES)
+    assert len(session.run_detections(pictures())[0]) == 3
+
+
+def test_auto_without_openvino_says_so(tiny_model, monkeypatch):
+    without(monkeypatch, "openvino")
+    session = Session(tiny_model, engine="auto")
+    assert session.engine.name == "onnxruntime" and session.choice is not None
+    assert session.choice.milliseconds == {}
+    assert "pip install 'ssd34[openvino]'" in session.choice.reason
+
+
+def test_openvino_that_is_not_installed(tiny_model, monkeypatch):
+    without(monkeypatch, "openvino")
+    with pytest.raises(MissingExtraError, match=r"pip install 'ssd34\[openvino\]'"):
+        Session(tiny_model, engine="openvino")
+
+
+def test_an_engine_asked_for_by_name_is_no_choice(tiny_model):
+    session = Session(tiny_model)
+    assert session.engine.name == "onnxruntime" and session.choice is None
