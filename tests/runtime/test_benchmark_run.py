@@ -38,13 +38,13 @@ def test_stages_are_all_of_the_time(kind, request):
 
 def test_the_slow_stage_is_the_one_that_is_slow(tiny_model, monkeypatch):
     detector = Detector.load(tiny_model)
-    read = detector.read
+    prepare = detector.prepare
 
     def slow(*arguments, **options):
         time.sleep(0.2)
-        return read(*arguments, **options)
+        return prepare(*arguments, **options)
 
-    monkeypatch.setattr(detector, "read", slow)
+    monkeypatch.setattr(detector, "prepare", slow)
     stages = StagedDetector(detector).detect(PICTURES[0])
     assert stages.preprocess > 200 > stages.network
 
