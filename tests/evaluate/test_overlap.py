@@ -3,7 +3,6 @@ from __future__ import annotations
 import threading
 
 import pytest
-
 from ssd34.evaluate.overlap import overlapped
 
 

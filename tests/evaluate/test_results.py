@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ssd34.data.dataset import of_classes
+from ssd34.data.classes import of_classes
 from ssd34.errors import DatasetError
 from ssd34.evaluate.results import Results
 from ssd34.evaluate.results_json import coverage_gap, read_results, write_results
