@@ -16,10 +16,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from ssd34.core.labels import COCO_LABELS, LabelSet
-from ssd34.data.convert import Loss, Options, convert
+from ssd34.data.convert import Options, convert
 from ssd34.data.dataset import Dataset, ImageStore, Sample
 from ssd34.data.files import FolderFiles
 from ssd34.data.formats import find_dataset, open_dataset
+from ssd34.data.losses import Loss
 from ssd34.errors import DatasetError, ImageError, OptionError
 from tests.data.test_coco import png
 

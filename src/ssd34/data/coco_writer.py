@@ -24,7 +24,7 @@ def write_coco(folder: Path, splits: Sequence[WrittenSplit]) -> None:
     """
     divided = len(splits) > 1
     if divided:
-        (folder / "annotations").mkdir()
+        (folder / "annotations").mkdir(exist_ok=True)
     for split in splits:
         file = f"annotations/{SPLIT_PREFIX}{split.name}.json" if divided else ANNOTATIONS
         pictures = PurePosixPath(coco_folder(split.name, divided=divided))

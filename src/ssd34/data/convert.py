@@ -2,56 +2,45 @@
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ssd34.core.boxes import area
-from ssd34.core.labels import LabelSet, numbered
 from ssd34.data.atomic import folder_written_whole
-from ssd34.data.coco_writer import coco_folder, write_coco
-from ssd34.data.dataset import Dataset, Problem, Sample
-from ssd34.data.file_names import FileNames
-from ssd34.data.files import FolderFiles
-from ssd34.data.image_io import SUFFIXES, image_size
-from ssd34.data.layout import WHOLE
-from ssd34.data.sample_builder import size_of, with_ids
-from ssd34.data.voc import PICTURES
+from ssd34.data.coco_writer import write_coco
+from ssd34.data.dataset import Dataset, Problem
+from ssd34.data.losses import Loss, holdable, renumbered
+from ssd34.data.placement import Places, place
+from ssd34.data.split_names import named_splits
 from ssd34.data.voc_writer import write_voc
 from ssd34.data.written import WrittenPicture, WrittenSplit
-from ssd34.data.yolo import SPLITS as YOLO_SPLITS
-from ssd34.data.yolo_writer import write_yolo, yolo_folder
+from ssd34.data.yolo_writer import write_yolo
 from ssd34.errors import DatasetError, ImageError, OptionError, require
 
 FORMATS = ("coco", "voc", "yolo")
 
-UNDIVIDED = "train"
-"""What a source without splits is called where a format wants a name."""
 
-_AREA_TOLERANCE = 0.01
+@dataclass(frozen=True)
+class Options:
+    """How to convert.
 
+    Attributes:
+        format: one of `FORMATS`.
+        link: make hard links to the pictures instead of copies.
+        ignored_as_objects: where a format has no flags, write crowd and difficult boxes as
+            ordinary ones instead of leaving them out.
+    """
 
-class Loss(StrEnum):
-    """What a format cannot hold, or holds in another way."""
+    format: str
+    link: bool = False
+    ignored_as_objects: bool = False
 
-    CROWD_DIFFICULT = "crowd boxes became difficult boxes"
-    IGNORED_LEFT_OUT = "crowd and difficult boxes were left out"
-    IGNORED_OBJECTS = "crowd and difficult boxes became ordinary ones"
-    AREAS = "areas that differ from the box's by more than 1 % became the box's"
-    FRACTIONS = "boxes have fractions of pixels, which some VOC tools do not read"
-    NAMES = "pictures got another file name"
-    IMAGE_IDS = "pictures will be read with another image id"
-    CATEGORY_IDS = "classes will be read with another category id"
-    SPLIT_NAMES = "splits got another name"
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise OptionError(f"expected one of {', '.join(FORMATS)}, got {self.format!r}")
 
 
 @dataclass(frozen=True)
@@ -83,26 +72,6 @@ class Conversion:
         }
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to convert.
-
-    Attributes:
-        format: one of `FORMATS`.
-        link: make hard links to the pictures instead of copies.
-        ignored_as_objects: where a format has no flags, write crowd and difficult boxes as
-            ordinary ones instead of leaving them out.
-    """
-
-    format: str
-    link: bool = False
-    ignored_as_objects: bool = False
-
-    def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise OptionError(f"expected one of {', '.join(FORMATS)}, got {self.format!r}")
-
-
 def convert(
     sources: Sequence[tuple[str, Dataset]],
     destination: Path,
@@ -131,19 +100,24 @@ def convert(
         require("yaml", extra="data", why="writing a YOLO data set")
     losses: Counter[Loss] = Counter()
     problems: list[Problem] = []
-    named = _named(sources, options.format, losses)
+    named = named_splits(sources, options.format, losses)
     splits: list[WrittenSplit] = []
     done = 0
     with folder_written_whole(destination) as folder:
-        places = _Places(options.format, divided=len(named) > 1)
+        places = Places(options.format, divided=len(named) > 1)
         for name, dataset in named:
             pictures: list[WrittenPicture] = []
             for sample in dataset.samples:
-                kept = _holdable(sample, options, losses)
+                kept = holdable(
+                    sample,
+                    options.format,
+                    losses,
+                    ignored_as_objects=options.ignored_as_objects,
+                )
                 path, new = places.of(dataset, name, kept)
                 try:
                     if new:
-                        _place(dataset, sample, folder / path, link=options.link)
+                        place(dataset, sample, folder / path, link=options.link)
                     pictures.append(WrittenPicture(path, kept))
                 except ImageError as error:
                     places.forget(dataset, name, kept)
@@ -155,7 +129,7 @@ def convert(
                     f"{dataset.name}: no picture could be read; first problem: {problems[0]}"
                 )
             split = WrittenSplit(name, dataset.labels, tuple(pictures))
-            losses += _renumbered(split, dataset, options.format)
+            losses += renumbered(split, dataset, options.format)
             splits.append(split)
         _WRITERS[options.format](folder, splits)
     counts = [(s.name, len(s.pictures), _boxes(s.pictures)) for s in splits]
@@ -178,189 +152,3 @@ def _is_empty_folder(path: Path) -> bool:
 
 def _boxes(pictures: Sequence[WrittenPicture]) -> int:
     return sum(len(picture.sample.boxes) for picture in pictures)
-
-
-# --- splits ---------------------------------------------------------------------------------
-
-
-def _named(
-    sources: Sequence[tuple[str, Dataset]], form: str, losses: Counter[Loss]
-) -> list[tuple[str, Dataset]]:
-    """The splits under names that the format can hold, all with the same classes."""
-    if not sources:
-        raise OptionError("expected at least one data set to convert, got none")
-    if form == "coco" and len(sources) == 1:
-        return [(WHOLE, sources[0][1])]
-    named: list[tuple[str, Dataset]] = []
-    for given, dataset in sources:
-        name = given or UNDIVIDED
-        if form == "yolo":
-            name = _yolo_name(name)
-            losses[Loss.SPLIT_NAMES] += given not in ("", name)
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise OptionError(f"split {name!r}: expected letters, digits, '_', '-' and '.'")
-        if name in dict(named):
-            raise OptionError(
-                f"two splits would be called {name!r}; choose with --split, or name them: "
-                f"{YOLO_SPLITS[1]}=PATH"
-            )
-        named.append((name, dataset))
-    if form == "coco":
-        return named
-    labels = named[0][1].labels
-    _check_names(labels)
-    return [(name, _with_labels(dataset, labels)) for name, dataset in named]
-
-
-def _yolo_name(name: str) -> str:
-    """YOLO has three splits; others are known by how they begin, as val2017 and valid."""
-    for split in YOLO_SPLITS:
-        if name.lower().startswith(split):
-            return split
-    raise OptionError(
-        f"YOLO has the splits {', '.join(YOLO_SPLITS)}, got {name!r}; name it: val=PATH@{name}"
-    )
-
-
-def _check_names(labels: LabelSet) -> None:
-    """Class names that are lines of a file and text of XML."""
-    for name in labels.names:
-        if not name.isprintable() or name != name.strip() or not name:
-            raise DatasetError(
-                f"class name {name!r}: expected text without line breaks and blanks at the ends; "
-                "change it with --rename"
-            )
-
-
-def _with_labels(dataset: Dataset, labels: LabelSet) -> Dataset:
-    """The same data set, its classes numbered as another's."""
-    if dataset.labels.names == labels.names:
-        return dataset
-    if set(dataset.labels.names) != set(labels.names):
-        other = sorted(set(dataset.labels.names) ^ set(labels.names))
-        raise DatasetError(
-            f"{dataset.name}: has other classes than the first split ({', '.join(other[:4])}); "
-            "splits of one data set must label the same classes: convert them one by one, or "
-            "use --rename"
-        )
-    table = dataset.labels_in(labels)
-    samples = (dataclasses.replace(s, labels=table[s.labels]) for s in dataset.samples)
-    return dataclasses.replace(dataset, labels=labels, samples=tuple(samples))
-
-
-# --- pictures -------------------------------------------------------------------------------
-
-
-class _Places:
-    """Where every picture goes. In VOC, splits share pictures; the other formats have a folder a
-    split."""
-
-    def __init__(self, form: str, *, divided: bool) -> None:
-        self.form = form
-        self.divided = divided
-        self.names = FileNames(flat=form == "voc", by_stem=form != "coco")
-        self._known: dict[tuple[str, str, str], tuple[str, Sample]] = {}
-
-    def of(self, dataset: Dataset, split: str, sample: Sample) -> tuple[str, bool]:
-        """The path, and whether the picture is not there yet."""
-        folder = {
-            "coco": coco_folder(split, divided=self.divided),
-            "voc": PICTURES,
-            "yolo": yolo_folder(split),
-        }[self.form]
-        key = self._key(dataset, split, sample)
-        known = self._known.get(key)
-        if known is not None and (self.form == "coco" or _same_boxes(known[1], sample)):
-            return known[0], False
-        path = self.names.name(folder, sample.file_name)
-        self._known[key] = path, sample
-        return path, True
-
-    def forget(self, dataset: Dataset, split: str, sample: Sample) -> None:
-        """The picture could not be read."""
-        self._known.pop(self._key(dataset, split, sample), None)
-
-    def _key(self, dataset: Dataset, split: str, sample: Sample) -> tuple[str, str, str]:
-        return ("" if self.form == "voc" else split, str(dataset.images), sample.file_name)
-
-
-def _same_boxes(a: Sample, b: Sample) -> bool:
-    return (
-        np.array_equal(a.boxes, b.boxes)
-        and np.array_equal(a.labels, b.labels)
-        and np.array_equal(a.ignored, b.ignored)
-    )
-
-
-def _place(dataset: Dataset, sample: Sample, path: Path, *, link: bool) -> None:
-    """Copy or link a picture; refuse one that its boxes would not fit."""
-    name, images = sample.file_name, dataset.images
-    if PurePosixPath(name).suffix.lower() not in SUFFIXES:
-        raise ImageError(f"{name}: has no ending of a picture; rename it")
-    data = b""
-    if not link:
-        data = images.read_bytes(name)
-        size = image_size(io.BytesIO(data), name)
-    elif isinstance(images, FolderFiles):
-        size = size_of(images, name)
-    else:
-        raise OptionError(f"{dataset.name}: pictures in a zip cannot be linked; leave --link out")
-    if size != (sample.width, sample.height):
-        raise ImageError(
-            f"{name}: the annotations say {sample.width} x {sample.height} pixels, the picture "
-            f"has {size[0]} x {size[1]}; correct one of them"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not isinstance(images, FolderFiles) or not link:
-        path.write_bytes(data)
-        return
-    try:
-        path.hardlink_to(images.path(name))
-    except OSError as error:
-        raise OptionError(
-            f"{images.path(name)}: cannot be linked from {path.parent} ({error.strerror}); leave "
-            "--link out"
-        ) from None
-
-
-# --- what is lost ---------------------------------------------------------------------------
-
-
-def _holdable(sample: Sample, options: Options, losses: Counter[Loss]) -> Sample:
-    """What the format can hold of a sample; counts the rest."""
-    if options.format == "coco":
-        return sample
-    if options.format == "voc":
-        losses[Loss.CROWD_DIFFICULT] += int(sample.crowd.sum())
-        fractions = (sample.boxes != np.round(sample.boxes)).any(axis=1)
-        losses[Loss.FRACTIONS] += int(fractions.sum())
-    elif options.ignored_as_objects:
-        losses[Loss.IGNORED_OBJECTS] += int(sample.ignored.sum())
-    else:
-        losses[Loss.IGNORED_LEFT_OUT] += int(sample.ignored.sum())
-        sample = sample.of(~sample.ignored)
-    areas = area(sample.boxes.astype(np.float64))
-    changed = np.abs(areas - sample.areas) > _AREA_TOLERANCE * areas
-    losses[Loss.AREAS] += int(changed.sum())
-    return sample
-
-
-def _renumbered(split: WrittenSplit, dataset: Dataset, form: str) -> Counter[Loss]:
-    """Names and numbers that change."""
-    names = {s.image_id: s.file_name for s in dataset.samples}
-    written = [PurePosixPath(picture.path).name for picture in split.pictures]
-    before = [PurePosixPath(names[picture.sample.image_id]).name for picture in split.pictures]
-    losses = Counter({Loss.NAMES: sum(a != b for a, b in zip(before, written, strict=True))})
-    if form != "coco":
-        # YOLO has no order but that of the names.
-        pictures = (
-            sorted(split.pictures, key=lambda p: p.path) if form == "yolo" else split.pictures
-        )
-        samples = [dataclasses.replace(p.sample, file_name=p.path) for p in pictures]
-        again = zip(samples, with_ids(samples), strict=True)
-        losses[Loss.IMAGE_IDS] = sum(a.image_id != b.image_id for a, b in again)
-        ids = numbered(dataset.labels.names).category_ids
-        losses[Loss.CATEGORY_IDS] = sum(
-            a != b for a, b in zip(ids, dataset.labels.category_ids, strict=True)
-        )
-    return losses
