@@ -14,6 +14,7 @@ import click
 
 from ssd34.cli.console import errors, warn
 from ssd34.cli.train_preview import show_preview
+from ssd34.cli.train_qat import calibrated_network, check_plan, resumed_network, settings_of_qat
 from ssd34.cli.train_screen import Screen, StopOnSignal
 from ssd34.cli.train_setup import (
     classes,
@@ -71,6 +72,10 @@ RECIPE_FILE = "recipe.json"
     help="Do not train: draw N varied pictures with their boxes and the default boxes that learn "
     "them, and count the objects that none matches.",
 )  # fmt: skip
+@click.option(
+    "--qat", is_flag=True,
+    help="Quantization-aware: train the detector in --init with the rounding of its int8 file.",
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on where the run in --output stopped.")
 @click.option(
     "--batch", "--global-batch", "batch_size", type=int,
@@ -126,6 +131,7 @@ def train(
     assignments: tuple[str, ...],
     output: Path,
     shown: int | None,
+    qat: bool,
     resume: bool,
     threads: int | None,
     device: str,
@@ -173,12 +179,14 @@ def train(
     else:
         plan = resolved(
             recipe,
-            given,
+            settings_of_qat(given, start) if qat else given,
             start=start.kind,
             bf16=computes_bf16(chosen),
             frozen_only=start.frozen_only,
         )
         options = plan.options
+        if qat:
+            check_plan(plan)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(threads or max(1, thread_budget() // here))
     torch.manual_seed(options.seed)
@@ -203,6 +211,11 @@ def train(
             "command": shlex.join(sys.argv[1:]), "start": origin, "recipe": plan.to_dict(),
             "version": __version__,
         }  # fmt: skip
+    if begun:
+        network = resumed_network(spec, begun.state["notes"]) or network
+    elif qat:
+        network, steps = calibrated_network(network, labels, sources)
+        notes |= steps
     for name in sorted(set(validation.labels.names) - set(labels.names)):
         if first:
             warn(f"{val}: the class {name!r} is not trained and counts as missed")

@@ -1,0 +1,120 @@
+"""``ssd34 train --qat``: the network with its int8 file's rounding, from a trained detector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ssd34.cli.console import progress_bar, warn
+from ssd34.core.contract import NOTE_INT8_STEPS
+from ssd34.core.labels import LabelSet
+from ssd34.errors import CheckpointError, OptionError, require
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ssd34.core.spec import ModelSpec
+    from ssd34.network.fake_quantized import FakeQuantizedSSD
+    from ssd34.network.ssd import SSD
+    from ssd34.train.loader import TrainingSet
+    from ssd34.train.recipe import Plan
+    from ssd34.train.start import Start
+
+CALIBRATION_PICTURES = 200
+RANGES = "mse"
+"""The way of finding ranges whose steps the weights then adapt to."""
+
+FROZEN = ("trunk_statistics", "head_statistics")
+
+
+def settings_of_qat(given: dict[str, Any], start: Start) -> dict[str, Any]:
+    """The given settings with those that rounding needs: frozen batch norm, float32 arithmetic.
+
+    Raises:
+        OptionError: one of them was given otherwise, or there is no detector to start from.
+    """
+    if start.kind != "detector":
+        raise OptionError(
+            "--qat adapts a trained detector to its rounding; give one with --init, such as the "
+            "best.safetensors of a run"
+        )
+    needed = {**dict.fromkeys(FROZEN, "frozen"), "precision": "fp32"}
+    for key, value in needed.items():
+        if given.get(key, "auto") not in ("auto", value):
+            raise OptionError(f"--qat needs {key}={value}, got {given[key]}; leave it out")
+    return {**given, **needed}
+
+
+def check_plan(plan: Plan) -> None:
+    """
+    Raises:
+        OptionError: the network is not the one whose rounding is known.
+    """
+    if plan.settings["small_size"]:
+        raise OptionError(
+            "--qat: the ranges are those of the full input size; leave --small-size out"
+        )
+
+
+def calibrated_network(
+    network: SSD, labels: LabelSet, sources: Sequence[TrainingSet]
+) -> tuple[FakeQuantizedSSD, dict[str, Any]]:
+    """A network's weights in one that rounds, and the note for its checkpoints.
+
+    The steps come from at most 200 training pictures and stay as they are; the weights adapt.
+    """
+    require("onnx", extra="export", why="quantization-aware training")
+    from ssd34.data.checkpoint import Checkpoint
+    from ssd34.deploy.calibrate import calibrate
+    from ssd34.deploy.int8_plan import value_steps
+    from ssd34.deploy.read_network import network_of
+    from ssd34.network.ssd import arrays_of
+
+    weights = arrays_of(network)
+    layers = network_of(Checkpoint(spec=network.spec, labels=labels, weights=weights))
+    total = sum(len(source.usable) for source in sources)
+    wanted = min(CALIBRATION_PICTURES, total)
+    with progress_bar() as bar:
+        task = bar.add_task("calibrating", total=wanted)
+        statistics = calibrate(
+            layers,
+            _pictures(sources, wanted),
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    values = value_steps(layers, statistics, ranges=RANGES)
+    steps = {name: [float(v.scale), int(v.zero_point)] for name, v in values.items()}
+    return _rounding(network.spec, steps, weights), {NOTE_INT8_STEPS: steps}
+
+
+def resumed_network(spec: ModelSpec, notes: dict[str, Any]) -> FakeQuantizedSSD | None:
+    """The network of a run that goes on, or None where it does not round."""
+    steps = notes.get(NOTE_INT8_STEPS)
+    return None if steps is None else _rounding(spec, steps, None)
+
+
+def _rounding(
+    spec: ModelSpec, steps: dict[str, Any], weights: dict[str, Any] | None
+) -> FakeQuantizedSSD:
+    from ssd34.network.fake_quantized import FakeQuantizedSSD, Steps
+    from ssd34.network.ssd import load_weights
+
+    try:
+        values = {name: Steps(float(s), int(z)) for name, (s, z) in steps.items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"the run's {NOTE_INT8_STEPS} are broken ({error})") from None
+    network = FakeQuantizedSSD(spec, values)
+    if weights is not None:
+        load_weights(network, weights, source="the start")
+    return network
+
+
+def _pictures(sources: Sequence[TrainingSet], wanted: int) -> Iterator[NDArray[np.uint8]]:
+    """So many pictures, from each set in proportion, spread evenly over it."""
+    from ssd34.deploy.calibration_pictures import from_dataset
+
+    total = sum(len(source.usable) for source in sources)
+    for source in sources:
+        share = max(1, round(wanted * len(source.usable) / total))
+        pictures = from_dataset(source.dataset, pictures=share)
+        yield from pictures.read(lambda problem: warn(str(problem)))
