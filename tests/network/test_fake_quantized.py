@@ -67,9 +67,14 @@ def level_scales(spec, plan, kind):
 class LayerByLayer(FakeQuantizedSSD):
     """Compares each layer with the int8 file's, and goes on with the file's values."""
 
+    theirs: dict[str, np.ndarray]
+    differences: dict[str, np.ndarray]
+
     def _rounded(self, name, x):
         ours, (scale, zero_point) = super()._rounded(name, x), self.values[name]
-        theirs = self.theirs.get(f"{name}.steps", self.theirs.get(name)).astype(np.float32)
+        theirs = self.theirs[f"{name}.steps" if f"{name}.steps" in self.theirs else name].astype(
+            np.float32
+        )
         steps = np.rint(ours.tensor.numpy() / np.float32(scale)) + zero_point
         self.differences[name] = np.abs(steps - theirs)
         return ours._replace(tensor=torch.from_numpy((theirs - zero_point) * np.float32(scale)))
@@ -150,4 +155,5 @@ def test_the_gradient_points_where_the_float_networks_does(quantized):
         used = [p.grad.flatten() for p in each.parameters() if p.grad is not None]
         gradients.append(torch.cat(used))
         each.zero_grad()
-    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.9
+    ours, theirs = gradients
+    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.9

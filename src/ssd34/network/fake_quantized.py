@@ -97,7 +97,7 @@ class FakeQuantizedSSD(SSD):
         for kind, channels in (("loc", 4), ("conf", self.spec.num_channels)):
             conv = getattr(self.heads, kind)[level]
             y = self._conv(f"heads.{kind}.{level}", conv, None, x)
-            outputs.append(y.tensor.flatten(1).unflatten(1, (channels, -1)))
+            outputs.append(y.tensor.reshape(len(y.tensor), channels, -1))
         return outputs[0], outputs[1]
 
     def _conv(
