@@ -511,6 +511,12 @@ def test_pictures_that_cannot_be_used_are_left_out_and_reported(shapes, tmp_path
     assert files == []
 
 
+def test_what_is_left_out_is_not_counted_as_changed(tmp_path):
+    broken = sample("2", [(0, 0, 2.5, 2)], image_id=2, crowd=[True])
+    done = one(dataset(FLAGGED, broken), tmp_path / "new", "voc")
+    assert done.losses == {Loss.CROWD_DIFFICULT: 1, Loss.AREAS: 1}
+
+
 def test_no_usable_picture_at_all(tmp_path):
     data = dataset(sample("1"))
     with pytest.raises(DatasetError, match="no picture could be read; first problem: 1: has no"):

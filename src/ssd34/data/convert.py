@@ -108,17 +108,15 @@ def convert(
         for name, dataset in named:
             pictures: list[WrittenPicture] = []
             for sample in dataset.samples:
-                kept = holdable(
-                    sample,
-                    options.format,
-                    losses,
-                    ignored_as_objects=options.ignored_as_objects,
+                kept, lost = holdable(
+                    sample, options.format, ignored_as_objects=options.ignored_as_objects
                 )
                 path, new = places.of(dataset, name, kept)
                 try:
                     if new:
                         place(dataset, sample, folder / path, link=options.link)
                     pictures.append(WrittenPicture(path, kept))
+                    losses += lost
                 except ImageError as error:
                     places.forget(dataset, name, kept)
                     problems.append(Problem.of(sample, error))

@@ -33,31 +33,31 @@ class Loss(StrEnum):
 
 
 def holdable(
-    sample: Sample, form: str, losses: Counter[Loss], *, ignored_as_objects: bool
-) -> Sample:
-    """What a format can hold of a sample.
+    sample: Sample, form: str, *, ignored_as_objects: bool
+) -> tuple[Sample, Counter[Loss]]:
+    """What a format can hold of a sample, and what is lost.
 
     Args:
         sample: not changed.
         form: coco, voc or yolo.
-        losses: the rest is counted here.
         ignored_as_objects: as in `ssd34.data.convert.Options`.
     """
+    losses: Counter[Loss] = Counter()
     if form == "coco":
-        return sample
+        return sample, losses
     if form == "voc":
-        losses[Loss.CROWD_DIFFICULT] += int(sample.crowd.sum())
+        losses[Loss.CROWD_DIFFICULT] = int(sample.crowd.sum())
         fractions = (sample.boxes != np.round(sample.boxes)).any(axis=1)
-        losses[Loss.FRACTIONS] += int(fractions.sum())
+        losses[Loss.FRACTIONS] = int(fractions.sum())
     elif ignored_as_objects:
-        losses[Loss.IGNORED_OBJECTS] += int(sample.ignored.sum())
+        losses[Loss.IGNORED_OBJECTS] = int(sample.ignored.sum())
     else:
-        losses[Loss.IGNORED_LEFT_OUT] += int(sample.ignored.sum())
+        losses[Loss.IGNORED_LEFT_OUT] = int(sample.ignored.sum())
         sample = sample.of(~sample.ignored)
     areas = area(sample.boxes.astype(np.float64))
     changed = np.abs(areas - sample.areas) > _AREA_TOLERANCE * areas
-    losses[Loss.AREAS] += int(changed.sum())
-    return sample
+    losses[Loss.AREAS] = int(changed.sum())
+    return sample, losses
 
 
 def renumbered(split: WrittenSplit, dataset: Dataset, form: str) -> Counter[Loss]:
