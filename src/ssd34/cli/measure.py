@@ -84,8 +84,8 @@ def measure(
     path = model_path(model)
     detector = _load(path, threads=threads, engine=engine, raw=policy == ALL)
     say_choice(detector.session)
-    _warn_of_unknown_classes(dataset, detector)
     policies = _policies(model, detector, policy)
+    _warn_of_unknown_classes(dataset, detector)
     identity: dict[str, Any] = {
         "model_sha256": sha256_of(path),
         "data_sha256": fingerprint(dataset),
@@ -144,7 +144,7 @@ def measure(
 
 def _warn_of_unknown_classes(dataset: Dataset, detector: Detector) -> None:
     unknown = [name for name in dataset.labels.names if name not in detector.labels.names]
-    if unknown:
+    if unknown and len(unknown) < len(dataset.labels.names):  # with none known it is an error
         remedy = "; for VOC's names: --coco-names" if set(unknown) & set(COCO_NAMES) else ""
         warn(
             f"{dataset.name}: the model does not know {', '.join(unknown[:_SHOWN])}"

@@ -61,7 +61,7 @@ class OnnxRuntimeEngine:
 def session_options(threads: int) -> onnxruntime.SessionOptions:
     """How a graph is run; graph optimisation is "all", which is ONNX Runtime's default.
 
-    What else was tried, with measurements: docs/decisions, session options.
+    What else was tried, with measurements: docs/decisions/0011-session-options.md.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
