@@ -11,7 +11,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.data.dataset import Dataset
 from ssd34.data.layout import WHOLE
 from ssd34.data.losses import Loss
-from ssd34.data.yolo import SPLITS as YOLO_SPLITS
+from ssd34.data.yolo_config import SPLITS as YOLO_SPLITS
 from ssd34.errors import DatasetError, OptionError
 
 UNDIVIDED = "train"

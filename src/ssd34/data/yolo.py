@@ -9,54 +9,27 @@ an outline, of which the bounding box is taken. Nothing outside the folder of th
 from __future__ import annotations
 
 import posixpath
-import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 
-from ssd34.core.labels import LabelSet, numbered
 from ssd34.data.dataset import Dataset, Kind, Problem, Sample
-from ssd34.data.files import Files, normal, read_annotations, read_lines
+from ssd34.data.files import Files, normal, read_lines
 from ssd34.data.image_io import SUFFIXES as PICTURE_SUFFIXES
 from ssd34.data.layout import Layout
 from ssd34.data.sample_builder import Findings, SampleBuilder, size_of, with_ids
-from ssd34.errors import DatasetError, ImageError, OptionError, require
+from ssd34.data.yolo_config import YoloConfig, place_of, places_of, read_config
+from ssd34.errors import DatasetError, ImageError
 
 SUFFIXES = (".yaml", ".yml")
 USUAL = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
-SPLITS = ("train", "val", "test")
 
-MAX_YAML_BYTES = 1 << 20
 MAX_LABEL_BYTES = 16 << 20
 MAX_LIST_BYTES = 256 << 20
 
 _SLACK = 0.01
 """How far a rounded fraction may be outside 0..1."""
-
-
-@dataclass(frozen=True)
-class _Config:
-    """What a data.yaml says.
-
-    Attributes:
-        name: of the file.
-        labels: the classes in the order of their numbers.
-        label_of: class number in label files to label.
-        entries: split to the paths that it names.
-        root: its `path`, "" where it has none.
-        keypoints: whether rows carry key points after the box.
-    """
-
-    name: str
-    labels: LabelSet
-    label_of: Mapping[int, int]
-    entries: Mapping[str, tuple[str, ...]]
-    root: str
-    keypoints: bool
 
 
 def find_yolo(files: Files, name: str) -> Layout | None:
@@ -78,8 +51,8 @@ def yolo_file(files: Files, file: str, name: str) -> Layout:
         DatasetError: no YAML, or without classes or splits.
         MissingExtraError: PyYAML is not installed.
     """
-    config = _config(files, file)
-    there = tuple(s for s, entries in config.entries.items() if _places(files, config, entries))
+    config = read_config(files, file)
+    there = tuple(s for s, entries in config.entries.items() if places_of(files, config, entries))
     splits = there or tuple(config.entries)
 
     def read(split: str) -> Dataset:
@@ -89,93 +62,11 @@ def yolo_file(files: Files, file: str, name: str) -> Layout:
     return Layout("yolo", name, splits, read)
 
 
-def _config(files: Files, file: str) -> _Config:
-    yaml = require("yaml", extra="data", why="reading a YOLO data set")
-    data = read_annotations(files, file, limit=MAX_YAML_BYTES)
-    try:
-        # The base loader makes text of every scalar: a class may be called "no" or "1".
-        values = yaml.load(data, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DatasetError(f"{file}: not YAML ({reason:.200})") from None
-    if not isinstance(values, dict) or "names" not in values:
-        raise DatasetError(
-            f"{file}: not a YOLO data set; expected names and at least one of {', '.join(SPLITS)}"
-        )
-    entries = {s: paths for s in SPLITS if (paths := _paths(values.get(s), f"{file}: {s}"))}
-    if not entries:
-        raise DatasetError(f"{file}: names no pictures; expected one of {', '.join(SPLITS)}")
-    names = _names(values["names"], file)
-    try:
-        labels = numbered(names.values())
-    except OptionError as error:
-        raise DatasetError(f"{file}: {error}") from None
-    root = values.get("path", "")
-    return _Config(
-        name=file,
-        labels=labels,
-        label_of={number: label for label, number in enumerate(names, start=1)},
-        entries=entries,
-        root=root if isinstance(root, str) else "",
-        keypoints="kpt_shape" in values,
-    )
-
-
-def _names(value: Any, file: str) -> dict[int, str]:
-    """Class number to name, in the order of the numbers."""
-    pairs = value.items() if isinstance(value, dict) else enumerate(value)
-    try:
-        if not isinstance(value, dict | list):
-            raise TypeError
-        names = {int(number): name for number, name in pairs}
-        if not all(isinstance(name, str) and name for name in names.values()) or min(names) < 0:
-            raise TypeError
-    except (TypeError, ValueError):
-        raise DatasetError(
-            f"{file}: names has no valid form ({reprlib.repr(value)}); expected a list of class "
-            "names, or numbers from 0 with a name each"
-        ) from None
-    return dict(sorted(names.items()))
-
-
-def _paths(value: Any, where: str) -> tuple[str, ...]:
-    if value is None or value in ("", "~", "null"):
-        return ()
-    paths = value if isinstance(value, list) else [value]
-    if not all(isinstance(path, str) for path in paths):
-        raise DatasetError(
-            f"{where} has no valid form ({reprlib.repr(value)}); expected a folder, a .txt, or a "
-            "list of these"
-        )
-    return tuple(path for path in paths if path)
-
-
-def _places(files: Files, config: _Config, entries: Sequence[str]) -> list[str]:
-    """Those of the entries that are there."""
-    return [place for entry in entries if (place := _place(files, config, entry)) is not None]
-
-
-def _place(files: Files, config: _Config, entry: str) -> str | None:
-    """An entry as a folder or file that is there.
-
-    It is relative to `path`; where that is a folder of another machine, or nothing is there, to
-    the .yaml; exports of Roboflow begin it with one ../ too many.
-    """
-    root = files.inside(config.root) if config.root else ""
-    candidates = [] if root is None else [posixpath.join(root, entry)]
-    candidates += [entry, entry.replace("\\", "/").removeprefix("../")]
-    for candidate in candidates:
-        place = files.inside(candidate)
-        if place is not None and (files.is_folder(place) or files.exists(place)):
-            return place
-    return None
-
-
-def _read(files: Files, config: _Config, split: str, title: str) -> Dataset:
+def _read(files: Files, config: YoloConfig, split: str, title: str) -> Dataset:
     found = Findings()
     pictures: list[str] = []
     for entry in config.entries[split]:
-        place = _place(files, config, entry)
+        place = place_of(files, config, entry)
         if place is None:
             raise DatasetError(
                 f"{config.name}: {split}: {entry} is not below {files} (path: "
@@ -264,7 +155,7 @@ def _rows(files: Files, label_file: str) -> list[tuple[str, str]]:
     return [(place, row) for place, row in rows if row]
 
 
-def _add_row(builder: SampleBuilder, row: str, place: str, config: _Config) -> None:
+def _add_row(builder: SampleBuilder, row: str, place: str, config: YoloConfig) -> None:
     shown = f"{row:.80}"
     try:
         class_number, *values = map(float, row.split())
