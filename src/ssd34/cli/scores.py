@@ -47,6 +47,7 @@ def print_comparison(found: Comparison, *, title: str, names: tuple[str, str]) -
     table = Table(
         "metric", "A", "B", "B - A", f"{found.confidence:.0%} interval",
         title=Text(title, style="table.title"),
+        caption_justify="left",
         caption=Text(
             f"A: {names[0]}\nB: {names[1]}\nB is better in {found.second_better:.1%} of the draws; "
             "* where the interval leaves out 0",

@@ -1,0 +1,194 @@
+"""Evaluation: the metric against pycocotools, pictures a second against a plain loop, memory.
+
+python benchmarks/evaluation.py --data coco-val.zip --detections found.json --pictures 100 5000
+
+Detections are what ssd34 evaluate --detections wrote. Larger sets are the same pictures again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ssd34 import Detector
+from ssd34.data.atomic import write_text
+from ssd34.data.dataset import Dataset
+from ssd34.data.formats import open_dataset
+from ssd34.evaluate.bootstrap import match, uncertainty
+from ssd34.evaluate.coco_metrics import coco_metrics, ground_truth
+from ssd34.evaluate.evaluator import detect_all, stages_of
+from ssd34.evaluate.results import Results
+from ssd34.evaluate.results_json import read_results
+
+APART = 10_000_000
+"""Between the image ids of one repetition and the next."""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--detections", type=Path, help="for the metric; left out: not measured")
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--loop", type=int, default=100, help="pictures of the loop; 0: none")
+    parser.add_argument("--pictures", type=int, nargs="*", default=[100, 5000])
+    parser.add_argument("--memory-model", help="model of the memory runs; default: --model")
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    dataset = open_dataset(options.data)
+    found: dict[str, Any] = {"data": options.data, "model": options.model}
+    if options.detections:
+        results = read_results(options.detections, dataset)
+        sizes = (len(dataset), max(options.pictures))
+        found["metric"] = [metric(dataset, results, pictures=number) for number in sizes]
+    if options.loop:
+        found["loop"] = loop(options.model, dataset, number=options.loop, threads=options.threads)
+    if not options.no_memory:
+        model = options.memory_model or options.model
+        found["memory"] = [memory(model, dataset, pictures=n) for n in options.pictures]
+    text = json.dumps(found, indent=1)
+    print(text)
+    if options.json:
+        write_text(options.json, text + "\n")
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """The result, and seconds by the clock and of the processor."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    made = work()
+    return made, {
+        "wall_s": round(time.perf_counter() - wall, 3),
+        "cpu_s": round(time.process_time() - cpu, 3),
+    }
+
+
+def repeated(dataset: Dataset, results: Results, *, pictures: int) -> tuple[Dataset, Results]:
+    """The first so many pictures of the set repeated without end, and their detections."""
+    samples, parts = [], []
+    for copy in range(-(-pictures // len(dataset))):
+        moved = [
+            type(s)(**{**vars(s), "image_id": s.image_id + copy * APART}) for s in dataset.samples
+        ]
+        samples += moved
+        ids = results.image_ids + copy * APART
+        parts.append(Results(ids, results.category_ids, results.boxes_xywh, results.scores))
+    many = Dataset(dataset.name, dataset.labels, tuple(samples[:pictures]), dataset.images)
+    return many, Results.joined(parts).within(many)
+
+
+def metric(dataset: Dataset, results: Results, *, pictures: int) -> dict[str, Any]:
+    """The metric alone by both libraries, and the intervals."""
+    many, found = repeated(dataset, results, pictures=pictures)
+    ours, our_time = timed(lambda: coco_metrics(many, found))
+    truth, listed = ground_truth(many), list(found)
+    theirs, their_time = timed(lambda: pycocotools(truth, listed))
+    matches, match_time = timed(lambda: match(many, found))
+    _, draw_time = timed(lambda: uncertainty(matches, resamples=1000))
+    numbers = [-1 if value is None else value for value in ours.summary.values()]
+    return {
+        "pictures": len(many),
+        "boxes": len(truth["annotations"]),
+        "detections": len(found),
+        "largest_difference": max(
+            abs(a - b) for a, b in zip(numbers, theirs, strict=True)
+        ),
+        "ours": our_time,
+        "pycocotools": their_time,
+        "intervals_match": match_time,
+        "intervals_1000_draws": draw_time,
+    }  # fmt: skip
+
+
+def pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> list[float]:
+    """The twelve numbers."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        annotations = COCO()
+        annotations.dataset = truth
+        annotations.createIndex()
+        evaluation = COCOeval(annotations, annotations.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return [float(value) for value in evaluation.stats]
+
+
+def loop(model: str, dataset: Dataset, *, number: int, threads: int | None) -> dict[str, Any]:
+    """Pictures a second of evaluate and of detect one after the other, in turns."""
+    detector = Detector.load(model, threads=threads)
+    some = Dataset(dataset.name, dataset.labels, dataset.samples[:number], dataset.images)
+    stages = stages_of(detector)
+
+    def plain() -> None:
+        for sample in some.samples:
+            detector.detect(some.read(sample), score=0)
+
+    def streamed() -> None:
+        for _ in detect_all(stages, some, detector.labels):
+            pass
+
+    times: dict[str, list[dict[str, float]]] = {"evaluate": [], "detect": []}
+    streamed()
+    for _ in range(3):
+        for name, work in (("evaluate", streamed), ("detect", plain)):
+            times[name].append(timed(work)[1])
+    return {
+        "pictures": len(some),
+        "threads": detector.session.threads,
+        **{
+            f"{name}_pictures_per_s": round(len(some) / min(t["wall_s"] for t in rounds), 2)
+            for name, rounds in times.items()
+        },
+        "rounds": times,
+    }
+
+
+def memory(model: str, dataset: Dataset, *, pictures: int) -> dict[str, Any]:
+    """Peak memory of the command, in a process of its own."""
+    many, _ = repeated(dataset, Results.of([]), pictures=pictures)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for sample in dataset.samples[:pictures]:
+            file = folder / "images" / sample.file_name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(dataset.images.read_bytes(sample.file_name))
+        (folder / "instances.json").write_text(json.dumps(ground_truth(many)))
+        report, detections = folder / "report.json", folder / "detections.json"
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ssd34", "evaluate", model, "--data", name,
+             "--json", report, "--detections", detections],
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"ssd34 evaluate ended with {process.returncode}")
+        with detections.open() as file_of_rows:
+            number = sum(line.startswith("{") for line in file_of_rows)
+    return {
+        "model": model,
+        "pictures": pictures,
+        "detections": number,
+        "peak_memory_mb": round(usage.ru_maxrss / 1024),
+        "wall_s": round(time.perf_counter() - started, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
