@@ -10,6 +10,7 @@ from PIL import Image
 from ssd34.core.labels import LabelSet
 from ssd34.data.dataset import Dataset, Sample
 from ssd34.data.files import FolderFiles
+from ssd34.evaluate.results import Results
 
 SIDE = 200
 BOX = (10, 10, 50, 50)
@@ -44,7 +45,7 @@ def result(image, category, box, score):
     }
 
 
-def every_error(folder: Path, names=("cat", "dog")) -> tuple[Dataset, list[dict]]:
+def every_error(folder: Path, names=("cat", "dog")) -> tuple[Dataset, Results]:
     """One picture for each kind of error, with the pictures on disk.
 
     1 found, and found again; 2 box off; 3 wrong class; 4 both; 5 missed, and something where
@@ -69,10 +70,10 @@ def every_error(folder: Path, names=("cat", "dog")) -> tuple[Dataset, list[dict]
         pixels = np.full((SIDE, SIDE, 3), 60 + 20 * one.image_id, np.uint8)
         Image.fromarray(pixels).save(folder / one.file_name)
     labels = LabelSet(names, (3, 7))
-    return Dataset("scene", labels, tuple(samples), FolderFiles(folder)), results
+    return Dataset("scene", labels, tuple(samples), FolderFiles(folder)), Results.of(results)
 
 
-def random_scene(seed: int) -> tuple[Dataset, list[dict]]:
+def random_scene(seed: int) -> tuple[Dataset, Results]:
     """Several pictures and classes with near and far detections, crowds, equal scores."""
     dice = np.random.default_rng(seed)
     samples, results = [], []
@@ -96,4 +97,6 @@ def random_scene(seed: int) -> tuple[Dataset, list[dict]]:
             category = int(dice.choice([3, 7, 11]))
             results.append(result(number, category, box.tolist(), float(dice.integers(1, 40)) / 40))
     label_set = LabelSet(("cat", "dog", "cow"), (3, 7, 11))
-    return Dataset("random", label_set, tuple(samples), FolderFiles(Path("nowhere"))), results
+    return Dataset("random", label_set, tuple(samples), FolderFiles(Path("nowhere"))), Results.of(
+        results
+    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,9 +19,12 @@ from ssd34.data.coco import annotations_alone
 from ssd34.data.dataset import Dataset
 from ssd34.data.fingerprint import fingerprint
 from ssd34.data.formats import open_dataset
-from ssd34.errors import OptionError, require
+from ssd34.errors import DatasetError, OptionError, require
 from ssd34.evaluate.score import METRICS, ScoreOptions, under
 from ssd34.version import __version__
+
+if TYPE_CHECKING:
+    from ssd34.cli.report import ReportJob
 
 PARTLY = 1
 
@@ -46,6 +50,14 @@ PARTLY = 1
 @click.option(
     "--detections", type=click.Path(path_type=Path), metavar="FILE",
     help="With MODEL: write its detections as COCO results. Without: score those in FILE.",
+)  # fmt: skip
+@click.option(
+    "--report", "report_folder", type=click.Path(path_type=Path), metavar="DIR",
+    help="Write a page with curves, errors and pictures, and its plots and their numbers.",
+)  # fmt: skip
+@click.option(
+    "--report-class", "report_classes", multiple=True, metavar="NAME",
+    help="Class with a curve of its own in the report; may be repeated. [default: the commonest]",
 )  # fmt: skip
 @click.option(
     "--compare", type=click.Path(path_type=Path), nargs=2, metavar="A B",
@@ -76,6 +88,8 @@ def evaluate(
     limit: int | None,
     json_file: Path | None,
     detections: Path | None,
+    report_folder: Path | None,
+    report_classes: tuple[str, ...],
     compare: tuple[Path, Path] | None,
     metric: str,
     resamples: int,
@@ -92,15 +106,18 @@ def evaluate(
     require("hotcoco", extra="evaluate", why="evaluation")
     scoring = detections if model is None and compare is None else None
     _check_options(
-        {"MODEL": model, "--detections": detections} if compare else {},
+        {"MODEL": model, "--detections": detections, "--report": report_folder} if compare else {},
         {"--policy": policy_name, "--threads": threads, "--resume": resume or None}
         if compare or scoring
         else {},
     )
     outputs = tuple(file for file in (json_file, None if scoring else detections) if file)
-    _check_outputs(outputs, resume=resume)
+    _check_outputs(outputs, resume=resume, report=report_folder)
+    if report_classes and not report_folder:
+        raise OptionError("--report-class: names curves of a report; give --report DIR, too")
 
-    everything = _boxes(data) if compare or scoring else open_dataset(data)
+    pictures = not (compare or scoring)
+    everything = open_dataset(data) if pictures else _boxes(data, look=bool(report_folder))
     warn_of_problems(everything)
     if coco_names:
         everything = with_coco_names(everything)
@@ -116,6 +133,11 @@ def evaluate(
         "problems": len(dataset.problems),
     }
 
+    report = None
+    if report_folder:
+        report, page = _report(report_folder, data, dataset, options, report_classes, limit)
+        outputs = (*outputs, page)
+
     def emit(values: dict[str, Any]) -> None:
         if json_file:
             write_text(json_file, json.dumps({**about, **values}, indent=1) + "\n")
@@ -128,7 +150,7 @@ def evaluate(
     elif scoring:
         from ssd34.cli.scoring import score_file
 
-        emit(score_file(scoring, everything, dataset, options))
+        emit(score_file(scoring, everything, dataset, options, report=report))
     else:
         from ssd34.cli.measure import Outputs, measure
 
@@ -140,7 +162,7 @@ def evaluate(
             threads=threads,
             engine=engine,
             resume=resume,
-            outputs=Outputs(files=outputs, emit=emit, detections=detections),
+            outputs=Outputs(files=outputs, emit=emit, detections=detections, report=report),
         )
     if failed or dataset.problems:
         raise SystemExit(PARTLY)
@@ -156,18 +178,49 @@ def _check_options(with_compare: dict[str, Any], without_model: dict[str, Any]) 
                 raise OptionError(f"{name} {value}: {why}; leave it out")
 
 
-def _check_outputs(files: tuple[Path, ...], *, resume: bool) -> None:
+def _check_outputs(files: tuple[Path, ...], *, resume: bool, report: Path | None) -> None:
+    """Refuse files that cannot be written; the folder of the report will be there."""
     for file in files:
-        if file.is_dir() or not file.absolute().parent.is_dir():
+        parent = file.absolute().parent
+        made = report is not None and parent == report.absolute()
+        if file.is_dir() or not (made or parent.is_dir()):
             raise OptionError(f"{file}: expected a file to write in a folder that exists")
     if len({file.absolute() for file in files}) < len(files):
         raise OptionError(f"{files[0]}: is to be written twice; name two files")
-    if resume and not files:
+    if resume and not files and not report:
         raise OptionError("--resume: goes on beside an output file; give the same --json FILE")
 
 
-def _boxes(data: str) -> Dataset:
-    """A data set whose pictures are not needed: of a COCO .json, they need not be there."""
+def _boxes(data: str, *, look: bool) -> Dataset:
+    """A data set whose pictures are not needed: of a COCO .json, they need not be there.
+
+    To `look` at them they are opened, if they all are there.
+    """
     path = Path(data)
-    alone = path.suffix.lower() == ".json" and path.is_file()
-    return annotations_alone(path) if alone else open_dataset(data)
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return open_dataset(data)
+    boxes = annotations_alone(path)
+    if look:
+        with suppress(DatasetError):
+            opened = open_dataset(data)
+            if len(opened) == len(boxes):
+                return opened
+    return boxes
+
+
+def _report(
+    folder: Path,
+    data: str,
+    dataset: Dataset,
+    options: ScoreOptions,
+    classes: tuple[str, ...],
+    limit: int | None,
+) -> tuple[ReportJob, Path]:
+    """A report that can be written, and its page; the folder is made."""
+    from ssd34.cli.report import ReportJob, about_data
+    from ssd34.evaluate.report.write import PAGE, check_report
+
+    check_report(folder, under(options.metric, dataset), classes)
+    about = about_data(data, fingerprint=fingerprint(dataset), limit=limit)
+    folder.mkdir(parents=True, exist_ok=True)
+    return ReportJob(folder, dataset, about, classes), folder / PAGE

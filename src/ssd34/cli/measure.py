@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssd34.cli.console import errors, progress_bar, warn
 from ssd34.cli.engine import say_choice
@@ -29,6 +29,9 @@ from ssd34.runtime.detector import Detector, model_path
 from ssd34.runtime.session import Session
 from ssd34.version import __version__
 
+if TYPE_CHECKING:
+    from ssd34.cli.report import ReportJob
+
 DEFAULT_POLICY = "zoo"
 ALL = "all"
 _SHOWN = 8
@@ -43,11 +46,13 @@ class Outputs:
         files: all of them; the partial file lies beside the first.
         emit: takes the JSON-ready numbers.
         detections: where the detections go.
+        report: what tells of them.
     """
 
     files: tuple[Path, ...]
     emit: Callable[[dict[str, Any]], None]
     detections: Path | None
+    report: ReportJob | None = None
 
 
 def measure(
@@ -81,6 +86,8 @@ def measure(
             "--detections: a file holds the detections of one policy; name one instead of "
             "--policy all, or leave --detections out"
         )
+    if policy == ALL and outputs.report:
+        raise OptionError("--report: tells of one policy; name one instead of --policy all")
     path = model_path(model)
     detector = _load(path, threads=threads, engine=engine, raw=policy == ALL)
     say_choice(detector.session)
@@ -137,6 +144,14 @@ def measure(
             outputs.emit({**about, "policy": names[0], **scores[names[0]].to_dict()})
         if outputs.detections:
             write_results(outputs.detections, results[0])
+        if outputs.report:
+            outputs.report.write(
+                results[0],
+                scores[names[0]],
+                subject=Path(model).name,
+                about={**about, "policy": names[0]},
+                threads=detector.session.threads,
+            )
     if failed:
         warn(f"{failed} of {len(dataset)} pictures could not be read and count as empty")
     return failed

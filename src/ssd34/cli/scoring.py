@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.scores import print_comparison, print_score
@@ -14,6 +14,9 @@ from ssd34.evaluate.comparison import compare
 from ssd34.evaluate.results import Results
 from ssd34.evaluate.results_json import coverage_gap, read_results
 from ssd34.evaluate.score import Score, ScoreOptions, score, under
+
+if TYPE_CHECKING:
+    from ssd34.cli.report import ReportJob
 
 
 def scored(dataset: Dataset, results: Results, options: ScoreOptions) -> Score:
@@ -26,7 +29,12 @@ def scored(dataset: Dataset, results: Results, options: ScoreOptions) -> Score:
 
 
 def score_file(
-    file: Path, everything: Dataset, dataset: Dataset, options: ScoreOptions
+    file: Path,
+    everything: Dataset,
+    dataset: Dataset,
+    options: ScoreOptions,
+    *,
+    report: ReportJob | None = None,
 ) -> dict[str, Any]:
     """Score a file of detections and print it.
 
@@ -35,6 +43,7 @@ def score_file(
         everything: all pictures and classes that it may name.
         dataset: those that count.
         options: how to score.
+        report: to be written, too.
 
     Returns:
         The JSON-ready numbers.
@@ -42,7 +51,10 @@ def score_file(
     results = _read(file, everything, dataset)
     found = scored(dataset, results, options)
     print_score(found, title=f"{file} on {dataset.name}: {len(dataset)} pictures")
-    return {"detections": str(file), "detections_sha256": sha256_of(file), **found.to_dict()}
+    about = {"detections": str(file), "detections_sha256": sha256_of(file)}
+    if report:
+        report.write(results, found, subject=file.name, about=about)
+    return {**about, **found.to_dict()}
 
 
 def compare_files(

@@ -19,6 +19,7 @@ from ssd34.evaluate.analysis.analyse import analyse
 from ssd34.evaluate.analysis.confusion import BACKGROUND, OTHERS, Confusion
 from ssd34.evaluate.analysis.pictures import best, worst
 from ssd34.evaluate.coco_metrics import coco_metrics, ground_truth
+from ssd34.evaluate.results import Results
 from tests.evaluate.scenes import every_error, random_scene, sample
 
 SEEDS = range(8)
@@ -154,7 +155,7 @@ def test_every_kind_of_error_is_told(tmp_path):
     lifted[0]["score"] = 0.81  # the only two that are right come last
     lifted[6]["score"] = 0.80
     lifted[1]["score"] = 0.805
-    told = analyse(dataset, lifted)
+    told = analyse(dataset, Results.of(lifted))
     assert told.scores.best == 0.80
     assert {one.name: one.count for one in told.errors.kinds} == {
         "localisation": 1, "class": 1, "both": 1, "duplicate": 1, "background": 3, "missed": 2,
@@ -191,7 +192,7 @@ def test_what_errors_cost_by_hand():
         {"image_id": 1, "category_id": 1, "bbox": [10, 10, 40, 40], "score": 0.9},
         {"image_id": 1, "category_id": 1, "bbox": [120, 100, 40, 40], "score": 0.8},
     ]
-    told = analyse(dataset, results).errors
+    told = analyse(dataset, Results.of(results)).errors
     half = 51 / 101  # COCO's recalls 0, 0.01 .. 0.50
     assert told.ap50 == pytest.approx(half)
     cost = {one.name: one.ap50_lost for one in told.kinds}
@@ -206,7 +207,7 @@ def test_nothing_detected_or_nothing_there_is_an_answer(objects):
         "few", LabelSet(("cat", "dog"), (1, 2)), (sample(1, boxes, [1] * objects), sample(2)),
         FolderFiles(Path("nowhere")),
     )  # fmt: skip
-    told = analyse(dataset, [])
+    told = analyse(dataset, Results.of([]))
     assert bool(told.curves.by_iou) == bool(objects)
     assert told.scores.scores == () and told.calibration.bins == ()
     assert told.confusion.counts.sum() == objects

@@ -17,6 +17,7 @@ from ssd34.evaluate.plots.all_plots import NAMES, all_plots, commonest
 from ssd34.evaluate.plots.confusion_plot import confusion_matrix
 from ssd34.evaluate.plots.plot import png
 from ssd34.evaluate.plots.theme import DARK, LIGHT
+from ssd34.evaluate.results import Results
 from tests.evaluate.scenes import random_scene
 
 
@@ -51,10 +52,18 @@ def test_a_plot_shows_its_numbers(analysis):
     assert low > 5000 and 3 < high / low < 5
 
 
+def test_lines_keep_their_colours(analysis):
+    """The palette of the file has room for every class's colour."""
+    shown = pixels(curve_plots.by_class(analysis.curves, commonest(analysis)), LIGHT)
+    for colour in LIGHT.series[: len(analysis.curves.by_class)]:
+        wanted = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+        assert (np.abs(shown - wanted).max(axis=-1) < 16).sum() > 100, colour
+
+
 def test_zeros_are_drawn():
     """Objects, and nothing detected: no bar has a height, no axis is without extent."""
     dataset, _ = random_scene(3)
-    plots = list(all_plots(analyse(dataset, [])))
+    plots = list(all_plots(analyse(dataset, Results.of([]))))
     assert set(NAMES) - {plot.name for plot in plots} == {"score-threshold", "calibration"}
     for plot in plots:
         assert pixels(plot, DARK).std() > 5

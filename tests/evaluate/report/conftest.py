@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ssd34.evaluate.coco_metrics import coco_metrics
 from ssd34.evaluate.report.provenance import Provenance, machine, versions
 from ssd34.evaluate.report.write import Report, write_report
+from ssd34.evaluate.score import ScoreOptions, score
 from tests.evaluate.scenes import every_error
 
 HOSTILE = '<script>alert("cat")</script> & $x_{1}$'
@@ -20,7 +20,7 @@ def report_of(dataset, results, **options):
         title=options.pop("title", "scene <b>bold</b>"),
         dataset=dataset,
         results=results,
-        metrics=coco_metrics(dataset, results),
+        score=score(dataset, results, ScoreOptions(resamples=options.pop("resamples", 0))),
         provenance=Provenance(
             command="ssd34 evaluate 'a <b> model' --report out",
             created="2026-01-02 03:04 UTC",
@@ -37,8 +37,5 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a scene with every kind of error and a hostile class name."""
     folder = tmp_path_factory.mktemp("report")
     dataset, results = every_error(folder / "images", names=(HOSTILE, "犬 dog"))
-    report = report_of(
-        dataset, results, intervals={"AP": (0.1, 0.25)}, interval_note="95 % of 1000 samples.",
-        pictures=2,
-    )  # fmt: skip
+    report = report_of(dataset, results, resamples=50, pictures=2)
     return write_report(folder / "new" / "out", report)

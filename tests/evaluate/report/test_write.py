@@ -12,13 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssd34.core.labels import COCO_LABELS
+from ssd34.data.dataset import Dataset
+from ssd34.data.files import FolderFiles
 from ssd34.errors import MissingExtraError, OptionError
 from ssd34.evaluate.plots.all_plots import NAMES
 from ssd34.evaluate.report import write
 from ssd34.evaluate.report.provenance import machine, versions
 from ssd34.evaluate.report.write import STEPS, write_report
+from ssd34.evaluate.results import Results
+from ssd34.evaluate.score import ScoreOptions, score
 from tests.evaluate.report.conftest import HOSTILE, report_of
-from tests.evaluate.scenes import every_error
+from tests.evaluate.scenes import every_error, result, sample
 
 
 class Elements(html.parser.HTMLParser):
@@ -97,7 +102,7 @@ def test_the_data_of_a_plot_are_its_numbers(written):
     assert sum(one["count"] for one in data("calibration")["bins"]) == 9
     numbers = json.loads((written.parent / "report.json").read_text())
     assert numbers["summary"]["AP50"] == pytest.approx(data("errors")["ap50"])
-    assert numbers["intervals"] == {"AP": [0.1, 0.25]}
+    assert numbers["intervals"]["resamples"] == 50
     assert numbers["provenance"]["machine"]["threads"] == "3"
 
 
@@ -147,9 +152,12 @@ def test_headings_and_tables_say_what_they_are(page):
     assert page.all("title") and page.all("main") and page.all("nav")
 
 
-def test_the_numbers_stand_on_the_page(page):
+def test_the_numbers_stand_on_the_page(page, written):
     text = re.sub(r"\s+", " ", page.text)
-    assert "0.1000 to 0.2500" in text and "95 % of 1000 samples." in text
+    numbers = json.loads((written.parent / "report.json").read_text())
+    for low, high in numbers["intervals"]["summary"].values():
+        assert f"{low:.4f} to {high:.4f}" in text
+    assert "the middle 95 % of the spread of 50 draws" in text
     assert "the score 0.850 gives the best F1, 0.500: 100.0 %" in text
     for name, version in versions().items():
         assert f"{name}{version}" in text.replace(" ", "")
@@ -181,7 +189,7 @@ def test_nothing_to_measure_is_a_page_and_old_plots_go(tmp_path):
     (folder / "plots" / "mine.txt").write_text("kept")
     steps: list[int] = []
     bare = dataclasses.replace(dataset, samples=dataset.samples[-1:])
-    text = write_report(folder, report_of(bare, []), progress=steps.append).read_text()
+    text = write_report(folder, report_of(bare, Results.of([])), progress=steps.append).read_text()
     assert "nothing to draw" in text and not re.search(r"\bnan\b", text)
     assert [p.name for p in (folder / "plots").iterdir()] == ["mine.txt"]
     assert steps == sorted(steps) and steps[-1] == STEPS
@@ -192,7 +200,7 @@ def test_nothing_to_measure_is_a_page_and_old_plots_go(tmp_path):
 def test_objects_and_no_detections(tmp_path):
     """What is left to draw is drawn, all of it zeros."""
     dataset, _ = every_error(tmp_path / "images")
-    text = write_report(tmp_path, report_of(dataset, [], pictures=1)).read_text()
+    text = write_report(tmp_path, report_of(dataset, Results.of([]), pictures=1)).read_text()
     assert "In no picture was anything found" in text
     found = {path.stem for path in (tmp_path / "plots").glob("*.json")}
     assert set(NAMES) - found == {"score-threshold", "calibration"}
@@ -246,8 +254,30 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch, module):
     assert not (tmp_path / "out").exists()
 
 
-def test_machines_without_cpuinfo_have_a_name(tmp_path):
-    assert machine(cpuinfo=tmp_path / "none")["processor"]
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU @ 3 GHz: fast\n")
-    assert machine(cpuinfo=tmp_path / "cpuinfo")["processor"] == "Some CPU @ 3 GHz: fast"
-    assert "threads" not in machine()
+def test_the_machine_has_threads_only_where_something_ran():
+    assert machine(threads=3) == {**machine(), "threads": "3"}
+    assert machine()["processor"] and "threads" not in machine()
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_the_metric_with_defects_is_named(tmp_path):
+    """And what it does not see is not in the report."""
+    (tmp_path / "1.png").write_bytes(b"")
+    crowd = sample(
+        1, [(10, 10, 50, 50), (60, 60, 90, 90)], [1, COCO_LABELS.label("toaster")], crowd=[0]
+    )
+    dataset = Dataset("coco", COCO_LABELS, (crowd,), FolderFiles(tmp_path))
+    results = Results.of(
+        [result(1, 1, (10, 10, 50, 50), 0.9), result(1, 80, (60, 60, 90, 90), 0.8)]
+    )
+    report = report_of(dataset, results)
+    options = ScoreOptions(metric="zoo-2021", resamples=0)
+    report = dataclasses.replace(report, score=score(dataset, results, options))
+    text = write_report(tmp_path / "out", report).read_text()
+    assert "The metric is zoo-2021" in text and "toaster" not in text
+    assert (
+        "1 objects" in text
+        and "The metric is"
+        not in write_report(tmp_path / "true", report_of(dataset, results)).read_text()
+    )
+    assert "Some or all pictures could not be read" in text

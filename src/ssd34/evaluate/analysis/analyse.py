@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from ssd34.data.dataset import Dataset
 from ssd34.errors import require
@@ -19,6 +16,7 @@ from ssd34.evaluate.analysis.matches import NOT_COUNTED, matches
 from ssd34.evaluate.analysis.pictures import Picture, pictures
 from ssd34.evaluate.analysis.score_choice import ScoreChoice, score_choice
 from ssd34.evaluate.coco_metrics import ground_truth
+from ssd34.evaluate.results import Results
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +44,12 @@ class Analysis:
     pictures: tuple[Picture, ...]
 
 
-def analyse(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Analysis:
+def analyse(dataset: Dataset, results: Results) -> Analysis:
     """Analyse detections against a data set's boxes.
 
     Args:
         dataset: the ground truth; pictures are not read.
-        results: COCO results: image_id, category_id, bbox (xywh, pixels), score. May be empty.
+        results: detections in its pictures and of its classes. May be empty.
 
     Raises:
         MissingExtraError: hotcoco is not installed.
@@ -60,18 +58,17 @@ def analyse(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Analysis:
     values = ground_truth(dataset)
     truth = hotcoco.COCO(values)
 
-    def evaluation_of(truth: Any, chosen: Sequence[Mapping[str, Any]]) -> Any:
-        evaluation = hotcoco.COCOeval(truth, truth.load_res(list(chosen)), "bbox")
+    def evaluation_of(truth: Any, chosen: Results) -> Any:
+        evaluation = hotcoco.COCOeval(truth, truth.load_res(chosen.as_array()), "bbox")
         evaluation.evaluate()
         return evaluation
 
     evaluation = evaluation_of(truth, results)
     evaluation.accumulate()
-    names = names_of(evaluation, dataset.labels)
     matched = matches(evaluation, results, boxes=len(values["annotations"]))
     scores = score_choice(matched)
-    above = np.flatnonzero(matched.scores >= scores.best).tolist()
-    counted = [results[k] for k in above if matched.status[k] != NOT_COUNTED]
+    above = matched.scores >= scores.best
+    counted = results.where(above & (matched.status != NOT_COUNTED))
     without_crowds = values | {
         "annotations": [one for one in values["annotations"] if not one["iscrowd"]]
     }
@@ -81,10 +78,12 @@ def analyse(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Analysis:
         classes=by_class(evaluation, dataset),
         sizes=by_size(evaluation, dataset),
         confusion=confusion(
-            evaluation_of(hotcoco.COCO(without_crowds), counted), names, score=scores.best
+            evaluation_of(hotcoco.COCO(without_crowds), counted),
+            names_of(evaluation, dataset.labels),
+            score=scores.best,
         ),
         errors=error_types(
-            evaluation, evaluation_of(truth, [results[k] for k in above]), score=scores.best
+            evaluation, evaluation_of(truth, results.where(above)), score=scores.best
         ),
         calibration=calibration(evaluation),
         pictures=pictures(matched, dataset, results, score=scores.best),

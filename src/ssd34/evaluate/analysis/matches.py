@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ssd34.evaluate.results import Results
 
 IOU = 0.5
 """The overlap from which on a box counts as found, wherever a report needs a single one."""
@@ -42,7 +43,7 @@ class Matches:
         return found
 
 
-def matches(evaluation: Any, results: Sequence[Mapping[str, Any]], *, boxes: int) -> Matches:
+def matches(evaluation: Any, results: Results, *, boxes: int) -> Matches:
     """The matching that the library made.
 
     Args:
@@ -61,7 +62,7 @@ def matches(evaluation: Any, results: Sequence[Mapping[str, Any]], *, boxes: int
     counted[[number - 1 for number in told["gt_status"]]] = True
     return Matches(
         status=status,
-        scores=np.array([result["score"] for result in results], np.float64),
+        scores=results.scores,
         found_by=found_by,
         counted=counted,
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ssd34.data.dataset import Dataset
 from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, Matches
+from ssd34.evaluate.results import Results
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Picture:
 
 
 def pictures(
-    matches: Matches, dataset: Dataset, results: Sequence[Mapping[str, Any]], *, score: float
+    matches: Matches, dataset: Dataset, results: Results, *, score: float
 ) -> tuple[Picture, ...]:
     """Every picture of the data set, in its order."""
     detections: dict[int, list[int]] = {}
     chosen = np.flatnonzero((matches.status != NOT_COUNTED) & (matches.scores >= score))
     for index in chosen[np.argsort(-matches.scores[chosen], kind="stable")].tolist():
-        detections.setdefault(int(results[index]["image_id"]), []).append(index)
+        detections.setdefault(int(results.image_ids[index]), []).append(index)
     found_at = matches.found_at(score)
     told, start = [], 0
     for place, sample in enumerate(dataset.samples):

@@ -27,7 +27,9 @@ def all_plots(analysis: Analysis, classes: Sequence[str] = ()) -> Iterator[Plot]
     measured = bool(analysis.curves.by_iou)
     if measured:
         yield curve_plots.by_iou(analysis.curves)
-        yield curve_plots.by_class(analysis.curves, classes or commonest(analysis))
+        shown = classes or commonest(analysis)
+        if any(curve.name in shown for curve in analysis.curves.by_class):
+            yield curve_plots.by_class(analysis.curves, shown)
     if analysis.scores.scores:
         yield curve_plots.by_score(analysis.scores)
     if measured:

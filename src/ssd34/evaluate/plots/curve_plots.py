@@ -90,6 +90,7 @@ def by_score(scores: ScoreChoice) -> Plot:
             (scores.best, 0.98), xycoords=("data", "axes fraction"),
             xytext=(-6 if scores.best > 0.5 else 6, 0), textcoords="offset points",
             ha="right" if scores.best > 0.5 else "left", va="top", fontsize=10,
+            bbox={"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )  # fmt: skip
         axes.set(xlabel="least score", xlim=(0, 1), ylim=(0, 1.02))
         figure.legend(loc="outside lower center", ncols=3)

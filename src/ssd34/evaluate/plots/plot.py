@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WIDTH = 5.2
 """Inches. At 100 CSS pixels an inch text stays readable where a phone shrinks the picture."""
 DOTS = 200
-_COLOURS = 96
+_COLOURS = 256
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def png(plot: Plot, theme: Theme) -> bytes:
         canvas: Any = FigureCanvasAgg(figure)
         canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
-    # A plot has few colours: a palette makes the file a third of the size.
+    # A plot has few colours: a palette makes the file much smaller.
     file = io.BytesIO()
     picture.quantize(_COLOURS).save(file, format="png", optimize=True)
     return file.getvalue()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +14,11 @@ from ssd34.core.boxes import Boxes, xyxy_from_xywh
 from ssd34.data.dataset import Dataset
 from ssd34.errors import ImageError
 from ssd34.evaluate.analysis.pictures import Picture
+from ssd34.evaluate.results import Results
 from ssd34.runtime.draw import Colour, labelled_box
 
 SIDE = 480
-"""Pictures are shrunk to fit a square of so many pixels."""
+"""Pixels of the longer side; small pictures are enlarged, so that labels do not cover them."""
 RIGHT: Colour = (0, 140, 220)
 WRONG: Colour = (235, 110, 20)
 CROWD: Colour = (150, 150, 150)
@@ -53,7 +53,7 @@ Drawn = tuple[Boxes, str, Colour]
 def exhibits(
     chosen: Iterable[Picture],
     dataset: Dataset,
-    results: Sequence[Mapping[str, Any]],
+    results: Results,
     *,
     limit: int,
 ) -> tuple[Exhibit, ...]:
@@ -89,24 +89,21 @@ def _truth(picture: Picture, dataset: Dataset) -> list[Drawn]:
     return drawn
 
 
-def _detected(
-    picture: Picture, dataset: Dataset, results: Sequence[Mapping[str, Any]]
-) -> list[Drawn]:
+def _detected(picture: Picture, dataset: Dataset, results: Results) -> list[Drawn]:
     label_of = dataset.labels.label_of_category()
     drawn: list[Drawn] = []
     for index, right in reversed(picture.detections):  # the best lie on top
-        result = results[index]
-        name = dataset.labels.name(label_of[int(result["category_id"])])
-        box = xyxy_from_xywh(np.array(result["bbox"], np.float64))
-        drawn.append((box, f"{name} {result['score']:.0%}", RIGHT if right else WRONG))
+        name = dataset.labels.name(label_of[int(results.category_ids[index])])
+        box = xyxy_from_xywh(results.boxes_xywh[index])
+        drawn.append((box, f"{name} {results.scores[index]:.0%}", RIGHT if right else WRONG))
     return drawn
 
 
 def _draw(image: NDArray[np.uint8], boxes: Iterable[Drawn]) -> Image.Image:
-    picture = Image.fromarray(image)
-    before = picture.width
-    picture.thumbnail((SIDE, SIDE))
-    scale = picture.width / before
+    height, width = image.shape[:2]
+    scale = SIDE / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    picture = Image.fromarray(image).resize(size)
     canvas = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=12)
     limit = np.array([picture.width - 1, picture.height - 1] * 2)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from ssd34.errors import require
 from ssd34.evaluate.analysis.analyse import Analysis
-from ssd34.evaluate.coco_metrics import CocoMetrics
+from ssd34.evaluate.bootstrap import Interval
 from ssd34.evaluate.plots.plot import WIDTH, Plot
 from ssd34.evaluate.report.gallery import Exhibit
 from ssd34.evaluate.report.provenance import Provenance
+from ssd34.evaluate.score import Score
 
 MEANINGS = {
     "AP": "mean over IoU 0.50 to 0.95, and over classes",
@@ -44,24 +45,22 @@ class Page:
 
     Attributes:
         title: of the page.
-        metrics: COCO's numbers.
-        intervals: low and high end of some of the numbers, by name.
-        interval_note: what the intervals are.
+        score: COCO's numbers, and their intervals where there are any.
         analysis: what lies behind the numbers.
         plots: by name; those without anything to draw are missing.
         best: pictures that went well.
         worst: pictures that did not.
+        unreadable: whether there would be more pictures to show if they could be read.
         provenance: where the numbers come from.
     """
 
     title: str
-    metrics: CocoMetrics
-    intervals: Mapping[str, tuple[float, float]]
-    interval_note: str
+    score: Score
     analysis: Analysis
     plots: Mapping[str, DrawnPlot]
     best: Sequence[Exhibit]
     worst: Sequence[Exhibit]
+    unreadable: bool
     provenance: Provenance
 
 
@@ -79,9 +78,16 @@ def html(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "png": _data("png"), "jpeg": _data("jpeg")}
+    environment.filters |= {
+        "number": _number,
+        "interval": _interval,
+        "png": _data("png"),
+        "jpeg": _data("jpeg"),
+    }
     text: str = environment.get_template("page.html.j2").render(
         page=page,
+        metrics=page.score.metrics,
+        sure=page.score.uncertainty,
         meanings=MEANINGS,
         css_width=round(WIDTH * 100),
         classes=sorted(page.analysis.classes, key=lambda one: -(one.ap or 0)),
@@ -92,6 +98,10 @@ def html(page: Page) -> str:
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(value: Interval | None) -> str:
+    return "" if value is None else f"{value.low:.4f} to {value.high:.4f}"
 
 
 def _data(kind: str) -> Callable[[bytes], str]:

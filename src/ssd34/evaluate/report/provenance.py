@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from ssd34.runtime.cpu import this_cpu
 
 _LIBRARIES = ("ssd34", "hotcoco", "onnxruntime", "numpy", "pillow", "matplotlib", "jinja2")
 
@@ -42,22 +42,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine(*, threads: int | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """The processor, how many of its cores the system shows, and the threads that were used."""
+def machine(*, threads: int | None = None) -> dict[str, str]:
+    """The processor, how many the system has, and the threads that were used."""
+    cpu = this_cpu()
     facts = {
-        "processor": _processor(cpuinfo),
-        "cores": str(os.cpu_count() or "unknown"),
-        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "processor": cpu.model,
+        "processors": str(cpu.processors),
+        "features": ", ".join(name for name, there in (cpu.features or {}).items() if there),
+        "system": cpu.system,
+        "threads": "" if threads is None else str(threads),
     }
-    return facts if threads is None else {**facts, "threads": str(threads)}
-
-
-def _processor(cpuinfo: Path) -> str:
-    try:
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    except OSError:  # not on this system
-        pass
-    return platform.processor() or platform.machine() or "unknown"
+    return {name: value for name, value in facts.items() if value}

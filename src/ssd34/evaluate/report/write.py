@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ssd34.data.atomic import write_bytes, write_text
 from ssd34.data.dataset import Dataset
 from ssd34.errors import OptionError, require
 from ssd34.evaluate.analysis.analyse import analyse
 from ssd34.evaluate.analysis.pictures import best, worst
-from ssd34.evaluate.coco_metrics import CocoMetrics
 from ssd34.evaluate.plots.all_plots import NAMES, all_plots
 from ssd34.evaluate.plots.plot import png
 from ssd34.evaluate.plots.theme import DARK, LIGHT
 from ssd34.evaluate.report.gallery import exhibits
 from ssd34.evaluate.report.page import DrawnPlot, Page, html
 from ssd34.evaluate.report.provenance import Provenance
+from ssd34.evaluate.results import Results
+from ssd34.evaluate.score import Score, under
 
 PAGE = "report.html"
 PLOTS = "plots"
@@ -34,11 +34,9 @@ class Report:
     Attributes:
         title: of the page.
         dataset: the ground truth; the pictures of the gallery are read from it.
-        results: COCO results that were scored against it.
-        metrics: the score.
-        provenance: where they come from.
-        intervals: low and high end of some of the twelve numbers, by name.
-        interval_note: what the intervals are.
+        results: what was scored.
+        score: the score.
+        provenance: where it comes from.
         classes: those with a precision-recall curve of their own; default: those with the most
             objects.
         pictures: how many of the best and of the worst are shown.
@@ -46,11 +44,9 @@ class Report:
 
     title: str
     dataset: Dataset
-    results: Sequence[Mapping[str, Any]]
-    metrics: CocoMetrics
+    results: Results
+    score: Score
     provenance: Provenance
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    interval_note: str = ""
     classes: Sequence[str] = ()
     pictures: int = 6
 
@@ -92,36 +88,34 @@ def write_report(
         OptionError: the folder is a file, or the data set lacks a class.
         OSError: the folder cannot be written.
     """
-    check_report(folder, report.dataset, report.classes)
-    analysis = analyse(report.dataset, report.results)
+    dataset = under(report.score.metric, report.dataset)
+    check_report(folder, dataset, report.classes)
+    results = report.results.within(dataset)
+    analysis = analyse(dataset, results)
     progress(1)
     plots: dict[str, DrawnPlot] = {}
     for done, plot in enumerate(all_plots(analysis, report.classes), start=2):
         plots[plot.name] = DrawnPlot(plot, light=png(plot, LIGHT), dark=png(plot, DARK))
         progress(done)
-
-    def gallery(chosen: Callable[..., Any]) -> Any:
-        ranked = chosen(analysis.pictures)
-        return exhibits(ranked, report.dataset, report.results, limit=report.pictures)
-
+    ranked = (best(analysis.pictures), worst(analysis.pictures))
+    good, bad = (exhibits(k, dataset, results, limit=report.pictures) for k in ranked)
+    wanted = sum(min(len(k), report.pictures) for k in ranked)
     text = html(
         Page(
             title=report.title,
-            metrics=report.metrics,
-            intervals=report.intervals,
-            interval_note=report.interval_note,
+            score=report.score,
             analysis=analysis,
             plots=plots,
-            best=gallery(best),
-            worst=gallery(worst),
+            best=good,
+            worst=bad,
+            unreadable=len(good) + len(bad) < wanted,
             provenance=report.provenance,
         )
     )
     _write_plots(folder / PLOTS, plots)
     numbers = {
         "title": report.title,
-        **report.metrics.to_dict(),
-        "intervals": {name: list(ends) for name, ends in report.intervals.items()},
+        **report.score.to_dict(),
         "provenance": dataclasses.asdict(report.provenance),
     }
     write_text(folder / "report.json", json.dumps(numbers, indent=1) + "\n")

@@ -1,0 +1,147 @@
+"""``ssd34 evaluate --report``; what stands on the page is tested in tests/evaluate/report."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+
+import pytest
+from PIL import Image
+
+from ssd34.cli import app
+from ssd34.evaluate.report import write
+from tests.conftest import shapes_dataset
+
+
+@pytest.fixture
+def main(monkeypatch, capfd):
+    """Run the whole command as its entry point does; returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ssd34", "evaluate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            app.main()
+        out, err = capfd.readouterr()
+        return caught.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    """Drawing is what takes long."""
+    dot = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(dot, format="png")
+    monkeypatch.setattr(write, "png", lambda *_: dot.getvalue())
+
+
+def test_a_model_is_reported(main, tiny_model, shapes, tmp_path):
+    folder = tmp_path / "out" / "a b"
+    code, out, err = main(
+        tiny_model, "--data", shapes, "--report", folder, "--json", folder / "ap.json",
+        "--resamples", 20, "--threads", 1, "--report-class", "disc", "--limit", 9,
+    )  # fmt: skip
+    assert code == 0 and "AP50" in out
+    assert err == f"report: {folder / 'report.html'}\n"
+    assert {p.name for p in folder.iterdir()} == {"report.html", "report.json", "plots", "ap.json"}
+    numbers = json.loads((folder / "report.json").read_text())
+    told = json.loads((folder / "ap.json").read_text())
+    assert numbers["summary"] == told["summary"] and numbers["intervals"] == told["intervals"]
+    assert numbers["title"] == "tiny.onnx on set"
+    origin = numbers["provenance"]
+    assert origin["command"].startswith(f"ssd34 evaluate {tiny_model} --data {shapes} --report '")
+    digest = hashlib.sha256(tiny_model.read_bytes()).hexdigest()
+    assert origin["inputs"]["model SHA-256"] == digest
+    assert origin["inputs"]["annotations SHA-256"] == told["data_sha256"]
+    assert origin["inputs"]["limit"] == "the first 9 pictures"
+    assert origin["inputs"]["policy"] == "the file's own tail"
+    assert origin["machine"]["threads"] == "1"
+    assert "disc (AP50" in (folder / "report.html").read_text()
+
+
+def test_detections_are_reported_with_pictures_or_without(main, shapes, tmp_path):
+    """The same numbers; the gallery needs the pictures."""
+    values = json.loads((shapes / "instances.json").read_text())
+    found = [
+        {k: one[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+        for one in values["annotations"][:9]
+    ]
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    alone = tmp_path / "alone.json"
+    alone.write_text(json.dumps(values))
+    pages = {}
+    for name, data in (("with", shapes / "instances.json"), ("without", alone)):
+        code, _, err = main(
+            "--data", data, "--detections", tmp_path / "found.json", "--resamples", 0,
+            "--report", tmp_path / name,
+        )  # fmt: skip
+        assert code == 0, err
+        pages[name] = (tmp_path / name / "report.html").read_text()
+    shown = {name: page.count("data:image/jpeg") for name, page in pages.items()}
+    assert shown["with"] >= 8 and shown["without"] == 0
+    assert "could not be read and are not shown" in pages["without"]
+    both = [json.loads((tmp_path / k / "report.json").read_text()) for k in pages]
+    assert both[0]["summary"] == both[1]["summary"]
+    inputs = both[0]["provenance"]["inputs"]
+    digest = hashlib.sha256((tmp_path / "found.json").read_bytes()).hexdigest()
+    assert inputs["detections SHA-256"] == digest
+    assert inputs["data file SHA-256"]
+    assert "threads" not in both[0]["provenance"]["machine"]
+
+
+def test_an_interrupted_report_goes_on(main, monkeypatch, tiny_model, tmp_path):
+    """The folder of the report holds what was done, as other outputs do."""
+    data = shapes_dataset(tmp_path / "set", pictures=3)
+    arguments = (tiny_model, "--data", data, "--report", tmp_path / "out", "--resamples", 0)
+    with monkeypatch.context() as patched:
+        patched.setattr("ssd34.cli.measure.scored", interrupt)
+        code, _, err = main(*arguments)
+    assert code == 130 and "go on with --resume" in err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["report.html.partial"]
+    code, _, err = main(*arguments, "--resume")
+    assert code == 0 and (tmp_path / "out" / "report.html").exists()
+    assert not (tmp_path / "out" / "report.html.partial").exists()
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("MODEL", "--policy", "all"), "tells of one policy"),
+        (("--compare", "a.json", "b.json"), "--compare takes two files"),
+        (("MODEL", "--report-class", "disk"), "did you mean disc"),
+        (("MODEL", "--metric", "zoo-2021"), "80 classes"),
+    ],
+)
+def test_what_cannot_be_reported_is_one_line(
+    main, tiny_model, shapes, tmp_path, arguments, word
+):  # fmt: skip
+    given = [tiny_model if word == "MODEL" else word for word in arguments]
+    code, out, err = main(*given, "--data", shapes, "--report", tmp_path / "out")
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert err.startswith("error: ") and word in err
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_file_in_the_way_and_curves_without_a_report(main, tiny_model, shapes, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    code, _, err = main(tiny_model, "--data", shapes, "--report", tmp_path / "out")
+    assert code == 2 and "expected a folder" in err and err.count("\n") == 1
+    assert (tmp_path / "out").read_text() == "mine"
+    code, _, err = main(tiny_model, "--data", shapes, "--report-class", "disc")
+    assert code == 2 and "give --report DIR" in err
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "jinja2"])
+def test_a_missing_library_is_noticed_before_the_work(
+    main, monkeypatch, tiny_model, shapes, tmp_path, module
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    code, out, err = main(tiny_model, "--data", shapes, "--report", tmp_path / "out")
+    assert (code, out) == (2, "") and "pip install 'ssd34[report]'" in err
+    assert not (tmp_path / "out").exists()
