@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssd34.cli.console import errors, warn
+from ssd34.cli.train_page import write_page
 from ssd34.cli.train_preview import show_preview
 from ssd34.cli.train_qat import calibrated_network, check_plan, resumed_network, settings_of_qat
 from ssd34.cli.train_screen import Screen, StopOnSignal
@@ -143,7 +144,8 @@ def train(
     FILE.json@FOLDER where the pictures of a COCO file lie elsewhere. In pictures of a data set
     that labels only some classes the others are left out of the loss.
 
-    Writes last.safetensors, best.safetensors, history.jsonl and recipe.json into --output.
+    Writes last.safetensors, best.safetensors, history.jsonl, recipe.json and, at the end,
+    report.html into --output.
     Ctrl-C saves and stops; --resume goes on with the settings of the run, except those given
     again. Several processes train together when torchrun starts them.
     """
@@ -262,6 +264,12 @@ def train(
         else:
             click.echo(f"stopped after {outcome.steps} steps; go on with --resume")
         click.echo(f"weights: {outcome.best if outcome.best.exists() else outcome.last}")
+        facts = [
+            f"{'Finished' if outcome.finished else 'Stopped'} after {outcome.steps} steps; best AP "
+            f"{max(0.0, outcome.best_ap):.4f} on {val}.",
+            f"Trained on {', '.join(data)}; {chosen}, {options.precision}; start: {origin}.",
+        ]
+        click.echo(f"report: {write_page(outcome, validation, facts, chosen)}")
     if not outcome.finished:
         sys.exit(130)
 

@@ -21,6 +21,27 @@ from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks
 
 
+def stages_of_network(network: SSD, *, device: torch.device, precision: str = "fp32") -> Stages:
+    """A torch network under the zoo policy, in the evaluator's stages; left in evaluation mode."""
+    network.eval()
+    default_boxes = default_boxes_cxcywh(network.spec)
+
+    @torch.no_grad()
+    def infer(
+        prepared: Sequence[NDArray[np.float32]],
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        batch = torch.from_numpy(np.concatenate(prepared))
+        batch = batch.to(device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loc, conf = network(batch)
+        return list(zip(loc.float().cpu().numpy(), conf.float().cpu().numpy(), strict=True))
+
+    def pick(raw: tuple[NDArray[np.float32], NDArray[np.float32]]) -> tuple[Picked, ...]:
+        return (postprocess(*raw, default_boxes_cxcywh=default_boxes, policy=ZOO),)
+
+    return Stages(lambda image: preprocess(image, network.spec.image_size), infer, pick)
+
+
 def evaluate_network(
     network: SSD,
     labels: LabelSet,
@@ -49,23 +70,7 @@ def evaluate_network(
     Returns:
         The metrics, in the first process; None in the others.
     """
-    network.eval()
-    default_boxes = default_boxes_cxcywh(network.spec)
-
-    @torch.no_grad()
-    def infer(
-        prepared: Sequence[NDArray[np.float32]],
-    ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        batch = torch.from_numpy(np.concatenate(prepared))
-        batch = batch.to(device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loc, conf = network(batch)
-        return list(zip(loc.float().cpu().numpy(), conf.float().cpu().numpy(), strict=True))
-
-    def pick(raw: tuple[NDArray[np.float32], NDArray[np.float32]]) -> tuple[Picked, ...]:
-        return (postprocess(*raw, default_boxes_cxcywh=default_boxes, policy=ZOO),)
-
-    stages = Stages(lambda image: preprocess(image, network.spec.image_size), infer, pick)
+    stages = stages_of_network(network, device=device, precision=precision)
     share = dataclasses.replace(dataset, samples=dataset.samples[ranks.rank :: ranks.count])
     parts: list[Results] = []
     for done, found in enumerate(detect_all(stages, share, labels, batch_size=batch_size), start=1):

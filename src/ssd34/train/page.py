@@ -82,7 +82,8 @@ def training_page(
         ]
         parts.append("</div></section>")
     parts.append(_recipe(recipe))
-    style = files("ssd34.train").joinpath("page.css").read_text(encoding="utf-8")
+    sheets = (("ssd34.evaluate.report", "style.css"), ("ssd34.train", "curves.css"))
+    style = "\n".join(files(room).joinpath(name).read_text("utf-8") for room, name in sheets)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -127,7 +128,7 @@ def _plot(title: str, lines: Mapping[str, Line]) -> str:
         x, y = place(right * share, top * share)
         marks.append(
             f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{top * share:.3g}</text>'
+            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{top * share:.2g}</text>'
             f'<text x="{x:.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{right * share:.3g}</text>'
         )
     curves = []
