@@ -77,6 +77,7 @@ RECIPE_FILE = "recipe.json"
     "--qat", is_flag=True,
     help="Quantization-aware: train the detector in --init with the rounding of its int8 file.",
 )  # fmt: skip
+@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard's events.")
 @click.option("--resume", is_flag=True, help="Go on where the run in --output stopped.")
 @click.option(
     "--batch", "--global-batch", "batch_size", type=int,
@@ -133,6 +134,7 @@ def train(
     output: Path,
     shown: int | None,
     qat: bool,
+    tensorboard: bool,
     resume: bool,
     threads: int | None,
     device: str,
@@ -151,6 +153,8 @@ def train(
     """
     torch = require("torch", extra="train", why="training")
     require("hotcoco", extra="evaluate", why="evaluation during training")
+    if tensorboard:
+        require("tensorboardX", extra="tensorboard", why="--tensorboard")
     from ssd34.data.checkpoint import read_header
     from ssd34.network.ssd import SSD
     from ssd34.runtime.threads import thread_budget
@@ -161,6 +165,7 @@ def train(
     from ssd34.train.progress import Listener
     from ssd34.train.recipe import RECIPES, read_recipe, resolved
     from ssd34.train.run import LAST
+    from ssd34.train.tensorboard import EventWriter
 
     last = output / LAST
     if resume and not last.is_file():
@@ -224,6 +229,8 @@ def train(
 
     output.mkdir(parents=True, exist_ok=True)
     screen = Screen()
+    if tensorboard and first:
+        screen.also = EventWriter(output, resumed_at=begun.state["step"] if begun else None)
     stopping = StopOnSignal()
     with joined(chosen) as ranks, stopping:
         if first:
@@ -258,6 +265,8 @@ def train(
             ),
             ranks=ranks,
         )
+    if screen.also:
+        screen.also.close()
     if first:
         if outcome.finished:
             click.echo(f"finished after {outcome.steps} steps, best AP {outcome.best_ap:.4f}")

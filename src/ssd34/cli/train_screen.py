@@ -13,19 +13,27 @@ from ssd34.cli.console import duration, errors
 if TYPE_CHECKING:
     from ssd34.evaluate.coco_metrics import CocoMetrics
     from ssd34.train.progress import Progress
+    from ssd34.train.tensorboard import EventWriter
 
 PRINT_SECONDS = 15
 
 
 class Screen:
-    """A status line where somebody watches, else a line every few seconds."""
+    """A status line where somebody watches, else a line every few seconds.
+
+    Attributes:
+        also: hears the same, if it is there.
+    """
 
     def __init__(self) -> None:
+        self.also: EventWriter | None = None
         self.live = sys.stderr.isatty()
         self.printed = 0.0
 
     def progress(self, now: Progress) -> None:
         """Show where the run stands."""
+        if self.also:
+            self.also.progress(now)
         if not self.live and time.monotonic() - self.printed < PRINT_SECONDS:
             return
         self.printed = time.monotonic()
@@ -46,6 +54,8 @@ class Screen:
 
     def evaluated(self, epoch: int, metrics: CocoMetrics) -> None:
         """Show a result; it stays."""
+        if self.also:
+            self.also.evaluated(metrics)
         self._show(f"epoch {epoch}: AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}", keep=True)
 
     def _show(self, text: str, *, keep: bool) -> None:
