@@ -123,7 +123,7 @@ def measure(
             kept = (
                 f"kept in {partial.path}; go on with --resume"
                 if partial
-                else "not kept, as there is no --json or --detections"
+                else "not kept, as there is no --json, --detections or --report"
             )
             message = f"{len(every)} of {len(dataset)} pictures done, {kept}"
             errors.print(message, markup=False, soft_wrap=True)
