@@ -52,3 +52,13 @@ def test_edges():
     for bad in (np.nan, np.inf, -np.inf):
         with pytest.raises(ValueError, match="not finite"):
             of([1.0, bad])
+
+
+def test_quantiles_are_numpys():
+    values = np.random.default_rng(1).normal(0, 3, 100_000).astype(np.float32)
+    histogram = of(values)
+    for share in (0.001, 0.3, 0.5, 0.999):
+        expected = np.quantile(values, share, method="inverted_cdf")
+        assert abs(histogram.quantile(share) - expected) <= histogram.width
+    assert histogram.quantile(0) == pytest.approx(values.min(), abs=histogram.width)
+    assert histogram.quantile(1) == pytest.approx(values.max(), abs=histogram.width)

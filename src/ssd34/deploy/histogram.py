@@ -52,6 +52,12 @@ class Histogram:
         """(BINS,) middle of each bin."""
         return np.linspace(-self.reach, self.reach, BINS, endpoint=False) + self.width / 2
 
+    def quantile(self, share: float) -> float:
+        """The value below which this share of all lies; 0 to 1, to a bin's width."""
+        place = int(np.searchsorted(np.cumsum(self.counts), share * self.total))
+        value = -self.reach + self.width * (min(place, BINS - 1) + 0.5)
+        return min(max(value, self.smallest), self.largest)
+
     def with_values(self, values: NDArray[np.float32]) -> Histogram:
         """A histogram with more values, of any shape.
 

@@ -18,8 +18,14 @@ from ssd34.errors import OptionError
 _LARGEST_BIAS = 2.0**30
 """Steps; leaves the other half of int32 to the sum of products."""
 
-_NEGLIGIBLE = 12.0
-"""A logit so far below its box's largest has a share of exp(-12), 6e-6, in the softmax."""
+_NEGLIGIBLE = 8.0
+"""A logit so far below its box's largest has a share of exp(-8), 3e-4, in the softmax."""
+
+_ODD_BOXES = 0.001
+"""Share of the default boxes whose logits are all so low that the range need not hold them."""
+
+_MANY_CHANNELS = 40
+"""With so many, a box whose logits all saturate has scores of 1/40, below any useful threshold."""
 
 _ENOUGH = 1000
 """Offsets from which their extremes are taken for a range."""
@@ -83,7 +89,11 @@ def int8_plan(
             conv, means = reading_bytes(layer).arrays, means_of_bytes(means)
         input_scale = values[layer.inputs[0]].scale
         weight, scale = int8_weight(
-            conv, input_scale, per_channel=per_channel, largest=largest_weight
+            conv,
+            input_scale,
+            per_channel=per_channel,
+            largest=largest_weight,
+            keep_sums=bias_correction,
         )
         bias = conv.bias.astype(np.float64)
         if bias_correction:
@@ -135,7 +145,9 @@ def head_ranges(network: Network, statistics: Statistics) -> dict[str, Range]:
     ranges: dict[str, Range] = {}
     for loc, conf in zip(network.loc, network.conf, strict=True):
         seen, peaks = statistics.histograms[conf], statistics.peaks[conf]
-        ranges[conf] = Range(max(seen.smallest, peaks.smallest - _NEGLIGIBLE), seen.largest)
+        odd = _ODD_BOXES if network.spec.num_channels >= _MANY_CHANNELS else 0.0
+        lowest = peaks.quantile(odd) if odd else peaks.smallest
+        ranges[conf] = Range(max(seen.smallest, lowest - _NEGLIGIBLE), seen.largest)
         likely = statistics.candidates[loc]
         if likely.total >= _ENOUGH:
             ranges[loc] = Range(likely.smallest, likely.largest)
@@ -143,7 +155,7 @@ def head_ranges(network: Network, statistics: Statistics) -> dict[str, Range]:
 
 
 def int8_weight(
-    conv: Conv, input_scale: np.float32, *, per_channel: bool, largest: int
+    conv: Conv, input_scale: np.float32, *, per_channel: bool, largest: int, keep_sums: bool
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Weights in steps, and the scales, wide enough for the bias to fit into int32.
 
@@ -152,6 +164,7 @@ def int8_weight(
         input_scale: of the convolution's input.
         per_channel: a scale for each output channel, (O,), instead of one for all, ().
         largest: the steps are -largest to largest.
+        keep_sums: round as `rounded_windows` does instead of to the nearest step.
     """
     reach = np.abs(conv.weight).max(axis=(1, 2, 3)).astype(np.float64)
     for_bias = np.abs(conv.bias) / (float(input_scale) * _LARGEST_BIAS)
@@ -160,5 +173,28 @@ def int8_weight(
         scale = scale.max()
     scale = np.where(scale > 0, scale, 1.0)
     narrow = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
-    steps = np.rint(conv.weight / narrow.reshape(-1, 1, 1, 1).astype(np.float64))
+    exact = conv.weight / narrow.reshape(-1, 1, 1, 1).astype(np.float64)
+    steps = rounded_windows(exact) if keep_sums else np.rint(exact)
     return np.clip(steps, -largest, largest).astype(np.int8), narrow
+
+
+def rounded_windows(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights rounded so that each window's sum stays, to half a step.
+
+    Neighbouring pixels are alike, so a window multiplies much the same value with all its weights,
+    and their errors add up. Where the sum of the nearest steps is off, those weights go the other
+    way that lose least by it.
+
+    Args:
+        steps: (O, I, K, K), not rounded.
+    """
+    flat = steps.reshape(*steps.shape[:2], -1)
+    nearest = np.rint(flat)
+    error = flat - nearest
+    off = np.rint(error.sum(axis=2, keepdims=True))
+    # The place of each weight among those that were rounded down most, or up most.
+    down = np.argsort(np.argsort(-error, axis=2, kind="stable"), axis=2)
+    up = np.argsort(np.argsort(error, axis=2, kind="stable"), axis=2)
+    nearest += down < off
+    nearest -= up < -off
+    return nearest.reshape(steps.shape)

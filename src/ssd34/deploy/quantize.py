@@ -44,8 +44,8 @@ class QuantizeOptions:
         per_channel: one scale for each output channel of a weight instead of one for all.
         reduce_range: weights of 7 bits, -64 to 64: processors without VNNI add two products in 16
             bits, which saturates with more.
-        bias_correction: take the mean error that rounded weights make on the calibration
-            pictures out of the biases.
+        bias_correction: keep the mean of what rounded weights compute: their windows keep their
+            sums, and the mean error on the calibration pictures is taken out of the biases.
         float_nodes: names of layers that stay in float, for example ``"trunk.conv1"``.
     """
 

@@ -90,14 +90,11 @@ def value_range(histogram: Histogram, *, method: str, percentile: float) -> Rang
 
 def _percentile(histogram: Histogram, seen: Range, percentile: float) -> Range:
     """Leaves out so much in total, shared by both ends where both have values."""
-    share = np.cumsum(histogram.counts) / histogram.total
     rest = 1 - percentile / 100
     cut = rest / 2 if seen.low < 0 < seen.high else rest
-    low = -histogram.reach + histogram.width * int(np.searchsorted(share, cut, side="right"))
-    high = -histogram.reach + histogram.width * (int(np.searchsorted(share, 1 - cut)) + 1)
     return Range(
-        min(max(low, seen.low), 0.0) if seen.low < 0 else 0.0,
-        max(min(high, seen.high), 0.0) if seen.high > 0 else 0.0,
+        min(histogram.quantile(cut), 0.0) if seen.low < 0 else 0.0,
+        max(histogram.quantile(1 - cut), 0.0) if seen.high > 0 else 0.0,
     )
 
 
