@@ -13,6 +13,7 @@ import click
 from ssd34.cli.console import warn_of_problems
 from ssd34.cli.engine import engine_option
 from ssd34.core.postprocess import POLICIES
+from ssd34.core.preprocess import BOTH, CARD, PREPROCESSINGS
 from ssd34.data.atomic import write_text
 from ssd34.data.classes import of_classes, with_coco_names
 from ssd34.data.coco import annotations_alone
@@ -42,6 +43,11 @@ PARTLY = 1
     help="Count only this class; may be repeated.",
 )  # fmt: skip
 @click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
+@click.option(
+    "--preprocess", "preprocessing", type=click.Choice([*PREPROCESSINGS, BOTH]),
+    help="card: bit for bit as published; fast: less work on large pictures; both: side by side, "
+    "and the difference. [default: card]",
+)  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
@@ -83,6 +89,7 @@ def evaluate(
     model: str | None,
     data: str,
     policy_name: str | None,
+    preprocessing: str | None,
     classes: tuple[str, ...],
     coco_names: bool,
     limit: int | None,
@@ -107,7 +114,12 @@ def evaluate(
     scoring = detections if model is None and compare is None else None
     _check_options(
         {"MODEL": model, "--detections": detections, "--report": report_folder} if compare else {},
-        {"--policy": policy_name, "--threads": threads, "--resume": resume or None}
+        {
+            "--policy": policy_name,
+            "--preprocess": preprocessing,
+            "--threads": threads,
+            "--resume": resume or None,
+        }
         if compare or scoring
         else {},
     )
@@ -159,6 +171,7 @@ def evaluate(
             dataset,
             options,
             policy=policy_name,
+            preprocessing=preprocessing or CARD,
             threads=threads,
             engine=engine,
             resume=resume,

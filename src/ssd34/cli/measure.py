@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from ssd34.cli.console import errors, progress_bar, warn
 from ssd34.cli.engine import say_choice
-from ssd34.cli.scores import print_score, print_scores
-from ssd34.cli.scoring import scored
+from ssd34.cli.scores import print_comparison, print_score, print_scores
+from ssd34.cli.scoring import compared, scored
 from ssd34.core.postprocess import POLICIES, Policy, named_policy
+from ssd34.core.preprocess import BOTH, PREPROCESSINGS
 from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset
 from ssd34.data.fingerprint import fingerprint
 from ssd34.data.voc import COCO_NAMES
 from ssd34.errors import ModelError, OptionError, require
-from ssd34.evaluate.evaluator import Found, detect_all, stages_of
+from ssd34.evaluate.evaluator import Found, Stages, detect_all, side_by_side, stages_of
 from ssd34.evaluate.partial import Partial, partial_file, partial_path
 from ssd34.evaluate.results import Results
 from ssd34.evaluate.results_json import write_results
@@ -61,6 +62,7 @@ def measure(
     options: ScoreOptions,
     *,
     policy: str | None,
+    preprocessing: str,
     threads: int | None,
     engine: str,
     resume: bool,
@@ -73,6 +75,7 @@ def measure(
         dataset: the pictures.
         options: how to score.
         policy: a name, ``all``, or None for the file's own way.
+        preprocessing: a name, or ``both``.
         threads: None: what this process may use.
         engine: name, or ``auto``.
         resume: go on with the partial file.
@@ -88,6 +91,11 @@ def measure(
         )
     if policy == ALL and outputs.report:
         raise OptionError("--report: tells of one policy; name one instead of --policy all")
+    if preprocessing == BOTH and (policy == ALL or outputs.detections or outputs.report):
+        raise OptionError(
+            "--preprocess both: compares the two under one policy and writes neither detections nor "
+            "a report; leave --policy all, --detections and --report out"
+        )
     path = model_path(model)
     detector = _load(path, threads=threads, engine=engine, raw=policy == ALL)
     say_choice(detector.session)
@@ -96,12 +104,15 @@ def measure(
     identity: dict[str, Any] = {
         "model_sha256": sha256_of(path),
         "data_sha256": fingerprint(dataset),
+        "preprocess": preprocessing,
         "policies": [dataclasses.asdict(p) for p in policies] or OWN_TAIL,
         "ssd34": __version__,
         "engine": detector.session.engine.name,
         "engine_version": detector.session.engine.version,
     }
     names = [p.name for p in policies] or [OWN_TAIL]
+    if preprocessing == BOTH:
+        names = list(PREPROCESSINGS)
     every: list[Found] = []
     with ExitStack() as stack:
         partial = None
@@ -110,7 +121,7 @@ def measure(
                 partial_file(partial_path(outputs.files[0]), identity, dataset, resume=resume)
             )
         try:
-            _detect(detector, policies, dataset, partial, every)
+            _detect(detector, _stages(detector, policies, preprocessing), dataset, partial, every)
             results = [
                 Results.joined(found.results[k] for found in every if found.results)
                 for k in range(len(names))
@@ -134,11 +145,20 @@ def measure(
             "model_sha256": identity["model_sha256"],
             "engine": identity["engine"],
             "unreadable": failed,
+            "preprocess": preprocessing,
         }
         title = f"{model} on {dataset.name}: {len(dataset)} pictures"
         if policy == ALL:
             print_scores(scores, title=title)
             outputs.emit({**about, "policies": {n: s.to_dict() for n, s in scores.items()}})
+        elif preprocessing == BOTH:
+            print_scores(scores, title=title)
+            values = {name: score.to_dict() for name, score in scores.items()}
+            if options.resamples:
+                change = compared(dataset, (results[0], results[1]), options)
+                print_comparison(change, title=f"{title}, by preprocessing", names=PREPROCESSINGS)
+                values["difference"] = change.to_dict()
+            outputs.emit({**about, "preprocessings": values})
         else:
             print_score(scores[names[0]], title=f"{title}, {names[0]}")
             outputs.emit({**about, "policy": names[0], **scores[names[0]].to_dict()})
@@ -202,9 +222,18 @@ def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> Detecto
         return Detector(Session(file, threads=threads, engine=engine))
 
 
+def _stages(detector: Detector, policies: Sequence[Policy], preprocessing: str) -> Stages:
+    wanted = PREPROCESSINGS if preprocessing == BOTH else (preprocessing,)
+    ways = [
+        stages_of(Detector(detector.session, preprocessing=name), policies or None)
+        for name in wanted
+    ]
+    return ways[0] if len(ways) == 1 else side_by_side(ways)
+
+
 def _detect(
     detector: Detector,
-    policies: Sequence[Policy],
+    stages: Stages,
     dataset: Dataset,
     partial: Partial | None,
     every: list[Found],
@@ -217,7 +246,7 @@ def _detect(
     with progress_bar() as bar:
         task = bar.add_task("evaluating", total=len(dataset), completed=len(every))
         for found in detect_all(
-            stages_of(detector, policies or None),
+            stages,
             dataset,
             detector.labels,
             batch_size=detector.session.batch or 1,

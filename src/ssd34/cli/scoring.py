@@ -10,7 +10,7 @@ from ssd34.cli.scores import print_comparison, print_score
 from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset
 from ssd34.evaluate.bootstrap import match
-from ssd34.evaluate.comparison import compare
+from ssd34.evaluate.comparison import Comparison, compare
 from ssd34.evaluate.results import Results
 from ssd34.evaluate.results_json import coverage_gap, read_results
 from ssd34.evaluate.score import Score, ScoreOptions, score, under
@@ -61,18 +61,8 @@ def compare_files(
     files: tuple[Path, Path], everything: Dataset, dataset: Dataset, options: ScoreOptions
 ) -> dict[str, Any]:
     """Compare two files of detections on the same pictures and print it; see `score_file`."""
-    both = [_read(file, everything, dataset) for file in files]
-    seen = under(options.metric, dataset)
-    first, second = (match(seen, results.within(seen)) for results in both)
-    with progress_bar() as bar:
-        task = bar.add_task("resampling", total=2 * options.resamples)
-        found = compare(
-            first,
-            second,
-            resamples=options.resamples,
-            seed=options.seed,
-            progress=lambda done: bar.advance(task, done),
-        )
+    first, second = (_read(file, everything, dataset) for file in files)
+    found = compared(dataset, (first, second), options)
     metric = "" if options.metric == "coco" else f", metric {options.metric}, not COCO's"
     print_comparison(
         found,
@@ -86,6 +76,21 @@ def compare_files(
         **{f"{name}_sha256": sha256_of(file) for name, file in zip(names, files, strict=True)},
         **found.to_dict(),
     }
+
+
+def compared(dataset: Dataset, both: tuple[Results, Results], options: ScoreOptions) -> Comparison:
+    """Compare two sets of detections on the same pictures with a progress bar."""
+    seen = under(options.metric, dataset)
+    first, second = (match(seen, results.within(seen)) for results in both)
+    with progress_bar() as bar:
+        task = bar.add_task("resampling", total=2 * options.resamples)
+        return compare(
+            first,
+            second,
+            resamples=options.resamples,
+            seed=options.seed,
+            progress=lambda done: bar.advance(task, done),
+        )
 
 
 def _read(file: Path, everything: Dataset, dataset: Dataset) -> Results:

@@ -15,6 +15,13 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet standard deviation of red, green and blue, of values in 0..1."""
 
+CARD, FAST = "card", "fast"
+PREPROCESSINGS = (CARD, FAST)
+"""How pictures become the network's input: bit for bit as on the published model card, or with less
+work where they are larger than the input, see `ssd34.data.reduced`."""
+BOTH = "both"
+"""To evaluators: both of them, side by side."""
+
 
 @cache
 def normalisation_table() -> NDArray[np.float32]:
@@ -51,7 +58,7 @@ def resize(image: NDArray[np.uint8] | Image.Image, size: int) -> NDArray[np.uint
                 f"{picture.mode} and size {picture.size}"
             )
     else:
-        _check(image)
+        check_pixels(image)
         if image.shape[:2] == (size, size):
             return image
         picture = Image.fromarray(image)
@@ -91,7 +98,12 @@ def preprocess(
     return tensor
 
 
-def _check(image: NDArray[np.uint8]) -> None:
+def check_pixels(image: NDArray[np.uint8]) -> None:
+    """Refuse arrays that are no pictures (H, W, 3) uint8.
+
+    Raises:
+        ImageError: shape or dtype are others, or there is no pixel.
+    """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ImageError(
             f"expected a picture of shape (H, W, 3) and dtype uint8, RGB, got shape "

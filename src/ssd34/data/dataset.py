@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ssd34.core.labels import LabelSet
 from ssd34.data.image_io import MAX_PIXELS, read_image
+from ssd34.data.reduced import read_square
 from ssd34.errors import DatasetError, ImageError, OptionError
 
 
@@ -147,19 +151,42 @@ class Dataset:
         Raises:
             ImageError: missing, unreadable, or of another size than its annotations say.
         """
+        with self._checked(sample) as data:
+            image = read_image(data, max_pixels=max_pixels)
+        self._check_size(sample, width=image.shape[1], height=image.shape[0])
+        return image
+
+    def read_square(
+        self, sample: Sample, side: int, *, max_pixels: int = MAX_PIXELS
+    ) -> Image.Image:
+        """The picture of a sample as `ssd34.data.reduced.read_square` gives it: a Pillow image of
+        mode RGB, side x side pixels.
+
+        Raises:
+            ImageError: as `read`.
+        """
+        with self._checked(sample) as data:
+            square = read_square(data, side, max_pixels=max_pixels)
+        self._check_size(sample, width=square.width, height=square.height)
+        return square.picture
+
+    @contextmanager
+    def _checked(self, sample: Sample) -> Iterator[bytes]:
+        """The bytes of a picture; errors in the block name its file."""
         data = self.images.read_bytes(sample.file_name)
         try:
-            image = read_image(data, max_pixels=max_pixels)
+            yield data
         except ImageError as error:
             reason = str(error).removeprefix("the picture: ")
             raise ImageError(f"{sample.file_name}: {reason}") from None
-        height, width = image.shape[:2]
+
+    @staticmethod
+    def _check_size(sample: Sample, *, width: int, height: int) -> None:
         if (width, height) != (sample.width, sample.height):
             raise ImageError(
                 f"{sample.file_name}: the annotations say {sample.width} x {sample.height} pixels, "
                 f"the picture has {width} x {height}; correct one of them"
             )
-        return image
 
     def labels_in(self, target: LabelSet) -> NDArray[np.int64]:
         """This data set's labels as labels of another set, matched by name.

@@ -149,8 +149,13 @@ def _broken(what: str, error: Exception) -> ImageError:
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
     # exif_transpose copies a picture that stands upright.
-    turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
-    return _rgb(ImageOps.exif_transpose(image) if turned else image)
+    turned = orientation_of(image) in range(2, 9)
+    return as_rgb(ImageOps.exif_transpose(image) if turned else image)
+
+
+def orientation_of(image: Image.Image) -> object:
+    """The EXIF orientation of a loaded picture: 2 to 8 if it is still to be turned."""
+    return image.getexif().get(ExifTags.Base.Orientation)
 
 
 def _open(source: Path | bytes | BinaryIO) -> Image.Image:
@@ -197,7 +202,7 @@ class _Quiet:
 _quiet = _Quiet()
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
     """Any mode to RGB, keeping what the picture shows."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image

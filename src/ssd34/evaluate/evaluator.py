@@ -17,6 +17,7 @@ from ssd34.core.box_coder import decode
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import Picked, Policy, pick, softmax
+from ssd34.core.preprocess import FAST
 from ssd34.data.dataset import Dataset, Problem, Sample
 from ssd34.data.overlap import overlapped
 from ssd34.errors import ImageError
@@ -36,16 +37,18 @@ class Stages:
     """A detector, cut where threads help.
 
     Attributes:
-        prepare: a picture (H, W, 3) uint8 RGB to what the network takes; ahead, in threads.
+        prepare: a picture, (H, W, 3) uint8 RGB, to what the network takes; ahead, in threads.
         infer: what was prepared of some pictures to the raw output of each; in the caller's
             thread.
         pick: one picture's raw output to its detections in fractions of it, one for each
             policy; everything that it returns counts, whatever the score. Behind, in a thread.
+        read: the picture of a sample as `prepare` takes it; ahead, in threads.
     """
 
-    prepare: Callable[[NDArray[np.uint8]], Any]
+    prepare: Callable[[Any], Any]
     infer: Callable[[Sequence[Any]], Sequence[Any]]
     pick: Callable[[Any], tuple[Picked, ...]]
+    read: Callable[[Dataset, Sample], Any] = Dataset.read
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,12 @@ def stages_of(detector: Detector, policies: Sequence[Policy] | None = None) -> S
         policies: how to pick, where the file ends at raw outputs; None: the detector's own way.
     """
     session = detector.session
+    side = session.spec.image_size
+    fast = detector.preprocessing == FAST
+
+    def read(dataset: Dataset, sample: Sample) -> Any:
+        return dataset.read_square(sample, side) if fast else dataset.read(sample)
+
     batch = session.batch or 1
 
     def infer(prepared: Sequence[NDArray[Any]]) -> Sequence[Any]:
@@ -76,7 +85,7 @@ def stages_of(detector: Detector, policies: Sequence[Policy] | None = None) -> S
         return list(zip(*session.run_raw(tensor), strict=True))[: len(prepared)]
 
     if not session.raw:
-        return Stages(session.prepare, infer, lambda found: (Picked(*found),))
+        return Stages(session.prepare, infer, lambda found: (Picked(*found),), read)
     default_boxes = default_boxes_cxcywh(session.spec)
     wanted = [detector.policy] if policies is None else policies
 
@@ -85,7 +94,25 @@ def stages_of(detector: Detector, policies: Sequence[Policy] | None = None) -> S
         boxes, scores = decode(loc, default_boxes), softmax(conf)
         return tuple(pick(boxes, scores, policy=policy) for policy in wanted)
 
-    return Stages(session.prepare, infer, pick_each)
+    return Stages(session.prepare, infer, pick_each, read)
+
+
+def side_by_side(ways: Sequence[Stages]) -> Stages:
+    """Several ways for the same pictures, the policies of the first before those of the next."""
+
+    def infer(prepared: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
+        inputs = zip(*prepared, strict=True)
+        outputs = [way.infer(one) for way, one in zip(ways, inputs, strict=True)]
+        return list(zip(*outputs, strict=True))
+
+    return Stages(
+        lambda read: tuple(way.prepare(one) for way, one in zip(ways, read, strict=True)),
+        infer,
+        lambda raw: tuple(
+            found for way, one in zip(ways, raw, strict=True) for found in way.pick(one)
+        ),
+        lambda dataset, sample: tuple(way.read(dataset, sample) for way in ways),
+    )
 
 
 def detect_all(
@@ -112,7 +139,7 @@ def detect_all(
 
     def prepared(sample: Sample) -> Any | ImageError:
         try:
-            return stages.prepare(dataset.read(sample))
+            return stages.prepare(stages.read(dataset, sample))
         except ImageError as error:
             return error
 

@@ -18,9 +18,11 @@ from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.detections import Detections
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Picked, Policy, postprocess
+from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS, check_pixels
 from ssd34.core.spec import ModelSpec
 from ssd34.data.image_io import MAX_PIXELS, read_picture, rgb_picture
 from ssd34.data.overlap import overlapped
+from ssd34.data.reduced import Square, read_square, stretched
 from ssd34.errors import ImageError, ModelError, OptionError
 from ssd34.runtime.engine import ONNXRUNTIME
 from ssd34.runtime.session import Session
@@ -89,14 +91,26 @@ class Detector:
         cat
     """
 
-    def __init__(self, session: Session, *, policy: Policy = ZOO) -> None:
+    def __init__(
+        self, session: Session, *, policy: Policy = ZOO, preprocessing: str = CARD
+    ) -> None:
         """
         Args:
             session: a loaded file.
             policy: used where the file ends at raw outputs; a file with its own tail keeps it.
+            preprocessing: one of `ssd34.core.preprocess.PREPROCESSINGS`.
+
+        Raises:
+            OptionError: there is no such preprocessing.
         """
+        if preprocessing not in PREPROCESSINGS:
+            raise OptionError(
+                f"unknown preprocessing {preprocessing!r}; expected one of "
+                f"{', '.join(PREPROCESSINGS)}"
+            )
         self.session = session
         self.policy = policy
+        self.preprocessing = preprocessing
         self._default_boxes = default_boxes_cxcywh(session.spec) if session.raw else None
         self._spare: deque[NDArray[np.float32]] = deque(maxlen=SPARE)
 
@@ -108,6 +122,7 @@ class Detector:
         threads: int | None = None,
         policy: Policy = ZOO,
         engine: str = ONNXRUNTIME,
+        preprocessing: str = CARD,
     ) -> Detector:
         """Load a model by path or name.
 
@@ -118,13 +133,17 @@ class Detector:
             policy: used where the file ends at raw outputs.
             engine: ``"onnxruntime"``; ``"openvino"``, an extra; or ``"auto"``, which measures
                 both and says in ``session.choice`` what it took.
+            preprocessing: ``"card"``: bit for bit as on the published model card; ``"fast"``: less
+                work where pictures are much larger than the network's input, see
+                `ssd34.data.reduced`.
 
         Raises:
             ModelError: missing, broken, or not a detector of this family.
             MissingExtraError: the engine is not installed.
-            OptionError: there is no such engine.
+            OptionError: there is no such engine or preprocessing.
         """
-        return cls(Session(model_path(model), threads=threads, engine=engine), policy=policy)
+        session = Session(model_path(model), threads=threads, engine=engine)
+        return cls(session, policy=policy, preprocessing=preprocessing)
 
     @property
     def spec(self) -> ModelSpec:
@@ -175,9 +194,8 @@ class Detector:
         Raises:
             ImageError: the picture cannot be read.
         """
-        picture = self._picture(image, max_pixels=max_pixels)
-        tensor = self.session.prepare(picture, out=self._buffer())
-        return Prepared(tensor, *_size(picture))
+        tensor, size = self._input(image, max_pixels=max_pixels)
+        return Prepared(tensor, *size)
 
     def find(self, prepared: Prepared, *, score: float = DEFAULT_SCORE) -> Detections:
         """The second half of `detect`: the network and the policy.
@@ -200,6 +218,28 @@ class Detector:
             height=prepared.height,
             score=score,
         )
+
+    def _input(
+        self, image: Picture, *, max_pixels: int = MAX_PIXELS
+    ) -> tuple[NDArray[Any], tuple[int, int]]:
+        """The network's input for one picture, and width and height of the original."""
+        if self.preprocessing == FAST:
+            square = self._square(image, max_pixels=max_pixels)
+            picture, size = square.picture, (square.width, square.height)
+        else:
+            picture = self._picture(image, max_pixels=max_pixels)
+            size = picture.size
+        return self.session.prepare(picture, out=self._buffer()), size
+
+    def _square(self, image: Picture, *, max_pixels: int) -> Square:
+        """The fast way to the network's input."""
+        side = self.spec.image_size
+        if isinstance(image, str | Path):
+            return read_square(Path(image), side, max_pixels=max_pixels)
+        if isinstance(image, bytes):
+            return read_square(image, side, max_pixels=max_pixels)
+        picture = self._picture(image, max_pixels=max_pixels)
+        return Square(stretched(picture, side), *picture.size)
 
     def _buffer(self) -> NDArray[np.float32] | None:
         try:
@@ -233,12 +273,15 @@ class Detector:
     @staticmethod
     def read(image: Picture, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         """Any kind of picture as an (H, W, 3) uint8 RGB array."""
+        if isinstance(image, np.ndarray):
+            return image
         return np.asarray(Detector._picture(image, max_pixels=max_pixels))
 
     @staticmethod
-    def _picture(image: Picture, *, max_pixels: int) -> NDArray[np.uint8] | Image.Image:
+    def _picture(image: Picture, *, max_pixels: int) -> Image.Image:
         if isinstance(image, np.ndarray):
-            return image
+            check_pixels(image)
+            return Image.fromarray(image)
         if isinstance(image, Image.Image):
             return rgb_picture(image)
         if isinstance(image, str | Path):
@@ -253,7 +296,7 @@ class Detector:
     def pick(self, image: NDArray[np.uint8]) -> Picked:
         """Everything that the policy lets through, whatever its score, in fractions of the
         picture, for one picture (H, W, 3) uint8 RGB."""
-        return self.run(self.session.input_for(image))
+        return self.run(self.session.repeated(self._input(image)[0]))
 
     def run(self, tensor: NDArray[Any], *, score: float = 0.0) -> Picked:
         """`pick` for the result of `Session.input_for`: the network and the policy alone.
@@ -277,11 +320,3 @@ class Detector:
                 default_boxes_cxcywh=self._default_boxes,
                 policy=self.policy.at_least(score),
             )
-
-
-def _size(picture: NDArray[np.uint8] | Image.Image) -> tuple[int, int]:
-    """Width and height."""
-    if isinstance(picture, Image.Image):
-        return picture.size
-    height, width = picture.shape[:2]
-    return width, height
