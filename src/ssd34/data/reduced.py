@@ -1,18 +1,19 @@
 """Pictures at the size that the network takes, read in less time than the exact way.
 
-Savings, all of them only where a picture is larger than the network's input:
+Savings, all of them only where a picture is much larger than the network's input:
 
-- A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as small as the input allows: the decoder
-  leaves out the work, not only the pixels.
-- What is still more than twice the input is averaged in whole steps before the bilinear filter.
+- A JPEG is decoded at 1/2, 1/4 or 1/8 of its size: the decoder leaves out the work, not only the
+  pixels.
+- What is still much larger is averaged in whole steps before the bilinear filter.
 - The EXIF orientation is applied to the small picture.
 
-A picture both of whose sides are less than twice the input's, and that EXIF does not turn, comes
-out bit for bit as the exact way gives it.
+A picture both of whose sides are less than three times the input's, and that EXIF does not turn,
+comes out bit for bit as the exact way gives it.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +21,9 @@ from PIL import ExifTags, Image, ImageOps
 
 from ssd34.data.image_io import MAX_PIXELS, as_rgb, opened, orientation_of
 
-REDUCING_GAP = 2.0
-"""Whole-step averaging stops at this many times the input; nearer would blur visibly."""
+GAP = 1.5
+"""Both savings stop at this many times the input; the filter does the rest exactly. Nearer to the
+input, differences grow fast: see docs/decisions/0012-fast-preprocessing.md."""
 
 
 class Square(NamedTuple):
@@ -51,7 +53,8 @@ def read_square(source: Path | bytes, side: int, *, max_pixels: int = MAX_PIXELS
     """
     with opened(source, max_pixels=max_pixels) as image:
         width, height = image.size
-        drafted = image.draft(None, (side, side))
+        at_least = math.ceil(side * GAP)
+        drafted = image.draft(None, (at_least, at_least))
         image.load()
         orientation = orientation_of(image)
         # The scaled size is rounded up; the original's edge may lie within its last pixel.
@@ -69,4 +72,4 @@ def stretched(
     image: Image.Image, side: int, *, box: tuple[float, float, float, float] | None = None
 ) -> Image.Image:
     """A decoded picture of mode RGB, or the part of it in `box` (xyxy, pixels), stretched."""
-    return image.resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=REDUCING_GAP)
+    return image.resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=GAP)
