@@ -519,3 +519,69 @@ def test_a_file_with_a_foreign_tail(main, tiny_model, shapes, tmp_path):
     code, _, err = main(tmp_path / "foreign.onnx", "--data", shapes, "--policy", "all")
     assert code == 2 and "--tail none" in err
     assert_one_error_line(err)
+
+
+# --- preprocessing --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Shapes of five times the size, as JPEG."""
+    folder = shapes_dataset(tmp_path_factory.mktemp("large") / "set", pictures=4, seed=6)
+    values = json.loads((folder / "instances.json").read_text())
+    for image in values["images"]:
+        path = folder / "images" / image["file_name"]
+        image["file_name"] = path.with_suffix(".jpg").name
+        image["width"], image["height"] = 5 * image["width"], 5 * image["height"]
+        with Image.open(path) as picture:
+            enlarged = picture.resize((image["width"], image["height"]))
+        enlarged.save(path.with_suffix(".jpg"), quality=95)
+    for annotation in values["annotations"]:
+        annotation["bbox"] = [5 * value for value in annotation["bbox"]]
+        annotation["area"] *= 25
+    (folder / "instances.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_both_preprocessings_side_by_side(tiny_raw_model, large, tmp_path):
+    """Each is what it is alone, and the detector's own way of reading."""
+    files = {name: tmp_path / f"{name}.json" for name in ("card", "fast", "both")}
+    options = ("--resamples", 20)
+    for name in ("card", "fast"):
+        found = tmp_path / f"{name}-found.json"
+        evaluate(
+            tiny_raw_model, "--data", large, "--preprocess", name, *options,
+            "--json", files[name], "--detections", found,
+        )  # fmt: skip
+        detector = Detector.load(tiny_raw_model, preprocessing=name)
+        expected = [
+            result["score"]
+            for path in sorted((large / "images").glob("*.jpg"))
+            for result in detector.detect(path, score=0).to_coco(0)
+        ]
+        scores = [result["score"] for result in json.loads(found.read_text())]
+        assert sorted(scores) == pytest.approx(sorted(expected), abs=1e-5)
+    shown = evaluate(
+        tiny_raw_model, "--data", large, "--preprocess", "both", *options, "--json", files["both"]
+    ).output
+    assert "card" in shown and "fast" in shown and "B - A" in shown
+    one, other, both = (json.loads(files[name].read_text()) for name in ("card", "fast", "both"))
+    assert (one["preprocess"], other["preprocess"], both["preprocess"]) == ("card", "fast", "both")
+    assert both["preprocessings"]["card"]["summary"] == one["summary"]
+    assert both["preprocessings"]["fast"]["summary"] == other["summary"]
+    difference = both["preprocessings"]["difference"]["summary"]["AP"]["difference"]
+    assert difference == pytest.approx(other["summary"]["AP"] - one["summary"]["AP"], abs=1e-4)
+
+
+def test_both_names_one_policy_and_writes_no_detections(main, tiny_raw_model, large, tmp_path):
+    for more in (("--policy", "all"), ("--detections", str(tmp_path / "x.json"))):
+        code, _, err = main(tiny_raw_model, "--data", large, "--preprocess", "both", *more)
+        assert code == 2 and "--preprocess both" in err
+        assert_one_error_line(err)
+
+
+def test_preprocess_without_a_model_is_refused(main, large, tmp_path):
+    code, _, err = main(
+        "--data", large, "--detections", tmp_path / "x.json", "--preprocess", "fast"
+    )
+    assert code == 2 and "--preprocess fast: no model runs here" in err

@@ -158,6 +158,42 @@ def test_inputs_are_written_into_again_but_never_while_in_use(detector):
         detector.find(one)
 
 
+@pytest.fixture(scope="module")
+def fast(tiny_model):
+    return Detector.load(tiny_model, preprocessing="fast")
+
+
+def test_fast_reads_every_kind_of_picture_and_keeps_its_size(detector, fast, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(noise(400, 900)).save(path)
+    expected = fast.detect(path, score=0)
+    assert (expected.width, expected.height) == (900, 400)
+    with Image.open(path) as picture:
+        for form in (str(path), path.read_bytes(), picture, noise(400, 900)):
+            assert_equal(fast.detect(form, score=0), expected)
+    exact = detector.detect(path, score=0)
+    assert not np.array_equal(exact.scores, expected.scores)
+    # Noise is the hardest case: whole-step averaging shows most where pixels differ most.
+    np.testing.assert_allclose(exact.scores[:20], expected.scores[:20], atol=0.05)
+
+
+def test_fast_is_exact_for_small_pictures(detector, fast):
+    assert_equal(fast.detect(noise(190, 100), score=0), detector.detect(noise(190, 100), score=0))
+    exact, ours = detector.pick(noise()), fast.pick(noise())
+    np.testing.assert_array_equal(exact.scores, ours.scores)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((9, 9), np.uint8), b"no picture", "no/such.jpg", 3])
+def test_fast_refuses_what_cannot_be_read(fast, wrong):
+    with pytest.raises(ImageError):
+        fast.detect(wrong)
+
+
+def test_unknown_preprocessing(tiny_model):
+    with pytest.raises(OptionError, match="expected one of card, fast"):
+        Detector.load(tiny_model, preprocessing="quick")
+
+
 def test_threads_share_a_detector(detector):
     pictures = [noise(seed=seed) for seed in range(8)]
     expected = [detector.detect(picture, score=0) for picture in pictures]
