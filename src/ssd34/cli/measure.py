@@ -93,8 +93,8 @@ def measure(
         raise OptionError("--report: tells of one policy; name one instead of --policy all")
     if preprocessing == BOTH and (policy == ALL or outputs.detections or outputs.report):
         raise OptionError(
-            "--preprocess both: compares the two under one policy and writes neither detections nor "
-            "a report; leave --policy all, --detections and --report out"
+            "--preprocess both: compares the two under one policy and writes neither detections "
+            "nor a report; leave --policy all, --detections and --report out"
         )
     path = model_path(model)
     detector = _load(path, threads=threads, engine=engine, raw=policy == ALL)
