@@ -23,7 +23,7 @@ from ssd34.data.image_io import MAX_PIXELS, as_rgb, opened, orientation_of
 
 GAP = 1.5
 """Both savings stop at this many times the input; the filter does the rest exactly. Nearer to the
-input, differences grow fast: see docs/decisions/0012-fast-preprocessing.md."""
+input, differences grow fast: see docs/decisions/0014-fast-preprocessing.md."""
 
 
 class Square(NamedTuple):
