@@ -7,10 +7,12 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from ssd34.cli.app import commands
 from ssd34.data.checksum import sha256_of
 from ssd34.data.formats import open_dataset
+from ssd34.deploy.calibrate import Statistics
 from ssd34.errors import Ssd34Error
 from ssd34.runtime.detector import Detector
 from tests.conftest import TINY_LABELS
@@ -138,6 +140,28 @@ def test_an_interrupted_search_goes_on(run, tiny_model, tmp_path):
     assert len(rows(out)) == 3
     other = run(tiny_model, *strict, "--resume", "--rounds", "3")
     assert "rounds was 2, now 3" in str(other.exception)
+
+
+def test_other_calibration_pictures_of_the_same_name_are_another_search(
+    run, tiny_model, data, tmp_path
+):
+    folder = tmp_path / "pictures"
+    shutil.copytree(data / "images", folder)
+    calibration = ("--calibration", folder, "--max-drop", "0.9", "--min-speedup", "99")
+    first = run(tiny_model, *calibration, "--max-trials", "1")
+    assert first.exit_code == 4
+    assert "4 of the 4 calibration pictures are also measured on" in first.output
+    for path in folder.iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path).convert("RGB"))).save(path)
+    again = run(tiny_model, *calibration, "--resume")
+    assert "cannot be compared" in str(again.exception)
+    out = tmp_path / "out"
+    (out / "trials.jsonl").unlink()
+    before = Statistics.load(out / "calibration.npz")
+    assert run(tiny_model, *calibration, "--resume", "--max-trials", "1").exit_code == 4
+    after = Statistics.load(out / "calibration.npz")
+    assert after.source != before.source
+    assert (after.histograms["image"].counts != before.histograms["image"].counts).any()
 
 
 def test_a_checkpoint_and_its_raw_file_make_the_same_file(

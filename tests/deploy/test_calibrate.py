@@ -99,9 +99,13 @@ def test_files_that_are_no_calibration(network, tmp_path):
     data = (tmp_path / "whole.npz").read_bytes()
     (tmp_path / "half.npz").write_bytes(data[: len(data) // 2])
     (tmp_path / "text.npz").write_text("not a zip")
+    damaged = bytearray(data)
+    middle = len(data) // 3
+    damaged[middle : middle + 64] = bytes(64)
+    (tmp_path / "damaged.npz").write_bytes(damaged)
     np.savez(tmp_path / "other.npz", format=np.array("ssd34-calibration-0"))
     np.savez(tmp_path / "pickle.npz", format=np.array([{}], object))
-    for name in ("half", "text", "other", "pickle"):
+    for name in ("half", "text", "damaged", "other", "pickle"):
         with pytest.raises(ModelError, match=f"{name}.npz: not a calibration of ssd34"):
             Statistics.load(tmp_path / f"{name}.npz")
 

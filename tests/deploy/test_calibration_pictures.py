@@ -57,3 +57,30 @@ def test_too_few_pictures_are_refused(dataset, tmp_path):
         split(few, pictures=1)
     with pytest.raises(ImageError):
         from_folder(str(tmp_path), pictures=1)
+
+
+def pictures_in(folder, *, shade):
+    folder.mkdir(parents=True)
+    for i in range(3):
+        Image.fromarray(np.full((9, 8, 3), shade + i, np.uint8)).save(folder / f"{i}.png")
+    return from_folder(str(folder), pictures=3)
+
+
+def test_other_pictures_of_the_same_names_have_another_fingerprint(tmp_path):
+    a, same, other = (
+        pictures_in(tmp_path / name / "pictures", shade=shade)
+        for name, shade in (("a", 10), ("same", 10), ("other", 11))
+    )
+    assert a.name == other.name
+    assert len(a) == len(other)
+    assert a.fingerprint() == same.fingerprint() != other.fingerprint()
+
+
+def test_pictures_that_are_also_measured_are_counted(dataset, shapes, tmp_path):
+    calibrating, measured = split(dataset, pictures=4)
+    assert calibrating.shared_with(measured) == 0
+    assert calibrating.shared_with(dataset) == 4
+    assert from_folder(str(shapes / "images"), pictures=20).shared_with(dataset) == 12
+    name = dataset.samples[0].file_name
+    Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(tmp_path / name)
+    assert from_folder(str(tmp_path), pictures=1).shared_with(dataset) == 0

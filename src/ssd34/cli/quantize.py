@@ -189,11 +189,18 @@ def _run(
     log = TrialLog(
         output / "trials.jsonl", subject=subject, criterion=settings.criterion, resume=resume
     )
+    shared = subject["calibration_pictures_measured"]
+    if shared:
+        warn(
+            f"{shared} of the {len(calibrating)} calibration pictures are also measured on; the "
+            "int8 files may look better than they are"
+        )
     with _bars() as (bar, watcher):
         statistics = calibrated(
             network,
             calibrating,
             output / "calibration.npz",
+            source=subject["calibration_sha256"],
             reuse=resume,
             threads=threads,
             progress=lambda done: bar("calibrating", done, len(calibrating)),
@@ -216,7 +223,7 @@ def _run(
                 settings,
                 trained=bool(network.trained),
                 log=log,
-                finished=lambda trial: errors.print(_line(trial)),
+                finished=lambda trial: errors.print(_line(trial), markup=False, soft_wrap=True),
             )
             published = written_files(
                 bench, outcomes, output, stem=stem, subject=subject, settings=settings
@@ -249,6 +256,7 @@ def _bars() -> Iterator[tuple[Any, Watcher]]:
                 evaluating=lambda done, total: move("measuring AP", done, total),
                 timing=lambda done, total: move("timing", done, total),
                 ranking=lambda done, total: move("ranking layers", done, total),
+                unreadable=lambda problem: warn(f"counts as missed: {problem}"),
             ),
         )
 

@@ -8,6 +8,7 @@ the number of pictures.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from ssd34.deploy.network import IMAGE, Layer, Network, float_layer
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.threads import thread_budget
 
-FORMAT = "ssd34-calibration-1"
+FORMAT = "ssd34-calibration-2"
 CANDIDATE = 0.01
 """A fifth of the usual score threshold, so that quantization cannot lift others above it."""
 _HISTOGRAMS = ("histograms", "peaks", "candidates")
@@ -40,6 +41,7 @@ class Statistics:
     Attributes:
         network: `Network.fingerprint` of the network.
         pictures: how many.
+        source: which ones, in the words of who calibrated; may be empty.
         histograms: of each value: the picture and each layer's output.
         peaks: of each confidence head: the largest logit of every default box.
         candidates: of each location head: the offsets of the default boxes that may become a
@@ -50,6 +52,7 @@ class Statistics:
 
     network: str
     pictures: int
+    source: str
     histograms: Mapping[str, Histogram]
     peaks: Mapping[str, Histogram]
     candidates: Mapping[str, Histogram]
@@ -61,6 +64,7 @@ class Statistics:
             "format": np.array(FORMAT),
             "network": np.array(self.network),
             "pictures": np.array(self.pictures),
+            "source": np.array(self.source),
         }
         for kind in _HISTOGRAMS:
             found: Mapping[str, Histogram] = getattr(self, kind)
@@ -92,8 +96,11 @@ class Statistics:
                     if key.startswith("mean/")
                 }
                 network, pictures = str(file["network"]), int(file["pictures"])
-                return cls(network, pictures, **kinds, window_means=means)
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+                source = str(file["source"])
+                return cls(network, pictures, source, **kinds, window_means=means)
+        except (
+            ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error,
+        ) as error:  # fmt: skip
             reason = " ".join(str(error).split())[:120]
             raise ModelError(
                 f"{path}: not a calibration of ssd34, or broken ({reason}); calibrate anew"
@@ -124,6 +131,7 @@ def calibrate(
     network: Network,
     pictures: Iterable[NDArray[np.uint8]],
     *,
+    source: str = "",
     threads: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Statistics:
@@ -132,6 +140,7 @@ def calibrate(
     Args:
         network: in float.
         pictures: each (H, W, 3) uint8 RGB, of any size; read one at a time.
+        source: which ones, to tell the statistics of several sets apart.
         threads: None: what this process may use.
         progress: called with the number of pictures done.
 
@@ -175,7 +184,7 @@ def calibrate(
             "calibration needs at least one picture, got none; a few hundred are good"
         )
     means = {name: total / count for name, total in sums.items()}
-    return Statistics(network.fingerprint, count, histograms, peaks, candidates, means)
+    return Statistics(network.fingerprint, count, source, histograms, peaks, candidates, means)
 
 
 def _empty(names: Iterable[str]) -> dict[str, Histogram]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,26 @@ class CalibrationPictures:
                 problem(Problem(file_name, str(error).removeprefix(f"{file_name}: ")))
                 continue
             yield picture
+
+    def fingerprint(self) -> str:
+        """SHA-256, hexadecimal, of the pictures that can be read, in order."""
+        digest = hashlib.sha256(b"ssd34-calibration-pictures-1")
+        for picture in self.read():
+            digest.update(repr(picture.shape).encode())
+            digest.update(np.ascontiguousarray(picture).data)
+        return digest.hexdigest()
+
+    def shared_with(self, dataset: Dataset) -> int:
+        """How many are also in a data set: of the same file name and the same content."""
+        samples = {Path(sample.file_name).name: sample for sample in dataset.samples}
+        count = 0
+        for file_name, read in self.readers:
+            if sample := samples.get(Path(file_name).name):
+                try:
+                    count += np.array_equal(read(), dataset.read(sample))
+                except ImageError:  # neither calibrates nor is found anything in
+                    continue
+        return count
 
 
 def from_dataset(dataset: Dataset, *, pictures: int) -> CalibrationPictures:

@@ -26,6 +26,7 @@ from ssd34.deploy.read_network import network_of, read_network
 from ssd34.deploy.search import Outcome, Search
 from ssd34.deploy.trials import TrialLog
 from ssd34.errors import ModelError
+from ssd34.runtime.cpu import this_cpu
 from ssd34.runtime.detector import model_path
 from ssd34.runtime.threads import thread_budget
 from ssd34.version import __version__
@@ -53,17 +54,22 @@ def subject_of(
     threads: int | None,
 ) -> dict[str, Any]:
     """What trials must have in common to be compared."""
+    cpu = this_cpu()
     return {
         "network": network.fingerprint,
         "data": measured.name,
         "data_sha256": fingerprint(measured),
         "pictures": len(measured),
         "calibration": calibrating.name,
+        "calibration_sha256": calibrating.fingerprint(),
         "calibration_pictures": len(calibrating),
+        "calibration_pictures_measured": calibrating.shared_with(measured),
         "image_input": settings.quantization.image_input,
         "policy": policy,
         "rounds": settings.rounds,
         "threads": threads or thread_budget(),
+        "cpu": cpu.model,
+        "cpu_features": sorted(name for name, has in (cpu.features or {}).items() if has),
         "onnxruntime": onnxruntime.__version__,
         "ssd34": __version__,
     }
@@ -74,20 +80,35 @@ def calibrated(
     pictures: CalibrationPictures,
     path: Path,
     *,
+    source: str,
     reuse: bool,
     threads: int | None,
     progress: Callable[[int], None],
     problem: Callable[[Problem], None],
 ) -> Statistics:
-    """The statistics in a file, where it may be reused and fits, or new ones, written there."""
+    """The statistics in a file, where it may be reused and fits, or new ones, written there.
+
+    Args:
+        network: in float.
+        pictures: to calibrate with.
+        path: the file.
+        source: `CalibrationPictures.fingerprint`; statistics of other pictures do not fit.
+        reuse: whether the file may serve.
+        threads: None: what this process may use.
+        progress: called with the number of pictures done.
+        problem: called for each unreadable picture.
+    """
     if reuse and path.exists():
         try:
             statistics = Statistics.load(path)
             statistics.check_network(network)
-            return statistics
-        except ModelError:  # cut off, or of an older version
-            path.unlink()
-    statistics = calibrate(network, pictures.read(problem), threads=threads, progress=progress)
+            if statistics.source == source:
+                return statistics
+        except ModelError:  # broken, of an older version, or of another network
+            pass
+    statistics = calibrate(
+        network, pictures.read(problem), source=source, threads=threads, progress=progress
+    )
     statistics.save(path)
     return statistics
 
