@@ -87,18 +87,28 @@ def test_trials_of_something_else_are_refused(path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}\n", "not json\n", '{"format": "x", "subject": {}}\n', "[]\n"]
+    "data", [b"", b"{}\n", b"not json\n", b'{"format": "x", "subject": {}}\n', b"[]\n", b"\xff\n"]
 )
-def test_another_file_is_refused(path, text):
-    path.write_text(text)
+def test_another_file_is_refused(path, data):
+    path.write_bytes(data)
     with pytest.raises(OptionError, match="no list of trials"):
         log(path, resume=True)
-    assert path.read_text() == text
+    assert path.read_bytes() == data
 
 
-@pytest.mark.usefixtures("two")
-def test_a_broken_line_is_refused(path):
+def test_a_search_that_failed_before_its_first_trial_leaves_nothing(path):
+    log(path)
+    assert not path.exists()
+    log(path, subject={**SUBJECT, "pictures": "others"}).add(trial(1))
+    assert log(path, resume=True, subject={**SUBJECT, "pictures": "others"}).earlier == (trial(1),)
+
+
+@pytest.mark.parametrize(
+    "change", [{"number": 3, "options": {}}, {"ap": "high"}, {"speedup": 3}, {"options": {"x": 1}}]
+)
+def test_a_broken_line_is_refused(path, two, change):
+    row = change if "number" in change else {**two[0].to_dict(), **change}
     with path.open("a") as file:
-        file.write('{"number": 3}\n')
+        file.write(json.dumps(row) + "\n")
     with pytest.raises(OptionError, match="not a trial"):
         log(path, resume=True)

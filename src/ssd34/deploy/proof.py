@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.postprocess import Policy
-from ssd34.data.dataset import Dataset
+from ssd34.data.dataset import Dataset, Problem
 from ssd34.deploy.calibrate import Statistics
 from ssd34.deploy.gate import Measured
 from ssd34.deploy.graph import save_model
@@ -28,6 +28,8 @@ from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session
 
 SENSITIVITY_PICTURES = 8
+WARM_UP = 3
+"""Rounds before those that are timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,7 @@ class Watcher:
     evaluating: Callable[[int, int], None] = lambda _done, _total: None
     timing: Callable[[int, int], None] = lambda _done, _total: None
     ranking: Callable[[int, int], None] = lambda _done, _total: None
+    unreadable: Callable[[Problem], None] = lambda _problem: None
 
 
 class Bench:
@@ -135,7 +138,8 @@ class Bench:
                 "int8": lambda: detector.run(tensors["int8"]),
             },
             rounds=self._rounds,
-            progress=lambda done: self._watcher.timing(done, self._rounds),
+            warm_up=WARM_UP,
+            progress=lambda done: self._watcher.timing(done, WARM_UP + self._rounds),
         )
         return Measured(
             ap=ap,
@@ -155,7 +159,7 @@ class Bench:
                 break
             try:
                 pictures.append(self._pictures.read(sample))
-            except ImageError:  # the evaluation reports it
+            except ImageError:  # the evaluation of the float file reports it
                 continue
         total = sum(layer.conv is not None for layer in self._network.layers)
         return layer_costs(
@@ -171,7 +175,7 @@ class Bench:
     @cached_property
     def float_ap(self) -> float:
         """AP of the float file."""
-        ap = self._ap(self._float)
+        ap = self._ap(self._float, unreadable=self._watcher.unreadable)
         if ap == 0:
             raise DatasetError(
                 f"{self._pictures.name}: the float network reaches AP 0 on these pictures, so no "
@@ -197,11 +201,14 @@ class Bench:
     def _detector(self, path: Path) -> Detector:
         return Detector(Session(path, threads=self._threads), policy=self._file_options.policy)
 
-    def _ap(self, detector: Detector) -> float:
+    def _ap(
+        self, detector: Detector, *, unreadable: Callable[[Problem], None] = lambda _: None
+    ) -> float:
         total = len(self._pictures)
         metrics, _ = evaluate_detector(
             detector,
             self._pictures,
             progress=lambda done: self._watcher.evaluating(done, total),
+            problem=unreadable,
         )
         return metrics.ap

@@ -39,29 +39,28 @@ class TrialLog:
         self.path = path
         self._header = json.dumps({"format": FORMAT, "subject": dict(subject)}, sort_keys=True)
         self.earlier: tuple[Trial, ...] = ()
-        if not path.exists():
-            write_text(path, self._header + "\n")
+        if not path.exists():  # it is written with the first trial
             return
         if not resume:
             raise OptionError(
                 f"{path}: holds trials of an earlier search; give --resume to go on with them, "
                 "or another --output"
             )
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
         self._check_header(lines[0], subject)
         rows = [line for line in lines[1:] if line]
         if lines[-1]:  # cut off while it was written: the trial is measured again
             rows.pop()
         try:
             found = [Trial.from_dict(json.loads(row)) for row in rows]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self.earlier = tuple(
+                judged(_measured(trial), trial.options, number=number, criterion=criterion)
+                for number, trial in enumerate(found, start=1)
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
             raise OptionError(
                 f"{path}: a line is not a trial ({error}); give another --output"
             ) from None
-        self.earlier = tuple(
-            judged(_measured(trial), trial.options, number=number, criterion=criterion)
-            for number, trial in enumerate(found, start=1)
-        )
         self._rewrite()
 
     def _check_header(self, line: str, subject: Mapping[str, Any]) -> None:
@@ -88,6 +87,8 @@ class TrialLog:
 
     def add(self, trial: Trial) -> None:
         """Append a trial."""
+        if not self.path.exists():
+            self._rewrite()
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(trial.to_dict()) + "\n")
 
