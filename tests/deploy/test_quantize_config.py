@@ -128,6 +128,25 @@ def test_what_is_wrong_is_named(file, text, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_hostile_file_is_refused_in_one_short_line(file):
+    """Aliases of aliases, which are small in memory and huge in print; and deep nesting."""
+    laughs = "a0: &a0 [x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)
+    )
+    for text in (
+        laughs + "rounds: *a29",
+        f"rounds: *a\n{laughs}",
+        "[" * 50_000,
+        "rounds: 2001-99-99",
+    ):
+        with pytest.raises(OptionError) as error:
+            read_config(file(text))
+        assert len(str(error.value)) < 500
+    with pytest.raises(OptionError) as error:
+        read_config(file("rounds: " + "[9, 9, 9, 9, 9, " * 90 + "]" * 90))
+    assert len(str(error.value)) < 500
+
+
 def test_the_documented_file_can_be_read(file):
     page = (ROOT / "docs" / "quantization.md").read_text()
     (text,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 from ssd34.deploy.gate import Criterion
@@ -141,7 +142,9 @@ _SECTIONS = {
 
 def _built(kind: type[Any], values: object, *, where: str) -> Any:
     if not isinstance(values, Mapping):
-        raise OptionError(f"{where or 'the file'}: expected settings by name, got {values!r}")
+        raise OptionError(
+            f"{where or 'the file'}: expected settings by name, got {shortened(values)}"
+        )
     fields = {f.name: f for f in dataclasses.fields(kind)}
     made: dict[str, Any] = {}
     for name, value in values.items():
@@ -177,7 +180,7 @@ def _typed(value: object, kind: str, label: str) -> Any:
             return tuple(value)
     expected = {"tuple[str, ...]": "a list of names", "str": "a text", "int": "a whole number",
                 "float": "a number", "bool": "true or false"}[kinds[0]]  # fmt: skip
-    raise OptionError(f"{label}: expected {expected}, got {value!r}")
+    raise OptionError(f"{label}: expected {expected}, got {shortened(value)}")
 
 
 def read_config(path: Path) -> QuantizeConfig:
@@ -194,7 +197,9 @@ def read_config(path: Path) -> QuantizeConfig:
         raise OptionError(f"{path}: too large for a file of settings")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise OptionError(f"{path}: its values are nested too deeply for settings") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, an impossible date
         reason = " ".join(str(error).split())[:160]
         raise OptionError(f"{path}: not YAML ({reason})") from None
     try:

@@ -141,7 +141,7 @@ class Search:
 
         def with_float(count: int) -> Trial:
             return attempt(
-                options.replace(float_nodes=(*options.float_nodes, *sorted(ranked[:count])))
+                options.replace(float_nodes=tuple(sorted({*options.float_nodes, *ranked[:count]})))
             )
 
         too_few, count = 0, 1
@@ -149,7 +149,7 @@ class Search:
             count = min(count, len(ranked))
             trial = with_float(count) if count > too_few else None
             if trial is None:
-                return "not accurate enough with every layer in float"
+                return "not accurate enough with every convolution in float"
             if trial.accurate:
                 break
             if not trial.fast:

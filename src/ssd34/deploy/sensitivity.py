@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ssd34.deploy.calibrate import Statistics
 from ssd34.deploy.graph import save_model
-from ssd34.deploy.network import IMAGE, Network
+from ssd34.deploy.network import ADD, IMAGE, Network
 from ssd34.deploy.quantize import QuantizeOptions, quantized_model
 from ssd34.runtime.session import Session
 
@@ -94,7 +94,7 @@ def multiplications(network: Network) -> dict[str, int]:
     counts: dict[str, int] = {}
     for layer in network.layers:
         side = sides[layer.inputs[0]]
-        if layer.kind != "add":
+        if layer.kind != ADD:
             side = (side + 2 * layer.padding - layer.kernel) // layer.stride + 1
         sides[layer.name] = side
         if layer.conv is not None:

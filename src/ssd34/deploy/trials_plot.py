@@ -47,7 +47,11 @@ def plot_trials(trials: Sequence[Trial], path: Path, *, criterion: Criterion, ti
     axes.set_xlim(left=0)
     axes.set_xlabel("milliseconds a picture, median")
     axes.set_ylabel("AP")
-    axes.set_title(f"{title}\nfilled: accepted; dashed: the gate; line: Pareto front", fontsize=10)
+    axes.set_title(
+        f"{title}\nfilled: accepted; dashed: the gate; line: Pareto front",
+        fontsize=10,
+        parse_math=False,  # a file may be called $
+    )
     axes.grid(alpha=0.3)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
