@@ -74,6 +74,20 @@ def test_an_interrupted_run_goes_on_rounding(shapes, init, tmp_path):
     assert first < a.state["step"] == b.state["step"]
     for key, value in a.weights.items():
         np.testing.assert_array_equal(value, b.weights[key], err_msg=key)
+    refused = train(shapes, init, parts, "--resume", "--trunk-statistics", "batch")
+    assert "--qat needs trunk_statistics=frozen, got batch" in str(refused.exception)
+
+
+def test_a_run_without_rounding_does_not_go_on_with_it(shapes, init, tmp_path):
+    assert train(shapes, init, tmp_path / "plain", "--set", "target_map=0").exit_code == 0
+    before = (tmp_path / "plain" / "last.safetensors").read_bytes()
+    refused = run(
+        "train", "--data", shapes, "--val", shapes, "--output", tmp_path / "plain", "--resume",
+        "--qat",
+    )  # fmt: skip
+    assert isinstance(refused.exception, Ssd34Error)
+    assert "began without it" in str(refused.exception)
+    assert (tmp_path / "plain" / "last.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize(

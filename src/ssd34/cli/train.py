@@ -15,7 +15,13 @@ import click
 from ssd34.cli.console import errors, warn
 from ssd34.cli.train_page import write_page
 from ssd34.cli.train_preview import show_preview
-from ssd34.cli.train_qat import calibrated_network, check_plan, resumed_network, settings_of_qat
+from ssd34.cli.train_qat import (
+    calibrated_network,
+    check_options,
+    check_resumed,
+    resumed_network,
+    settings_of_qat,
+)
 from ssd34.cli.train_screen import Screen, StopOnSignal
 from ssd34.cli.train_setup import (
     classes,
@@ -183,6 +189,7 @@ def train(
     start = start_from(None if begun else given.get("init", recipe.settings["init"]))
     if begun:
         options = _options_to_go_on(begun, given, recipe if recipe_name else None)
+        check_resumed(begun.state["notes"], options, qat=qat)
     else:
         plan = resolved(
             recipe,
@@ -193,7 +200,7 @@ def train(
         )
         options = plan.options
         if qat:
-            check_plan(plan)
+            check_options(options)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(threads or max(1, thread_budget() // here))
     torch.manual_seed(options.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ssd34.cli.console import progress_bar, warn
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
     from ssd34.network.fake_quantized import FakeQuantizedSSD
     from ssd34.network.ssd import SSD
     from ssd34.train.loader import TrainingSet
-    from ssd34.train.recipe import Plan
+    from ssd34.train.options import TrainOptions
     from ssd34.train.start import Start
 
 CALIBRATION_PICTURES = 200
 RANGES = "mse"
 """The way of finding ranges whose steps the weights then adapt to."""
 
-FROZEN = ("trunk_statistics", "head_statistics")
+NEEDED = {"trunk_statistics": "frozen", "head_statistics": "frozen", "precision": "fp32"}
 
 
 def settings_of_qat(given: dict[str, Any], start: Start) -> dict[str, Any]:
@@ -39,21 +40,42 @@ def settings_of_qat(given: dict[str, Any], start: Start) -> dict[str, Any]:
             "--qat adapts a trained detector to its rounding; give one with --init, such as the "
             "best.safetensors of a run"
         )
-    needed = {**dict.fromkeys(FROZEN, "frozen"), "precision": "fp32"}
-    for key, value in needed.items():
+    for key, value in NEEDED.items():
         if given.get(key, "auto") not in ("auto", value):
             raise OptionError(f"--qat needs {key}={value}, got {given[key]}; leave it out")
-    return {**given, **needed}
+    return {**given, **NEEDED}
 
 
-def check_plan(plan: Plan) -> None:
+def check_options(options: TrainOptions) -> None:
     """
     Raises:
-        OptionError: the network is not the one whose rounding is known.
+        OptionError: the network would not be the one whose rounding is known.
     """
-    if plan.settings["small_size"]:
+    if options.small_size:
         raise OptionError(
             "--qat: the ranges are those of the full input size; leave --small-size out"
+        )
+    for key, value in NEEDED.items():
+        if (got := getattr(options, key)) != value:
+            raise OptionError(f"--qat needs {key}={value}, got {got}; leave it out")
+
+
+def check_resumed(notes: dict[str, Any], options: TrainOptions, *, qat: bool) -> None:
+    """
+    Args:
+        notes: of the run that goes on.
+        options: with which it does.
+        qat: whether rounding was asked for.
+
+    Raises:
+        OptionError: it was and the run does not round, or the run does and the options do not fit.
+    """
+    if NOTE_INT8_STEPS in notes:
+        check_options(options)
+    elif qat:
+        raise OptionError(
+            "--qat: the run in --output began without it; leave it out, or begin another run with "
+            "--init from this one's best.safetensors"
         )
 
 
@@ -79,7 +101,7 @@ def calibrated_network(
         task = bar.add_task("calibrating", total=wanted)
         statistics = calibrate(
             layers,
-            _pictures(sources, wanted),
+            islice(_pictures(sources, wanted), wanted),
             progress=lambda done: bar.update(task, completed=done),
         )
     values = value_steps(layers, statistics, ranges=RANGES)
