@@ -109,6 +109,20 @@ def test_nothing_acceptable_publishes_nothing(run, tiny_model, tmp_path):
     assert json.loads((out / "quantize.json").read_text())["forms"]["12-int8"]["best_trial"] == 1
 
 
+def test_a_file_that_does_not_pass_any_more_is_withdrawn(run, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    once = ("--ranges", "minmax", "--max-trials", "1", "--max-drop", "0.9")
+    assert run(tiny_model, *once, "--min-speedup", "0.001").exit_code == 0
+    published = [out / "tiny-12-int8.onnx", out / "tiny-12-int8.json"]
+    assert all(path.exists() for path in published)
+    foreign = out / "tiny-12-qdq.onnx"
+    foreign.write_bytes(b"somebody's")
+    again = run(tiny_model, *once, "--min-speedup", "99", "--format", "both", "--resume")
+    assert again.exit_code == 4
+    assert not any(path.exists() for path in published)
+    assert foreign.exists()
+
+
 def test_layers_go_back_to_float_until_the_gate_is_passed(run, tiny_model, tmp_path):
     """With no loss allowed the search has to leave int8 step by step."""
     result = run(
@@ -188,6 +202,7 @@ def test_settings_come_from_a_file_too(run, tiny_model, tmp_path):
     ("arguments", "message"),
     [
         (("--ranges", "exact"), "unknown ranges 'exact'"),
+        (("--ranges", "trained"), "train it with: ssd34 train --qat"),
         (("--max-drop", "-1"), "max-drop"),
         (("--float-node", "trunk.conv9"), "trunk.conv9"),
         (("--calibration", "nowhere"), "nowhere"),

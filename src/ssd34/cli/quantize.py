@@ -118,7 +118,7 @@ def quantize(
     time in turns. If no way of finding ranges is accurate enough, the layers that lose most per
     millisecond go back to float, the fewest that do.
 
-    Exit code 4: nothing passed the gate, and no file was written.
+    Exit code 4: nothing passed the gate, and no int8 file was written.
     """
     require("onnx", extra="quantize", why="quantization")
     require("hotcoco", extra="quantize", why="the measurement of AP")
@@ -161,6 +161,7 @@ def _run(
     """Everything; returns whether a file was accepted."""
     from ssd34.data.formats import open_dataset
     from ssd34.deploy.calibration_pictures import from_path, split
+    from ssd34.deploy.int8_plan import check_ranges
     from ssd34.deploy.proof import Bench, FileOptions
     from ssd34.deploy.quantize_run import (
         calibrated,
@@ -170,11 +171,14 @@ def _run(
         written_files,
     )
     from ssd34.deploy.trials import TrialLog
+    from ssd34.evaluate.coco_metrics import categories_of
 
     stem, network = network_from(model)
     network.check_names(settings.quantization.float_nodes)
+    check_ranges(network, settings.quantization.ranges)
     dataset = open_dataset(data)
     warn_of_problems(dataset)
+    categories_of(network.labels, dataset)  # no class in common: better said before the work
     wanted = settings.calibration.pictures
     own = settings.calibration.data
     if own is None:

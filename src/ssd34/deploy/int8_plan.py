@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,11 +116,7 @@ def value_steps(
         OptionError: the ranges are to be those of training, and it had none.
     """
     if ranges == TRAINED:
-        if not network.trained:
-            raise OptionError(
-                f"ranges {TRAINED!r}: the checkpoint does not come from quantization-aware "
-                "training; train it with: ssd34 train --qat"
-            )
+        check_ranges(network, [ranges])
         return dict(network.trained)
     heads = head_ranges(network, statistics)
     values = {
@@ -133,6 +129,18 @@ def value_steps(
         if layer.kind == MAXPOOL:  # picks values, so it keeps their steps
             values[layer.name] = values[layer.inputs[0]]
     return values
+
+
+def check_ranges(network: Network, ranges: Collection[str]) -> None:
+    """
+    Raises:
+        OptionError: the ranges are to be those of training, and it had none.
+    """
+    if TRAINED in ranges and not network.trained:
+        raise OptionError(
+            f"ranges {TRAINED!r}: the network does not come from quantization-aware training, or "
+            "not from its checkpoint; train it with: ssd34 train --qat"
+        )
 
 
 def head_ranges(network: Network, statistics: Statistics) -> dict[str, Range]:

@@ -175,15 +175,18 @@ def written_files(
 ) -> dict[str, Path]:
     """Write each accepted file, its proof beside it, and ``quantize.json`` over all.
 
+    A file of an earlier sitting that does not pass any more is removed with its proof.
+
     Returns:
         The int8 files by form.
     """
     published: dict[str, Path] = {}
     common = {"subject": dict(subject), "criterion": dataclasses.asdict(settings.criterion)}
     for form, outcome in outcomes.items():
-        if outcome.accepted is None:
-            continue
         path = output / f"{stem}-{form}.onnx"
+        if outcome.accepted is None:
+            _withdraw(path)
+            continue
         bench.write(outcome.accepted.options, path)
         proof = {"model_sha256": sha256_of(path), **common, "trial": outcome.accepted.to_dict()}
         write_text(path.with_suffix(".json"), json.dumps(proof, indent=1) + "\n")
@@ -203,3 +206,16 @@ def written_files(
     }
     write_text(output / "quantize.json", json.dumps(summary, indent=1) + "\n")
     return published
+
+
+def _withdraw(path: Path) -> None:
+    """Remove an int8 file and its proof, if it is the one that the proof is about."""
+    proof = path.with_suffix(".json")
+    try:
+        known = json.loads(proof.read_text(encoding="utf-8"))["model_sha256"]
+        ours = known == sha256_of(path)
+    except (OSError, ValueError, KeyError, TypeError):  # not both there, or another's
+        return
+    if ours:
+        path.unlink()
+        proof.unlink()
