@@ -49,7 +49,7 @@ def data(shapes, tiny_model, tmp_path_factory):
 
 @pytest.fixture
 def run(data, tmp_path):
-    def quantize(model, *arguments, output="out"):
+    def quantize(model, *arguments, output="out", data=data):
         result = CliRunner().invoke(
             commands,
             [
@@ -229,6 +229,28 @@ def test_a_network_that_finds_nothing_cannot_lose_anything(tiny_model, shapes, t
         ["quantize", str(tiny_model), "--data", str(folder), "--output", str(tmp_path / "out")],
     )
     assert "AP 0" in str(result.exception)
+
+
+def test_a_picture_that_cannot_be_read_is_named_once(run, tiny_model, data, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(data, folder)
+    measured = open_dataset(str(folder)).samples[1].file_name
+    (folder / "images" / measured).write_bytes(b"no picture")
+    result = run(tiny_model, "--ranges", "minmax", *EASY, data=folder)
+    assert result.exit_code == 0
+    assert result.output.count(f"counts as missed: {measured}") == 1
+
+
+def test_data_of_other_classes_is_refused_before_the_work(run, tiny_model, data, tmp_path):
+    folder = tmp_path / "others"
+    shutil.copytree(data, folder)
+    values = json.loads((folder / "instances.json").read_text())
+    for category in values["categories"]:
+        category["name"] = f"no {category['name']}"
+    (folder / "instances.json").write_text(json.dumps(values))
+    result = run(tiny_model, data=folder)
+    assert "no class in common" in str(result.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_int8_file_is_not_quantized_again(run, tiny_model, tmp_path):
