@@ -23,6 +23,7 @@ class World:
         self.saved = saved
         self.extra = extra or {}
         self.asked = []
+        self.rankings = 0
 
     def measure(self, options):
         self.asked.append(options)
@@ -41,6 +42,7 @@ class World:
         )
 
     def ranked(self, _):
+        self.rankings += 1
         return sorted(LAYERS, key=lambda n: -self.costs[n])
 
     def search(self, criterion=None, budget=None, **more):
@@ -127,6 +129,17 @@ def test_the_number_of_trials_is_bounded():
     assert len(outcome.trials) == len(world.asked) == 4
     assert "max-trials" in outcome.reason
     assert outcome.best is min(outcome.trials, key=lambda t: t.drop)
+
+
+def test_layers_are_not_ranked_where_no_trial_can_follow():
+    world = World([0.01] + [0] * 11)
+    outcome = world.search(budget=Budget(max_trials=3)).run(candidates())
+    assert world.rankings == 0
+    assert "max-trials" in outcome.reason
+    full = world.search(budget=Budget(max_trials=4)).run(candidates())
+    assert full.accepted
+    again = world.search(budget=Budget(max_trials=4), earlier=full.trials).run(candidates())
+    assert again == full
 
 
 def test_no_trial_starts_after_the_timeout():

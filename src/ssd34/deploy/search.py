@@ -23,7 +23,8 @@ class Budget:
 
     Attributes:
         max_trials: most trials, those of earlier sittings included.
-        timeout: seconds of this sitting; no trial starts afterwards. None: no limit.
+        timeout: seconds of this sitting, without its calibration; no trial starts afterwards.
+            None: no limit.
         exit: ``"first"``: the first accepted trial ends the search; ``"best"``: all ways of
             finding ranges are tried, and the most accurate accepted one is taken.
     """
@@ -137,12 +138,13 @@ class Search:
         that was not.
         """
         options = start.options
-        ranked = [n for n in self.ranked_nodes(start) if n not in options.float_nodes]
+        in_float = set(options.float_nodes)
+        if not any(in_float < set(known.float_nodes) for known in self._known):
+            self._check_budget()  # to rank takes long, and no trial could follow
+        ranked = [n for n in self.ranked_nodes(start) if n not in in_float]
 
         def with_float(count: int) -> Trial:
-            return attempt(
-                options.replace(float_nodes=tuple(sorted({*options.float_nodes, *ranked[:count]})))
-            )
+            return attempt(options.replace(float_nodes=tuple(sorted({*in_float, *ranked[:count]}))))
 
         too_few, count = 0, 1
         while True:
@@ -169,13 +171,16 @@ class Search:
     def _trial(self, options: QuantizeOptions) -> Trial:
         if options in self._known:
             return self._known[options]
-        if len(self._known) >= self.budget.max_trials:
-            raise _SpentError(f"the {self.budget.max_trials} trials are used up (--max-trials)")
-        spent = self.clock() - self._started
-        if self.budget.timeout is not None and spent >= self.budget.timeout:
-            raise _SpentError(f"the {self.budget.timeout:g} seconds are used up (--timeout)")
+        self._check_budget()
         number = len(self._known) + 1
         trial = judged(self.measure(options), options, number=number, criterion=self.criterion)
         self._known[options] = trial
         self.finished(trial)
         return trial
+
+    def _check_budget(self) -> None:
+        if len(self._known) >= self.budget.max_trials:
+            raise _SpentError(f"the {self.budget.max_trials} trials are used up (--max-trials)")
+        spent = self.clock() - self._started
+        if self.budget.timeout is not None and spent >= self.budget.timeout:
+            raise _SpentError(f"the {self.budget.timeout:g} seconds are used up (--timeout)")
