@@ -231,14 +231,18 @@ def test_a_network_that_finds_nothing_cannot_lose_anything(tiny_model, shapes, t
     assert "AP 0" in str(result.exception)
 
 
-def test_a_picture_that_cannot_be_read_is_named_once(run, tiny_model, data, tmp_path):
+def test_pictures_that_cannot_be_read_are_named_and_not_counted(run, tiny_model, data, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(data, folder)
-    measured = open_dataset(str(folder)).samples[1].file_name
-    (folder / "images" / measured).write_bytes(b"no picture")
+    calibrating, measured = (s.file_name for s in open_dataset(str(folder)).samples[:2])
+    for name in (calibrating, measured):
+        (folder / "images" / name).write_bytes(b"no picture")
     result = run(tiny_model, "--ranges", "minmax", *EASY, data=folder)
     assert result.exit_code == 0
     assert result.output.count(f"counts as missed: {measured}") == 1
+    assert result.output.count(f"left out {calibrating}") == 1
+    proof = json.loads((tmp_path / "out" / "tiny-12-int8.json").read_text())
+    assert proof["subject"]["calibration_pictures"] == 3
 
 
 def test_data_of_other_classes_is_refused_before_the_work(run, tiny_model, data, tmp_path):

@@ -229,8 +229,10 @@ def _run(
                 log=log,
                 finished=lambda trial: errors.print(_line(trial), markup=False, soft_wrap=True),
             )
+            # Unreadable pictures were planned with, but did not calibrate.
+            proven = {**subject, "calibration_pictures": statistics.pictures}
             published = written_files(
-                bench, outcomes, output, stem=stem, subject=subject, settings=settings
+                bench, outcomes, output, stem=stem, subject=proven, settings=settings
             )
     _print(outcomes, published)
     trials = list(dict.fromkeys(t for outcome in outcomes.values() for t in outcome.trials))
