@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ssd34.errors import OptionError
-from ssd34.runtime.arrivals import PRECISION, highest_rate, latencies_at, p99
+from ssd34.runtime.arrivals import IDLE, PRECISION, highest_rate, latencies_at, p99
 
 
 class Machine:
@@ -81,8 +81,12 @@ def test_bisection_finds_where_p99_reaches_the_bound():
 
 
 def test_no_rate_is_slow_enough():
-    rate, measured = highest_rate(lambda _: 1000, bound=37, capacity=10, trials=7)
-    assert rate == 0 and len(measured) == 7
+    rate, measured = highest_rate(lambda _: 1000, bound=37, capacity=10)
+    assert rate == 0 and min(measured)[0] == 10 * IDLE
+
+
+def test_the_search_ends_after_so_many_trials():
+    assert len(highest_rate(lambda _: 1000, bound=37, capacity=10, trials=3)[1]) == 3
 
 
 def test_every_rate_is_slow_enough():

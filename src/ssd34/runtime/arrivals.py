@@ -12,6 +12,9 @@ from ssd34.errors import OptionError
 PRECISION = 0.05
 """The search for the highest rate ends when it is known to within this share."""
 
+IDLE = 1 / 32
+"""At this share of the capacity pictures hardly meet: lower rates take hours to say the same."""
+
 
 def latencies_at(
     rate: float,
@@ -64,13 +67,14 @@ def highest_rate(
         trials: most rates that are measured.
 
     Returns:
-        The rate, 0 if none was slow enough, and every rate measured with its p99.
+        The rate, 0 if none down to `IDLE` of the capacity was slow enough, and every rate
+        measured with its p99.
     """
     if not (bound > 0 and capacity > 0):
         raise OptionError(f"expected a bound and a capacity above 0, got {bound} and {capacity}")
     low, high = 0.0, capacity
     measured: list[tuple[float, float]] = []
-    while len(measured) < trials and high - low > PRECISION * high:
+    while len(measured) < trials and high - low > PRECISION * high and high > IDLE * capacity:
         rate = (low + high) / 2
         p99 = p99_at(rate)
         measured.append((rate, p99))

@@ -176,9 +176,10 @@ def published(name: str) -> PublishedModel:
     """The published model of that name.
 
     Raises:
-        ModelError: there is none; the message names close ones.
+        ModelError: there is none; the message names close ones, else all.
     """
     if name not in PUBLISHED:
-        close = difflib.get_close_matches(name, PUBLISHED, n=3) or PUBLISHED
-        raise ModelError(f"{name}: no such published model; did you mean {', '.join(close)}?")
+        close = difflib.get_close_matches(name, PUBLISHED, n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(PUBLISHED)}"
+        raise ModelError(f"{name}: no such published model; {hint}")
     return PUBLISHED[name]
