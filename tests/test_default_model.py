@@ -1,31 +1,48 @@
-"""The model that comes with the package."""
+"""The model that comes with the package, as an int8 file with its proof and as a float file."""
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 import ssd34
+from ssd34.core.boxes import pairwise_iou
 from ssd34.core.labels import COCO_LABELS
-from ssd34.runtime.detector import Detector, model_path
+from ssd34.runtime.detector import EMBEDDED, Detector, model_path
 from tests.conftest import EXAMPLES
 
 WEIGHTS = Path(ssd34.__file__).parent / "weights"
 
 
-@pytest.fixture(scope="module")
-def detector():
-    return Detector.load()
+@pytest.fixture(scope="module", params=EMBEDDED)
+def detector(request):
+    return Detector.load(request.param)
 
 
-def test_it_is_small_and_its_card_is_about_this_very_file():
-    path = model_path("default")
-    assert path.stat().st_size <= 25_000_000
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_files_are_small_and_the_card_is_about_these_very_ones():
     card = (WEIGHTS / "README.md").read_text()
-    assert hashlib.sha256(path.read_bytes()).hexdigest() in card
     assert re.search(r"AP \| 0\.\d{4}", card)
-    assert [p.name for p in WEIGHTS.iterdir() if p.suffix == ".onnx"] == [path.name]
+    for name in EMBEDDED:
+        assert model_path(name).stat().st_size <= 25_000_000
+        assert sha256(model_path(name)) in card
+    files = {path.name for path in WEIGHTS.iterdir() if path.suffix == ".onnx"}
+    assert files == set(EMBEDDED.values())
+
+
+def test_the_int8_file_comes_with_its_proof():
+    path = model_path("default")
+    proof = json.loads(path.with_suffix(".json").read_text())
+    assert proof["model_sha256"] == sha256(path)
+    trial, criterion = proof["trial"], proof["criterion"]
+    assert trial["ap"] >= (1 - criterion["max_drop"]) * trial["float_ap"]
+    assert trial["speedup"]["low"] >= criterion["min_speedup"] >= 1.5
+    assert criterion["max_drop"] <= 0.003
 
 
 def test_its_network_and_classes(detector):
@@ -41,3 +58,12 @@ def test_the_best_detection_is_what_the_picture_shows(detector, picture, name):
     left, top, right, bottom = found.boxes[0]
     share = (right - left) * (bottom - top) / (found.width * found.height)
     assert share > 0.25
+
+
+def test_int8_finds_what_float_finds():
+    int8, in_float = (
+        Detector.load(name).detect(EXAMPLES / "chelsea.jpg")
+        for name in ("default", "default-float")
+    )
+    assert pairwise_iou(int8.boxes[:1], in_float.boxes[:1])[0, 0] > 0.85
+    assert abs(int8.scores[0] - in_float.scores[0]) < 0.1

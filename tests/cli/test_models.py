@@ -104,7 +104,7 @@ def test_json():
     values = json.loads(models("--json"))
     assert values == json.loads(models("list", "--json"))
     by_name = {model["name"]: model for model in values["models"]}
-    assert list(by_name) == ["default", *PUBLISHED]
+    assert list(by_name) == ["default", "default-float", *PUBLISHED]
     qdq = by_name["ssd-12-qdq"]
     assert (qdq["bytes"], qdq["precision"], qdq["form"]) == (20479614, "int8", "QDQ")
     assert (qdq["opset"], qdq["published_map"]) == (12, 0.1863)
@@ -114,12 +114,11 @@ def test_json():
     assert qdq["test_data"]["bytes"] == 26976158
 
 
-def test_the_embedded_model_is_what_the_list_says():
-    file = model_path("default")
-    if not file.exists():
-        pytest.skip("this checkout has no embedded model yet")
+@pytest.mark.parametrize("name", ["default", "default-float"])
+def test_an_embedded_model_is_what_the_list_says(name):
+    file = model_path(name)
     model = onnx.load(file)
-    listed = json.loads(models("--json"))["models"][0]
+    (listed,) = (m for m in json.loads(models("--json"))["models"] if m["name"] == name)
     assert listed["opset"] == model.opset_import[0].version
     assert listed["bytes"] == file.stat().st_size and listed["cached"]
     integer = {n.op_type for n in model.graph.node} & {"QLinearConv", "QuantizeLinear"}

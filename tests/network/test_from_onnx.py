@@ -46,7 +46,7 @@ def test_torch_computes_what_the_file_does(tmp_path, weight_format, image_input,
 def test_the_embedded_default_comes_back(tmp_path):
     """Its int8 weights give the same raw outputs in torch as in the file; the file itself ends
     behind its own selection, so its graph is cut at the network's outputs."""
-    path = model_path("default")
+    path = model_path("default-float")
     checkpoint = checkpoint_from_onnx(path)
     assert len(checkpoint.labels) == 80
     assert has_unfolded_norm(checkpoint.weights, "trunk.")

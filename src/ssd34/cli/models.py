@@ -16,8 +16,9 @@ from ssd34.errors import OptionError
 from ssd34.zoo.cache import cache_folder, cache_path, is_cached
 from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedFile, PublishedModel, published
 
-# A test compares these with the file. Its weights are stored small, the arithmetic is float32.
-_EMBEDDED_OPSET, _EMBEDDED_PRECISION = 12, "float32"
+_EMBEDDED = {"default": (13, "int8", "QDQ"), "default-float": (12, "float32", "")}
+"""Opset, precision and form; a test compares them with the files. The float file's weights are
+stored small, its arithmetic is float32."""
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -102,7 +103,9 @@ def _fetch(file: PublishedFile) -> None:
 
 
 def _print_list(*, as_json: bool) -> None:
-    models = [_embedded(), *map(_described, PUBLISHED.values())]
+    from ssd34.runtime.detector import EMBEDDED
+
+    models = [*map(_embedded, EMBEDDED), *map(_described, PUBLISHED.values())]
     if as_json:
         click.echo(json.dumps({"cache": str(cache_folder()), "models": models}, indent=1))
         return
@@ -154,23 +157,24 @@ def _file_values(file: PublishedFile) -> dict[str, Any]:
     }
 
 
-def _embedded() -> dict[str, Any]:
-    """The same of the model that comes with the package."""
+def _embedded(name: str) -> dict[str, Any]:
+    """The same of a model that comes with the package."""
     from ssd34.runtime.detector import model_path
 
-    file = model_path("default")
+    file = model_path(name)
+    opset, precision, form = _EMBEDDED[name]
     there = file.is_file()
     return {
-        "name": "default",
+        "name": name,
         "embedded": True,
         "path": str(file),
         "cached": there,
         "bytes": file.stat().st_size if there else None,
         "sha256": None,
         "urls": [],
-        "opset": _EMBEDDED_OPSET,
-        "precision": _EMBEDDED_PRECISION,
-        "form": "",
+        "opset": opset,
+        "precision": precision,
+        "form": form,
         "published_map": None,
         "map_caveat": "",
         "licence": "Apache-2.0",

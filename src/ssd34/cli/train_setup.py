@@ -76,7 +76,8 @@ def start_from(init: str | None) -> Start:
     if init in IMAGENET_TRUNKS and not path.exists():
         path = fetch_trunk(init, cache_folder() / "trunks")
     elif init in EMBEDDED:
-        path = model_path(init)
+        # Training needs the weights that the int8 file was made from.
+        path = model_path("default-float")
     return read_start(path)
 
 

@@ -35,7 +35,10 @@ DEFAULT_SCORE = 0.3
 SPARE = 4
 """Most inputs that are kept to be written into again."""
 
-EMBEDDED = {"default": "ssd300-resnet18-coco.onnx"}
+EMBEDDED = {
+    "default": "ssd300-resnet18-coco-13-qdq.onnx",
+    "default-float": "ssd300-resnet18-coco.onnx",
+}
 """Models that come with the package, by name."""
 
 Picture = str | Path | bytes | NDArray[np.uint8] | Image.Image
