@@ -103,7 +103,7 @@ def test_nothing_acceptable_publishes_nothing(run, tiny_model, tmp_path):
     result = run(tiny_model, "--max-drop", "0.9", "--min-speedup", "99", "--ranges", "minmax")
     assert result.exit_code == 4
     assert "nothing published" in result.output
-    assert "best: trial 1" in result.output
+    assert "most accurate: trial 1" in result.output
     out = tmp_path / "out"
     assert not list(out.glob("*.onnx"))
     assert json.loads((out / "quantize.json").read_text())["forms"]["12-int8"]["best_trial"] == 1

@@ -48,3 +48,8 @@ def test_files_that_are_no_checkpoints(tmp_path):
     with pytest.raises(CheckpointError, match="broken checkpoint metadata"):
         read_checkpoint(tmp_path / "broken.safetensors")
     assert "a" in read_arrays(tmp_path / "other.safetensors")[1]
+
+
+def test_an_onnx_file_is_told_from_a_checkpoint(tiny_model):
+    with pytest.raises(CheckpointError, match="an ONNX file; expected a checkpoint"):
+        read_checkpoint(tiny_model)

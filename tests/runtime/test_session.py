@@ -294,3 +294,9 @@ def test_raw_outputs_that_fit_the_metadata(path, tiny_metadata):
 def test_raw_outputs_that_do_not_fit_the_metadata(path, tiny_metadata, spec):
     onnx_file(path, inputs={"x": [1, 3, 64, 64]}, outputs=raw_outputs(spec), metadata=tiny_metadata)
     refused(path)
+
+
+def test_a_checkpoint_is_told_from_an_onnx_file(tiny_checkpoint, tmp_path):
+    tiny_checkpoint.save(tmp_path / "tiny.safetensors")
+    with pytest.raises(ModelError, match="a checkpoint; make an ONNX file of it first"):
+        Session(tmp_path / "tiny.safetensors")

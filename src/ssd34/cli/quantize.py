@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -289,7 +290,9 @@ def _line(trial: Trial) -> str:
 
 def _print(outcomes: dict[str, Outcome], published: dict[str, Path]) -> None:
     out = Console(highlight=False)
-    table = Table("file", "trial", "how", "AP", "drop", "ms", "speed-up", "verdict")
+    headings = ("file", "trial", "how", "AP", "drop", "ms", "speed-up", "low end", "verdict")
+    table = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.columns[2].overflow = "fold"
     for form, outcome in outcomes.items():
         for trial in outcome.trials:
             table.add_row(
@@ -299,7 +302,8 @@ def _print(outcomes: dict[str, Outcome], published: dict[str, Path]) -> None:
                 f"{trial.ap:.4f}",
                 f"{trial.drop:+.4f}",
                 f"{trial.ms:.1f}",
-                f"{trial.speedup.value:.2f} ({trial.speedup.low:.2f} to {trial.speedup.high:.2f})",
+                f"{trial.speedup.value:.2f}",
+                f"{trial.speedup.low:.2f}",
                 trial.verdict,
             )
     out.print(table)
@@ -307,7 +311,7 @@ def _print(outcomes: dict[str, Outcome], published: dict[str, Path]) -> None:
         if form in published:
             out.print(f"{published[form]}: {outcome.reason}", soft_wrap=True, markup=False)
         else:
-            best = f"; best: trial {outcome.best.number}" if outcome.best else ""
+            best = f"; most accurate: trial {outcome.best.number}" if outcome.best else ""
             out.print(f"{form}: nothing published: {outcome.reason}{best}", soft_wrap=True,
                       markup=False)  # fmt: skip
 

@@ -129,7 +129,12 @@ def read_arrays(path: Path, *, skip: tuple[str, ...] = ()) -> tuple[dict[str, st
     """
     safetensors = require("safetensors", extra="export", why="reading a checkpoint")
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
+        raise CheckpointError(f"{path}: no such checkpoint file; expected a .safetensors")
+    if path.suffix == ".onnx":
+        raise CheckpointError(
+            f"{path}: an ONNX file; expected a checkpoint (.safetensors), from which ONNX files "
+            "are made"
+        )
     try:
         with safetensors.safe_open(path, "numpy") as file:
             keys = [key for key in file.keys() if not key.startswith(skip)]  # noqa: SIM118

@@ -68,6 +68,10 @@ class Session:
         """
         if not path.is_file():
             raise ModelError(f"{path}: no such model file; expected an ONNX file or 'default'")
+        if path.suffix == ".safetensors":
+            raise ModelError(
+                f"{path}: a checkpoint; make an ONNX file of it first with: ssd34 export"
+            )
         self.path = path
         self.threads = threads or thread_budget()
         self.engine: Engine = open_engine(
