@@ -255,8 +255,38 @@ def test_decay_acts_on_everything_as_published_or_on_convolutions():
     for decayed, expected in (("all", 0), ("weights", sum(p.dim() < 2 for p in
                                                          network.parameters()))):  # fmt: skip
         options = dataclasses.replace(FAST, optimizer="sgd", decayed=decayed)
-        _, others = make_optimizer(network, options).param_groups
-        assert len(others["params"]) == expected
+        groups = make_optimizer(network, options).param_groups
+        others = [p for group in groups if not group["weight_decay"] for p in group["params"]]
+        assert len(others) == expected
+
+
+def test_a_pretrained_trunk_may_learn_slower(shapes):
+    """Without momentum and decay a step is the gradient times the rate."""
+    spec = tiny_spec()
+    [source] = training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
+    loader = Loader(
+        [source], spec=spec, options=Augmentation(), batch_size=4, seed=7, workers=0,
+        size_now=lambda _step: 64,
+    )  # fmt: skip
+    batch = next(loader.batches(0))
+    moved = []
+    for share in (1.0, 0.25):
+        options = dataclasses.replace(
+            FAST, optimizer="sgd", momentum=0.0, weight_decay=0.0, trunk_rate=share,
+            learning_rate=1e-3, gradient_clip=None, frozen_stages=0,
+        )  # fmt: skip
+        torch.manual_seed(3)
+        network = SSD(spec)
+        before = {k: v.clone() for k, v in network.named_parameters()}
+        optimizer = make_optimizer(network, options)
+        for group in optimizer.param_groups:
+            group["lr"] = options.peak_rate * group["scale"]
+        train_step(network, optimizer, batch, options=options, device=torch.device("cpu"))
+        moved.append({k: v.detach() - before[k] for k, v in network.named_parameters()})
+    for key in ("trunk.conv1.weight", "trunk.bn1.bias"):
+        torch.testing.assert_close(moved[1][key], moved[0][key] / 4, rtol=1e-2, atol=1e-8)
+    for key in ("heads.loc.0.weight", "extras.0.norm1.bias"):
+        torch.testing.assert_close(moved[1][key], moved[0][key])
 
 
 def test_training_stops_at_the_target_and_stays_stopped(tmp_path, shapes):

@@ -122,7 +122,7 @@ def train(
 
         rate = schedule.rate(step=run.step, progress=share)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         set_training(network, options, frozen=share < options.frozen_share)
         step = train_step(network, optimizer, batch, options=options, device=device, ranks=ranks)
         if step is not None:

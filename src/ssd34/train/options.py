@@ -31,6 +31,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "accumulate": (1, 1e6),
     "target_map": (0, 1),
     "learning_rate": (1e-12, 1e30),
+    "trunk_rate": (0, 100),
     "momentum": (0, 1),
     "weight_decay": (0, 1e3),
     "warmup_steps": (0, 1e9),
@@ -59,6 +60,7 @@ class TrainOptions:
             other, to save memory; batch norm sees one part at a time.
         optimizer: ``"adamw"``, or ``"sgd"`` with momentum as published.
         learning_rate: peak rate; None: what suits the optimizer and the batch.
+        trunk_rate: the trunk's learning rate as a share of that; a pretrained trunk needs less.
         momentum: of SGD.
         weight_decay: None: what suits the optimizer.
         decayed: ``"weights"``: it acts on convolution weights, not on normalisations and biases;
@@ -91,6 +93,7 @@ class TrainOptions:
     accumulate: int = 1
     optimizer: str = "adamw"
     learning_rate: float | None = None
+    trunk_rate: float = 1.0
     momentum: float = 0.9
     weight_decay: float | None = None
     decayed: str = "weights"

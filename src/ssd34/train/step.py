@@ -116,14 +116,18 @@ def normalised(images: Tensor) -> Tensor:
 
 
 def make_optimizer(network: SSD, options: TrainOptions) -> torch.optim.Optimizer:
-    """The optimizer; unless told otherwise it decays convolution weights and nothing else."""
-    everything = options.decayed == "all"
-    decayed = [p for p in network.parameters() if p.dim() > 1 or everything]
-    others = [p for p in network.parameters() if p.dim() <= 1 and not everything]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": options.decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    """The optimizer; unless told otherwise it decays convolution weights and nothing else.
+
+    Each group's ``scale`` is its share of the learning rate.
+    """
+    trunk = {id(parameter) for parameter in network.trunk.parameters()}
+    groups: list[dict[str, Any]] = []
+    for in_trunk, scale in ((True, options.trunk_rate), (False, 1.0)):
+        part = [p for p in network.parameters() if (id(p) in trunk) == in_trunk]
+        for decay in (True, False):
+            chosen = [p for p in part if (p.dim() > 1 or options.decayed == "all") == decay]
+            groups.append({"params": chosen, "weight_decay": options.decay * decay, "scale": scale})
+    groups = [group for group in groups if group["params"]]
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=options.peak_rate, momentum=options.momentum)
     return torch.optim.AdamW(groups, lr=options.peak_rate)
@@ -146,7 +150,7 @@ def set_training(network: SSD, options: TrainOptions, *, frozen: bool) -> None:
 
 def diverged(what: str, optimizer: torch.optim.Optimizer) -> str:
     """The message that says what to try."""
-    rate = optimizer.param_groups[0]["lr"]
+    rate = optimizer.param_groups[-1]["lr"]
     return (
         f"{what}: training diverged; the last checkpoint is from before: --resume with a lower "
         f"--lr (now {rate:.2g}) or a smaller --clip, or start anew with a longer --warmup"
