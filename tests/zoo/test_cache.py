@@ -84,5 +84,7 @@ def test_a_published_name_stands_for_its_file(models, monkeypatch, tiny_model):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ModelError, match="default, ssd-10, ssd-12, ssd-12-int8, ssd-12-qdq"):
+    with pytest.raises(
+        ModelError, match="default, default-float, ssd-10, ssd-12, ssd-12-int8, ssd-12-qdq"
+    ):
         model_path("ssd-13")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -32,13 +33,17 @@ def print_score(score: Score, *, title: str) -> None:
 def print_scores(scores: Mapping[str, Score], *, title: str) -> None:
     """The twelve numbers of several policies side by side."""
     some = next(iter(scores.values()))
-    table = Table("metric", *scores, title=_title(title, some))
+    # Four policies fit into 80 columns.
+    table = Table(
+        "metric", *scores, title=_title(title, some), box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for name in some.metrics.summary:
         table.add_row(name, *(_number(score.metrics.summary[name]) for score in scores.values()))
         if name == "AP" and some.uncertainty:
             row = f"{some.uncertainty.confidence:.0%} interval"
             every = [score.uncertainty for score in scores.values()]
-            table.add_row(row, *(_range(one.summary.get(name)) for one in every if one))
+            ranges = (_range(one.summary.get(name)) for one in every if one)
+            table.add_row(row, *(text.replace(" to ", "-") for text in ranges))
     Console(highlight=False).print(table)
 
 

@@ -32,6 +32,10 @@ READERS = 2
 """Threads that decode and prepare."""
 
 
+def _read(dataset: Dataset, sample: Sample) -> Any:
+    return dataset.read(sample)
+
+
 @dataclass(frozen=True)
 class Stages:
     """A detector, cut where threads help.
@@ -48,7 +52,7 @@ class Stages:
     prepare: Callable[[Any], Any]
     infer: Callable[[Sequence[Any]], Sequence[Any]]
     pick: Callable[[Any], tuple[Picked, ...]]
-    read: Callable[[Dataset, Sample], Any] = Dataset.read
+    read: Callable[[Dataset, Sample], Any] = _read
 
 
 @dataclass(frozen=True)
