@@ -116,6 +116,8 @@ def joined(device: torch.device, environment: Mapping[str, str] = os.environ) ->
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(int(environment["RANK"]), count, device)
+        # Nobody takes the group down while another process still talks to it.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
