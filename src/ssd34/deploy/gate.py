@@ -43,36 +43,45 @@ class Criterion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class Measured:
     """One int8 file, measured against the float file.
 
     Attributes:
-        number: 1, 2, ...
-        options: how it was quantized.
         ap: of the int8 file, over the same pictures as `float_ap`.
         float_ap: of the float file.
         ms: median of one picture through the int8 file, in milliseconds.
         float_ms: of the float file, in turns with it.
         speedup: ratio of the two, with its interval.
-        drop: loss of AP in the criterion's measure.
-        accurate: the drop is small enough.
-        fast: the speed-up is large enough.
-        seconds: what the trial took.
+        seconds: what measuring took.
         file_bytes: size of the int8 file.
     """
 
-    number: int
-    options: QuantizeOptions
     ap: float
     float_ap: float
     ms: float
     float_ms: float
     speedup: SpeedUp
+    seconds: float
+    file_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(Measured):
+    """A measurement with the gate's verdict.
+
+    Attributes:
+        number: 1, 2, ...
+        options: how the file was quantized.
+        drop: loss of AP in the criterion's measure.
+        accurate: the drop is small enough.
+        fast: the speed-up is large enough.
+    """
+
+    number: int
+    options: QuantizeOptions
     drop: float
     accurate: bool
     fast: bool
-    seconds: float
-    file_bytes: int
 
     @property
     def accepted(self) -> bool:
@@ -105,19 +114,6 @@ class Trial:
         return cls(**{**known, "options": options, "speedup": SpeedUp(**values["speedup"])})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What was measured of one int8 file; see `Trial`."""
-
-    ap: float
-    float_ap: float
-    ms: float
-    float_ms: float
-    speedup: SpeedUp
-    seconds: float
-    file_bytes: int
-
-
 def judged(
     measured: Measured, options: QuantizeOptions, *, number: int, criterion: Criterion
 ) -> Trial:
@@ -129,7 +125,7 @@ def judged(
         drop=drop,
         accurate=drop <= criterion.max_drop,
         fast=measured.speedup.low >= criterion.min_speedup,
-        **{f.name: getattr(measured, f.name) for f in dataclasses.fields(measured)},
+        **{f.name: getattr(measured, f.name) for f in dataclasses.fields(Measured)},
     )
 
 

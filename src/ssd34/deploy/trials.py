@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.data.atomic import write_text
-from ssd34.deploy.gate import Criterion, Measured, Trial, judged
+from ssd34.deploy.gate import Criterion, Trial, judged
 from ssd34.errors import OptionError
 
 FORMAT = "ssd34-trials-1"
@@ -54,7 +54,7 @@ class TrialLog:
         try:
             found = [Trial.from_dict(json.loads(row)) for row in rows]
             self.earlier = tuple(
-                judged(_measured(trial), trial.options, number=number, criterion=criterion)
+                judged(trial, trial.options, number=number, criterion=criterion)
                 for number, trial in enumerate(found, start=1)
             )
         except (ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
@@ -91,15 +91,3 @@ class TrialLog:
             self._rewrite()
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(trial.to_dict()) + "\n")
-
-
-def _measured(trial: Trial) -> Measured:
-    return Measured(
-        ap=trial.ap,
-        float_ap=trial.float_ap,
-        ms=trial.ms,
-        float_ms=trial.float_ms,
-        speedup=trial.speedup,
-        seconds=trial.seconds,
-        file_bytes=trial.file_bytes,
-    )
