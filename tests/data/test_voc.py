@@ -10,7 +10,7 @@ from PIL import Image
 from ssd34.core.labels import LabelSet
 from ssd34.data.formats import find_dataset, open_dataset
 from ssd34.data.voc import COCO_NAMES, NAMES
-from ssd34.errors import DatasetError
+from tests.data.reading import only, reasons, refused
 
 
 def picture(path, width=40, height=50):
@@ -44,23 +44,6 @@ def devkit(folder, annotations=None, *, splits=None, suffix=".jpg"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(f"{stem}\n" for stem in stems))
     return folder
-
-
-def only(dataset):
-    [sample] = dataset.samples
-    return sample
-
-
-def reasons(dataset):
-    assert all(len(str(problem).splitlines()) == 1 for problem in dataset.problems)
-    return [str(problem) for problem in dataset.problems]
-
-
-def refused(path):
-    with pytest.raises(DatasetError) as caught:
-        open_dataset(path)
-    assert len(str(caught.value).splitlines()) == 1
-    return str(caught.value)
 
 
 # --- layout ---------------------------------------------------------------------------------

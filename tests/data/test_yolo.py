@@ -9,7 +9,8 @@ from PIL import Image
 
 from ssd34.core.labels import LabelSet
 from ssd34.data.formats import find_dataset, open_dataset
-from ssd34.errors import DatasetError, ImageError
+from ssd34.errors import ImageError
+from tests.data.reading import only, reasons, refused
 
 
 def picture(path, width=40, height=50):
@@ -33,23 +34,6 @@ def yolo(folder, rows="0 0.5 0.5 0.25 0.2\n", *, config=None, text=None):
 
 def train(folder):
     return open_dataset(f"{folder}@train")
-
-
-def only(dataset):
-    [sample] = dataset.samples
-    return sample
-
-
-def reasons(dataset):
-    assert all(len(str(problem).splitlines()) == 1 for problem in dataset.problems)
-    return [str(problem) for problem in dataset.problems]
-
-
-def refused(path):
-    with pytest.raises(DatasetError) as caught:
-        open_dataset(path)
-    assert len(str(caught.value).splitlines()) == 1
-    return str(caught.value)
 
 
 EXPECTED = [[15, 20, 25, 30]]

@@ -222,15 +222,18 @@ def test_out_of_memory_says_what_to_try(tmp_path, shapes, monkeypatch, error):
         run(tmp_path, shapes)
 
 
+def first_batch(shapes, spec, *, pictures):
+    loader = Loader(
+        training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS), spec=spec,
+        options=Augmentation(), batch_size=pictures, seed=7, workers=0, size_now=lambda _step: 64,
+    )  # fmt: skip
+    return next(loader.batches(0))
+
+
 def test_accumulated_parts_make_the_step_of_the_whole_batch(shapes):
     """Without batch norm; SGD, so that the step is the gradient."""
     spec = tiny_spec().replace(head_norm=False)
-    [source] = training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
-    loader = Loader(
-        [source], spec=spec, options=Augmentation(), batch_size=5, seed=7, workers=0,
-        size_now=lambda _step: 64,
-    )  # fmt: skip
-    batch = next(loader.batches(0))
+    batch = first_batch(shapes, spec, pictures=5)
     results = []
     for parts in (1, 2, 5):
         options = dataclasses.replace(
@@ -263,12 +266,7 @@ def test_decay_acts_on_everything_as_published_or_on_convolutions():
 def test_a_pretrained_trunk_may_learn_slower(shapes):
     """Without momentum and decay a step is the gradient times the rate."""
     spec = tiny_spec()
-    [source] = training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
-    loader = Loader(
-        [source], spec=spec, options=Augmentation(), batch_size=4, seed=7, workers=0,
-        size_now=lambda _step: 64,
-    )  # fmt: skip
-    batch = next(loader.batches(0))
+    batch = first_batch(shapes, spec, pictures=4)
     moved = []
     for share in (1.0, 0.25):
         options = dataclasses.replace(
