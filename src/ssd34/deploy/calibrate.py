@@ -25,6 +25,7 @@ from ssd34.deploy.graph import GraphBuilder, finished_model
 from ssd34.deploy.histogram import BINS, Histogram
 from ssd34.deploy.network import IMAGE, Layer, Network, float_layer
 from ssd34.errors import ModelError, OptionError
+from ssd34.runtime.onnxruntime_engine import session_options
 from ssd34.runtime.threads import thread_budget
 
 FORMAT = "ssd34-calibration-2"
@@ -289,9 +290,7 @@ def _layer_session(
     model = finished_model(
         builder, inputs=ports[:-1], outputs=ports[-1:], spec=network.spec, labels=network.labels
     )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or thread_budget()
-    options.inter_op_num_threads = 1
+    options = session_options(threads or thread_budget())
     options.log_severity_level = 4
     # Each session would keep the memory of its largest tensors.
     options.enable_cpu_mem_arena = False

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd34.core.int8 import LARGEST_BIAS
 from ssd34.deploy.bytes_input import BYTES, means_of_bytes, reading_bytes
 from ssd34.deploy.calibrate import Statistics
 from ssd34.deploy.fold import Conv
 from ssd34.deploy.network import IMAGE, MAXPOOL, Network
 from ssd34.deploy.ranges import TRAINED, Affine, Range, value_range
 from ssd34.errors import OptionError
-
-_LARGEST_BIAS = 2.0**30
-"""Steps; leaves the other half of int32 to the sum of products."""
 
 _NEGLIGIBLE = 8.0
 """A logit so far below its box's largest has a share of exp(-8), 3e-4, in the softmax."""
@@ -175,7 +173,7 @@ def int8_weight(
         keep_sums: round as `rounded_windows` does instead of to the nearest step.
     """
     reach = np.abs(conv.weight).max(axis=(1, 2, 3)).astype(np.float64)
-    for_bias = np.abs(conv.bias) / (float(input_scale) * _LARGEST_BIAS)
+    for_bias = np.abs(conv.bias) / (float(input_scale) * LARGEST_BIAS)
     scale = np.maximum(reach / largest, for_bias)
     if not per_channel:
         scale = scale.max()

@@ -21,6 +21,7 @@ from ssd34.deploy.replay import Arrays, Replayer, replay
 from ssd34.deploy.test_data import find_test_data
 from ssd34.deploy.tolerance import tail_policy, tolerance_of
 from ssd34.errors import ModelError
+from ssd34.runtime.onnxruntime_engine import session_options
 
 __all__ = ["Check", "Verification", "verify"]
 
@@ -181,9 +182,7 @@ def _parsed(content: bytes) -> tuple[onnx.ModelProto, list[str]]:
 
 
 def _runner(content: bytes, threads: int) -> Callable[[Arrays], Arrays]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options = session_options(threads)
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

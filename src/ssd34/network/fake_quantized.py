@@ -14,14 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ssd34.core.int8 import LARGEST_BIAS, LARGEST_WEIGHT
 from ssd34.core.spec import ModelSpec
 from ssd34.network.heads import ExtraFeatures
 from ssd34.network.ssd import SSD
 from ssd34.network.trunk import BasicBlock, folded_parameters
-
-LARGEST_WEIGHT = 127
-LARGEST_BIAS = 2.0**30
-"""In steps; as in the int8 files."""
 
 
 class Steps(NamedTuple):

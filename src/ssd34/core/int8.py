@@ -1,0 +1,7 @@
+"""The steps that int8 files and quantization-aware training both keep parameters in."""
+
+LARGEST_WEIGHT = 127
+"""Weights are -127 to 127 steps."""
+
+LARGEST_BIAS = 2.0**30
+"""Steps; leaves the other half of int32 to the sum of products."""
