@@ -214,7 +214,7 @@ def train(
     else:
         labels = classes(plan.settings["labels"], [dataset for dataset, _ in datasets])
         spec, plan = network_spec(plan, start, labels)
-    sources = training_sets(datasets, labels)
+    sources = training_sets(datasets, labels, balance=options.balance)
     if shown:
         show_preview(sources, spec, labels, options, shown=shown, folder=output)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ class TrainingSet:
         labels: (data set classes + 1,) int64, the network's label of each.
         labelled: (network classes + 1,) bool, background included.
         usable: indices of the pictures that have something to learn.
+        frequency: how often each of them is drawn, in relation to the others.
     """
 
     dataset: Dataset
@@ -44,30 +46,61 @@ class TrainingSet:
     labels: NDArray[np.int64]
     labelled: NDArray[np.bool_]
     usable: NDArray[np.int64]
+    frequency: NDArray[np.float64]
 
 
-def training_sets(datasets: Sequence[tuple[Dataset, float]], target: LabelSet) -> list[TrainingSet]:
+def training_sets(
+    datasets: Sequence[tuple[Dataset, float]], target: LabelSet, *, balance: float = 0.0
+) -> list[TrainingSet]:
     """Prepare data sets, each with its weight, for a network with the classes `target`.
 
     Classes that no data set labels are taught as background everywhere: left out of every loss
     they would keep their first, meaningless scores.
 
+    Args:
+        datasets: the sets and their draws per picture and epoch.
+        target: the network's classes.
+        balance: see `frequencies`.
+
     Raises:
         DatasetError: the network lacks a class, or a set has no picture with a box to learn.
     """
-    sources = [_training_set(dataset, weight, target) for dataset, weight in datasets]
+    sources = [_training_set(dataset, weight, target, balance) for dataset, weight in datasets]
     taught = np.any([source.labelled for source in sources], axis=0)
     return [dataclasses.replace(source, labelled=source.labelled | ~taught) for source in sources]
 
 
-def _training_set(dataset: Dataset, weight: float, target: LabelSet) -> TrainingSet:
+def _training_set(dataset: Dataset, weight: float, target: LabelSet, balance: float) -> TrainingSet:
     labels = dataset.labels_in(target)
     labelled = np.zeros(len(target) + 1, np.bool_)
     labelled[labels] = True
     usable = [i for i, sample in enumerate(dataset.samples) if (~sample.ignored).any()]
     if not usable:
         raise DatasetError(f"{dataset.name}: no picture has a box to learn from")
-    return TrainingSet(dataset, weight, labels, labelled, np.array(usable))
+    shown = [set(sample.labels[~sample.ignored].tolist()) for sample in dataset.samples]
+    return TrainingSet(
+        dataset,
+        weight,
+        labels,
+        labelled,
+        np.array(usable),
+        frequencies([shown[i] for i in usable], balance),
+    )
+
+
+def frequencies(shown: Sequence[set[int]], balance: float) -> NDArray[np.float64]:
+    """How often to draw each picture, in relation to the others.
+
+    That of its rarest class: max(1, sqrt(`balance` / share of the pictures that show the class)).
+    Source: Gupta et al., LVIS, 2019, repeat factor sampling.
+
+    Args:
+        shown: each picture's classes, at least one.
+        balance: classes that fewer than this share of the pictures show are drawn more often.
+    """
+    counts = Counter(label for labels in shown for label in labels)
+    rarest = np.array([min(counts[label] for label in labels) for labels in shown])
+    return np.sqrt(np.maximum(1.0, balance * len(shown) / rarest))
 
 
 class Draw(NamedTuple):
@@ -258,9 +291,12 @@ class Loader:
         order: list[tuple[int, int]] = []
         for number, source in enumerate(self.sources):
             wanted = self._draws_of(source)
-            rounds = -(-wanted // len(source.usable))
-            drawn = np.concatenate([rng.permutation(source.usable) for _ in range(rounds)])
-            order += [(number, int(index)) for index in drawn[:wanted]]
+            drawn = rng.permutation(len(source.usable))
+            # A comb with one tooth a draw: each picture's share of the line catches its draws.
+            line = source.frequency[drawn].cumsum()
+            teeth = (np.arange(wanted) + 0.5) * (line[-1] / wanted)
+            caught = drawn[np.minimum(line.searchsorted(teeth, "right"), len(drawn) - 1)]
+            order += [(number, int(index)) for index in source.usable[caught]]
         shuffled = [order[i] for i in rng.permutation(len(order))]
         return shuffled * -(-self.batch_size // len(shuffled))
 

@@ -41,6 +41,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "frozen_share": (0, 1),
     "small_size": (32, 1e5),
     "small_share": (0, 1),
+    "balance": (0, 1),
     "seed": (0, 2**63),
     "workers": (0, 1e4),
     "checkpoint_minutes": (1e-6, 1e9),
@@ -80,6 +81,8 @@ class TrainOptions:
         frozen_share: share of the run in which they do not train.
         small_size: input size of the first part of the run, in pixels; None: full size.
         small_share: share of the run at that size.
+        balance: pictures of a class that fewer than this share of its data set's pictures show
+            are drawn more often; 0: all alike.
         augmentation: how the pictures are varied.
         seed: of everything random.
         workers: processes that prepare pictures.
@@ -109,6 +112,7 @@ class TrainOptions:
     frozen_share: float = 1.0
     small_size: int | None = None
     small_share: float = 0.0
+    balance: float = 0.0
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(expand=0.3))
     seed: int = 34
     workers: int = 1
