@@ -1,5 +1,6 @@
 import importlib.util
 import threading
+import time
 
 import numpy as np
 import onnx
@@ -54,6 +55,18 @@ def test_ports_and_metadata(name, tiny_model, tiny_raw_model):
     (port,) = open_engine(tiny_raw_model, name=name, threads=1).inputs
     assert port.shape == (None, 3, 64, 64)
     assert str(port) == "image float32 ['?', 3, 64, 64]"
+
+
+@both
+def test_threads_rest_between_runs(name, tiny_raw_model):
+    engine = open_engine(tiny_raw_model, name=name, threads=2)
+    idle = []
+    for _ in range(5):
+        engine.run(["loc", "conf"], {"image": pictures()})
+        started = time.process_time()
+        time.sleep(0.1)
+        idle.append(time.process_time() - started)
+    assert min(idle) < 0.004, "ONNX Runtime's threads would spin for some 20 ms"
 
 
 @both
