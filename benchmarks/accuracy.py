@@ -1,0 +1,231 @@
+r"""Training recipes against each other: one start, one budget in pictures, one change at a time.
+
+    python benchmarks/accuracy.py --data coco-train.zip=2 --data voc07.zip --val coco-val.zip \
+        --classes voc --init default --set frozen_stages=4 --pictures 5120 --size 128 \
+        --output results
+
+With a detector as --init only its trunk is taken; extra blocks and heads start anew.
+
+Each variant is trained by the project's own loop and measured at the size it was trained at, with
+averaged weights and with the last step's. The output folder gets a line for each in results.jsonl.
+Started again, the script leaves out what that file has and goes on with a variant that was cut off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssd34.cli.train_setup import classes, opened, start_from, weighted
+from ssd34.core.spec import SPECS, named_spec
+from ssd34.data.classes import of_classes
+from ssd34.data.dataset import Dataset
+from ssd34.network.ssd import SSD
+from ssd34.train.loader import training_sets
+from ssd34.train.loop import train
+from ssd34.train.measure import evaluate_network
+from ssd34.train.precision import computes_bf16
+from ssd34.train.progress import Listener, Progress
+from ssd34.train.recipe import read_recipe, resolved
+from ssd34.train.run import HISTORY, LAST
+from ssd34.train.settings import Settings, parsed_setting
+from ssd34.train.start import Start
+
+VARIANTS: dict[str, Settings] = {
+    "small-data": {},
+    "no head norm": {"head_norm": False},
+    "no zooming out": {"expand": 0.0},
+    "small-data, seed 35": {"seed": 35},
+    "lr 6e-4, trunk at a third": {"learning_rate": 6e-4, "trunk_rate": 0.333},
+    "balance 0.2": {"balance": 0.2},
+    "no crops": {"crop": False},
+    "no colour": {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},
+    "step schedule": {"schedule": "step"},
+    "sgd, step schedule": {"optimizer": "sgd", "schedule": "step", "learning_rate": None},
+}
+"""What each changes in the recipe."""
+
+VOC_CLASSES = (
+    "airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "dining table", "dog", "horse", "motorcycle", "person", "potted plant", "sheep", "couch",
+    "train", "tv",
+)  # fmt: skip
+"""Under COCO's names. They have most of the boxes: their AP is less noisy than that of all 80."""
+
+COLUMNS = {
+    "AP": "AP", "AP50": "AP50", "VOC_AP": "AP, VOC classes", "VOC_AP50": "AP50, VOC classes",
+    "person_AP50": "AP50, person",
+}  # fmt: skip
+
+
+def main() -> None:
+    """Train what is not done yet, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", action="append", required=True, metavar="PATH[=WEIGHT]")
+    parser.add_argument("--val", required=True)
+    parser.add_argument("--init", required=True, help="the trunk: ImageNet's, or a detector's")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--spec", choices=list(SPECS), default="ssd300-resnet18")
+    parser.add_argument("--recipe", default="small-data")
+    parser.add_argument("--set", dest="common", action="append", default=[], metavar="KEY=VALUE",
+                        help="for all variants")  # fmt: skip
+    parser.add_argument("--classes", choices=["all", "voc"], default="all")
+    parser.add_argument("--pictures", type=int, default=8000)
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+
+    torch.set_num_threads(options.threads)
+    options.output.mkdir(parents=True, exist_ok=True)
+    results = options.output / "results.jsonl"
+    for name in options.variants:
+        if name not in {record["variant"] for record in read(results)}:
+            record = {"variant": name, **measured(VARIANTS[name], name=name, options=options)}
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            print(json.dumps(record), flush=True)
+    print(table(read(results)))
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """The records of a file, one a line."""
+    if not results.exists():
+        return []
+    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+
+
+def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Train one variant and measure it."""
+    start = trunk_of(start_from(options.init))
+    common = dict(parsed_setting(text) for text in options.common)
+    plan = resolved(
+        read_recipe(options.recipe),
+        {"epochs": 1, "workers": 0, **common, **changed},
+        start=start.kind,
+        bf16=computes_bf16(torch.device("cpu")),
+    )
+    datasets = [(load(path, options), weight) for path, weight in map(weighted, options.data)]
+    validation = load(options.val, options)
+    labels = classes("auto", [dataset for dataset, _ in datasets])
+    all_draws = sum(weight * _learnable(dataset) for dataset, weight in datasets)
+    datasets = [(data, weight * options.pictures / all_draws) for data, weight in datasets]
+    torch.manual_seed(plan.options.seed)
+    spec = named_spec(options.spec).replace(
+        num_classes=len(labels), head_norm=plan.settings["head_norm"] is not False
+    )
+    network = SSD(spec.at_size(options.size))
+    start.put_into(network, labels)
+
+    folder = options.output / "runs" / re.sub(r"[^a-z0-9]+", "-", name)
+    folder.mkdir(parents=True, exist_ok=True)
+    marks: list[tuple[int, float]] = []
+
+    def progress(now: Progress) -> None:
+        marks.append((now.step, time.process_time()))
+        print(f"{name}: {now.share:.0%}, loss {now.loss:.3f}, {now.elapsed:.0f} s", flush=True)
+
+    outcome = train(
+        network,
+        labels,
+        sources=training_sets(datasets, labels, balance=plan.options.balance),
+        validation=validation,
+        options=plan.options,
+        output=folder,
+        resume=(folder / LAST).is_file(),
+        listener=Listener(progress=progress),
+    )
+    last_step = evaluate_network(
+        network, labels, validation, device=torch.device("cpu"), precision=plan.options.precision
+    )
+    assert last_step is not None
+    history = read(folder / HISTORY)
+    steps = [event for event in history if event["event"] == "step"]
+    batch = plan.options.batch_size
+    return {
+        "changed": dict(changed),
+        "common": common,
+        "seed": plan.options.seed,
+        "init": Path(options.init).name,
+        "spec": options.spec,
+        "size": options.size,
+        "classes": len(labels),
+        "pictures": outcome.steps * batch,
+        "loss": round(sum(event["loss"] for event in steps[-5:]) / len(steps[-5:]), 4),
+        "pictures_per_cpu_s": _speed(marks, batch),
+        "elapsed_s": round(steps[-1]["elapsed"]),
+        "averaged": numbers(history[-1]),
+        "last step": numbers(last_step.to_dict()),
+    }
+
+
+def load(path: str, options: argparse.Namespace) -> Dataset:
+    """A data set, with the classes that count."""
+    dataset = opened(path, quiet=True)
+    return of_classes(dataset, VOC_CLASSES) if options.classes == "voc" else dataset
+
+
+def _speed(marks: list[tuple[int, float]], batch: int) -> float | None:
+    """Pictures a second of the processor's, which other programs do not change much."""
+    if len(marks) < 2:
+        return None
+    (first, since), (last, until) = marks[0], marks[-1]
+    return round((last - first) * batch / (until - since), 2)
+
+
+def trunk_of(start: Start) -> Start:
+    """A trunk as it is; of a detector only the trunk."""
+    if start.detector is None:
+        return start
+    weights = start.detector.weights.items()
+    trunk = {k.removeprefix("trunk."): a for k, a in weights if k.startswith("trunk.")}
+    return Start(start.source, trunk=trunk)
+
+
+def _learnable(dataset: Dataset) -> int:
+    """Pictures that have something to learn."""
+    return sum(bool((~sample.ignored).any()) for sample in dataset.samples)
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What the table shows, of an evaluation as a run's history has it."""
+    by_class, by_class50 = metrics["class_ap"], metrics["class_ap50"]
+    found = {
+        "AP": metrics["summary"]["AP"],
+        "AP50": metrics["summary"]["AP50"],
+        "VOC_AP": sum(by_class[name] for name in VOC_CLASSES) / len(VOC_CLASSES),
+        "VOC_AP50": sum(by_class50[name] for name in VOC_CLASSES) / len(VOC_CLASSES),
+        "person_AP50": by_class50["person"],
+    }
+    return {name: round(value, 5) for name, value in found.items()}
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Markdown: the averaged weights' numbers, and AP50 of the last step's."""
+    several = any(record["classes"] != len(VOC_CLASSES) for record in records)
+    columns = {
+        key: title for key, title in COLUMNS.items() if several or not key.startswith("VOC_")
+    }
+    titles = ["variant", *columns.values(), "AP50, last step", "loss", "pictures per CPU s"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for record in records:
+        cells = [
+            record["variant"],
+            *(f"{record['averaged'][key]:.4f}" for key in columns),
+            f"{record['last step']['AP50']:.4f}",
+            f"{record['loss']:.2f}",
+            str(record["pictures_per_cpu_s"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
