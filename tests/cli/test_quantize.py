@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,9 +11,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ssd34.cli.app import commands
+from ssd34.core.contract import METADATA_LABELS, NOTE_INT8_STEPS
+from ssd34.core.labels import LabelSet
 from ssd34.data.checksum import sha256_of
 from ssd34.data.formats import open_dataset
-from ssd34.deploy.calibrate import Statistics
+from ssd34.deploy.calibrate import Statistics, calibrate
+from ssd34.deploy.calibration_pictures import from_path
+from ssd34.deploy.int8_plan import value_steps
+from ssd34.deploy.read_network import network_of
 from ssd34.errors import Ssd34Error
 from ssd34.runtime.detector import Detector
 from tests.conftest import TINY_LABELS
@@ -255,6 +261,43 @@ def test_data_of_other_classes_is_refused_before_the_work(run, tiny_model, data,
     result = run(tiny_model, data=folder)
     assert "no class in common" in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_classes_under_the_names_of_voc(run, tiny_model, data, tmp_path):
+    """A model that says airplane, dog, tv, and data that say aeroplane, dog, tvmonitor."""
+    model = onnx.load(tiny_model)
+    names = LabelSet(("airplane", "dog", "tv"), TINY_LABELS.category_ids)
+    for entry in model.metadata_props:
+        if entry.key == METADATA_LABELS:
+            entry.value = json.dumps(names.to_dict())
+    onnx.save(model, tmp_path / "voc.onnx")
+    folder = tmp_path / "voc"
+    shutil.copytree(data, folder)
+    values = json.loads((folder / "instances.json").read_text())
+    for category, name in zip(values["categories"], ("aeroplane", "dog", "tvmonitor"), strict=True):
+        category["name"] = name
+    (folder / "instances.json").write_text(json.dumps(values))
+    once = (*EASY, "--ranges", "minmax")
+    without = run(tmp_path / "voc.onnx", *once, data=folder, output="without")
+    assert "does not know aeroplane, tvmonitor, which count as missed" in without.stderr
+    assert "--coco-names" in without.stderr
+    renamed = run(tmp_path / "voc.onnx", *once, "--coco-names", data=folder, output="renamed")
+    assert renamed.exit_code == 0 and "does not know" not in renamed.stderr
+
+
+def test_trials_of_other_trained_steps_are_another_search(run, tiny_checkpoint, data, tmp_path):
+    """Two files of quantization-aware training may differ in nothing but their steps."""
+    network = network_of(tiny_checkpoint)
+    pictures = from_path(str(data), pictures=2)
+    steps = value_steps(network, calibrate(network, pictures.read()), ranges="minmax")
+    noted = {name: [float(v.scale), int(v.zero_point)] for name, v in steps.items()}
+    once = ("--max-drop", "0.9", "--min-speedup", "99", "--max-trials", "1")
+    for factor, arguments in ((1, once), (2, (*once, "--resume"))):
+        notes = {name: [factor * scale, zero] for name, (scale, zero) in noted.items()}
+        checkpoint = replace(tiny_checkpoint, state={"notes": {NOTE_INT8_STEPS: notes}})
+        checkpoint.save(tmp_path / "qat.safetensors")
+        result = run(tmp_path / "qat.safetensors", *arguments)
+    assert "cannot be compared with this search: trained_steps was" in str(result.exception)
 
 
 def test_an_int8_file_is_not_quantized_again(run, tiny_model, tmp_path):

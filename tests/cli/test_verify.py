@@ -81,6 +81,15 @@ def test_many_mismatches_are_shortened_on_the_screen_only(run, tmp_path):
     assert (tmp_path / "all.json").read_text().count("differs by") == 30
 
 
+def test_a_broken_file_says_once_what_was_not_run(small, run, tmp_path):
+    (tmp_path / "half.onnx").write_bytes((small / "small.onnx").read_bytes()[:200])
+    code, out, err = run(tmp_path / "half.onnx")
+    assert code == 3
+    (line,) = [line for line in out.splitlines() if "test data" in line]
+    assert line.count("not run") == 1 and "structure failed" in line
+    assert err == f"warning: {tmp_path / 'half.onnx'}: not verified: structure\n"
+
+
 def test_no_test_data(small, run):
     for path in (small / SET).iterdir():
         path.unlink()

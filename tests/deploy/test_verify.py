@@ -155,7 +155,7 @@ def only_failure(target, **options):
     """Name and detail of the check that failed, and those that were not run for it."""
     checks = by_name(verify(target, **options))
     ((name, detail),) = [(n, d) for n, (passed, d) in checks.items() if passed is False]
-    skipped = [n for n, (_, d) in checks.items() if d.startswith("not run: ")]
+    skipped = [n for n, (_, d) in checks.items() if d.endswith((" failed", "broken files"))]
     return name, detail, skipped
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssd34.cli.console import errors, progress_bar, warn
+from ssd34.cli.datasets import warn_of_unknown_classes
 from ssd34.cli.engine import say_choice
 from ssd34.cli.scores import print_comparison, print_score, print_scores
 from ssd34.cli.scoring import compared, scored
@@ -19,7 +20,6 @@ from ssd34.core.preprocess import BOTH, PREPROCESSINGS
 from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset
 from ssd34.data.fingerprint import fingerprint
-from ssd34.data.voc import COCO_NAMES
 from ssd34.errors import ModelError, OptionError, require
 from ssd34.evaluate.evaluator import Found, Stages, detect_all, side_by_side, stages_of
 from ssd34.evaluate.partial import Partial, partial_file, partial_path
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 DEFAULT_POLICY = "zoo"
 ALL = "all"
-_SHOWN = 8
 OWN_TAIL = "the file's own tail"
 
 
@@ -100,7 +99,7 @@ def measure(
     detector = _load(path, threads=threads, engine=engine, raw=policy == ALL)
     say_choice(detector.session)
     policies = _policies(model, detector, policy)
-    _warn_of_unknown_classes(dataset, detector)
+    warn_of_unknown_classes(dataset, detector.labels)
     identity: dict[str, Any] = {
         "model_sha256": sha256_of(path),
         "data_sha256": fingerprint(dataset),
@@ -175,16 +174,6 @@ def measure(
     if failed:
         warn(f"{failed} of {len(dataset)} pictures could not be read and count as empty")
     return failed
-
-
-def _warn_of_unknown_classes(dataset: Dataset, detector: Detector) -> None:
-    unknown = [name for name in dataset.labels.names if name not in detector.labels.names]
-    if unknown and len(unknown) < len(dataset.labels.names):  # with none known it is an error
-        remedy = "; for VOC's names: --coco-names" if set(unknown) & set(COCO_NAMES) else ""
-        warn(
-            f"{dataset.name}: the model does not know {', '.join(unknown[:_SHOWN])}"
-            f"{' ...' if len(unknown) > _SHOWN else ''}, which count as missed{remedy}"
-        )
 
 
 def _policies(model: str, detector: Detector, policy: str | None) -> list[Policy]:

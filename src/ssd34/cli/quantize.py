@@ -12,11 +12,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ssd34.cli.console import duration, errors, progress_bar, warn, warn_of_problems
+from ssd34.cli.console import duration, errors, progress_bar, warn
+from ssd34.cli.datasets import opened, warn_of_unknown_classes
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.errors import MissingExtraError, OptionError, require
 
 if TYPE_CHECKING:
+    from ssd34.data.dataset import Dataset
     from ssd34.deploy.gate import Trial
     from ssd34.deploy.proof import Watcher
     from ssd34.deploy.quantize_config import QuantizeConfig
@@ -34,6 +36,7 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 @click.command(short_help="Make an int8 file and prove it accurate and faster.")
 @click.argument("model")
 @click.option("--data", required=True, metavar="PATH", help="Pictures and boxes to measure AP on.")
+@click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
 @click.option(
     "--output", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR"
 )
@@ -92,6 +95,7 @@ def quantize(
     *,
     model: str,
     data: str,
+    coco_names: bool,
     output: Path,
     config: Path | None,
     form: str | None,
@@ -143,7 +147,13 @@ def quantize(
     if output.is_file():
         raise OptionError(f"{output}: is a file; expected a folder to write into")
     accepted = _run(
-        model, data, output, settings, policy_name=policy_name, resume=resume, threads=threads
+        model,
+        opened(data, coco_names=coco_names),
+        output,
+        settings,
+        policy_name=policy_name,
+        resume=resume,
+        threads=threads,
     )
     if not accepted:
         raise SystemExit(NOTHING_ACCEPTABLE)
@@ -151,7 +161,7 @@ def quantize(
 
 def _run(
     model: str,
-    data: str,
+    dataset: Dataset,
     output: Path,
     settings: QuantizeConfig,
     *,
@@ -160,7 +170,6 @@ def _run(
     threads: int | None,
 ) -> bool:
     """Everything; returns whether a file was accepted."""
-    from ssd34.data.formats import open_dataset
     from ssd34.deploy.calibration_pictures import from_path, split
     from ssd34.deploy.int8_plan import check_ranges
     from ssd34.deploy.proof import Bench, FileOptions
@@ -177,9 +186,8 @@ def _run(
     stem, network = network_from(model)
     network.check_names(settings.quantization.float_nodes)
     check_ranges(network, settings.quantization.ranges)
-    dataset = open_dataset(data)
-    warn_of_problems(dataset)
     categories_of(network.labels, dataset)  # no class in common: better said before the work
+    warn_of_unknown_classes(dataset, network.labels)
     wanted = settings.calibration.pictures
     own = settings.calibration.data
     if own is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssd34.cli.console import errors, warn
+from ssd34.cli.datasets import opened
 from ssd34.cli.train_page import write_page
 from ssd34.cli.train_preview import show_preview
 from ssd34.cli.train_qat import (
@@ -27,7 +28,6 @@ from ssd34.cli.train_setup import (
     classes,
     device_named,
     network_spec,
-    opened,
     settings_given,
     start_from,
     weighted,

@@ -7,12 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd34.cli.console import warn_of_problems
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
-from ssd34.data.classes import with_coco_names
 from ssd34.data.dataset import Dataset
-from ssd34.data.formats import open_dataset
 from ssd34.errors import OptionError
 
 if TYPE_CHECKING:
@@ -37,16 +34,6 @@ def settings_given(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict
             raise OptionError(f"expected {key} once, got it again as --set {text}")
         given[key] = value
     return given
-
-
-def opened(path: str, *, coco_names: bool = False, quiet: bool = False) -> Dataset:
-    """A data set; its problems are warned of."""
-    dataset = open_dataset(path)
-    if coco_names:
-        dataset = with_coco_names(dataset)
-    if not quiet:
-        warn_of_problems(dataset)
-    return dataset
 
 
 def weighted(text: str) -> tuple[str, float]:

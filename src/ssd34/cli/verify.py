@@ -72,13 +72,13 @@ def verify(
     Console(highlight=False).print(table)
     if json_file:
         write_text(json_file, json.dumps(verification.to_dict(), indent=1) + "\n")
-    for check in verification.checks:
-        if check.name == "test data" and check.passed is None:
-            warn(check.detail)
     failed = [check.name for check in verification.checks if check.passed is False]
     if failed:
         warn(f"{target}: not verified: {', '.join(failed)}")
         raise SystemExit(FAILED)
+    for check in verification.checks:
+        if check.name == "test data" and check.passed is None:
+            warn(check.detail)
 
 
 def _shortened(check: Check) -> str:

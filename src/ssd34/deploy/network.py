@@ -105,6 +105,15 @@ class Network:
                 digest.update(np.ascontiguousarray(layer.conv.bias).tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def steps_fingerprint(self) -> str | None:
+        """SHA-256 of the trained steps, hexadecimal; None without. Trials depend on them, the
+        float network's statistics do not."""
+        if not self.trained:
+            return None
+        steps = [(name, float(s.scale), int(s.zero_point)) for name, s in self.trained.items()]
+        return hashlib.sha256(repr(sorted(steps)).encode()).hexdigest()
+
     def check_names(self, names: Collection[str]) -> None:
         """
         Raises:

@@ -57,6 +57,7 @@ def subject_of(
     cpu = this_cpu()
     return {
         "network": network.fingerprint,
+        "trained_steps": network.steps_fingerprint,
         "data": measured.name,
         "data_sha256": fingerprint(measured),
         "pictures": len(measured),

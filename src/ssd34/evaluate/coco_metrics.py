@@ -71,7 +71,8 @@ def categories_of(labels: LabelSet, dataset: Dataset) -> NDArray[np.int64]:
     if (categories < 0).all():
         raise DatasetError(
             f"{dataset.name}: has no class in common with the model (the data set has "
-            f"{dataset.labels.preview(4)}; the model {labels.preview(4)}); rename the classes"
+            f"{dataset.labels.preview(4)}; the model {labels.preview(4)}); rename the classes, "
+            "VOC's names with --coco-names"
         )
     return categories
 
