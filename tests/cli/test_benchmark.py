@@ -86,6 +86,30 @@ def test_interruption_prints_and_writes_what_there_is(run, tmp_path, monkeypatch
     assert values["interrupted"] and values["results"][0]["network_ms"]["rounds"] == 2
 
 
+def test_an_interrupted_search_shows_how_far_it_came(run, tiny_raw_model, tmp_path, monkeypatch):
+    """The first model has kept one rate and missed one; the second was not begun."""
+    real, latencies = Worker.ask, iter([[5000.0], [0.001]])
+
+    def ask(worker, command, **arguments):
+        if command != "serve":
+            return real(worker, command, **arguments)
+        try:
+            return next(latencies)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    result = run(tiny_raw_model, "--scenario", "server", "--json", tmp_path / "b.json", code=130)
+    first, second = json.loads((tmp_path / "b.json").read_text())["results"]
+    found = first["search_cut_off"]
+    assert 0 < found["kept"] < found["missed"] and first["highest_rate"] is None
+    assert f"at least {found['kept']:.2f}/s" in result.stdout
+    assert f"below {found['missed']:.2f}/s" in result.stdout
+    assert second["rates"] == [] and "not begun" in result.stdout
+    assert "not searched" not in result.stdout
+    assert "only the rates until then" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

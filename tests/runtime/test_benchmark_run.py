@@ -165,6 +165,21 @@ def test_interruption_keeps_what_was_measured(tiny_model):
     assert result["peak_memory_mb"] is None and not result["tail_in_file_known"]
 
 
+def test_an_interrupted_search_says_how_far_it_came():
+    """Two models are searched one after the other; the first is half done."""
+    facts = {"engine": "onnxruntime"}
+    rates = [(50.0, [150.0] * 9), (25.0, [99.0] * 9), (37.5, [101.0] * 9)]
+    results = [
+        Result("a", "onnxruntime", 1, facts, rates=rates),
+        Result("b", "onnxruntime", 1, facts),
+    ]
+    plan = Plan(models=["a", "b"], scenario="server")
+    first, second = report_values(Report(plan, this_cpu(), results, interrupted=True))["results"]
+    assert first["highest_rate"] is None
+    assert first["search_cut_off"] == {"kept": 25.0, "missed": 37.5}
+    assert second["search_cut_off"] == {"kept": None, "missed": None} and not second["rates"]
+
+
 def test_interruption_before_anything_was_measured(tiny_model):
     def interrupt(what, *_):
         if what == "rounds":

@@ -263,6 +263,14 @@ def test_broken_metadata(path, tiny_metadata, changes):
     assert "broken ssd34 metadata" in refused(path)
 
 
+@pytest.mark.parametrize("lacking", ["ssd34.spec", "ssd34.labels"])
+def test_half_of_the_metadata_does_not_make_it_the_published_network(path, tiny_metadata, lacking):
+    half = {key: value for key, value in tiny_metadata.items() if key != lacking}
+    onnx_file(path, inputs={"x": [1, 3, 1200, 1200]}, outputs=DETECTIONS, metadata=half)
+    message = refused(path)
+    assert "broken ssd34 metadata" in message and lacking in message and str(path) in message
+
+
 def test_metadata_of_another_size(path, tiny_metadata):
     onnx_file(path, inputs={"x": [1, 3, 96, 96]}, outputs=DETECTIONS, metadata=tiny_metadata)
     message = refused(path)

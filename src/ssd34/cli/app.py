@@ -68,13 +68,28 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        commands(prog_name="ssd34")
+        sys.exit(commands(prog_name="ssd34", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(UNUSABLE)
+    except click.ClickException as error:
+        _fail(_in_one_line(error), UNUSABLE)
+    except click.Abort:
+        _fail("interrupted", INTERRUPTED)
     except Ssd34Error as error:
         _fail(str(error), UNUSABLE)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}; check the path, its rights and free space",
               UNUSABLE)  # fmt: skip
+
+
+def _in_one_line(error: click.ClickException) -> str:
+    """A wrong command line in the form of our own errors, with the way to the right one."""
+    message = " ".join(error.format_message().split())
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else "ssd34"  # click does not always know it
+    return f"{message[:1].lower()}{message[1:].removesuffix('.')} (see {command} --help)"
 
 
 def _fail(message: str, code: int) -> None:

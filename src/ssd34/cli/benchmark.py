@@ -133,7 +133,8 @@ def benchmark(
     for choice in {r["choice"] for r in values["results"] if r.get("choice")}:
         click.echo(choice, err=True)
     if values["interrupted"]:
-        warn("interrupted: only the rounds until then were measured")
+        what = "rates" if scenario == SERVER else "rounds"
+        warn(f"interrupted: only the {what} until then were measured")
         raise SystemExit(INTERRUPTED)
 
 

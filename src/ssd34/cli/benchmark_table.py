@@ -73,13 +73,28 @@ def _server(result: dict[str, Any]) -> Row:
     latency = rates[-1]["latency_ms"] if rates else {}
     return {
         "model": _model(result),
-        "highest rate": "not searched" if best is None else f"{best:.2f}/s",
+        "highest rate": _highest_rate(best, result["search_cut_off"], begun=bool(rates)),
         "at": f"{rates[-1]['rate']:.2f}/s" if rates else "-",
         **{
             f"{name} ms": f"{latency[name]:.1f}" if latency else "-"
             for name in ("median", "p90", "p99")
         },
     }
+
+
+def _highest_rate(
+    best: float | None, cut_off: dict[str, float | None] | None, *, begun: bool
+) -> str:
+    if best is not None:
+        return f"{best:.2f}/s"
+    if cut_off is None:
+        return "not searched"
+    if not begun:
+        return "not begun"
+    kept, missed = cut_off["kept"], cut_off["missed"]
+    low = "" if kept is None else f"\nat least {kept:.2f}/s"
+    high = "" if missed is None else f"\nbelow {missed:.2f}/s"
+    return f"cut off{low}{high}"
 
 
 def _single_stream_loadgen(result: dict[str, Any]) -> Row:

@@ -1,7 +1,14 @@
-"""The names that a detector file's readers and writers agree on. The outputs' are the published
-files'."""
+"""What a detector file's readers and writers agree on: names, and how a file says what it is. The
+outputs' names are the published files'."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from ssd34.core.labels import COCO_LABELS, LabelSet
+from ssd34.core.spec import SPECS, ModelSpec
+from ssd34.errors import ModelError, OptionError
 
 DETECTION_OUTPUTS = ("bboxes", "labels", "scores")
 """Outputs of a file that picks detections itself."""
@@ -24,3 +31,29 @@ METADATA_QUANTIZATION = "ssd34.quantization"
 NOTE_INT8_STEPS = "int8_steps"
 """In a checkpoint's notes, after quantization-aware training: each value's name to its scale and
 zero point."""
+
+PUBLISHED = (SPECS["ssd1200-resnet34"], COCO_LABELS)
+"""What files without metadata are: the published network."""
+
+
+def identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet] | None:
+    """Spec and classes in a file's metadata; None where it has neither, as in the published files.
+
+    Raises:
+        ModelError: one of the two is missing or broken, or they do not fit each other.
+    """
+    if not {METADATA_SPEC, METADATA_LABELS} & set(metadata):
+        return None
+    try:
+        spec = ModelSpec.from_dict(json.loads(metadata[METADATA_SPEC]))
+        labels = LabelSet.from_dict(json.loads(metadata[METADATA_LABELS]))
+        boxes = spec.num_default_boxes
+    except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError,
+            OptionError) as error:  # fmt: skip
+        raise ModelError(f"broken ssd34 metadata ({error})") from None
+    if spec.num_classes != len(labels) or boxes < 1:
+        raise ModelError(
+            f"the metadata's network has {spec.num_classes} classes and {boxes} default boxes, "
+            f"and the metadata names {len(labels)} classes"
+        )
+    return spec, labels

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto
 
-from ssd34.core.contract import METADATA_LABELS, METADATA_SPEC
-from ssd34.core.labels import COCO_LABELS, LabelSet
-from ssd34.core.spec import SPECS, ModelSpec
-from ssd34.errors import ModelError, OptionError
+from ssd34.core import contract
+from ssd34.core.labels import LabelSet
+from ssd34.core.spec import ModelSpec
+from ssd34.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -77,21 +76,7 @@ def identity(model: onnx.ModelProto) -> tuple[ModelSpec, LabelSet]:
         ModelError: the metadata is broken, or spec and classes do not fit each other.
     """
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    if not {METADATA_SPEC, METADATA_LABELS} & set(metadata):
-        return SPECS["ssd1200-resnet34"], COCO_LABELS
-    try:
-        spec = ModelSpec.from_dict(json.loads(metadata[METADATA_SPEC]))
-        labels = LabelSet.from_dict(json.loads(metadata[METADATA_LABELS]))
-        boxes = spec.num_default_boxes
-    except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError,
-            OptionError) as error:  # fmt: skip
-        raise ModelError(f"broken ssd34 metadata ({error})") from None
-    if spec.num_classes != len(labels) or boxes < 1:
-        raise ModelError(
-            f"the metadata's network has {spec.num_classes} classes and {boxes} default boxes, "
-            f"and the metadata names {len(labels)} classes"
-        )
-    return spec, labels
+    return contract.identity(metadata) or contract.PUBLISHED
 
 
 def contract_problems(model: onnx.ModelProto) -> list[str]:

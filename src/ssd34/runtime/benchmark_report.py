@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ssd34.runtime.arrivals import p99
 from ssd34.runtime.benchmark import speed_up, summary
 from ssd34.runtime.benchmark_run import OFFLINE, SERVER, SINGLE_STREAM, Report, Result
 from ssd34.version import __version__
@@ -85,9 +86,21 @@ def _offline(result: Result, report: Report) -> dict[str, Any]:
 
 
 def _server(result: Result, report: Report) -> dict[str, Any]:
+    """The rates measured; of a search that was interrupted also how far it came: the highest rate
+    that kept the bound and the lowest that missed it, None where there was none yet."""
+    plan = report.plan
+    kept = [rate for rate, latencies in result.rates if p99(latencies) <= plan.bound_ms]
+    missed = [rate for rate, latencies in result.rates if p99(latencies) > plan.bound_ms]
+    cut_off = plan.rate is None and result.best_rate is None
     return {
-        "bound_ms": report.plan.bound_ms,
+        "bound_ms": plan.bound_ms,
         "highest_rate": None if result.best_rate is None else _rate(result.best_rate),
+        "search_cut_off": {
+            "kept": _rate(max(kept)) if kept else None,
+            "missed": _rate(min(missed)) if missed else None,
+        }
+        if cut_off
+        else None,
         "rates": [
             {"rate": _rate(rate), "latency_ms": summary(latencies).to_dict()}
             for rate, latencies in result.rates

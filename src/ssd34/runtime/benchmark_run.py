@@ -77,7 +77,8 @@ class Result:
         chunks_ms: offline: milliseconds for each `chunk` pictures, warm-up left out.
         chunk: offline: pictures of a round.
         rates: server: each rate measured with its latencies.
-        best_rate: server: the highest rate within the bound; None: it was not searched.
+        best_rate: server: the highest rate within the bound; None: it was not searched, or not
+            to the end.
         peak_memory: bytes; None: unknown, or interrupted before the end.
         graph_tail: share of the tail in the file's own time; None as above.
     """
@@ -109,7 +110,7 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
     """Measure everything in a plan, each model in its own process.
 
     An interruption (``KeyboardInterrupt``) ends the measuring; what was measured until then is in
-    the report. Without a single whole round it is passed on.
+    the report. Without a single whole round, or rate in the server scenario, it is passed on.
 
     Raises:
         Ssd34Error: a model cannot be loaded or a picture cannot be read.
@@ -141,7 +142,9 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
                 if plan.scenario == SINGLE_STREAM:
                     result.graph_tail = worker.ask("tail_share")
         except KeyboardInterrupt:
-            if not all(r.stages or r.chunks_ms or r.rates for r in report.results):
+            begun = [bool(r.stages or r.chunks_ms or r.rates) for r in report.results]
+            # Turns are compared round by round; rates are searched one model after the other.
+            if not (any(begun) if plan.scenario == SERVER else all(begun)):
                 raise
             report.interrupted = True
     return report

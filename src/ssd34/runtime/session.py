@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssd34.core.contract import (
-    DETECTION_OUTPUTS,
-    METADATA_LABELS,
-    METADATA_SPEC,
-    RAW_OUTPUTS,
-)
-from ssd34.core.labels import COCO_LABELS, LabelSet
+from ssd34.core.contract import DETECTION_OUTPUTS, PUBLISHED, RAW_OUTPUTS, identity
+from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import preprocess, resize
-from ssd34.core.spec import SPECS, ModelSpec
-from ssd34.errors import ModelError, OptionError
+from ssd34.core.spec import ModelSpec
+from ssd34.errors import ModelError
 from ssd34.runtime.engine import AUTO, ONNXRUNTIME, Engine, open_engine
 from ssd34.runtime.engine_choice import EngineChoice, faster_engine
 from ssd34.runtime.threads import thread_budget
@@ -125,27 +119,22 @@ class Session:
 
     def _identity(self, side: int) -> tuple[ModelSpec, LabelSet]:
         """Spec and classes from the metadata, else from the published contract."""
-        metadata = self.engine.metadata
-        if not {METADATA_SPEC, METADATA_LABELS} <= set(metadata):
-            published = SPECS["ssd1200-resnet34"]
-            if side != published.image_size:
-                raise ModelError(
-                    f"{self.path}: has no ssd34 metadata and is not the published network "
-                    f"(its input is {side} pixels, expected {published.image_size}); "
-                    "make the file with: ssd34 export"
-                )
-            return published, COCO_LABELS
         try:
-            spec = ModelSpec.from_dict(json.loads(metadata[METADATA_SPEC]))
-            labels = LabelSet.from_dict(json.loads(metadata[METADATA_LABELS]))
-        except (KeyError, ValueError, TypeError, AttributeError, OptionError) as error:
-            raise ModelError(f"{self.path}: broken ssd34 metadata ({error})") from None
-        if spec.image_size != side or spec.num_classes != len(labels):
+            found = identity(self.engine.metadata)
+        except ModelError as error:
+            raise ModelError(f"{self.path}: {error}") from None
+        spec, labels = found or PUBLISHED
+        if spec.image_size == side:
+            return spec, labels
+        if found:
             raise ModelError(
-                f"{self.path}: its metadata says {spec.image_size} pixels and {spec.num_classes} "
-                f"classes, the graph takes {side} pixels and names {len(labels)} classes"
+                f"{self.path}: its metadata says {spec.image_size} pixels, the graph takes {side}"
             )
-        return spec, labels
+        raise ModelError(
+            f"{self.path}: has no ssd34 metadata and is not the published network "
+            f"(its input is {side} pixels, expected {spec.image_size}); "
+            "make the file with: ssd34 export"
+        )
 
     def prepare(
         self,

@@ -1,0 +1,51 @@
+"""The command line as a whole: wrong ones get one line."""
+
+import sys
+
+import pytest
+
+from ssd34.cli.app import main
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    def ssd34(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ssd34", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capsys.readouterr()
+
+    return ssd34
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "command"),
+    [
+        (("detekt",), ("detekt", "detect"), "ssd34"),
+        (("--nothing",), ("--nothing",), "ssd34"),
+        (("detect", "examples", "--formt", "json"), ("--formt", "--format"), "ssd34 detect"),
+        (("detect", "examples", "--format", "xml"), ("'xml'", "json"), "ssd34 detect"),
+        (("detect", "examples", "--score", "high"), ("'--score'", "'high'"), "ssd34 detect"),
+        (("detect", "examples", "--score"), ("'--score'", "argument"), "ssd34"),
+        (("export", "a"), ("missing argument 'OUT.onnx'",), "ssd34 export"),
+        (("data", "convert", "a", "b"), ("--to", "coco", "voc"), "ssd34 data convert"),
+        (("models", "path"), ("missing argument",), "ssd34 models path"),
+    ],
+)
+def test_a_wrong_command_line_gets_one_line(run, arguments, words, command):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("error: ") and line.endswith(f" (see {command} --help)")
+    assert all(word in line for word in words), line
+
+
+def test_help_and_version_are_no_errors(run):
+    for arguments in (("--help",), ("detect", "-h"), ("--version",)):
+        code, out, err = run(*arguments)
+        assert not code and out and not err
+
+
+def test_no_command_shows_them_all(run):
+    code, _, err = run()
+    assert code == 2 and "quantize" in err and err.startswith("Usage: ssd34")
