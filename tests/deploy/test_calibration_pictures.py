@@ -19,7 +19,7 @@ def dataset(shapes):
 def test_no_picture_serves_both(dataset, wanted, calibrating):
     pictures, rest = split(dataset, pictures=wanted)
     measured = {sample.file_name for sample in rest.samples}
-    used = {name for name, _ in pictures.readers}
+    used = {file.name for file in pictures.files}
     assert len(pictures) == calibrating
     assert not used & measured
     assert used | measured == {sample.file_name for sample in dataset.samples}
@@ -28,7 +28,7 @@ def test_no_picture_serves_both(dataset, wanted, calibrating):
 def test_pictures_are_spread_over_the_set(dataset):
     pictures = from_dataset(dataset, pictures=3)
     names = [s.file_name for s in dataset.samples]
-    assert [names.index(name) for name, _ in pictures.readers] == [0, 6, 11]
+    assert [names.index(file.name) for file in pictures.files] == [0, 6, 11]
     assert [p.shape for p in pictures.read()] == [
         dataset.read(dataset.samples[i]).shape for i in (0, 6, 11)
     ]
@@ -45,7 +45,7 @@ def test_a_folder_of_pictures_needs_no_boxes(tmp_path):
 
 
 def test_a_path_is_a_data_set_where_it_is_one(shapes):
-    assert from_path(str(shapes), pictures=2).readers[0][0] == "0001.png"
+    assert from_path(str(shapes), pictures=2).files[0].name == "0001.png"
     assert len(from_path(str(shapes / "images"), pictures=20)) == 12
     with pytest.raises(DatasetError):
         from_path(str(shapes / "instances.txt"), pictures=2)
@@ -74,6 +74,21 @@ def test_other_pictures_of_the_same_names_have_another_fingerprint(tmp_path):
     assert a.name == other.name
     assert len(a) == len(other)
     assert a.fingerprint() == same.fingerprint() != other.fingerprint()
+
+
+def test_nothing_is_decoded_for_the_fingerprint(dataset, monkeypatch):
+    """Calibration decodes every picture anyway; once is enough."""
+    monkeypatch.setattr("ssd34.data.dataset.read_image", None)
+    calibrating, measured = split(dataset, pictures=4)
+    assert len(calibrating.fingerprint()) == 64
+    assert calibrating.shared_with(measured) == 0
+
+
+def test_a_picture_that_is_gone_changes_the_fingerprint(tmp_path):
+    pictures = pictures_in(tmp_path / "pictures", shade=10)
+    before = pictures.fingerprint()
+    (tmp_path / "pictures" / "1.png").unlink()
+    assert pictures.fingerprint() != before
 
 
 def test_pictures_that_are_also_measured_are_counted(dataset, shapes, tmp_path):

@@ -187,10 +187,26 @@ def test_the_command(tiny_model, tmp_path):
     assert "tiny-12.tar.gz" in result.output
 
 
-def test_a_changed_model_takes_the_place_of_the_old_one(tiny_model, tiny_raw_model, tmp_path):
+def test_the_same_model_is_packaged_again(tiny_model, tmp_path):
+    for picture in ("coffee.jpg", "chelsea.jpg"):
+        written = package(tiny_model, output=tmp_path, picture=read_image(EXAMPLES / picture))
+    [entry] = json.loads(written.manifest.read_text())
+    assert entry["metadata"]["model_with_data_sha"] == digest(written.tarball)
+
+
+def test_another_model_of_the_same_name_is_refused(tiny_model, tiny_raw_model, tmp_path):
     picture = read_image(PICTURE)
     package(tiny_model, output=tmp_path, picture=picture, name="a")
-    written = package(tiny_raw_model, output=tmp_path, picture=picture, name="a")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(OptionError, match=r"a-12\.onnx: is another model.*--name.*--replace"):
+        package(tiny_raw_model, output=tmp_path, picture=picture, name="a")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_asked_to_it_takes_the_place_of_the_old_one(tiny_model, tiny_raw_model, tmp_path):
+    picture = read_image(PICTURE)
+    package(tiny_model, output=tmp_path, picture=picture, name="a")
+    written = package(tiny_raw_model, output=tmp_path, picture=picture, name="a", replace=True)
     [entry] = json.loads(written.manifest.read_text())
     assert entry["metadata"]["model_sha"] == digest(tiny_raw_model)
     assert verify(written.tarball).passed

@@ -442,6 +442,18 @@ def test_worker_processes_make_the_same_batches(shapes):
     assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
 
 
+def test_no_more_workers_than_processors(shapes, monkeypatch):
+    """DataLoader would warn, and the workers would wait for each other."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    [source] = training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
+    loader = Loader(
+        [source], spec=tiny_spec(), options=Augmentation(), batch_size=4, seed=7, workers=16,
+        size_now=lambda _step: 64,
+    )  # fmt: skip
+    assert loader.workers == 1
+    assert next(loader.batches(0)).images.shape == (4, 64, 64, 3)
+
+
 def test_a_set_without_usable_boxes_is_refused(tmp_path):
     shapes = shapes_dataset(tmp_path / "set", pictures=2)
     values = json.loads((shapes / "instances.json").read_text())

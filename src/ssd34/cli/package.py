@@ -23,8 +23,15 @@ from ssd34.errors import require
     "--measured", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
     help="JSON of ssd34 evaluate or of the latency benchmark, for the card; may be repeated.",
 )  # fmt: skip
+@click.option("--replace", is_flag=True, help="Another model of the same file name may go.")
 def package(
-    *, model: str, output: Path, picture: Path, name: str | None, measured: tuple[Path, ...]
+    *,
+    model: str,
+    output: Path,
+    picture: Path,
+    name: str | None,
+    measured: tuple[Path, ...],
+    replace: bool,
 ) -> None:
     """Write MODEL as the ONNX Model Zoo publishes it.
 
@@ -39,6 +46,8 @@ def package(
 
     path, pixels = model_path(model), read_image(picture)
     output.mkdir(parents=True, exist_ok=True)
-    written = write_package(path, output=output, picture=pixels, name=name, measured=measured)
+    written = write_package(
+        path, output=output, picture=pixels, name=name, measured=measured, replace=replace
+    )
     for file in (written.model, written.tarball, written.manifest, written.card):
         click.echo(f"{file}: {file.stat().st_size} bytes")

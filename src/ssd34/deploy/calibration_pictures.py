@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset, Problem, Sample
 from ssd34.data.formats import find_dataset, open_dataset, split_path
 from ssd34.data.image_io import read_image
@@ -23,56 +25,71 @@ EVERY = 3
 
 
 @dataclass(frozen=True)
+class PictureFile:
+    """A picture before it is read.
+
+    Attributes:
+        name: of the file.
+        read: decodes it; ImageError where that cannot be.
+        digest: SHA-256 of the file, hexadecimal; ImageError or OSError where that cannot be.
+    """
+
+    name: str
+    read: Callable[[], Picture]
+    digest: Callable[[], str]
+
+
+@dataclass(frozen=True)
 class CalibrationPictures:
     """Pictures for calibration, read one after the other.
 
     Attributes:
         name: where they come from, for messages and the proof.
-        readers: file name and function of each.
+        files: the pictures.
     """
 
     name: str
-    readers: tuple[tuple[str, Callable[[], Picture]], ...]
+    files: tuple[PictureFile, ...]
 
     def __len__(self) -> int:
-        return len(self.readers)
+        return len(self.files)
 
     def read(self, problem: Callable[[Problem], None] = lambda _: None) -> Iterator[Picture]:
         """Each picture, (H, W, 3) uint8 RGB; unreadable ones are reported and left out."""
-        for file_name, read in self.readers:
+        for file in self.files:
             try:
-                picture = read()
+                picture = file.read()
             except ImageError as error:
-                problem(Problem(file_name, str(error).removeprefix(f"{file_name}: ")))
+                problem(Problem(file.name, str(error).removeprefix(f"{file.name}: ")))
                 continue
             yield picture
 
     def fingerprint(self) -> str:
-        """SHA-256, hexadecimal, of the pictures that can be read, in order."""
-        digest = hashlib.sha256(b"ssd34-calibration-pictures-1")
-        for picture in self.read():
-            digest.update(repr(picture.shape).encode())
-            digest.update(np.ascontiguousarray(picture).data)
+        """SHA-256, hexadecimal, of the files in order. Nothing is decoded for it."""
+        digest = hashlib.sha256(b"ssd34-calibration-pictures-2")
+        for file in self.files:
+            digest.update((_digest_of(file) or "unreadable").encode())
         return digest.hexdigest()
 
     def shared_with(self, dataset: Dataset) -> int:
-        """How many are also in a data set: of the same file name and the same content."""
-        samples = {Path(sample.file_name).name: sample for sample in dataset.samples}
-        count = 0
-        for file_name, read in self.readers:
-            if sample := samples.get(Path(file_name).name):
-                try:
-                    count += np.array_equal(read(), dataset.read(sample))
-                except ImageError:  # neither calibrates nor is found anything in
-                    continue
-        return count
+        """How many are also in a data set: the same file under the same name."""
+        theirs = {Path(file.name).name: file for file in _files(dataset, dataset.samples)}
+        pairs = ((file, theirs.get(Path(file.name).name)) for file in self.files)
+        digests = ((_digest_of(ours), _digest_of(other)) for ours, other in pairs if other)
+        return sum(ours is not None and ours == other for ours, other in digests)
+
+
+def _digest_of(file: PictureFile) -> str | None:
+    """Its SHA-256; None: the file cannot be read."""
+    try:
+        return file.digest()
+    except (ImageError, OSError):
+        return None
 
 
 def from_dataset(dataset: Dataset, *, pictures: int) -> CalibrationPictures:
     """At most so many pictures of a data set, spread evenly over it."""
-    return CalibrationPictures(
-        dataset.name, tuple((s.file_name, _reader(dataset, s)) for s in _spread(dataset, pictures))
-    )
+    return CalibrationPictures(dataset.name, _files(dataset, _spread(dataset, pictures)))
 
 
 def from_path(path: str, *, pictures: int) -> CalibrationPictures:
@@ -100,7 +117,10 @@ def from_folder(folder: str, *, pictures: int) -> CalibrationPictures:
     chosen = [found[i] for i in _even(len(found), pictures)]
     return CalibrationPictures(
         Path(folder).resolve().name,
-        tuple((str(p.relative), lambda p=p: read_image(p.path)) for p in chosen),  # type: ignore[misc]
+        tuple(
+            PictureFile(str(p.relative), partial(read_image, p.path), partial(sha256_of, p.path))
+            for p in chosen
+        ),
     )
 
 
@@ -120,15 +140,22 @@ def split(dataset: Dataset, *, pictures: int) -> tuple[CalibrationPictures, Data
     taken = {id(sample) for sample in calibrating}
     rest = tuple(sample for sample in dataset.samples if id(sample) not in taken)
     return (
-        CalibrationPictures(
-            dataset.name, tuple((s.file_name, _reader(dataset, s)) for s in calibrating)
-        ),
+        CalibrationPictures(dataset.name, _files(dataset, calibrating)),
         dataclasses.replace(dataset, samples=rest),
     )
 
 
-def _reader(dataset: Dataset, sample: Sample) -> Callable[[], Picture]:
-    return lambda: dataset.read(sample)
+def _files(dataset: Dataset, samples: Sequence[Sample]) -> tuple[PictureFile, ...]:
+    return tuple(
+        PictureFile(
+            sample.file_name, partial(dataset.read, sample), partial(_sha256, dataset, sample)
+        )
+        for sample in samples
+    )
+
+
+def _sha256(dataset: Dataset, sample: Sample) -> str:
+    return hashlib.sha256(dataset.images.read_bytes(sample.file_name)).hexdigest()
 
 
 def _spread(dataset: Dataset, wanted: int) -> list[Sample]:

@@ -27,7 +27,7 @@ from ssd34.deploy.opsets import onnx_release
 from ssd34.deploy.ports import Port, graph_ports
 from ssd34.deploy.test_data import write_test_data
 from ssd34.deploy.verify import verify
-from ssd34.errors import ModelError
+from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.session import Session
 
 
@@ -48,6 +48,7 @@ def package(
     picture: NDArray[np.uint8],
     name: str | None = None,
     measured: Sequence[Path] = (),
+    replace: bool = False,
 ) -> Package:
     """Write a model file with test data, its manifest entry and the model card.
 
@@ -60,16 +61,23 @@ def package(
         picture: (H, W, 3) uint8 RGB, the input of the test data.
         name: what the files are called; None: the spec's name.
         measured: JSON files that ``evaluate`` or the latency benchmark wrote.
+        replace: another model of the same file name may go.
 
     Raises:
         ModelError: the model cannot be run, or what was packed does not verify.
-        OptionError: a measurement file is not one.
+        OptionError: a measurement file is not one, or another model has the file name.
     """
     session = Session(model)
     proto = onnx.load(model)
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     stem = f"{name or session.spec.name}-{opset}{_suffix(proto.graph)}"
-    read_measurements(measured, model_sha256=sha256_of(model))  # fail before anything is written
+    # Fail before anything is written.
+    read_measurements(measured, model_sha256=sha256_of(model))
+    target = output / f"{stem}.onnx"
+    if not replace and target.is_file() and sha256_of(target) != sha256_of(model):
+        raise OptionError(
+            f"{target}: is another model; give this one another --name, or --replace that one"
+        )
     with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=output) as work:
         staged = Path(work) / stem
         staged.mkdir()
@@ -80,7 +88,7 @@ def package(
         _pack(staged, packed)
         _check(packed)
         tarball = packed.replace(output / packed.name)
-        target = (staged / f"{stem}.onnx").replace(output / f"{stem}.onnx")
+        (staged / target.name).replace(target)
     entries = _with_entry(
         output / MANIFEST_NAME, _entry(target, tarball, proto, session.spec, opset, name)
     )

@@ -4,6 +4,7 @@ nothing but the seed, the epoch and the position: a resumed run sees the same ba
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -265,7 +266,7 @@ class Loader:
             options: how much to vary.
             batch_size: pictures a batch, over all processes.
             seed: of the whole run.
-            workers: processes that make pictures; 0: this one does.
+            workers: processes that make pictures, at most one a processor; 0: this one does.
             size_now: input size of a global step.
             pinned: copy batches to memory that a GPU can read directly.
             ranks: the processes; each gets its share of every batch.
@@ -275,7 +276,7 @@ class Loader:
         self.examples = Examples(sources, spec, options)
         self.batch_size = batch_size
         self.seed = seed
-        self.workers = workers
+        self.workers = min(workers, _processors())
         self.size_now = size_now
         self.pinned = pinned
         draws = sum(self._draws_of(source) for source in self.sources)
@@ -330,6 +331,14 @@ class Loader:
                 pin_memory=self.pinned,
             )
         )
+
+
+def _processors() -> int:
+    """Those that this process may use: more workers would only wait for each other."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return os.cpu_count() or 1
 
 
 def _start_worker(_: int) -> None:

@@ -85,7 +85,7 @@ class TrainOptions:
             are drawn more often; 0: all alike.
         augmentation: how the pictures are varied.
         seed: of everything random.
-        workers: processes that prepare pictures.
+        workers: processes that prepare pictures; at most one a processor is used.
         checkpoint_minutes: longest time between two checkpoints.
     """
 
