@@ -83,7 +83,7 @@ def test_convert_all_splits(tmp_path):
     result = run("convert", voc(tmp_path / "voc"), tmp_path / "new", "--to", "yolo")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [
-        "test: 1 pictures, 1 boxes",
+        "test: 1 picture, 1 box",
         "train: 1 pictures, 2 boxes",
         f"written: {tmp_path / 'new'} (yolo)",
     ]

@@ -323,6 +323,11 @@ def saved_in(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
+def test_one_saved_picture_is_one(detect, pictures, tmp_path):
+    result = detect(pictures / "a.png", "--save", tmp_path / "out")
+    assert result.stderr == f"saved 1 picture in {tmp_path / 'out'}\n"
+
+
 def test_save_keeps_names_and_nested_folders(detect, pictures, tmp_path):
     target = tmp_path / "new" / "out"
     result = detect(pictures, "--save", target)

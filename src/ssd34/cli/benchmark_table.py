@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from ssd34.core.counted import counted
 from ssd34.runtime.benchmark_run import OFFLINE, SERVER
 
 Row = dict[str, str]
@@ -20,7 +21,7 @@ def cpu_line(cpu: dict[str, Any]) -> str:
     known = "unknown" if features is None else " ".join(n for n, has in features.items() if has)
     return (
         f"{cpu['model']}, {cpu['system']}; instructions: {known or 'none of the known'}; "
-        f"{cpu['thread_budget']} of {cpu['processors']} processors may be used"
+        f"{cpu['thread_budget']} of {counted(cpu['processors'], 'processor')} may be used"
     )
 
 
@@ -121,7 +122,7 @@ def _model(result: dict[str, Any], *more: str) -> str:
     threads, memory = result["threads"], result["peak_memory_mb"]
     lines = [
         result["model"],
-        f"{result['engine']}, {threads} thread{'s' if threads > 1 else ''}",
+        f"{result['engine']}, {counted(threads, 'thread')}",
         "memory unknown" if memory is None else f"{memory} MB",
         *more,
     ]

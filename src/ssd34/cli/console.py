@@ -73,7 +73,7 @@ def warn_of_problems(dataset: Dataset) -> None:
         warn(f"{dataset.name}: left out {problem}")
     more = len(dataset.problems) - SHOWN_PROBLEMS
     if more > 0:
-        warn(f"{dataset.name}: left out {more} more pictures or boxes")
+        warn(f"{dataset.name}: left out {more} more")
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS, named_spec
 from ssd34.errors import CheckpointError, OptionError, require
 
@@ -43,4 +44,4 @@ def convert(*, source: Path, output: Path, spec_name: str | None) -> None:
         raise CheckpointError(f"{output}: the folder {output.parent} does not exist; make it first")
     notes = {"converted_from": source.name}
     Checkpoint(spec=spec, labels=labels, weights=weights, state={"notes": notes}).save(output)
-    click.echo(f"{output}: {spec.name}, {len(labels)} classes, {len(weights)} arrays")
+    click.echo(f"{output}: {spec.name}, {counted(len(labels), 'class')}, {len(weights)} arrays")

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ssd34.cli.console import progress_bar, warn, warn_of_problems
+from ssd34.core.counted import counted
 from ssd34.data.atomic import write_text
 from ssd34.data.classes import renamed, with_coco_names
 from ssd34.data.convert import FORMATS, Options
@@ -85,7 +86,7 @@ def convert(
         warn(f"{count} x {loss}")
     before = [problem for _, dataset in opened for problem in dataset.problems]
     for name, pictures, boxes in done.splits:
-        click.echo(f"{name or 'all'}: {pictures} pictures, {boxes} boxes")
+        click.echo(f"{name or 'all'}: {counted(pictures, 'picture')}, {counted(boxes, 'box')}")
     click.echo(f"written: {destination} ({done.format})")
     if json_file:
         values = {"destination": str(destination), **done.to_dict()}

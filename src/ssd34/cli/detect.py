@@ -16,6 +16,7 @@ from PIL import Image
 from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.engine import engine_option, say_choice
 from ssd34.cli.formats import FORMATS, Looked, Run, as_text
+from ssd34.core.counted import counted
 from ssd34.core.detections import Detections
 from ssd34.core.preprocess import CARD, PREPROCESSINGS
 from ssd34.data.atomic import write_text, written_whole
@@ -119,9 +120,9 @@ def detect(
             bar.advance(task)
     _emit(run, form, output)
     if save and run.looked:
-        click.echo(f"saved {len(run.looked)} pictures in {save}", err=True)
+        click.echo(f"saved {counted(len(run.looked), 'picture')} in {save}", err=True)
     if run.failed:
-        warn(f"{len(run.failed)} of {len(pictures)} pictures could not be read")
+        warn(f"{len(run.failed)} of {counted(len(pictures), 'picture')} could not be read")
         sys.exit(PARTLY if run.looked else UNUSABLE)
 
 

@@ -15,6 +15,7 @@ from ssd34.cli.datasets import warn_of_unknown_classes
 from ssd34.cli.engine import say_choice
 from ssd34.cli.scores import print_comparison, print_score, print_scores
 from ssd34.cli.scoring import compared, scored
+from ssd34.core.counted import counted
 from ssd34.core.postprocess import POLICIES, Policy, named_policy
 from ssd34.core.preprocess import BOTH, PREPROCESSINGS
 from ssd34.data.checksum import sha256_of
@@ -146,7 +147,7 @@ def measure(
             "unreadable": failed,
             "preprocess": preprocessing,
         }
-        title = f"{model} on {dataset.name}: {len(dataset)} pictures"
+        title = f"{model} on {dataset.name}: {counted(len(dataset), 'picture')}"
         if policy == ALL:
             print_scores(scores, title=title)
             outputs.emit({**about, "policies": {n: s.to_dict() for n, s in scores.items()}})
@@ -172,7 +173,10 @@ def measure(
                 threads=detector.session.threads,
             )
     if failed:
-        warn(f"{failed} of {len(dataset)} pictures could not be read and count as empty")
+        warn(
+            f"{failed} of {counted(len(dataset), 'picture')} could not be read and "
+            f"{'counts' if failed == 1 else 'count'} as empty"
+        )
     return failed
 
 

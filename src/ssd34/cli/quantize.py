@@ -205,7 +205,8 @@ def _run(
     shared = subject["calibration_pictures_measured"]
     if shared:
         warn(
-            f"{shared} of the {len(calibrating)} calibration pictures are also measured on; the "
+            f"{shared} of the {len(calibrating)} calibration pictures "
+            f"{'is' if shared == 1 else 'are'} also measured on; the "
             "int8 files may look better than they are"
         )
     with _bars() as (bar, watcher):

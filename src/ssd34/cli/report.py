@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssd34.cli.console import errors, progress_bar
+from ssd34.core.counted import counted
 from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset
 from ssd34.evaluate.report.provenance import Provenance, machine, versions
@@ -81,5 +82,5 @@ def about_data(data: str, *, fingerprint: str, limit: int | None) -> dict[str, s
     if Path(data).is_file():
         about["data file_sha256"] = sha256_of(Path(data))
     if limit:
-        about["limit"] = f"the first {limit} pictures"
+        about["limit"] = f"the first {counted(limit, 'picture')}"
     return about

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.scores import print_comparison, print_score
+from ssd34.core.counted import counted
 from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset
 from ssd34.evaluate.bootstrap import match
@@ -50,7 +51,7 @@ def score_file(
     """
     results = _read(file, everything, dataset)
     found = scored(dataset, results, options)
-    print_score(found, title=f"{file} on {dataset.name}: {len(dataset)} pictures")
+    print_score(found, title=f"{file} on {dataset.name}: {counted(len(dataset), 'picture')}")
     about = {"detections": str(file), "detections_sha256": sha256_of(file)}
     if report:
         report.write(results, found, subject=file.name, about=about)
@@ -66,7 +67,7 @@ def compare_files(
     metric = "" if options.metric == "coco" else f", metric {options.metric}, not COCO's"
     print_comparison(
         found,
-        title=f"{dataset.name}: {len(dataset)} pictures{metric}",
+        title=f"{dataset.name}: {counted(len(dataset), 'picture')}{metric}",
         names=(str(files[0]), str(files[1])),
     )
     names = ("first", "second")

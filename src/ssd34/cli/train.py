@@ -32,6 +32,7 @@ from ssd34.cli.train_setup import (
     start_from,
     weighted,
 )
+from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS
 from ssd34.data.atomic import write_text
 from ssd34.errors import OptionError, TrainingError, require
@@ -246,9 +247,10 @@ def train(
                 write_text(output / RECIPE_FILE, json.dumps(notes["recipe"], indent=2) + "\n")
             pictures = sum(len(source.usable) for source in sources)
             errors.print(
-                f"{spec.name}, {len(labels)} classes, start: {origin}; {pictures} pictures to "
+                f"{spec.name}, {counted(len(labels), 'class')}, start: {origin}; "
+                f"{counted(pictures, 'picture')} to "
                 f"learn from, {len(validation)} to measure on; {chosen}, {options.precision}, "
-                f"{torch.get_num_threads()} threads"
+                f"{counted(torch.get_num_threads(), 'thread')}"
                 + (f", {ranks.count} processes" if ranks.count > 1 else ""),
                 markup=False,
                 soft_wrap=True,
@@ -275,13 +277,14 @@ def train(
     if screen.also:
         screen.also.close()
     if first:
+        taken = counted(outcome.steps, "step")
         if outcome.finished:
-            click.echo(f"finished after {outcome.steps} steps, best AP {outcome.best_ap:.4f}")
+            click.echo(f"finished after {taken}, best AP {outcome.best_ap:.4f}")
         else:
-            click.echo(f"stopped after {outcome.steps} steps; go on with --resume")
+            click.echo(f"stopped after {taken}; go on with --resume")
         click.echo(f"weights: {outcome.best if outcome.best.exists() else outcome.last}")
         facts = [
-            f"{'Finished' if outcome.finished else 'Stopped'} after {outcome.steps} steps; best AP "
+            f"{'Finished' if outcome.finished else 'Stopped'} after {taken}; best AP "
             f"{max(0.0, outcome.best_ap):.4f} on {val}.",
             f"Trained on {', '.join(data)}; {chosen}, {options.precision}; start: {origin}.",
         ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssd34.core.counted import counted
 from ssd34.core.detections import Detections
 from ssd34.data.atomic import write_text
 from ssd34.data.checkpoint import read_checkpoint
@@ -32,7 +33,7 @@ def write_page(outcome: Outcome, validation: Dataset, facts: Sequence[str], devi
     weights = outcome.best if outcome.best.exists() else outcome.last
     checkpoint = read_checkpoint(weights)
     page = training_page(
-        f"{checkpoint.spec.name}, {len(checkpoint.labels)} classes",
+        f"{checkpoint.spec.name}, {counted(len(checkpoint.labels), 'class')}",
         read_history(folder / HISTORY),
         recipe=checkpoint.state["notes"].get("recipe", {}),
         facts=[

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.cli.console import warn
+from ssd34.core.counted import counted
 from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
 from ssd34.data.atomic import write_text, written_whole
@@ -55,7 +56,7 @@ def show_preview(
         seen.sheet.save(temporary, "PNG")
     write_text(folder / NUMBERS, json.dumps(seen.to_dict(), indent=2) + "\n")
     table = Table(
-        title=f"objects in {seen.pictures} varied pictures of {spec.image_size} pixels",
+        title=f"objects in {counted(seen.pictures, 'varied picture')} of {spec.image_size} pixels",
         title_justify="left",
     )
     for name in ("side in pixels", "objects", "none overlaps by 0.5", "default boxes each"):
@@ -71,4 +72,6 @@ def show_preview(
             side, str(row.objects), f"{row.forced} ({share:.0%})", f"{row.default_boxes:.1f}"
         )
     Console().print(table)
-    click.echo(f"{folder / SHEET}: {min(shown, seen.pictures)} pictures; {folder / NUMBERS}")
+    click.echo(
+        f"{folder / SHEET}: {counted(min(shown, seen.pictures), 'picture')}; {folder / NUMBERS}"
+    )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from ssd34.core.counted import counted
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, ModelSpec
 from ssd34.errors import ModelError, OptionError
@@ -53,7 +54,7 @@ def identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet] | None:
         raise ModelError(f"broken ssd34 metadata ({error})") from None
     if spec.num_classes != len(labels) or boxes < 1:
         raise ModelError(
-            f"the metadata's network has {spec.num_classes} classes and {boxes} default boxes, "
-            f"and the metadata names {len(labels)} classes"
+            f"the metadata's network has {counted(spec.num_classes, 'class')} and "
+            f"{counted(boxes, 'default box')}, and the metadata names {len(labels)}"
         )
     return spec, labels

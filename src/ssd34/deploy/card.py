@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ssd34.core.counted import counted
 from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import ModelSpec
@@ -37,7 +38,7 @@ def model_card(
             _FRONT,
             f"# {spec.name}",
             "",
-            f"Single Stage Detector on a {spec.trunk} trunk, {len(labels)} classes, "
+            f"Single Stage Detector on a {spec.trunk} trunk, {counted(len(labels), 'class')}, "
             f"{spec.image_size} x {spec.image_size} input, {spec.num_default_boxes} default boxes.",
             "",
             "## Models",
@@ -100,7 +101,8 @@ def _sources(rows: Sequence[tuple[dict[str, Any], Measurements]]) -> list[str]:
     """On what the accuracy was measured."""
     measured = sorted(
         {
-            f"AP: COCO box AP over IoU 0.50 to 0.95, {a.pictures} pictures of {a.data}, {a.policy}."
+            f"AP: COCO box AP over IoU 0.50 to 0.95, {counted(a.pictures, 'picture')} of {a.data}, "
+            f"{a.policy}."
             for _, m in rows
             if (a := m.accuracy)
         }

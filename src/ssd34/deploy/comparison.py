@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.boxes import pairwise_iou
+from ssd34.core.counted import counted
 from ssd34.core.postprocess import Picked, Policy
 from ssd34.deploy.tolerance import Tolerance
 
@@ -123,9 +124,9 @@ def compare_detections(
         )
     lowest = f"{min(pair.iou for pair in pairs):.4f}" if pairs else "-"
     summary = (
-        f"{len(pairs)} of {len(recorded.labels)} detections matched, "
-        f"{len(replayed.labels) - len(pairs)} others; largest score difference {worst:.2g} "
-        f"(limit {tolerance.score:g}), lowest IoU {lowest} (limit {tolerance.iou:g})"
+        f"{len(pairs)} of {counted(len(recorded.labels), 'detection')} matched, "
+        f"{counted(len(replayed.labels) - len(pairs), 'other')}; largest score difference "
+        f"{worst:.2g} (limit {tolerance.score:g}), lowest IoU {lowest} (limit {tolerance.iou:g})"
     )
     return Comparison(tuple(mismatches), summary)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ssd34.core.contract import NOTE_INT8_STEPS
+from ssd34.core.counted import counted
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import TRUNK_BLOCKS, TRUNK_STRIDES, ModelSpec
 from ssd34.data.checkpoint import Checkpoint
@@ -128,7 +129,7 @@ class _Walk:
                 self._uses[name] = self._uses.get(name, 0) + 1
         pictures = [value for value in graph.input if value.name not in tensors]
         if len(pictures) != 1:
-            raise ModelError(f"has {len(pictures)} inputs; expected one picture")
+            raise ModelError(f"has {counted(len(pictures), 'input')}; expected one picture")
         self._bytes = pictures[0].type.tensor_type.elem_type == TensorProto.UINT8
         # Values of the graph to the layers that they come from.
         self._values = {pictures[0].name: IMAGE}

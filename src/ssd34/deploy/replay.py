@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ssd34.core.contract import DETECTION_OUTPUTS
+from ssd34.core.counted import counted
 from ssd34.core.postprocess import Picked, Policy
 from ssd34.deploy.checks import Check, check, not_run
 from ssd34.deploy.comparison import Comparison, compare_detections, compare_raw
@@ -87,7 +88,7 @@ def _names(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
             if number >= len(tensors):
                 problems.append(f"{file}: missing, for the graph's {kind} {ports[number].name}")
             elif number >= len(ports):
-                problems.append(f"{file}: the graph has only {len(ports)} {kind}s")
+                problems.append(f"{file}: the graph has only {counted(len(ports), kind)}")
             elif tensors[number].name not in ("", ports[number].name):
                 problems.append(
                     f"{file}: is named {tensors[number].name}, the graph's {kind} {number} is "
@@ -152,7 +153,7 @@ def _compare_pictures(recorded: Arrays, replayed: Arrays, replayer: Replayer) ->
         shapes = ", ".join(f"{name} {list(recorded[name].shape)}" for name in DETECTION_OUTPUTS)
         return [Comparison((f"{shapes}: not of the same detections",), "")]
     if len(ours) != len(theirs):
-        return [Comparison((f"{len(theirs)} pictures, recorded are {len(ours)}",), "")]
+        return [Comparison((f"{counted(len(theirs), 'picture')}, recorded are {len(ours)}",), "")]
     comparisons = []
     for number, (was, now) in enumerate(zip(ours, theirs, strict=True)):
         found = compare_detections(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ssd34.core.counted import counted
 from ssd34.deploy.gate import Criterion, Measured, Trial, judged
 from ssd34.deploy.quantize import QuantizeOptions
 from ssd34.errors import OptionError
@@ -155,7 +156,8 @@ class Search:
             if trial.accurate:
                 break
             if not trial.fast:
-                return f"with {count} layers in float it is neither accurate nor fast enough"
+                layers = counted(count, "layer")
+                return f"with {layers} in float it is neither accurate nor fast enough"
             too_few, count = count, 2 * count
         enough = count
         while enough - too_few > 1:
@@ -165,8 +167,8 @@ class Search:
             else:
                 too_few = middle
         if with_float(enough).fast:
-            return f"it passes the gate with {enough} layers in float"
-        return f"accurate enough only with {enough} layers in float, which is too slow"
+            return f"it passes the gate with {counted(enough, 'layer')} in float"
+        return f"accurate enough only with {counted(enough, 'layer')} in float, which is too slow"
 
     def _trial(self, options: QuantizeOptions) -> Trial:
         if options in self._known:
@@ -180,7 +182,8 @@ class Search:
 
     def _check_budget(self) -> None:
         if len(self._known) >= self.budget.max_trials:
-            raise _SpentError(f"the {self.budget.max_trials} trials are used up (--max-trials)")
+            trials = counted(self.budget.max_trials, "trial")
+            raise _SpentError(f"the budget of {trials} is used up (--max-trials)")
         spent = self.clock() - self._started
         if self.budget.timeout is not None and spent >= self.budget.timeout:
             raise _SpentError(f"the {self.budget.timeout:g} seconds are used up (--timeout)")

@@ -16,6 +16,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ssd34.core.counted import counted
 from ssd34.errors import ModelError, OptionError, require
 from ssd34.runtime.detector import Detector
 
@@ -120,7 +121,9 @@ def run_loadgen(
             loadgen.DestroyQSL(library)
             loadgen.DestroySUT(system)
     if failures:
-        raise ModelError(f"LoadGen: {len(failures)} pictures without an answer ({failures[0]})")
+        raise ModelError(
+            f"LoadGen: {counted(len(failures), 'picture')} without an answer ({failures[0]})"
+        )
     try:
         text = (folder / SUMMARY).read_text(errors="replace")
     except OSError:

@@ -14,6 +14,8 @@ from typing import Any
 
 from PIL import Image
 
+from ssd34.core.counted import counted
+
 Records = Sequence[Mapping[str, Any]]
 Line = Sequence[tuple[float, float]]
 
@@ -162,7 +164,8 @@ def _results(best: Mapping[str, Any], per_epoch: int) -> str:
     )
     epoch = best["step"] / per_epoch
     return (
-        f"<section><h2>Best evaluation: epoch {epoch:g}, {best['pictures']} pictures</h2>"
+        f"<section><h2>Best evaluation: epoch {epoch:g}, "
+        f"{counted(best['pictures'], 'picture')}</h2>"
         f"<div class=columns><table><tr><th>metric</th><th>value</th></tr>{summary}</table>"
         f"<table><tr><th>class</th><th>AP</th><th>AP50</th></tr>{classes}</table></div></section>"
     )

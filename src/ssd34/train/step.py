@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssd34.core.counted import counted
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.errors import TrainingError
 from ssd34.network.ssd import SSD
@@ -166,7 +167,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def _memory_advice(part: Batch, options: TrainOptions) -> str:
     pictures, side = len(part.images), part.images.shape[1]
-    message = f"out of memory with {pictures} pictures of {side} pixels at once"
+    message = f"out of memory with {counted(pictures, 'picture')} of {side} pixels at once"
     if pictures < 2:
         return f"{message}; use a smaller network or input, or another machine"
     return (

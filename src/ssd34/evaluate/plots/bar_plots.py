@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ssd34.core.counted import counted
 from ssd34.evaluate.analysis.breakdown import Part
 from ssd34.evaluate.analysis.error_types import ErrorTypes
 from ssd34.evaluate.plots.plot import Plot, shortened
@@ -48,7 +49,7 @@ def class_ap(classes: Sequence[Part]) -> Plot:
     return Plot(
         name="class-ap",
         title="AP by class",
-        alt=f"Bars of AP and AP50 for {len(shown)} classes, from {shown[0].name} "
+        alt=f"Bars of AP and AP50 for {counted(len(shown), 'class')}, from {shown[0].name} "
         f"({_ap(shown[0]):.3f}) down to {shown[-1].name} ({_ap(shown[-1]):.3f})"
         + (f"; {left_out} classes between the best and the worst are left out" if left_out else ""),
         height=0.9 + 0.18 * len(shown),
@@ -74,7 +75,7 @@ def size_ap(sizes: Sequence[Part]) -> Plot:
                 bars, ["-" if value is None else f"{value:.3f}" for value in values],
                 padding=2, fontsize=9,
             )  # fmt: skip
-        axes.set_xticks(columns, [f"{one.name}\n{one.objects} objects" for one in sizes])
+        axes.set_xticks(columns, [f"{one.name}\n{counted(one.objects, 'object')}" for one in sizes])
         axes.grid(axis="x", visible=False)
         axes.tick_params(axis="x", length=0)
         axes.margins(y=0.12)
@@ -86,7 +87,7 @@ def size_ap(sizes: Sequence[Part]) -> Plot:
         alt="Bars of AP, AP50 and AR100 by object size: "
         + ", ".join(
             f"{one.name} {'not measured' if one.ap is None else f'AP {one.ap:.3f}'}, "
-            f"{one.objects} objects"
+            f"{counted(one.objects, 'object')}"
             for one in sizes
         ),
         height=3.7,
