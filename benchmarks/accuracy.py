@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 
-from ssd34.cli.train_setup import classes, opened, start_from, weighted
+from ssd34.cli.datasets import opened
+from ssd34.cli.train_setup import classes, start_from, weighted
 from ssd34.core.spec import SPECS, named_spec
 from ssd34.data.classes import of_classes
 from ssd34.data.dataset import Dataset

@@ -84,7 +84,7 @@ def test_convert_all_splits(tmp_path):
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [
         "test: 1 picture, 1 box",
-        "train: 1 pictures, 2 boxes",
+        "train: 1 picture, 2 boxes",
         f"written: {tmp_path / 'new'} (yolo)",
     ]
     assert "warning: 1 x crowd and difficult boxes were left out" in result.stderr

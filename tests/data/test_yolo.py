@@ -309,7 +309,7 @@ def test_no_label_file_at_all_is_a_wrong_layout(tmp_path):
     path = yolo(tmp_path / "set")
     shutil.rmtree(path / "labels")
     message = refused(f"{path}@train")
-    assert "none of 1 pictures has a label file" in message and "labels/train/1.txt" in message
+    assert "none of 1 picture has a label file" in message and "labels/train/1.txt" in message
 
 
 def test_links_that_lead_out_are_not_followed(tmp_path):

@@ -92,7 +92,7 @@ def test_worker_that_dies(tiny_model):
 
 
 def test_fixed_batches_of_another_size(tiny_model):
-    with worker(tiny_model) as model, pytest.raises(OptionError, match="takes 1 pictures at once"):
+    with worker(tiny_model) as model, pytest.raises(OptionError, match="takes 1 picture at once"):
         model.ask("batches", first=0, count=2, batch=2)
 
 

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from ssd34.core.counted import counted
 from ssd34.data.dataset import Dataset, Kind, Problem, Sample
 from ssd34.data.files import Files, normal, read_lines
 from ssd34.data.image_io import SUFFIXES as PICTURE_SUFFIXES
@@ -81,8 +82,8 @@ def _read(files: Files, config: YoloConfig, split: str, title: str) -> Dataset:
         )
     if not any(files.exists(label_name(picture)) for picture in pictures):
         raise DatasetError(
-            f"{title}: none of {len(pictures)} pictures has a label file; expected for example "
-            f"{label_name(pictures[0])}"
+            f"{title}: none of {counted(len(pictures), 'picture')} has a label file; expected for "
+            f"example {label_name(pictures[0])}"
         )
     base = posixpath.commonpath([posixpath.dirname(picture) for picture in pictures])
     samples: list[Sample] = []

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssd34.core.counted import counted
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.detections import Detections
 from ssd34.core.labels import LabelSet
@@ -260,9 +261,11 @@ class Detector:
             ImageError: a picture cannot be read.
         """
         if self.session.batch not in (None, len(images)) or not images:
+            batch = self.session.batch
+            taken = counted(batch, "picture") if batch else "one picture or more"
             raise OptionError(
-                f"{self.session.path}: takes {self.session.batch or 'one or more'} pictures at "
-                f"once, got {len(images)}; export it with --batch dynamic"
+                f"{self.session.path}: takes {taken} at once, got {len(images)}; export it with "
+                "--batch dynamic"
             )
         prepared = [self.prepare(image) for image in images]
         tensor = np.concatenate([one.tensor for one in prepared if one.tensor is not None])
