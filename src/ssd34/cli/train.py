@@ -221,7 +221,7 @@ def train(
         return
     network, origin = SSD(spec), "resumed"
     if not begun:
-        origin = start.put_into(network, labels)
+        origin = start.put_into(network, labels, class_loss=options.class_loss)
         notes = {
             "command": shlex.join(sys.argv[1:]), "start": origin, "recipe": plan.to_dict(),
             "version": __version__,

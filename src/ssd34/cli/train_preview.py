@@ -43,6 +43,7 @@ def show_preview(
         sources,
         spec=spec,
         options=options.augmentation,
+        matcher=options.matcher,
         batch_size=options.batch_size,
         seed=options.seed,
         workers=0,

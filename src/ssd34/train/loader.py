@@ -26,7 +26,7 @@ from ssd34.data.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, ImageError
 from ssd34.train.augment import Augmentation, augment
 from ssd34.train.distributed import ALONE, Ranks
-from ssd34.train.matcher import Matches, match
+from ssd34.train.matcher import Matches, levels_of, match
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,11 +181,16 @@ class Examples(TorchDataset[Any]):
     """Makes one picture and its targets from a Draw."""
 
     def __init__(
-        self, sources: Sequence[TrainingSet], spec: ModelSpec, options: Augmentation
+        self,
+        sources: Sequence[TrainingSet],
+        spec: ModelSpec,
+        options: Augmentation,
+        matcher: str = "iou",
     ) -> None:
         self.sources = tuple(sources)
         self.options = options
         self.spec = spec
+        self.matcher = matcher
         self._default_boxes: dict[int, NDArray[np.float32]] = {}
 
     def default_boxes(self, size: int) -> NDArray[np.float32]:
@@ -219,6 +224,7 @@ class Examples(TorchDataset[Any]):
             labels,
             default_boxes_cxcywh=self.default_boxes(draw.size),
             ignored_boxes=example.boxes[ignored],
+            levels=levels_of(self.spec.at_size(draw.size)) if self.matcher == "atss" else None,
         )
         return Made(example.image, boxes, labels, example.boxes[ignored], matches)
 
@@ -258,6 +264,7 @@ class Loader:
         size_now: Callable[[int], int],
         pinned: bool = False,
         ranks: Ranks = ALONE,
+        matcher: str = "iou",
     ) -> None:
         """
         Args:
@@ -270,10 +277,11 @@ class Loader:
             size_now: input size of a global step.
             pinned: copy batches to memory that a GPU can read directly.
             ranks: the processes; each gets its share of every batch.
+            matcher: which default box learns which object, ``"iou"`` or ``"atss"``.
         """
         self.sources = tuple(sources)
         self.ranks = ranks
-        self.examples = Examples(sources, spec, options)
+        self.examples = Examples(sources, spec, options, matcher)
         self.batch_size = batch_size
         self.seed = seed
         self.workers = min(workers, _processors())

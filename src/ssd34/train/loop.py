@@ -79,10 +79,11 @@ def train(
         sources,
         spec=network.spec,
         options=options.augmentation,
+        matcher=options.matcher,
         batch_size=options.batch_size,
         seed=options.seed,
         workers=options.workers,
-        size_now=lambda step: options.size_at(run.share(step), network.spec.image_size),
+        size_now=lambda step: options.size_at(run.share(step), network.spec.image_size, step=step),
         pinned=device.type == "cuda",
         ranks=ranks,
     )

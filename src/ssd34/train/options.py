@@ -6,8 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
+from ssd34.train.loss import BOX_LOSSES, CLASS_LOSSES
+from ssd34.train.matcher import MATCHERS
 from ssd34.train.schedule import DECAYS
 
 OPTIMIZERS = {"adamw": (3e-4, 0.05), "sgd": (1.25e-3, 5e-4)}
@@ -16,6 +20,12 @@ published ones."""
 
 USUAL_BATCH = 16
 
+SMALLEST = 32
+"""Input size, in pixels."""
+
+SIZE_STEP = 32
+"""Input sizes of `multi_scale` are so many pixels apart."""
+
 _CHOICES = {
     "optimizer": tuple(OPTIMIZERS),
     "schedule": ("cosine", "step"),
@@ -23,6 +33,9 @@ _CHOICES = {
     "trunk_statistics": ("frozen", "batch"),
     "head_statistics": ("frozen", "batch"),
     "decayed": ("weights", "all"),
+    "matcher": MATCHERS,
+    "box_loss": BOX_LOSSES,
+    "class_loss": CLASS_LOSSES,
 }
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 1e9),
@@ -39,8 +52,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "gradient_clip": (1e-12, 1e30),
     "frozen_stages": (0, 4),
     "frozen_share": (0, 1),
-    "small_size": (32, 1e5),
+    "small_size": (SMALLEST, 1e5),
     "small_share": (0, 1),
+    "multi_scale": (0, 0.5),
     "balance": (0, 1),
     "seed": (0, 2**63),
     "workers": (0, 1e4),
@@ -81,6 +95,10 @@ class TrainOptions:
         frozen_share: share of the run in which they do not train.
         small_size: input size of the first part of the run, in pixels; None: full size.
         small_share: share of the run at that size.
+        multi_scale: the input size of each step is drawn from 1 +- this share of it.
+        matcher: which default box learns which object: ``"iou"``, as published, or ``"atss"``.
+        box_loss: ``"smooth-l1"``, as published, or ``"giou"``.
+        class_loss: ``"softmax"``: the hardest negatives, as published; ``"focal"``: all of them.
         balance: pictures of a class that fewer than this share of its data set's pictures show
             are drawn more often; 0: all alike.
         augmentation: how the pictures are varied.
@@ -112,6 +130,10 @@ class TrainOptions:
     frozen_share: float = 1.0
     small_size: int | None = None
     small_share: float = 0.0
+    multi_scale: float = 0.0
+    matcher: str = "iou"
+    box_loss: str = "smooth-l1"
+    class_loss: str = "softmax"
     balance: float = 0.0
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(expand=0.3))
     seed: int = 34
@@ -161,9 +183,14 @@ class TrainOptions:
         usual = OPTIMIZERS[self.optimizer][1]
         return usual if self.weight_decay is None else self.weight_decay
 
-    def size_at(self, share: float, full: int) -> int:
-        """Input size in pixels after a share of the run."""
-        return self.small_size if self.small_size and share < self.small_share else full
+    def size_at(self, share: float, full: int, *, step: int) -> int:
+        """Input size in pixels of a step, which begins after a share of the run."""
+        side = self.small_size if self.small_size and share < self.small_share else full
+        if self.multi_scale == 0:
+            return side
+        reach = side * self.multi_scale / SIZE_STEP
+        drawn = round(np.random.default_rng((self.seed, step)).uniform(-reach, reach))
+        return max(SMALLEST, side + drawn * SIZE_STEP)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` is its inverse."""

@@ -12,6 +12,9 @@ from ssd34.network.new_classes import with_classes
 from ssd34.network.pretrained import read_trunk, start_trunk
 from ssd34.network.ssd import SSD, load_weights
 
+RARE = 0.01
+"""Share of default boxes that hold an object, as new heads see it before focal loss."""
+
 
 @dataclass(frozen=True, eq=False)
 class Start:
@@ -42,12 +45,16 @@ class Start:
         parts = {"trunk_statistics": "trunk.", "head_statistics": "extras."}
         return tuple(name for name, prefix in parts.items() if has_unfolded_norm(weights, prefix))
 
-    def put_into(self, network: SSD, labels: LabelSet) -> str:
+    def put_into(self, network: SSD, labels: LabelSet, *, class_loss: str = "softmax") -> str:
         """Give a network these weights; returns a line on what it got.
+
+        For the focal loss new heads are told that objects are rare.
 
         Raises:
             CheckpointError: they belong to another network.
         """
+        if self.detector is None and class_loss == "focal":
+            network.heads.expect_objects(RARE)
         if self.trunk is not None:
             start_trunk(network, self.trunk, source=self.source)
             return f"trunk from {Path(self.source).name}"

@@ -102,7 +102,13 @@ def _learn(network: SSD, part: Batch, pictures: int, *, options: TrainOptions) -
         nothing.backward()  # type: ignore[no-untyped-call]
         return nothing.detach().expand(3)
     loss = detection_loss(
-        loc, conf, offsets=part.offsets, labels=part.labels, labelled=part.labelled
+        loc,
+        conf,
+        offsets=part.offsets,
+        labels=part.labels,
+        labelled=part.labelled,
+        box_loss=options.box_loss,
+        class_loss=options.class_loss,
     )
     share = len(part.images) / pictures
     (loss.total * share).backward()  # type: ignore[no-untyped-call]
