@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.spec import named_spec
 from ssd34.data.checkpoint import read_checkpoint
@@ -15,9 +16,10 @@ from ssd34.data.formats import open_dataset
 from ssd34.errors import CheckpointError, DatasetError, OptionError, TrainingError
 from ssd34.network.ssd import SSD
 from ssd34.train.augment import Augmentation
-from ssd34.train.loader import Loader, training_sets
+from ssd34.train.loader import Draw, Examples, Loader, Made, training_sets
 from ssd34.train.loop import train
 from ssd34.train.loss import detection_loss
+from ssd34.train.matcher import levels_of, match
 from ssd34.train.measure import evaluate_network
 from ssd34.train.options import TrainOptions
 from ssd34.train.progress import Listener
@@ -57,11 +59,19 @@ def stop_after(steps):
     return Listener(stop=stop)
 
 
-@pytest.mark.parametrize(("stopped_at", "optimizer"), [(1, "adamw"), (3, "sgd"), (8, "adamw")])
+UNPUBLISHED = {
+    "matcher": "atss", "box_loss": "giou", "class_loss": "focal", "multi_scale": 0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stopped_at", "changes"),
+    [(1, {}), (3, {"optimizer": "sgd"}), (4, UNPUBLISHED), (8, {})],
+)
 def test_resumed_training_ends_with_the_same_weights_bit_for_bit(
-    tmp_path, shapes, stopped_at, optimizer
+    tmp_path, shapes, stopped_at, changes
 ):
-    options = dataclasses.replace(FAST, optimizer=optimizer)
+    options = dataclasses.replace(FAST, **changes)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
@@ -230,15 +240,17 @@ def first_batch(shapes, spec, *, pictures):
     return next(loader.batches(0))
 
 
-def test_accumulated_parts_make_the_step_of_the_whole_batch(shapes):
+@pytest.mark.parametrize("losses", [("smooth-l1", "softmax"), ("giou", "focal")])
+def test_accumulated_parts_make_the_step_of_the_whole_batch(shapes, losses):
     """Without batch norm; SGD, so that the step is the gradient."""
     spec = tiny_spec().replace(head_norm=False)
     batch = first_batch(shapes, spec, pictures=5)
     results = []
     for parts in (1, 2, 5):
         options = dataclasses.replace(
-            FAST, optimizer="sgd", batch_size=5, accumulate=parts, trunk_statistics="frozen"
-        )
+            FAST, optimizer="sgd", batch_size=5, accumulate=parts, trunk_statistics="frozen",
+            box_loss=losses[0], class_loss=losses[1],
+        )  # fmt: skip
         torch.manual_seed(3)
         network = SSD(spec)
         optimizer = make_optimizer(network, options)
@@ -351,6 +363,7 @@ def test_an_interrupted_evaluation_is_made_up_for(tmp_path, shapes):
     [
         {"learning_rate": float("nan")}, {"ema_decay": 1.5}, {"frozen_share": -3}, {"workers": -2},
         {"seed": -1}, {"small_size": 10}, {"weight_decay": -1}, {"gradient_clip": 0},
+        {"matcher": "best"}, {"box_loss": "l2"}, {"class_loss": "bce"}, {"multi_scale": 0.6},
         {"schedule": "linear"}, {"epochs": None, "minutes": float("nan")}, {"epochs": 0},
     ],
 )  # fmt: skip
@@ -406,6 +419,29 @@ def test_small_pictures_first(tmp_path, shapes):
     listener = Listener(progress=lambda now: sizes.append(now.image_size))
     run(tmp_path, shapes, options=options, spec=spec, listener=listener)
     assert sizes == [64, 64, 300, 300]
+
+
+def test_sizes_of_several_scales():
+    """Drawn anew for each step, around the size that is due, the same in every process."""
+    options = dataclasses.replace(FAST, small_size=200, small_share=0.5, multi_scale=0.25)
+    for share, expected in ((0.2, {168, 200, 232}), (0.7, {236, 268, 300, 332, 364})):
+        sizes = [options.size_at(share, 300, step=step) for step in range(200)]
+        assert set(sizes) == expected
+        assert sizes == [options.size_at(share, 300, step=step) for step in range(200)]
+    assert FAST.size_at(0.2, 300, step=5) == 300
+
+
+def test_the_loader_matches_as_it_is_told(shapes):
+    spec = tiny_spec()
+    sources = training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
+    for matcher, levels in (("iou", None), ("atss", levels_of(spec))):
+        examples = Examples(sources, spec, Augmentation(), matcher)
+        made = examples.make(Draw(0, 0, (1, 2, 3), 64))
+        assert isinstance(made, Made)
+        expected = match(
+            made.boxes, made.labels, default_boxes_cxcywh=default_boxes_cxcywh(spec), levels=levels
+        )
+        assert np.array_equal(made.matches.labels, expected.labels)
 
 
 def test_loader_order_weights_and_targets(shapes):

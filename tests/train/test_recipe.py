@@ -28,6 +28,9 @@ def test_benchmark_is_the_published_recipe():
     assert options.augmentation == Augmentation(
         expand=0, crop=True, flip=0.5, brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05
     )
+    assert (options.matcher, options.box_loss, options.class_loss, options.multi_scale) == (
+        "iou", "smooth-l1", "softmax", 0
+    )  # fmt: skip
     settings = settle("benchmark").settings
     assert settings["spec"] == "ssd300-resnet34"
     assert settings["head_norm"] is False

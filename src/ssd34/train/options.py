@@ -188,9 +188,9 @@ class TrainOptions:
         side = self.small_size if self.small_size and share < self.small_share else full
         if self.multi_scale == 0:
             return side
-        reach = side * self.multi_scale / SIZE_STEP
-        drawn = round(np.random.default_rng((self.seed, step)).uniform(-reach, reach))
-        return max(SMALLEST, side + drawn * SIZE_STEP)
+        reach = int(side * self.multi_scale / SIZE_STEP)
+        drawn = np.random.default_rng((self.seed, step)).integers(-reach, reach, endpoint=True)
+        return max(SMALLEST, side + int(drawn) * SIZE_STEP)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` is its inverse."""
