@@ -29,9 +29,9 @@ def run(*arguments):
 
 def train(shapes, init, output, *more):
     return run(
-        "train", "--data", shapes, "--val", shapes, "--init", init, "--labels", "data",
-        "--output", output, "--epochs", "2", "--batch", "4", "--workers", "0", "--threads", "1",
-        "--lr", "1e-4", *more,
+        "train", "--data", shapes, "--val", shapes, *(("--init", init) if init else ()),
+        "--labels", "data", "--output", output, "--epochs", "2", "--batch", "4", "--workers", "0",
+        "--threads", "1", "--lr", "1e-4", *more,
     )  # fmt: skip
 
 
@@ -76,6 +76,18 @@ def test_an_interrupted_run_goes_on_rounding(shapes, init, tmp_path):
         np.testing.assert_array_equal(value, b.weights[key], err_msg=key)
     refused = train(shapes, init, parts, "--resume", "--trunk-statistics", "batch")
     assert "--qat needs trunk_statistics=frozen, got batch" in str(refused.exception)
+    broken = read_checkpoint(parts / "last.safetensors", training=True)
+    steps = broken.state["notes"][NOTE_INT8_STEPS]
+    for change, message in (
+        ({"extras.0.conv1": 0.5}, "is broken"),
+        ({}, "among them extras.0.conv1"),
+    ):
+        del steps["extras.0.conv1"]
+        steps |= change
+        broken.save(parts / "last.safetensors")
+        refused = train(shapes, None, parts, "--resume")
+        assert isinstance(refused.exception, Ssd34Error)
+        assert message in str(refused.exception)
 
 
 def test_a_run_without_rounding_does_not_go_on_with_it(shapes, init, tmp_path):

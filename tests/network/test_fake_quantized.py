@@ -12,6 +12,7 @@ from ssd34.deploy.calibrate import calibrate
 from ssd34.deploy.int8_plan import int8_plan
 from ssd34.deploy.quantize import QuantizeOptions, quantized_model
 from ssd34.deploy.read_network import network_of
+from ssd34.errors import CheckpointError
 from ssd34.network.fake_quantized import FakeQuantizedSSD, Steps
 from ssd34.network.ssd import SSD, load_weights
 from tests.conftest import EXAMPLES, TINY_LABELS, drawn_checkpoint, tiny_spec
@@ -157,3 +158,22 @@ def test_the_gradient_points_where_the_float_networks_does(quantized):
         each.zero_grad()
     ours, theirs = gradients
     assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"extras.0.conv1": None},
+            r"no int8 steps for extras\.0\.conv1; begin another run",
+        ),
+        ({"image": Steps(float("nan"), 3)}, "image: expected int8 steps .* got nan and 3"),
+        ({"image": Steps(0.1, 256)}, "image: expected int8 steps .* got 0.1 and 256"),
+    ],
+)
+def test_steps_of_another_network_are_refused(quantized, change, message):
+    fake = quantized[3]
+    values = {n: v for n, v in {**fake.values, **change}.items() if v is not None}
+    FakeQuantizedSSD(fake.spec, {n: fake.values[n] for n in fake.values if "maxpool" not in n})
+    with pytest.raises(CheckpointError, match=message):
+        FakeQuantizedSSD(fake.spec, values)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import multiprocessing
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -12,8 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.data.checkpoint import read_checkpoint
 from ssd34.data.formats import open_dataset
+from ssd34.deploy.read_network import network_of
 from ssd34.errors import OptionError
 from ssd34.network.ssd import SSD
 from ssd34.train.augment import Augmentation
@@ -22,6 +26,7 @@ from ssd34.train.loader import Loader, training_sets
 from ssd34.train.loop import train
 from tests.cli.test_train import invoke
 from tests.conftest import TINY_LABELS, tiny_spec
+from tests.train import two_processes
 from tests.train.test_loop import FAST
 
 
@@ -78,6 +83,7 @@ def test_torchrun_trains_to_the_weights_of_one_process(
     for folder in (one, two):
         lines = (folder / "history.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
+        assert sum(r["event"] == "problem" for r in records) == 1
         found = [r for r in records if r["event"] == "evaluation"]
         assert [r["step"] for r in found] == [4, 8]
         assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in one.iterdir())
@@ -86,6 +92,64 @@ def test_torchrun_trains_to_the_weights_of_one_process(
     for a, b in zip(reference, found, strict=True):
         assert b["pictures"] == a["pictures"] == 12
         assert b["summary"] == pytest.approx(a["summary"], abs=1e-3, nan_ok=True)
+
+
+@pytest.fixture(scope="module")
+def together():
+    """Runs a function of two_processes.py in two processes; returns what each has printed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([two_processes.__name__])
+
+    def run(work, folder, *arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        processes = [
+            context.Process(target=two_processes.begin, args=(work, rank, port, folder, *arguments))
+            for rank in range(2)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0, 0]
+        return [(folder / f"{rank}.txt").read_text().splitlines() for rank in range(2)]
+
+    return run
+
+
+def test_nothing_of_the_group_outlives_it(together, tmp_path):
+    """Its threads, which give tensors back, must not run on while Python ends."""
+    expected = ["[2.0, 2.0, 2.0] [] ['é']", "None"]
+    assert together(two_processes.leave_nothing, tmp_path) == [expected, expected]
+
+
+def test_pictures_that_any_process_could_not_read_are_told_once(together, shapes, tmp_path):
+    """Of those to learn from and of those to measure on, in the history of the first process."""
+    expected = []
+    for number, part in enumerate(("train", "val")):
+        shutil.copytree(shapes, tmp_path / part)
+        for sample in open_dataset(shapes).samples[number::3]:
+            (tmp_path / part / "images" / sample.file_name).write_text("no picture")
+            expected.append(sample.file_name)
+    first, second = together(two_processes.learn, tmp_path)
+    records = map(json.loads, (tmp_path / "run" / "history.jsonl").read_text().splitlines())
+    told = [record["where"] for record in records if record["event"] == "problem"]
+    assert sorted(told) == sorted(expected)
+    assert (first, second) == (told, [])
+
+
+def test_the_first_process_finds_the_int8_steps_for_all(
+    together, shapes, tiny_checkpoint, tmp_path
+):
+    tiny_checkpoint.save(tmp_path / "start.safetensors")
+    together(
+        two_processes.adapt, tmp_path, "train", "--qat", "--data", str(shapes), "--val",
+        str(shapes), "--init", str(tmp_path / "start.safetensors"), "--epochs", "1", "--batch",
+        "6", "--workers", "0", "--threads", "1", "--device", "cpu",
+    )  # fmt: skip
+    run = read_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert set(network_of(run).trained) == set(run.state["notes"][NOTE_INT8_STEPS])
 
 
 def test_ranks_share_every_batch_without_overlap(shapes):

@@ -14,14 +14,15 @@ import click
 
 from ssd34.cli.console import errors, warn
 from ssd34.cli.datasets import opened
-from ssd34.cli.train_page import write_page
+from ssd34.cli.train_page import PAGE, write_page
 from ssd34.cli.train_preview import show_preview
 from ssd34.cli.train_qat import (
-    calibrated_network,
+    calibrated_steps,
     check_options,
     check_resumed,
-    resumed_network,
+    rounding_network,
     settings_of_qat,
+    steps_of,
 )
 from ssd34.cli.train_screen import Screen, StopOnSignal
 from ssd34.cli.train_setup import (
@@ -32,9 +33,10 @@ from ssd34.cli.train_setup import (
     start_from,
     weighted,
 )
+from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS
-from ssd34.data.atomic import write_text
+from ssd34.data.atomic import remove_parts, write_text
 from ssd34.errors import OptionError, TrainingError, require
 from ssd34.version import __version__
 
@@ -226,11 +228,9 @@ def train(
             "command": shlex.join(sys.argv[1:]), "start": origin, "recipe": plan.to_dict(),
             "version": __version__,
         }  # fmt: skip
-    if begun:
-        network = resumed_network(spec, begun.state["notes"]) or network
-    elif qat:
-        network, steps = calibrated_network(network, labels, sources)
-        notes |= steps
+    steps = steps_of(begun.state["notes"]) if begun else None
+    if qat and first and not begun:
+        steps = calibrated_steps(network, labels, sources)
     for name in sorted(set(validation.labels.names) - set(labels.names)):
         if first:
             warn(f"{val}: the class {name!r} is not trained and counts as missed")
@@ -241,7 +241,13 @@ def train(
         screen.also = EventWriter(output, resumed_at=begun.state["step"] if begun else None)
     stopping = StopOnSignal()
     with joined(chosen) as ranks, stopping:
+        # Processes on different machines would not find quite the same steps.
+        [steps] = ranks.everyone([steps])[:1]
+        if steps is not None:
+            network = rounding_network(network, steps)
+            notes[NOTE_INT8_STEPS] = steps
         if first:
+            remove_parts(output, (RECIPE_FILE, PAGE))
             if not begun:
                 _print_plan(plan, recipe)
                 write_text(output / RECIPE_FILE, json.dumps(notes["recipe"], indent=2) + "\n")

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ssd34.core.spec import ModelSpec
     from ssd34.network.fake_quantized import FakeQuantizedSSD
     from ssd34.network.ssd import SSD
     from ssd34.train.loader import TrainingSet
@@ -79,12 +78,12 @@ def check_resumed(notes: dict[str, Any], options: TrainOptions, *, qat: bool) ->
         )
 
 
-def calibrated_network(
+def calibrated_steps(
     network: SSD, labels: LabelSet, sources: Sequence[TrainingSet]
-) -> tuple[FakeQuantizedSSD, dict[str, Any]]:
-    """A network's weights in one that rounds, and the note for its checkpoints.
+) -> dict[str, Any]:
+    """The steps of a network's values, which its checkpoints note: scale and zero point by name.
 
-    The steps come from at most 200 training pictures and stay as they are; the weights adapt.
+    They come from at most 200 training pictures and stay as they are; the weights adapt.
     """
     require("onnx", extra="export", why="quantization-aware training")
     from ssd34.data.checkpoint import Checkpoint
@@ -105,30 +104,31 @@ def calibrated_network(
             progress=lambda done: bar.update(task, completed=done),
         )
     values = value_steps(layers, statistics, ranges=RANGES)
-    steps = {name: [float(v.scale), int(v.zero_point)] for name, v in values.items()}
-    return _rounding(network.spec, steps, weights), {NOTE_INT8_STEPS: steps}
+    return {name: [float(v.scale), int(v.zero_point)] for name, v in values.items()}
 
 
-def resumed_network(spec: ModelSpec, notes: dict[str, Any]) -> FakeQuantizedSSD | None:
-    """The network of a run that goes on, or None where it does not round."""
-    steps = notes.get(NOTE_INT8_STEPS)
-    return None if steps is None else _rounding(spec, steps, None)
+def steps_of(notes: dict[str, Any]) -> dict[str, Any] | None:
+    """The steps in the notes of a run that goes on, or None where it does not round."""
+    return notes.get(NOTE_INT8_STEPS)
 
 
-def _rounding(
-    spec: ModelSpec, steps: dict[str, Any], weights: dict[str, Any] | None
-) -> FakeQuantizedSSD:
+def rounding_network(network: SSD, steps: dict[str, Any]) -> FakeQuantizedSSD:
+    """A network's weights in one that rounds.
+
+    Raises:
+        CheckpointError: the steps are not those of the network's values.
+    """
     from ssd34.network.fake_quantized import FakeQuantizedSSD, Steps
-    from ssd34.network.ssd import load_weights
 
     try:
         values = {name: Steps(float(s), int(z)) for name, (s, z) in steps.items()}
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"the run's {NOTE_INT8_STEPS} are broken ({error})") from None
-    network = FakeQuantizedSSD(spec, values)
-    if weights is not None:
-        load_weights(network, weights, source="the start")
-    return network
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CheckpointError(
+            f"the run's note {NOTE_INT8_STEPS} is broken ({error}); begin another run with --qat"
+        ) from None
+    rounding = FakeQuantizedSSD(network.spec, values)
+    rounding.load_state_dict(network.state_dict())
+    return rounding
 
 
 def _pictures(sources: Sequence[TrainingSet], wanted: int) -> Iterator[NDArray[np.uint8]]:

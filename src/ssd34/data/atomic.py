@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -12,17 +13,21 @@ from pathlib import Path
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends without error.
+    """A path to write, of the same name, that takes the place of `path` when the block ends without
+    error.
+
+    It lies in a hidden folder of its own beside `path`, because some libraries write through a
+    temporary file of their own beside the one that they are told: a process that is killed leaves
+    that folder and nothing else, and `remove_parts` removes it.
 
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
-    os.close(handle)
-    temporary = Path(name)
+    temporary = folder / path.name
     try:
         yield temporary
         mask = os.umask(0)
@@ -30,14 +35,17 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder)
 
 
 def remove_parts(folder: Path, names: Iterable[str]) -> None:
-    """Remove what a killed process left beside some files while it wrote them."""
+    """Remove what killed processes left beside some files while they wrote them."""
     for name in names:
-        for part in folder.glob(f".{name}.*.part"):
-            part.unlink(missing_ok=True)
+        for part in folder.glob(f".{glob.escape(name)}.*.part"):
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ssd34.core.int8 import LARGEST_BIAS, LARGEST_WEIGHT
 from ssd34.core.spec import ModelSpec
+from ssd34.errors import CheckpointError
 from ssd34.network.heads import ExtraFeatures
 from ssd34.network.ssd import SSD
 from ssd34.network.trunk import BasicBlock, folded_parameters
@@ -47,9 +48,37 @@ class FakeQuantizedSSD(SSD):
             spec: the network.
             values: the steps of the picture, ``"image"``, and of each layer's output, by the
                 names of the int8 file's layers, such as ``"trunk.layer1.0.conv1"``.
+
+        Raises:
+            CheckpointError: a value has none, or steps that are no uint8 steps.
         """
         super().__init__(spec)
         self.values = dict(values)
+        if missing := sorted(self._value_names() - self.values.keys()):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise CheckpointError(
+                f"{spec.name}: no int8 steps for {missing[0]}{more}; begin another run with --qat"
+            )
+        for name, (scale, zero_point) in self.values.items():
+            if not (0 < scale < float("inf") and 0 <= zero_point <= 255):
+                raise CheckpointError(
+                    f"{name}: expected int8 steps with a scale > 0 and a zero point of 0 to 255, "
+                    f"got {scale:g} and {zero_point}; begin another run with --qat"
+                )
+
+    def _value_names(self) -> set[str]:
+        """The picture and what each layer computes, a residual block's sum included."""
+        names = {"image", "trunk.conv1"}
+        for path, module in self.named_modules():
+            if isinstance(module, BasicBlock):
+                parts = ["conv1", "conv2", "add"]
+                parts += [] if module.downsample is None else ["downsample"]
+                names |= {f"{path}.{part}" for part in parts}
+            elif isinstance(module, ExtraFeatures):
+                names |= {f"{path}.conv1", f"{path}.conv2"}
+        for kind in ("loc", "conf"):
+            names |= {f"heads.{kind}.{level}" for level in range(len(self.spec.steps))}
+        return names
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As `SSD.forward`."""

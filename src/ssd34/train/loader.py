@@ -22,7 +22,7 @@ from ssd34.core.box_coder import encode
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
-from ssd34.data.dataset import Dataset, Problem
+from ssd34.data.dataset import Dataset, Kind, Problem
 from ssd34.errors import DatasetError, ImageError
 from ssd34.train.augment import Augmentation, augment
 from ssd34.train.distributed import ALONE, Ranks
@@ -347,6 +347,12 @@ def _processors() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
         return os.cpu_count() or 1
+
+
+def everyones(problems: Sequence[Problem], ranks: Ranks) -> list[Problem]:
+    """The pictures that any of the processes could not read; each gives its own."""
+    met = ranks.everyone([(problem.where, problem.reason) for problem in problems])
+    return [Problem(where, reason, Kind.UNREADABLE) for where, reason in met]
 
 
 def _start_worker(_: int) -> None:

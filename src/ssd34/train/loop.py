@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from ssd34.core.labels import LabelSet
-from ssd34.data.dataset import Dataset
+from ssd34.data.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, OptionError, TrainingError
 from ssd34.evaluate.coco_metrics import categories_of
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
 from ssd34.train.divergence import LossWatch
 from ssd34.train.ema import AveragedWeights
-from ssd34.train.loader import Loader, TrainingSet
+from ssd34.train.loader import Loader, TrainingSet, everyones
 from ssd34.train.measure import evaluate_network
 from ssd34.train.options import TrainOptions
 from ssd34.train.progress import Listener, Outcome, Pace
@@ -117,10 +117,8 @@ def train(
         waited = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - waited
-        for problem in batch.problems:
-            if run.first_report(problem):
-                listener.problem(problem)
-
+        problems = everyones(batch.problems, ranks)
+        _report(problems, run, listener, ranks)
         rate = schedule.rate(step=run.step, progress=share)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
@@ -144,7 +142,7 @@ def train(
             run.log({"event": "step", **dataclasses.asdict(progress)})
         if end_of_epoch:
             if usable == 0:
-                first = f"; the first: {batch.problems[0]}" if batch.problems else ""
+                first = f"; the first: {problems[0]}" if problems else ""
                 raise TrainingError(f"no picture could be read in a whole epoch{first}")
             usable = 0
         if end_of_epoch or share >= 1 or run.elapsed() - saved_at > 60 * options.checkpoint_minutes:
@@ -189,6 +187,13 @@ def _check_before(
         )
 
 
+def _report(problems: Sequence[Problem], run: Run, listener: Listener, ranks: Ranks) -> None:
+    """Tell once of each picture that any process could not read."""
+    for problem in problems:
+        if run.first_report(problem) and ranks.first:
+            listener.problem(problem)
+
+
 def _evaluate(
     run: Run, validation: Dataset, device: torch.device, listener: Listener, ranks: Ranks
 ) -> None:
@@ -202,7 +207,7 @@ def _evaluate(
             precision=run.options.precision,
             batch_size=max(1, run.options.batch_size // (run.options.accumulate * ranks.count)),
             progress=listener.evaluating if ranks.first else lambda _done, _total: None,
-            problem=lambda p: listener.problem(p) if run.first_report(p) else None,
+            problem=lambda problem: _report([problem], run, listener, ranks),
             ranks=ranks,
         )
         ap = float(ranks.gathered(np.array([[metrics.ap if metrics else -1.0]]))[0][0, 0])

@@ -19,6 +19,7 @@ from ssd34.evaluate.evaluator import Stages, detect_all
 from ssd34.evaluate.results import Results
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks
+from ssd34.train.loader import everyones
 
 
 def stages_of_network(network: SSD, *, device: torch.device, precision: str = "fp32") -> Stages:
@@ -64,7 +65,7 @@ def evaluate_network(
         precision: ``"bf16"`` or ``"fp32"``.
         batch_size: pictures at once.
         progress: called with the pictures done and all there are.
-        problem: called for each unreadable picture.
+        problem: called, in every process, for each picture that any of them could not read.
         ranks: the processes; each detects in its share of the pictures.
 
     Returns:
@@ -73,11 +74,14 @@ def evaluate_network(
     stages = stages_of_network(network, device=device, precision=precision)
     share = dataclasses.replace(dataset, samples=dataset.samples[ranks.rank :: ranks.count])
     parts: list[Results] = []
+    unreadable: list[Problem] = []
     for done, found in enumerate(detect_all(stages, share, labels, batch_size=batch_size), start=1):
         parts += found.results
         if found.problem:
-            problem(found.problem)
+            unreadable.append(found.problem)
         progress(min(done * ranks.count, len(dataset)), len(dataset))
+    for each in everyones(unreadable, ranks):
+        problem(each)
     rows = np.concatenate(ranks.gathered(Results.joined(parts).as_array()))
     if not ranks.first:
         return None

@@ -64,7 +64,7 @@ class Run:
         self.saved = -1
         self.best_ap = -1.0
         self.evaluated = 0
-        self._reported: set[Problem] = set()
+        self._reported: set[tuple[str, str]] = set()
         self._trained = 0.0
         self._since = time.monotonic()
 
@@ -96,9 +96,10 @@ class Run:
 
     def first_report(self, problem: Problem) -> bool:
         """Log a problem; False where it was met before."""
-        if problem in self._reported:
+        told = (problem.where, problem.reason)
+        if told in self._reported:
             return False
-        self._reported.add(problem)
+        self._reported.add(told)
         self.log({"event": "problem", "where": problem.where, "reason": problem.reason})
         return True
 
@@ -229,6 +230,6 @@ class Run:
                     self.evaluated = record["step"]
                     self.best_ap = max(self.best_ap, record["summary"]["AP"] or 0.0)
                 if record["event"] == "problem":
-                    self._reported.add(Problem(record["where"], record["reason"]))
+                    self._reported.add((record["where"], record["reason"]))
         if self.writes:
             write_text(history, "".join(f"{line}\n" for line in kept))
