@@ -62,6 +62,19 @@ def test_the_manifest_entry_has_the_zoos_fields(packed):
     assert [p["name"] for p in data["io_ports"]["outputs"]] == ["bboxes", "labels", "scores"]
 
 
+def test_the_card_has_the_ports(packed):
+    card = packed.card.read_text()
+    assert "- input `image` tensor(float) [1, 3, 64, 64]" in card
+    assert "- output `bboxes` tensor(float) [1, nbox, 4]" in card
+
+
+@pytest.mark.parametrize("name", ["", "../out", "a/b", "a\\b", ".hidden", "a\0b"])
+def test_names_that_are_no_file_names(tiny_model, tmp_path, name):
+    with pytest.raises(OptionError, match="expected the beginning of a file name"):
+        package(tiny_model, output=tmp_path, picture=read_image(PICTURE), name=name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_was_packed_verifies(packed):
     for target in (packed.tarball, packed.model):
         assert verify(target).passed

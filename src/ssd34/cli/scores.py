@@ -19,7 +19,7 @@ SHOWN_CLASSES = 8
 def print_score(score: Score, *, title: str) -> None:
     """The twelve numbers, with intervals where there are any."""
     sure = score.uncertainty
-    table = Table("metric", "value", title=_title(title, score))
+    table = Table("metric", "value")
     if sure:
         table.add_column(f"{sure.confidence:.0%} interval")
     for name, value in score.metrics.summary.items():
@@ -27,16 +27,14 @@ def print_score(score: Score, *, title: str) -> None:
         if sure:
             cells.append(_range(sure.summary.get(name)))
         table.add_row(*cells)
-    Console(highlight=False).print(table)
+    _print(_titled(title, score), table)
 
 
 def print_scores(scores: Mapping[str, Score], *, title: str) -> None:
     """The twelve numbers of several policies side by side."""
     some = next(iter(scores.values()))
     # Four policies fit into 80 columns.
-    table = Table(
-        "metric", *scores, title=_title(title, some), box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    table = Table("metric", *scores, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in some.metrics.summary:
         table.add_row(name, *(_number(score.metrics.summary[name]) for score in scores.values()))
         if name == "AP" and some.uncertainty:
@@ -44,20 +42,12 @@ def print_scores(scores: Mapping[str, Score], *, title: str) -> None:
             every = [score.uncertainty for score in scores.values()]
             ranges = (_range(one.summary.get(name)) for one in every if one)
             table.add_row(row, *(text.replace(" to ", "-") for text in ranges))
-    Console(highlight=False).print(table)
+    _print(_titled(title, some), table)
 
 
 def print_comparison(found: Comparison, *, title: str, names: tuple[str, str]) -> None:
     """Differences of AP, and the classes that gained and lost most."""
-    table = Table(
-        "metric", "A", "B", "B - A", f"{found.confidence:.0%} interval",
-        title=Text(title, style="table.title"),
-        caption_justify="left",
-        caption=Text(
-            f"A: {names[0]}\nB: {names[1]}\nB is better in {found.second_better:.1%} of the draws; "
-            "* where the interval leaves out 0",
-        ),
-    )  # fmt: skip
+    table = Table("metric", "A", "B", "B - A", f"{found.confidence:.0%} interval")
     for name, difference in found.summary.items():
         table.add_row(name, *_cells(difference))
     ordered = sorted(found.class_ap.items(), key=lambda item: item[1].difference)
@@ -72,7 +62,9 @@ def print_comparison(found: Comparison, *, title: str, names: tuple[str, str]) -
             table.add_row(Text(f"AP {heading}", style="bold"), "", "", "", note)
         for name, difference in chosen[:SHOWN_CLASSES]:
             table.add_row(Text(name), *_cells(difference))
-    Console(highlight=False).print(table)
+    note = f"B is better in {found.second_better:.1%} of the draws"
+    _print(title, table, f"A: {names[0]}", f"B: {names[1]}",
+           f"{note}; * where the interval leaves out 0")  # fmt: skip
 
 
 def _cells(difference: Difference) -> tuple[str, ...]:
@@ -85,9 +77,17 @@ def _cells(difference: Difference) -> tuple[str, ...]:
     )
 
 
-def _title(title: str, score: Score) -> Text:
-    metric = "" if score.metric == "coco" else f"\nmetric {score.metric}, not COCO's"
-    return Text(title + metric, style="table.title")
+def _titled(title: str, score: Score) -> str:
+    return title if score.metric == "coco" else f"{title}, metric {score.metric}, not COCO's"
+
+
+def _print(title: str, table: Table, *notes: str) -> None:
+    """A table between its title and its notes, which are not broken to the table's width."""
+    console = Console(highlight=False)
+    console.print(title, style="table.title", markup=False, soft_wrap=True)
+    console.print(table)
+    for note in notes:
+        console.print(note, markup=False, soft_wrap=True)
 
 
 def _number(value: float | None) -> str:

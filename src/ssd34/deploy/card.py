@@ -10,6 +10,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.measurement import Measurements
+from ssd34.deploy.ports import Port
 
 _FRONT = """---
 license: apache-2.0
@@ -113,7 +114,7 @@ def _sources(rows: Sequence[tuple[dict[str, Any], Measurements]]) -> list[str]:
 def _ports(entry: dict[str, Any]) -> list[str]:
     ports = entry["metadata"]["io_ports"]
     return [
-        f"- {kind} `{port['name']}` {port['type']} {port['shape']}"
+        f"- {kind} `{port['name']}` {Port('', port['type'], tuple(port['shape'])).form}"
         for kind, found in (("input", ports["inputs"]), ("output", ports["outputs"]))
         for port in found
     ]

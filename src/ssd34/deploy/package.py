@@ -65,13 +65,16 @@ def package(
 
     Raises:
         ModelError: the model cannot be run, or what was packed does not verify.
-        OptionError: a measurement file is not one, or another model has the file name.
+        OptionError: a measurement file is not one, the name is no file name, or another model
+            has it.
     """
     session = Session(model)
     proto = onnx.load(model)
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     stem = f"{name or session.spec.name}-{opset}{_suffix(proto.graph)}"
     # Fail before anything is written.
+    if name is not None and (not name or name.startswith(".") or set(name) & set("/\\\0")):
+        raise OptionError(f"name {name!r}: expected the beginning of a file name, such as mine")
     read_measurements(measured, model_sha256=sha256_of(model))
     target = output / f"{stem}.onnx"
     if not replace and target.is_file() and sha256_of(target) != sha256_of(model):
