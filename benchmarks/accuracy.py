@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import re
 import time
@@ -22,19 +23,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from ssd34.cli.datasets import opened
 from ssd34.cli.train_setup import classes, start_from, weighted
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Picked, postprocess
-from ssd34.core.spec import SPECS, named_spec
+from ssd34.core.spec import SPECS, ModelSpec, named_spec
 from ssd34.data.checkpoint import read_checkpoint
 from ssd34.data.classes import of_classes
 from ssd34.data.dataset import Dataset
+from ssd34.evaluate.bootstrap import match
 from ssd34.evaluate.coco_metrics import CocoMetrics, coco_metrics
+from ssd34.evaluate.comparison import compare
 from ssd34.evaluate.evaluator import detect_all
 from ssd34.evaluate.results import Results
+from ssd34.evaluate.results_json import read_results, write_results
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.train.loader import training_sets
 from ssd34.train.loop import train
@@ -46,6 +52,9 @@ from ssd34.train.recipe import read_recipe, resolved
 from ssd34.train.run import HISTORY, LAST
 from ssd34.train.settings import Settings, parsed_setting
 from ssd34.train.start import Start
+
+RESULTS = "results.jsonl"
+DETECTIONS = "detections.json"
 
 VARIANTS: dict[str, Settings] = {
     "small-data": {},
@@ -62,6 +71,7 @@ VARIANTS: dict[str, Settings] = {
     "step schedule": {"schedule": "step"},
     "balance 0.2": {"balance": 0.2},
     "no colour": {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},
+    "light FPN": {},
     "ATSS, GIoU, focal": {"matcher": "atss", "box_loss": "giou", "class_loss": "focal"},
 }
 """What each changes in the recipe."""
@@ -72,6 +82,39 @@ VOC_CLASSES = (
     "train", "tv",
 )  # fmt: skip
 """Under COCO's names. They have most of the boxes: their AP is less noisy than that of all 80."""
+
+
+class TopDownSSD(SSD):
+    """The network with a light feature pyramid: each level adds a 1x1 convolution of the next
+    coarser one, enlarged to its size; at first it adds nothing. Source: Lin et al., 2017.
+
+    Only here, to see what it is worth: export and quantization do not know it.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(coarse, fine, 1) for fine, coarse in itertools.pairwise(spec.level_channels)
+        )
+        for parameter in self.laterals.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `SSD.forward`."""
+        levels = len(self.spec.at_size(images.shape[-1]).steps)
+        features = [self.trunk(images)]
+        for extra in self.extras[: levels - 1]:
+            features.append(extra(features[-1]))
+        for level in reversed(range(levels - 1)):
+            coarse = self.laterals[level](features[level + 1])
+            enlarged = functional.interpolate(coarse, size=features[level].shape[-2:])
+            features[level] = features[level] + enlarged
+        loc, conf = zip(*map(self.heads, features, range(levels)), strict=True)
+        return torch.cat(loc, dim=2), torch.cat(conf, dim=2)
+
+
+NETWORKS: dict[str, type[SSD]] = {"light FPN": TopDownSSD}
+"""Variants that are another network."""
 
 POLICIES = {"all": ZOO.replace(name="all", score_threshold=0.001), "zoo": ZOO}
 """Short trainings score low, and how low depends on the loss: a least score would judge that."""
@@ -102,7 +145,7 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
-    results = options.output / "results.jsonl"
+    results = options.output / RESULTS
     for name in options.variants:
         if name not in {record["variant"] for record in read(results)}:
             record = {"variant": name, **measured(VARIANTS[name], name=name, options=options)}
@@ -138,10 +181,10 @@ def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> di
     spec = named_spec(options.spec).replace(
         num_classes=len(labels), head_norm=plan.settings["head_norm"] is not False
     )
-    network = SSD(spec.at_size(options.size))
+    network = NETWORKS.get(name, SSD)(spec.at_size(options.size))
     start.put_into(network, labels, class_loss=plan.options.class_loss)
 
-    folder = options.output / "runs" / re.sub(r"[^a-z0-9]+", "-", name)
+    folder = run_folder(options.output, name)
     folder.mkdir(parents=True, exist_ok=True)
     marks: list[tuple[int, float]] = []
 
@@ -164,9 +207,11 @@ def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> di
         k.removeprefix("model."): a for k, a in saved.training.items() if k.startswith("model.")
     }
     found = {}
-    for weights, arrays in (("averaged", saved.weights), ("last step", last_step)):
+    for weights, arrays in (("last step", last_step), ("averaged", saved.weights)):
         load_weights(network, arrays, source=weights)
-        found[weights] = numbers(network, labels, validation, plan.options)
+        results = detected(network, labels, validation, plan.options)
+        found[weights] = {n: numbers(coco_metrics(validation, r)) for n, r in results.items()}
+    write_results(folder / DETECTIONS, results["all"])
     steps = [event for event in read(folder / HISTORY) if event["event"] == "step"]
     batch = plan.options.batch_size
     return {
@@ -182,6 +227,7 @@ def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> di
         "pictures_per_cpu_s": _speed(marks, batch),
         "elapsed_s": round(steps[-1]["elapsed"]),
         **found,
+        "difference": difference(validation, results["all"], first=options.output),
     }
 
 
@@ -213,10 +259,10 @@ def _learnable(dataset: Dataset) -> int:
     return sum(bool((~sample.ignored).any()) for sample in dataset.samples)
 
 
-def numbers(
+def detected(
     network: SSD, labels: LabelSet, dataset: Dataset, options: TrainOptions
-) -> dict[str, dict[str, float]]:
-    """A network's numbers for each of `POLICIES`."""
+) -> dict[str, Results]:
+    """What a network finds under each of `POLICIES`."""
     stages = stages_of_network(network, device=torch.device("cpu"), precision=options.precision)
     boxes = default_boxes_cxcywh(network.spec)
 
@@ -226,18 +272,32 @@ def numbers(
             for policy in POLICIES.values()
         )
 
-    parts: list[list[Results]] = [[] for _ in POLICIES]
     stages = dataclasses.replace(stages, pick=pick)
-    for found in detect_all(stages, dataset, labels, batch_size=16):
-        for part, results in zip(parts, found.results, strict=True):
-            part.append(results)
+    found = [found.results for found in detect_all(stages, dataset, labels, batch_size=16)]
     return {
-        name: chosen(coco_metrics(dataset, Results.joined(part)))
-        for name, part in zip(POLICIES, parts, strict=True)
-    }
+        name: Results.joined(part) for name, part in zip(POLICIES, zip(*found, strict=True),
+                                                         strict=True)
+    }  # fmt: skip
 
 
-def chosen(metrics: CocoMetrics) -> dict[str, float]:
+def difference(dataset: Dataset, results: Results, *, first: Path) -> list[float] | None:
+    """AP50 less that of the first variant in the folder `first`, which was drawn from the same
+    pictures, and the ends of its 95 % interval; None for the first itself."""
+    records = read(first / RESULTS)
+    if not records:
+        return None
+    reference = read_results(run_folder(first, records[0]["variant"]) / DETECTIONS, dataset)
+    compared = compare(match(dataset, reference), match(dataset, results), resamples=400)
+    found = compared.summary["AP50"]
+    return [round(value, 5) for value in (found.difference, found.low, found.high)]
+
+
+def run_folder(output: Path, name: str) -> Path:
+    """Where a variant is trained."""
+    return output / "runs" / re.sub(r"[^a-z0-9]+", "-", name.lower())
+
+
+def numbers(metrics: CocoMetrics) -> dict[str, float]:
     """What the table shows."""
     by_class, by_class50 = metrics.class_ap, metrics.class_ap50
     found = {
@@ -258,14 +318,15 @@ def table(records: list[dict[str, Any]]) -> str:
         key: title for key, title in COLUMNS.items() if several or not key.startswith("VOC_")
     }
     titles = [
-        "variant", *columns.values(), "AP50, last step", "AP50, scores from 0.05", "loss",
-        "pictures per CPU s",
+        "variant", *columns.values(), "difference in AP50, 95 % interval", "AP50, last step",
+        "AP50, scores from 0.05", "loss", "pictures per CPU s",
     ]  # fmt: skip
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for record in records:
         cells = [
             record["variant"],
             *(f"{record['averaged']['all'][key]:.4f}" for key in columns),
+            _interval(record["difference"]),
             f"{record['last step']['all']['AP50']:.4f}",
             f"{record['averaged']['zoo']['AP50']:.4f}",
             f"{record['loss']:.2f}",
@@ -273,6 +334,13 @@ def table(records: list[dict[str, Any]]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _interval(difference: list[float] | None) -> str:
+    if difference is None:
+        return ""
+    change, low, high = difference
+    return f"{change:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 if __name__ == "__main__":
