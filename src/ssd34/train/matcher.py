@@ -126,14 +126,15 @@ def candidates(
     """
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     distance = np.linalg.norm(middle[:, None] - centres[None], axis=2)
-    near = np.zeros(iou.shape, np.bool_)
-    start = 0
+    blocks, start = [], 0
     for level in levels:
-        count = min(level.cells, NEAREST_CELLS) * level.boxes_per_cell
-        end = start + level.cells * level.boxes_per_cell
-        nearest = distance[:, start:end].argsort(axis=1, kind="stable")[:, :count]
-        np.put_along_axis(near[:, start:end], nearest, True, axis=1)
-        start = end
+        # A level's boxes are ordered by shape, then by cell: the first shape has every cell once.
+        cells = distance[:, start : start + level.cells].argsort(axis=1, kind="stable")
+        chosen = np.zeros((len(boxes), level.cells), np.bool_)
+        np.put_along_axis(chosen, cells[:, :NEAREST_CELLS], True, axis=1)
+        blocks.append(np.tile(chosen, level.boxes_per_cell))
+        start += level.cells * level.boxes_per_cell
+    near = np.concatenate(blocks, axis=1)
     competing = np.where(near, iou, np.nan).astype(np.float64)
     bound = np.nanmean(competing, axis=1) + np.nanstd(competing, axis=1)
     inside = ((centres[None] > boxes[:, None, :2]) & (centres[None] < boxes[:, None, 2:])).all(

@@ -195,7 +195,7 @@ def _sheet(tiles: list[Image.Image]) -> Image.Image:
     font, x = ImageFont.load_default(size=13), float(_GAP)
     for colour, text in (
         (_OBJECT, "object, and how many default boxes learn it"),
-        (_FORCED, "none overlaps it by 0.5: one forced"),
+        (_FORCED, "none overlaps it by 0.5"),
         (_MATCHED, "those default boxes"),
         (_IGNORED, "ignored"),
     ):
