@@ -157,19 +157,33 @@ _SLACK = 0.01
 """Logits are rounded a thousand times finer; what this lets through too much, `pick` drops."""
 
 
-def _promising(conf: NDArray[np.float32], score_threshold: float) -> NDArray[np.int64]:
-    """Indices of the boxes in which a class may score above the threshold: most have none.
+def promising_margin(score_threshold: float) -> float | None:
+    """What a class's logit must exceed the background's by to score above the threshold, at least.
 
     With all other classes left out, softmax is p = 1 / (1 + exp(background - logit)), and more
     classes only lower it. So p > t needs logit - background > log(t / (1 - t)).
 
     Args:
+        score_threshold: 0..1.
+
+    Returns:
+        None: the threshold is 0 or 1, and no box can be told to be without a chance.
+    """
+    if not 0 < score_threshold < 1:
+        return None
+    return math.log(score_threshold / (1 - score_threshold)) - _SLACK
+
+
+def _promising(conf: NDArray[np.float32], score_threshold: float) -> NDArray[np.int64]:
+    """Indices of the boxes in which a class may score above the threshold: most have none.
+
+    Args:
         conf: (classes + 1, A) float32 logits.
         score_threshold: 0..1.
     """
-    if not 0 < score_threshold < 1 or len(conf) < 2:
+    margin = promising_margin(score_threshold)
+    if margin is None or len(conf) < 2:
         return np.arange(conf.shape[1])
-    margin = math.log(score_threshold / (1 - score_threshold)) - _SLACK
     near = np.flatnonzero(conf[1:].max(axis=0) - conf[0] > margin)
     # A single column would be summed in another order, which rounds differently.
     return near if len(near) != 1 else np.arange(conf.shape[1])

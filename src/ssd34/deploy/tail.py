@@ -13,7 +13,7 @@ from onnx import TensorProto
 from ssd34.core.box_coder import CENTRE_VARIANCE, SIZE_VARIANCE
 from ssd34.core.contract import DETECTION_OUTPUTS
 from ssd34.core.default_boxes import default_boxes_cxcywh
-from ssd34.core.postprocess import Policy
+from ssd34.core.postprocess import Policy, promising_margin
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph import GraphBuilder
 from ssd34.errors import OptionError
@@ -56,11 +56,32 @@ def add_tail(
             f"a tail for several pictures needs opset 11 or newer, got {builder.opset}; "
             "export with --batch 1 or --opset 12"
         )
-    boxes = _decode(builder, loc, spec)
-    scores = _class_scores(builder, conf, spec)
+    defaults = default_boxes_cxcywh(spec)[None]
+    by_box = {
+        "logits": builder.node("Transpose", "tail.logits", [conf], perm=[0, 2, 1]),
+        "offsets": builder.node("Transpose", "tail.offsets", [loc], perm=[0, 2, 1]),
+        "centre": builder.constant("tail.default_centre", defaults[..., :2]),
+        "size": builder.constant("tail.default_size", defaults[..., 2:]),
+    }
+    margin = promising_margin(policy.score_threshold)
+    if single and margin is not None:
+        near = _promising(builder, by_box["logits"], spec, margin)
+        by_box = {
+            name: builder.node("Gather", f"tail.promising.{name}", [values, near], axis=1)
+            for name, values in by_box.items()
+        }
+        count = builder.node("Shape", "tail.num_boxes", [near])
+    else:
+        count = builder.constant("tail.num_boxes", np.array([spec.num_default_boxes], np.int64))
+    boxes = _decode(builder, by_box)
+    scores = _class_scores(builder, by_box["logits"], spec)
     selected = _suppress(builder, boxes=boxes, scores=scores, spec=spec, policy=policy)
-    best = _best_of_one if single else _best_of_each
-    best(builder, selected, boxes=boxes, scores=scores, spec=spec, policy=policy)
+    if single:
+        _best_of_one(builder, selected, boxes=boxes, scores=scores, count=count, policy=policy)
+    else:
+        _best_of_each(
+            builder, selected, boxes=boxes, scores=scores, count=count, spec=spec, policy=policy
+        )
 
 
 def most_detections(spec: ModelSpec, policy: Policy) -> int:
@@ -68,27 +89,48 @@ def most_detections(spec: ModelSpec, policy: Policy) -> int:
     return min(policy.max_detections, spec.num_classes * spec.num_default_boxes)
 
 
-def _decode(builder: GraphBuilder, loc: str, spec: ModelSpec) -> str:
-    """(1, A, 4) xyxy boxes."""
-    defaults = default_boxes_cxcywh(spec)[None]
-    offsets = builder.node("Transpose", "tail.offsets", [loc], perm=[0, 2, 1])
-    halves = []
-    for name, start in (("centre", 0), ("size", 2)):
-        bounds = [
-            builder.constant(f"tail.{name}.{what}", np.array([value], np.int64))
-            for what, value in (("start", start), ("end", start + 2), ("axis", 2))
-        ]
-        halves.append(builder.node("Slice", f"tail.{name}.offsets", [offsets, *bounds]))
-    default_size = builder.constant("tail.default_size", defaults[..., 2:])
-    default_centre = builder.constant("tail.default_centre", defaults[..., :2])
+def _promising(builder: GraphBuilder, logits: str, spec: ModelSpec, margin: float) -> str:
+    """(M,) int64, ascending: which of the (1, A, channels) boxes a class may score above the
+    threshold in.
+
+    The others, most of them, are left out before the work begins. No detection changes: a box is
+    only ever removed for one that scores as much or more.
+    """
+    background = _columns(builder, "tail.background", logits, 0, 1)
+    objects = _columns(builder, "tail.objects", logits, 1, spec.num_channels)
+    best = _last_max(builder, "tail.best_object", objects)
+    lead = builder.node("Sub", "tail.lead", [best, background])
+    least = builder.constant("tail.margin", _one(margin))
+    near = builder.node("Greater", "tail.promising", [lead, least])
+    places = builder.node("NonZero", "tail.promising.places", [near])  # rows: 0, box, 0
+    row = builder.constant("tail.promising.row", np.array(1, np.int64))
+    return builder.node("Gather", "tail.promising.boxes", [places, row], axis=0)
+
+
+def _columns(builder: GraphBuilder, name: str, x: str, start: int, end: int) -> str:
+    """``x[:, :, start:end]``."""
+    bounds = [
+        builder.constant(f"{name}.{what}", np.array([value], np.int64))
+        for what, value in (("start", start), ("end", end), ("axis", 2))
+    ]
+    return builder.node("Slice", name, [x, *bounds])
+
+
+def _decode(builder: GraphBuilder, by_box: dict[str, str]) -> str:
+    """(1, A, 4) xyxy boxes from ``offsets`` (1, A, 4), and ``centre`` and ``size`` (1, A, 2) of the
+    default boxes."""
+    halves = [
+        _columns(builder, f"tail.{name}.offsets", by_box["offsets"], start, start + 2)
+        for name, start in (("centre", 0), ("size", 2))
+    ]
     centre_variance = builder.constant("tail.centre_variance", _one(CENTRE_VARIANCE))
     size_variance = builder.constant("tail.size_variance", _one(SIZE_VARIANCE))
     shift = builder.node("Mul", "tail.centre.scaled", [halves[0], centre_variance])
-    shift = builder.node("Mul", "tail.centre.shift", [shift, default_size])
-    centre = builder.node("Add", "tail.centre", [shift, default_centre])
+    shift = builder.node("Mul", "tail.centre.shift", [shift, by_box["size"]])
+    centre = builder.node("Add", "tail.centre", [shift, by_box["centre"]])
     growth = builder.node("Mul", "tail.size.scaled", [halves[1], size_variance])
     growth = builder.node("Exp", "tail.size.growth", [growth])
-    size = builder.node("Mul", "tail.size", [growth, default_size])
+    size = builder.node("Mul", "tail.size", [growth, by_box["size"]])
     half = builder.node("Mul", "tail.half", [size, builder.constant("tail.0.5", _one(0.5))])
     left_top = builder.node("Sub", "tail.left_top", [centre, half])
     right_bottom = builder.node("Add", "tail.right_bottom", [centre, half])
@@ -99,17 +141,12 @@ def _one(value: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     return np.array([value], np.float32)
 
 
-def _class_scores(builder: GraphBuilder, conf: str, spec: ModelSpec) -> str:
+def _class_scores(builder: GraphBuilder, logits: str, spec: ModelSpec) -> str:
     """(1, classes, A) probabilities without background."""
     # Up to opset 12 softmax flattens everything before its axis: last axis, same meaning.
-    by_box = builder.node("Transpose", "tail.logits", [conf], perm=[0, 2, 1])
-    probabilities = builder.node("Softmax", "tail.softmax", [by_box], axis=2)
-    by_class = builder.node("Transpose", "tail.probabilities", [probabilities], perm=[0, 2, 1])
-    bounds = [
-        builder.constant(f"tail.classes.{what}", np.array([value], np.int64))
-        for what, value in (("start", 1), ("end", spec.num_channels), ("axis", 1))
-    ]
-    return builder.node("Slice", "tail.class_scores", [by_class, *bounds])
+    probabilities = builder.node("Softmax", "tail.softmax", [logits], axis=2)
+    objects = _columns(builder, "tail.probabilities", probabilities, 1, spec.num_channels)
+    return builder.node("Transpose", "tail.class_scores", [objects], perm=[0, 2, 1])
 
 
 def _suppress(
@@ -135,9 +172,8 @@ def _suppress(
     }
 
 
-def _places(builder: GraphBuilder, selected: dict[str, str], spec: ModelSpec) -> str:
+def _places(builder: GraphBuilder, selected: dict[str, str], count: str) -> str:
     """(M,) index of each survivor in the flattened (classes, A) scores of its picture."""
-    count = builder.constant("tail.num_boxes", np.array([spec.num_default_boxes], np.int64))
     start = builder.node("Mul", "tail.class.start", [selected["class"], count])
     return builder.node("Add", "tail.place", [start, selected["box"]])
 
@@ -153,12 +189,12 @@ def _best_of_one(
     *,
     boxes: str,
     scores: str,
-    spec: ModelSpec,
+    count: str,
     policy: Policy,
 ) -> None:
     """The best of all classes in the only picture; as many as there are."""
     flat_scores = _flat(builder, "tail.flat_scores", scores)
-    place = _places(builder, selected, spec)
+    place = _places(builder, selected, count)
     kept_scores = builder.node("Gather", "tail.kept_scores", [flat_scores, place], axis=0)
 
     # The best so many of M; opset 10 has no integer Min, and M is exact as float32.
@@ -190,6 +226,7 @@ def _best_of_each(
     *,
     boxes: str,
     scores: str,
+    count: str,
     spec: ModelSpec,
     policy: Policy,
 ) -> None:
@@ -197,7 +234,7 @@ def _best_of_each(
     per_picture = spec.num_classes * spec.num_default_boxes
     size = builder.constant("tail.scores_per_picture", np.array([per_picture], np.int64))
     start = builder.node("Mul", "tail.picture.start", [selected["picture"], size])
-    place = builder.node("Add", "tail.flat_place", [start, _places(builder, selected, spec)])
+    place = builder.node("Add", "tail.flat_place", [start, _places(builder, selected, count)])
 
     # Scores of the survivors, 0 for everything else.
     flat_scores = _flat(builder, "tail.flat_scores", scores)
@@ -207,14 +244,11 @@ def _best_of_each(
         "ScatterElements", "tail.survivors", [nothing, place, kept_scores], axis=0
     )
     by_picture = _flat(builder, "tail.by_picture", survivors, per_picture)
-    count = builder.constant("tail.count", np.array([most_detections(spec, policy)], np.int64))
-    builder.nodes_out(
-        "TopK", "tail.top", [by_picture, count], ["scores", "tail.top.places"], axis=1
-    )
+    most = builder.constant("tail.count", np.array([most_detections(spec, policy)], np.int64))
+    builder.nodes_out("TopK", "tail.top", [by_picture, most], ["scores", "tail.top.places"], axis=1)
 
-    divisor = builder.constant("tail.num_boxes", np.array([spec.num_default_boxes], np.int64))
-    classes = builder.node("Div", "tail.top.class", ["tail.top.places", divisor])
-    class_start = builder.node("Mul", "tail.top.class.start", [classes, divisor])
+    classes = builder.node("Div", "tail.top.class", ["tail.top.places", count])
+    class_start = builder.node("Mul", "tail.top.class.start", [classes, count])
     anchors = builder.node("Sub", "tail.top.box", ["tail.top.places", class_start])
     found = builder.node("Greater", "tail.found", ["scores", "tail.0"])
     one = builder.constant("tail.1", np.array([1], np.int64))
@@ -229,6 +263,16 @@ def _best_of_each(
     found_scale = builder.node("Cast", "tail.found.float", [found], to=TensorProto.FLOAT)
     found_column = _unsqueeze(builder, "tail.found.column", found_scale, axis=2)
     builder.node("Mul", "bboxes", [best_boxes, found_column])
+
+
+def _last_max(builder: GraphBuilder, name: str, x: str) -> str:
+    """The largest along the last of three axes, which stays; from opset 18 on the axes are an
+    input instead of an attribute."""
+    if builder.opset < 18:
+        return builder.node("ReduceMax", name, [x], axes=[2], keepdims=1)
+    return builder.node(
+        "ReduceMax", name, [x, builder.constant(f"{name}.axis", np.array([2], np.int64))]
+    )
 
 
 def _unsqueeze(builder: GraphBuilder, name: str, x: str, *, axis: int) -> str:
