@@ -46,8 +46,9 @@ def integer_node(node, inputs):
 
 def windows(x, attributes, *, fill):
     """(N, C, H, W) to (N, C, H', W', K, K)."""
-    padding, kernel = attributes["pads"][0], attributes["kernel_shape"][0]
-    around = ((0, 0), (0, 0), (padding, padding), (padding, padding))
+    kernel = attributes["kernel_shape"][0]
+    top, left, bottom, right = attributes["pads"]
+    around = ((0, 0), (0, 0), (top, bottom), (left, right))
     padded = np.pad(x, around, constant_values=fill)
     seen = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))
     stride = attributes["strides"][0]

@@ -39,7 +39,7 @@ def means_of_bytes(means: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(means * _STD + _MEAN, np.float64)
 
 
-def framed_planes(builder: GraphBuilder, image: str, *, side: int, width: int) -> str:
+def framed(builder: GraphBuilder, image: str, *, side: int, width: int) -> str:
     """Add a frame of the mean colour around a picture.
 
     Args:
@@ -49,7 +49,7 @@ def framed_planes(builder: GraphBuilder, image: str, *, side: int, width: int) -
         width: of the frame, in pixels.
 
     Returns:
-        The name of the (N, 3, side + 2 * width, side + 2 * width) uint8 planes.
+        The name of the (N, side + 2 * width, side + 2 * width, 3) uint8 picture.
     """
     colour = np.rint(np.array(MEAN) * 255).astype(np.uint8)
     shape = builder.node("Shape", "input.shape", [image])
@@ -60,12 +60,17 @@ def framed_planes(builder: GraphBuilder, image: str, *, side: int, width: int) -
     batch = builder.node("Slice", "input.batch", [shape, *first])
     ones = builder.constant("input.ones", np.ones(3, np.int64))
     batch_shape = builder.node("Concat", "input.batch.shape", [batch, ones], axis=0)
-    framed = image
+    larger = image
     for name, size, axis in (
         ("columns", (1, side, width, 3), 2),
         ("rows", (1, width, side + 2 * width, 3), 1),
     ):
         strip = builder.constant(f"input.{name}.colour", np.broadcast_to(colour, size))
         strips = builder.node("Expand", f"input.{name}.frame", [strip, batch_shape])
-        framed = builder.node("Concat", f"input.{name}", [strips, framed, strips], axis=axis)
-    return builder.node("Transpose", "input.planes", [framed], perm=[0, 3, 1, 2])
+        larger = builder.node("Concat", f"input.{name}", [strips, larger, strips], axis=axis)
+    return larger
+
+
+def planes(builder: GraphBuilder, pixels: str) -> str:
+    """(N, S, S, 3) as (N, 3, S, S)."""
+    return builder.node("Transpose", "input.planes", [pixels], perm=[0, 3, 1, 2])

@@ -11,10 +11,11 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from ssd34.deploy.bytes_input import framed_planes, reading_bytes
+from ssd34.deploy.bytes_input import framed, planes, reading_bytes
 from ssd34.deploy.graph import GraphBuilder, normalised
 from ssd34.deploy.int8_plan import Int8Plan
 from ssd34.deploy.network import ADD, CONV, IMAGE, MAXPOOL, Layer, float_layer
+from ssd34.deploy.pixel_blocks import blocks_of_bytes, blocks_of_planes, in_blocks
 
 _MICROSOFT = "com.microsoft"
 
@@ -30,6 +31,7 @@ class Int8Writer(ABC):
     def __init__(self, builder: GraphBuilder, plan: Int8Plan) -> None:
         self._builder = builder
         self._plan = plan
+        self._convs = dict(plan.convs)
         self._float: dict[str, str] = {}
         self._steps: dict[str, str] = {}
         self._rounded: dict[str, str] = {}
@@ -38,21 +40,34 @@ class Int8Writer(ABC):
 
     def add(self, layer: Layer) -> None:
         """Add a layer, whose inputs were added before."""
-        reads_bytes = self._plan.bytes_input and IMAGE in layer.inputs
+        reads_image = IMAGE in layer.inputs
         if layer.name not in self._plan.float_nodes:
-            if reads_bytes:
-                self._steps[IMAGE] = framed_planes(
-                    self._builder, IMAGE, side=self._plan.network.spec.image_size,
-                    width=layer.padding,
-                )  # fmt: skip
-                layer = reading_bytes(layer)
-            self._add_int8(layer)
+            self._add_int8(self._reading_image(layer) if reads_image else layer)
             return
-        if reads_bytes:
+        if self._plan.bytes_input and reads_image:
             self._float[IMAGE], conv = normalised(self._builder, IMAGE, layer.arrays)
             layer = dataclasses.replace(layer, conv=conv)
         inputs = [self.as_float(name) for name in layer.inputs]
         self._float[layer.name] = float_layer(self._builder, layer, inputs, layer.name)
+
+    def _reading_image(self, layer: Layer) -> Layer:
+        """The first convolution as one of the picture that the graph makes for it."""
+        builder, side = self._builder, self._plan.network.spec.image_size
+        whole_blocks = side % 2 == 0
+        if self._plan.bytes_input:
+            pixels = framed(builder, IMAGE, side=side, width=layer.padding)
+            side += 2 * layer.padding
+            layer = reading_bytes(layer)
+            self._steps[IMAGE] = (
+                blocks_of_bytes(builder, pixels, side=side)
+                if whole_blocks
+                else planes(builder, pixels)
+            )
+        elif whole_blocks:
+            self._float[IMAGE] = blocks_of_planes(builder, IMAGE)
+        if whole_blocks:
+            layer, self._convs[layer.name] = in_blocks(layer, self._convs[layer.name], side=side)
+        return layer
 
     @abstractmethod
     def _add_int8(self, layer: Layer) -> None: ...
@@ -90,7 +105,7 @@ class Int8Writer(ABC):
 
     def _weight(self, layer: Layer) -> tuple[str, str, str]:
         """Names of a convolution's steps, scale and zero point."""
-        conv = self._plan.convs[layer.name]
+        conv = self._convs[layer.name]
         zero = np.zeros(conv.scale.shape, np.int8)
         return (
             self._builder.constant(f"{layer.name}.weight", conv.weight),
@@ -99,7 +114,7 @@ class Int8Writer(ABC):
         )
 
     def _bias(self, layer: Layer) -> str:
-        return self._builder.constant(f"{layer.name}.bias", self._plan.convs[layer.name].bias)
+        return self._builder.constant(f"{layer.name}.bias", self._convs[layer.name].bias)
 
 
 class QOperatorWriter(Int8Writer):
@@ -139,7 +154,7 @@ class QdqWriter(Int8Writer):
         return self._constant(f"{layer.name}.weight.float", layer, [steps, scale, zero])
 
     def _float_bias(self, layer: Layer) -> str:
-        scale = self._plan.convs[layer.name].scale * self._plan.values[layer.inputs[0]].scale
+        scale = self._convs[layer.name].scale * self._plan.values[layer.inputs[0]].scale
         zero = np.zeros(scale.shape, np.int32)
         parts = [
             self._bias(layer),
@@ -149,5 +164,5 @@ class QdqWriter(Int8Writer):
         return self._constant(f"{layer.name}.bias.float", layer, parts)
 
     def _constant(self, name: str, layer: Layer, parts: list[str]) -> str:
-        axis = {"axis": 0} if self._plan.convs[layer.name].scale.ndim else {}
+        axis = {"axis": 0} if self._convs[layer.name].scale.ndim else {}
         return self._builder.node("DequantizeLinear", name, parts, **axis)

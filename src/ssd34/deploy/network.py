@@ -41,6 +41,7 @@ class Layer:
         kernel: side of the window.
         stride: step of the window.
         padding: zeros on each side.
+        end_padding: zeros at the right and the bottom where they are others; None: `padding`.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Layer:
     kernel: int = 1
     stride: int = 1
     padding: int = 0
+    end_padding: int | None = None
 
     @property
     def arrays(self) -> Conv:
@@ -64,7 +66,8 @@ class Layer:
         return {
             "kernel_shape": [self.kernel] * 2,
             "strides": [self.stride] * 2,
-            "pads": [self.padding] * 4,
+            "pads": [self.padding] * 2
+            + [self.padding if self.end_padding is None else self.end_padding] * 2,
         }
 
 
