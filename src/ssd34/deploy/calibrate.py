@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 from ssd34.core.preprocess import preprocess
 from ssd34.data.atomic import written_whole
 from ssd34.deploy.graph import GraphBuilder, finished_model
+from ssd34.deploy.heap import trim_heap
 from ssd34.deploy.histogram import BINS, Histogram
 from ssd34.deploy.network import IMAGE, Layer, Network, float_layer
 from ssd34.errors import ModelError, OptionError
@@ -254,7 +255,8 @@ def float_outputs(
     Returns:
         A function from a picture (1, 3, S, S) to each value's name and tensor (1, C, H, W), the
         picture first, in the order of the layers. Only what is still to be read is kept: at 1200
-        pixels all values together are a gigabyte.
+        pixels all values together are a gigabyte. What is not is given back to the system, where
+        it would stay with the process: 2.4 GB instead of 0.5 at 1200 pixels.
 
     Raises:
         ModelError: ONNX Runtime cannot run a layer.
@@ -272,6 +274,7 @@ def float_outputs(
             for name in inputs:
                 if last_reader[name] == layer.name:
                     del tensors[name]
+            trim_heap()
             if layer.name in last_reader:
                 tensors[layer.name] = tensor
 
