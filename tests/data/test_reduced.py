@@ -6,7 +6,7 @@ from PIL import Image
 
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.data.image_io import read_image, rgb_picture
-from ssd34.data.reduced import read_square, stretched
+from ssd34.data.reduced import FACTORS, read_reduced, read_square, stretched
 from ssd34.errors import ImageError
 from tests.conftest import EXAMPLES
 
@@ -118,3 +118,46 @@ def test_the_limit_counts_all_pixels(tmp_path):
     with pytest.raises(ImageError, match="1000 x 700 pixels are more than the limit of 699999"):
         read_square(path, SIDE, max_pixels=699_999)
     read_square(path, SIDE, max_pixels=700_000)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("size", [(640, 480), (1031, 257), (500, 499), (17, 9), (8, 9)])
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_part_of_the_size(form, size, factor):
+    """Near the averages of the whole picture's pixels."""
+    data = encoded("astronaut", size, form)
+    picture, width, height = read_reduced(data, factor)
+    assert (width, height) == size and picture.mode == "RGB"
+    assert picture.size == tuple(-(-side // factor) for side in size)
+    # The last pixel of a row or column is of an edge block that was cut, and differs more.
+    inner = tuple(slice(0, side // factor) for side in size[::-1])
+    averages = np.asarray(Image.fromarray(read_image(data)).reduce(factor))[inner]
+    found = differences(np.asarray(picture)[inner], averages)
+    if form == "PNG" or factor == 1:
+        assert found.max() == 0
+    elif min(size) > 100:  # of less, nearly all is edge
+        assert found.mean() <= MEAN_DIFFERENCE
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(640, 480), (639, 475)])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
+def test_reduced_pictures_are_turned_as_exif_says(orientation, size, form):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encoded("astronaut", size, form, exif=exif)
+    whole = Image.fromarray(read_image(data))
+    picture, width, height = read_reduced(data, 4)
+    assert (width, height) == whole.size
+    found = differences(picture, whole.reduce(4))
+    assert found.mean() <= MEAN_DIFFERENCE
+
+
+@pytest.mark.parametrize("kept", [0, 30, 5000, -20])
+def test_broken_files_are_refused_at_a_part_of_their_size(kept):
+    data = encoded("coffee", (1000, 700))[:kept]
+    with pytest.raises(ImageError) as ours:
+        read_reduced(data, 4)
+    with pytest.raises(ImageError) as exact:
+        read_image(data)
+    assert str(ours.value) == str(exact.value)

@@ -1,8 +1,28 @@
+from typing import NamedTuple
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from ssd34.core.boxes import pairwise_iou
-from ssd34.train.augment import FILL, Augmentation, augment
+from ssd34.data.reduced import FACTORS
+from ssd34.train.augment import FILL, Augmentation, drawn_variation, varied
+from tests.conftest import EXAMPLES
+
+
+class Example(NamedTuple):
+    image: np.ndarray
+    boxes: np.ndarray
+    kept: np.ndarray
+
+
+def augment(image, boxes, **given):
+    """Draw a variation and apply it."""
+    height, width = image.shape[:2]
+    variation = drawn_variation(width, height, boxes, **given)
+    picture = varied(Image.fromarray(image), variation, factor=1)
+    return Example(picture, variation.boxes, variation.kept)
+
 
 PLAIN = Augmentation(expand=0, crop=False, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
 
@@ -139,3 +159,48 @@ def test_crops_need_not_respect_ignored_boxes():
         sizes.append(example.boxes[-1, 2] - example.boxes[-1, 0])
     # Only a box of 10 pixels constrains the crop: small windows, in which it looks large.
     assert max(sizes) > 2 * 10 / 200
+
+
+def large_picture(size):
+    with Image.open(EXAMPLES / "coffee.jpg") as image:
+        return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
+def test_the_factor_leaves_more_than_the_result_needs():
+    """As far as 1/8; no factor where the window is hardly larger than the result."""
+    boxes = np.array([[100, 200, 1500, 1000]], np.float32)
+    seen = set()
+    for seed in range(100):
+        variation = drawn_variation(
+            1600, 1200, boxes, size=64, options=Augmentation(expand=0.5),
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
+        factor, shortest = variation.factor, (variation.window[2:] - variation.window[:2]).min()
+        assert shortest / factor >= 1.5 * 64 or factor == 1
+        assert factor == 8 or shortest / (2 * factor) < 1.5 * 64
+        seen.add(factor)
+    assert seen == {4, 8}
+    small = drawn_variation(
+        191, 150, boxes / np.float32(10), size=64, options=PLAIN, rng=np.random.default_rng(0)
+    )
+    assert small.factor == 1
+
+
+@pytest.mark.parametrize("size", [(1600, 1200), (1031, 777)])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_reduced_picture_gives_nearly_the_same(size, seed):
+    """Geometry and colours are those of the whole picture; bounds are in docs/training.md."""
+    picture = large_picture(size)
+    boxes = np.array([[100, 200, 900, 700]], np.float32)
+    options = Augmentation(expand=0.5, brightness=0, contrast=0, saturation=0, hue=0)
+    width, height = size
+    variation = drawn_variation(
+        width, height, boxes, size=64, options=options, rng=np.random.default_rng(seed)
+    )
+    whole = varied(picture, variation, factor=1).astype(int)
+    assert variation.factor > 1
+    for factor in FACTORS:
+        if factor <= variation.factor:
+            reduced = varied(picture.reduce(factor), variation, factor=factor)
+            assert np.abs(reduced - whole).mean() <= 1.6
+            assert np.abs(reduced - whole).max() <= 16

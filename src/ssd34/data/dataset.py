@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssd34.core.labels import LabelSet
 from ssd34.data.image_io import MAX_PIXELS, read_image
-from ssd34.data.reduced import read_square
+from ssd34.data.reduced import read_reduced, read_square
 from ssd34.errors import DatasetError, ImageError, OptionError
 
 
@@ -169,6 +169,20 @@ class Dataset:
             square = read_square(data, side, max_pixels=max_pixels)
         self._check_size(sample, width=square.width, height=square.height)
         return square.picture
+
+    def read_reduced(
+        self, sample: Sample, factor: int, *, max_pixels: int = MAX_PIXELS
+    ) -> Image.Image:
+        """The picture of a sample at 1/factor of its size, as `ssd34.data.reduced.read_reduced`
+        gives it: a Pillow image of mode RGB.
+
+        Raises:
+            ImageError: as `read`.
+        """
+        with self._checked(sample) as data:
+            reduced = read_reduced(data, factor, max_pixels=max_pixels)
+        self._check_size(sample, width=reduced.width, height=reduced.height)
+        return reduced.picture
 
     @contextmanager
     def _checked(self, sample: Sample) -> Iterator[bytes]:

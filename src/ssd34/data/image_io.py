@@ -56,13 +56,13 @@ def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray
         ImageError: missing, unreadable, truncated or too large; one line with the remedy.
     """
     with opened(source, max_pixels=max_pixels) as image:
-        return np.asarray(_upright(image))
+        return np.asarray(upright(image))
 
 
 def read_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """`read_image` as a Pillow image of mode RGB: spares a copy where Pillow goes on with it."""
     with opened(source, max_pixels=max_pixels) as image:
-        return _upright(image)
+        return upright(image)
 
 
 def rgb_array(image: Image.Image) -> NDArray[np.uint8]:
@@ -81,7 +81,7 @@ def rgb_picture(image: Image.Image) -> Image.Image:
         ImageError: it is lazily read from a file that is broken.
     """
     try:
-        return _upright(image)
+        return upright(image)
     except _BROKEN as error:
         raise _broken("the picture", error) from None
 
@@ -146,7 +146,8 @@ def _broken(what: str, error: Exception) -> ImageError:
     return ImageError(f"{what}: broken or truncated picture ({reason}); replace it")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """Decode an opened picture: mode RGB, its EXIF orientation applied."""
     image.load()
     # exif_transpose copies a picture that stands upright.
     turned = orientation_of(image) in range(2, 9)

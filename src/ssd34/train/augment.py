@@ -1,6 +1,7 @@
 """What training does to a picture: expand, crop, flip, resize in one resample, jitter.
 
-Source: SSD paper section 3.6 and the training benchmark's figures.
+Everything is drawn before the picture is read: what remains of it decides how much of it has to be
+decoded. Source: SSD paper section 3.6 and the training benchmark's figures.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
+from PIL import Image
 
-from ssd34.core.boxes import clip, pairwise_iou
+from ssd34.core.boxes import Boxes, clip, pairwise_iou
 from ssd34.core.preprocess import MEAN
+from ssd34.data.reduced import FACTORS, GAP
 from ssd34.errors import OptionError
+from ssd34.train.jitter import Change, changed, drawn_changes
 
 FILL = tuple(round(255 * value) for value in MEAN)
 """Colour around a picture that was zoomed out: the ImageNet mean."""
 
+COLOURS = ("brightness", "contrast", "saturation", "hue")
 
 SMALLEST = 0.1
 """A box narrower or lower than this after all, in pixels, is left out."""
@@ -66,40 +70,57 @@ _RANGES = {
 }
 
 
-class Example(NamedTuple):
-    """One training picture.
+class Variation(NamedTuple):
+    """What happens to one picture.
 
     Attributes:
-        image: (S, S, 3) uint8 RGB.
-        boxes: (N, 4) float32 xyxy, fractions of the picture.
+        size: side of the result, pixels.
+        window: (4,) float64 xyxy: what is shown, in pixels of the original; may reach beyond it.
+        inside: (4,) float64: the part of it that lies in the picture.
+        flipped: whether it is mirrored.
+        changes: of its colours.
+        boxes: (N, 4) float32 xyxy, fractions of the result.
         kept: (N,) int64: which of the original boxes they are.
     """
 
-    image: NDArray[np.uint8]
+    size: int
+    window: NDArray[np.float64]
+    inside: Boxes
+    flipped: bool
+    changes: tuple[Change, ...]
     boxes: NDArray[np.float32]
     kept: NDArray[np.int64]
 
+    @property
+    def factor(self) -> int:
+        """The window can be taken from the picture at 1/factor of its size: it still has `GAP`
+        times the pixels of the result, in both directions."""
+        extent = self.window[2:] - self.window[:2]
+        allowed = extent.min() / (GAP * self.size)
+        return max((factor for factor in FACTORS if factor <= allowed), default=1)
 
-def augment(
-    image: NDArray[np.uint8],
+
+def drawn_variation(
+    width: int,
+    height: int,
     boxes: NDArray[np.float32],
     *,
     size: int,
     options: Augmentation,
     rng: Generator,
     ignored: NDArray[np.bool_] | None = None,
-) -> Example:
+) -> Variation:
     """A random variation of a picture and its boxes.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        width: of the picture, pixels.
+        height: of the picture, pixels.
         boxes: (N, 4) float32 xyxy in pixels.
         size: side of the result.
         options: how much to vary.
         rng: the only source of randomness.
         ignored: (N,) bool: boxes that crops need not respect.
     """
-    height, width = image.shape[:2]
     window = np.array([0, 0, width, height], np.float64)
     if rng.random() < options.expand:
         window = _expanded(width, height, options.largest_expand, rng)
@@ -108,16 +129,48 @@ def augment(
         respected = np.ones(len(boxes), np.bool_) if ignored is None else ~ignored
         window, kept = _cropped(window, boxes, respected, rng)
     extent = np.tile(window[2:] - window[:2], 2)
-    inside = (boxes[kept] - np.tile(window[:2], 2)) / extent
-    inside = clip(inside, width=1, height=1).astype(np.float32)
-    visible = ((inside[:, 2:] - inside[:, :2]) * size >= SMALLEST).all(axis=1)
-    inside, kept = inside[visible], kept[visible]
-    picture = _window(image, window, size)
-    if rng.random() < options.flip:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        inside = np.stack([1 - inside[:, 2], inside[:, 1], 1 - inside[:, 0], inside[:, 3]], axis=1)
-    jittered = _jittered(picture, options, rng)
-    return Example(np.asarray(jittered), inside.astype(np.float32), kept)
+    shown = (boxes[kept] - np.tile(window[:2], 2)) / extent
+    shown = clip(shown, width=1, height=1).astype(np.float32)
+    visible = ((shown[:, 2:] - shown[:, :2]) * size >= SMALLEST).all(axis=1)
+    shown, kept = shown[visible], kept[visible]
+    flipped = rng.random() < options.flip
+    if flipped:
+        shown = np.stack([1 - shown[:, 2], shown[:, 1], 1 - shown[:, 0], shown[:, 3]], axis=1)
+    return Variation(
+        size=size,
+        window=window,
+        inside=clip(window, width=width, height=height),
+        flipped=flipped,
+        changes=drawn_changes({kind: getattr(options, kind) for kind in COLOURS}, rng),
+        boxes=shown.astype(np.float32),
+        kept=kept,
+    )
+
+
+def varied(picture: Image.Image, variation: Variation, *, factor: int) -> NDArray[np.uint8]:
+    """The variation of a picture, (S, S, 3) uint8 RGB.
+
+    Args:
+        picture: of mode RGB, at 1/factor of the original's size.
+        variation: what happens to it.
+        factor: that of the picture; `Variation.factor` or less.
+    """
+    size, window, inside = variation.size, variation.window, variation.inside
+    scale = size / (window[2:] - window[:2])
+    target = np.rint((inside - np.tile(window[:2], 2)) * np.tile(scale, 2)).astype(int)
+    target[2:] = np.maximum(target[2:], target[:2] + 1)
+    result = picture.resize(
+        (int(target[2] - target[0]), int(target[3] - target[1])),
+        Image.Resampling.BILINEAR,
+        box=tuple(inside / factor),
+    )
+    if result.size != (size, size):
+        canvas = Image.new("RGB", (size, size), FILL)
+        canvas.paste(result, (int(target[0]), int(target[1])))
+        result = canvas
+    if variation.flipped:
+        result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(changed(result, variation.changes))
 
 
 def _expanded(width: int, height: int, largest: float, rng: Generator) -> NDArray[np.float64]:
@@ -160,45 +213,3 @@ def _cropped(
         inside = ((centres > part[:2]) & (centres < part[2:])).all(axis=1)
         if inside[respected].any():
             return part, np.flatnonzero(inside)
-
-
-def _window(image: NDArray[np.uint8], window: NDArray[np.float64], size: int) -> Image.Image:
-    """The window of a picture, which may reach beyond it, resampled once to size x size."""
-    height, width = image.shape[:2]
-    source = clip(window, width=width, height=height)
-    scale = size / (window[2:] - window[:2])
-    target = np.rint((source - np.tile(window[:2], 2)) * np.tile(scale, 2)).astype(int)
-    target[2:] = np.maximum(target[2:], target[:2] + 1)
-    picture = Image.fromarray(image).resize(
-        (int(target[2] - target[0]), int(target[3] - target[1])),
-        Image.Resampling.BILINEAR,
-        box=tuple(source),
-    )
-    if picture.size == (size, size):
-        return picture
-    canvas = Image.new("RGB", (size, size), FILL)
-    canvas.paste(picture, (int(target[0]), int(target[1])))
-    return canvas
-
-
-def _jittered(picture: Image.Image, options: Augmentation, rng: Generator) -> Image.Image:
-    """Brightness, contrast, saturation and hue, in random order."""
-    changes = (
-        (ImageEnhance.Brightness, options.brightness),
-        (ImageEnhance.Contrast, options.contrast),
-        (ImageEnhance.Color, options.saturation),
-        (None, options.hue),
-    )
-    for index in rng.permutation(len(changes)):
-        enhance, amount = changes[index]
-        if amount == 0:
-            continue
-        drawn = rng.uniform(-amount, amount)
-        if enhance is not None:
-            picture = enhance(picture).enhance(1 + drawn)
-        else:
-            hue, saturation, value = picture.convert("HSV").split()
-            shifted = np.asarray(hue) + np.uint8(round(drawn * 255) % 256)
-            merged = Image.merge("HSV", (Image.fromarray(shifted), saturation, value))
-            picture = merged.convert("RGB")
-    return picture

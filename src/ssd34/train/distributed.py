@@ -38,11 +38,13 @@ class Ranks:
         rank: this process, 0..count - 1. Process 0 writes and reports.
         count: how many there are.
         device: where the exchanged values are.
+        here: how many of them are on this machine.
     """
 
     rank: int = 0
     count: int = 1
     device: torch.device = CPU
+    here: int = 1
 
     @property
     def first(self) -> bool:
@@ -129,7 +131,8 @@ def joined(device: torch.device, environment: Mapping[str, str] = os.environ) ->
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(int(environment["RANK"]), count, device)
+        here = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+        yield Ranks(int(environment["RANK"]), count, device, here)
         # Nobody takes the group down while another process still talks to it.
         dist.barrier()
     finally:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,10 +23,15 @@ from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
 from ssd34.data.dataset import Dataset, Kind, Problem
-from ssd34.errors import DatasetError, ImageError
-from ssd34.train.augment import Augmentation, augment
+from ssd34.errors import DatasetError, ImageError, TrainingError
+from ssd34.train.augment import Augmentation, drawn_variation, varied
 from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.matcher import Matches, levels_of, match
+from ssd34.train.memory import free_memory
+from ssd34.train.picture_cache import PictureCache
+
+CACHE_SHARE = 0.25
+"""Of the free memory: what the cache takes at most unless it is told how much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +107,22 @@ def frequencies(shown: Sequence[set[int]], balance: float) -> NDArray[np.float64
     counts = Counter(label for labels in shown for label in labels)
     rarest = np.array([min(counts[label] for label in labels) for labels in shown])
     return np.sqrt(np.maximum(1.0, balance * len(shown) / rarest))
+
+
+def cache_bytes(sources: Sequence[TrainingSet], cache_mb: int | None, *, here: int = 1) -> int:
+    """How many bytes of decoded pictures one process and its workers keep.
+
+    Args:
+        sources: the pictures.
+        cache_mb: MiB on this machine; None: what all pictures take, at most `CACHE_SHARE` of what
+            is free.
+        here: processes on this machine that train together.
+    """
+    allowed = int(free_memory() * CACHE_SHARE) if cache_mb is None else cache_mb << 20
+    samples = (source.dataset.samples[i] for source in sources for i in source.usable)
+    # Pictures may also be kept at half their size and less: at most a third more.
+    whole = 3 * sum(int(sample.width) * int(sample.height) for sample in samples)
+    return min(allowed // here, whole * 4 // 3)
 
 
 class Draw(NamedTuple):
@@ -186,11 +207,24 @@ class Examples(TorchDataset[Any]):
         spec: ModelSpec,
         options: Augmentation,
         matcher: str = "iou",
+        *,
+        cached: int = 0,
     ) -> None:
+        """
+        Args:
+            sources: where pictures come from.
+            spec: the network.
+            options: how much to vary.
+            matcher: which default box learns which object, ``"iou"`` or ``"atss"``.
+            cached: bytes of decoded pictures to keep.
+        """
         self.sources = tuple(sources)
         self.options = options
         self.spec = spec
         self.matcher = matcher
+        lengths = [len(source.dataset) for source in self.sources]
+        self._first = [sum(lengths[:number]) for number in range(len(lengths))]
+        self.cache = PictureCache(sum(lengths), cached)
         self._default_boxes: dict[int, NDArray[np.float32]] = {}
 
     def default_boxes(self, size: int) -> NDArray[np.float32]:
@@ -203,36 +237,44 @@ class Examples(TorchDataset[Any]):
         """The picture of a draw and what each default box learns from it."""
         source = self.sources[draw.source]
         sample = source.dataset.samples[draw.picture]
-        try:
-            image = source.dataset.read(sample)
-        except ImageError as error:
-            return Unreadable(Problem.of(sample, error), draw.size)
-        rng = np.random.default_rng(draw.seed)
-        example = augment(
-            image,
+        variation = drawn_variation(
+            sample.width,
+            sample.height,
             sample.boxes,
             ignored=sample.ignored,
             size=draw.size,
             options=self.options,
-            rng=rng,
+            rng=np.random.default_rng(draw.seed),
         )
-        ignored = sample.ignored[example.kept]
-        boxes = example.boxes[~ignored]
-        labels = source.labels[sample.labels[example.kept]][~ignored]
+        factor = variation.factor
+        try:
+            picture = self.cache.read(
+                self._first[draw.source] + draw.picture,
+                factor,
+                lambda: source.dataset.read_reduced(sample, factor),
+            )
+        except ImageError as error:
+            return Unreadable(Problem.of(sample, error), draw.size)
+        ignored = sample.ignored[variation.kept]
+        boxes = variation.boxes[~ignored]
+        labels = source.labels[sample.labels[variation.kept]][~ignored]
         matches = match(
             boxes,
             labels,
             default_boxes_cxcywh=self.default_boxes(draw.size),
-            ignored_boxes=example.boxes[ignored],
+            ignored_boxes=variation.boxes[ignored],
             levels=levels_of(self.spec.at_size(draw.size)) if self.matcher == "atss" else None,
         )
-        return Made(example.image, boxes, labels, example.boxes[ignored], matches)
+        image = varied(picture, variation, factor=factor)
+        return Made(image, boxes, labels, variation.boxes[ignored], matches)
 
     def __getitem__(self, draw: Draw) -> tuple[NDArray[Any], ...] | Unreadable:
         made = self.make(draw)
         if isinstance(made, Unreadable):
             return made
-        offsets = encode(made.matches.boxes_cxcywh, self.default_boxes(draw.size))
+        default_boxes, learned = self.default_boxes(draw.size), made.matches.labels > 0
+        offsets = np.zeros_like(default_boxes)
+        offsets[learned] = encode(made.matches.boxes_cxcywh[learned], default_boxes[learned])
         return made.image, offsets, made.matches.labels, self.sources[draw.source].labelled
 
 
@@ -262,6 +304,7 @@ class Loader:
         seed: int,
         workers: int,
         size_now: Callable[[int], int],
+        cache_mb: int | None = 0,
         pinned: bool = False,
         ranks: Ranks = ALONE,
         matcher: str = "iou",
@@ -275,13 +318,15 @@ class Loader:
             seed: of the whole run.
             workers: processes that make pictures, at most one a processor; 0: this one does.
             size_now: input size of a global step.
+            cache_mb: MiB of decoded pictures to keep on this machine; None: see `cache_bytes`.
             pinned: copy batches to memory that a GPU can read directly.
             ranks: the processes; each gets its share of every batch.
             matcher: which default box learns which object, ``"iou"`` or ``"atss"``.
         """
         self.sources = tuple(sources)
         self.ranks = ranks
-        self.examples = Examples(sources, spec, options, matcher)
+        cached = cache_bytes(sources, cache_mb, here=ranks.here)
+        self.examples = Examples(sources, spec, options, matcher, cached=cached)
         self.batch_size = batch_size
         self.seed = seed
         self.workers = min(workers, _processors())
@@ -326,9 +371,13 @@ class Loader:
                 yield whole[self.ranks.rank :: self.ranks.count]
             epoch, first = epoch + 1, 0
 
-    def batches(self, step: int) -> Iterator[Batch]:
-        """The batches from a global step on, without end."""
-        return iter(
+    def batches(self, step: int) -> Generator[Batch, None, None]:
+        """The batches from a global step on, without end; to be closed, which ends the workers.
+
+        Raises:
+            TrainingError: a worker was killed.
+        """
+        batches = iter(
             DataLoader(
                 self.examples,
                 batch_sampler=self.draws(step),
@@ -339,6 +388,19 @@ class Loader:
                 pin_memory=self.pinned,
             )
         )
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+                raise
+            raise TrainingError(
+                "a process that prepares pictures was killed, probably because the memory is full; "
+                "--resume with fewer --workers or --set cache_mb=0"
+            ) from None
+        finally:
+            # Left to the interpreter's end, workers that ignore signals would be waited for.
+            if self.workers:
+                batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def _processors() -> int:

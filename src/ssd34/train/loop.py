@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def train(
         batch_size=options.batch_size,
         seed=options.seed,
         workers=options.workers,
+        cache_mb=options.cache_mb,
         size_now=lambda step: options.size_at(run.share(step), network.spec.image_size, step=step),
         pinned=device.type == "cuda",
         ranks=ranks,
@@ -105,7 +107,6 @@ def train(
         kind=options.schedule,
         decays=options.decays,
     )
-    batches = loader.batches(run.step)
     pace = Pace()
     watch = LossWatch()
     saved_at = run.elapsed()
@@ -113,45 +114,54 @@ def train(
     share = run.share(run.step)
     if run.step and run.step % run.batches_per_epoch == 0 and run.evaluated != run.step:
         _evaluate(run, validation, device, listener, ranks)  # it was interrupted
-    while share < 1 and not run.reached_target and not ranks.any(listener.stop()):
-        waited = time.perf_counter()
-        batch = next(batches)
-        waited = time.perf_counter() - waited
-        problems = everyones(batch.problems, ranks)
-        _report(problems, run, listener, ranks)
-        rate = schedule.rate(step=run.step, progress=share)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
-        set_training(network, options, frozen=share < options.frozen_share)
-        step = train_step(network, optimizer, batch, options=options, device=device, ranks=ranks)
-        if step is not None:
-            averaged.update(network, step=run.step)
-            pace.add(step, waited=waited)
-            usable += step.pictures
-            if watch.exploded(step.loss):
-                grown = f"the loss has grown from {watch.lowest:.3g} to {watch.mean:.3g}"
-                raise TrainingError(diverged(grown, optimizer))
-        run.step += 1
-        share = run.share(run.step)
+    with closing(loader.batches(run.step)) as batches:
+        while share < 1 and not run.reached_target and not ranks.any(listener.stop()):
+            waited = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - waited
+            problems = everyones(batch.problems, ranks)
+            _report(problems, run, listener, ranks)
+            rate = schedule.rate(step=run.step, progress=share)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            set_training(network, options, frozen=share < options.frozen_share)
+            step = train_step(
+                network, optimizer, batch, options=options, device=device, ranks=ranks
+            )
+            if step is not None:
+                averaged.update(network, step=run.step)
+                pace.add(step, waited=waited)
+                usable += step.pictures
+                if watch.exploded(step.loss):
+                    grown = f"the loss has grown from {watch.lowest:.3g} to {watch.mean:.3g}"
+                    raise TrainingError(diverged(grown, optimizer))
+            run.step += 1
+            share = run.share(run.step)
 
-        end_of_epoch = run.step % run.batches_per_epoch == 0
-        if run.step % LOG_EVERY == 0 or end_of_epoch:
-            progress = pace.report(run, share=share, rate=rate, image_size=batch.images.shape[1])
-            if ranks.first:
-                listener.progress(progress)
-            run.log({"event": "step", **dataclasses.asdict(progress)})
-        if end_of_epoch:
-            if usable == 0:
-                first = f"; the first: {problems[0]}" if problems else ""
-                raise TrainingError(f"no picture could be read in a whole epoch{first}")
-            usable = 0
-        if end_of_epoch or share >= 1 or run.elapsed() - saved_at > 60 * options.checkpoint_minutes:
-            with run.clock_stopped():
-                run.save_last()
-            saved_at = run.elapsed()
-        if end_of_epoch or share >= 1:
-            _evaluate(run, validation, device, listener, ranks)
-            pace.restart()
+            end_of_epoch = run.step % run.batches_per_epoch == 0
+            if run.step % LOG_EVERY == 0 or end_of_epoch:
+                progress = pace.report(
+                    run, share=share, rate=rate, image_size=batch.images.shape[1]
+                )
+                if ranks.first:
+                    listener.progress(progress)
+                run.log({"event": "step", **dataclasses.asdict(progress)})
+            if end_of_epoch:
+                if usable == 0:
+                    first = f"; the first: {problems[0]}" if problems else ""
+                    raise TrainingError(f"no picture could be read in a whole epoch{first}")
+                usable = 0
+            if (
+                end_of_epoch
+                or share >= 1
+                or run.elapsed() - saved_at > 60 * options.checkpoint_minutes
+            ):
+                with run.clock_stopped():
+                    run.save_last()
+                saved_at = run.elapsed()
+            if end_of_epoch or share >= 1:
+                _evaluate(run, validation, device, listener, ranks)
+                pace.restart()
     if share >= 1 and run.evaluated != run.step:
         _evaluate(run, validation, device, listener, ranks)
     run.save_last()

@@ -58,6 +58,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "balance": (0, 1),
     "seed": (0, 2**63),
     "workers": (0, 1e4),
+    "cache_mb": (0, 1e9),
     "checkpoint_minutes": (1e-6, 1e9),
 }
 
@@ -104,6 +105,8 @@ class TrainOptions:
         augmentation: how the pictures are varied.
         seed: of everything random.
         workers: processes that prepare pictures; at most one a processor is used.
+        cache_mb: MiB of decoded pictures kept in memory, on each machine; 0: none; None: what all
+            pictures take, at most a quarter of the memory that is free when training starts.
         checkpoint_minutes: longest time between two checkpoints.
     """
 
@@ -138,6 +141,7 @@ class TrainOptions:
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(expand=0.3))
     seed: int = 34
     workers: int = 1
+    cache_mb: int | None = None
     checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:

@@ -1,0 +1,45 @@
+"""Worker processes that are killed, and that end with the run."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from ssd34.data.dataset import Dataset
+from ssd34.data.formats import open_dataset
+from ssd34.errors import TrainingError
+from ssd34.train.augment import Augmentation
+from ssd34.train.loader import Loader, training_sets
+from tests.conftest import TINY_LABELS, tiny_spec
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
+
+def loader_of(shapes):
+    return Loader(
+        training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS), spec=tiny_spec(),
+        options=Augmentation(), batch_size=4, seed=7, workers=2, size_now=lambda _step: 64,
+    )  # fmt: skip
+
+
+def test_a_killed_worker_says_what_to_try(shapes, monkeypatch):
+    """As the kernel kills one when the memory is full."""
+    monkeypatch.setattr(Dataset, "read_reduced", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(TrainingError, match=r"killed.*memory.*fewer --workers or --set cache_mb=0"):
+        next(loader_of(shapes).batches(0))
+
+
+def test_an_error_in_a_worker_is_not_hidden(shapes, monkeypatch):
+    monkeypatch.setattr(Dataset, "read_reduced", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(loader_of(shapes).batches(0))
+    assert multiprocessing.active_children() == []
+
+
+def test_closed_batches_leave_no_process_behind(shapes):
+    batches = loader_of(shapes).batches(0)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert multiprocessing.active_children() == []
