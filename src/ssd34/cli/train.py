@@ -170,10 +170,11 @@ def train(
     from ssd34.train.distributed import joined
     from ssd34.train.loader import training_sets
     from ssd34.train.loop import train as run_training
+    from ssd34.train.page import read_history
     from ssd34.train.precision import computes_bf16
     from ssd34.train.progress import Listener
     from ssd34.train.recipe import RECIPES, read_recipe, resolved
-    from ssd34.train.run import LAST
+    from ssd34.train.run import HISTORY, LAST
     from ssd34.train.tensorboard import EventWriter
 
     last = output / LAST
@@ -236,11 +237,12 @@ def train(
             warn(f"{val}: the class {name!r} is not trained and counts as missed")
 
     output.mkdir(parents=True, exist_ok=True)
-    screen = Screen()
+    history = read_history(output / HISTORY, until=begun.state["step"]) if begun else []
+    screen = Screen(shown=first, history=history)
     if tensorboard and first:
         screen.also = EventWriter(output, resumed_at=begun.state["step"] if begun else None)
     stopping = StopOnSignal()
-    with joined(chosen) as ranks, stopping:
+    with joined(chosen) as ranks, stopping, screen:
         # Processes on different machines would not find quite the same steps.
         [steps] = ranks.everyone([steps])[:1]
         if steps is not None:
@@ -272,10 +274,11 @@ def train(
             device=chosen,
             notes=notes,
             listener=Listener(
+                stepped=screen.stepped,
                 progress=screen.progress,
                 evaluating=screen.evaluating,
                 evaluated=screen.evaluated,
-                problem=lambda problem: warn(str(problem)),
+                problem=screen.problem,
                 stop=lambda: stopping.asked,
             ),
             ranks=ranks,

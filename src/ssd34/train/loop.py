@@ -137,6 +137,7 @@ def train(
                     raise TrainingError(diverged(grown, optimizer))
             run.step += 1
             share = run.share(run.step)
+            listener.stepped(run.step, share)
 
             end_of_epoch = run.step % run.batches_per_epoch == 0
             if run.step % LOG_EVERY == 0 or end_of_epoch:

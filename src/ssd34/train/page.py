@@ -34,15 +34,16 @@ class Exhibit:
     picture: Image.Image
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``history.jsonl``; a line cut by a crash is left out."""
+def read_history(path: Path, *, until: int | None = None) -> list[dict[str, Any]]:
+    """The records of a ``history.jsonl``, or those up to a step; a line cut by a crash is left out,
+    and there are none without a file."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             records.append(json.loads(line))
         except ValueError:
             continue
-    return records
+    return [record for record in records if until is None or record["step"] <= until]
 
 
 def training_page(

@@ -49,6 +49,7 @@ class Outcome:
 class Listener:
     """What a caller wants to hear of a run; libraries do not print."""
 
+    stepped: Callable[[int, float], None] = lambda _step, _share: None
     progress: Callable[[Progress], None] = lambda _: None
     evaluating: Callable[[int, int], None] = lambda _done, _total: None
     evaluated: Callable[[int, CocoMetrics], None] = lambda _epoch, _metrics: None

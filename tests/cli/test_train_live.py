@@ -1,0 +1,183 @@
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+from rich.console import Console
+
+from ssd34.cli import train_live
+from ssd34.cli.train_live import LiveTable
+from ssd34.data.dataset import Problem
+from ssd34.evaluate.coco_metrics import CocoMetrics
+from ssd34.train.page import read_history
+from ssd34.train.progress import Progress
+from tests.cli.test_train import QUICK
+from tests.conftest import COCO_NUMBERS
+from tests.terminal import lines_of
+
+
+@pytest.fixture(autouse=True)
+def every_change_is_drawn(monkeypatch):
+    monkeypatch.setattr(train_live, "REFRESH_SECONDS", 0.0)
+
+
+def progress(step, *, epochs=60):
+    return Progress(
+        step=step, batches_per_epoch=10, share=step / (10 * epochs), elapsed=2.0 * step,
+        remaining=2.0 * (10 * epochs - step), image_size=300, learning_rate=3e-4,
+        loss=20 / step, box_loss=5 / step, class_loss=15 / step, gradient_norm=4.2,
+        images_per_second=17.3, data_wait=0.031, best_ap=-1,
+    )  # fmt: skip
+
+
+def metrics(ap):
+    summary = dict.fromkeys(COCO_NUMBERS, ap) | {"AP50": 2 * ap}
+    return CocoMetrics(summary=summary, class_ap={}, class_ap50={}, pictures=10, area_class_ap={})
+
+
+class Terminal:
+    def __init__(self, width, height=40):
+        self.width = width
+        self.file = io.StringIO()
+        console = Console(
+            file=self.file, force_terminal=True, width=width, height=height, _environ={}
+        )
+        self.table = LiveTable(console)
+
+    def lines(self):
+        return lines_of(self.file.getvalue(), self.width)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_what_is_shown(width):
+    terminal = Terminal(width)
+    table = terminal.table
+    table.start()
+    for epoch in range(1, 13):
+        table.progress(progress(10 * epoch - 5))
+        table.progress(progress(10 * epoch))
+        table.evaluating(5, 10)
+        table.evaluated(metrics(0.3 if epoch == 2 else epoch / 100))
+        table.problem(Problem(f"{epoch}.jpg", "broken\x1b[2J\nor truncated"))
+    table.stop()
+    lines = terminal.lines()
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    # Each part once: what was drawn before is gone.
+    for once in (
+        "step 120", "20.0%", "left 16:00", "loss 0.167", "box 0.042", "class 0.125",
+        "rate 3.00e-04", "images/s 17.3", "waiting 3.1%", "warnings, 9 earlier ones",
+    ):  # fmt: skip
+        assert text.count(once) == 1, once
+    rows = [line.split() for line in lines if re.match(r" *\d+ +\d+ +0\.", line)]
+    assert [row[0] for row in rows] == ["2", *map(str, range(6, 13))]  # the best one stays
+    assert rows[0] == ["2", "20", "0.3000", "0.6000", "1.167", "0.292", "0.875"]
+    assert [line for line in lines if ".jpg" in line] == [
+        f"  {epoch}.jpg: broken?[2J?or truncated" for epoch in (10, 11, 12)
+    ]
+
+
+def test_a_low_terminal_is_not_overrun():
+    terminal = Terminal(80, height=16)
+    terminal.table.start()
+    for epoch in range(1, 13):
+        terminal.table.progress(progress(10 * epoch))
+        terminal.table.evaluated(metrics(epoch / 100))
+        for number in range(5):
+            terminal.table.problem(Problem(f"{number}.jpg", "broken"))
+    terminal.table.stop()
+    lines = terminal.lines()
+    assert len(lines) <= 16
+    assert lines[0].startswith("step 120")
+
+
+def test_a_run_that_goes_on_shows_its_earlier_evaluations(tmp_path):
+    history = tmp_path / "history.jsonl"
+    records = [
+        {"event": "step", "step": 10, "batches_per_epoch": 10, "share": 0.1,
+         "loss": 3.0, "box_loss": 1.0, "class_loss": 2.0},
+        {"event": "evaluation", "step": 10, "summary": {"AP": 0.125, "AP50": 0.25}},
+        {"event": "problem", "step": 12, "where": "a.jpg", "reason": "broken"},
+        {"event": "step", "step": 20, "batches_per_epoch": 10, "share": 0.2,
+         "loss": 2.0, "box_loss": 0.5, "class_loss": 1.5},
+        {"event": "evaluation", "step": 20, "summary": {"AP": None, "AP50": None}},
+    ]  # fmt: skip
+    history.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"event": "st')
+    assert read_history(tmp_path / "none.jsonl") == []
+    terminal = Terminal(80)
+    terminal.table.remember(read_history(history, until=19))
+    terminal.table.start()
+    terminal.table.stop()
+    text = "\n".join(terminal.lines())
+    assert re.search(r"^ *1 +10 +0\.1250 +0\.2500 +3\.000 +1\.000 +2\.000$", text, re.MULTILINE)
+    assert "0.0000" not in text
+    terminal.table.remember(read_history(history))
+    terminal.table.start()
+    terminal.table.stop()
+    assert re.search(
+        r"^ *2 +20 +0\.0000 +0\.0000 +2\.000 ", "\n".join(terminal.lines()), re.MULTILINE
+    )
+
+
+def in_a_terminal(arguments, *, width, interrupted_by=None):
+    """Run ``ssd34`` in a pseudo-terminal; Ctrl-C once a text was written. Exit code, output."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ssd34", *map(str, arguments)],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        env=environment | {"TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # the other end was closed
+            break
+        if not part:
+            break
+        written += part
+        if interrupted_by and interrupted_by in written:
+            interrupted_by = None
+            os.killpg(process.pid, signal.SIGINT)
+    os.close(ours)
+    return process.wait(60), lines_of(written.decode(), width)
+
+
+def test_in_a_terminal_the_last_state_stays_after_ctrl_c(shapes, tmp_path):
+    code, lines = in_a_terminal(
+        ("train", "--data", shapes, "--val", shapes, "--output", tmp_path / "run",
+         "--epochs", "500", *QUICK, "--workers", "1", "--threads", "1"),
+        width=60, interrupted_by=b"0.0",
+    )  # fmt: skip
+    assert code == 130
+    at = [number for number, line in enumerate(lines) if line.startswith("step ")]
+    assert len(at) == 1
+    assert any(line.startswith("stopped after") for line in lines[at[0] :])
+    below = "\n".join(lines[at[0] :])
+    assert below.count("AP50") == below.count("loss ") == 1
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_in_a_terminal_an_error_comes_below(shapes, tmp_path):
+    code, lines = in_a_terminal(
+        ("train", "--data", shapes, "--val", shapes, "--output", tmp_path / "run", *QUICK,
+         "--epochs", "500", "--optimizer", "sgd", "--lr", "1e30", "--clip", "1e30",
+         "--threads", "1"),
+        width=100,
+    )  # fmt: skip
+    assert code == 2
+    [at] = [number for number, line in enumerate(lines) if line.startswith("step ")]
+    below = [number for number, line in enumerate(lines) if line.startswith("error: the loss is")]
+    assert below and below[0] > at
+    assert "--resume with a lower" in " ".join(lines[below[0] :])
