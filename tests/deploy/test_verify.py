@@ -515,7 +515,7 @@ def raw_outputs(spec):
         ({"metadata": {"ssd34.spec": METADATA["ssd34.spec"]}}, "broken ssd34 metadata"),
         (
             {"metadata": METADATA | {"ssd34.labels": json.dumps(COCO_LABELS.to_dict())}},
-            "has 3 classes and 382 default boxes, and the metadata names 80 classes",
+            "has 3 classes and 382 default boxes, and the metadata names 80",
         ),
         (
             {"outputs": FOUND | {"labels": FOUND["labels"].astype(np.int32)}},
