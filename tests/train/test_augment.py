@@ -1,3 +1,5 @@
+import dataclasses
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -204,3 +206,46 @@ def test_a_reduced_picture_gives_nearly_the_same(size, seed):
             reduced = varied(picture.reduce(factor), variation, factor=factor)
             assert np.abs(reduced - whole).mean() <= 1.6
             assert np.abs(reduced - whole).max() <= 16
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_zooming_in_shows_one_object_large_and_whole(seed):
+    boxes = np.array([[60, 50, 90, 80], [150, 100, 190, 110], [0, 40, 20, 60]], np.float32)
+    example = augment(
+        marked_picture(boxes), boxes, size=300, options=dataclasses.replace(PLAIN, zoom=1),
+        rng=np.random.default_rng(seed), labels=np.array([1, 2, 2]),
+    )  # fmt: skip
+    sides = (example.boxes[:, 2:] - example.boxes[:, :2]).max(axis=1)
+    assert sides.max() > 0.25 * np.exp(-0.4)
+    white = example.image.min(axis=2) > 127
+    for left, top, right, bottom in np.rint(example.boxes * 300).astype(int):
+        assert white[top + 6 : bottom - 6, left + 6 : right - 6].all()
+
+
+def test_what_is_zoomed_in_on_is_drawn_by_class():
+    """One cup among nine persons is shown half of the time."""
+    boxes = np.array([[20 * i, 20, 20 * i + 6, 26] for i in range(10)], np.float32)
+    labels = np.array([1] * 9 + [2])
+    options = dataclasses.replace(PLAIN, zoom=1)
+    shown = [
+        drawn_variation(
+            200, 160, boxes, size=64, options=options, labels=labels,
+            ignored=np.arange(10) == 0, rng=np.random.default_rng(seed),
+        ).kept
+        for seed in range(200)
+    ]  # fmt: skip
+    assert 80 < sum(9 in kept for kept in shown) < 130
+    windows = Counter(len(kept) for kept in shown)
+    assert max(windows) <= 4
+    assert 0 < sum(0 in kept for kept in shown) < 20
+
+
+def test_zooming_never_leaves_the_picture():
+    boxes = np.array([[0, 0, 200, 160]], np.float32)
+    for seed in range(20):
+        variation = drawn_variation(
+            200, 160, boxes, size=64, options=dataclasses.replace(PLAIN, zoom=1),
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
+        np.testing.assert_allclose(variation.window, [0, 0, 200, 160], atol=1e-9)
+        np.testing.assert_allclose(variation.boxes, [[0, 0, 1, 1]], atol=1e-6)

@@ -14,11 +14,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssd34.core.boxes import Boxes, clip, pairwise_iou
+from ssd34.core.boxes import Boxes, clip
 from ssd34.core.preprocess import MEAN
 from ssd34.data.reduced import FACTORS, GAP
 from ssd34.errors import OptionError
 from ssd34.train.jitter import Change, changed, drawn_changes
+from ssd34.train.windows import centred_in, cropped, expanded, zoomed
 
 FILL = tuple(round(255 * value) for value in MEAN)
 """Colour around a picture that was zoomed out: the ImageNet mean."""
@@ -37,6 +38,8 @@ class Augmentation:
         expand: share of pictures that are zoomed out.
         largest_expand: largest factor of zooming out, in each direction.
         crop: whether to draw IoU-constrained crops.
+        zoom: share of pictures of which only the surroundings of one object are shown; small
+            objects are then also seen large.
         flip: share of pictures that are mirrored.
         brightness, contrast, saturation: factors are drawn from 1 +- this.
         hue: shift drawn from +- this share of the colour circle.
@@ -45,6 +48,7 @@ class Augmentation:
     expand: float = 0.0
     largest_expand: float = 3.0
     crop: bool = True
+    zoom: float = 0.0
     flip: float = 0.5
     brightness: float = 0.125
     contrast: float = 0.5
@@ -62,6 +66,7 @@ class Augmentation:
 _RANGES = {
     "expand": (0, 1),
     "largest_expand": (1, 16),
+    "zoom": (0, 1),
     "flip": (0, 1),
     "brightness": (0, 1),
     "contrast": (0, 1),
@@ -109,6 +114,7 @@ def drawn_variation(
     options: Augmentation,
     rng: Generator,
     ignored: NDArray[np.bool_] | None = None,
+    labels: NDArray[np.int64] | None = None,
 ) -> Variation:
     """A random variation of a picture and its boxes.
 
@@ -120,14 +126,19 @@ def drawn_variation(
         options: how much to vary.
         rng: the only source of randomness.
         ignored: (N,) bool: boxes that crops need not respect.
+        labels: (N,) the boxes' classes, for the choice of what to zoom in on.
     """
     window = np.array([0, 0, width, height], np.float64)
     if rng.random() < options.expand:
-        window = _expanded(width, height, options.largest_expand, rng)
+        window = expanded(width, height, options.largest_expand, rng)
     kept = np.arange(len(boxes))
-    if options.crop:
-        respected = np.ones(len(boxes), np.bool_) if ignored is None else ~ignored
-        window, kept = _cropped(window, boxes, respected, rng)
+    respected = np.ones(len(boxes), np.bool_) if ignored is None else ~ignored
+    if options.zoom and respected.any() and rng.random() < options.zoom:
+        classes = np.zeros(len(boxes), np.int64) if labels is None else labels
+        window = zoomed(width, height, boxes[respected], classes[respected], rng)
+        kept = np.flatnonzero(centred_in(window, boxes))
+    elif options.crop:
+        window, kept = cropped(window, boxes, respected, rng)
     extent = np.tile(window[2:] - window[:2], 2)
     shown = (boxes[kept] - np.tile(window[:2], 2)) / extent
     shown = clip(shown, width=1, height=1).astype(np.float32)
@@ -171,45 +182,3 @@ def varied(picture: Image.Image, variation: Variation, *, factor: int) -> NDArra
     if variation.flipped:
         result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(changed(result, variation.changes))
-
-
-def _expanded(width: int, height: int, largest: float, rng: Generator) -> NDArray[np.float64]:
-    """A window around the whole picture, up to `largest` times its size."""
-    factor = rng.uniform(1, largest)
-    left = -rng.uniform(0, width * (factor - 1))
-    top = -rng.uniform(0, height * (factor - 1))
-    return np.array([left, top, left + width * factor, top + height * factor])
-
-
-def _cropped(
-    window: NDArray[np.float64],
-    boxes: NDArray[np.float32],
-    respected: NDArray[np.bool_],
-    rng: Generator,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """A random part of the window and the boxes whose centre it holds.
-
-    With equal chance the whole window is kept, or a part is asked for whose IoU with **all**
-    boxes exceeds a bound. One attempt per draw, until one succeeds.
-    """
-    everything = np.arange(len(boxes))
-    if not respected.any():
-        return window, everything
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    extent = window[2:] - window[:2]
-    while True:
-        bound = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0)[rng.integers(7)]
-        if bound is None:
-            return window, everything
-        w, h = rng.uniform(0.3, 1, 2)
-        if not 0.5 <= w / h <= 2:
-            continue
-        left, top = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
-        part = np.tile(window[:2], 2) + np.array([left, top, left + w, top + h]) * np.tile(
-            extent, 2
-        )
-        if bound > 0 and not (pairwise_iou(boxes[respected], part[None]) > bound).all():
-            continue
-        inside = ((centres > part[:2]) & (centres < part[2:])).all(axis=1)
-        if inside[respected].any():
-            return part, np.flatnonzero(inside)

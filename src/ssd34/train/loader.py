@@ -242,6 +242,7 @@ class Examples(TorchDataset[Any]):
             sample.height,
             sample.boxes,
             ignored=sample.ignored,
+            labels=sample.labels,
             size=draw.size,
             options=self.options,
             rng=np.random.default_rng(draw.seed),
