@@ -186,7 +186,7 @@ def test_broken_picture_is_reported_and_counts_as_empty(main, tiny_model, tmp_pa
     lines = err.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("warning: 0002.png: not a picture")
-    assert lines[1] == "warning: 1 of 3 pictures could not be read and count as empty"
+    assert lines[1] == "warning: 1 of 3 pictures could not be read and counts as empty"
     assert {row["image_id"] for row in json.loads(detections.read_text())} == {1, 3}
 
 

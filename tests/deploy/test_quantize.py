@@ -20,6 +20,7 @@ from ssd34.deploy.read_network import network_of
 from ssd34.deploy.tolerance import INT8, tolerance_of
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.detector import Detector
+from ssd34.runtime.onnxruntime_engine import session_options
 from tests.conftest import EXAMPLES, TINY_LABELS
 from tests.deploy.integer_reference import constants_of, integer_node
 
@@ -48,8 +49,7 @@ def floats(pictures=PICTURES):
 
 
 def session(model, *, optimised=True):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = session_options(1)
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
@@ -156,9 +156,13 @@ def test_both_forms_are_one_network(network, statistics, more):
 
 
 def test_qdq_computed_in_float_is_close(network, statistics):
-    """A runtime that does not fuse computes the same but for halves that round the other way."""
+    """A runtime that does not fuse computes the same but for halves that round the other way.
+
+    How many do depends on the order of float sums, and so on the processor: 38 dB without AVX-512,
+    above 40 with it. Sums that saturate at 16 bits would give 28.
+    """
     model = raw(network, statistics, QDQ)
-    assert min(noise_ratio(outputs_of(model, optimised=False), outputs_of(model))) > 40
+    assert min(noise_ratio(outputs_of(model, optimised=False), outputs_of(model))) > 35
 
 
 def test_the_tail_and_the_metadata_are_those_of_export(network, statistics, tmp_path):

@@ -15,6 +15,7 @@ from ssd34.deploy.read_network import network_of
 from ssd34.errors import CheckpointError
 from ssd34.network.fake_quantized import FakeQuantizedSSD, Steps
 from ssd34.network.ssd import SSD, load_weights
+from ssd34.runtime.onnxruntime_engine import session_options
 from tests.conftest import EXAMPLES, TINY_LABELS, drawn_checkpoint, tiny_spec
 
 OPTIONS = QuantizeOptions(ranges="percentile", percentile=99.9, bias_correction=False)
@@ -46,8 +47,7 @@ def quantized(request):
             model.graph.output.append(
                 onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UINT8, None)
             )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = session_options(1)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

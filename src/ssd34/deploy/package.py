@@ -28,6 +28,7 @@ from ssd34.deploy.ports import Port, graph_ports
 from ssd34.deploy.test_data import write_test_data
 from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError, OptionError
+from ssd34.runtime.onnxruntime_engine import session_options
 from ssd34.runtime.session import Session
 
 
@@ -109,8 +110,7 @@ def _suffix(graph: onnx.GraphProto) -> str:
 
 def _record(model: Path, image: NDArray[Any], folder: Path) -> None:
     """Run the model once and keep input and outputs."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # sums in one order, whatever machine packs
+    options = session_options(1)  # one thread: sums in one order, whatever machine packs
     runner = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in runner.get_outputs()]
     image_name = runner.get_inputs()[0].name
