@@ -4,6 +4,7 @@ import re
 import pytest
 import yaml
 
+from ssd34.deploy import quantize_config
 from ssd34.deploy.quantize_config import QuantizeConfig, read_config
 from ssd34.errors import OptionError
 from tests.conftest import ROOT
@@ -92,6 +93,14 @@ def test_candidates_are_the_ranges_in_order(file):
             assert c.float_nodes == ("trunk.conv1",)
             assert c.reduce_range
             assert not c.bias_correction
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_weights_are_narrow_where_this_processor_saturates(file, saturates, monkeypatch):
+    monkeypatch.setattr(quantize_config, "int8_saturates", lambda: saturates)
+    for text, expected in (("", saturates), ("true", True), ("false", False)):
+        config = read_config(file(f"quantization: {{reduce_range: {text}}}"))
+        assert config.quantization.candidates("13-qdq")[0].reduce_range == expected
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,17 @@ from onnx import TensorProto, helper
 
 from ssd34 import Detector
 from ssd34.core.preprocess import preprocess
+from ssd34.data.image_io import read_image
+from ssd34.deploy.calibrate import calibrate
+from ssd34.deploy.export import ExportOptions, onnx_model
+from ssd34.deploy.graph import save_model
+from ssd34.deploy.quantize import PUBLISHED_FORMS, quantized_model
+from ssd34.deploy.read_network import network_of
 from ssd34.errors import MissingExtraError, ModelError, OptionError
+from ssd34.runtime import openvino_engine
 from ssd34.runtime.engine import ENGINES, open_engine
 from ssd34.runtime.session import Session
-from tests.conftest import EXAMPLES, TINY_LABELS, tiny_spec
+from tests.conftest import EXAMPLES, TINY_LABELS, drawn_checkpoint, tiny_spec
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
@@ -174,6 +181,30 @@ def test_openvino_finds_the_same_objects_with_the_int8_file(example):
     assert found.names[0] == expected.names[0]
     np.testing.assert_allclose(found.scores[0], expected.scores[0], atol=0.02)
     np.testing.assert_allclose(found.boxes[0], expected.boxes[0], atol=3)
+
+
+@needs_openvino
+@pytest.mark.parametrize("saturates", [True, False])
+def test_openvino_is_not_asked_for_what_it_computes_wrongly(saturates, tmp_path, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "int8_saturates", lambda: saturates)
+    network = network_of(drawn_checkpoint(tiny_spec(), TINY_LABELS))
+    statistics = calibrate(network, [read_image(EXAMPLES / "coffee.jpg")])
+    options = PUBLISHED_FORMS["13-qdq"]
+    for reduced in (True, False):
+        path = tmp_path / f"{reduced}.onnx"
+        model = quantized_model(network, statistics, options.replace(reduce_range=reduced))
+        save_model(model, path)
+        if saturates and not reduced:
+            with pytest.raises(ModelError, match=r"no VNNI; use the engine onnxruntime, or .*7"):
+                open_engine(path, name="openvino", threads=1)
+            session = Session(path, engine="auto", threads=1)
+            assert session.choice.engine == "onnxruntime" and "VNNI" in session.choice.reason
+        else:
+            assert open_engine(path, name="openvino", threads=1).name == "openvino"
+    stored = tmp_path / "stored.onnx"
+    checkpoint = drawn_checkpoint(tiny_spec(), TINY_LABELS)
+    save_model(onnx_model(checkpoint, ExportOptions(weight_format="int8")), stored)
+    assert open_engine(stored, name="openvino", threads=1).name == "openvino"
 
 
 @needs_openvino

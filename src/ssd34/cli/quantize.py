@@ -66,8 +66,9 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
     help="A way of finding ranges; may be repeated. [default: minmax, percentile, mse, entropy]",
 )  # fmt: skip
 @click.option(
-    "--reduce-range", is_flag=True, default=None,
-    help="Weights of 7 bits, which no processor saturates with.",
+    "--reduce-range/--full-range", default=None,
+    help="Weights of 7 bits, right and fast on every processor, or of 8. [default: 7 where this "
+    "processor has no VNNI]",
 )  # fmt: skip
 @click.option(
     "--float-node", "float_nodes", multiple=True, metavar="NAME",
@@ -195,6 +196,9 @@ def _run(
     else:
         calibrating = from_path(own, pictures=wanted)
         measured = dataset
+    if settings.quantization.reduce_range is None and settings.quantization.narrow_weights:
+        errors.print("weights get 7 bits: this processor has no VNNI and would need a slower way "
+                     "for 8 (--full-range)")  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
     subject = subject_of(
         network, measured, calibrating, settings, policy=policy_name, threads=threads

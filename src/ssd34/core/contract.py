@@ -55,6 +55,7 @@ def identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet] | None:
     if spec.num_classes != len(labels) or boxes < 1:
         raise ModelError(
             f"the metadata's network has {counted(spec.num_classes, 'class')} and "
-            f"{counted(boxes, 'default box')}, and the metadata names {counted(len(labels), 'class')}"
+            f"{counted(boxes, 'default box')}, and the metadata names "
+            f"{counted(len(labels), 'class')}"
         )
     return spec, labels

@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 
 from ssd34.core.contract import METADATA_QUANTIZATION
-from ssd34.core.int8 import LARGEST_WEIGHT
+from ssd34.core.int8 import LARGEST_NARROW_WEIGHT, LARGEST_WEIGHT
 from ssd34.core.postprocess import ZOO, Policy
 from ssd34.deploy.calibrate import Statistics
 from ssd34.deploy.export import ExportOptions, with_outputs
@@ -144,7 +144,7 @@ def quantized_model(
         ranges=options.ranges,
         percentile=options.percentile,
         per_channel=options.per_channel,
-        largest_weight=64 if options.reduce_range else LARGEST_WEIGHT,
+        largest_weight=LARGEST_NARROW_WEIGHT if options.reduce_range else LARGEST_WEIGHT,
         bias_correction=options.bias_correction,
         bytes_input=image_input == "uint8",
         float_nodes=frozenset(options.float_nodes),

@@ -13,6 +13,7 @@ from ssd34.deploy.gate import Criterion
 from ssd34.deploy.quantize import PUBLISHED_FORMS, QuantizeOptions
 from ssd34.deploy.search import Budget
 from ssd34.errors import OptionError, require
+from ssd34.runtime.saturation import int8_saturates
 
 MAX_CONFIG_BYTES = 1_000_000
 
@@ -44,7 +45,9 @@ class Quantization:
             channel).
         ranges: ways of finding ranges, in the order in which they are tried.
         percentile: for the ranges of that name.
-        bias_correction, reduce_range, float_nodes: as in `QuantizeOptions`, for all trials.
+        bias_correction, float_nodes: as in `QuantizeOptions`, for all trials.
+        reduce_range: weights of 7 bits in all trials; None: if this processor's fast int8
+            arithmetic is wrong with 8, as without VNNI.
         image_input: ``float32`` or ``uint8``, as for export.
     """
 
@@ -52,7 +55,7 @@ class Quantization:
     ranges: tuple[str, ...] = ("minmax", "percentile", "mse", "entropy")
     percentile: float = 99.99
     bias_correction: bool = True
-    reduce_range: bool = False
+    reduce_range: bool | None = None
     float_nodes: tuple[str, ...] = ()
     image_input: str = "float32"
 
@@ -70,6 +73,11 @@ class Quantization:
         for form in self.forms:
             self.candidates(form)
 
+    @property
+    def narrow_weights(self) -> bool:
+        """Whether the weights get 7 bits."""
+        return int8_saturates() if self.reduce_range is None else self.reduce_range
+
     def candidates(self, form: str) -> list[QuantizeOptions]:
         """The options to try for a form, in order."""
         return [
@@ -77,7 +85,7 @@ class Quantization:
                 ranges=ranges,
                 percentile=self.percentile,
                 bias_correction=self.bias_correction,
-                reduce_range=self.reduce_range,
+                reduce_range=self.narrow_weights,
                 float_nodes=tuple(sorted(self.float_nodes)),
             )
             for ranges in self.ranges

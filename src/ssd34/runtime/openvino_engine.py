@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd34.core.int8 import LARGEST_NARROW_WEIGHT
 from ssd34.errors import ModelError, require
 from ssd34.runtime.engine import OPENVINO, Port, refusal
+from ssd34.runtime.saturation import int8_saturates
 
 
 class OpenVinoEngine:
@@ -31,7 +33,8 @@ class OpenVinoEngine:
 
         Raises:
             MissingExtraError: OpenVINO is not installed.
-            ModelError: broken, or with operators that OpenVINO does not have.
+            ModelError: broken, with operators that OpenVINO does not have, or in int8 whose sums
+                would come out too small on this processor.
         """
         openvino = require("openvino", extra="openvino", why="the engine openvino")
         self.version: str = openvino.__version__
@@ -40,6 +43,15 @@ class OpenVinoEngine:
             # Core.read_model would try every format that OpenVINO knows.
             frontend = frontends.FrontEndManager().load_by_framework("onnx")
             model = frontend.convert(frontend.load(str(path)))
+        except Exception as error:  # RuntimeError of the C++ library, of many kinds
+            raise ModelError(_refusal(path, error)) from None
+        if int8_saturates() and _largest_weight(model) > LARGEST_NARROW_WEIGHT:
+            raise ModelError(
+                f"{path}: OpenVINO would compute its 8-bit weights wrongly on this processor, which "
+                "has no VNNI; use the engine onnxruntime, or weights of 7 bits: ssd34 quantize "
+                "--reduce-range"
+            )
+        try:
             self._compiled = openvino.Core().compile_model(
                 model,
                 "CPU",
@@ -93,6 +105,16 @@ def _refusal(path: Path, error: Exception) -> str:
         f"{path}: OpenVINO cannot run its operators {' '.join(operators.split())}; of int8 files "
         "it takes those in QDQ format; or use the engine onnxruntime"
     )
+
+
+def _largest_weight(model: Any) -> int:
+    """The largest magnitude among the int8 weights that are multiplied as such, 0 for none."""
+    operators = model.get_ops()
+    if not any(op.get_type_name() == "FakeQuantize" for op in operators):
+        return 0  # int8 is only how its weights are stored
+    constants = (op.data for op in operators if op.get_type_name() == "Constant")
+    return max((int(np.abs(c.astype(np.int16)).max())
+                for c in constants if c.dtype == np.int8 and c.size), default=0)  # fmt: skip
 
 
 def _port(port: Any) -> Port:
