@@ -50,24 +50,28 @@ def with_a_broken_picture(shapes, tmp_path_factory):
 def test_torchrun_trains_to_the_weights_of_one_process(
     with_a_broken_picture, shapes, tiny_checkpoint, tmp_path
 ):
-    """The same batches, batch norm over both processes, one of them once without a picture."""
+    """The same batches, batch norm over both processes, one of them once without a picture.
+
+    Four steps: every further one multiplies the rounding of sums, on few pixels by batch norm most.
+    Two threads instead of one move the weights as much as two processes do.
+    """
     tiny_checkpoint.save(tmp_path / "start.safetensors")
     arguments = [
         "train", "--data", str(with_a_broken_picture), "--val", str(shapes), "--init",
-        str(tmp_path / "start.safetensors"), "--epochs", "2", "--batch", "3", "--accumulate", "1",
+        str(tmp_path / "start.safetensors"), "--epochs", "1", "--batch", "3", "--accumulate", "1",
         "--optimizer", "sgd", "--lr", "1e-3", "--warmup", "1", "--ema", "0.9", "--workers", "0",
         "--precision", "fp32", "--trunk-statistics", "batch", "--freeze", "0", "--threads", "1",
         "--device", "cpu", "--output",
     ]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
-    assert "finished after 8 steps" in invoke(*arguments, one).output
+    assert "finished after 4 steps" in invoke(*arguments, one).output
     result = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "-m", "ssd34", *arguments, str(two)],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("finished after 8 steps") == result.stdout.count("report: ") == 1
+    assert result.stdout.count("finished after 4 steps") == result.stdout.count("report: ") == 1
     assert "2 processes" in result.stderr
     expected, got = (read_checkpoint(f / "last.safetensors", training=True) for f in (one, two))
     model = {k: a for k, a in expected.training.items() if k.startswith("model.")}
@@ -75,7 +79,7 @@ def test_torchrun_trains_to_the_weights_of_one_process(
         assert ours.keys() <= theirs.keys()
         for key, array in ours.items():
             difference = np.abs(theirs[key] - array).max()
-            assert difference <= 2e-3 * np.abs(array).max() + 1e-6, key
+            assert difference <= 1e-3 * np.abs(array).max() + 1e-6, key
     moved = max(
         float(np.abs(a - tiny_checkpoint.weights[k]).max()) for k, a in expected.weights.items()
     )
@@ -85,7 +89,7 @@ def test_torchrun_trains_to_the_weights_of_one_process(
         records = [json.loads(line) for line in lines]
         assert sum(r["event"] == "problem" for r in records) == 1
         found = [r for r in records if r["event"] == "evaluation"]
-        assert [r["step"] for r in found] == [4, 8]
+        assert [r["step"] for r in found] == [4]
         assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in one.iterdir())
         if folder is one:
             reference = found
