@@ -56,6 +56,7 @@ def test_its_checkpoint_makes_an_int8_file_with_the_same_steps(shapes, init, tmp
         rows = (tmp_path / "int8" / "trials.jsonl").read_text().splitlines()
         options = json.loads(rows[1])["options"]
         assert (options["ranges"], options["bias_correction"]) == ("trained", False)
+        assert options["reduce_range"]
     else:  # a few steps on drawn weights find nothing
         assert "AP 0" in str(made.exception)
 

@@ -18,14 +18,16 @@ from ssd34.network.ssd import SSD, load_weights
 from ssd34.runtime.onnxruntime_engine import session_options
 from tests.conftest import EXAMPLES, TINY_LABELS, drawn_checkpoint, tiny_spec
 
-OPTIONS = QuantizeOptions(ranges="percentile", percentile=99.9, bias_correction=False)
+OPTIONS = QuantizeOptions(
+    ranges="percentile", percentile=99.9, bias_correction=False, reduce_range=True
+)
 PICTURES = [read_image(EXAMPLES / f"{n}.jpg") for n in ("astronaut", "chelsea", "coffee")]
 
 
 def plan_of(network, statistics):
     return int8_plan(
         network, statistics, ranges=OPTIONS.ranges, percentile=OPTIONS.percentile,
-        per_channel=True, largest_weight=127, bias_correction=False, bytes_input=False,
+        per_channel=True, largest_weight=64, bias_correction=False, bytes_input=False,
         float_nodes=frozenset(),
     )  # fmt: skip
 

@@ -152,13 +152,16 @@ def search_forms(
     for form in settings.quantization.forms:
         candidates = settings.quantization.candidates(form)
         if trained:
-            candidates.insert(0, candidates[0].replace(ranges=TRAINED, bias_correction=False))
+            candidates.insert(0, candidates[0].replace(
+                ranges=TRAINED, bias_correction=False, reduce_range=True
+            ))  # fmt: skip
         for outcome in outcomes.values():
             if outcome.accepted:
                 known = outcome.accepted.options
                 candidates.insert(0, candidates[0].replace(
                     ranges=known.ranges,
                     bias_correction=known.bias_correction,
+                    reduce_range=known.reduce_range,
                     float_nodes=known.float_nodes,
                 ))  # fmt: skip
         outcomes[form] = search.run(list(dict.fromkeys(candidates)))

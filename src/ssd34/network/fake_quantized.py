@@ -1,8 +1,9 @@
 """The network with the rounding of its int8 file, for quantization-aware fine-tuning.
 
-Parameters and checkpoints are those of `SSD`; only the arithmetic differs. The gradient passes each
-rounding unchanged, and is zero where a value is clipped (straight-through estimator; Jacob et al.,
-2018).
+Parameters and checkpoints are those of `SSD`; only the arithmetic differs. Weights have 7 bits,
+with which the file is right and fast on every processor; what that costs, training makes up for.
+The gradient passes each rounding unchanged, and is zero where a value is clipped (straight-through
+estimator; Jacob et al., 2018).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssd34.core.int8 import LARGEST_BIAS, LARGEST_WEIGHT
+from ssd34.core.int8 import LARGEST_BIAS, LARGEST_NARROW_WEIGHT
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import CheckpointError
 from ssd34.network.heads import ExtraFeatures
@@ -149,18 +150,18 @@ class FakeQuantizedSSD(SSD):
 def _rounded_parameters(
     weight: Tensor, bias: Tensor, *, input_scale: float
 ) -> tuple[Tensor, Tensor]:
-    """A convolution's weight (O, I, K, K) in int8 steps, a scale for each output channel, and its
+    """A convolution's weight (O, I, K, K) in int8 steps of 7 bits, a scale for each output channel, and its
     bias (O,) in int32 steps of that scale times the input's."""
     with torch.no_grad():
         reach = weight.abs().amax(dim=(1, 2, 3)).double()
         scale = torch.maximum(
-            reach / LARGEST_WEIGHT, bias.abs().double() / (input_scale * LARGEST_BIAS)
+            reach / LARGEST_NARROW_WEIGHT, bias.abs().double() / (input_scale * LARGEST_BIAS)
         )
         scale = torch.where(scale > 0, scale, 1.0).float()
         zero = torch.zeros_like(scale, dtype=torch.int32)
         step = scale.double() * input_scale
         moved = torch.round(bias.double() / step) * step - bias.double()
     rounded = torch.fake_quantize_per_channel_affine(
-        weight, scale, zero, 0, -LARGEST_WEIGHT, LARGEST_WEIGHT
+        weight, scale, zero, 0, -LARGEST_NARROW_WEIGHT, LARGEST_NARROW_WEIGHT
     )
     return rounded, bias + moved.float()
