@@ -64,6 +64,32 @@ def test_a_run_is_not_overwritten_and_resumes(trained, shapes):
     assert "finished after 3 steps" in result.output
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--spec", "ssd300-resnet34"), "expected spec ssd300-resnet18, with which.*resnet34; lea"),
+        (("--no-head-norm",), "expected head_norm true, with which .* began, got false"),
+        (("--init", "default"), "expected init none, with which .* began, got default"),
+        (("--labels", "coco"), r"expected labels of 3 classes \(square, disc, cross\), with which"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_network(trained, shapes, more, message):
+    before = (trained / "last.safetensors").read_bytes()
+    with pytest.raises(OptionError, match=message):
+        invoke("train", "--data", shapes, "--val", shapes, "--output", trained, "--resume", *TINY,
+               *more)  # fmt: skip
+    assert (trained / "last.safetensors").read_bytes() == before
+
+
+def test_the_network_may_be_given_again(trained, shapes):
+    result = invoke(
+        "train", "--data", shapes, "--val", shapes, "--output", trained, "--resume", *QUICK,
+        "--epochs", "1", "--head-norm", "--labels", "data", "--set", "init=none",
+        "--recipe", "small-data",
+    )  # fmt: skip
+    assert "finished after 3 steps" in result.output
+
+
 def test_fine_tuning_to_other_classes(trained, tmp_path):
     """From a checkpoint, a class list of which two are known; what was settled is written down."""
     renamed = shapes_dataset(tmp_path / "renamed", pictures=2)

@@ -24,6 +24,7 @@ from ssd34.cli.train_qat import (
     settings_of_qat,
     steps_of,
 )
+from ssd34.cli.train_resume import check_classes, options_to_go_on
 from ssd34.cli.train_screen import Screen, StopOnSignal
 from ssd34.cli.train_setup import (
     classes,
@@ -41,8 +42,6 @@ from ssd34.errors import OptionError, TrainingError, require
 from ssd34.version import __version__
 
 if TYPE_CHECKING:
-    from ssd34.data.checkpoint import Checkpoint
-    from ssd34.train.options import TrainOptions
     from ssd34.train.recipe import Plan, Recipe
 
 RECIPE_FILE = "recipe.json"
@@ -190,9 +189,9 @@ def train(
     recipe = read_recipe(recipe_name or next(iter(RECIPES)))
     begun = read_header(last) if resume else None
     chosen = device_named(torch, device)
-    start = start_from(None if begun else given.get("init", recipe.settings["init"]))
+    start = start_from(None if begun else given.get("init", recipe.settings.get("init")))
     if begun:
-        options = _options_to_go_on(begun, given, recipe if recipe_name else None)
+        options = options_to_go_on(begun, given, recipe if recipe_name else None)
         check_resumed(begun.state["notes"], options, qat=qat)
     else:
         plan = resolved(
@@ -214,6 +213,7 @@ def train(
     validation = open_one(val)
     notes: dict[str, Any] = {}
     if begun:
+        check_classes(begun, given, [dataset for dataset, _ in datasets])
         spec, labels = begun.spec, begun.labels
     else:
         labels = classes(plan.settings["labels"], [dataset for dataset, _ in datasets])
@@ -302,39 +302,15 @@ def train(
         sys.exit(130)
 
 
-def _options_to_go_on(
-    begun: Checkpoint, given: dict[str, Any], recipe: Recipe | None
-) -> TrainOptions:
-    """The settings of the run that goes on, with what was given again."""
-    from ssd34.train.options import TrainOptions
-    from ssd34.train.recipe import changed_options
-
-    was = begun.state["notes"].get("recipe", {}).get("recipe", "small-data")
-    if recipe is not None and recipe.name != was:
-        raise OptionError(
-            f"--recipe {recipe.name}: the run began with {was}; leave it out, or begin another run"
-        )
-    return changed_options(TrainOptions.from_dict(begun.state["options"]), given)
-
-
 def _print_plan(plan: Plan, recipe: Recipe) -> None:
     """The recipe as it was settled, what was changed first."""
+    from ssd34.train.settings import written
+
     errors.print(f"recipe {plan.recipe}: {recipe.about}", markup=False, soft_wrap=True)
-    changed = [f"{key}={_written(plan.settings[key])}" for key in plan.changed]
+    changed = [f"{key}={written(plan.settings[key])}" for key in plan.changed]
     others = [
-        f"{key}={_written(value)}"
-        for key, value in plan.settings.items()
-        if key not in plan.changed
+        f"{key}={written(value)}" for key, value in plan.settings.items() if key not in plan.changed
     ]
     if changed:
         errors.print(f"  changed: {' '.join(changed)}", markup=False, soft_wrap=True)
     errors.print(f"  {' '.join(others)}", markup=False, soft_wrap=True)
-
-
-def _written(value: Any) -> str:
-    """A value as ``--set`` takes it."""
-    if isinstance(value, tuple):
-        return ",".join(f"{part:g}" for part in value)
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -106,6 +106,15 @@ def _parsed(text: str, kind: Any, *, auto: bool) -> Any:
     return wanted(text)
 
 
+def written(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    if isinstance(value, tuple | list):
+        return ",".join(f"{part:g}" for part in value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _described(key: str) -> str:
     """What a setting takes, for messages."""
     if key in _ONE_OF:
