@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,22 @@ def test_the_network_may_be_given_again(trained, shapes):
         "--recipe", "small-data",
     )  # fmt: skip
     assert "finished after 3 steps" in result.output
+
+
+def test_a_changed_setting_is_written_down_once_the_run_goes_on(trained, shapes, tmp_path):
+    output = shutil.copytree(trained, tmp_path / "run")
+    data = ("--data", shapes, "--val", shapes)
+    before = (output / "recipe.json").read_text()
+    with pytest.raises(TrainingError, match="the run began with --optimizer adamw, now it is sgd"):
+        invoke("train", *data, "--output", output, "--resume", "--optimizer", "sgd")
+    assert (output / "recipe.json").read_text() == before
+    invoke("train", *data, "--output", output, "--resume", *QUICK, "--epochs", "2", "--set",
+           "flip=0.25")  # fmt: skip
+    after = json.loads((output / "recipe.json").read_text())
+    assert after["settings"] == {**json.loads(before)["settings"], "epochs": 2, "flip": 0.25}
+    assert after["changed"] == {**json.loads(before)["changed"], "epochs": 2, "flip": 0.25}
+    assert read_checkpoint(output / "last.safetensors").state["notes"]["recipe"] == after
+    assert "<td>flip</td><td>0.25</td><td>changed</td>" in (output / "report.html").read_text()
 
 
 def test_fine_tuning_to_other_classes(trained, tmp_path):

@@ -5,8 +5,9 @@ import pytest
 
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
+from ssd34.train.changed import changed_note, changed_options
 from ssd34.train.options import TrainOptions
-from ssd34.train.recipe import RECIPES, changed_options, read_recipe, resolved
+from ssd34.train.recipe import RECIPES, read_recipe, resolved
 from ssd34.train.schedule import Schedule
 from ssd34.train.settings import SETTINGS, parsed_setting
 
@@ -137,6 +138,20 @@ def test_a_length_by_the_clock_replaces_the_epochs():
     assert changed_options(options, {"epochs": 3}).minutes is None
     assert changed_options(settle("benchmark").options, {"minutes": 3.0}).epochs is None
     assert changed_options(options, {"hue": 0.2}).augmentation.hue == 0.2
+
+
+def test_the_recipe_of_a_run_that_goes_on_names_what_was_changed():
+    plan = settle("small-data", ["epochs=3"])
+    note = json.loads(json.dumps(plan.to_dict()))
+    changed = {"minutes": 2.0, "hue": 0.2, "flip": 0.5, "precision": "auto", "spec": "auto"}
+    after = changed_note(note, changed_options(plan.options, changed), changed)
+    assert after["changed"] == {"epochs": None, "minutes": 2.0, "hue": 0.2}
+    assert after["settings"] == {**note["settings"], "epochs": None, "minutes": 2.0, "hue": 0.2}
+    slower = {"optimizer": "sgd"}
+    after = changed_note(note, changed_options(plan.options, slower), slower)
+    assert (after["settings"]["learning_rate"], after["settings"]["weight_decay"]) == (
+        1.25e-3, 5e-4,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from ssd34.cli.train_qat import (
     settings_of_qat,
     steps_of,
 )
-from ssd34.cli.train_resume import check_classes, options_to_go_on
+from ssd34.cli.train_resume import check_classes, options_to_go_on, recipe_to_go_on
 from ssd34.cli.train_screen import Screen, StopOnSignal
 from ssd34.cli.train_setup import (
     classes,
@@ -223,7 +223,10 @@ def train(
         show_preview(sources, spec, labels, options, shown=shown, folder=output)
         return
     network, origin = SSD(spec), "resumed"
-    if not begun:
+    if begun:
+        if note := recipe_to_go_on(begun, given, options):
+            notes = {"recipe": note}
+    else:
         origin = start.put_into(network, labels, class_loss=options.class_loss)
         notes = {
             "command": shlex.join(sys.argv[1:]), "start": origin, "recipe": plan.to_dict(),
@@ -252,7 +255,6 @@ def train(
             remove_parts(output, (RECIPE_FILE, PAGE))
             if not begun:
                 _print_plan(plan, recipe)
-                write_text(output / RECIPE_FILE, json.dumps(notes["recipe"], indent=2) + "\n")
             pictures = sum(len(source.usable) for source in sources)
             errors.print(
                 f"{spec.name}, {counted(len(labels), 'class')}, start: {origin}; "
@@ -279,6 +281,7 @@ def train(
                 evaluating=screen.evaluating,
                 evaluated=screen.evaluated,
                 problem=screen.problem,
+                ready=lambda: _write_recipe(output, notes) if first else None,
                 stop=lambda: stopping.asked,
             ),
             ranks=ranks,
@@ -300,6 +303,12 @@ def train(
         click.echo(f"report: {write_page(outcome, validation, facts, chosen)}")
     if not outcome.finished:
         sys.exit(130)
+
+
+def _write_recipe(folder: Path, notes: dict[str, Any]) -> None:
+    """The settings of the run that begins or goes on now."""
+    if "recipe" in notes:
+        write_text(folder / RECIPE_FILE, json.dumps(notes["recipe"], indent=2) + "\n")
 
 
 def _print_plan(plan: Plan, recipe: Recipe) -> None:

@@ -24,8 +24,8 @@ def options_to_go_on(
     Raises:
         OptionError: the run began with another recipe or network, or a setting is not allowed.
     """
+    from ssd34.train.changed import changed_options
     from ssd34.train.options import TrainOptions
-    from ssd34.train.recipe import changed_options
 
     was = begun.state["notes"].get("recipe", {}).get("recipe", "small-data")
     if recipe is not None and recipe.name != was:
@@ -34,6 +34,17 @@ def options_to_go_on(
         )
     _check_network(begun, given)
     return changed_options(TrainOptions.from_dict(begun.state["options"]), given)
+
+
+def recipe_to_go_on(
+    begun: Checkpoint, given: Mapping[str, Any], options: TrainOptions
+) -> dict[str, Any]:
+    """The recipe note of the run that goes on, with what was given again; empty where the run has
+    none, as those of older versions."""
+    from ssd34.train.changed import changed_note
+
+    note = begun.state["notes"].get("recipe")
+    return changed_note(note, options, given) if note else {}
 
 
 def _check_network(begun: Checkpoint, given: Mapping[str, Any]) -> None:

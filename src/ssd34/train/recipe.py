@@ -6,7 +6,6 @@ what it sets to ``"auto"`` depends on the machine and on what the run starts fro
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
+from ssd34.train.changed import settings_of
 from ssd34.train.options import TrainOptions
 from ssd34.train.settings import AUGMENTATION, AUTO, OPTIONS, Settings, checked
 
@@ -239,29 +239,11 @@ def resolved(
         augmentation=Augmentation(**{key: settings[key] for key in AUGMENTATION}),
         **{key: settings[key] for key in OPTIONS},
     )
-    settings |= {"learning_rate": options.peak_rate, "weight_decay": options.decay}
-    return Plan(recipe=recipe.name, changed=changed, settings=settings, options=options)
-
-
-def changed_options(options: TrainOptions, changed: Settings) -> TrainOptions:
-    """Options of a run that goes on, with what was given again.
-
-    Raises:
-        OptionError: a setting is unknown or outside what is allowed.
-    """
-    given = {key: checked(key, value) for key, value in changed.items()}
-    if "epochs" in given or "minutes" in given:
-        given = {"epochs": None, "minutes": None, **given}
-        if given["epochs"] is None:
-            given.setdefault("decay_epochs", None)
-    given = {key: value for key, value in given.items() if value != AUTO}
-    augmentation = dataclasses.replace(
-        options.augmentation, **{k: v for k, v in given.items() if k in AUGMENTATION}
-    )
-    return dataclasses.replace(
-        options,
-        augmentation=augmentation,
-        **{k: v for k, v in given.items() if k in OPTIONS},
+    return Plan(
+        recipe=recipe.name,
+        changed=changed,
+        settings=settings | settings_of(options),
+        options=options,
     )
 
 

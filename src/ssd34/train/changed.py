@@ -1,0 +1,71 @@
+"""What changes in the settings of a run that goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ssd34.train.options import TrainOptions
+from ssd34.train.settings import AUGMENTATION, AUTO, NETWORK, OPTIONS, Settings, checked
+
+
+def changed_options(options: TrainOptions, changed: Settings) -> TrainOptions:
+    """Options of a run that goes on, with what was given again.
+
+    Raises:
+        OptionError: a setting is unknown or outside what is allowed.
+    """
+    given = {key: checked(key, value) for key, value in changed.items()}
+    if "epochs" in given or "minutes" in given:
+        given = {"epochs": None, "minutes": None, **given}
+        if given["epochs"] is None:
+            given.setdefault("decay_epochs", None)
+    given = {key: value for key, value in given.items() if value != AUTO}
+    augmentation = dataclasses.replace(
+        options.augmentation, **{k: v for k, v in given.items() if k in AUGMENTATION}
+    )
+    return dataclasses.replace(
+        options,
+        augmentation=augmentation,
+        **{k: v for k, v in given.items() if k in OPTIONS},
+    )
+
+
+def changed_note(
+    note: Mapping[str, Any], options: TrainOptions, changed: Settings
+) -> dict[str, Any]:
+    """The recipe of a run that goes on, as `ssd34.train.recipe.Plan.to_dict` writes it.
+
+    Args:
+        note: the recipe so far.
+        options: with which the run goes on.
+        changed: what was given again.
+    """
+    settings = {**note["settings"], **settings_of(options)}
+    was = note["settings"]
+    new = [
+        key
+        for key, value in changed.items()
+        if key not in NETWORK and value != AUTO and was.get(key) != _as_json(settings[key])
+    ]
+    return {
+        **note,
+        "changed": {key: settings[key] for key in dict.fromkeys([*note["changed"], *new])},
+        "settings": settings,
+    }
+
+
+def settings_of(options: TrainOptions) -> dict[str, Any]:
+    """Every setting that options hold, by name, with the learning rate and weight decay that they
+    come to."""
+    return {
+        **{key: getattr(options, key) for key in OPTIONS},
+        **{key: getattr(options.augmentation, key) for key in AUGMENTATION},
+        "learning_rate": options.peak_rate,
+        "weight_decay": options.decay,
+    }
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
