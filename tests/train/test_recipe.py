@@ -140,6 +140,24 @@ def test_a_length_by_the_clock_replaces_the_epochs():
     assert changed_options(options, {"hue": 0.2}).augmentation.hue == 0.2
 
 
+def test_a_small_size_alone_is_for_the_usual_share(tmp_path):
+    plan = settle("small-data")
+    assert plan.options.small_share == 0
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(plan.to_dict()))
+    for given, expected in (
+        ({"small_size": 260}, 0.6),
+        ({"small_size": 260, "small_share": 0.0}, 0),
+        ({"small_size": 260, "small_share": 0.2}, 0.2),
+        ({"small_size": None}, 0),
+    ):
+        again = resolved(read_recipe(str(path)), given, start="trunk", bf16=True)
+        assert again.options.small_share == expected
+        assert changed_options(plan.options, given).small_share == expected
+    other = settle("small-data", ["small_size=260", "small_share=0.3"]).options
+    assert changed_options(other, {"small_size": 280}).small_share == 0.3
+
+
 def test_the_recipe_of_a_run_that_goes_on_names_what_was_changed():
     plan = settle("small-data", ["epochs=3"])
     note = json.loads(json.dumps(plan.to_dict()))

@@ -9,6 +9,9 @@ from typing import Any
 from ssd34.train.options import TrainOptions
 from ssd34.train.settings import AUGMENTATION, AUTO, NETWORK, OPTIONS, Settings, checked
 
+USUAL_SMALL_SHARE = 0.6
+"""Share of the run at `small_size`, where only that is given."""
+
 
 def changed_options(options: TrainOptions, changed: Settings) -> TrainOptions:
     """Options of a run that goes on, with what was given again.
@@ -21,6 +24,8 @@ def changed_options(options: TrainOptions, changed: Settings) -> TrainOptions:
         given = {"epochs": None, "minutes": None, **given}
         if given["epochs"] is None:
             given.setdefault("decay_epochs", None)
+    if small_size_alone(given, options.small_share):
+        given["small_share"] = USUAL_SMALL_SHARE
     given = {key: value for key, value in given.items() if value != AUTO}
     augmentation = dataclasses.replace(
         options.augmentation, **{k: v for k, v in given.items() if k in AUGMENTATION}
@@ -30,6 +35,11 @@ def changed_options(options: TrainOptions, changed: Settings) -> TrainOptions:
         augmentation=augmentation,
         **{k: v for k, v in given.items() if k in OPTIONS},
     )
+
+
+def small_size_alone(given: Settings, share: float) -> bool:
+    """Whether a small size was given for a share of the run that is 0 and was not."""
+    return bool(given.get("small_size")) and "small_share" not in given and share == 0
 
 
 def changed_note(

@@ -14,7 +14,7 @@ from typing import Any
 
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
-from ssd34.train.changed import settings_of
+from ssd34.train.changed import USUAL_SMALL_SHARE, settings_of, small_size_alone
 from ssd34.train.options import TrainOptions
 from ssd34.train.settings import AUGMENTATION, AUTO, OPTIONS, Settings, checked
 
@@ -229,6 +229,8 @@ def resolved(
             settings[key] = value
     if not settings["small_size"]:
         settings["small_share"] = 0.0
+    elif small_size_alone(given, settings["small_share"]):
+        settings["small_share"] = USUAL_SMALL_SHARE
     for key in frozen_only:
         if settings[key] != "frozen":
             raise OptionError(
@@ -253,5 +255,5 @@ def _defaults() -> dict[str, Any]:
         "spec": AUTO, "head_norm": AUTO, "init": None, "labels": AUTO,
         **{key: getattr(options, key) for key in OPTIONS},
         **{key: getattr(augmentation, key) for key in AUGMENTATION},
-        "small_share": 0.6,
+        "small_share": USUAL_SMALL_SHARE,
     }  # fmt: skip
