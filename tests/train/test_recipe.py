@@ -77,18 +77,44 @@ def test_what_is_automatic_depends_on_the_start_and_the_machine():
         settle("fine-tune", ["head_statistics=batch"], start="detector", frozen_only=lost)
 
 
+def saved(plan, path):
+    path.write_text(json.dumps(plan.to_dict()))
+    return read_recipe(str(path))
+
+
 def test_every_recipe_names_settings_that_exist_and_comes_back_from_its_file(tmp_path):
     for name in RECIPES:
         plan = settle(name, ["epochs=3", "hue=0.01"])
-        path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps(plan.to_dict()))
         assert set(plan.settings) == set(SETTINGS)
-        again = resolved(read_recipe(str(path)), {}, start="random", bf16=False)
-        assert again.options == dataclasses.replace(
-            plan.options,
-            learning_rate=plan.options.peak_rate,
-            weight_decay=plan.options.decay,
-        )
+        again = resolved(saved(plan, tmp_path / "recipe.json"), {}, start="trunk", bf16=True)
+        assert (again.options, again.settings) == (plan.options, plan.settings)
+
+
+def test_what_was_settled_for_a_run_is_settled_anew_for_the_next(tmp_path):
+    plan = settle("small-data", ["weight_decay=0.01"])
+    recipe = saved(plan, tmp_path / "recipe.json")
+    other = resolved(
+        recipe, {"optimizer": "sgd", "batch_size": 64}, start="random", bf16=False
+    ).options
+    assert other.peak_rate == pytest.approx(5e-3)
+    assert other.decay == 0.01
+    assert (other.precision, other.trunk_statistics, other.frozen_stages) == ("fp32", "batch", 0)
+    # What the user chose stays: also if a later sitting of the run did.
+    changed = {"frozen_stages": 1, "learning_rate": 1e-4}
+    note = changed_note(plan.to_dict(), changed_options(plan.options, changed), changed)
+    (tmp_path / "later.json").write_text(json.dumps(note))
+    later = resolved(read_recipe(str(tmp_path / "later.json")), {}, start="random", bf16=True)
+    assert (later.options.frozen_stages, later.options.learning_rate) == (1, 1e-4)
+
+
+def test_a_recipe_file_of_an_older_version_is_taken_as_it_was_settled(tmp_path):
+    plan = settle("small-data")
+    old = {key: plan.to_dict()[key] for key in ("recipe", "changed", "settings")}
+    (tmp_path / "recipe.json").write_text(json.dumps(old))
+    again = resolved(
+        read_recipe(str(tmp_path / "recipe.json")), {}, start="random", bf16=False
+    ).options
+    assert again == dataclasses.replace(plan.options, learning_rate=3e-4, weight_decay=0.05)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +206,8 @@ def test_the_recipe_of_a_run_that_goes_on_names_what_was_changed():
         ('{"recipe": "x", "settings": {"crop": 1}}', "expected crop to be true or false, got 1"),
         ('{"recipe": "x", "settings": {"decay_epochs": ["a"]}}', "expected decay_epochs"),
         ('{"recipe": "x", "settings": {"speed": 1}}', "no setting 'speed'"),
+        ('{"recipe": "x", "settings": {}, "settled": {"hue": "auto"}}', "expected hue to be a num"),
+        ('{"recipe": "x", "settings": {}, "settled": 3}', "not a recipe"),
     ],
 )  # fmt: skip
 def test_broken_recipe_files_are_refused(tmp_path, content, message):

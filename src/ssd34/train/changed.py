@@ -54,15 +54,13 @@ def changed_note(
     """
     settings = {**note["settings"], **settings_of(options)}
     was = note["settings"]
-    new = [
-        key
-        for key, value in changed.items()
-        if key not in NETWORK and value != AUTO and was.get(key) != _as_json(settings[key])
-    ]
+    given = [key for key, value in changed.items() if key not in NETWORK and value != AUTO]
+    new = [key for key in given if was.get(key) != _as_json(settings[key])]
     return {
         **note,
         "changed": {key: settings[key] for key in dict.fromkeys([*note["changed"], *new])},
         "settings": settings,
+        "settled": {k: v for k, v in note.get("settled", {}).items() if k not in given},
     }
 
 

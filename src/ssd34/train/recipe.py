@@ -145,12 +145,15 @@ class Plan:
         recipe: its name.
         changed: what the user set otherwise.
         settings: every setting's value.
-        options: the same as the loop takes them.
+        chosen: the same before it was settled: what depends on other settings, the machine or the
+            start is still ``"auto"`` or None.
+        options: the settings as the loop takes them.
     """
 
     recipe: str
     changed: Settings
     settings: Settings
+    chosen: Settings
     options: TrainOptions
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,11 +162,14 @@ class Plan:
             "recipe": self.recipe,
             "changed": dict(self.changed),
             "settings": dict(self.settings),
+            "settled": {k: v for k, v in self.chosen.items() if v != self.settings[k]},
         }
 
 
 def read_recipe(name: str) -> Recipe:
     """A recipe by its name, or from a ``recipe.json`` that a run has written.
+
+    What was settled for that run is settled anew for the next one.
 
     Raises:
         OptionError: neither; or the file is not such a recipe.
@@ -177,7 +183,9 @@ def read_recipe(name: str) -> Recipe:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        settings = {str(k): v for k, v in content["settings"].items()}
+        # Older versions did not write what was settled.
+        chosen = {**content["settings"], **content.get("settled", {})}
+        settings = {str(k): v for k, v in chosen.items()}
         origin = str(content["recipe"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OptionError(f"{path}: not a recipe ({type(error).__name__}: {error})") from None
@@ -218,6 +226,9 @@ def resolved(
     settings = {**_defaults(), **recipe.settings, **given}
     if settings["epochs"] is None and "decay_epochs" not in given:
         settings["decay_epochs"] = None
+    if small_size_alone(given, settings["small_share"]):
+        settings["small_share"] = USUAL_SMALL_SHARE
+    chosen = dict(settings)
     automatic = {
         "precision": "bf16" if bf16 else "fp32",
         "trunk_statistics": "batch" if start == "random" else "frozen",
@@ -229,8 +240,6 @@ def resolved(
             settings[key] = value
     if not settings["small_size"]:
         settings["small_share"] = 0.0
-    elif small_size_alone(given, settings["small_share"]):
-        settings["small_share"] = USUAL_SMALL_SHARE
     for key in frozen_only:
         if settings[key] != "frozen":
             raise OptionError(
@@ -245,6 +254,7 @@ def resolved(
         recipe=recipe.name,
         changed=changed,
         settings=settings | settings_of(options),
+        chosen=chosen,
         options=options,
     )
 
