@@ -107,6 +107,18 @@ def test_a_changed_setting_is_written_down_once_the_run_goes_on(trained, shapes,
     assert "<td>flip</td><td>0.25</td><td>changed</td>" in (output / "report.html").read_text()
 
 
+def test_a_recipe_file_may_be_given_again_but_not_another(trained, shapes, tmp_path):
+    output = shutil.copytree(trained, tmp_path / "run")
+    arguments = ("train", "--data", shapes, "--val", shapes, "--output", output, "--resume", *TINY,
+                 "--epochs", "1", "--recipe")  # fmt: skip
+    assert "finished after 3 steps" in invoke(*arguments, output / "recipe.json").output
+    other = json.loads((output / "recipe.json").read_text())
+    other["settings"] |= {"epochs": 60, "batch_size": 16, "small_size": None, "hue": 0.25}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    with pytest.raises(OptionError, match=r"other\.json: has hue=0\.25, the run .* 0\.05; leave"):
+        invoke(*arguments, tmp_path / "other.json")
+
+
 def test_fine_tuning_to_other_classes(trained, tmp_path):
     """From a checkpoint, a class list of which two are known; what was settled is written down."""
     renamed = shapes_dataset(tmp_path / "renamed", pictures=2)

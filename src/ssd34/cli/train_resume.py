@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from ssd34.train.options import TrainOptions
     from ssd34.train.recipe import Recipe
 
+_TOGETHER = (
+    {"schedule", "decay_epochs"},
+    {"epochs", "minutes", "decay_epochs"},
+    {"small_size", "small_share"},
+)
+"""Settings that change others."""
+
 
 def options_to_go_on(
     begun: Checkpoint, given: Mapping[str, Any], recipe: Recipe | None
@@ -27,11 +34,8 @@ def options_to_go_on(
     from ssd34.train.changed import changed_options
     from ssd34.train.options import TrainOptions
 
-    was = begun.state["notes"].get("recipe", {}).get("recipe", "small-data")
-    if recipe is not None and recipe.name != was:
-        raise OptionError(
-            f"--recipe {recipe.name}: the run began with {was}; leave it out, or begin another run"
-        )
+    if recipe is not None:
+        _check_recipe(begun, given, recipe)
     _check_network(begun, given)
     return changed_options(TrainOptions.from_dict(begun.state["options"]), given)
 
@@ -45,6 +49,30 @@ def recipe_to_go_on(
 
     note = begun.state["notes"].get("recipe")
     return changed_note(note, options, given) if note else {}
+
+
+def _check_recipe(begun: Checkpoint, given: Mapping[str, Any], recipe: Recipe) -> None:
+    """The recipe can be given again; a file, as long as it holds what the run was told."""
+    from ssd34.train.recipe import RECIPES
+    from ssd34.train.settings import checked, written
+
+    note = begun.state["notes"].get("recipe", {})
+    was = note.get("recipe", "small-data")
+    if recipe.name != was:
+        raise OptionError(
+            f"--recipe {recipe.name}: the run began with {was}; leave it out, or begin another run"
+        )
+    if recipe is RECIPES.get(recipe.name):
+        return
+    chosen = {**note.get("settings", {}), **note.get("settled", {})}
+    since = {*note.get("changed", {}), *given}
+    since.update(key for group in _TOGETHER if since & group for key in group)
+    for key, value in recipe.settings.items():
+        if key in chosen and key not in since and value != (now := checked(key, chosen[key])):
+            raise OptionError(
+                f"{recipe.about}: has {key}={written(value)}, the run in --output {written(now)}; "
+                "leave --recipe out, and give what shall change by itself"
+            )
 
 
 def _check_network(begun: Checkpoint, given: Mapping[str, Any]) -> None:
