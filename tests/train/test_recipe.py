@@ -158,6 +158,48 @@ def test_settings_outside_their_range_are_refused(text):
         settle("small-data", [text])
 
 
+@pytest.mark.parametrize(
+    ("name", "changed", "expected"),
+    [
+        ("benchmark", ["epochs=30"], (20, 25)),
+        ("benchmark-256", ["epochs=120"], (88, 110)),
+        ("benchmark", ["epochs=30", "decay_epochs=10,29"], (10, 29)),
+        ("benchmark", ["schedule=cosine"], None),
+        ("benchmark", ["decay_epochs=none"], None),
+        ("small-data", ["schedule=step", "decay_epochs=50"], (50,)),
+    ],
+)
+def test_a_recipes_decays_keep_their_share_of_the_run(tmp_path, name, changed, expected):
+    plan = settle(name, changed)
+    assert plan.options.decay_epochs == expected
+    again = resolved(saved(plan, tmp_path / "recipe.json"), {}, start="trunk", bf16=True)
+    assert again.options.decay_epochs == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("benchmark", ["epochs=30", "decay_epochs=20,30"],
+         "before the run's end at 30, got 20,30; give others with --set decay_epochs=20,25"),
+        ("small-data", ["decay_epochs=40,50"], "needs --schedule step, got cosine"),
+    ],
+)  # fmt: skip
+def test_decays_that_would_never_come_are_refused(name, changed, message):
+    with pytest.raises(OptionError, match=message):
+        settle(name, changed)
+
+
+def test_a_run_goes_on_with_its_decays_unless_they_would_never_come():
+    options = settle("benchmark").options
+    assert changed_options(options, {"epochs": 70}).decay_epochs == (40, 50)
+    with pytest.raises(OptionError, match="before the run's end at 45, got 40,50"):
+        changed_options(options, {"epochs": 45})
+    assert changed_options(options, {"epochs": 45, "decay_epochs": [40]}).decay_epochs == (40,)
+    # As a run of an older version may be.
+    never = dataclasses.replace(options, epochs=30)
+    assert changed_options(never, {"epochs": 30, "hue": 0.1}).decay_epochs == (40, 50)
+
+
 def test_a_length_by_the_clock_replaces_the_epochs():
     options = settle("benchmark", ["minutes=5"]).options
     assert (options.epochs, options.minutes, options.decay_epochs) == (None, 5, None)

@@ -6,8 +6,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ssd34.errors import OptionError
 from ssd34.train.options import TrainOptions
-from ssd34.train.settings import AUGMENTATION, AUTO, NETWORK, OPTIONS, Settings, checked
+from ssd34.train.schedule import DECAYS
+from ssd34.train.settings import (
+    AUGMENTATION,
+    AUTO,
+    NETWORK,
+    OPTIONS,
+    Settings,
+    checked,
+    written,
+)
 
 USUAL_SMALL_SHARE = 0.6
 """Share of the run at `small_size`, where only that is given."""
@@ -30,11 +40,36 @@ def changed_options(options: TrainOptions, changed: Settings) -> TrainOptions:
     augmentation = dataclasses.replace(
         options.augmentation, **{k: v for k, v in given.items() if k in AUGMENTATION}
     )
-    return dataclasses.replace(
+    now = dataclasses.replace(
         options,
         augmentation=augmentation,
         **{k: v for k, v in given.items() if k in OPTIONS},
     )
+    if (now.epochs, now.decay_epochs) != (options.epochs, options.decay_epochs):
+        check_decays(now, given)
+    return now
+
+
+def check_decays(options: TrainOptions, given: Settings) -> None:
+    """
+    Raises:
+        OptionError: decays were given and would never come.
+    """
+    decays = options.decay_epochs
+    if not decays:
+        return
+    if options.schedule != "step":
+        if given.get("decay_epochs") is not None:
+            raise OptionError(
+                f"decay_epochs needs --schedule step, got {options.schedule}; leave one of them out"
+            )
+        return
+    if options.epochs is not None and max(decays) >= options.epochs:
+        raise OptionError(
+            f"expected decay_epochs before the run's end at {options.epochs}, got "
+            f"{written(decays)}; give others with --set decay_epochs="
+            f"{written(tuple(share * options.epochs for share in DECAYS))}"
+        )
 
 
 def small_size_alone(given: Settings, share: float) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
-from ssd34.train.changed import USUAL_SMALL_SHARE, settings_of, small_size_alone
+from ssd34.train.changed import USUAL_SMALL_SHARE, check_decays, settings_of, small_size_alone
 from ssd34.train.options import TrainOptions
 from ssd34.train.settings import AUGMENTATION, AUTO, OPTIONS, Settings, checked
 
@@ -224,8 +224,8 @@ def resolved(
     if given.get("epochs") is not None and "minutes" not in given:
         given["minutes"] = None
     settings = {**_defaults(), **recipe.settings, **given}
-    if settings["epochs"] is None and "decay_epochs" not in given:
-        settings["decay_epochs"] = None
+    if "decay_epochs" not in given:
+        settings["decay_epochs"] = _scaled_decays(recipe.settings, settings)
     if small_size_alone(given, settings["small_share"]):
         settings["small_share"] = USUAL_SMALL_SHARE
     chosen = dict(settings)
@@ -250,6 +250,7 @@ def resolved(
         augmentation=Augmentation(**{key: settings[key] for key in AUGMENTATION}),
         **{key: settings[key] for key in OPTIONS},
     )
+    check_decays(options, given)
     return Plan(
         recipe=recipe.name,
         changed=changed,
@@ -257,6 +258,15 @@ def resolved(
         chosen=chosen,
         options=options,
     )
+
+
+def _scaled_decays(recipe: Settings, settings: Settings) -> tuple[float, ...] | None:
+    """A recipe's decays in a run of another length; None where none apply."""
+    decays, now = recipe.get("decay_epochs"), settings["epochs"]
+    was = recipe.get("epochs", TrainOptions.epochs)
+    if decays is None or was is None or now is None or settings["schedule"] != "step":
+        return None
+    return tuple(round(epoch * now / was, 6) for epoch in decays)
 
 
 def _defaults() -> dict[str, Any]:
