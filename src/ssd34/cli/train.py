@@ -79,7 +79,7 @@ RECIPE_FILE = "recipe.json"
 @click.option(
     "--preview", "shown", type=click.IntRange(1, 100), metavar="N",
     help="Do not train: draw N varied pictures with their boxes and the default boxes that learn "
-    "them, and count the objects that none matches.",
+    "them, and count the objects that none overlaps by half.",
 )  # fmt: skip
 @click.option(
     "--qat", is_flag=True,
