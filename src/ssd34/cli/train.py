@@ -34,6 +34,7 @@ from ssd34.cli.train_setup import (
     start_from,
     weighted,
 )
+from ssd34.cli.train_warnings import warnings_of
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS
@@ -238,6 +239,10 @@ def train(
     for name in sorted(set(validation.labels.names) - set(labels.names)):
         if first:
             warn(f"{val}: the class {name!r} is not trained and counts as missed")
+
+    if first and not begun:
+        for text in warnings_of(options, sources):
+            warn(text)
 
     output.mkdir(parents=True, exist_ok=True)
     history = read_history(output / HISTORY, until=begun.state["step"]) if begun else []

@@ -1,0 +1,35 @@
+import re
+
+import pytest
+
+from ssd34.cli.train_warnings import warnings_of
+from ssd34.data.formats import open_dataset
+from ssd34.train.loader import training_sets
+from ssd34.train.options import TrainOptions
+from tests.conftest import TINY_LABELS
+
+
+@pytest.fixture(scope="module")
+def sources(shapes):
+    """12 pictures."""
+    return training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
+
+
+@pytest.mark.parametrize(
+    ("length", "warmup", "expected"),
+    [
+        ({"epochs": 2}, 100, "100 steps of warm-up in a run of 6 steps: .* or --warmup 1$"),
+        ({"epochs": 20}, 31, "31 steps of warm-up in a run of 60 steps: .* or --warmup 6$"),
+        ({"epochs": 20}, 30, None),
+        ({"epochs": 1}, 1, None),
+        ({"epochs": None, "minutes": 1.0}, 100, None),
+    ],
+)
+def test_a_warm_up_of_most_of_the_run(sources, length, warmup, expected):
+    options = TrainOptions(**length, batch_size=4, warmup_steps=warmup)
+    found = list(warnings_of(options, sources))
+    if expected is None:
+        assert found == []
+    else:
+        [text] = found
+        assert re.search(expected, text)
