@@ -36,6 +36,7 @@ def trained(tmp_path_factory, shapes):
         "train", "--data", shapes, "--val", shapes, "--output", output, "--epochs", "1", *QUICK
     )
     assert "finished after 3 steps" in result.output
+    assert "warning: start: random weights" in result.stderr
     return output
 
 

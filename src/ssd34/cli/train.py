@@ -241,7 +241,7 @@ def train(
             warn(f"{val}: the class {name!r} is not trained and counts as missed")
 
     if first and not begun:
-        for text in warnings_of(options, sources):
+        for text in warnings_of(options, sources, start=start, spec=spec):
             warn(text)
 
     output.mkdir(parents=True, exist_ok=True)

@@ -8,13 +8,26 @@ from typing import TYPE_CHECKING
 from ssd34.core.counted import counted
 
 if TYPE_CHECKING:
+    from ssd34.core.spec import ModelSpec
     from ssd34.train.loader import TrainingSet
     from ssd34.train.options import TrainOptions
+    from ssd34.train.start import Start
+
+TRUNKS = {"resnet34": "resnet34-b627a593", "resnet18": "resnet18-f37072fd"}
+"""ImageNet weights for each trunk."""
 
 
-def warnings_of(options: TrainOptions, sources: Sequence[TrainingSet]) -> Iterator[str]:
+def warnings_of(
+    options: TrainOptions, sources: Sequence[TrainingSet], *, start: Start, spec: ModelSpec
+) -> Iterator[str]:
     """A line on each setting that fits the run badly."""
     from ssd34.train.loader import batches_an_epoch
+
+    if start.kind == "random":
+        yield (
+            "start: random weights; from few pictures far more is learned with --init "
+            f"{TRUNKS[spec.trunk]}, an ImageNet trunk, or --recipe fine-tune, from a detector"
+        )
 
     if options.epochs is not None:
         steps = options.epochs * batches_an_epoch(sources, options.batch_size)
