@@ -14,6 +14,7 @@ import click
 
 from ssd34.cli.console import errors, warn
 from ssd34.cli.datasets import opened
+from ssd34.cli.train_end import ending
 from ssd34.cli.train_page import PAGE, write_page
 from ssd34.cli.train_preview import show_preview
 from ssd34.cli.train_qat import (
@@ -294,16 +295,13 @@ def train(
     if screen.also:
         screen.also.close()
     if first:
-        taken = counted(outcome.steps, "step")
-        if outcome.finished:
-            click.echo(f"finished after {taken}, best AP {outcome.best_ap:.4f}")
-        else:
-            click.echo(f"stopped after {taken}; go on with --resume")
+        end = ending(outcome, target_map=options.target_map)
+        click.echo(end)
         click.echo(f"weights: {outcome.best if outcome.best.exists() else outcome.last}")
         facts = [
-            f"{'Finished' if outcome.finished else 'Stopped'} after {taken}; best AP "
-            f"{max(0.0, outcome.best_ap):.4f} on {val}.",
-            f"Trained on {', '.join(data)}; {chosen}, {options.precision}; start: {origin}.",
+            f"{end[0].upper()}{end[1:]}.",
+            f"Trained on {', '.join(data)}, measured on {val}; {chosen}, {options.precision}; "
+            f"start: {origin}.",
         ]
         click.echo(f"report: {write_page(outcome, validation, facts, chosen)}")
     if not outcome.finished:
