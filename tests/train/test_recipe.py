@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from ssd34.cli.train import train
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
 from ssd34.train.changed import changed_note, changed_options
@@ -146,6 +147,20 @@ def test_settings_are_typed(text, expected):
 def test_settings_of_the_wrong_type_are_refused(text, message):
     with pytest.raises(OptionError, match=message):
         parsed_setting(text)
+
+
+def test_the_names_of_options_lead_to_their_settings():
+    """Every option of the command that is a setting, by whatever name."""
+    met = set()
+    for option in train.params:
+        if option.name in SETTINGS:
+            for name in (*option.opts, *option.secondary_opts):
+                short = name.removeprefix("--").replace("-", "_")
+                for written in {name, short} - {option.name}:
+                    with pytest.raises(OptionError, match=f"no setting .* mean {option.name}\\?"):
+                        parsed_setting(f"{written}=1")
+                    met.add(written)
+    assert {"lr", "batch", "clip", "warmup", "ema", "freeze", "--small-size"} <= met
 
 
 @pytest.mark.parametrize(
