@@ -73,7 +73,7 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             name="small-data",
-            about="hundreds to thousands of pictures and an ImageNet trunk",
+            about="hundreds to thousands of pictures, best from an ImageNet trunk (--init)",
             settings={
                 "spec": AUTO,
                 "head_norm": AUTO,
