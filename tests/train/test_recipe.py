@@ -274,6 +274,14 @@ def test_broken_recipe_files_are_refused(tmp_path, content, message):
         read_recipe(str(path))
 
 
+def test_a_recipe_file_without_a_length_is_refused_by_its_range(tmp_path):
+    path = tmp_path / "recipe.json"
+    settings = {"epochs": 0, "schedule": "step", "decay_epochs": [1]}
+    path.write_text(json.dumps({"recipe": "x", "settings": settings}))
+    with pytest.raises(OptionError, match="expected epochs from 1 to"):
+        resolved(read_recipe(str(path)), {}, start="random", bf16=False)
+
+
 def test_options_of_older_checkpoints_are_read():
     old = TrainOptions().to_dict()
     for key in ("accumulate", "decayed", "decay_epochs", "head_statistics", "target_map"):

@@ -264,7 +264,7 @@ def _scaled_decays(recipe: Settings, settings: Settings) -> tuple[float, ...] | 
     """A recipe's decays in a run of another length; None where none apply."""
     decays, now = recipe.get("decay_epochs"), settings["epochs"]
     was = recipe.get("epochs", TrainOptions.epochs)
-    if decays is None or was is None or now is None or settings["schedule"] != "step":
+    if not decays or not was or now is None or settings["schedule"] != "step":
         return None
     return tuple(round(epoch * now / was, 6) for epoch in decays)
 
