@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def trained(tmp_path_factory, shapes):
         "train", "--data", shapes, "--val", shapes, "--output", output, "--epochs", "1", *QUICK
     )
     assert "finished after 3 steps" in result.output
+    assert "warning: start: random weights" in result.stderr
     return output
 
 
@@ -62,6 +64,60 @@ def test_a_run_is_not_overwritten_and_resumes(trained, shapes):
         invoke(*arguments, "--epochs", "1")
     result = invoke(*arguments, "--epochs", "1", "--resume")
     assert "finished after 3 steps" in result.output
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--spec", "ssd300-resnet34"), "expected spec ssd300-resnet18, with which.*resnet34; lea"),
+        (("--no-head-norm",), "expected head_norm true, with which .* began, got false"),
+        (("--init", "default"), "expected init none, with which .* began, got default"),
+        (("--labels", "coco"), r"expected labels of 3 classes \(square, disc, cross\), with which"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_network(trained, shapes, more, message):
+    before = (trained / "last.safetensors").read_bytes()
+    with pytest.raises(OptionError, match=message):
+        invoke("train", "--data", shapes, "--val", shapes, "--output", trained, "--resume", *TINY,
+               *more)  # fmt: skip
+    assert (trained / "last.safetensors").read_bytes() == before
+
+
+def test_the_network_may_be_given_again(trained, shapes):
+    result = invoke(
+        "train", "--data", shapes, "--val", shapes, "--output", trained, "--resume", *QUICK,
+        "--epochs", "1", "--head-norm", "--labels", "data", "--set", "init=none",
+        "--recipe", "small-data",
+    )  # fmt: skip
+    assert "finished after 3 steps" in result.output
+
+
+def test_a_changed_setting_is_written_down_once_the_run_goes_on(trained, shapes, tmp_path):
+    output = shutil.copytree(trained, tmp_path / "run")
+    data = ("--data", shapes, "--val", shapes)
+    before = (output / "recipe.json").read_text()
+    with pytest.raises(TrainingError, match="the run began with --optimizer adamw, now it is sgd"):
+        invoke("train", *data, "--output", output, "--resume", "--optimizer", "sgd")
+    assert (output / "recipe.json").read_text() == before
+    invoke("train", *data, "--output", output, "--resume", *QUICK, "--epochs", "2", "--set",
+           "flip=0.25")  # fmt: skip
+    after = json.loads((output / "recipe.json").read_text())
+    assert after["settings"] == {**json.loads(before)["settings"], "epochs": 2, "flip": 0.25}
+    assert after["changed"] == {**json.loads(before)["changed"], "epochs": 2, "flip": 0.25}
+    assert read_checkpoint(output / "last.safetensors").state["notes"]["recipe"] == after
+    assert "<td>flip</td><td>0.25</td><td>changed</td>" in (output / "report.html").read_text()
+
+
+def test_a_recipe_file_may_be_given_again_but_not_another(trained, shapes, tmp_path):
+    output = shutil.copytree(trained, tmp_path / "run")
+    arguments = ("train", "--data", shapes, "--val", shapes, "--output", output, "--resume", *TINY,
+                 "--epochs", "1", "--recipe")  # fmt: skip
+    assert "finished after 3 steps" in invoke(*arguments, output / "recipe.json").output
+    other = json.loads((output / "recipe.json").read_text())
+    other["settings"] |= {"epochs": 60, "batch_size": 16, "small_size": None, "hue": 0.25}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    with pytest.raises(OptionError, match=r"other\.json: has hue=0\.25, the run .* 0\.05; leave"):
+        invoke(*arguments, tmp_path / "other.json")
 
 
 def test_fine_tuning_to_other_classes(trained, tmp_path):

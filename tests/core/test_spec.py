@@ -40,6 +40,9 @@ def test_smaller_input_keeps_shares_and_drops_vanished_levels():
     spec = named_spec("ssd300-resnet18")
     small = spec.at_size(200)
     assert small.feature_sizes == (25, 13, 7, 4, 2)
+    # The documentation says from which size on all six are there.
+    assert len(spec.at_size(256).feature_sizes) == 5
+    assert len(spec.at_size(257).feature_sizes) == 6
     assert small.extra_blocks == spec.extra_blocks[:4]
     for level in range(5):
         assert small.scales[level] / 200 == pytest.approx(spec.scales[level] / 300)

@@ -17,11 +17,12 @@ from tests.conftest import TINY_LABELS, tiny_spec
 STILL = Augmentation(crop=False, expand=0, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
 
 
-def loader_of(dataset, *, spec=None, options=STILL, labels=TINY_LABELS):
+def loader_of(dataset, *, spec=None, options=STILL, labels=TINY_LABELS, matcher="iou", sizes=None):
     spec = spec or tiny_spec()
     return Loader(
         training_sets([(dataset, 1.0)], labels), spec=spec, options=options, batch_size=4, seed=0,
-        workers=0, size_now=lambda _: spec.image_size,
+        workers=0, matcher=matcher,
+        size_now=lambda step: sizes[step % len(sizes)] if sizes else spec.image_size,
     )  # fmt: skip
 
 
@@ -64,6 +65,25 @@ def test_objects_are_counted_by_size_and_forced_ones_found(shapes):
     assert seen.sheet.width > 2 * 300
 
 
+def test_under_atss_objects_count_that_at_most_one_default_box_learns(shapes):
+    """The bar overlaps none by half, but several fit it."""
+    dataset = with_boxes(open_dataset(shapes), [(0.05, 0.4, 0.55, 0.45)])
+    seen = preview(loader_of(dataset, matcher="atss"), TINY_LABELS, shown=1)
+    published = preview(loader_of(dataset), TINY_LABELS, shown=1)
+    [ours] = [row for row in seen.rows if row.side_from == 8]
+    [theirs] = [row for row in published.rows if row.side_from == 8]
+    assert (theirs.objects, theirs.forced, theirs.default_boxes) == (4, 4, 1)
+    assert (ours.objects, ours.forced) == (4, 0)
+    assert ours.default_boxes > 1
+
+
+def test_pictures_of_several_sizes_share_a_sheet(shapes):
+    seen = preview(loader_of(open_dataset(shapes), sizes=(64, 96, 48)), TINY_LABELS, shown=12)
+    assert seen.sides == (48, 96)
+    assert seen.to_dict()["input_sizes"] == [48, 96]
+    assert seen.sheet.size == (4 * 308 + 8, 3 * 308 + 8 + 18)
+
+
 def test_boxes_are_drawn_where_the_objects_are(shapes):
     dataset = with_boxes(open_dataset(shapes), [(0.25, 0.25, 0.75, 0.75)])
     seen = preview(loader_of(dataset), TINY_LABELS, shown=1)
@@ -84,6 +104,11 @@ def test_the_command_writes_no_run(shapes, tmp_path):
     assert sorted(p.name for p in output.iterdir()) == ["preview.json", "preview.png"]
     counted = json.loads((output / "preview.json").read_text())
     assert counted["pictures"] == 12
+    # Three steps an epoch; a third of the first epoch is left at full size.
+    result = invoke(*arguments, "--preview", "4", "--epochs", "2", "--small-size", "160",
+                    "--small-share", "0.3", "--set", "matcher=atss")  # fmt: skip
+    assert "objects in 12 varied pictures of 160 to 300 pixels" in result.output
+    assert "at most one" in result.output
 
 
 def test_unreadable_pictures_are_named(shapes, tmp_path):

@@ -3,10 +3,12 @@ import json
 
 import pytest
 
+from ssd34.cli.train import train
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
+from ssd34.train.changed import changed_note, changed_options
 from ssd34.train.options import TrainOptions
-from ssd34.train.recipe import RECIPES, changed_options, read_recipe, resolved
+from ssd34.train.recipe import RECIPES, read_recipe, resolved
 from ssd34.train.schedule import Schedule
 from ssd34.train.settings import SETTINGS, parsed_setting
 
@@ -76,18 +78,44 @@ def test_what_is_automatic_depends_on_the_start_and_the_machine():
         settle("fine-tune", ["head_statistics=batch"], start="detector", frozen_only=lost)
 
 
+def saved(plan, path):
+    path.write_text(json.dumps(plan.to_dict()))
+    return read_recipe(str(path))
+
+
 def test_every_recipe_names_settings_that_exist_and_comes_back_from_its_file(tmp_path):
     for name in RECIPES:
         plan = settle(name, ["epochs=3", "hue=0.01"])
-        path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps(plan.to_dict()))
         assert set(plan.settings) == set(SETTINGS)
-        again = resolved(read_recipe(str(path)), {}, start="random", bf16=False)
-        assert again.options == dataclasses.replace(
-            plan.options,
-            learning_rate=plan.options.peak_rate,
-            weight_decay=plan.options.decay,
-        )
+        again = resolved(saved(plan, tmp_path / "recipe.json"), {}, start="trunk", bf16=True)
+        assert (again.options, again.settings) == (plan.options, plan.settings)
+
+
+def test_what_was_settled_for_a_run_is_settled_anew_for_the_next(tmp_path):
+    plan = settle("small-data", ["weight_decay=0.01"])
+    recipe = saved(plan, tmp_path / "recipe.json")
+    other = resolved(
+        recipe, {"optimizer": "sgd", "batch_size": 64}, start="random", bf16=False
+    ).options
+    assert other.peak_rate == pytest.approx(5e-3)
+    assert other.decay == 0.01
+    assert (other.precision, other.trunk_statistics, other.frozen_stages) == ("fp32", "batch", 0)
+    # What the user chose stays: also if a later sitting of the run did.
+    changed = {"frozen_stages": 1, "learning_rate": 1e-4}
+    note = changed_note(plan.to_dict(), changed_options(plan.options, changed), changed)
+    (tmp_path / "later.json").write_text(json.dumps(note))
+    later = resolved(read_recipe(str(tmp_path / "later.json")), {}, start="random", bf16=True)
+    assert (later.options.frozen_stages, later.options.learning_rate) == (1, 1e-4)
+
+
+def test_a_recipe_file_of_an_older_version_is_taken_as_it_was_settled(tmp_path):
+    plan = settle("small-data")
+    old = {key: plan.to_dict()[key] for key in ("recipe", "changed", "settings")}
+    (tmp_path / "recipe.json").write_text(json.dumps(old))
+    again = resolved(
+        read_recipe(str(tmp_path / "recipe.json")), {}, start="random", bf16=False
+    ).options
+    assert again == dataclasses.replace(plan.options, learning_rate=3e-4, weight_decay=0.05)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +149,20 @@ def test_settings_of_the_wrong_type_are_refused(text, message):
         parsed_setting(text)
 
 
+def test_the_names_of_options_lead_to_their_settings():
+    """Every option of the command that is a setting, by whatever name."""
+    met = set()
+    for option in train.params:
+        if option.name in SETTINGS:
+            for name in (*option.opts, *option.secondary_opts):
+                short = name.removeprefix("--").replace("-", "_")
+                for written in {name, short} - {option.name}:
+                    with pytest.raises(OptionError, match=f"no setting .* mean {option.name}\\?"):
+                        parsed_setting(f"{written}=1")
+                    met.add(written)
+    assert {"lr", "batch", "clip", "warmup", "ema", "freeze", "--small-size"} <= met
+
+
 @pytest.mark.parametrize(
     "text",
     ["hue=0.9", "expand=nan", "accumulate=17", "decay_epochs=0,-1", "decayed=some",
@@ -131,12 +173,86 @@ def test_settings_outside_their_range_are_refused(text):
         settle("small-data", [text])
 
 
+@pytest.mark.parametrize(
+    ("name", "changed", "expected"),
+    [
+        ("benchmark", ["epochs=30"], (20, 25)),
+        ("benchmark-256", ["epochs=120"], (88, 110)),
+        ("benchmark", ["epochs=30", "decay_epochs=10,29"], (10, 29)),
+        ("benchmark", ["schedule=cosine"], None),
+        ("benchmark", ["decay_epochs=none"], None),
+        ("small-data", ["schedule=step", "decay_epochs=50"], (50,)),
+    ],
+)
+def test_a_recipes_decays_keep_their_share_of_the_run(tmp_path, name, changed, expected):
+    plan = settle(name, changed)
+    assert plan.options.decay_epochs == expected
+    again = resolved(saved(plan, tmp_path / "recipe.json"), {}, start="trunk", bf16=True)
+    assert again.options.decay_epochs == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("benchmark", ["epochs=30", "decay_epochs=20,30"],
+         "before the run's end at 30, got 20,30; give others with --set decay_epochs=20,25"),
+        ("small-data", ["decay_epochs=40,50"], "needs --schedule step, got cosine"),
+    ],
+)  # fmt: skip
+def test_decays_that_would_never_come_are_refused(name, changed, message):
+    with pytest.raises(OptionError, match=message):
+        settle(name, changed)
+
+
+def test_a_run_goes_on_with_its_decays_unless_they_would_never_come():
+    options = settle("benchmark").options
+    assert changed_options(options, {"epochs": 70}).decay_epochs == (40, 50)
+    with pytest.raises(OptionError, match="before the run's end at 45, got 40,50"):
+        changed_options(options, {"epochs": 45})
+    assert changed_options(options, {"epochs": 45, "decay_epochs": [40]}).decay_epochs == (40,)
+    # As a run of an older version may be.
+    never = dataclasses.replace(options, epochs=30)
+    assert changed_options(never, {"epochs": 30, "hue": 0.1}).decay_epochs == (40, 50)
+
+
 def test_a_length_by_the_clock_replaces_the_epochs():
     options = settle("benchmark", ["minutes=5"]).options
     assert (options.epochs, options.minutes, options.decay_epochs) == (None, 5, None)
     assert changed_options(options, {"epochs": 3}).minutes is None
     assert changed_options(settle("benchmark").options, {"minutes": 3.0}).epochs is None
     assert changed_options(options, {"hue": 0.2}).augmentation.hue == 0.2
+
+
+def test_a_small_size_alone_is_for_the_usual_share(tmp_path):
+    plan = settle("small-data")
+    assert plan.options.small_share == 0
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(plan.to_dict()))
+    for given, expected in (
+        ({"small_size": 260}, 0.6),
+        ({"small_size": 260, "small_share": 0.0}, 0),
+        ({"small_size": 260, "small_share": 0.2}, 0.2),
+        ({"small_size": None}, 0),
+    ):
+        again = resolved(read_recipe(str(path)), given, start="trunk", bf16=True)
+        assert again.options.small_share == expected
+        assert changed_options(plan.options, given).small_share == expected
+    other = settle("small-data", ["small_size=260", "small_share=0.3"]).options
+    assert changed_options(other, {"small_size": 280}).small_share == 0.3
+
+
+def test_the_recipe_of_a_run_that_goes_on_names_what_was_changed():
+    plan = settle("small-data", ["epochs=3"])
+    note = json.loads(json.dumps(plan.to_dict()))
+    changed = {"minutes": 2.0, "hue": 0.2, "flip": 0.5, "precision": "auto", "spec": "auto"}
+    after = changed_note(note, changed_options(plan.options, changed), changed)
+    assert after["changed"] == {"epochs": None, "minutes": 2.0, "hue": 0.2}
+    assert after["settings"] == {**note["settings"], "epochs": None, "minutes": 2.0, "hue": 0.2}
+    slower = {"optimizer": "sgd"}
+    after = changed_note(note, changed_options(plan.options, slower), slower)
+    assert (after["settings"]["learning_rate"], after["settings"]["weight_decay"]) == (
+        1.25e-3, 5e-4,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -147,6 +263,8 @@ def test_a_length_by_the_clock_replaces_the_epochs():
         ('{"recipe": "x", "settings": {"crop": 1}}', "expected crop to be true or false, got 1"),
         ('{"recipe": "x", "settings": {"decay_epochs": ["a"]}}', "expected decay_epochs"),
         ('{"recipe": "x", "settings": {"speed": 1}}', "no setting 'speed'"),
+        ('{"recipe": "x", "settings": {}, "settled": {"hue": "auto"}}', "expected hue to be a num"),
+        ('{"recipe": "x", "settings": {}, "settled": 3}', "not a recipe"),
     ],
 )  # fmt: skip
 def test_broken_recipe_files_are_refused(tmp_path, content, message):
@@ -154,6 +272,14 @@ def test_broken_recipe_files_are_refused(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(OptionError, match=message):
         read_recipe(str(path))
+
+
+def test_a_recipe_file_without_a_length_is_refused_by_its_range(tmp_path):
+    path = tmp_path / "recipe.json"
+    settings = {"epochs": 0, "schedule": "step", "decay_epochs": [1]}
+    path.write_text(json.dumps({"recipe": "x", "settings": settings}))
+    with pytest.raises(OptionError, match="expected epochs from 1 to"):
+        resolved(read_recipe(str(path)), {}, start="random", bf16=False)
 
 
 def test_options_of_older_checkpoints_are_read():

@@ -14,6 +14,7 @@ import click
 
 from ssd34.cli.console import errors, warn
 from ssd34.cli.datasets import opened
+from ssd34.cli.train_end import ending
 from ssd34.cli.train_page import PAGE, write_page
 from ssd34.cli.train_preview import show_preview
 from ssd34.cli.train_qat import (
@@ -24,6 +25,7 @@ from ssd34.cli.train_qat import (
     settings_of_qat,
     steps_of,
 )
+from ssd34.cli.train_resume import check_classes, options_to_go_on, recipe_to_go_on
 from ssd34.cli.train_screen import Screen, StopOnSignal
 from ssd34.cli.train_setup import (
     classes,
@@ -33,6 +35,7 @@ from ssd34.cli.train_setup import (
     start_from,
     weighted,
 )
+from ssd34.cli.train_warnings import warnings_of
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS
@@ -41,8 +44,6 @@ from ssd34.errors import OptionError, TrainingError, require
 from ssd34.version import __version__
 
 if TYPE_CHECKING:
-    from ssd34.data.checkpoint import Checkpoint
-    from ssd34.train.options import TrainOptions
     from ssd34.train.recipe import Plan, Recipe
 
 RECIPE_FILE = "recipe.json"
@@ -80,7 +81,7 @@ RECIPE_FILE = "recipe.json"
 @click.option(
     "--preview", "shown", type=click.IntRange(1, 100), metavar="N",
     help="Do not train: draw N varied pictures with their boxes and the default boxes that learn "
-    "them, and count the objects that none matches.",
+    "them, and count the objects that none overlaps by half.",
 )  # fmt: skip
 @click.option(
     "--qat", is_flag=True,
@@ -190,9 +191,9 @@ def train(
     recipe = read_recipe(recipe_name or next(iter(RECIPES)))
     begun = read_header(last) if resume else None
     chosen = device_named(torch, device)
-    start = start_from(None if begun else given.get("init", recipe.settings["init"]))
+    start = start_from(None if begun else given.get("init", recipe.settings.get("init")))
     if begun:
-        options = _options_to_go_on(begun, given, recipe if recipe_name else None)
+        options = options_to_go_on(begun, given, recipe if recipe_name else None)
         check_resumed(begun.state["notes"], options, qat=qat)
     else:
         plan = resolved(
@@ -214,6 +215,7 @@ def train(
     validation = open_one(val)
     notes: dict[str, Any] = {}
     if begun:
+        check_classes(begun, given, [dataset for dataset, _ in datasets])
         spec, labels = begun.spec, begun.labels
     else:
         labels = classes(plan.settings["labels"], [dataset for dataset, _ in datasets])
@@ -223,7 +225,10 @@ def train(
         show_preview(sources, spec, labels, options, shown=shown, folder=output)
         return
     network, origin = SSD(spec), "resumed"
-    if not begun:
+    if begun:
+        if note := recipe_to_go_on(begun, given, options):
+            notes = {"recipe": note}
+    else:
         origin = start.put_into(network, labels, class_loss=options.class_loss)
         notes = {
             "command": shlex.join(sys.argv[1:]), "start": origin, "recipe": plan.to_dict(),
@@ -235,6 +240,10 @@ def train(
     for name in sorted(set(validation.labels.names) - set(labels.names)):
         if first:
             warn(f"{val}: the class {name!r} is not trained and counts as missed")
+
+    if first and not begun:
+        for text in warnings_of(options, sources, start=start, spec=spec):
+            warn(text)
 
     output.mkdir(parents=True, exist_ok=True)
     history = read_history(output / HISTORY, until=begun.state["step"]) if begun else []
@@ -252,7 +261,6 @@ def train(
             remove_parts(output, (RECIPE_FILE, PAGE))
             if not begun:
                 _print_plan(plan, recipe)
-                write_text(output / RECIPE_FILE, json.dumps(notes["recipe"], indent=2) + "\n")
             pictures = sum(len(source.usable) for source in sources)
             errors.print(
                 f"{spec.name}, {counted(len(labels), 'class')}, start: {origin}; "
@@ -279,6 +287,7 @@ def train(
                 evaluating=screen.evaluating,
                 evaluated=screen.evaluated,
                 problem=screen.problem,
+                ready=lambda: _write_recipe(output, notes) if first else None,
                 stop=lambda: stopping.asked,
             ),
             ranks=ranks,
@@ -286,55 +295,34 @@ def train(
     if screen.also:
         screen.also.close()
     if first:
-        taken = counted(outcome.steps, "step")
-        if outcome.finished:
-            click.echo(f"finished after {taken}, best AP {outcome.best_ap:.4f}")
-        else:
-            click.echo(f"stopped after {taken}; go on with --resume")
+        end = ending(outcome, target_map=options.target_map)
+        click.echo(end)
         click.echo(f"weights: {outcome.best if outcome.best.exists() else outcome.last}")
         facts = [
-            f"{'Finished' if outcome.finished else 'Stopped'} after {taken}; best AP "
-            f"{max(0.0, outcome.best_ap):.4f} on {val}.",
-            f"Trained on {', '.join(data)}; {chosen}, {options.precision}; start: {origin}.",
+            f"{end[0].upper()}{end[1:]}.",
+            f"Trained on {', '.join(data)}, measured on {val}; {chosen}, {options.precision}; "
+            f"start: {origin}.",
         ]
         click.echo(f"report: {write_page(outcome, validation, facts, chosen)}")
     if not outcome.finished:
         sys.exit(130)
 
 
-def _options_to_go_on(
-    begun: Checkpoint, given: dict[str, Any], recipe: Recipe | None
-) -> TrainOptions:
-    """The settings of the run that goes on, with what was given again."""
-    from ssd34.train.options import TrainOptions
-    from ssd34.train.recipe import changed_options
-
-    was = begun.state["notes"].get("recipe", {}).get("recipe", "small-data")
-    if recipe is not None and recipe.name != was:
-        raise OptionError(
-            f"--recipe {recipe.name}: the run began with {was}; leave it out, or begin another run"
-        )
-    return changed_options(TrainOptions.from_dict(begun.state["options"]), given)
+def _write_recipe(folder: Path, notes: dict[str, Any]) -> None:
+    """The settings of the run that begins or goes on now."""
+    if "recipe" in notes:
+        write_text(folder / RECIPE_FILE, json.dumps(notes["recipe"], indent=2) + "\n")
 
 
 def _print_plan(plan: Plan, recipe: Recipe) -> None:
     """The recipe as it was settled, what was changed first."""
+    from ssd34.train.settings import written
+
     errors.print(f"recipe {plan.recipe}: {recipe.about}", markup=False, soft_wrap=True)
-    changed = [f"{key}={_written(plan.settings[key])}" for key in plan.changed]
+    changed = [f"{key}={written(plan.settings[key])}" for key in plan.changed]
     others = [
-        f"{key}={_written(value)}"
-        for key, value in plan.settings.items()
-        if key not in plan.changed
+        f"{key}={written(value)}" for key, value in plan.settings.items() if key not in plan.changed
     ]
     if changed:
         errors.print(f"  changed: {' '.join(changed)}", markup=False, soft_wrap=True)
     errors.print(f"  {' '.join(others)}", markup=False, soft_wrap=True)
-
-
-def _written(value: Any) -> str:
-    """A value as ``--set`` takes it."""
-    if isinstance(value, tuple):
-        return ",".join(f"{part:g}" for part in value)
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)

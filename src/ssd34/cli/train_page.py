@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ssd34.core.counted import counted
 from ssd34.core.detections import Detections
 from ssd34.data.atomic import write_text
-from ssd34.data.checkpoint import read_checkpoint
+from ssd34.data.checkpoint import read_checkpoint, read_header
 from ssd34.data.dataset import Dataset
 from ssd34.errors import ImageError
 from ssd34.runtime.draw import draw
@@ -35,7 +35,8 @@ def write_page(outcome: Outcome, validation: Dataset, facts: Sequence[str], devi
     page = training_page(
         f"{checkpoint.spec.name}, {counted(len(checkpoint.labels), 'class')}",
         read_history(folder / HISTORY),
-        recipe=checkpoint.state["notes"].get("recipe", {}),
+        # The best weights may be from before a resume that changed settings.
+        recipe=read_header(outcome.last).state["notes"].get("recipe", {}),
         facts=[
             *facts,
             f"Weights of the pictures below: {weights.name}; shown are detections that score "

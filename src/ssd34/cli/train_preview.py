@@ -39,6 +39,11 @@ def show_preview(
     from ssd34.train.loader import Loader
     from ssd34.train.preview import preview
 
+    def size_now(step: int) -> int:
+        """As the run has it; by the clock its first epoch counts as its beginning."""
+        steps = options.epochs * loader.batches_per_epoch if options.epochs else math.inf
+        return options.size_at(step / steps, spec.image_size, step=step)
+
     loader = Loader(
         sources,
         spec=spec,
@@ -47,7 +52,7 @@ def show_preview(
         batch_size=options.batch_size,
         seed=options.seed,
         workers=0,
-        size_now=lambda _step: spec.image_size,
+        size_now=size_now,
     )
     seen = preview(loader, labels, shown=shown)
     for problem in seen.problems:
@@ -56,11 +61,14 @@ def show_preview(
     with written_whole(folder / SHEET) as temporary:
         seen.sheet.save(temporary, "PNG")
     write_text(folder / NUMBERS, json.dumps(seen.to_dict(), indent=2) + "\n")
+    smallest, largest = seen.sides
+    sizes = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
     table = Table(
-        title=f"objects in {counted(seen.pictures, 'varied picture')} of {spec.image_size} pixels",
+        title=f"objects in {counted(seen.pictures, 'varied picture')} of {sizes} pixels",
         title_justify="left",
     )
-    for name in ("side in pixels", "objects", "none overlaps by 0.5", "default boxes each"):
+    alone = "at most one learns it" if options.matcher == "atss" else "none overlaps by 0.5"
+    for name in ("side in pixels", "objects", alone, "default boxes each"):
         table.add_column(name, justify="right")
     for row in seen.rows:
         share = row.forced / row.objects if row.objects else 0.0

@@ -333,19 +333,14 @@ class Loader:
         self.workers = min(workers, _processors())
         self.size_now = size_now
         self.pinned = pinned
-        draws = sum(self._draws_of(source) for source in self.sources)
-        self.batches_per_epoch = max(1, draws // batch_size)
-
-    @staticmethod
-    def _draws_of(source: TrainingSet) -> int:
-        return max(1, round(len(source.usable) * source.weight))
+        self.batches_per_epoch = batches_an_epoch(self.sources, batch_size)
 
     def order(self, epoch: int) -> list[tuple[int, int]]:
         """(source, picture) of one epoch, shuffled; at least a batch."""
         rng = np.random.default_rng((self.seed, epoch))
         order: list[tuple[int, int]] = []
         for number, source in enumerate(self.sources):
-            wanted = self._draws_of(source)
+            wanted = _draws_of(source)
             drawn = rng.permutation(len(source.usable))
             # A comb with one tooth a draw: each picture's share of the line catches its draws.
             line = source.frequency[drawn].cumsum()
@@ -402,6 +397,15 @@ class Loader:
             # Left to the interpreter's end, workers that ignore signals would be waited for.
             if self.workers:
                 batches._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def batches_an_epoch(sources: Sequence[TrainingSet], batch_size: int) -> int:
+    """Whole batches that an epoch of some data sets has; at least one."""
+    return max(1, sum(map(_draws_of, sources)) // batch_size)
+
+
+def _draws_of(source: TrainingSet) -> int:
+    return max(1, round(len(source.usable) * source.weight))
 
 
 def _processors() -> int:

@@ -101,6 +101,7 @@ def train(
         writes=ranks.first,
     )
     run.restore() if resume else run.start_history()
+    listener.ready()
     schedule = Schedule(
         peak=options.peak_rate,
         warmup_steps=options.warmup_steps,

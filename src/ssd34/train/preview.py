@@ -1,5 +1,5 @@
 """The training data as the network sees it: varied pictures, matched default boxes, and how many
-objects no default box matches."""
+objects no default box overlaps by half."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIDES = (0.0, 8.0, 16.0, 32.0, 96.0, math.inf)
 what is below 32 small and what is above 96 large."""
 
 COUNTED = 300
-"""Pictures over which objects are counted, unless more are shown."""
+"""Pictures over which objects are counted, unless more are shown or an epoch has fewer."""
 
 MOST = 100
 
@@ -41,8 +41,8 @@ class SizeRow:
     Attributes:
         side_from, side_to: the range, in pixels of the input.
         objects: how many there were.
-        forced: those that no default box overlaps by more than 0.5; only the best one, forced,
-            learns them.
+        forced: those that no default box overlaps by more than 0.5, so that only the best one,
+            forced, learns them; with the matcher ``"atss"`` those that at most one learns.
         default_boxes: how many default boxes learn an object, on average.
     """
 
@@ -65,19 +65,22 @@ class Preview:
 
     Attributes:
         sheet: some pictures with their boxes.
-        pictures: over how many objects were counted.
+        pictures: over how many objects were counted; one that is drawn again counts again.
+        sides: the smallest and the largest input size, in pixels.
         rows: the counts by size.
         problems: pictures that could not be read.
     """
 
     sheet: Image.Image
     pictures: int
+    sides: tuple[int, int]
     rows: tuple[SizeRow, ...]
     problems: tuple[Problem, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form, without the sheet."""
-        return {"pictures": self.pictures, "sizes": [row.to_dict() for row in self.rows]}
+        return {"pictures": self.pictures, "input_sizes": list(self.sides),
+                "sizes": [row.to_dict() for row in self.rows]}  # fmt: skip
 
 
 def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
@@ -92,32 +95,35 @@ def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
         TrainingError: no picture can be read.
     """
     sizes: list[NDArray[np.float64]] = []
-    overlaps: list[NDArray[np.float64]] = []
+    forced: list[NDArray[np.bool_]] = []
     learners: list[NDArray[np.float64]] = []
     tiles: list[Image.Image] = []
     problems: list[Problem] = []
-    pictures = 0
+    sides: list[int] = []
+    adaptive = loader.examples.matcher == "atss"
     for made in itertools.islice(_made(loader), max(shown, COUNTED)):
         if isinstance(made, Unreadable):
             problems.append(made.problem)
             continue
-        pictures += 1
         side = made.image.shape[0]
+        sides.append(side)
         corners = xyxy_from_cxcywh(loader.examples.default_boxes(side)).astype(np.float32)
         extent = (made.boxes[:, 2:] - made.boxes[:, :2]).astype(np.float64) * side
         best = pairwise_iou(made.boxes, corners).max(axis=1) if len(made.boxes) else np.zeros(0)
         learned = _learned_by(made)
+        alone = learned.sum(axis=1) <= 1 if adaptive else best <= MATCH_IOU
         sizes.append(np.sqrt(extent.prod(axis=1)))
-        overlaps.append(best)
+        forced.append(alone)
         learners.append(learned.sum(axis=1).astype(np.float64))
         if len(tiles) < shown:
-            tiles.append(_tile(made, corners, learned, best <= MATCH_IOU, labels))
+            tiles.append(_tile(made, corners, learned, alone, labels, side=max(300, sides[0])))
     if not tiles:
         raise TrainingError(f"no picture could be read; the first: {problems[0]}")
     return Preview(
-        sheet=_sheet(tiles),
-        pictures=pictures,
-        rows=_rows(np.concatenate(sizes), np.concatenate(overlaps), np.concatenate(learners)),
+        sheet=_sheet(tiles, "at most one learns it" if adaptive else "none overlaps it by 0.5"),
+        pictures=len(sides),
+        sides=(min(sides), max(sides)),
+        rows=_rows(np.concatenate(sizes), np.concatenate(forced), np.concatenate(learners)),
         problems=tuple(dict.fromkeys(problems)),
     )
 
@@ -137,7 +143,7 @@ def _learned_by(made: Made) -> NDArray[np.bool_]:
 
 
 def _rows(
-    sizes: NDArray[np.float64], overlaps: NDArray[np.float64], learners: NDArray[np.float64]
+    sizes: NDArray[np.float64], forced: NDArray[np.bool_], learners: NDArray[np.float64]
 ) -> tuple[SizeRow, ...]:
     rows = []
     for low, high in itertools.pairwise(SIDES):
@@ -147,7 +153,7 @@ def _rows(
                 side_from=low,
                 side_to=high,
                 objects=int(within.sum()),
-                forced=int((overlaps[within] <= MATCH_IOU).sum()),
+                forced=int(forced[within].sum()),
                 default_boxes=float(learners[within].mean()) if within.any() else 0.0,
             )
         )
@@ -160,9 +166,10 @@ def _tile(
     learned: NDArray[np.bool_],
     forced: NDArray[np.bool_],
     labels: LabelSet,
+    *,
+    side: int,
 ) -> Image.Image:
-    """A picture, its objects and the default boxes that learn them."""
-    side = max(300, made.image.shape[0])
+    """A picture, its objects and the default boxes that learn them, drawn at a side in pixels."""
     picture = Image.fromarray(made.image).resize((side, side), Image.Resampling.NEAREST)
     canvas = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=12)
@@ -183,7 +190,8 @@ def _tile(
     return picture
 
 
-def _sheet(tiles: list[Image.Image]) -> Image.Image:
+def _sheet(tiles: list[Image.Image], forced: str) -> Image.Image:
+    """Tiles of one size, and what the colours mean; `forced`: what one of them does."""
     side = tiles[0].width
     columns = math.ceil(math.sqrt(len(tiles)))
     rows = math.ceil(len(tiles) / columns)
@@ -195,7 +203,7 @@ def _sheet(tiles: list[Image.Image]) -> Image.Image:
     font, x = ImageFont.load_default(size=13), float(_GAP)
     for colour, text in (
         (_OBJECT, "object, and how many default boxes learn it"),
-        (_FORCED, "none overlaps it by 0.5"),
+        (_FORCED, forced),
         (_MATCHED, "those default boxes"),
         (_IGNORED, "ignored"),
     ):

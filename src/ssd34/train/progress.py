@@ -47,8 +47,10 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """What a caller wants to hear of a run; libraries do not print."""
+    """What a caller wants to hear of a run; libraries do not print. `ready`: nothing speaks against
+    the run any more, it begins or goes on."""
 
+    ready: Callable[[], None] = lambda: None
     stepped: Callable[[int, float], None] = lambda _step, _share: None
     progress: Callable[[Progress], None] = lambda _: None
     evaluating: Callable[[int, int], None] = lambda _done, _total: None

@@ -6,7 +6,6 @@ what it sets to ``"auto"`` depends on the machine and on what the run starts fro
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
+from ssd34.train.changed import USUAL_SMALL_SHARE, check_decays, settings_of, small_size_alone
 from ssd34.train.options import TrainOptions
 from ssd34.train.settings import AUGMENTATION, AUTO, OPTIONS, Settings, checked
 
@@ -73,7 +73,7 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             name="small-data",
-            about="hundreds to thousands of pictures and an ImageNet trunk",
+            about="hundreds to thousands of pictures, best from an ImageNet trunk (--init)",
             settings={
                 "spec": AUTO,
                 "head_norm": AUTO,
@@ -145,12 +145,15 @@ class Plan:
         recipe: its name.
         changed: what the user set otherwise.
         settings: every setting's value.
-        options: the same as the loop takes them.
+        chosen: the same before it was settled: what depends on other settings, the machine or the
+            start is still ``"auto"`` or None.
+        options: the settings as the loop takes them.
     """
 
     recipe: str
     changed: Settings
     settings: Settings
+    chosen: Settings
     options: TrainOptions
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,11 +162,14 @@ class Plan:
             "recipe": self.recipe,
             "changed": dict(self.changed),
             "settings": dict(self.settings),
+            "settled": {k: v for k, v in self.chosen.items() if v != self.settings[k]},
         }
 
 
 def read_recipe(name: str) -> Recipe:
     """A recipe by its name, or from a ``recipe.json`` that a run has written.
+
+    What was settled for that run is settled anew for the next one.
 
     Raises:
         OptionError: neither; or the file is not such a recipe.
@@ -177,7 +183,9 @@ def read_recipe(name: str) -> Recipe:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        settings = {str(k): v for k, v in content["settings"].items()}
+        # Older versions did not write what was settled.
+        chosen = {**content["settings"], **content.get("settled", {})}
+        settings = {str(k): v for k, v in chosen.items()}
         origin = str(content["recipe"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OptionError(f"{path}: not a recipe ({type(error).__name__}: {error})") from None
@@ -216,8 +224,11 @@ def resolved(
     if given.get("epochs") is not None and "minutes" not in given:
         given["minutes"] = None
     settings = {**_defaults(), **recipe.settings, **given}
-    if settings["epochs"] is None and "decay_epochs" not in given:
-        settings["decay_epochs"] = None
+    if "decay_epochs" not in given:
+        settings["decay_epochs"] = _scaled_decays(recipe.settings, settings)
+    if small_size_alone(given, settings["small_share"]):
+        settings["small_share"] = USUAL_SMALL_SHARE
+    chosen = dict(settings)
     automatic = {
         "precision": "bf16" if bf16 else "fp32",
         "trunk_statistics": "batch" if start == "random" else "frozen",
@@ -239,30 +250,23 @@ def resolved(
         augmentation=Augmentation(**{key: settings[key] for key in AUGMENTATION}),
         **{key: settings[key] for key in OPTIONS},
     )
-    settings |= {"learning_rate": options.peak_rate, "weight_decay": options.decay}
-    return Plan(recipe=recipe.name, changed=changed, settings=settings, options=options)
-
-
-def changed_options(options: TrainOptions, changed: Settings) -> TrainOptions:
-    """Options of a run that goes on, with what was given again.
-
-    Raises:
-        OptionError: a setting is unknown or outside what is allowed.
-    """
-    given = {key: checked(key, value) for key, value in changed.items()}
-    if "epochs" in given or "minutes" in given:
-        given = {"epochs": None, "minutes": None, **given}
-        if given["epochs"] is None:
-            given.setdefault("decay_epochs", None)
-    given = {key: value for key, value in given.items() if value != AUTO}
-    augmentation = dataclasses.replace(
-        options.augmentation, **{k: v for k, v in given.items() if k in AUGMENTATION}
+    check_decays(options, given)
+    return Plan(
+        recipe=recipe.name,
+        changed=changed,
+        settings=settings | settings_of(options),
+        chosen=chosen,
+        options=options,
     )
-    return dataclasses.replace(
-        options,
-        augmentation=augmentation,
-        **{k: v for k, v in given.items() if k in OPTIONS},
-    )
+
+
+def _scaled_decays(recipe: Settings, settings: Settings) -> tuple[float, ...] | None:
+    """A recipe's decays in a run of another length; None where none apply."""
+    decays, now = recipe.get("decay_epochs"), settings["epochs"]
+    was = recipe.get("epochs", TrainOptions.epochs)
+    if not decays or not was or now is None or settings["schedule"] != "step":
+        return None
+    return tuple(round(epoch * now / was, 6) for epoch in decays)
 
 
 def _defaults() -> dict[str, Any]:
@@ -271,5 +275,5 @@ def _defaults() -> dict[str, Any]:
         "spec": AUTO, "head_norm": AUTO, "init": None, "labels": AUTO,
         **{key: getattr(options, key) for key in OPTIONS},
         **{key: getattr(augmentation, key) for key in AUGMENTATION},
-        "small_share": 0.6,
+        "small_share": USUAL_SMALL_SHARE,
     }  # fmt: skip

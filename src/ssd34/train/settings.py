@@ -30,6 +30,13 @@ _CAN_BE_AUTO = (
 )  # fmt: skip
 _ONE_OF = {"spec": tuple(SPECS), "labels": ("coco", "data")}
 
+_OPTION_NAMES = {
+    "batch": "batch_size", "global_batch": "batch_size", "lr": "learning_rate",
+    "warmup": "warmup_steps", "ema": "ema_decay", "clip": "gradient_clip",
+    "freeze": "frozen_stages", "freeze_share": "frozen_share", "no_head_norm": "head_norm",
+}  # fmt: skip
+"""Settings whose option on the command line has another name."""
+
 
 def parsed_setting(text: str) -> tuple[str, Any]:
     """``key=value`` as it is written on a command line.
@@ -53,7 +60,9 @@ def _known(key: str) -> None:
     if key not in SETTINGS:
         import difflib
 
-        close = difflib.get_close_matches(key, SETTINGS, n=3)
+        option = key.removeprefix("--").replace("-", "_")
+        named = _OPTION_NAMES.get(option, option)
+        close = [named] if named in SETTINGS else difflib.get_close_matches(key, SETTINGS, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(SETTINGS)}"
         raise OptionError(f"training has no setting {key!r}; {hint}")
 
@@ -104,6 +113,15 @@ def _parsed(text: str, kind: Any, *, auto: bool) -> Any:
     if typing.get_origin(wanted) is tuple:
         return tuple(float(part) for part in text.split(","))
     return wanted(text)
+
+
+def written(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    if isinstance(value, tuple | list):
+        return ",".join(f"{part:g}" for part in value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _described(key: str) -> str:

@@ -1,0 +1,51 @@
+import re
+
+import pytest
+
+from ssd34.cli.train_warnings import TRUNKS, warnings_of
+from ssd34.core.spec import SPECS, TRUNK_BLOCKS
+from ssd34.data.formats import open_dataset
+from ssd34.network.pretrained import IMAGENET_TRUNKS
+from ssd34.train.loader import training_sets
+from ssd34.train.options import TrainOptions
+from ssd34.train.start import Start
+from tests.conftest import TINY_LABELS, tiny_spec
+
+TRAINED = Start("trunk", trunk={})
+
+
+@pytest.fixture(scope="module")
+def sources(shapes):
+    """12 pictures."""
+    return training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
+
+
+@pytest.mark.parametrize(
+    ("length", "warmup", "expected"),
+    [
+        ({"epochs": 2}, 100, "100 steps of warm-up in a run of 6 steps: .* or --warmup 1$"),
+        ({"epochs": 20}, 31, "31 steps of warm-up in a run of 60 steps: .* or --warmup 6$"),
+        ({"epochs": 20}, 30, None),
+        ({"epochs": 1}, 1, None),
+        ({"epochs": None, "minutes": 1.0}, 100, None),
+    ],
+)
+def test_a_warm_up_of_most_of_the_run(sources, length, warmup, expected):
+    options = TrainOptions(**length, batch_size=4, warmup_steps=warmup)
+    found = list(warnings_of(options, sources, start=TRAINED, spec=tiny_spec()))
+    if expected is None:
+        assert found == []
+    else:
+        [text] = found
+        assert re.search(expected, text)
+
+
+def test_a_start_from_random_weights(sources):
+    options = TrainOptions(batch_size=4, warmup_steps=0)
+    assert set(TRUNKS) == set(TRUNK_BLOCKS)
+    for spec in SPECS.values():
+        [text] = warnings_of(options, sources, start=Start(), spec=spec)
+        found = re.search(r"start: random weights; .* --init (\S+), an ImageNet trunk", text)
+        assert found
+        assert found[1] in IMAGENET_TRUNKS
+        assert found[1].startswith(spec.trunk)
