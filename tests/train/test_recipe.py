@@ -43,6 +43,10 @@ def test_benchmark_is_the_published_recipe():
     assert settle("benchmark", ["batch_size=64"]).options.peak_rate == pytest.approx(5e-3)
 
 
+def test_our_recipes_match_by_atss():
+    assert {settle(name).options.matcher for name in ("small-data", "fine-tune")} == {"atss"}
+
+
 @pytest.mark.parametrize(("name", "first", "second"), [("benchmark", 40, 50),
                                                        ("benchmark-256", 44, 55)])  # fmt: skip
 def test_the_rate_falls_exactly_at_the_epochs(name, first, second):
