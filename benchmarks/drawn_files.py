@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--pictures", required=True, help="a folder of pictures that calibrate")
     parser.add_argument("--input", choices=["float32", "uint8"], default="float32")
+    parser.add_argument("--reduce-range", action="store_true", help="weights of 7 bits")
     options = parser.parse_args()
     torch.manual_seed(34)
     spec = named_spec(options.spec)
@@ -44,6 +45,7 @@ def main() -> None:
     network = network_of(checkpoint)
     statistics = calibrate(network, from_folder(options.pictures, pictures=3).read())
     for form, how in PUBLISHED_FORMS.items():
+        how = how.replace(reduce_range=options.reduce_range)
         model = quantized_model(network, statistics, how, image_input=options.input)
         save_model(model, options.output / f"{form}.onnx")
     for path in sorted(options.output.glob("*.onnx")):
