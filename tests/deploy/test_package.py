@@ -223,3 +223,63 @@ def test_asked_to_it_takes_the_place_of_the_old_one(tiny_model, tiny_raw_model, 
     [entry] = json.loads(written.manifest.read_text())
     assert entry["metadata"]["model_sha"] == digest(tiny_raw_model)
     assert verify(written.tarball).passed
+
+
+def test_a_new_measurement_takes_the_place_of_the_old_one(tiny_model, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    picture = read_image(PICTURE)
+    for ap in (0.1, 0.2):
+        accuracy = measurement(tiny_model, tmp_path / f"{ap}.json", summary={"AP": ap, "AP50": ap})
+        measured = [accuracy, timing(tiny_model, tmp_path / "t.json")]
+        written = package(tiny_model, output=output, picture=picture, measured=measured)
+    assert "| 0.2000 | 0.2000 | 12.3 (2) |" in written.card.read_text()
+    card = written.card.read_bytes()
+    # The card can be made again from what is kept.
+    assert package(tiny_model, output=output, picture=picture).card.read_bytes() == card
+
+
+def test_a_new_time_of_one_model_leaves_those_of_the_others(tiny_model, tiny_raw_model, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    picture = read_image(PICTURE)
+    row = {"model_sha256": sha256_of(tiny_raw_model), "network_ms": {"median": 7.0}, "threads": 1}
+    both = json.loads(timing(tiny_model, tmp_path / "a.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps({**both, "results": [*both["results"], row]}))
+    row = {**row, "model_sha256": sha256_of(tiny_model), "network_ms": {"median": 5.0}}
+    (tmp_path / "b.json").write_text(json.dumps({**both, "results": [row]}))
+    for file in ("a.json", "b.json"):
+        package(tiny_model, output=output, picture=picture, name="a", measured=[tmp_path / file])
+    card = package(tiny_raw_model, output=output, picture=picture, name="b").card.read_text()
+    assert "| 5.0 (1) |" in card and "| 7.0 (1) |" in card
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_kept_measurement_that_is_broken_changes_nothing(tiny_model, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    good = measurement(tiny_model, tmp_path / "a.json")
+    package(tiny_model, output=output, picture=read_image(PICTURE), measured=[good])
+    [kept] = (output / "measurements").iterdir()
+    kept.write_text("{")
+    before = content(output)
+    other = read_image(EXAMPLES / "chelsea.jpg")
+    with pytest.raises(OptionError, match=f"{kept.name}: not JSON"):
+        package(tiny_model, output=output, picture=other)
+    assert content(output) == before
+    package(tiny_model, output=output, picture=other, measured=[good])
+
+
+@pytest.mark.parametrize(
+    "broken", ["{", "{}", '[{"model_path": "b-12.onnx"}]', '[{"model_path": 5}]']
+)
+def test_a_broken_manifest_changes_nothing(tiny_model, tmp_path, broken):
+    written = package(tiny_model, output=tmp_path, picture=read_image(PICTURE), name="a")
+    written.manifest.write_text(broken)
+    before = content(tmp_path)
+    with pytest.raises(ModelError, match=r"ONNX_HUB_MANIFEST\.json"):
+        package(tiny_model, output=tmp_path, picture=read_image(EXAMPLES / "chelsea.jpg"), name="a")
+    assert content(tmp_path) == before

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ssd34.errors import OptionError
+
+KEPT = "measurements"
+"""Folder of a package in which they are kept."""
+_KINDS = ("accuracy", "latency")
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,56 @@ def read_measurements(files: Iterable[Path], *, model_sha256: str) -> Measuremen
                 raise OptionError(f"{file}: the second latency of the same model; give one")
             latency = found
     return Measurements(accuracy, latency)
+
+
+def measurements_to_keep(files: Iterable[Path]) -> dict[str, Path]:
+    """Measured files under the names that they are kept by: one for each model and kind.
+
+    Raises:
+        OptionError: a file is no measurement, or two measure the same thing.
+    """
+    keep: dict[str, Path] = {}
+    for file in files:
+        values = _parsed(file)
+        kind = "latency" if "scenario" in values else "accuracy"
+        for model in _models(file, values):
+            name = _kept_name(model, kind)
+            if name in keep:
+                raise OptionError(f"{file}: the second {kind} of the same model; give one")
+            keep[name] = file
+    return keep
+
+
+def kept_measurements(
+    folder: Path, model_sha256: str, *, newer: Mapping[str, Path]
+) -> Measurements:
+    """The numbers of one model in a folder of kept files.
+
+    Args:
+        folder: of a package; it need not exist.
+        model_sha256: of the model.
+        newer: files that take the place of those of the same name in the folder.
+
+    Raises:
+        OptionError: a kept file of this model is broken.
+    """
+    names = [_kept_name(model_sha256, kind) for kind in _KINDS]
+    files = [newer.get(name, folder / name) for name in names]
+    return read_measurements([f for f in files if f.is_file()], model_sha256=model_sha256)
+
+
+def _kept_name(model_sha256: str, kind: str) -> str:
+    return f"{model_sha256[:12]}-{kind}.json"
+
+
+def _models(file: Path, values: dict[str, Any]) -> set[str]:
+    """SHA-256 of the models that a file has numbers of."""
+    try:
+        rows = values["results"] if "scenario" in values else [values]
+        found = {row["model_sha256"] for row in rows}
+    except (KeyError, TypeError) as error:
+        raise OptionError(f"{file}: a measurement without {error}; measure again") from None
+    return {sha for sha in found if isinstance(sha, str) and re.fullmatch("[0-9a-f]{64}", sha)}
 
 
 def _accuracy(file: Path, values: dict[str, Any], model_sha256: str) -> Accuracy | None:

@@ -18,11 +18,16 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ssd34.core.spec import ModelSpec
-from ssd34.data.atomic import write_text
+from ssd34.data.atomic import write_bytes, write_text
 from ssd34.data.checksum import sha256_of
 from ssd34.deploy.card import model_card
-from ssd34.deploy.manifest import MANIFEST_NAME
-from ssd34.deploy.measurement import Measurements, read_measurements
+from ssd34.deploy.manifest import MANIFEST_NAME, manifest_entry
+from ssd34.deploy.measurement import (
+    KEPT,
+    kept_measurements,
+    measurements_to_keep,
+    read_measurements,
+)
 from ssd34.deploy.opsets import onnx_release
 from ssd34.deploy.ports import Port, graph_ports
 from ssd34.deploy.test_data import write_test_data
@@ -30,6 +35,8 @@ from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.onnxruntime_engine import session_options
 from ssd34.runtime.session import Session
+
+_FIELDS = frozenset({"model", "model_path", "onnx_version", "opset_version", "metadata"})
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ def package(
         output: an existing folder.
         picture: (H, W, 3) uint8 RGB, the input of the test data.
         name: what the files are called; None: the spec's name.
-        measured: JSON files that ``evaluate`` or the latency benchmark wrote.
+        measured: JSON files that ``ssd34 evaluate`` or ``ssd34 benchmark`` wrote. They are kept in the
+            package, each in place of an older one of the same model and kind.
         replace: another model of the same file name may go.
 
     Raises:
@@ -73,10 +81,12 @@ def package(
     proto = onnx.load(model)
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     stem = f"{name or session.spec.name}-{opset}{_suffix(proto.graph)}"
-    # Fail before anything is written.
+    # Fail before anything is written, and write everything before anything takes its place.
     if name is not None and (not name or name.startswith(".") or set(name) & set("/\\\0")):
         raise OptionError(f"name {name!r}: expected the beginning of a file name, such as mine")
     read_measurements(measured, model_sha256=sha256_of(model))
+    keep = measurements_to_keep(measured)
+    entries = _other_entries(output / MANIFEST_NAME, f"{stem}.onnx")
     target = output / f"{stem}.onnx"
     if not replace and target.is_file() and sha256_of(target) != sha256_of(model):
         raise OptionError(
@@ -91,13 +101,22 @@ def package(
         packed = Path(work) / f"{stem}.tar.gz"
         _pack(staged, packed)
         _check(packed)
+        entries.append(_entry(staged / target.name, packed, proto, session.spec, opset, name))
+        entries.sort(key=lambda entry: str(entry["model_path"]))
+        rows = [
+            (e, kept_measurements(output / KEPT, e["metadata"]["model_sha"], newer=keep))
+            for e in entries
+        ]
+        card = model_card(rows, spec=session.spec, labels=session.labels)
+
         tarball = packed.replace(output / packed.name)
         (staged / target.name).replace(target)
-    entries = _with_entry(
-        output / MANIFEST_NAME, _entry(target, tarball, proto, session.spec, opset, name)
-    )
+    # Measurements travel with the package, so that the card can be made again from them.
+    for kept_name, file in keep.items():
+        (output / KEPT).mkdir(exist_ok=True)
+        write_bytes(output / KEPT / kept_name, file.read_bytes())
     write_text(output / MANIFEST_NAME, json.dumps(entries, indent=1) + "\n")
-    write_text(output / "README.md", _card(entries, output, session, measured))
+    write_text(output / "README.md", card)
     return Package(target, tarball, output / MANIFEST_NAME, output / "README.md")
 
 
@@ -177,37 +196,16 @@ def _port(port: Port) -> dict[str, Any]:
     return {"name": port.name, "shape": list(port.shape or ()), "type": port.type}
 
 
-def _with_entry(manifest: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """The entries of a manifest with one put in, in place of an older one of the same file."""
-    entries: list[dict[str, Any]] = []
-    if manifest.is_file():
-        try:
-            entries = json.loads(manifest.read_bytes())
-            entries = [e for e in entries if e["model_path"] != entry["model_path"]]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ModelError(f"{manifest}: not a manifest ({error!r}); move it away") from None
-    return sorted([*entries, entry], key=lambda e: str(e["model_path"]))
-
-
-def _card(
-    entries: list[dict[str, Any]], output: Path, session: Session, measured: Sequence[Path]
-) -> str:
-    folder = output / "measurements"
-    kept = sorted({*folder.glob("*.json"), *_kept(measured, folder)})
-    rows: list[tuple[dict[str, Any], Measurements]] = [
-        (entry, read_measurements(kept, model_sha256=entry["metadata"]["model_sha"]))
-        for entry in entries
-    ]
-    return model_card(rows, spec=session.spec, labels=session.labels)
-
-
-def _kept(measured: Sequence[Path], folder: Path) -> list[Path]:
-    """Measurements travel with the package, so that the card can be made again from them."""
-    kept = []
-    for file in measured:
-        folder.mkdir(exist_ok=True)
-        content = file.read_text(encoding="utf-8")
-        target = folder / f"{sha256_of(file)[:12]}.json"
-        write_text(target, content)
-        kept.append(target)
-    return kept
+def _other_entries(manifest: Path, file_name: str) -> list[dict[str, Any]]:
+    """The entries of a manifest without an older one of the same file; none where it is missing."""
+    if not manifest.is_file():
+        return []
+    manifest_entry(manifest, file_name)  # a list of entries, or an error that says what is wrong
+    entries: list[dict[str, Any]] = json.loads(manifest.read_bytes())
+    others = [entry for entry in entries if entry.get("model_path") != file_name]
+    for entry in others:
+        path = str(entry.get("model_path"))
+        stated = manifest_entry(manifest, path.rsplit("/", 1)[-1])
+        if stated is None or stated.archive is None or _FIELDS - set(entry):
+            raise ModelError(f"{manifest}: the entry of {path} is not one of ours; move it away")
+    return others
