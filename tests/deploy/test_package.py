@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import tarfile
@@ -7,12 +8,15 @@ import pytest
 from click.testing import CliRunner
 
 from ssd34.cli.app import commands
+from ssd34.core.labels import LabelSet
 from ssd34.data.checksum import sha256_of
 from ssd34.data.image_io import read_image
+from ssd34.deploy.export import ExportOptions, onnx_model
+from ssd34.deploy.graph import save_model
 from ssd34.deploy.package import package
 from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError, OptionError
-from tests.conftest import EXAMPLES
+from tests.conftest import EXAMPLES, tiny_spec
 
 PICTURE = EXAMPLES / "coffee.jpg"
 
@@ -252,6 +256,44 @@ def test_a_new_time_of_one_model_leaves_those_of_the_others(tiny_model, tiny_raw
         package(tiny_model, output=output, picture=picture, name="a", measured=[tmp_path / file])
     card = package(tiny_raw_model, output=output, picture=picture, name="b").card.read_text()
     assert "| 5.0 (1) |" in card and "| 7.0 (1) |" in card
+
+
+def test_the_card_has_the_ports_of_every_file(tiny_model, tiny_raw_model, tmp_path):
+    """Where they differ, by file; each kind once."""
+    picture = read_image(PICTURE)
+    package(tiny_model, output=tmp_path, picture=picture, name="a")
+    package(tiny_model, output=tmp_path, picture=picture, name="b")
+    card = package(tiny_raw_model, output=tmp_path, picture=picture, name="c").card.read_text()
+    ports = card.split("## Input and outputs")[1].split("##")[0]
+    tails, raw = ports.split("`c-12.onnx`:")
+    assert "`a-12.onnx`, `b-12.onnx`:\n\n- input `image` tensor(float) [1, 3, 64, 64]\n" in tails
+    assert "`scores`" in tails and "`loc`" not in tails
+    assert "- input `image` tensor(float) [batch, 3, 64, 64]" in raw
+    assert "`loc`" in raw and "`scores`" not in raw
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"spec": tiny_spec().at_size(96)}, r"a-12\.onnx: is of another network \(tiny, 3 classes"),
+        ({"labels": LabelSet(("a", "b", "c"), (1, 2, 3))}, r"a-12\.onnx: is of other classes"),
+    ],
+)
+def test_another_network_needs_another_folder(tiny_checkpoint, tmp_path, change, message):
+    """The card describes one network and its classes."""
+    output = tmp_path / "out"
+    output.mkdir()
+    for name, checkpoint in (
+        ("a", tiny_checkpoint), ("b", dataclasses.replace(tiny_checkpoint, **change))
+    ):  # fmt: skip
+        save_model(onnx_model(checkpoint, ExportOptions()), tmp_path / f"{name}.onnx")
+    picture = read_image(PICTURE)
+    package(tmp_path / "a.onnx", output=output, picture=picture, name="a")
+    before = content(output)
+    with pytest.raises(OptionError, match=f"{message}.*into another folder"):
+        package(tmp_path / "b.onnx", output=output, picture=picture, name="b")
+    assert content(output) == before
+    package(tmp_path / "b.onnx", output=output, picture=picture, name="a", replace=True)
 
 
 def content(folder):

@@ -49,7 +49,7 @@ def model_card(
             *_sources(rows),
             "## Input and outputs",
             "",
-            *_ports(rows[0][0]),
+            *_ports([entry for entry, _ in rows]),
             "",
             "## Preprocessing",
             "",
@@ -111,10 +111,23 @@ def _sources(rows: Sequence[tuple[dict[str, Any], Measurements]]) -> list[str]:
     return [*measured, ""] if measured else []
 
 
-def _ports(entry: dict[str, Any]) -> list[str]:
+def _ports(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Inputs and outputs, once for all files that have the same."""
+    files: dict[tuple[str, ...], list[str]] = {}
+    for entry in entries:
+        files.setdefault(_port_lines(entry), []).append(f"`{entry['model_path']}`")
+    if len(files) == 1:
+        return list(next(iter(files)))
+    lines: list[str] = []
+    for ports, names in files.items():
+        lines += ["", f"{', '.join(names)}:", "", *ports]
+    return lines[1:]
+
+
+def _port_lines(entry: dict[str, Any]) -> tuple[str, ...]:
     ports = entry["metadata"]["io_ports"]
-    return [
+    return tuple(
         f"- {kind} `{port['name']}` {Port('', port['type'], tuple(port['shape'])).form}"
         for kind, found in (("input", ports["inputs"]), ("output", ports["outputs"]))
         for port in found
-    ]
+    )

@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from ssd34.core.counted import counted
 from ssd34.core.spec import ModelSpec
 from ssd34.data.atomic import write_bytes, write_text
 from ssd34.data.checksum import sha256_of
@@ -29,7 +30,7 @@ from ssd34.deploy.measurement import (
     read_measurements,
 )
 from ssd34.deploy.opsets import onnx_release
-from ssd34.deploy.ports import Port, graph_ports
+from ssd34.deploy.ports import Port, graph_ports, identity
 from ssd34.deploy.test_data import write_test_data
 from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError, OptionError
@@ -60,22 +61,22 @@ def package(
 ) -> Package:
     """Write a model file with test data, its manifest entry and the model card.
 
-    The same model, picture and measurements always give the same bytes. Other models in the same
-    folder keep their entries, and the card lists all of them.
+    The same model, picture and measurements always give the same bytes. Other files of the same
+    network in the folder keep their entries, and the card lists all of them.
 
     Args:
         model: an ONNX file that the runtime can run.
         output: an existing folder.
         picture: (H, W, 3) uint8 RGB, the input of the test data.
         name: what the files are called; None: the spec's name.
-        measured: JSON files that ``ssd34 evaluate`` or ``ssd34 benchmark`` wrote. They are kept in the
-            package, each in place of an older one of the same model and kind.
+        measured: JSON files that ``ssd34 evaluate`` or ``ssd34 benchmark`` wrote. They are kept
+            in the package, each in place of an older one of the same model and kind.
         replace: another model of the same file name may go.
 
     Raises:
         ModelError: the model cannot be run, or what was packed does not verify.
-        OptionError: a measurement file is not one, the name is no file name, or another model
-            has it.
+        OptionError: a measurement file is not one, the name is no file name, another model has
+            it, or the folder holds files of another network.
     """
     session = Session(model)
     proto = onnx.load(model)
@@ -87,6 +88,8 @@ def package(
     read_measurements(measured, model_sha256=sha256_of(model))
     keep = measurements_to_keep(measured)
     entries = _other_entries(output / MANIFEST_NAME, f"{stem}.onnx")
+    for entry in entries:
+        _check_same_network(output / entry["model_path"], session)
     target = output / f"{stem}.onnx"
     if not replace and target.is_file() and sha256_of(target) != sha256_of(model):
         raise OptionError(
@@ -118,6 +121,25 @@ def package(
     write_text(output / MANIFEST_NAME, json.dumps(entries, indent=1) + "\n")
     write_text(output / "README.md", card)
     return Package(target, tarball, output / MANIFEST_NAME, output / "README.md")
+
+
+def _check_same_network(other: Path, session: Session) -> None:
+    """The card describes one network; files of another one need a folder of their own."""
+    if not other.is_file():
+        raise ModelError(
+            f"{other}: the manifest names it, but it is gone; put it back, or start anew"
+        )
+    try:
+        spec, labels = identity(onnx.load(other))
+    except Exception as error:  # protobuf's own error, which onnx does not pass on
+        reason = " ".join(str(error).split())[:120]
+        raise ModelError(f"{other}: the manifest names it, but it is broken ({reason})") from None
+    if spec != session.spec or labels != session.labels:
+        what = "another network" if spec != session.spec else "other classes"
+        raise OptionError(
+            f"{other}: is of {what} ({spec.name}, {counted(len(labels), 'class')}); package "
+            f"{session.spec.name} with {counted(len(session.labels), 'class')} into another folder"
+        )
 
 
 def _suffix(graph: onnx.GraphProto) -> str:
