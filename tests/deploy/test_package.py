@@ -16,6 +16,7 @@ from ssd34.deploy.graph import save_model
 from ssd34.deploy.package import package
 from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError, OptionError
+from ssd34.runtime.detector import model_path
 from tests.conftest import EXAMPLES, tiny_spec
 
 PICTURE = EXAMPLES / "coffee.jpg"
@@ -325,3 +326,12 @@ def test_a_broken_manifest_changes_nothing(tiny_model, tmp_path, broken):
     with pytest.raises(ModelError, match=r"ONNX_HUB_MANIFEST\.json"):
         package(tiny_model, output=tmp_path, picture=read_image(EXAMPLES / "chelsea.jpg"), name="a")
     assert content(tmp_path) == before
+
+
+def test_an_int8_model(tmp_path):
+    """What is recorded is what the runtime computes in int8, on this processor and on others."""
+    written = package(model_path("default"), output=tmp_path, picture=read_image(PICTURE))
+    assert written.model.name == "ssd300-resnet18-13-qdq.onnx"
+    verification = verify(written.tarball, require_test_data=True)
+    [values] = [c for c in verification.checks if c.name == "test_data_set_0 values"]
+    assert verification.passed and "largest score difference 0 " in values.detail
