@@ -33,6 +33,8 @@ class Latency:
 
     network_ms: float
     threads: int
+    processor: str
+    engine: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def read_measurements(files: Iterable[Path], *, model_sha256: str) -> Measuremen
         values = _parsed(file)
         try:
             if "scenario" in values:
-                found: Accuracy | Latency | None = _latency(values["results"], model_sha256)
+                found: Accuracy | Latency | None = _latency(values, model_sha256)
             else:
                 found = _accuracy(file, values, model_sha256)
         except (KeyError, TypeError, ValueError) as error:
@@ -148,10 +150,15 @@ def _accuracy(file: Path, values: dict[str, Any], model_sha256: str) -> Accuracy
     )
 
 
-def _latency(results: list[dict[str, Any]], model_sha256: str) -> Latency | None:
-    for values in results:
-        if values["model_sha256"] == model_sha256:
-            return Latency(float(values["network_ms"]["median"]), int(values["threads"]))
+def _latency(values: dict[str, Any], model_sha256: str) -> Latency | None:
+    for row in values["results"]:
+        if row["model_sha256"] == model_sha256:
+            return Latency(
+                network_ms=float(row["network_ms"]["median"]),
+                threads=int(row["threads"]),
+                processor=str(values["cpu"]["model"]),
+                engine=f"{row['engine']} {row['engine_version']}",
+            )
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import tarfile
 import tempfile
@@ -18,10 +19,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ssd34.core.counted import counted
-from ssd34.core.spec import ModelSpec
 from ssd34.data.atomic import write_bytes, write_text
 from ssd34.data.checksum import sha256_of
-from ssd34.deploy.card import model_card
+from ssd34.deploy.card import licence_of, model_card
 from ssd34.deploy.manifest import MANIFEST_NAME, manifest_entry
 from ssd34.deploy.measurement import (
     KEPT,
@@ -58,6 +58,7 @@ def package(
     name: str | None = None,
     measured: Sequence[Path] = (),
     replace: bool = False,
+    licence: str | None = None,
 ) -> Package:
     """Write a model file with test data, its manifest entry and the model card.
 
@@ -66,25 +67,33 @@ def package(
 
     Args:
         model: an ONNX file that the runtime can run.
-        output: an existing folder.
+        output: the folder; it is made once everything is found to be well.
         picture: (H, W, 3) uint8 RGB, the input of the test data.
         name: what the files are called; None: the spec's name.
         measured: JSON files that ``ssd34 evaluate`` or ``ssd34 benchmark`` wrote. They are kept
             in the package, each in place of an older one of the same model and kind.
         replace: another model of the same file name may go.
+        licence: of the weights, for the card: an identifier such as ``"apache-2.0"``; None: that
+            of the card that is there, else none.
 
     Raises:
         ModelError: the model cannot be run, or what was packed does not verify.
-        OptionError: a measurement file is not one, the name is no file name, another model has
-            it, or the folder holds files of another network.
+        OptionError: a measurement file is not one, the name or licence cannot be one, another
+            model has the name, or the folder holds files of another network.
     """
     session = Session(model)
     proto = onnx.load(model)
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    stem = f"{name or session.spec.name}-{opset}{_suffix(proto.graph)}"
+    stem_name = session.spec.name if name is None else name
+    stem = f"{stem_name}-{opset}{_suffix(proto.graph)}"
     # Fail before anything is written, and write everything before anything takes its place.
-    if name is not None and (not name or name.startswith(".") or set(name) & set("/\\\0")):
-        raise OptionError(f"name {name!r}: expected the beginning of a file name, such as mine")
+    if not re.fullmatch(r"[\w+-][\w.+-]*", stem_name):
+        raise OptionError(
+            f"name {stem_name!r}: expected the beginning of a file name, such as mine; it may have "
+            "letters, digits, '-', '_', '.' and '+'"
+        )
+    if licence is not None and not re.fullmatch(r"[\w.+-]+", licence):
+        raise OptionError(f"licence {licence!r}: expected an identifier, such as apache-2.0")
     read_measurements(measured, model_sha256=sha256_of(model))
     keep = measurements_to_keep(measured)
     entries = _other_entries(output / MANIFEST_NAME, f"{stem}.onnx")
@@ -95,7 +104,7 @@ def package(
         raise OptionError(
             f"{target}: is another model; give this one another --name, or --replace that one"
         )
-    with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=output) as work:
+    with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=_existing(output)) as work:
         staged = Path(work) / stem
         staged.mkdir()
         shutil.copyfile(model, staged / f"{stem}.onnx")
@@ -104,14 +113,20 @@ def package(
         packed = Path(work) / f"{stem}.tar.gz"
         _pack(staged, packed)
         _check(packed)
-        entries.append(_entry(staged / target.name, packed, proto, session.spec, opset, name))
+        entries.append(_entry(staged / target.name, packed, proto, opset, stem_name))
         entries.sort(key=lambda entry: str(entry["model_path"]))
         rows = [
             (e, kept_measurements(output / KEPT, e["metadata"]["model_sha"], newer=keep))
             for e in entries
         ]
-        card = model_card(rows, spec=session.spec, labels=session.labels)
+        card = model_card(
+            rows,
+            spec=session.spec,
+            labels=session.labels,
+            licence=licence or licence_of(output / "README.md"),
+        )
 
+        output.mkdir(parents=True, exist_ok=True)
         tarball = packed.replace(output / packed.name)
         (staged / target.name).replace(target)
     # Measurements travel with the package, so that the card can be made again from them.
@@ -142,6 +157,12 @@ def _check_same_network(other: Path, session: Session) -> None:
         )
 
 
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there: on the same file system."""
+    folder = folder.absolute()
+    return folder if folder.is_dir() else _existing(folder.parent)
+
+
 def _suffix(graph: onnx.GraphProto) -> str:
     operators = {node.op_type for node in graph.node}
     if "QLinearConv" in operators:
@@ -163,7 +184,9 @@ def _check(target: Path) -> None:
     verification = verify(target, require_test_data=True)
     if not verification.passed:
         failed = next(check for check in verification.checks if check.passed is False)
-        raise ModelError(f"not packaged: {failed.name}: {failed.detail}")
+        first, *others = failed.detail.splitlines()
+        more = f", and {len(others)} more" if others else ""
+        raise ModelError(f"not packaged: {failed.name}: {first}{more}")
 
 
 def _pack(folder: Path, tarball: Path) -> None:
@@ -189,13 +212,12 @@ def _entry(
     model: Path,
     tarball: Path,
     proto: onnx.ModelProto,
-    spec: ModelSpec,
     opset: int,
-    name: str | None,
+    name: str,
 ) -> dict[str, Any]:
     inputs, outputs = graph_ports(proto.graph)
     return {
-        "model": name or spec.name,
+        "model": name,
         "model_path": model.name,
         "onnx_version": onnx_release(opset),
         "opset_version": opset,
