@@ -592,7 +592,7 @@ def test_only_broken_pictures(main, tmp_path):
     assert err.endswith("error: none of 2 pictures could be read, see above\n")
 
 
-def test_coco_ids_do_not_depend_on_what_could_be_read(detect, main, tmp_path):
+def test_coco_ids_do_not_depend_on_what_could_be_read(main, tmp_path):
     """Neither where names are numbers nor where the one that is none is broken."""
     for seed, name in enumerate(("17.png", "23.png")):
         save_picture(tmp_path / "set" / name, seed)

@@ -80,8 +80,8 @@ def download(
                 part.replace(target)
                 return
     raise DownloadError(
-        f"{there}{target.name} could not be fetched: {'; '.join(answers)}; to go on by hand put it at "
-        f"{target} ({size} bytes, SHA-256 {sha256})"
+        f"{there}{target.name} could not be fetched: {'; '.join(answers)}; to go on by hand put it "
+        f"at {target} ({size} bytes, SHA-256 {sha256})"
     )
 
 
