@@ -177,7 +177,8 @@ def test_file_that_is_no_onnx(path, content):
 def test_truncated_model(path, tiny_model):
     content = tiny_model.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert "not an ONNX file" in refused(path)
+    message = refused(path)
+    assert "not an ONNX file" in message and message.endswith("fetch or export it anew")
 
 
 # --- models of others -----------------------------------------------------------------------
