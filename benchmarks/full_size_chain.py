@@ -56,13 +56,29 @@ def main() -> None:
 
 
 def _draw(path: Path) -> None:
-    """A checkpoint as the benchmark saves it, with drawn weights."""
-    torch.manual_seed(34)
+    """A checkpoint as the benchmark saves it, with drawn weights, the same as in the tests that
+    compare the network with an independent implementation: values keep their size on the way
+    through it, which those of an untrained network do not."""
+    generator = torch.Generator().manual_seed(34)
     spec = named_spec("ssd1200-resnet34")
-    state = SSD(spec).state_dict()
-    torch.save(
-        {"model": {theirs: state[ours] for theirs, ours in benchmark_names(spec).items()}}, path
-    )
+    ours = SSD(spec).state_dict()
+    state = {
+        theirs: _drawn(theirs, ours[name], generator)
+        for theirs, name in sorted(benchmark_names(spec).items())
+    }
+    torch.save({"model": state}, path)
+
+
+def _drawn(key: str, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    leaf = key.rsplit(".", 1)[-1]
+    if leaf == "num_batches_tracked":
+        return like.clone()
+    if leaf == "running_var":
+        return torch.rand(like.shape, generator=generator) * 0.5 + 0.75
+    if leaf == "weight" and like.dim() == 1:
+        return torch.rand(like.shape, generator=generator) * 0.5 + 0.5
+    spread = 0.1 if like.dim() == 1 else (2 / like[0].numel()) ** 0.5 * 0.7
+    return torch.randn(like.shape, generator=generator) * spread
 
 
 def _run(work: Path, *arguments: str) -> dict[str, object]:

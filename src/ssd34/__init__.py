@@ -8,7 +8,7 @@
 
 from ssd34.core.detections import Detection, Detections
 from ssd34.core.labels import COCO_LABELS, LabelSet
-from ssd34.core.postprocess import MLPERF, MLPERF_UNCLAMPED, ZOO, Policy
+from ssd34.core.postprocess import BEST, MLPERF, MLPERF_UNCLAMPED, ZOO, Policy, named_policy
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
 from ssd34.data.image_io import read_image
 from ssd34.errors import (
@@ -28,6 +28,7 @@ from ssd34.version import __version__
 load = Detector.load
 
 __all__ = [
+    "BEST",
     "COCO_LABELS",
     "MLPERF",
     "MLPERF_UNCLAMPED",
@@ -50,6 +51,7 @@ __all__ = [
     "TrainingError",
     "__version__",
     "load",
+    "named_policy",
     "named_spec",
     "read_image",
 ]

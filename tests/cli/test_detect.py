@@ -268,7 +268,9 @@ def test_unknown_class_hints_at_the_known_ones(detect, pictures):
 
 
 def test_max_pixels(detect, pictures):
-    with pytest.raises(Ssd34Error, match="more than the limit of 3499"):
+    with pytest.raises(
+        Ssd34Error, match=r"more than the limit of 3499; .*, or raise the limit with --max-pixels$"
+    ):
         detect(pictures / "a.png", "--max-pixels", "3499")
     detect(pictures / "a.png", "--max-pixels", "3500")
 
@@ -583,10 +585,41 @@ def test_broken_picture_from_outside(pictures, tiny_model):
 def test_only_broken_pictures(main, tmp_path):
     for name in ("a.jpg", "b.jpg"):
         half_a_jpeg(tmp_path / "set" / name)
-    code, out, err = main(tmp_path / "set", "--format", "json")
-    assert code == 2
-    assert json.loads(out)["pictures"] == []
-    assert "2 of 2" in err and "Traceback" not in err
+    output = tmp_path / "found.json"
+    code, out, err = main(tmp_path / "set", "--format", "json", "--output", output)
+    assert (code, out) == (2, "") and not output.exists()
+    assert [line.split(":")[0] for line in err.splitlines()] == ["skipped", "skipped", "error"]
+    assert err.endswith("error: none of 2 pictures could be read, see above\n")
+
+
+def test_coco_ids_do_not_depend_on_what_could_be_read(main, tmp_path):
+    """Neither where names are numbers nor where the one that is none is broken."""
+    for seed, name in enumerate(("17.png", "23.png")):
+        save_picture(tmp_path / "set" / name, seed)
+    half_a_jpeg(tmp_path / "set" / "0x.jpg")
+    code, out, _ = main(tmp_path / "set", "--format", "coco")
+    assert code == 1
+    ids = {Path(r["file_name"]).name: r["image_id"] for r in json.loads(out)}
+    assert ids == {"17.png": 2, "23.png": 3}
+
+
+# --- what the file leaves out itself --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("score", "warned"), [("0.001", True), ("0.049", True), ("0.05", False), ("0.2", False)]
+)
+def test_a_score_below_the_files_own_threshold(main, pictures, score, warned):
+    code, _, err = main(pictures / "a.png", "--score", score)
+    expected = (
+        f"warning: --score {score}: tiny.onnx leaves out what scores less than 0.05 itself; make "
+        "another file with ssd34 export --score or --tail none\n"
+    )
+    assert (code, err) == (0, expected if warned else "")
+
+
+def test_a_raw_file_has_no_threshold_of_its_own(main, pictures, tiny_raw_model):
+    assert main(pictures / "a.png", "--score", "0.001", model=tiny_raw_model)[2] == ""
 
 
 # --- the surroundings -----------------------------------------------------------------------

@@ -212,10 +212,13 @@ def test_convert_writes_a_checkpoint_of_ours(tmp_path):
     torch.save({"model": drawn_benchmark_weights(spec)}, tmp_path / "ssd.pth")
     output = tmp_path / "ssd.safetensors"
     result = invoke("convert", tmp_path / "ssd.pth", output, "--spec", "ssd300-resnet18")
-    assert "ssd300-resnet18, 80 classes" in result.output
+    assert "ssd300-resnet18, 80 classes" in result.output and "assumed" not in result.stderr
     assert read_checkpoint(output).spec == spec
-    with pytest.raises(CheckpointError, match=r"another network"):
+    with pytest.raises(CheckpointError, match=r"another network.*name .* with --spec$"):
         invoke("convert", tmp_path / "ssd.pth", output, "--spec", "ssd300-resnet34")
+    result = invoke("convert", tmp_path / "ssd.pth", output)
+    assert "assumed ssd1200-resnet18" in result.stderr
+    assert "--spec ssd300-resnet18" in result.stderr
     with pytest.raises(OptionError, match=r"ends in \.safetensors"):
         invoke("convert", tmp_path / "ssd.pth", tmp_path / "ssd.bin")
 

@@ -12,6 +12,9 @@ import onnx
 import pytest
 
 from ssd34.cli import app
+from ssd34.data.image_io import read_image
+from ssd34.deploy.package import package
+from tests.conftest import EXAMPLES
 from tests.deploy.test_verify import FOUND, SET, damaged, manifest_of, save_data, small_model
 
 
@@ -132,9 +135,8 @@ def test_a_model_by_name(small, run, monkeypatch):
     ("arguments", "expected"),
     [
         (("nothing.onnx",), "no such model"),
-        ((".",), "expected one .onnx file in it, found none"),
+        (("empty",), "expected an .onnx file in it or one level down, found none"),
         (("notes.txt",), "expected an .onnx file"),
-        (("broken.tar.gz",), "not a whole gzipped tar archive"),
         (("small/small.onnx", "--manifest", "missing.json"), "missing.json: No such file"),
         (("small/small.onnx", "--manifest", "notes.txt"), "not JSON"),
         (("small/small.onnx", "--json", "no/folder/x.json"), "--json no/folder/x.json"),
@@ -144,10 +146,35 @@ def test_a_model_by_name(small, run, monkeypatch):
 def test_unusable(run, tmp_path, monkeypatch, arguments, expected):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
-    (tmp_path / "broken.tar.gz").write_bytes(b"hello")
+    (tmp_path / "empty").mkdir()
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1 and expected in err
+
+
+def test_a_damaged_archive_is_a_failure(run, tmp_path):
+    (tmp_path / "broken.tar.gz").write_bytes(b"hello")
+    code, out, err = run(tmp_path / "broken.tar.gz")
+    assert code == 3 and "not a whole gzipped tar archive" in out and "fetch or make it anew" in out
+    assert err == f"warning: {tmp_path / 'broken.tar.gz'}: not verified: contents\n"
+
+
+def test_what_package_wrote(run, tmp_path, tiny_model, tiny_raw_model):
+    """The whole folder: every file, its archive, and what is wrong with which."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name, model in (("a", tiny_model), ("b", tiny_raw_model)):
+        package(model, output=folder, picture=read_image(EXAMPLES / "coffee.jpg"), name=name)
+    code, out, err = run(folder, "--require-test-data", "--json", tmp_path / "all.json")
+    assert (code, err) == (0, "")
+    assert out.count(f"{SET} values") == 2
+    values = json.loads((tmp_path / "all.json").read_text())
+    assert values["passed"] and [one["file"] for one in values["files"]] == [
+        str(folder / "a-12.onnx"), str(folder / "b-12.onnx")
+    ]  # fmt: skip
+    (folder / "b-12.onnx").write_bytes(tiny_model.read_bytes())
+    code, out, err = run(folder)
+    assert (code, err) == (3, f"warning: {folder / 'b-12.onnx'}: not verified: file\n")
 
 
 BLOCKED = """

@@ -244,7 +244,7 @@ def test_json_of_another_form(tmp_path, values):
 
 def test_no_pictures_at_all(tmp_path):
     message = refused(folder_of(tmp_path / "set", coco(images=[], annotations=[])))
-    assert "no usable picture" in message
+    assert "no usable picture among 0; it lists none; check the path and the split" in message
 
 
 def test_all_pictures_missing_names_the_first_problem(tmp_path):

@@ -5,17 +5,20 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from click.testing import CliRunner
 
+from ssd34.cli.app import commands
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.postprocess import MLPERF, ZOO, postprocess
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import named_spec
 from ssd34.data.checkpoint import Checkpoint
 from ssd34.data.image_io import read_image
-from ssd34.deploy.export import ExportOptions, onnx_model
+from ssd34.deploy.export import ExportOptions, network_model, onnx_model
 from ssd34.deploy.graph import save_model
 from ssd34.deploy.opsets import newest_opset
-from ssd34.errors import CheckpointError, OptionError
+from ssd34.deploy.read_network import read_network
+from ssd34.errors import CheckpointError, ModelError, OptionError
 from ssd34.network.pretrained import weights_from_benchmark
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.runtime.detector import Detector
@@ -246,6 +249,57 @@ def test_the_detector_runs_every_kind_of_file(tiny_checkpoint, tmp_path):
         assert len(ours[2]) == len(expected[2]), name
         np.testing.assert_allclose(ours[0], expected[0], atol=0.05)
         np.testing.assert_allclose(ours[2], expected[2], atol=1e-4)
+
+
+@pytest.mark.parametrize("image_input", ["float32", "uint8"])
+@pytest.mark.parametrize("source_input", ["float32", "uint8"])
+def test_a_file_exported_again_is_the_same_network(
+    tiny_checkpoint, tmp_path, source_input, image_input
+):
+    """From a file with a tail of its own, to raw outputs."""
+    source = tmp_path / "source.onnx"
+    save_model(onnx_model(tiny_checkpoint, ExportOptions(image_input=source_input)), source)
+    options = ExportOptions(opset=13, policy=None, batch=None, image_input=image_input)
+    again = session(network_model(read_network(source), options))
+    direct = session(onnx_model(tiny_checkpoint, options))
+    pixels = resize(read_image(EXAMPLES / "chelsea.jpg"), 64)
+    image = pixels[None] if image_input == "uint8" else preprocess(pixels, 64)
+    for ours, theirs in zip(*(r.run(["loc", "conf"], {"image": image}) for r in (again, direct)),
+                            strict=True):  # fmt: skip
+        np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_the_embedded_model_is_exported_with_another_policy(tmp_path):
+    """Lower scores come in; what the file's own policy finds is found with the same scores."""
+    output = tmp_path / "best.onnx"
+    arguments = ["export", "default-float", str(output), "--policy", "best", "--weights", "int8"]
+    result = CliRunner().invoke(commands, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    picture = EXAMPLES / "astronaut.jpg"
+    best = Detector.load(output).detect(picture, score=0)
+    zoo = Detector.load("default-float").detect(picture, score=0)
+    assert len(best) > len(zoo) and best.scores.min() < 0.05
+    assert best.names[0] == zoo.names[0] == "person"
+    assert best.scores[0] == pytest.approx(zoo.scores[0], abs=1e-4)
+    np.testing.assert_allclose(best.boxes[0], zoo.boxes[0], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "error", "message"),
+    [
+        ("default", "a.onnx", ModelError, "is quantized already .* give the float file"),
+        ("default-float", "a.txt", OptionError, r"a\.txt: expected a name that ends in \.onnx"),
+        ("default-float", "a", OptionError, r"a: expected a name that ends in \.onnx"),
+        ("gone.onnx", "a.onnx", ModelError, "no such model"),
+        ("gone.safetensors", "a.onnx", CheckpointError, "no such checkpoint"),
+    ],
+)
+def test_what_cannot_be_exported(tmp_path, source, output, error, message):
+    with pytest.raises(error, match=message):
+        CliRunner().invoke(
+            commands, ["export", source, str(tmp_path / output)], catch_exceptions=False
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_batches_that_cannot_be(tiny_checkpoint):

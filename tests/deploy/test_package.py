@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import tarfile
@@ -7,12 +8,17 @@ import pytest
 from click.testing import CliRunner
 
 from ssd34.cli.app import commands
+from ssd34.core.labels import LabelSet
 from ssd34.data.checksum import sha256_of
 from ssd34.data.image_io import read_image
+from ssd34.deploy.checks import Verification, check
+from ssd34.deploy.export import ExportOptions, onnx_model
+from ssd34.deploy.graph import save_model
 from ssd34.deploy.package import package
 from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError, OptionError
-from tests.conftest import EXAMPLES
+from ssd34.runtime.detector import model_path
+from tests.conftest import EXAMPLES, tiny_spec
 
 PICTURE = EXAMPLES / "coffee.jpg"
 
@@ -68,7 +74,9 @@ def test_the_card_has_the_ports(packed):
     assert "- output `bboxes` tensor(float) [1, nbox, 4]" in card
 
 
-@pytest.mark.parametrize("name", ["", "../out", "a/b", "a\\b", ".hidden", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["", "../out", "a/b", "a\\b", ".hidden", "a\0b", "a b", "a(b", "a|b"]
+)
 def test_names_that_are_no_file_names(tiny_model, tmp_path, name):
     with pytest.raises(OptionError, match="expected the beginning of a file name"):
         package(tiny_model, output=tmp_path, picture=read_image(PICTURE), name=name)
@@ -108,7 +116,6 @@ def test_the_card_is_filled_from_measurements_of_this_file_only(tiny_model, tmp_
         tiny_model, output=output, picture=read_image(PICTURE), measured=[ours, other]
     )
     card = written.card.read_text()
-    assert card.startswith("---\nlicense: apache-2.0\n")
     [row] = [line for line in card.splitlines() if line.startswith("| [tiny-12.onnx]")]
     assert [cell.strip() for cell in row.split("|")][5:9] == ["12", "0.1235", "0.3000", ""]
     assert "12 pictures of val.zip, zoo" in card
@@ -120,12 +127,14 @@ def timing(model, path, **changes):
 
     def result(digest, milliseconds, threads):
         return {
-            "model_sha256": digest, "network_ms": {"median": milliseconds}, "threads": threads
+            "model_sha256": digest, "network_ms": {"median": milliseconds}, "threads": threads,
+            "engine": "onnxruntime", "engine_version": "1.27",
         }  # fmt: skip
 
     ours = sha256_of(model)
     results = [result("0" * 64, 9.0, 1), result(ours, 12.34, 2), result(ours, 99.0, 1)]
-    path.write_text(json.dumps({"scenario": "single-stream", "results": results} | changes))
+    values = {"scenario": "single-stream", "cpu": {"model": "Some CPU"}, "results": results}
+    path.write_text(json.dumps(values | changes))
     return path
 
 
@@ -136,6 +145,10 @@ def test_the_card_has_the_time_of_this_file_only(tiny_model, tmp_path):
     written = package(tiny_model, output=output, picture=read_image(PICTURE), measured=files)
     [row] = [x for x in written.card.read_text().splitlines() if x.startswith("| [tiny-12.onnx]")]
     assert [cell.strip() for cell in row.split("|")][6:9] == ["0.1235", "0.3000", "12.3 (2)"]
+    assert (
+        "\nNetwork time: median of one run on Some CPU, onnxruntime 1.27.\n"
+        in written.card.read_text()
+    )
 
 
 def test_a_second_model_joins_manifest_and_card(tiny_model, tiny_raw_model, tmp_path):
@@ -198,6 +211,10 @@ def test_the_command(tiny_model, tmp_path):
     result = CliRunner().invoke(commands, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "tiny-12.tar.gz" in result.output
+    assert "license:" not in (tmp_path / "out" / "README.md").read_text()
+    arguments[1:4] = ["default-float", "--output", str(tmp_path / "ours")]
+    assert CliRunner().invoke(commands, arguments, catch_exceptions=False).exit_code == 0
+    assert "\nlicense: apache-2.0\n" in (tmp_path / "ours" / "README.md").read_text()
 
 
 def test_the_same_model_is_packaged_again(tiny_model, tmp_path):
@@ -223,3 +240,135 @@ def test_asked_to_it_takes_the_place_of_the_old_one(tiny_model, tiny_raw_model, 
     [entry] = json.loads(written.manifest.read_text())
     assert entry["metadata"]["model_sha"] == digest(tiny_raw_model)
     assert verify(written.tarball).passed
+
+
+def test_a_new_measurement_takes_the_place_of_the_old_one(tiny_model, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    picture = read_image(PICTURE)
+    for ap in (0.1, 0.2):
+        accuracy = measurement(tiny_model, tmp_path / f"{ap}.json", summary={"AP": ap, "AP50": ap})
+        measured = [accuracy, timing(tiny_model, tmp_path / "t.json")]
+        written = package(tiny_model, output=output, picture=picture, measured=measured)
+    assert "| 0.2000 | 0.2000 | 12.3 (2) |" in written.card.read_text()
+    card = written.card.read_bytes()
+    # The card can be made again from what is kept.
+    assert package(tiny_model, output=output, picture=picture).card.read_bytes() == card
+
+
+def test_a_new_time_of_one_model_leaves_those_of_the_others(tiny_model, tiny_raw_model, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    picture = read_image(PICTURE)
+    both = json.loads(timing(tiny_model, tmp_path / "a.json").read_text())
+    changes = {"model_sha256": sha256_of(tiny_raw_model), "network_ms": {"median": 7.0}}
+    row = {**both["results"][0], **changes}
+    (tmp_path / "a.json").write_text(json.dumps({**both, "results": [*both["results"], row]}))
+    row = {**row, "model_sha256": sha256_of(tiny_model), "network_ms": {"median": 5.0}}
+    other = {**both, "cpu": {"model": "Other CPU"}, "results": [row]}
+    (tmp_path / "b.json").write_text(json.dumps(other))
+    for file in ("a.json", "b.json"):
+        package(tiny_model, output=output, picture=picture, name="a", measured=[tmp_path / file])
+    card = package(tiny_raw_model, output=output, picture=picture, name="b").card.read_text()
+    assert "| 5.0 (1) |" in card and "| 7.0 (1) |" in card
+    assert "Network time of a-12.onnx: median of one run on Other CPU, onnxruntime 1.27." in card
+    assert "Network time of b-12.onnx: median of one run on Some CPU, onnxruntime 1.27." in card
+
+
+def test_the_card_has_the_ports_of_every_file(tiny_model, tiny_raw_model, tmp_path):
+    """Where they differ, by file; each kind once."""
+    picture = read_image(PICTURE)
+    package(tiny_model, output=tmp_path, picture=picture, name="a")
+    package(tiny_model, output=tmp_path, picture=picture, name="b")
+    card = package(tiny_raw_model, output=tmp_path, picture=picture, name="c").card.read_text()
+    ports = card.split("## Input and outputs")[1].split("##")[0]
+    tails, raw = ports.split("`c-12.onnx`:")
+    assert "`a-12.onnx`, `b-12.onnx`:\n\n- input `image` tensor(float) [1, 3, 64, 64]\n" in tails
+    assert "`scores`" in tails and "`loc`" not in tails
+    assert "- input `image` tensor(float) [batch, 3, 64, 64]" in raw
+    assert "`loc`" in raw and "`scores`" not in raw
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"spec": tiny_spec().at_size(96)}, r"a-12\.onnx: is of another network \(tiny, 3 classes"),
+        ({"labels": LabelSet(("a", "b", "c"), (1, 2, 3))}, r"a-12\.onnx: is of other classes"),
+    ],
+)
+def test_another_network_needs_another_folder(tiny_checkpoint, tmp_path, change, message):
+    """The card describes one network and its classes."""
+    output = tmp_path / "out"
+    output.mkdir()
+    for name, checkpoint in (
+        ("a", tiny_checkpoint), ("b", dataclasses.replace(tiny_checkpoint, **change))
+    ):  # fmt: skip
+        save_model(onnx_model(checkpoint, ExportOptions()), tmp_path / f"{name}.onnx")
+    picture = read_image(PICTURE)
+    package(tmp_path / "a.onnx", output=output, picture=picture, name="a")
+    before = content(output)
+    with pytest.raises(OptionError, match=f"{message}.*into another folder"):
+        package(tmp_path / "b.onnx", output=output, picture=picture, name="b")
+    assert content(output) == before
+    package(tmp_path / "b.onnx", output=output, picture=picture, name="a", replace=True)
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_kept_measurement_that_is_broken_changes_nothing(tiny_model, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    good = measurement(tiny_model, tmp_path / "a.json")
+    package(tiny_model, output=output, picture=read_image(PICTURE), measured=[good])
+    [kept] = (output / "measurements").iterdir()
+    kept.write_text("{")
+    before = content(output)
+    other = read_image(EXAMPLES / "chelsea.jpg")
+    with pytest.raises(OptionError, match=f"{kept.name}: not JSON"):
+        package(tiny_model, output=output, picture=other)
+    assert content(output) == before
+    package(tiny_model, output=output, picture=other, measured=[good])
+
+
+@pytest.mark.parametrize(
+    "broken", ["{", "{}", '[{"model_path": "b-12.onnx"}]', '[{"model_path": 5}]']
+)
+def test_a_broken_manifest_changes_nothing(tiny_model, tmp_path, broken):
+    written = package(tiny_model, output=tmp_path, picture=read_image(PICTURE), name="a")
+    written.manifest.write_text(broken)
+    before = content(tmp_path)
+    with pytest.raises(ModelError, match=r"ONNX_HUB_MANIFEST\.json"):
+        package(tiny_model, output=tmp_path, picture=read_image(EXAMPLES / "chelsea.jpg"), name="a")
+    assert content(tmp_path) == before
+
+
+def test_an_int8_model(tmp_path):
+    """What is recorded is what the runtime computes in int8, on this processor and on others."""
+    written = package(model_path("default"), output=tmp_path, picture=read_image(PICTURE))
+    assert written.model.name == "ssd300-resnet18-13-qdq.onnx"
+    verification = verify(written.tarball, require_test_data=True)
+    [values] = [c for c in verification.checks if c.name == "test_data_set_0 values"]
+    assert verification.passed and "largest score difference 0 " in values.detail
+
+
+def test_the_licence_is_stated_kept_or_left_out(tiny_model, tmp_path):
+    """It is that of the weights, which only their owner knows."""
+    picture = read_image(PICTURE)
+    card = package(tiny_model, output=tmp_path, picture=picture).card
+    assert card.read_text().startswith("---\nlibrary_name: onnx\n")
+    for licence in ("CC-BY-4.0", None):
+        package(tiny_model, output=tmp_path, picture=picture, licence=licence)
+        assert card.read_text().startswith("---\nlicense: cc-by-4.0\nlibrary_name: onnx\n")
+    with pytest.raises(OptionError, match="expected an identifier, such as apache"):
+        package(tiny_model, output=tmp_path, picture=picture, licence="my own: free")
+
+
+def test_a_refusal_is_one_line_and_makes_no_folder(tiny_model, tmp_path, monkeypatch):
+    failed = Verification(tiny_model, (check("values", ["first", "second", "third"], ""),))
+    monkeypatch.setattr("ssd34.deploy.package.verify", lambda *_, **__: failed)
+    with pytest.raises(ModelError) as caught:
+        package(tiny_model, output=tmp_path / "a" / "b", picture=read_image(PICTURE))
+    assert str(caught.value) == "not packaged: values: first, and 2 more"
+    assert list(tmp_path.iterdir()) == []

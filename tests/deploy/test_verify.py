@@ -17,8 +17,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ssd34.core.labels import COCO_LABELS
-from ssd34.deploy.verify import verify
+from ssd34.deploy.verify import verify, verify_folder, verify_published
 from ssd34.errors import ModelError
+from ssd34.runtime.detector import EMBEDDED, model_path
+from ssd34.zoo.catalogue import PUBLISHED, PublishedFile, PublishedModel
 from tests.conftest import TINY_LABELS, tiny_spec
 
 SET = "test_data_set_0"
@@ -626,15 +628,16 @@ def test_wrong_checksum_of_a_tarball(small, tmp_path):
 
 
 def test_a_tarball_that_was_cut_off(small, tmp_path):
-    """With a manifest a failure; without one there is nothing to go by."""
+    """A failure, with or without a manifest that knows its checksum."""
     archive = packed(small, tmp_path / "small.tar.gz")
     manifest = tmp_path / "m.json"
     manifest.write_text(json.dumps(manifest_of(small / "small.onnx", archive)))
     archive.write_bytes(archive.read_bytes()[:-100])
     checks = by_name(verify(archive, manifest=manifest))
     assert [name for name, (passed, _) in checks.items() if not passed] == ["archive", "contents"]
-    with pytest.raises(ModelError, match="not a whole gzipped tar archive"):
-        verify(archive)
+    name, detail, _ = only_failure(archive)
+    assert name == "contents" and "not a whole gzipped tar archive" in detail
+    assert detail.endswith("fetch or make it anew")
 
 
 def test_a_manifest_without_this_file(small):
@@ -732,5 +735,117 @@ def test_an_archive_that_should_not_be_unpacked(small, tmp_path):
     with pytest.raises(ModelError, match="leads out of the folder"):
         verify(archive)
     archive.write_bytes(gzip.compress(b"no tar"))
-    with pytest.raises(ModelError, match="not a whole gzipped tar archive"):
-        verify(archive)
+    assert "not a whole gzipped tar archive" in only_failure(archive)[1]
+
+
+# --- several files --------------------------------------------------------------------------
+
+
+def published_folder(small, tmp_path):
+    """Two files with their archives and a manifest, as `package` leaves them."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    entries = []
+    for name in ("a", "b"):
+        model = folder / f"{name}.onnx"
+        shutil.copy(small / "small.onnx", model)
+        archive = packed(small, folder / f"{name}.tar.gz")
+        [_, entry] = manifest_of(model, archive)
+        entry["model_path"] = model.name
+        entry["metadata"]["model_with_data_path"] = archive.name
+        entries.append(entry)
+    (folder / "ONNX_HUB_MANIFEST.json").write_text(json.dumps(entries))
+    return folder
+
+
+def failures(found):
+    return [(v.file.name, c.name) for v in found for c in v.checks if c.passed is False]
+
+
+def test_a_folder_with_a_manifest_is_verified_whole(small, tmp_path):
+    folder = published_folder(small, tmp_path)
+    found = verify_folder(folder, require_test_data=True)
+    assert [v.file.name for v in found] == ["a.onnx", "b.onnx"] and failures(found) == []
+    for verification in found:
+        names = [check.name for check in verification.checks if check.passed]
+        assert {"file", "archive", "checksum", "manifest ports", f"{SET} values"} <= set(names)
+
+
+def test_what_is_wrong_in_a_folder_with_a_manifest(small, tmp_path):
+    folder = published_folder(small, tmp_path)
+    other = onnx.load(folder / "a.onnx")
+    other.doc_string = "changed"
+    onnx.save(other, folder / "a.onnx")
+    (folder / "b.tar.gz").unlink()
+    shutil.copy(small / "small.onnx", folder / "stray.onnx")
+    found = verify_folder(folder)
+    assert failures(found) == [("a.onnx", "file"), ("b.onnx", "b.tar.gz")]
+    assert found[2].file.name == "stray.onnx"
+    (folder / "b.onnx").unlink()
+    assert failures(verify_folder(folder))[1:] == [("b.onnx", "b.onnx"), ("b.onnx", "b.tar.gz")]
+
+
+def test_entries_of_a_zoos_manifest_that_lie_elsewhere_are_passed_over(small):
+    (small / "ONNX_HUB_MANIFEST.json").write_text(json.dumps(manifest_of(small / "small.onnx")))
+    [found] = verify_folder(small)
+    assert found.passed and by_name(found)["checksum"][0] is True
+
+
+def test_a_folder_is_searched_one_level_down(small, tmp_path):
+    [found] = verify_folder(tmp_path, require_test_data=True)
+    assert found.passed and found.file == small
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ModelError, match="one level down, found none"):
+        verify_folder(empty)
+
+
+@pytest.fixture
+def cached(small, tmp_path, monkeypatch):
+    """A published model that was pulled, with and then without its archive."""
+    monkeypatch.setenv("SSD34_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "home" / "models"
+    folder.mkdir(parents=True)
+    shutil.copy(small / "small.onnx", folder / "s.onnx")
+    archive = packed(small, folder / "s.tar.gz")
+    files = [
+        PublishedFile(path.name, path.stat().st_size, stated(path)[0], ())
+        for path in (folder / "s.onnx", archive)
+    ]
+    model = PublishedModel(name="s", model=files[0], test_data=files[1], opset=12,
+                           precision="float32", published_map=0.1)  # fmt: skip
+    monkeypatch.setitem(PUBLISHED, "s", model)
+    return folder
+
+
+def test_a_published_model_is_the_published_file_and_its_archive_is_replayed(cached):
+    checks = by_name(verify_published("s", require_test_data=True))
+    assert all(checks[n][0] for n in ("file", "archive", "structure", f"{SET} values"))
+    assert not any(passed is False for passed, _ in checks.values())
+    (cached / "s.tar.gz").unlink()
+    checks = by_name(verify_published("s"))
+    assert checks["checksum"][0] is True and checks["test data"][0] is None
+
+
+def test_another_file_of_the_size_of_a_published_one(cached):
+    """As somebody put it there by hand: nothing but the checksum tells."""
+    content = bytearray((cached / "s.onnx").read_bytes())
+    at = content.index(b"small")
+    content[at : at + 5] = b"smell"
+    (cached / "s.onnx").write_bytes(content)
+    assert failures([verify_published("s")]) == [("s.onnx", "file")]
+    (cached / "s.tar.gz").unlink()
+    detail = by_name(verify_published("s"))["checksum"][1]
+    assert "the catalogue says" in detail and detail.endswith("ssd34 models pull s")
+
+
+def test_a_published_model_that_is_not_there(cached):
+    (cached / "s.onnx").unlink()
+    with pytest.raises(ModelError, match="s: not on this machine"):
+        verify_published("s")
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_models_are_what_their_manifest_says(name):
+    checks = by_name(verify(model_path(name)))
+    assert checks["checksum"][0] is True and checks["manifest ports"][0] is True

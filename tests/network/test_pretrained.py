@@ -96,7 +96,11 @@ def test_a_pickle_with_code_is_refused_and_never_runs(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "not a readable torch file|refused"), (b"hello there", "refused|not a readable")],
+    [
+        (b"\xff\xd8\xff", "expected a state dict|re-save"),
+        (b"", "not a readable torch file|refused"),
+        (b"hello there", "refused|not a readable"),
+    ],
 )
 def test_broken_torch_files(tmp_path, content, message):
     (tmp_path / "x.pth").write_bytes(content)
@@ -201,5 +205,8 @@ def test_a_trunk_is_fetched_once_and_checked(model_server, tmp_path, monkeypatch
     start_trunk(SSD(R18), read_trunk(fetched), source="fetched")
     (folder / "resnet18-f37072fd.pth").unlink()
     assert fetch_trunk("resnet18-f37072fd", cache, url=url) == fetched
+    fetched.write_bytes(b"something else")
+    with pytest.raises(DownloadError, match=f"is another file.*begin with {digits}; delete it"):
+        fetch_trunk("resnet18-f37072fd", cache, url=url)
     with pytest.raises(DownloadError, match="404"):
         fetch_trunk("resnet34-b627a593", cache, url=url)

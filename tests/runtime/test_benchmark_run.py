@@ -78,10 +78,10 @@ def test_worker_with_pictures_that_are_none(tiny_model, tmp_path):
         worker(tiny_model, pictures=[tmp_path / "no.jpg"])
     (tmp_path / "text.jpg").write_text("no picture")
     with (
-        worker(tiny_model, pictures=[tmp_path / "text.jpg"]) as model,
-        pytest.raises(ImageError, match="not a picture"),
+        worker(tiny_model, pictures=[PICTURES[0], tmp_path / "text.jpg"]) as model,
+        pytest.raises(ImageError, match=r"text\.jpg: not a picture"),
     ):
-        model.ask("detect", number=0)
+        model.ask("detect", number=1)
 
 
 def test_worker_that_dies(tiny_model):

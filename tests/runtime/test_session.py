@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ssd34.core.labels import COCO_LABELS
 from ssd34.core.preprocess import preprocess
 from ssd34.core.spec import named_spec
-from ssd34.errors import ModelError
+from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.session import Session
 from ssd34.runtime.threads import thread_budget
 from tests.conftest import TINY_LABELS, tiny_spec
@@ -131,6 +131,12 @@ def test_threads(tiny_model):
     assert Session(tiny_model).threads == thread_budget()
 
 
+@pytest.mark.parametrize("threads", [0, -1, "x", 1.5])
+def test_threads_that_are_no_number_of_them(tiny_model, threads):
+    with pytest.raises(OptionError, match="expected a whole number of 1 or more"):
+        Session(tiny_model, threads=threads)
+
+
 def test_published_file_without_metadata(path):
     onnx_file(path, inputs={"image": [1, 3, 1200, 1200]}, outputs=DETECTIONS)
     session = Session(path)
@@ -171,7 +177,8 @@ def test_file_that_is_no_onnx(path, content):
 def test_truncated_model(path, tiny_model):
     content = tiny_model.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert "not an ONNX file" in refused(path)
+    message = refused(path)
+    assert "not an ONNX file" in message and message.endswith("fetch or export it anew")
 
 
 # --- models of others -----------------------------------------------------------------------
@@ -191,6 +198,39 @@ def test_detector_that_lacks_an_output(path, tiny_metadata, lacking):
     outputs = {name: value for name, value in DETECTIONS.items() if name != lacking}
     onnx_file(path, inputs={"x": [1, 3, 64, 64]}, outputs=outputs, metadata=tiny_metadata)
     assert "not an SSD detector" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("bboxes", np.zeros((1, 2, 5), np.float32)),
+        ("bboxes", np.zeros((2, 4), np.float32)),
+        ("bboxes", np.zeros((1, 2, 4), np.float64)),
+        ("labels", np.zeros((1, 2), np.float32)),
+        ("scores", np.zeros((1, 2, 1), np.float32)),
+    ],
+)
+def test_detections_of_another_form(path, name, values):
+    """Of a file without metadata, too: its names alone do not make it the published network."""
+    onnx_file(path, inputs={"image": [1, 3, 1200, 1200]}, outputs=DETECTIONS | {name: values})
+    message = refused(path)
+    assert f"its output {name}" in message and "expected" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bboxes": np.zeros((1, 7, 4), np.float32)}, r"bboxes \[1, 7, 4\], labels \[1, 2\]"),
+        ({"labels": np.ones((1, 3), np.int64)}, r"labels \[1, 3\]"),
+        ({k: np.repeat(v, 2, axis=0) for k, v in DETECTIONS.items()}, "for 1 picture"),
+        ({"scores": np.ones((1, 2), np.float32), "labels": np.array([[1, 91]])}, "label 91"),
+    ],
+)
+def test_detections_that_do_not_belong_together(path, tiny_metadata, changes, message):
+    outputs = DETECTIONS | changes
+    onnx_file(path, inputs={"x": [1, 3, 64, 64]}, outputs=outputs, metadata=tiny_metadata)
+    with pytest.raises(ModelError, match=message):
+        Session(path).run_detections(tiny_input())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import socket
 import subprocess
 import sys
@@ -369,6 +370,16 @@ def test_the_error_says_what_each_answered_and_what_to_do(mirror, second, target
         f"{target} ({SIZE} bytes, SHA-256 {SHA256})"
     )
     assert issubclass(DownloadError, Ssd34Error)
+
+
+def test_a_wrong_file_that_was_put_there_is_named(mirror, target):
+    """Who put it there reads what is wrong with it before anything else."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(b"x" * SIZE)
+    wrong = hashlib.sha256(b"x" * SIZE).hexdigest()
+    message = failure(target, mirror.serve(status(404)))
+    assert message.startswith(f"the file there has SHA-256 {wrong}, expected {SHA256}; file.onnx")
+    assert f"put it at {target}" in message
 
 
 # --- two at once ----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ssd34.cli.console import warn
 from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS, named_spec
 from ssd34.errors import CheckpointError, OptionError, require
@@ -35,7 +36,10 @@ def convert(*, source: Path, output: Path, spec_name: str | None) -> None:
         raise OptionError(f"{output}: expected a name that ends in .safetensors")
     wanted = named_spec(spec_name) if spec_name else None
     spec, weights = weights_from_benchmark(read_torch_file(source), source=str(source), spec=wanted)
-    load_weights(SSD(spec), weights, source=str(source))
+    try:
+        load_weights(SSD(spec), weights, source=str(source))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; name the file's own network with --spec") from None
     if spec.num_classes == len(COCO_LABELS):
         labels = COCO_LABELS
     else:
@@ -45,3 +49,9 @@ def convert(*, source: Path, output: Path, spec_name: str | None) -> None:
     notes = {"converted_from": source.name}
     Checkpoint(spec=spec, labels=labels, weights=weights, state={"notes": notes}).save(output)
     click.echo(f"{output}: {spec.name}, {counted(len(labels), 'class')}, {len(weights)} arrays")
+    if wanted is None:
+        small = spec.name.replace("ssd1200", "ssd300")
+        warn(
+            f"assumed {spec.name}: a file does not tell its input size; for the other network "
+            f"give --spec {small}"
+        )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from click.core import ParameterSource
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,16 +19,17 @@ from ssd34.cli.engine import engine_option, say_choice
 from ssd34.cli.formats import FORMATS, Looked, Run, as_text
 from ssd34.core.counted import counted
 from ssd34.core.detections import Detections
+from ssd34.core.postprocess import ZOO
 from ssd34.core.preprocess import CARD, PREPROCESSINGS
 from ssd34.data.atomic import write_text, written_whole
-from ssd34.data.image_io import MAX_PIXELS, read_picture
+from ssd34.data.image_io import MAX_PIXELS, LargeImageError, read_picture
 from ssd34.data.overlap import overlapped
 from ssd34.errors import ImageError, OptionError
+from ssd34.runtime.session import Session
 from ssd34.runtime.sources import PictureFile, find_pictures
 
 SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 PARTLY = 1
-UNUSABLE = 2
 
 
 @click.command(short_help="Find objects in pictures.")
@@ -74,7 +76,8 @@ def detect(
     """Find objects in pictures.
 
     SOURCE is a picture, a folder (searched through) or a quoted pattern such as 'shots/*.jpg'.
-    A picture that cannot be read is reported and the rest goes on; the exit code is then 1.
+    A picture that cannot be read is reported and the rest goes on; the exit code is then 1. Where
+    none can be read, it is 2 and nothing is written.
     """
     if score != score:
         raise OptionError("--score nan: expected a number from 0 to 1")
@@ -83,11 +86,13 @@ def detect(
 
     detector = Detector.load(model, threads=threads, engine=engine, preprocessing=preprocessing)
     say_choice(detector.session)
+    if click.get_current_context().get_parameter_source("score") is ParameterSource.COMMANDLINE:
+        _warn_of_own_threshold(detector.session, score)
     wanted = [detector.labels.label(name) for name in classes]
     targets = _targets(pictures, save) if save else {}
     _check_output(output, form)
 
-    run = Run(model=model)
+    run = Run(model=model, files=[picture.path for picture in pictures])
 
     def prepare(picture: PictureFile) -> tuple[Prepared, Image.Image | None] | ImageError:
         """In a thread, while the network works on the picture before."""
@@ -96,6 +101,8 @@ def detect(
                 return detector.prepare(picture.path, max_pixels=max_pixels), None
             image = read_picture(picture.path, max_pixels=max_pixels)
             return detector.prepare(image), image
+        except LargeImageError as error:
+            return ImageError(f"{error}, or raise the limit with --max-pixels")
         except ImageError as error:
             return error
 
@@ -118,12 +125,33 @@ def detect(
             if image is not None:
                 _save(targets[picture.path], np.asarray(image), found)
             bar.advance(task)
+    if not run.looked:
+        raise ImageError(f"none of {counted(len(pictures), 'picture')} could be read, see above")
     _emit(run, form, output)
-    if save and run.looked:
+    if save:
         click.echo(f"saved {counted(len(run.looked), 'picture')} in {save}", err=True)
     if run.failed:
         warn(f"{len(run.failed)} of {counted(len(pictures), 'picture')} could not be read")
-        sys.exit(PARTLY if run.looked else UNUSABLE)
+        sys.exit(PARTLY)
+
+
+def _warn_of_own_threshold(session: Session, score: float) -> None:
+    """What a file with a tail leaves out itself, no option here brings back."""
+    if session.raw:
+        return
+    try:
+        import onnx
+
+        from ssd34.deploy.tolerance import tail_policy
+    except ModuleNotFoundError:  # a base install: most files have the published threshold
+        own = ZOO.score_threshold
+    else:
+        own = tail_policy(onnx.load(session.path).graph).score_threshold
+    if np.float32(score) < np.float32(own):
+        warn(
+            f"--score {score:g}: {session.path.name} leaves out what scores less than {own:.4g} "
+            "itself; make another file with ssd34 export --score or --tail none"
+        )
 
 
 def _targets(pictures: list[PictureFile], folder: Path) -> dict[Path, Path]:

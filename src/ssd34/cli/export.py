@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.errors import OptionError, require
+from ssd34.zoo.catalogue import PUBLISHED
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ssd34.deploy.export import ExportOptions
 
 IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 
 
 @click.command(short_help="Write a checkpoint as an ONNX file.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.onnx")
 @click.option(
     "--opset", default="12", metavar="N|newest",
@@ -44,7 +51,7 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 )  # fmt: skip
 def export(
     *,
-    checkpoint: Path,
+    model: str,
     output: Path,
     opset: str,
     tail: str,
@@ -56,12 +63,17 @@ def export(
     image_input: str,
     weight_format: str,
 ) -> None:
-    """Write a checkpoint as an ONNX file that ssd34 detect and any ONNX runtime can run."""
+    """Write a checkpoint as an ONNX file that ssd34 detect and any ONNX runtime can run.
+
+    MODEL is a checkpoint (.safetensors), a float ONNX file of this family or the name of a model,
+    such as default-float.
+    """
     require("onnx", extra="export", why="export")
-    from ssd34.data.checkpoint import read_checkpoint
-    from ssd34.deploy.export import ExportOptions, onnx_model
+    from ssd34.deploy.export import ExportOptions
     from ssd34.deploy.graph import save_model
 
+    if output.suffix.lower() != ".onnx":
+        raise OptionError(f"{output}: expected a name that ends in .onnx, as other commands do")
     if not output.absolute().parent.is_dir():
         raise OptionError(f"{output}: the folder {output.parent} does not exist; make it first")
     changes = {"score_threshold": score, "iou_threshold": iou, "max_detections": max_detections}
@@ -76,13 +88,24 @@ def export(
         image_input=image_input,
         weight_format=weight_format,
     )
-    model = onnx_model(read_checkpoint(checkpoint), options)
-    save_model(model, output)
-    outputs = ", ".join(value.name for value in model.graph.output)
+    made = _made(model, options)
+    save_model(made, output)
+    outputs = ", ".join(value.name for value in made.graph.output)
     click.echo(
         f"{output}: {output.stat().st_size / 1e6:.1f} MB, opset {options.opset}, "
         f"weights {weight_format}, outputs {outputs}"
     )
+
+
+def _made(model: str, options: ExportOptions) -> onnx.ModelProto:
+    from ssd34.data.checkpoint import read_checkpoint
+    from ssd34.deploy.export import network_model, onnx_model
+    from ssd34.deploy.read_network import read_network
+    from ssd34.runtime.detector import EMBEDDED, model_path
+
+    if model in (*EMBEDDED, *PUBLISHED) or Path(model).suffix.lower() == ".onnx":
+        return network_model(read_network(model_path(model)), options)
+    return onnx_model(read_checkpoint(Path(model)), options)
 
 
 def _opset(text: str) -> int:

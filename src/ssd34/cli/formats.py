@@ -27,9 +27,17 @@ class Looked:
 
 @dataclass
 class Run:
-    """All pictures of a run and those that could not be read."""
+    """A run.
+
+    Attributes:
+        model: as it was asked for.
+        files: all its pictures, in order, each once.
+        looked: those in which objects were looked for.
+        failed: those that could not be read, and why.
+    """
 
     model: str
+    files: list[Path]
     looked: list[Looked] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
 
@@ -58,16 +66,18 @@ def _json(run: Run) -> dict[str, Any]:
 
 def _coco(run: Run) -> list[dict[str, Any]]:
     """COCO results. The image id is the number that names the file, as COCO's own files have
-    it; where that is not so for every file, or not unique, pictures count from 1."""
-    stems = [looked.file.stem for looked in run.looked]
+    it; where that is not so for every file, or not unique, pictures count from 1. Those that could
+    not be read count, too: an id does not depend on them."""
+    stems = [file.stem for file in run.files]
     numbered = all(stem.isascii() and stem.isdigit() for stem in stems)
-    ids = [int(stem) for stem in stems] if numbered else []
-    if len(set(ids)) != len(stems):
-        ids = list(range(1, len(stems) + 1))
+    numbers = [int(stem) for stem in stems] if numbered else []
+    if len(set(numbers)) != len(stems):
+        numbers = list(range(1, len(stems) + 1))
+    ids = dict(zip(run.files, numbers, strict=True))
     return [
         {**result, "file_name": str(looked.file)}
-        for image_id, looked in zip(ids, run.looked, strict=True)
-        for result in looked.detections.to_coco(image_id)
+        for looked in run.looked
+        for result in looked.detections.to_coco(ids[looked.file])
     ]
 
 

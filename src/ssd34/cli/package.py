@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ssd34.errors import require
+from ssd34.zoo.catalogue import PUBLISHED
 
 
 @click.command(short_help="Publish a model: file, test data, manifest, card.")
@@ -21,7 +22,12 @@ from ssd34.errors import require
 @click.option("--name", help="What the files are called. [default: the network's name]")
 @click.option(
     "--measured", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-    help="JSON of ssd34 evaluate or of the latency benchmark, for the card; may be repeated.",
+    help="JSON of ssd34 evaluate or ssd34 benchmark, for the card; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--license", "licence", metavar="ID",
+    help="Of the weights, such as apache-2.0, for the card. [default: that of a model given by "
+    "name, else of the card that is there]",
 )  # fmt: skip
 @click.option("--replace", is_flag=True, help="Another model of the same file name may go.")
 def package(
@@ -32,6 +38,7 @@ def package(
     name: str | None,
     measured: tuple[Path, ...],
     replace: bool,
+    licence: str | None,
 ) -> None:
     """Write MODEL as the ONNX Model Zoo publishes it.
 
@@ -42,12 +49,20 @@ def package(
     require("onnx", extra="export", why="packaging")
     from ssd34.data.image_io import read_image
     from ssd34.deploy.package import package as write_package
-    from ssd34.runtime.detector import model_path
+    from ssd34.runtime.detector import EMBEDDED, model_path
 
-    path, pixels = model_path(model), read_image(picture)
-    output.mkdir(parents=True, exist_ok=True)
+    if licence is None and model in EMBEDDED:
+        licence = "apache-2.0"
+    elif licence is None and model in PUBLISHED:
+        licence = PUBLISHED[model].licence
     written = write_package(
-        path, output=output, picture=pixels, name=name, measured=measured, replace=replace
+        model_path(model),
+        output=output,
+        picture=read_image(picture),
+        name=name,
+        measured=measured,
+        replace=replace,
+        licence=licence,
     )
     for file in (written.model, written.tarball, written.manifest, written.card):
         click.echo(f"{file}: {file.stat().st_size} bytes")

@@ -15,9 +15,10 @@ from rich.text import Text
 from ssd34.cli.console import warn
 from ssd34.data.atomic import write_text
 from ssd34.errors import OptionError, require
+from ssd34.zoo.catalogue import PUBLISHED
 
 if TYPE_CHECKING:
-    from ssd34.deploy.checks import Check
+    from ssd34.deploy.checks import Check, Verification
 
 FAILED = 3
 _RESULTS = {
@@ -47,38 +48,63 @@ def verify(
 ) -> None:
     """Check an ONNX file, a tarball or folder with one, or a model given by name.
 
-    Checksum, structure, inputs and outputs, and every test_data_set_* folder replayed. The exit
-    code is 3 where a check fails.
+    Checksum, structure, inputs and outputs, and every test_data_set_* folder replayed. Of a folder
+    that ssd34 package wrote every file and tarball; of a published model also the tarball that was
+    pulled with it. The exit code is 3 where a check fails.
     """
     require("onnx", extra="export", why="verify")
-    from ssd34.deploy.verify import verify as verify_file
-    from ssd34.runtime.detector import model_path
     from ssd34.runtime.threads import thread_budget
 
     if json_file and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
         raise OptionError(f"--json {json_file}: expected a file to write in a folder that exists")
-    verification = verify_file(
-        Path(target) if os.path.isdir(target) else model_path(target),
-        manifest=manifest,
-        require_test_data=require_test_data,
-        threads=threads or thread_budget(),
+    found = _verified(
+        target, manifest=manifest, require=require_test_data, threads=threads or thread_budget()
     )
-    table = Table("check", "result", "detail", title=Text(target, style="table.title"))
+    for verification in found:
+        _print(verification, target if len(found) == 1 else str(verification.file))
+    if json_file:
+        values = [verification.to_dict() for verification in found]
+        passed = all(verification.passed for verification in found)
+        all_values = {"file": target, "passed": passed, "files": values}
+        write_text(
+            json_file, json.dumps(values[0] if len(found) == 1 else all_values, indent=1) + "\n"
+        )
+    for verification in found:
+        shown = target if len(found) == 1 else verification.file
+        failed = [check.name for check in verification.checks if check.passed is False]
+        if failed:
+            warn(f"{shown}: not verified: {', '.join(failed)}")
+        for check in verification.checks:
+            if not failed and check.name == "test data" and check.passed is None:
+                warn(check.detail)
+    if not all(verification.passed for verification in found):
+        raise SystemExit(FAILED)
+
+
+def _verified(
+    target: str, *, manifest: Path | None, require: bool, threads: int
+) -> list[Verification]:
+    from ssd34.deploy.verify import verify, verify_folder, verify_published
+    from ssd34.runtime.detector import model_path
+
+    if target in PUBLISHED and manifest is None:
+        return [verify_published(target, require_test_data=require, threads=threads)]
+    if os.path.isdir(target):
+        return verify_folder(
+            Path(target), manifest=manifest, require_test_data=require, threads=threads
+        )
+    path = model_path(target)
+    return [verify(path, manifest=manifest, require_test_data=require, threads=threads)]
+
+
+def _print(verification: Verification, title: str) -> None:
+    table = Table("check", "result", "detail", title=Text(title, style="table.title"))
     table.columns[0].overflow = table.columns[2].overflow = "fold"
     table.columns[1].no_wrap = True
     for check in verification.checks:
         word, style = _RESULTS[check.passed]
         table.add_row(Text(check.name), Text(word, style=style), Text(_shortened(check)))
     Console(highlight=False).print(table)
-    if json_file:
-        write_text(json_file, json.dumps(verification.to_dict(), indent=1) + "\n")
-    failed = [check.name for check in verification.checks if check.passed is False]
-    if failed:
-        warn(f"{target}: not verified: {', '.join(failed)}")
-        raise SystemExit(FAILED)
-    for check in verification.checks:
-        if check.name == "test data" and check.passed is None:
-            warn(check.detail)
 
 
 def _shortened(check: Check) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.core.labels import LabelSet
-from ssd34.data.dataset import Dataset, ImageStore, Kind, Problem, Sample
+from ssd34.data.dataset import NO_PICTURES, Dataset, ImageStore, Kind, Problem, Sample
 from ssd34.data.files import Files, FolderFiles, read_annotations
 from ssd34.data.layout import WHOLE, Layout
 from ssd34.data.sample_builder import Findings, SampleBuilder
@@ -168,8 +168,8 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
         if image_id not in seen
     ]
     if not samples:
-        first = f"; first problem: {problems[0]}" if problems else ""
-        raise DatasetError(f"{name}: no usable picture among {len(values['images'])}{first}")
+        first = f"first problem: {problems[0]}" if problems else NO_PICTURES
+        raise DatasetError(f"{name}: no usable picture among {len(values['images'])}; {first}")
     return Dataset(name, labels, tuple(samples), images, tuple(problems), tuple(found.remarks))
 
 

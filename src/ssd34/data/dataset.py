@@ -40,6 +40,10 @@ class Kind(StrEnum):
     OTHER = "other"
 
 
+NO_PICTURES = "it lists none; check the path and the split, expected one picture or more"
+"""What to do where a data set has neither pictures nor problems."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something wrong in a data set.

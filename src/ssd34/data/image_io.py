@@ -39,6 +39,10 @@ _BROKEN = (
 """What Pillow raises for damaged files; RuntimeError comes from its AVIF decoder."""
 
 
+class LargeImageError(ImageError):
+    """More pixels than the limit; callers that have an option for it say so."""
+
+
 def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode a picture.
 
@@ -101,9 +105,9 @@ def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Im
         with _quiet, _open(source) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise ImageError(
+                raise LargeImageError(
                     f"{what}: {width} x {height} pixels are more than the limit of {max_pixels}; "
-                    "scale the picture down, or raise the limit (max_pixels, --max-pixels)"
+                    "scale the picture down"
                 )
             yield image
     except UnidentifiedImageError:

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element
 
 from ssd34.core.labels import LabelSet, numbered
-from ssd34.data.dataset import Dataset, Kind, Problem, Sample
+from ssd34.data.dataset import NO_PICTURES, Dataset, Kind, Problem, Sample
 from ssd34.data.files import Files, read_annotations, read_lines
 from ssd34.data.image_io import SUFFIXES
 from ssd34.data.layout import WHOLE, Layout
@@ -206,8 +206,8 @@ def _read(files: Files, places: _Places, split: str, name: str, labels: LabelSet
         samples.append(builder.sample(0))
     title = _title(name, split)
     if not samples:
-        first = f"; first problem: {found.problems[0]}" if found.problems else ""
-        raise DatasetError(f"{title}: no usable picture among {len(stems)}{first}")
+        first = f"first problem: {found.problems[0]}" if found.problems else NO_PICTURES
+        raise DatasetError(f"{title}: no usable picture among {len(stems)}; {first}")
     return Dataset(
         title, labels, with_ids(samples), pictures, tuple(found.problems), tuple(found.remarks)
     )

@@ -19,6 +19,10 @@ MAX_MEMBERS = 1000
 _MAX_HEADER_BYTES = 2**20
 
 
+class DamagedArchiveError(ModelError):
+    """Cut off, changed, or no archive at all."""
+
+
 class _BoundedGzip(gzip.GzipFile):
     """Decompresses no more than `MAX_BYTES` and hands out no giant header.
 
@@ -56,7 +60,8 @@ def unpacked(archive: Path) -> Iterator[Path]:
     than `MAX_BYTES` or `MAX_MEMBERS` are refused before anything is written.
 
     Raises:
-        ModelError: not a whole gzipped tar archive, or one that should not be unpacked.
+        DamagedArchiveError: not a whole gzipped tar archive.
+        ModelError: one that should not be unpacked.
         OSError: it cannot be read, or the temporary folder not written.
     """
     with tempfile.TemporaryDirectory(prefix="ssd34-", ignore_cleanup_errors=True) as name:
@@ -73,7 +78,9 @@ def unpacked(archive: Path) -> Iterator[Path]:
         except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError,
                 OverflowError, RecursionError) as error:  # fmt: skip
             reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"{archive}: not a whole gzipped tar archive ({reason})") from None
+            raise DamagedArchiveError(
+                f"{archive}: not a whole gzipped tar archive ({reason})"
+            ) from None
         yield folder
 
 

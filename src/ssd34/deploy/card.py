@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ssd34.core.counted import counted
@@ -12,9 +14,7 @@ from ssd34.core.spec import ModelSpec
 from ssd34.deploy.measurement import Measurements
 from ssd34.deploy.ports import Port
 
-_FRONT = """---
-license: apache-2.0
-library_name: onnx
+_FRONT = """library_name: onnx
 pipeline_tag: object-detection
 tags:
 - object-detection
@@ -24,8 +24,21 @@ tags:
 """
 
 
+def licence_of(card: Path) -> str | None:
+    """The licence in the front matter of a card; None: it has none, or is not there."""
+    if not card.is_file():
+        return None
+    front = card.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
+    found = re.search(r"^license: ([\w.+-]+)$", front, re.MULTILINE)
+    return found[1] if found else None
+
+
 def model_card(
-    rows: Sequence[tuple[dict[str, Any], Measurements]], *, spec: ModelSpec, labels: LabelSet
+    rows: Sequence[tuple[dict[str, Any], Measurements]],
+    *,
+    spec: ModelSpec,
+    labels: LabelSet,
+    licence: str | None,
 ) -> str:
     """The card of a folder of packaged models.
 
@@ -33,10 +46,12 @@ def model_card(
         rows: manifest entry and measurements of each file. What was not measured stays empty.
         spec: the network.
         labels: its classes.
+        licence: of the weights, an identifier; None: the card states none.
     """
+    front = f"license: {licence.lower()}\n{_FRONT}" if licence else _FRONT
     return "\n".join(
         [
-            _FRONT,
+            f"---\n{front}",
             f"# {spec.name}",
             "",
             f"Single Stage Detector on a {spec.trunk} trunk, {counted(len(labels), 'class')}, "
@@ -49,7 +64,7 @@ def model_card(
             *_sources(rows),
             "## Input and outputs",
             "",
-            *_ports(rows[0][0]),
+            *_ports([entry for entry, _ in rows]),
             "",
             "## Preprocessing",
             "",
@@ -99,22 +114,41 @@ def _table(rows: Sequence[tuple[dict[str, Any], Measurements]]) -> list[str]:
 
 
 def _sources(rows: Sequence[tuple[dict[str, Any], Measurements]]) -> list[str]:
-    """On what the accuracy was measured."""
-    measured = sorted(
-        {
-            f"AP: COCO box AP over IoU 0.50 to 0.95, {counted(a.pictures, 'picture')} of {a.data}, "
-            f"{a.policy}."
-            for _, m in rows
-            if (a := m.accuracy)
-        }
-    )
-    return [*measured, ""] if measured else []
+    """On what accuracy and time were measured."""
+    lines = {
+        f"AP: COCO box AP over IoU 0.50 to 0.95, {counted(a.pictures, 'picture')} of {a.data}, "
+        f"{a.policy}."
+        for _, m in rows
+        if (a := m.accuracy)
+    }
+    timed: dict[str, list[str]] = {}
+    for entry, measured in rows:
+        if latency := measured.latency:
+            where = f"{latency.processor}, {latency.engine}"
+            timed.setdefault(where, []).append(entry["model_path"])
+    for where, files in timed.items():
+        of = f" of {', '.join(files)}" if len(timed) > 1 else ""
+        lines.add(f"Network time{of}: median of one run on {where}.")
+    return [line for text in sorted(lines) for line in (text, "")]
 
 
-def _ports(entry: dict[str, Any]) -> list[str]:
+def _ports(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Inputs and outputs, once for all files that have the same."""
+    files: dict[tuple[str, ...], list[str]] = {}
+    for entry in entries:
+        files.setdefault(_port_lines(entry), []).append(f"`{entry['model_path']}`")
+    if len(files) == 1:
+        return list(next(iter(files)))
+    lines: list[str] = []
+    for ports, names in files.items():
+        lines += ["", f"{', '.join(names)}:", "", *ports]
+    return lines[1:]
+
+
+def _port_lines(entry: dict[str, Any]) -> tuple[str, ...]:
     ports = entry["metadata"]["io_ports"]
-    return [
+    return tuple(
         f"- {kind} `{port['name']}` {Port('', port['type'], tuple(port['shape'])).form}"
         for kind, found in (("input", ports["inputs"]), ("output", ports["outputs"]))
         for port in found
-    ]
+    )

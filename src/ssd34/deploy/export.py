@@ -1,7 +1,8 @@
-"""A checkpoint as an ONNX file."""
+"""A checkpoint, or a network read from another file, as an ONNX file."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Policy
 from ssd34.core.spec import ModelSpec
 from ssd34.data.checkpoint import Checkpoint
-from ssd34.deploy.graph import GraphBuilder, finished_model, network_graph
+from ssd34.deploy.graph import GraphBuilder, finished_model, network_graph, normalised
+from ssd34.deploy.network import IMAGE, Network, flattened_heads, float_layer
 from ssd34.deploy.tail import add_tail, most_detections
 from ssd34.errors import OptionError
 
@@ -67,6 +69,28 @@ def onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProt
     locs, confs = network_graph(builder, checkpoint, image="image", bytes_input=bytes_input)
     return with_outputs(
         builder, locs, confs, spec=checkpoint.spec, labels=checkpoint.labels, options=options
+    )
+
+
+def network_model(network: Network, options: ExportOptions) -> onnx.ModelProto:
+    """Build the ONNX model of a network that was read from another ONNX file.
+
+    Inputs and outputs are those of `onnx_model`.
+
+    Raises:
+        OptionError: an option is outside what is allowed.
+    """
+    builder = GraphBuilder(opset=options.opset, weight_format=options.weight_format)
+    for layer in network.layers:
+        inputs = layer.inputs
+        if IMAGE in inputs and options.image_input == "uint8":
+            image, stem = normalised(builder, IMAGE, layer.arrays)
+            layer, inputs = dataclasses.replace(layer, conv=stem), (image,)
+        float_layer(builder, layer, inputs, layer.name)
+    heads = {name: name for name in (*network.loc, *network.conf)}
+    locs, confs = flattened_heads(builder, network, heads)
+    return with_outputs(
+        builder, locs, confs, spec=network.spec, labels=network.labels, options=options
     )
 
 

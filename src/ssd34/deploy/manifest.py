@@ -45,6 +45,21 @@ class ManifestEntry:
     outputs: tuple[Port, ...]
 
 
+@dataclass(frozen=True)
+class Listed:
+    """The files of an entry, without their folders.
+
+    Attributes:
+        model: the ONNX file.
+        archive: the tarball with test data; None: there is none.
+        here: the entry names no folder: they belong beside the manifest.
+    """
+
+    model: str
+    archive: str | None
+    here: bool
+
+
 def manifest_entry(manifest: Path, file_name: str) -> ManifestEntry | None:
     """The entry whose model, or archive with test data, has that file name; None: there is none.
 
@@ -52,15 +67,7 @@ def manifest_entry(manifest: Path, file_name: str) -> ManifestEntry | None:
         ModelError: not a manifest, several such entries, or a broken one.
         OSError: the manifest cannot be read.
     """
-    if manifest.stat().st_size > MAX_MANIFEST_BYTES:
-        raise ModelError(f"{manifest}: too large for a manifest, at most {MAX_MANIFEST_BYTES}")
-    try:
-        entries = json.loads(manifest.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{manifest}: not JSON ({error})") from None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ModelError(f"{manifest}: expected a list of entries, as a model zoo's manifest is")
-    found = [entry for entry in entries if file_name in _file_names(entry)]
+    found = [entry for entry in _entries(manifest) if file_name in _file_names(entry)]
     if len(found) > 1:
         raise ModelError(f"{manifest}: has {len(found)} entries for {file_name}, expected one")
     if not found:
@@ -72,12 +79,45 @@ def manifest_entry(manifest: Path, file_name: str) -> ManifestEntry | None:
         raise ModelError(f"{manifest}: broken entry for {file_name}: {reason}") from None
 
 
+def listed_files(manifest: Path) -> list[Listed]:
+    """The files of every entry that names one.
+
+    Raises:
+        ModelError: not a manifest.
+        OSError: the manifest cannot be read.
+    """
+    listed = []
+    for entry in _entries(manifest):
+        path, metadata = entry.get("model_path"), entry.get("metadata")
+        archive = metadata.get("model_with_data_path") if isinstance(metadata, dict) else None
+        if isinstance(path, str):
+            archive = _name(archive) if isinstance(archive, str) else None
+            listed.append(Listed(_name(path), archive, here="/" not in path))
+    return listed
+
+
+def _entries(manifest: Path) -> list[dict[str, Any]]:
+    if manifest.stat().st_size > MAX_MANIFEST_BYTES:
+        raise ModelError(f"{manifest}: too large for a manifest, at most {MAX_MANIFEST_BYTES}")
+    try:
+        entries = json.loads(manifest.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{manifest}: not JSON ({error})") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ModelError(f"{manifest}: expected a list of entries, as a model zoo's manifest is")
+    return entries
+
+
 def _file_names(entry: dict[str, Any]) -> set[str]:
     metadata = entry.get("metadata")
     paths = [entry.get("model_path")]
     if isinstance(metadata, dict):
         paths.append(metadata.get("model_with_data_path"))
-    return {path.rsplit("/", 1)[-1] for path in paths if isinstance(path, str)}
+    return {_name(path) for path in paths if isinstance(path, str)}
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
 
 
 def _entry(values: dict[str, Any]) -> ManifestEntry:

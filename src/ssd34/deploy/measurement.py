@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ssd34.errors import OptionError
+
+KEPT = "measurements"
+"""Folder of a package in which they are kept."""
+_KINDS = ("accuracy", "latency")
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Latency:
 
     network_ms: float
     threads: int
+    processor: str
+    engine: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ def read_measurements(files: Iterable[Path], *, model_sha256: str) -> Measuremen
         values = _parsed(file)
         try:
             if "scenario" in values:
-                found: Accuracy | Latency | None = _latency(values["results"], model_sha256)
+                found: Accuracy | Latency | None = _latency(values, model_sha256)
             else:
                 found = _accuracy(file, values, model_sha256)
         except (KeyError, TypeError, ValueError) as error:
@@ -69,6 +76,56 @@ def read_measurements(files: Iterable[Path], *, model_sha256: str) -> Measuremen
                 raise OptionError(f"{file}: the second latency of the same model; give one")
             latency = found
     return Measurements(accuracy, latency)
+
+
+def measurements_to_keep(files: Iterable[Path]) -> dict[str, Path]:
+    """Measured files under the names that they are kept by: one for each model and kind.
+
+    Raises:
+        OptionError: a file is no measurement, or two measure the same thing.
+    """
+    keep: dict[str, Path] = {}
+    for file in files:
+        values = _parsed(file)
+        kind = "latency" if "scenario" in values else "accuracy"
+        for model in _models(file, values):
+            name = _kept_name(model, kind)
+            if name in keep:
+                raise OptionError(f"{file}: the second {kind} of the same model; give one")
+            keep[name] = file
+    return keep
+
+
+def kept_measurements(
+    folder: Path, model_sha256: str, *, newer: Mapping[str, Path]
+) -> Measurements:
+    """The numbers of one model in a folder of kept files.
+
+    Args:
+        folder: of a package; it need not exist.
+        model_sha256: of the model.
+        newer: files that take the place of those of the same name in the folder.
+
+    Raises:
+        OptionError: a kept file of this model is broken.
+    """
+    names = [_kept_name(model_sha256, kind) for kind in _KINDS]
+    files = [newer.get(name, folder / name) for name in names]
+    return read_measurements([f for f in files if f.is_file()], model_sha256=model_sha256)
+
+
+def _kept_name(model_sha256: str, kind: str) -> str:
+    return f"{model_sha256[:12]}-{kind}.json"
+
+
+def _models(file: Path, values: dict[str, Any]) -> set[str]:
+    """SHA-256 of the models that a file has numbers of."""
+    try:
+        rows = values["results"] if "scenario" in values else [values]
+        found = {row["model_sha256"] for row in rows}
+    except (KeyError, TypeError) as error:
+        raise OptionError(f"{file}: a measurement without {error}; measure again") from None
+    return {sha for sha in found if isinstance(sha, str) and re.fullmatch("[0-9a-f]{64}", sha)}
 
 
 def _accuracy(file: Path, values: dict[str, Any], model_sha256: str) -> Accuracy | None:
@@ -93,10 +150,15 @@ def _accuracy(file: Path, values: dict[str, Any], model_sha256: str) -> Accuracy
     )
 
 
-def _latency(results: list[dict[str, Any]], model_sha256: str) -> Latency | None:
-    for values in results:
-        if values["model_sha256"] == model_sha256:
-            return Latency(float(values["network_ms"]["median"]), int(values["threads"]))
+def _latency(values: dict[str, Any], model_sha256: str) -> Latency | None:
+    for row in values["results"]:
+        if row["model_sha256"] == model_sha256:
+            return Latency(
+                network_ms=float(row["network_ms"]["median"]),
+                threads=int(row["threads"]),
+                processor=str(values["cpu"]["model"]),
+                engine=f"{row['engine']} {row['engine_version']}",
+            )
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import tarfile
 import tempfile
@@ -17,19 +18,26 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from ssd34.core.spec import ModelSpec
-from ssd34.data.atomic import write_text
+from ssd34.core.counted import counted
+from ssd34.data.atomic import write_bytes, write_text
 from ssd34.data.checksum import sha256_of
-from ssd34.deploy.card import model_card
-from ssd34.deploy.manifest import MANIFEST_NAME
-from ssd34.deploy.measurement import Measurements, read_measurements
+from ssd34.deploy.card import licence_of, model_card
+from ssd34.deploy.manifest import MANIFEST_NAME, manifest_entry
+from ssd34.deploy.measurement import (
+    KEPT,
+    kept_measurements,
+    measurements_to_keep,
+    read_measurements,
+)
 from ssd34.deploy.opsets import onnx_release
-from ssd34.deploy.ports import Port, graph_ports
+from ssd34.deploy.ports import Port, graph_ports, identity
 from ssd34.deploy.test_data import write_test_data
 from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.onnxruntime_engine import session_options
 from ssd34.runtime.session import Session
+
+_FIELDS = frozenset({"model", "model_path", "onnx_version", "opset_version", "metadata"})
 
 
 @dataclass(frozen=True)
@@ -50,39 +58,53 @@ def package(
     name: str | None = None,
     measured: Sequence[Path] = (),
     replace: bool = False,
+    licence: str | None = None,
 ) -> Package:
     """Write a model file with test data, its manifest entry and the model card.
 
-    The same model, picture and measurements always give the same bytes. Other models in the same
-    folder keep their entries, and the card lists all of them.
+    The same model, picture and measurements always give the same bytes. Other files of the same
+    network in the folder keep their entries, and the card lists all of them.
 
     Args:
         model: an ONNX file that the runtime can run.
-        output: an existing folder.
+        output: the folder; it is made once everything is found to be well.
         picture: (H, W, 3) uint8 RGB, the input of the test data.
         name: what the files are called; None: the spec's name.
-        measured: JSON files that ``evaluate`` or the latency benchmark wrote.
+        measured: JSON files that ``ssd34 evaluate`` or ``ssd34 benchmark`` wrote. They are kept
+            in the package, each in place of an older one of the same model and kind.
         replace: another model of the same file name may go.
+        licence: of the weights, for the card: an identifier such as ``"apache-2.0"``; None: that
+            of the card that is there, else none.
 
     Raises:
         ModelError: the model cannot be run, or what was packed does not verify.
-        OptionError: a measurement file is not one, the name is no file name, or another model
-            has it.
+        OptionError: a measurement file is not one, the name or licence cannot be one, another
+            model has the name, or the folder holds files of another network.
     """
     session = Session(model)
     proto = onnx.load(model)
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    stem = f"{name or session.spec.name}-{opset}{_suffix(proto.graph)}"
-    # Fail before anything is written.
-    if name is not None and (not name or name.startswith(".") or set(name) & set("/\\\0")):
-        raise OptionError(f"name {name!r}: expected the beginning of a file name, such as mine")
+    stem_name = session.spec.name if name is None else name
+    stem = f"{stem_name}-{opset}{_suffix(proto.graph)}"
+    # Fail before anything is written, and write everything before anything takes its place.
+    if not re.fullmatch(r"[\w+-][\w.+-]*", stem_name):
+        raise OptionError(
+            f"name {stem_name!r}: expected the beginning of a file name, such as mine; it may have "
+            "letters, digits, '-', '_', '.' and '+'"
+        )
+    if licence is not None and not re.fullmatch(r"[\w.+-]+", licence):
+        raise OptionError(f"licence {licence!r}: expected an identifier, such as apache-2.0")
     read_measurements(measured, model_sha256=sha256_of(model))
+    keep = measurements_to_keep(measured)
+    entries = _other_entries(output / MANIFEST_NAME, f"{stem}.onnx")
+    for entry in entries:
+        _check_same_network(output / entry["model_path"], session)
     target = output / f"{stem}.onnx"
     if not replace and target.is_file() and sha256_of(target) != sha256_of(model):
         raise OptionError(
             f"{target}: is another model; give this one another --name, or --replace that one"
         )
-    with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=output) as work:
+    with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=_existing(output)) as work:
         staged = Path(work) / stem
         staged.mkdir()
         shutil.copyfile(model, staged / f"{stem}.onnx")
@@ -91,14 +113,54 @@ def package(
         packed = Path(work) / f"{stem}.tar.gz"
         _pack(staged, packed)
         _check(packed)
+        entries.append(_entry(staged / target.name, packed, proto, opset, stem_name))
+        entries.sort(key=lambda entry: str(entry["model_path"]))
+        rows = [
+            (e, kept_measurements(output / KEPT, e["metadata"]["model_sha"], newer=keep))
+            for e in entries
+        ]
+        card = model_card(
+            rows,
+            spec=session.spec,
+            labels=session.labels,
+            licence=licence or licence_of(output / "README.md"),
+        )
+
+        output.mkdir(parents=True, exist_ok=True)
         tarball = packed.replace(output / packed.name)
         (staged / target.name).replace(target)
-    entries = _with_entry(
-        output / MANIFEST_NAME, _entry(target, tarball, proto, session.spec, opset, name)
-    )
+    # Measurements travel with the package, so that the card can be made again from them.
+    for kept_name, file in keep.items():
+        (output / KEPT).mkdir(exist_ok=True)
+        write_bytes(output / KEPT / kept_name, file.read_bytes())
     write_text(output / MANIFEST_NAME, json.dumps(entries, indent=1) + "\n")
-    write_text(output / "README.md", _card(entries, output, session, measured))
+    write_text(output / "README.md", card)
     return Package(target, tarball, output / MANIFEST_NAME, output / "README.md")
+
+
+def _check_same_network(other: Path, session: Session) -> None:
+    """The card describes one network; files of another one need a folder of their own."""
+    if not other.is_file():
+        raise ModelError(
+            f"{other}: the manifest names it, but it is gone; put it back, or start anew"
+        )
+    try:
+        spec, labels = identity(onnx.load(other))
+    except Exception as error:  # protobuf's own error, which onnx does not pass on
+        reason = " ".join(str(error).split())[:120]
+        raise ModelError(f"{other}: the manifest names it, but it is broken ({reason})") from None
+    if spec != session.spec or labels != session.labels:
+        what = "another network" if spec != session.spec else "other classes"
+        raise OptionError(
+            f"{other}: is of {what} ({spec.name}, {counted(len(labels), 'class')}); package "
+            f"{session.spec.name} with {counted(len(session.labels), 'class')} into another folder"
+        )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there: on the same file system."""
+    folder = folder.absolute()
+    return folder if folder.is_dir() else _existing(folder.parent)
 
 
 def _suffix(graph: onnx.GraphProto) -> str:
@@ -122,7 +184,9 @@ def _check(target: Path) -> None:
     verification = verify(target, require_test_data=True)
     if not verification.passed:
         failed = next(check for check in verification.checks if check.passed is False)
-        raise ModelError(f"not packaged: {failed.name}: {failed.detail}")
+        first, *others = failed.detail.splitlines()
+        more = f", and {len(others)} more" if others else ""
+        raise ModelError(f"not packaged: {failed.name}: {first}{more}")
 
 
 def _pack(folder: Path, tarball: Path) -> None:
@@ -148,13 +212,12 @@ def _entry(
     model: Path,
     tarball: Path,
     proto: onnx.ModelProto,
-    spec: ModelSpec,
     opset: int,
-    name: str | None,
+    name: str,
 ) -> dict[str, Any]:
     inputs, outputs = graph_ports(proto.graph)
     return {
-        "model": name or spec.name,
+        "model": name,
         "model_path": model.name,
         "onnx_version": onnx_release(opset),
         "opset_version": opset,
@@ -177,37 +240,16 @@ def _port(port: Port) -> dict[str, Any]:
     return {"name": port.name, "shape": list(port.shape or ()), "type": port.type}
 
 
-def _with_entry(manifest: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """The entries of a manifest with one put in, in place of an older one of the same file."""
-    entries: list[dict[str, Any]] = []
-    if manifest.is_file():
-        try:
-            entries = json.loads(manifest.read_bytes())
-            entries = [e for e in entries if e["model_path"] != entry["model_path"]]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ModelError(f"{manifest}: not a manifest ({error!r}); move it away") from None
-    return sorted([*entries, entry], key=lambda e: str(e["model_path"]))
-
-
-def _card(
-    entries: list[dict[str, Any]], output: Path, session: Session, measured: Sequence[Path]
-) -> str:
-    folder = output / "measurements"
-    kept = sorted({*folder.glob("*.json"), *_kept(measured, folder)})
-    rows: list[tuple[dict[str, Any], Measurements]] = [
-        (entry, read_measurements(kept, model_sha256=entry["metadata"]["model_sha"]))
-        for entry in entries
-    ]
-    return model_card(rows, spec=session.spec, labels=session.labels)
-
-
-def _kept(measured: Sequence[Path], folder: Path) -> list[Path]:
-    """Measurements travel with the package, so that the card can be made again from them."""
-    kept = []
-    for file in measured:
-        folder.mkdir(exist_ok=True)
-        content = file.read_text(encoding="utf-8")
-        target = folder / f"{sha256_of(file)[:12]}.json"
-        write_text(target, content)
-        kept.append(target)
-    return kept
+def _other_entries(manifest: Path, file_name: str) -> list[dict[str, Any]]:
+    """The entries of a manifest without an older one of the same file; none where it is missing."""
+    if not manifest.is_file():
+        return []
+    manifest_entry(manifest, file_name)  # a list of entries, or an error that says what is wrong
+    entries: list[dict[str, Any]] = json.loads(manifest.read_bytes())
+    others = [entry for entry in entries if entry.get("model_path") != file_name]
+    for entry in others:
+        path = str(entry.get("model_path"))
+        stated = manifest_entry(manifest, path.rsplit("/", 1)[-1])
+        if stated is None or stated.archive is None or _FIELDS - set(entry):
+            raise ModelError(f"{manifest}: the entry of {path} is not one of ours; move it away")
+    return others

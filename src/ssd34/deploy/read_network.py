@@ -94,7 +94,7 @@ def network_of_model(model: onnx.ModelProto) -> Network:
     for node in model.graph.node:
         if node.op_type in QUANTIZED or node.op_type.startswith("QLinear"):
             raise ModelError(
-                f"is quantized already (it has {node.op_type}); quantize the float file instead"
+                f"is quantized already (it has {node.op_type}); give the float file instead"
             )
     spec, labels = identity(model)
     try:

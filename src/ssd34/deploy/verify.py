@@ -6,24 +6,27 @@ Neither torch nor the network that made the file is needed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import onnx
 import onnxruntime
 from onnx import TensorProto
 
-from ssd34.data.checksum import sha256_of
-from ssd34.deploy.archive import SUFFIXES, is_archive, unpacked
+from ssd34.deploy.archive import SUFFIXES, DamagedArchiveError, is_archive, unpacked
 from ssd34.deploy.checks import Check, Verification, check, not_run
-from ssd34.deploy.manifest import MANIFEST_NAME, ManifestEntry, Stated, manifest_entry
-from ssd34.deploy.ports import contract_problems, differences, graph_ports, identity
+from ssd34.deploy.expected import Expected, by_catalogue, by_manifest
+from ssd34.deploy.manifest import MANIFEST_NAME, listed_files
+from ssd34.deploy.ports import contract_problems, graph_ports, identity
 from ssd34.deploy.replay import Arrays, Replayer, replay
 from ssd34.deploy.test_data import find_test_data
 from ssd34.deploy.tolerance import tail_policy, tolerance_of
 from ssd34.errors import ModelError
 from ssd34.runtime.onnxruntime_engine import session_options
+from ssd34.zoo.cache import cache_path, cached_model
+from ssd34.zoo.catalogue import published
 
-__all__ = ["Check", "Verification", "verify"]
+__all__ = ["Check", "Verification", "verify", "verify_folder", "verify_published"]
 
 MAX_MODEL_BYTES = 2 * 2**30 - 1
 """What fits into a protobuf message."""
@@ -56,70 +59,133 @@ def verify(
             raise ModelError(
                 f"{target}: expected an .onnx file, a folder, or {' or '.join(SUFFIXES)}"
             )
-        stated = _Stated(model, manifest)
-        checks = _model_checks(model, stated, require_test_data, threads)
+        expected = by_manifest(model, manifest)
+        checks = _model_checks(model, expected, require_test_data, threads)
         return Verification(target, tuple(checks))
-    stated = _Stated(target, manifest)
-    checks = [stated.file_check("archive", target, archive=True)]
+    expected = by_manifest(target, manifest)
+    return Verification(
+        target, tuple(_archive_checks(target, expected, expected, require_test_data, threads))
+    )
+
+
+def verify_folder(
+    folder: Path,
+    *,
+    manifest: Path | None = None,
+    require_test_data: bool = False,
+    threads: int = 1,
+) -> list[Verification]:
+    """Check everything in a folder: what its manifest names and what else lies there.
+
+    A file and its archive are one: the archive's test data are replayed, and the file beside it
+    has to be the one that both are stated to be. Without manifest there has to be one ONNX file; a
+    folder without any is searched one level down, as of an archive that was unpacked there.
+
+    Raises:
+        ModelError: there is nothing that could be verified, or a broken manifest.
+        OSError: something cannot be read.
+    """
+    one = partial(verify, manifest=manifest, require_test_data=require_test_data, threads=threads)
+    own = folder / MANIFEST_NAME
+    found = []
+    if manifest is None and own.is_file():
+        known = set()
+        for listed in listed_files(own):
+            model = folder / listed.model
+            archive = folder / listed.archive if listed.archive else None
+            known.add(model)
+            if listed.here or model.is_file():
+                checks = _pair_checks(
+                    model, archive, by_manifest(model, None), require_test_data, threads
+                )
+                found.append(Verification(model, tuple(checks)))
+        found += [one(file) for file in _models(folder) if file not in known]
+    elif _models(folder):
+        found = [one(folder)]
+    if found:
+        return found
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and _models(path))
+    if not below:
+        raise ModelError(f"{folder}: expected an .onnx file in it or one level down, found none")
+    return [one(path) for path in below]
+
+
+def verify_published(
+    name: str, *, require_test_data: bool = False, threads: int = 1
+) -> Verification:
+    """Check a published model that is on this machine: it has to be the very file that was
+    published. The test data of its archive are replayed if it has been pulled, too.
+
+    Raises:
+        ModelError: no such model, or it is not on this machine.
+        OSError: something cannot be read.
+    """
+    model = published(name)
+    file = cache_path(model.model)
+    archive = cache_path(model.test_data) if model.test_data else None
+    if not file.is_file():
+        cached_model(name)
+    expected = by_catalogue(model)
+    if archive is None or not archive.is_file():
+        checks = _model_checks(file, expected, require_test_data, threads)
+        return Verification(file, tuple(checks))
+    # Nothing is published of the file in the archive but the archive's own checksum.
+    inner = Expected(lacking="the archive's checksum covers it")
+    checks = [
+        expected.model_check("file", file),
+        *_archive_checks(archive, expected, inner, require_test_data, threads),
+    ]
+    return Verification(file, tuple(checks))
+
+
+def _pair_checks(
+    model: Path, archive: Path | None, expected: Expected, require: bool, threads: int
+) -> list[Check]:
+    """A file and its archive, which holds the same file: that is checked once, in the archive."""
+    missing = [path for path in (model, archive) if path and not path.is_file()]
+    if missing:
+        return [Check(path.name, False, "the manifest names it; missing") for path in missing]
+    if archive is None:
+        return _model_checks(model, expected, require, threads)
+    return [
+        expected.model_check("file", model),
+        *_archive_checks(archive, expected, expected, require, threads),
+    ]
+
+
+def _archive_checks(
+    archive: Path, expected: Expected, inner: Expected, require: bool, threads: int
+) -> list[Check]:
+    checks = [expected.archive_check(archive)]
     try:
-        with unpacked(target) as folder:
-            model = _model_in(folder, shown=target)
-            checks += _model_checks(model, stated, require_test_data, threads)
+        with unpacked(archive) as folder:
+            model = _model_in(folder, shown=archive)
+            return checks + _model_checks(model, inner, require, threads)
+    except DamagedArchiveError as error:
+        checks.append(check("contents", [f"{error}; fetch or make it anew"], ""))
     except ModelError as error:
         if checks[0].passed is not False:
             raise
-        # A damaged download: the checksum has told so already.
+        # Another file: the checksum has told so already.
         checks.append(check("contents", [str(error)], ""))
-    return Verification(target, tuple(checks))
+    return checks
 
 
 def _model_in(folder: Path, *, shown: Path) -> Path:
     """The only ONNX file in a folder, or below it in an unpacked archive."""
-    paths = folder.glob("*.onnx") if folder == shown else folder.rglob("*.onnx")
-    found = sorted(p for p in paths if p.is_file() and not p.name.startswith("."))
+    found = _models(folder, "*.onnx" if folder == shown else "**/*.onnx")
     if len(found) != 1:
         names = ", ".join(str(path.relative_to(folder)) for path in found[:8]) or "none"
         raise ModelError(f"{shown}: expected one .onnx file in it, found {names}")
     return found[0]
 
 
-class _Stated:
-    """What a manifest states of a file."""
-
-    def __init__(self, file: Path, manifest: Path | None) -> None:
-        beside = file.parent / MANIFEST_NAME
-        source = manifest or (beside if beside.is_file() else None)
-        self.entry: ManifestEntry | None = None
-        self.lacking = f"no manifest was given, and no {MANIFEST_NAME} lies beside the file"
-        # A manifest that was asked for has to know the file.
-        self.required = manifest is not None
-        if source is not None:
-            self.entry = manifest_entry(source, file.name)
-            self.lacking = f"{source} has no entry for {file.name}"
-
-    def file_check(self, name: str, file: Path, *, archive: bool = False) -> Check:
-        """Size and SHA-256 of a file."""
-        if self.entry is None:
-            return Check(name, False if self.required else None, self.lacking)
-        stated = self.entry.archive if archive else self.entry.model
-        if stated is None:
-            return check(name, ["the manifest states nothing of the archive"], "")
-        return check(name, *_differences_of_file(file, stated))
+def _models(folder: Path, pattern: str = "*.onnx") -> list[Path]:
+    return sorted(p for p in folder.glob(pattern) if p.is_file() and not p.name.startswith("."))
 
 
-def _differences_of_file(file: Path, stated: Stated) -> tuple[list[str], str]:
-    size = file.stat().st_size
-    sha256 = sha256_of(file)
-    problems = []
-    if size != stated.size:
-        problems.append(f"{size} bytes, the manifest says {stated.size}")
-    if sha256 != stated.sha256:
-        problems.append(f"SHA-256 is {sha256}, the manifest says {stated.sha256}")
-    return problems, f"{size} bytes, SHA-256 {sha256}"
-
-
-def _model_checks(path: Path, stated: _Stated, require: bool, threads: int) -> list[Check]:
-    checks = [stated.file_check("checksum", path)]
+def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -> list[Check]:
+    checks = [expected.model_check("checksum", path)]
     if path.stat().st_size > MAX_MODEL_BYTES:
         raise ModelError(f"{path}: too large, expected at most {MAX_MODEL_BYTES} bytes")
     content = path.read_bytes()
@@ -132,12 +198,7 @@ def _model_checks(path: Path, stated: _Stated, require: bool, threads: int) -> l
     inputs, outputs = graph_ports(model.graph)
     contract = check("ports", contract_problems(model), "; ".join(map(str, (*inputs, *outputs))))
     checks.append(contract)
-    if stated.entry is None:
-        checks.append(Check("manifest ports", None, stated.lacking))
-    else:
-        unlike = differences("input", inputs, stated.entry.inputs)
-        unlike += differences("output", outputs, stated.entry.outputs)
-        checks.append(check("manifest ports", unlike, "as the manifest says"))
+    checks.append(expected.ports_check(inputs, outputs))
 
     try:
         run = _runner(content, threads)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ssd34.core.spec import SPECS, ModelSpec
 from ssd34.data.checkpoint import Arrays, read_arrays
+from ssd34.data.checksum import sha256_of
 from ssd34.errors import CheckpointError, DownloadError
 from ssd34.network.from_onnx import unfolded_norm
 from ssd34.network.ssd import SSD
@@ -51,7 +52,10 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a readable torch file ({reason})") from None
+        raise CheckpointError(
+            f"{path}: not a readable torch file ({reason}); expected a state dict that torch.save "
+            "wrote; if it was cut off, fetch it anew"
+        ) from None
     if isinstance(values, dict) and isinstance(values.get("model"), dict):
         values = values["model"]
     if not isinstance(values, dict) or not values:
@@ -146,10 +150,16 @@ def fetch_trunk(name: str, folder: Path, *, url: str = IMAGENET_URL) -> Path:
         DownloadError: it cannot be fetched, or is another file; says where to put it by hand.
     """
     target = folder / f"{name}.pth"
-    if target.is_file():
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
     digits = IMAGENET_TRUNKS[name]
+    if target.is_file():
+        found = sha256_of(target)
+        if found.startswith(digits):
+            return target
+        raise DownloadError(
+            f"{target}: is another file, its SHA-256 is {found} and should begin with {digits}; "
+            "delete it to fetch it anew, or put the right one there"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(
             f"{url}{name}.pth", str(target), hash_prefix=digits, progress=False

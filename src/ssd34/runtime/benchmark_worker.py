@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ssd34.data.checksum import sha256_of
+from ssd34.data.image_io import read_image
 from ssd34.errors import ImageError, MissingExtraError, ModelError, OptionError, Ssd34Error
 from ssd34.runtime.arrivals import latencies_at
 from ssd34.runtime.cpu import peak_memory
@@ -119,6 +120,7 @@ class _Model:
         started = time.perf_counter()
         session = Session(model_path(model), threads=threads, engine=engine, streams=streams)
         loading = time.perf_counter() - started
+        self._files = [Path(p) for p in pictures]
         self._pictures = [Path(p).read_bytes() for p in pictures] or [drawn_picture()]
         self._detector = Detector(session)
         self._engine = session.engine
@@ -184,6 +186,15 @@ class _Model:
         tensor = session.input_for(self._detector.read(self._picture(0)))
         return tail_share(session.path, self._engine.name, tensor, threads=session.threads)
 
+    def named(self, error: ImageError) -> ImageError:
+        """The error with the name of the file: pictures are decoded from memory, many at once."""
+        for file in self._files:
+            try:
+                read_image(file)
+            except ImageError as found:
+                return found
+        return error
+
     def _picture(self, number: int) -> bytes:
         return self._pictures[number % len(self._pictures)]
 
@@ -207,6 +218,8 @@ def main() -> None:
         run: Callable[..., Any] = getattr(model, command)
         try:
             answer = {"result": run(**arguments)}
+        except ImageError as error:
+            answer = {"error": "ImageError", "message": str(model.named(error))}
         except Ssd34Error as error:
             answer = {"error": type(error).__name__, "message": str(error)}
         except OSError as error:

@@ -78,4 +78,7 @@ def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Eng
 def refusal(path: Path, error: Exception) -> str:
     """The message for a file that an engine does not load, in one line."""
     reason = " ".join(str(error).split())[:200]
-    return f"{path}: not an ONNX file that can be run ({reason})"
+    return (
+        f"{path}: not an ONNX file that can be run ({reason}); if it was cut off or is something "
+        "else, fetch or export it anew"
+    )

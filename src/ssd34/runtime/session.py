@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssd34.core.contract import DETECTION_OUTPUTS, PUBLISHED, RAW_OUTPUTS, identity
+from ssd34.core.counted import counted
 from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import ModelSpec
-from ssd34.errors import ModelError
-from ssd34.runtime.engine import AUTO, ONNXRUNTIME, Engine, open_engine
+from ssd34.errors import ModelError, OptionError
+from ssd34.runtime.engine import AUTO, ONNXRUNTIME, Engine, Port, open_engine
 from ssd34.runtime.engine_choice import EngineChoice, faster_engine
 from ssd34.runtime.threads import thread_budget
 
@@ -22,6 +23,11 @@ CONTRACT = (
     "one input of float32 [N, 3, S, S] or uint8 [N, S, S, 3] and the outputs bboxes, labels, "
     "scores (detections) or loc, conf (raw)"
 )
+_DETECTION_PORTS: dict[str, tuple[str, tuple[int | None, ...]]] = {
+    "bboxes": ("float32", (None, None, 4)),
+    "labels": ("int64", (None, None)),
+    "scores": ("float32", (None, None)),
+}
 _LAYOUTS = {"float32": "NCHW", "uint8": "NHWC"}
 
 
@@ -58,8 +64,13 @@ class Session:
         Raises:
             ModelError: missing, broken, or not a detector of this family.
             MissingExtraError: the engine is not installed; ``"auto"`` does not raise it.
-            OptionError: there is no such engine.
+            OptionError: there is no such engine, or threads are no number of 1 or more.
         """
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise OptionError(
+                f"threads {threads!r}: expected a whole number of 1 or more, or None for what this "
+                "process may use"
+            )
         if not path.is_file():
             raise ModelError(f"{path}: no such model file; expected an ONNX file or 'default'")
         if path.suffix == ".safetensors":
@@ -99,6 +110,8 @@ class Session:
         self.spec, self.labels = self._identity(side)
         if self.raw:
             self._check_raw_shapes()
+        else:
+            self._check_detection_ports()
         self.choice: EngineChoice | None = None
         if engine == AUTO:
             noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
@@ -116,6 +129,22 @@ class Session:
                 f"{self.path}: its outputs {shapes} do not fit its network, expected {expected}; "
                 "make the file with: ssd34 export"
             )
+
+    def _check_detection_ports(self) -> None:
+        """As far as the file says: sides may be free, and an engine may not know the rank."""
+        for port in self.engine.outputs:
+            if port.name not in _DETECTION_PORTS:
+                continue
+            dtype, form = _DETECTION_PORTS[port.name]
+            fits = not port.shape or (
+                len(port.shape) == len(form)
+                and all(None in (a, b) or a == b for a, b in zip(port.shape, form, strict=True))
+            )
+            if port.dtype != dtype or not fits:
+                raise ModelError(
+                    f"{self.path}: not an SSD detector: its output {port}: expected "
+                    f"{Port(port.name, dtype, form)}; make the file with: ssd34 export"
+                )
 
     def _identity(self, side: int) -> tuple[ModelSpec, LabelSet]:
         """Spec and classes from the metadata, else from the published contract."""
@@ -172,11 +201,32 @@ class Session:
         self, images: NDArray[Any]
     ) -> list[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]]:
         """The file's input for N pictures to each one's boxes (D, 4) in fractions, labels (D,)
-        and scores (D,)."""
+        and scores (D,).
+
+        Raises:
+            ModelError: the outputs do not belong together, or a label is none of the file's.
+        """
         assert not self.raw
         outputs = self.engine.run(DETECTION_OUTPUTS, {self._input: images})
+        shapes = [values.shape for values in outputs]
+        if shapes != [(*shapes[2], 4), shapes[2], shapes[2]] or shapes[2][:1] != images.shape[:1]:
+            got = ", ".join(
+                f"{k} {list(v)}" for k, v in zip(DETECTION_OUTPUTS, shapes, strict=True)
+            )
+            raise ModelError(
+                f"{self.path}: gave {got} for {counted(len(images), 'picture')}: not of the same "
+                "detections; make the file with: ssd34 export"
+            )
         # Files for several pictures fill up with detections of score 0.
-        return [
+        found = [
             (boxes[scores > 0], labels[scores > 0], scores[scores > 0])
             for boxes, labels, scores in zip(*outputs, strict=True)
         ]
+        for _, labels, _ in found:
+            unknown = labels[(labels < 1) | (labels > len(self.labels))]
+            if len(unknown):
+                raise ModelError(
+                    f"{self.path}: gave the label {unknown[0]}, expected 1 to {len(self.labels)}; "
+                    "make the file with: ssd34 export"
+                )
+        return found

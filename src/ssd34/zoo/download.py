@@ -61,6 +61,9 @@ def download(
     """
     if is_file(target, size=size, sha256=sha256):
         return
+    there = ""
+    if os.path.isfile(target):
+        there = f"the file there has SHA-256 {sha256_of(target)}, expected {sha256}; "
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     answers = []
@@ -77,8 +80,8 @@ def download(
                 part.replace(target)
                 return
     raise DownloadError(
-        f"{target.name} could not be fetched: {'; '.join(answers)}; to go on by hand put it at "
-        f"{target} ({size} bytes, SHA-256 {sha256})"
+        f"{there}{target.name} could not be fetched: {'; '.join(answers)}; to go on by hand put it "
+        f"at {target} ({size} bytes, SHA-256 {sha256})"
     )
 
 
