@@ -18,7 +18,6 @@ from ssd34.errors import DatasetError, OptionError, TrainingError
 from ssd34.evaluate.coco_metrics import categories_of
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
-from ssd34.train.divergence import LossWatch
 from ssd34.train.ema import AveragedWeights
 from ssd34.train.loader import Loader, TrainingSet, everyones
 from ssd34.train.measure import evaluate_network
@@ -108,7 +107,6 @@ def train(
         decays=options.decays,
     )
     pace = Pace()
-    watch = LossWatch()
     saved_at = run.elapsed()
     usable = 0
     share = run.share(run.step)
@@ -132,8 +130,9 @@ def train(
                 averaged.update(network, step=run.step)
                 pace.add(step, waited=waited)
                 usable += step.pictures
-                if watch.exploded(step.loss):
-                    grown = f"the loss has grown from {watch.lowest:.3g} to {watch.mean:.3g}"
+                if run.watch.exploded(step.loss):
+                    low, high = run.watch.lowest, run.watch.mean
+                    grown = f"the loss has grown from {low:.3g} to {high:.3g}"
                     raise TrainingError(diverged(grown, optimizer))
             run.step += 1
             share = run.share(run.step)

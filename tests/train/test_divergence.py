@@ -1,0 +1,71 @@
+import dataclasses
+
+import pytest
+
+from ssd34.data.checkpoint import read_checkpoint
+from ssd34.errors import TrainingError
+from ssd34.train import step as step_module
+from ssd34.train.divergence import LossWatch
+from ssd34.train.loss import detection_loss
+from tests.train.test_loop import FAST, run, stop_after
+
+
+def exploded_at(losses):
+    """The number, from 1, of the loss at which a watch stops a run; 0: it goes on."""
+    watch = LossWatch()
+    return next((n for n, loss in enumerate(losses, start=1) if watch.exploded(loss)), 0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "stopped"),
+    [
+        ([9.8, 4189, 1817, 2330, 900, 385], 2),  # a rate far too high, from the first step on
+        ([3.0] * 30 + [900.0] * 3, 31),
+        ([3.0] * 10 + [60.0] * 30, 20),
+        ([20.0, 18.0, 60.0, 25.0, 15.0, *[8.0] * 50], 0),  # the warm-up of a healthy run
+        ([0.02, *[0.4] * 50], 0),
+        ([2.0] * 40 + [12.0] + [2.0] * 40, 0),
+    ],
+)
+def test_an_explosion_is_seen_from_the_first_steps_on(losses, stopped):
+    assert exploded_at(losses) == stopped
+
+
+def growing_from(first, factor):
+    """The loss, times a factor from the first-th call on."""
+    calls: list[None] = []
+
+    def growing(*args, **keywords):
+        loss = detection_loss(*args, **keywords)
+        calls.append(None)
+        return type(loss)(*(part * (factor if len(calls) >= first else 1.0) for part in loss))
+
+    return growing
+
+
+def test_a_resumed_run_remembers_how_low_the_loss_was(tmp_path, shapes, monkeypatch):
+    """What explodes right after a resume is seen as it is without the interruption."""
+    options = dataclasses.replace(FAST, epochs=20, learning_rate=1e-6)
+    run(tmp_path, shapes, options=options, listener=stop_after(8))
+    was = read_checkpoint(tmp_path / "last.safetensors").state["loss"]
+    assert was["steps"] == 8
+    assert 0 < was["lowest"] <= was["mean"]
+    monkeypatch.setattr(step_module, "detection_loss", growing_from(1, 1000.0))
+    with pytest.raises(TrainingError, match=rf"grown from {was['lowest']:.3g} to"):
+        run(tmp_path, shapes, options=options, resume=True)
+
+
+def test_another_loss_has_another_size(tmp_path, shapes):
+    run(tmp_path, shapes, listener=stop_after(4))
+    options = dataclasses.replace(FAST, class_loss="focal")
+    run(tmp_path, shapes, options=options, resume=True, listener=stop_after(2))
+    assert read_checkpoint(tmp_path / "last.safetensors").state["loss"]["steps"] == 2
+
+
+def test_a_checkpoint_that_knows_no_loss_still_resumes(tmp_path, shapes):
+    run(tmp_path, shapes, listener=stop_after(4))
+    path = tmp_path / "last.safetensors"
+    old = read_checkpoint(path, training=True)
+    state = {key: value for key, value in old.state.items() if key != "loss"}
+    dataclasses.replace(old, state=state).save(path)
+    assert run(tmp_path, shapes, resume=True).finished
