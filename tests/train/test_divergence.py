@@ -1,12 +1,18 @@
 import dataclasses
 
 import pytest
+import torch
 
 from ssd34.data.checkpoint import read_checkpoint
+from ssd34.data.formats import open_dataset
 from ssd34.errors import TrainingError
+from ssd34.network.ssd import SSD
 from ssd34.train import step as step_module
 from ssd34.train.divergence import LossWatch
 from ssd34.train.loss import detection_loss
+from ssd34.train.measure import evaluate_network
+from ssd34.train.run import Run
+from tests.conftest import TINY_LABELS, tiny_spec
 from tests.train.test_loop import FAST, run, stop_after
 
 
@@ -69,3 +75,61 @@ def test_a_checkpoint_that_knows_no_loss_still_resumes(tmp_path, shapes):
     state = {key: value for key, value in old.state.items() if key != "loss"}
     dataclasses.replace(old, state=state).save(path)
     assert run(tmp_path, shapes, resume=True).finished
+
+
+WILD = dataclasses.replace(
+    FAST, optimizer="sgd", learning_rate=1e10, warmup_steps=0, gradient_clip=None, epochs=20
+)
+
+
+def test_divergence_before_any_checkpoint_does_not_advise_to_resume(tmp_path, shapes):
+    with pytest.raises(TrainingError, match=r"diverged; there is no checkpoint yet: start anew wi"):
+        run(tmp_path, shapes, options=WILD)
+    assert not (tmp_path / "last.safetensors").exists()
+
+
+def test_a_checkpoint_of_broken_weights_is_called_so(tmp_path, shapes):
+    """One step an epoch: they are saved and measured, before they are tried."""
+    options = dataclasses.replace(WILD, batch_size=12)
+    for resume in (False, True):
+        with pytest.raises(TrainingError, match=r"has the very weights that led to it: start ane"):
+            run(tmp_path, shapes, options=options, resume=resume)
+    assert read_checkpoint(tmp_path / "last.safetensors").state["step"] == 1
+
+
+@pytest.mark.parametrize(("factor", "message"), [(100.0, r"grown from \S+ to"), (1e30, "loss is")])
+def test_weights_that_explode_do_not_replace_good_ones(
+    tmp_path, shapes, monkeypatch, factor, message
+):
+    monkeypatch.setattr(step_module, "detection_loss", growing_from(26, factor))
+    options = dataclasses.replace(FAST, epochs=20, learning_rate=1e-6)
+    with pytest.raises(TrainingError, match=rf"{message}.*diverged; the last .*, step 24: --resum"):
+        run(tmp_path, shapes, options=options)
+    assert read_checkpoint(tmp_path / "last.safetensors").state["step"] == 24
+
+
+def test_a_doubtful_moment_only_delays_the_checkpoint(tmp_path, shapes, monkeypatch):
+    """The loss of step 3, the first epoch's end, is five times the others'."""
+    first, again = (growing_from(3, 5.0), growing_from(4, 5.0))
+
+    def once(*args, **keywords):
+        loss, other = first(*args, **keywords), again(*args, **keywords)
+        return loss if loss.total != other.total else detection_loss(*args, **keywords)
+
+    saved = []
+    save = Run.save_last
+    monkeypatch.setattr(step_module, "detection_loss", once)
+    monkeypatch.setattr(Run, "save_last", lambda run: (saved.append(run.step), save(run)))
+    run(tmp_path, shapes, options=dataclasses.replace(FAST, epochs=2, learning_rate=1e-6))
+    assert saved == [4, 6, 6]
+
+
+def test_boxes_that_overflow_are_measured_without_a_warning(shapes):
+    network = SSD(tiny_spec())
+    for location in network.heads.loc:
+        assert isinstance(location, torch.nn.Conv2d)
+        torch.nn.init.constant_(location.weight, 1e30)
+    dataset = open_dataset(shapes)
+    metrics = evaluate_network(network, TINY_LABELS, dataset, device=torch.device("cpu"))
+    assert metrics is not None
+    assert metrics.ap == 0

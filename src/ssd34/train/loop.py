@@ -18,6 +18,7 @@ from ssd34.errors import DatasetError, OptionError, TrainingError
 from ssd34.evaluate.coco_metrics import categories_of
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
+from ssd34.train.divergence import diverged
 from ssd34.train.ema import AveragedWeights
 from ssd34.train.loader import Loader, TrainingSet, everyones
 from ssd34.train.measure import evaluate_network
@@ -25,7 +26,7 @@ from ssd34.train.options import TrainOptions
 from ssd34.train.progress import Listener, Outcome, Pace
 from ssd34.train.run import BEST, LAST, Run
 from ssd34.train.schedule import Schedule
-from ssd34.train.step import diverged, make_optimizer, set_training, train_step
+from ssd34.train.step import make_optimizer, set_training, train_step
 
 LOG_EVERY = 20
 
@@ -63,8 +64,8 @@ def train(
 
     Raises:
         DatasetError: nothing to measure on.
-        TrainingError: the loss is not finite any more or explodes, the memory is too small, no
-            picture can be read, or there is nothing to resume.
+        TrainingError: the loss or its gradient is not finite any more, or explodes; the memory is
+            too small; no picture can be read; or there is nothing to resume.
     """
     listener = listener or Listener()
     device = device or torch.device("cpu")
@@ -108,6 +109,7 @@ def train(
     )
     pace = Pace()
     saved_at = run.elapsed()
+    due = False
     usable = 0
     share = run.share(run.step)
     if run.step and run.step % run.batches_per_epoch == 0 and run.evaluated != run.step:
@@ -127,13 +129,12 @@ def train(
                 network, optimizer, batch, options=options, device=device, ranks=ranks
             )
             if step is not None:
+                what = run.watch.wrong(step)
+                if what:
+                    raise TrainingError(diverged(what, rate=rate, step=run.step, saved=run.saved))
                 averaged.update(network, step=run.step)
                 pace.add(step, waited=waited)
                 usable += step.pictures
-                if run.watch.exploded(step.loss):
-                    low, high = run.watch.lowest, run.watch.mean
-                    grown = f"the loss has grown from {low:.3g} to {high:.3g}"
-                    raise TrainingError(diverged(grown, optimizer))
             run.step += 1
             share = run.share(run.step)
             listener.stepped(run.step, share)
@@ -151,14 +152,14 @@ def train(
                     first = f"; the first: {problems[0]}" if problems else ""
                     raise TrainingError(f"no picture could be read in a whole epoch{first}")
                 usable = 0
-            if (
-                end_of_epoch
-                or share >= 1
-                or run.elapsed() - saved_at > 60 * options.checkpoint_minutes
-            ):
+            late = run.elapsed() - saved_at > 60 * options.checkpoint_minutes
+            due = due or end_of_epoch or share >= 1 or late
+            # Weights that may be exploding do not take the place of good ones.
+            if due and not run.watch.doubtful:
                 with run.clock_stopped():
                     run.save_last()
                 saved_at = run.elapsed()
+                due = False
             if end_of_epoch or share >= 1:
                 _evaluate(run, validation, device, listener, ranks)
                 pace.restart()

@@ -38,7 +38,9 @@ def stages_of_network(network: SSD, *, device: torch.device, precision: str = "f
         return list(zip(loc.float().cpu().numpy(), conf.float().cpu().numpy(), strict=True))
 
     def pick(raw: tuple[NDArray[np.float32], NDArray[np.float32]]) -> tuple[Picked, ...]:
-        return (postprocess(*raw, default_boxes_cxcywh=default_boxes, policy=ZOO),)
+        # The boxes of a run that diverges may overflow; its AP and its loss show that.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (postprocess(*raw, default_boxes_cxcywh=default_boxes, policy=ZOO),)
 
     return Stages(lambda image: preprocess(image, network.spec.image_size), infer, pick)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,11 @@ class Step:
     class_loss: float
     gradient_norm: float
 
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradient are neither infinite nor NaN."""
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
 
 def train_step(
     network: SSD,
@@ -49,11 +55,11 @@ def train_step(
     The gradient is that of the mean over all pictures of all parts and processes.
 
     Returns:
-        None where the batch has no picture to learn from.
+        None where the batch has no picture to learn from. Where the loss or its gradient is not
+        finite the weights are left as they were.
 
     Raises:
-        TrainingError: the loss or its gradient is not finite; the weights are left as they were.
-            Or the memory does not hold the batch.
+        TrainingError: the memory does not hold the batch.
     """
     parts = batch.parts(options.accumulate)
     counts = ranks.total([len(part.images) for part in parts])
@@ -77,17 +83,16 @@ def train_step(
     limit = options.gradient_clip if options.gradient_clip is not None else float("inf")
     norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
     total, box, classification, length = torch.cat([losses, norm.reshape(1)]).tolist()
-    if not abs(total + length) < float("inf"):
-        raise TrainingError(diverged(f"the loss is {total:.3g}, its gradient's norm {length:.3g}",
-                                     optimizer))  # fmt: skip
-    optimizer.step()
-    return Step(
+    step = Step(
         pictures=pictures,
         loss=total,
         box_loss=box,
         class_loss=classification,
         gradient_norm=length,
     )
+    if step.finite:
+        optimizer.step()
+    return step
 
 
 def _learn(network: SSD, part: Batch, pictures: int, *, options: TrainOptions) -> Tensor:
@@ -153,15 +158,6 @@ def set_training(network: SSD, options: TrainOptions, *, frozen: bool) -> None:
             module.requires_grad_(not still)
             if still:
                 module.eval()
-
-
-def diverged(what: str, optimizer: torch.optim.Optimizer) -> str:
-    """The message that says what to try."""
-    rate = optimizer.param_groups[-1]["lr"]
-    return (
-        f"{what}: training diverged; the last checkpoint is from before: --resume with a lower "
-        f"--lr (now {rate:.2g}) or a smaller --clip, or start anew with a longer --warmup"
-    )
 
 
 def _out_of_memory(error: BaseException) -> bool:
