@@ -35,6 +35,7 @@ def trained(tmp_path_factory, shapes):
         "train", "--data", shapes, "--val", shapes, "--output", output, "--epochs", "1", *QUICK
     )
     assert "finished after 3 steps" in result.output
+    assert "warning: at 64 pixels the network has only 4 of its 6 levels" in result.output
     return output
 
 

@@ -176,6 +176,7 @@ def train(
     from ssd34.train.recipe import RECIPES, read_recipe, resolved
     from ssd34.train.run import HISTORY, LAST
     from ssd34.train.tensorboard import EventWriter
+    from ssd34.train.untrained import untrained_levels
 
     last = output / LAST
     if resume and not last.is_file():
@@ -235,6 +236,9 @@ def train(
     for name in sorted(set(validation.labels.names) - set(labels.names)):
         if first:
             warn(f"{val}: the class {name!r} is not trained and counts as missed")
+    untrained = untrained_levels(spec, options)
+    if untrained and first:
+        warn(untrained)
 
     output.mkdir(parents=True, exist_ok=True)
     history = read_history(output / HISTORY, until=begun.state["step"]) if begun else []
