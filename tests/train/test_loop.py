@@ -15,6 +15,7 @@ from ssd34.data.dataset import Problem
 from ssd34.data.formats import open_dataset
 from ssd34.errors import CheckpointError, DatasetError, OptionError, TrainingError
 from ssd34.network.ssd import SSD
+from ssd34.train import loader as loader_module
 from ssd34.train.augment import Augmentation
 from ssd34.train.loader import Draw, Examples, Loader, Made, training_sets
 from ssd34.train.loop import train
@@ -200,6 +201,26 @@ def test_out_of_memory_says_what_to_try(tmp_path, shapes, monkeypatch, error):
     monkeypatch.setattr(SSD, "forward", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tmp_path, shapes)
+
+
+def test_out_of_memory_says_what_to_try_wherever_it_happens(tmp_path, shapes, monkeypatch):
+    def fail(*_args, **_keywords):
+        raise MemoryError
+
+    forward = SSD.forward
+
+    def fail_to_measure(self, images):
+        return forward(self, images) if self.training else fail()
+
+    for owner, name, broken, message in (
+        (torch.optim.AdamW, "step", fail, r"with 4 pictures of 64 .*--accumulate 2.*--batch 2"),
+        (SSD, "forward", fail_to_measure, r"with 4 pictures of 64 .*--accumulate 2.*--batch 2"),
+        (loader_module, "_collate", fail, r"a batch of 4 pictures was put together; --batch 2, f"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, broken)
+            with pytest.raises(TrainingError, match=message):
+                run(tmp_path, shapes)
 
 
 def first_batch(shapes, spec, *, pictures):

@@ -23,6 +23,7 @@ from ssd34.train.ema import AveragedWeights
 from ssd34.train.loader import Loader, TrainingSet, everyones
 from ssd34.train.measure import evaluate_network
 from ssd34.train.options import TrainOptions
+from ssd34.train.out_of_memory import advised
 from ssd34.train.progress import Listener, Outcome, Pace
 from ssd34.train.run import BEST, LAST, Run
 from ssd34.train.schedule import Schedule
@@ -209,18 +210,21 @@ def _evaluate(
     run: Run, validation: Dataset, device: torch.device, listener: Listener, ranks: Ranks
 ) -> None:
     """Measure the averaged weights, and keep them if they are the best so far."""
+    options, side = run.options, run.network.spec.image_size
+    at_once = max(1, options.batch_size // (options.accumulate * ranks.count))
     with run.clock_stopped():
-        metrics = evaluate_network(
-            run.averaged.network,
-            run.labels,
-            validation,
-            device=device,
-            precision=run.options.precision,
-            batch_size=max(1, run.options.batch_size // (run.options.accumulate * ranks.count)),
-            progress=listener.evaluating if ranks.first else lambda _done, _total: None,
-            problem=lambda problem: _report([problem], run, listener, ranks),
-            ranks=ranks,
-        )
+        with advised(at_once, side, options):
+            metrics = evaluate_network(
+                run.averaged.network,
+                run.labels,
+                validation,
+                device=device,
+                precision=options.precision,
+                batch_size=at_once,
+                progress=listener.evaluating if ranks.first else lambda _done, _total: None,
+                problem=lambda problem: _report([problem], run, listener, ranks),
+                ranks=ranks,
+            )
         ap = float(ranks.gathered(np.array([[metrics.ap if metrics else -1.0]]))[0][0, 0])
         run.evaluated = run.step
         best = ap > run.best_ap

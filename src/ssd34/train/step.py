@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssd34.core.counted import counted
 from ssd34.core.preprocess import MEAN, STD
-from ssd34.errors import TrainingError
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.loader import Batch
 from ssd34.train.loss import detection_loss
 from ssd34.train.options import TrainOptions
+from ssd34.train.out_of_memory import advised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,30 +67,26 @@ def train_step(
     pictures = sum(count for count in counts if count >= least)
     if pictures == 0:
         return None
-    optimizer.zero_grad(set_to_none=True)
-    losses = torch.zeros(3, device=device)
-    for part, count in zip(parts, counts, strict=True):
-        if count >= least:
-            try:
+    with advised(len(parts[0].images), batch.images.shape[1], options):
+        optimizer.zero_grad(set_to_none=True)
+        losses = torch.zeros(3, device=device)
+        for part, count in zip(parts, counts, strict=True):
+            if count >= least:
                 losses += _learn(network, part.to(device), pictures, options=options)
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-                raise TrainingError(_memory_advice(part, options)) from None
-    ranks.add_gradients(network.parameters())
-    ranks.add(losses)
-    limit = options.gradient_clip if options.gradient_clip is not None else float("inf")
-    norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
-    total, box, classification, length = torch.cat([losses, norm.reshape(1)]).tolist()
-    step = Step(
-        pictures=pictures,
-        loss=total,
-        box_loss=box,
-        class_loss=classification,
-        gradient_norm=length,
-    )
-    if step.finite:
-        optimizer.step()
+        ranks.add_gradients(network.parameters())
+        ranks.add(losses)
+        limit = options.gradient_clip if options.gradient_clip is not None else float("inf")
+        norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
+        total, box, classification, length = torch.cat([losses, norm.reshape(1)]).tolist()
+        step = Step(
+            pictures=pictures,
+            loss=total,
+            box_loss=box,
+            class_loss=classification,
+            gradient_norm=length,
+        )
+        if step.finite:
+            optimizer.step()
     return step
 
 
@@ -158,21 +153,3 @@ def set_training(network: SSD, options: TrainOptions, *, frozen: bool) -> None:
             module.requires_grad_(not still)
             if still:
                 module.eval()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        "defaultcpuallocator" in text or "out of memory" in text or "bad_alloc" in text
-    )
-
-
-def _memory_advice(part: Batch, options: TrainOptions) -> str:
-    pictures, side = len(part.images), part.images.shape[1]
-    message = f"out of memory with {counted(pictures, 'picture')} of {side} pixels at once"
-    if pictures < 2:
-        return f"{message}; use a smaller network or input, or another machine"
-    return (
-        f"{message}; add --accumulate {2 * options.accumulate}, which computes the same batch in "
-        f"smaller parts, or try --batch {max(1, options.batch_size // 2)}"
-    )
