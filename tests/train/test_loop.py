@@ -435,6 +435,29 @@ def test_the_loader_matches_as_it_is_told(shapes):
         assert np.array_equal(made.matches.labels, expected.labels)
 
 
+def test_the_loader_tells_crowds_from_difficult_objects(shapes):
+    """A box over the whole picture: inside a crowd nothing is background."""
+    dataset = open_dataset(shapes)
+    sample = dataset.samples[0]
+    whole = np.array([[0, 0, sample.width, sample.height]], np.float32)
+    found = []
+    for crowd in (True, False):
+        marked = dataclasses.replace(
+            sample, boxes=np.concatenate([sample.boxes, whole]),
+            labels=np.append(sample.labels, 1), areas=np.append(sample.areas, 1.0),
+            crowd=np.append(sample.crowd, crowd), difficult=np.append(sample.difficult, not crowd),
+        )  # fmt: skip
+        sources = training_sets([(dataclasses.replace(dataset, samples=(marked,)), 1.0)],
+                                TINY_LABELS)  # fmt: skip
+        made = Examples(sources, tiny_spec(), Augmentation(crop=False)).make(
+            Draw(0, 0, (1, 2, 3), 64)
+        )
+        assert isinstance(made, Made)
+        found.append((made.matches.labels == 0).mean())
+    assert found[0] < 0.2
+    assert found[1] > 0.5
+
+
 def test_loader_order_weights_and_targets(shapes):
     [source] = training_sets([(open_dataset(shapes), 2.5)], TINY_LABELS)
     loader = Loader(

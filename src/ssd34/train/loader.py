@@ -258,14 +258,15 @@ class Examples(TorchDataset[Any]):
             )
         except ImageError as error:
             return Unreadable(Problem.of(sample, error), draw.size)
-        ignored = sample.ignored[variation.kept]
+        ignored, crowd = sample.ignored[variation.kept], sample.crowd[variation.kept]
         boxes = variation.boxes[~ignored]
         labels = source.labels[sample.labels[variation.kept]][~ignored]
         matches = match(
             boxes,
             labels,
             default_boxes_cxcywh=self.default_boxes(draw.size),
-            ignored_boxes=variation.boxes[ignored],
+            ignored_boxes=variation.boxes[ignored & ~crowd],
+            crowd_boxes=variation.boxes[crowd],
             levels=levels_of(self.spec.at_size(draw.size)) if self.matcher == "atss" else None,
         )
         image = varied(picture, variation, factor=factor)
