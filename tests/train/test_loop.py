@@ -22,6 +22,7 @@ from ssd34.train.loop import train
 from ssd34.train.matcher import levels_of, match
 from ssd34.train.measure import evaluate_network
 from ssd34.train.options import TrainOptions
+from ssd34.train.pictures import other_training, other_validation, pictures_of
 from ssd34.train.progress import Listener
 from ssd34.train.step import make_optimizer, set_training, train_step
 from tests.conftest import TINY_LABELS, shapes_dataset, tiny_spec
@@ -326,6 +327,32 @@ def test_resume_of_something_else_is_refused(tmp_path, shapes):
     ):
         with pytest.raises(TrainingError, match=message):
             run(tmp_path, shapes, resume=True, options=dataclasses.replace(FAST, **changes))
+
+
+def test_resume_on_other_pictures_is_refused(tmp_path, shapes):
+    """As many, but one box is a pixel smaller; or other weights of which the sum is the same."""
+    dataset = open_dataset(shapes)
+    [source] = training_sets([(dataset, 1.0)], TINY_LABELS)
+    first = dataset.samples[0]
+    smaller = dataclasses.replace(first, boxes=first.boxes - np.array([0, 0, 1, 0], np.float32))
+    changed = dataclasses.replace(dataset, samples=(smaller, *dataset.samples[1:]))
+    moved = dataclasses.replace(dataset, name="elsewhere")
+    half = training_sets([(dataset, 0.5), (dataset, 0.5)], TINY_LABELS)
+    was = pictures_of([source], dataset)
+
+    assert other_training(was, pictures_of(training_sets([(moved, 1.0)], TINY_LABELS), dataset)
+                          ) is None  # fmt: skip
+    assert "weight 0.5" in (other_training(was, pictures_of(half, dataset)) or "")
+    assert "now it is nothing" in (other_training(pictures_of([source] * 2, dataset), was) or "")
+    assert other_validation(was, was) is None
+    assert "--val" in (other_validation(was, pictures_of([source], changed)) or "")
+
+    run(tmp_path, shapes, listener=stop_after(1))
+    with pytest.raises(TrainingError, match=r"began with --data .* \(12 pictures, \w{8}\), now it"):
+        train(
+            SSD(tiny_spec()), TINY_LABELS, sources=training_sets([(changed, 1.0)], TINY_LABELS),
+            validation=dataset, options=FAST, output=tmp_path, resume=True,
+        )  # fmt: skip
 
 
 def test_a_history_line_cut_by_a_crash_does_not_stop_a_resume(tmp_path, shapes):

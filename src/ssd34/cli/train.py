@@ -171,6 +171,7 @@ def train(
     from ssd34.train.loader import training_sets
     from ssd34.train.loop import train as run_training
     from ssd34.train.page import read_history
+    from ssd34.train.pictures import other_validation, pictures_of
     from ssd34.train.precision import computes_bf16
     from ssd34.train.progress import Listener
     from ssd34.train.recipe import RECIPES, read_recipe, resolved
@@ -236,6 +237,10 @@ def train(
     for name in sorted(set(validation.labels.names) - set(labels.names)):
         if first:
             warn(f"{val}: the class {name!r} is not trained and counts as missed")
+    now = pictures_of(sources, validation)
+    other = other_validation(begun.state.get("pictures", now), now) if begun else None
+    if other and first:
+        warn(f"the run began with {other}; its best AP so far is of the former")
     untrained = untrained_levels(spec, options)
     if untrained and first:
         warn(untrained)

@@ -24,6 +24,7 @@ from ssd34.train.loader import Loader, TrainingSet, everyones
 from ssd34.train.measure import evaluate_network
 from ssd34.train.options import TrainOptions
 from ssd34.train.out_of_memory import advised
+from ssd34.train.pictures import pictures_of
 from ssd34.train.progress import Listener, Outcome, Pace
 from ssd34.train.run import BEST, LAST, Run
 from ssd34.train.schedule import Schedule
@@ -99,6 +100,7 @@ def train(
         output=output,
         notes=notes or {},
         batches_per_epoch=loader.batches_per_epoch,
+        pictures=pictures_of(sources, validation),
         writes=ranks.first,
     )
     run.restore() if resume else run.start_history()

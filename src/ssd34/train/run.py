@@ -21,6 +21,7 @@ from ssd34.network.ssd import SSD, arrays_of, load_weights
 from ssd34.train.divergence import LossWatch
 from ssd34.train.ema import AveragedWeights
 from ssd34.train.options import TrainOptions
+from ssd34.train.pictures import Pictures, other_training
 
 LAST = "last.safetensors"
 BEST = "best.safetensors"
@@ -53,6 +54,7 @@ class Run:
         output: Path,
         notes: dict[str, Any],
         batches_per_epoch: int,
+        pictures: Pictures,
         writes: bool = True,
     ) -> None:
         self.network = network
@@ -63,6 +65,7 @@ class Run:
         self.output = output
         self.notes = notes
         self.batches_per_epoch = batches_per_epoch
+        self.pictures = pictures
         self.writes = writes
         self.step = 0
         self.saved = -1
@@ -156,6 +159,7 @@ class Run:
                 "best_ap": self.best_ap,
                 "loss": dataclasses.asdict(self.watch),
                 "batches_per_epoch": self.batches_per_epoch,
+                "pictures": self.pictures,
                 "options": self.options.to_dict(),
                 "notes": self.notes,
             },
@@ -222,6 +226,13 @@ class Run:
                     f"{path}: the run began with {what} {before}, now it is {after}; "
                     "resume with the same"
                 )
+        # Checkpoints did not say it at first.
+        other = other_training(state.get("pictures", self.pictures), self.pictures)
+        if other:
+            raise TrainingError(
+                f"{path}: the run began with {other}; resume with the same pictures, boxes and "
+                "weights, or begin another run with --init"
+            )
 
     def _forget_later_history(self) -> None:
         """Drop what was written after the checkpoint, and a line cut by a crash."""
