@@ -8,6 +8,7 @@ from PIL import Image
 
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
+from ssd34.core.postprocess import MLPERF, ZOO, postprocess
 from ssd34.core.spec import named_spec
 from ssd34.data.checkpoint import read_checkpoint
 from ssd34.data.classes import of_classes
@@ -299,6 +300,23 @@ def test_training_stops_at_the_target_and_stays_stopped(tmp_path, shapes):
     assert (again.steps, again.finished) == (3, True)
 
 
+def test_evaluations_pick_by_the_policy_that_is_set(tmp_path, shapes, monkeypatch):
+    from ssd34.train import measure
+
+    used = set()
+
+    def noted(*raw, policy, **keywords):
+        used.add(policy)
+        return postprocess(*raw, policy=policy, **keywords)
+
+    monkeypatch.setattr(measure, "postprocess", noted)
+    for name, policy in (("mlperf", MLPERF), ("zoo", ZOO)):
+        run(tmp_path, shapes, options=dataclasses.replace(FAST, epochs=1, policy=name))
+        assert used == {policy}
+        assert f'"policy": "{name}"' in (tmp_path / "history.jsonl").read_text()
+        used.clear()
+
+
 def test_last_is_written_once_at_the_end(tmp_path, shapes, monkeypatch):
     from ssd34.data.checkpoint import Checkpoint
 
@@ -383,6 +401,7 @@ def test_an_interrupted_evaluation_is_made_up_for(tmp_path, shapes):
         {"seed": -1}, {"small_size": 10}, {"weight_decay": -1}, {"gradient_clip": 0},
         {"matcher": "best"}, {"box_loss": "l2"}, {"class_loss": "bce"}, {"multi_scale": 0.6},
         {"schedule": "linear"}, {"epochs": None, "minutes": float("nan")}, {"epochs": 0},
+        {"policy": "coco"},
     ],
 )  # fmt: skip
 def test_options_outside_their_range_are_refused(changes):

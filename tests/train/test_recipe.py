@@ -90,6 +90,15 @@ def test_every_recipe_names_settings_that_exist_and_comes_back_from_its_file(tmp
         )
 
 
+def test_the_benchmark_is_measured_in_its_own_way():
+    for name, policy in (
+        ("benchmark", "mlperf"),
+        ("benchmark-256", "mlperf"),
+        ("fine-tune", "zoo"),
+    ):
+        assert settle(name).options.policy == policy
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ssd34.core.labels import LabelSet
+from ssd34.core.postprocess import named_policy
 from ssd34.data.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, OptionError, TrainingError
 from ssd34.evaluate.coco_metrics import categories_of
@@ -222,6 +223,7 @@ def _evaluate(
                 validation,
                 device=device,
                 precision=options.precision,
+                policy=named_policy(options.policy),
                 batch_size=at_once,
                 progress=listener.evaluating if ranks.first else lambda _done, _total: None,
                 problem=lambda problem: _report([problem], run, listener, ranks),
@@ -235,6 +237,6 @@ def _evaluate(
             run.save_best()
         # The history comes last: what it has is done, and what it lacks a resumed run repeats.
         if metrics:
-            run.log({"event": "evaluation", **metrics.to_dict()})
+            run.log({"event": "evaluation", "policy": options.policy, **metrics.to_dict()})
     if metrics:
         listener.evaluated(run.step // run.batches_per_epoch, metrics)
