@@ -11,6 +11,7 @@ from ssd34.train import step as step_module
 from ssd34.train.divergence import LossWatch
 from ssd34.train.loss import detection_loss
 from ssd34.train.measure import evaluate_network
+from ssd34.train.page import read_history
 from ssd34.train.run import Run
 from tests.conftest import TINY_LABELS, tiny_spec
 from tests.train.test_loop import FAST, run, stop_after
@@ -86,6 +87,9 @@ def test_divergence_before_any_checkpoint_does_not_advise_to_resume(tmp_path, sh
     with pytest.raises(TrainingError, match=r"diverged; there is no checkpoint yet: start anew wi"):
         run(tmp_path, shapes, options=WILD)
     assert not (tmp_path / "last.safetensors").exists()
+    [stopped] = read_history(tmp_path / "history.jsonl")
+    assert stopped["event"] == "diverged"
+    assert "start anew" in stopped["reason"]
 
 
 def test_a_checkpoint_of_broken_weights_is_called_so(tmp_path, shapes):

@@ -37,7 +37,7 @@ from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS
 from ssd34.data.atomic import remove_parts, write_text
-from ssd34.errors import OptionError, TrainingError, require
+from ssd34.errors import DivergenceError, OptionError, TrainingError, require
 from ssd34.version import __version__
 
 if TYPE_CHECKING:
@@ -250,6 +250,7 @@ def train(
     screen = Screen(shown=first, history=history)
     if tensorboard and first:
         screen.also = EventWriter(output, resumed_at=begun.state["step"] if begun else None)
+    trained_on = f"Trained on {', '.join(data)}; {chosen}, {options.precision}; start: {origin}."
     stopping = StopOnSignal()
     with joined(chosen) as ranks, stopping, screen:
         # Processes on different machines would not find quite the same steps.
@@ -272,26 +273,32 @@ def train(
                 markup=False,
                 soft_wrap=True,
             )
-        outcome = run_training(
-            network,
-            labels,
-            sources=sources,
-            validation=validation,
-            options=options,
-            output=output,
-            resume=resume,
-            device=chosen,
-            notes=notes,
-            listener=Listener(
-                stepped=screen.stepped,
-                progress=screen.progress,
-                evaluating=screen.evaluating,
-                evaluated=screen.evaluated,
-                problem=screen.problem,
-                stop=lambda: stopping.asked,
-            ),
-            ranks=ranks,
-        )
+        try:
+            outcome = run_training(
+                network,
+                labels,
+                sources=sources,
+                validation=validation,
+                options=options,
+                output=output,
+                resume=resume,
+                device=chosen,
+                notes=notes,
+                listener=Listener(
+                    stepped=screen.stepped,
+                    progress=screen.progress,
+                    evaluating=screen.evaluating,
+                    evaluated=screen.evaluated,
+                    problem=screen.problem,
+                    stop=lambda: stopping.asked,
+                ),
+                ranks=ranks,
+            )
+        except DivergenceError as error:
+            if first and last.exists():
+                facts = [f"Stopped: {error}.", trained_on]
+                write_page(output, validation, facts, chosen)
+            raise
     if screen.also:
         screen.also.close()
     if first:
@@ -304,9 +311,9 @@ def train(
         facts = [
             f"{'Finished' if outcome.finished else 'Stopped'} after {taken}; best AP "
             f"{max(0.0, outcome.best_ap):.4f} on {val}.",
-            f"Trained on {', '.join(data)}; {chosen}, {options.precision}; start: {origin}.",
+            trained_on,
         ]
-        click.echo(f"report: {write_page(outcome, validation, facts, chosen)}")
+        click.echo(f"report: {write_page(output, validation, facts, chosen)}")
     if not outcome.finished:
         sys.exit(130)
 

@@ -15,7 +15,7 @@ import torch
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import named_policy
 from ssd34.data.dataset import Dataset, Problem
-from ssd34.errors import DatasetError, OptionError, TrainingError
+from ssd34.errors import DatasetError, DivergenceError, OptionError, TrainingError
 from ssd34.evaluate.coco_metrics import categories_of
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
@@ -67,8 +67,9 @@ def train(
 
     Raises:
         DatasetError: nothing to measure on.
-        TrainingError: the loss or its gradient is not finite any more, or explodes; the memory is
-            too small; no picture can be read; or there is nothing to resume.
+        DivergenceError: the loss or its gradient is not finite any more, or explodes.
+        TrainingError: the memory is too small, no picture can be read, or there is nothing to
+            resume.
     """
     listener = listener or Listener()
     device = device or torch.device("cpu")
@@ -135,7 +136,9 @@ def train(
             if step is not None:
                 what = run.watch.wrong(step)
                 if what:
-                    raise TrainingError(diverged(what, rate=rate, step=run.step, saved=run.saved))
+                    advice = diverged(what, rate=rate, step=run.step, saved=run.saved)
+                    run.log({"event": "diverged", "reason": advice})
+                    raise DivergenceError(advice)
                 averaged.update(network, step=run.step)
                 pace.add(step, waited=waited)
                 usable += step.pictures
