@@ -23,6 +23,7 @@ from ssd34.train.loop import train
 from ssd34.train.matcher import levels_of, match
 from ssd34.train.measure import evaluate_network
 from ssd34.train.options import TrainOptions
+from ssd34.train.page import read_history
 from ssd34.train.pictures import other_training, other_validation, pictures_of
 from ssd34.train.progress import Listener
 from ssd34.train.step import make_optimizer, set_training, train_step
@@ -52,13 +53,8 @@ def run(folder, shapes, *, options=FAST, resume=False, listener=None, spec=None,
 
 
 def stop_after(steps):
-    seen: list[None] = []
-
-    def stop():
-        seen.append(None)
-        return len(seen) > steps
-
-    return Listener(stop=stop)
+    seen: list[int] = []
+    return Listener(stepped=lambda step, _share: seen.append(step), stop=lambda: len(seen) >= steps)
 
 
 UNPUBLISHED = {
@@ -378,6 +374,25 @@ def test_a_history_line_cut_by_a_crash_does_not_stop_a_resume(tmp_path, shapes):
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"time": 1.0, "st')
     assert run(tmp_path, shapes, resume=True).finished
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_an_evaluation_stops_when_asked_and_is_made_up_for(tmp_path, shapes, epoch):
+    """Also the last one, without which a run is not finished."""
+    asked = []
+
+    def evaluating(done, _total):
+        asked.append(done)
+
+    now = Listener(
+        evaluating=evaluating, stop=lambda: len(asked) >= 12 * (epoch - 1) + 5,
+    )  # fmt: skip
+    stopped = run(tmp_path, shapes, listener=now)
+    assert (stopped.steps, stopped.finished) == (3 * epoch, False)
+    assert asked[-1] == 5
+    assert run(tmp_path, shapes, resume=True).finished
+    records = read_history(tmp_path / "history.jsonl")
+    assert [r["step"] for r in records if r["event"] == "evaluation"] == [3, 6, 9]
 
 
 def test_an_interrupted_evaluation_is_made_up_for(tmp_path, shapes):

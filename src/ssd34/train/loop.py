@@ -22,7 +22,7 @@ from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
 from ssd34.train.divergence import diverged
 from ssd34.train.ema import AveragedWeights
 from ssd34.train.loader import Loader, TrainingSet, everyones
-from ssd34.train.measure import evaluate_network
+from ssd34.train.measure import StoppedError, evaluate_network
 from ssd34.train.options import TrainOptions
 from ssd34.train.out_of_memory import advised
 from ssd34.train.pictures import pictures_of
@@ -62,7 +62,8 @@ def train(
             as without the interruption; with minutes the clock decides.
         device: None: the CPU.
         notes: kept in the checkpoints, such as where the first weights came from.
-        listener: hears of progress; its ``stop`` ends the run after a step, resumable.
+        listener: hears of progress; its ``stop`` ends the run after a step or within an
+            evaluation, resumable.
         ranks: the processes that train together; each calls this with the same arguments.
 
     Raises:
@@ -170,7 +171,7 @@ def train(
             if end_of_epoch or share >= 1:
                 _evaluate(run, validation, device, listener, ranks)
                 pace.restart()
-    if share >= 1 and run.evaluated != run.step:
+    if share >= 1 and run.evaluated != run.step and not ranks.any(listener.stop()):
         _evaluate(run, validation, device, listener, ranks)
     run.save_last()
     return Outcome(
@@ -178,7 +179,7 @@ def train(
         best=output / BEST,
         best_ap=run.best_ap,
         steps=run.step,
-        finished=share >= 1 or run.reached_target,
+        finished=(share >= 1 or run.reached_target) and run.evaluated == run.step,
     )
 
 
@@ -215,23 +216,28 @@ def _report(problems: Sequence[Problem], run: Run, listener: Listener, ranks: Ra
 def _evaluate(
     run: Run, validation: Dataset, device: torch.device, listener: Listener, ranks: Ranks
 ) -> None:
-    """Measure the averaged weights, and keep them if they are the best so far."""
+    """Measure the averaged weights, and keep them if they are the best so far; nothing where it is
+    asked to stop: a resumed run makes up for it."""
     options, side = run.options, run.network.spec.image_size
     at_once = max(1, options.batch_size // (options.accumulate * ranks.count))
     with run.clock_stopped():
-        with advised(at_once, side, options):
-            metrics = evaluate_network(
-                run.averaged.network,
-                run.labels,
-                validation,
-                device=device,
-                precision=options.precision,
-                policy=named_policy(options.policy),
-                batch_size=at_once,
-                progress=listener.evaluating if ranks.first else lambda _done, _total: None,
-                problem=lambda problem: _report([problem], run, listener, ranks),
-                ranks=ranks,
-            )
+        try:
+            with advised(at_once, side, options):
+                metrics = evaluate_network(
+                    run.averaged.network,
+                    run.labels,
+                    validation,
+                    device=device,
+                    precision=options.precision,
+                    policy=named_policy(options.policy),
+                    batch_size=at_once,
+                    progress=listener.evaluating if ranks.first else lambda _done, _total: None,
+                    problem=lambda problem: _report([problem], run, listener, ranks),
+                    stop=listener.stop,
+                    ranks=ranks,
+                )
+        except StoppedError:
+            return
         ap = float(ranks.gathered(np.array([[metrics.ap if metrics else -1.0]]))[0][0, 0])
         run.evaluated = run.step
         best = ap > run.best_ap

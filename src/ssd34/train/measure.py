@@ -47,6 +47,10 @@ def stages_of_network(
     return Stages(lambda image: preprocess(image, network.spec.image_size), infer, pick)
 
 
+class StoppedError(Exception):
+    """An evaluation was asked to stop; never seen outside of training."""
+
+
 def evaluate_network(
     network: SSD,
     labels: LabelSet,
@@ -58,6 +62,7 @@ def evaluate_network(
     batch_size: int = 16,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     problem: Callable[[Problem], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ALONE,
 ) -> CocoMetrics | None:
     """COCO metrics of a torch network under a policy. Unreadable pictures count as empty.
@@ -72,20 +77,29 @@ def evaluate_network(
         batch_size: pictures at once.
         progress: called with the pictures done and all there are.
         problem: called, in every process, for each picture that any of them could not read.
+        stop: asked after each picture; where it says so in any process, all stop.
         ranks: the processes; each detects in its share of the pictures.
 
     Returns:
         The metrics, in the first process; None in the others.
+
+    Raises:
+        StoppedError: before all pictures were measured.
     """
     stages = stages_of_network(network, device=device, precision=precision, policy=policy)
     share = dataclasses.replace(dataset, samples=dataset.samples[ranks.rank :: ranks.count])
     parts: list[Results] = []
     unreadable: list[Problem] = []
+    done = 0
     for done, found in enumerate(detect_all(stages, share, labels, batch_size=batch_size), start=1):
         parts += found.results
         if found.problem:
             unreadable.append(found.problem)
         progress(min(done * ranks.count, len(dataset)), len(dataset))
+        if stop():
+            break
+    if ranks.any(done < len(share)):
+        raise StoppedError
     for each in everyones(unreadable, ranks):
         problem(each)
     rows = np.concatenate(ranks.gathered(Results.joined(parts).as_array()))
