@@ -14,6 +14,7 @@ from ssd34.data.image_io import read_image
 from ssd34.errors import (
     CheckpointError,
     DatasetError,
+    DivergenceError,
     DownloadError,
     ImageError,
     MissingExtraError,
@@ -39,6 +40,7 @@ __all__ = [
     "Detection",
     "Detections",
     "Detector",
+    "DivergenceError",
     "DownloadError",
     "ImageError",
     "LabelSet",

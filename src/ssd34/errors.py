@@ -8,7 +8,8 @@
     ├── CheckpointError    a weights file is missing, malformed or of another network
     ├── OptionError        an argument is outside what is allowed
     ├── MissingExtraError  an optional dependency is not installed
-    └── TrainingError      training cannot go on (diverged, no data, wrong resume)
+    └── TrainingError      training cannot go on (no data, no memory, wrong resume)
+        └── DivergenceError    the loss is not finite, or explodes
 
 Messages are one line: what was expected, what came, what to do.
 """
@@ -48,6 +49,10 @@ class OptionError(Ssd34Error):
 
 class TrainingError(Ssd34Error):
     """Training cannot go on."""
+
+
+class DivergenceError(TrainingError):
+    """The loss or its gradient is not finite, or the loss explodes."""
 
 
 class MissingExtraError(Ssd34Error):

@@ -12,7 +12,13 @@ from click.testing import CliRunner
 
 from ssd34.cli.app import commands
 from ssd34.data.checkpoint import read_checkpoint
-from ssd34.errors import CheckpointError, DatasetError, OptionError, TrainingError
+from ssd34.errors import (
+    CheckpointError,
+    DatasetError,
+    DivergenceError,
+    OptionError,
+    TrainingError,
+)
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS, shapes_dataset
 from tests.golden import drawn_benchmark_weights
@@ -37,6 +43,7 @@ def trained(tmp_path_factory, shapes):
     )
     assert "finished after 3 steps" in result.output
     assert "warning: start: random weights" in result.stderr
+    assert "warning: at 64 pixels the network has only 4 of its 6 levels" in result.output
     return output
 
 
@@ -231,3 +238,17 @@ def test_export_refuses_before_writing(trained, tmp_path):
     with pytest.raises(CheckpointError, match=r"not a safetensors file"):
         invoke("export", EXAMPLES / "coffee.jpg", tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_diverges_leaves_a_page(shapes, tmp_path):
+    """One step an epoch, so that there is a checkpoint before."""
+    with pytest.raises(DivergenceError, match="training diverged"):
+        invoke(
+            "train", "--data", shapes, "--val", shapes, "--output", tmp_path, "--epochs", "9",
+            "--spec", "ssd300-resnet18", "--batch", "12", "--workers", "0", "--warmup", "0",
+            "--small-size", "64", "--small-share", "1", "--optimizer", "sgd", "--lr", "1e10",
+            "--set", "gradient_clip=none",
+        )  # fmt: skip
+    page = (tmp_path / "report.html").read_text()
+    assert "training diverged" in page
+    assert "the 10 best detections" in page

@@ -31,8 +31,16 @@ def test_unclamped_iou_counts_boxes_apart_along_both_axes():
     assert boxes.pairwise_iou(a, b, clamp=False)[0, 0] == 1
 
 
+def test_coverage_is_a_share_of_the_second_box():
+    large, small = np.array([[0.0, 0, 4, 4]]), np.array([[3.0, 0, 5, 2]])
+    assert boxes.pairwise_coverage(large, small).tolist() == [[0.5]]
+    assert boxes.pairwise_coverage(small, large).tolist() == [[0.125]]
+    assert boxes.pairwise_coverage(large, small + 4).tolist() == [[0]]
+
+
 def test_empty_boxes_overlap_nothing():
     point = np.array([[0.5, 0.5, 0.5, 0.5]])
+    assert boxes.pairwise_coverage(point, point)[0, 0] == 0
     assert boxes.pairwise_iou(point, point)[0, 0] == 0
     assert boxes.pairwise_iou(np.zeros((0, 4)), point).shape == (0, 1)
 

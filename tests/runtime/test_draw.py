@@ -2,11 +2,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ssd34.core.detections import Detections
 from ssd34.core.labels import LabelSet
-from ssd34.runtime.draw import colour_of, draw
+from ssd34.runtime.draw import colour_of, dashed_box, draw
 
 GREY = 128
 
@@ -136,3 +136,13 @@ def test_neighbouring_labels_have_distant_bright_colours():
         assert colour.dtype.kind == "i" and colour.min() >= 0 and colour.max() > 200
     assert min(abs(a - b).sum() for a, b in pairwise(colours)) > 150
     assert len({tuple(colour.tolist()) for colour in colours}) > 80
+
+
+def test_dashes_follow_the_outline_and_leave_gaps():
+    picture = Image.fromarray(grey())
+    dashed_box(ImageDraw.Draw(picture), (20, 40, 90, 80), colour=(255, 0, 0), line=1)
+    red = (np.asarray(picture) == (255, 0, 0)).all(axis=2)
+    for side in (red[40, 20:91], red[80, 20:91], red[40:81, 20], red[40:81, 90]):
+        assert 0.4 < side.mean() < 0.8
+    assert not red[41:80, 21:90].any()
+    assert red[40:81, 20:91].sum() == red.sum()

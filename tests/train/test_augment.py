@@ -240,6 +240,28 @@ def test_what_is_zoomed_in_on_is_drawn_by_class():
     assert 0 < sum(0 in kept for kept in shown) < 20
 
 
+@pytest.mark.parametrize("options", [PLAIN, dataclasses.replace(PLAIN, crop=True)])
+@pytest.mark.parametrize("zoom", [0.0, 1.0])
+def test_what_is_ignored_is_kept_as_far_as_it_is_seen(options, zoom):
+    """A crowd on the right half, an object on the left: windows that end within the crowd."""
+    boxes = np.array([[20, 40, 60, 100], [100, 0, 200, 160]], np.float32)
+    cut = 0
+    for seed in range(60):
+        variation = drawn_variation(
+            200, 160, boxes, size=64, options=dataclasses.replace(options, zoom=zoom),
+            ignored=np.array([False, True]), rng=np.random.default_rng(seed),
+        )  # fmt: skip
+        left, right = variation.window[[0, 2]]
+        seen = (right - 100) / (right - left) * 64
+        assert (1 in variation.kept) == (seen >= 0.1)
+        if seen >= 0.1 and right < 150:
+            cut += 1
+            place = variation.kept.tolist().index(1)
+            expected = [(100 - left) / (right - left), 0, 1, 1]
+            np.testing.assert_allclose(variation.boxes[place], expected, atol=1e-5)
+    assert cut > 3 or not (zoom or options.crop)
+
+
 def test_zooming_never_leaves_the_picture():
     boxes = np.array([[0, 0, 200, 160]], np.float32)
     for seed in range(20):

@@ -43,6 +43,31 @@ def test_ignored_boxes_are_neither_objects_nor_background():
     assert (with_object.labels[iou > 0.5] == 1).all()
 
 
+def test_nothing_inside_a_crowd_is_background():
+    """However large it is; a default box at a time."""
+    crowd = np.array([[0.1, 0.2, 0.9, 0.7]], np.float32)
+    nothing = np.zeros((0, 4), np.float32)
+    matches = match(
+        nothing, np.zeros(0, np.int64), default_boxes_cxcywh=DEFAULTS, crowd_boxes=crowd
+    )
+    left, top, right, bottom = crowd[0].astype(np.float64)
+    expected = []
+    for x, y, w, h in DEFAULTS.astype(np.float64):
+        width = min(right, x + w / 2) - max(left, x - w / 2)
+        height = min(bottom, y + h / 2) - max(top, y - h / 2)
+        expected.append(max(0.0, width) * max(0.0, height) / (w * h))
+    sure = np.abs(np.array(expected) - 0.5) > 1e-5
+    ignored = matches.labels == IGNORED
+    assert np.array_equal(ignored[sure], (np.array(expected) > 0.5)[sure])
+    centres = DEFAULTS[:, :2]
+    deep = ((centres > [0.3, 0.35]) & (centres < [0.7, 0.55])).all(axis=1)
+    assert ignored[deep & (DEFAULTS[:, 2:] < 0.3).all(axis=1)].all()
+    assert ignored.sum() > 2000
+    person = np.array([[0.4, 0.4, 0.5, 0.6]], np.float32)
+    matches = match(person, np.array([1]), default_boxes_cxcywh=DEFAULTS, crowd_boxes=crowd)
+    assert (matches.labels == 1).any()
+
+
 def test_no_objects_is_all_background():
     nothing = np.zeros((0, 4), np.float32)
     matches = match(nothing, np.zeros(0, np.int64), default_boxes_cxcywh=DEFAULTS)

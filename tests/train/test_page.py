@@ -16,8 +16,10 @@ def step(number, loss):
 
 
 def evaluation(number, ap, classes):
-    return {"event": "evaluation", "step": number, "pictures": 5, "class_ap": classes,
-            "class_ap50": classes, "summary": {"AP": ap, "AP50": ap, "AP_small": None}}  # fmt: skip
+    return {
+        "event": "evaluation", "step": number, "pictures": 5, "policy": "zoo", "class_ap": classes,
+        "class_ap50": classes, "summary": {"AP": ap, "AP50": ap, "AP_small": None},
+    }  # fmt: skip
 
 
 class Whole(HTMLParser):
@@ -45,7 +47,7 @@ def test_the_page_is_whole_and_refers_to_nothing_outside():
     parser.feed(page)
     assert parser.open == []
     assert [link[:22] for link in parser.links] == ["data:image/jpeg;base64"]
-    assert "Best evaluation: epoch 1, 5 pictures" in page
+    assert "Best evaluation: epoch 1, 5 pictures, policy zoo" in page
     assert page.count("<polyline") == 3 + 2 + 1 + 1
 
 

@@ -122,6 +122,15 @@ def test_a_recipe_file_of_an_older_version_is_taken_as_it_was_settled(tmp_path):
     assert again == dataclasses.replace(plan.options, learning_rate=3e-4, weight_decay=0.05)
 
 
+def test_the_benchmark_is_measured_in_its_own_way():
+    for name, policy in (
+        ("benchmark", "mlperf"),
+        ("benchmark-256", "mlperf"),
+        ("fine-tune", "zoo"),
+    ):
+        assert settle(name).options.policy == policy
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -40,7 +40,7 @@ from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS
 from ssd34.data.atomic import remove_parts, write_text
-from ssd34.errors import OptionError, TrainingError, require
+from ssd34.errors import DivergenceError, OptionError, TrainingError, require
 from ssd34.version import __version__
 
 if TYPE_CHECKING:
@@ -172,11 +172,13 @@ def train(
     from ssd34.train.loader import training_sets
     from ssd34.train.loop import train as run_training
     from ssd34.train.page import read_history
+    from ssd34.train.pictures import other_validation, pictures_of
     from ssd34.train.precision import computes_bf16
     from ssd34.train.progress import Listener
     from ssd34.train.recipe import RECIPES, read_recipe, resolved
     from ssd34.train.run import HISTORY, LAST
     from ssd34.train.tensorboard import EventWriter
+    from ssd34.train.untrained import untrained_levels
 
     last = output / LAST
     if resume and not last.is_file():
@@ -240,6 +242,13 @@ def train(
     for name in sorted(set(validation.labels.names) - set(labels.names)):
         if first:
             warn(f"{val}: the class {name!r} is not trained and counts as missed")
+    now = pictures_of(sources, validation)
+    other = other_validation(begun.state.get("pictures", now), now) if begun else None
+    if other and first:
+        warn(f"the run began with {other}; its best AP so far is of the former")
+    untrained = untrained_levels(spec, options)
+    if untrained and first:
+        warn(untrained)
 
     if first and not begun:
         for text in warnings_of(options, sources, start=start, spec=spec):
@@ -250,6 +259,10 @@ def train(
     screen = Screen(shown=first, history=history)
     if tensorboard and first:
         screen.also = EventWriter(output, resumed_at=begun.state["step"] if begun else None)
+    trained_on = (
+        f"Trained on {', '.join(data)}, measured on {val}; {chosen}, {options.precision}; "
+        f"start: {origin}."
+    )
     stopping = StopOnSignal()
     with joined(chosen) as ranks, stopping, screen:
         # Processes on different machines would not find quite the same steps.
@@ -271,27 +284,33 @@ def train(
                 markup=False,
                 soft_wrap=True,
             )
-        outcome = run_training(
-            network,
-            labels,
-            sources=sources,
-            validation=validation,
-            options=options,
-            output=output,
-            resume=resume,
-            device=chosen,
-            notes=notes,
-            listener=Listener(
-                stepped=screen.stepped,
-                progress=screen.progress,
-                evaluating=screen.evaluating,
-                evaluated=screen.evaluated,
-                problem=screen.problem,
-                ready=lambda: _write_recipe(output, notes) if first else None,
-                stop=lambda: stopping.asked,
-            ),
-            ranks=ranks,
-        )
+        try:
+            outcome = run_training(
+                network,
+                labels,
+                sources=sources,
+                validation=validation,
+                options=options,
+                output=output,
+                resume=resume,
+                device=chosen,
+                notes=notes,
+                listener=Listener(
+                    stepped=screen.stepped,
+                    progress=screen.progress,
+                    evaluating=screen.evaluating,
+                    evaluated=screen.evaluated,
+                    problem=screen.problem,
+                    ready=lambda: _write_recipe(output, notes) if first else None,
+                    stop=lambda: stopping.asked,
+                ),
+                ranks=ranks,
+            )
+        except DivergenceError as error:
+            if first and last.exists():
+                facts = [f"Stopped: {error}.", trained_on]
+                write_page(output, validation, facts, chosen)
+            raise
     if screen.also:
         screen.also.close()
     if first:
@@ -300,10 +319,9 @@ def train(
         click.echo(f"weights: {outcome.best if outcome.best.exists() else outcome.last}")
         facts = [
             f"{end[0].upper()}{end[1:]}.",
-            f"Trained on {', '.join(data)}, measured on {val}; {chosen}, {options.precision}; "
-            f"start: {origin}.",
+            trained_on,
         ]
-        click.echo(f"report: {write_page(outcome, validation, facts, chosen)}")
+        click.echo(f"report: {write_page(output, validation, facts, chosen)}")
     if not outcome.finished:
         sys.exit(130)
 

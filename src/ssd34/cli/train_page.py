@@ -6,31 +6,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import ImageDraw
+
 from ssd34.core.counted import counted
 from ssd34.core.detections import Detections
 from ssd34.data.atomic import write_text
 from ssd34.data.checkpoint import read_checkpoint, read_header
 from ssd34.data.dataset import Dataset
 from ssd34.errors import ImageError
-from ssd34.runtime.draw import draw
+from ssd34.runtime.draw import dashed_box, draw
 
 if TYPE_CHECKING:
     from ssd34.train.page import Exhibit
-    from ssd34.train.progress import Outcome
 
 PAGE = "report.html"
 PICTURES = 6
-SCORE = 0.3
+SHOWN = 10
+SCORE = 0.1
+"""Up to so many detections in a picture, the best of those that score so much or more."""
+
+TRUTH = (255, 255, 255)
 LONGEST_SIDE = 640
 
 
-def write_page(outcome: Outcome, validation: Dataset, facts: Sequence[str], device: Any) -> Path:
-    """Write ``report.html`` beside the checkpoints; returns where it is."""
+def write_page(folder: Path, validation: Dataset, facts: Sequence[str], device: Any) -> Path:
+    """Write ``report.html`` beside a run's checkpoints, of which there has to be one; returns
+    where it is."""
     from ssd34.train.page import read_history, training_page
-    from ssd34.train.run import HISTORY
+    from ssd34.train.run import BEST, HISTORY, LAST
 
-    folder = outcome.last.parent
-    weights = outcome.best if outcome.best.exists() else outcome.last
+    weights = next(folder / name for name in (BEST, LAST) if (folder / name).exists())
     checkpoint = read_checkpoint(weights)
     page = training_page(
         f"{checkpoint.spec.name}, {counted(len(checkpoint.labels), 'class')}",
@@ -39,8 +45,9 @@ def write_page(outcome: Outcome, validation: Dataset, facts: Sequence[str], devi
         recipe=read_header(outcome.last).state["notes"].get("recipe", {}),
         facts=[
             *facts,
-            f"Weights of the pictures below: {weights.name}; shown are detections that score "
-            f"{SCORE:g} or more, in the first pictures that have objects.",
+            f"Weights of the pictures below: {weights.name}; shown are the {SHOWN} best detections "
+            f"that score {SCORE:g} or more, in the first pictures that have objects; dashed: where "
+            "these are.",
         ],
         exhibits=_exhibits(checkpoint, validation, device),
     )
@@ -73,7 +80,10 @@ def _exhibits(checkpoint: Any, validation: Dataset, device: Any) -> list[Exhibit
             picked, label_set=checkpoint.labels, width=sample.width, height=sample.height,
             score=SCORE,
         )  # fmt: skip
-        picture = draw(image, found)
+        picture = draw(image, found.where(np.arange(len(found)) < SHOWN))
+        canvas, line = ImageDraw.Draw(picture), max(1, round(min(picture.size) / 180))
+        for box in sample.boxes[~sample.ignored].tolist():
+            dashed_box(canvas, tuple(box), colour=TRUTH, line=line)
         picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
         exhibits.append(Exhibit(sample.file_name, picture))
     return exhibits

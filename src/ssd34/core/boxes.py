@@ -39,6 +39,22 @@ def pairwise_iou(a: Boxes, b: Boxes, *, clamp: bool = True) -> Boxes:
     return iou
 
 
+def pairwise_coverage(a: Boxes, b: Boxes) -> Boxes:
+    """Which share of each box of `b` each box of `a` covers.
+
+    Args:
+        a: (N, 4) xyxy.
+        b: (M, 4) xyxy, in the same units.
+
+    Returns:
+        (N, M), the dtype of the inputs; 0 where the area of b is 0.
+    """
+    overlap = _overlap(a, b, 0, clamp=True) * _overlap(a, b, 1, clamp=True)
+    areas = np.broadcast_to(area(b)[None, :], overlap.shape)
+    covered: Boxes = np.divide(overlap, areas, out=np.zeros_like(overlap), where=areas != 0)
+    return covered
+
+
 def _overlap(a: Boxes, b: Boxes, axis: int, *, clamp: bool) -> Boxes:
     """Length (N, M) that boxes share along x (0) or y (1); below 0 where apart, unless clamped."""
     start = np.maximum(a[:, axis, None], b[None, :, axis])

@@ -40,6 +40,31 @@ def draw(image: NDArray[np.uint8], detections: Detections) -> Image.Image:
     return picture
 
 
+def dashed_box(
+    canvas: ImageDraw.ImageDraw,
+    box: tuple[float, float, float, float],
+    *,
+    colour: Colour,
+    line: int,
+) -> None:
+    """Draw the outline of a box in dashes.
+
+    Args:
+        canvas: of the picture.
+        box: xyxy, pixels.
+        colour: of the dashes.
+        line: their width, pixels; they are six times as long, as are the gaps.
+    """
+    left, top, right, bottom = box
+    dash = 6 * line
+    for x in np.arange(left, right, 2 * dash):
+        for y in (top, bottom):
+            canvas.line((x, y, min(x + dash, right), y), fill=colour, width=line)
+    for y in np.arange(top, bottom, 2 * dash):
+        for x in (left, right):
+            canvas.line((x, y, x, min(y + dash, bottom)), fill=colour, width=line)
+
+
 def labelled_box(
     canvas: ImageDraw.ImageDraw,
     box: tuple[float, float, float, float],

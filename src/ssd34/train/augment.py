@@ -125,7 +125,8 @@ def drawn_variation(
         size: side of the result.
         options: how much to vary.
         rng: the only source of randomness.
-        ignored: (N,) bool: boxes that crops need not respect.
+        ignored: (N,) bool: boxes that crops need not respect; they are kept as far as they are
+            seen, wherever their centre is.
         labels: (N,) the boxes' classes, for the choice of what to zoom in on.
     """
     window = np.array([0, 0, width, height], np.float64)
@@ -136,7 +137,7 @@ def drawn_variation(
     if options.zoom and respected.any() and rng.random() < options.zoom:
         classes = np.zeros(len(boxes), np.int64) if labels is None else labels
         window = zoomed(width, height, boxes[respected], classes[respected], rng)
-        kept = np.flatnonzero(centred_in(window, boxes))
+        kept = np.flatnonzero(centred_in(window, boxes) | ~respected)
     elif options.crop:
         window, kept = cropped(window, boxes, respected, rng)
     extent = np.tile(window[2:] - window[:2], 2)

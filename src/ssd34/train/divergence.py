@@ -1,28 +1,82 @@
-"""Notices a loss that explodes without becoming infinite."""
+"""Notices a loss that explodes, and says what to do about it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ssd34.train.step import Step
 
 SMOOTHING = 0.95
 FIRST_STEPS = 20
 FACTOR = 10.0
+FIRST_FACTOR = 50.0
+"""In place of `FACTOR` in the first steps, whose mean is of few batches and says less."""
+
+DOUBT = 3.0
 HARMLESS = 5.0
 """A mean loss below this is no explosion, whatever it was before; a start from random weights
 has about 20."""
 
 
+@dataclass
 class LossWatch:
-    """Compares the running mean of the loss with the lowest that it was."""
+    """Compares the running mean of the loss with the lowest that it was.
 
-    def __init__(self) -> None:
-        self.steps = 0
-        self.mean = 0.0
-        self.lowest = float("inf")
+    Attributes:
+        steps: losses taken in, over all sittings.
+        last: the last of them.
+        mean: their running mean.
+        lowest: the lowest that it was.
+    """
+
+    steps: int = 0
+    last: float = 0.0
+    mean: float = 0.0
+    lowest: float = 0.0
+
+    def wrong(self, step: Step) -> str | None:
+        """Take a step in; what is wrong with its loss, or None."""
+        if not step.finite:
+            return f"the loss is {step.loss:.3g}, its gradient's norm {step.gradient_norm:.3g}"
+        if self.exploded(step.loss):
+            return f"the loss has grown from {self.lowest:.3g} to {self.mean:.3g}"
+        return None
 
     def exploded(self, loss: float) -> bool:
         """Take a step's loss in; whether its mean is now ten times the lowest."""
         self.steps += 1
+        self.last = loss
         self.mean += (1 - min(SMOOTHING, 1 - 1 / self.steps)) * (loss - self.mean)
-        if self.steps < FIRST_STEPS:
-            return False
-        self.lowest = min(self.lowest, self.mean)
-        return self.mean > max(HARMLESS, FACTOR * self.lowest)
+        self.lowest = self.mean if self.steps == 1 else min(self.lowest, self.mean)
+        factor = FIRST_FACTOR if self.steps < FIRST_STEPS else FACTOR
+        return self.mean > max(HARMLESS, factor * self.lowest)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the loss, or its mean, is so high that it may be about to explode."""
+        return max(self.last, self.mean) > max(HARMLESS, DOUBT * self.lowest)
+
+
+def diverged(what: str, *, rate: float, step: int, saved: int) -> str:
+    """The message that says what to try.
+
+    Args:
+        what: happened.
+        rate: the learning rate of the step.
+        step: steps done before.
+        saved: the step of the last checkpoint; -1: there is none.
+    """
+    lower = f"a lower --lr (now {rate:.2g}) or a smaller --clip"
+    if saved < 0:
+        advice = f"there is no checkpoint yet: start anew with {lower}, or a longer --warmup"
+    elif saved == step:
+        advice = (
+            f"the last checkpoint has the very weights that led to it: start anew, in another "
+            f"folder, with {lower}, or a longer --warmup"
+        )
+    else:
+        advice = (
+            f"the last checkpoint is from before, step {saved}: --resume with {lower}, or start "
+            "anew with a longer --warmup"
+        )
+    return f"{what}: training diverged; {advice}"

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ssd34.core.box_coder import encode
+from ssd34.core.counted import counted
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
@@ -28,6 +29,7 @@ from ssd34.train.augment import Augmentation, drawn_variation, varied
 from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.matcher import Matches, levels_of, match
 from ssd34.train.memory import free_memory
+from ssd34.train.out_of_memory import lacks_memory
 from ssd34.train.picture_cache import PictureCache
 
 CACHE_SHARE = 0.25
@@ -256,14 +258,15 @@ class Examples(TorchDataset[Any]):
             )
         except ImageError as error:
             return Unreadable(Problem.of(sample, error), draw.size)
-        ignored = sample.ignored[variation.kept]
+        ignored, crowd = sample.ignored[variation.kept], sample.crowd[variation.kept]
         boxes = variation.boxes[~ignored]
         labels = source.labels[sample.labels[variation.kept]][~ignored]
         matches = match(
             boxes,
             labels,
             default_boxes_cxcywh=self.default_boxes(draw.size),
-            ignored_boxes=variation.boxes[ignored],
+            ignored_boxes=variation.boxes[ignored & ~crowd],
+            crowd_boxes=variation.boxes[crowd],
             levels=levels_of(self.spec.at_size(draw.size)) if self.matcher == "atss" else None,
         )
         image = varied(picture, variation, factor=factor)
@@ -371,7 +374,7 @@ class Loader:
         """The batches from a global step on, without end; to be closed, which ends the workers.
 
         Raises:
-            TrainingError: a worker was killed.
+            TrainingError: a worker was killed, or the memory is too small.
         """
         batches = iter(
             DataLoader(
@@ -386,7 +389,13 @@ class Loader:
         )
         try:
             yield from batches
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
+            if lacks_memory(error):
+                raise TrainingError(
+                    f"out of memory while a batch of {counted(self.batch_size, 'picture')} was put "
+                    f"together; --batch {max(1, self.batch_size // 2)}, fewer --workers or --set "
+                    "cache_mb=0 take less"
+                ) from None
             if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
                 raise
             raise TrainingError(

@@ -13,20 +13,23 @@ import numpy as np
 import torch
 
 from ssd34.core.labels import LabelSet
+from ssd34.core.postprocess import named_policy
 from ssd34.data.dataset import Dataset, Problem
-from ssd34.errors import DatasetError, OptionError, TrainingError
+from ssd34.errors import DatasetError, DivergenceError, OptionError, TrainingError
 from ssd34.evaluate.coco_metrics import categories_of
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
-from ssd34.train.divergence import LossWatch
+from ssd34.train.divergence import diverged
 from ssd34.train.ema import AveragedWeights
 from ssd34.train.loader import Loader, TrainingSet, everyones
-from ssd34.train.measure import evaluate_network
+from ssd34.train.measure import StoppedError, evaluate_network
 from ssd34.train.options import TrainOptions
+from ssd34.train.out_of_memory import advised
+from ssd34.train.pictures import pictures_of
 from ssd34.train.progress import Listener, Outcome, Pace
 from ssd34.train.run import BEST, LAST, Run
 from ssd34.train.schedule import Schedule
-from ssd34.train.step import diverged, make_optimizer, set_training, train_step
+from ssd34.train.step import make_optimizer, set_training, train_step
 
 LOG_EVERY = 20
 
@@ -59,13 +62,15 @@ def train(
             as without the interruption; with minutes the clock decides.
         device: None: the CPU.
         notes: kept in the checkpoints, such as where the first weights came from.
-        listener: hears of progress; its ``stop`` ends the run after a step, resumable.
+        listener: hears of progress; its ``stop`` ends the run after a step or within an
+            evaluation, resumable.
         ranks: the processes that train together; each calls this with the same arguments.
 
     Raises:
         DatasetError: nothing to measure on.
-        TrainingError: the loss is not finite any more or explodes, the memory is too small, no
-            picture can be read, or there is nothing to resume.
+        DivergenceError: the loss or its gradient is not finite any more, or explodes.
+        TrainingError: the memory is too small, no picture can be read, or there is nothing to
+            resume.
     """
     listener = listener or Listener()
     device = device or torch.device("cpu")
@@ -98,6 +103,7 @@ def train(
         output=output,
         notes=notes or {},
         batches_per_epoch=loader.batches_per_epoch,
+        pictures=pictures_of(sources, validation),
         writes=ranks.first,
     )
     run.restore() if resume else run.start_history()
@@ -109,8 +115,8 @@ def train(
         decays=options.decays,
     )
     pace = Pace()
-    watch = LossWatch()
     saved_at = run.elapsed()
+    due = False
     usable = 0
     share = run.share(run.step)
     if run.step and run.step % run.batches_per_epoch == 0 and run.evaluated != run.step:
@@ -130,12 +136,14 @@ def train(
                 network, optimizer, batch, options=options, device=device, ranks=ranks
             )
             if step is not None:
+                what = run.watch.wrong(step)
+                if what:
+                    advice = diverged(what, rate=rate, step=run.step, saved=run.saved)
+                    run.log({"event": "diverged", "reason": advice})
+                    raise DivergenceError(advice)
                 averaged.update(network, step=run.step)
                 pace.add(step, waited=waited)
                 usable += step.pictures
-                if watch.exploded(step.loss):
-                    grown = f"the loss has grown from {watch.lowest:.3g} to {watch.mean:.3g}"
-                    raise TrainingError(diverged(grown, optimizer))
             run.step += 1
             share = run.share(run.step)
             listener.stepped(run.step, share)
@@ -153,18 +161,18 @@ def train(
                     first = f"; the first: {problems[0]}" if problems else ""
                     raise TrainingError(f"no picture could be read in a whole epoch{first}")
                 usable = 0
-            if (
-                end_of_epoch
-                or share >= 1
-                or run.elapsed() - saved_at > 60 * options.checkpoint_minutes
-            ):
+            late = run.elapsed() - saved_at > 60 * options.checkpoint_minutes
+            due = due or end_of_epoch or share >= 1 or late
+            # Weights that may be exploding do not take the place of good ones.
+            if due and not run.watch.doubtful:
                 with run.clock_stopped():
                     run.save_last()
                 saved_at = run.elapsed()
+                due = False
             if end_of_epoch or share >= 1:
                 _evaluate(run, validation, device, listener, ranks)
                 pace.restart()
-    if share >= 1 and run.evaluated != run.step:
+    if share >= 1 and run.evaluated != run.step and not ranks.any(listener.stop()):
         _evaluate(run, validation, device, listener, ranks)
     run.save_last()
     return Outcome(
@@ -172,7 +180,7 @@ def train(
         best=output / BEST,
         best_ap=run.best_ap,
         steps=run.step,
-        finished=share >= 1 or run.reached_target,
+        finished=(share >= 1 or run.reached_target) and run.evaluated == run.step,
     )
 
 
@@ -209,19 +217,28 @@ def _report(problems: Sequence[Problem], run: Run, listener: Listener, ranks: Ra
 def _evaluate(
     run: Run, validation: Dataset, device: torch.device, listener: Listener, ranks: Ranks
 ) -> None:
-    """Measure the averaged weights, and keep them if they are the best so far."""
+    """Measure the averaged weights, and keep them if they are the best so far; nothing where it is
+    asked to stop: a resumed run makes up for it."""
+    options, side = run.options, run.network.spec.image_size
+    at_once = max(1, options.batch_size // (options.accumulate * ranks.count))
     with run.clock_stopped():
-        metrics = evaluate_network(
-            run.averaged.network,
-            run.labels,
-            validation,
-            device=device,
-            precision=run.options.precision,
-            batch_size=max(1, run.options.batch_size // (run.options.accumulate * ranks.count)),
-            progress=listener.evaluating if ranks.first else lambda _done, _total: None,
-            problem=lambda problem: _report([problem], run, listener, ranks),
-            ranks=ranks,
-        )
+        try:
+            with advised(at_once, side, options):
+                metrics = evaluate_network(
+                    run.averaged.network,
+                    run.labels,
+                    validation,
+                    device=device,
+                    precision=options.precision,
+                    policy=named_policy(options.policy),
+                    batch_size=at_once,
+                    progress=listener.evaluating if ranks.first else lambda _done, _total: None,
+                    problem=lambda problem: _report([problem], run, listener, ranks),
+                    stop=listener.stop,
+                    ranks=ranks,
+                )
+        except StoppedError:
+            return
         ap = float(ranks.gathered(np.array([[metrics.ap if metrics else -1.0]]))[0][0, 0])
         run.evaluated = run.step
         best = ap > run.best_ap
@@ -230,6 +247,6 @@ def _evaluate(
             run.save_best()
         # The history comes last: what it has is done, and what it lacks a resumed run repeats.
         if metrics:
-            run.log({"event": "evaluation", **metrics.to_dict()})
+            run.log({"event": "evaluation", "policy": options.policy, **metrics.to_dict()})
     if metrics:
         listener.evaluated(run.step // run.batches_per_epoch, metrics)

@@ -8,11 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.boxes import cxcywh_from_xyxy, pairwise_iou, xyxy_from_cxcywh
+from ssd34.core.boxes import cxcywh_from_xyxy, pairwise_coverage, pairwise_iou, xyxy_from_cxcywh
 from ssd34.core.spec import ModelSpec
 
 MATCH_IOU = 0.5
 """A default box that no object claims learns its best object only above this overlap."""
+
+CROWD_SHARE = 0.5
+"""A default box of which a crowd covers more than this learns no background."""
 
 MATCHERS = ("iou", "atss")
 """The published rule, and a threshold for each object."""
@@ -55,6 +58,7 @@ def match(
     *,
     default_boxes_cxcywh: NDArray[np.float32],
     ignored_boxes: NDArray[np.float32] | None = None,
+    crowd_boxes: NDArray[np.float32] | None = None,
     levels: Sequence[Level] | None = None,
 ) -> Matches:
     """Give every default box its object.
@@ -71,8 +75,11 @@ def match(
         boxes: (N, 4) float32 xyxy, fractions of the picture.
         labels: (N,) int64, 1..classes.
         default_boxes_cxcywh: (A, 4) float32.
-        ignored_boxes: (M, 4) float32 xyxy. A default box that has no object and overlaps one
-            of these by more than 0.5 learns nothing.
+        ignored_boxes: (M, 4) float32 xyxy, single objects that do not count. A default box that
+            has no object and overlaps one of these by more than 0.5 learns nothing.
+        crowd_boxes: (K, 4) float32 xyxy, groups of objects. A default box that has no object and
+            of whose area one of these covers more than half learns nothing, as COCO's metric
+            compares a detection with a crowd: its IoU with a large one is small wherever it lies.
         levels: the default boxes' levels, for ATSS; None: the published rule.
     """
     target_labels = np.zeros(len(default_boxes_cxcywh), np.int64)
@@ -81,6 +88,9 @@ def match(
     if ignored_boxes is not None and len(ignored_boxes):
         overlap = pairwise_iou(ignored_boxes, corners).max(axis=0)
         target_labels[overlap > MATCH_IOU] = IGNORED
+    if crowd_boxes is not None and len(crowd_boxes):
+        covered = pairwise_coverage(crowd_boxes, corners).max(axis=0)
+        target_labels[covered > CROWD_SHARE] = IGNORED
     if len(boxes) == 0:
         return Matches(target_labels, targets)
     iou = pairwise_iou(boxes, corners)

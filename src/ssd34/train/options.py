@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ssd34.core.postprocess import POLICIES, ZOO
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
 from ssd34.train.loss import BOX_LOSSES, CLASS_LOSSES
@@ -36,6 +37,7 @@ _CHOICES = {
     "matcher": MATCHERS,
     "box_loss": BOX_LOSSES,
     "class_loss": CLASS_LOSSES,
+    "policy": tuple(POLICIES),
 }
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 1e9),
@@ -100,6 +102,8 @@ class TrainOptions:
         matcher: which default box learns which object: ``"iou"``, as published, or ``"atss"``.
         box_loss: ``"smooth-l1"``, as published, or ``"giou"``.
         class_loss: ``"softmax"``: the hardest negatives, as published; ``"focal"``: all of them.
+        policy: how detections are picked for evaluations, which decide on the best weights and on
+            `target_map`.
         balance: pictures of a class that fewer than this share of its data set's pictures show
             are drawn more often; 0: all alike.
         augmentation: how the pictures are varied.
@@ -137,6 +141,7 @@ class TrainOptions:
     matcher: str = "iou"
     box_loss: str = "smooth-l1"
     class_loss: str = "softmax"
+    policy: str = ZOO.name
     balance: float = 0.0
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(expand=0.3))
     seed: int = 34

@@ -164,9 +164,10 @@ def _results(best: Mapping[str, Any], per_epoch: int) -> str:
         for name, ap in sorted(best["class_ap"].items(), key=lambda item: -item[1])
     )
     epoch = best["step"] / per_epoch
+    policy = f", policy {escape(best['policy'])}" if "policy" in best else ""
     return (
         f"<section><h2>Best evaluation: epoch {epoch:g}, "
-        f"{counted(best['pictures'], 'picture')}</h2>"
+        f"{counted(best['pictures'], 'picture')}{policy}</h2>"
         f"<div class=columns><table><tr><th>metric</th><th>value</th></tr>{summary}</table>"
         f"<table><tr><th>class</th><th>AP</th><th>AP50</th></tr>{classes}</table></div></section>"
     )

@@ -58,6 +58,7 @@ _PUBLISHED: Settings = {
     "matcher": "iou",
     "box_loss": "smooth-l1",
     "class_loss": "softmax",
+    "policy": "mlperf",
     "multi_scale": 0.0,
     "expand": 0.0,
     "crop": True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -17,13 +18,16 @@ from ssd34.data.checkpoint import Arrays, Checkpoint, read_checkpoint
 from ssd34.data.dataset import Problem
 from ssd34.errors import CheckpointError, TrainingError
 from ssd34.network.ssd import SSD, arrays_of, load_weights
+from ssd34.train.divergence import LossWatch
 from ssd34.train.ema import AveragedWeights
 from ssd34.train.options import TrainOptions
+from ssd34.train.pictures import Pictures, other_training
 
 LAST = "last.safetensors"
 BEST = "best.safetensors"
 HISTORY = "history.jsonl"
 
+_LOSSES = ("box_loss", "class_loss")
 _MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
 
 
@@ -34,6 +38,7 @@ class Run:
         step: steps done.
         best_ap: best AP so far; -1 before the first evaluation.
         evaluated: the step after which was last evaluated.
+        watch: the loss so far.
         saved: the step after which `LAST` was last written, or -1.
         writes: whether this process writes files; of several only the first does.
     """
@@ -49,6 +54,7 @@ class Run:
         output: Path,
         notes: dict[str, Any],
         batches_per_epoch: int,
+        pictures: Pictures,
         writes: bool = True,
     ) -> None:
         self.network = network
@@ -59,11 +65,13 @@ class Run:
         self.output = output
         self.notes = notes
         self.batches_per_epoch = batches_per_epoch
+        self.pictures = pictures
         self.writes = writes
         self.step = 0
         self.saved = -1
         self.best_ap = -1.0
         self.evaluated = 0
+        self.watch = LossWatch()
         self._reported: set[tuple[str, str]] = set()
         self._trained = 0.0
         self._since = time.monotonic()
@@ -149,7 +157,9 @@ class Run:
                 "evaluated": self.evaluated,
                 "elapsed": self.elapsed(),
                 "best_ap": self.best_ap,
+                "loss": dataclasses.asdict(self.watch),
                 "batches_per_epoch": self.batches_per_epoch,
+                "pictures": self.pictures,
                 "options": self.options.to_dict(),
                 "notes": self.notes,
             },
@@ -184,6 +194,9 @@ class Run:
         self.step = self.saved = int(state["step"])
         self.evaluated = int(state["evaluated"])
         self.best_ap = float(state["best_ap"])
+        # Losses of another kind have another size; checkpoints had no loss at first.
+        if all(state["options"].get(kind) == getattr(self.options, kind) for kind in _LOSSES):
+            self.watch = LossWatch(**state.get("loss", {}))
         self.notes = {**state["notes"], **self.notes}
         self._trained, self._since = float(state["elapsed"]), time.monotonic()
         self._forget_later_history()
@@ -213,6 +226,13 @@ class Run:
                     f"{path}: the run began with {what} {before}, now it is {after}; "
                     "resume with the same"
                 )
+        # Checkpoints did not say it at first.
+        other = other_training(state.get("pictures", self.pictures), self.pictures)
+        if other:
+            raise TrainingError(
+                f"{path}: the run began with {other}; resume with the same pictures, boxes and "
+                "weights, or begin another run with --init"
+            )
 
     def _forget_later_history(self) -> None:
         """Drop what was written after the checkpoint, and a line cut by a crash."""

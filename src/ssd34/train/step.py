@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ssd34.core.counted import counted
 from ssd34.core.preprocess import MEAN, STD
-from ssd34.errors import TrainingError
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.loader import Batch
 from ssd34.train.loss import detection_loss
 from ssd34.train.options import TrainOptions
+from ssd34.train.out_of_memory import advised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,11 @@ class Step:
     class_loss: float
     gradient_norm: float
 
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradient are neither infinite nor NaN."""
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
 
 def train_step(
     network: SSD,
@@ -49,11 +54,11 @@ def train_step(
     The gradient is that of the mean over all pictures of all parts and processes.
 
     Returns:
-        None where the batch has no picture to learn from.
+        None where the batch has no picture to learn from. Where the loss or its gradient is not
+        finite the weights are left as they were.
 
     Raises:
-        TrainingError: the loss or its gradient is not finite; the weights are left as they were.
-            Or the memory does not hold the batch.
+        TrainingError: the memory does not hold the batch.
     """
     parts = batch.parts(options.accumulate)
     counts = ranks.total([len(part.images) for part in parts])
@@ -62,32 +67,27 @@ def train_step(
     pictures = sum(count for count in counts if count >= least)
     if pictures == 0:
         return None
-    optimizer.zero_grad(set_to_none=True)
-    losses = torch.zeros(3, device=device)
-    for part, count in zip(parts, counts, strict=True):
-        if count >= least:
-            try:
+    with advised(len(parts[0].images), batch.images.shape[1], options):
+        optimizer.zero_grad(set_to_none=True)
+        losses = torch.zeros(3, device=device)
+        for part, count in zip(parts, counts, strict=True):
+            if count >= least:
                 losses += _learn(network, part.to(device), pictures, options=options)
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-                raise TrainingError(_memory_advice(part, options)) from None
-    ranks.add_gradients(network.parameters())
-    ranks.add(losses)
-    limit = options.gradient_clip if options.gradient_clip is not None else float("inf")
-    norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
-    total, box, classification, length = torch.cat([losses, norm.reshape(1)]).tolist()
-    if not abs(total + length) < float("inf"):
-        raise TrainingError(diverged(f"the loss is {total:.3g}, its gradient's norm {length:.3g}",
-                                     optimizer))  # fmt: skip
-    optimizer.step()
-    return Step(
-        pictures=pictures,
-        loss=total,
-        box_loss=box,
-        class_loss=classification,
-        gradient_norm=length,
-    )
+        ranks.add_gradients(network.parameters())
+        ranks.add(losses)
+        limit = options.gradient_clip if options.gradient_clip is not None else float("inf")
+        norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
+        total, box, classification, length = torch.cat([losses, norm.reshape(1)]).tolist()
+        step = Step(
+            pictures=pictures,
+            loss=total,
+            box_loss=box,
+            class_loss=classification,
+            gradient_norm=length,
+        )
+        if step.finite:
+            optimizer.step()
+    return step
 
 
 def _learn(network: SSD, part: Batch, pictures: int, *, options: TrainOptions) -> Tensor:
@@ -153,30 +153,3 @@ def set_training(network: SSD, options: TrainOptions, *, frozen: bool) -> None:
             module.requires_grad_(not still)
             if still:
                 module.eval()
-
-
-def diverged(what: str, optimizer: torch.optim.Optimizer) -> str:
-    """The message that says what to try."""
-    rate = optimizer.param_groups[-1]["lr"]
-    return (
-        f"{what}: training diverged; the last checkpoint is from before: --resume with a lower "
-        f"--lr (now {rate:.2g}) or a smaller --clip, or start anew with a longer --warmup"
-    )
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        "defaultcpuallocator" in text or "out of memory" in text or "bad_alloc" in text
-    )
-
-
-def _memory_advice(part: Batch, options: TrainOptions) -> str:
-    pictures, side = len(part.images), part.images.shape[1]
-    message = f"out of memory with {counted(pictures, 'picture')} of {side} pixels at once"
-    if pictures < 2:
-        return f"{message}; use a smaller network or input, or another machine"
-    return (
-        f"{message}; add --accumulate {2 * options.accumulate}, which computes the same batch in "
-        f"smaller parts, or try --batch {max(1, options.batch_size // 2)}"
-    )

@@ -26,7 +26,8 @@ def cropped(
     respected: NDArray[np.bool_],
     rng: Generator,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """A random part of the window and the boxes whose centre it holds.
+    """A random part of the window and the boxes that count in it: those whose centre it holds, and
+    all that are not respected.
 
     With equal chance the whole window is kept, or a part is asked for whose IoU with **all**
     boxes exceeds a bound. One attempt per draw, until one succeeds.
@@ -50,7 +51,7 @@ def cropped(
             continue
         inside = centred_in(part, boxes)
         if inside[respected].any():
-            return part, np.flatnonzero(inside)
+            return part, np.flatnonzero(inside | ~respected)
 
 
 def zoomed(
