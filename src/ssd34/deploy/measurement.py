@@ -86,8 +86,8 @@ def _accuracy(file: Path, values: dict[str, Any], model_sha256: str) -> Accuracy
         )
     if values.get("tail_cut"):
         raise OptionError(
-            f"{file}: measured under the policy {values['policy']} instead of the model's own tail; "
-            "measure without --policy"
+            f"{file}: measured under the policy {values['policy']} instead of the model's own "
+            "tail; measure without --policy"
         )
     return Accuracy(
         ap=float(values["summary"]["AP"]),
