@@ -438,6 +438,22 @@ def test_two_files_are_compared(found_boxes, found_detections, tmp_path):
     assert all(name in result.stdout for name in values["class_ap"])
 
 
+def test_a_comparison_without_draws(found_boxes, found_detections, tmp_path):
+    _, detections = found_detections
+    half = tmp_path / "half.json"
+    half.write_text(json.dumps(json.loads(detections.read_text())[::2]))
+    result = evaluate(
+        "--data", found_boxes, "--compare", detections, half, "--json", tmp_path / "r.json",
+        "--resamples", 0,
+    )  # fmt: skip
+    values = json.loads((tmp_path / "r.json").read_text())
+    ap = values["summary"]["AP"]
+    assert ap["difference"] == ap["second"] - ap["first"] != 0
+    assert (ap["low"], ap["high"], values["second_better"]) == (None, None, None)
+    assert f"{ap['difference']:+.4f}" in result.stdout
+    assert "interval" not in result.stdout and "draws" not in result.stdout
+
+
 def test_a_report_instead_of_detections_is_named(main, shapes, tmp_path):
     report, found = tmp_path / "report.json", tmp_path / "found.json"
     report.write_text(json.dumps({"summary": {}}))

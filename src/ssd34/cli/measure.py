@@ -156,10 +156,9 @@ def measure(
         elif preprocessing == BOTH:
             print_scores(scores, title=title)
             values = {name: score.to_dict() for name, score in scores.items()}
-            if options.resamples:
-                change = compared(dataset, (results[0], results[1]), options)
-                print_comparison(change, title=f"{title}, by preprocessing", names=PREPROCESSINGS)
-                values["difference"] = change.to_dict()
+            change = compared(dataset, (results[0], results[1]), options)
+            print_comparison(change, title=f"{title}, by preprocessing", names=PREPROCESSINGS)
+            values["difference"] = change.to_dict()
             outputs.emit({**about, "preprocessings": values})
         else:
             print_score(scores[names[0]], title=f"{title}, {names[0]}")
