@@ -99,7 +99,8 @@ def benchmark(
     """Measure how fast models run on this machine, from JPEG bytes to detections.
 
     Models, engines and thread counts take turns in one run, A B A B, each in its own process; what
-    slows the machine slows them all. The first is what the others are compared with.
+    slows the machine slows them all. The first is what the others are compared with. What an engine
+    cannot run here is left out and named.
     """
     for target in (json_file, plot):
         if target and (target.is_dir() or not target.absolute().parent.is_dir()):
@@ -130,6 +131,8 @@ def benchmark(
     if plot:
         with written_whole(plot) as temporary:
             draw_benchmark(values, temporary, form=_form(plot))
+    for reason in dict.fromkeys(refused["reason"] for refused in values["refused"]):
+        warn(f"cannot run: {reason}")
     for choice in {r["choice"] for r in values["results"] if r.get("choice")}:
         click.echo(choice, err=True)
     if values["interrupted"]:

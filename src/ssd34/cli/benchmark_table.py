@@ -40,6 +40,8 @@ def table_of(values: dict[str, Any]) -> Table:
             table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row.values()), end_section=True)
+    for refused in values["refused"]:
+        table.add_row(Text(f"{_name(refused)}\ncannot run, see below"), end_section=True)
     return table
 
 
@@ -119,14 +121,18 @@ def _offline_loadgen(result: dict[str, Any]) -> Row:
 
 
 def _model(result: dict[str, Any], *more: str) -> str:
-    threads, memory = result["threads"], result["peak_memory_mb"]
+    memory = result["peak_memory_mb"]
     lines = [
-        result["model"],
-        f"{result['engine']}, {counted(threads, 'thread')}",
+        _name(result),
         "memory unknown" if memory is None else f"{memory} MB",
         *more,
     ]
     return "\n".join(lines)
+
+
+def _name(combination: dict[str, Any]) -> str:
+    threads = counted(combination["threads"], "thread")
+    return f"{combination['model']}\n{combination['engine']}, {threads}"
 
 
 def _interval(speed_up: dict[str, float]) -> str:

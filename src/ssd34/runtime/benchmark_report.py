@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ def report_values(report: Report) -> dict[str, Any]:
         "interrupted": report.interrupted,
         "cpu": report.cpu.to_dict(),
         "results": [_values(result, report) for result in report.results],
+        "refused": [asdict(refusal) for refusal in report.refused],
     }
 
 

@@ -48,8 +48,8 @@ class OpenVinoEngine:
         if int8_saturates() and _largest_weight(model) > LARGEST_NARROW_WEIGHT:
             raise ModelError(
                 f"{path}: OpenVINO would compute its 8-bit weights wrongly on this processor, "
-                "which has no VNNI; use the engine onnxruntime, or weights of 7 bits: ssd34 quantize "
-                "--reduce-range"
+                "which has no VNNI; use the engine onnxruntime, or weights of 7 bits: ssd34 "
+                "quantize --reduce-range"
             )
         try:
             self._compiled = openvino.Core().compile_model(
