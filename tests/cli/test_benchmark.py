@@ -11,6 +11,7 @@ from PIL import Image
 from ssd34.cli import app
 from ssd34.errors import Ssd34Error
 from ssd34.runtime.benchmark_worker import Worker
+from ssd34.runtime.int8_way import EXACT
 from tests.conftest import EXAMPLES
 
 needs_loadgen = pytest.mark.skipif(
@@ -83,6 +84,23 @@ def test_offline_and_server(run, tmp_path):
     assert "<svg" in (tmp_path / "o.svg").read_text()
     result = run("--scenario", "server", "--rounds", "2", "--rate", "50", "--bound", "10")
     assert "50.00/s" in result.stdout and "not searched" in result.stdout
+
+
+def test_the_exact_way_of_int8_is_named(run, tmp_path, monkeypatch):
+    real = Worker.ask
+
+    def ask(worker, command, **arguments):
+        answer = real(worker, command, **arguments)
+        return {**answer, "int8": EXACT} if command == "open" else answer
+
+    plain = run("--rounds", "1", "--json", tmp_path / "b.json")
+    assert "int8" not in plain.output
+    assert json.loads((tmp_path / "b.json").read_text())["results"][0]["int8"] is None
+    monkeypatch.setattr(Worker, "ask", ask)
+    result = run("--rounds", "1", "--json", tmp_path / "b.json")
+    assert "int8: exact (no VNNI)" in result.stdout
+    assert "ssd34 quantize --reduce-range" in result.stderr
+    assert json.loads((tmp_path / "b.json").read_text())["results"][0]["int8"] == EXACT
 
 
 @needs_loadgen

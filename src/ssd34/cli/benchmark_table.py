@@ -124,6 +124,7 @@ def _model(result: dict[str, Any], *more: str) -> str:
     memory = result["peak_memory_mb"]
     lines = [
         _name(result),
+        *([f"int8: {result['int8']}"] if result["int8"] else []),
         "memory unknown" if memory is None else f"{memory} MB",
         *more,
     ]

@@ -28,6 +28,7 @@ from ssd34.evaluate.results import Results
 from ssd34.evaluate.results_json import write_results
 from ssd34.evaluate.score import ScoreOptions
 from ssd34.runtime.detector import Detector, model_path
+from ssd34.runtime.int8_way import int8_way
 from ssd34.runtime.session import Session
 from ssd34.version import __version__
 
@@ -148,6 +149,7 @@ def measure(
             "unreadable": failed,
             "preprocess": preprocessing,
             "tail_cut": tail_cut,
+            "int8": int8_way(path, session.engine),
         }
         title = f"{model} on {dataset.name}: {counted(len(dataset), 'picture')}"
         if policy == ALL:
