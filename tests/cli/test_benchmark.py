@@ -84,6 +84,8 @@ def test_offline_and_server(run, tmp_path):
     assert "<svg" in (tmp_path / "o.svg").read_text()
     result = run("--scenario", "server", "--rounds", "2", "--rate", "50", "--bound", "10")
     assert "50.00/s" in result.stdout and "not searched" in result.stdout
+    result = run("--scenario", "server", "--rounds", "2", "--bound", "0.01")
+    assert "alone a picture" in result.stdout and "the bound is 0.01" in result.stdout
 
 
 def test_the_exact_way_of_int8_is_named(run, tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def _server(result: dict[str, Any]) -> Row:
     latency = rates[-1]["latency_ms"] if rates else {}
     return {
         "model": _model(result),
-        "highest rate": _highest_rate(best, result["search_cut_off"], begun=bool(rates)),
+        "highest rate": _highest_rate(result, begun=bool(rates)),
         "at": f"{rates[-1]['rate']:.2f}/s" if rates else "-",
         **{
             f"{name} ms": f"{latency[name]:.1f}" if latency else "-"
@@ -85,9 +85,10 @@ def _server(result: dict[str, Any]) -> Row:
     }
 
 
-def _highest_rate(
-    best: float | None, cut_off: dict[str, float | None] | None, *, begun: bool
-) -> str:
+def _highest_rate(result: dict[str, Any], *, begun: bool) -> str:
+    best, cut_off, alone = result["highest_rate"], result["search_cut_off"], result["alone_ms"]
+    if alone is not None and alone > result["bound_ms"]:
+        return f"none: alone a picture\ntakes {alone:.0f} ms,\nthe bound is {result['bound_ms']:g}"
     if best is not None:
         return f"{best:.2f}/s"
     if cut_off is None:

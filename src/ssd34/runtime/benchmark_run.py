@@ -93,8 +93,9 @@ class Result:
         chunks_ms: offline: milliseconds for each `chunk` pictures, warm-up left out.
         chunk: offline: pictures of a round.
         rates: server: each rate measured with its latencies.
-        best_rate: server: the highest rate within the bound; None: it was not searched, or not
-            to the end.
+        best_rate: server: the highest rate within the bound, 0 for none; None: it was not
+            searched, or not to the end.
+        alone_ms: server: median of pictures that did not have to wait; None: it was not searched.
         peak_memory: bytes; None: unknown, or interrupted before the end.
         graph_tail: share of the tail in the file's own time; None as above.
     """
@@ -108,6 +109,7 @@ class Result:
     chunk: int = 0
     rates: list[tuple[float, list[float]]] = field(default_factory=list)
     best_rate: float | None = None
+    alone_ms: float | None = None
     peak_memory: int | None = None
     graph_tail: float | None = None
 
@@ -156,7 +158,10 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
                 if plan.scenario == SINGLE_STREAM:
                     result.graph_tail = worker.ask("tail_share")
         except KeyboardInterrupt:
-            begun = [bool(r.stages or r.chunks_ms or r.rates) for r in report.results]
+            begun = [
+                bool(r.stages or r.chunks_ms or r.rates or r.best_rate is not None)
+                for r in report.results
+            ]
             # Turns are compared round by round; rates are searched one model after the other.
             if not (any(begun) if plan.scenario == SERVER else all(begun)):
                 raise
@@ -257,5 +262,9 @@ def _server(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) 
             p99_at(plan.rate)
             continue
         alone = [sum(worker.ask("detect", number=k)) for k in range(CAPACITY_RUNS)]
-        capacity = 1000 / summary(alone).median
+        result.alone_ms = summary(alone).median
+        if result.alone_ms > plan.bound_ms:
+            result.best_rate = 0.0  # no rate can make a picture faster than it is alone
+            continue
+        capacity = 1000 / result.alone_ms
         result.best_rate, _ = highest_rate(p99_at, bound=plan.bound_ms, capacity=capacity)
