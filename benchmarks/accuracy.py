@@ -289,7 +289,9 @@ def difference(dataset: Dataset, results: Results, *, first: Path) -> list[float
     reference = read_results(run_folder(first, records[0]["variant"]) / DETECTIONS, dataset)
     compared = compare(match(dataset, reference), match(dataset, results), resamples=400)
     found = compared.summary["AP50"]
-    return [round(value, 5) for value in (found.difference, found.low, found.high)]
+    assert found.interval  # the classes are not rare
+    ends = (found.interval.low, found.interval.high)
+    return [round(value, 5) for value in (found.difference, *ends)]
 
 
 def run_folder(output: Path, name: str) -> Path:

@@ -93,7 +93,7 @@ def _jpeg(picture: np.ndarray, width: int) -> bytes:
 
 def _int8_files(side: int, picture: np.ndarray, folder: Path) -> dict[str, Path]:
     """One file for each kind of input."""
-    network = _drawn() if side == 1200 else read_network(model_path("default"))
+    network = _drawn() if side == 1200 else read_network(model_path("default-float"))
     statistics = calibrate(network, [picture])
     files = {}
     for image_input in INPUTS:

@@ -11,6 +11,7 @@ from PIL import Image
 from ssd34.cli import app
 from ssd34.errors import Ssd34Error
 from ssd34.runtime.benchmark_worker import Worker
+from ssd34.runtime.int8_way import EXACT
 from tests.conftest import EXAMPLES
 
 needs_loadgen = pytest.mark.skipif(
@@ -47,12 +48,61 @@ def test_everything_of_a_run(run, tiny_raw_model, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "b.png"]
 
 
+@pytest.mark.parametrize("scenario", ["single-stream", "offline"])
+def test_what_cannot_run_is_left_out_and_named(tiny_model, tmp_path, scenario):
+    """The second model is then what others are compared with."""
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    command = ["benchmark", str(broken), str(tiny_model), "--rounds", "2", "--scenario", scenario]
+    result = CliRunner().invoke(
+        app.commands,
+        [*command, "--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png")],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    assert "cannot run, see below" in result.stdout
+    assert result.stderr.startswith(f"warning: cannot run: {broken}: not an ONNX file")
+    values = json.loads((tmp_path / "b.json").read_text())
+    (measured,), (refused,) = values["results"], values["refused"]
+    assert measured["model"] == str(tiny_model) and measured["speed_up"]["detect"]["value"] == 1
+    assert (refused["model"], refused["engine"]) == (str(broken), "onnxruntime")
+    assert f"cannot run: {refused['reason']}\n" in result.stderr
+
+
+def test_nothing_that_can_run_is_an_error(tmp_path):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    with pytest.raises(Ssd34Error, match="not an ONNX file"):
+        CliRunner().invoke(
+            app.commands, ["benchmark", str(broken), "--threads", "1,2"], catch_exceptions=False
+        )
+
+
 def test_offline_and_server(run, tmp_path):
     result = run("--scenario", "offline", "--rounds", "1", "--plot", tmp_path / "o.svg")
     assert "images/s" in result.stdout
     assert "<svg" in (tmp_path / "o.svg").read_text()
     result = run("--scenario", "server", "--rounds", "2", "--rate", "50", "--bound", "10")
     assert "50.00/s" in result.stdout and "not searched" in result.stdout
+    result = run("--scenario", "server", "--rounds", "2", "--bound", "0.01")
+    assert "alone a picture" in result.stdout and "the bound is 0.01" in result.stdout
+
+
+def test_the_exact_way_of_int8_is_named(run, tmp_path, monkeypatch):
+    real = Worker.ask
+
+    def ask(worker, command, **arguments):
+        answer = real(worker, command, **arguments)
+        return {**answer, "int8": EXACT} if command == "open" else answer
+
+    plain = run("--rounds", "1", "--json", tmp_path / "b.json")
+    assert "int8" not in plain.output
+    assert json.loads((tmp_path / "b.json").read_text())["results"][0]["int8"] is None
+    monkeypatch.setattr(Worker, "ask", ask)
+    result = run("--rounds", "1", "--json", tmp_path / "b.json")
+    assert "int8: exact (no VNNI)" in result.stdout
+    assert "ssd34 quantize --reduce-range" in result.stderr
+    assert json.loads((tmp_path / "b.json").read_text())["results"][0]["int8"] == EXACT
 
 
 @needs_loadgen

@@ -109,7 +109,7 @@ def test_shapes_give_twelve_numbers_as_json_and_detections(tiny_model, shapes, t
     assert set(values) == {
         "model", "data", "policy", "pictures", "summary", "class_ap", "class_ap50",
         "model_sha256", "engine", "problems", "unreadable", "ssd34", "area_class_ap", "limit",
-        "data_sha256", "metric", "intervals", "preprocess",
+        "data_sha256", "metric", "intervals", "preprocess", "tail_cut", "int8",
     }  # fmt: skip
     assert values["model_sha256"] == hashlib.sha256(tiny_model.read_bytes()).hexdigest()
     assert (values["problems"], values["unreadable"]) == (0, 0)
@@ -438,6 +438,22 @@ def test_two_files_are_compared(found_boxes, found_detections, tmp_path):
     assert all(name in result.stdout for name in values["class_ap"])
 
 
+def test_a_comparison_without_draws(found_boxes, found_detections, tmp_path):
+    _, detections = found_detections
+    half = tmp_path / "half.json"
+    half.write_text(json.dumps(json.loads(detections.read_text())[::2]))
+    result = evaluate(
+        "--data", found_boxes, "--compare", detections, half, "--json", tmp_path / "r.json",
+        "--resamples", 0,
+    )  # fmt: skip
+    values = json.loads((tmp_path / "r.json").read_text())
+    ap = values["summary"]["AP"]
+    assert ap["difference"] == ap["second"] - ap["first"] != 0
+    assert (ap["low"], ap["high"], values["second_better"]) == (None, None, None)
+    assert f"{ap['difference']:+.4f}" in result.stdout
+    assert "interval" not in result.stdout and "draws" not in result.stdout
+
+
 def test_a_report_instead_of_detections_is_named(main, shapes, tmp_path):
     report, found = tmp_path / "report.json", tmp_path / "found.json"
     report.write_text(json.dumps({"summary": {}}))
@@ -459,7 +475,6 @@ def test_a_report_instead_of_detections_is_named(main, shapes, tmp_path):
         (("--detections", "no.json"), "no.json: No such file"),
         (("--metric", "zoo-2021", "default"), "COCO's 80 classes"),
         (("default", "--policy", "all", "--detections", "a"), "one policy"),
-        (("default", "--policy", "zoo"), "picks detections itself"),
         (("default", "--json", "a", "--detections", "a"), "written twice"),
     ],
 )
@@ -485,6 +500,7 @@ def test_all_policies_are_what_each_is_alone(tiny_raw_model, tiny_model, found_b
         assert values["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
         assert "summary" not in values
         together[model] = values["policies"]
+        assert values["tail_cut"] == (model == tiny_model)
         assert all(name in result.stdout for name in POLICIES)
     for name, found in together[tiny_raw_model].items():
         evaluate(tiny_raw_model, "--data", found_boxes, "--policy", name, "--json", report)
@@ -493,6 +509,29 @@ def test_all_policies_are_what_each_is_alone(tiny_raw_model, tiny_model, found_b
         other = together[tiny_model][name]
         for key, value in found["summary"].items():
             assert other["summary"][key] == pytest.approx(value, abs=5e-3)
+
+
+@pytest.mark.parametrize("policy", ["best", "zoo"])
+def test_one_policy_for_a_file_with_a_tail(
+    tiny_raw_model, tiny_model, found_boxes, tmp_path, policy
+):
+    """Detections and numbers are those of the same network without the tail."""
+    values = {}
+    for name, model in (("raw", tiny_raw_model), ("cut", tiny_model)):
+        report, detections = tmp_path / f"{name}.json", tmp_path / f"{name}-found.json"
+        evaluate(
+            model, "--data", found_boxes, "--policy", policy, "--json", report,
+            "--detections", detections,
+        )  # fmt: skip
+        values[name] = json.loads(report.read_text()), json.loads(detections.read_text())
+    (raw, raw_found), (cut, cut_found) = values["raw"], values["cut"]
+    assert (raw["policy"], cut["policy"]) == (policy, policy)
+    assert (raw["tail_cut"], cut["tail_cut"]) == (False, True)
+    assert cut["summary"]["AP50"] == pytest.approx(raw["summary"]["AP50"], abs=5e-3)
+    assert len(cut_found) == pytest.approx(len(raw_found), rel=0.01)
+    one, other = (sorted((r["score"] for r in rows), reverse=True)[:20]
+                  for rows in (raw_found, cut_found))  # fmt: skip
+    assert other == pytest.approx(one, abs=1e-4)
 
 
 def test_all_policies_go_on_too(main, monkeypatch, tiny_raw_model, shapes, tmp_path):
@@ -516,9 +555,10 @@ def test_a_file_with_a_foreign_tail(main, tiny_model, shapes, tmp_path):
     for tensor in model.graph.initializer:
         tensor.name = tensor.name.replace("tail.", "end.")
     onnx.save(model, tmp_path / "foreign.onnx")
-    code, _, err = main(tmp_path / "foreign.onnx", "--data", shapes, "--policy", "all")
-    assert code == 2 and "--tail none" in err
-    assert_one_error_line(err)
+    for policy in ("all", "best"):
+        code, _, err = main(tmp_path / "foreign.onnx", "--data", shapes, "--policy", policy)
+        assert code == 2 and "--tail none" in err
+        assert_one_error_line(err)
 
 
 # --- preprocessing --------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from ssd34.deploy.int8_plan import value_steps
 from ssd34.deploy.read_network import network_of
 from ssd34.errors import Ssd34Error
 from ssd34.runtime.detector import Detector
+from ssd34.runtime.saturation import int8_saturates
 from tests.conftest import TINY_LABELS
 
 
@@ -103,6 +104,8 @@ def test_accepted_files_come_with_their_proof(run, tiny_model, tmp_path):
     assert [row["number"] for row in rows(out)[1:]] == [1, 2, 3]
     assert proof["subject"]["pictures"] == 8
     assert proof["subject"]["calibration_pictures"] == 4
+    exact = "exact (no VNNI) where weights have 8 bits"
+    assert proof["subject"]["int8"] == (exact if int8_saturates() else "fast")
 
 
 def test_nothing_acceptable_publishes_nothing(run, tiny_model, tmp_path):

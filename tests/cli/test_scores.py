@@ -2,10 +2,10 @@
 
 import pytest
 
-from ssd34.cli.scores import print_comparison, print_score
+from ssd34.cli.scores import FEW, SHOWN_CLASSES, print_comparison, print_score
 from ssd34.data.formats import open_dataset
-from ssd34.evaluate.bootstrap import match
-from ssd34.evaluate.comparison import compare
+from ssd34.evaluate.bootstrap import Interval, match
+from ssd34.evaluate.comparison import Comparison, Difference, compare
 from ssd34.evaluate.results import Results
 from ssd34.evaluate.score import ScoreOptions, score
 
@@ -44,3 +44,19 @@ def test_file_names_stay_whole_below_a_comparison(nothing_found, capsys):
     assert lines[0] == TITLE
     assert lines[-3:-1] == [f"A: {names[0]}", f"B: {names[1]}"]
     assert lines[-1].endswith("of the draws; * where the interval leaves out 0")
+
+
+def test_classes_beyond_those_shown_are_counted_below_them(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    gains = {
+        f"class {k}": Difference(0.1, 0.1 + k / 100, Interval(0, k / 100) if k > 3 else None)
+        for k in range(1, SHOWN_CLASSES + 4)
+    }
+    found = Comparison({}, gains, 0.9, pictures=9, resamples=5, seed=0)
+    print_comparison(found, title=TITLE, names=("a", "b"))
+    lines = capsys.readouterr().out.splitlines()
+    (heading,) = (k for k, line in enumerate(lines) if "AP gained" in line)
+    shown = [line.split("│")[1].strip() for line in lines[heading : heading + 10]]
+    assert shown == ["AP gained", *(f"class {k}" for k in range(11, 3, -1)), "and 3 more"]
+    assert lines[heading].replace("│", " ").split() == ["AP", "gained"]
+    assert lines[-1] == FEW

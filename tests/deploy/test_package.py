@@ -173,6 +173,7 @@ def test_bad_measurements_are_refused_before_anything_is_written(tiny_model, tmp
     broken = measurement(tiny_model, tmp_path / "broken.json", summary={"AP": 0.1})
     defect = measurement(tiny_model, tmp_path / "defect.json", metric="zoo-2021")
     policies = measurement(tiny_model, tmp_path / "policies.json", policies={})
+    cut = measurement(tiny_model, tmp_path / "cut.json", policy="best", tail_cut=True)
     twice = [measurement(tiny_model, tmp_path / f"{k}.json") for k in range(2)]
     times = [timing(tiny_model, tmp_path / f"times{k}.json") for k in range(2)]
     offline = [{"model_sha256": sha256_of(tiny_model), "threads": 2}]
@@ -185,6 +186,7 @@ def test_bad_measurements_are_refused_before_anything_is_written(tiny_model, tmp
         (twice, "second accuracy"),
         ([defect], "zoo-2021, whose numbers are not COCO's"),
         ([policies], "--policy all"),
+        ([cut], "measured under the policy best instead of the model's own tail"),
     ):
         with pytest.raises(OptionError, match=message):
             package(tiny_model, output=output, picture=read_image(PICTURE), measured=files)

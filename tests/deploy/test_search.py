@@ -151,6 +151,21 @@ def test_no_trial_starts_after_the_timeout():
     assert "timeout" in outcome.reason
 
 
+def test_an_accepted_file_is_told_first_where_the_budget_ends_the_search():
+    clock = itertools.count(0, 10)
+    world = World([0] * 12, extra={"minmax": 0.0005, "percentile": 0.0004})
+    budget = Budget(exit="best", timeout=25)
+    search = world.search(budget=budget, clock=lambda: next(clock))
+    outcome = search.run(candidates())
+    assert outcome.accepted.options.ranges == "percentile"
+    assert outcome.reason == (
+        "it passes the gate; the search ended because the 25 seconds are used up (--timeout)"
+    )
+    other = search.run([QuantizeOptions(form="qdq", opset=13)])
+    assert other.trials == ()
+    assert other.reason == ("its search did not begin, as the 25 seconds are used up (--timeout)")
+
+
 def test_earlier_trials_are_not_measured_again():
     costs = [0.004, 0.003, 0.002] + [0] * 9
     full = World(costs).search().run(candidates())

@@ -90,6 +90,24 @@ def random_case(seed):
     return values, [results[k] for k in order]
 
 
+def large_case():
+    """Several random cases as one."""
+    values, results = random_case(1)
+    for seed in (5, 7, 11, 13, 17, 19):
+        more, found = random_case(seed)
+        shift = 10000 * seed
+        for image in more["images"]:
+            image["id"] += shift
+        for annotation in (*more["annotations"], *found):
+            annotation["image_id"] += shift
+        values["images"] += more["images"]
+        values["annotations"] += more["annotations"]
+        results += found
+    for number, annotation in enumerate(values["annotations"], start=1):
+        annotation["id"] = number
+    return values, results
+
+
 def oracle(values, results):
     """The twelve numbers and the AP and AP50 of each class by pycocotools; None for -1."""
     values, results = copy.deepcopy(values), copy.deepcopy(results)

@@ -16,7 +16,7 @@ from ssd34.evaluate.bootstrap import (
     uncertainty,
 )
 from ssd34.evaluate.coco_metrics import coco_metrics
-from tests.evaluate.oracle import data_of, oracle, random_case
+from tests.evaluate.oracle import data_of, large_case, oracle, random_case
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -83,7 +83,7 @@ def test_draws_are_seeded_and_of_as_many_pictures():
 
 
 def test_uncertainty_holds_the_measured_numbers():
-    values, results = random_case(5)
+    values, results = large_case()
     dataset = data_of(values)
     steps: list[int] = []
     found = uncertainty(match(dataset, results), resamples=130, seed=1, progress=steps.append)
@@ -108,6 +108,24 @@ def test_perfect_detections_have_no_spread():
     ]
     found = uncertainty(match(data_of(values), results), resamples=20)
     assert found.summary["AP"].low == pytest.approx(1) and found.summary["AP"].high <= 1
+
+
+@pytest.mark.parametrize(("pictures", "sure"), [(1, False), (4, False), (5, True)])
+def test_few_pictures_have_no_interval(pictures, sure):
+    """One object in each: of a single picture every draw would be the same."""
+    box = {"category_id": 7, "bbox": [10, 10, 50, 50], "area": 2500, "iscrowd": 0}
+    values, _ = random_case(4)
+    values["images"] = [
+        {"id": k, "file_name": f"{k}.jpg", "width": 320, "height": 320} for k in range(1, 21)
+    ]
+    values["annotations"] = [{"id": k, "image_id": k, **box} for k in range(1, pictures + 1)]
+    results = [
+        {"image_id": k, "category_id": 7, "bbox": [10, 10, 50, 50], "score": 0.9}
+        for k in range(1, 21, 2)
+    ]
+    found = uncertainty(match(data_of(values), results), resamples=50)
+    assert set(found.class_ap) == ({"disc"} if sure else set())
+    assert set(found.summary) == ({"AP", "AP50", "AP75"} if sure else set())
 
 
 def test_nothing_to_find_has_no_interval():

@@ -4,28 +4,10 @@ import numpy as np
 import pytest
 
 from ssd34.errors import OptionError
-from ssd34.evaluate.bootstrap import match, uncertainty
+from ssd34.evaluate.bootstrap import Interval, match, uncertainty
 from ssd34.evaluate.coco_metrics import coco_metrics
 from ssd34.evaluate.comparison import compare
-from tests.evaluate.oracle import data_of, random_case
-
-
-def large_case():
-    """Several random cases as one."""
-    values, results = random_case(1)
-    for seed in (5, 7, 11, 13, 17, 19):
-        more, found = random_case(seed)
-        shift = 10000 * seed
-        for image in more["images"]:
-            image["id"] += shift
-        for annotation in (*more["annotations"], *found):
-            annotation["image_id"] += shift
-        values["images"] += more["images"]
-        values["annotations"] += more["annotations"]
-        results += found
-    for number, annotation in enumerate(values["annotations"], start=1):
-        annotation["id"] = number
-    return values, results
+from tests.evaluate.oracle import data_of, large_case, random_case
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +38,8 @@ def test_numbers_are_those_of_each_alone(case):
     for name, difference in found.class_ap.items():
         change = theirs.class_ap[name] - ours.class_ap[name]
         assert difference.difference == pytest.approx(change, abs=1e-9)
-        assert difference.low <= difference.difference <= difference.high
+        assert difference.interval
+        assert difference.interval.low <= difference.difference <= difference.interval.high
     assert found.pictures == len(dataset)
 
 
@@ -64,7 +47,7 @@ def test_the_same_detections_do_not_differ(case):
     dataset, results = case
     found = compare(match(dataset, results), match(dataset, results), resamples=60)
     for difference in (*found.summary.values(), *found.class_ap.values()):
-        assert difference.difference == difference.low == difference.high == 0
+        assert difference.difference == 0 and difference.interval == Interval(0, 0)
         assert not difference.clear
     assert found.second_better == 0.5
 
@@ -74,17 +57,20 @@ def test_a_clear_loss_is_clear_and_its_reverse_a_gain(case):
     good, bad = match(dataset, results), match(dataset, worse(results, 0.6))
     loss, gain = compare(good, bad, resamples=200), compare(bad, good, resamples=200)
     ap = loss.summary["AP"]
-    assert ap.difference < 0 and ap.clear and ap.high < 0
-    assert loss.second_better < 0.01 and gain.second_better > 0.99
-    back = gain.summary["AP"]
-    assert back.low == pytest.approx(-ap.high) and back.high == pytest.approx(-ap.low)
+    assert ap.difference < 0 and ap.clear and ap.interval and ap.interval.high < 0
+    assert loss.second_better is not None and loss.second_better < 0.01
+    assert gain.second_better is not None and gain.second_better > 0.99
+    back = gain.summary["AP"].interval
+    assert back and back.low == pytest.approx(-ap.interval.high)
+    assert back.high == pytest.approx(-ap.interval.low)
 
 
 def test_a_small_change_is_seen_more_sharply_than_by_two_intervals(case):
     dataset, results = case
     one, other = match(dataset, results), match(dataset, worse(results, 0.1))
-    paired = compare(one, other, resamples=200).summary["AP"]
+    paired = compare(one, other, resamples=200).summary["AP"].interval
     alone = uncertainty(one, resamples=200).summary["AP"]
+    assert paired
     assert paired.high - paired.low < 0.5 * (alone.high - alone.low)
 
 
@@ -104,10 +90,41 @@ def test_other_data_is_refused(case):
         compare(match(dataset, results), match(data_of(values), found), resamples=2)
 
 
+def test_without_draws_there_are_differences_and_nothing_else(case):
+    dataset, results = case
+    good, bad = match(dataset, results), match(dataset, worse(results, 0.6))
+    found = compare(good, bad, resamples=0)
+    drawn = compare(good, bad, resamples=20)
+    assert found.summary.keys() == drawn.summary.keys() == {"AP", "AP50", "AP75"}
+    both = {**drawn.summary, **drawn.class_ap}
+    for name, difference in {**found.summary, **found.class_ap}.items():
+        assert difference.interval is None and not difference.clear
+        assert difference.difference == both[name].difference
+    assert found.second_better is None
+    values = found.to_dict()["summary"]["AP"]
+    assert (values["low"], values["high"], values["clear"]) == (None, None, False)
+
+
+def test_a_rare_class_has_no_interval_and_no_star():
+    values, results = large_case()
+    with_disc = sorted({a["image_id"] for a in values["annotations"] if a["category_id"] == 7})
+    values["annotations"] = [
+        a for a in values["annotations"]
+        if a["category_id"] != 7 or a["image_id"] in with_disc[:4]
+    ]  # fmt: skip
+    dataset = data_of(values)
+    one, other = match(dataset, results), match(dataset, worse(results, 1, category=7))
+    found = compare(one, other, resamples=50)
+    assert found.class_ap["disc"].difference < 0
+    assert found.class_ap["disc"].interval is None and not found.class_ap["disc"].clear
+    assert found.class_ap["square"].interval and found.summary["AP"].interval
+    assert set(uncertainty(one, resamples=50).class_ap) == {"square", "cross"}
+
+
 def test_nothing_to_find():
     values, results = random_case(2)
     values["annotations"] = []
     matches = match(data_of(values), results)
     found = compare(matches, matches, resamples=2)
     assert found.summary == found.class_ap == {}
-    assert found.second_better == 0.5
+    assert found.second_better is None

@@ -152,6 +152,13 @@ def test_server(tiny_model, rate):
     assert result["rates"][0]["latency_ms"]["rounds"] == 5
 
 
+def test_no_rate_is_tried_where_a_picture_alone_exceeds_the_bound(tiny_model):
+    plan = Plan(models=[str(tiny_model)], scenario="server", rounds=5, warm_up=0, bound_ms=0.01)
+    (result,) = report_values(benchmark(plan))["results"]
+    assert result["rates"] == [] and result["highest_rate"] == 0
+    assert result["alone_ms"] > 0.01 and result["search_cut_off"] is None
+
+
 def test_interruption_keeps_what_was_measured(tiny_model):
     def interrupt(what, done, _):
         if (what, done) == ("rounds", 5):

@@ -198,6 +198,7 @@ def test_openvino_is_not_asked_for_what_it_computes_wrongly(saturates, tmp_path,
             with pytest.raises(ModelError, match=r"no VNNI; use the engine onnxruntime, or .*7"):
                 open_engine(path, name="openvino", threads=1)
             session = Session(path, engine="auto", threads=1)
+            assert session.choice
             assert session.choice.engine == "onnxruntime" and "VNNI" in session.choice.reason
         else:
             assert open_engine(path, name="openvino", threads=1).name == "openvino"

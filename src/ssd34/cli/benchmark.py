@@ -28,6 +28,7 @@ from ssd34.runtime.benchmark_run import (
     benchmark as run_benchmark,
 )
 from ssd34.runtime.engine import AUTO, ENGINES, ONNXRUNTIME, OPENVINO
+from ssd34.runtime.int8_way import EXACT
 from ssd34.runtime.loadgen import SCENARIOS as LOADGEN_SCENARIOS
 from ssd34.runtime.loadgen_run import loadgen_values
 from ssd34.runtime.sources import find_pictures
@@ -99,7 +100,8 @@ def benchmark(
     """Measure how fast models run on this machine, from JPEG bytes to detections.
 
     Models, engines and thread counts take turns in one run, A B A B, each in its own process; what
-    slows the machine slows them all. The first is what the others are compared with.
+    slows the machine slows them all. The first is what the others are compared with. What an engine
+    cannot run here is left out and named.
     """
     for target in (json_file, plot):
         if target and (target.is_dir() or not target.absolute().parent.is_dir()):
@@ -130,6 +132,14 @@ def benchmark(
     if plot:
         with written_whole(plot) as temporary:
             draw_benchmark(values, temporary, form=_form(plot))
+    for model in dict.fromkeys(r["model"] for r in values["results"] if r["int8"] == EXACT):
+        click.echo(
+            f"{model}: its 8-bit weights need the exact way here, which is slower; weights of 7 "
+            "bits do not: ssd34 quantize --reduce-range",
+            err=True,
+        )
+    for reason in dict.fromkeys(refused["reason"] for refused in values["refused"]):
+        warn(f"cannot run: {reason}")
     for choice in {r["choice"] for r in values["results"] if r.get("choice")}:
         click.echo(choice, err=True)
     if values["interrupted"]:

@@ -40,6 +40,8 @@ def table_of(values: dict[str, Any]) -> Table:
             table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row.values()), end_section=True)
+    for refused in values["refused"]:
+        table.add_row(Text(f"{_name(refused)}\ncannot run, see below"), end_section=True)
     return table
 
 
@@ -74,7 +76,7 @@ def _server(result: dict[str, Any]) -> Row:
     latency = rates[-1]["latency_ms"] if rates else {}
     return {
         "model": _model(result),
-        "highest rate": _highest_rate(best, result["search_cut_off"], begun=bool(rates)),
+        "highest rate": _highest_rate(result, begun=bool(rates)),
         "at": f"{rates[-1]['rate']:.2f}/s" if rates else "-",
         **{
             f"{name} ms": f"{latency[name]:.1f}" if latency else "-"
@@ -83,9 +85,10 @@ def _server(result: dict[str, Any]) -> Row:
     }
 
 
-def _highest_rate(
-    best: float | None, cut_off: dict[str, float | None] | None, *, begun: bool
-) -> str:
+def _highest_rate(result: dict[str, Any], *, begun: bool) -> str:
+    best, cut_off, alone = result["highest_rate"], result["search_cut_off"], result["alone_ms"]
+    if alone is not None and alone > result["bound_ms"]:
+        return f"none: alone a picture\ntakes {alone:.0f} ms,\nthe bound is {result['bound_ms']:g}"
     if best is not None:
         return f"{best:.2f}/s"
     if cut_off is None:
@@ -119,14 +122,19 @@ def _offline_loadgen(result: dict[str, Any]) -> Row:
 
 
 def _model(result: dict[str, Any], *more: str) -> str:
-    threads, memory = result["threads"], result["peak_memory_mb"]
+    memory = result["peak_memory_mb"]
     lines = [
-        result["model"],
-        f"{result['engine']}, {counted(threads, 'thread')}",
+        _name(result),
+        *([f"int8: {result['int8']}"] if result["int8"] else []),
         "memory unknown" if memory is None else f"{memory} MB",
         *more,
     ]
     return "\n".join(lines)
+
+
+def _name(combination: dict[str, Any]) -> str:
+    threads = counted(combination["threads"], "thread")
+    return f"{combination['model']}\n{combination['engine']}, {threads}"
 
 
 def _interval(speed_up: dict[str, float]) -> str:

@@ -35,8 +35,8 @@ PARTLY = 1
 @click.option("--data", required=True, metavar="PATH", help="Pictures and boxes, as for train.")
 @click.option(
     "--policy", "policy_name", type=click.Choice([*POLICIES, "all"]),
-    help="How detections are picked, for files that end at raw outputs; all: side by side. "
-    "[default: zoo]",
+    help="How detections are picked, instead of the file's own way; all: side by side. "
+    "[default: the file's own way, zoo where it has none]",
 )  # fmt: skip
 @click.option(
     "--class", "classes", multiple=True, metavar="NAME",

@@ -28,6 +28,7 @@ from ssd34.evaluate.results import Results
 from ssd34.evaluate.results_json import write_results
 from ssd34.evaluate.score import ScoreOptions
 from ssd34.runtime.detector import Detector, model_path
+from ssd34.runtime.int8_way import int8_way
 from ssd34.runtime.session import Session
 from ssd34.version import __version__
 
@@ -74,7 +75,7 @@ def measure(
         model: path or name.
         dataset: the pictures.
         options: how to score.
-        policy: a name, ``all``, or None for the file's own way.
+        policy: a name or ``all``, for which a file's own tail is cut off; None: its own way.
         preprocessing: a name, or ``both``.
         threads: None: what this process may use.
         engine: name, or ``auto``.
@@ -97,9 +98,10 @@ def measure(
             "nor a report; leave --policy all, --detections and --report out"
         )
     path = model_path(model)
-    detector = _load(path, threads=threads, engine=engine, raw=policy == ALL)
-    say_choice(detector.session)
-    policies = _policies(model, detector, policy)
+    session, tail_cut = _load(path, threads=threads, engine=engine, raw=policy is not None)
+    detector = Detector(session)
+    say_choice(session)
+    policies = _policies(session, policy)
     warn_of_unknown_classes(dataset, detector.labels)
     identity: dict[str, Any] = {
         "model_sha256": sha256_of(path),
@@ -146,6 +148,8 @@ def measure(
             "engine": identity["engine"],
             "unreadable": failed,
             "preprocess": preprocessing,
+            "tail_cut": tail_cut,
+            "int8": int8_way(path, session.engine),
         }
         title = f"{model} on {dataset.name}: {counted(len(dataset), 'picture')}"
         if policy == ALL:
@@ -154,10 +158,9 @@ def measure(
         elif preprocessing == BOTH:
             print_scores(scores, title=title)
             values = {name: score.to_dict() for name, score in scores.items()}
-            if options.resamples:
-                change = compared(dataset, (results[0], results[1]), options)
-                print_comparison(change, title=f"{title}, by preprocessing", names=PREPROCESSINGS)
-                values["difference"] = change.to_dict()
+            change = compared(dataset, (results[0], results[1]), options)
+            print_comparison(change, title=f"{title}, by preprocessing", names=PREPROCESSINGS)
+            values["difference"] = change.to_dict()
             outputs.emit({**about, "preprocessings": values})
         else:
             print_score(scores[names[0]], title=f"{title}, {names[0]}")
@@ -180,26 +183,19 @@ def measure(
     return failed
 
 
-def _policies(model: str, detector: Detector, policy: str | None) -> list[Policy]:
+def _policies(session: Session, policy: str | None) -> list[Policy]:
     """Those asked for; none: the file picks itself."""
     if policy == ALL:
         return list(POLICIES.values())
-    if detector.session.raw:
-        return [named_policy(policy or DEFAULT_POLICY)]
-    if policy:
-        raise OptionError(
-            f"--policy {policy}: {model} picks detections itself; leave the option out, give "
-            "--policy all, or export the network with --tail none"
-        )
-    return []
+    return [named_policy(policy or DEFAULT_POLICY)] if session.raw else []
 
 
-def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> Detector:
-    """A file; with `raw` without its tail, if it has one."""
+def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> tuple[Session, bool]:
+    """A file, with `raw` without its tail; and whether one had to be cut off."""
     session = Session(path, threads=threads, engine=engine)
     if session.raw or not raw:
-        return Detector(session)
-    require("onnx", extra="export", why="--policy all with a file that picks detections itself")
+        return session, False
+    require("onnx", extra="export", why="--policy with a file that picks detections itself")
     import onnx
 
     from ssd34.deploy.cut import without_tail
@@ -212,7 +208,7 @@ def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> Detecto
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
         save_model(network, file)
-        return Detector(Session(file, threads=threads, engine=engine))
+        return Session(file, threads=threads, engine=engine), True
 
 
 def _stages(detector: Detector, policies: Sequence[Policy], preprocessing: str) -> Stages:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.evaluate.bootstrap import Interval
+from ssd34.evaluate.bootstrap import FEWEST_PICTURES, Interval
 from ssd34.evaluate.comparison import Comparison, Difference
 from ssd34.evaluate.score import Score
 
 SHOWN_CLASSES = 8
+FEW = f"no interval where objects lie in fewer than {FEWEST_PICTURES} pictures"
 
 
 def print_score(score: Score, *, title: str) -> None:
@@ -27,7 +29,8 @@ def print_score(score: Score, *, title: str) -> None:
         if sure:
             cells.append(_range(sure.summary.get(name)))
         table.add_row(*cells)
-    _print(_titled(title, score), table)
+    few = sure and not sure.summary and score.metrics.summary["AP"] is not None
+    _print(_titled(title, score), table, *([FEW] if few else ()))
 
 
 def print_scores(scores: Mapping[str, Score], *, title: str) -> None:
@@ -47,9 +50,12 @@ def print_scores(scores: Mapping[str, Score], *, title: str) -> None:
 
 def print_comparison(found: Comparison, *, title: str, names: tuple[str, str]) -> None:
     """Differences of AP, and the classes that gained and lost most."""
-    table = Table("metric", "A", "B", "B - A", f"{found.confidence:.0%} interval")
+    table = Table("metric", "A", "B", "B - A")
+    if found.resamples:
+        table.add_column(f"{found.confidence:.0%} interval")
+    cells = partial(_cells, drawn=bool(found.resamples))
     for name, difference in found.summary.items():
-        table.add_row(name, *_cells(difference))
+        table.add_row(name, *cells(difference))
     ordered = sorted(found.class_ap.items(), key=lambda item: item[1].difference)
     for heading, chosen in (
         ("gained", [item for item in ordered[::-1] if item[1].difference > 0]),
@@ -57,24 +63,35 @@ def print_comparison(found: Comparison, *, title: str, names: tuple[str, str]) -
     ):
         if chosen:
             table.add_section()
-            more = len(chosen) - SHOWN_CLASSES
-            note = f"{more} more" if more > 0 else ""
-            table.add_row(Text(f"AP {heading}", style="bold"), "", "", "", note)
+            table.add_row(Text(f"AP {heading}", style="bold"))
         for name, difference in chosen[:SHOWN_CLASSES]:
-            table.add_row(Text(name), *_cells(difference))
-    note = f"B is better in {found.second_better:.1%} of the draws"
-    _print(title, table, f"A: {names[0]}", f"B: {names[1]}",
-           f"{note}; * where the interval leaves out 0")  # fmt: skip
+            table.add_row(Text(name), *cells(difference))
+        if len(chosen) > SHOWN_CLASSES:
+            table.add_row(f"and {len(chosen) - SHOWN_CLASSES} more")
+    _print(title, table, f"A: {names[0]}", f"B: {names[1]}", *_notes(found))
 
 
-def _cells(difference: Difference) -> tuple[str, ...]:
-    star = " *" if difference.clear else ""
-    return (
+def _notes(found: Comparison) -> tuple[str, ...]:
+    """What the intervals of a comparison mean."""
+    if not found.resamples:
+        return ()
+    better = found.second_better
+    share = [] if better is None else [f"B is better in {better:.1%} of the draws"]
+    missing = [d for d in (*found.summary.values(), *found.class_ap.values()) if not d.interval]
+    return ("; ".join([*share, "* where the interval leaves out 0"]), *([FEW] if missing else ()))
+
+
+def _cells(difference: Difference, *, drawn: bool) -> tuple[str, ...]:
+    numbers = (
         f"{difference.first:.4f}",
         f"{difference.second:.4f}",
         f"{difference.difference:+.4f}",
-        f"{difference.low:+.4f} to {difference.high:+.4f}{star}",
     )
+    if not drawn:
+        return numbers
+    sure = difference.interval
+    star = " *" if difference.clear else ""
+    return (*numbers, f"{sure.low:+.4f} to {sure.high:+.4f}{star}" if sure else "-")
 
 
 def _titled(title: str, score: Score) -> str:

@@ -141,6 +141,11 @@ def _accuracy(file: Path, values: dict[str, Any], model_sha256: str) -> Accuracy
         raise OptionError(
             f"{file}: holds several policies, the model has one; measure without --policy all"
         )
+    if values.get("tail_cut"):
+        raise OptionError(
+            f"{file}: measured under the policy {values['policy']} instead of the model's own "
+            "tail; measure without --policy"
+        )
     return Accuracy(
         ap=float(values["summary"]["AP"]),
         ap50=float(values["summary"]["AP50"]),

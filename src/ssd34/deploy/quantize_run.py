@@ -28,6 +28,8 @@ from ssd34.deploy.trials import TrialLog
 from ssd34.errors import ModelError
 from ssd34.runtime.cpu import this_cpu
 from ssd34.runtime.detector import model_path
+from ssd34.runtime.int8_way import EXACT, FAST
+from ssd34.runtime.saturation import int8_saturates
 from ssd34.runtime.threads import thread_budget
 from ssd34.version import __version__
 
@@ -71,6 +73,7 @@ def subject_of(
         "threads": threads or thread_budget(),
         "cpu": cpu.model,
         "cpu_features": sorted(name for name, has in (cpu.features or {}).items() if has),
+        "int8": f"{EXACT} where weights have 8 bits" if int8_saturates() else FAST,
         "onnxruntime": onnxruntime.__version__,
         "ssd34": __version__,
     }

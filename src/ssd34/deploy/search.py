@@ -130,7 +130,9 @@ class Search:
             start = min(fast, key=lambda trial: trial.drop)
             return outcome(self._fall_back(start, attempt))
         except _SpentError as spent:
-            return outcome(str(spent))
+            if any(trial.accepted for trial in tried):
+                return outcome(f"it passes the gate; the search ended because {spent}")
+            return outcome(str(spent) if tried else f"its search did not begin, as {spent}")
 
     def _fall_back(self, start: Trial, attempt: Callable[[QuantizeOptions], Trial]) -> str:
         """Find the fewest of the ranked layers in float that are enough.

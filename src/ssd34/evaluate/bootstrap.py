@@ -9,7 +9,9 @@ The spread is laid around the measured number, not around the draws' own mean: a
 picture several times, and AP of fewer different pictures is higher where classes are rare (on 300
 pictures of COCO by half), so the draws' plain quantiles are off to one side. The interval answers
 for the choice of pictures, not for training: two trainings with other seeds may differ by more. A
-class that a draw leaves without objects does not count in that draw.
+class that a draw leaves without objects does not count in that draw. Where objects lie in a few
+pictures only, draws hold hardly anything but the same pictures again and spread too little, of one
+picture not at all: then there is no interval.
 
 Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979; why the centre is moved:
 docs/decisions.
@@ -36,6 +38,8 @@ IOU_THRESHOLDS = 10
 """0.50, 0.55 to 0.95."""
 MAX_DETECTIONS = 100
 CONFIDENCE = 0.95
+FEWEST_PICTURES = 5
+"""In which objects have to lie for an interval."""
 _ANY_AREA = [0.0, 1e10]
 _PICTURES_AT_ONCE = 100
 _DRAWS_AT_ONCE = 50
@@ -59,6 +63,11 @@ class ClassMatches:
     ignored: NDArray[np.bool_]
     objects: NDArray[np.int32]
 
+    @property
+    def enough(self) -> bool:
+        """Whether its objects lie in as many pictures as an interval needs."""
+        return int(np.count_nonzero(self.objects)) >= FEWEST_PICTURES
+
 
 @dataclass(frozen=True, eq=False)
 class Matches:
@@ -72,6 +81,12 @@ class Matches:
     classes: Mapping[str, ClassMatches]
     pictures: int
 
+    @property
+    def enough(self) -> bool:
+        """Whether objects of any class lie in as many pictures as an interval needs."""
+        objects = sum(one.objects for one in self.classes.values())
+        return int(np.count_nonzero(objects)) >= FEWEST_PICTURES
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -83,7 +98,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Intervals of AP, AP50 and AP75 and of each class's AP."""
+    """Intervals of AP, AP50 and AP75 and of each class's AP, where objects lie in as many as
+    `FEWEST_PICTURES`."""
 
     summary: Mapping[str, Interval]
     class_ap: Mapping[str, Interval]
@@ -277,10 +293,13 @@ def uncertainty(
         progress(done)
     class_ap = np.concatenate(blocks)
     numbers = summarised(class_ap)
-    summary = {name: interval(k[0], k[1:]) for name, k in numbers.items()}
+    summary = {name: interval(k[0], k[1:]) for name, k in numbers.items() if matches.enough}
     by_class = {
         name: interval(values[0], values[1:])
-        for name, values in zip(matches.classes, nan_mean_of_classes(class_ap), strict=True)
+        for (name, one), values in zip(
+            matches.classes.items(), nan_mean_of_classes(class_ap), strict=True
+        )
+        if one.enough
     }
     return Uncertainty(
         summary={name: found for name, found in summary.items() if found},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from ssd34.errors import OptionError
 from ssd34.evaluate.bootstrap import (
     CONFIDENCE,
+    Interval,
     Matches,
     accumulated,
     as_they_are,
@@ -30,14 +30,13 @@ class Difference:
     Attributes:
         first: 0..1.
         second: 0..1.
-        low: lower end of the difference's interval.
-        high: upper end.
+        interval: of the difference; None: nothing was drawn, or the objects lie in too few
+            pictures for one.
     """
 
     first: float
     second: float
-    low: float
-    high: float
+    interval: Interval | None
 
     @property
     def difference(self) -> float:
@@ -46,13 +45,16 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
+        """Whether there is an interval that leaves out 0."""
+        return self.interval is not None and (self.interval.low > 0 or self.interval.high < 0)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
         return {
-            **dataclasses.asdict(self),
+            "first": self.first,
+            "second": self.second,
+            "low": self.interval and self.interval.low,
+            "high": self.interval and self.interval.high,
             "difference": self.difference,
             "clear": self.clear,
         }
@@ -65,7 +67,8 @@ class Comparison:
     Attributes:
         summary: by name; empty where there are no objects.
         class_ap: by class.
-        second_better: share of the draws in which the second's AP is higher, ties counting half.
+        second_better: share of the draws in which the second's AP is higher, ties counting half;
+            None where AP has no interval.
         pictures: how many both were scored on.
         resamples: draws.
         seed: of the draws.
@@ -74,7 +77,7 @@ class Comparison:
 
     summary: Mapping[str, Difference]
     class_ap: Mapping[str, Difference]
-    second_better: float
+    second_better: float | None
     pictures: int
     resamples: int
     seed: int
@@ -104,7 +107,7 @@ def compare(
     """Draw the same pictures for both, again and again.
 
     What is hard in a picture is hard for both, so the interval of the difference is much smaller
-    than those of the two APs.
+    than those of the two APs. Without draws the differences have no intervals.
 
     Raises:
         OptionError: they are not of the same pictures and objects.
@@ -113,9 +116,9 @@ def compare(
         raise OptionError("expected two sets of detections scored on the same data; score both")
     ours, theirs = (_all_draws(m, resamples, seed, progress) for m in (first, second))
     one, other = summarised(ours), summarised(theirs)
-    summary = {name: _difference(one[name], other[name]) for name in one}
+    summary = {name: _difference(one[name], other[name], sure=first.enough) for name in one}
     by_class = {
-        name: _difference(a, b)
+        name: _difference(a, b, sure=first.classes[name].enough)
         for name, a, b in zip(
             first.classes, nan_mean_of_classes(ours), nan_mean_of_classes(theirs), strict=True
         )
@@ -123,7 +126,7 @@ def compare(
     return Comparison(
         summary={name: found for name, found in summary.items() if found},
         class_ap={name: found for name, found in by_class.items() if found},
-        second_better=_share_above_zero(other["AP"] - one["AP"]),
+        second_better=_share_above_zero(other["AP"] - one["AP"]) if first.enough else None,
         pictures=first.pictures,
         resamples=resamples,
         seed=seed,
@@ -141,19 +144,23 @@ def _all_draws(
     return np.concatenate(blocks)
 
 
-def _difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> Difference | None:
-    """From (1 + draws,) values, the first being of the pictures as they are."""
+def _difference(
+    one: NDArray[np.float64], other: NDArray[np.float64], *, sure: bool
+) -> Difference | None:
+    """From (1 + draws,) values, the first being of the pictures as they are; `sure`: with an
+    interval. None where nothing was measured."""
     change = other - one
-    found = interval(change[0], change[1:], within=(-1, 1))
-    if found is None:
+    if np.isnan(change[0]):
         return None
-    return Difference(float(one[0]), float(other[0]), found.low, found.high)
+    found = interval(change[0], change[1:], within=(-1, 1)) if sure else None
+    return Difference(float(one[0]), float(other[0]), found)
 
 
-def _share_above_zero(change: NDArray[np.float64]) -> float:
-    """Of (1 + draws,) differences whose mean is moved to the first; no difference counts half."""
+def _share_above_zero(change: NDArray[np.float64]) -> float | None:
+    """Of (1 + draws,) differences whose mean is moved to the first; no difference counts half.
+    None where nothing was measured or drawn."""
     drawn = change[1:][~np.isnan(change[1:])]
     if np.isnan(change[0]) or not drawn.size:
-        return 0.5
+        return None
     moved = np.round(change[0] + drawn - drawn.mean(), 12)
     return float(np.mean((np.sign(moved) + 1) / 2))

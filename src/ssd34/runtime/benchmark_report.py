@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ def report_values(report: Report) -> dict[str, Any]:
         "interrupted": report.interrupted,
         "cpu": report.cpu.to_dict(),
         "results": [_values(result, report) for result in report.results],
+        "refused": [asdict(refusal) for refusal in report.refused],
     }
 
 
@@ -94,6 +96,7 @@ def _server(result: Result, report: Report) -> dict[str, Any]:
     cut_off = plan.rate is None and result.best_rate is None
     return {
         "bound_ms": plan.bound_ms,
+        "alone_ms": None if result.alone_ms is None else round(result.alone_ms, 3),
         "highest_rate": None if result.best_rate is None else _rate(result.best_rate),
         "search_cut_off": {
             "kept": _rate(max(kept)) if kept else None,

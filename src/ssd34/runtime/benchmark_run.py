@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ssd34.errors import OptionError
+from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.arrivals import highest_rate, p99
 from ssd34.runtime.benchmark import interleaved, summary
 from ssd34.runtime.benchmark_worker import Worker
 from ssd34.runtime.cpu import Cpu, this_cpu
+from ssd34.runtime.detector import model_path
 from ssd34.runtime.stages import StageTimes
 
 SINGLE_STREAM, OFFLINE, SERVER = "single-stream", "offline", "server"
@@ -33,7 +34,7 @@ class Plan:
     """What to measure.
 
     Attributes:
-        models: files or names; the first is what the others are compared with.
+        models: files or names; the first that can run is what the others are compared with.
         engines: each runs every model.
         threads: each model runs with each of these.
         pictures: files; none: a drawn one. The first `MAX_PICTURES` are used.
@@ -65,6 +66,21 @@ class Plan:
         if not (self.models and self.engines and self.threads) or self.rounds < 1:
             raise OptionError("expected at least one model, engine, thread count and round")
 
+    @property
+    def combinations(self) -> list[tuple[str, str, int]]:
+        """Every model with every engine and every number of threads."""
+        return [(m, e, t) for m in self.models for e in self.engines for t in self.threads]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A model that an engine cannot run here, and why."""
+
+    model: str
+    engine: str
+    threads: int
+    reason: str
+
 
 @dataclass
 class Result:
@@ -77,8 +93,9 @@ class Result:
         chunks_ms: offline: milliseconds for each `chunk` pictures, warm-up left out.
         chunk: offline: pictures of a round.
         rates: server: each rate measured with its latencies.
-        best_rate: server: the highest rate within the bound; None: it was not searched, or not
-            to the end.
+        best_rate: server: the highest rate within the bound, 0 for none; None: it was not
+            searched, or not to the end.
+        alone_ms: server: median of pictures that did not have to wait; None: it was not searched.
         peak_memory: bytes; None: unknown, or interrupted before the end.
         graph_tail: share of the tail in the file's own time; None as above.
     """
@@ -92,18 +109,20 @@ class Result:
     chunk: int = 0
     rates: list[tuple[float, list[float]]] = field(default_factory=list)
     best_rate: float | None = None
+    alone_ms: float | None = None
     peak_memory: int | None = None
     graph_tail: float | None = None
 
 
 @dataclass
 class Report:
-    """A benchmark, whole or `interrupted`."""
+    """A benchmark, whole or `interrupted`; `refused` is what could not run."""
 
     plan: Plan
     cpu: Cpu
     results: list[Result]
     interrupted: bool = False
+    refused: list[Refusal] = field(default_factory=list)
 
 
 def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
@@ -112,27 +131,24 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
     An interruption (``KeyboardInterrupt``) ends the measuring; what was measured until then is in
     the report. Without a single whole round, or rate in the server scenario, it is passed on.
 
+    An engine may not be able to run a model here; the others are measured without it.
+
     Raises:
-        Ssd34Error: a model cannot be loaded or a picture cannot be read.
+        Ssd34Error: a model is missing, none can be loaded, or a picture cannot be read.
     """
-    offline_streams = plan.scenario == OFFLINE and plan.batch is None
     with ExitStack() as stack:
         pairs: list[tuple[Worker, Result]] = []
-        combinations = [(m, e, t) for m in plan.models for e in plan.engines for t in plan.threads]
-        for number, (model, engine, threads) in enumerate(combinations):
+        refused: list[Refusal] = []
+        combinations = plan.combinations
+        for number, combination in enumerate(combinations):
             progress("loading", number, len(combinations))
-            worker = stack.enter_context(
-                Worker(
-                    model,
-                    engine=engine,
-                    threads=1 if offline_streams else threads,
-                    streams=threads if offline_streams else 1,
-                    pictures=plan.pictures[:MAX_PICTURES],
-                )
-            )
-            facts = worker.facts
-            pairs.append((worker, Result(model, facts["engine"], threads, facts)))
-        report = Report(plan, this_cpu(), [result for _, result in pairs])
+            worker = open_worker(plan, *combination, refused=refused)
+            if worker:
+                stack.enter_context(worker)
+                model, _, threads = combination
+                facts = worker.facts
+                pairs.append((worker, Result(model, facts["engine"], threads, facts)))
+        report = Report(plan, this_cpu(), [result for _, result in pairs], refused=refused)
         measure = {SINGLE_STREAM: _single_stream, OFFLINE: _offline, SERVER: _server}
         try:
             measure[plan.scenario](plan, pairs, progress)
@@ -142,12 +158,40 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
                 if plan.scenario == SINGLE_STREAM:
                     result.graph_tail = worker.ask("tail_share")
         except KeyboardInterrupt:
-            begun = [bool(r.stages or r.chunks_ms or r.rates) for r in report.results]
+            begun = [
+                bool(r.stages or r.chunks_ms or r.rates or r.best_rate is not None)
+                for r in report.results
+            ]
             # Turns are compared round by round; rates are searched one model after the other.
             if not (any(begun) if plan.scenario == SERVER else all(begun)):
                 raise
             report.interrupted = True
     return report
+
+
+def open_worker(
+    plan: Plan, model: str, engine: str, threads: int, *, refused: list[Refusal]
+) -> Worker | None:
+    """The process of a model; None where it cannot run, which is added to `refused`.
+
+    Raises:
+        Ssd34Error: the model is missing, a picture cannot be read, or nothing in the plan can run.
+    """
+    model_path(model)  # a wrong name is a mistake of the plan's, not an engine's
+    offline_streams = plan.scenario == OFFLINE and plan.batch is None
+    try:
+        return Worker(
+            model,
+            engine=engine,
+            threads=1 if offline_streams else threads,
+            streams=threads if offline_streams else 1,
+            pictures=plan.pictures[:MAX_PICTURES],
+        )
+    except ModelError as error:
+        refused.append(Refusal(model, engine, threads, str(error)))
+        if len(refused) == len(plan.combinations):
+            raise
+        return None
 
 
 def _single_stream(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
@@ -218,5 +262,9 @@ def _server(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) 
             p99_at(plan.rate)
             continue
         alone = [sum(worker.ask("detect", number=k)) for k in range(CAPACITY_RUNS)]
-        capacity = 1000 / summary(alone).median
+        result.alone_ms = summary(alone).median
+        if result.alone_ms > plan.bound_ms:
+            result.best_rate = 0.0  # no rate can make a picture faster than it is alone
+            continue
+        capacity = 1000 / result.alone_ms
         result.best_rate, _ = highest_rate(p99_at, bound=plan.bound_ms, capacity=capacity)

@@ -26,6 +26,7 @@ from ssd34.errors import ImageError, MissingExtraError, ModelError, OptionError,
 from ssd34.runtime.arrivals import latencies_at
 from ssd34.runtime.cpu import peak_memory
 from ssd34.runtime.detector import Detector, model_path
+from ssd34.runtime.int8_way import int8_way
 from ssd34.runtime.loadgen import LoadgenOptions, run_loadgen
 from ssd34.runtime.session import Session
 from ssd34.runtime.stages import StagedDetector
@@ -130,6 +131,7 @@ class _Model:
             "spec": session.spec.name,
             "engine": session.engine.name,
             "engine_version": session.engine.version,
+            "int8": int8_way(session.path, session.engine),
             "choice": session.choice.reason if session.choice else None,
             "batch": session.batch,
             "load_ms": round(1000 * loading, 1),

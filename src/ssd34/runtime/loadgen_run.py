@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ssd34.runtime.benchmark_run import MAX_PICTURES, OFFLINE, Plan
-from ssd34.runtime.benchmark_worker import Worker
+from ssd34.runtime.benchmark_run import OFFLINE, Plan, Refusal, open_worker
 from ssd34.runtime.cpu import this_cpu
 from ssd34.version import __version__
 
@@ -30,25 +30,24 @@ def loadgen_values(
         progress: called with the number of models done and of all.
 
     Raises:
-        Ssd34Error: the scenario is none that LoadGen is driven in here, a model cannot be loaded,
-            or a picture cannot be read.
+        Ssd34Error: the scenario is none that LoadGen is driven in here, a model is missing, none
+            can be loaded, or a picture cannot be read.
     """
     offline = plan.scenario == OFFLINE
-    combinations = [(m, e, t) for m in plan.models for e in plan.engines for t in plan.threads]
+    plan = replace(plan, batch=None)  # LoadGen asks for one picture after the other
+    combinations = plan.combinations
+    refused: list[Refusal] = []
     results: list[dict[str, Any]] = []
     interrupted = False
     try:
         for number, (model, engine, threads) in enumerate(combinations):
             progress(number, len(combinations))
+            opened = open_worker(plan, model, engine, threads, refused=refused)
+            if opened is None:
+                continue
             logs = folder / f"{number:02}-{Path(model).stem}-{engine}-{threads}"
-            logs.mkdir(exist_ok=True)
-            with Worker(
-                model,
-                engine=engine,
-                threads=1 if offline else threads,
-                streams=threads if offline else 1,
-                pictures=plan.pictures[:MAX_PICTURES],
-            ) as worker:
+            with opened as worker:
+                logs.mkdir(exist_ok=True)
                 summary = worker.ask(
                     "loadgen",
                     folder=str(logs),
@@ -80,4 +79,5 @@ def loadgen_values(
         "interrupted": interrupted,
         "cpu": this_cpu().to_dict(),
         "results": results,
+        "refused": [asdict(refusal) for refusal in refused],
     }

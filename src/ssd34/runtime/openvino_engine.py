@@ -47,9 +47,9 @@ class OpenVinoEngine:
             raise ModelError(_refusal(path, error)) from None
         if int8_saturates() and _largest_weight(model) > LARGEST_NARROW_WEIGHT:
             raise ModelError(
-                f"{path}: OpenVINO would compute its 8-bit weights wrongly on this processor, which "
-                "has no VNNI; use the engine onnxruntime, or weights of 7 bits: ssd34 quantize "
-                "--reduce-range"
+                f"{path}: OpenVINO would compute its 8-bit weights wrongly on this processor, "
+                "which has no VNNI; use the engine onnxruntime, or weights of 7 bits: ssd34 "
+                "quantize --reduce-range"
             )
         try:
             self._compiled = openvino.Core().compile_model(

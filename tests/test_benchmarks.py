@@ -1,0 +1,55 @@
+"""The scripts in benchmarks/ still run: all say what they take, the cheap ones measure a little."""
+
+import json
+import runpy
+import sys
+
+import pytest
+
+from ssd34.runtime.detector import EMBEDDED
+from tests.conftest import EXAMPLES, ROOT
+
+SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
+
+
+def run(monkeypatch, name, *arguments):
+    script = ROOT / "benchmarks" / name
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+    runpy.run_path(str(script), run_name="__main__")
+
+
+@pytest.mark.parametrize("name", [script.name for script in SCRIPTS])
+def test_every_script_says_what_it_takes(name, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, name, "--help")
+    assert caught.value.code == 0
+    assert "--json" in capsys.readouterr().out or name in ("accuracy.py", "drawn_files.py")
+
+
+def test_whole_detect(monkeypatch, tmp_path, tiny_model):
+    """With the tiny network in the place of the embedded float one."""
+    monkeypatch.setitem(EMBEDDED, "default-float", str(tiny_model))
+    run(
+        monkeypatch, "whole_detect.py", EXAMPLES / "coffee.jpg", "--sides", 300, "--widths", 320,
+        "--rounds", 1, "--threads", 1, "--json", tmp_path / "r.json",
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "r.json").read_text())["rows"]
+    assert {(row["input"], row["preprocess"]) for row in rows} == {
+        (image_input, way) for image_input in ("uint8", "float32") for way in ("card", "fast")
+    }
+
+
+def test_loader(monkeypatch, tmp_path, shapes):
+    run(
+        monkeypatch, "loader.py", shapes, "--pictures", 4, "--sizes", 64, "--workers", 0,
+        "--cache-mb", 0, "--json", tmp_path / "r.json",
+    )  # fmt: skip
+    assert json.loads((tmp_path / "r.json").read_text())
+
+
+def test_evaluation(monkeypatch, tmp_path, tiny_model, shapes):
+    run(
+        monkeypatch, "evaluation.py", "--data", shapes, "--model", tiny_model, "--loop", 3,
+        "--threads", 1, "--no-memory", "--json", tmp_path / "r.json",
+    )  # fmt: skip
+    assert json.loads((tmp_path / "r.json").read_text())
