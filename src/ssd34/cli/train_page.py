@@ -42,7 +42,7 @@ def write_page(folder: Path, validation: Dataset, facts: Sequence[str], device: 
         f"{checkpoint.spec.name}, {counted(len(checkpoint.labels), 'class')}",
         read_history(folder / HISTORY),
         # The best weights may be from before a resume that changed settings.
-        recipe=read_header(outcome.last).state["notes"].get("recipe", {}),
+        recipe=read_header(folder / LAST).state["notes"].get("recipe", {}),
         facts=[
             *facts,
             f"Weights of the pictures below: {weights.name}; shown are the {SHOWN} best detections "

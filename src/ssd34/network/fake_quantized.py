@@ -150,8 +150,8 @@ class FakeQuantizedSSD(SSD):
 def _rounded_parameters(
     weight: Tensor, bias: Tensor, *, input_scale: float
 ) -> tuple[Tensor, Tensor]:
-    """A convolution's weight (O, I, K, K) in int8 steps of 7 bits, a scale for each output channel, and its
-    bias (O,) in int32 steps of that scale times the input's."""
+    """A convolution's weight (O, I, K, K) in int8 steps of 7 bits, a scale for each output channel,
+    and its bias (O,) in int32 steps of that scale times the input's."""
     with torch.no_grad():
         reach = weight.abs().amax(dim=(1, 2, 3)).double()
         scale = torch.maximum(
