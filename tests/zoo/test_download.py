@@ -377,7 +377,9 @@ def test_a_wrong_file_that_was_put_there_is_named(mirror, target):
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(b"x" * SIZE)
     wrong = hashlib.sha256(b"x" * SIZE).hexdigest()
-    message = failure(target, mirror.serve(status(404)))
+    with pytest.raises(DownloadError) as caught:
+        fetch(target, mirror.serve(status(404)))
+    message = str(caught.value)
     assert message.startswith(f"the file there has SHA-256 {wrong}, expected {SHA256}; file.onnx")
     assert f"put it at {target}" in message
 
