@@ -222,7 +222,7 @@ def test_detections_of_another_form(path, name, values):
     [
         ({"bboxes": np.zeros((1, 7, 4), np.float32)}, r"bboxes \[1, 7, 4\], labels \[1, 2\]"),
         ({"labels": np.ones((1, 3), np.int64)}, r"labels \[1, 3\]"),
-        ({k: np.repeat(v, 2, axis=0) for k, v in DETECTIONS.items()}, "for 1 picture"),
+        ({k: np.concatenate([v, v]) for k, v in DETECTIONS.items()}, "for 1 picture"),
         ({"scores": np.ones((1, 2), np.float32), "labels": np.array([[1, 91]])}, "label 91"),
     ],
 )
