@@ -470,7 +470,7 @@ def test_huge_picture_is_refused_from_its_header(tmp_path):
     message = refused(path)
     assert "huge.png" in message
     assert "20000 x 20000" in message and str(MAX_PIXELS) in message
-    assert "max_pixels" in message and "scale" in message
+    assert message.endswith("; scale the picture down")
 
 
 def test_limit_can_be_set_and_is_inclusive():

@@ -16,8 +16,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from ssd34.cli.verify import verify_published
 from ssd34.core.labels import COCO_LABELS
-from ssd34.deploy.verify import verify, verify_folder, verify_published
+from ssd34.deploy.verify import verify, verify_folder
 from ssd34.errors import ModelError
 from ssd34.runtime.detector import EMBEDDED, model_path
 from ssd34.zoo.catalogue import PUBLISHED, PublishedFile, PublishedModel

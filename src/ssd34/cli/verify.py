@@ -15,7 +15,8 @@ from rich.text import Text
 from ssd34.cli.console import warn
 from ssd34.data.atomic import write_text
 from ssd34.errors import OptionError, require
-from ssd34.zoo.catalogue import PUBLISHED
+from ssd34.zoo.cache import cache_path, cached_model
+from ssd34.zoo.catalogue import PUBLISHED, published
 
 if TYPE_CHECKING:
     from ssd34.deploy.checks import Check, Verification
@@ -84,7 +85,7 @@ def verify(
 def _verified(
     target: str, *, manifest: Path | None, require: bool, threads: int
 ) -> list[Verification]:
-    from ssd34.deploy.verify import verify, verify_folder, verify_published
+    from ssd34.deploy.verify import verify, verify_folder
     from ssd34.runtime.detector import model_path
 
     if target in PUBLISHED and manifest is None:
@@ -95,6 +96,41 @@ def _verified(
         )
     path = model_path(target)
     return [verify(path, manifest=manifest, require_test_data=require, threads=threads)]
+
+
+def verify_published(
+    name: str, *, require_test_data: bool = False, threads: int = 1
+) -> Verification:
+    """Check a published model that is on this machine: it has to be the very file that was
+    published. The test data of its archive are replayed if it has been pulled, too.
+
+    Raises:
+        ModelError: no such model, or it is not on this machine.
+        OSError: something cannot be read.
+    """
+    from ssd34.deploy.expected import Expected
+    from ssd34.deploy.manifest import Stated
+    from ssd34.deploy.verify import verify_against
+
+    model = published(name)
+    file, packed = model.model, model.test_data
+    archive = cache_path(packed) if packed else None
+    # Of another size it is not the published file; the checks say so better than an error.
+    path = cache_path(file) if cache_path(file).is_file() else cached_model(name)
+    expected = Expected(
+        source="the catalogue",
+        model=Stated(file.size, file.sha256),
+        archive=Stated(packed.size, packed.sha256) if packed else None,
+        lacking="the catalogue says nothing of inputs and outputs",
+        remedy=f"fetch it anew with: ssd34 models pull {name}",
+    )
+    return verify_against(
+        path,
+        archive if archive and archive.is_file() else None,
+        expected,
+        require_test_data=require_test_data,
+        threads=threads,
+    )
 
 
 def _print(verification: Verification, title: str) -> None:

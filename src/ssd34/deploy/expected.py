@@ -1,4 +1,4 @@
-"""What a file should be, and who says so: a manifest, or the catalogue of published models."""
+"""What a file should be, and who says so: a manifest, or whoever knows the file by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from ssd34.data.checksum import sha256_of
 from ssd34.deploy.checks import Check, check
 from ssd34.deploy.manifest import MANIFEST_NAME, Stated, manifest_entry
 from ssd34.deploy.ports import Port, differences
-from ssd34.zoo.catalogue import PublishedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +89,3 @@ def by_manifest(file: Path, manifest: Path | None) -> Expected:
         return Expected(lacking=nothing, required=manifest is not None)
     ports = (entry.inputs, entry.outputs)
     return Expected(model=entry.model, archive=entry.archive, ports=ports)
-
-
-def by_catalogue(model: PublishedModel) -> Expected:
-    """What is known of a published model."""
-    archive = model.test_data
-    return Expected(
-        source="the catalogue",
-        model=Stated(model.model.size, model.model.sha256),
-        archive=Stated(archive.size, archive.sha256) if archive else None,
-        lacking="the catalogue says nothing of inputs and outputs",
-        remedy=f"fetch it anew with: ssd34 models pull {model.name}",
-    )

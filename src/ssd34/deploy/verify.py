@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from ssd34.deploy.archive import SUFFIXES, DamagedArchiveError, is_archive, unpacked
 from ssd34.deploy.checks import Check, Verification, check, not_run
-from ssd34.deploy.expected import Expected, by_catalogue, by_manifest
+from ssd34.deploy.expected import Expected, by_manifest
 from ssd34.deploy.manifest import MANIFEST_NAME, listed_files
 from ssd34.deploy.ports import contract_problems, graph_ports, identity
 from ssd34.deploy.replay import Arrays, Replayer, replay
@@ -23,10 +23,8 @@ from ssd34.deploy.test_data import find_test_data
 from ssd34.deploy.tolerance import tail_policy, tolerance_of
 from ssd34.errors import ModelError
 from ssd34.runtime.onnxruntime_engine import session_options
-from ssd34.zoo.cache import cache_path, cached_model
-from ssd34.zoo.catalogue import published
 
-__all__ = ["Check", "Verification", "verify", "verify_folder", "verify_published"]
+__all__ = ["Check", "Verification", "verify", "verify_against", "verify_folder"]
 
 MAX_MODEL_BYTES = 2 * 2**30 - 1
 """What fits into a protobuf message."""
@@ -110,32 +108,37 @@ def verify_folder(
     return [one(path) for path in below]
 
 
-def verify_published(
-    name: str, *, require_test_data: bool = False, threads: int = 1
+def verify_against(
+    model: Path,
+    archive: Path | None,
+    expected: Expected,
+    *,
+    require_test_data: bool = False,
+    threads: int = 1,
 ) -> Verification:
-    """Check a published model that is on this machine: it has to be the very file that was
-    published. The test data of its archive are replayed if it has been pulled, too.
+    """Check an ONNX file that has to be a known one, and replay the test data of its archive.
+
+    Args:
+        model: the ONNX file.
+        archive: the tarball that was published with it; None: it is not here.
+        expected: what both should be.
+        require_test_data: fail where there is none.
+        threads: for the network.
 
     Raises:
-        ModelError: no such model, or it is not on this machine.
+        ModelError: there is nothing that could be verified.
         OSError: something cannot be read.
     """
-    model = published(name)
-    file = cache_path(model.model)
-    archive = cache_path(model.test_data) if model.test_data else None
-    if not file.is_file():
-        cached_model(name)
-    expected = by_catalogue(model)
-    if archive is None or not archive.is_file():
-        checks = _model_checks(file, expected, require_test_data, threads)
-        return Verification(file, tuple(checks))
-    # Nothing is published of the file in the archive but the archive's own checksum.
+    if archive is None:
+        checks = _model_checks(model, expected, require_test_data, threads)
+        return Verification(model, tuple(checks))
+    # Nothing is known of the file in the archive but the archive's own checksum.
     inner = Expected(lacking="the archive's checksum covers it")
     checks = [
-        expected.model_check("file", file),
+        expected.model_check("file", model),
         *_archive_checks(archive, expected, inner, require_test_data, threads),
     ]
-    return Verification(file, tuple(checks))
+    return Verification(model, tuple(checks))
 
 
 def _pair_checks(
