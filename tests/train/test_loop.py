@@ -464,6 +464,19 @@ def test_frozen_share_ends():
     assert network.trunk.conv1.weight.requires_grad
 
 
+def test_the_time_left_counts_evaluations(tmp_path, shapes, monkeypatch):
+    """By a clock on which a measured picture takes a hundred seconds, and a step next to none."""
+    now, left = [0.0], []
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    listener = Listener(
+        evaluating=lambda _done, _total: now.__setitem__(0, now[0] + 100),
+        progress=lambda progress: left.append(progress.remaining),
+        stepped=lambda _step, _share: now.__setitem__(0, now[0] + 1e-6),
+    )
+    run(tmp_path, shapes, listener=listener)
+    assert left[1:] == pytest.approx([2400, 1200], abs=1)
+
+
 def test_small_pictures_first(tmp_path, shapes):
     spec = named_spec("ssd300-resnet18").replace(num_classes=3)
     sizes = []

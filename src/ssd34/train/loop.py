@@ -30,6 +30,7 @@ from ssd34.train.progress import Listener, Outcome, Pace
 from ssd34.train.run import BEST, LAST, Run
 from ssd34.train.schedule import Schedule
 from ssd34.train.step import make_optimizer, set_training, train_step
+from ssd34.train.time_left import TimeLeft
 
 LOG_EVERY = 20
 
@@ -114,7 +115,14 @@ def train(
         kind=options.schedule,
         decays=options.decays,
     )
-    pace = Pace()
+    pace = Pace(
+        TimeLeft(
+            options,
+            batches_per_epoch=run.batches_per_epoch,
+            full_size=network.spec.image_size,
+            measured=len(validation),
+        )
+    )
     saved_at = run.elapsed()
     due = False
     usable = 0
@@ -170,8 +178,9 @@ def train(
                 saved_at = run.elapsed()
                 due = False
             if end_of_epoch or share >= 1:
+                started = time.perf_counter()
                 _evaluate(run, validation, device, listener, ranks)
-                pace.restart()
+                pace.evaluated(time.perf_counter() - started)
     if share >= 1 and run.evaluated != run.step and not ranks.any(listener.stop()):
         _evaluate(run, validation, device, listener, ranks)
     run.save_last()
