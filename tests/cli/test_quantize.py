@@ -1,7 +1,10 @@
 """``ssd34 quantize`` on a tiny network, with what the float network finds as the truth."""
 
 import json
+import os
 import shutil
+import signal
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +21,7 @@ from ssd34.data.formats import open_dataset
 from ssd34.deploy.calibrate import Statistics, calibrate
 from ssd34.deploy.calibration_pictures import from_path
 from ssd34.deploy.int8_plan import value_steps
+from ssd34.deploy.proof import Bench
 from ssd34.deploy.read_network import network_of
 from ssd34.errors import Ssd34Error
 from ssd34.runtime.detector import Detector
@@ -165,6 +169,31 @@ def test_an_interrupted_search_goes_on(run, tiny_model, tmp_path):
     assert "rounds was 2, now 3" in str(other.exception)
 
 
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_says_what_is_kept(run, tiny_model, tmp_path, monkeypatch, signal_number):
+    strict = ("--max-drop", "0.9", "--min-speedup", "99")
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    real, before = Bench.measure, signal.getsignal(signal.SIGTERM)
+    for finished, kept in ((0, "the calibration"), (1, "1 trial")):
+        left = finished
+
+        def measure(bench, options):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal_number)
+            return real(bench, options)
+
+        monkeypatch.setattr(Bench, "measure", measure)
+        result = run(tiny_model, *strict, "--resume")
+        assert result.exit_code == 130
+        assert f"{kept} kept in {tmp_path / 'out'}; go on with --resume" in result.stderr
+        assert list(folder.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_other_calibration_pictures_of_the_same_name_are_another_search(
     run, tiny_model, data, tmp_path
 ):
@@ -214,6 +243,8 @@ def test_settings_come_from_a_file_too(run, tiny_model, tmp_path):
         (("--ranges", "trained"), "train it with: ssd34 train --qat"),
         (("--max-drop", "-1"), "max-drop"),
         (("--float-node", "trunk.conv9"), "trunk.conv9"),
+        (("--float-node", "nope"), "layers are trunk.conv1, "),
+        (("--float-node", "nope"), " ... heads.conf."),
         (("--calibration", "nowhere"), "nowhere"),
         (("--config", "none.yaml"), "no such file"),
     ],
