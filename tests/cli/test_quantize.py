@@ -227,6 +227,13 @@ def test_a_checkpoint_and_its_raw_file_make_the_same_file(
     assert a.read_bytes() == b.read_bytes()
 
 
+def test_limit_takes_the_first_pictures(run, tiny_model, tmp_path):
+    result = run(tiny_model, "--limit", 5, "--ranges", "minmax", *EASY)
+    assert result.exit_code == 0, result.output
+    subject = json.loads((tmp_path / "out" / "tiny-12-int8.json").read_text())["subject"]
+    assert (subject["pictures"], subject["calibration_pictures"]) == (3, 2)
+
+
 def test_settings_come_from_a_file_too(run, tiny_model, tmp_path):
     config = tmp_path / "settings.yaml"
     config.write_text(

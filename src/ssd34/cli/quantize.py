@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,10 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 @click.argument("model")
 @click.option("--data", required=True, metavar="PATH", help="Pictures and boxes to measure AP on.")
 @click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N",
+    help="Only the first N pictures of --data, those that calibrate included.",
+)  # fmt: skip
 @click.option(
     "--output", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR"
 )
@@ -100,6 +105,7 @@ def quantize(
     model: str,
     data: str,
     coco_names: bool,
+    limit: int | None,
     output: Path,
     config: Path | None,
     form: str | None,
@@ -150,9 +156,10 @@ def quantize(
     )
     if output.is_file():
         raise OptionError(f"{output}: is a file; expected a folder to write into")
+    dataset = opened(data, coco_names=coco_names)
     accepted = _run(
         model,
-        opened(data, coco_names=coco_names),
+        dataclasses.replace(dataset, samples=dataset.samples[:limit]),
         output,
         settings,
         policy_name=policy_name,
