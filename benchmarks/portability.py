@@ -111,7 +111,8 @@ def integer_output(bits: int) -> np.ndarray:
     # float64 holds these whole numbers exactly.
     sums = np.tensordot(seen.astype(np.float64), weights.astype(np.float64), ((1, 4, 5), (1, 2, 3)))
     steps = np.rint(sums.transpose(0, 3, 1, 2) * (np.float64(X_SCALE) * w_scale / Y_SCALE))
-    return (np.clip(steps + Y_ZERO, 0, 255) - Y_ZERO) * Y_SCALE
+    output: np.ndarray = (np.clip(steps + Y_ZERO, 0, 255) - Y_ZERO) * Y_SCALE
+    return output
 
 
 def small_graph(bits: int) -> onnx.ModelProto:

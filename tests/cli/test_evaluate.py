@@ -333,8 +333,10 @@ def test_an_interruption_while_the_outputs_are_written_says_what_is_kept(
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    arguments = (tiny_model, "--data", shapes, "--limit", 3, "--resamples", 0)
-    arguments += ("--json", tmp_path / "r.json", "--detections", tmp_path / "d.json")
+    arguments = (
+        tiny_model, "--data", shapes, "--limit", 3, "--resamples", 0,
+        "--json", tmp_path / "r.json", "--detections", tmp_path / "d.json",
+    )  # fmt: skip
     with monkeypatch.context() as context:
         context.setattr(measure, "write_results", interrupt)
         code, _, err = main(*arguments)
