@@ -1,10 +1,12 @@
 """Does int8 arithmetic give the same on a processor without VNNI?
 
 Unsigned bytes times signed bytes are added in pairs at 16 bits on such processors, and saturate:
-255 * 127 * 2 is more than 32767. This runs a small int8 convolution, and a model if one is given,
-here and on an emulated processor (qemu-x86_64, Debian package qemu-user), and compares.
+255 * 127 * 2 is more than 32767. This runs a small int8 convolution here and on an emulated
+processor (qemu-x86_64, Debian package qemu-user) and compares both with NumPy's integers, as this
+processor may be such a one itself. A model, if one is given, is compared between the two.
 
     python benchmarks/portability.py
+    python benchmarks/portability.py --here
     python benchmarks/portability.py --model int8.onnx --picture examples/chelsea.jpg
 """
 
@@ -28,8 +30,12 @@ from ssd34 import Detector
 from ssd34.core.boxes import pairwise_iou
 from ssd34.data.atomic import write_text
 from ssd34.runtime.onnxruntime_engine import session_options
+from ssd34.runtime.saturation import int8_saturates
 
 CHANNELS, SIDE = 32, 16
+X_SCALE, Y_SCALE = np.float32(0.02), np.float32(0.9973)
+"""No sum of the convolution lies half-way between two of the output's steps."""
+Y_ZERO = 128
 
 
 def main() -> None:
@@ -38,6 +44,7 @@ def main() -> None:
     parser.add_argument("--model", help="a model to compare, too")
     parser.add_argument("--picture", type=Path, default=Path("examples/chelsea.jpg"))
     parser.add_argument("--cpu", default="Haswell", help="as qemu-x86_64 -cpu help lists them")
+    parser.add_argument("--here", action="store_true", help="only here, without an emulator")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--compute", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -45,8 +52,11 @@ def main() -> None:
         _compute(options.compute, options.model, options.picture)
         return
     emulator = shutil.which("qemu-x86_64")
-    if emulator is None:
-        sys.exit("error: qemu-x86_64 is not installed; on Debian: apt-get install qemu-user")
+    if emulator is None and not options.here:
+        sys.exit(
+            "error: qemu-x86_64 is not installed; on Debian: apt-get install qemu-user; or compare "
+            "this processor alone: --here"
+        )
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         for bits in (8, 7):
@@ -54,7 +64,10 @@ def main() -> None:
         arguments = [sys.executable, __file__, "--picture", str(options.picture)]
         arguments += ["--model", options.model] if options.model else []
         found = {}
-        for place, prefix in (("here", []), ("there", [emulator, "-cpu", options.cpu])):
+        places: dict[str, list[str]] = {"here": []}
+        if emulator and not options.here:
+            places["there"] = [emulator, "-cpu", options.cpu]
+        for place, prefix in places.items():
             target = work / place
             target.mkdir()
             for graph in work.glob("*.onnx"):
@@ -65,26 +78,54 @@ def main() -> None:
             if ended.returncode:
                 sys.exit(f"error: {place}: {ended.stderr.strip().splitlines()[-1]}")
             found[place] = dict(np.load(target / "found.npz"))
-    result = compare(found["here"], found["there"]) | {"cpu": options.cpu, "model": options.model}
+    result = compare(found) | {
+        "here": "saturates" if int8_saturates() else "does not saturate",
+        "there": options.cpu if "there" in found else None,
+        "model": options.model,
+    }
     print(json.dumps(result, indent=1))
     if options.json:
         write_text(options.json, json.dumps(result, indent=1) + "\n")
 
 
+def small_weights(bits: int) -> tuple[np.ndarray, np.float32]:
+    """(32, 32, 3, 3) int8 of so many bits, and their scale."""
+    top = 2 ** (bits - 1) - 1
+    drawn = np.random.default_rng(0).normal(size=(CHANNELS, CHANNELS, 3, 3))
+    weights = np.rint(drawn / np.abs(drawn).max((1, 2, 3), keepdims=True) * top)
+    return weights.astype(np.int8), np.float32(1.27 / top)
+
+
+def small_input() -> np.ndarray:
+    """(1, 32, 16, 16) float32, all of the input's 256 steps."""
+    values = np.random.default_rng(1).uniform(0, 5.1, (1, CHANNELS, SIDE, SIDE))
+    return values.astype(np.float32)
+
+
+def integer_output(bits: int) -> np.ndarray:
+    """(1, 32, 16, 16): what the graph gives in whole numbers, in NumPy."""
+    weights, w_scale = small_weights(bits)
+    x = np.clip(np.rint(small_input() / X_SCALE), 0, 255)
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    seen = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    # float64 holds these whole numbers exactly.
+    sums = np.tensordot(seen.astype(np.float64), weights.astype(np.float64), ((1, 4, 5), (1, 2, 3)))
+    steps = np.rint(sums.transpose(0, 3, 1, 2) * (np.float64(X_SCALE) * w_scale / Y_SCALE))
+    output: np.ndarray = (np.clip(steps + Y_ZERO, 0, 255) - Y_ZERO) * Y_SCALE
+    return output
+
+
 def small_graph(bits: int) -> onnx.ModelProto:
     """One QLinearConv of unsigned activations with signed weights of so many bits, per channel."""
-    generator = np.random.default_rng(0)
-    top = 2 ** (bits - 1) - 1
-    drawn = generator.normal(size=(CHANNELS, CHANNELS, 3, 3))
-    weights = np.rint(drawn / np.abs(drawn).max((1, 2, 3), keepdims=True) * top)
+    weights, w_scale = small_weights(bits)
     constants = {
-        "x_scale": np.float32(0.02),
+        "x_scale": X_SCALE,
         "x_zero": np.uint8(0),
-        "w": weights.astype(np.int8),
-        "w_scale": np.full(CHANNELS, 1.27 / top, np.float32),
+        "w": weights,
+        "w_scale": np.full(CHANNELS, w_scale, np.float32),
         "w_zero": np.zeros(CHANNELS, np.int8),
-        "y_scale": np.float32(1),
-        "y_zero": np.uint8(128),
+        "y_scale": Y_SCALE,
+        "y_zero": np.uint8(Y_ZERO),
     }
     ports = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, CHANNELS, SIDE, SIDE])
@@ -113,14 +154,13 @@ def small_graph(bits: int) -> onnx.ModelProto:
 
 def _compute(folder: Path, model: str | None, picture: Path) -> None:
     """Everything on this processor, written to found.npz."""
-    values = np.random.default_rng(1).uniform(0, 5.1, (1, CHANNELS, SIDE, SIDE))
     found: dict[str, Any] = {}
     for bits in (8, 7):
         for name, options in (("onnxruntime", None), ("ours", session_options(1))):
             session = onnxruntime.InferenceSession(
                 folder / f"{bits}.onnx", options, providers=["CPUExecutionProvider"]
             )
-            (found[f"{bits} {name}"],) = session.run(None, {"x": values.astype(np.float32)})
+            (found[f"{bits} {name}"],) = session.run(None, {"x": small_input()})
     if model:
         detections = Detector.load(model, threads=1).detect(picture, score=0.05)
         found |= {
@@ -129,19 +169,26 @@ def _compute(folder: Path, model: str | None, picture: Path) -> None:
     np.savez(folder / "found.npz", **found)
 
 
-def compare(here: dict[str, Any], there: dict[str, Any]) -> dict[str, Any]:
-    """How far the outputs are apart, in steps of the output's 256."""
+def compare(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """How far the outputs of each place are from whole numbers', in steps of the output's 256."""
     result: dict[str, Any] = {}
     for bits in (8, 7):
+        exact = integer_output(bits)
         for name in ("onnxruntime", "ours"):
-            apart = np.abs(here[f"{bits} {name}"] - there[f"{bits} {name}"])
             result[f"{bits}-bit weights, options: {name}"] = {
-                "outputs that differ": round(float((apart > 0).mean()), 4),
-                "largest difference": float(apart.max()),
+                place: _apart(outputs[f"{bits} {name}"], exact) for place, outputs in found.items()
             }
-    if "scores" in here:
-        result["detections"] = _compared_detections(here, there)
+    if "scores" in found["here"] and "there" in found:
+        result["detections"] = _compared_detections(found["here"], found["there"])
     return result
+
+
+def _apart(outputs: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+    steps = np.rint(np.abs(outputs - exact) / Y_SCALE)
+    return {
+        "outputs that differ": round(float((steps > 0).mean()), 4),
+        "largest difference": float(steps.max()),
+    }
 
 
 def _compared_detections(here: dict[str, Any], there: dict[str, Any]) -> dict[str, Any]:

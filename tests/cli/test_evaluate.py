@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ssd34.cli import app
+from ssd34.cli import app, measure
 from ssd34.core.postprocess import POLICIES
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session
@@ -325,6 +325,26 @@ def test_an_interrupted_run_goes_on(main, monkeypatch, tiny_model, shapes, tmp_p
     assert (code, err) == (0, "")
     assert resumed.read_bytes() == whole.read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["resumed", "whole"]
+
+
+def test_an_interruption_while_the_outputs_are_written_says_what_is_kept(
+    main, monkeypatch, tiny_model, shapes, tmp_path
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    arguments = (
+        tiny_model, "--data", shapes, "--limit", 3, "--resamples", 0,
+        "--json", tmp_path / "r.json", "--detections", tmp_path / "d.json",
+    )  # fmt: skip
+    with monkeypatch.context() as context:
+        context.setattr(measure, "write_results", interrupt)
+        code, _, err = main(*arguments)
+    assert code == 130
+    partial = tmp_path / "r.json.partial"
+    assert err.startswith(f"3 of 3 pictures done, kept in {partial}; go on with --resume")
+    assert main(*arguments, "--resume")[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d.json", "r.json"]
 
 
 def test_resume_with_nothing_there_begins(main, tiny_model, shapes, tmp_path):

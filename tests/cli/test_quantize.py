@@ -1,7 +1,10 @@
 """``ssd34 quantize`` on a tiny network, with what the float network finds as the truth."""
 
 import json
+import os
 import shutil
+import signal
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +21,7 @@ from ssd34.data.formats import open_dataset
 from ssd34.deploy.calibrate import Statistics, calibrate
 from ssd34.deploy.calibration_pictures import from_path
 from ssd34.deploy.int8_plan import value_steps
+from ssd34.deploy.proof import Bench
 from ssd34.deploy.read_network import network_of
 from ssd34.errors import Ssd34Error
 from ssd34.runtime.detector import Detector
@@ -165,6 +169,31 @@ def test_an_interrupted_search_goes_on(run, tiny_model, tmp_path):
     assert "rounds was 2, now 3" in str(other.exception)
 
 
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_says_what_is_kept(run, tiny_model, tmp_path, monkeypatch, signal_number):
+    strict = ("--max-drop", "0.9", "--min-speedup", "99")
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    real, before = Bench.measure, signal.getsignal(signal.SIGTERM)
+    for finished, kept in ((0, "the calibration"), (1, "1 trial")):
+        left = finished
+
+        def measure(bench, options):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal_number)
+            return real(bench, options)
+
+        monkeypatch.setattr(Bench, "measure", measure)
+        result = run(tiny_model, *strict, "--resume")
+        assert result.exit_code == 130
+        assert f"{kept} kept in {tmp_path / 'out'}; go on with --resume" in result.stderr
+        assert list(folder.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_other_calibration_pictures_of_the_same_name_are_another_search(
     run, tiny_model, data, tmp_path
 ):
@@ -198,6 +227,13 @@ def test_a_checkpoint_and_its_raw_file_make_the_same_file(
     assert a.read_bytes() == b.read_bytes()
 
 
+def test_limit_takes_the_first_pictures(run, tiny_model, tmp_path):
+    result = run(tiny_model, "--limit", 5, "--ranges", "minmax", *EASY)
+    assert result.exit_code == 0, result.output
+    subject = json.loads((tmp_path / "out" / "tiny-12-int8.json").read_text())["subject"]
+    assert (subject["pictures"], subject["calibration_pictures"]) == (3, 2)
+
+
 def test_settings_come_from_a_file_too(run, tiny_model, tmp_path):
     config = tmp_path / "settings.yaml"
     config.write_text(
@@ -214,6 +250,8 @@ def test_settings_come_from_a_file_too(run, tiny_model, tmp_path):
         (("--ranges", "trained"), "train it with: ssd34 train --qat"),
         (("--max-drop", "-1"), "max-drop"),
         (("--float-node", "trunk.conv9"), "trunk.conv9"),
+        (("--float-node", "nope"), "layers are trunk.conv1, "),
+        (("--float-node", "nope"), " ... heads.conf."),
         (("--calibration", "nowhere"), "nowhere"),
         (("--config", "none.yaml"), "no such file"),
     ],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,25 +122,16 @@ def measure(
             partial = stack.enter_context(
                 partial_file(partial_path(outputs.files[0]), identity, dataset, resume=resume)
             )
-        try:
-            _detect(detector, _stages(detector, policies, preprocessing), dataset, partial, every)
-            results = [
-                Results.joined(found.results[k] for found in every if found.results)
-                for k in range(len(names))
-            ]
-            scores = {
-                name: scored(dataset, found, options)
-                for name, found in zip(names, results, strict=True)
-            }
-        except KeyboardInterrupt:
-            kept = (
-                f"kept in {partial.path}; go on with --resume"
-                if partial
-                else "not kept, as there is no --json, --detections or --report"
-            )
-            message = f"{len(every)} of {len(dataset)} pictures done, {kept}"
-            errors.print(message, markup=False, soft_wrap=True)
-            raise
+        stack.enter_context(_telling_what_is_kept(partial, every, total=len(dataset)))
+        _detect(detector, _stages(detector, policies, preprocessing), dataset, partial, every)
+        results = [
+            Results.joined(found.results[k] for found in every if found.results)
+            for k in range(len(names))
+        ]
+        scores = {
+            name: scored(dataset, found, options)
+            for name, found in zip(names, results, strict=True)
+        }
         failed = sum(found.problem is not None for found in every)
         about = {
             "model": model,
@@ -181,6 +172,24 @@ def measure(
             f"{'counts' if failed == 1 else 'count'} as empty"
         )
     return failed
+
+
+@contextmanager
+def _telling_what_is_kept(
+    partial: Partial | None, every: Sequence[Found], *, total: int
+) -> Iterator[None]:
+    """On an interruption, until the last output is written, say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = (
+            f"kept in {partial.path}; go on with --resume"
+            if partial
+            else "not kept, as there is no --json, --detections or --report"
+        )
+        message = f"{len(every)} of {total} pictures done, {kept}"
+        errors.print(message, markup=False, soft_wrap=True)
+        raise
 
 
 def _policies(session: Session, policy: str | None) -> list[Policy]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from rich.table import Table
 
 from ssd34.cli.console import duration, errors, progress_bar, warn
 from ssd34.cli.datasets import opened, warn_of_unknown_classes
+from ssd34.cli.termination import ends_as_interrupted
+from ssd34.core.counted import counted
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.errors import MissingExtraError, OptionError, require
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from ssd34.deploy.proof import Watcher
     from ssd34.deploy.quantize_config import QuantizeConfig
     from ssd34.deploy.search import Outcome
+    from ssd34.deploy.trials import TrialLog
 
 NOTHING_ACCEPTABLE = 4
 FORMATS = {
@@ -37,6 +41,10 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 @click.argument("model")
 @click.option("--data", required=True, metavar="PATH", help="Pictures and boxes to measure AP on.")
 @click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N",
+    help="Only the first N pictures of --data, those that calibrate included.",
+)  # fmt: skip
 @click.option(
     "--output", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR"
 )
@@ -97,6 +105,7 @@ def quantize(
     model: str,
     data: str,
     coco_names: bool,
+    limit: int | None,
     output: Path,
     config: Path | None,
     form: str | None,
@@ -147,9 +156,10 @@ def quantize(
     )
     if output.is_file():
         raise OptionError(f"{output}: is a file; expected a folder to write into")
+    dataset = opened(data, coco_names=coco_names)
     accepted = _run(
         model,
-        opened(data, coco_names=coco_names),
+        dataclasses.replace(dataset, samples=dataset.samples[:limit]),
         output,
         settings,
         policy_name=policy_name,
@@ -197,8 +207,8 @@ def _run(
         calibrating = from_path(own, pictures=wanted)
         measured = dataset
     if settings.quantization.reduce_range is None and settings.quantization.narrow_weights:
-        errors.print("weights get 7 bits: this processor has no VNNI and would need a slower way "
-                     "for 8 (--full-range)")  # fmt: skip
+        errors.print("weights get 7 bits, as 8 would need a slower way on this processor, which "
+                     "has no VNNI; give --full-range for 8", soft_wrap=True)  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
     subject = subject_of(
         network, measured, calibrating, settings, policy=policy_name, threads=threads
@@ -213,7 +223,7 @@ def _run(
             f"{'is' if shared == 1 else 'are'} also measured on; the "
             "int8 files may look better than they are"
         )
-    with _bars() as (bar, watcher):
+    with ends_as_interrupted(), _bars() as (bar, watcher):
         statistics = calibrated(
             network,
             calibrating,
@@ -227,15 +237,18 @@ def _run(
         files = FileOptions(
             policy=named_policy(policy_name), image_input=settings.quantization.image_input
         )
-        with Bench(
-            network,
-            statistics,
-            measured,
-            file_options=files,
-            rounds=settings.rounds,
-            threads=threads,
-            watcher=watcher,
-        ) as bench:
+        with (
+            _telling_what_is_kept(log, output),
+            Bench(
+                network,
+                statistics,
+                measured,
+                file_options=files,
+                rounds=settings.rounds,
+                threads=threads,
+                watcher=watcher,
+            ) as bench,
+        ):
             outcomes = search_forms(
                 bench,
                 settings,
@@ -252,6 +265,18 @@ def _run(
     trials = list(dict.fromkeys(t for outcome in outcomes.values() for t in outcome.trials))
     _plot(trials, output / "trials.png", settings, title=f"{stem} on {measured.name}")
     return bool(published)
+
+
+@contextmanager
+def _telling_what_is_kept(log: TrialLog, output: Path) -> Iterator[None]:
+    """On an interruption after the calibration say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        what = counted(log.count, "trial") if log.count else "the calibration"
+        errors.print(f"{what} kept in {output}; go on with --resume", markup=False,
+                     soft_wrap=True)  # fmt: skip
+        raise
 
 
 @contextmanager

@@ -120,14 +120,17 @@ class Network:
     def check_names(self, names: Collection[str]) -> None:
         """
         Raises:
-            OptionError: a name is not one of a layer; the message gives the closest ones.
+            OptionError: a name is not one of a layer; the message gives the closest ones, or
+                some.
         """
         import difflib
 
         for name in names:
             if name not in self.by_name:
                 close = difflib.get_close_matches(name, self.by_name, n=3)
-                hint = f"did you mean {', '.join(close)}?" if close else "see Network.layers"
+                layers = list(self.by_name)
+                some = f"its {len(layers)} layers are {', '.join(layers[:3])} ... {layers[-1]}"
+                hint = f"did you mean {', '.join(close)}?" if close else some
                 raise OptionError(f"{self.spec.name} has no node {name!r}; {hint}")
 
 

@@ -43,7 +43,8 @@ FLOAT = Tolerance(name="float", score=1e-3, iou=0.99, raw=1e-3, share=0)
 """Processors differ only in the order of their sums."""
 
 INT8 = Tolerance(name="int8", score=0.05, iou=0.9, raw=0.5, share=0.02)
-"""Processors also differ in how they round int8, and those without VNNI saturate at int16."""
+"""Processors also differ in how they round int8, and other programs than ours may have recorded
+with sums that saturate where there is no VNNI."""
 
 
 def tolerance_of(graph: onnx.GraphProto) -> Tolerance:

@@ -20,6 +20,7 @@ class TrialLog:
     Attributes:
         path: the file.
         earlier: trials that it already held, judged by today's criterion.
+        count: trials that it holds now.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class TrialLog:
         self.path = path
         self._header = json.dumps({"format": FORMAT, "subject": dict(subject)}, sort_keys=True)
         self.earlier: tuple[Trial, ...] = ()
+        self.count = 0
         if not path.exists():  # it is written with the first trial
             return
         if not resume:
@@ -61,6 +63,7 @@ class TrialLog:
             raise OptionError(
                 f"{path}: a line is not a trial ({error}); give another --output"
             ) from None
+        self.count = len(self.earlier)
         self._rewrite()
 
     def _check_header(self, line: str, subject: Mapping[str, Any]) -> None:
@@ -91,3 +94,4 @@ class TrialLog:
             self._rewrite()
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(trial.to_dict()) + "\n")
+        self.count += 1
