@@ -18,7 +18,6 @@ from ssd34.deploy.read_network import network_of
 from ssd34.errors import MissingExtraError, ModelError, OptionError
 from ssd34.runtime import openvino_engine
 from ssd34.runtime.engine import ENGINES, open_engine
-from ssd34.runtime.saturation import int8_saturates
 from ssd34.runtime.session import Session
 from tests.conftest import EXAMPLES, TINY_LABELS, drawn_checkpoint, tiny_spec
 
@@ -172,7 +171,6 @@ def test_openvino_detects_the_same_with_the_default_model(example):
 
 
 @needs_openvino
-@pytest.mark.skipif(int8_saturates(), reason="OpenVINO is not asked for 8-bit weights here")
 @pytest.mark.parametrize("example", ["astronaut.jpg", "chelsea.jpg", "coffee.jpg"])
 def test_openvino_finds_the_same_objects_with_the_int8_file(example):
     """Its int8 arithmetic rounds elsewhere."""

@@ -43,8 +43,9 @@ def test_benchmark_is_the_published_recipe():
     assert settle("benchmark", ["batch_size=64"]).options.peak_rate == pytest.approx(5e-3)
 
 
-def test_our_recipes_match_by_atss():
-    assert {settle(name).options.matcher for name in ("small-data", "fine-tune")} == {"atss"}
+def test_new_heads_match_by_atss_and_trained_ones_go_on_as_they_began():
+    assert settle("small-data").options.matcher == "atss"
+    assert settle("fine-tune").options.matcher == "iou"
 
 
 @pytest.mark.parametrize(("name", "first", "second"), [("benchmark", 40, 50),

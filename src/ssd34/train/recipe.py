@@ -114,7 +114,6 @@ RECIPES: dict[str, Recipe] = {
                 "trunk_statistics": "frozen",
                 "head_statistics": "frozen",
                 "frozen_stages": 2,
-                "matcher": "atss",
                 "expand": 0.3,
             },
         ),
