@@ -180,4 +180,4 @@ def test_in_a_terminal_an_error_comes_below(shapes, tmp_path):
     [at] = [number for number, line in enumerate(lines) if line.startswith("step ")]
     below = [number for number, line in enumerate(lines) if line.startswith("error: the loss is")]
     assert below and below[0] > at
-    assert "--resume with a lower" in " ".join(lines[below[0] :])
+    assert "there is no checkpoint yet" in " ".join(lines[below[0] :])
