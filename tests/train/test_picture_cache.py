@@ -1,7 +1,8 @@
-import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from ssd34.train.distributed import Ranks
 from ssd34.train.loader import Loader, cache_bytes, training_sets
 from ssd34.train.memory import free_memory
 from ssd34.train.picture_cache import PictureCache
-from tests.conftest import TINY_LABELS, tiny_spec
+from tests.conftest import ROOT, TINY_LABELS, tiny_spec
 
 
 def noise(number, size=(7, 5)):
@@ -89,29 +90,9 @@ def test_a_picture_that_cannot_be_read_is_tried_again():
 
 def test_processes_share_what_one_of_them_has_decoded():
     """One that is killed leaves nothing half written behind for the others."""
-    context = multiprocessing.get_context("fork")
-    cache = PictureCache(40, 100_000)
-
-    def fill(numbers, killed):
-        for number in numbers:
-            cache.read(number, 1, Decoder()(number))
-        if killed:
-            cache.read(39, 1, dying)
-
-    orders = [np.random.default_rng(seed).permutation(39) for seed in range(4)]
-    processes = [
-        context.Process(target=fill, args=(order, number == 0))
-        for number, order in enumerate(orders)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0, 0, 0]
-    decoder = Decoder()
-    assert all(same(cache.read(n, 1, decoder(n)), noise(n)) for n in range(40))
-    assert decoder.calls == 1
-    assert cache.used == 40 * 7 * 5 * 3
+    program = [sys.executable, "-m", "tests.train.shared_cache"]
+    result = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
 
 
 def test_processes_that_are_no_copies_go_without():
