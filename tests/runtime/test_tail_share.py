@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ssd34.core.preprocess import preprocess
+from ssd34.runtime.node_times import NodeTime
 from ssd34.runtime.tail_share import share_of_tail, tail_share
 
 needs_openvino = pytest.mark.skipif(
@@ -25,6 +26,7 @@ needs_openvino = pytest.mark.skipif(
     ],
 )
 def test_share_of_tail(nodes, share):
+    nodes = [NodeTime(f"node{k}", *node) for k, node in enumerate(nodes)]
     assert share_of_tail(nodes) == (None if share is None else pytest.approx(share))
 
 

@@ -183,6 +183,7 @@ def _run(
     """Everything; returns whether a file was accepted."""
     from ssd34.deploy.calibration_pictures import from_path, split
     from ssd34.deploy.int8_plan import check_ranges
+    from ssd34.deploy.layer_log import LayerLog
     from ssd34.deploy.proof import Bench, FileOptions
     from ssd34.deploy.quantize_run import (
         calibrated,
@@ -254,6 +255,7 @@ def _run(
                 settings,
                 trained=bool(network.trained),
                 log=log,
+                layers=LayerLog(output / "layers.json", subject=subject, resume=resume),
                 finished=lambda trial: errors.print(_line(trial), markup=False, soft_wrap=True),
             )
             # Unreadable pictures were planned with, but did not calibrate.

@@ -151,7 +151,7 @@ class Bench:
             file_bytes=path.stat().st_size,
         )
 
-    def ranked(self, options: QuantizeOptions, *, saved_ms: float) -> list[LayerCost]:
+    def ranked(self, options: QuantizeOptions) -> list[LayerCost]:
         """The layers by what int8 costs there per millisecond, worst first."""
         pictures: list[NDArray[np.uint8]] = []
         for sample in self._pictures.samples:
@@ -167,7 +167,6 @@ class Bench:
             self._statistics,
             options,
             pictures,
-            saved_ms=saved_ms,
             threads=self._threads,
             progress=lambda done: self._watcher.ranking(done, total),
         )

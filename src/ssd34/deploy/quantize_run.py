@@ -18,6 +18,7 @@ from ssd34.data.fingerprint import fingerprint
 from ssd34.deploy.calibrate import Statistics, calibrate
 from ssd34.deploy.calibration_pictures import CalibrationPictures
 from ssd34.deploy.gate import Trial
+from ssd34.deploy.layer_log import LayerLog
 from ssd34.deploy.network import Network
 from ssd34.deploy.proof import Bench
 from ssd34.deploy.quantize_config import QuantizeConfig
@@ -123,6 +124,7 @@ def search_forms(
     *,
     trained: bool,
     log: TrialLog,
+    layers: LayerLog,
     finished: Callable[[Trial], None],
 ) -> dict[str, Outcome]:
     """Search for each kind of file; what passed for one is tried first for the next.
@@ -132,6 +134,7 @@ def search_forms(
         settings: what to try and what is good enough.
         trained: the network comes from quantization-aware training: its own steps go first.
         log: receives the trials, and has those of earlier sittings.
+        layers: the same for what the layers cost.
         finished: called with each new trial.
     """
 
@@ -140,7 +143,10 @@ def search_forms(
         finished(trial)
 
     def ranked(trial: Trial) -> Sequence[str]:
-        costs = bench.ranked(trial.options, saved_ms=trial.float_ms - trial.ms)
+        costs = layers.known(trial.options)
+        if costs is None:
+            costs = bench.ranked(trial.options)
+            layers.add(trial.options, costs)
         return [cost.name for cost in costs]
 
     search = Search(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.deploy.calibrate import Statistics
 from ssd34.deploy.graph import save_model
-from ssd34.deploy.network import ADD, IMAGE, Network
+from ssd34.deploy.network import Network
 from ssd34.deploy.quantize import QuantizeOptions, quantized_model
+from ssd34.runtime.node_times import NodeTime, node_times
 from ssd34.runtime.session import Session
+
+LEAST_MS = 1e-3
+"""What a layer that int8 does not make faster counts as saving: it goes back to float early."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +32,30 @@ class LayerCost:
         name: the layer.
         noise: mean square of the change of the raw outputs when this layer alone is in int8, as
             a share of their variance; loc and conf count alike.
-        milliseconds: what int8 saves there, estimated from its share of the multiplications.
+        float_ms: what it takes in the file without int8, by the engine's profile. What was merged
+            into it counts as its own, for example an addition.
+        int8_ms: what it takes in the file with everything in int8.
     """
 
     name: str
     noise: float
-    milliseconds: float
+    float_ms: float
+    int8_ms: float
 
     @property
     def noise_per_ms(self) -> float:
         """What decides the order."""
-        return self.noise / self.milliseconds
+        return self.noise / max(self.float_ms - self.int8_ms, LEAST_MS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; `from_dict` is its inverse."""
+        return {**dataclasses.asdict(self), "noise_per_ms": self.noise_per_ms}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LayerCost:
+        """The inverse of `to_dict`."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: values[name] for name in names})
 
 
 def layer_costs(
@@ -44,7 +64,6 @@ def layer_costs(
     options: QuantizeOptions,
     pictures: Sequence[NDArray[np.uint8]],
     *,
-    saved_ms: float,
     threads: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[LayerCost]:
@@ -55,48 +74,56 @@ def layer_costs(
         statistics: its calibration.
         options: how each layer is quantized.
         pictures: each (H, W, 3) uint8 RGB; a few are enough.
-        saved_ms: what the whole network saves by int8, to be shared out.
         threads: None: what this process may use.
         progress: called with the number of layers done.
     """
     everything = tuple(network.by_name)
-    runs = multiplications(network)
-    total = sum(runs.values())
+    convolutions = [layer.name for layer in network.layers if layer.conv is not None]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layer.onnx"
 
-        def outputs(in_float: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            chosen = options.replace(float_nodes=in_float)
+        def loaded(in_float: Iterable[str]) -> Session:
+            chosen = options.replace(float_nodes=tuple(in_float))
             save_model(quantized_model(network, statistics, chosen, policy=None), path)
-            session = Session(path, threads=threads)
+            return Session(path, threads=threads)
+
+        def outputs(session: Session) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             raw = [session.run_raw(session.input_for(picture)) for picture in pictures]
             return (
                 np.concatenate([loc for loc, _ in raw]),
                 np.concatenate([conf for _, conf in raw]),
             )
 
-        reference = outputs(everything)
+        def times(session: Session) -> dict[str, float]:
+            tensor = session.input_for(pictures[0])
+            nodes = node_times(path, session.engine.name, tensor, threads=session.threads)
+            return layer_times(nodes, convolutions)
+
+        float_session = loaded(everything)
+        reference, float_ms = outputs(float_session), times(float_session)
+        int8_ms = times(loaded(()))
         costs: list[LayerCost] = []
-        for name, count in runs.items():
-            changed = outputs(tuple(layer for layer in everything if layer != name))
+        for name in convolutions:
+            changed = outputs(loaded(layer for layer in everything if layer != name))
             noise = sum(
                 float(np.mean((b - a) ** 2) / max(float(a.var()), 1e-12))
                 for a, b in zip(reference, changed, strict=True)
             )
-            costs.append(LayerCost(name, noise, max(saved_ms, 1e-3) * count / total))
+            costs.append(LayerCost(name, noise, float_ms[name], int8_ms[name]))
             progress(len(costs))
     return sorted(costs, key=lambda cost: -cost.noise_per_ms)
 
 
-def multiplications(network: Network) -> dict[str, int]:
-    """Multiplications of each convolution for one picture."""
-    sides = {IMAGE: network.spec.image_size}
-    counts: dict[str, int] = {}
-    for layer in network.layers:
-        side = sides[layer.inputs[0]]
-        if layer.kind != ADD:
-            side = (side + 2 * layer.padding - layer.kernel) // layer.stride + 1
-        sides[layer.name] = side
-        if layer.conv is not None:
-            counts[layer.name] = layer.conv.weight.size * side**2
-    return counts
+def layer_times(nodes: Sequence[NodeTime], layers: Collection[str]) -> dict[str, float]:
+    """Milliseconds of each layer.
+
+    Engines name a node after the layer that it computes and add to it, for example
+    ``trunk.conv1.relu_nchwc`` and ``trunk.conv1_token_21``.
+    """
+    times = dict.fromkeys(layers, 0.0)
+    longest_first = sorted(layers, key=len, reverse=True)
+    pattern = re.compile(rf"({'|'.join(map(re.escape, longest_first))})(?![0-9A-Za-z])")
+    for node in nodes:
+        if found := pattern.match(node.name):
+            times[found[1]] += node.milliseconds
+    return times

@@ -82,11 +82,11 @@ class OpenVinoEngine:
         # Copied: the next run writes into the same memory.
         return [request.get_output_tensor(self._indices[name]).data.copy() for name in outputs]
 
-    def profile(self) -> list[tuple[str, float]]:
-        """Type and milliseconds of each node of this thread's last run, in order of execution;
-        needs `profiled`."""
+    def profile(self) -> list[tuple[str, str, float]]:
+        """Name, type and milliseconds of each node of this thread's last run, in order of
+        execution; needs `profiled`."""
         return [
-            (node.node_type, node.real_time.total_seconds() * 1000)
+            (node.node_name, node.node_type, node.real_time.total_seconds() * 1000)
             for node in self._request().profiling_info
         ]
 

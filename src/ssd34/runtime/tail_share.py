@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.runtime.engine import OPENVINO, Engine
-
-RUNS = 5
+from ssd34.runtime.node_times import NodeTime, node_times
 
 NETWORK = frozenset(
     ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger", "Convolution", "Relu",
@@ -23,14 +18,11 @@ NETWORK = frozenset(
 """What networks of this family are made of, in both engines' words. The few small additions of
 the tail count as network, too."""
 
-Node = tuple[str, float]
-"""Type and milliseconds of a node that ran."""
-
 
 def tail_share(path: Path, engine: str, tensor: NDArray[Any], *, threads: int) -> float | None:
     """The share of a graph's time that is spent on its tail, from the engine's own profile.
 
-    The file is loaded once more for it, because profiling costs time itself.
+    The file is loaded once more for it.
 
     Args:
         path: an ONNX file.
@@ -41,56 +33,16 @@ def tail_share(path: Path, engine: str, tensor: NDArray[Any], *, threads: int) -
     Returns:
         0 to 1; None where the engine gives no times.
     """
-    nodes = _openvino_nodes if engine == OPENVINO else _onnxruntime_nodes
-    return share_of_tail(nodes(path, tensor, threads))
+    return share_of_tail(node_times(path, engine, tensor, threads=threads))
 
 
-def share_of_tail(nodes: Sequence[Node]) -> float | None:
+def share_of_tail(nodes: Sequence[NodeTime]) -> float | None:
     """The share of time of what is no part of a network, of nodes in order of execution.
 
     Engines do the softmax before the last convolution if they like, so the order alone does not
     tell. What comes before the first convolution prepares the input and is network.
     """
-    total = sum(milliseconds for _, milliseconds in nodes)
-    first = next((k for k, (kind, _) in enumerate(nodes) if kind in NETWORK), len(nodes))
-    tail = sum(milliseconds for kind, milliseconds in nodes[first:] if kind not in NETWORK)
+    total = sum(node.milliseconds for node in nodes)
+    first = next((k for k, node in enumerate(nodes) if node.kind in NETWORK), len(nodes))
+    tail = sum(node.milliseconds for node in nodes[first:] if node.kind not in NETWORK)
     return tail / total if total > 0 else None
-
-
-def _onnxruntime_nodes(path: Path, tensor: NDArray[Any], threads: int) -> list[Node]:
-    from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine, session_options
-
-    with tempfile.TemporaryDirectory() as folder:
-        options = session_options(threads)
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        engine = OnnxRuntimeEngine(path, threads=threads, options=options)
-        for _ in range(RUNS):
-            _run(engine, tensor)
-        events = json.loads(Path(engine.end_profiling()).read_bytes())
-    kernels = [e for e in events if e.get("name", "").endswith("_kernel_time")]
-    kernels.sort(key=lambda event: event["ts"])
-    nodes = [(str(event["args"]["op_name"]), event["dur"] / 1000) for event in kernels]
-    each = len(nodes) // RUNS
-    return _medians([nodes[k * each : (k + 1) * each] for k in range(RUNS)])
-
-
-def _openvino_nodes(path: Path, tensor: NDArray[Any], threads: int) -> list[Node]:
-    from ssd34.runtime.openvino_engine import OpenVinoEngine
-
-    engine = OpenVinoEngine(path, threads=threads, profiled=True)
-    runs = []
-    for _ in range(RUNS):
-        _run(engine, tensor)
-        runs.append(engine.profile())
-    return _medians(runs)
-
-
-def _run(engine: Engine, tensor: NDArray[Any]) -> None:
-    engine.run([port.name for port in engine.outputs], {engine.inputs[0].name: tensor})
-
-
-def _medians(runs: Sequence[Sequence[Node]]) -> list[Node]:
-    """Each node's median time; every run has the same nodes in the same order."""
-    times = np.median([[milliseconds for _, milliseconds in run] for run in runs], axis=0)
-    return [(kind, float(time)) for (kind, _), time in zip(runs[0], times, strict=True)]
