@@ -51,7 +51,6 @@ from ssd34.train.progress import Listener, Progress
 from ssd34.train.recipe import read_recipe, resolved
 from ssd34.train.run import HISTORY, LAST
 from ssd34.train.settings import Settings, parsed_setting
-from ssd34.train.start import Start
 
 RESULTS = "results.jsonl"
 DETECTIONS = "detections.json"
@@ -164,7 +163,7 @@ def read(results: Path) -> list[dict[str, Any]]:
 
 def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train one variant and measure it."""
-    start = trunk_of(start_from(options.init))
+    start = start_from(options.init).trunk_alone
     common = dict(parsed_setting(text) for text in options.common)
     plan = resolved(
         read_recipe(options.recipe),
@@ -243,15 +242,6 @@ def _speed(marks: list[tuple[int, float]], batch: int) -> float | None:
         return None
     (first, since), (last, until) = marks[0], marks[-1]
     return round((last - first) * batch / (until - since), 2)
-
-
-def trunk_of(start: Start) -> Start:
-    """A trunk as it is; of a detector only the trunk."""
-    if start.detector is None:
-        return start
-    weights = start.detector.weights.items()
-    trunk = {k.removeprefix("trunk."): a for k, a in weights if k.startswith("trunk.")}
-    return Start(start.source, trunk=trunk)
 
 
 def _learnable(dataset: Dataset) -> int:

@@ -1,9 +1,13 @@
-"""What new heads believe before the first step."""
+"""What new heads believe before the first step, and what else a run may start from."""
 
+import numpy as np
 import pytest
 import torch
 
+from ssd34.cli.train_setup import network_spec, start_from
+from ssd34.core.spec import named_spec
 from ssd34.network.ssd import SSD
+from ssd34.train.recipe import read_recipe, resolved
 from ssd34.train.start import Start
 from tests.conftest import TINY_LABELS, tiny_spec
 
@@ -31,3 +35,37 @@ def test_new_heads_expect_few_objects_under_focal_loss(kind, tiny_checkpoint):
             torch.testing.assert_close(usual, torch.full_like(usual, 1 / 4))
         else:
             torch.testing.assert_close(focal, usual)
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    tiny_checkpoint.save(path)
+    return path
+
+
+def test_a_detectors_trunk_alone(checkpoint, tiny_checkpoint):
+    start = start_from(f"{checkpoint}@trunk")
+    assert (start.kind, start.frozen_only) == ("trunk", ())
+    torch.manual_seed(0)
+    network = SSD(tiny_spec())
+    new = {name: array.clone() for name, array in network.state_dict().items()}
+    assert start.put_into(network, TINY_LABELS) == "trunk from tiny.safetensors"
+    for name, array in network.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        expected = tiny_checkpoint.weights[name] if name.startswith("trunk.") else new[name].numpy()
+        np.testing.assert_array_equal(array.numpy(), expected, err_msg=name)
+
+
+def test_a_trunk_alone_brings_the_detectors_network(checkpoint):
+    plan = resolved(read_recipe("small-data"), {}, start="trunk", bf16=False)
+    spec, _ = network_spec(plan, start_from(f"{checkpoint}@trunk"), TINY_LABELS)
+    assert spec == tiny_spec().replace(head_norm=True)
+    default, _ = network_spec(plan, start_from("default@trunk"), TINY_LABELS)
+    assert default.at_size(300).trunk == named_spec("ssd300-resnet18").trunk
+
+
+@pytest.mark.parametrize("init", ["default@trunk", "default"])
+def test_batch_norm_that_was_folded_stays_frozen(init):
+    assert "trunk_statistics" in start_from(init).frozen_only

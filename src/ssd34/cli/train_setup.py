@@ -50,6 +50,10 @@ def weighted(text: str) -> tuple[str, float]:
     return path, value
 
 
+TRUNK_ALONE = "@trunk"
+"""After a detector: only its trunk."""
+
+
 def start_from(init: str | None) -> Start:
     """The first weights; ImageNet trunks are fetched by name."""
     from ssd34.network.pretrained import IMAGENET_TRUNKS, fetch_trunk
@@ -59,6 +63,8 @@ def start_from(init: str | None) -> Start:
 
     if init is None:
         return Start()
+    if init.endswith(TRUNK_ALONE):
+        return start_from(init.removesuffix(TRUNK_ALONE)).trunk_alone
     path = Path(init)
     if init in IMAGENET_TRUNKS and not path.exists():
         path = fetch_trunk(init, cache_folder() / "trunks")
@@ -81,7 +87,7 @@ def classes(choice: str, datasets: Sequence[Dataset]) -> LabelSet:
 def network_spec(plan: Plan, start: Start, labels: LabelSet) -> tuple[ModelSpec, Plan]:
     """The network of a new run, and the plan with everything about it settled."""
     name, norm = plan.settings["spec"], plan.settings["head_norm"]
-    spec = start.detector.spec if start.detector else named_spec(USUAL_SPEC)
+    spec = start.spec or named_spec(USUAL_SPEC)
     if name != "auto":
         spec = named_spec(name).replace(head_norm=spec.head_norm)
     if norm != "auto" or start.detector is None:

@@ -1,4 +1,4 @@
-"""What a run starts from: random weights, an ImageNet trunk, or a trained detector."""
+"""What a run starts from: random weights, a trunk, or a trained detector."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssd34.core.labels import LabelSet
+from ssd34.core.spec import ModelSpec
 from ssd34.data.checkpoint import Arrays, Checkpoint, is_checkpoint, read_checkpoint
 from ssd34.network.from_onnx import checkpoint_from_onnx, has_unfolded_norm
 from ssd34.network.new_classes import with_classes
 from ssd34.network.pretrained import read_trunk, start_trunk
 from ssd34.network.ssd import SSD, load_weights
+
+TRUNK = "trunk."
+"""What the names of a detector's weights begin with there."""
 
 RARE = 0.01
 """Share of default boxes that hold an object, as new heads see it before focal loss."""
@@ -22,13 +26,15 @@ class Start:
 
     Attributes:
         source: where they come from, for messages.
-        trunk: an ImageNet trunk.
+        trunk: an ImageNet trunk, or a detector's.
         detector: a whole detector.
+        spec: of the detector, also where only its trunk is taken.
     """
 
     source: str = ""
     trunk: Arrays | None = None
     detector: Checkpoint | None = None
+    spec: ModelSpec | None = None
 
     @property
     def kind(self) -> str:
@@ -39,11 +45,21 @@ class Start:
 
     @property
     def frozen_only(self) -> tuple[str, ...]:
-        """The settings that must be ``"frozen"``: a detector's batch norm there has lost its
-        statistics."""
+        """The settings that must be ``"frozen"``: batch norm there has lost its statistics."""
+        if self.trunk is not None:
+            return ("trunk_statistics",) if has_unfolded_norm(self.trunk, "") else ()
         weights = self.detector.weights if self.detector is not None else {}
-        parts = {"trunk_statistics": "trunk.", "head_statistics": "extras."}
+        parts = {"trunk_statistics": TRUNK, "head_statistics": "extras."}
         return tuple(name for name, prefix in parts.items() if has_unfolded_norm(weights, prefix))
+
+    @property
+    def trunk_alone(self) -> Start:
+        """The same without a detector's extra blocks and heads, which then start anew."""
+        if self.detector is None:
+            return self
+        weights = self.detector.weights.items()
+        trunk = {k.removeprefix(TRUNK): array for k, array in weights if k.startswith(TRUNK)}
+        return Start(self.source, trunk=trunk, spec=self.spec)
 
     def put_into(self, network: SSD, labels: LabelSet, *, class_loss: str = "softmax") -> str:
         """Give a network these weights; returns a line on what it got.
@@ -79,7 +95,11 @@ def read_start(path: Path) -> Start:
         CheckpointError: missing, broken or something else.
     """
     if path.suffix == ".onnx":
-        return Start(str(path), detector=checkpoint_from_onnx(path))
+        return _whole(path, checkpoint_from_onnx(path))
     if is_checkpoint(path):
-        return Start(str(path), detector=read_checkpoint(path))
+        return _whole(path, read_checkpoint(path))
     return Start(str(path), trunk=read_trunk(path))
+
+
+def _whole(path: Path, detector: Checkpoint) -> Start:
+    return Start(str(path), detector=detector, spec=detector.spec)
