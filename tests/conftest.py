@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO
 from ssd34.core.spec import ModelSpec, named_spec
 from ssd34.data.checkpoint import Checkpoint
+from ssd34.data.formats import open_dataset
 from ssd34.deploy.export import ExportOptions, onnx_model
 from ssd34.deploy.graph import save_model
 from ssd34.network.ssd import SSD, arrays_of
+from ssd34.runtime.detector import Detector
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -137,3 +140,32 @@ def shapes_dataset(folder: Path, *, pictures: int, seed: int = 0) -> Path:
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve pictures of shapes."""
     return shapes_dataset(tmp_path_factory.mktemp("shapes") / "set", pictures=12)
+
+
+@pytest.fixture(scope="session")
+def found_shapes(shapes: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of shapes, with the tiny float network's best detections as their boxes."""
+    folder = tmp_path_factory.mktemp("found") / "set"
+    shutil.copytree(shapes / "images", folder / "images")
+    values = json.loads((shapes / "instances.json").read_text())
+    dataset = open_dataset(str(shapes))
+    detector = Detector.load(tiny_model)
+    values["annotations"] = []
+    for sample in dataset.samples:
+        found = detector.detect(dataset.read(sample), score=0)
+        for k in np.argsort(-found.scores)[:20]:
+            left, top, right, bottom = (float(v) for v in found.boxes[k])
+            if right - left < 1 or bottom - top < 1:
+                continue
+            values["annotations"].append(
+                {
+                    "id": len(values["annotations"]) + 1,
+                    "image_id": sample.image_id,
+                    "category_id": TINY_LABELS.category_ids[int(found.labels[k]) - 1],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": (right - left) * (bottom - top),
+                    "iscrowd": 0,
+                }
+            )
+    (folder / "instances.json").write_text(json.dumps(values))
+    return folder

@@ -29,38 +29,9 @@ from ssd34.runtime.saturation import int8_saturates
 from tests.conftest import TINY_LABELS
 
 
-@pytest.fixture(scope="module")
-def data(shapes, tiny_model, tmp_path_factory):
-    """The pictures of shapes, with the float network's best detections as their boxes."""
-    folder = tmp_path_factory.mktemp("found")
-    shutil.copytree(shapes / "images", folder / "images")
-    values = json.loads((shapes / "instances.json").read_text())
-    dataset = open_dataset(str(shapes))
-    detector = Detector.load(tiny_model)
-    values["annotations"] = []
-    for sample in dataset.samples:
-        found = detector.detect(dataset.read(sample), score=0)
-        for k in np.argsort(-found.scores)[:20]:
-            left, top, right, bottom = (float(v) for v in found.boxes[k])
-            if right - left < 1 or bottom - top < 1:
-                continue
-            values["annotations"].append(
-                {
-                    "id": len(values["annotations"]) + 1,
-                    "image_id": sample.image_id,
-                    "category_id": TINY_LABELS.category_ids[int(found.labels[k]) - 1],
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": (right - left) * (bottom - top),
-                    "iscrowd": 0,
-                }
-            )
-    (folder / "instances.json").write_text(json.dumps(values))
-    return folder
-
-
 @pytest.fixture
-def run(data, tmp_path):
-    def quantize(model, *arguments, output="out", data=data):
+def run(found_shapes, tmp_path):
+    def quantize(model, *arguments, output="out", data=found_shapes):
         result = CliRunner().invoke(
             commands,
             [
@@ -195,10 +166,10 @@ def test_an_interruption_says_what_is_kept(run, tiny_model, tmp_path, monkeypatc
 
 
 def test_other_calibration_pictures_of_the_same_name_are_another_search(
-    run, tiny_model, data, tmp_path
+    run, tiny_model, found_shapes, tmp_path
 ):
     folder = tmp_path / "pictures"
-    shutil.copytree(data / "images", folder)
+    shutil.copytree(found_shapes / "images", folder)
     calibration = ("--calibration", folder, "--max-drop", "0.9", "--min-speedup", "99")
     first = run(tiny_model, *calibration, "--max-trials", "1")
     assert first.exit_code == 4
@@ -278,9 +249,11 @@ def test_a_network_that_finds_nothing_cannot_lose_anything(tiny_model, shapes, t
     assert "AP 0" in str(result.exception)
 
 
-def test_pictures_that_cannot_be_read_are_named_and_not_counted(run, tiny_model, data, tmp_path):
+def test_pictures_that_cannot_be_read_are_named_and_not_counted(
+    run, tiny_model, found_shapes, tmp_path
+):
     folder = tmp_path / "damaged"
-    shutil.copytree(data, folder)
+    shutil.copytree(found_shapes, folder)
     calibrating, measured = (s.file_name for s in open_dataset(str(folder)).samples[:2])
     for name in (calibrating, measured):
         (folder / "images" / name).write_bytes(b"no picture")
@@ -292,9 +265,9 @@ def test_pictures_that_cannot_be_read_are_named_and_not_counted(run, tiny_model,
     assert proof["subject"]["calibration_pictures"] == 3
 
 
-def test_data_of_other_classes_is_refused_before_the_work(run, tiny_model, data, tmp_path):
+def test_data_of_other_classes_is_refused_before_the_work(run, tiny_model, found_shapes, tmp_path):
     folder = tmp_path / "others"
-    shutil.copytree(data, folder)
+    shutil.copytree(found_shapes, folder)
     values = json.loads((folder / "instances.json").read_text())
     for category in values["categories"]:
         category["name"] = f"no {category['name']}"
@@ -304,7 +277,7 @@ def test_data_of_other_classes_is_refused_before_the_work(run, tiny_model, data,
     assert not (tmp_path / "out").exists()
 
 
-def test_classes_under_the_names_of_voc(run, tiny_model, data, tmp_path):
+def test_classes_under_the_names_of_voc(run, tiny_model, found_shapes, tmp_path):
     """A model that says airplane, dog, tv, and data that say aeroplane, dog, tvmonitor."""
     model = onnx.load(tiny_model)
     names = LabelSet(("airplane", "dog", "tv"), TINY_LABELS.category_ids)
@@ -313,7 +286,7 @@ def test_classes_under_the_names_of_voc(run, tiny_model, data, tmp_path):
             entry.value = json.dumps(names.to_dict())
     onnx.save(model, tmp_path / "voc.onnx")
     folder = tmp_path / "voc"
-    shutil.copytree(data, folder)
+    shutil.copytree(found_shapes, folder)
     values = json.loads((folder / "instances.json").read_text())
     for category, name in zip(values["categories"], ("aeroplane", "dog", "tvmonitor"), strict=True):
         category["name"] = name
@@ -326,10 +299,12 @@ def test_classes_under_the_names_of_voc(run, tiny_model, data, tmp_path):
     assert renamed.exit_code == 0 and "does not know" not in renamed.stderr
 
 
-def test_trials_of_other_trained_steps_are_another_search(run, tiny_checkpoint, data, tmp_path):
+def test_trials_of_other_trained_steps_are_another_search(
+    run, tiny_checkpoint, found_shapes, tmp_path
+):
     """Two files of quantization-aware training may differ in nothing but their steps."""
     network = network_of(tiny_checkpoint)
-    pictures = from_path(str(data), pictures=2)
+    pictures = from_path(str(found_shapes), pictures=2)
     steps = value_steps(network, calibrate(network, pictures.read()), ranges="minmax")
     noted = {name: [float(v.scale), int(v.zero_point)] for name, v in steps.items()}
     once = ("--max-drop", "0.9", "--min-speedup", "99", "--max-trials", "1")

@@ -73,6 +73,26 @@ def test_a_run_is_not_overwritten_and_resumes(trained, shapes):
     assert "finished after 3 steps" in result.output
 
 
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors"])
+def test_weights_alone_are_no_run(trained, shapes, tmp_path, name):
+    """Neither are they overwritten, nor can a run go on from them."""
+    shutil.copy(trained / "best.safetensors", tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    arguments = ("train", "--data", shapes, "--val", shapes, "--output", tmp_path, *QUICK)
+    with pytest.raises(OptionError, match=r"(holds|already holds) .*another folder"):
+        invoke(*arguments, "--epochs", "1")
+    expected = CheckpointError if name.startswith("last") else TrainingError
+    with pytest.raises(expected, match=r"holds weights alone.*--init|nothing to resume"):
+        invoke(*arguments, "--resume")
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_converted_checkpoint_is_no_run(shapes, tiny_checkpoint, tmp_path):
+    tiny_checkpoint.save(tmp_path / "last.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds weights alone.*--init"):
+        invoke("train", "--data", shapes, "--val", shapes, "--output", tmp_path, "--resume")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

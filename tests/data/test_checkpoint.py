@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ssd34.core.labels import LabelSet
 from ssd34.data.checkpoint import read_arrays, read_checkpoint
 from ssd34.errors import CheckpointError
 
@@ -34,7 +35,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, tiny_checkpoint):
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_files_that_are_no_checkpoints(tmp_path):
+def test_files_that_are_no_checkpoints(tmp_path, tiny_checkpoint):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         read_checkpoint(tmp_path / "missing.safetensors")
     (tmp_path / "text.safetensors").write_text("hello")
@@ -47,6 +48,10 @@ def test_files_that_are_no_checkpoints(tmp_path):
     save_file({"a": np.zeros(1)}, tmp_path / "broken.safetensors", metadata=meta)
     with pytest.raises(CheckpointError, match="broken checkpoint metadata"):
         read_checkpoint(tmp_path / "broken.safetensors")
+    odd = dataclasses.replace(tiny_checkpoint, labels=LabelSet.from_names(("a", "b")))
+    odd.save(tmp_path / "odd.safetensors")
+    with pytest.raises(CheckpointError, match=r"3 classes and .* names 2 classes"):
+        read_checkpoint(tmp_path / "odd.safetensors")
     assert "a" in read_arrays(tmp_path / "other.safetensors")[1]
 
 

@@ -174,6 +174,7 @@ def test_bad_measurements_are_refused_before_anything_is_written(tiny_model, tmp
     defect = measurement(tiny_model, tmp_path / "defect.json", metric="zoo-2021")
     policies = measurement(tiny_model, tmp_path / "policies.json", policies={})
     cut = measurement(tiny_model, tmp_path / "cut.json", policy="best", tail_cut=True)
+    fast = measurement(tiny_model, tmp_path / "fast.json", preprocess="fast")
     twice = [measurement(tiny_model, tmp_path / f"{k}.json") for k in range(2)]
     times = [timing(tiny_model, tmp_path / f"times{k}.json") for k in range(2)]
     offline = [{"model_sha256": sha256_of(tiny_model), "threads": 2}]
@@ -186,6 +187,7 @@ def test_bad_measurements_are_refused_before_anything_is_written(tiny_model, tmp
         (twice, "second accuracy"),
         ([defect], "zoo-2021, whose numbers are not COCO's"),
         ([policies], "--policy all"),
+        ([fast], "--preprocess fast"),
         ([cut], "measured under the policy best instead of the model's own tail"),
     ):
         with pytest.raises(OptionError, match=message):

@@ -2,6 +2,7 @@ import functools
 import hashlib
 import http.server
 import pickle
+import tarfile
 import threading
 
 import numpy as np
@@ -63,6 +64,29 @@ def test_benchmark_checkpoints_in_each_container(tmp_path, form):
     )
 
 
+def test_parameters_are_read_as_tensors(tmp_path):
+    """Old state dicts hold them."""
+    state = imagenet_weights(R18)
+    parameters = {
+        key: torch.nn.Parameter(value) if value.is_floating_point() else value
+        for key, value in state.items()
+    }
+    torch.save(parameters, tmp_path / "resnet18.pth")
+    np.testing.assert_array_equal(
+        read_trunk(tmp_path / "resnet18.pth")["conv1.weight"], state["conv1.weight"].numpy()
+    )
+
+
+def test_torchs_first_format_is_refused_with_what_to_take(tmp_path):
+    """A tar archive of these members is how torch tells it."""
+    path = tmp_path / "resnet34-333f7ec4.pth"
+    with tarfile.open(path, "w") as archive:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(CheckpointError, match=r"first format.*resnet34-b627a593"):
+        read_torch_file(path)
+
+
 def test_benchmark_names_are_the_published_ones():
     names = benchmark_names(R34)
     assert names["model.layer1.0.weight"] == "trunk.conv1.weight"
@@ -76,6 +100,10 @@ def test_class_count_and_trunk_come_from_the_file():
     spec = R18.replace(num_classes=20)
     found, _ = weights_from_benchmark(drawn_benchmark_weights(spec), source="x")
     assert (found.name, found.num_classes) == ("ssd1200-resnet18", 20)
+    found, _ = weights_from_benchmark(
+        drawn_benchmark_weights(spec), source="x", spec=named_spec("ssd300-resnet18")
+    )
+    assert found == named_spec("ssd300-resnet18").replace(num_classes=20)
 
 
 class Payload:

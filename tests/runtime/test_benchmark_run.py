@@ -87,6 +87,7 @@ def test_worker_with_pictures_that_are_none(tiny_model, tmp_path):
 def test_worker_that_dies(tiny_model):
     with worker(tiny_model) as model:
         model._process.kill()
+        model._process.wait()
         with pytest.raises(ModelError, match="ended with code -9"):
             model.ask("detect", number=0)
 

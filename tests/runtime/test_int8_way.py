@@ -25,6 +25,9 @@ def files(tiny_checkpoint, tiny_model, tmp_path_factory):
         for bits in (7, 8):
             how = options.replace(reduce_range=bits == 7)
             models[f"{form} {bits}"] = quantized_model(network, statistics, how)
+    for bits in (7, 8):
+        how = PUBLISHED_FORMS["12-int8"].replace(reduce_range=bits == 7)
+        models[f"bytes {bits}"] = quantized_model(network, statistics, how, image_input="uint8")
     foreign = onnx.ModelProto()
     foreign.CopyFrom(models["13-qdq 7"])
     kept = [p for p in foreign.metadata_props if p.key != METADATA_QUANTIZATION]

@@ -1,6 +1,7 @@
 import dataclasses
 from collections import Counter
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from ssd34.core.boxes import pairwise_iou
 from ssd34.data.reduced import FACTORS
 from ssd34.train.augment import FILL, Augmentation, drawn_variation, varied
+from ssd34.train.windows import cropped, zoomed
 from tests.conftest import EXAMPLES
 
 
@@ -92,25 +94,61 @@ def test_expand_surrounds_with_the_mean_colour():
     assert outside.tolist() == list(FILL)
 
 
-def test_crops_keep_objects_by_their_centre_and_the_overlap_asked_for():
+def test_crops_keep_objects_by_their_centre():
     generator = np.random.default_rng(9)
     corner = generator.uniform(0, 120, (6, 2))
     boxes = np.concatenate([corner, corner + 30], axis=1).astype(np.float32)
-    image = marked_picture(boxes)
-    options = Augmentation(
-        expand=0, crop=True, flip=0, brightness=0, contrast=0, saturation=0, hue=0
-    )
+    options = dataclasses.replace(PLAIN, crop=True)
     kept_counts = set()
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        example = augment(image, boxes, size=64, options=options, rng=rng)
-        kept_counts.add(len(example.kept))
-        assert len(example.kept) == len(example.boxes) >= 1
-        assert (example.boxes >= 0).all()
-        assert (example.boxes <= 1).all()
-        assert (example.boxes[:, 2:] > example.boxes[:, :2]).all()
+        variation = drawn_variation(200, 160, boxes, size=64, options=options, rng=rng)
+        left, top, right, bottom = variation.window
+        x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+        inside = (left < x) & (x < right) & (top < y) & (y < bottom)
+        assert variation.kept.tolist() == np.flatnonzero(inside).tolist()
+        assert 1 <= len(variation.kept) == len(variation.boxes)
+        assert (variation.boxes >= 0).all() and (variation.boxes <= 1).all()
+        assert (variation.boxes[:, 2:] > variation.boxes[:, :2]).all()
+        kept_counts.add(len(variation.kept))
     assert len(kept_counts) > 2
-    assert (pairwise_iou(boxes, boxes).diagonal() == 1).all()
+
+
+def bounded(choice: int, seed: int) -> Any:
+    """A generator that always draws the same of the seven published choices for a crop."""
+    return SimpleNamespace(
+        integers=lambda choices: min(choice, choices - 1),
+        uniform=np.random.default_rng(seed).uniform,
+    )
+
+
+@pytest.mark.parametrize(("choice", "bound"), list(enumerate((None, 0.1, 0.3, 0.5, 0.7, 0.9, 0))))
+def test_crops_overlap_all_objects_by_the_bound_asked_for(choice, bound):
+    boxes = np.array([[20, 16, 180, 144], [30, 20, 170, 140], [80, 60, 90, 70]], np.float32)
+    respected = np.array([True, True, False])
+    picture = np.array([0, 0, 200, 160], np.float64)
+    least = []
+    for seed in range(12):
+        window, _ = cropped(picture, boxes, respected, bounded(choice, seed))
+        if bound is None:
+            assert window.tolist() == picture.tolist()
+            continue
+        share = (window[2:] - window[:2]) / picture[2:]
+        assert (share >= 0.3).all() and 0.5 <= share[0] / share[1] <= 2
+        assert (window[:2] >= 0).all() and (window[2:] <= picture[2:]).all()
+        least.append(pairwise_iou(boxes[:2], window[None]).min())
+    if bound is not None:
+        assert min(least) > bound
+        # And by little more: nothing else asks for it.
+        assert min(least) < bound + 0.4
+
+
+def test_zooming_in_on_a_box_that_is_off_by_one_rounding():
+    """A float box's left end above 0 by less than its right end resolves."""
+    box = np.array([[4e-14, 0, 300, 200]], np.float32)
+    for seed in range(200):
+        window = zoomed(400, 300, box, np.array([1]), np.random.default_rng(seed))
+        assert (window[2:] > window[:2]).all()
 
 
 def test_the_generator_decides_everything():

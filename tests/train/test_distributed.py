@@ -144,13 +144,14 @@ def test_pictures_that_any_process_could_not_read_are_told_once(together, shapes
 
 
 def test_the_first_process_finds_the_int8_steps_for_all(
-    together, shapes, tiny_checkpoint, tmp_path
+    together, with_a_broken_picture, shapes, tiny_checkpoint, tmp_path
 ):
+    """The second of them has no picture in its part of the first batch."""
     tiny_checkpoint.save(tmp_path / "start.safetensors")
     together(
-        two_processes.adapt, tmp_path, "train", "--qat", "--data", str(shapes), "--val",
-        str(shapes), "--init", str(tmp_path / "start.safetensors"), "--epochs", "1", "--batch",
-        "6", "--workers", "0", "--threads", "1", "--device", "cpu",
+        two_processes.adapt, tmp_path, "train", "--qat", "--data", str(with_a_broken_picture),
+        "--val", str(shapes), "--init", str(tmp_path / "start.safetensors"), "--epochs", "1",
+        "--batch", "3", "--workers", "0", "--threads", "1", "--device", "cpu",
     )  # fmt: skip
     run = read_checkpoint(tmp_path / "run" / "last.safetensors")
     assert set(network_of(run).trained) == set(run.state["notes"][NOTE_INT8_STEPS])

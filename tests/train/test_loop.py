@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import MLPERF, ZOO, postprocess
 from ssd34.core.spec import named_spec
-from ssd34.data.checkpoint import read_checkpoint
+from ssd34.data.checkpoint import read_checkpoint, read_header
 from ssd34.data.classes import of_classes
 from ssd34.data.dataset import Problem
 from ssd34.data.formats import open_dataset
@@ -328,6 +329,22 @@ def test_last_is_written_once_at_the_end(tmp_path, shapes, monkeypatch):
     assert written == ["last.safetensors", "best.safetensors"]
 
 
+def test_the_best_ap_of_another_policy_does_not_count(tmp_path, shapes):
+    run(tmp_path, shapes, options=dataclasses.replace(FAST, epochs=1))
+    values = read_header(tmp_path / "best.safetensors").state
+    assert values["options"]["policy"] == "zoo"
+    # The next evaluation counts, however low it is.
+    last = read_checkpoint(tmp_path / "last.safetensors", training=True)
+    dataclasses.replace(last, state={**last.state, "best_ap": 0.99}).save(
+        tmp_path / "last.safetensors"
+    )
+    run(tmp_path, shapes, options=dataclasses.replace(FAST, epochs=2), resume=True)
+    assert read_header(tmp_path / "best.safetensors").state["step"] == values["step"]
+    other = dataclasses.replace(FAST, epochs=3, policy="mlperf")
+    run(tmp_path, shapes, options=other, resume=True)
+    assert read_header(tmp_path / "best.safetensors").state["step"] > values["step"]
+
+
 def test_resume_of_something_else_is_refused(tmp_path, shapes):
     with pytest.raises(TrainingError, match="nothing to resume"):
         run(tmp_path, shapes, resume=True)
@@ -543,6 +560,12 @@ def test_loader_order_weights_and_targets(shapes):
     assert len(order) == 30
     assert set(counts) == {2, 3}
     assert loader.order(0) == order != loader.order(1)
+    # Seven whole batches an epoch; the two draws that are left over begin the next one.
+    assert loader.batches_per_epoch == 7
+    draws = loader.draws(0)
+    drawn = [(draw.source, draw.picture) for _ in range(15) for draw in next(draws)]
+    assert drawn == [*order, *loader.order(1)]
+    assert next(loader.draws(7)) == next(itertools.islice(loader.draws(0), 7, None))
     batches = loader.batches(0)
     first, second = next(batches), next(batches)
     again = next(loader.batches(1))

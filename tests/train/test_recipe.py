@@ -36,7 +36,7 @@ def test_benchmark_is_the_published_recipe():
     settings = settle("benchmark").settings
     assert settings["spec"] == "ssd300-resnet34"
     assert settings["head_norm"] is False
-    assert settings["init"] == "resnet34-333f7ec4"
+    assert settings["init"] == "resnet34-b627a593"
     best = settle("benchmark-256", ["accumulate=8", "target_map=0.23"]).options
     assert (best.batch_size, best.peak_rate, best.decay) == (256, 0.0253, 1.3e-4)
     assert (best.decay_epochs, best.accumulate, best.target_map) == ((44, 55), 8, 0.23)
@@ -303,3 +303,5 @@ def test_options_of_older_checkpoints_are_read():
     assert TrainOptions.from_dict(json.loads(json.dumps(old))) == TrainOptions()
     with pytest.raises(OptionError, match="no option 'speed'; it is of a newer version"):
         TrainOptions.from_dict({**old, "speed": 1})
+    with pytest.raises(OptionError, match="no option 'mosaic'; it is of a newer version"):
+        TrainOptions.from_dict({**old, "augmentation": {"mosaic": 0.5}})

@@ -25,7 +25,12 @@ from ssd34.cli.train_qat import (
     settings_of_qat,
     steps_of,
 )
-from ssd34.cli.train_resume import check_classes, options_to_go_on, recipe_to_go_on
+from ssd34.cli.train_resume import (
+    check_classes,
+    check_empty,
+    options_to_go_on,
+    recipe_to_go_on,
+)
 from ssd34.cli.train_screen import Screen, StopOnSignal
 from ssd34.cli.train_setup import (
     classes,
@@ -40,7 +45,7 @@ from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS
 from ssd34.data.atomic import remove_parts, write_text
-from ssd34.errors import DivergenceError, OptionError, TrainingError, require
+from ssd34.errors import DivergenceError, TrainingError, require
 from ssd34.version import __version__
 
 if TYPE_CHECKING:
@@ -132,7 +137,9 @@ RECIPE_FILE = "recipe.json"
 )  # fmt: skip
 @click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
 @click.option("--workers", type=int, help="Processes that prepare pictures.")
-@click.option("--threads", type=int, help="Threads that compute. [default: what there is]")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads that compute. [default: what there is]"
+)  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--seed", type=int)
 def train(
@@ -165,7 +172,6 @@ def train(
     require("hotcoco", extra="evaluate", why="evaluation during training")
     if tensorboard:
         require("tensorboardX", extra="tensorboard", why="--tensorboard")
-    from ssd34.data.checkpoint import read_header
     from ssd34.network.ssd import SSD
     from ssd34.runtime.threads import thread_budget
     from ssd34.train.distributed import joined
@@ -176,22 +182,19 @@ def train(
     from ssd34.train.precision import computes_bf16
     from ssd34.train.progress import Listener
     from ssd34.train.recipe import RECIPES, read_recipe, resolved
-    from ssd34.train.run import HISTORY, LAST
+    from ssd34.train.run import HISTORY, LAST, run_to_go_on
     from ssd34.train.tensorboard import EventWriter
     from ssd34.train.untrained import untrained_levels
 
     last = output / LAST
     if resume and not last.is_file():
         raise TrainingError(f"nothing to resume: {last} does not exist; leave --resume out")
-    if last.exists() and not resume and not shown:
-        raise OptionError(
-            f"{output}: already holds a run; add --resume to go on with it, or choose "
-            "another folder"
-        )
+    if not resume and not shown:
+        check_empty(output)
     first = int(os.environ.get("RANK", "0")) == 0
     given = settings_given(flags, assignments)
     recipe = read_recipe(recipe_name or next(iter(RECIPES)))
-    begun = read_header(last) if resume else None
+    begun = run_to_go_on(last) if resume else None
     chosen = device_named(torch, device)
     start = start_from(None if begun else given.get("init", recipe.settings.get("init")))
     if begun:
@@ -246,6 +249,11 @@ def train(
     other = other_validation(begun.state.get("pictures", now), now) if begun else None
     if other and first:
         warn(f"the run began with {other}; its best AP so far is of the former")
+    if begun and first and (was := begun.state["options"].get("policy")) not in (
+        None, options.policy
+    ):  # fmt: skip
+        warn(f"evaluations now pick by {options.policy}, before by {was}: the best AP so far does "
+             "not count any more")  # fmt: skip
     untrained = untrained_levels(spec, options)
     if untrained and first:
         warn(untrained)

@@ -23,6 +23,26 @@ _TOGETHER = (
 """Settings that change others."""
 
 
+def check_empty(folder: Path) -> None:
+    """A new run does not overwrite the weights of another one.
+
+    Raises:
+        OptionError: the folder holds some.
+    """
+    from ssd34.train.run import BEST, LAST
+
+    if (folder / LAST).exists():
+        raise OptionError(
+            f"{folder}: already holds a run; add --resume to go on with it, or choose "
+            "another folder"
+        )
+    if (folder / BEST).exists():
+        raise OptionError(
+            f"{folder}: holds {BEST} of another run, which this one would replace; choose another "
+            "folder"
+        )
+
+
 def options_to_go_on(
     begun: Checkpoint, given: Mapping[str, Any], recipe: Recipe | None
 ) -> TrainOptions:

@@ -45,9 +45,20 @@ def identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet] | None:
     """
     if not {METADATA_SPEC, METADATA_LABELS} & set(metadata):
         return None
+    return parsed_identity(metadata, spec_key=METADATA_SPEC, labels_key=METADATA_LABELS)
+
+
+def parsed_identity(
+    metadata: Mapping[str, str], *, spec_key: str, labels_key: str
+) -> tuple[ModelSpec, LabelSet]:
+    """Spec and classes, which have to be there as JSON under these keys.
+
+    Raises:
+        ModelError: one of the two is missing or broken, or they do not fit each other.
+    """
     try:
-        spec = ModelSpec.from_dict(json.loads(metadata[METADATA_SPEC]))
-        labels = LabelSet.from_dict(json.loads(metadata[METADATA_LABELS]))
+        spec = ModelSpec.from_dict(json.loads(metadata[spec_key]))
+        labels = LabelSet.from_dict(json.loads(metadata[labels_key]))
         boxes = spec.num_default_boxes
     except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError,
             OptionError) as error:  # fmt: skip

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd34.core.contract import parsed_identity
 from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
 from ssd34.data.atomic import written_whole
-from ssd34.errors import CheckpointError, OptionError, require
+from ssd34.errors import CheckpointError, ModelError, require
 
 FORMAT = "ssd34-1"
 TRAINING_PREFIX = "training."
@@ -102,10 +103,9 @@ def _checkpoint(path: Path, metadata: dict[str, str], arrays: Arrays) -> Checkpo
             "turn foreign weights into one with: ssd34 convert"
         )
     try:
-        spec = ModelSpec.from_dict(json.loads(metadata["spec"]))
-        labels = LabelSet.from_dict(json.loads(metadata["labels"]))
+        spec, labels = parsed_identity(metadata, spec_key="spec", labels_key="labels")
         state = json.loads(metadata["state"])
-    except (KeyError, ValueError, TypeError, OptionError) as error:
+    except (KeyError, ValueError, ModelError) as error:
         raise CheckpointError(f"{path}: broken checkpoint metadata ({error})") from None
     split = len(TRAINING_PREFIX)
     return Checkpoint(

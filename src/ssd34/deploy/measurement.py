@@ -146,6 +146,11 @@ def _accuracy(file: Path, values: dict[str, Any], model_sha256: str) -> Accuracy
             f"{file}: measured under the policy {values['policy']} instead of the model's own "
             "tail; measure without --policy"
         )
+    if (way := values.get("preprocess", "card")) != "card":
+        raise OptionError(
+            f"{file}: measured with --preprocess {way}; a card's numbers are of the exact way: "
+            "measure without it"
+        )
     return Accuracy(
         ap=float(values["summary"]["AP"]),
         ap50=float(values["summary"]["AP50"]),

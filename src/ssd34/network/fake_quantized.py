@@ -124,7 +124,10 @@ class FakeQuantizedSSD(SSD):
         for kind, channels in (("loc", 4), ("conf", self.spec.num_channels)):
             conv = getattr(self.heads, kind)[level]
             y = self._conv(f"heads.{kind}.{level}", conv, None, x)
-            outputs.append(y.tensor.reshape(len(y.tensor), channels, -1))
+            pictures, rows, height, width = y.tensor.shape
+            # Without -1: a part of a batch may have no picture.
+            shape = (pictures, channels, rows // channels * height * width)
+            outputs.append(y.tensor.reshape(shape))
         return outputs[0], outputs[1]
 
     def _conv(

@@ -7,7 +7,6 @@ is the same; the statistics are lost, so such norms have to stay frozen in train
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.contract import METADATA_LABELS, METADATA_SPEC
-from ssd34.core.labels import LabelSet
+from ssd34.core.contract import identity
 from ssd34.core.preprocess import STD
 from ssd34.core.spec import NORM_EPSILON, ModelSpec
 from ssd34.data.checkpoint import Arrays, Checkpoint
-from ssd34.errors import CheckpointError, OptionError, require
+from ssd34.errors import CheckpointError, ModelError, require
 
 
 def checkpoint_from_onnx(path: Path) -> Checkpoint:
@@ -44,16 +42,16 @@ def checkpoint_from_onnx(path: Path) -> Checkpoint:
     except Exception as error:  # protobuf and onnx have no common base
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{path}: not a readable ONNX file ({reason})") from None
-    if not {METADATA_SPEC, METADATA_LABELS} <= set(metadata):
+    try:
+        found = identity(metadata)
+    except ModelError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if found is None:
         raise CheckpointError(
             f"{path}: has no ssd34 metadata; expected a file that ssd34 export has written, "
             "or a checkpoint"
         )
-    try:
-        spec = ModelSpec.from_dict(json.loads(metadata[METADATA_SPEC]))
-        labels = LabelSet.from_dict(json.loads(metadata[METADATA_LABELS]))
-    except (KeyError, ValueError, TypeError, AttributeError, OptionError) as error:
-        raise CheckpointError(f"{path}: broken ssd34 metadata ({error})") from None
+    spec, labels = found
     return Checkpoint(spec=spec, labels=labels, weights=_weights(arrays, spec, source=str(path)))
 
 

@@ -51,6 +51,12 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
             "re-save only the state dict where it came from"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        if "legacy .tar" in str(error):
+            raise CheckpointError(
+                f"{path}: refused: in torch's first format (before version 0.1.10), which cannot "
+                "be read without running what is in it; of torchvision's ImageNet weights take "
+                f"{', '.join(IMAGENET_TRUNKS)}, which are the same in a newer format"
+            ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path}: not a readable torch file ({reason}); expected a state dict that torch.save "
@@ -63,7 +69,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     tensors = {str(k).removeprefix("module."): v for k, v in values.items()}
     if not all(isinstance(value, Tensor) for value in tensors.values()):
         raise CheckpointError(f"{path}: expected a state dict of tensors only")
-    return tensors
+    return {key: tensor.detach() for key, tensor in tensors.items()}  # some are parameters
 
 
 def weights_from_benchmark(
@@ -76,8 +82,8 @@ def weights_from_benchmark(
     Args:
         state: the benchmark's state dict.
         source: for messages.
-        spec: the network it belongs to; None: ssd1200, the one with published files, on the
-            trunk that the file has.
+        spec: the network it belongs to, but for the number of classes, which the file tells;
+            None: ssd1200, the one with published files, on the trunk that the file has.
 
     Raises:
         CheckpointError: not a checkpoint of this family.
@@ -96,9 +102,9 @@ def weights_from_benchmark(
     if spec is None:
         deep = "trunk.layer1.2.conv1.weight" in weights
         spec = SPECS["ssd1200-resnet34" if deep else "ssd1200-resnet18"]
-        head = weights.get("heads.conf.0.bias")
-        if head is not None and len(head) % spec.boxes_per_cell[0] == 0:
-            spec = spec.replace(num_classes=len(head) // spec.boxes_per_cell[0] - 1)
+    head = weights.get("heads.conf.0.bias")
+    if head is not None and len(head) % spec.boxes_per_cell[0] == 0:
+        spec = spec.replace(num_classes=len(head) // spec.boxes_per_cell[0] - 1)
     return spec, weights
 
 
@@ -129,11 +135,11 @@ def benchmark_names(spec: ModelSpec) -> dict[str, str]:
 
 
 IMAGENET_TRUNKS = {
-    f"resnet{depth}-{digits}": digits
-    for depth, digits in ((34, "333f7ec4"), (34, "b627a593"), (18, "f37072fd"), (18, "5c106cde"))
+    f"resnet{depth}-{digits}": digits for depth, digits in ((34, "b627a593"), (18, "f37072fd"))
 }
 """torchvision's ImageNet weights by name; the digits are the head of the file's SHA-256. The
-benchmark started from ``resnet34-333f7ec4``."""
+benchmark started from ``resnet34-333f7ec4``, the same weights in torch's first format, which is
+not read any more (source: pytorch/vision, issue 2068 and pull request 3620)."""
 
 IMAGENET_URL = "https://download.pytorch.org/models/"
 

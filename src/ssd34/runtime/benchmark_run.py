@@ -67,6 +67,11 @@ class Plan:
             raise OptionError("expected at least one model, engine, thread count and round")
 
     @property
+    def used(self) -> list[Path]:
+        """The pictures that are read."""
+        return list(self.pictures[:MAX_PICTURES])
+
+    @property
     def combinations(self) -> list[tuple[str, str, int]]:
         """Every model with every engine and every number of threads."""
         return [(m, e, t) for m in self.models for e in self.engines for t in self.threads]
@@ -185,7 +190,7 @@ def open_worker(
             engine=engine,
             threads=1 if offline_streams else threads,
             streams=threads if offline_streams else 1,
-            pictures=plan.pictures[:MAX_PICTURES],
+            pictures=plan.used,
         )
     except ModelError as error:
         refused.append(Refusal(model, engine, threads, str(error)))

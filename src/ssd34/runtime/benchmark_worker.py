@@ -6,6 +6,7 @@ process of its own tells a model's memory from the others', and keeps their thre
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -100,7 +101,8 @@ class Worker:
         """End the process."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream:
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):  # what it did not read any more
+                    stream.close()
         self._process.kill()
         self._process.wait()
 

@@ -13,9 +13,9 @@ FAST = "fast"
 EXACT = "exact (no VNNI)"
 """Slower; see `ssd34.runtime.onnxruntime_engine.session_options`."""
 
-_QUANTIZES = b"QuantizeLinear"
-"""The operator by which values become int8. DequantizeLinear alone, which has another q, belongs to
-files that only store their weights so."""
+_COMPUTES = (b"QuantizeLinear", b"QLinearConv")
+"""Operators by which values become int8, or are computed as such. DequantizeLinear alone, which has
+another q, belongs to files that only store their weights so."""
 
 
 def int8_way(path: Path, engine: Engine) -> str | None:
@@ -27,7 +27,8 @@ def int8_way(path: Path, engine: Engine) -> str | None:
         path: the file.
         engine: it, loaded.
     """
-    if _QUANTIZES not in path.read_bytes():
+    content = path.read_bytes()
+    if not any(operator in content for operator in _COMPUTES):
         return None
     if engine.name != ONNXRUNTIME or not int8_saturates():
         return FAST

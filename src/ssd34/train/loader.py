@@ -1,10 +1,10 @@
 """Training batches. Every draw carries its own seed, so that order and variation depend on
-nothing but the seed, the epoch and the position: a resumed run sees the same batches."""
+nothing but the seed and the position in the run: a resumed run sees the same batches."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
+import itertools
 import signal
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -25,12 +25,13 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
 from ssd34.data.dataset import Dataset, Kind, Problem
 from ssd34.errors import DatasetError, ImageError, TrainingError
+from ssd34.runtime.threads import thread_budget
 from ssd34.train.augment import Augmentation, drawn_variation, varied
 from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.matcher import Matches, levels_of, match
 from ssd34.train.memory import free_memory
 from ssd34.train.out_of_memory import lacks_memory
-from ssd34.train.picture_cache import PictureCache
+from ssd34.train.picture_cache import COPIES, PictureCache
 
 CACHE_SHARE = 0.25
 """Of the free memory: what the cache takes at most unless it is told how much."""
@@ -333,42 +334,48 @@ class Loader:
         self.examples = Examples(sources, spec, options, matcher, cached=cached)
         self.batch_size = batch_size
         self.seed = seed
-        self.workers = min(workers, _processors())
+        self.workers = min(workers, thread_budget())  # more would only wait for each other
         self.size_now = size_now
         self.pinned = pinned
         self.batches_per_epoch = batches_an_epoch(self.sources, batch_size)
 
-    def order(self, epoch: int) -> list[tuple[int, int]]:
-        """(source, picture) of one epoch, shuffled; at least a batch."""
-        rng = np.random.default_rng((self.seed, epoch))
+    def order(self, number: int) -> list[tuple[int, int]]:
+        """(source, picture) of one round of all draws, shuffled."""
+        rng = np.random.default_rng((self.seed, number))
         order: list[tuple[int, int]] = []
-        for number, source in enumerate(self.sources):
+        for position, source in enumerate(self.sources):
             wanted = _draws_of(source)
             drawn = rng.permutation(len(source.usable))
             # A comb with one tooth a draw: each picture's share of the line catches its draws.
             line = source.frequency[drawn].cumsum()
             teeth = (np.arange(wanted) + 0.5) * (line[-1] / wanted)
             caught = drawn[np.minimum(line.searchsorted(teeth, "right"), len(drawn) - 1)]
-            order += [(number, int(index)) for index in source.usable[caught]]
-        shuffled = [order[i] for i in rng.permutation(len(order))]
-        return shuffled * -(-self.batch_size // len(shuffled))
+            order += [(position, int(index)) for index in source.usable[caught]]
+        return [order[i] for i in rng.permutation(len(order))]
 
     def draws(self, step: int) -> Iterator[list[Draw]]:
-        """What this process draws for each batch from a global step on, without end."""
-        epoch, first = divmod(step, self.batches_per_epoch)
+        """What this process draws for each batch from a global step on, without end.
+
+        One round follows the other without a gap: what an epoch of whole batches leaves over, the
+        next one begins with.
+        """
+        each = sum(map(_draws_of, self.sources))
+        number, first = divmod(step * self.batch_size, each)
+        stream = itertools.islice(self._rounds(number), first, None)
+        for now in itertools.count(step):
+            size = self.size_now(now)
+            whole = [
+                Draw(source, picture, (self.seed, number, position), size)
+                for number, position, source, picture in itertools.islice(stream, self.batch_size)
+            ]
+            yield whole[self.ranks.rank :: self.ranks.count]
+
+    def _rounds(self, number: int) -> Iterator[tuple[int, int, int, int]]:
+        """Round, position in it, source and picture of every draw from a round on."""
         while True:
-            order = self.order(epoch)
-            for batch in range(first, self.batches_per_epoch):
-                size = self.size_now(epoch * self.batches_per_epoch + batch)
-                start = batch * self.batch_size
-                whole = [
-                    Draw(source, picture, (self.seed, epoch, start + position), size)
-                    for position, (source, picture) in enumerate(
-                        order[start : start + self.batch_size]
-                    )
-                ]
-                yield whole[self.ranks.rank :: self.ranks.count]
-            epoch, first = epoch + 1, 0
+            for position, (source, picture) in enumerate(self.order(number)):
+                yield number, position, source, picture
+            number += 1
 
     def batches(self, step: int) -> Generator[Batch, None, None]:
         """The batches from a global step on, without end; to be closed, which ends the workers.
@@ -385,6 +392,7 @@ class Loader:
                 worker_init_fn=_start_worker,
                 prefetch_factor=3 if self.workers else None,
                 pin_memory=self.pinned,
+                multiprocessing_context=COPIES if self.workers else None,
             )
         )
         try:
@@ -415,14 +423,6 @@ def batches_an_epoch(sources: Sequence[TrainingSet], batch_size: int) -> int:
 
 def _draws_of(source: TrainingSet) -> int:
     return max(1, round(len(source.usable) * source.weight))
-
-
-def _processors() -> int:
-    """Those that this process may use: more workers would only wait for each other."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        return os.cpu_count() or 1
 
 
 def everyones(problems: Sequence[Problem], ranks: Ranks) -> list[Problem]:

@@ -212,10 +212,14 @@ class TrainOptions:
         Raises:
             OptionError: a value is unknown or not allowed.
         """
-        unknown = sorted(set(values) - {known.name for known in dataclasses.fields(cls)})
-        if unknown:
-            raise OptionError(f"training has no option {unknown[0]!r}; it is of a newer version")
-        given = {**values, "augmentation": Augmentation(**values.get("augmentation", {}))}
+        augmentation = values.get("augmentation", {})
+        for kind, settings in ((cls, values), (Augmentation, augmentation)):
+            unknown = sorted(set(settings) - {known.name for known in dataclasses.fields(kind)})
+            if unknown:
+                raise OptionError(
+                    f"training has no option {unknown[0]!r}; it is of a newer version"
+                )
+        given = {**values, "augmentation": Augmentation(**augmentation)}
         if given.get("decay_epochs") is not None:
             given["decay_epochs"] = tuple(given["decay_epochs"])
         return cls(**given)

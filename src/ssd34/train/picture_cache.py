@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import multiprocessing
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,10 @@ from PIL import Image
 
 from ssd34.data.reduced import FACTORS
 from ssd34.errors import OptionError
+
+COPIES = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+"""How worker processes are started: where it is safe as copies, which is not every Python's
+default."""
 
 _CHANNELS = 3
 _EMPTY, _BEING_WRITTEN = -1, -2
@@ -49,7 +54,7 @@ class PictureCache:
         self._used, self._entries = words[:1], words[1:].reshape(pictures, len(FACTORS), 3)
         self._entries[:, :, _OFFSET] = _EMPTY
         # Also what makes one process see another's pixels once it sees the entry.
-        self._lock = multiprocessing.Lock()
+        self._lock = COPIES.Lock()
 
     def __reduce__(self) -> tuple[type[PictureCache], tuple[int, int]]:
         return PictureCache, (0, 0)

@@ -37,7 +37,7 @@ class Recipe:
 _PUBLISHED: Settings = {
     "spec": "ssd300-resnet34",
     "head_norm": False,
-    "init": "resnet34-333f7ec4",
+    "init": "resnet34-b627a593",
     "labels": AUTO,
     "epochs": 60,
     "batch_size": 32,

@@ -14,7 +14,7 @@ import torch
 
 from ssd34.core.labels import LabelSet
 from ssd34.data.atomic import remove_parts, write_text
-from ssd34.data.checkpoint import Arrays, Checkpoint, read_checkpoint
+from ssd34.data.checkpoint import Arrays, Checkpoint, read_checkpoint, read_header
 from ssd34.data.dataset import Problem
 from ssd34.errors import CheckpointError, TrainingError
 from ssd34.network.ssd import SSD, arrays_of, load_weights
@@ -180,6 +180,8 @@ class Run:
         load_weights(self.averaged.network, checkpoint.weights, source=str(path))
         arrays = checkpoint.training
         model = {k.removeprefix("model."): a for k, a in arrays.items() if k.startswith("model.")}
+        if not model:
+            raise CheckpointError(_not_to_go_on(path))
         load_weights(self.network, model, source=str(path))
         for name, parameter in self.network.named_parameters():
             for key in _MOMENTS:
@@ -193,7 +195,8 @@ class Run:
         state = checkpoint.state
         self.step = self.saved = int(state["step"])
         self.evaluated = int(state["evaluated"])
-        self.best_ap = float(state["best_ap"])
+        if state["options"].get("policy", self.options.policy) == self.options.policy:
+            self.best_ap = float(state["best_ap"])  # else it is of another measure
         # Losses of another kind have another size; checkpoints had no loss at first.
         if all(state["options"].get(kind) == getattr(self.options, kind) for kind in _LOSSES):
             self.watch = LossWatch(**state.get("loss", {}))
@@ -253,3 +256,25 @@ class Run:
                     self._reported.add((record["where"], record["reason"]))
         if self.writes:
             write_text(history, "".join(f"{line}\n" for line in kept))
+
+
+_STATE = ("step", "evaluated", "elapsed", "best_ap", "batches_per_epoch", "options", "notes")
+
+
+def run_to_go_on(path: Path) -> Checkpoint:
+    """What a run's last checkpoint says, without its arrays.
+
+    Raises:
+        CheckpointError: training did not write it.
+    """
+    header = read_header(path)
+    if not set(_STATE) <= set(header.state):
+        raise CheckpointError(_not_to_go_on(path))
+    return header
+
+
+def _not_to_go_on(path: Path) -> str:
+    return (
+        f"{path}: holds weights alone, no run that could go on; start a new one from it with "
+        "--init, in another --output"
+    )

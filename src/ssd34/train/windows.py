@@ -84,7 +84,9 @@ def zoomed(
         (top, bottom, height, side / stretch),
     ):
         span = min(max(wanted, high - low, extent / 5), extent)
-        first = rng.uniform(max(0.0, high - span), min(low, extent - span))
+        most = min(low, extent - span)
+        # One rounding may put them the wrong way round.
+        first = rng.uniform(min(max(0.0, high - span), most), most)
         sides.append((first, first + span))
     return np.array(sides).T.reshape(4)
 
