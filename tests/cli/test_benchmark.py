@@ -59,8 +59,9 @@ def test_what_cannot_run_is_left_out_and_named(tiny_model, tmp_path, scenario):
         [*command, "--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png")],
         catch_exceptions=False,
     )
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert "cannot run, see below" in result.stdout
+    assert result.stderr.endswith(f"warning: not measured at all: {broken}\n")
     assert result.stderr.startswith(f"warning: cannot run: {broken}: not an ONNX file")
     values = json.loads((tmp_path / "b.json").read_text())
     (measured,), (refused,) = values["results"], values["refused"]
@@ -173,6 +174,11 @@ def test_an_interrupted_search_shows_how_far_it_came(run, tiny_raw_model, tmp_pa
         (["--plot", "b.png", "--scenario", "server"], "leave it out"),
         (["--loadgen", "logs", "--scenario", "server"], "single-stream or offline"),
         (["--rate", "nan", "--scenario", "server"], "number above 0"),
+        (["--batch", "4"], "counts in --scenario offline only, not in --scenario single-stream"),
+        (["--rate", "3"], "counts in --scenario server only"),
+        (["--bound", "3", "--scenario", "offline"], "counts in --scenario server only"),
+        (["--batch", "4", "--scenario", "offline", "--loadgen", "logs"], "not in --loadgen"),
+        (["--seconds", "3"], "with --loadgen only"),
         (["no.onnx"], "no such model"),
     ],
 )

@@ -143,6 +143,12 @@ def test_table_of_a_folder_shows_relative_names(detect, pictures):
     assert names == ["a.png", "b.jpg", str(Path("nested", "a.png"))]
 
 
+@pytest.mark.parametrize(("name", "begins"), [("x.json", "{"), ("x.CSV", "file,"), ("x.txt", "┏")])
+def test_the_ending_of_the_output_decides(detect, pictures, tmp_path, name, begins):
+    detect(pictures / "a.png", "--output", tmp_path / name)
+    assert (tmp_path / name).read_text().startswith(begins)
+
+
 def test_json(detect, pictures, tiny_model):
     values = json.loads(detect(pictures, "--format", "json").stdout)
     assert values["model"] == str(tiny_model) and values["failed"] == []

@@ -85,7 +85,7 @@ def test_list_fits_into_100_columns(home):
     text = models()
     assert models("list") == text
     assert all(len(line.rstrip()) <= 100 for line in text.splitlines()[:-1])
-    assert text.splitlines()[-1] == f"cache: {home.parent}"
+    assert text.splitlines()[-1] == f"cache: {home}"
     found = rows(text)
     assert found["ssd-10"] == ["80.4", "MB", "10", "float32", "0.195", "Apache-2.0", "no"]
     assert found["ssd-12-int8"] == [

@@ -292,6 +292,8 @@ def test_the_embedded_model_is_exported_with_another_policy(tmp_path):
         ("default-float", "a", OptionError, r"a: expected a name that ends in \.onnx"),
         ("gone.onnx", "a.onnx", ModelError, "no such model"),
         ("gone.safetensors", "a.onnx", CheckpointError, "no such checkpoint"),
+        ("gone", "a.onnx", ModelError, "no such model; expected .* default-float"),
+        (str(EXAMPLES / "coffee.jpg"), "a.onnx", ModelError, "coffee.jpg"),
     ],
 )
 def test_what_cannot_be_exported(tmp_path, source, output, error, message):

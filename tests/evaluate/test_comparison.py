@@ -49,7 +49,7 @@ def test_the_same_detections_do_not_differ(case):
     for difference in (*found.summary.values(), *found.class_ap.values()):
         assert difference.difference == 0 and difference.interval == Interval(0, 0)
         assert not difference.clear
-    assert found.second_better == 0.5
+    assert found.second_better is None
 
 
 def test_a_clear_loss_is_clear_and_its_reverse_a_gain(case):

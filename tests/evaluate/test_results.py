@@ -72,6 +72,26 @@ def test_numbers_beside_the_form_are_fine(data, tmp_path):
     assert results.scores.tolist() == [-3, 17.5]
 
 
+def test_names_go_before_ids(data, tmp_path):
+    """As ``ssd34 detect`` writes them, which does not know the data set's ids."""
+    first, second = data.samples[:2]
+    label = data.labels.names[1]
+    named = {**GOOD, "image_id": 1, "category_id": 77, "category_name": label}
+    rows = [
+        {**named, "file_name": f"somewhere/else/{second.file_name}"},
+        {**named, "file_name": first.file_name, "category_name": "zebra"},
+        GOOD,
+    ]
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    results = read_results(tmp_path / "d.json", data)
+    assert results.image_ids.tolist() == [second.image_id, GOOD["image_id"]]
+    assert results.category_ids.tolist() == [data.labels.category_ids[1], GOOD["category_id"]]
+    rows.append({**named, "file_name": "other.jpg"})
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    with pytest.raises(DatasetError, match=r"detection 3: other\.jpg is no picture of set"):
+        read_results(tmp_path / "d.json", data)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -108,6 +108,20 @@ def test_missing_source(tmp_path):
     assert "no.jpg" in message and "no such file or folder" in message
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("-", "/dev/stdin"),
+        ("https://example.org/a.jpg", "download it first"),
+        ("set.zip", "unpack it, or measure on it with: ssd34 evaluate"),
+    ],
+)
+def test_what_people_try(tmp_path, monkeypatch, source, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set.zip").write_bytes(b"PK")
+    assert words in refused(source)
+
+
 def test_one_missing_source_among_good_ones(tree):
     assert "no.jpg" in refused(str(tree), str(tree / "no.jpg"))
 

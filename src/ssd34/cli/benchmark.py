@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from ssd34.cli.benchmark_table import cpu_line, table_of
@@ -35,6 +36,7 @@ from ssd34.runtime.sources import find_pictures
 from ssd34.runtime.threads import thread_budget
 
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10, SERVER: 200}
+PARTLY = 1
 INTERRUPTED = 130
 
 
@@ -106,6 +108,7 @@ def benchmark(
     for target in (json_file, plot):
         if target and (target.is_dir() or not target.absolute().parent.is_dir()):
             raise OptionError(f"{target}: expected a file to write in a folder that exists")
+    _check_scenario(scenario, loadgen=loadgen is not None)
     plan = Plan(
         models=models,
         engines=_engines(engines),
@@ -140,12 +143,35 @@ def benchmark(
         )
     for reason in dict.fromkeys(refused["reason"] for refused in values["refused"]):
         warn(f"cannot run: {reason}")
+    never = {r["model"] for r in values["refused"]} - {r["model"] for r in values["results"]}
     for choice in {r["choice"] for r in values["results"] if r.get("choice")}:
         click.echo(choice, err=True)
     if values["interrupted"]:
         what = "rates" if scenario == SERVER else "rounds"
         warn(f"interrupted: only the {what} until then were measured")
         raise SystemExit(INTERRUPTED)
+    if never:
+        warn(f"not measured at all: {', '.join(sorted(never))}")
+        raise SystemExit(PARTLY)
+
+
+_ONLY = {"batch": OFFLINE, "rate": SERVER, "bound": SERVER}
+"""Options that count in one scenario."""
+
+
+def _check_scenario(scenario: str, *, loadgen: bool) -> None:
+    """Refuse what was given and would not count."""
+    context = click.get_current_context()
+
+    def given(name: str) -> bool:
+        return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+    for name, only in _ONLY.items():
+        if given(name) and (scenario != only or loadgen):
+            here = "--loadgen" if loadgen else f"--scenario {scenario}"
+            raise OptionError(f"--{name} counts in --scenario {only} only, not in {here}")
+    if given("seconds") and not loadgen:
+        raise OptionError("--seconds counts with --loadgen only; see --rounds")
 
 
 def _check_plot(plot: Path, *, drawable: bool) -> None:

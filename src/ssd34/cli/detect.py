@@ -45,7 +45,10 @@ PARTLY = 1
     "--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Write the pictures with boxes drawn into DIR.",
 )  # fmt: skip
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS),
+    help="[default: json or csv where --output ends so, else table]",
+)  # fmt: skip
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE",
     help="Write there instead of printing; with --format yolo a folder of one .txt a picture.",
@@ -66,7 +69,7 @@ def detect(
     score: float,
     classes: tuple[str, ...],
     save: Path | None,
-    form: str,
+    form: str | None,
     output: Path | None,
     preprocessing: str,
     threads: int | None,
@@ -90,6 +93,7 @@ def detect(
         _warn_of_own_threshold(detector.session, score)
     wanted = [detector.labels.label(name) for name in classes]
     targets = _targets(pictures, save) if save else {}
+    form = form or _usual_format(output)
     _check_output(output, form)
 
     run = Run(model=model, files=[picture.path for picture in pictures])
@@ -191,6 +195,11 @@ def _save(target: Path, pixels: NDArray[np.uint8], found: Detections) -> None:
     form = SAVED_SUFFIXES[target.suffix.lower()]
     with written_whole(target) as temporary:
         draw(pixels, found).save(temporary, form, quality=92)
+
+
+def _usual_format(output: Path | None) -> str:
+    ending = output.suffix.lower().removeprefix(".") if output else ""
+    return ending if ending in ("json", "csv") else "table"
 
 
 def _check_output(output: Path | None, form: str) -> None:

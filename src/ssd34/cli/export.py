@@ -9,7 +9,6 @@ import click
 
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.errors import OptionError, require
-from ssd34.zoo.catalogue import PUBLISHED
 
 if TYPE_CHECKING:
     import onnx
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
     from ssd34.deploy.export import ExportOptions
 
 IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
+
+
+FOREIGN = (".pth", ".pt", ".pytorch")
 
 
 @click.command(short_help="Write a checkpoint as an ONNX file.")
@@ -101,11 +103,14 @@ def _made(model: str, options: ExportOptions) -> onnx.ModelProto:
     from ssd34.data.checkpoint import read_checkpoint
     from ssd34.deploy.export import network_model, onnx_model
     from ssd34.deploy.read_network import read_network
-    from ssd34.runtime.detector import EMBEDDED, model_path
+    from ssd34.runtime.detector import model_path
 
-    if model in (*EMBEDDED, *PUBLISHED) or Path(model).suffix.lower() == ".onnx":
-        return network_model(read_network(model_path(model)), options)
-    return onnx_model(read_checkpoint(Path(model)), options)
+    if Path(model).suffix.lower() == ".safetensors":
+        return onnx_model(read_checkpoint(Path(model)), options)
+    path = model_path(model)
+    if path.suffix.lower() in FOREIGN:
+        raise OptionError(f"{model}: turn it into a checkpoint first, with: ssd34 convert")
+    return network_model(read_network(path), options)
 
 
 def _opset(text: str) -> int:

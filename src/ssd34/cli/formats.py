@@ -67,7 +67,8 @@ def _json(run: Run) -> dict[str, Any]:
 def _coco(run: Run) -> list[dict[str, Any]]:
     """COCO results. The image id is the number that names the file, as COCO's own files have
     it; where that is not so for every file, or not unique, pictures count from 1. Those that could
-    not be read count, too: an id does not depend on them."""
+    not be read count, too: an id does not depend on them. File and class are named as well, which
+    ``evaluate --detections`` goes by: a data set may have other ids."""
     stems = [file.stem for file in run.files]
     numbered = all(stem.isascii() and stem.isdigit() for stem in stems)
     numbers = [int(stem) for stem in stems] if numbered else []
@@ -75,9 +76,11 @@ def _coco(run: Run) -> list[dict[str, Any]]:
         numbers = list(range(1, len(stems) + 1))
     ids = dict(zip(run.files, numbers, strict=True))
     return [
-        {**result, "file_name": str(looked.file)}
+        {**result, "file_name": str(looked.file), "category_name": found.name}
         for looked in run.looked
-        for result in looked.detections.to_coco(ids[looked.file])
+        for found, result in zip(
+            looked.detections, looked.detections.to_coco(ids[looked.file]), strict=True
+        )
     ]
 
 

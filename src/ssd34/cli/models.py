@@ -128,7 +128,7 @@ def _print_list(*, as_json: bool) -> None:
     console = Console(width=width, highlight=False, markup=False, emoji=False)
     console.print(table)
     console.print(f"mAP is as published, on COCO val2017. *: {SPARSE_IDS}.")
-    click.echo(f"cache: {cache_folder()}")
+    click.echo(f"cache: {cache_folder() / 'models'}")
 
 
 def _described(entry: PublishedModel) -> dict[str, Any]:

@@ -141,6 +141,5 @@ def read_arrays(path: Path, *, skip: tuple[str, ...] = ()) -> tuple[dict[str, st
             return dict(file.metadata() or {}), {key: file.get_tensor(key) for key in keys}
     except (safetensors.SafetensorError, OSError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: not a safetensors file ({error}); expected a checkpoint, "
-            "convert a .pth with: ssd34 convert"
+            f"{path}: not a safetensors file ({error}); expected a checkpoint of ours"
         ) from None

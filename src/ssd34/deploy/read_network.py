@@ -94,7 +94,8 @@ def network_of_model(model: onnx.ModelProto) -> Network:
     for node in model.graph.node:
         if node.op_type in QUANTIZED or node.op_type.startswith("QLinear"):
             raise ModelError(
-                f"is quantized already (it has {node.op_type}); give the float file instead"
+                f"is quantized already (it has {node.op_type}); give the float file instead, "
+                "such as default-float for default"
             )
     spec, labels = identity(model)
     try:

@@ -68,7 +68,7 @@ class Comparison:
         summary: by name; empty where there are no objects.
         class_ap: by class.
         second_better: share of the draws in which the second's AP is higher, ties counting half;
-            None where AP has no interval.
+            None where AP has no interval, or differs in no draw.
         pictures: how many both were scored on.
         resamples: draws.
         seed: of the draws.
@@ -123,10 +123,11 @@ def compare(
             first.classes, nan_mean_of_classes(ours), nan_mean_of_classes(theirs), strict=True
         )
     }
+    gained = other["AP"] - one["AP"]
     return Comparison(
         summary={name: found for name, found in summary.items() if found},
         class_ap={name: found for name, found in by_class.items() if found},
-        second_better=_share_above_zero(other["AP"] - one["AP"]) if first.enough else None,
+        second_better=_share_above_zero(gained) if first.enough and gained.any() else None,
         pictures=first.pictures,
         resamples=resamples,
         seed=seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from ssd34.errors import DatasetError
 from ssd34.evaluate.results import Results
 
 FORM = '[{"image_id": 1, "category_id": 1, "bbox": [left, top, width, height], "score": 0.9}, ...]'
+
+_NAMES = frozenset(("file_name", "category_name"))
 
 
 def write_results(path: Path, results: Results) -> None:
@@ -28,6 +31,10 @@ def write_results(path: Path, results: Results) -> None:
 
 def read_results(path: Path, dataset: Dataset) -> Results:
     """Read anybody's detections on a data set.
+
+    Detections that name their picture and class (``file_name`` and ``category_name``, as ``ssd34
+    detect`` writes them) are taken by these names, whatever their ids; those of a class that the
+    data set does not have are left out.
 
     Args:
         path: COCO's results JSON. Further keys of a detection are not looked at.
@@ -50,6 +57,7 @@ def read_results(path: Path, dataset: Dataset) -> Results:
         elif isinstance(values, dict) and "annotations" in values:
             hint = " (these are annotations)"
         raise DatasetError(f"{path}: not a list of detections{hint}; expected {FORM}")
+    values = _by_name(path, values, dataset)
     pictures = {sample.image_id for sample in dataset.samples}
     categories = set(dataset.labels.category_ids)
     for number, value in enumerate(values):
@@ -57,6 +65,37 @@ def read_results(path: Path, dataset: Dataset) -> Results:
         if wrong:
             raise DatasetError(f"{path}: detection {number}: {wrong}")
     return Results.of(values)
+
+
+def _by_name(path: Path, values: list[Any], dataset: Dataset) -> list[Any]:
+    """Detections with the data set's ids where they name their picture and class.
+
+    Raises:
+        DatasetError: a picture is none of the data set's.
+    """
+    if not any(isinstance(value, dict) and value.keys() >= _NAMES for value in values):
+        return values
+    named = [(Path(sample.file_name).name, sample.image_id) for sample in dataset.samples]
+    often = Counter(name for name, _ in named)
+    pictures = {name: number for name, number in named if often[name] == 1}
+    categories = dict(zip(dataset.labels.names, dataset.labels.category_ids, strict=True))
+    found: list[Any] = []
+    for number, value in enumerate(values):
+        if not (isinstance(value, dict) and value.keys() >= _NAMES):
+            found.append(value)
+            continue
+        category = categories.get(str(value["category_name"]))
+        if category is None:
+            continue
+        name = Path(str(value["file_name"])).name
+        if name not in often:
+            raise DatasetError(
+                f"{path}: detection {number}: {name} is no picture of {dataset.name}; give the "
+                "data that the detections were made on"
+            )
+        picture = pictures.get(name, value.get("image_id"))  # the id, of several of that name
+        found.append({**value, "image_id": picture, "category_id": category})
+    return found
 
 
 def _wrong(value: Any, pictures: set[int], categories: set[int], data: str) -> str | None:

@@ -41,6 +41,11 @@ def find_pictures(sources: Iterable[str]) -> list[PictureFile]:
         if path.is_dir():
             pictures = _in_folder(path)
             nothing = "holds no pictures"
+        elif path.suffix.lower() == ".zip" and path.is_file():
+            raise ImageError(
+                f"{source}: an archive, no picture; unpack it, or measure on it with: ssd34 "
+                "evaluate MODEL --data"
+            )
         elif path.exists():
             pictures = [PictureFile(path, Path(path.name))]
             nothing = ""
@@ -49,13 +54,21 @@ def find_pictures(sources: Iterable[str]) -> list[PictureFile]:
             pictures = [PictureFile(p, Path(p.name)) for p in matches if _is_picture(p)]
             nothing = "matches no pictures"
         else:
-            raise ImageError(f"{source}: no such file or folder; check the path")
+            raise ImageError(f"{source}: {_missing(source)}")
         if not pictures:
             endings = ", ".join(sorted(SUFFIXES))
             raise ImageError(f"{source}: {nothing} (looked for files ending in {endings})")
         for picture in pictures:
             found.setdefault(os.path.realpath(picture.path), picture)
     return list(found.values())
+
+
+def _missing(source: str) -> str:
+    if source == "-":
+        return "expected a file; what comes on standard input is /dev/stdin"
+    if source.lower().startswith(("http://", "https://")):
+        return "an address; expected a file, so download it first"
+    return "no such file or folder; check the path"
 
 
 def _in_folder(folder: Path) -> list[PictureFile]:
