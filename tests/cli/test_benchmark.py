@@ -190,6 +190,20 @@ def test_wrong_arguments(run, tmp_path, monkeypatch, arguments, word):
     assert not [path for path in tmp_path.iterdir() if path.is_file()]
 
 
+def test_outputs_over_inputs_are_refused(run, tiny_model, tmp_path):
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (9, 9)).save(picture)
+    before = picture.read_bytes(), tiny_model.read_bytes()
+    for arguments in (
+        ("--json", tiny_model),
+        ("--images", picture, "--plot", picture),
+        ("--images", tmp_path, "--json", picture),
+    ):
+        with pytest.raises(Ssd34Error, match="not read here"):
+            run(*arguments)
+    assert (picture.read_bytes(), tiny_model.read_bytes()) == before
+
+
 @pytest.mark.parametrize(
     ("package", "arguments", "extra"),
     [

@@ -156,6 +156,18 @@ def test_convert_with_bad_options(tmp_path, arguments, error, message):
         assert not (tmp_path / "new").exists()
 
 
+def test_convert_refuses_a_report_over_its_source(tmp_path):
+    source = voc(tmp_path / "voc")
+    kept = sorted((source / "Annotations").iterdir())[0]
+    before = kept.read_bytes()
+    result = run(
+        "convert", f"train={source}@train", tmp_path / "new", "--to", "coco", "--json", kept
+    )
+    assert isinstance(result.exception, OptionError)
+    assert "not read here" in str(result.exception)
+    assert kept.read_bytes() == before and not (tmp_path / "new").exists()
+
+
 def test_convert_sources_that_cannot_be(tmp_path):
     source = voc(tmp_path / "voc")
     result = run("convert", f"val={source}", tmp_path / "new", "--to", "coco")

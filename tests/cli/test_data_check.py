@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -102,6 +103,28 @@ def test_misuse_is_told_before_the_work(shapes, arguments, error):
     assert isinstance(result.exception, OptionError)
     assert error in str(result.exception)
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("form", ["zip", "file", "folder"])
+def test_outputs_over_inputs_are_refused(tmp_path, form):
+    folder = shapes_dataset(tmp_path / "set", pictures=2)
+    picture = next((folder / "images").iterdir())
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", folder))
+    path, kept = {
+        "zip": (archive, archive),
+        "file": (folder / "instances.json", folder / "instances.json"),
+        "folder": (folder, folder / "instances.json"),
+    }[form]
+    before = kept.read_bytes()
+    refused = [run(path, "--json", kept)]
+    if form != "zip":
+        refused.append(run(path, "--sheet", picture))
+    for result in refused:
+        assert isinstance(result.exception, OptionError)
+        assert "not read here" in str(result.exception)
+    assert kept.read_bytes() == before
+    twice = run(path, "--json", tmp_path / "a.png", "--sheet", tmp_path / "a.png")
+    assert "written twice" in str(twice.exception)
 
 
 def test_what_is_no_data_set_is_told():

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -525,6 +526,32 @@ def test_bad_output_is_noticed_before_the_work(detect, pictures, tmp_path, folde
             "--format", "json",
         )  # fmt: skip
     assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("target", ["source", "linked", "model", "label file"])
+def test_output_over_an_input_is_refused(main, pictures, tiny_model, tmp_path, target):
+    model = tmp_path / "m.onnx"
+    model.write_bytes(tiny_model.read_bytes())
+    (tmp_path / "link.json").symlink_to(pictures / "b.jpg")
+    shutil.copy(pictures / "a.png", tmp_path / "picture.txt")
+    arguments, kept = {
+        "source": (
+            (pictures, "--output", pictures / "nested" / ".." / "b.jpg"),
+            pictures / "b.jpg",
+        ),
+        "linked": ((pictures, "--output", tmp_path / "link.json"), pictures / "b.jpg"),
+        "model": ((pictures, "--output", model), model),
+        "label file": (
+            (tmp_path / "picture.txt", "--format", "yolo", "--output", tmp_path),
+            tmp_path / "picture.txt",
+        ),
+    }[target]
+    before = kept.read_bytes()
+    code, out, err = main(*arguments, model=model)
+    assert (code, out) == (2, "")
+    assert_one_error_line(err)
+    assert "not read here" in err and str(kept) in err and "name another file" in err
+    assert kept.read_bytes() == before
 
 
 def test_full_disk_is_one_line_without_leftovers(main, pictures, tmp_path, monkeypatch):

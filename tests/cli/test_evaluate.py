@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import re
 import sys
 
@@ -265,6 +266,61 @@ def test_bad_output_is_noticed_before_the_work(main, tiny_model, shapes, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("target", ["m.onnx", "set/instances.json", "picture"])
+@pytest.mark.parametrize("data", ["set", "set/instances.json"])
+def test_output_over_an_input_is_refused(main, tiny_model, tmp_path, target, data):
+    shapes_dataset(tmp_path / "set", pictures=2)
+    (tmp_path / "m.onnx").write_bytes(tiny_model.read_bytes())
+    if target == "picture":
+        target = next((tmp_path / "set" / "images").iterdir())
+    kept = tmp_path / target
+    before = kept.read_bytes()
+    code, out, err = main(tmp_path / "m.onnx", "--data", tmp_path / data, "--json", kept)
+    assert (code, out) == (2, "")
+    assert_one_error_line(err)
+    assert str(kept) in err and "not read here" in err
+    assert kept.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "set"]
+
+
+def test_an_earlier_output_in_the_data_sets_folder_is_replaced(tiny_model, tmp_path):
+    shapes_dataset(tmp_path / "set", pictures=2)
+    for _ in range(2):
+        evaluate(tiny_model, "--data", tmp_path / "set", "--json", tmp_path / "set" / "ap.json")
+
+
+def test_somebodys_detections_are_not_overwritten(main, tiny_model, shapes, tmp_path):
+    theirs = tmp_path / "theirs.json"
+    theirs.write_text("[]")
+    arguments = (tiny_model, "--data", shapes, "--limit", 2, "--detections", theirs)
+    code, out, err = main(*arguments)
+    assert (code, out) == (2, "")
+    assert_one_error_line(err)
+    assert "leave MODEL out" in err and "--overwrite" in err
+    assert theirs.read_text() == "[]"
+    assert main(*arguments, "--overwrite")[0] == 0
+    assert json.loads(theirs.read_text())
+    assert main(*arguments, "--resume")[0] == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["theirs.json"]
+
+
+def test_scored_detections_and_their_report_are_two_files(main, shapes, tmp_path):
+    (tmp_path / "found.json").write_text("[]")
+    arguments = ("--data", shapes, "--detections", tmp_path / "found.json")
+    code, _, err = main(*arguments, "--json", tmp_path / "found.json")
+    assert code == 2 and "not read here" in err
+    assert (tmp_path / "found.json").read_text() == "[]"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="no such device")
+def test_a_device_as_output_keeps_nothing(main, monkeypatch, tiny_model, shapes):
+    assert main(tiny_model, "--data", shapes, "--limit", 2, "--json", "/dev/null")[0] == 0
+    assert not os.path.isfile("/dev/null")
+    interrupted_at(monkeypatch, 8)
+    code, _, err = main(tiny_model, "--data", shapes, "--json", "/dev/null")
+    assert code == 130 and "not kept" in err and not os.path.exists("/dev/null.partial")
+
+
 # --- limit, interruption, resumption --------------------------------------------------------
 
 
@@ -491,6 +547,8 @@ def test_a_report_instead_of_detections_is_named(main, shapes, tmp_path):
         (("--compare", "a", "b", "--policy", "zoo"), "--policy zoo"),
         (("--detections", "a", "--policy", "all"), "--policy all"),
         (("--detections", "a", "--resume"), "--resume"),
+        (("--detections", "a", "--overwrite"), "--overwrite"),
+        (("default", "--overwrite"), "give --detections FILE"),
         (("--detections", "a", "--threads", "2"), "--threads 2"),
         (("--detections", "no.json"), "no.json: No such file"),
         (("--metric", "zoo-2021", "default"), "COCO's 80 classes"),

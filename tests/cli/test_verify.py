@@ -202,3 +202,16 @@ def test_what_it_needs(small, blocked, code, stderr):
         text=True,
     )
     assert (result.returncode, result.stderr) == (code, stderr)
+
+
+@pytest.mark.parametrize("name", ["small.onnx", f"{SET}/input_0.pb", "ONNX_HUB_MANIFEST.json"])
+def test_a_report_over_an_input_is_refused(small, run, name):
+    kept = small / name
+    if not kept.exists():
+        kept.write_text("[]")
+    before = kept.read_bytes()
+    for target in (small, small / "small.onnx"):
+        code, out, err = run(target, "--json", kept)
+        assert (code, out) == (2, "")
+        assert "not read here" in err and err.count("\n") == 1
+        assert kept.read_bytes() == before

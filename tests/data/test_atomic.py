@@ -57,3 +57,55 @@ def test_parts_that_killed_processes_left_are_removed(tmp_path):
     remove_parts(tmp_path, ["best[1].onnx", "not there"])
     assert names(tmp_path) == sorted([*stays, "elsewhere"])
     assert names(elsewhere) == ["precious"]
+
+
+def test_a_link_stays_and_its_file_is_written(tmp_path):
+    """Whole or not at all, and what a killed process left beside that file is found."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "real.json").write_text("before")
+    link = tmp_path / "link.json"
+    link.symlink_to(elsewhere / "real.json")
+    with pytest.raises(RuntimeError), written_whole(link) as temporary:
+        assert temporary.name == link.name
+        temporary.write_text("half")
+        raise RuntimeError
+    assert (elsewhere / "real.json").read_text() == "before"
+    write_text(link, "after")
+    assert link.is_symlink() and (elsewhere / "real.json").read_text() == "after"
+    (elsewhere / ".real.json.abc.part").mkdir()
+    remove_parts(tmp_path, ["link.json"])
+    assert names(elsewhere) == ["real.json"]
+    to_be = tmp_path / "to-be.json"
+    to_be.symlink_to(elsewhere / "new.json")
+    write_text(to_be, "new")
+    assert to_be.is_symlink() and (elsewhere / "new.json").read_text() == "new"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of another kind")
+def test_a_pipe_is_written_to_and_stays(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(RuntimeError), written_whole(pipe) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+        write_text(pipe, "one")
+        write_text(link, "two")
+        assert os.read(reader, 100) == b"onetwo"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and link.is_symlink()
+    assert names(tmp_path) == ["link", "pipe"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")
+def test_a_device_is_written_to(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as error:
+        write_text(link, "text")
+    assert error.value.filename == str(link)
+    assert names(tmp_path) == ["link"] and link.is_symlink()

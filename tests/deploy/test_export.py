@@ -304,6 +304,14 @@ def test_what_cannot_be_exported(tmp_path, source, output, error, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_export_over_its_own_source_is_refused(tiny_model, tmp_path):
+    file = tmp_path / "m.onnx"
+    file.write_bytes(tiny_model.read_bytes())
+    with pytest.raises(OptionError, match="not read here"):
+        CliRunner().invoke(commands, ["export", str(file), str(file)], catch_exceptions=False)
+    assert file.read_bytes() == tiny_model.read_bytes()
+
+
 def test_batches_that_cannot_be(tiny_checkpoint):
     with pytest.raises(OptionError, match=r"needs opset 11 or newer, got 10"):
         onnx_model(tiny_checkpoint, ExportOptions(opset=10, batch=2))

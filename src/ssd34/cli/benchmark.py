@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ssd34.cli.benchmark_table import cpu_line, table_of
 from ssd34.cli.console import progress_bar, warn
+from ssd34.cli.outputs import check_outputs
 from ssd34.data.atomic import write_text, written_whole
 from ssd34.errors import OptionError, require
 from ssd34.runtime.benchmark_plot import FORMATS, draw_benchmark
@@ -121,6 +122,7 @@ def benchmark(
         rate=rate,
         bound_ms=bound,
     )
+    check_outputs((json_file, plot), files=plan.pictures, models=models)
     if plot:
         _check_plot(plot, drawable=not loadgen and scenario != SERVER)
     for name, number in (("--rate", rate), ("--bound", bound), ("--seconds", seconds)):

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ssd34.cli.console import warn
+from ssd34.cli.outputs import check_outputs
 from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS, named_spec
 from ssd34.errors import CheckpointError, OptionError, require
@@ -34,6 +35,7 @@ def convert(*, source: Path, output: Path, spec_name: str | None) -> None:
 
     if output.suffix != ".safetensors":
         raise OptionError(f"{output}: expected a name that ends in .safetensors")
+    check_outputs((output,), files=(source,))
     wanted = named_spec(spec_name) if spec_name else None
     spec, weights = weights_from_benchmark(read_torch_file(source), source=str(source), spec=wanted)
     try:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.cli.console import progress_bar
+from ssd34.cli.outputs import check_outputs
 from ssd34.data.atomic import write_text, written_whole
 from ssd34.data.check import Check, check
 from ssd34.data.dataset import Dataset
@@ -61,7 +62,9 @@ def check_data(
             raise OptionError(f"{target}: expected a file to write in a folder that exists")
     if sheet and sheet.suffix.lower() != ".png":
         raise OptionError(f"--sheet {sheet}: expected a file name that ends in .png")
+    check_outputs((json_file, sheet), data=paths)
     datasets = [dataset for path in paths for dataset in _opened(path)]
+    check_outputs((json_file, sheet), datasets=datasets)
     with progress_bar() as bar:
         task = bar.add_task("checking", total=sum(map(len, datasets)))
         result = check(

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ssd34.cli.console import progress_bar, warn, warn_of_problems
+from ssd34.cli.outputs import check_outputs
 from ssd34.core.counted import counted
 from ssd34.data.atomic import write_text
 from ssd34.data.classes import renamed, with_coco_names
@@ -66,10 +67,12 @@ def convert(
     """
     if json_file and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
         raise OptionError(f"{json_file}: expected a file to write in a folder that exists")
+    check_outputs((json_file,), data=[_named(source)[1] for source in sources])
     names = dict(_pair(text, "--rename", "OLD=NEW") for text in renames)
     opened = [pair for source in sources for pair in _opened(source, splits)]
     if not opened:
         raise OptionError(f"no source has the split {' or '.join(splits)}; see: ssd34 data info")
+    check_outputs((json_file,), datasets=[dataset for _, dataset in opened])
     if coco_names:
         opened = [(name, with_coco_names(dataset)) for name, dataset in opened]
     if names:

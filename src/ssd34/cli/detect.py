@@ -17,6 +17,7 @@ from PIL import Image
 from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.engine import engine_option, say_choice
 from ssd34.cli.formats import FORMATS, Looked, Run, as_text
+from ssd34.cli.outputs import check_outputs
 from ssd34.core.counted import counted
 from ssd34.core.detections import Detections
 from ssd34.core.postprocess import ZOO
@@ -87,14 +88,19 @@ def detect(
     pictures = find_pictures(sources)
     from ssd34.runtime.detector import Detector, Prepared
 
+    form = form or _usual_format(output)
+    targets = _targets(pictures, save) if save else {}
+    _check_output(output, form)
+    label_files = _label_files(pictures, output) if output and form == "yolo" else {}
+    check_outputs(
+        [*targets.values(), *(label_files.values() if label_files else (output,))],
+        files=[picture.path for picture in pictures], models=(model,),
+    )  # fmt: skip
     detector = Detector.load(model, threads=threads, engine=engine, preprocessing=preprocessing)
     say_choice(detector.session)
     if click.get_current_context().get_parameter_source("score") is ParameterSource.COMMANDLINE:
         _warn_of_own_threshold(detector.session, score)
     wanted = [detector.labels.label(name) for name in classes]
-    targets = _targets(pictures, save) if save else {}
-    form = form or _usual_format(output)
-    _check_output(output, form)
 
     run = Run(model=model, files=[picture.path for picture in pictures])
 
@@ -131,7 +137,7 @@ def detect(
             bar.advance(task)
     if not run.looked:
         raise ImageError(f"none of {counted(len(pictures), 'picture')} could be read, see above")
-    _emit(run, form, output)
+    _emit(run, form, output, label_files)
     if save:
         click.echo(f"saved {counted(len(run.looked), 'picture')} in {save}", err=True)
     if run.failed:
@@ -178,6 +184,15 @@ def _targets(pictures: list[PictureFile], folder: Path) -> dict[Path, Path]:
     return targets
 
 
+def _label_files(pictures: list[PictureFile], folder: Path) -> dict[Path, Path]:
+    """Where the boxes of each picture go, numbered where two would be the same."""
+    taken: set[str] = set()
+    return {
+        picture.path: _untaken(folder / picture.relative.with_suffix(".txt"), taken)
+        for picture in pictures
+    }
+
+
 def _untaken(target: Path, taken: set[str]) -> Path:
     """The name, numbered if it is taken already; it is taken from now on."""
     first, number = target, 2
@@ -215,14 +230,13 @@ def _check_output(output: Path | None, form: str) -> None:
         raise OptionError(f"--output {output}: the folder {output.parent} does not exist; make it")
 
 
-def _emit(run: Run, form: str, output: Path | None) -> None:
+def _emit(run: Run, form: str, output: Path | None, label_files: dict[Path, Path]) -> None:
     if output is None:
         width = shutil.get_terminal_size((100, 24)).columns
         click.echo(as_text(run, form, width=width), nl=False)
     elif form == "yolo":
-        taken: set[str] = set()
         for looked in run.looked:
-            target = _untaken(output / looked.relative.with_suffix(".txt"), taken)
+            target = label_files[looked.file]
             target.parent.mkdir(parents=True, exist_ok=True)
             write_text(target, looked.detections.to_yolo())
     else:

@@ -12,9 +12,10 @@ import click
 
 from ssd34.cli.console import warn_of_problems
 from ssd34.cli.engine import engine_option
+from ssd34.cli.outputs import check_outputs
 from ssd34.core.postprocess import POLICIES
 from ssd34.core.preprocess import BOTH, CARD, PREPROCESSINGS
-from ssd34.data.atomic import write_text
+from ssd34.data.atomic import is_special, write_text
 from ssd34.data.classes import of_classes, with_coco_names
 from ssd34.data.coco import annotations_alone
 from ssd34.data.dataset import Dataset
@@ -55,7 +56,8 @@ PARTLY = 1
 )  # fmt: skip
 @click.option(
     "--detections", type=click.Path(path_type=Path), metavar="FILE",
-    help="With MODEL: write its detections as COCO results. Without: score those in FILE.",
+    help="With MODEL: write its detections as COCO results into a new FILE. Without: score those "
+    "in FILE.",
 )  # fmt: skip
 @click.option(
     "--report", "report_folder", type=click.Path(path_type=Path), metavar="DIR",
@@ -82,6 +84,9 @@ PARTLY = 1
     "--resume", is_flag=True,
     help="Go on with what an interrupted evaluation left beside the first output file.",
 )  # fmt: skip
+@click.option(
+    "--overwrite", is_flag=True, help="With MODEL: the FILE of --detections may be replaced."
+)
 @click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
 @engine_option
 def evaluate(
@@ -102,6 +107,7 @@ def evaluate(
     resamples: int,
     seed: int,
     resume: bool,
+    overwrite: bool,
     threads: int | None,
     engine: str,
 ) -> None:
@@ -119,18 +125,35 @@ def evaluate(
             "--preprocess": preprocessing,
             "--threads": threads,
             "--resume": resume or None,
+            "--overwrite": overwrite or None,
         }
         if compare or scoring
         else {},
     )
-    outputs = tuple(file for file in (json_file, None if scoring else detections) if file)
+    written = None if scoring else detections
+    outputs = tuple(file for file in (json_file, written) if file)
     _check_outputs(outputs, resume=resume, report=report_folder)
+    pages = _pages(report_folder)
+    check_outputs(
+        (*outputs, *pages),
+        files=compare or ([scoring] if scoring else ()),
+        models=() if compare or scoring else (model or "default",),
+        data=(data,),
+    )
+    if written and written.is_file() and not (resume or overwrite):
+        raise OptionError(
+            f"--detections {written}: with MODEL expected a new file to write, got one that "
+            "exists; leave MODEL out to score it, or give --overwrite to replace it"
+        )
+    if overwrite and not written:
+        raise OptionError("--overwrite: lets --detections replace a file; give --detections FILE")
     if report_classes and not report_folder:
         raise OptionError("--report-class: names curves of a report; give --report DIR, too")
 
     pictures = not (compare or scoring)
     everything = open_dataset(data) if pictures else _boxes(data, look=bool(report_folder))
     warn_of_problems(everything)
+    check_outputs((*outputs, *pages), datasets=(everything,))
     if coco_names:
         everything = with_coco_names(everything)
     dataset = of_classes(everything, classes) if classes else everything
@@ -198,10 +221,17 @@ def _check_outputs(files: tuple[Path, ...], *, resume: bool, report: Path | None
         made = report is not None and parent == report.absolute()
         if file.is_dir() or not (made or parent.is_dir()):
             raise OptionError(f"{file}: expected a file to write in a folder that exists")
-    if len({file.absolute() for file in files}) < len(files):
-        raise OptionError(f"{files[0]}: is to be written twice; name two files")
-    if resume and not files and not report:
+    if resume and not report and all(map(is_special, files)):
         raise OptionError("--resume: goes on beside an output file; give the same --json FILE")
+
+
+def _pages(report: Path | None) -> tuple[Path, ...]:
+    """The files of a report that an option may name, too."""
+    if report is None:
+        return ()
+    from ssd34.evaluate.report.write import NUMBERS, PAGE
+
+    return report / PAGE, report / NUMBERS
 
 
 def _boxes(data: str, *, look: bool) -> Dataset:

@@ -18,6 +18,7 @@ from ssd34.cli.scoring import compared, scored
 from ssd34.core.counted import counted
 from ssd34.core.postprocess import POLICIES, Policy, named_policy
 from ssd34.core.preprocess import BOTH, PREPROCESSINGS
+from ssd34.data.atomic import is_special
 from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset
 from ssd34.data.fingerprint import fingerprint
@@ -45,7 +46,7 @@ class Outputs:
     """What is to be written.
 
     Attributes:
-        files: all of them; the partial file lies beside the first.
+        files: all of them; the partial file lies beside the first that is no device or pipe.
         emit: takes the JSON-ready numbers.
         detections: where the detections go.
         report: what tells of them.
@@ -118,9 +119,10 @@ def measure(
     every: list[Found] = []
     with ExitStack() as stack:
         partial = None
-        if outputs.files:
+        beside = next((file for file in outputs.files if not is_special(file)), None)
+        if beside:
             partial = stack.enter_context(
-                partial_file(partial_path(outputs.files[0]), identity, dataset, resume=resume)
+                partial_file(partial_path(beside), identity, dataset, resume=resume)
             )
         stack.enter_context(_telling_what_is_kept(partial, every, total=len(dataset)))
         _detect(detector, _stages(detector, policies, preprocessing), dataset, partial, every)
@@ -185,7 +187,7 @@ def _telling_what_is_kept(
         kept = (
             f"kept in {partial.path}; go on with --resume"
             if partial
-            else "not kept, as there is no --json, --detections or --report"
+            else "not kept, as no --json, --detections or --report names a file"
         )
         message = f"{len(every)} of {total} pictures done, {kept}"
         errors.print(message, markup=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ssd34.cli.console import duration, errors, progress_bar, warn
 from ssd34.cli.datasets import opened, warn_of_unknown_classes
+from ssd34.cli.outputs import check_outputs
 from ssd34.cli.termination import ends_as_interrupted
 from ssd34.core.counted import counted
 from ssd34.core.postprocess import POLICIES, named_policy
@@ -34,6 +35,9 @@ FORMATS = {
     "qdq": ("12-qdq", "13-qdq"),
     "both": ("12-int8", "12-qdq", "13-qdq"),
 }
+WRITTEN = ("quantize.json", "trials.jsonl", "layers.json", "calibration.npz", "trials.png")
+"""What lies in the folder beside the int8 files and their proofs."""
+
 IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 
 
@@ -156,6 +160,10 @@ def quantize(
     )
     if output.is_file():
         raise OptionError(f"{output}: is a file; expected a folder to write into")
+    check_outputs(
+        [output / name for name in WRITTEN],
+        files=[config] if config else (), models=(model,), data=(data,),
+    )  # fmt: skip
     dataset = opened(data, coco_names=coco_names)
     accepted = _run(
         model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssd34.cli.console import warn
+from ssd34.cli.outputs import check_outputs
 from ssd34.data.atomic import write_text
 from ssd34.errors import OptionError, require
 from ssd34.zoo.cache import cache_path, cached_model
@@ -58,6 +60,7 @@ def verify(
 
     if json_file and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
         raise OptionError(f"--json {json_file}: expected a file to write in a folder that exists")
+    check_outputs((json_file,), files=_read_by_verify(target, manifest), models=(target,))
     found = _verified(
         target, manifest=manifest, require=require_test_data, threads=threads or thread_budget()
     )
@@ -80,6 +83,23 @@ def verify(
                 warn(check.detail)
     if not all(verification.passed for verification in found):
         raise SystemExit(FAILED)
+
+
+def _read_by_verify(target: str, manifest: Path | None) -> Iterator[Path]:
+    """Files that are read besides a model; of a folder all but its other JSON files, which may be
+    what an earlier check wrote."""
+    from ssd34.deploy.manifest import MANIFEST_NAME
+
+    if manifest:
+        yield manifest
+    path = Path(target)
+    if path.is_dir():
+        for file in path.rglob("*"):
+            if file.suffix.lower() != ".json" or file.name == MANIFEST_NAME:
+                yield file
+    else:
+        yield path.parent / MANIFEST_NAME
+        yield from path.parent.glob("test_data_set_*/*.pb")
 
 
 def _verified(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,30 +19,63 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     It lies in a hidden folder of its own beside `path`, because some libraries write through a
     temporary file of their own beside the one that they are told: a process that is killed leaves
-    that folder and nothing else, and `remove_parts` removes it.
+    that folder and nothing else, and `remove_parts` removes it. Where `path` is a link, all this
+    goes for the file that it leads to. A device or a pipe is not replaced: it gets the bytes when
+    the block ends without error.
 
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
+    special = is_special(path)
+    target = path if special else Path(os.path.realpath(path))
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        folder = Path(
+            tempfile.mkdtemp(
+                prefix=f".{target.name}.", suffix=".part", dir=None if special else target.parent
+            )
+        )
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     temporary = folder / path.name
     try:
         yield temporary
+        if special:
+            _pour(temporary, path)
+            return
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         shutil.rmtree(folder)
+
+
+def is_special(path: Path) -> bool:
+    """Whether there is a device, a pipe or a socket, itself or behind a link."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _pour(file: Path, special: Path) -> None:
+    try:
+        # Without O_CREAT: Linux refuses it for other users' pipes in /tmp.
+        with (
+            file.open("rb") as source,
+            os.fdopen(os.open(special, os.O_WRONLY), "wb") as sink,
+        ):
+            shutil.copyfileobj(source, sink)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(special)) from None
 
 
 def remove_parts(folder: Path, names: Iterable[str]) -> None:
     """Remove what killed processes left beside some files while they wrote them."""
     for name in names:
-        for part in folder.glob(f".{glob.escape(name)}.*.part"):
+        target = Path(os.path.realpath(folder / name))
+        for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
             if part.is_dir() and not part.is_symlink():
                 shutil.rmtree(part)
             else:

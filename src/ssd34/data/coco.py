@@ -26,7 +26,7 @@ from ssd34.errors import DatasetError, ImageError, OptionError
 
 ANNOTATIONS = "instances.json"
 SPLIT_PREFIX = "instances_"
-_ROBOFLOW = "_annotations.coco.json"
+ROBOFLOW = "_annotations.coco.json"
 
 MAX_JSON_BYTES = 1 << 30
 """COCO's largest annotation file has 450 MB."""
@@ -43,9 +43,9 @@ def find_coco(files: Files, name: str) -> Layout | None:
             for file in files.names("annotations")
             if (split := _split_of(file))
         } or {
-            folder: (f"{folder}/{_ROBOFLOW}", (folder,))
+            folder: (f"{folder}/{ROBOFLOW}", (folder,))
             for folder in files.folders()
-            if files.exists(f"{folder}/{_ROBOFLOW}")
+            if files.exists(f"{folder}/{ROBOFLOW}")
         }
     if not found:
         return None

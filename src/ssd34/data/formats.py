@@ -56,6 +56,21 @@ def split_path(path: str | Path) -> tuple[str, str | None]:
     return before, split
 
 
+def place_of(path: str | Path) -> Path:
+    """The file or folder in a path of one of `FORMS`; of ``FILE.json@FOLDER`` the file."""
+    text, _ = split_path(path)
+    before, separator, _ = text.partition(".json@")
+    return Path(f"{before}.json" if separator and not os.path.exists(text) else text)
+
+
+def is_annotation_name(path: Path) -> bool:
+    """Whether a file of this name in a data set's folder may be read for its annotations."""
+    if path.suffix.lower() == ".json":
+        known = path.name in (coco.ANNOTATIONS, coco.ROBOFLOW)
+        return known or path.name.startswith(coco.SPLIT_PREFIX)
+    return path.suffix.lower() in (*yolo.SUFFIXES, ".xml", ".txt")
+
+
 def find_dataset(path: str | Path) -> Layout:
     """Recognise a data set without reading its boxes.
 

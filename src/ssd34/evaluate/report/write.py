@@ -23,6 +23,7 @@ from ssd34.evaluate.results import Results
 from ssd34.evaluate.score import Score, under
 
 PAGE = "report.html"
+NUMBERS = "report.json"
 PLOTS = "plots"
 STEPS = len(NAMES) + 2
 
@@ -118,7 +119,7 @@ def write_report(
         **report.score.to_dict(),
         "provenance": dataclasses.asdict(report.provenance),
     }
-    write_text(folder / "report.json", json.dumps(numbers, indent=1) + "\n")
+    write_text(folder / NUMBERS, json.dumps(numbers, indent=1) + "\n")
     write_text(folder / PAGE, text)
     progress(STEPS)
     return folder / PAGE
