@@ -24,6 +24,7 @@ from ssd34.errors import (
     TrainingError,
 )
 from ssd34.runtime.detector import Detector
+from ssd34.runtime.draw import draw
 from ssd34.version import __version__
 
 load = Detector.load
@@ -52,6 +53,7 @@ __all__ = [
     "Ssd34Error",
     "TrainingError",
     "__version__",
+    "draw",
     "load",
     "named_policy",
     "named_spec",

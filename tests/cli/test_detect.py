@@ -655,6 +655,33 @@ def test_a_raw_file_has_no_threshold_of_its_own(main, pictures, tiny_raw_model):
     assert main(pictures / "a.png", "--score", "0.001", model=tiny_raw_model)[2] == ""
 
 
+# --- policies -------------------------------------------------------------------------------
+
+
+def test_a_raw_file_is_picked_from_by_the_policy_asked_for(main, pictures, tiny_raw_model):
+    everything = ("--format", "json", "--score", "0.03")
+    counts = {}
+    for policy in ("zoo", "best"):
+        code, out, _ = main(
+            pictures / "a.png", *everything, "--policy", policy, model=tiny_raw_model
+        )
+        assert code == 0
+        detector = Detector.load(tiny_raw_model, policy=policy)
+        expected = detector.detect(pictures / "a.png", score=0.03)
+        counts[policy] = len(expected)
+        assert [
+            one["label"] for one in json.loads(out)["pictures"][0]["detections"]
+        ] == expected.labels.tolist()
+    assert counts["best"] > counts["zoo"] > 0
+
+
+def test_a_policy_for_a_file_that_picks_itself(main, pictures):
+    code, out, err = main(pictures / "a.png", "--policy", "best")
+    assert (code, out) == (2, "")
+    assert_one_error_line(err)
+    assert "picks detections itself" in err and "ssd34 export --policy" in err
+
+
 # --- the surroundings -----------------------------------------------------------------------
 
 

@@ -109,6 +109,53 @@ def test_where_takes_a_mask(two):
     assert two.where(np.zeros(2, bool)).boxes.shape == (0, 4)
 
 
+def test_an_integer_gives_what_iteration_gives(two):
+    listed = list(two)
+    for index in (0, 1, -1, -2, np.int64(1), np.uint8(0)):
+        assert two[index] == listed[index]
+        assert type(two[index].label) is int and type(two[index].score) is float
+    for index in (2, -3):
+        with pytest.raises(IndexError):
+            two[index]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (slice(None), ["stop sign", "person"]),
+        (slice(1), ["stop sign"]),
+        (slice(None, None, -1), ["person", "stop sign"]),
+        (slice(5, 9), []),
+        (np.array([False, True]), ["person"]),
+        ([True, False], ["stop sign"]),
+        (np.array([-1, 0, 0]), ["person", "stop sign", "stop sign"]),
+        ([1], ["person"]),
+        ([], []),
+    ],
+)
+def test_slices_masks_and_indices_give_detections(two, rows, expected):
+    kept = two[rows]
+    assert isinstance(kept, Detections)
+    assert list(kept.names) == expected
+    assert kept.boxes.shape == (len(expected), 4) and kept.scores.shape == (len(expected),)
+    assert (kept.width, kept.height, kept.label_set) == (WIDTH, HEIGHT, COCO_LABELS)
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["person", None, 0.5, ..., (0, 1, 2.5), [0.0], np.True_, np.array(1), np.ones((2, 1), bool)],
+)
+def test_other_things_are_no_index(two, index):
+    with pytest.raises(TypeError, match="expected an integer, a slice, or a mask"):
+        two[index]
+
+
+def test_a_mask_of_another_length(two):
+    for take in (two.where, two.__getitem__):
+        with pytest.raises(IndexError):
+            take(np.ones(3, bool))
+
+
 def test_detections_are_frozen(two):
     with pytest.raises(dataclasses.FrozenInstanceError):
         two.width = 3

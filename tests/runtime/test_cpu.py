@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ssd34.runtime.cpu import peak_memory, this_cpu
-from ssd34.runtime.threads import thread_budget
+from ssd34.threads import thread_budget
 
 NEW = """processor\t: 0
 model name\t: Some CPU @ 2.00GHz

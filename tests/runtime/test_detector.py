@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd34.core.postprocess import MLPERF, ZOO
+from ssd34.core.postprocess import MLPERF, ZOO, Policy
 from ssd34.errors import ImageError, ModelError, OptionError, Ssd34Error
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector, model_path
 from tests.conftest import EXAMPLES, TINY_LABELS, tiny_spec
@@ -85,6 +85,26 @@ def test_score_has_a_default(detector):
     assert len(found) == (everything.scores >= 0.3).sum()
 
 
+@pytest.mark.parametrize("score", [float("nan"), -1, -1e-9, 1.001, 7, "0.3", None])
+def test_a_score_outside_0_to_1_is_refused_before_the_work(detector, score):
+    prepared = detector.prepare(noise())
+    for detect, what in (
+        (detector.detect, b"no picture"),
+        (detector.detect_many, [b"no picture"]),
+        (detector.detect_batch, [b"no picture"]),
+        (detector.find, prepared),
+    ):
+        with pytest.raises(OptionError, match="expected a number from 0 to 1"):
+            detect(what, score=score)
+    assert len(detector.find(prepared, score=0)) > 0  # it was not used
+
+
+@pytest.mark.parametrize("score", [0, 1, True, np.float32(0.3), np.float64(0.3), np.int64(1)])
+def test_numbers_of_every_kind_are_scores(detector, score):
+    expected = detector.detect(noise(), score=float(score))
+    assert len(detector.detect(noise(), score=score)) == len(expected)
+
+
 def test_path_text_bytes_array_and_pillow_image_are_equal(detector, tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(noise()).save(path)
@@ -144,6 +164,24 @@ def test_detect_many_raises_at_the_turn_of_the_broken_picture(detector):
     with pytest.raises(ImageError):
         next(found)
     assert list(found) == []
+
+
+@pytest.mark.parametrize(
+    "one",
+    [str(EXAMPLES / "coffee.jpg"), EXAMPLES / "coffee.jpg", b"bytes", noise(), noise()[..., 0],
+     Image.fromarray(noise())],
+    ids=lambda one: type(one).__name__,
+)  # fmt: skip
+def test_one_picture_is_not_taken_for_several(detector, one):
+    for detect in (detector.detect_many, detector.detect_batch):
+        with pytest.raises(OptionError, match=r"expected several pictures.*use detect for one"):
+            detect(one)
+
+
+def test_an_array_of_pictures_is_several(detector):
+    pictures = np.stack([noise(seed=0), noise(seed=1)])
+    for seed, found in enumerate(detector.detect_many(pictures, score=0)):
+        assert_equal(found, detector.detect(noise(seed=seed), score=0))
 
 
 def test_inputs_are_written_into_again_but_never_while_in_use(detector):
@@ -221,6 +259,35 @@ def test_policy_counts_for_raw_models(tiny_raw_model, raw_detector):
     other = Detector.load(tiny_raw_model, policy=MLPERF).detect(noise(), score=0)
     # Worst first is the policy's order, best first that of Detections.
     assert (np.diff(other.scores) <= 0).all()
+
+
+def test_policies_go_by_name_too(tiny_raw_model):
+    by_name = Detector.load(tiny_raw_model, policy="mlperf")
+    assert by_name.policy == MLPERF
+    expected = Detector.load(tiny_raw_model, policy=MLPERF).detect(noise(), score=0)
+    assert_equal(by_name.detect(noise(), score=0), expected)
+    assert Detector.load(tiny_raw_model).policy == ZOO
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("fastest", "unknown policy 'fastest'; expected one of zoo, best"),
+        (3, r"expected a Policy or the name of one \(zoo, best, .*\), got int"),
+        (Policy, "got type"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["tiny_model", "tiny_raw_model"])
+def test_what_is_no_policy(request, kind, policy, message):
+    with pytest.raises(OptionError, match=message):
+        Detector.load(request.getfixturevalue(kind), policy=policy)
+
+
+@pytest.mark.parametrize("policy", ["best", "zoo", ZOO])
+def test_a_policy_for_a_file_that_picks_itself(tiny_model, policy):
+    with pytest.raises(OptionError, match="picks detections itself") as caught:
+        Detector.load(tiny_model, policy=policy)
+    assert str(tiny_model) in message_of(caught) and "--tail none" in message_of(caught)
 
 
 # --- pictures that cannot be used -----------------------------------------------------------

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+import ssd34
 from ssd34.core.detections import Detections
 from ssd34.core.labels import LabelSet
+from ssd34.errors import ImageError
 from ssd34.runtime.draw import colour_of, dashed_box, draw
 
 GREY = 128
@@ -70,6 +72,28 @@ def test_result_is_an_rgb_picture_of_the_same_size(size):
     drawn = draw(image, found_in(image, [(0, 0, size[1], size[0])]))
     assert isinstance(drawn, Image.Image)
     assert drawn.mode == "RGB" and drawn.size == (size[1], size[0])
+
+
+def test_every_kind_of_picture_that_is_detected_in_is_drawn_on(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    found = found_in(image, [(5, 5, 50, 50)])
+    expected = np.asarray(draw(image, found))
+    path = tmp_path / "a.png"
+    Image.fromarray(image).save(path)
+    before = Image.fromarray(image)
+    for form in (path, str(path), path.read_bytes(), before):
+        np.testing.assert_array_equal(np.asarray(draw(form, found)), expected)
+    np.testing.assert_array_equal(np.asarray(before), image)
+
+
+@pytest.mark.parametrize("wrong", ["no/such.jpg", b"no picture", np.zeros((9, 9), np.uint8), 3])
+def test_what_cannot_be_drawn_on(wrong):
+    with pytest.raises(ImageError):
+        draw(wrong, found_in(grey(), []))
+
+
+def test_drawing_is_part_of_the_package():
+    assert ssd34.draw is draw and "draw" in ssd34.__all__
 
 
 def test_nothing_found_draws_nothing():

@@ -34,7 +34,7 @@ from ssd34.runtime.int8_way import EXACT
 from ssd34.runtime.loadgen import SCENARIOS as LOADGEN_SCENARIOS
 from ssd34.runtime.loadgen_run import loadgen_values
 from ssd34.runtime.sources import find_pictures
-from ssd34.runtime.threads import thread_budget
+from ssd34.threads import thread_budget
 
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10, SERVER: 200}
 PARTLY = 1

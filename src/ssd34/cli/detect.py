@@ -20,7 +20,7 @@ from ssd34.cli.formats import FORMATS, Looked, Run, as_text
 from ssd34.cli.outputs import check_outputs
 from ssd34.core.counted import counted
 from ssd34.core.detections import Detections
-from ssd34.core.postprocess import ZOO
+from ssd34.core.postprocess import POLICIES, ZOO
 from ssd34.core.preprocess import CARD, PREPROCESSINGS
 from ssd34.data.atomic import write_text, written_whole
 from ssd34.data.image_io import MAX_PIXELS, LargeImageError, read_picture
@@ -39,6 +39,11 @@ PARTLY = 1
 @click.option(
     "--score", type=click.FloatRange(0, 1), default=0.3, help="Leave out what scores less."
 )
+@click.option(
+    "--policy", "policy_name", type=click.Choice(list(POLICIES)),
+    help="How to pick detections from files that end at raw outputs; others pick themselves, "
+    "see ssd34 export --policy. [default: zoo]",
+)  # fmt: skip
 @click.option(
     "--class", "classes", multiple=True, metavar="NAME", help="Only this class; may be repeated."
 )
@@ -68,6 +73,7 @@ def detect(
     sources: tuple[str, ...],
     model: str,
     score: float,
+    policy_name: str | None,
     classes: tuple[str, ...],
     save: Path | None,
     form: str | None,
@@ -96,7 +102,9 @@ def detect(
         [*targets.values(), *(label_files.values() if label_files else (output,))],
         files=[picture.path for picture in pictures], models=(model,),
     )  # fmt: skip
-    detector = Detector.load(model, threads=threads, engine=engine, preprocessing=preprocessing)
+    detector = Detector.load(
+        model, threads=threads, policy=policy_name, engine=engine, preprocessing=preprocessing
+    )
     say_choice(detector.session)
     if click.get_current_context().get_parameter_source("score") is ParameterSource.COMMANDLINE:
         _warn_of_own_threshold(detector.session, score)

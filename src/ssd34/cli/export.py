@@ -35,7 +35,8 @@ FOREIGN = (".pth", ".pt", ".pytorch")
 )  # fmt: skip
 @click.option(
     "--policy", "policy_name", type=click.Choice(IN_GRAPH), default="zoo",
-    help="How the file picks detections; the next three change its values.",
+    help="How the file picks detections; the next three change its values. ONNX cannot express the "
+    "mlperf policies: --tail none leaves the choice to detect and evaluate.",
 )  # fmt: skip
 @click.option("--score", type=click.FloatRange(0, 1), help="Score threshold in the file.")
 @click.option("--iou", type=click.FloatRange(0, 1), help="Overlap threshold of the NMS.")

@@ -92,7 +92,7 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 )  # fmt: skip
 @click.option(
     "--policy", "policy_name", type=click.Choice(IN_GRAPH), default="zoo",
-    help="How the files pick detections.",
+    help="How the files pick detections; as for export, ONNX cannot express the mlperf policies.",
 )  # fmt: skip
 @click.option("--rounds", type=int, help="Timings of each file in a trial. [default: 30]")
 @click.option("--max-trials", type=int, help="Most trials. [default: 20]")

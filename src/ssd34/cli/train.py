@@ -173,7 +173,7 @@ def train(
     if tensorboard:
         require("tensorboardX", extra="tensorboard", why="--tensorboard")
     from ssd34.network.ssd import SSD
-    from ssd34.runtime.threads import thread_budget
+    from ssd34.threads import thread_budget
     from ssd34.train.distributed import joined
     from ssd34.train.loader import training_sets
     from ssd34.train.loop import train as run_training

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from ssd34.errors import require
 
 if TYPE_CHECKING:
     import supervision
+
+Rows = slice | Sequence[int] | NDArray[np.bool_] | NDArray[np.integer[Any]]
+"""Which of N objects: a slice, an (N,) mask, or (M,) indices, negative ones from the end."""
 
 CSV_HEADER = "file,label,name,score,left,top,right,bottom"
 
@@ -70,21 +73,45 @@ class Detections:
         ):
             yield Detection(tuple(box), label, name, score)
 
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> Detection: ...
+
+    @overload
+    def __getitem__(self, index: Rows) -> Detections: ...
+
+    def __getitem__(self, index: int | np.integer[Any] | Rows) -> Detection | Detections:
+        """One object, as iteration gives it, for an integer; `Detections` for `Rows`.
+
+        Raises:
+            IndexError: there is no such object, or a mask has another length.
+            TypeError: the index is something else.
+        """
+        if isinstance(index, int | np.integer):
+            label = int(self.labels[index])
+            box, score = tuple(self.boxes[index].tolist()), float(self.scores[index])
+            return Detection(box, label, self.label_set.name(label), score)
+        rows = index if isinstance(index, slice) else _rows(index)
+        return Detections(
+            self.boxes[rows],
+            self.labels[rows],
+            self.scores[rows],
+            self.label_set,
+            self.width,
+            self.height,
+        )
+
     @property
     def names(self) -> tuple[str, ...]:
         """The class name of each object."""
         return tuple(self.label_set.name(int(label)) for label in self.labels)
 
     def where(self, mask: NDArray[np.bool_]) -> Detections:
-        """Only the objects for which (N,) `mask` holds."""
-        return Detections(
-            self.boxes[mask],
-            self.labels[mask],
-            self.scores[mask],
-            self.label_set,
-            self.width,
-            self.height,
-        )
+        """Only the objects for which (N,) `mask` holds.
+
+        Raises:
+            IndexError: the mask has another length.
+        """
+        return self[mask]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form: width, height, and detections with box (xyxy), label, name, score."""
@@ -153,3 +180,16 @@ class Detections:
             data={"class_name": np.array(self.names, dtype=str)},
         )
         return converted
+
+
+def _rows(index: Any) -> NDArray[np.bool_] | NDArray[np.int64]:
+    """A mask or indices as an array of one axis."""
+    rows = np.asarray(index)
+    if rows.ndim == 1 and len(rows) == 0 and rows.dtype == np.float64:  # an empty list
+        rows = rows.astype(np.int64)
+    if rows.ndim != 1 or rows.dtype.kind not in "biu":
+        raise TypeError(
+            "expected an integer, a slice, or a mask or integers along one axis, got "
+            f"{type(index).__name__}"
+        )
+    return rows

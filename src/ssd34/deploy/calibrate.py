@@ -27,7 +27,7 @@ from ssd34.deploy.histogram import BINS, Histogram
 from ssd34.deploy.network import IMAGE, Layer, Network, float_layer
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.onnxruntime_engine import session_options
-from ssd34.runtime.threads import thread_budget
+from ssd34.threads import thread_budget
 
 FORMAT = "ssd34-calibration-2"
 CANDIDATE = 0.01

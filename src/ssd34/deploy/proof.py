@@ -198,7 +198,7 @@ class Bench:
         raise DatasetError(f"{self._pictures.name}: no picture can be read")
 
     def _detector(self, path: Path) -> Detector:
-        return Detector(Session(path, threads=self._threads), policy=self._file_options.policy)
+        return Detector(Session(path, threads=self._threads))
 
     def _ap(
         self, detector: Detector, *, unreadable: Callable[[Problem], None] = lambda _: None

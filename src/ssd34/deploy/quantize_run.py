@@ -31,7 +31,7 @@ from ssd34.runtime.cpu import this_cpu
 from ssd34.runtime.detector import model_path
 from ssd34.runtime.int8_way import EXACT, FAST
 from ssd34.runtime.saturation import int8_saturates
-from ssd34.runtime.threads import thread_budget
+from ssd34.threads import thread_budget
 from ssd34.version import __version__
 
 

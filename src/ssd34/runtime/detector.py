@@ -18,7 +18,7 @@ from ssd34.core.counted import counted
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.detections import Detections
 from ssd34.core.labels import LabelSet
-from ssd34.core.postprocess import ZOO, Picked, Policy, postprocess
+from ssd34.core.postprocess import POLICIES, ZOO, Picked, Policy, named_policy, postprocess
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS, check_pixels
 from ssd34.core.spec import ModelSpec
 from ssd34.data.image_io import MAX_PIXELS, read_picture, rgb_picture
@@ -96,16 +96,17 @@ class Detector:
     """
 
     def __init__(
-        self, session: Session, *, policy: Policy = ZOO, preprocessing: str = CARD
+        self, session: Session, *, policy: Policy | str | None = None, preprocessing: str = CARD
     ) -> None:
         """
         Args:
             session: a loaded file.
-            policy: used where the file ends at raw outputs; a file with its own tail keeps it.
+            policy: how to pick from a file that ends at raw outputs, or its name; None: zoo.
             preprocessing: one of `ssd34.core.preprocess.PREPROCESSINGS`.
 
         Raises:
-            OptionError: there is no such preprocessing.
+            OptionError: there is no such preprocessing or policy, or the file has its own tail,
+                which no policy changes.
         """
         if preprocessing not in PREPROCESSINGS:
             raise OptionError(
@@ -113,7 +114,7 @@ class Detector:
                 f"{', '.join(PREPROCESSINGS)}"
             )
         self.session = session
-        self.policy = policy
+        self.policy = _policy_for(session, policy)
         self.preprocessing = preprocessing
         self._default_boxes = default_boxes_cxcywh(session.spec) if session.raw else None
         self._spare: deque[NDArray[np.float32]] = deque(maxlen=SPARE)
@@ -124,7 +125,7 @@ class Detector:
         model: str | Path = "default",
         *,
         threads: int | None = None,
-        policy: Policy = ZOO,
+        policy: Policy | str | None = None,
         engine: str = ONNXRUNTIME,
         preprocessing: str = CARD,
     ) -> Detector:
@@ -134,7 +135,8 @@ class Detector:
             model: path of an ONNX file; ``"default"``, which comes with the package; or the name
                 of a published file that is in the cache.
             threads: None: what this process may use.
-            policy: used where the file ends at raw outputs.
+            policy: how to pick from a file that ends at raw outputs, or its name, see
+                `ssd34.core.postprocess.POLICIES`; None: zoo.
             engine: ``"onnxruntime"``; ``"openvino"``, an extra; or ``"auto"``, which measures
                 both and says in ``session.choice`` what it took.
             preprocessing: ``"card"``: bit for bit as on the published model card; ``"fast"``: less
@@ -144,7 +146,8 @@ class Detector:
         Raises:
             ModelError: missing, broken, or not a detector of this family.
             MissingExtraError: the engine is not installed.
-            OptionError: there is no such engine or preprocessing.
+            OptionError: there is no such engine, preprocessing or policy, or the file has its own
+                tail, which no policy changes.
         """
         session = Session(model_path(model), threads=threads, engine=engine)
         return cls(session, policy=policy, preprocessing=preprocessing)
@@ -170,12 +173,14 @@ class Detector:
 
         Args:
             image: a path, encoded bytes, an (H, W, 3) uint8 RGB array, or a Pillow image.
-            score: leave out what scores less.
+            score: leave out what scores less, 0..1.
             max_pixels: refuse files with more pixels.
 
         Raises:
             ImageError: the picture cannot be read.
+            OptionError: the score is not in 0..1.
         """
+        _check_score(score)
         return self.find(self.prepare(image, max_pixels=max_pixels), score=score)
 
     def detect_many(
@@ -185,9 +190,20 @@ class Detector:
 
         The next picture is read and made ready while the network works on this one.
 
+        Args:
+            images: of any kind that `detect` takes.
+            score: leave out what scores less, 0..1.
+
         Raises:
+            OptionError: at once: the score is not in 0..1, or one picture was given.
             ImageError: at its turn, for a picture that cannot be read.
         """
+        _check_score(score)
+        _check_several(images)
+        return self._each(images, score=score)
+
+    def _each(self, images: Iterable[Picture], *, score: float) -> Iterator[Detections]:
+        """The lazy part of `detect_many`."""
         with closing(overlapped(self.prepare, images, ahead=1, threads=1)) as pictures:
             for prepared in pictures:
                 yield self.find(prepared, score=score)
@@ -207,8 +223,9 @@ class Detector:
         The memory of the prepared picture is used again for later ones.
 
         Raises:
-            OptionError: it was used already.
+            OptionError: it was used already, or the score is not in 0..1.
         """
+        _check_score(score)
         tensor, prepared.tensor = prepared.tensor, None
         if tensor is None:
             raise OptionError("this prepared picture was used already; prepare it again")
@@ -257,9 +274,12 @@ class Detector:
         """`detect` for several pictures in one run of the network.
 
         Raises:
-            OptionError: the file takes another number of pictures at once.
+            OptionError: the file takes another number of pictures at once, the score is not in
+                0..1, or one picture was given.
             ImageError: a picture cannot be read.
         """
+        _check_score(score)
+        _check_several(images)
         if self.session.batch not in (None, len(images)) or not images:
             batch = self.session.batch
             taken = counted(batch, "picture") if batch else "one picture or more"
@@ -278,8 +298,13 @@ class Detector:
 
     @staticmethod
     def read(image: Picture, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-        """Any kind of picture as an (H, W, 3) uint8 RGB array."""
+        """Any kind of picture as an (H, W, 3) uint8 RGB array.
+
+        Raises:
+            ImageError: the picture cannot be read.
+        """
         if isinstance(image, np.ndarray):
+            check_pixels(image)
             return image
         return np.asarray(Detector._picture(image, max_pixels=max_pixels))
 
@@ -326,3 +351,37 @@ class Detector:
                 default_boxes_cxcywh=self._default_boxes,
                 policy=self.policy.at_least(score),
             )
+
+
+def _policy_for(session: Session, policy: Policy | str | None) -> Policy:
+    """The policy asked for, where it can have an effect."""
+    if policy is None:
+        return ZOO
+    if isinstance(policy, str):
+        policy = named_policy(policy)
+    if not isinstance(policy, Policy):
+        raise OptionError(
+            f"expected a Policy or the name of one ({', '.join(POLICIES)}), got "
+            f"{type(policy).__name__}"
+        )
+    if not session.raw:
+        raise OptionError(
+            f"{session.path}: picks detections itself, the policy {policy.name!r} would change "
+            "nothing; leave it out, or make another file with ssd34 export --policy or --tail none"
+        )
+    return policy
+
+
+def _check_score(score: float) -> None:
+    """Refuse what is no number from 0 to 1, NaN included."""
+    if not isinstance(score, int | float | np.integer | np.floating) or not 0 <= score <= 1:
+        raise OptionError(f"score {score!r}: expected a number from 0 to 1")
+
+
+def _check_several(images: Iterable[Picture]) -> None:
+    """Refuse one picture, whose characters, bytes or rows would be taken for pictures."""
+    one = isinstance(images, str | bytes | Path | Image.Image)
+    if one or (isinstance(images, np.ndarray) and images.ndim in (2, 3)):
+        raise OptionError(
+            f"expected several pictures, got one {type(images).__name__}; use detect for one"
+        )

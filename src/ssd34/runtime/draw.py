@@ -5,10 +5,10 @@ from __future__ import annotations
 import colorsys
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ssd34.core.detections import Detections
+from ssd34.runtime.detector import Detector, Picture
 
 _GOLDEN_RATIO = 0.618033988749895
 
@@ -22,14 +22,21 @@ def colour_of(label: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def draw(image: NDArray[np.uint8], detections: Detections) -> Image.Image:
+def draw(image: Picture, detections: Detections) -> Image.Image:
     """A copy of a picture with boxes, class names and scores.
 
     Args:
-        image: (H, W, 3) uint8 RGB, the picture that the detections belong to.
+        image: the picture that the detections belong to: a path, encoded bytes, an (H, W, 3) uint8
+            RGB array, or a Pillow image.
         detections: drawn worst first, so that the best lie on top.
+
+    Returns:
+        A Pillow image of mode RGB, as large as the picture.
+
+    Raises:
+        ImageError: the picture cannot be read.
     """
-    picture = Image.fromarray(image).copy()
+    picture = Image.fromarray(Detector.read(image)).copy()
     canvas = ImageDraw.Draw(picture)
     side = min(picture.size)
     line = max(1, round(side / 180))

@@ -25,7 +25,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
 from ssd34.data.dataset import Dataset, Kind, Problem
 from ssd34.errors import DatasetError, ImageError, TrainingError
-from ssd34.runtime.threads import thread_budget
+from ssd34.threads import thread_budget
 from ssd34.train.augment import Augmentation, drawn_variation, varied
 from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.matcher import Matches, levels_of, match
