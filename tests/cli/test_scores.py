@@ -43,7 +43,7 @@ def test_file_names_stay_whole_below_a_comparison(nothing_found, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == TITLE
     assert lines[-3:-1] == [f"A: {names[0]}", f"B: {names[1]}"]
-    assert lines[-1].endswith("of the draws; * where the interval leaves out 0")
+    assert lines[-1].endswith("* where the interval leaves out 0")
 
 
 def test_classes_beyond_those_shown_are_counted_below_them(capsys, monkeypatch):

@@ -16,6 +16,7 @@ from ssd34.errors import (
     CheckpointError,
     DatasetError,
     DivergenceError,
+    ModelError,
     OptionError,
     TrainingError,
 )
@@ -255,8 +256,12 @@ def test_export_refuses_before_writing(trained, tmp_path):
         invoke("export", trained / "last.safetensors", tmp_path / "x.onnx", "--opset", "9")
     with pytest.raises(OptionError, match=r"does not exist; make it first"):
         invoke("export", trained / "last.safetensors", tmp_path / "no" / "x.onnx")
-    with pytest.raises(CheckpointError, match=r"not a safetensors file"):
+    with pytest.raises(ModelError, match=r"coffee\.jpg: not an ONNX file"):
         invoke("export", EXAMPLES / "coffee.jpg", tmp_path / "x.onnx")
+    (tmp_path / "ssd.pth").write_bytes(b"torch")
+    with pytest.raises(OptionError, match=r"ssd34 convert"):
+        invoke("export", tmp_path / "ssd.pth", tmp_path / "x.onnx")
+    (tmp_path / "ssd.pth").unlink()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -77,6 +77,8 @@ def _notes(found: Comparison) -> tuple[str, ...]:
         return ()
     better = found.second_better
     share = [] if better is None else [f"B is better in {better:.1%} of the draws"]
+    if found.summary and not any(d.difference for d in found.summary.values()):
+        share = ["no difference in AP"]
     missing = [d for d in (*found.summary.values(), *found.class_ap.values()) if not d.interval]
     return ("; ".join([*share, "* where the interval leaves out 0"]), *([FEW] if missing else ()))
 
