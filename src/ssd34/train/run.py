@@ -251,7 +251,8 @@ class Run:
                 kept.append(line)
                 if record["event"] == "evaluation":
                     self.evaluated = record["step"]
-                    self.best_ap = max(self.best_ap, record["summary"]["AP"] or 0.0)
+                    if record.get("policy", self.options.policy) == self.options.policy:
+                        self.best_ap = max(self.best_ap, record["summary"]["AP"] or 0.0)
                 if record["event"] == "problem":
                     self._reported.add((record["where"], record["reason"]))
         if self.writes:
