@@ -145,13 +145,13 @@ def benchmark(
         )
     for reason in dict.fromkeys(refused["reason"] for refused in values["refused"]):
         warn(f"cannot run: {reason}")
-    never = {r["model"] for r in values["refused"]} - {r["model"] for r in values["results"]}
     for choice in {r["choice"] for r in values["results"] if r.get("choice")}:
         click.echo(choice, err=True)
     if values["interrupted"]:
         what = "rates" if scenario == SERVER else "rounds"
         warn(f"interrupted: only the {what} until then were measured")
         raise SystemExit(INTERRUPTED)
+    never = {r["model"] for r in values["refused"]} - {r["model"] for r in values["results"]}
     if never:
         warn(f"not measured at all: {', '.join(sorted(never))}")
         raise SystemExit(PARTLY)

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from ssd34.deploy.export import ExportOptions
 
 IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
-
-
 FOREIGN = (".pth", ".pt", ".pytorch")
+"""What torch's own files end in."""
 
 
 @click.command(short_help="Write a checkpoint as an ONNX file.")

@@ -182,7 +182,7 @@ def train(
     from ssd34.train.precision import computes_bf16
     from ssd34.train.progress import Listener
     from ssd34.train.recipe import RECIPES, read_recipe, resolved
-    from ssd34.train.run import HISTORY, LAST, run_to_go_on
+    from ssd34.train.run import HISTORY, LAST, other_policy, run_to_go_on
     from ssd34.train.tensorboard import EventWriter
     from ssd34.train.untrained import untrained_levels
 
@@ -249,9 +249,8 @@ def train(
     other = other_validation(begun.state.get("pictures", now), now) if begun else None
     if other and first:
         warn(f"the run began with {other}; its best AP so far is of the former")
-    if begun and first and (was := begun.state["options"].get("policy")) not in (
-        None, options.policy
-    ):  # fmt: skip
+    was = other_policy(begun.state["options"], options) if begun else None
+    if was and first:
         warn(f"evaluations now pick by {options.policy}, before by {was}: the best AP so far does "
              "not count any more")  # fmt: skip
     untrained = untrained_levels(spec, options)

@@ -73,7 +73,7 @@ def _by_name(path: Path, values: list[Any], dataset: Dataset) -> list[Any]:
     Raises:
         DatasetError: a picture is none of the data set's.
     """
-    if not any(isinstance(value, dict) and value.keys() >= _NAMES for value in values):
+    if not any(map(_is_named, values)):
         return values
     named = [(Path(sample.file_name).name, sample.image_id) for sample in dataset.samples]
     often = Counter(name for name, _ in named)
@@ -81,7 +81,7 @@ def _by_name(path: Path, values: list[Any], dataset: Dataset) -> list[Any]:
     categories = dict(zip(dataset.labels.names, dataset.labels.category_ids, strict=True))
     found: list[Any] = []
     for number, value in enumerate(values):
-        if not (isinstance(value, dict) and value.keys() >= _NAMES):
+        if not _is_named(value):
             found.append(value)
             continue
         category = categories.get(str(value["category_name"]))
@@ -96,6 +96,10 @@ def _by_name(path: Path, values: list[Any], dataset: Dataset) -> list[Any]:
         picture = pictures.get(name, value.get("image_id"))  # the id, of several of that name
         found.append({**value, "image_id": picture, "category_id": category})
     return found
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() >= _NAMES
 
 
 def _wrong(value: Any, pictures: set[int], categories: set[int], data: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ class Run:
         state = checkpoint.state
         self.step = self.saved = int(state["step"])
         self.evaluated = int(state["evaluated"])
-        if state["options"].get("policy", self.options.policy) == self.options.policy:
+        if other_policy(state["options"], self.options) is None:
             self.best_ap = float(state["best_ap"])  # else it is of another measure
         # Losses of another kind have another size; checkpoints had no loss at first.
         if all(state["options"].get(kind) == getattr(self.options, kind) for kind in _LOSSES):
@@ -251,12 +251,19 @@ class Run:
                 kept.append(line)
                 if record["event"] == "evaluation":
                     self.evaluated = record["step"]
-                    if record.get("policy", self.options.policy) == self.options.policy:
+                    if other_policy(record, self.options) is None:
                         self.best_ap = max(self.best_ap, record["summary"]["AP"] or 0.0)
                 if record["event"] == "problem":
                     self._reported.add((record["where"], record["reason"]))
         if self.writes:
             write_text(history, "".join(f"{line}\n" for line in kept))
+
+
+def other_policy(written: Mapping[str, Any], options: TrainOptions) -> str | None:
+    """The policy that evaluations picked by when something was written, if it is another one now;
+    older versions did not write it."""
+    policy: str = written.get("policy", options.policy)
+    return policy if policy != options.policy else None
 
 
 _STATE = ("step", "evaluated", "elapsed", "best_ap", "batches_per_epoch", "options", "notes")

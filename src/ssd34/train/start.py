@@ -28,13 +28,18 @@ class Start:
         source: where they come from, for messages.
         trunk: an ImageNet trunk, or a detector's.
         detector: a whole detector.
-        spec: of the detector, also where only its trunk is taken.
+        trunk_spec: of the detector whose trunk it is.
     """
 
     source: str = ""
     trunk: Arrays | None = None
     detector: Checkpoint | None = None
-    spec: ModelSpec | None = None
+    trunk_spec: ModelSpec | None = None
+
+    @property
+    def spec(self) -> ModelSpec | None:
+        """Of the detector, also where only its trunk is taken; None without one."""
+        return self.trunk_spec if self.detector is None else self.detector.spec
 
     @property
     def kind(self) -> str:
@@ -59,7 +64,7 @@ class Start:
             return self
         weights = self.detector.weights.items()
         trunk = {k.removeprefix(TRUNK): array for k, array in weights if k.startswith(TRUNK)}
-        return Start(self.source, trunk=trunk, spec=self.spec)
+        return Start(self.source, trunk=trunk, trunk_spec=self.spec)
 
     def put_into(self, network: SSD, labels: LabelSet, *, class_loss: str = "softmax") -> str:
         """Give a network these weights; returns a line on what it got.
@@ -95,11 +100,7 @@ def read_start(path: Path) -> Start:
         CheckpointError: missing, broken or something else.
     """
     if path.suffix == ".onnx":
-        return _whole(path, checkpoint_from_onnx(path))
+        return Start(str(path), detector=checkpoint_from_onnx(path))
     if is_checkpoint(path):
-        return _whole(path, read_checkpoint(path))
+        return Start(str(path), detector=read_checkpoint(path))
     return Start(str(path), trunk=read_trunk(path))
-
-
-def _whole(path: Path, detector: Checkpoint) -> Start:
-    return Start(str(path), detector=detector, spec=detector.spec)
