@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from ssd34.cli import app
+from ssd34.cli.exit_codes import INTERRUPTED
 from ssd34.errors import Ssd34Error
 from ssd34.runtime.detector import Detector
 from tests.conftest import TINY_LABELS
@@ -721,7 +722,7 @@ def test_interruption_has_its_own_exit_code(main, pictures, monkeypatch):
 
     monkeypatch.setattr("ssd34.cli.detect.find_pictures", interrupted)
     code, _, err = main(pictures)
-    assert code == app.INTERRUPTED == 130
+    assert code == INTERRUPTED == 130
     assert_one_error_line(err.lstrip("\n"))
 
 

@@ -19,6 +19,7 @@ from ssd34.cli.convert import convert
 from ssd34.cli.data import data
 from ssd34.cli.detect import detect
 from ssd34.cli.evaluate import evaluate
+from ssd34.cli.exit_codes import INTERRUPTED
 from ssd34.cli.export import export
 from ssd34.cli.models import models
 from ssd34.cli.package import package
@@ -28,7 +29,6 @@ from ssd34.cli.verify import verify
 from ssd34.errors import Ssd34Error
 from ssd34.version import __version__
 
-INTERRUPTED = 130
 UNUSABLE = 2
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ssd34.cli.benchmark_table import cpu_line, table_of
 from ssd34.cli.console import progress_bar, warn
+from ssd34.cli.exit_codes import INTERRUPTED, PARTLY
 from ssd34.cli.outputs import check_outputs
 from ssd34.data.atomic import write_text, written_whole
 from ssd34.errors import OptionError, require
@@ -37,8 +38,6 @@ from ssd34.runtime.sources import find_pictures
 from ssd34.threads import thread_budget
 
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10, SERVER: 200}
-PARTLY = 1
-INTERRUPTED = 130
 
 
 @click.command(short_help="Measure how fast models run here.")

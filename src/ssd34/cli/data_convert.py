@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ssd34.cli.console import progress_bar, warn, warn_of_problems
+from ssd34.cli.exit_codes import PARTLY
 from ssd34.cli.outputs import check_outputs
 from ssd34.core.counted import counted
 from ssd34.data.atomic import write_text
@@ -18,8 +19,6 @@ from ssd34.data.convert import convert as run_conversion
 from ssd34.data.dataset import Dataset
 from ssd34.data.formats import find_dataset, split_path
 from ssd34.errors import OptionError
-
-PARTLY = 1
 
 
 @click.command(short_help="Write a data set in another format.")

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ssd34.cli.console import warn_of_problems
+from ssd34.cli.exit_codes import PARTLY
 from ssd34.data.dataset import Dataset
 from ssd34.data.formats import find_dataset, split_path
 from ssd34.data.statistics import statistics
 
-PARTLY = 1
 _FIELDS = ("pictures", "empty", "boxes", "crowd", "difficult", "left_out")
 
 

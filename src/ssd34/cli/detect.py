@@ -16,6 +16,7 @@ from PIL import Image
 
 from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.engine import engine_option, say_choice
+from ssd34.cli.exit_codes import PARTLY
 from ssd34.cli.formats import FORMATS, Looked, Run, as_text
 from ssd34.cli.outputs import check_outputs
 from ssd34.core.counted import counted
@@ -30,7 +31,6 @@ from ssd34.runtime.session import Session
 from ssd34.runtime.sources import PictureFile, find_pictures
 
 SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
-PARTLY = 1
 
 
 @click.command(short_help="Find objects in pictures.")

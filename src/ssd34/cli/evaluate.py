@@ -12,6 +12,7 @@ import click
 
 from ssd34.cli.console import warn_of_problems
 from ssd34.cli.engine import engine_option
+from ssd34.cli.exit_codes import PARTLY
 from ssd34.cli.outputs import check_outputs
 from ssd34.core.postprocess import POLICIES
 from ssd34.core.preprocess import BOTH, CARD, PREPROCESSINGS
@@ -27,8 +28,6 @@ from ssd34.version import __version__
 
 if TYPE_CHECKING:
     from ssd34.cli.report import ReportJob
-
-PARTLY = 1
 
 
 @click.command(short_help="Measure a model, or anybody's detections, on annotated pictures.")
