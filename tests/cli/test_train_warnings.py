@@ -2,13 +2,13 @@ import re
 
 import pytest
 
-from ssd34.cli.train_warnings import TRUNKS, warnings_of
-from ssd34.core.spec import SPECS, TRUNK_BLOCKS
+from ssd34.cli.train_warnings import warnings_of
+from ssd34.core.spec import SPECS
 from ssd34.data.formats import open_dataset
-from ssd34.network.pretrained import IMAGENET_TRUNKS
 from ssd34.train.loader import training_sets
 from ssd34.train.options import TrainOptions
 from ssd34.train.start import Start
+from ssd34.zoo.trunks import IMAGENET_TRUNKS
 from tests.conftest import TINY_LABELS, tiny_spec
 
 TRAINED = Start("trunk", trunk={})
@@ -42,7 +42,6 @@ def test_a_warm_up_of_most_of_the_run(sources, length, warmup, expected):
 
 def test_a_start_from_random_weights(sources):
     options = TrainOptions(batch_size=4, warmup_steps=0)
-    assert set(TRUNKS) == set(TRUNK_BLOCKS)
     for spec in SPECS.values():
         [text] = warnings_of(options, sources, start=Start(), spec=spec)
         found = re.search(r"start: random weights; .* --init (\S+), an ImageNet trunk", text)

@@ -1,9 +1,5 @@
-import functools
-import hashlib
-import http.server
 import pickle
 import tarfile
-import threading
 
 import numpy as np
 import pytest
@@ -12,11 +8,9 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from ssd34.core.spec import named_spec
-from ssd34.errors import CheckpointError, DownloadError
+from ssd34.errors import CheckpointError
 from ssd34.network.pretrained import (
-    IMAGENET_TRUNKS,
     benchmark_names,
-    fetch_trunk,
     read_torch_file,
     read_trunk,
     start_trunk,
@@ -201,40 +195,3 @@ def test_trunks_that_do_not_fit(tmp_path):
     save_file({"a": np.zeros(1, np.float32)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="not a ResNet"):
         read_trunk(tmp_path / "other.safetensors")
-
-
-@pytest.fixture
-def model_server(tmp_path):
-    """A local folder served over HTTP; its address."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = functools.partial(QuietHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-def test_a_trunk_is_fetched_once_and_checked(model_server, tmp_path, monkeypatch):
-    folder, url = model_server
-    torch.save(imagenet_weights(R18), folder / "resnet18-f37072fd.pth")
-    cache = tmp_path / "cache"
-    with pytest.raises(DownloadError, match=r"could not be fetched.*SHA-256 begins with f37072fd"):
-        fetch_trunk("resnet18-f37072fd", cache, url=url)
-    assert list(cache.iterdir()) == []
-    digits = hashlib.sha256((folder / "resnet18-f37072fd.pth").read_bytes()).hexdigest()[:8]
-    monkeypatch.setitem(IMAGENET_TRUNKS, "resnet18-f37072fd", digits)
-    fetched = fetch_trunk("resnet18-f37072fd", cache, url=url)
-    start_trunk(SSD(R18), read_trunk(fetched), source="fetched")
-    (folder / "resnet18-f37072fd.pth").unlink()
-    assert fetch_trunk("resnet18-f37072fd", cache, url=url) == fetched
-    fetched.write_bytes(b"something else")
-    with pytest.raises(DownloadError, match=f"is another file.*begin with {digits}; delete it"):
-        fetch_trunk("resnet18-f37072fd", cache, url=url)
-    with pytest.raises(DownloadError, match="404"):
-        fetch_trunk("resnet34-b627a593", cache, url=url)

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ssd34.cli.console import download_bar
+from ssd34.cli.fetch import fetch
 from ssd34.errors import OptionError
 from ssd34.zoo.cache import cache_folder, cache_path, is_cached
 from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedFile, PublishedModel, published
@@ -66,7 +66,7 @@ def pull(*, names: tuple[str, ...], with_test_data: bool) -> None:
                 raise OptionError(f"{name}: no test data is published with it")
             wanted.append(entry.test_data)
     for file in dict.fromkeys(wanted):
-        _fetch(file)
+        fetch(file, cache_path(file))
         click.echo(str(cache_path(file)))
 
 
@@ -89,17 +89,6 @@ def _refuse_embedded(name: str) -> None:
 
     if name in EMBEDDED:
         raise OptionError(f"{name}: comes with the package, there is nothing to pull")
-
-
-def _fetch(file: PublishedFile) -> None:
-    from ssd34.zoo.download import download
-
-    with download_bar() as bar:
-        task = bar.add_task(file.name, total=file.size)
-        download(
-            file.urls, cache_path(file), size=file.size, sha256=file.sha256,
-            progress=lambda have: bar.update(task, completed=have),
-        )  # fmt: skip
 
 
 def _print_list(*, as_json: bool) -> None:

@@ -56,10 +56,11 @@ TRUNK_ALONE = "@trunk"
 
 def start_from(init: str | None) -> Start:
     """The first weights; ImageNet trunks are fetched by name."""
-    from ssd34.network.pretrained import IMAGENET_TRUNKS, fetch_trunk
+    from ssd34.cli.fetch import fetch
     from ssd34.runtime.detector import EMBEDDED, model_path
     from ssd34.train.start import Start, read_start
     from ssd34.zoo.cache import cache_folder
+    from ssd34.zoo.trunks import IMAGENET_TRUNKS
 
     if init is None:
         return Start()
@@ -67,7 +68,9 @@ def start_from(init: str | None) -> Start:
         return start_from(init.removesuffix(TRUNK_ALONE)).trunk_alone
     path = Path(init)
     if init in IMAGENET_TRUNKS and not path.exists():
-        path = fetch_trunk(init, cache_folder() / "trunks")
+        file = IMAGENET_TRUNKS[init]
+        path = cache_folder() / "trunks" / file.name
+        fetch(file, path)
     elif init in EMBEDDED:
         # Training needs the weights that the int8 file was made from.
         path = model_path("default-float")

@@ -13,20 +13,18 @@ if TYPE_CHECKING:
     from ssd34.train.options import TrainOptions
     from ssd34.train.start import Start
 
-TRUNKS = {"resnet34": "resnet34-b627a593", "resnet18": "resnet18-f37072fd"}
-"""ImageNet weights for each trunk."""
-
 
 def warnings_of(
     options: TrainOptions, sources: Sequence[TrainingSet], *, start: Start, spec: ModelSpec
 ) -> Iterator[str]:
     """A line on each setting that fits the run badly."""
     from ssd34.train.loader import batches_an_epoch
+    from ssd34.zoo.trunks import trunk_name
 
     if start.kind == "random":
         yield (
             "start: random weights; from few pictures far more is learned with --init "
-            f"{TRUNKS[spec.trunk]}, an ImageNet trunk, or --recipe fine-tune, from a detector"
+            f"{trunk_name(spec.trunk)}, an ImageNet trunk, or --recipe fine-tune, from a detector"
         )
 
     if options.epochs is not None:

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from ssd34.core.spec import SPECS, ModelSpec
 from ssd34.data.checkpoint import Arrays, read_arrays
-from ssd34.data.checksum import sha256_of
-from ssd34.errors import CheckpointError, DownloadError
+from ssd34.errors import CheckpointError
 from ssd34.network.from_onnx import unfolded_norm
 from ssd34.network.ssd import SSD
 
@@ -54,8 +53,8 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         if "legacy .tar" in str(error):
             raise CheckpointError(
                 f"{path}: refused: in torch's first format (before version 0.1.10), which cannot "
-                "be read without running what is in it; of torchvision's ImageNet weights take "
-                f"{', '.join(IMAGENET_TRUNKS)}, which are the same in a newer format"
+                "be read without running what is in it; torchvision's ImageNet weights come in a "
+                "newer format, too: resnet34-b627a593 and resnet18-f37072fd"
             ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
@@ -132,51 +131,6 @@ def benchmark_names(spec: ModelSpec) -> dict[str, str]:
             theirs = f"additional_blocks.{found[1]}.{2 * int(found[2]) - 2}.{found[3]}"
         names[theirs] = ours
     return names
-
-
-IMAGENET_TRUNKS = {
-    f"resnet{depth}-{digits}": digits for depth, digits in ((34, "b627a593"), (18, "f37072fd"))
-}
-"""torchvision's ImageNet weights by name; the digits are the head of the file's SHA-256. The
-benchmark started from ``resnet34-333f7ec4``, the same weights in torch's first format, which is
-not read any more (source: pytorch/vision, issue 2068 and pull request 3620)."""
-
-IMAGENET_URL = "https://download.pytorch.org/models/"
-
-
-def fetch_trunk(name: str, folder: Path, *, url: str = IMAGENET_URL) -> Path:
-    """One of `IMAGENET_TRUNKS` as a local file, downloaded if it is not there yet.
-
-    Args:
-        name: a key of `IMAGENET_TRUNKS`.
-        folder: where such files are kept; made if needed.
-        url: where they are published.
-
-    Raises:
-        DownloadError: it cannot be fetched, or is another file; says where to put it by hand.
-    """
-    target = folder / f"{name}.pth"
-    digits = IMAGENET_TRUNKS[name]
-    if target.is_file():
-        found = sha256_of(target)
-        if found.startswith(digits):
-            return target
-        raise DownloadError(
-            f"{target}: is another file, its SHA-256 is {found} and should begin with {digits}; "
-            "delete it to fetch it anew, or put the right one there"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(
-            f"{url}{name}.pth", str(target), hash_prefix=digits, progress=False
-        )
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DownloadError(
-            f"{name}.pth could not be fetched from {url} ({reason}); to go on by hand put it at "
-            f"{target} (its SHA-256 begins with {digits})"
-        ) from None
-    return target
 
 
 def read_trunk(path: Path) -> Arrays:
