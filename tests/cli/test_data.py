@@ -139,7 +139,8 @@ def test_convert_renames_classes(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("--split", "no"), OptionError, "no source has the split no"),
+        (("--split", "no"), OptionError, "--split no: no source has it"),
+        (("--split", "train", "--split", "no"), OptionError, "--split no: no source has it"),
         (("--rename", "tvmonitor"), OptionError, "expected OLD=NEW"),
         (("--rename", "telly=tv"), OptionError, "unknown class name 'telly'"),
         (("--to", "voc", "--link", "--split", "train"), None, ""),
@@ -176,3 +177,13 @@ def test_convert_sources_that_cannot_be(tmp_path):
     assert isinstance(result.exception, DatasetError)
     assert run("convert", source, "--to", "coco").exit_code == 2
     assert run("convert", source, tmp_path / "new", "--to", "tfrecord").exit_code == 2
+
+
+def test_convert_says_which_source_lacks_a_split(tmp_path, shapes):
+    source = voc(tmp_path / "voc")
+    result = run("convert", f"{source}@test", tmp_path / "a", "--to", "coco", "--split", "train")
+    assert "voc@test: names a split, and so does --split" in str(result.exception)
+    result = run("convert", source, shapes, tmp_path / "b", "--to", "coco", "--split", "train")
+    assert result.exit_code == 0
+    assert "has none of the splits train; left out" in " ".join(result.stderr.split())
+    assert find_dataset(tmp_path / "b").splits == ("",)

@@ -383,6 +383,23 @@ def test_an_interrupted_run_goes_on(main, monkeypatch, tiny_model, shapes, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["resumed", "whole"]
 
 
+def test_the_faster_engine_of_an_interrupted_run_goes_on(
+    main, monkeypatch, tiny_model, shapes, tmp_path
+):
+    arguments = (tiny_model, "--data", shapes, "--json", tmp_path / "r.json")
+    with monkeypatch.context() as context:
+        interrupted_at(context, 8)
+        assert main(*arguments)[0] == 130
+
+    def measured_again(*_, **__):
+        raise AssertionError("the other one might be the faster now")
+
+    monkeypatch.setattr("ssd34.runtime.session.faster_engine", measured_again)
+    code, _, err = main(*arguments, "--resume", "--engine", "auto")
+    assert (code, err) == (0, "")
+    assert json.loads((tmp_path / "r.json").read_text())["engine"] == "onnxruntime"
+
+
 def test_an_interruption_while_the_outputs_are_written_says_what_is_kept(
     main, monkeypatch, tiny_model, shapes, tmp_path
 ):
@@ -492,6 +509,34 @@ def test_empty_detections_score_zero(found_boxes, tmp_path):
     assert json.loads((tmp_path / "r").read_text())["summary"]["AP"] == 0
 
 
+def test_coco_names_leave_the_ids_that_detections_have(tmp_path):
+    """Here 1 and 2 are not what they are in COCO's own numbering."""
+    folder = shapes_dataset(tmp_path / "set", pictures=4)
+    values = json.loads((folder / "instances.json").read_text())
+    names = {3: (2, "person"), 7: (1, "cat"), 11: (9, "tvmonitor")}
+    values["categories"] = [{"id": k, "name": name} for k, name in names.values()]
+    for annotation in values["annotations"]:
+        annotation["category_id"] = names[annotation["category_id"]][0]
+    (folder / "instances.json").write_text(json.dumps(values))
+    keys = ("image_id", "category_id", "bbox")
+    rows = [{**{k: a[k] for k in keys}, "score": 0.9} for a in values["annotations"]]
+    by_name = [
+        {**row, "file_name": f"x/{row['image_id']:04}.png", "category_id": 0, "category_name": name}
+        for row in rows
+        for k, name in ((1, "cat"), (2, "person"), (9, "tv"))
+        if row["category_id"] == k
+    ]
+    for detections in (rows, by_name):
+        (tmp_path / "d.json").write_text(json.dumps(detections))
+        evaluate(
+            "--data", folder, "--detections", tmp_path / "d.json", "--coco-names",
+            "--json", tmp_path / "r.json", "--resamples", 0,
+        )  # fmt: skip
+        class_ap = json.loads((tmp_path / "r.json").read_text())["class_ap"]
+        assert class_ap == pytest.approx(dict.fromkeys(class_ap, 1.0))
+        assert set(class_ap) <= {"cat", "person", "tv"} and len(class_ap) > 1
+
+
 def test_two_files_are_compared(found_boxes, found_detections, tmp_path):
     _, detections = found_detections
     rows = json.loads(detections.read_text())
@@ -550,6 +595,8 @@ def test_a_report_instead_of_detections_is_named(main, shapes, tmp_path):
         (("--detections", "a", "--overwrite"), "--overwrite"),
         (("default", "--overwrite"), "give --detections FILE"),
         (("--detections", "a", "--threads", "2"), "--threads 2"),
+        (("--detections", "a", "--engine", "openvino"), "--engine openvino"),
+        (("--compare", "a", "b", "--engine", "onnxruntime"), "--engine onnxruntime"),
         (("--detections", "no.json"), "no.json: No such file"),
         (("--metric", "zoo-2021", "default"), "COCO's 80 classes"),
         (("default", "--policy", "all", "--detections", "a"), "one policy"),

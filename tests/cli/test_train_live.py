@@ -113,13 +113,13 @@ def test_a_run_that_goes_on_shows_its_earlier_evaluations(tmp_path):
     history.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"event": "st')
     assert read_history(tmp_path / "none.jsonl") == []
     terminal = Terminal(80)
-    terminal.table.remember(read_history(history, until=19))
+    terminal.table.remember(read_history(history, until=19), policy="zoo")
     terminal.table.start()
     terminal.table.stop()
     text = "\n".join(terminal.lines())
     assert re.search(r"^ *1 +10 +0\.1250 +0\.2500 +3\.000 +1\.000 +2\.000$", text, re.MULTILINE)
     assert "0.0000" not in text
-    terminal.table.remember(read_history(history))
+    terminal.table.remember(read_history(history), policy="zoo")
     terminal.table.start()
     terminal.table.stop()
     assert re.search(

@@ -1,5 +1,7 @@
+import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from ssd34.cli.train_warnings import warnings_of
@@ -48,3 +50,15 @@ def test_a_start_from_random_weights(sources):
         assert found
         assert found[1] in IMAGENET_TRUNKS
         assert found[1].startswith(spec.trunk)
+
+
+def test_pictures_without_a_box_are_counted(shapes):
+    dataset = open_dataset(shapes)
+    first, second, *rest = dataset.samples
+    none = first.of(np.zeros(len(first.boxes), bool))
+    crowd = dataclasses.replace(second, crowd=np.ones_like(second.crowd))
+    some = dataclasses.replace(dataset, samples=(none, crowd, *rest))
+    sources = training_sets([(some, 1.0), (dataset, 1.0)], TINY_LABELS)
+    options = TrainOptions(epochs=20, batch_size=4, warmup_steps=0)
+    [text] = warnings_of(options, sources, start=TRAINED, spec=tiny_spec())
+    assert text == f"{dataset.name}: 2 of 12 pictures have no box to learn from and are not drawn"

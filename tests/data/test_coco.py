@@ -626,3 +626,52 @@ def test_annotation_ids_used_twice_are_remarked(tmp_path, number, remarks):
     dataset = read(tmp_path, annotations=[box(1, 2, 3, 4, id=number), box(5, 2, 3, 4, id=number)])
     assert [r.kind for r in dataset.remarks] == [Kind.ANNOTATION_ID_TWICE] * remarks
     assert len(dataset.samples[0].boxes) == 2
+
+
+def test_image_ids_that_int64_does_not_hold(tmp_path):
+    dataset = read(tmp_path, images=[image(id=2**63), image(id=2**63 - 1)], annotations=[])
+    assert reasons(dataset) == [("a.png", f"image id {2**63} is not in 0 to {2**63 - 1}")]
+    assert dataset.samples[0].image_id == 2**63 - 1
+
+
+@pytest.mark.parametrize("first", [image(id=5, file_name="no.png"), "broken"])
+def test_one_missing_picture_does_not_hide_where_the_others_are(tmp_path, first):
+    """The folder is found by the pictures, not by the first one alone."""
+    folder = tmp_path / "annotations"
+    folder.mkdir()
+    (folder / "instances_val.json").write_text(json.dumps(coco(images=[first, image()])))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(png())
+    for path in (tmp_path, folder / "instances_val.json"):
+        assert [s.file_name for s in open_dataset(path).samples] == ["a.png"]
+
+
+def test_a_folder_of_pictures_that_leads_out_is_not_followed(tmp_path):
+    path = folder_of(tmp_path / "set", coco())
+    (path / "images").rename(tmp_path / "elsewhere")
+    (path / "images").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match=r"images leads out of the data set.*FILE\.json@FOLDER"):
+        open_dataset(path)
+    assert len(open_dataset(f"{path / 'instances.json'}@{tmp_path / 'elsewhere'}")) == 1
+    (path / "images").unlink()
+    (tmp_path / "elsewhere").rename(path / "pictures")
+    (path / "images").symlink_to("pictures")
+    assert len(open_dataset(path)) == 1
+
+
+@pytest.mark.parametrize("name", ["./b/a.png", "b\\a.png", "b//a.png", "c/../b/a.png"])
+def test_names_mean_the_same_in_a_folder_and_in_a_zip(tmp_path, name):
+    values = coco(images=[image(file_name=name)])
+    folder = folder_of(tmp_path / "set", values)
+    (folder / "images" / "b").mkdir()
+    (folder / "images" / "a.png").rename(folder / "images" / "b" / "a.png")
+    archive = zip_of(tmp_path / "set.zip", values, names=("b/a.png",))
+    for path in (folder, archive):
+        dataset = open_dataset(path)
+        assert dataset.images.read_bytes(name) == png()
+
+
+def test_a_name_that_leads_out_of_a_zips_folder(tmp_path):
+    values = coco(images=[image(file_name="../instances.json"), image(id=2)])
+    dataset = open_dataset(zip_of(tmp_path / "set.zip", values))
+    assert reasons(dataset) == [("../instances.json", "the picture is missing")]

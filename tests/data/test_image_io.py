@@ -15,6 +15,7 @@ from ssd34.data.image_io import (
     FORMATS,
     MAX_PIXELS,
     SUFFIXES,
+    LargeImageError,
     image_size,
     opened,
     read_image,
@@ -311,6 +312,48 @@ def test_the_size_from_the_header_is_that_of_the_picture_read(form, orientation)
     data = encoded(Image.fromarray(corners()), form, exif=exif)
     height, width, _ = read_image(data).shape
     assert image_size(io.BytesIO(data)) == (width, height)
+
+
+def behind_the_pixels(data, kind):
+    """A PNG with its chunks of a kind moved behind its pixels."""
+    chunks, start = [], 8
+    while start < len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        chunks.append(data[start:end])
+        start = end
+    moved = [chunk for chunk in chunks if chunk[4:8] == kind]
+    assert moved
+    rest = [chunk for chunk in chunks if chunk[4:8] != kind]
+    return data[:8] + b"".join([*rest[:-1], *moved, rest[-1]])
+
+
+@pytest.mark.parametrize("orientation", SIDES)
+def test_the_size_of_a_png_with_exif_behind_its_pixels(orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = behind_the_pixels(encoded(Image.fromarray(corners()), "PNG", exif=exif), b"eXIf")
+    height, width, _ = read_image(data).shape
+    assert image_size(io.BytesIO(data)) == (width, height)
+
+
+def test_the_size_is_read_without_the_pixels(monkeypatch):
+    def load(_):
+        raise AssertionError("the pixels were decoded")
+
+    data = [encoded(Image.fromarray(corners()), form) for form in ("PNG", "JPEG", "WEBP", "TIFF")]
+    for module in ("PngImagePlugin.PngImageFile", "ImageFile.ImageFile"):
+        monkeypatch.setattr(f"PIL.{module}.load", load)
+    for one in data:
+        assert image_size(io.BytesIO(one)) == corners().shape[1::-1]
+
+
+def test_the_size_of_too_many_pixels():
+    data = encoded(Image.new("1", (200, 100)), "PNG")
+    assert image_size(io.BytesIO(data), max_pixels=20_000) == (200, 100)
+    with pytest.raises(
+        LargeImageError, match="a: 200 x 100 pixels are more than the limit of 19999"
+    ):
+        image_size(io.BytesIO(data), "a", max_pixels=19_999)
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])

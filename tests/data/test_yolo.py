@@ -323,3 +323,13 @@ def test_links_that_lead_out_are_not_followed(tmp_path):
     assert "leads out" in reasons(dataset)[0]
     with pytest.raises(ImageError, match="leads out"):
         dataset.images.read_bytes("9.png")
+
+
+def test_labels_beside_a_picture_below_images(tmp_path):
+    path = yolo(tmp_path / "set")
+    picture(path / "images" / "train" / "2.png")
+    (path / "images" / "train" / "2.txt").write_text("0 0.5 0.5 0.25 0.2\n")
+    (path / "images" / "train" / "1.txt").write_text("1 0.5 0.5 1 1\n")
+    assert [s.boxes.tolist() for s in train(path).samples] == [EXPECTED, EXPECTED]
+    shutil.rmtree(path / "labels")
+    assert len(train(path).samples[0].boxes) == 1

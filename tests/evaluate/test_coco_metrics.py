@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import sys
 
@@ -13,6 +14,8 @@ from ssd34.data.dataset import Dataset, Problem
 from ssd34.data.files import FolderFiles
 from ssd34.data.formats import open_dataset
 from ssd34.errors import DatasetError, MissingExtraError
+from ssd34.evaluate.analysis.analyse import analyse
+from ssd34.evaluate.bootstrap import match, uncertainty
 from ssd34.evaluate.coco_metrics import categories_of, coco_metrics, ground_truth
 from ssd34.evaluate.evaluator import evaluate_detector
 from ssd34.evaluate.results import coco_results
@@ -26,6 +29,7 @@ from tests.evaluate.oracle import (
     oracle,
     random_case,
 )
+from tests.evaluate.scenes import random_scene
 
 # --- against pycocotools --------------------------------------------------------------------
 
@@ -261,3 +265,21 @@ def test_detections_of_classes_that_the_data_lacks_are_left_out(tiny_model, shap
     partly = Dataset("set", renamed, dataset.samples[:2], dataset.images)
     _, results = evaluate_detector(Detector.load(tiny_model), partly)
     assert {result["category_id"] for result in results} == {3}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_image_ids_that_float64_does_not_hold(seed):
+    """The library, like pycocotools, keeps the ids of detections as float64."""
+    dataset, results = random_scene(seed)
+    far = 20230114153000000
+    assert float(far + 1) == far
+    samples = (dataclasses.replace(s, image_id=s.image_id + far) for s in dataset.samples)
+    shifted = dataclasses.replace(dataset, samples=tuple(samples))
+    moved = dataclasses.replace(results, image_ids=results.image_ids + far)
+    assert coco_metrics(shifted, moved) == coco_metrics(dataset, results)
+    uncertain = [uncertainty(match(*both), resamples=20, seed=1).to_dict()
+                 for both in ((shifted, moved), (dataset, results))]  # fmt: skip
+    assert uncertain[0] == uncertain[1]
+    pictures = [analyse(*both).pictures for both in ((shifted, moved), (dataset, results))]
+    assert pictures[0] == pictures[1]
+    assert any(picture.found for picture in pictures[0])

@@ -9,7 +9,7 @@ from ssd34.core.postprocess import POLICIES
 from ssd34.data.formats import open_dataset
 from ssd34.errors import OptionError
 from ssd34.evaluate.evaluator import detect_all, stages_of
-from ssd34.evaluate.partial import partial_file, partial_path
+from ssd34.evaluate.partial import engine_of, partial_file, partial_path
 from ssd34.evaluate.results import Results
 from ssd34.runtime.detector import Detector
 from tests.conftest import shapes_dataset
@@ -176,3 +176,14 @@ def test_numbers_read_back_as_the_very_same(run, tmp_path):
         assert isinstance(results, Results)
         assert [row[1:5] for row in listed] == results.boxes_xywh.tolist()
         assert [row[5] for row in listed] == results.scores.tolist()
+
+
+def test_the_engine_of_an_interrupted_run(tmp_path):
+    path = tmp_path / "p"
+    assert engine_of(path) is None
+    for text, expected in (
+        ('{"engine": "openvino"}\n{}', "openvino"), ('{"engine": "magic"}', None),
+        ("[1]", None), ("{", None), ("", None),
+    ):  # fmt: skip
+        path.write_text(text)
+        assert engine_of(path) == expected

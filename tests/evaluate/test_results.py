@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -89,6 +90,25 @@ def test_names_go_before_ids(data, tmp_path):
     rows.append({**named, "file_name": "other.jpg"})
     (tmp_path / "d.json").write_text(json.dumps(rows))
     with pytest.raises(DatasetError, match=r"detection 3: other\.jpg is no picture of set"):
+        read_results(tmp_path / "d.json", data)
+
+
+def test_folders_tell_pictures_of_one_name_apart(data, tmp_path):
+    names = ["a/1.jpg", "b/1.jpg", "b/c/2.jpg"]
+    samples = [
+        dataclasses.replace(sample, file_name=name)
+        for sample, name in zip(data.samples, names, strict=False)
+    ]
+    data = dataclasses.replace(data, samples=tuple(samples))
+    named = {**GOOD, "image_id": data.samples[0].image_id, "category_name": data.labels.names[1]}
+    files = ["/home/me/b/1.jpg", "a/1.jpg", r"C:\photos\a\1.jpg", "2.jpg", "x/2.jpg"]
+    (tmp_path / "d.json").write_text(json.dumps([{**named, "file_name": f} for f in files]))
+    found = read_results(tmp_path / "d.json", data).image_ids.tolist()
+    assert found == [data.samples[k].image_id for k in (1, 0, 0, 2, 2)]
+    (tmp_path / "d.json").write_text(json.dumps([{**named, "file_name": "1.jpg"}]))
+    with pytest.raises(
+        DatasetError, match=r"detection 0: 1\.jpg is one of several pictures of set"
+    ):
         read_results(tmp_path / "d.json", data)
 
 

@@ -149,6 +149,26 @@ def test_no_readable_picture_at_all_is_an_error(tmp_path):
         )
 
 
+def test_a_resumed_run_may_find_nothing_in_the_rest_of_an_epoch(tmp_path):
+    shapes = shapes_dataset(tmp_path / "set", pictures=4)
+    fine = open_dataset(shapes_dataset(tmp_path / "other", pictures=2))
+    options = dataclasses.replace(FAST, epochs=1, batch_size=2)
+
+    def go_on(**given):
+        return train(
+            SSD(tiny_spec()), TINY_LABELS,
+            sources=training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS),
+            validation=fine, options=options, output=tmp_path / "run", **given,
+        )  # fmt: skip
+
+    (tmp_path / "run").mkdir()
+    assert go_on(listener=stop_after(1)).steps == 1
+    for file in (shapes / "images").iterdir():
+        file.write_text("no picture")
+    outcome = go_on(resume=True)
+    assert (outcome.steps, outcome.finished) == (2, True)
+
+
 def test_what_cannot_be_measured_on_is_refused_before_training(tmp_path, shapes):
     dataset = open_dataset(shapes)
     emptied = tuple(dataclasses.replace(s, crowd=np.ones_like(s.crowd)) for s in dataset.samples)

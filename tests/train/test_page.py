@@ -72,3 +72,11 @@ def test_names_are_escaped_and_nothing_is_fine():
 def test_a_history_cut_by_a_crash_is_read(tmp_path):
     (tmp_path / "h.jsonl").write_text('{"event": "step", "step": 1}\n{"event": "st')
     assert read_history(tmp_path / "h.jsonl") == [{"event": "step", "step": 1}]
+
+
+def test_what_was_best_under_another_policy_does_not_count():
+    history = [step(10, 3.0), {**evaluation(10, 0.3, {"cat": 0.3}), "policy": "best"},
+               step(20, 2.0), evaluation(20, 0.2, {"cat": 0.2}),
+               step(30, 2.0), evaluation(30, 0.1, {"cat": 0.1})]  # fmt: skip
+    page = training_page("tiny", history, recipe=RECIPE, facts=[])
+    assert "Best evaluation: epoch 2, 5 pictures, policy zoo" in page

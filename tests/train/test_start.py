@@ -1,12 +1,19 @@
 """What new heads believe before the first step, and what else a run may start from."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from ssd34.cli.train_resume import options_to_go_on
 from ssd34.cli.train_setup import network_spec, start_from
 from ssd34.core.spec import named_spec
+from ssd34.deploy.export import ExportOptions, onnx_model
+from ssd34.deploy.graph import save_model
+from ssd34.errors import OptionError
 from ssd34.network.ssd import SSD
+from ssd34.train.options import TrainOptions
 from ssd34.train.recipe import read_recipe, resolved
 from ssd34.train.start import Start
 from tests.conftest import TINY_LABELS, tiny_spec
@@ -69,3 +76,19 @@ def test_a_trunk_alone_brings_the_detectors_network(checkpoint):
 @pytest.mark.parametrize("init", ["default@trunk", "default"])
 def test_batch_norm_that_was_folded_stays_frozen(init):
     assert "trunk_statistics" in start_from(init).frozen_only
+
+
+def test_folded_batch_norm_stays_frozen_in_a_run_that_goes_on(tiny_checkpoint, tmp_path):
+    """Its stand-in has no statistics: with those of a batch the network would be another one."""
+    save_model(onnx_model(tiny_checkpoint, ExportOptions()), tmp_path / "tiny.onnx")
+    start = start_from(str(tmp_path / "tiny.onnx"))
+    assert start.detector is not None
+    options = TrainOptions(trunk_statistics="frozen", head_statistics="frozen")
+    state = {"options": options.to_dict(), "notes": {}}
+    begun = dataclasses.replace(start.detector, state=state)
+    assert options_to_go_on(begun, {}, None) == options
+    for key in ("trunk_statistics", "head_statistics"):
+        with pytest.raises(OptionError, match=f"expected {key} to stay frozen, got 'batch'"):
+            options_to_go_on(begun, {key: "batch"}, None)
+    plain = dataclasses.replace(tiny_checkpoint, state=state)
+    assert options_to_go_on(plain, {"trunk_statistics": "batch"}, None).trunk_statistics == "batch"

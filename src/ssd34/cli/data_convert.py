@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -18,6 +19,7 @@ from ssd34.data.convert import FORMATS, Options
 from ssd34.data.convert import convert as run_conversion
 from ssd34.data.dataset import Dataset
 from ssd34.data.formats import find_dataset, split_path
+from ssd34.data.layout import Layout
 from ssd34.errors import OptionError
 
 
@@ -68,9 +70,8 @@ def convert(
         raise OptionError(f"{json_file}: expected a file to write in a folder that exists")
     check_outputs((json_file,), data=[_named(source)[1] for source in sources])
     names = dict(_pair(text, "--rename", "OLD=NEW") for text in renames)
-    opened = [pair for source in sources for pair in _opened(source, splits)]
-    if not opened:
-        raise OptionError(f"no source has the split {' or '.join(splits)}; see: ssd34 data info")
+    wanted = _wanted(sources, splits)
+    opened = [(name, _opened(layout, split)) for name, layout, split in wanted]
     check_outputs((json_file,), datasets=[dataset for _, dataset in opened])
     if coco_names:
         opened = [(name, with_coco_names(dataset)) for name, dataset in opened]
@@ -98,23 +99,42 @@ def convert(
         raise SystemExit(PARTLY)
 
 
-def _opened(source: str, splits: tuple[str, ...]) -> list[tuple[str, Dataset]]:
-    """The wanted splits of a source, each with its name in the destination."""
-    given, path = _named(source)
-    path, chosen = split_path(path)
-    layout = find_dataset(path)
-    if chosen is None:
-        wanted = [name for name in layout.splits if not splits or name in splits]
-    else:
-        wanted = [chosen]
-    if given and len(wanted) > 1:
-        raise OptionError(
-            f"{source}: holds the splits {', '.join(wanted)}; name one: {source}@{wanted[0]}"
-        )
-    opened = [(given or name, layout.open(name)) for name in wanted]
-    for _, dataset in opened:
-        warn_of_problems(dataset)
-    return opened
+def _wanted(sources: Sequence[str], splits: Sequence[str]) -> list[tuple[str, Layout, str]]:
+    """The splits to convert: each one's name in the destination, data set and name there.
+
+    Raises:
+        OptionError: no source has a split that was asked for; a split is named in two ways.
+    """
+    wanted: list[tuple[str, Layout, str]] = []
+    for source in sources:
+        given, path = _named(source)
+        path, chosen = split_path(path)
+        if chosen is not None and splits:
+            raise OptionError(
+                f"{source}: names a split, and so does --split; leave one of them out"
+            )
+        layout = find_dataset(path)
+        own = [name for name in layout.splits if not splits or name in splits]
+        if chosen is not None:
+            own = [chosen]
+        if given and len(own) > 1:
+            raise OptionError(
+                f"{source}: holds the splits {', '.join(own)}; name one: {source}@{own[0]}"
+            )
+        if not own:
+            warn(f"{source}: has none of the splits {', '.join(splits)}; left out")
+        wanted += [(given or name, layout, name) for name in own]
+    found = {name for _, _, name in wanted}
+    for split in splits:
+        if split not in found:
+            raise OptionError(f"--split {split}: no source has it; see: ssd34 data info SOURCE")
+    return wanted
+
+
+def _opened(layout: Layout, split: str) -> Dataset:
+    dataset = layout.open(split)
+    warn_of_problems(dataset)
+    return dataset
 
 
 def _named(source: str) -> tuple[str, str]:

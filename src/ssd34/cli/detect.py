@@ -27,6 +27,7 @@ from ssd34.data.atomic import write_text, written_whole
 from ssd34.data.image_io import MAX_PIXELS, LargeImageError, read_picture
 from ssd34.data.overlap import overlapped
 from ssd34.errors import ImageError, OptionError
+from ssd34.runtime.engine import ONNXRUNTIME
 from ssd34.runtime.session import Session
 from ssd34.runtime.sources import PictureFile, find_pictures
 
@@ -80,7 +81,7 @@ def detect(
     output: Path | None,
     preprocessing: str,
     threads: int | None,
-    engine: str,
+    engine: str | None,
     max_pixels: int,
 ) -> None:
     """Find objects in pictures.
@@ -103,7 +104,11 @@ def detect(
         files=[picture.path for picture in pictures], models=(model,),
     )  # fmt: skip
     detector = Detector.load(
-        model, threads=threads, policy=policy_name, engine=engine, preprocessing=preprocessing
+        model,
+        threads=threads,
+        policy=policy_name,
+        engine=engine or ONNXRUNTIME,
+        preprocessing=preprocessing,
     )
     say_choice(detector.session)
     if click.get_current_context().get_parameter_source("score") is ParameterSource.COMMANDLINE:

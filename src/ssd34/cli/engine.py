@@ -14,8 +14,7 @@ from ssd34.runtime.session import Session
 engine_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--engine",
     type=click.Choice([*ENGINES, AUTO]),
-    default=ONNXRUNTIME,
-    help="What computes; auto measures and takes the faster.",
+    help=f"What computes; auto measures and takes the faster. [default: {ONNXRUNTIME}]",
 )
 
 

@@ -24,6 +24,7 @@ from ssd34.data.fingerprint import fingerprint
 from ssd34.data.formats import open_dataset
 from ssd34.errors import DatasetError, OptionError, require
 from ssd34.evaluate.score import METRICS, ScoreOptions, under
+from ssd34.runtime.engine import ONNXRUNTIME
 from ssd34.version import __version__
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def evaluate(
     resume: bool,
     overwrite: bool,
     threads: int | None,
-    engine: str,
+    engine: str | None,
 ) -> None:
     """Measure MODEL on annotated pictures with COCO's box metrics.
 
@@ -123,6 +124,7 @@ def evaluate(
             "--policy": policy_name,
             "--preprocess": preprocessing,
             "--threads": threads,
+            "--engine": engine,
             "--resume": resume or None,
             "--overwrite": overwrite or None,
         }
@@ -154,7 +156,7 @@ def evaluate(
     warn_of_problems(everything)
     check_outputs((*outputs, *pages), datasets=(everything,))
     if coco_names:
-        everything = with_coco_names(everything)
+        everything = with_coco_names(everything, own_ids=True)  # detections have these
     dataset = of_classes(everything, classes) if classes else everything
     dataset = dataclasses.replace(dataset, samples=dataset.samples[:limit])
     options = ScoreOptions(metric=metric, resamples=resamples, seed=seed)
@@ -195,7 +197,7 @@ def evaluate(
             policy=policy_name,
             preprocessing=preprocessing or CARD,
             threads=threads,
-            engine=engine,
+            engine=engine or ONNXRUNTIME,
             resume=resume,
             outputs=Outputs(files=outputs, emit=emit, detections=detections, report=report),
         )

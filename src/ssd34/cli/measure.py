@@ -24,11 +24,12 @@ from ssd34.data.dataset import Dataset
 from ssd34.data.fingerprint import fingerprint
 from ssd34.errors import ModelError, OptionError, require
 from ssd34.evaluate.evaluator import Found, Stages, detect_all, side_by_side, stages_of
-from ssd34.evaluate.partial import Partial, partial_file, partial_path
+from ssd34.evaluate.partial import Partial, engine_of, partial_file, partial_path
 from ssd34.evaluate.results import Results
 from ssd34.evaluate.results_json import write_results
 from ssd34.evaluate.score import ScoreOptions
 from ssd34.runtime.detector import Detector, model_path
+from ssd34.runtime.engine import AUTO
 from ssd34.runtime.int8_way import int8_way
 from ssd34.runtime.session import Session
 from ssd34.version import __version__
@@ -98,6 +99,10 @@ def measure(
             "--preprocess both: compares the two under one policy and writes neither detections "
             "nor a report; leave --policy all, --detections and --report out"
         )
+    beside = next((file for file in outputs.files if not is_special(file)), None)
+    if resume and beside and engine == AUTO:
+        # Measured again, the other one might be the faster.
+        engine = engine_of(partial_path(beside)) or engine
     path = model_path(model)
     session, tail_cut = _load(path, threads=threads, engine=engine, raw=policy is not None)
     detector = Detector(session)
@@ -119,7 +124,6 @@ def measure(
     every: list[Found] = []
     with ExitStack() as stack:
         partial = None
-        beside = next((file for file in outputs.files if not is_special(file)), None)
         if beside:
             partial = stack.enter_context(
                 partial_file(partial_path(beside), identity, dataset, resume=resume)

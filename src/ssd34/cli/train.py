@@ -263,7 +263,7 @@ def train(
 
     output.mkdir(parents=True, exist_ok=True)
     history = read_history(output / HISTORY, until=begun.state["step"]) if begun else []
-    screen = Screen(shown=first, history=history)
+    screen = Screen(policy=options.policy, shown=first, history=history)
     if tensorboard and first:
         screen.also = EventWriter(output, resumed_at=begun.state["step"] if begun else None)
     trained_on = (

@@ -32,13 +32,15 @@ LOSSES = ("loss", "box_loss", "class_loss")
 @dataclass(frozen=True)
 class Evaluation:
     """A row of the table: what was measured, and the mean losses since the row before, none where
-    a run went on right before it was measured."""
+    a run went on right before it was measured. One under another policy is no candidate for the
+    best."""
 
     step: int
     epoch: float
     ap: float
     ap50: float
     losses: tuple[float, ...]
+    candidate: bool
 
 
 class LiveTable:
@@ -70,15 +72,22 @@ class LiveTable:
         """Draw a last time; what is printed afterwards comes below."""
         self._live.stop()
 
-    def remember(self, history: Iterable[Mapping[str, Any]]) -> None:
-        """Take in the records of the history of a run that goes on."""
+    def remember(self, history: Iterable[Mapping[str, Any]], *, policy: str) -> None:
+        """Take in the records of the history of a run that goes on.
+
+        Args:
+            history: the records.
+            policy: that of the evaluations to come.
+        """
         for record in history:
             self._step = record["step"]
             if record["event"] == "step":
                 self._losses.append(tuple(record[name] for name in LOSSES))
                 self._per_epoch, self._share = record["batches_per_epoch"], record["share"]
             elif record["event"] == "evaluation":
-                self._measured(record["summary"]["AP"], record["summary"]["AP50"])
+                values = record["summary"]
+                same = record.get("policy", policy) == policy
+                self._measured(values["AP"], values["AP50"], candidate=same)
 
     def stepped(self, step: int, share: float) -> None:
         """A step was made."""
@@ -109,11 +118,13 @@ class LiveTable:
         self._warned += 1
         self._draw()
 
-    def _measured(self, ap: float | None, ap50: float | None) -> None:
+    def _measured(self, ap: float | None, ap50: float | None, *, candidate: bool = True) -> None:
         count = len(self._losses)
         means = tuple(sum(column) / count for column in zip(*self._losses, strict=True))
         epoch = self._step / self._per_epoch if self._per_epoch else 0.0
-        self._evaluations.append(Evaluation(self._step, epoch, ap or 0.0, ap50 or 0.0, means))
+        self._evaluations.append(
+            Evaluation(self._step, epoch, ap or 0.0, ap50 or 0.0, means, candidate)
+        )
         self._losses = []
 
     def _draw(self, *, now: bool = False) -> None:
@@ -159,10 +170,11 @@ class LiveTable:
 
     def _table(self) -> Table:
         """The last evaluations, and the best one if it was earlier."""
-        best = max(self._evaluations, key=lambda one: one.ap)
+        candidates = (one for one in self._evaluations if one.candidate)
+        best = max(candidates, key=lambda one: one.ap, default=None)
         room = max(2, min(SHOWN_EVALUATIONS, self._console.height - 12))
         shown = self._evaluations[-room:]
-        if best not in shown:
+        if best and best not in shown:
             shown = [best, *shown[1:]]
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for name in ("epoch", "step", "AP", "AP50", "loss", "box", "class"):

@@ -53,11 +53,19 @@ def options_to_go_on(
     """
     from ssd34.train.changed import changed_options
     from ssd34.train.options import TrainOptions
+    from ssd34.train.start import Start
 
     if recipe is not None:
         _check_recipe(begun, given, recipe)
     _check_network(begun, given)
-    return changed_options(TrainOptions.from_dict(begun.state["options"]), given)
+    options = changed_options(TrainOptions.from_dict(begun.state["options"]), given)
+    for key in Start("the run", detector=begun).frozen_only:
+        if getattr(options, key) != "frozen":
+            raise OptionError(
+                f"expected {key} to stay frozen, got {getattr(options, key)!r}: the run began with "
+                "batch norm that was folded into the convolutions; leave it out"
+            )
+    return options
 
 
 def recipe_to_go_on(

@@ -30,9 +30,12 @@ class Screen:
         also: hears the same, if it is there.
     """
 
-    def __init__(self, *, shown: bool = True, history: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self, *, policy: str, shown: bool = True, history: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         """
         Args:
+            policy: by which evaluations pick detections.
             shown: False: print nothing but warnings, as another process tells of the run.
             history: records of a run that goes on.
         """
@@ -40,7 +43,7 @@ class Screen:
         watched = shown and sys.stderr.isatty() and not errors.is_dumb_terminal
         self._live = LiveTable(errors) if watched else None
         if self._live:
-            self._live.remember(history)
+            self._live.remember(history, policy=policy)
         self._printed = 0.0
 
     def __enter__(self) -> None:

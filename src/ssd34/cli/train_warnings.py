@@ -27,6 +27,14 @@ def warnings_of(
             f"{trunk_name(spec.trunk)}, an ImageNet trunk, or --recipe fine-tune, from a detector"
         )
 
+    for source in sources:
+        left_out = len(source.dataset) - len(source.usable)
+        if left_out:
+            yield (
+                f"{source.dataset.name}: {left_out} of {counted(len(source.dataset), 'picture')} "
+                "have no box to learn from and are not drawn"
+            )
+
     if options.epochs is not None:
         steps = options.epochs * batches_an_epoch(sources, options.batch_size)
         # The rate falls while it still climbs, and does not come near its peak.

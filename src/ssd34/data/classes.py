@@ -32,7 +32,7 @@ def of_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     return dataclasses.replace(dataset, labels=labels, samples=tuple(samples))
 
 
-def renamed(dataset: Dataset, names: Mapping[str, str]) -> Dataset:
+def renamed(dataset: Dataset, names: Mapping[str, str], *, own_ids: bool = False) -> Dataset:
     """The same data set with other class names. Classes that get the same name become one.
 
     Category ids become COCO's if all names are COCO's then; else they stay.
@@ -40,6 +40,7 @@ def renamed(dataset: Dataset, names: Mapping[str, str]) -> Dataset:
     Args:
         dataset: not changed.
         names: old name to new.
+        own_ids: category ids stay in any case; of classes that become one, the first's.
 
     Raises:
         OptionError: the data set has no such class.
@@ -51,7 +52,7 @@ def renamed(dataset: Dataset, names: Mapping[str, str]) -> Dataset:
     for name, category in zip(new, dataset.labels.category_ids, strict=True):
         ids.setdefault(name, category)
     official = dict(zip(COCO_LABELS.names, COCO_LABELS.category_ids, strict=True))
-    if set(ids) <= set(official):
+    if not own_ids and set(ids) <= set(official):
         ids = {name: official[name] for name in ids}
     labels = LabelSet(tuple(ids), tuple(ids.values()))
     table = np.array([0, *(labels.label(name) for name in new)], np.int64)
@@ -59,7 +60,7 @@ def renamed(dataset: Dataset, names: Mapping[str, str]) -> Dataset:
     return dataclasses.replace(dataset, labels=labels, samples=tuple(samples))
 
 
-def with_coco_names(dataset: Dataset) -> Dataset:
-    """The same data set, the classes that VOC calls otherwise under COCO's names."""
+def with_coco_names(dataset: Dataset, *, own_ids: bool = False) -> Dataset:
+    """The same data set, the classes that VOC calls otherwise under COCO's names; see `renamed`."""
     names = {old: new for old, new in COCO_NAMES.items() if old in dataset.labels.names}
-    return renamed(dataset, names)
+    return renamed(dataset, names, own_ids=own_ids)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections import defaultdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from ssd34.errors import DatasetError, ImageError, OptionError
 ANNOTATIONS = "instances.json"
 SPLIT_PREFIX = "instances_"
 ROBOFLOW = "_annotations.coco.json"
+
+_LOOKED_FOR = 100
+_LARGEST_ID = (1 << 63) - 1
 
 MAX_JSON_BYTES = 1 << 30
 """COCO's largest annotation file has 450 MB."""
@@ -53,10 +57,13 @@ def find_coco(files: Files, name: str) -> Layout | None:
     def read(split: str) -> Dataset:
         file, folders = found[split]
         values = _parse(read_annotations(files, file, limit=MAX_JSON_BYTES), f"{files}: {file}")
-        first = _first_file(values)
-        places = [files.below(folder) for folder in folders]
-        store = next((place for place in places if place.exists(first)), places[0])
-        return read_coco(values, store, f"{name}@{split}" if split else name)
+        some = _some_files(values)
+        holding = [f for f in folders if any(map(files.below(f).exists, some))]
+        # Refused below with what to do, where a link leads out.
+        linked = [f for f in folders if files.below(f).leads_out]
+        there = [f for f in folders if files.is_folder(f)]
+        folder = (holding or linked or there or folders)[0]
+        return read_coco(values, files.below(folder), f"{name}@{split}" if split else name)
 
     return Layout("coco", name, tuple(found), read)
 
@@ -85,14 +92,16 @@ def _find_images(annotations: Path, values: dict[str, Any]) -> Path:
         folder / "images", folder.parent / split, folder.parent / "images" / split,
         folder / split, folder.parent / "images", folder,
     )  # fmt: skip
-    first = _first_file(values)
-    found = next((place for place in candidates if FolderFiles(place).exists(first)), None)
-    return found or next((c for c in candidates if c.is_dir()), folder)
+    some = _some_files(values)
+    holding = (place for place in candidates if any(map(FolderFiles(place).exists, some)))
+    return next(holding, None) or next((c for c in candidates if c.is_dir()), folder)
 
 
-def _first_file(values: dict[str, Any]) -> str:
-    images = values["images"] or [{}]
-    return str(images[0].get("file_name", "")) if isinstance(images[0], dict) else ""
+def _some_files(values: dict[str, Any]) -> list[str]:
+    """The first pictures, by which their folder is known; some may be missing."""
+    entries = (entry for entry in values["images"] if isinstance(entry, dict))
+    named = (str(entry["file_name"]) for entry in entries if entry.get("file_name"))
+    return list(islice(named, _LOOKED_FOR))
 
 
 def _parse(data: bytes, where: str) -> dict[str, Any]:
@@ -143,8 +152,8 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
             reason = f"image without id, file_name or size: {entry!r:.80}"
             problems.append(Problem(name, reason, Kind.BROKEN_ENTRY))
             continue
-        if image_id < 0:
-            reason = f"image id {image_id} is negative"
+        if not 0 <= image_id <= _LARGEST_ID:
+            reason = f"image id {image_id} is not in 0 to {_LARGEST_ID}"
             problems.append(Problem(file_name, reason, Kind.BROKEN_ENTRY))
         elif image_id in seen:
             reason = f"image id {image_id} is used twice"
@@ -168,6 +177,11 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
         if image_id not in seen
     ]
     if not samples:
+        if isinstance(images, FolderFiles) and images.leads_out:
+            raise DatasetError(
+                f"{name}: {images.root} leads out of the data set's folder, which is not followed; "
+                "give the annotations as FILE.json@FOLDER with the folder that it leads to"
+            )
         first = f"first problem: {problems[0]}" if problems else NO_PICTURES
         raise DatasetError(f"{name}: no usable picture among {len(values['images'])}; {first}")
     return Dataset(name, labels, tuple(samples), images, tuple(problems), tuple(found.remarks))
@@ -175,8 +189,10 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
 
 def _labels(categories: list[Any], name: str) -> LabelSet:
     try:
-        if any(int(category["id"]) < 0 for category in categories):
-            raise DatasetError(f"{name}: a negative category id; number categories from 0 or 1")
+        if any(not 0 <= int(category["id"]) < _LARGEST_ID for category in categories):
+            raise DatasetError(
+                f"{name}: a negative or huge category id; number categories from 0 or 1"
+            )
         return LabelSet(
             tuple(str(category["name"]) for category in categories),
             tuple(int(category["id"]) for category in categories),

@@ -32,6 +32,11 @@ _APPLE = "__MACOSX"
 class Files(Protocol):
     """Files below one place."""
 
+    @property
+    def leads_out(self) -> bool:
+        """Whether the place itself is behind a link that leads out of the data set's folder."""
+        ...
+
     def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
         """The file's bytes; ImageError if it is missing, unreadable or larger than the limit in
         bytes, `MAX_FILE_BYTES` where none is given."""
@@ -102,13 +107,20 @@ def normal(name: str) -> str | None:
 
 
 class FolderFiles(Files):
-    """Files below a folder; names and links that lead out of it are refused."""
+    """Files below a folder; names that lead out of it are refused, and links that lead out of it
+    or of the data set's folder, if it lies in one."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, around: Path | None = None) -> None:
         self.root = root
+        self._around = root if around is None else around
 
     def __str__(self) -> str:
         return str(self.root)
+
+    @property
+    def leads_out(self) -> bool:
+        """Whether the folder itself is behind such a link."""
+        return os.path.isdir(self.root) and self._path("") is None
 
     def path(self, name: str) -> Path:
         """Where a file is; ImageError if it is missing."""
@@ -177,7 +189,7 @@ class FolderFiles(Files):
 
     def below(self, folder: str) -> FolderFiles:
         """The files below a folder."""
-        return FolderFiles(self.root / folder)
+        return FolderFiles(self.root / folder, around=self._around)
 
     def inside(self, path: str) -> str | None:
         """A path as a name."""
@@ -192,10 +204,14 @@ class FolderFiles(Files):
         try:
             root = os.path.realpath(self.root)
             path = os.path.realpath(os.path.join(root, name.replace("\\", "/")))
-            inside = os.path.commonpath([root, path]) == root
+            inside = _is_below(path, root) and _is_below(path, os.path.realpath(self._around))
         except ValueError:  # another drive, a null byte, a character that no file name can have
             return None
         return Path(path) if inside else None
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return os.path.commonpath([folder, path]) == folder
 
 
 class ZipFiles(Files):
@@ -210,6 +226,11 @@ class ZipFiles(Files):
     def __str__(self) -> str:
         return f"{self.archive}:{self.prefix}" if self.prefix else str(self.archive)
 
+    @property
+    def leads_out(self) -> bool:
+        """No: what is a link in an archive is not followed."""
+        return False
+
     def _zip(self) -> zipfile.ZipFile:
         # A forked process must not share the parent's file position.
         if self._open is None or self._open[0] != os.getpid():
@@ -220,7 +241,7 @@ class ZipFiles(Files):
         """The file's bytes."""
         limit = MAX_FILE_BYTES if limit is None else limit
         with self._lock, self._explained(name):
-            member = self._zip().getinfo(self.prefix + name)
+            member = self._zip().getinfo(self._member(name))
             if member.file_size > limit:
                 raise ImageError(f"{name}: larger than {limit >> 20} MiB; shrink it")
             return self._zip().read(member)
@@ -228,7 +249,7 @@ class ZipFiles(Files):
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
         """The file as a stream."""
-        with self._lock, self._explained(name), self._zip().open(self.prefix + name) as stream:
+        with self._lock, self._explained(name), self._zip().open(self._member(name)) as stream:
             yield cast(BinaryIO, stream)
 
     @contextmanager
@@ -245,7 +266,14 @@ class ZipFiles(Files):
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
         with self._lock:
-            return self.prefix + name in self._zip().NameToInfo
+            return self._member(name) in self._zip().NameToInfo
+
+    def _member(self, name: str) -> str:
+        """As it is called in the archive; what leads out of the prefix is called so by none."""
+        literal = self.prefix + name
+        clean = normal(name)
+        known = literal in self._zip().NameToInfo or clean is None
+        return literal if known else f"{self.prefix}{clean}"
 
     def is_folder(self, name: str) -> bool:
         """Whether there is such a folder."""

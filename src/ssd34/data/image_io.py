@@ -103,12 +103,7 @@ def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Im
         raise ImageError(f"{what}: expected a picture file, it is {kind}; check the path")
     try:
         with _quiet, _open(source) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise LargeImageError(
-                    f"{what}: {width} x {height} pixels are more than the limit of {max_pixels}; "
-                    "scale the picture down"
-                )
+            _check_pixels(image, what, max_pixels)
             yield image
     except UnidentifiedImageError:
         raise _unknown(what) from None
@@ -116,26 +111,66 @@ def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Im
         raise _broken(what, error) from None
 
 
-def image_size(stream: BinaryIO, name: str = "the picture") -> tuple[int, int]:
-    """Width and height that `read_image` gives a picture, without decoding its pixels.
+def image_size(
+    stream: BinaryIO, name: str = "the picture", *, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """Width and height that `read_image` gives a picture, without decoding its pixels, unless it
+    is a PNG with words behind them.
 
     Args:
         stream: the file.
         name: what to call it in messages.
+        max_pixels: refuse a picture with more pixels.
 
     Raises:
-        ImageError: not a picture that is read here.
+        ImageError: not a picture that is read here, or too large.
     """
     try:
         with _quiet, _open(stream) as image:
+            _check_pixels(image, name, max_pixels)
             width, height = image.size
-            # Pillow turns a TIFF itself, and its size is already that of the turned picture.
-            turns = 1 if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation)
+            turns = _turns_before_pixels(image, stream)
             return (height, width) if turns in (5, 6, 7, 8) else (width, height)
     except UnidentifiedImageError:
         raise _unknown(name) from None
     except _BROKEN as error:
         raise _broken(name, error) from None
+
+
+def _check_pixels(image: Image.Image, what: str, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise LargeImageError(
+            f"{what}: {width} x {height} pixels are more than the limit of {max_pixels}; "
+            "scale the picture down"
+        )
+
+
+def _turns_before_pixels(image: Image.Image, stream: BinaryIO) -> object:
+    """The EXIF orientation of a picture that has only been opened."""
+    # Pillow turns a TIFF itself, and its size is already that of the turned picture.
+    if image.format == "TIFF":
+        return 1
+    # Of a PNG, Pillow decodes all pixels to see whether EXIF comes behind them.
+    if image.format == "PNG" and not _words_behind_pixels(stream):
+        return Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    return orientation_of(image)
+
+
+def _words_behind_pixels(stream: BinaryIO) -> bool:
+    """Whether a PNG has a chunk that may hold EXIF after its pixels. Source: the PNG
+    specification, 5.3; the stream is left where it was."""
+    before, pixels = stream.tell(), False
+    stream.seek(8)
+    try:
+        while len(head := stream.read(8)) == 8 and head[4:] != b"IEND":
+            if pixels and head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            pixels |= head[4:] == b"IDAT"
+            stream.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    finally:
+        stream.seek(before)
+    return False
 
 
 def _unknown(what: str) -> ImageError:

@@ -80,7 +80,8 @@ def _read(files: Files, config: YoloConfig, split: str, title: str) -> Dataset:
             f"{title}: no picture in {', '.join(config.entries[split])}; expected files such as "
             f".jpg or .png, or links that stay below {files}"
         )
-    if not any(files.exists(label_name(picture)) for picture in pictures):
+    labelled = {picture: _label_file(files, picture) for picture in pictures}
+    if not any(labelled.values()):
         raise DatasetError(
             f"{title}: none of {counted(len(pictures), 'picture')} has a label file; expected for "
             f"example {label_name(pictures[0])}"
@@ -94,7 +95,8 @@ def _read(files: Files, config: YoloConfig, split: str, title: str) -> Dataset:
             found.problems.append(Problem(name, reason, Kind.PICTURE_TWICE))
         try:
             width, height = size_of(files, picture)
-            rows = _rows(files, label_name(picture))
+            file = labelled[picture]
+            rows = _rows(files, file) if file else []
         except (ImageError, DatasetError) as error:
             reason = str(error).removeprefix(f"{picture}: ")
             kind = Kind.UNREADABLE if isinstance(error, ImageError) else Kind.BROKEN_ENTRY
@@ -140,17 +142,21 @@ def _pictures(files: Files, place: str, found: Findings) -> list[str]:
 
 
 def label_name(picture: str) -> str:
-    """The label file of a picture: in labels/ instead of the last images/, else beside it."""
+    """Where the label file of a picture usually is: in labels/ instead of the last images/."""
     folders = posixpath.dirname(picture).split("/")
     if "images" in folders:
         folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
     return posixpath.join(*folders, f"{PurePosixPath(picture).stem}.txt")
 
 
+def _label_file(files: Files, picture: str) -> str | None:
+    """The label file of a picture: where it usually is, else beside it; None: it has none."""
+    beside = str(PurePosixPath(picture).with_suffix(".txt"))
+    return next((name for name in (label_name(picture), beside) if files.exists(name)), None)
+
+
 def _rows(files: Files, label_file: str) -> list[tuple[str, str]]:
-    """The rows of a label file, each with its place; none where there is no file."""
-    if not files.exists(label_file):
-        return []
+    """The rows of a label file, each with its place."""
     lines = read_lines(files, label_file, limit=MAX_LABEL_BYTES)
     rows = [(f"{label_file} line {n}", line.strip()) for n, line in enumerate(lines, start=1)]
     return [(place, row) for place, row in rows if row]

@@ -29,8 +29,7 @@ from numpy.typing import NDArray
 
 from ssd34.data.dataset import Dataset
 from ssd34.errors import require
-from ssd34.evaluate.coco_metrics import ground_truth
-from ssd34.evaluate.results import Results
+from ssd34.evaluate.coco_metrics import countable, ground_truth
 
 RECALLS = np.linspace(0, 1, 101)
 """At which COCO samples the precision."""
@@ -127,8 +126,9 @@ def match(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Matches:
         MissingExtraError: hotcoco is not installed.
     """
     hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
+    dataset, found = countable(dataset, results)
     truth = hotcoco.COCO(ground_truth(dataset))
-    evaluation = hotcoco.COCOeval(truth, truth.load_res(Results.of(results).as_array()), "bbox")
+    evaluation = hotcoco.COCOeval(truth, truth.load_res(found.as_array()), "bbox")
     evaluation.params.area_rng = [_ANY_AREA]
     evaluation.params.area_rng_lbl = ["all"]
     evaluation.params.max_dets = [MAX_DETECTIONS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from ssd34.evaluate.results import Results
 
 _AREAS = {"small": 1, "medium": 2, "large": 3}
 _MAX_DETECTIONS = (1, 10, 100)
+_LARGEST_EXACT = 1 << 53
+"""Up to here float64 holds every integer."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,23 @@ def ground_truth(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def countable(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> tuple[Dataset, Results]:
+    """Both with image ids that the library, like pycocotools, can tell apart: it keeps those of
+    detections as float64. Other ones are replaced by numbers in the same order.
+
+    Args:
+        dataset: the ground truth.
+        results: detections in its pictures.
+    """
+    found = Results.of(results)
+    ids = sorted(sample.image_id for sample in dataset.samples)
+    if not ids or ids[-1] <= _LARGEST_EXACT:
+        return dataset, found
+    new = {image_id: number for number, image_id in enumerate(ids, start=1)}
+    samples = (dataclasses.replace(s, image_id=new[s.image_id]) for s in dataset.samples)
+    return dataclasses.replace(dataset, samples=tuple(samples)), found.with_image_ids(new)
+
+
 def coco_metrics(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
     """Score detections against a data set's boxes.
 
@@ -123,9 +143,9 @@ def coco_metrics(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
         MissingExtraError: hotcoco is not installed.
     """
     hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
+    dataset, found = countable(dataset, results)
     truth = hotcoco.COCO(ground_truth(dataset))
-    found = truth.load_res(Results.of(results).as_array())
-    evaluation = hotcoco.COCOeval(truth, found, "bbox")
+    evaluation = hotcoco.COCOeval(truth, truth.load_res(found.as_array()), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     # precision: (IoU thresholds, recalls, classes, areas, limits); recall lacks the second axis.

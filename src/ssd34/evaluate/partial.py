@@ -20,6 +20,7 @@ from ssd34.data.dataset import Dataset, Problem, Sample
 from ssd34.errors import OptionError
 from ssd34.evaluate.evaluator import Found
 from ssd34.evaluate.results import Results
+from ssd34.runtime.engine import ENGINES
 
 FORMAT = "ssd34 partial evaluation"
 
@@ -54,6 +55,17 @@ class Partial:
 def partial_path(output: Path) -> Path:
     """Where the partial file of an evaluation lies that will write `output`."""
     return output.with_name(f"{output.name}.partial")
+
+
+def engine_of(path: Path) -> str | None:
+    """The engine that an interrupted evaluation ran with; None where that is not known."""
+    try:
+        with path.open("rb") as file:
+            values = json.loads(file.readline())
+    except (OSError, ValueError):
+        return None
+    engine = values.get("engine") if isinstance(values, dict) else None
+    return engine if engine in ENGINES else None
 
 
 @contextmanager

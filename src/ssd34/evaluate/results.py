@@ -85,6 +85,19 @@ class Results(Sequence[Result]):
         known = np.isin(self.image_ids, pictures)
         return self.where(known & np.isin(self.category_ids, dataset.labels.category_ids))
 
+    def with_image_ids(self, new: Mapping[int, int]) -> Results:
+        """Under other image ids.
+
+        Args:
+            new: by the present ones.
+        """
+        return Results(
+            np.array([new[image_id] for image_id in self.image_ids.tolist()], np.int64),
+            self.category_ids,
+            self.boxes_xywh,
+            self.scores,
+        )
+
     def as_array(self) -> NDArray[np.float64]:
         """(N, 7) float64: image id, x, y, width, height, score, category id; pycocotools' form."""
         columns = (self.image_ids, *self.boxes_xywh.T, self.scores, self.category_ids)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ssd34.data.atomic import written_whole
-from ssd34.data.dataset import Dataset
+from ssd34.data.dataset import Dataset, Sample
 from ssd34.errors import DatasetError
 from ssd34.evaluate.results import Results
 
@@ -34,7 +35,7 @@ def read_results(path: Path, dataset: Dataset) -> Results:
 
     Detections that name their picture and class (``file_name`` and ``category_name``, as ``ssd34
     detect`` writes them) are taken by these names, whatever their ids; those of a class that the
-    data set does not have are left out.
+    data set does not have are left out. Of several pictures with one name, folders decide.
 
     Args:
         path: COCO's results JSON. Further keys of a detection are not looked at.
@@ -75,9 +76,9 @@ def _by_name(path: Path, values: list[Any], dataset: Dataset) -> list[Any]:
     """
     if not any(map(_is_named, values)):
         return values
-    named = [(Path(sample.file_name).name, sample.image_id) for sample in dataset.samples]
-    often = Counter(name for name, _ in named)
-    pictures = {name: number for name, number in named if often[name] == 1}
+    pictures: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in dataset.samples:
+        pictures[_parts(sample.file_name)[-1]].append(sample)
     categories = dict(zip(dataset.labels.names, dataset.labels.category_ids, strict=True))
     found: list[Any] = []
     for number, value in enumerate(values):
@@ -87,15 +88,36 @@ def _by_name(path: Path, values: list[Any], dataset: Dataset) -> list[Any]:
         category = categories.get(str(value["category_name"]))
         if category is None:
             continue
-        name = Path(str(value["file_name"])).name
-        if name not in often:
+        parts = _parts(str(value["file_name"]))
+        meant = _best_fitting(parts, pictures.get(parts[-1], []))
+        if len(meant) != 1:
+            what = "no picture" if not meant else "one of several pictures"
             raise DatasetError(
-                f"{path}: detection {number}: {name} is no picture of {dataset.name}; give the "
-                "data that the detections were made on"
+                f"{path}: detection {number}: {parts[-1]:.80} is {what} of {dataset.name}; give "
+                "the data that the detections were made on, and its pictures with their folders"
             )
-        picture = pictures.get(name, value.get("image_id"))  # the id, of several of that name
-        found.append({**value, "image_id": picture, "category_id": category})
+        found.append({**value, "image_id": meant[0].image_id, "category_id": category})
     return found
+
+
+def _parts(file_name: str) -> tuple[str, ...]:
+    """Folders and name; at least one."""
+    return PurePosixPath(file_name.replace("\\", "/")).parts or ("",)
+
+
+def _best_fitting(parts: tuple[str, ...], pictures: list[Sample]) -> list[Sample]:
+    """Those pictures of one name whose folders agree with a path farthest up."""
+    if len(pictures) < 2:
+        return pictures
+    agreeing = [_agreeing(_parts(sample.file_name), parts) for sample in pictures]
+    most = max(agreeing)
+    return [s for s, count in zip(pictures, agreeing, strict=True) if count == most]
+
+
+def _agreeing(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many parts at the end are the same."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _is_named(value: Any) -> bool:

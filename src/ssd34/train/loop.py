@@ -125,7 +125,7 @@ def train(
     )
     saved_at = run.elapsed()
     due = False
-    usable = 0
+    began, usable = run.step, 0
     share = run.share(run.step)
     if run.step and run.step % run.batches_per_epoch == 0 and run.evaluated != run.step:
         _evaluate(run, validation, device, listener, ranks)  # it was interrupted
@@ -165,7 +165,8 @@ def train(
                     listener.progress(progress)
                 run.log({"event": "step", **dataclasses.asdict(progress)})
             if end_of_epoch:
-                if usable == 0:
+                whole_epoch = run.step - began >= run.batches_per_epoch
+                if usable == 0 and whole_epoch:
                     first = f"; the first: {problems[0]}" if problems else ""
                     raise TrainingError(f"no picture could be read in a whole epoch{first}")
                 usable = 0

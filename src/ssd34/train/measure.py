@@ -102,13 +102,16 @@ def evaluate_network(
         raise StoppedError
     for each in everyones(unreadable, ranks):
         problem(each)
-    rows = np.concatenate(ranks.gathered(Results.joined(parts).as_array()))
+    position = {sample.image_id: number for number, sample in enumerate(dataset.samples)}
+    mine = Results.joined(parts).with_image_ids(position)
+    rows = np.concatenate(ranks.gathered(mine.as_array()))
     if not ranks.first:
         return None
     # Equal scores rank in the order of the pictures, as in one process.
-    position = {sample.image_id: number for number, sample in enumerate(dataset.samples)}
-    rows = rows[np.argsort([position[int(row)] for row in rows[:, 0]], kind="stable")]
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    image_ids = np.array([sample.image_id for sample in dataset.samples], np.int64)
     results = Results(
-        rows[:, 0].astype(np.int64), rows[:, 6].astype(np.int64), rows[:, 1:5], rows[:, 5]
-    )
+        image_ids[rows[:, 0].astype(np.int64)], rows[:, 6].astype(np.int64), rows[:, 1:5],
+        rows[:, 5],
+    )  # fmt: skip
     return coco_metrics(dataset, results)

@@ -74,7 +74,10 @@ def training_page(
         "</div></section>",
     ]
     if measured:
-        best = max(measured, key=lambda record: record["summary"]["AP"] or 0.0)
+        # A run may go on under another policy; what was best before does not count any more.
+        policy = measured[-1].get("policy")
+        same = [record for record in measured if record.get("policy", policy) == policy]
+        best = max(same, key=lambda record: record["summary"]["AP"] or 0.0)
         parts.append(_results(best, per_epoch))
     if exhibits:
         parts += ["<section><h2>Pictures that it was measured on</h2><div class=columns>"]

@@ -15,7 +15,7 @@ from ssd34.evaluate.analysis.error_types import ErrorTypes, error_types
 from ssd34.evaluate.analysis.matches import NOT_COUNTED, matches
 from ssd34.evaluate.analysis.pictures import Picture, pictures
 from ssd34.evaluate.analysis.score_choice import ScoreChoice, score_choice
-from ssd34.evaluate.coco_metrics import ground_truth
+from ssd34.evaluate.coco_metrics import countable, ground_truth
 from ssd34.evaluate.results import Results
 
 
@@ -55,6 +55,7 @@ def analyse(dataset: Dataset, results: Results) -> Analysis:
         MissingExtraError: hotcoco is not installed.
     """
     hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
+    dataset, results = countable(dataset, results)
     values = ground_truth(dataset)
     truth = hotcoco.COCO(values)
 
