@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.cli.console import progress_bar
-from ssd34.cli.outputs import check_outputs
+from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.data.atomic import write_text, written_whole
 from ssd34.data.check import Check, check
 from ssd34.data.dataset import Dataset
@@ -57,9 +57,7 @@ def check_data(
     Every picture is decoded. Of a data set that is divided, all splits are checked, or only the
     one in PATH@SPLIT. A picture that is in two splits or paths leaks from one into the other.
     """
-    for target in (json_file, sheet):
-        if target and (target.is_dir() or not target.absolute().parent.is_dir()):
-            raise OptionError(f"{target}: expected a file to write in a folder that exists")
+    check_places((json_file, sheet))
     if sheet and sheet.suffix.lower() != ".png":
         raise OptionError(f"--sheet {sheet}: expected a file name that ends in .png")
     check_outputs((json_file, sheet), data=paths)

@@ -11,7 +11,7 @@ import click
 
 from ssd34.cli.console import progress_bar, warn, warn_of_problems
 from ssd34.cli.exit_codes import PARTLY
-from ssd34.cli.outputs import check_outputs
+from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.core.counted import counted
 from ssd34.data.atomic import write_text
 from ssd34.data.classes import renamed, with_coco_names
@@ -66,8 +66,7 @@ def convert(
     SOURCE is a COCO, Pascal VOC or YOLO data set, PATH@SPLIT for one split of it. NAME= says what
     the split is called in the destination; several sources become the splits of one data set.
     """
-    if json_file and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
-        raise OptionError(f"{json_file}: expected a file to write in a folder that exists")
+    check_places((json_file,))
     check_outputs((json_file,), data=[_named(source)[1] for source in sources])
     names = dict(_pair(text, "--rename", "OLD=NEW") for text in renames)
     wanted = _wanted(sources, splits)

@@ -13,7 +13,7 @@ import click
 from ssd34.cli.console import warn_of_problems
 from ssd34.cli.engine import engine_option
 from ssd34.cli.exit_codes import PARTLY
-from ssd34.cli.outputs import check_outputs
+from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.core.postprocess import POLICIES
 from ssd34.core.preprocess import BOTH, CARD, PREPROCESSINGS
 from ssd34.data.atomic import is_special, write_text
@@ -217,11 +217,7 @@ def _check_options(with_compare: dict[str, Any], without_model: dict[str, Any]) 
 
 def _check_outputs(files: tuple[Path, ...], *, resume: bool, report: Path | None) -> None:
     """Refuse files that cannot be written; the folder of the report will be there."""
-    for file in files:
-        parent = file.absolute().parent
-        made = report is not None and parent == report.absolute()
-        if file.is_dir() or not (made or parent.is_dir()):
-            raise OptionError(f"{file}: expected a file to write in a folder that exists")
+    check_places(files, made=report)
     if resume and not report and all(map(is_special, files)):
         raise OptionError("--resume: goes on beside an output file; give the same --json FILE")
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.core.detections import CSV_HEADER, Detections
+from ssd34.data.file_names import numbers_of
 
 FORMATS = ("table", "json", "coco", "csv", "yolo")
 
@@ -69,11 +70,7 @@ def _coco(run: Run) -> list[dict[str, Any]]:
     it; where that is not so for every file, or not unique, pictures count from 1. Those that could
     not be read count, too: an id does not depend on them. File and class are named as well, which
     ``evaluate --detections`` goes by: a data set may have other ids."""
-    stems = [file.stem for file in run.files]
-    numbered = all(stem.isascii() and stem.isdigit() for stem in stems)
-    numbers = [int(stem) for stem in stems] if numbered else []
-    if len(set(numbers)) != len(stems):
-        numbers = list(range(1, len(stems) + 1))
+    numbers = numbers_of([file.name for file in run.files])
     ids = dict(zip(run.files, numbers, strict=True))
     return [
         {**result, "file_name": str(looked.file), "category_name": found.name}

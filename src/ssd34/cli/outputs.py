@@ -1,4 +1,4 @@
-"""The files that a command is told to write: none of them may be one that it reads."""
+"""The files that a command is told to write: they can be, and none of them is one that it reads."""
 
 from __future__ import annotations
 
@@ -12,6 +12,25 @@ from ssd34.data.files import FolderFiles
 from ssd34.data.formats import is_annotation_name, place_of
 from ssd34.data.yolo import SUFFIXES as YAML
 from ssd34.errors import ModelError, OptionError
+
+
+def check_places(files: Iterable[Path | None], *, made: Path | None = None) -> None:
+    """Refuse files that cannot be written, before the work.
+
+    Args:
+        files: what is to be written; None: nothing.
+        made: a folder that will be there.
+
+    Raises:
+        OptionError: one is a folder, or its folder is not there.
+    """
+    for file in files:
+        if file is None:
+            continue
+        parent = file.absolute().parent
+        there = parent.is_dir() or (made is not None and parent == made.absolute())
+        if file.is_dir() or not there:
+            raise OptionError(f"{file}: expected a file to write in a folder that exists")
 
 
 def check_outputs(

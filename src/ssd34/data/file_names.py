@@ -1,12 +1,28 @@
-"""Names for pictures in a new place: safe anywhere, and no two that a format takes for one."""
+"""What pictures are called: numbers by their names, and safe, unique names in a new place."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff<>:"|?*]')
 """What some file system, a list of lines or XML cannot hold."""
+
+
+_DIGITS = 15
+"""Of the longest number that counts: far below what any file format holds exactly."""
+
+
+def numbers_of(names: Sequence[str]) -> list[int]:
+    """A number for each of some files: the one that names it, as in COCO's and VOC's own files;
+    where that is not so for every file, or not unique, they count from 1."""
+    stems = [PurePosixPath(name).stem for name in names]
+    if all(stem.isascii() and stem.isdigit() and len(stem) <= _DIGITS for stem in stems):
+        named = [int(stem) for stem in stems]
+        if len(set(named)) == len(named):
+            return named
+    return list(range(1, len(stems) + 1))
 
 
 class FileNames:

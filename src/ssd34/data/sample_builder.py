@@ -6,17 +6,13 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 import numpy as np
 
 from ssd34.data.dataset import Kind, Problem, Sample
+from ssd34.data.file_names import numbers_of
 from ssd34.data.files import Files
 from ssd34.data.image_io import image_size
-
-_DIGITS = 15
-"""Of a number that every JSON reader takes."""
-
 
 EDGE = 1.0
 """Pixels by which a box may reach over the edge unremarked: tools round differently."""
@@ -152,16 +148,8 @@ def size_of(files: Files, name: str) -> tuple[int, int]:
 
 
 def with_ids(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Samples of a format without picture numbers, numbered.
-
-    The number is the one that names the file, as in COCO's and VOC's own files; where that is not
-    so for every file, or not unique, pictures count from 1.
-    """
-    stems = [PurePosixPath(sample.file_name).stem for sample in samples]
-    ids = list(range(1, len(stems) + 1))
-    if all(stem.isascii() and stem.isdigit() and len(stem) <= _DIGITS for stem in stems):
-        named = [int(stem) for stem in stems]
-        ids = named if len(set(named)) == len(named) else ids
+    """Samples of a format without picture numbers, with `numbers_of` their files."""
+    ids = numbers_of([sample.file_name for sample in samples])
     return tuple(
         dataclasses.replace(sample, image_id=image_id)
         for sample, image_id in zip(samples, ids, strict=True)
