@@ -42,7 +42,6 @@ from ssd34.evaluate.evaluator import detect_all
 from ssd34.evaluate.results import Results
 from ssd34.evaluate.results_json import read_results, write_results
 from ssd34.network.ssd import SSD, load_weights
-from ssd34.train.loader import training_sets
 from ssd34.train.loop import train
 from ssd34.train.measure import stages_of_network
 from ssd34.train.options import TrainOptions
@@ -51,6 +50,7 @@ from ssd34.train.progress import Listener, Progress
 from ssd34.train.recipe import read_recipe, resolved
 from ssd34.train.run import HISTORY, LAST
 from ssd34.train.settings import Settings, parsed_setting
+from ssd34.train.training_set import training_sets
 
 RESULTS = "results.jsonl"
 DETECTIONS = "detections.json"

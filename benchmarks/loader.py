@@ -27,16 +27,18 @@ from ssd34.core.spec import named_spec
 from ssd34.data.atomic import write_text
 from ssd34.data.dataset import Dataset
 from ssd34.data.formats import open_dataset
-from ssd34.train import loader as loader_module
+from ssd34.train import example
 from ssd34.train.augment import Augmentation
-from ssd34.train.loader import Draw, Loader, TrainingSet, training_sets
+from ssd34.train.example import Draw
+from ssd34.train.loader import Loader
+from ssd34.train.training_set import TrainingSet, training_sets
 
 PARTS = (
     (Dataset, "read_reduced", "decode"),
-    (loader_module, "drawn_variation", "draw"),
-    (loader_module, "varied", "resample, jitter"),
-    (loader_module, "match", "match"),
-    (loader_module, "encode", "encode"),
+    (example, "drawn_variation", "draw"),
+    (example, "varied", "resample, jitter"),
+    (example, "match", "match"),
+    (example, "encode", "encode"),
 )
 
 

@@ -22,10 +22,11 @@ from ssd34.network.ssd import SSD
 from ssd34.runtime.benchmark import interleaved, speed_up, summary
 from ssd34.runtime.cpu import this_cpu
 from ssd34.threads import thread_budget
-from ssd34.train.loader import Loader, training_sets
+from ssd34.train.loader import Loader
 from ssd34.train.options import TrainOptions
 from ssd34.train.precision import computes_bf16
 from ssd34.train.step import make_optimizer, set_training, train_step
+from ssd34.train.training_set import training_sets
 
 CPU = torch.device("cpu")
 

@@ -7,9 +7,9 @@ import pytest
 from ssd34.cli.train_warnings import warnings_of
 from ssd34.core.spec import SPECS
 from ssd34.data.formats import open_dataset
-from ssd34.train.loader import training_sets
 from ssd34.train.options import TrainOptions
 from ssd34.train.start import Start
+from ssd34.train.training_set import training_sets
 from ssd34.zoo.trunks import IMAGENET_TRUNKS
 from tests.conftest import TINY_LABELS, tiny_spec
 

@@ -12,10 +12,10 @@ import torch
 from ssd34.data.formats import open_dataset
 from ssd34.network.ssd import SSD
 from ssd34.train.augment import Augmentation
-from ssd34.train.loader import training_sets
 from ssd34.train.loop import train
 from ssd34.train.options import TrainOptions
 from ssd34.train.run import LAST, Run
+from ssd34.train.training_set import training_sets
 from tests.conftest import TINY_LABELS, tiny_spec
 
 OPTIONS = TrainOptions(

@@ -22,8 +22,9 @@ from ssd34.errors import OptionError
 from ssd34.network.ssd import SSD
 from ssd34.train.augment import Augmentation
 from ssd34.train.distributed import ALONE, Ranks, SharedBatchNorm, joined, share_batch_norm
-from ssd34.train.loader import Loader, training_sets
+from ssd34.train.loader import Loader
 from ssd34.train.loop import train
+from ssd34.train.training_set import training_sets
 from tests.cli.test_train import invoke
 from tests.conftest import TINY_LABELS, tiny_spec
 from tests.train import two_processes

@@ -5,7 +5,8 @@ import pytest
 
 from ssd34.data.formats import open_dataset
 from ssd34.train.augment import Augmentation
-from ssd34.train.loader import Loader, frequencies, training_sets
+from ssd34.train.loader import Loader
+from ssd34.train.training_set import frequencies, training_sets
 from tests.conftest import TINY_LABELS, tiny_spec
 
 

@@ -19,7 +19,8 @@ from ssd34.errors import CheckpointError, DatasetError, OptionError, TrainingErr
 from ssd34.network.ssd import SSD
 from ssd34.train import loader as loader_module
 from ssd34.train.augment import Augmentation
-from ssd34.train.loader import Draw, Examples, Loader, Made, training_sets
+from ssd34.train.example import Draw, Examples, Made
+from ssd34.train.loader import Loader
 from ssd34.train.loop import train
 from ssd34.train.matcher import levels_of, match
 from ssd34.train.measure import evaluate_network
@@ -28,6 +29,7 @@ from ssd34.train.page import read_history
 from ssd34.train.pictures import other_training, other_validation, pictures_of
 from ssd34.train.progress import Listener
 from ssd34.train.step import make_optimizer, set_training, train_step
+from ssd34.train.training_set import training_sets
 from tests.conftest import TINY_LABELS, shapes_dataset, tiny_spec
 
 FAST = TrainOptions(

@@ -9,8 +9,9 @@ from ssd34.core.labels import LabelSet
 from ssd34.data.formats import open_dataset
 from ssd34.errors import TrainingError
 from ssd34.train.augment import Augmentation
-from ssd34.train.loader import Loader, training_sets
+from ssd34.train.loader import Loader
 from ssd34.train.preview import preview
+from ssd34.train.training_set import training_sets
 from tests.cli.test_train import invoke
 from tests.conftest import TINY_LABELS, tiny_spec
 

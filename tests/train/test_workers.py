@@ -10,7 +10,8 @@ from ssd34.data.dataset import Dataset
 from ssd34.data.formats import open_dataset
 from ssd34.errors import TrainingError
 from ssd34.train.augment import Augmentation
-from ssd34.train.loader import Loader, training_sets
+from ssd34.train.loader import Loader
+from ssd34.train.training_set import training_sets
 from tests.conftest import TINY_LABELS, tiny_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")

@@ -13,10 +13,10 @@ from ssd34.cli.app import commands
 from ssd34.data.formats import open_dataset
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import joined
-from ssd34.train.loader import training_sets
 from ssd34.train.loop import train
 from ssd34.train.progress import Listener
 from ssd34.train.step import make_optimizer
+from ssd34.train.training_set import training_sets
 from tests.conftest import TINY_LABELS, tiny_spec
 from tests.train.test_loop import FAST
 

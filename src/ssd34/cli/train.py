@@ -175,7 +175,6 @@ def train(
     from ssd34.network.ssd import SSD
     from ssd34.threads import thread_budget
     from ssd34.train.distributed import joined
-    from ssd34.train.loader import training_sets
     from ssd34.train.loop import train as run_training
     from ssd34.train.page import read_history
     from ssd34.train.pictures import other_validation, pictures_of
@@ -184,6 +183,7 @@ def train(
     from ssd34.train.recipe import RECIPES, read_recipe, resolved
     from ssd34.train.run import HISTORY, LAST, other_policy, run_to_go_on
     from ssd34.train.tensorboard import EventWriter
+    from ssd34.train.training_set import training_sets
     from ssd34.train.untrained import untrained_levels
 
     last = output / LAST

@@ -19,8 +19,8 @@ from ssd34.core.spec import ModelSpec
 from ssd34.data.atomic import write_text, written_whole
 
 if TYPE_CHECKING:
-    from ssd34.train.loader import TrainingSet
     from ssd34.train.options import TrainOptions
+    from ssd34.train.training_set import TrainingSet
 
 SHEET = "preview.png"
 NUMBERS = "preview.json"

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from ssd34.network.fake_quantized import FakeQuantizedSSD
     from ssd34.network.ssd import SSD
-    from ssd34.train.loader import TrainingSet
     from ssd34.train.options import TrainOptions
     from ssd34.train.start import Start
+    from ssd34.train.training_set import TrainingSet
 
 CALIBRATION_PICTURES = 200
 RANGES = "mse"

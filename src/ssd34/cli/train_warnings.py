@@ -9,9 +9,9 @@ from ssd34.core.counted import counted
 
 if TYPE_CHECKING:
     from ssd34.core.spec import ModelSpec
-    from ssd34.train.loader import TrainingSet
     from ssd34.train.options import TrainOptions
     from ssd34.train.start import Start
+    from ssd34.train.training_set import TrainingSet
 
 
 def warnings_of(

@@ -3,12 +3,9 @@ nothing but the seed and the position in the run: a resumed run sees the same ba
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import signal
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,100 +13,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
-from ssd34.core.box_coder import encode
 from ssd34.core.counted import counted
-from ssd34.core.default_boxes import default_boxes_cxcywh
-from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
-from ssd34.data.dataset import Dataset, Kind, Problem
-from ssd34.errors import DatasetError, ImageError, TrainingError
+from ssd34.data.dataset import Kind, Problem
+from ssd34.errors import TrainingError
 from ssd34.threads import thread_budget
-from ssd34.train.augment import Augmentation, drawn_variation, varied
+from ssd34.train.augment import Augmentation
 from ssd34.train.distributed import ALONE, Ranks
-from ssd34.train.matcher import Matches, levels_of, match
+from ssd34.train.example import Draw, Examples, Unreadable
 from ssd34.train.memory import free_memory
 from ssd34.train.out_of_memory import lacks_memory
-from ssd34.train.picture_cache import COPIES, PictureCache
+from ssd34.train.picture_cache import COPIES
+from ssd34.train.training_set import TrainingSet, draws_of
 
 CACHE_SHARE = 0.25
 """Of the free memory: what the cache takes at most unless it is told how much."""
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingSet:
-    """A data set, how often to draw from it, and its labels as the network's.
-
-    Attributes:
-        dataset: pictures and boxes.
-        weight: draws per picture and epoch.
-        labels: (data set classes + 1,) int64, the network's label of each.
-        labelled: (network classes + 1,) bool, background included.
-        usable: indices of the pictures that have something to learn.
-        frequency: how often each of them is drawn, in relation to the others.
-    """
-
-    dataset: Dataset
-    weight: float
-    labels: NDArray[np.int64]
-    labelled: NDArray[np.bool_]
-    usable: NDArray[np.int64]
-    frequency: NDArray[np.float64]
-
-
-def training_sets(
-    datasets: Sequence[tuple[Dataset, float]], target: LabelSet, *, balance: float = 0.0
-) -> list[TrainingSet]:
-    """Prepare data sets, each with its weight, for a network with the classes `target`.
-
-    Classes that no data set labels are taught as background everywhere: left out of every loss
-    they would keep their first, meaningless scores.
-
-    Args:
-        datasets: the sets and their draws per picture and epoch.
-        target: the network's classes.
-        balance: see `frequencies`.
-
-    Raises:
-        DatasetError: the network lacks a class, or a set has no picture with a box to learn.
-    """
-    sources = [_training_set(dataset, weight, target, balance) for dataset, weight in datasets]
-    taught = np.any([source.labelled for source in sources], axis=0)
-    return [dataclasses.replace(source, labelled=source.labelled | ~taught) for source in sources]
-
-
-def _training_set(dataset: Dataset, weight: float, target: LabelSet, balance: float) -> TrainingSet:
-    labels = dataset.labels_in(target)
-    labelled = np.zeros(len(target) + 1, np.bool_)
-    labelled[labels] = True
-    usable = [i for i, sample in enumerate(dataset.samples) if (~sample.ignored).any()]
-    if not usable:
-        raise DatasetError(f"{dataset.name}: no picture has a box to learn from")
-    shown = [set(sample.labels[~sample.ignored].tolist()) for sample in dataset.samples]
-    return TrainingSet(
-        dataset,
-        weight,
-        labels,
-        labelled,
-        np.array(usable),
-        frequencies([shown[i] for i in usable], balance),
-    )
-
-
-def frequencies(shown: Sequence[set[int]], balance: float) -> NDArray[np.float64]:
-    """How often to draw each picture, in relation to the others.
-
-    That of its rarest class: max(1, sqrt(`balance` / share of the pictures that show the class)).
-    Source: Gupta et al., LVIS, 2019, repeat factor sampling.
-
-    Args:
-        shown: each picture's classes, at least one.
-        balance: classes that fewer than this share of the pictures show are drawn more often.
-    """
-    counts = Counter(label for labels in shown for label in labels)
-    rarest = np.array([min(counts[label] for label in labels) for labels in shown])
-    return np.sqrt(np.maximum(1.0, balance * len(shown) / rarest))
 
 
 def cache_bytes(sources: Sequence[TrainingSet], cache_mb: int | None, *, here: int = 1) -> int:
@@ -126,15 +45,6 @@ def cache_bytes(sources: Sequence[TrainingSet], cache_mb: int | None, *, here: i
     # Pictures may also be kept at half their size and less: at most a third more.
     whole = 3 * sum(int(sample.width) * int(sample.height) for sample in samples)
     return min(allowed // here, whole * 4 // 3)
-
-
-class Draw(NamedTuple):
-    """One picture to make: where it is, its seed, its size."""
-
-    source: int
-    picture: int
-    seed: tuple[int, int, int]
-    size: int
 
 
 class Batch(NamedTuple):
@@ -174,113 +84,6 @@ class Batch(NamedTuple):
             Batch(images, offsets, labels, labelled, self.problems if number == 0 else ())
             for number, (images, offsets, labels, labelled) in enumerate(split)
         ]
-
-
-class Unreadable(NamedTuple):
-    """A picture that could not be made, and the size that it would have had."""
-
-    problem: Problem
-    size: int
-
-
-class Made(NamedTuple):
-    """A varied picture and what it teaches.
-
-    Attributes:
-        image: (S, S, 3) uint8 RGB.
-        boxes: (N, 4) float32 xyxy, fractions of the picture: the objects.
-        labels: (N,) int64, the network's.
-        ignored_boxes: (M, 4) float32 xyxy, crowds and difficult objects.
-        matches: what each default box learns.
-    """
-
-    image: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    ignored_boxes: NDArray[np.float32]
-    matches: Matches
-
-
-class Examples(TorchDataset[Any]):
-    """Makes one picture and its targets from a Draw."""
-
-    def __init__(
-        self,
-        sources: Sequence[TrainingSet],
-        spec: ModelSpec,
-        options: Augmentation,
-        matcher: str = "iou",
-        *,
-        cached: int = 0,
-    ) -> None:
-        """
-        Args:
-            sources: where pictures come from.
-            spec: the network.
-            options: how much to vary.
-            matcher: which default box learns which object, ``"iou"`` or ``"atss"``.
-            cached: bytes of decoded pictures to keep.
-        """
-        self.sources = tuple(sources)
-        self.options = options
-        self.spec = spec
-        self.matcher = matcher
-        lengths = [len(source.dataset) for source in self.sources]
-        self._first = [sum(lengths[:number]) for number in range(len(lengths))]
-        self.cache = PictureCache(sum(lengths), cached)
-        self._default_boxes: dict[int, NDArray[np.float32]] = {}
-
-    def default_boxes(self, size: int) -> NDArray[np.float32]:
-        """The default boxes for an input of this size, made once."""
-        if size not in self._default_boxes:
-            self._default_boxes[size] = default_boxes_cxcywh(self.spec.at_size(size))
-        return self._default_boxes[size]
-
-    def make(self, draw: Draw) -> Made | Unreadable:
-        """The picture of a draw and what each default box learns from it."""
-        source = self.sources[draw.source]
-        sample = source.dataset.samples[draw.picture]
-        variation = drawn_variation(
-            sample.width,
-            sample.height,
-            sample.boxes,
-            ignored=sample.ignored,
-            labels=sample.labels,
-            size=draw.size,
-            options=self.options,
-            rng=np.random.default_rng(draw.seed),
-        )
-        factor = variation.factor
-        try:
-            picture = self.cache.read(
-                self._first[draw.source] + draw.picture,
-                factor,
-                lambda: source.dataset.read_reduced(sample, factor),
-            )
-        except ImageError as error:
-            return Unreadable(Problem.of(sample, error), draw.size)
-        ignored, crowd = sample.ignored[variation.kept], sample.crowd[variation.kept]
-        boxes = variation.boxes[~ignored]
-        labels = source.labels[sample.labels[variation.kept]][~ignored]
-        matches = match(
-            boxes,
-            labels,
-            default_boxes_cxcywh=self.default_boxes(draw.size),
-            ignored_boxes=variation.boxes[ignored & ~crowd],
-            crowd_boxes=variation.boxes[crowd],
-            levels=levels_of(self.spec.at_size(draw.size)) if self.matcher == "atss" else None,
-        )
-        image = varied(picture, variation, factor=factor)
-        return Made(image, boxes, labels, variation.boxes[ignored], matches)
-
-    def __getitem__(self, draw: Draw) -> tuple[NDArray[Any], ...] | Unreadable:
-        made = self.make(draw)
-        if isinstance(made, Unreadable):
-            return made
-        default_boxes, learned = self.default_boxes(draw.size), made.matches.labels > 0
-        offsets = np.zeros_like(default_boxes)
-        offsets[learned] = encode(made.matches.boxes_cxcywh[learned], default_boxes[learned])
-        return made.image, offsets, made.matches.labels, self.sources[draw.source].labelled
 
 
 def _collate(examples: list[tuple[NDArray[Any], ...] | Unreadable]) -> Batch:
@@ -344,7 +147,7 @@ class Loader:
         rng = np.random.default_rng((self.seed, number))
         order: list[tuple[int, int]] = []
         for position, source in enumerate(self.sources):
-            wanted = _draws_of(source)
+            wanted = draws_of(source)
             drawn = rng.permutation(len(source.usable))
             # A comb with one tooth a draw: each picture's share of the line catches its draws.
             line = source.frequency[drawn].cumsum()
@@ -359,7 +162,7 @@ class Loader:
         One round follows the other without a gap: what an epoch of whole batches leaves over, the
         next one begins with.
         """
-        each = sum(map(_draws_of, self.sources))
+        each = sum(map(draws_of, self.sources))
         number, first = divmod(step * self.batch_size, each)
         stream = itertools.islice(self._rounds(number), first, None)
         for now in itertools.count(step):
@@ -418,11 +221,7 @@ class Loader:
 
 def batches_an_epoch(sources: Sequence[TrainingSet], batch_size: int) -> int:
     """Whole batches that an epoch of some data sets has; at least one."""
-    return max(1, sum(map(_draws_of, sources)) // batch_size)
-
-
-def _draws_of(source: TrainingSet) -> int:
-    return max(1, round(len(source.usable) * source.weight))
+    return max(1, sum(map(draws_of, sources)) // batch_size)
 
 
 def everyones(problems: Sequence[Problem], ranks: Ranks) -> list[Problem]:

@@ -21,7 +21,7 @@ from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
 from ssd34.train.divergence import diverged
 from ssd34.train.ema import AveragedWeights
-from ssd34.train.loader import Loader, TrainingSet, everyones
+from ssd34.train.loader import Loader, everyones
 from ssd34.train.measure import StoppedError, evaluate_network
 from ssd34.train.options import TrainOptions
 from ssd34.train.out_of_memory import advised
@@ -31,6 +31,7 @@ from ssd34.train.run import BEST, LAST, Run
 from ssd34.train.schedule import Schedule
 from ssd34.train.step import make_optimizer, set_training, train_step
 from ssd34.train.time_left import TimeLeft
+from ssd34.train.training_set import TrainingSet
 
 LOG_EVERY = 20
 

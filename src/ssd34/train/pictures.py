@@ -9,7 +9,7 @@ from typing import Any
 from ssd34.core.counted import counted
 from ssd34.data.dataset import Dataset
 from ssd34.data.fingerprint import fingerprint
-from ssd34.train.loader import TrainingSet
+from ssd34.train.training_set import TrainingSet
 
 Pictures = Mapping[str, Any]
 """``training``: a list, and ``validation``: of data sets, each with name, pictures, weight and

@@ -17,7 +17,8 @@ from ssd34.core.boxes import cxcywh_from_xyxy, pairwise_iou, xyxy_from_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.data.dataset import Problem
 from ssd34.errors import TrainingError
-from ssd34.train.loader import Loader, Made, Unreadable
+from ssd34.train.example import Made, Unreadable
+from ssd34.train.loader import Loader
 from ssd34.train.matcher import MATCH_IOU
 
 SIDES = (0.0, 8.0, 16.0, 32.0, 96.0, math.inf)
