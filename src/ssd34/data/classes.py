@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ssd34.core.labels import COCO_LABELS, LabelSet
+from ssd34.core.labels import COCO_LABELS, LabelSet, numbered
 from ssd34.data.dataset import Dataset
 from ssd34.data.voc import COCO_NAMES
 
@@ -51,10 +51,8 @@ def renamed(dataset: Dataset, names: Mapping[str, str], *, own_ids: bool = False
     ids: dict[str, int] = {}
     for name, category in zip(new, dataset.labels.category_ids, strict=True):
         ids.setdefault(name, category)
-    official = dict(zip(COCO_LABELS.names, COCO_LABELS.category_ids, strict=True))
-    if not own_ids and set(ids) <= set(official):
-        ids = {name: official[name] for name in ids}
-    labels = LabelSet(tuple(ids), tuple(ids.values()))
+    coco = not own_ids and set(ids) <= set(COCO_LABELS.names)
+    labels = numbered(ids) if coco else LabelSet(tuple(ids), tuple(ids.values()))
     table = np.array([0, *(labels.label(name) for name in new)], np.int64)
     samples = (dataclasses.replace(s, labels=table[s.labels]) for s in dataset.samples)
     return dataclasses.replace(dataset, labels=labels, samples=tuple(samples))

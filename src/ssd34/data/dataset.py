@@ -113,6 +113,18 @@ class Sample:
         )
 
 
+def check_size(sample: Sample, *, width: int, height: int) -> None:
+    """
+    Raises:
+        ImageError: the picture has another size than its annotations say.
+    """
+    if (width, height) != (sample.width, sample.height):
+        raise ImageError(
+            f"{sample.file_name}: the annotations say {sample.width} x {sample.height} pixels, "
+            f"the picture has {width} x {height}; correct one of them"
+        )
+
+
 class ImageStore(Protocol):
     """Where the picture files of a data set are."""
 
@@ -157,7 +169,7 @@ class Dataset:
         """
         with self._checked(sample) as data:
             image = read_image(data, max_pixels=max_pixels)
-        self._check_size(sample, width=image.shape[1], height=image.shape[0])
+        check_size(sample, width=image.shape[1], height=image.shape[0])
         return image
 
     def read_square(
@@ -171,7 +183,7 @@ class Dataset:
         """
         with self._checked(sample) as data:
             square = read_square(data, side, max_pixels=max_pixels)
-        self._check_size(sample, width=square.width, height=square.height)
+        check_size(sample, width=square.width, height=square.height)
         return square.picture
 
     def read_reduced(
@@ -185,7 +197,7 @@ class Dataset:
         """
         with self._checked(sample) as data:
             reduced = read_reduced(data, factor, max_pixels=max_pixels)
-        self._check_size(sample, width=reduced.width, height=reduced.height)
+        check_size(sample, width=reduced.width, height=reduced.height)
         return reduced.picture
 
     @contextmanager
@@ -197,14 +209,6 @@ class Dataset:
         except ImageError as error:
             reason = str(error).removeprefix("the picture: ")
             raise ImageError(f"{sample.file_name}: {reason}") from None
-
-    @staticmethod
-    def _check_size(sample: Sample, *, width: int, height: int) -> None:
-        if (width, height) != (sample.width, sample.height):
-            raise ImageError(
-                f"{sample.file_name}: the annotations say {sample.width} x {sample.height} pixels, "
-                f"the picture has {width} x {height}; correct one of them"
-            )
 
     def labels_in(self, target: LabelSet) -> NDArray[np.int64]:
         """This data set's labels as labels of another set, matched by name.

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ssd34.data.coco_writer import coco_folder
-from ssd34.data.dataset import Dataset, Sample
+from ssd34.data.dataset import Dataset, Sample, check_size
 from ssd34.data.file_names import FileNames
 from ssd34.data.files import FolderFiles
 from ssd34.data.image_io import SUFFIXES, image_size
@@ -72,11 +72,7 @@ def place(dataset: Dataset, sample: Sample, path: Path, *, link: bool) -> None:
         size = size_of(images, name)
     else:
         raise OptionError(f"{dataset.name}: pictures in a zip cannot be linked; leave --link out")
-    if size != (sample.width, sample.height):
-        raise ImageError(
-            f"{name}: the annotations say {sample.width} x {sample.height} pixels, the picture "
-            f"has {size[0]} x {size[1]}; correct one of them"
-        )
+    check_size(sample, width=size[0], height=size[1])
     path.parent.mkdir(parents=True, exist_ok=True)
     if not isinstance(images, FolderFiles) or not link:
         path.write_bytes(data)

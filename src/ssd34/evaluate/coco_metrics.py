@@ -152,19 +152,18 @@ def coco_metrics(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
     precision = np.asarray(evaluation.eval["precision"])
     recall = np.asarray(evaluation.eval["recall"])
     summary: dict[str, float | None] = {
-        "AP": _mean(precision[:, :, :, 0, -1]),
-        "AP50": _mean(precision[0, :, :, 0, -1]),
-        "AP75": _mean(precision[5, :, :, 0, -1]),
+        "AP": mean_measured(precision[:, :, :, 0, -1]),
+        "AP50": mean_measured(precision[0, :, :, 0, -1]),
+        "AP75": mean_measured(precision[5, :, :, 0, -1]),
     }
-    summary |= {f"AP_{n}": _mean(precision[:, :, :, k, -1]) for n, k in _AREAS.items()}
-    summary |= {f"AR{n}": _mean(recall[:, :, 0, k]) for k, n in enumerate(_MAX_DETECTIONS)}
-    summary |= {f"AR_{n}": _mean(recall[:, :, k, -1]) for n, k in _AREAS.items()}
-    name_of = dict(zip(dataset.labels.category_ids, dataset.labels.names, strict=True))
-    names = [name_of[int(category)] for category in evaluation.params.cat_ids]
+    summary |= {f"AP_{n}": mean_measured(precision[:, :, :, k, -1]) for n, k in _AREAS.items()}
+    summary |= {f"AR{n}": mean_measured(recall[:, :, 0, k]) for k, n in enumerate(_MAX_DETECTIONS)}
+    summary |= {f"AR_{n}": mean_measured(recall[:, :, k, -1]) for n, k in _AREAS.items()}
+    names = names_of(evaluation, dataset.labels)
 
     def by_class(values: NDArray[np.float64]) -> dict[str, float]:
         """The mean of (..., classes) for each class that has objects."""
-        means = {name: _mean(values[..., k]) for k, name in enumerate(names)}
+        means = {name: mean_measured(values[..., k]) for k, name in enumerate(names)}
         return {name: value for name, value in means.items() if value is not None}
 
     return CocoMetrics(
@@ -176,7 +175,13 @@ def coco_metrics(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
     )
 
 
-def _mean(values: NDArray[np.float64]) -> float | None:
+def names_of(evaluation: Any, labels: LabelSet) -> list[str]:
+    """The class names in the order of the library's arrays."""
+    known = dict(zip(labels.category_ids, labels.names, strict=True))
+    return [known[int(category)] for category in evaluation.params.cat_ids]
+
+
+def mean_measured(values: NDArray[np.float64]) -> float | None:
     """The mean of what was measured; the library marks the rest with -1."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else None

@@ -10,12 +10,12 @@ from ssd34.errors import require
 from ssd34.evaluate.analysis.breakdown import Part, by_class, by_size
 from ssd34.evaluate.analysis.calibration import Calibration, calibration
 from ssd34.evaluate.analysis.confusion import Confusion, confusion
-from ssd34.evaluate.analysis.curves import Curves, curves, names_of
+from ssd34.evaluate.analysis.curves import Curves, curves
 from ssd34.evaluate.analysis.error_types import ErrorTypes, error_types
 from ssd34.evaluate.analysis.matches import NOT_COUNTED, matches
 from ssd34.evaluate.analysis.pictures import Picture, pictures
 from ssd34.evaluate.analysis.score_choice import ScoreChoice, score_choice
-from ssd34.evaluate.coco_metrics import countable, ground_truth
+from ssd34.evaluate.coco_metrics import countable, ground_truth, names_of
 from ssd34.evaluate.results import Results
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.data.dataset import Dataset
-from ssd34.evaluate.analysis.curves import names_of
+from ssd34.evaluate.coco_metrics import mean_measured, names_of
 
 SIZES = ("small", "medium", "large")
 
@@ -65,7 +65,9 @@ def by_size(evaluation: Any, dataset: Dataset) -> tuple[Part, ...]:
 def _part(evaluation: Any, name: str, objects: int, *, classes: list[int], area: int) -> Part:
     precision = np.asarray(evaluation.eval["precision"])[:, :, classes, area, -1]
     recall = np.asarray(evaluation.eval["recall"])[:, classes, area, -1]
-    return Part(name, objects, _mean(precision), _mean(precision[0]), _mean(recall))
+    return Part(
+        name, objects, mean_measured(precision), mean_measured(precision[0]), mean_measured(recall)
+    )
 
 
 def _objects(dataset: Dataset, *, low: float, high: float) -> NDArray[np.int64]:
@@ -75,9 +77,3 @@ def _objects(dataset: Dataset, *, low: float, high: float) -> NDArray[np.int64]:
         counted = ~sample.ignored & (sample.areas >= low) & (sample.areas <= high)
         np.add.at(counts, sample.labels[counted] - 1, 1)
     return counts
-
-
-def _mean(values: NDArray[np.float64]) -> float | None:
-    """The mean of what was measured; the library marks the rest with -1."""
-    measured = values[values > -1]
-    return float(measured.mean()) if measured.size else None

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.labels import LabelSet
+from ssd34.evaluate.coco_metrics import names_of
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,6 @@ def curves(evaluation: Any, labels: LabelSet) -> Curves:
             _curve(names[k], precision[0, :, k]) for k in np.flatnonzero(measured).tolist()
         ),
     )
-
-
-def names_of(evaluation: Any, labels: LabelSet) -> list[str]:
-    """The class names in the order of the library's arrays."""
-    known = dict(zip(labels.category_ids, labels.names, strict=True))
-    return [known[int(category)] for category in evaluation.params.cat_ids]
 
 
 def _curve(name: str, precision: NDArray[np.float64]) -> Curve:
