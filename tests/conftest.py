@@ -90,6 +90,14 @@ def tiny_raw_model(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPat
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny_batch_model(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network for four pictures at once, no more and no fewer."""
+    path = tmp_path_factory.mktemp("models") / "tiny-batch.onnx"
+    save_model(onnx_model(tiny_checkpoint, ExportOptions(policy=None, batch=4)), path)
+    return path
+
+
 def shapes_dataset(folder: Path, *, pictures: int, seed: int = 0) -> Path:
     """A folder with instances.json and images/: coloured shapes on noise, boxes exact.
 

@@ -12,6 +12,7 @@ from ssd34.runtime.benchmark_run import Plan, Report, Result, benchmark
 from ssd34.runtime.benchmark_worker import Worker, drawn_picture
 from ssd34.runtime.cpu import this_cpu
 from ssd34.runtime.detector import Detector
+from ssd34.runtime.loadgen_run import loadgen_values
 from ssd34.runtime.stages import StagedDetector, StageTimes
 from tests.conftest import EXAMPLES
 
@@ -136,6 +137,70 @@ def test_offline(tiny_raw_model, batch):
     (result,) = report_values(benchmark(plan))["results"]
     assert result["pictures_per_round"] == (batch or 8) and result["threads"] == 2
     assert len(result["rounds"]["per_picture_ms"]) == 2 and result["images_per_second"] > 0
+
+
+def asked(monkeypatch):
+    """What workers are asked from now on: command, arguments and answer."""
+    real, seen = Worker.ask, []
+
+    def ask(worker, command, **arguments):
+        answer = real(worker, command, **arguments)
+        seen.append((command, arguments, answer))
+        return answer
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    return seen
+
+
+@pytest.mark.parametrize("batch", [None, 4])
+def test_all_pictures_of_a_fixed_batch_count(tiny_batch_model, monkeypatch, batch):
+    seen = asked(monkeypatch)
+    plan = Plan(
+        models=[str(tiny_batch_model)], scenario="offline", rounds=2, warm_up=1, threads=[2],
+        batch=batch, pictures=PICTURES,
+    )  # fmt: skip
+    (result,) = report_values(benchmark(plan))["results"]
+    rounds = [(arguments, taken) for command, arguments, taken in seen if command == "batches"]
+    assert [arguments for arguments, _ in rounds] == [
+        {"first": first, "count": 4, "batch": 4} for first in (-4, 0, 4)
+    ]
+    expected = [taken / 4 for _, taken in rounds[1:]]
+    assert result["rounds"]["per_picture_ms"] == pytest.approx(expected, abs=1e-3)
+    assert result["images_per_second"] == pytest.approx(2000 / sum(expected), rel=1e-3)
+    assert result["batch"] == result["pictures_in_a_run"] == result["pictures_per_round"] == 4
+    opened = [arguments for command, arguments, _ in seen if command == "open"][-1]
+    assert (opened["threads"], opened["streams"]) == (2, 1), "one run has all threads"
+
+
+def test_the_batch_of_a_file_is_its_own_in_the_report(tiny_model, tiny_raw_model):
+    plan = Plan(models=[str(tiny_model), str(tiny_raw_model)], scenario="offline", rounds=1)
+    results = report_values(benchmark(plan))["results"]
+    assert [(one["batch"], one["pictures_in_a_run"]) for one in results] == [(1, 1), (None, 1)]
+
+
+@pytest.mark.parametrize("scenario", ["single-stream", "server"])
+def test_a_fixed_batch_is_not_for_pictures_that_come_alone(tiny_batch_model, tiny_model, scenario):
+    models = [str(tiny_batch_model), str(tiny_model)]
+    report = benchmark(Plan(models=models, scenario=scenario, rounds=1, bound_ms=1e5))
+    assert [result.model for result in report.results] == models[1:]
+    (refused,) = report.refused
+    assert refused.model == models[0]
+    assert "takes 4 pictures at once, here they come one by one; export it" in refused.reason
+    assert "--batch 1 or dynamic" in refused.reason and "--scenario offline" in refused.reason
+
+
+@pytest.mark.parametrize("scenario", ["single-stream", "offline"])
+def test_loadgen_asks_no_file_of_a_fixed_batch(tiny_batch_model, tmp_path, scenario):
+    plan = Plan(models=[str(tiny_batch_model)], scenario=scenario)
+    with pytest.raises(ModelError, match="4 pictures at once, here they come one by one"):
+        loadgen_values(plan, tmp_path, seconds=0.01)
+
+
+def test_a_batch_that_a_file_does_not_take(tiny_model, tiny_raw_model):
+    models = [str(tiny_model), str(tiny_raw_model)]
+    report = benchmark(Plan(models=models, scenario="offline", rounds=1, batch=2))
+    assert [result.model for result in report.results] == models[1:]
+    assert "takes 1 picture at once, not --batch 2; leave" in report.refused[0].reason
 
 
 @pytest.mark.parametrize("rate", [None, 20.0])

@@ -62,7 +62,7 @@ ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10, SERVER: 200}
 @click.option("--warm-up", type=click.IntRange(0), default=3, help="Rounds that do not count.")
 @click.option(
     "--batch", type=click.IntRange(1),
-    help="Offline: pictures in one run. [default: one a thread, all threads busy]",
+    help="Offline: pictures in one run. [default: the file's own number, or one a thread]",
 )  # fmt: skip
 @click.option(
     "--rate", type=click.FloatRange(0, min_open=True),

@@ -63,7 +63,7 @@ def _single_stream(result: dict[str, Any]) -> Row:
 
 def _offline(result: dict[str, Any]) -> Row:
     return {
-        "model": _model(result, f"{result['batch']} in a run"),
+        "model": _model(result, f"{result['pictures_in_a_run']} in a run"),
         "images/s": f"{result['images_per_second']:.2f}",
         "ms a picture": f"{result['per_picture_ms']['median']:.1f}",
         "speed-up": _interval(result["speed_up"]["detect"]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ssd34.core.counted import counted
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.arrivals import highest_rate, p99
 from ssd34.runtime.benchmark import interleaved, summary
@@ -42,7 +43,8 @@ class Plan:
             at hand, as many a second as possible. Server: they arrive at random times.
         rounds: timed rounds; in the server scenario pictures that arrive at each rate.
         warm_up: rounds before these.
-        batch: offline: pictures in one run; None: one picture a thread, all threads busy.
+        batch: offline: pictures in one run; None: as many as the file takes where that is a fixed
+            number above 1, else one picture a thread, all threads busy.
         rate: server: arrivals a second; None: search the highest within the bound.
         bound_ms: server: what p99 may be.
     """
@@ -97,6 +99,7 @@ class Result:
         stages: single-stream: of each picture, warm-up left out.
         chunks_ms: offline: milliseconds for each `chunk` pictures, warm-up left out.
         chunk: offline: pictures of a round.
+        in_a_run: offline: pictures in one run of the file.
         rates: server: each rate measured with its latencies.
         best_rate: server: the highest rate within the bound, 0 for none; None: it was not
             searched, or not to the end.
@@ -112,6 +115,7 @@ class Result:
     stages: list[StageTimes] = field(default_factory=list)
     chunks_ms: list[float] = field(default_factory=list)
     chunk: int = 0
+    in_a_run: int = 1
     rates: list[tuple[float, list[float]]] = field(default_factory=list)
     best_rate: float | None = None
     alone_ms: float | None = None
@@ -147,7 +151,9 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
         combinations = plan.combinations
         for number, combination in enumerate(combinations):
             progress("loading", number, len(combinations))
-            worker = open_worker(plan, *combination, refused=refused)
+            worker = open_worker(
+                plan, *combination, refused=refused, batches=plan.scenario == OFFLINE
+            )
             if worker:
                 stack.enter_context(worker)
                 model, _, threads = combination
@@ -175,28 +181,78 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
 
 
 def open_worker(
-    plan: Plan, model: str, engine: str, threads: int, *, refused: list[Refusal]
+    plan: Plan,
+    model: str,
+    engine: str,
+    threads: int,
+    *,
+    refused: list[Refusal],
+    batches: bool,
 ) -> Worker | None:
     """The process of a model; None where it cannot run, which is added to `refused`.
+
+    Args:
+        plan: what to measure.
+        model, engine, threads: one of its combinations.
+        refused: what cannot run.
+        batches: whether a file may be asked for several pictures in one run.
 
     Raises:
         Ssd34Error: the model is missing, a picture cannot be read, or nothing in the plan can run.
     """
-    model_path(model)  # a wrong name is a mistake of the plan's, not an engine's
-    offline_streams = plan.scenario == OFFLINE and plan.batch is None
-    try:
+    file = model_path(model)  # a wrong name is a mistake of the plan's, not an engine's
+
+    def opened(*, streams: int) -> Worker:
         return Worker(
             model,
             engine=engine,
-            threads=1 if offline_streams else threads,
-            streams=threads if offline_streams else 1,
+            threads=threads // streams,
+            streams=streams,
             pictures=plan.used,
         )
+
+    try:
+        worker = opened(streams=threads if plan.scenario == OFFLINE and plan.batch is None else 1)
+        try:
+            _check_batch(file, worker.facts["batch"], plan, batches=batches)
+        except BaseException:
+            worker.close()
+            raise
+        if threads > 1 and batches and _in_one_run(worker, plan):
+            # Only the loaded file says that it takes several, and then one run has all threads.
+            worker.close()
+            worker = opened(streams=1)
+        return worker
     except ModelError as error:
         refused.append(Refusal(model, engine, threads, str(error)))
         if len(refused) == len(plan.combinations):
             raise
         return None
+
+
+def _check_batch(file: Path, fixed: int | None, plan: Plan, *, batches: bool) -> None:
+    """Refuse a file whose fixed number of pictures at once is not the one that is measured.
+
+    A picture alone would be repeated to fill the batch and cost as much as all of them.
+    """
+    if fixed is None:
+        return
+    if fixed > 1 and not batches:
+        raise ModelError(
+            f"{file}: takes {fixed} pictures at once, here they come one by one; export it with "
+            "--batch 1 or dynamic, or measure it with --scenario offline and without --loadgen"
+        )
+    if plan.batch not in (None, fixed):
+        raise ModelError(
+            f"{file}: takes {counted(fixed, 'picture')} at once, not --batch {plan.batch}; leave "
+            "--batch out, or export the file with --batch dynamic"
+        )
+
+
+def _in_one_run(worker: Worker, plan: Plan) -> int | None:
+    """Offline: pictures in one run of the file; None: one, and several runs at the same time."""
+    fixed: int | None = worker.facts["batch"]
+    return plan.batch or (fixed if fixed and fixed > 1 else None)
 
 
 def _single_stream(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
@@ -217,14 +273,16 @@ def _single_stream(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Pro
 
 def _offline(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
     def turn(worker: Worker, result: Result) -> Callable[[], None]:
-        result.chunk = plan.batch or PICTURES_A_THREAD * result.threads
+        batch = _in_one_run(worker, plan)
+        result.chunk = batch or PICTURES_A_THREAD * result.threads
+        result.in_a_run = batch or 1
         number = -plan.warm_up
 
         def run() -> None:
             nonlocal number
             first = number * result.chunk
-            if plan.batch:
-                taken = worker.ask("batches", first=first, count=plan.batch, batch=plan.batch)
+            if batch:
+                taken = worker.ask("batches", first=first, count=batch, batch=batch)
             else:
                 taken = worker.ask("many", first=first, count=result.chunk, workers=result.threads)
             if number >= 0:

@@ -42,7 +42,7 @@ def loadgen_values(
     try:
         for number, (model, engine, threads) in enumerate(combinations):
             progress(number, len(combinations))
-            opened = open_worker(plan, model, engine, threads, refused=refused)
+            opened = open_worker(plan, model, engine, threads, refused=refused, batches=False)
             if opened is None:
                 continue
             logs = folder / f"{number:02}-{Path(model).stem}-{engine}-{threads}"
