@@ -89,8 +89,26 @@ def test_worker_that_dies(tiny_model):
     with worker(tiny_model) as model:
         model._process.kill()
         model._process.wait()
-        with pytest.raises(ModelError, match="ended with code -9"):
+        with pytest.raises(ModelError, match="ended with code -9; is there enough memory"):
             model.ask("detect", number=0)
+
+
+def test_worker_that_ends_by_itself_did_not_lack_memory(tiny_model, capfd):
+    with (
+        worker(tiny_model) as model,
+        pytest.raises(ModelError, match="ended with code 1; its standard error, above, says why"),
+    ):
+        model.ask("no such command")
+    assert "AttributeError" in capfd.readouterr().err
+
+
+def test_worker_takes_no_modules_from_the_current_folder(tiny_model, tmp_path, monkeypatch):
+    for name in ("platform", "queue", "csv"):
+        (tmp_path / f"{name}.py").write_text("open('executed', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    with worker(tiny_model) as model:
+        assert model.facts["spec"] == "tiny"
+    assert not (tmp_path / "executed").exists()
 
 
 def test_fixed_batches_of_another_size(tiny_model):
@@ -223,6 +241,72 @@ def test_no_rate_is_tried_where_a_picture_alone_exceeds_the_bound(tiny_model):
     (result,) = report_values(benchmark(plan))["results"]
     assert result["rates"] == [] and result["highest_rate"] == 0
     assert result["alone_ms"] > 0.01 and result["search_cut_off"] is None
+
+
+@pytest.mark.parametrize("scenario", ["single-stream", "offline", "server"])
+def test_a_model_that_fails_in_its_runs_is_refused(failing_model, tiny_model, scenario):
+    models = [str(failing_model), str(tiny_model)]
+    report = benchmark(Plan(models=models, scenario=scenario, rounds=2, warm_up=1, bound_ms=1e5))
+    assert [result.model for result in report.results] == models[1:]
+    (refused,) = report.refused
+    assert refused.model == models[0] and "failing.onnx: loaded, but" in refused.reason
+    (values,) = report_values(report)["results"]
+    if scenario != "server":
+        assert values["speed_up"]["detect"]["value"] == 1, "what the others are compared with"
+
+
+def test_only_a_model_that_fails_is_an_error(failing_model):
+    with pytest.raises(ModelError, match=r"failing\.onnx: loaded, but"):
+        benchmark(Plan(models=[str(failing_model)], rounds=2))
+
+
+def test_a_model_that_dies_later_loses_nothing_of_the_others(
+    tiny_model, tiny_raw_model, monkeypatch
+):
+    real, count = Worker.ask, 0
+
+    def ask(worker, command, **arguments):
+        nonlocal count
+        if command == "detect" and worker._model == str(tiny_model):
+            count += 1
+            if count == 3:
+                worker._process.kill()
+                worker._process.wait()
+        if command == "tail_share":
+            raise ModelError("no memory for a second one")
+        return real(worker, command, **arguments)
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    models = [str(tiny_model), str(tiny_raw_model)]
+    values = report_values(benchmark(Plan(models=models, rounds=4, warm_up=1)))
+    (result,), (refused,) = values["results"], values["refused"]
+    assert result["model"] == models[1] and len(result["rounds"]["network_ms"]) == 4
+    assert result["peak_memory_mb"] > 30 and not result["tail_in_file_known"]
+    assert refused["model"] == models[0]
+    assert refused["reason"].startswith(f"{tiny_model}: its process ended with code -9")
+
+
+def test_loadgen_keeps_what_it_measured_of_the_others(failing_model, tiny_model, tmp_path):
+    pytest.importorskip("mlperf_loadgen")
+    plan = Plan(models=[str(tiny_model), str(failing_model)], rounds=2)
+    values = loadgen_values(plan, tmp_path, seconds=0.01)
+    assert [result["model"] for result in values["results"]] == [str(tiny_model)]
+    assert "failing.onnx: loaded, but" in values["refused"][0]["reason"]
+
+
+def test_a_broken_picture_is_an_error_before_anything_is_measured(
+    tiny_model, tmp_path, monkeypatch
+):
+    """Its header is whole, so only decoding finds it."""
+    seen = asked(monkeypatch)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(PICTURES[0].read_bytes()[:9000])
+    plan = Plan(models=[str(tiny_model)], rounds=1, warm_up=0, pictures=[PICTURES[0], broken])
+    with pytest.raises(ImageError, match=r"broken\.jpg"):
+        benchmark(plan)
+    with pytest.raises(ImageError, match=r"broken\.jpg"):
+        loadgen_values(plan, tmp_path, seconds=0.01)
+    assert seen == []
 
 
 def test_interruption_keeps_what_was_measured(tiny_model):

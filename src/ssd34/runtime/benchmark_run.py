@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ssd34.core.counted import counted
+from ssd34.data.image_io import read_image
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.arrivals import highest_rate, p99
 from ssd34.runtime.benchmark import interleaved, summary
@@ -81,7 +82,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A model that an engine cannot run here, and why."""
+    """A model that an engine cannot run here, or failed to run to the end, and why."""
 
     model: str
     engine: str
@@ -104,7 +105,7 @@ class Result:
         best_rate: server: the highest rate within the bound, 0 for none; None: it was not
             searched, or not to the end.
         alone_ms: server: median of pictures that did not have to wait; None: it was not searched.
-        peak_memory: bytes; None: unknown, or interrupted before the end.
+        peak_memory: bytes; None: unknown, interrupted before the end, or the process failed then.
         graph_tail: share of the tail in the file's own time; None as above.
     """
 
@@ -140,11 +141,14 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
     An interruption (``KeyboardInterrupt``) ends the measuring; what was measured until then is in
     the report. Without a single whole round, or rate in the server scenario, it is passed on.
 
-    An engine may not be able to run a model here; the others are measured without it.
+    An engine may not be able to run a model here, or fail at it later; the others are measured
+    without it.
 
     Raises:
-        Ssd34Error: a model is missing, none can be loaded, or a picture cannot be read.
+        Ssd34Error: a model is missing, none can be run, or a picture cannot be read, which is
+            found out before anything is measured.
     """
+    check_pictures(plan, progress)
     with ExitStack() as stack:
         pairs: list[tuple[Worker, Result]] = []
         refused: list[Refusal] = []
@@ -162,12 +166,15 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
         report = Report(plan, this_cpu(), [result for _, result in pairs], refused=refused)
         measure = {SINGLE_STREAM: _single_stream, OFFLINE: _offline, SERVER: _server}
         try:
-            measure[plan.scenario](plan, pairs, progress)
+            measure[plan.scenario](report, pairs, progress)
             for number, (worker, result) in enumerate(pairs):
                 progress("memory and profile", number, len(pairs))
-                result.peak_memory = worker.ask("memory")
-                if plan.scenario == SINGLE_STREAM:
-                    result.graph_tail = worker.ask("tail_share")
+                if not _is_measured(report, result):
+                    continue
+                with suppress(ModelError):  # its times stay; what it did not say is unknown
+                    result.peak_memory = worker.ask("memory")
+                    if plan.scenario == SINGLE_STREAM:
+                        result.graph_tail = worker.ask("tail_share")
         except KeyboardInterrupt:
             begun = [
                 bool(r.stages or r.chunks_ms or r.rates or r.best_rate is not None)
@@ -178,6 +185,17 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
                 raise
             report.interrupted = True
     return report
+
+
+def check_pictures(plan: Plan, progress: Progress = lambda *_: None) -> None:
+    """Decode every picture of a plan once: a broken one would end a long run at its turn.
+
+    Raises:
+        ImageError: one cannot be read.
+    """
+    for number, path in enumerate(plan.used):
+        progress("pictures", number, len(plan.used))
+        read_image(path)
 
 
 def open_worker(
@@ -255,7 +273,33 @@ def _in_one_run(worker: Worker, plan: Plan) -> int | None:
     return plan.batch or (fixed if fixed and fixed > 1 else None)
 
 
-def _single_stream(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+@contextmanager
+def _left_out_if_it_fails(report: Report, worker: Worker, result: Result) -> Iterator[None]:
+    """A model that fails inside the block goes from the results to what is refused.
+
+    Its own rounds go with it: they would be compared with rounds that it did not take part in.
+
+    Raises:
+        ModelError: it was the last.
+    """
+    try:
+        yield
+    except ModelError as error:
+        worker.close()
+        report.results[:] = [one for one in report.results if one is not result]
+        report.refused.append(Refusal(result.model, result.engine, result.threads, str(error)))
+        if not report.results:
+            raise
+
+
+def _is_measured(report: Report, result: Result) -> bool:
+    """Whether a model has not failed; two may have equal results."""
+    return any(one is result for one in report.results)
+
+
+def _single_stream(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+    plan = report.plan
+
     def turn(worker: Worker, result: Result) -> Callable[[], None]:
         number = -plan.warm_up
 
@@ -268,10 +312,12 @@ def _single_stream(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Pro
 
         return run
 
-    _turns(plan, pairs, turn, progress)
+    _turns(report, pairs, turn, progress)
 
 
-def _offline(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+def _offline(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+    plan = report.plan
+
     def turn(worker: Worker, result: Result) -> Callable[[], None]:
         batch = _in_one_run(worker, plan)
         result.chunk = batch or PICTURES_A_THREAD * result.threads
@@ -291,43 +337,61 @@ def _offline(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress)
 
         return run
 
-    _turns(plan, pairs, turn, progress)
+    _turns(report, pairs, turn, progress)
 
 
 def _turns(
-    plan: Plan,
+    report: Report,
     pairs: list[tuple[Worker, Result]],
     turn: Callable[[Worker, Result], Callable[[], None]],
     progress: Progress,
 ) -> None:
+    plan = report.plan
     total = plan.warm_up + plan.rounds
+
+    def guarded(worker: Worker, result: Result) -> Callable[[], None]:
+        run = turn(worker, result)
+
+        def run_if_measured() -> None:
+            if _is_measured(report, result):
+                with _left_out_if_it_fails(report, worker, result):
+                    run()
+
+        return run_if_measured
+
     interleaved(
-        {str(number): turn(*pair) for number, pair in enumerate(pairs)},
+        {str(number): guarded(*pair) for number, pair in enumerate(pairs)},
         rounds=plan.rounds,
         warm_up=plan.warm_up,
         progress=lambda done: progress("rounds", done, total),
     )
 
 
-def _server(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+def _server(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
     """One model after the other: rates are kept up for a while, so they cannot take turns."""
     for number, (worker, result) in enumerate(pairs):
         progress("arrivals", number, len(pairs))
-        for _ in range(plan.warm_up):
-            worker.ask("detect", number=0)
+        with _left_out_if_it_fails(report, worker, result):
+            _serve(report.plan, worker, result)
 
-        def p99_at(rate: float, worker: Worker = worker, result: Result = result) -> float:
-            latencies = worker.ask("serve", rate=rate, queries=plan.rounds, seed=0)
-            result.rates.append((rate, latencies))
-            return p99(latencies)
 
-        if plan.rate is not None:
-            p99_at(plan.rate)
-            continue
-        alone = [sum(worker.ask("detect", number=k)) for k in range(CAPACITY_RUNS)]
-        result.alone_ms = summary(alone).median
-        if result.alone_ms > plan.bound_ms:
-            result.best_rate = 0.0  # no rate can make a picture faster than it is alone
-            continue
-        capacity = 1000 / result.alone_ms
-        result.best_rate, _ = highest_rate(p99_at, bound=plan.bound_ms, capacity=capacity)
+def _serve(plan: Plan, worker: Worker, result: Result) -> None:
+    """One model at the plan's rate, or at those of a search."""
+
+    def p99_at(rate: float) -> float:
+        latencies = worker.ask("serve", rate=rate, queries=plan.rounds, seed=0)
+        result.rates.append((rate, latencies))
+        return p99(latencies)
+
+    for _ in range(plan.warm_up):
+        worker.ask("detect", number=0)
+    if plan.rate is not None:
+        p99_at(plan.rate)
+        return
+    alone = [sum(worker.ask("detect", number=k)) for k in range(CAPACITY_RUNS)]
+    result.alone_ms = summary(alone).median
+    if result.alone_ms > plan.bound_ms:
+        result.best_rate = 0.0  # no rate can make a picture faster than it is alone
+        return
+    capacity = 1000 / result.alone_ms
+    result.best_rate, _ = highest_rate(p99_at, bound=plan.bound_ms, capacity=capacity)
