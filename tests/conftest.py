@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -87,6 +88,41 @@ def tiny_raw_model(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPat
     """The same network, ending at loc and conf."""
     path = tmp_path_factory.mktemp("models") / "tiny-raw.onnx"
     save_model(onnx_model(tiny_checkpoint, ExportOptions(policy=None, batch=None)), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_batch_model(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network for four pictures at once, no more and no fewer."""
+    path = tmp_path_factory.mktemp("models") / "tiny-batch.onnx"
+    save_model(onnx_model(tiny_checkpoint, ExportOptions(policy=None, batch=4)), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def failing_model(tiny_raw_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network; it loads, and fails in every run with other than two pictures."""
+    model = onnx.load(tiny_raw_model)
+    (last,) = (node for node in model.graph.node if "loc" in node.output)
+    last.output[list(last.output).index("loc")] = "loc_of_any"
+    boxes = tiny_spec().num_default_boxes
+    constants = {
+        "flat": np.array([-1]),
+        "nothing": np.zeros(2 * 4 * boxes, np.float32),
+        "pictures": np.array([-1, 4, boxes]),
+    }
+    for name, values in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    for operator, inputs, output in (
+        ("Reshape", ["loc_of_any", "flat"], "loc_flat"),
+        ("Add", ["loc_flat", "nothing"], "loc_of_two"),
+        ("Reshape", ["loc_of_two", "pictures"], "loc"),
+    ):
+        model.graph.node.append(onnx.helper.make_node(operator, inputs, [output], f"make_{output}"))
+    (port,) = (port for port in model.graph.output if port.name == "loc")
+    port.type.tensor_type.shape.dim[0].dim_value = 2
+    path = tmp_path_factory.mktemp("models") / "failing.onnx"
+    onnx.save(model, path)
     return path
 
 

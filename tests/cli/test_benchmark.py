@@ -83,7 +83,7 @@ def test_offline_and_server(run, tmp_path):
     result = run("--scenario", "offline", "--rounds", "1", "--plot", tmp_path / "o.svg")
     assert "images/s" in result.stdout
     assert "<svg" in (tmp_path / "o.svg").read_text()
-    result = run("--scenario", "server", "--rounds", "2", "--rate", "50", "--bound", "10")
+    result = run("--scenario", "server", "--rounds", "2", "--rate", "50")
     assert "50.00/s" in result.stdout and "not searched" in result.stdout
     result = run("--scenario", "server", "--rounds", "2", "--bound", "0.01")
     assert "alone a picture" in result.stdout and "the bound is 0.01" in result.stdout
@@ -161,6 +161,28 @@ def test_an_interrupted_search_shows_how_far_it_came(run, tiny_raw_model, tmp_pa
     assert "only the rates until then" in result.stderr
 
 
+def test_a_search_that_finds_no_rate_shows_the_lowest(run, tmp_path, monkeypatch):
+    """Every rate misses the bound, by less the lower it is."""
+    real, tried = Worker.ask, []
+
+    def ask(worker, command, **arguments):
+        if command == "detect":
+            return [1.0, 8.0, 1.0]
+        if command != "serve":
+            return real(worker, command, **arguments)
+        tried.append(arguments["rate"])
+        return [1000 + arguments["rate"]]
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    result = run("--scenario", "server", "--json", tmp_path / "b.json")
+    (values,) = json.loads((tmp_path / "b.json").read_text())["results"]
+    assert values["highest_rate"] == 0 and len(values["rates"]) == len(tried) > 1
+    assert "none: p99 above" in result.stdout and " 0.00/s" not in result.stdout
+    # 10 ms a picture: halved down to a 32nd of 100 pictures a second.
+    assert min(tried) == 3.125
+    assert "3.12/s" in result.stdout and "1003.1" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -179,6 +201,11 @@ def test_an_interrupted_search_shows_how_far_it_came(run, tiny_raw_model, tmp_pa
         (["--bound", "3", "--scenario", "offline"], "counts in --scenario server only"),
         (["--batch", "4", "--scenario", "offline", "--loadgen", "logs"], "not in --loadgen"),
         (["--seconds", "3"], "with --loadgen only"),
+        (["--warm-up", "3", "--loadgen", "logs"], "--warm-up does not count in --loadgen"),
+        (
+            ["--bound", "3", "--rate", "3", "--scenario", "server"],
+            "--rate leaves no search; give one",
+        ),
         (["no.onnx"], "no such model"),
     ],
 )

@@ -12,6 +12,7 @@ from ssd34.runtime.benchmark_run import Plan, Report, Result, benchmark
 from ssd34.runtime.benchmark_worker import Worker, drawn_picture
 from ssd34.runtime.cpu import this_cpu
 from ssd34.runtime.detector import Detector
+from ssd34.runtime.loadgen_run import loadgen_values
 from ssd34.runtime.stages import StagedDetector, StageTimes
 from tests.conftest import EXAMPLES
 
@@ -88,8 +89,26 @@ def test_worker_that_dies(tiny_model):
     with worker(tiny_model) as model:
         model._process.kill()
         model._process.wait()
-        with pytest.raises(ModelError, match="ended with code -9"):
+        with pytest.raises(ModelError, match="ended with code -9; is there enough memory"):
             model.ask("detect", number=0)
+
+
+def test_worker_that_ends_by_itself_did_not_lack_memory(tiny_model, capfd):
+    with (
+        worker(tiny_model) as model,
+        pytest.raises(ModelError, match="ended with code 1; its standard error, above, says why"),
+    ):
+        model.ask("no such command")
+    assert "AttributeError" in capfd.readouterr().err
+
+
+def test_worker_takes_no_modules_from_the_current_folder(tiny_model, tmp_path, monkeypatch):
+    for name in ("platform", "queue", "csv"):
+        (tmp_path / f"{name}.py").write_text("open('executed', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    with worker(tiny_model) as model:
+        assert model.facts["spec"] == "tiny"
+    assert not (tmp_path / "executed").exists()
 
 
 def test_fixed_batches_of_another_size(tiny_model):
@@ -138,6 +157,70 @@ def test_offline(tiny_raw_model, batch):
     assert len(result["rounds"]["per_picture_ms"]) == 2 and result["images_per_second"] > 0
 
 
+def asked(monkeypatch):
+    """What workers are asked from now on: command, arguments and answer."""
+    real, seen = Worker.ask, []
+
+    def ask(worker, command, **arguments):
+        answer = real(worker, command, **arguments)
+        seen.append((command, arguments, answer))
+        return answer
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    return seen
+
+
+@pytest.mark.parametrize("batch", [None, 4])
+def test_all_pictures_of_a_fixed_batch_count(tiny_batch_model, monkeypatch, batch):
+    seen = asked(monkeypatch)
+    plan = Plan(
+        models=[str(tiny_batch_model)], scenario="offline", rounds=2, warm_up=1, threads=[2],
+        batch=batch, pictures=PICTURES,
+    )  # fmt: skip
+    (result,) = report_values(benchmark(plan))["results"]
+    rounds = [(arguments, taken) for command, arguments, taken in seen if command == "batches"]
+    assert [arguments for arguments, _ in rounds] == [
+        {"first": first, "count": 4, "batch": 4} for first in (-4, 0, 4)
+    ]
+    expected = [taken / 4 for _, taken in rounds[1:]]
+    assert result["rounds"]["per_picture_ms"] == pytest.approx(expected, abs=1e-3)
+    assert result["images_per_second"] == pytest.approx(2000 / sum(expected), rel=1e-3)
+    assert result["batch"] == result["pictures_in_a_run"] == result["pictures_per_round"] == 4
+    opened = [arguments for command, arguments, _ in seen if command == "open"][-1]
+    assert (opened["threads"], opened["streams"]) == (2, 1), "one run has all threads"
+
+
+def test_the_batch_of_a_file_is_its_own_in_the_report(tiny_model, tiny_raw_model):
+    plan = Plan(models=[str(tiny_model), str(tiny_raw_model)], scenario="offline", rounds=1)
+    results = report_values(benchmark(plan))["results"]
+    assert [(one["batch"], one["pictures_in_a_run"]) for one in results] == [(1, 1), (None, 1)]
+
+
+@pytest.mark.parametrize("scenario", ["single-stream", "server"])
+def test_a_fixed_batch_is_not_for_pictures_that_come_alone(tiny_batch_model, tiny_model, scenario):
+    models = [str(tiny_batch_model), str(tiny_model)]
+    report = benchmark(Plan(models=models, scenario=scenario, rounds=1, bound_ms=1e5))
+    assert [result.model for result in report.results] == models[1:]
+    (refused,) = report.refused
+    assert refused.model == models[0]
+    assert "takes 4 pictures at once, here they come one by one; export it" in refused.reason
+    assert "--batch 1 or dynamic" in refused.reason and "--scenario offline" in refused.reason
+
+
+@pytest.mark.parametrize("scenario", ["single-stream", "offline"])
+def test_loadgen_asks_no_file_of_a_fixed_batch(tiny_batch_model, tmp_path, scenario):
+    plan = Plan(models=[str(tiny_batch_model)], scenario=scenario)
+    with pytest.raises(ModelError, match="4 pictures at once, here they come one by one"):
+        loadgen_values(plan, tmp_path, seconds=0.01)
+
+
+def test_a_batch_that_a_file_does_not_take(tiny_model, tiny_raw_model):
+    models = [str(tiny_model), str(tiny_raw_model)]
+    report = benchmark(Plan(models=models, scenario="offline", rounds=1, batch=2))
+    assert [result.model for result in report.results] == models[1:]
+    assert "takes 1 picture at once, not --batch 2; leave" in report.refused[0].reason
+
+
 @pytest.mark.parametrize("rate", [None, 20.0])
 def test_server(tiny_model, rate):
     plan = Plan(
@@ -158,6 +241,72 @@ def test_no_rate_is_tried_where_a_picture_alone_exceeds_the_bound(tiny_model):
     (result,) = report_values(benchmark(plan))["results"]
     assert result["rates"] == [] and result["highest_rate"] == 0
     assert result["alone_ms"] > 0.01 and result["search_cut_off"] is None
+
+
+@pytest.mark.parametrize("scenario", ["single-stream", "offline", "server"])
+def test_a_model_that_fails_in_its_runs_is_refused(failing_model, tiny_model, scenario):
+    models = [str(failing_model), str(tiny_model)]
+    report = benchmark(Plan(models=models, scenario=scenario, rounds=2, warm_up=1, bound_ms=1e5))
+    assert [result.model for result in report.results] == models[1:]
+    (refused,) = report.refused
+    assert refused.model == models[0] and "failing.onnx: loaded, but" in refused.reason
+    (values,) = report_values(report)["results"]
+    if scenario != "server":
+        assert values["speed_up"]["detect"]["value"] == 1, "what the others are compared with"
+
+
+def test_only_a_model_that_fails_is_an_error(failing_model):
+    with pytest.raises(ModelError, match=r"failing\.onnx: loaded, but"):
+        benchmark(Plan(models=[str(failing_model)], rounds=2))
+
+
+def test_a_model_that_dies_later_loses_nothing_of_the_others(
+    tiny_model, tiny_raw_model, monkeypatch
+):
+    real, count = Worker.ask, 0
+
+    def ask(worker, command, **arguments):
+        nonlocal count
+        if command == "detect" and worker._model == str(tiny_model):
+            count += 1
+            if count == 3:
+                worker._process.kill()
+                worker._process.wait()
+        if command == "tail_share":
+            raise ModelError("no memory for a second one")
+        return real(worker, command, **arguments)
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    models = [str(tiny_model), str(tiny_raw_model)]
+    values = report_values(benchmark(Plan(models=models, rounds=4, warm_up=1)))
+    (result,), (refused,) = values["results"], values["refused"]
+    assert result["model"] == models[1] and len(result["rounds"]["network_ms"]) == 4
+    assert result["peak_memory_mb"] > 30 and not result["tail_in_file_known"]
+    assert refused["model"] == models[0]
+    assert refused["reason"].startswith(f"{tiny_model}: its process ended with code -9")
+
+
+def test_loadgen_keeps_what_it_measured_of_the_others(failing_model, tiny_model, tmp_path):
+    pytest.importorskip("mlperf_loadgen")
+    plan = Plan(models=[str(tiny_model), str(failing_model)], rounds=2)
+    values = loadgen_values(plan, tmp_path, seconds=0.01)
+    assert [result["model"] for result in values["results"]] == [str(tiny_model)]
+    assert "failing.onnx: loaded, but" in values["refused"][0]["reason"]
+
+
+def test_a_broken_picture_is_an_error_before_anything_is_measured(
+    tiny_model, tmp_path, monkeypatch
+):
+    """Its header is whole, so only decoding finds it."""
+    seen = asked(monkeypatch)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(PICTURES[0].read_bytes()[:9000])
+    plan = Plan(models=[str(tiny_model)], rounds=1, warm_up=0, pictures=[PICTURES[0], broken])
+    with pytest.raises(ImageError, match=r"broken\.jpg"):
+        benchmark(plan)
+    with pytest.raises(ImageError, match=r"broken\.jpg"):
+        loadgen_values(plan, tmp_path, seconds=0.01)
+    assert seen == []
 
 
 def test_interruption_keeps_what_was_measured(tiny_model):

@@ -1,6 +1,7 @@
 import importlib.util
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from ssd34.deploy.quantize import PUBLISHED_FORMS, quantized_model
 from ssd34.deploy.read_network import network_of
 from ssd34.errors import MissingExtraError, ModelError, OptionError
 from ssd34.runtime import openvino_engine
-from ssd34.runtime.engine import ENGINES, open_engine
+from ssd34.runtime.engine import ENGINES, failure, open_engine
 from ssd34.runtime.session import Session
 from tests.conftest import EXAMPLES, TINY_LABELS, drawn_checkpoint, tiny_spec
 
@@ -124,6 +125,29 @@ def test_file_that_is_no_onnx(name, content, tmp_path):
     with pytest.raises(ModelError, match="not an ONNX file") as caught:
         open_engine(path, name=name, threads=1)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@both
+def test_a_run_that_fails(name, tiny_raw_model):
+    engine = open_engine(tiny_raw_model, name=name, threads=1)
+    with pytest.raises(ModelError, match=rf"raw\.onnx: .* {name} failed to run it") as caught:
+        engine.run(["loc"], {"image": pictures()[..., 1:]})
+    assert "Exception from" not in str(caught.value), "the engine's own reason comes after it"
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 450
+
+
+def test_a_file_that_loads_and_fails_in_its_runs(failing_model):
+    detector = Detector.load(failing_model, threads=1)
+    with pytest.raises(ModelError, match=r"failing\.onnx: loaded, but .*make_loc_of_two"):
+        detector.detect(EXAMPLES / "coffee.jpg")
+
+
+def test_a_failure_says_what_the_engine_said_first():
+    error = RuntimeError("\n Exception from core.cpp:\n its\treason\nand more")
+    found = failure(Path("a.onnx"), "openvino", error)
+    assert "engine openvino failed to run it (its reason);" in found
+    assert "(ValueError)" in failure(Path("a.onnx"), "openvino", ValueError())
+    assert len(failure(Path("a.onnx"), "openvino", ValueError("long" * 999))) < 350
 
 
 @both
@@ -236,6 +260,17 @@ def test_auto_measures_both_and_takes_the_faster(tiny_model):
     assert session.engine.name == session.choice.engine == min(times, key=times.__getitem__)
     assert all(f"{name} {times[name]:.1f} ms" in session.choice.reason for name in ENGINES)
     assert len(session.run_detections(pictures())[0]) == 3
+
+
+@needs_openvino
+def test_auto_leaves_an_engine_that_fails(tiny_model, monkeypatch):
+    def run(*_):
+        raise ModelError("out of luck")
+
+    monkeypatch.setattr(openvino_engine.OpenVinoEngine, "run", run)
+    session = Session(tiny_model, engine="auto")
+    assert session.engine.name == "onnxruntime" and session.choice is not None
+    assert session.choice.reason == "engine onnxruntime: out of luck"
 
 
 def test_auto_without_openvino_says_so(tiny_model, monkeypatch):

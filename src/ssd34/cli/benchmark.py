@@ -59,10 +59,15 @@ ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10, SERVER: 200}
     "--rounds", type=click.IntRange(1),
     help=f"[default: {', '.join(f'{n} {name}' for name, n in ROUNDS.items())}]",
 )  # fmt: skip
-@click.option("--warm-up", type=click.IntRange(0), default=3, help="Rounds that do not count.")
+@click.option(
+    "--warm-up",
+    type=click.IntRange(0),
+    default=3,
+    help="Rounds that do not count; not with LoadGen.",
+)
 @click.option(
     "--batch", type=click.IntRange(1),
-    help="Offline: pictures in one run. [default: one a thread, all threads busy]",
+    help="Offline: pictures in one run. [default: the file's own number, or one a thread]",
 )  # fmt: skip
 @click.option(
     "--rate", type=click.FloatRange(0, min_open=True),
@@ -70,7 +75,7 @@ ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10, SERVER: 200}
 )  # fmt: skip
 @click.option(
     "--bound", type=click.FloatRange(0, min_open=True), default=100.0,
-    help="Server: milliseconds that p99 may be.",
+    help="Server: milliseconds that p99 may be; for the search.",
 )  # fmt: skip
 @click.option(
     "--loadgen", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -171,6 +176,15 @@ def _check_scenario(scenario: str, *, loadgen: bool) -> None:
         if given(name) and (scenario != only or loadgen):
             here = "--loadgen" if loadgen else f"--scenario {scenario}"
             raise OptionError(f"--{name} counts in --scenario {only} only, not in {here}")
+    if given("warm_up") and loadgen:
+        raise OptionError(
+            "--warm-up does not count in --loadgen, which warms up by itself; leave it out"
+        )
+    if given("bound") and given("rate"):
+        raise OptionError(
+            "--bound is for the search of the highest rate, and --rate leaves no search; give one "
+            "of them"
+        )
     if given("seconds") and not loadgen:
         raise OptionError("--seconds counts with --loadgen only; see --rounds")
 

@@ -63,7 +63,7 @@ def _single_stream(result: dict[str, Any]) -> Row:
 
 def _offline(result: dict[str, Any]) -> Row:
     return {
-        "model": _model(result, f"{result['batch']} in a run"),
+        "model": _model(result, f"{result['pictures_in_a_run']} in a run"),
         "images/s": f"{result['images_per_second']:.2f}",
         "ms a picture": f"{result['per_picture_ms']['median']:.1f}",
         "speed-up": _interval(result["speed_up"]["detect"]),
@@ -73,6 +73,8 @@ def _offline(result: dict[str, Any]) -> Row:
 def _server(result: dict[str, Any]) -> Row:
     best = result["highest_rate"]
     rates = [rate for rate in result["rates"] if best is None or rate["rate"] == best]
+    if best == 0:  # the search found none: how far the lowest rate is from the bound
+        rates = sorted(result["rates"], key=lambda rate: -rate["rate"])
     latency = rates[-1]["latency_ms"] if rates else {}
     return {
         "model": _model(result),
@@ -89,6 +91,8 @@ def _highest_rate(result: dict[str, Any], *, begun: bool) -> str:
     best, cut_off, alone = result["highest_rate"], result["search_cut_off"], result["alone_ms"]
     if alone is not None and alone > result["bound_ms"]:
         return f"none: alone a picture\ntakes {alone:.0f} ms,\nthe bound is {result['bound_ms']:g}"
+    if best == 0:
+        return f"none: p99 above\n{result['bound_ms']:g} ms at all rates"
     if best is not None:
         return f"{best:.2f}/s"
     if cut_off is None:

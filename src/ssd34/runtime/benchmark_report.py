@@ -78,7 +78,7 @@ def _offline(result: Result, report: Report) -> dict[str, Any]:
         np.array(one.chunks_ms[:rounds]) / one.chunk for one in (result, report.results[0])
     )
     return {
-        "batch": report.plan.batch or 1,
+        "pictures_in_a_run": result.in_a_run,
         "pictures_per_round": result.chunk,
         "images_per_second": _rate(1000 / per_picture.mean()),
         "per_picture_ms": summary(per_picture).to_dict(),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ssd34.core.counted import counted
+from ssd34.data.image_io import read_image
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.arrivals import highest_rate, p99
 from ssd34.runtime.benchmark import interleaved, summary
@@ -42,7 +44,8 @@ class Plan:
             at hand, as many a second as possible. Server: they arrive at random times.
         rounds: timed rounds; in the server scenario pictures that arrive at each rate.
         warm_up: rounds before these.
-        batch: offline: pictures in one run; None: one picture a thread, all threads busy.
+        batch: offline: pictures in one run; None: as many as the file takes where that is a fixed
+            number above 1, else one picture a thread, all threads busy.
         rate: server: arrivals a second; None: search the highest within the bound.
         bound_ms: server: what p99 may be.
     """
@@ -79,7 +82,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A model that an engine cannot run here, and why."""
+    """A model that an engine cannot run here, or failed to run to the end, and why."""
 
     model: str
     engine: str
@@ -97,11 +100,12 @@ class Result:
         stages: single-stream: of each picture, warm-up left out.
         chunks_ms: offline: milliseconds for each `chunk` pictures, warm-up left out.
         chunk: offline: pictures of a round.
+        in_a_run: offline: pictures in one run of the file.
         rates: server: each rate measured with its latencies.
         best_rate: server: the highest rate within the bound, 0 for none; None: it was not
             searched, or not to the end.
         alone_ms: server: median of pictures that did not have to wait; None: it was not searched.
-        peak_memory: bytes; None: unknown, or interrupted before the end.
+        peak_memory: bytes; None: unknown, interrupted before the end, or the process failed then.
         graph_tail: share of the tail in the file's own time; None as above.
     """
 
@@ -112,6 +116,7 @@ class Result:
     stages: list[StageTimes] = field(default_factory=list)
     chunks_ms: list[float] = field(default_factory=list)
     chunk: int = 0
+    in_a_run: int = 1
     rates: list[tuple[float, list[float]]] = field(default_factory=list)
     best_rate: float | None = None
     alone_ms: float | None = None
@@ -136,18 +141,23 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
     An interruption (``KeyboardInterrupt``) ends the measuring; what was measured until then is in
     the report. Without a single whole round, or rate in the server scenario, it is passed on.
 
-    An engine may not be able to run a model here; the others are measured without it.
+    An engine may not be able to run a model here, or fail at it later; the others are measured
+    without it.
 
     Raises:
-        Ssd34Error: a model is missing, none can be loaded, or a picture cannot be read.
+        Ssd34Error: a model is missing, none can be run, or a picture cannot be read, which is
+            found out before anything is measured.
     """
+    check_pictures(plan, progress)
     with ExitStack() as stack:
         pairs: list[tuple[Worker, Result]] = []
         refused: list[Refusal] = []
         combinations = plan.combinations
         for number, combination in enumerate(combinations):
             progress("loading", number, len(combinations))
-            worker = open_worker(plan, *combination, refused=refused)
+            worker = open_worker(
+                plan, *combination, refused=refused, batches=plan.scenario == OFFLINE
+            )
             if worker:
                 stack.enter_context(worker)
                 model, _, threads = combination
@@ -156,12 +166,15 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
         report = Report(plan, this_cpu(), [result for _, result in pairs], refused=refused)
         measure = {SINGLE_STREAM: _single_stream, OFFLINE: _offline, SERVER: _server}
         try:
-            measure[plan.scenario](plan, pairs, progress)
+            measure[plan.scenario](report, pairs, progress)
             for number, (worker, result) in enumerate(pairs):
                 progress("memory and profile", number, len(pairs))
-                result.peak_memory = worker.ask("memory")
-                if plan.scenario == SINGLE_STREAM:
-                    result.graph_tail = worker.ask("tail_share")
+                if not _is_measured(report, result):
+                    continue
+                with suppress(ModelError):  # its times stay; what it did not say is unknown
+                    result.peak_memory = worker.ask("memory")
+                    if plan.scenario == SINGLE_STREAM:
+                        result.graph_tail = worker.ask("tail_share")
         except KeyboardInterrupt:
             begun = [
                 bool(r.stages or r.chunks_ms or r.rates or r.best_rate is not None)
@@ -174,24 +187,60 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
     return report
 
 
+def check_pictures(plan: Plan, progress: Progress = lambda *_: None) -> None:
+    """Decode every picture of a plan once: a broken one would end a long run at its turn.
+
+    Raises:
+        ImageError: one cannot be read.
+    """
+    for number, path in enumerate(plan.used):
+        progress("pictures", number, len(plan.used))
+        read_image(path)
+
+
 def open_worker(
-    plan: Plan, model: str, engine: str, threads: int, *, refused: list[Refusal]
+    plan: Plan,
+    model: str,
+    engine: str,
+    threads: int,
+    *,
+    refused: list[Refusal],
+    batches: bool,
 ) -> Worker | None:
     """The process of a model; None where it cannot run, which is added to `refused`.
+
+    Args:
+        plan: what to measure.
+        model, engine, threads: one of its combinations.
+        refused: what cannot run.
+        batches: whether a file may be asked for several pictures in one run.
 
     Raises:
         Ssd34Error: the model is missing, a picture cannot be read, or nothing in the plan can run.
     """
-    model_path(model)  # a wrong name is a mistake of the plan's, not an engine's
-    offline_streams = plan.scenario == OFFLINE and plan.batch is None
-    try:
+    file = model_path(model)  # a wrong name is a mistake of the plan's, not an engine's
+
+    def opened(*, streams: int) -> Worker:
         return Worker(
             model,
             engine=engine,
-            threads=1 if offline_streams else threads,
-            streams=threads if offline_streams else 1,
+            threads=threads // streams,
+            streams=streams,
             pictures=plan.used,
         )
+
+    try:
+        worker = opened(streams=threads if plan.scenario == OFFLINE and plan.batch is None else 1)
+        try:
+            _check_batch(file, worker.facts["batch"], plan, batches=batches)
+        except BaseException:
+            worker.close()
+            raise
+        if threads > 1 and batches and _in_one_run(worker, plan):
+            # Only the loaded file says that it takes several, and then one run has all threads.
+            worker.close()
+            worker = opened(streams=1)
+        return worker
     except ModelError as error:
         refused.append(Refusal(model, engine, threads, str(error)))
         if len(refused) == len(plan.combinations):
@@ -199,7 +248,58 @@ def open_worker(
         return None
 
 
-def _single_stream(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+def _check_batch(file: Path, fixed: int | None, plan: Plan, *, batches: bool) -> None:
+    """Refuse a file whose fixed number of pictures at once is not the one that is measured.
+
+    A picture alone would be repeated to fill the batch and cost as much as all of them.
+    """
+    if fixed is None:
+        return
+    if fixed > 1 and not batches:
+        raise ModelError(
+            f"{file}: takes {fixed} pictures at once, here they come one by one; export it with "
+            "--batch 1 or dynamic, or measure it with --scenario offline and without --loadgen"
+        )
+    if plan.batch not in (None, fixed):
+        raise ModelError(
+            f"{file}: takes {counted(fixed, 'picture')} at once, not --batch {plan.batch}; leave "
+            "--batch out, or export the file with --batch dynamic"
+        )
+
+
+def _in_one_run(worker: Worker, plan: Plan) -> int | None:
+    """Offline: pictures in one run of the file; None: one, and several runs at the same time."""
+    fixed: int | None = worker.facts["batch"]
+    return plan.batch or (fixed if fixed and fixed > 1 else None)
+
+
+@contextmanager
+def _left_out_if_it_fails(report: Report, worker: Worker, result: Result) -> Iterator[None]:
+    """A model that fails inside the block goes from the results to what is refused.
+
+    Its own rounds go with it: they would be compared with rounds that it did not take part in.
+
+    Raises:
+        ModelError: it was the last.
+    """
+    try:
+        yield
+    except ModelError as error:
+        worker.close()
+        report.results[:] = [one for one in report.results if one is not result]
+        report.refused.append(Refusal(result.model, result.engine, result.threads, str(error)))
+        if not report.results:
+            raise
+
+
+def _is_measured(report: Report, result: Result) -> bool:
+    """Whether a model has not failed; two may have equal results."""
+    return any(one is result for one in report.results)
+
+
+def _single_stream(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+    plan = report.plan
+
     def turn(worker: Worker, result: Result) -> Callable[[], None]:
         number = -plan.warm_up
 
@@ -212,19 +312,23 @@ def _single_stream(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Pro
 
         return run
 
-    _turns(plan, pairs, turn, progress)
+    _turns(report, pairs, turn, progress)
 
 
-def _offline(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+def _offline(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+    plan = report.plan
+
     def turn(worker: Worker, result: Result) -> Callable[[], None]:
-        result.chunk = plan.batch or PICTURES_A_THREAD * result.threads
+        batch = _in_one_run(worker, plan)
+        result.chunk = batch or PICTURES_A_THREAD * result.threads
+        result.in_a_run = batch or 1
         number = -plan.warm_up
 
         def run() -> None:
             nonlocal number
             first = number * result.chunk
-            if plan.batch:
-                taken = worker.ask("batches", first=first, count=plan.batch, batch=plan.batch)
+            if batch:
+                taken = worker.ask("batches", first=first, count=batch, batch=batch)
             else:
                 taken = worker.ask("many", first=first, count=result.chunk, workers=result.threads)
             if number >= 0:
@@ -233,43 +337,61 @@ def _offline(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress)
 
         return run
 
-    _turns(plan, pairs, turn, progress)
+    _turns(report, pairs, turn, progress)
 
 
 def _turns(
-    plan: Plan,
+    report: Report,
     pairs: list[tuple[Worker, Result]],
     turn: Callable[[Worker, Result], Callable[[], None]],
     progress: Progress,
 ) -> None:
+    plan = report.plan
     total = plan.warm_up + plan.rounds
+
+    def guarded(worker: Worker, result: Result) -> Callable[[], None]:
+        run = turn(worker, result)
+
+        def run_if_measured() -> None:
+            if _is_measured(report, result):
+                with _left_out_if_it_fails(report, worker, result):
+                    run()
+
+        return run_if_measured
+
     interleaved(
-        {str(number): turn(*pair) for number, pair in enumerate(pairs)},
+        {str(number): guarded(*pair) for number, pair in enumerate(pairs)},
         rounds=plan.rounds,
         warm_up=plan.warm_up,
         progress=lambda done: progress("rounds", done, total),
     )
 
 
-def _server(plan: Plan, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+def _server(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
     """One model after the other: rates are kept up for a while, so they cannot take turns."""
     for number, (worker, result) in enumerate(pairs):
         progress("arrivals", number, len(pairs))
-        for _ in range(plan.warm_up):
-            worker.ask("detect", number=0)
+        with _left_out_if_it_fails(report, worker, result):
+            _serve(report.plan, worker, result)
 
-        def p99_at(rate: float, worker: Worker = worker, result: Result = result) -> float:
-            latencies = worker.ask("serve", rate=rate, queries=plan.rounds, seed=0)
-            result.rates.append((rate, latencies))
-            return p99(latencies)
 
-        if plan.rate is not None:
-            p99_at(plan.rate)
-            continue
-        alone = [sum(worker.ask("detect", number=k)) for k in range(CAPACITY_RUNS)]
-        result.alone_ms = summary(alone).median
-        if result.alone_ms > plan.bound_ms:
-            result.best_rate = 0.0  # no rate can make a picture faster than it is alone
-            continue
-        capacity = 1000 / result.alone_ms
-        result.best_rate, _ = highest_rate(p99_at, bound=plan.bound_ms, capacity=capacity)
+def _serve(plan: Plan, worker: Worker, result: Result) -> None:
+    """One model at the plan's rate, or at those of a search."""
+
+    def p99_at(rate: float) -> float:
+        latencies = worker.ask("serve", rate=rate, queries=plan.rounds, seed=0)
+        result.rates.append((rate, latencies))
+        return p99(latencies)
+
+    for _ in range(plan.warm_up):
+        worker.ask("detect", number=0)
+    if plan.rate is not None:
+        p99_at(plan.rate)
+        return
+    alone = [sum(worker.ask("detect", number=k)) for k in range(CAPACITY_RUNS)]
+    result.alone_ms = summary(alone).median
+    if result.alone_ms > plan.bound_ms:
+        result.best_rate = 0.0  # no rate can make a picture faster than it is alone
+        return
+    capacity = 1000 / result.alone_ms
+    result.best_rate, _ = highest_rate(p99_at, bound=plan.bound_ms, capacity=capacity)

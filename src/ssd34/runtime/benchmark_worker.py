@@ -54,8 +54,10 @@ class Worker:
         Raises:
             Ssd34Error: whatever loading the model and reading the pictures raise.
         """
+        self._model = model
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ssd34.runtime.benchmark_worker"],
+            # -P: -m alone would take modules, such as a platform.py, from the current folder first.
+            [sys.executable, "-P", "-m", "ssd34.runtime.benchmark_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -89,9 +91,13 @@ class Worker:
             answer = ""
         if not answer:
             code = self._process.wait()
-            raise ModelError(
-                f"the process of the model ended with code {code}; is there enough memory for it?"
+            killed = code < 0  # by a signal, which is how a system short of memory does it
+            remedy = (
+                "is there enough memory for it?"
+                if killed
+                else "its standard error, above, says why"
             )
+            raise ModelError(f"{self._model}: its process ended with code {code}; {remedy}")
         values = json.loads(answer)
         if "error" in values:
             raise _ERRORS.get(values["error"], Ssd34Error)(values["message"])

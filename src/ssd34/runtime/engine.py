@@ -47,7 +47,11 @@ class Engine(Protocol):
     metadata: dict[str, str]
 
     def run(self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The named outputs, in that order, for inputs by name."""
+        """The named outputs, in that order, for inputs by name.
+
+        Raises:
+            ModelError: the engine cannot run the file on them.
+        """
 
 
 def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Engine:
@@ -81,4 +85,16 @@ def refusal(path: Path, error: Exception) -> str:
     return (
         f"{path}: not an ONNX file that can be run ({reason}); if it was cut off or is something "
         "else, fetch or export it anew"
+    )
+
+
+def failure(path: Path, engine: str, error: Exception) -> str:
+    """The message for a file that an engine has loaded and fails to run, in one line."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    # OpenVINO names the places in its source first.
+    lines = [line for line in lines if not line.startswith("Exception from ")] or lines
+    reason = lines[0][:200] if lines else type(error).__name__
+    return (
+        f"{path}: loaded, but the engine {engine} failed to run it ({reason}); try another engine, "
+        "or export the file anew"
     )

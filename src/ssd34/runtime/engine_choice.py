@@ -49,19 +49,19 @@ def faster_engine(
     """
     try:
         second = open_engine(path, name=OPENVINO, threads=threads, streams=streams)
+        engines = {engine.name: engine for engine in (first, second)}
+        times = interleaved(
+            {
+                name: lambda engine=engine: engine.run(  # type: ignore[misc]
+                    [port.name for port in engine.outputs], {engine.inputs[0].name: tensor}
+                )
+                for name, engine in engines.items()
+            },
+            rounds=ROUNDS,
+            warm_up=WARM_UP,
+        )
     except (MissingExtraError, ModelError) as error:
         return first, EngineChoice(first.name, {}, f"engine {first.name}: {error}")
-    engines = {engine.name: engine for engine in (first, second)}
-    times = interleaved(
-        {
-            name: lambda engine=engine: engine.run(  # type: ignore[misc]
-                [port.name for port in engine.outputs], {engine.inputs[0].name: tensor}
-            )
-            for name, engine in engines.items()
-        },
-        rounds=ROUNDS,
-        warm_up=WARM_UP,
-    )
     medians = {name: float(np.median(values)) for name, values in times.items()}
     best = min(medians, key=medians.__getitem__)
     measured = ", ".join(f"{name} {value:.1f} ms" for name, value in medians.items())

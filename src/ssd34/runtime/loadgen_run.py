@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ssd34.runtime.benchmark_run import OFFLINE, Plan, Refusal, open_worker
+from ssd34.errors import ModelError
+from ssd34.runtime.benchmark_run import OFFLINE, Plan, Refusal, check_pictures, open_worker
 from ssd34.runtime.cpu import this_cpu
 from ssd34.version import __version__
 
@@ -31,7 +32,7 @@ def loadgen_values(
 
     Raises:
         Ssd34Error: the scenario is none that LoadGen is driven in here, a model is missing, none
-            can be loaded, or a picture cannot be read.
+            can be run, or a picture cannot be read.
     """
     offline = plan.scenario == OFFLINE
     plan = replace(plan, batch=None)  # LoadGen asks for one picture after the other
@@ -39,24 +40,31 @@ def loadgen_values(
     refused: list[Refusal] = []
     results: list[dict[str, Any]] = []
     interrupted = False
+    check_pictures(plan)
     try:
         for number, (model, engine, threads) in enumerate(combinations):
             progress(number, len(combinations))
-            opened = open_worker(plan, model, engine, threads, refused=refused)
+            opened = open_worker(plan, model, engine, threads, refused=refused, batches=False)
             if opened is None:
                 continue
             logs = folder / f"{number:02}-{Path(model).stem}-{engine}-{threads}"
-            with opened as worker:
-                logs.mkdir(exist_ok=True)
-                summary = worker.ask(
-                    "loadgen",
-                    folder=str(logs),
-                    scenario=plan.scenario,
-                    min_seconds=seconds,
-                    min_queries=plan.rounds,
-                    workers=threads if offline else 1,
-                )
-                memory = worker.ask("memory")
+            try:
+                with opened as worker:
+                    logs.mkdir(exist_ok=True)
+                    summary = worker.ask(
+                        "loadgen",
+                        folder=str(logs),
+                        scenario=plan.scenario,
+                        min_seconds=seconds,
+                        min_queries=plan.rounds,
+                        workers=threads if offline else 1,
+                    )
+                    memory = worker.ask("memory")
+            except ModelError as error:  # what the others did is kept
+                refused.append(Refusal(model, engine, threads, str(error)))
+                if len(refused) == len(combinations):
+                    raise
+                continue
             results.append(
                 {
                     "model": model,

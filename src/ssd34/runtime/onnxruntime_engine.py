@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ssd34.errors import ModelError
-from ssd34.runtime.engine import ONNXRUNTIME, Port, refusal
+from ssd34.runtime.engine import ONNXRUNTIME, Port, failure, refusal
 from ssd34.runtime.saturation import int8_saturates
 
 _DTYPES = {"float": "float32", "double": "float64"}
@@ -44,13 +44,21 @@ class OnnxRuntimeEngine:
             )
         except Exception as error:  # the library has no common base of its own
             raise ModelError(refusal(path, error)) from None
+        self._path = path
         self.inputs = tuple(_port(port) for port in self._session.get_inputs())
         self.outputs = tuple(_port(port) for port in self._session.get_outputs())
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def run(self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The named outputs, in that order, for inputs by name."""
-        found: list[NDArray[Any]] = self._session.run(list(outputs), feed)
+        """The named outputs, in that order, for inputs by name.
+
+        Raises:
+            ModelError: ONNX Runtime cannot run the file on them.
+        """
+        try:
+            found: list[NDArray[Any]] = self._session.run(list(outputs), feed)
+        except Exception as error:  # the library has no common base of its own
+            raise ModelError(failure(self._path, self.name, error)) from error
         return found
 
     def end_profiling(self) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ssd34.core.int8 import LARGEST_NARROW_WEIGHT
 from ssd34.errors import ModelError, require
-from ssd34.runtime.engine import OPENVINO, Port, refusal
+from ssd34.runtime.engine import OPENVINO, Port, failure, refusal
 from ssd34.runtime.saturation import int8_saturates
 
 
@@ -68,6 +68,7 @@ class OpenVinoEngine:
             raise ModelError(_refusal(path, error)) from None
         if not model.outputs:  # an empty file is a graph without nodes to OpenVINO
             raise ModelError(refusal(path, ValueError("it has no outputs")))
+        self._path = path
         self.inputs = tuple(_port(port) for port in model.inputs)
         self.outputs = tuple(_port(port) for port in model.outputs)
         self.metadata = _metadata(model)
@@ -75,10 +76,17 @@ class OpenVinoEngine:
         self._requests = threading.local()
 
     def run(self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The named outputs, in that order, for inputs by name."""
+        """The named outputs, in that order, for inputs by name.
+
+        Raises:
+            ModelError: OpenVINO cannot run the file on them.
+        """
         contiguous = {name: np.ascontiguousarray(value) for name, value in feed.items()}
-        request = self._request()
-        request.infer(contiguous, share_inputs=True)
+        try:
+            request = self._request()
+            request.infer(contiguous, share_inputs=True)
+        except Exception as error:  # RuntimeError of the C++ library, of many kinds
+            raise ModelError(failure(self._path, self.name, error)) from error
         # Copied: the next run writes into the same memory.
         return [request.get_output_tensor(self._indices[name]).data.copy() for name in outputs]
 
