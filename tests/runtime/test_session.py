@@ -348,3 +348,16 @@ def test_a_checkpoint_is_told_from_an_onnx_file(tiny_checkpoint, tmp_path):
     tiny_checkpoint.save(tmp_path / "tiny.safetensors")
     with pytest.raises(ModelError, match="a checkpoint; make an ONNX file of it first"):
         Session(tmp_path / "tiny.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("loc", (2, 4, 3)), ("conf", (2, 4, 3)), ("loc", (1, 4, 2))]
+)
+def test_raw_outputs_that_do_not_belong_together(tiny_raw_model, monkeypatch, name, shape):
+    """An engine may compute what the file does not declare."""
+    session = Session(tiny_raw_model)
+    outputs = {"loc": np.zeros((1, 4, 3), np.float32), "conf": np.zeros((1, 4, 3), np.float32)}
+    outputs[name] = np.zeros(shape, np.float32)
+    monkeypatch.setattr(session.engine, "run", lambda names, _: [outputs[n] for n in names])
+    with pytest.raises(ModelError, match=rf"gave .*{name} \[{shape[0]}.* for 1 picture: not of"):
+        session.run_raw(np.zeros((1, 3, 64, 64), np.float32))

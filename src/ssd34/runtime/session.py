@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,10 +193,25 @@ class Session:
         return tensor if self.batch in (None, 1) else np.repeat(tensor, self.batch, axis=0)
 
     def run_raw(self, images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The file's input for N pictures to loc (N, 4, A) and conf (N, channels, A)."""
+        """The file's input for N pictures to loc (N, 4, A) and conf (N, channels, A).
+
+        Raises:
+            ModelError: the outputs are not of the same pictures and default boxes.
+        """
         assert self.raw
         loc, conf = self.engine.run(RAW_OUTPUTS, {self._input: images})
+        if loc.shape != (len(images), 4, conf.shape[-1]) or len(conf) != len(images):
+            raise self._mismatched(RAW_OUTPUTS, (loc, conf), len(images))
         return loc, conf
+
+    def _mismatched(
+        self, names: Sequence[str], outputs: Sequence[NDArray[Any]], pictures: int
+    ) -> ModelError:
+        got = ", ".join(f"{k} {list(v.shape)}" for k, v in zip(names, outputs, strict=True))
+        return ModelError(
+            f"{self.path}: gave {got} for {counted(pictures, 'picture')}: not of the same "
+            "detections; make the file with: ssd34 export"
+        )
 
     def run_detections(
         self, images: NDArray[Any]
@@ -210,13 +226,7 @@ class Session:
         outputs = self.engine.run(DETECTION_OUTPUTS, {self._input: images})
         shapes = [values.shape for values in outputs]
         if shapes != [(*shapes[2], 4), shapes[2], shapes[2]] or shapes[2][:1] != images.shape[:1]:
-            got = ", ".join(
-                f"{k} {list(v)}" for k, v in zip(DETECTION_OUTPUTS, shapes, strict=True)
-            )
-            raise ModelError(
-                f"{self.path}: gave {got} for {counted(len(images), 'picture')}: not of the same "
-                "detections; make the file with: ssd34 export"
-            )
+            raise self._mismatched(DETECTION_OUTPUTS, outputs, len(images))
         # Files for several pictures fill up with detections of score 0.
         found = [
             (boxes[scores > 0], labels[scores > 0], scores[scores > 0])
