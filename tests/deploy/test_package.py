@@ -83,6 +83,37 @@ def test_names_that_are_no_file_names(tiny_model, tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["a" * 80, "\u00fc" * 40])
+def test_the_longest_names(tiny_model, tmp_path, name):
+    """With the longest opset and suffix there is."""
+    assert len(f"{name}-99-int8.onnx".encode()) < 100  # where USTAR's field ends
+    written = package(tiny_model, output=tmp_path, picture=read_image(PICTURE), name=name)
+    with tarfile.open(written.tarball) as archive:
+        assert f"{name}-12/{name}-12.onnx" in archive.getnames()
+
+
+@pytest.mark.parametrize("name", ["a" * 81, "a" * 100, "\u00fc" * 41])
+def test_names_that_are_too_long(tiny_model, tmp_path, name):
+    size = len(name.encode())
+    with pytest.raises(OptionError, match=f"at most 80 bytes, got {size}; give a shorter --name"):
+        package(tiny_model, output=tmp_path, picture=read_image(PICTURE), name=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_somebody_elses_readme_is_not_replaced_unasked(tiny_model, tmp_path):
+    readme, picture = tmp_path / "README.md", read_image(PICTURE)
+    readme.write_text("# My project\n\nIts models are made with ssd34.\n")
+    before = content(tmp_path)
+    with pytest.raises(OptionError, match=r"README\.md: expected a card .*move it away.*--replace"):
+        package(tiny_model, output=tmp_path, picture=picture)
+    assert content(tmp_path) == before
+    package(tiny_model, output=tmp_path, picture=picture, replace=True)
+    # One of ours, with a line of its owner's, is made again without a question.
+    readme.write_text(readme.read_text() + "\nThanks to all.\n")
+    package(tiny_model, output=tmp_path, picture=picture)
+    assert "| [tiny-12.onnx]" in readme.read_text() and "Thanks" not in readme.read_text()
+
+
 def test_what_was_packed_verifies(packed):
     for target in (packed.tarball, packed.model):
         assert verify(target).passed

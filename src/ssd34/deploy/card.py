@@ -25,6 +25,16 @@ tags:
 """
 
 
+_LAST_LINE = "Wei Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016. Made with ssd34."
+
+
+def is_card(file: Path) -> bool:
+    """Whether a file is a card that `model_card` made, even if somebody has added to it."""
+    if not file.is_file():
+        return False
+    return _LAST_LINE in file.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
 def licence_of(card: Path) -> str | None:
     """The licence in the front matter of a card; None: it has none, or is not there."""
     if not card.is_file():
@@ -86,7 +96,7 @@ def model_card(
             "",
             "## Source",
             "",
-            "Wei Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016. Made with ssd34.",
+            _LAST_LINE,
             "",
         ]
     )
