@@ -174,6 +174,7 @@ def test_class_counts_only_that_class(tiny_model, found_boxes, tmp_path):
     for name in present:
         alone = report("--class", name)
         assert set(alone["class_ap"]) == {name}
+        assert (alone["classes"], everything["classes"]) == ([name], None)
         assert alone["class_ap"][name] == pytest.approx(everything["class_ap"][name], abs=1e-12)
         assert alone["summary"]["AP"] == pytest.approx(everything["class_ap"][name], abs=1e-12)
 

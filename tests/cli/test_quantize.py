@@ -107,6 +107,28 @@ def test_a_file_that_does_not_pass_any_more_is_withdrawn(run, tiny_model, tmp_pa
     assert foreign.exists()
 
 
+def test_a_file_of_a_kind_not_sought_now_is_judged_too(run, tiny_model, tmp_path):
+    """It is kept where its trial passes, or is not known, and removed where it fails."""
+    out = tmp_path / "out"
+    once = ("--ranges", "minmax", "--max-trials", "3", "--max-drop", "0.9", "--min-speedup")
+    assert run(tiny_model, *once, "0.001", "--format", "both").exit_code == 0
+    names = ["tiny-12-qdq", "tiny-13-qdq"]
+    others = [out / f"{name}{suffix}" for name in names for suffix in (".onnx", ".json")]
+    again = run(tiny_model, *once, "0.002", "--resume")
+    assert again.exit_code == 0 and "removed" not in again.stderr
+    assert all(path.exists() for path in others)
+
+    # As if it came from a search of other trials: its numbers are none of those known.
+    unknown = out / "tiny-13-qdq.json"
+    proof = json.loads(unknown.read_text())
+    unknown.write_text(json.dumps({**proof, "trial": {**proof["trial"], "ap": 0.5}}))
+    strict = run(tiny_model, *once, "99", "--resume")
+    assert strict.exit_code == 4
+    assert [path.exists() for path in others] == [False, False, True, True]
+    gone = f"{out / 'tiny-12-qdq.onnx'}: removed with its proof: trial 2 now fails on speed"
+    assert gone in strict.stderr
+
+
 def test_layers_go_back_to_float_until_the_gate_is_passed(run, tiny_model, tmp_path):
     """With no loss allowed the search has to leave int8 step by step."""
     result = run(
@@ -196,6 +218,18 @@ def test_a_checkpoint_and_its_raw_file_make_the_same_file(
         assert run(model, *EASY, output=output).exit_code == 0
     a, b = (tmp_path / name / "tiny-raw-12-int8.onnx" for name in "ab")
     assert a.read_bytes() == b.read_bytes()
+
+
+def test_a_checkpoint_goes_by_its_suffix_in_either_case(run, tiny_checkpoint, tmp_path):
+    tiny_checkpoint.save(tmp_path / "TINY.SAFETENSORS")
+    assert run(tmp_path / "TINY.SAFETENSORS", "--ranges", "minmax", *EASY).exit_code == 0
+    assert (tmp_path / "out" / "TINY-12-int8.onnx").exists()
+
+
+def test_a_file_of_torchs_is_to_be_converted_first(run, tmp_path):
+    (tmp_path / "ssd.pth").write_bytes(b"torch")
+    assert "with: ssd34 convert" in str(run(tmp_path / "ssd.pth").exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_limit_takes_the_first_pictures(run, tiny_model, tmp_path):

@@ -65,7 +65,7 @@ def test_the_folder_goes_after_an_error_too(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil", "a/../../evil", "/evil", "//evil", "a/..", "..\\evil", "C:\\evil"]
+    "name", ["../evil", "a/../../evil", "/evil", "//evil", "a/..", "..\\evil", "C:\\evil", "C:evil"]
 )
 def test_names_that_lead_out(path, name):
     packed(path, (member("a", size=1), b"a"), (member(name, size=1), b"e"))
@@ -102,6 +102,34 @@ def test_a_file_behind_a_link_is_not_written(path, tmp_path):
 def test_the_same_file_twice(path):
     packed(path, (member("a", size=1), b"a"), (member("./a", size=1), b"b"))
     assert "twice" in refused(path)
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), (".",)])
+def test_a_file_in_the_place_of_a_folder(path, names):
+    packed(path, *((member(name, size=1), b"a") for name in names))
+    assert f"{names[-1]!r} has the place of another member" in refused(path)
+
+
+def test_the_first_releases_of_python_3_11_unpack_too(path, monkeypatch):
+    """tarfile has filters since 3.11.4 only."""
+    monkeypatch.delattr(tarfile, "data_filter")
+    for name in ("extract", "extractall"):
+        monkeypatch.delattr(tarfile.TarFile, name)
+    content = bytes(range(256)) * 1024
+    packed(path, (member("ssd/model.onnx", size=len(content)), content))
+    with unpacked(path) as folder:
+        assert (folder / "ssd" / "model.onnx").read_bytes() == content
+    packed(path, (member("../evil", size=1), b"e"))
+    assert "leads out of the folder" in refused(path)
+
+
+def test_nothing_but_content_is_taken_over(path):
+    info = member("a", size=1)
+    info.mode, info.mtime, info.uid = 0o7777, 1, 12345
+    packed(path, (info, b"a"))
+    with unpacked(path) as folder:
+        found = (folder / "a").stat()
+    assert not found.st_mode & 0o7111 and found.st_mtime > 1 and found.st_uid != 12345
 
 
 @pytest.mark.parametrize("size", [2**31 + 1, 2**50])

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -99,3 +100,21 @@ def test_pictures_that_are_also_measured_are_counted(dataset, shapes, tmp_path):
     name = dataset.samples[0].file_name
     Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(tmp_path / name)
     assert from_folder(str(tmp_path), pictures=1).shared_with(dataset) == 0
+
+
+def test_pictures_of_one_name_in_several_folders_are_all_counted(tmp_path):
+    """As videos come: d0/0001.png, d1/0001.png, ..."""
+    images = []
+    for number in range(5):
+        name = f"d{number}/0001.png"
+        (tmp_path / "images" / f"d{number}").mkdir(parents=True)
+        Image.fromarray(np.full((9, 8, 3), number, np.uint8)).save(tmp_path / "images" / name)
+        images.append({"id": number + 1, "file_name": name, "width": 8, "height": 9})
+    categories = [{"id": 1, "name": "disc"}]
+    values = {"images": images, "annotations": [], "categories": categories}
+    (tmp_path / "instances.json").write_text(json.dumps(values))
+    measured = open_dataset(str(tmp_path))
+    assert from_dataset(measured, pictures=5).shared_with(measured) == 5
+    assert from_folder(str(tmp_path / "images" / "d1"), pictures=5).shared_with(measured) == 1
+    first = dataclasses.replace(measured, samples=measured.samples[:2])
+    assert from_dataset(measured, pictures=5).shared_with(first) == 2

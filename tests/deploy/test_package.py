@@ -83,6 +83,37 @@ def test_names_that_are_no_file_names(tiny_model, tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["a" * 80, "\u00fc" * 40])
+def test_the_longest_names(tiny_model, tmp_path, name):
+    """With the longest opset and suffix there is."""
+    assert len(f"{name}-99-int8.onnx".encode()) < 100  # where USTAR's field ends
+    written = package(tiny_model, output=tmp_path, picture=read_image(PICTURE), name=name)
+    with tarfile.open(written.tarball) as archive:
+        assert f"{name}-12/{name}-12.onnx" in archive.getnames()
+
+
+@pytest.mark.parametrize("name", ["a" * 81, "a" * 100, "\u00fc" * 41])
+def test_names_that_are_too_long(tiny_model, tmp_path, name):
+    size = len(name.encode())
+    with pytest.raises(OptionError, match=f"at most 80 bytes, got {size}; give a shorter --name"):
+        package(tiny_model, output=tmp_path, picture=read_image(PICTURE), name=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_somebody_elses_readme_is_not_replaced_unasked(tiny_model, tmp_path):
+    readme, picture = tmp_path / "README.md", read_image(PICTURE)
+    readme.write_text("# My project\n\nIts models are made with ssd34.\n")
+    before = content(tmp_path)
+    with pytest.raises(OptionError, match=r"README\.md: expected a card .*move it away.*--replace"):
+        package(tiny_model, output=tmp_path, picture=picture)
+    assert content(tmp_path) == before
+    package(tiny_model, output=tmp_path, picture=picture, replace=True)
+    # One of ours, with a line of its owner's, is made again without a question.
+    readme.write_text(readme.read_text() + "\nThanks to all.\n")
+    package(tiny_model, output=tmp_path, picture=picture)
+    assert "| [tiny-12.onnx]" in readme.read_text() and "Thanks" not in readme.read_text()
+
+
 def test_what_was_packed_verifies(packed):
     for target in (packed.tarball, packed.model):
         assert verify(target).passed
@@ -177,11 +208,21 @@ def test_bad_measurements_are_refused_before_anything_is_written(tiny_model, tmp
     fast = measurement(tiny_model, tmp_path / "fast.json", preprocess="fast")
     twice = [measurement(tiny_model, tmp_path / f"{k}.json") for k in range(2)]
     times = [timing(tiny_model, tmp_path / f"times{k}.json") for k in range(2)]
-    offline = [{"model_sha256": sha256_of(tiny_model), "threads": 2}]
+    few = measurement(tiny_model, tmp_path / "few.json", classes=["disc", "cross"])
+    nothing = measurement(tiny_model, tmp_path / "nothing.json", summary={"AP": None, "AP50": None})
+    untimed = [{"model_sha256": sha256_of(tiny_model), "threads": 2}]
+    offline = timing(tiny_model, tmp_path / "offline.json", scenario="offline", results=untimed)
+    server = timing(tiny_model, tmp_path / "server.json", scenario="server", results=untimed)
+    loadgen = timing(tiny_model, tmp_path / "loadgen.json", loadgen=True, results=untimed)
     for files, message in (
         ([tmp_path / "text.json"], "not a measurement"),
         (times, "second latency"),
-        ([timing(tiny_model, tmp_path / "o.json", results=offline)], "without 'network_ms'"),
+        ([timing(tiny_model, tmp_path / "o.json", results=untimed)], "without 'network_ms'"),
+        ([offline], "expected a single-stream benchmark, got offline; measure without --scen"),
+        ([server], "expected a single-stream benchmark, got server; measure without --scen"),
+        ([loadgen], "single-stream benchmark, got one by LoadGen.*measure without --loadgen"),
+        ([few], "all classes, got that of disc, cross only; measure without --class"),
+        ([nothing], "got null: there were no objects to find; measure on data with objects"),
         ([timing(tiny_model, tmp_path / "n.json", results=None)], "measure again"),
         ([broken], "without 'AP50'"),
         (twice, "second accuracy"),
@@ -193,6 +234,42 @@ def test_bad_measurements_are_refused_before_anything_is_written(tiny_model, tmp
         with pytest.raises(OptionError, match=message):
             package(tiny_model, output=output, picture=read_image(PICTURE), measured=files)
     assert list(output.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "message"),
+    [
+        ("timing", {"scenario": "offline"}, "got offline"),
+        ("timing", {"results": [{"model_sha256": "0" * 64, "threads": 1}]}, "without 'network_ms'"),
+        ("measurement", {"classes": ["disc"]}, "measure without --class"),
+    ],
+)
+def test_a_bad_measurement_of_another_model_is_not_kept(
+    tiny_model, tmp_path, make, changes, message
+):
+    """What is kept has to be good the day that the other model is packaged."""
+    makes = {"timing": timing, "measurement": measurement}
+    file = makes[make](PICTURE, tmp_path / "other.json", **changes)
+    with pytest.raises(OptionError, match=message):
+        package(tiny_model, output=tmp_path / "out", picture=read_image(PICTURE), measured=[file])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_card_says_which_file_has_which_accuracy(tiny_model, tiny_raw_model, tmp_path):
+    output, picture = tmp_path / "out", read_image(PICTURE)
+    first = measurement(tiny_model, tmp_path / "a.json")
+    other = {"data": "/else/small.zip", "pictures": 5, "unreadable": 2, "engine": "openvino"}
+    second = measurement(tiny_raw_model, tmp_path / "b.json", **other)
+    alone = package(tiny_model, output=output, picture=picture, name="a", measured=[first])
+    text = "COCO box AP over IoU 0.50 to 0.95, 12 pictures of val.zip, zoo."
+    assert f"\nAP: {text}\n" in alone.card.read_text()
+    both = package(tiny_raw_model, output=output, picture=picture, name="b", measured=[second])
+    card = both.card.read_text()
+    assert f"\nAP of a-12.onnx: {text}\n" in card
+    assert (
+        "\nAP of b-12.onnx: COCO box AP over IoU 0.50 to 0.95, 5 pictures of small.zip, 2 of them "
+        "unreadable and counted as empty, zoo, run by openvino.\n"
+    ) in card
 
 
 def test_what_does_not_verify_is_not_packaged(tiny_model, tmp_path):

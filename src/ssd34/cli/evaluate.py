@@ -165,6 +165,7 @@ def evaluate(
         "data": data,
         "data_sha256": fingerprint(dataset),
         "limit": limit,
+        "classes": list(classes) or None,
         "ssd34": __version__,
         "problems": len(dataset.problems),
     }

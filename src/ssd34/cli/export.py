@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ssd34.deploy.export import ExportOptions
 
 IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
-FOREIGN = (".pth", ".pt", ".pytorch")
-"""What torch's own files end in."""
 
 
 @click.command(short_help="Write a checkpoint as an ONNX file.")
@@ -104,14 +102,12 @@ def export(
 def _made(model: str, options: ExportOptions) -> onnx.ModelProto:
     from ssd34.data.checkpoint import read_checkpoint
     from ssd34.deploy.export import network_model, onnx_model
+    from ssd34.deploy.float_file import float_file, is_checkpoint
     from ssd34.deploy.read_network import read_network
-    from ssd34.runtime.detector import model_path
 
-    if Path(model).suffix.lower() == ".safetensors":
-        return onnx_model(read_checkpoint(Path(model)), options)
-    path = model_path(model)
-    if path.suffix.lower() in FOREIGN:
-        raise OptionError(f"{model}: turn it into a checkpoint first, with: ssd34 convert")
+    path = float_file(model)
+    if is_checkpoint(path):
+        return onnx_model(read_checkpoint(path), options)
     return network_model(read_network(path), options)
 
 

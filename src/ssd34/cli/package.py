@@ -29,7 +29,10 @@ from ssd34.zoo.catalogue import PUBLISHED
     help="Of the weights, such as apache-2.0, for the card. [default: that of a model given by "
     "name, else of the card that is there]",
 )  # fmt: skip
-@click.option("--replace", is_flag=True, help="Another model of the same file name may go.")
+@click.option(
+    "--replace", is_flag=True,
+    help="Another model of the same file name, or a README.md that is no card of ours, may go.",
+)  # fmt: skip
 def package(
     *,
     model: str,

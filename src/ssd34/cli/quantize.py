@@ -198,6 +198,7 @@ def _run(
         network_from,
         search_forms,
         subject_of,
+        withdraw_failed,
         written_files,
     )
     from ssd34.deploy.trials import TrialLog
@@ -271,6 +272,11 @@ def _run(
             published = written_files(
                 bench, outcomes, output, stem=stem, subject=proven, settings=settings
             )
+            gone = withdraw_failed(
+                output, stem=stem, trials=log.earlier, criterion=settings.criterion, sought=outcomes
+            )
+    for path, trial in gone.items():
+        warn(f"{path}: removed with its proof: trial {trial.number} now {trial.verdict}")
     _print(outcomes, published)
     trials = list(dict.fromkeys(t for outcome in outcomes.values() for t in outcome.trials))
     _plot(trials, output / "trials.png", settings, title=f"{stem} on {measured.name}")

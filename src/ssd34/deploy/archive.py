@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ssd34.errors import ModelError
 
@@ -17,6 +18,7 @@ MAX_BYTES = 2 * 2**30
 """Largest archive, unpacked."""
 MAX_MEMBERS = 1000
 _MAX_HEADER_BYTES = 2**20
+_CHUNK_BYTES = 2**16
 
 
 class DamagedArchiveError(ModelError):
@@ -68,11 +70,11 @@ def unpacked(archive: Path) -> Iterator[Path]:
         folder = Path(name)
         try:
             with _BoundedGzip(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-                members = _checked_members(tar, folder)
+                members = _checked_members(tar)
                 while stream.read(_MAX_HEADER_BYTES):
                     pass  # to the end, where gzip keeps its own checksum
                 for member in members:
-                    tar.extract(member, folder, filter="data")
+                    _write(tar, member, folder)
         except ModelError as error:
             raise ModelError(f"{archive}: not unpacked: {error}") from None
         except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError,
@@ -84,7 +86,7 @@ def unpacked(archive: Path) -> Iterator[Path]:
         yield folder
 
 
-def _checked_members(tar: tarfile.TarFile, folder: Path) -> list[tarfile.TarInfo]:
+def _checked_members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
     """All members, once every one of them is found harmless.
 
     Raises:
@@ -96,7 +98,13 @@ def _checked_members(tar: tarfile.TarFile, folder: Path) -> list[tarfile.TarInfo
     for member in tar:
         shown = repr(member.name[:100])
         path = PurePosixPath(member.name)
-        if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name:
+        if (
+            path.is_absolute()
+            or ".." in path.parts
+            or PureWindowsPath(member.name).drive
+            or "\\" in member.name
+            or "\0" in member.name
+        ):
             raise ModelError(f"{shown} leads out of the folder")
         if not (member.isreg() or member.isdir()) or member.issparse():
             raise ModelError(f"{shown} is neither a plain file nor a folder")
@@ -109,5 +117,27 @@ def _checked_members(tar: tarfile.TarFile, folder: Path) -> list[tarfile.TarInfo
         members.append(member)
         if len(members) > MAX_MEMBERS:
             raise ModelError(f"it has more than {MAX_MEMBERS} members")
-        tarfile.data_filter(member, str(folder))
     return members
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Write a checked member by hand: the first releases of Python 3.11 have no safe extraction.
+
+    Nothing but names and content is taken over: no owners, modes or times. A file is always a new
+    one, so that nothing that lies there, a link least of all, is written through.
+
+    Raises:
+        ModelError: a member of its name, or a file in place of its folder, is there.
+    """
+    target = folder.joinpath(*PurePosixPath(member.name).parts)
+    try:
+        if member.isdir():
+            target.mkdir(parents=True, exist_ok=True)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        content = tar.extractfile(member)
+        assert content is not None  # a plain file
+        with content, target.open("xb") as file:
+            shutil.copyfileobj(content, file, _CHUNK_BYTES)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise ModelError(f"{member.name[:100]!r} has the place of another member") from None

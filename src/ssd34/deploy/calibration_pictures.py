@@ -73,10 +73,15 @@ class CalibrationPictures:
 
     def shared_with(self, dataset: Dataset) -> int:
         """How many are also in a data set: the same file under the same name."""
-        theirs = {Path(file.name).name: file for file in _files(dataset, dataset.samples)}
-        pairs = ((file, theirs.get(Path(file.name).name)) for file in self.files)
-        digests = ((_digest_of(ours), _digest_of(other)) for ours, other in pairs if other)
-        return sum(ours is not None and ours == other for ours, other in digests)
+        ours = [(Path(file.name).name, file) for file in self.files]
+        names = {name for name, _ in ours}
+        # A name may come in several folders: each picture of that name is one to compare with.
+        theirs: dict[str, set[str | None]] = {}
+        for file in _files(dataset, dataset.samples):
+            if (name := Path(file.name).name) in names:
+                theirs.setdefault(name, set()).add(_digest_of(file))
+        digests = ((_digest_of(file), theirs[name]) for name, file in ours if name in theirs)
+        return sum(digest is not None and digest in found for digest, found in digests)
 
 
 def _digest_of(file: PictureFile) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from ssd34.core.counted import counted
 from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import ModelSpec
-from ssd34.deploy.measurement import Measurements
+from ssd34.deploy.measurement import Accuracy, Measurements
 from ssd34.deploy.ports import Port
+from ssd34.runtime.engine import ONNXRUNTIME
 
 _FRONT = """library_name: onnx
 pipeline_tag: object-detection
@@ -22,6 +23,16 @@ tags:
 - onnx
 ---
 """
+
+
+_LAST_LINE = "Wei Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016. Made with ssd34."
+
+
+def is_card(file: Path) -> bool:
+    """Whether a file is a card that `model_card` made, even if somebody has added to it."""
+    if not file.is_file():
+        return False
+    return _LAST_LINE in file.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def licence_of(card: Path) -> str | None:
@@ -85,7 +96,7 @@ def model_card(
             "",
             "## Source",
             "",
-            "Wei Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016. Made with ssd34.",
+            _LAST_LINE,
             "",
         ]
     )
@@ -114,22 +125,38 @@ def _table(rows: Sequence[tuple[dict[str, Any], Measurements]]) -> list[str]:
 
 
 def _sources(rows: Sequence[tuple[dict[str, Any], Measurements]]) -> list[str]:
-    """On what accuracy and time were measured."""
-    lines = {
-        f"AP: COCO box AP over IoU 0.50 to 0.95, {counted(a.pictures, 'picture')} of {a.data}, "
-        f"{a.policy}."
-        for _, m in rows
-        if (a := m.accuracy)
-    }
+    """On what accuracy and time were measured; which file, where they differ in it."""
+    scored: dict[str, list[str]] = {}
     timed: dict[str, list[str]] = {}
     for entry, measured in rows:
+        if measured.accuracy:
+            scored.setdefault(_scored_on(measured.accuracy), []).append(entry["model_path"])
         if latency := measured.latency:
             where = f"{latency.processor}, {latency.engine}"
             timed.setdefault(where, []).append(entry["model_path"])
-    for where, files in timed.items():
-        of = f" of {', '.join(files)}" if len(timed) > 1 else ""
-        lines.add(f"Network time{of}: median of one run on {where}.")
-    return [line for text in sorted(lines) for line in (text, "")]
+    lines = [
+        f"AP{_of(files, scored)}: COCO box AP over IoU 0.50 to 0.95, {data}."
+        for data, files in scored.items()
+    ]
+    lines += [
+        f"Network time{_of(files, timed)}: median of one run on {where}."
+        for where, files in timed.items()
+    ]
+    return [line for text in lines for line in (text, "")]
+
+
+def _scored_on(accuracy: Accuracy) -> str:
+    words = [f"{counted(accuracy.pictures, 'picture')} of {accuracy.data}"]
+    if lost := accuracy.unreadable:
+        words.append(f"{lost} of them unreadable and counted as empty")
+    words.append(accuracy.policy)
+    if accuracy.engine != ONNXRUNTIME:  # what the other numbers of a card are of
+        words.append(f"run by {accuracy.engine}")
+    return ", ".join(words)
+
+
+def _of(files: Sequence[str], sources: Mapping[str, Sequence[str]]) -> str:
+    return f" of {', '.join(files)}" if len(sources) > 1 else ""
 
 
 def _ports(entries: Sequence[dict[str, Any]]) -> list[str]:

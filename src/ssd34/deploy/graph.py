@@ -26,6 +26,8 @@ from ssd34.deploy.opsets import check_opset, ir_version
 from ssd34.errors import OptionError
 from ssd34.version import __version__
 
+MAX_MODEL_BYTES = 2 * 2**30 - 1
+"""Of an ONNX file: what fits into a protobuf message."""
 WEIGHT_FORMATS = ("float32", "float16", "int8")
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.errors import OptionError
+from ssd34.runtime.benchmark_run import SINGLE_STREAM
+from ssd34.runtime.engine import ONNXRUNTIME
 
 KEPT = "measurements"
 """Folder of a package in which they are kept."""
@@ -18,13 +20,25 @@ _KINDS = ("accuracy", "latency")
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A result of ``ssd34 evaluate --json``."""
+    """A result of ``ssd34 evaluate --json``.
+
+    Attributes:
+        ap: COCO's box AP.
+        ap50: at IoU 0.50.
+        pictures: how many it was measured on.
+        data: name of the data set.
+        policy: how detections were picked.
+        unreadable: how many of the pictures could not be read and counted as empty.
+        engine: name of what ran the file.
+    """
 
     ap: float
     ap50: float
     pictures: int
     data: str
     policy: str
+    unreadable: int
+    engine: str
 
 
 @dataclass(frozen=True)
@@ -54,19 +68,13 @@ def read_measurements(files: Iterable[Path], *, model_sha256: str) -> Measuremen
         model_sha256: of the model.
 
     Raises:
-        OptionError: a file is none of these, or two measure the same thing.
+        OptionError: a file is none of these, holds numbers that no card may print, or two measure
+            the same thing.
     """
     accuracy: Accuracy | None = None
     latency: Latency | None = None
     for file in files:
-        values = _parsed(file)
-        try:
-            if "scenario" in values:
-                found: Accuracy | Latency | None = _latency(values, model_sha256)
-            else:
-                found = _accuracy(file, values, model_sha256)
-        except (KeyError, TypeError, ValueError) as error:
-            raise OptionError(f"{file}: a measurement without {error}; measure again") from None
+        found = _measured(file).get(model_sha256)
         if isinstance(found, Accuracy):
             if accuracy:
                 raise OptionError(f"{file}: the second accuracy of the same model; give one")
@@ -86,9 +94,10 @@ def measurements_to_keep(files: Iterable[Path]) -> dict[str, Path]:
     """
     keep: dict[str, Path] = {}
     for file in files:
-        values = _parsed(file)
-        kind = "latency" if "scenario" in values else "accuracy"
-        for model in _models(file, values):
+        for model, found in _measured(file).items():
+            if not re.fullmatch("[0-9a-f]{64}", model):  # it becomes part of a file name
+                continue
+            kind = "accuracy" if isinstance(found, Accuracy) else "latency"
             name = _kept_name(model, kind)
             if name in keep:
                 raise OptionError(f"{file}: the second {kind} of the same model; give one")
@@ -118,19 +127,25 @@ def _kept_name(model_sha256: str, kind: str) -> str:
     return f"{model_sha256[:12]}-{kind}.json"
 
 
-def _models(file: Path, values: dict[str, Any]) -> set[str]:
-    """SHA-256 of the models that a file has numbers of."""
+def _measured(file: Path) -> dict[str, Accuracy | Latency]:
+    """What a file measured, by the SHA-256 of the model; of each model the first that counts.
+
+    Other models than the packaged one are held to the same: their numbers are kept, too.
+    """
+    values = _parsed(file)
     try:
-        rows = values["results"] if "scenario" in values else [values]
-        found = {row["model_sha256"] for row in rows}
-    except (KeyError, TypeError) as error:
+        if "scenario" in values:
+            return dict(_latencies(file, values))
+        return {str(values["model_sha256"]): _accuracy(file, values)}
+    except KeyError as error:
         raise OptionError(f"{file}: a measurement without {error}; measure again") from None
-    return {sha for sha in found if isinstance(sha, str) and re.fullmatch("[0-9a-f]{64}", sha)}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise OptionError(
+            f"{file}: a measurement whose values are none ({error}); measure again"
+        ) from None
 
 
-def _accuracy(file: Path, values: dict[str, Any], model_sha256: str) -> Accuracy | None:
-    if values["model_sha256"] != model_sha256:
-        return None
+def _accuracy(file: Path, values: dict[str, Any]) -> Accuracy:
     metric = values.get("metric", "coco")
     if metric != "coco":
         raise OptionError(
@@ -151,25 +166,49 @@ def _accuracy(file: Path, values: dict[str, Any], model_sha256: str) -> Accuracy
             f"{file}: measured with --preprocess {way}; a card's numbers are of the exact way: "
             "measure without it"
         )
+    if (classes := values.get("classes")) is not None:
+        raise OptionError(
+            f"{file}: expected the AP of all classes, got that of {', '.join(map(str, classes))} "
+            "only; measure without --class"
+        )
+    summary = values["summary"]
+    if summary["AP"] is None or summary["AP50"] is None:
+        raise OptionError(
+            f"{file}: expected an AP, got null: there were no objects to find; measure on data "
+            "with objects"
+        )
     return Accuracy(
-        ap=float(values["summary"]["AP"]),
-        ap50=float(values["summary"]["AP50"]),
+        ap=float(summary["AP"]),
+        ap50=float(summary["AP50"]),
         pictures=int(values["pictures"]),
         data=Path(values["data"]).name,
         policy=str(values["policy"]),
+        unreadable=int(values.get("unreadable", 0)),
+        engine=str(values.get("engine", ONNXRUNTIME)),
     )
 
 
-def _latency(values: dict[str, Any], model_sha256: str) -> Latency | None:
+def _latencies(file: Path, values: dict[str, Any]) -> dict[str, Latency]:
+    if values.get("loadgen"):
+        raise OptionError(
+            f"{file}: expected a single-stream benchmark, got one by LoadGen, which does not time "
+            "the network alone; measure without --loadgen"
+        )
+    if (scenario := values["scenario"]) != SINGLE_STREAM:
+        raise OptionError(
+            f"{file}: expected a single-stream benchmark, got {scenario}; measure without "
+            "--scenario"
+        )
+    found: dict[str, Latency] = {}
     for row in values["results"]:
-        if row["model_sha256"] == model_sha256:
-            return Latency(
-                network_ms=float(row["network_ms"]["median"]),
-                threads=int(row["threads"]),
-                processor=str(values["cpu"]["model"]),
-                engine=f"{row['engine']} {row['engine_version']}",
-            )
-    return None
+        latency = Latency(
+            network_ms=float(row["network_ms"]["median"]),
+            threads=int(row["threads"]),
+            processor=str(values["cpu"]["model"]),
+            engine=f"{row['engine']} {row['engine_version']}",
+        )
+        found.setdefault(str(row["model_sha256"]), latency)
+    return found
 
 
 def _parsed(file: Path) -> dict[str, Any]:

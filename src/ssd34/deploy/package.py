@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ssd34.core.counted import counted
 from ssd34.data.atomic import write_bytes, write_text
 from ssd34.data.checksum import sha256_of
-from ssd34.deploy.card import licence_of, model_card
+from ssd34.deploy.card import is_card, licence_of, model_card
 from ssd34.deploy.manifest import MANIFEST_NAME, manifest_entry
 from ssd34.deploy.measurement import (
     KEPT,
@@ -37,6 +37,8 @@ from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.onnxruntime_engine import session_options
 from ssd34.runtime.session import Session
 
+MAX_NAME_BYTES = 80
+"""Of a name: in a tarball's header a file's, with opset and suffix, has 100."""
 _FIELDS = frozenset({"model", "model_path", "onnx_version", "opset_version", "metadata"})
 
 
@@ -72,14 +74,16 @@ def package(
         name: what the files are called; None: the spec's name.
         measured: JSON files that ``ssd34 evaluate`` or ``ssd34 benchmark`` wrote. They are kept
             in the package, each in place of an older one of the same model and kind.
-        replace: another model of the same file name may go.
+        replace: another model of the same file name may go, and a README.md that is no card of
+            ours.
         licence: of the weights, for the card: an identifier such as ``"apache-2.0"``; None: that
             of the card that is there, else none.
 
     Raises:
         ModelError: the model cannot be run, or what was packed does not verify.
         OptionError: a measurement file is not one, the name or licence cannot be one, another
-            model has the name, or the folder holds files of another network.
+            model has the name, the README.md is somebody else's, or the folder holds files of
+            another network.
     """
     session = Session(model)
     proto = onnx.load(model)
@@ -92,6 +96,11 @@ def package(
             f"name {stem_name!r}: expected the beginning of a file name, such as mine; it may have "
             "letters, digits, '-', '_', '.' and '+'"
         )
+    if (size := len(stem_name.encode())) > MAX_NAME_BYTES:
+        raise OptionError(
+            f"name {stem_name[:20]!r}...: expected at most {MAX_NAME_BYTES} bytes, got {size}; "
+            "give a shorter --name"
+        )
     if licence is not None and not re.fullmatch(r"[\w.+-]+", licence):
         raise OptionError(f"licence {licence!r}: expected an identifier, such as apache-2.0")
     read_measurements(measured, model_sha256=sha256_of(model))
@@ -103,6 +112,12 @@ def package(
     if not replace and target.is_file() and sha256_of(target) != sha256_of(model):
         raise OptionError(
             f"{target}: is another model; give this one another --name, or --replace that one"
+        )
+    readme = output / "README.md"
+    if not replace and readme.exists() and not is_card(readme):
+        raise OptionError(
+            f"{readme}: expected a card that ssd34 package wrote, got another text, which the card "
+            "would replace; move it away, package into another folder, or give --replace"
         )
     with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=_existing(output)) as work:
         staged = Path(work) / stem
@@ -123,7 +138,7 @@ def package(
             rows,
             spec=session.spec,
             labels=session.labels,
-            licence=licence or licence_of(output / "README.md"),
+            licence=licence or licence_of(readme),
         )
 
         output.mkdir(parents=True, exist_ok=True)
@@ -134,8 +149,8 @@ def package(
         (output / KEPT).mkdir(exist_ok=True)
         write_bytes(output / KEPT / kept_name, file.read_bytes())
     write_text(output / MANIFEST_NAME, json.dumps(entries, indent=1) + "\n")
-    write_text(output / "README.md", card)
-    return Package(target, tarball, output / MANIFEST_NAME, output / "README.md")
+    write_text(readme, card)
+    return Package(target, tarball, output / MANIFEST_NAME, readme)
 
 
 def _check_same_network(other: Path, session: Session) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,19 @@ from ssd34.data.dataset import Dataset, Problem
 from ssd34.data.fingerprint import fingerprint
 from ssd34.deploy.calibrate import Statistics, calibrate
 from ssd34.deploy.calibration_pictures import CalibrationPictures
-from ssd34.deploy.gate import Trial
+from ssd34.deploy.float_file import float_file, is_checkpoint
+from ssd34.deploy.gate import Criterion, Trial, judged
 from ssd34.deploy.layer_log import LayerLog
 from ssd34.deploy.network import Network
 from ssd34.deploy.proof import Bench
+from ssd34.deploy.quantize import PUBLISHED_FORMS
 from ssd34.deploy.quantize_config import QuantizeConfig
 from ssd34.deploy.ranges import TRAINED
 from ssd34.deploy.read_network import network_of, read_network
 from ssd34.deploy.search import Outcome, Search
 from ssd34.deploy.trials import TrialLog
-from ssd34.errors import ModelError
+from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.cpu import this_cpu
-from ssd34.runtime.detector import model_path
 from ssd34.runtime.int8_way import EXACT, FAST
 from ssd34.runtime.saturation import int8_saturates
 from ssd34.threads import thread_budget
@@ -39,12 +40,11 @@ def network_from(model: str) -> tuple[str, Network]:
     """The float network of an ONNX file, a checkpoint or a model's name, and the file's stem.
 
     Raises:
-        ModelError, CheckpointError: it is none of these.
+        ModelError, CheckpointError, OptionError: it is none of these.
     """
-    if Path(model).suffix == ".safetensors":
-        return Path(model).stem, network_of(read_checkpoint(Path(model)))
-    path = model_path(model)
-    return path.stem, read_network(path)
+    path = float_file(model)
+    network = network_of(read_checkpoint(path)) if is_checkpoint(path) else read_network(path)
+    return path.stem, network
 
 
 def subject_of(
@@ -188,7 +188,8 @@ def written_files(
 ) -> dict[str, Path]:
     """Write each accepted file, its proof beside it, and ``quantize.json`` over all.
 
-    A file of an earlier sitting that does not pass any more is removed with its proof.
+    A file of an earlier sitting that does not pass any more is removed with its proof; those of
+    kinds that are not among the outcomes are left to `withdraw_failed`.
 
     Returns:
         The int8 files by form.
@@ -221,14 +222,54 @@ def written_files(
     return published
 
 
-def _withdraw(path: Path) -> None:
+def withdraw_failed(
+    output: Path, *, stem: str, trials: Sequence[Trial], criterion: Criterion, sought: Iterable[str]
+) -> dict[Path, Trial]:
+    """Remove the published files, with their proofs, of kinds that this sitting did not search for
+    and whose trial does not pass any more.
+
+    Args:
+        output: the folder.
+        stem: of the files' names.
+        trials: those known, judged by `criterion`. A file whose proof holds none of them stays:
+            nothing here says what became of it.
+        criterion: the gate now.
+        sought: the forms that were searched for; `written_files` has seen to them.
+
+    Returns:
+        The trial of each file that is gone.
+    """
+    gone: dict[Path, Trial] = {}
+    for form in sorted(PUBLISHED_FORMS.keys() - set(sought)):
+        path = output / f"{stem}-{form}.onnx"
+        trial = _trial_of(path, trials, criterion)
+        if trial and not trial.accepted and _withdraw(path):
+            gone[path] = trial
+    return gone
+
+
+def _trial_of(path: Path, trials: Sequence[Trial], criterion: Criterion) -> Trial | None:
+    """The known trial that a file's proof holds, with all that was measured in it."""
+    try:
+        values = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        proven = Trial.from_dict(values["trial"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OptionError):
+        return None
+    for trial in trials:
+        if judged(proven, proven.options, number=trial.number, criterion=criterion) == trial:
+            return trial
+    return None
+
+
+def _withdraw(path: Path) -> bool:
     """Remove an int8 file and its proof, if it is the one that the proof is about."""
     proof = path.with_suffix(".json")
     try:
         known = json.loads(proof.read_text(encoding="utf-8"))["model_sha256"]
-        ours = known == sha256_of(path)
+        ours = bool(known == sha256_of(path))
     except (OSError, ValueError, KeyError, TypeError):  # not both there, or another's
-        return
+        return False
     if ours:
         path.unlink()
         proof.unlink()
+    return ours

@@ -24,13 +24,13 @@ from ssd34.core.spec import TRUNK_BLOCKS, TRUNK_STRIDES, ModelSpec
 from ssd34.data.checkpoint import Checkpoint
 from ssd34.deploy.export import ExportOptions, onnx_model
 from ssd34.deploy.fold import Conv
+from ssd34.deploy.graph import MAX_MODEL_BYTES
 from ssd34.deploy.network import ADD, CONV, IMAGE, MAXPOOL, Layer, Network
 from ssd34.deploy.ports import identity
 from ssd34.deploy.ranges import Affine
 from ssd34.deploy.tolerance import QUANTIZED
 from ssd34.errors import CheckpointError, ModelError
 
-MAX_MODEL_BYTES = 2 * 2**30 - 1
 _PASSED_ON = frozenset({"Identity", "Dropout"})
 
 

@@ -16,6 +16,7 @@ from onnx import TensorProto
 from ssd34.deploy.archive import SUFFIXES, DamagedArchiveError, is_archive, unpacked
 from ssd34.deploy.checks import Check, Verification, check, not_run
 from ssd34.deploy.expected import Expected, by_manifest
+from ssd34.deploy.graph import MAX_MODEL_BYTES
 from ssd34.deploy.manifest import MANIFEST_NAME, listed_files
 from ssd34.deploy.ports import contract_problems, graph_ports, identity
 from ssd34.deploy.replay import Arrays, Replayer, replay
@@ -25,9 +26,6 @@ from ssd34.errors import ModelError
 from ssd34.runtime.onnxruntime_engine import session_options
 
 __all__ = ["Check", "Verification", "verify", "verify_against", "verify_folder"]
-
-MAX_MODEL_BYTES = 2 * 2**30 - 1
-"""What fits into a protobuf message."""
 
 
 def verify(
