@@ -74,7 +74,7 @@ class Session:
             )
         if not path.is_file():
             raise ModelError(f"{path}: no such model file; expected an ONNX file or 'default'")
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             raise ModelError(
                 f"{path}: a checkpoint; make an ONNX file of it first with: ssd34 export"
             )
