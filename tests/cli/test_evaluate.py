@@ -108,7 +108,7 @@ def test_shapes_give_twelve_numbers_as_json_and_detections(tiny_model, shapes, t
     assert result.stderr == ""
     values = json.loads(report.read_text())
     assert set(values) == {
-        "model", "data", "policy", "pictures", "summary", "class_ap", "class_ap50",
+        "model", "data", "classes", "policy", "pictures", "summary", "class_ap", "class_ap50",
         "model_sha256", "engine", "problems", "unreadable", "ssd34", "area_class_ap", "limit",
         "data_sha256", "metric", "intervals", "preprocess", "tail_cut", "int8",
     }  # fmt: skip
