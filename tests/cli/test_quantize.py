@@ -162,6 +162,15 @@ def test_an_interrupted_search_goes_on(run, tiny_model, tmp_path):
     assert "rounds was 2, now 3" in str(other.exception)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a shell starts what it runs in the background without one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_says_what_is_kept(run, tiny_model, tmp_path, monkeypatch, signal_number):
     strict = ("--max-drop", "0.9", "--min-speedup", "99")
