@@ -17,7 +17,7 @@ from ssd34.cli import train_live
 from ssd34.cli.train_live import LiveTable
 from ssd34.data.dataset import Problem
 from ssd34.evaluate.coco_metrics import CocoMetrics
-from ssd34.train.page import read_history
+from ssd34.train.history import read_history
 from ssd34.train.progress import Progress
 from tests.cli.test_train import QUICK
 from tests.conftest import COCO_NUMBERS

@@ -9,9 +9,9 @@ from ssd34.errors import TrainingError
 from ssd34.network.ssd import SSD
 from ssd34.train import step as step_module
 from ssd34.train.divergence import LossWatch
+from ssd34.train.history import read_history
 from ssd34.train.loss import detection_loss
 from ssd34.train.measure import evaluate_network
-from ssd34.train.page import read_history
 from ssd34.train.run import Run
 from tests.conftest import TINY_LABELS, tiny_spec
 from tests.train.test_loop import FAST, run, stop_after

@@ -20,12 +20,12 @@ from ssd34.network.ssd import SSD
 from ssd34.train import loader as loader_module
 from ssd34.train.augment import Augmentation
 from ssd34.train.example import Draw, Examples, Made
+from ssd34.train.history import read_history
 from ssd34.train.loader import Loader
 from ssd34.train.loop import train
 from ssd34.train.matcher import levels_of, match
 from ssd34.train.measure import evaluate_network
 from ssd34.train.options import TrainOptions
-from ssd34.train.page import read_history
 from ssd34.train.pictures import other_training, other_validation, pictures_of
 from ssd34.train.progress import Listener
 from ssd34.train.step import make_optimizer, set_training, train_step

@@ -3,7 +3,8 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from ssd34.train.page import Exhibit, read_history, training_page
+from ssd34.train.history import read_history
+from ssd34.train.page import Exhibit, training_page
 
 RECIPE = {"recipe": "fine-tune", "changed": {"epochs": 2}, "settings": {"epochs": 2, "init": None}}
 

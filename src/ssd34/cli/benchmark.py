@@ -15,7 +15,7 @@ from rich.console import Console
 from ssd34.cli.benchmark_table import cpu_line, table_of
 from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.exit_codes import INTERRUPTED, PARTLY
-from ssd34.cli.outputs import check_outputs
+from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.data.atomic import write_text, written_whole
 from ssd34.errors import OptionError, require
 from ssd34.runtime.benchmark_plot import FORMATS, draw_benchmark
@@ -110,9 +110,7 @@ def benchmark(
     slows the machine slows them all. The first is what the others are compared with. What an engine
     cannot run here is left out and named.
     """
-    for target in (json_file, plot):
-        if target and (target.is_dir() or not target.absolute().parent.is_dir()):
-            raise OptionError(f"{target}: expected a file to write in a folder that exists")
+    check_places((json_file, plot))
     _check_scenario(scenario, loadgen=loadgen is not None)
     plan = Plan(
         models=models,

@@ -113,8 +113,9 @@ def _wanted(sources: Sequence[str], splits: Sequence[str]) -> list[tuple[str, La
                 f"{source}: names a split, and so does --split; leave one of them out"
             )
         layout = find_dataset(path)
-        own = [name for name in layout.splits if not splits or name in splits]
-        if chosen is not None:
+        if chosen is None:
+            own = [name for name in layout.splits if not splits or name in splits]
+        else:
             own = [chosen]
         if given and len(own) > 1:
             raise OptionError(

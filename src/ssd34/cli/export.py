@@ -100,13 +100,13 @@ def export(
 
 
 def _made(model: str, options: ExportOptions) -> onnx.ModelProto:
-    from ssd34.data.checkpoint import read_checkpoint
+    from ssd34.data.checkpoint import is_named_checkpoint, read_checkpoint
     from ssd34.deploy.export import network_model, onnx_model
-    from ssd34.deploy.float_file import float_file, is_checkpoint
+    from ssd34.deploy.float_file import float_file
     from ssd34.deploy.read_network import read_network
 
     path = float_file(model)
-    if is_checkpoint(path):
+    if is_named_checkpoint(path):
         return onnx_model(read_checkpoint(path), options)
     return network_model(read_network(path), options)
 

@@ -175,13 +175,13 @@ def train(
     from ssd34.network.ssd import SSD
     from ssd34.threads import thread_budget
     from ssd34.train.distributed import joined
+    from ssd34.train.history import other_policy, read_history
     from ssd34.train.loop import train as run_training
-    from ssd34.train.page import read_history
     from ssd34.train.pictures import other_validation, pictures_of
     from ssd34.train.precision import computes_bf16
     from ssd34.train.progress import Listener
     from ssd34.train.recipe import RECIPES, read_recipe, resolved
-    from ssd34.train.run import HISTORY, LAST, other_policy, run_to_go_on
+    from ssd34.train.run import HISTORY, LAST, run_to_go_on
     from ssd34.train.tensorboard import EventWriter
     from ssd34.train.training_set import training_sets
     from ssd34.train.untrained import untrained_levels
@@ -249,7 +249,7 @@ def train(
     other = other_validation(begun.state.get("pictures", now), now) if begun else None
     if other and first:
         warn(f"the run began with {other}; its best AP so far is of the former")
-    was = other_policy(begun.state["options"], options) if begun else None
+    was = other_policy(begun.state["options"], options.policy) if begun else None
     if was and first:
         warn(f"evaluations now pick by {options.policy}, before by {was}: the best AP so far does "
              "not count any more")  # fmt: skip

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssd34.cli.console import duration
+from ssd34.train.history import other_policy
 
 if TYPE_CHECKING:
     from ssd34.data.dataset import Problem
@@ -86,8 +87,8 @@ class LiveTable:
                 self._per_epoch, self._share = record["batches_per_epoch"], record["share"]
             elif record["event"] == "evaluation":
                 values = record["summary"]
-                same = record.get("policy", policy) == policy
-                self._measured(values["AP"], values["AP50"], candidate=same)
+                candidate = other_policy(record, policy) is None
+                self._measured(values["AP"], values["AP50"], candidate=candidate)
 
     def stepped(self, step: int, share: float) -> None:
         """A step was made."""

@@ -33,7 +33,8 @@ LONGEST_SIDE = 640
 def write_page(folder: Path, validation: Dataset, facts: Sequence[str], device: Any) -> Path:
     """Write ``report.html`` beside a run's checkpoints, of which there has to be one; returns
     where it is."""
-    from ssd34.train.page import read_history, training_page
+    from ssd34.train.history import read_history
+    from ssd34.train.page import training_page
     from ssd34.train.run import BEST, HISTORY, LAST
 
     weights = next(folder / name for name in (BEST, LAST) if (folder / name).exists())

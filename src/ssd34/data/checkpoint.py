@@ -63,6 +63,11 @@ class Checkpoint:
             numpy_format.save_file(arrays, temporary, metadata=metadata)
 
 
+def is_named_checkpoint(path: Path) -> bool:
+    """Whether a file is called as checkpoints are, whatever is in it."""
+    return path.suffix.lower() == ".safetensors"
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether a file is a checkpoint of ours.
 

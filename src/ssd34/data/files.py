@@ -113,6 +113,7 @@ class FolderFiles(Files):
     def __init__(self, root: Path, *, around: Path | None = None) -> None:
         self.root = root
         self._around = root if around is None else around
+        self._outside: bool | None = None
 
     def __str__(self) -> str:
         return str(self.root)
@@ -121,6 +122,12 @@ class FolderFiles(Files):
     def leads_out(self) -> bool:
         """Whether the folder itself is behind such a link."""
         return os.path.isdir(self.root) and self._path("") is None
+
+    def _is_outside(self, root: str) -> bool:
+        """Whether the folder, of that real path, leads out; looked at once, not for each file."""
+        if self._outside is None:
+            self._outside = not _is_below(root, os.path.realpath(self._around))
+        return self._outside
 
     def path(self, name: str) -> Path:
         """Where a file is; ImageError if it is missing."""
@@ -204,7 +211,7 @@ class FolderFiles(Files):
         try:
             root = os.path.realpath(self.root)
             path = os.path.realpath(os.path.join(root, name.replace("\\", "/")))
-            inside = _is_below(path, root) and _is_below(path, os.path.realpath(self._around))
+            inside = _is_below(path, root) and not self._is_outside(root)
         except ValueError:  # another drive, a null byte, a character that no file name can have
             return None
         return Path(path) if inside else None

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ssd34.data.checkpoint import is_named_checkpoint
 from ssd34.errors import OptionError
 from ssd34.runtime.detector import model_path
 
 FOREIGN = (".pth", ".pt", ".pytorch")
 """What torch's own files end in."""
-
-
-def is_checkpoint(file: Path) -> bool:
-    """Whether the name is one of a checkpoint; any other file should be ONNX."""
-    return file.suffix.lower() == ".safetensors"
 
 
 def float_file(model: str) -> Path:
@@ -23,7 +19,7 @@ def float_file(model: str) -> Path:
         ModelError: no file and no known name; a checkpoint that is missing is told by its reader.
         OptionError: a file of torch's, which has to be converted first.
     """
-    if is_checkpoint(Path(model)):
+    if is_named_checkpoint(Path(model)):
         return Path(model)
     path = model_path(model)
     if path.suffix.lower() in FOREIGN:

@@ -11,13 +11,13 @@ from typing import Any
 import onnxruntime
 
 from ssd34.data.atomic import write_text
-from ssd34.data.checkpoint import read_checkpoint
+from ssd34.data.checkpoint import is_named_checkpoint, read_checkpoint
 from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset, Problem
 from ssd34.data.fingerprint import fingerprint
 from ssd34.deploy.calibrate import Statistics, calibrate
 from ssd34.deploy.calibration_pictures import CalibrationPictures
-from ssd34.deploy.float_file import float_file, is_checkpoint
+from ssd34.deploy.float_file import float_file
 from ssd34.deploy.gate import Criterion, Trial, judged
 from ssd34.deploy.layer_log import LayerLog
 from ssd34.deploy.network import Network
@@ -43,7 +43,7 @@ def network_from(model: str) -> tuple[str, Network]:
         ModelError, CheckpointError, OptionError: it is none of these.
     """
     path = float_file(model)
-    network = network_of(read_checkpoint(path)) if is_checkpoint(path) else read_network(path)
+    network = network_of(read_checkpoint(path)) if is_named_checkpoint(path) else read_network(path)
     return path.stem, network
 
 

@@ -229,14 +229,15 @@ def open_worker(
             pictures=plan.used,
         )
 
+    streams = threads if plan.scenario == OFFLINE and plan.batch is None else 1
     try:
-        worker = opened(streams=threads if plan.scenario == OFFLINE and plan.batch is None else 1)
+        worker = opened(streams=streams)
         try:
             _check_batch(file, worker.facts["batch"], plan, batches=batches)
         except BaseException:
             worker.close()
             raise
-        if threads > 1 and batches and _in_one_run(worker, plan):
+        if streams > 1 and _in_one_run(worker, plan):
             # Only the loaded file says that it takes several, and then one run has all threads.
             worker.close()
             worker = opened(streams=1)

@@ -15,6 +15,7 @@ from ssd34.core.counted import counted
 from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import ModelSpec
+from ssd34.data.checkpoint import is_named_checkpoint
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.engine import AUTO, ONNXRUNTIME, Engine, Port, open_engine
 from ssd34.runtime.engine_choice import EngineChoice, faster_engine
@@ -74,7 +75,7 @@ class Session:
             )
         if not path.is_file():
             raise ModelError(f"{path}: no such model file; expected an ONNX file or 'default'")
-        if path.suffix.lower() == ".safetensors":
+        if is_named_checkpoint(path):
             raise ModelError(
                 f"{path}: a checkpoint; make an ONNX file of it first with: ssd34 export"
             )

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ssd34.core.counted import counted
+from ssd34.train.history import other_policy
 
 Records = Sequence[Mapping[str, Any]]
 Line = Sequence[tuple[float, float]]
@@ -32,18 +32,6 @@ class Exhibit:
 
     name: str
     picture: Image.Image
-
-
-def read_history(path: Path, *, until: int | None = None) -> list[dict[str, Any]]:
-    """The records of a ``history.jsonl``, or those up to a step; a line cut by a crash is left out,
-    and there are none without a file."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return [record for record in records if until is None or record["step"] <= until]
 
 
 def training_page(
@@ -76,7 +64,7 @@ def training_page(
     if measured:
         # A run may go on under another policy; what was best before does not count any more.
         policy = measured[-1].get("policy")
-        same = [record for record in measured if record.get("policy", policy) == policy]
+        same = (record for record in measured if other_policy(record, policy) is None)
         best = max(same, key=lambda record: record["summary"]["AP"] or 0.0)
         parts.append(_results(best, per_epoch))
     if exhibits:

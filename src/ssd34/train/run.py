@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ssd34.errors import CheckpointError, TrainingError
 from ssd34.network.ssd import SSD, arrays_of, load_weights
 from ssd34.train.divergence import LossWatch
 from ssd34.train.ema import AveragedWeights
+from ssd34.train.history import other_policy
 from ssd34.train.options import TrainOptions
 from ssd34.train.pictures import Pictures, other_training
 
@@ -195,7 +196,7 @@ class Run:
         state = checkpoint.state
         self.step = self.saved = int(state["step"])
         self.evaluated = int(state["evaluated"])
-        if other_policy(state["options"], self.options) is None:
+        if other_policy(state["options"], self.options.policy) is None:
             self.best_ap = float(state["best_ap"])  # else it is of another measure
         # Losses of another kind have another size; checkpoints had no loss at first.
         if all(state["options"].get(kind) == getattr(self.options, kind) for kind in _LOSSES):
@@ -251,19 +252,12 @@ class Run:
                 kept.append(line)
                 if record["event"] == "evaluation":
                     self.evaluated = record["step"]
-                    if other_policy(record, self.options) is None:
+                    if other_policy(record, self.options.policy) is None:
                         self.best_ap = max(self.best_ap, record["summary"]["AP"] or 0.0)
                 if record["event"] == "problem":
                     self._reported.add((record["where"], record["reason"]))
         if self.writes:
             write_text(history, "".join(f"{line}\n" for line in kept))
-
-
-def other_policy(written: Mapping[str, Any], options: TrainOptions) -> str | None:
-    """The policy that evaluations picked by when something was written, if it is another one now;
-    older versions did not write it."""
-    policy: str = written.get("policy", options.policy)
-    return policy if policy != options.policy else None
 
 
 _STATE = ("step", "evaluated", "elapsed", "best_ap", "batches_per_epoch", "options", "notes")
