@@ -20,6 +20,7 @@ from ssd34.errors import (
     OptionError,
     TrainingError,
 )
+from ssd34.network.from_onnx import has_unfolded_norm
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS, shapes_dataset
 from tests.golden import drawn_benchmark_weights
@@ -175,6 +176,24 @@ def test_fine_tuning_to_other_classes(trained, tmp_path):
             "train", "--data", renamed, "--val", renamed, "--output", output, "--resume",
             "--recipe", "benchmark", "--set", "init=none",
         )  # fmt: skip
+
+
+def test_folded_batch_norm_trains_again_where_the_recipe_wants_it(shapes, tiny_model, tmp_path):
+    def run(recipe):
+        output = tmp_path / recipe
+        arguments = ("train", "--data", shapes, "--val", shapes, "--init", tiny_model, "--output",
+                     output, "--recipe", recipe, "--epochs", "1", "--batch", "4", "--workers", "0",
+                     "--lr", "1e-9", "--warmup", "0")  # fmt: skip
+        return invoke(*arguments), read_checkpoint(output / "last.safetensors")
+
+    result, last = run("small-data")
+    assert "fitted to 320 pictures" in last.state["notes"]["start"]
+    assert "batch norm fitted to 320 pictures" in result.stderr
+    assert has_unfolded_norm(last.weights, "trunk.")
+    assert not has_unfolded_norm(last.weights, "extras.")
+    _, kept = run("fine-tune")
+    assert "fitted" not in kept.state["notes"]["start"]
+    assert has_unfolded_norm(kept.weights, "extras.")
 
 
 def test_bad_input(shapes, tmp_path):

@@ -13,9 +13,9 @@ from ssd34.train.schedule import Schedule
 from ssd34.train.settings import SETTINGS, parsed_setting
 
 
-def settle(name, changed=(), *, start="trunk", bf16=True, frozen_only=()):
+def settle(name, changed=(), *, start="trunk", bf16=True):
     given = dict(parsed_setting(text) for text in changed)
-    return resolved(RECIPES[name], given, start=start, bf16=bf16, frozen_only=frozen_only)
+    return resolved(RECIPES[name], given, start=start, bf16=bf16)
 
 
 def test_benchmark_is_the_published_recipe():
@@ -75,12 +75,8 @@ def test_what_is_automatic_depends_on_the_start_and_the_machine():
         "fp32", "batch", 0,
     )  # fmt: skip
     assert options.head_statistics == "batch"
-    lost = ("trunk_statistics", "head_statistics")
-    assert settle("small-data", start="detector", frozen_only=lost).options.head_statistics == (
-        "frozen"
-    )
-    with pytest.raises(OptionError, match="expected head_statistics to be frozen, got 'batch'"):
-        settle("fine-tune", ["head_statistics=batch"], start="detector", frozen_only=lost)
+    assert settle("small-data", start="detector").options.head_statistics == "batch"
+    assert settle("fine-tune", start="detector").options.head_statistics == "frozen"
 
 
 def saved(plan, path):

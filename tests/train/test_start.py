@@ -53,7 +53,7 @@ def checkpoint(tiny_checkpoint, tmp_path):
 
 def test_a_detectors_trunk_alone(checkpoint, tiny_checkpoint):
     start = start_from(f"{checkpoint}@trunk")
-    assert (start.kind, start.frozen_only) == ("trunk", ())
+    assert (start.kind, start.folded) == ("trunk", ())
     torch.manual_seed(0)
     network = SSD(tiny_spec())
     new = {name: array.clone() for name, array in network.state_dict().items()}
@@ -73,9 +73,9 @@ def test_a_trunk_alone_brings_the_detectors_network(checkpoint):
     assert default.at_size(300).trunk == named_spec("ssd300-resnet18").trunk
 
 
-@pytest.mark.parametrize("init", ["default@trunk", "default"])
-def test_batch_norm_that_was_folded_stays_frozen(init):
-    assert "trunk_statistics" in start_from(init).frozen_only
+def test_what_was_folded():
+    assert start_from("default@trunk").folded == ("trunk_statistics",)
+    assert start_from("default").folded == ("trunk_statistics", "head_statistics")
 
 
 def test_folded_batch_norm_stays_frozen_in_a_run_that_goes_on(tiny_checkpoint, tmp_path):

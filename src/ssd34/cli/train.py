@@ -15,6 +15,7 @@ import click
 from ssd34.cli.console import errors, warn
 from ssd34.cli.datasets import opened
 from ssd34.cli.train_end import ending
+from ssd34.cli.train_norms import fitted_norms
 from ssd34.cli.train_page import PAGE, write_page
 from ssd34.cli.train_preview import show_preview
 from ssd34.cli.train_qat import (
@@ -206,7 +207,6 @@ def train(
             settings_of_qat(given, start) if qat else given,
             start=start.kind,
             bf16=computes_bf16(chosen),
-            frozen_only=start.frozen_only,
         )
         options = plan.options
         if qat:
@@ -235,6 +235,8 @@ def train(
             notes = {"recipe": note}
     else:
         origin = start.put_into(network, labels, class_loss=options.class_loss)
+        if first:  # the other processes get its weights
+            origin += fitted_norms(network, sources, options=options, start=start)
         notes = {
             "command": shlex.join(sys.argv[1:]), "start": origin, "recipe": plan.to_dict(),
             "version": __version__,

@@ -59,7 +59,7 @@ def options_to_go_on(
         _check_recipe(begun, given, recipe)
     _check_network(begun, given)
     options = changed_options(TrainOptions.from_dict(begun.state["options"]), given)
-    for key in Start("the run", detector=begun).frozen_only:
+    for key in Start("the run", detector=begun).folded:
         if getattr(options, key) != "frozen":
             raise OptionError(
                 f"expected {key} to stay frozen, got {getattr(options, key)!r}: the run began with "

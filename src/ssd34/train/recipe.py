@@ -7,7 +7,6 @@ what it sets to ``"auto"`` depends on the machine and on what the run starts fro
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -204,7 +203,6 @@ def resolved(
     *,
     start: str,
     bf16: bool,
-    frozen_only: Sequence[str] = (),
 ) -> Plan:
     """Settle a recipe.
 
@@ -213,8 +211,6 @@ def resolved(
         changed: what the user set otherwise.
         start: ``"random"``, ``"trunk"`` or ``"detector"``: what the first weights are.
         bf16: whether the processor computes in bf16.
-        frozen_only: settings that have to be ``"frozen"``, because the first weights have lost
-            the statistics of their batch norm.
 
     Raises:
         OptionError: a setting is unknown or outside what is allowed.
@@ -234,7 +230,7 @@ def resolved(
     automatic = {
         "precision": "bf16" if bf16 else "fp32",
         "trunk_statistics": "batch" if start == "random" else "frozen",
-        "head_statistics": "frozen" if "head_statistics" in frozen_only else "batch",
+        "head_statistics": "batch",
         "frozen_stages": 0 if start == "random" else 1,
     }
     for key, value in automatic.items():
@@ -242,12 +238,6 @@ def resolved(
             settings[key] = value
     if not settings["small_size"]:
         settings["small_share"] = 0.0
-    for key in frozen_only:
-        if settings[key] != "frozen":
-            raise OptionError(
-                f"{settings['init']}: its batch norm was folded into the convolutions; expected "
-                f"{key} to be frozen, got {settings[key]!r}; start from a checkpoint to train it"
-            )
     options = TrainOptions(
         augmentation=Augmentation(**{key: settings[key] for key in AUGMENTATION}),
         **{key: settings[key] for key in OPTIONS},

@@ -16,6 +16,9 @@ from ssd34.network.ssd import SSD, load_weights
 TRUNK = "trunk."
 """What the names of a detector's weights begin with there."""
 
+NORMALISED = {"trunk_statistics": TRUNK, "head_statistics": "extras."}
+"""The settings of batch norm, and what the names of what they are about begin with."""
+
 RARE = 0.01
 """Share of default boxes that hold an object, as new heads see it before focal loss."""
 
@@ -49,13 +52,12 @@ class Start:
         return "random" if self.trunk is None else "trunk"
 
     @property
-    def frozen_only(self) -> tuple[str, ...]:
-        """The settings that must be ``"frozen"``: batch norm there has lost its statistics."""
+    def folded(self) -> tuple[str, ...]:
+        """The settings, of `NORMALISED`, whose batch norm has lost its statistics by folding."""
         if self.trunk is not None:
             return ("trunk_statistics",) if has_unfolded_norm(self.trunk, "") else ()
         weights = self.detector.weights if self.detector is not None else {}
-        parts = {"trunk_statistics": TRUNK, "head_statistics": "extras."}
-        return tuple(name for name, prefix in parts.items() if has_unfolded_norm(weights, prefix))
+        return tuple(key for key, part in NORMALISED.items() if has_unfolded_norm(weights, part))
 
     @property
     def trunk_alone(self) -> Start:
