@@ -254,7 +254,7 @@ def test_unusable_input_is_one_line_and_exit_code_two(main, tiny_model, shapes, 
     assert (code, out) == (2, "")
     assert_one_error_line(err)
     assert word in err
-    assert not (tmp_path / "r.json").exists()
+    assert list(tmp_path.glob("r.json*")) == []
 
 
 @pytest.mark.parametrize("option", ["--json", "--detections"])
@@ -311,6 +311,24 @@ def test_scored_detections_and_their_report_are_two_files(main, shapes, tmp_path
     code, _, err = main(*arguments, "--json", tmp_path / "found.json")
     assert code == 2 and "not read here" in err
     assert (tmp_path / "found.json").read_text() == "[]"
+
+
+def test_a_report_needs_scores_that_it_can_draw(main, found_boxes, found_detections, tmp_path):
+    """Any score can be ranked; of what rounding adds a report takes no notice."""
+    found = json.loads(found_detections[1].read_text())
+    found[0]["score"] = 1.0000001
+    file, numbers, report = (tmp_path / name for name in ("d.json", "r.json", "report"))
+    arguments = ("--data", found_boxes, "--detections", file, "--json", numbers)
+    file.write_text(json.dumps(found))
+    assert main(*arguments, "--report", report)[0] == 0
+    assert json.loads(numbers.read_text())["AP"] > 0
+    found[0]["score"] = 37.5
+    file.write_text(json.dumps(found))
+    code, _, err = main(*arguments, "--report", tmp_path / "other")
+    assert code == 2
+    assert_one_error_line(err)
+    assert "to 37.5; --report draws them from 0 to 1" in err
+    assert main(*arguments)[0] == 0
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/null"), reason="no such device")

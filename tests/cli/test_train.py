@@ -187,8 +187,8 @@ def test_folded_batch_norm_trains_again_where_the_recipe_wants_it(shapes, tiny_m
         return invoke(*arguments), read_checkpoint(output / "last.safetensors")
 
     result, last = run("small-data")
-    assert "fitted to 320 pictures" in last.state["notes"]["start"]
-    assert "batch norm fitted to 320 pictures" in result.stderr
+    assert "fitted to 320 varied pictures" in last.state["notes"]["start"]
+    assert "batch norm fitted to 320 varied pictures" in result.stderr
     assert has_unfolded_norm(last.weights, "trunk.")
     assert not has_unfolded_norm(last.weights, "extras.")
     _, kept = run("fine-tune")

@@ -29,6 +29,10 @@ def test_the_end_says_whether_the_target_was_reached(folder):
     assert ended(folder, target_map=0.25) == f"{text}; target AP 0.25 not reached"
 
 
+def test_what_was_best_under_another_policy_is_not_named(folder):
+    assert ended(folder, best_ap=-1) == "finished after 80 steps"
+
+
 def test_a_stopped_run_may_go_on():
     assert ended(Path("nowhere"), best_ap=-1, finished=False, target_map=0.2) == (
         "stopped after 80 steps; go on with --resume"

@@ -26,6 +26,16 @@ def test_a_file_takes_its_place_whole(tmp_path):
     assert names(tmp_path) == [target.name]
 
 
+@pytest.mark.parametrize("name", ["n" * 255, "写" * 85])
+def test_a_name_may_have_any_length_that_the_disk_takes(tmp_path, name):
+    write_text(tmp_path / name, "whole")
+    assert names(tmp_path) == [name]
+    with pytest.raises(FileNotFoundError), written_whole(tmp_path / name) as temporary:
+        assert temporary.name == name
+        remove_parts(tmp_path, [name])  # what another process has left
+        assert names(tmp_path) == [name]
+
+
 def test_a_failure_leaves_what_was_there(tmp_path):
     """And nothing of what a library had put beside the file it was told."""
     target = tmp_path / "last.safetensors"

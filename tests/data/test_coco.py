@@ -333,6 +333,16 @@ def reasons(dataset):
     return [(problem.where, problem.reason) for problem in dataset.problems]
 
 
+def test_a_picture_that_is_a_lost_link_is_called_so(tmp_path):
+    folder = folder_of(tmp_path / "set", coco(images=[image(), image(id=2, file_name="b.png")]))
+    (tmp_path / "b.png").write_bytes(png())
+    (folder / "images" / "b.png").symlink_to(tmp_path / "b.png")
+    [problem] = open_dataset(folder).problems
+    assert (problem.where, problem.reason) == (
+        "b.png", "the picture is a link that leads out of the folder or to nothing",
+    )  # fmt: skip
+
+
 def test_missing_picture_is_reported_and_the_rest_goes_on(tmp_path):
     dataset = read(tmp_path, images=[image(id=5, file_name="no.png"), image()])
     assert reasons(dataset) == [("no.png", "the picture is missing")]
@@ -525,7 +535,9 @@ def test_names_that_lead_out_of_the_pictures_count_as_missing(tmp_path, name):
     (folder / "images" / "link.png").symlink_to(folder / "secret.png")
     (folder / "images" / "up").symlink_to(folder)
     dataset = open_dataset(folder)
-    assert reasons(dataset) == [(name, "the picture is missing")]
+    link = "a link that leads out of the folder or to nothing"
+    reason = f"the picture is {link if name == 'link.png' else 'missing'}"
+    assert reasons(dataset) == [(name, reason)]
     with pytest.raises(ImageError, match="leads out"):
         dataset.images.read_bytes(name)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import struct
 import threading
@@ -9,7 +10,8 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ssd34.data.image_io import (
     FORMATS,
@@ -377,6 +379,46 @@ def test_orientation_outside_the_standard_is_ignored(orientation):
     pixels = noise()
     data = encoded(Image.fromarray(pixels), "PNG", exif=exif)
     np.testing.assert_array_equal(read_image(data), pixels)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", SIDES)
+@pytest.mark.parametrize(
+    ("tag", "kind", "value"),
+    [
+        (ExifTags.Base.XResolution, 2, "72"),  # a text
+        (ExifTags.Base.ResolutionUnit, 4, 70_000),  # four bytes
+    ],
+)
+def test_other_malformed_exif_does_not_keep_a_picture_from_being_turned(
+    form, orientation, tag, kind, value
+):
+    """Pillow's own way of turning writes all tags anew, and fails there."""
+    tags = ImageFileDirectory_v2()
+    for number, type_, content in ((ORIENTATION, 3, orientation), (int(tag), kind, value)):
+        tags.tagtype[number] = type_
+        tags[number] = content
+    exif = b"Exif\0\0" + b"II*\0\x08\0\0\0" + tags.tobytes(8)
+    seen = corners()
+    options = {"quality": 95, "subsampling": 0} if form == "JPEG" else {"lossless": True}
+    data = encoded(Image.fromarray(stored(seen, orientation)), form, exif=exif, **options)
+    if orientation > 1:
+        with Image.open(io.BytesIO(data)) as check, pytest.raises((TypeError, struct.error)):
+            ImageOps.exif_transpose(check)
+    np.testing.assert_allclose(read_image(data).astype(int), seen, atol=8)
+    assert image_size(io.BytesIO(data)) == (seen.shape[1], seen.shape[0])
+    picture = read_picture(data)
+    assert rgb_picture(picture) is picture  # not turned again
+
+
+def test_a_picture_out_of_a_pipe(tmp_path):
+    data = encoded(Image.fromarray(corners()), "PNG")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(data,))
+    writer.start()
+    np.testing.assert_array_equal(read_image(pipe), corners())
+    writer.join()
 
 
 def test_a_picture_to_go_on_with_is_the_same_without_the_copy():

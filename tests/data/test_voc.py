@@ -71,6 +71,14 @@ def test_corners_count_from_one_and_belong_to_the_box(tmp_path):
     assert sample.areas.tolist() == [1, 2000, 9.25 * 17.75]
 
 
+def test_endings_count_in_either_case(tmp_path):
+    folder = devkit(tmp_path)
+    [file] = (folder / "Annotations").iterdir()
+    shutil.rmtree(folder / "ImageSets", ignore_errors=True)
+    file.rename(file.with_suffix(".XML"))
+    assert len(open_dataset(folder)) == 1
+
+
 def test_difficult(tmp_path):
     flags = ["<difficult>1</difficult>", "<difficult>0</difficult>", ""]
     flags += ["<difficult>Unspecified</difficult>", "<difficult> 1 </difficult>"]

@@ -325,6 +325,20 @@ def test_links_that_lead_out_are_not_followed(tmp_path):
         dataset.images.read_bytes("9.png")
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_label_file_that_is_a_lost_link_is_not_a_picture_without_boxes(tmp_path, there):
+    path = yolo(tmp_path / "set")
+    picture(path / "images" / "train" / "2.png")
+    (path / "labels" / "train" / "2.txt").symlink_to(tmp_path / "2.txt")
+    if there:
+        (tmp_path / "2.txt").write_text("0 0.5 0.5 0.25 0.2\n")
+    dataset = train(path)
+    assert [s.file_name for s in dataset.samples] == ["1.png"]
+    [problem] = dataset.problems
+    assert problem.where == "2.png"
+    assert "labels/train/2.txt: the name leads out of" in problem.reason
+
+
 def test_labels_beside_a_picture_below_images(tmp_path):
     path = yolo(tmp_path / "set")
     picture(path / "images" / "train" / "2.png")

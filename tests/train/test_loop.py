@@ -224,6 +224,26 @@ def test_out_of_memory_says_what_to_try(tmp_path, shapes, monkeypatch, error):
         run(tmp_path, shapes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"batch_size": 4}, "--accumulate 2, .* or try --batch 2"),
+        ({"batch_size": 2}, "; use a smaller network"),
+        ({"batch_size": 5, "accumulate": 2}, "; use a smaller network"),
+        ({"batch_size": 2, "head_statistics": "frozen"}, "--accumulate 2, .* or try --batch 1"),
+    ],
+)
+def test_out_of_memory_advises_nothing_that_batch_norm_forbids(
+    tmp_path, shapes, monkeypatch, changes, advice
+):
+    def fail(*_args):
+        raise MemoryError
+
+    monkeypatch.setattr(SSD, "forward", fail)
+    with pytest.raises(TrainingError, match=advice):
+        run(tmp_path, shapes, options=dataclasses.replace(FAST, **changes))
+
+
 def test_out_of_memory_says_what_to_try_wherever_it_happens(tmp_path, shapes, monkeypatch):
     def fail(*_args, **_keywords):
         raise MemoryError
@@ -476,8 +496,13 @@ def test_one_picture_needs_no_batch_norm_of_one(tmp_path):
     spec = named_spec("ssd300-resnet18").replace(num_classes=3, head_norm=True)
     options = dataclasses.replace(FAST, epochs=1, batch_size=2)
     assert run(tmp_path / "run", shapes, options=options, spec=spec).finished
-    with pytest.raises(OptionError, match="--batch 2 or more"):
-        run(tmp_path / "run", shapes, options=dataclasses.replace(FAST, batch_size=1), spec=spec)
+    for batch, accumulate, message in (
+        (1, 1, "two pictures .*: --batch 2 or more, or, from"),
+        (4, 4, "--batch 8 or more, a smaller --accumulate, or, from"),
+    ):
+        changed = dataclasses.replace(FAST, batch_size=batch, accumulate=accumulate)
+        with pytest.raises(OptionError, match=message):
+            run(tmp_path / "run", shapes, options=changed, spec=spec)
 
 
 def test_frozen_parts_do_not_move(tmp_path, shapes):

@@ -15,6 +15,7 @@ from ssd34.errors import OptionError
 from ssd34.network.ssd import SSD
 from ssd34.train.options import TrainOptions
 from ssd34.train.recipe import read_recipe, resolved
+from ssd34.train.run import run_to_go_on
 from ssd34.train.start import Start
 from tests.conftest import TINY_LABELS, tiny_spec
 
@@ -51,6 +52,13 @@ def checkpoint(tiny_checkpoint, tmp_path):
     return path
 
 
+def test_endings_count_in_either_case(checkpoint, tiny_checkpoint, tmp_path):
+    save_model(onnx_model(tiny_checkpoint, ExportOptions()), tmp_path / "TINY.ONNX")
+    checkpoint.rename(tmp_path / "TINY.SAFETENSORS")
+    for name in ("TINY.ONNX", "TINY.SAFETENSORS"):
+        assert start_from(str(tmp_path / name)).kind == "detector"
+
+
 def test_a_detectors_trunk_alone(checkpoint, tiny_checkpoint):
     start = start_from(f"{checkpoint}@trunk")
     assert (start.kind, start.folded) == ("trunk", ())
@@ -84,8 +92,11 @@ def test_folded_batch_norm_stays_frozen_in_a_run_that_goes_on(tiny_checkpoint, t
     start = start_from(str(tmp_path / "tiny.onnx"))
     assert start.detector is not None
     options = TrainOptions(trunk_statistics="frozen", head_statistics="frozen")
-    state = {"options": options.to_dict(), "notes": {}}
-    begun = dataclasses.replace(start.detector, state=state)
+    state = {"options": options.to_dict(), "notes": {}} | dict.fromkeys(
+        ("step", "evaluated", "elapsed", "best_ap", "batches_per_epoch"), 1
+    )
+    dataclasses.replace(start.detector, state=state).save(tmp_path / "last.safetensors")
+    begun = run_to_go_on(tmp_path / "last.safetensors")
     assert options_to_go_on(begun, {}, None) == options
     for key in ("trunk_statistics", "head_statistics"):
         with pytest.raises(OptionError, match=f"expected {key} to stay frozen, got 'batch'"):

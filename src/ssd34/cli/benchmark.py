@@ -131,7 +131,9 @@ def benchmark(
         if number is not None and not math.isfinite(number):
             raise OptionError(f"{name} {number}: expected a number above 0")
     values = _with_loadgen(plan, loadgen, seconds) if loadgen else _measured(plan)
-    console = Console(highlight=False, width=shutil.get_terminal_size((110, 24)).columns)
+    console = Console(
+        highlight=False, emoji=False, width=shutil.get_terminal_size((110, 24)).columns
+    )
     console.print(cpu_line(values["cpu"]), markup=False, soft_wrap=True)
     console.print(table_of(values))
     if json_file:

@@ -22,7 +22,7 @@ from ssd34.data.dataset import Dataset
 
 SHOWN_PROBLEMS = 5
 
-errors = Console(stderr=True, highlight=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 
 class Rate(ProgressColumn):

@@ -29,11 +29,11 @@ def convert(*, source: Path, output: Path, spec_name: str | None) -> None:
     """
     require("torch", extra="train", why="reading a .pth file")
     from ssd34.core.labels import COCO_LABELS, LabelSet
-    from ssd34.data.checkpoint import Checkpoint
+    from ssd34.data.checkpoint import Checkpoint, is_named_checkpoint
     from ssd34.network.pretrained import read_torch_file, weights_from_benchmark
     from ssd34.network.ssd import SSD, load_weights
 
-    if output.suffix != ".safetensors":
+    if not is_named_checkpoint(output):
         raise OptionError(f"{output}: expected a name that ends in .safetensors")
     check_outputs((output,), files=(source,))
     wanted = named_spec(spec_name) if spec_name else None

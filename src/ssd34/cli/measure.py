@@ -23,6 +23,7 @@ from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset
 from ssd34.data.fingerprint import fingerprint
 from ssd34.errors import ModelError, OptionError, require
+from ssd34.evaluate.coco_metrics import categories_of
 from ssd34.evaluate.evaluator import Found, Stages, detect_all, side_by_side, stages_of
 from ssd34.evaluate.partial import Partial, engine_of, partial_file, partial_path
 from ssd34.evaluate.results import Results
@@ -109,6 +110,7 @@ def measure(
     say_choice(session)
     policies = _policies(session, policy)
     warn_of_unknown_classes(dataset, detector.labels)
+    categories_of(detector.labels, dataset)  # before a partial file is there
     identity: dict[str, Any] = {
         "model_sha256": sha256_of(path),
         "data_sha256": fingerprint(dataset),

@@ -343,7 +343,7 @@ def _line(trial: Trial) -> str:
 
 
 def _print(outcomes: dict[str, Outcome], published: dict[str, Path]) -> None:
-    out = Console(highlight=False)
+    out = Console(highlight=False, emoji=False)
     headings = ("file", "trial", "how", "AP", "drop", "ms", "speed-up", "low end", "verdict")
     table = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.columns[2].overflow = "fold"

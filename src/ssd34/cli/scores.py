@@ -102,7 +102,7 @@ def _titled(title: str, score: Score) -> str:
 
 def _print(title: str, table: Table, *notes: str) -> None:
     """A table between its title and its notes, which are not broken to the table's width."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(title, style="table.title", markup=False, soft_wrap=True)
     console.print(table)
     for note in notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from ssd34.cli.scores import print_comparison, print_score
 from ssd34.core.counted import counted
 from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset
+from ssd34.errors import OptionError
 from ssd34.evaluate.bootstrap import match
 from ssd34.evaluate.comparison import Comparison, compare
 from ssd34.evaluate.results import Results
@@ -18,6 +20,9 @@ from ssd34.evaluate.score import Score, ScoreOptions, score, under
 
 if TYPE_CHECKING:
     from ssd34.cli.report import ReportJob
+
+
+_ROUNDING = 1e-6
 
 
 def scored(dataset: Dataset, results: Results, options: ScoreOptions) -> Score:
@@ -50,12 +55,25 @@ def score_file(
         The JSON-ready numbers.
     """
     results = _read(file, everything, dataset)
+    if report:
+        results = _between_0_and_1(results, file)
     found = scored(dataset, results, options)
     print_score(found, title=f"{file} on {dataset.name}: {counted(len(dataset), 'picture')}")
     about = {"detections": str(file), "detections_sha256": sha256_of(file)}
     if report:
         report.write(results, found, subject=file.name, about=about)
     return {**about, **found.to_dict()}
+
+
+def _between_0_and_1(results: Results, file: Path) -> Results:
+    """Detections whose scores a report can draw: what rounding added is cut off."""
+    scores = results.scores
+    if len(scores) and not (scores.min() >= -_ROUNDING and scores.max() <= 1 + _ROUNDING):
+        raise OptionError(
+            f"{file}: scores from {scores.min():g} to {scores.max():g}; --report draws them from 0 "
+            "to 1: scale them, or leave --report out"
+        )
+    return dataclasses.replace(results, scores=scores.clip(0, 1))
 
 
 def compare_files(

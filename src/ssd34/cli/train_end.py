@@ -15,7 +15,7 @@ def ending(outcome: Outcome, *, target_map: float | None) -> str:
     """What the run did, what it reached and, if there was a target, whether it did."""
     parts = [f"{'finished' if outcome.finished else 'stopped'} after "
              f"{counted(outcome.steps, 'step')}"]  # fmt: skip
-    if outcome.best.exists():
+    if outcome.best.exists() and outcome.best_ap >= 0:  # else what is there is of another policy
         best = read_header(outcome.best).state
         epoch = best["step"] / best["batches_per_epoch"]
         parts[0] += f", best AP {outcome.best_ap:.4f} at epoch {epoch:.4g}"

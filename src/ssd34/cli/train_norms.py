@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ssd34.cli.console import progress_bar
+from ssd34.core.counted import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +35,16 @@ def fitted_norms(
     parts = [NORMALISED[key] for key in start.folded if getattr(options, key) == "batch"]
     if not parts:
         return ""
-    fitted = fit_norms(network, parts, _pictures(sources, network, options))
-    return f", batch norm fitted to {FITTING_PICTURES} pictures" if fitted else ""
+    seen = 0
+
+    def counting() -> Iterator[Tensor]:
+        nonlocal seen
+        for images in _pictures(sources, network, options):
+            seen += len(images)
+            yield images
+
+    fitted = fit_norms(network, parts, counting())
+    return f", batch norm fitted to {counted(seen, 'varied picture')}" if fitted else ""
 
 
 def _pictures(

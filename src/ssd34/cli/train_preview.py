@@ -80,7 +80,7 @@ def show_preview(
         table.add_row(
             side, str(row.objects), f"{row.forced} ({share:.0%})", f"{row.default_boxes:.1f}"
         )
-    Console().print(table)
+    Console(emoji=False).print(table)
     click.echo(
         f"{folder / SHEET}: {counted(min(shown, seen.pictures), 'picture')}; {folder / NUMBERS}"
     )

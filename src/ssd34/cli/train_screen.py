@@ -83,14 +83,14 @@ class Screen:
         if self._live:
             self._live.evaluating(done, total)
 
-    def evaluated(self, epoch: int, metrics: CocoMetrics) -> None:
+    def evaluated(self, epoch: float, metrics: CocoMetrics) -> None:
         """Show a result; it stays."""
         if self.also:
             self.also.evaluated(metrics)
         if self._live:
             self._live.evaluated(metrics)
         else:
-            _print(f"epoch {epoch}: AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}")
+            _print(f"epoch {epoch:.4g}: AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}")
 
     def problem(self, problem: Problem) -> None:
         """Show a picture that was left out."""

@@ -160,7 +160,7 @@ def _print(verification: Verification, title: str) -> None:
     for check in verification.checks:
         word, style = _RESULTS[check.passed]
         table.add_row(Text(check.name), Text(word, style=style), Text(_shortened(check)))
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table)
 
 
 def _shortened(check: Check) -> str:

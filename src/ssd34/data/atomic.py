@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_LONGEST = 200
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -31,7 +33,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         folder = Path(
             tempfile.mkdtemp(
-                prefix=f".{target.name}.", suffix=".part", dir=None if special else target.parent
+                prefix=_beside(target.name),
+                suffix=".part",
+                dir=None if special else target.parent,
             )
         )
     except OSError as error:
@@ -48,6 +52,11 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         shutil.rmtree(folder)
+
+
+def _beside(name: str) -> str:
+    """What the hidden folder of a file begins with: a name has 255 bytes at most."""
+    return f".{os.fsencode(name)[:_LONGEST].decode(errors='ignore')}."
 
 
 def is_special(path: Path) -> bool:
@@ -75,7 +84,7 @@ def remove_parts(folder: Path, names: Iterable[str]) -> None:
     """Remove what killed processes left beside some files while they wrote them."""
     for name in names:
         target = Path(os.path.realpath(folder / name))
-        for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        for part in target.parent.glob(f"{glob.escape(_beside(target.name))}*.part"):
             if part.is_dir() and not part.is_symlink():
                 shutil.rmtree(part)
             else:
@@ -90,7 +99,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         OSError: `path` exists and is not an empty folder, or the folder above cannot be written.
     """
     path = path.absolute()
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=_beside(path.name), suffix=".part", dir=path.parent))
     try:
         yield temporary
         mask = os.umask(0)

@@ -74,9 +74,7 @@ def is_checkpoint(path: Path) -> bool:
     Raises:
         CheckpointError: it ends in .safetensors and is missing or broken.
     """
-    return (
-        path.suffix == ".safetensors" and read_arrays(path, skip=("",))[0].get("format") == FORMAT
-    )
+    return is_named_checkpoint(path) and read_arrays(path, skip=("",))[0].get("format") == FORMAT
 
 
 def read_header(path: Path) -> Checkpoint:
@@ -135,7 +133,7 @@ def read_arrays(path: Path, *, skip: tuple[str, ...] = ()) -> tuple[dict[str, st
     safetensors = require("safetensors", extra="export", why="reading a checkpoint")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file; expected a .safetensors")
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         raise CheckpointError(
             f"{path}: an ONNX file; expected a checkpoint (.safetensors), from which ONNX files "
             "are made"

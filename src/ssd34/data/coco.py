@@ -162,7 +162,11 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
             reason = f"size {width} x {height} is empty"
             problems.append(Problem(file_name, reason, Kind.BROKEN_ENTRY))
         elif not images.exists(file_name):
-            problems.append(Problem(file_name, "the picture is missing", Kind.MISSING))
+            lost = isinstance(images, FolderFiles) and images.is_lost_link(file_name)
+            reason = "the picture is missing"
+            if lost:
+                reason = "the picture is a link that leads out of the folder or to nothing"
+            problems.append(Problem(file_name, reason, Kind.MISSING))
         else:
             annotations = by_image.get(image_id, [])
             samples.append(

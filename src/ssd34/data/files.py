@@ -51,6 +51,10 @@ class Files(Protocol):
         """Whether there is such a file."""
         ...
 
+    def is_lost_link(self, name: str) -> bool:
+        """Whether there is a link of that name, which leads out or to nothing."""
+        ...
+
     def is_folder(self, name: str) -> bool:
         """Whether there is such a folder."""
         ...
@@ -164,6 +168,16 @@ class FolderFiles(Files):
         path = self._path(name)
         return path is not None and os.path.isfile(path)
 
+    def is_lost_link(self, name: str) -> bool:
+        """Whether there is a link of that name, which leads out or to nothing."""
+        inside = normal(name)
+        if not inside or self.exists(name):
+            return False
+        try:
+            return (self.root / inside).is_symlink()
+        except (OSError, ValueError):  # a name that no file can have
+            return False
+
     def is_folder(self, name: str) -> bool:
         """Whether there is such a folder."""
         path = self._path(name)
@@ -274,6 +288,10 @@ class ZipFiles(Files):
         """Whether there is such a file."""
         with self._lock:
             return self._member(name) in self._zip().NameToInfo
+
+    def is_lost_link(self, name: str) -> bool:  # noqa: ARG002
+        """No: what is a link in an archive is not followed."""
+        return False
 
     def _member(self, name: str) -> str:
         """As it is called in the archive; what leads out of the prefix is called so by none."""

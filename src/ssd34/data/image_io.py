@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ssd34.errors import ImageError
 
@@ -30,13 +31,31 @@ SUFFIXES = frozenset(
 MAX_PIXELS = 100_000_000
 """Default limit on width x height: a 10000 x 10000 picture takes 300 MB once decoded."""
 
+MAX_PIPED_BYTES = 1 << 28
+"""Limit on a picture that comes out of a pipe, as it is kept in memory."""
+
 _pillow_limit = threading.Lock()
 
 _BROKEN = (
-    OSError, SyntaxError, ValueError, EOFError, MemoryError, RuntimeError,
-    Image.DecompressionBombError,
+    OSError, SyntaxError, ValueError, EOFError, MemoryError, RuntimeError, TypeError, LookupError,
+    ArithmeticError, struct.error, Image.DecompressionBombError,
 )  # fmt: skip
-"""What Pillow raises for damaged files; RuntimeError comes from its AVIF decoder."""
+"""What Pillow raises for damaged files; RuntimeError comes from its AVIF decoder, TypeError and
+struct.error from malformed EXIF of a TIFF, which it turns itself."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture of an EXIF orientation stand upright. Source: EXIF 2.3, tag 274."""
+
+_SAY_ORIENTATION = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+"""Where Pillow keeps what an orientation is read from."""
 
 
 class LargeImageError(ImageError):
@@ -99,8 +118,10 @@ def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Im
     """
     what = "the picture" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes) and not os.path.isfile(source):
-        kind = "a folder" if os.path.isdir(source) else "missing"
-        raise ImageError(f"{what}: expected a picture file, it is {kind}; check the path")
+        if os.path.isdir(source) or not os.path.exists(source):
+            kind = "a folder" if os.path.isdir(source) else "missing"
+            raise ImageError(f"{what}: expected a picture file, it is {kind}; check the path")
+        source = _piped(source)
     try:
         with _quiet, _open(source) as image:
             _check_pixels(image, what, max_pixels)
@@ -109,6 +130,18 @@ def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Im
         raise _unknown(what) from None
     except _BROKEN as error:
         raise _broken(what, error) from None
+
+
+def _piped(source: Path) -> bytes:
+    """What comes out of a pipe, in which a picture's reader could not go back."""
+    try:
+        with source.open("rb") as pipe:
+            data = pipe.read(MAX_PIPED_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"{source}: {error.strerror}; check its rights") from None
+    if len(data) > MAX_PIPED_BYTES:
+        raise ImageError(f"{source}: more than {MAX_PIPED_BYTES >> 20} MiB; give it as a file")
+    return data
 
 
 def image_size(
@@ -188,9 +221,20 @@ def _broken(what: str, error: Exception) -> ImageError:
 def upright(image: Image.Image) -> Image.Image:
     """Decode an opened picture: mode RGB, its EXIF orientation applied."""
     image.load()
-    # exif_transpose copies a picture that stands upright.
-    turned = orientation_of(image) in range(2, 9)
-    return as_rgb(ImageOps.exif_transpose(image) if turned else image)
+    return turned(as_rgb(image), orientation_of(image))
+
+
+def turned(image: Image.Image, orientation: object) -> Image.Image:
+    """A picture turned upright; the same one where it is.
+
+    Pillow's `exif_transpose` writes all of the EXIF anew, and fails where any tag is malformed.
+    """
+    if not isinstance(orientation, int) or orientation not in _TURNS:
+        return image
+    picture = image.transpose(_TURNS[orientation])
+    for key in _SAY_ORIENTATION:  # or it would be turned again
+        picture.info.pop(key, None)
+    return picture
 
 
 def orientation_of(image: Image.Image) -> object:

@@ -19,9 +19,9 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
-from ssd34.data.image_io import MAX_PIXELS, as_rgb, opened, orientation_of, upright
+from ssd34.data.image_io import MAX_PIXELS, as_rgb, opened, orientation_of, turned, upright
 
 GAP = 1.5
 """Both savings stop at this many times the input; the filter does the rest exactly. Nearer to the
@@ -66,9 +66,7 @@ def read_square(source: Path | bytes, side: int, *, max_pixels: int = MAX_PIXELS
         # The scaled size is rounded up; the original's edge may lie within its last pixel.
         box = drafted[1] if drafted else None
         picture = stretched(as_rgb(image), side, box=box)
-    if orientation in range(2, 9):
-        picture.getexif()[ExifTags.Base.Orientation] = orientation
-        picture = ImageOps.exif_transpose(picture)
+    picture = turned(picture, orientation)
     if orientation in range(5, 9):
         width, height = height, width
     return Square(picture, width, height)

@@ -171,6 +171,7 @@ def _text(element: Element, path: str) -> str:
 
 def _read(files: Files, places: _Places, split: str, name: str, labels: LabelSet) -> Dataset:
     found = Findings()
+    own: dict[str, str] = {}
     if split in places.lists:
         file = places.lists[split]
         lines = read_lines(files, file, limit=MAX_LIST_BYTES)
@@ -182,11 +183,12 @@ def _read(files: Files, places: _Places, split: str, name: str, labels: LabelSet
         ]
         stems = list(counts)
     else:
-        stems = [PurePosixPath(n).stem for n in _xml_files(files, [places.annotations])]
+        own = {PurePosixPath(n).stem: n for n in _xml_files(files, [places.annotations])}
+        stems = list(own)
     samples: list[Sample] = []
     pictures = files.below(places.pictures)
     for stem in stems:
-        file = posixpath.join(places.annotations, f"{stem}.xml")
+        file = own.get(stem, posixpath.join(places.annotations, f"{stem}.xml"))
         try:
             root = _annotation(files, file)
         except DatasetError as error:

@@ -150,9 +150,11 @@ def label_name(picture: str) -> str:
 
 
 def _label_file(files: Files, picture: str) -> str | None:
-    """The label file of a picture: where it usually is, else beside it; None: it has none."""
+    """The label file of a picture: where it usually is, else beside it; None: it has none. A link
+    that leads out or to nothing counts: reading it says so."""
     beside = str(PurePosixPath(picture).with_suffix(".txt"))
-    return next((name for name in (label_name(picture), beside) if files.exists(name)), None)
+    names = (label_name(picture), beside)
+    return next((n for n in names if files.exists(n) or files.is_lost_link(n)), None)
 
 
 def _rows(files: Files, label_file: str) -> list[tuple[str, str]]:

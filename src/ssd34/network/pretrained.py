@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ssd34.core.spec import SPECS, ModelSpec
-from ssd34.data.checkpoint import Arrays, read_arrays
+from ssd34.data.checkpoint import Arrays, is_named_checkpoint, read_arrays
 from ssd34.errors import CheckpointError
 from ssd34.network.from_onnx import unfolded_norm
 from ssd34.network.ssd import SSD
@@ -144,7 +144,7 @@ def read_trunk(path: Path) -> Arrays:
     Raises:
         CheckpointError: missing, broken, or not a ResNet.
     """
-    if path.suffix == ".safetensors":
+    if is_named_checkpoint(path):
         arrays = {k: a.astype(np.float32) for k, a in read_arrays(path)[1].items()}
     else:
         arrays = {k: t.float().numpy().copy() for k, t in read_torch_file(path).items()}

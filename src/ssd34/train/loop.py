@@ -29,7 +29,7 @@ from ssd34.train.pictures import pictures_of
 from ssd34.train.progress import Listener, Outcome, Pace
 from ssd34.train.run import BEST, LAST, Run
 from ssd34.train.schedule import Schedule
-from ssd34.train.step import make_optimizer, set_training, train_step
+from ssd34.train.step import fewest_pictures, make_optimizer, set_training, train_step
 from ssd34.train.time_left import TimeLeft
 from ssd34.train.training_set import TrainingSet
 
@@ -158,7 +158,7 @@ def train(
             listener.stepped(run.step, share)
 
             end_of_epoch = run.step % run.batches_per_epoch == 0
-            if run.step % LOG_EVERY == 0 or end_of_epoch:
+            if run.step % LOG_EVERY == 0 or end_of_epoch or share >= 1:
                 progress = pace.report(
                     run, share=share, rate=rate, image_size=batch.images.shape[1]
                 )
@@ -202,9 +202,13 @@ def _check_before(
     categories_of(labels, validation)
     if not any((~sample.ignored).any() for sample in validation.samples):
         raise DatasetError(f"{validation.name}: has no box to measure on")
-    smallest = options.batch_size // options.accumulate
-    if network.spec.head_norm and options.head_statistics == "batch" and smallest < 2:
-        raise OptionError("expected --batch 2 or more: batch norm needs it (or --no-head-norm)")
+    if options.batch_size // options.accumulate < fewest_pictures(network, options):
+        less = "" if options.accumulate == 1 else ", a smaller --accumulate"
+        raise OptionError(
+            "expected two pictures or more in each part of a batch, which batch norm in the extra "
+            f"blocks needs: --batch {2 * options.accumulate} or more{less}, or, from a trained "
+            "detector, --set head_statistics=frozen"
+        )
     if options.small_size is not None:
         network.spec.at_size(options.small_size)
     if ranks.count > 1 and options.epochs is None:
@@ -234,7 +238,8 @@ def _evaluate(
     at_once = max(1, options.batch_size // (options.accumulate * ranks.count))
     with run.clock_stopped():
         try:
-            with advised(at_once, side, options):
+            least = fewest_pictures(run.network, options)
+            with advised(at_once, side, options, least=least):
                 metrics = evaluate_network(
                     run.averaged.network,
                     run.labels,
@@ -260,4 +265,4 @@ def _evaluate(
         if metrics:
             run.log({"event": "evaluation", "policy": options.policy, **metrics.to_dict()})
     if metrics:
-        listener.evaluated(run.step // run.batches_per_epoch, metrics)
+        listener.evaluated(run.step / run.batches_per_epoch, metrics)

@@ -21,13 +21,14 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def advised(pictures: int, side: int, options: TrainOptions) -> Iterator[None]:
+def advised(pictures: int, side: int, options: TrainOptions, *, least: int = 1) -> Iterator[None]:
     """Within it a lack of memory says which batch to try.
 
     Args:
         pictures: that are in the network at once.
         side: of its input, pixels.
         options: of the run.
+        least: pictures that a part of a batch must have.
 
     Raises:
         TrainingError: the memory is too small.
@@ -37,14 +38,14 @@ def advised(pictures: int, side: int, options: TrainOptions) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise
-        raise TrainingError(_advice(pictures, side, options)) from None
+        raise TrainingError(_advice(pictures, side, options, least)) from None
 
 
-def _advice(pictures: int, side: int, options: TrainOptions) -> str:
+def _advice(pictures: int, side: int, options: TrainOptions, least: int) -> str:
     message = f"out of memory with {counted(pictures, 'picture')} of {side} pixels at once"
-    if pictures < 2:
+    if pictures < 2 * least or options.batch_size < 2 * least * options.accumulate:
         return f"{message}; use a smaller network or input, or another machine"
     return (
         f"{message}; add --accumulate {2 * options.accumulate}, which computes the same batch in "
-        f"smaller parts, or try --batch {max(1, options.batch_size // 2)}"
+        f"smaller parts, or try --batch {options.batch_size // 2}"
     )

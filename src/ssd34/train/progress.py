@@ -55,7 +55,7 @@ class Listener:
     stepped: Callable[[int, float], None] = lambda _step, _share: None
     progress: Callable[[Progress], None] = lambda _: None
     evaluating: Callable[[int, int], None] = lambda _done, _total: None
-    evaluated: Callable[[int, CocoMetrics], None] = lambda _epoch, _metrics: None
+    evaluated: Callable[[float, CocoMetrics], None] = lambda _epoch, _metrics: None
     problem: Callable[[Problem], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False
 

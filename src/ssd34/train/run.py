@@ -14,7 +14,7 @@ import torch
 
 from ssd34.core.labels import LabelSet
 from ssd34.data.atomic import remove_parts, write_text
-from ssd34.data.checkpoint import Arrays, Checkpoint, read_checkpoint, read_header
+from ssd34.data.checkpoint import Arrays, Checkpoint, read_checkpoint
 from ssd34.data.dataset import Problem
 from ssd34.errors import CheckpointError, TrainingError
 from ssd34.network.ssd import SSD, arrays_of, load_weights
@@ -264,15 +264,15 @@ _STATE = ("step", "evaluated", "elapsed", "best_ap", "batches_per_epoch", "optio
 
 
 def run_to_go_on(path: Path) -> Checkpoint:
-    """What a run's last checkpoint says, without its arrays.
+    """A run's last checkpoint, without the arrays that only training needs.
 
     Raises:
         CheckpointError: training did not write it.
     """
-    header = read_header(path)
-    if not set(_STATE) <= set(header.state):
+    checkpoint = read_checkpoint(path)
+    if not set(_STATE) <= set(checkpoint.state):
         raise CheckpointError(_not_to_go_on(path))
-    return header
+    return checkpoint
 
 
 def _not_to_go_on(path: Path) -> str:

@@ -101,7 +101,7 @@ def read_start(path: Path) -> Start:
     Raises:
         CheckpointError: missing, broken or something else.
     """
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         return Start(str(path), detector=checkpoint_from_onnx(path))
     if is_checkpoint(path):
         return Start(str(path), detector=read_checkpoint(path))

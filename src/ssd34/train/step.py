@@ -62,12 +62,11 @@ def train_step(
     """
     parts = batch.parts(options.accumulate)
     counts = ranks.total([len(part.images) for part in parts])
-    # Batch norm needs two pictures.
-    least = 2 if network.spec.head_norm and options.head_statistics == "batch" else 1
+    least = fewest_pictures(network, options)
     pictures = sum(count for count in counts if count >= least)
     if pictures == 0:
         return None
-    with advised(len(parts[0].images), batch.images.shape[1], options):
+    with advised(len(parts[0].images), batch.images.shape[1], options, least=least):
         optimizer.zero_grad(set_to_none=True)
         losses = torch.zeros(3, device=device)
         for part, count in zip(parts, counts, strict=True):
@@ -88,6 +87,11 @@ def train_step(
         if step.finite:
             optimizer.step()
     return step
+
+
+def fewest_pictures(network: SSD, options: TrainOptions) -> int:
+    """That a part of a batch can have: batch norm needs two."""
+    return 2 if network.spec.head_norm and options.head_statistics == "batch" else 1
 
 
 def _learn(network: SSD, part: Batch, pictures: int, *, options: TrainOptions) -> Tensor:
