@@ -321,7 +321,7 @@ def test_a_report_needs_scores_that_it_can_draw(main, found_boxes, found_detecti
     arguments = ("--data", found_boxes, "--detections", file, "--json", numbers)
     file.write_text(json.dumps(found))
     assert main(*arguments, "--report", report)[0] == 0
-    assert json.loads(numbers.read_text())["AP"] > 0
+    assert json.loads(numbers.read_text())["summary"]["AP"] > 0
     found[0]["score"] = 37.5
     file.write_text(json.dumps(found))
     code, _, err = main(*arguments, "--report", tmp_path / "other")
