@@ -107,6 +107,22 @@ def test_a_file_that_does_not_pass_any_more_is_withdrawn(run, tiny_model, tmp_pa
     assert foreign.exists()
 
 
+def test_a_file_that_passes_stays_where_the_budget_ends_before_it(run, tiny_model, tmp_path):
+    """Another percentile makes another trial, for which there is no budget any more."""
+    out = tmp_path / "out"
+    once = ("--ranges", "percentile", "--max-trials", "1", "--max-drop", "0.9",
+            "--min-speedup", "0.001")  # fmt: skip
+    assert run(tiny_model, *once).exit_code == 0
+    published = [out / "tiny-12-int8.onnx", out / "tiny-12-int8.json"]
+    before = [path.read_bytes() for path in published]
+    config = tmp_path / "other.yaml"
+    config.write_text("quantization: {percentile: 99.9}\n")
+    again = run(tiny_model, *once, "--config", config, "--resume")
+    assert again.exit_code == 0
+    assert [path.read_bytes() for path in published] == before
+    assert "kept from before, as it passes the gate; now its search did not begin" in again.output
+
+
 def test_a_file_of_a_kind_not_sought_now_is_judged_too(run, tiny_model, tmp_path):
     """It is kept where its trial passes, or is not known, and removed where it fails."""
     out = tmp_path / "out"

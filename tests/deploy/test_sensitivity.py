@@ -9,7 +9,7 @@ from ssd34.deploy.calibrate import calibrate
 from ssd34.deploy.layer_log import LayerLog
 from ssd34.deploy.quantize import QuantizeOptions
 from ssd34.deploy.read_network import network_of
-from ssd34.deploy.sensitivity import LayerCost, layer_costs, layer_times
+from ssd34.deploy.sensitivity import LayerCost, layer_costs, layer_times, output_noise
 from ssd34.runtime.node_times import NodeTime
 from tests.conftest import EXAMPLES
 
@@ -35,6 +35,24 @@ def test_every_convolution_has_its_own_noise_and_time(tiny_checkpoint, options):
     assert costs == sorted(costs, key=lambda cost: -cost.noise_per_ms)
     # What computes nothing loses nothing; everything else does.
     assert [cost.name for cost in costs if cost.noise == 0] == [empty]
+
+
+def test_what_no_detection_can_come_from_is_no_noise():
+    """A default box that is surely background; logits that the softmax makes nothing of."""
+    conf = np.zeros((1, 3, 2), np.float32)
+    conf[0, :, 0] = (12, 0, -9)
+    conf[0, :, 1] = (1, 3, -20)
+    loc = np.arange(8, dtype=np.float32).reshape(1, 4, 2)
+    new_loc, new_conf = loc.copy(), conf.copy()
+    new_loc[0, :, 0] += 5  # of the box that is background
+    new_conf[0, 2] = -6  # cut off from below
+    assert output_noise((loc, conf), (new_loc, new_conf)) == 0
+    new_conf[0, 1, 1] += 0.5
+    in_conf = output_noise((loc, conf), (new_loc, new_conf))
+    assert in_conf == pytest.approx(0.25 / 6 / np.maximum(conf, conf.max(1) - 8).var())
+    new_loc[0, :, 1] += 0.5
+    in_both = output_noise((loc, conf), (new_loc, new_conf))
+    assert in_both - in_conf == pytest.approx(0.25 / loc[0, :, 1].var())
 
 
 def emptied(layer):

@@ -270,7 +270,13 @@ def _run(
             # Unreadable pictures were planned with, but did not calibrate.
             proven = {**subject, "calibration_pictures": statistics.pictures}
             published = written_files(
-                bench, outcomes, output, stem=stem, subject=proven, settings=settings
+                bench,
+                outcomes,
+                output,
+                stem=stem,
+                subject=proven,
+                settings=settings,
+                earlier=log.earlier,
             )
             gone = withdraw_failed(
                 output, stem=stem, trials=log.earlier, criterion=settings.criterion, sought=outcomes
@@ -363,9 +369,13 @@ def _print(outcomes: dict[str, Outcome], published: dict[str, Path]) -> None:
     out.print(table)
     for form, outcome in outcomes.items():
         if form in published:
-            out.print(f"{published[form]}: {outcome.reason}", soft_wrap=True, markup=False)
+            kept = "" if outcome.accepted else "kept from before, as it passes the gate; now "
+            out.print(f"{published[form]}: {kept}{outcome.reason}", soft_wrap=True, markup=False)
         else:
-            best = f"; most accurate: trial {outcome.best.number}" if outcome.best else ""
+            best = ""
+            if outcome.best:
+                of = " of the fast enough" if outcome.best.fast else ""
+                best = f"; most accurate{of}: trial {outcome.best.number}"
             out.print(f"{form}: nothing published: {outcome.reason}{best}", soft_wrap=True,
                       markup=False)  # fmt: skip
 

@@ -16,7 +16,7 @@ from ssd34.deploy.network import IMAGE, MAXPOOL, Network
 from ssd34.deploy.ranges import TRAINED, Affine, Range, value_range
 from ssd34.errors import OptionError
 
-_NEGLIGIBLE = 8.0
+NEGLIGIBLE = 8.0
 """A logit so far below its box's largest has a share of exp(-8), 3e-4, in the softmax."""
 
 _ODD_BOXES = 0.001
@@ -153,7 +153,7 @@ def head_ranges(network: Network, statistics: Statistics) -> dict[str, Range]:
         seen, peaks = statistics.histograms[conf], statistics.peaks[conf]
         odd = _ODD_BOXES if network.spec.num_channels >= _MANY_CHANNELS else 0.0
         lowest = peaks.quantile(odd) if odd else peaks.smallest
-        ranges[conf] = Range(max(seen.smallest, lowest - _NEGLIGIBLE), seen.largest)
+        ranges[conf] = Range(max(seen.smallest, lowest - NEGLIGIBLE), seen.largest)
         likely = statistics.candidates[loc]
         if likely.total >= _ENOUGH:
             ranges[loc] = Range(likely.smallest, likely.largest)

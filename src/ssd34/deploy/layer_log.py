@@ -12,7 +12,7 @@ from ssd34.deploy.quantize import QuantizeOptions
 from ssd34.deploy.sensitivity import LayerCost
 from ssd34.errors import OptionError
 
-FORMAT = "ssd34-layers-1"
+FORMAT = "ssd34-layers-2"
 
 
 class LayerLog:

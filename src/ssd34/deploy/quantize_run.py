@@ -185,10 +185,12 @@ def written_files(
     stem: str,
     subject: Mapping[str, Any],
     settings: QuantizeConfig,
+    earlier: Sequence[Trial] = (),
 ) -> dict[str, Path]:
     """Write each accepted file, its proof beside it, and ``quantize.json`` over all.
 
-    A file of an earlier sitting that does not pass any more is removed with its proof; those of
+    A file of an earlier sitting stays where its trial is among the `earlier` ones and passes: the
+    budget may have ended before the search came to it. Else it is removed with its proof; those of
     kinds that are not among the outcomes are left to `withdraw_failed`.
 
     Returns:
@@ -199,7 +201,11 @@ def written_files(
     for form, outcome in outcomes.items():
         path = output / f"{stem}-{form}.onnx"
         if outcome.accepted is None:
-            _withdraw(path)
+            kept = _trial_of(path, earlier, settings.criterion)
+            if kept and kept.accepted and _is_proven(path):
+                published[form] = path
+            else:
+                _withdraw(path)
             continue
         bench.write(outcome.accepted.options, path)
         proof = {"model_sha256": sha256_of(path), **common, "trial": outcome.accepted.to_dict()}
@@ -263,13 +269,17 @@ def _trial_of(path: Path, trials: Sequence[Trial], criterion: Criterion) -> Tria
 
 def _withdraw(path: Path) -> bool:
     """Remove an int8 file and its proof, if it is the one that the proof is about."""
-    proof = path.with_suffix(".json")
-    try:
-        known = json.loads(proof.read_text(encoding="utf-8"))["model_sha256"]
-        ours = bool(known == sha256_of(path))
-    except (OSError, ValueError, KeyError, TypeError):  # not both there, or another's
-        return False
+    ours = _is_proven(path)
     if ours:
         path.unlink()
-        proof.unlink()
+        path.with_suffix(".json").unlink()
     return ours
+
+
+def _is_proven(path: Path) -> bool:
+    """Whether there is an int8 file and the proof beside it is about it."""
+    try:
+        proof = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return bool(proof["model_sha256"] == sha256_of(path))
+    except (OSError, ValueError, KeyError, TypeError):  # not both there, or another's
+        return False

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.deploy.calibrate import Statistics
+from ssd34.deploy.calibrate import CANDIDATE, Statistics
 from ssd34.deploy.graph import save_model
+from ssd34.deploy.int8_plan import NEGLIGIBLE
 from ssd34.deploy.network import Network
 from ssd34.deploy.quantize import QuantizeOptions, quantized_model
 from ssd34.runtime.node_times import NodeTime, node_times
@@ -30,8 +31,8 @@ class LayerCost:
 
     Attributes:
         name: the layer.
-        noise: mean square of the change of the raw outputs when this layer alone is in int8, as
-            a share of their variance; loc and conf count alike.
+        noise: mean square of the change of what decides on detections when this layer alone is
+            in int8, as `output_noise` measures it.
         float_ms: what it takes in the file without int8, by the engine's profile. What was merged
             into it counts as its own, for example an addition.
         int8_ms: what it takes in the file with everything in int8.
@@ -105,13 +106,41 @@ def layer_costs(
         costs: list[LayerCost] = []
         for name in convolutions:
             changed = outputs(loaded(layer for layer in everything if layer != name))
-            noise = sum(
-                float(np.mean((b - a) ** 2) / max(float(a.var()), 1e-12))
-                for a, b in zip(reference, changed, strict=True)
-            )
+            noise = output_noise(reference, changed)
             costs.append(LayerCost(name, noise, float_ms[name], int8_ms[name]))
             progress(len(costs))
     return sorted(costs, key=lambda cost: -cost.noise_per_ms)
+
+
+def output_noise(
+    reference: tuple[NDArray[np.float32], NDArray[np.float32]],
+    changed: tuple[NDArray[np.float32], NDArray[np.float32]],
+) -> float:
+    """The change of a network's raw outputs as far as it decides on detections.
+
+    What int8 cuts off on purpose (`head_ranges`) does not count: logits so far below the largest of
+    their default box that the softmax makes nothing of them, and the offsets of boxes that are no
+    detection's.
+
+    Args:
+        reference: loc (N, 4, A) and conf (N, channels, A) in float.
+        changed: the same of another file.
+
+    Returns:
+        The mean squares of the changes of loc and conf, each as a share of its variance, together.
+    """
+    (loc, conf), (new_loc, new_conf) = reference, changed
+    highest = conf.max(axis=1, keepdims=True)
+    shares = np.exp(conf - highest)
+    likely = shares[:, 1:].max(axis=1) / shares.sum(axis=1) > CANDIDATE
+    if not likely.any():
+        likely[:] = True
+    lowest = highest - NEGLIGIBLE
+    pairs = (
+        (loc.swapaxes(0, 1)[:, likely], new_loc.swapaxes(0, 1)[:, likely]),
+        (np.maximum(conf, lowest), np.maximum(new_conf, lowest)),
+    )
+    return sum(float(np.mean((b - a) ** 2) / max(float(a.var()), 1e-12)) for a, b in pairs)
 
 
 def layer_times(nodes: Sequence[NodeTime], layers: Collection[str]) -> dict[str, float]:

@@ -82,9 +82,9 @@ def verify_folder(
         OSError: something cannot be read.
     """
     one = partial(verify, manifest=manifest, require_test_data=require_test_data, threads=threads)
-    own = folder / MANIFEST_NAME
+    own = folder / MANIFEST_NAME if manifest is None else manifest
     found = []
-    if manifest is None and own.is_file():
+    if own.is_file() and own.parent.resolve() == folder.resolve():
         known = set()
         for listed in listed_files(own):
             model = folder / listed.model
@@ -92,7 +92,7 @@ def verify_folder(
             known.add(model)
             if listed.here or model.is_file():
                 checks = _pair_checks(
-                    model, archive, by_manifest(model, None), require_test_data, threads
+                    model, archive, by_manifest(model, own), require_test_data, threads
                 )
                 found.append(Verification(model, tuple(checks)))
         found += [one(file) for file in _models(folder) if file not in known]
