@@ -13,6 +13,7 @@ import pytest
 
 from ssd34.cli import app
 from ssd34.data.image_io import read_image
+from ssd34.deploy.manifest import MANIFEST_NAME
 from ssd34.deploy.package import package
 from tests.conftest import EXAMPLES
 from tests.deploy.test_verify import FOUND, SET, damaged, manifest_of, save_data, small_model
@@ -102,6 +103,17 @@ def test_no_test_data(small, run):
     assert err == ("warning: no test_data_set_* folder beside small.onnx: nothing was computed\n")
     code, out, err = run(small, "--require-test-data")
     assert code == 3 and err == f"warning: {small}: not verified: test data\n"
+
+
+def test_the_folders_own_manifest_may_be_named(small, run):
+    """It is the one that is taken anyway, and may know several files."""
+    second = small / "second.onnx"
+    second.write_bytes((small / "small.onnx").read_bytes())
+    known = [manifest_of(small / name)[1] for name in ("small.onnx", "second.onnx")]
+    (small / MANIFEST_NAME).write_text(json.dumps(known))
+    usual = run(small)
+    assert usual[0] == 0 and "second.onnx" in usual[1]
+    assert run(small, "--manifest", small / MANIFEST_NAME) == usual
 
 
 def test_manifest(small, run, tmp_path):
