@@ -208,10 +208,23 @@ def head_values(
     """
     offsets = loc.reshape(4, -1)
     logits = conf.reshape(-1, offsets.shape[1])
-    highest = logits.max(axis=0)
+    highest = logits.max(axis=0, keepdims=True)
+    return highest[0], offsets[:, may_detect(logits, highest)]
+
+
+def may_detect(logits: NDArray[np.float32], highest: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which default boxes may become a detection: those with an object's score above `CANDIDATE`.
+
+    Args:
+        logits: (..., channels, A), channel 0 background.
+        highest: (..., 1, A), the largest of each default box.
+
+    Returns:
+        (..., A) bool.
+    """
     shares = np.exp(logits - highest)
-    scores = shares[1:].max(axis=0) / shares.sum(axis=0)
-    return highest, offsets[:, scores > CANDIDATE]
+    scores = shares[..., 1:, :].max(axis=-2) / shares.sum(axis=-2)
+    return np.asarray(scores > CANDIDATE)
 
 
 def window_means(x: NDArray[np.float32], layer: Layer) -> NDArray[np.float64]:

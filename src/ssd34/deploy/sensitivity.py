@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.deploy.calibrate import CANDIDATE, Statistics
+from ssd34.deploy.calibrate import Statistics, may_detect
 from ssd34.deploy.graph import save_model
 from ssd34.deploy.int8_plan import NEGLIGIBLE
 from ssd34.deploy.network import Network
@@ -131,8 +131,7 @@ def output_noise(
     """
     (loc, conf), (new_loc, new_conf) = reference, changed
     highest = conf.max(axis=1, keepdims=True)
-    shares = np.exp(conf - highest)
-    likely = shares[:, 1:].max(axis=1) / shares.sum(axis=1) > CANDIDATE
+    likely = may_detect(conf, highest)
     if not likely.any():
         likely[:] = True
     lowest = highest - NEGLIGIBLE
