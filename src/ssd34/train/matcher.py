@@ -23,21 +23,29 @@ MATCHERS = ("iou", "atss")
 NEAREST_CELLS = 9
 """Of each level, for ATSS."""
 
+REACH = 4
+"""Cells to each side of an object's middle among which its nearest ones are looked for."""
+
 IGNORED = -1
 """Label of a default box that learns nothing: neither an object nor background."""
 
 
 class Level(NamedTuple):
-    """How many cells a feature map has, and how many default boxes are at each."""
+    """How many cells a feature map has along each side, and how many default boxes are at each."""
 
-    cells: int
+    side: int
     boxes_per_cell: int
+
+    @property
+    def cells(self) -> int:
+        """All of them."""
+        return self.side * self.side
 
 
 def levels_of(spec: ModelSpec) -> tuple[Level, ...]:
     """The levels of a network, in the default boxes' order."""
     sides = zip(spec.feature_sizes, spec.boxes_per_cell, strict=True)
-    return tuple(Level(side * side, count) for side, count in sides)
+    return tuple(Level(side, count) for side, count in sides)
 
 
 class Matches(NamedTuple):
@@ -84,41 +92,64 @@ def match(
     """
     target_labels = np.zeros(len(default_boxes_cxcywh), np.int64)
     targets = default_boxes_cxcywh.copy()
-    corners = xyxy_from_cxcywh(default_boxes_cxcywh).astype(np.float32)
     if ignored_boxes is not None and len(ignored_boxes):
-        overlap = pairwise_iou(ignored_boxes, corners).max(axis=0)
+        overlap = pairwise_iou(ignored_boxes, _corners(default_boxes_cxcywh)).max(axis=0)
         target_labels[overlap > MATCH_IOU] = IGNORED
     if crowd_boxes is not None and len(crowd_boxes):
-        covered = pairwise_coverage(crowd_boxes, corners).max(axis=0)
+        covered = pairwise_coverage(crowd_boxes, _corners(default_boxes_cxcywh)).max(axis=0)
         target_labels[covered > CROWD_SHARE] = IGNORED
     if len(boxes) == 0:
         return Matches(target_labels, targets)
-    iou = pairwise_iou(boxes, corners)
     if levels is None:
-        claiming = np.arange(len(boxes))
-        overlap, least = iou, MATCH_IOU
+        matched, objects = _by_threshold(boxes, default_boxes_cxcywh)
     else:
-        fits = candidates(boxes, iou, default_boxes_cxcywh[:, :2], levels)
-        overlap, least = np.where(fits, iou, 0), 0.0
-        taken = np.unique(overlap.argmax(axis=0)[fits.any(axis=0)])
-        claiming = np.setdiff1d(np.arange(len(boxes)), taken)
-    best_object = overlap.argmax(axis=0)
-    best_iou = overlap.max(axis=0)
-    claimed = iou[claiming].argmax(axis=1)
-    best_iou[claimed] = 2
-    best_object[claimed] = claiming
-    matched = best_iou > least
-    target_labels[matched] = labels[best_object[matched]]
-    targets[matched] = cxcywh_from_xyxy(boxes)[best_object[matched]]
+        matched, objects = _by_candidates(boxes, default_boxes_cxcywh, levels)
+    target_labels[matched] = labels[objects]
+    targets[matched] = cxcywh_from_xyxy(boxes)[objects]
     return Matches(target_labels, targets)
+
+
+def _corners(default_boxes_cxcywh: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(xyxy_from_cxcywh(default_boxes_cxcywh), np.float32)
+
+
+def _by_threshold(
+    boxes: NDArray[np.float32], default_boxes_cxcywh: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The published rule: the default boxes (K,) that learn, and the object (K,) of each."""
+    iou = pairwise_iou(boxes, _corners(default_boxes_cxcywh))
+    best_object, best_iou = iou.argmax(axis=0), iou.max(axis=0)
+    claimed = iou.argmax(axis=1)
+    best_iou[claimed] = 2
+    best_object[claimed] = np.arange(len(boxes))
+    matched = np.flatnonzero(best_iou > MATCH_IOU)
+    return matched, best_object[matched]
+
+
+def _by_candidates(
+    boxes: NDArray[np.float32],
+    default_boxes_cxcywh: NDArray[np.float32],
+    levels: Sequence[Level],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The same by ATSS."""
+    objects, chosen, iou = candidates(boxes, default_boxes_cxcywh, levels)
+    order = np.lexsort((objects, -iou, chosen))
+    matched, first = np.unique(chosen[order], return_index=True)
+    takers = objects[order][first]
+    left_out = np.setdiff1d(np.arange(len(boxes)), takers)
+    if len(left_out) == 0:
+        return matched, takers
+    claimed = pairwise_iou(boxes[left_out], _corners(default_boxes_cxcywh)).argmax(axis=1)
+    object_of = dict(zip(matched.tolist(), takers.tolist(), strict=True))
+    object_of |= dict(zip(claimed.tolist(), left_out.tolist(), strict=True))
+    return np.array([*object_of], np.int64), np.array([*object_of.values()], np.int64)
 
 
 def candidates(
     boxes: NDArray[np.float32],
-    iou: NDArray[np.float32],
-    centres: NDArray[np.float32],
+    default_boxes_cxcywh: NDArray[np.float32],
     levels: Sequence[Level],
-) -> NDArray[np.bool_]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """The default boxes that ATSS gives to each object. Source: Zhang et al., 2020.
 
     Of each level those of the nine cells whose centres are nearest to the object's compete. They
@@ -127,27 +158,60 @@ def candidates(
 
     Args:
         boxes: (N, 4) float32 xyxy, fractions of the picture.
-        iou: (N, A) with each default box.
-        centres: (A, 2) of the default boxes.
+        default_boxes_cxcywh: (A, 4) float32.
         levels: how many default boxes each level has.
 
     Returns:
-        (N, A) bool.
+        Pairs that overlap: objects (K,), default boxes (K,), their IoU (K,).
     """
-    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-    distance = np.linalg.norm(middle[:, None] - centres[None], axis=2)
-    blocks, start = [], 0
+    near = _nearest(boxes, default_boxes_cxcywh, levels)
+    competing = default_boxes_cxcywh[near]
+    # One coordinate at a time: NumPy is several times slower along a last axis of two.
+    x, y, half_width, half_height = (competing[..., axis] / (1 + axis // 2) for axis in range(4))
+    left, top, right, bottom = (boxes[:, side, None] for side in range(4))
+    width = np.minimum(right, x + half_width) - np.maximum(left, x - half_width)
+    height = np.minimum(bottom, y + half_height) - np.maximum(top, y - half_height)
+    overlap = np.maximum(width, 0) * np.maximum(height, 0)
+    union = (right - left) * (bottom - top) + 4 * half_width * half_height - overlap
+    iou = np.divide(overlap, union, out=np.zeros_like(overlap), where=union != 0)
+    spread = iou.astype(np.float64)
+    bound = spread.mean(axis=1, keepdims=True) + spread.std(axis=1, keepdims=True)
+    inside = (x > left) & (x < right) & (y > top) & (y < bottom)
+    objects, numbers = np.nonzero(inside & (iou >= bound) & (iou > 0))
+    return objects, near[objects, numbers], iou[objects, numbers]
+
+
+def _nearest(
+    boxes: NDArray[np.float32],
+    default_boxes_cxcywh: NDArray[np.float32],
+    levels: Sequence[Level],
+) -> NDArray[np.int64]:
+    """(N, K): the default boxes of each level's nine cells that are nearest to each object."""
+    middle_x, middle_y = ((boxes[:, axis] + boxes[:, axis + 2]) / 2 for axis in range(2))
+    numbers, start = [], 0
     for level in levels:
-        # A level's boxes are ordered by shape, then by cell: the first shape has every cell once.
-        cells = distance[:, start : start + level.cells].argsort(axis=1, kind="stable")
-        chosen = np.zeros((len(boxes), level.cells), np.bool_)
-        np.put_along_axis(chosen, cells[:, :NEAREST_CELLS], True, axis=1)
-        blocks.append(np.tile(chosen, level.boxes_per_cell))
+        # A level's boxes are ordered by shape, then by row and column.
+        line = default_boxes_cxcywh[start : start + level.side, 0]
+        columns, across = _around(middle_x, line)
+        rows, down = _around(middle_y, line)
+        distance = np.sqrt(across[:, None, :] ** 2 + down[:, :, None] ** 2)
+        cells = rows[:, :, None] * level.side + columns[:, None, :]
+        order = distance.reshape(len(boxes), -1).argsort(axis=1, kind="stable")
+        nearest = np.take_along_axis(
+            cells.reshape(len(boxes), -1), order[:, :NEAREST_CELLS], axis=1
+        )
+        shapes = start + np.arange(level.boxes_per_cell) * level.cells
+        numbers.append((shapes[:, None] + nearest[:, None, :]).reshape(len(boxes), -1))
         start += level.cells * level.boxes_per_cell
-    near = np.concatenate(blocks, axis=1)
-    competing = np.where(near, iou, np.nan).astype(np.float64)
-    bound = np.nanmean(competing, axis=1) + np.nanstd(competing, axis=1)
-    inside = ((centres[None] > boxes[:, None, :2]) & (centres[None] < boxes[:, None, 2:])).all(
-        axis=2
-    )
-    return np.asarray(near & inside & (iou >= bound[:, None]))
+    return np.concatenate(numbers, axis=1)
+
+
+def _around(
+    middles: NDArray[np.float32], line: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The cells of a line around objects' middles (N,), and how far they are, both (N, K): enough
+    for the nine nearest of a square to be among them, at an edge, too."""
+    count = min(len(line), 2 * REACH + 1)
+    first = np.clip(line.searchsorted(middles) - REACH, 0, len(line) - count)
+    cells = first[:, None] + np.arange(count)
+    return cells, np.abs(line[cells] - middles[:, None])
