@@ -435,6 +435,21 @@ def test_a_history_line_cut_by_a_crash_does_not_stop_a_resume(tmp_path, shapes):
     assert run(tmp_path, shapes, resume=True).finished
 
 
+def test_evaluations_several_epochs_apart_and_at_the_end(tmp_path, shapes):
+    """Stopped where one is due, the run makes up for it; at another epoch's end none is."""
+    options = dataclasses.replace(FAST, evaluate_every=2)
+    asked = []
+    stopping = Listener(
+        evaluating=lambda done, _total: asked.append(done), stop=lambda: len(asked) >= 5
+    )
+    assert run(tmp_path, shapes, options=options, listener=stopping).steps == 6
+    first = run(tmp_path, shapes, options=options, resume=True, listener=stop_after(1))
+    assert (first.steps, first.finished) == (7, False)
+    assert run(tmp_path, shapes, options=options, resume=True).finished
+    records = read_history(tmp_path / "history.jsonl")
+    assert [r["step"] for r in records if r["event"] == "evaluation"] == [6, 9]
+
+
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_an_evaluation_stops_when_asked_and_is_made_up_for(tmp_path, shapes, epoch):
     """Also the last one, without which a run is not finished."""
@@ -475,7 +490,7 @@ def test_an_interrupted_evaluation_is_made_up_for(tmp_path, shapes):
         {"seed": -1}, {"small_size": 10}, {"weight_decay": -1}, {"gradient_clip": 0},
         {"matcher": "best"}, {"box_loss": "l2"}, {"class_loss": "bce"}, {"multi_scale": 0.6},
         {"schedule": "linear"}, {"epochs": None, "minutes": float("nan")}, {"epochs": 0},
-        {"policy": "coco"},
+        {"policy": "coco"}, {"evaluate_every": 0},
     ],
 )  # fmt: skip
 def test_options_outside_their_range_are_refused(changes):

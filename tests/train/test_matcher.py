@@ -107,14 +107,22 @@ def naive_atss(boxes, labels, spec):
     return np.array([labels[number] if overlap else 0 for overlap, number in best])
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_atss_against_the_algorithm_of_the_paper(seed):
-    """Objects large enough that each fits some default box, off the grid's ties."""
-    spec = SPEC.at_size(96)
+@pytest.mark.parametrize(("seed", "size"), [(0, 96), (1, 96), (2, 96), (3, 96), (4, 300)])
+def test_atss_against_the_algorithm_of_the_paper(seed, size):
+    """Objects large enough that each fits some default box, off the grid's ties; one of them in
+    each corner."""
+    spec = SPEC.at_size(size)
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0.02, 0.5, (5, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(0.15, 0.45, (5, 2))], axis=1)
-    boxes, labels = boxes.astype(np.float32), np.arange(1, 6)
+    in_corners = []
+    for right, bottom in [(0, 0), (1, 0), (0, 1), (1, 1)]:
+        w, h = rng.uniform(0.15, 0.3, 2)
+        in_corners.append(
+            [right * (1 - w), bottom * (1 - h), w + right * (1 - w), h + bottom * (1 - h)]
+        )
+    boxes = np.concatenate([boxes, in_corners]).astype(np.float32)
+    labels = np.arange(1, 10)
     defaults = default_boxes_cxcywh(spec)
     matches = match(boxes, labels, default_boxes_cxcywh=defaults, levels=levels_of(spec))
     expected = naive_atss(boxes, labels, spec)

@@ -42,3 +42,12 @@ def test_the_clock_of_a_run_in_minutes_does_not_count_evaluations():
     small.evaluated(7.0)
     # Ten more steps in 30 s at the small size, five in 60 s at four times the area.
     assert small.seconds(step=10, evaluated=10, elapsed=30.0) == pytest.approx(90 + 2 * 7)
+
+
+def test_evaluations_that_are_several_epochs_apart():
+    left = time_left(epochs=4, evaluate_every=3)
+    left.stepped(10, 20.0, share=0.25)
+    left.evaluated(5.0)
+    assert left.seconds(step=10, evaluated=0, elapsed=20.0) == pytest.approx(60 + 2 * 5)
+    assert left.seconds(step=30, evaluated=30, elapsed=60.0) == pytest.approx(20 + 5)
+    assert left.seconds(step=40, evaluated=40, elapsed=80.0) == 0

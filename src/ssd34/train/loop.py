@@ -50,13 +50,13 @@ def train(
     listener: Listener | None = None,
     ranks: Ranks = ALONE,
 ) -> Outcome:
-    """Train a network in place; evaluate and save after each epoch.
+    """Train a network in place; evaluate and save after each epoch, or every so many.
 
     Args:
         network: the start.
         labels: its classes.
         sources: what to learn from.
-        validation: what to measure on after each epoch.
+        validation: what to measure on.
         options: the settings.
         output: an existing folder for ``last.safetensors``, ``best.safetensors`` and
             ``history.jsonl``.
@@ -78,6 +78,8 @@ def train(
     device = device or torch.device("cpu")
     _check_before(network, labels, validation, options, ranks)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # shapes repeat: look once for what is fastest
     if ranks.count > 1:
         ranks.same_weights(network)
         share_batch_norm(network)
@@ -126,9 +128,10 @@ def train(
     )
     saved_at = run.elapsed()
     due = False
+    interval = run.batches_per_epoch * options.evaluate_every
     began, usable = run.step, 0
     share = run.share(run.step)
-    if run.step and run.step % run.batches_per_epoch == 0 and run.evaluated != run.step:
+    if run.step and run.step % interval == 0 and run.evaluated != run.step:
         _evaluate(run, validation, device, listener, ranks)  # it was interrupted
     with closing(loader.batches(run.step)) as batches:
         while share < 1 and not run.reached_target and not ranks.any(listener.stop()):
@@ -171,15 +174,16 @@ def train(
                     first = f"; the first: {problems[0]}" if problems else ""
                     raise TrainingError(f"no picture could be read in a whole epoch{first}")
                 usable = 0
+            to_measure = run.step % interval == 0 or share >= 1
             late = run.elapsed() - saved_at > 60 * options.checkpoint_minutes
-            due = due or end_of_epoch or share >= 1 or late
+            due = due or to_measure or late
             # Weights that may be exploding do not take the place of good ones.
             if due and not run.watch.doubtful:
                 with run.clock_stopped():
                     run.save_last()
                 saved_at = run.elapsed()
                 due = False
-            if end_of_epoch or share >= 1:
+            if to_measure:
                 started = time.perf_counter()
                 _evaluate(run, validation, device, listener, ranks)
                 pace.evaluated(time.perf_counter() - started)

@@ -187,7 +187,7 @@ def _nearest(
     levels: Sequence[Level],
 ) -> NDArray[np.int64]:
     """(N, K): the default boxes of each level's nine cells that are nearest to each object."""
-    middle_x, middle_y = ((boxes[:, axis] + boxes[:, axis + 2]) / 2 for axis in range(2))
+    middle_x, middle_y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T
     numbers, start = [], 0
     for level in levels:
         # A level's boxes are ordered by shape, then by row and column.

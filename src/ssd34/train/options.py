@@ -62,6 +62,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "workers": (0, 1e4),
     "cache_mb": (0, 1e9),
     "checkpoint_minutes": (1e-6, 1e9),
+    "evaluate_every": (1, 1e9),
 }
 
 
@@ -112,6 +113,8 @@ class TrainOptions:
         cache_mb: MiB of decoded pictures kept in memory, on each machine; 0: none; None: what all
             pictures take, at most a quarter of the memory that is free when training starts.
         checkpoint_minutes: longest time between two checkpoints.
+        evaluate_every: epochs from one evaluation, and the checkpoint before it, to the next; the
+            end of the run is always measured.
     """
 
     epochs: int | None = 60
@@ -148,6 +151,7 @@ class TrainOptions:
     workers: int = 1
     cache_mb: int | None = None
     checkpoint_minutes: float = 5.0
+    evaluate_every: int = 1
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.minutes is None):

@@ -36,7 +36,7 @@ class TimeLeft:
         """
         Args:
             options: of the run.
-            batches_per_epoch: steps between two evaluations.
+            batches_per_epoch: steps of an epoch.
             full_size: the network's input, pixels.
             measured: pictures of an evaluation.
         """
@@ -67,13 +67,14 @@ class TimeLeft:
             elapsed: seconds of training, which count where the run's length is by the clock.
         """
         options, per_epoch = self._options, self._per_epoch
+        interval = per_epoch * options.evaluate_every
         small = self._small.mean or self._full.mean / self._area
         full = self._full.mean or self._small.mean * self._area
         if options.epochs is not None:
             steps = options.epochs * per_epoch
             smaller = max(0, math.ceil(self._small_share * steps) - step)
             training = smaller * small + (steps - step - smaller) * full
-            evaluations = float(options.epochs - evaluated // per_epoch)
+            last = float(steps)
         else:
             assert options.minutes is not None
             training = max(0.0, 60 * options.minutes - elapsed)
@@ -81,6 +82,7 @@ class TimeLeft:
             steps_left = (smaller_time / small if small else 0.0) + (
                 (training - smaller_time) / full if full else 0.0
             )
-            evaluations = math.ceil((step + steps_left) / per_epoch) - evaluated // per_epoch
+            last = step + steps_left
+        evaluations = math.ceil(last / interval) - math.ceil(evaluated / interval)
         guess = FORWARD_SHARE * full * self._measured / options.batch_size
         return training + evaluations * (self._evaluations.mean or guess)
