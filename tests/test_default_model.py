@@ -46,12 +46,14 @@ def test_the_int8_file_comes_with_its_proof():
 
 
 def test_its_network_and_classes(detector):
-    assert detector.spec.name == "ssd300-resnet18"
+    assert detector.spec.name == "ssd300-resnet34"
     assert detector.labels == COCO_LABELS
     assert not detector.session.raw
 
 
-@pytest.mark.parametrize(("picture", "name"), [("astronaut", "person"), ("chelsea", "cat")])
+@pytest.mark.parametrize(
+    ("picture", "name"), [("astronaut", "person"), ("chelsea", "cat"), ("coffee", "cup")]
+)
 def test_the_best_detection_is_what_the_picture_shows(detector, picture, name):
     found = detector.detect(EXAMPLES / f"{picture}.jpg")
     assert found.names[0] == name

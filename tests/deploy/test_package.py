@@ -428,7 +428,7 @@ def test_a_broken_manifest_changes_nothing(tiny_model, tmp_path, broken):
 def test_an_int8_model(tmp_path):
     """What is recorded is what the runtime computes in int8, on this processor and on others."""
     written = package(model_path("default"), output=tmp_path, picture=read_image(PICTURE))
-    assert written.model.name == "ssd300-resnet18-13-qdq.onnx"
+    assert written.model.name == "ssd300-resnet34-13-qdq.onnx"
     verification = verify(written.tarball, require_test_data=True)
     [values] = [c for c in verification.checks if c.name == "test_data_set_0 values"]
     assert verification.passed and "largest score difference 0 " in values.detail

@@ -61,8 +61,8 @@ def test_weights_that_are_stored_smaller(tiny_checkpoint, weight_format):
 
 def test_the_embedded_model():
     network = read_network(model_path("default-float"))
-    assert network.spec == named_spec("ssd300-resnet18").replace(head_norm=True)
-    assert len(network.layers) == 44
+    assert network.spec == named_spec("ssd300-resnet34").replace(head_norm=True)
+    assert len(network.layers) == 65
 
 
 def published_like(spec) -> onnx.ModelProto:

@@ -81,7 +81,7 @@ def both_ways(monkeypatch, outputs, **options):
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("policy", [ZOO, BEST, ZOO.replace(score_threshold=0.15)])
 def test_a_real_pictures_detections_are_the_same_bit_for_bit(monkeypatch, real, policy, opset):
-    spec = named_spec("ssd300-resnet18")
+    spec = named_spec("ssd300-resnet34")
     whole, left_out = both_ways(monkeypatch, real, spec=spec, policy=policy, opset=opset)
     assert whole[2].size > 0
     for a, b in zip(whole, left_out, strict=True):

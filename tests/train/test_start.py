@@ -78,7 +78,7 @@ def test_a_trunk_alone_brings_the_detectors_network(checkpoint):
     spec, _ = network_spec(plan, start_from(f"{checkpoint}@trunk"), TINY_LABELS)
     assert spec == tiny_spec().replace(head_norm=True)
     default, _ = network_spec(plan, start_from("default@trunk"), TINY_LABELS)
-    assert default.at_size(300).trunk == named_spec("ssd300-resnet18").trunk
+    assert default.at_size(300).trunk == named_spec("ssd300-resnet34").trunk
 
 
 def test_what_was_folded():

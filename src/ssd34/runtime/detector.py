@@ -37,8 +37,8 @@ SPARE = 4
 """Most inputs that are kept to be written into again."""
 
 EMBEDDED = {
-    "default": "ssd300-resnet18-coco-13-qdq.onnx",
-    "default-float": "ssd300-resnet18-coco.onnx",
+    "default": "ssd300-resnet34-coco-13-qdq.onnx",
+    "default-float": "ssd300-resnet34-coco.onnx",
 }
 """Models that come with the package, by name."""
 
