@@ -22,8 +22,8 @@ from ssd34.deploy.calibrate import calibrate
 from ssd34.deploy.calibration_pictures import from_folder
 from ssd34.deploy.export import ExportOptions, onnx_model
 from ssd34.deploy.graph import save_model
+from ssd34.deploy.network import network_of
 from ssd34.deploy.quantize import PUBLISHED_FORMS, quantized_model
-from ssd34.deploy.read_network import network_of
 from ssd34.network.ssd import SSD, arrays_of
 
 

@@ -30,9 +30,9 @@ from ssd34.data.atomic import write_text
 from ssd34.data.checkpoint import Checkpoint
 from ssd34.deploy.calibrate import calibrate
 from ssd34.deploy.graph import save_model
-from ssd34.deploy.network import Network
+from ssd34.deploy.network import Network, network_of
 from ssd34.deploy.quantize import QuantizeOptions, quantized_model
-from ssd34.deploy.read_network import network_of, read_network
+from ssd34.deploy.read_network import read_network
 from ssd34.network.ssd import SSD, arrays_of
 from ssd34.runtime.benchmark import interleaved, speed_up, summary
 from ssd34.runtime.detector import model_path

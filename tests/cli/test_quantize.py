@@ -21,8 +21,8 @@ from ssd34.data.formats import open_dataset
 from ssd34.deploy.calibrate import Statistics, calibrate
 from ssd34.deploy.calibration_pictures import from_path
 from ssd34.deploy.int8_plan import value_steps
+from ssd34.deploy.network import network_of
 from ssd34.deploy.proof import Bench
-from ssd34.deploy.read_network import network_of
 from ssd34.errors import Ssd34Error
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.saturation import int8_saturates

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from ssd34.cli.app import commands
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.data.checkpoint import read_checkpoint, read_header
-from ssd34.deploy.read_network import network_of
+from ssd34.deploy.network import network_of
 from ssd34.errors import Ssd34Error
 
 

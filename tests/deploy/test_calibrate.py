@@ -6,9 +6,7 @@ import pytest
 from ssd34.core.preprocess import preprocess
 from ssd34.data.image_io import read_image
 from ssd34.deploy.calibrate import Statistics, calibrate, float_outputs, head_values, window_means
-from ssd34.deploy.fold import Conv
-from ssd34.deploy.network import CONV, IMAGE, Layer
-from ssd34.deploy.read_network import network_of
+from ssd34.deploy.network import CONV, IMAGE, Conv, Layer, network_of
 from ssd34.errors import ImageError, ModelError, OptionError
 from tests.conftest import EXAMPLES
 

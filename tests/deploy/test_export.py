@@ -17,6 +17,7 @@ from ssd34.data.image_io import read_image
 from ssd34.deploy.export import ExportOptions, network_model, onnx_model
 from ssd34.deploy.graph import save_model
 from ssd34.deploy.opsets import newest_opset
+from ssd34.deploy.proof import Bench, FileOptions
 from ssd34.deploy.read_network import read_network
 from ssd34.errors import CheckpointError, ModelError, OptionError
 from ssd34.network.pretrained import weights_from_benchmark
@@ -141,7 +142,6 @@ def test_nodes_are_named_after_modules_and_metadata_travels(tiny_checkpoint):
     assert metadata["ssd34.spec"]["name"] == "tiny"
     assert [i.name for i in model.graph.input] == ["image"]
     assert [o.name for o in model.graph.output] == ["bboxes", "labels", "scores"]
-    onnx.checker.check_model(model, full_check=True)
     onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
 
@@ -261,13 +261,37 @@ def test_a_file_exported_again_is_the_same_network(
     source = tmp_path / "source.onnx"
     save_model(onnx_model(tiny_checkpoint, ExportOptions(image_input=source_input)), source)
     options = ExportOptions(opset=13, policy=None, batch=None, image_input=image_input)
-    again = session(network_model(read_network(source), options))
-    direct = session(onnx_model(tiny_checkpoint, options))
+    models = [network_model(read_network(source), options), onnx_model(tiny_checkpoint, options)]
+    # One naming, and where no weight is divided and multiplied again, one file.
+    names = [[(n.op_type, n.name, *n.output) for n in model.graph.node] for model in models]
+    assert names[0] == names[1]
+    if source_input == "float32":
+        assert models[0].SerializeToString() == models[1].SerializeToString()
+    again, direct = map(session, models)
     pixels = resize(read_image(EXAMPLES / "chelsea.jpg"), 64)
     image = pixels[None] if image_input == "uint8" else preprocess(pixels, 64)
     for ours, theirs in zip(*(r.run(["loc", "conf"], {"image": image}) for r in (again, direct)),
                             strict=True):  # fmt: skip
         np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("image_input", ["float32", "uint8"])
+def test_the_gate_measures_against_the_exported_file(tiny_model, tmp_path, image_input):
+    exported, baseline = tmp_path / "exported.onnx", tmp_path / "baseline.onnx"
+    arguments = ["export", str(tiny_model), str(exported), "--input", image_input]
+    CliRunner().invoke(commands, arguments, catch_exceptions=False)
+    options = FileOptions(policy=ZOO, image_input=image_input)
+    with Bench(read_network(tiny_model), None, None, file_options=options) as bench:
+        bench.write_float(baseline)
+    assert baseline.read_bytes() == exported.read_bytes()
+
+
+def test_a_broken_graph_is_not_saved(tiny_checkpoint, tmp_path):
+    model = onnx_model(tiny_checkpoint, ExportOptions())
+    model.graph.node[3].input[0] = "nowhere"
+    with pytest.raises(onnx.checker.ValidationError, match="nowhere"):
+        save_model(model, tmp_path / "broken.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_embedded_model_is_exported_with_another_policy(tmp_path):

@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 
 from ssd34.deploy.calibrate import calibrate
-from ssd34.deploy.fold import Conv
 from ssd34.deploy.histogram import Histogram
 from ssd34.deploy.int8_plan import head_ranges, int8_plan, int8_weight, rounded_windows
-from ssd34.deploy.network import IMAGE
+from ssd34.deploy.network import IMAGE, Conv, network_of
 from ssd34.deploy.ranges import Range
-from ssd34.deploy.read_network import network_of
 
 GENERATOR = np.random.default_rng(3)
 

@@ -6,11 +6,10 @@ from onnx import TensorProto, helper
 from ssd34.deploy.calibrate import calibrate
 from ssd34.deploy.graph import GraphBuilder
 from ssd34.deploy.int8_plan import Int8Conv
-from ssd34.deploy.network import CONV, IMAGE, Layer
+from ssd34.deploy.network import CONV, IMAGE, Layer, network_of
 from ssd34.deploy.opsets import newest_opset
 from ssd34.deploy.pixel_blocks import blocks_of_bytes, blocks_of_planes, in_blocks
 from ssd34.deploy.quantize import QuantizeOptions, quantized_model
-from ssd34.deploy.read_network import network_of
 from tests.conftest import TINY_LABELS, drawn_checkpoint, tiny_spec
 from tests.deploy.integer_reference import constants_of, windows
 

@@ -13,10 +13,9 @@ from ssd34.data.checkpoint import Checkpoint
 from ssd34.data.image_io import read_image
 from ssd34.deploy.calibrate import calibrate
 from ssd34.deploy.export import ExportOptions, onnx_model
-from ssd34.deploy.fold import Conv
 from ssd34.deploy.graph import save_model
+from ssd34.deploy.network import Conv, network_of
 from ssd34.deploy.quantize import PUBLISHED_FORMS, QuantizeOptions, quantized_model
-from ssd34.deploy.read_network import network_of
 from ssd34.deploy.tolerance import INT8, tolerance_of
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.detector import Detector
@@ -260,9 +259,10 @@ def test_all_nodes_in_float_is_the_float_graph(network, statistics, float_raw):
 @pytest.mark.parametrize("options", [QOPERATOR, QDQ])
 def test_single_nodes_in_float(network, statistics, float_raw, options, names):
     model = raw(network, statistics, options.replace(float_nodes=names))
-    kinds = {node.name.removesuffix(".linear"): node.op_type for node in model.graph.node}
+    kinds = {node.name: node.op_type for node in model.graph.node}
     for name in names:
-        assert kinds[name] in ("Conv", "Add", "MaxPool", "Relu")
+        assert kinds[name] in ("Conv", "Add", "MaxPool")
+        assert (f"{name}.relu" in kinds) == network.by_name[name].relu
     assert min(noise_ratio(outputs_of(model), float_raw)) > 22
     # No value is turned into steps or back twice.
     assert len({n.output[0] for n in model.graph.node}) == len(model.graph.node)
@@ -276,9 +276,9 @@ def test_neighbours_in_float_hand_over_in_float(network, statistics):
     model = raw(network, statistics, QOPERATOR.replace(float_nodes=names))
     by_name = {node.name: node for node in model.graph.node}
     # Into the block, once for conv1 and add; out of it, once for both that read it.
-    assert by_name["trunk.layer1.0.conv1.linear"].input[0] == "trunk.maxpool.float"
-    assert by_name["trunk.layer1.0.conv2"].input[0] == "trunk.layer1.0.conv1"
-    assert list(by_name["trunk.layer1.0.add.linear"].input) == [
+    assert by_name["trunk.layer1.0.conv1"].input[0] == "trunk.maxpool.float"
+    assert by_name["trunk.layer1.0.conv2"].input[0] == "trunk.layer1.0.conv1.relu"
+    assert list(by_name["trunk.layer1.0.add"].input) == [
         "trunk.layer1.0.conv2", "trunk.maxpool.float",
     ]  # fmt: skip
     assert by_name["trunk.layer1.1.conv1"].input[0] == "trunk.layer1.0.add.steps"

@@ -9,7 +9,8 @@ from ssd34.core.spec import named_spec
 from ssd34.deploy.calibrate import float_outputs
 from ssd34.deploy.export import ExportOptions, onnx_model
 from ssd34.deploy.graph import save_model
-from ssd34.deploy.read_network import network_of, network_of_model, read_network
+from ssd34.deploy.network import network_of
+from ssd34.deploy.read_network import network_of_model, read_network
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.detector import model_path
 from tests.conftest import drawn_checkpoint
@@ -203,9 +204,11 @@ def test_weights_that_are_not_finite(tiny_checkpoint):
 
 def test_the_names_of_nodes_are_checked_with_a_hint(tiny_checkpoint):
     network = network_of(tiny_checkpoint)
-    network.check_names(["trunk.layer1.0.add"])
+    names = ["trunk.layer1.0.add", "trunk.conv1.linear", "trunk.conv1", "trunk.layer1.0.conv1.relu"]
+    layers = ("trunk.layer1.0.add", "trunk.conv1", "trunk.layer1.0.conv1")
+    assert network.resolve_names(names) == layers
     with pytest.raises(OptionError, match=r"no node 'trunk\.layer1\.0\.ad'; did you mean trunk"):
-        network.check_names(["trunk.layer1.0.ad"])
+        network.resolve_names(["trunk.layer1.0.ad"])
 
 
 def test_onnxruntime_agrees_with_the_layers(tiny_checkpoint):

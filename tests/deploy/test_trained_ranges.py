@@ -9,8 +9,8 @@ from ssd34.data.checkpoint import read_checkpoint
 from ssd34.data.image_io import read_image
 from ssd34.deploy.calibrate import calibrate
 from ssd34.deploy.int8_plan import value_steps
+from ssd34.deploy.network import network_of
 from ssd34.deploy.quantize import QuantizeOptions, quantized_model
-from ssd34.deploy.read_network import network_of
 from ssd34.errors import CheckpointError, OptionError
 from tests.conftest import EXAMPLES
 

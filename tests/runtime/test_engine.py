@@ -15,8 +15,8 @@ from ssd34.deploy.calibrate import calibrate
 from ssd34.deploy.cut import without_tail
 from ssd34.deploy.export import ExportOptions, onnx_model
 from ssd34.deploy.graph import save_model
+from ssd34.deploy.network import network_of
 from ssd34.deploy.quantize import PUBLISHED_FORMS, quantized_model
-from ssd34.deploy.read_network import network_of
 from ssd34.errors import MissingExtraError, ModelError, OptionError
 from ssd34.runtime import openvino_engine
 from ssd34.runtime.detector import model_path

@@ -6,8 +6,8 @@ from ssd34.data.image_io import read_image
 from ssd34.deploy.calibrate import calibrate
 from ssd34.deploy.export import ExportOptions, onnx_model
 from ssd34.deploy.graph import save_model
+from ssd34.deploy.network import network_of
 from ssd34.deploy.quantize import PUBLISHED_FORMS, quantized_model
-from ssd34.deploy.read_network import network_of
 from ssd34.runtime import int8_way as module
 from ssd34.runtime.engine import open_engine
 from ssd34.runtime.int8_way import EXACT, FAST, int8_way

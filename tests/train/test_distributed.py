@@ -17,7 +17,7 @@ from torch import nn
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.data.checkpoint import read_checkpoint
 from ssd34.data.formats import open_dataset
-from ssd34.deploy.read_network import network_of
+from ssd34.deploy.network import network_of
 from ssd34.errors import OptionError
 from ssd34.network.ssd import SSD
 from ssd34.train.augment import Augmentation

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ssd34.cli.outputs import check_outputs
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.errors import OptionError, require
-
-if TYPE_CHECKING:
-    import onnx
-
-    from ssd34.deploy.export import ExportOptions
 
 IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 
@@ -70,8 +64,10 @@ def export(
     such as default-float.
     """
     require("onnx", extra="export", why="export")
-    from ssd34.deploy.export import ExportOptions
+    from ssd34.deploy.export import ExportOptions, network_model
+    from ssd34.deploy.float_file import float_file
     from ssd34.deploy.graph import save_model
+    from ssd34.deploy.read_network import read_network
 
     if output.suffix.lower() != ".onnx":
         raise OptionError(f"{output}: expected a name that ends in .onnx, as other commands do")
@@ -90,25 +86,13 @@ def export(
         image_input=image_input,
         weight_format=weight_format,
     )
-    made = _made(model, options)
+    made = network_model(read_network(float_file(model)), options)
     save_model(made, output)
     outputs = ", ".join(value.name for value in made.graph.output)
     click.echo(
         f"{output}: {output.stat().st_size / 1e6:.1f} MB, opset {options.opset}, "
         f"weights {weight_format}, outputs {outputs}"
     )
-
-
-def _made(model: str, options: ExportOptions) -> onnx.ModelProto:
-    from ssd34.data.checkpoint import is_named_checkpoint, read_checkpoint
-    from ssd34.deploy.export import network_model, onnx_model
-    from ssd34.deploy.float_file import float_file
-    from ssd34.deploy.read_network import read_network
-
-    path = float_file(model)
-    if is_named_checkpoint(path):
-        return onnx_model(read_checkpoint(path), options)
-    return network_model(read_network(path), options)
 
 
 def _opset(text: str) -> int:

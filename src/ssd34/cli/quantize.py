@@ -205,7 +205,8 @@ def _run(
     from ssd34.evaluate.coco_metrics import categories_of
 
     stem, network = network_from(model)
-    network.check_names(settings.quantization.float_nodes)
+    in_float = network.resolve_names(settings.quantization.float_nodes)
+    settings = settings.changed({"quantization": {"float_nodes": in_float or None}})
     check_ranges(network, settings.quantization.ranges)
     categories_of(network.labels, dataset)  # no class in common: better said before the work
     warn_of_unknown_classes(dataset, network.labels)

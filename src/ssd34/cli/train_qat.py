@@ -89,7 +89,7 @@ def calibrated_steps(
     from ssd34.data.checkpoint import Checkpoint
     from ssd34.deploy.calibrate import calibrate
     from ssd34.deploy.int8_plan import value_steps
-    from ssd34.deploy.read_network import network_of
+    from ssd34.deploy.network import network_of
     from ssd34.network.ssd import arrays_of
 
     weights = arrays_of(network)

@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.preprocess import MEAN, STD
-from ssd34.deploy.fold import Conv
 from ssd34.deploy.graph import GraphBuilder
-from ssd34.deploy.network import Layer
-from ssd34.deploy.ranges import Affine
+from ssd34.deploy.network import Affine, Conv, Layer
 
 BYTES = Affine(np.float32(1 / 255), np.uint8(0))
 """A picture's bytes as steps."""
@@ -53,12 +51,8 @@ def framed(builder: GraphBuilder, image: str, *, side: int, width: int) -> str:
     """
     colour = np.rint(np.array(MEAN) * 255).astype(np.uint8)
     shape = builder.node("Shape", "input.shape", [image])
-    first = [
-        builder.constant(f"input.batch.{name}", np.array([value], np.int64))
-        for name, value in (("start", 0), ("end", 1), ("axis", 0))
-    ]
-    batch = builder.node("Slice", "input.batch", [shape, *first])
-    ones = builder.constant("input.ones", np.ones(3, np.int64))
+    batch = builder.slice("input.batch", shape, 0, 1, axis=0)
+    ones = builder.integers("input.ones", 1, 1, 1)
     batch_shape = builder.node("Concat", "input.batch.shape", [batch, ones], axis=0)
     larger = image
     for name, size, axis in (

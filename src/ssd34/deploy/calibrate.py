@@ -21,10 +21,10 @@ from onnx import TensorProto, helper
 
 from ssd34.core.preprocess import preprocess
 from ssd34.data.atomic import written_whole
-from ssd34.deploy.graph import GraphBuilder, finished_model
+from ssd34.deploy.graph import GraphBuilder, add_float_layer, finished_model
 from ssd34.deploy.heap import trim_heap
 from ssd34.deploy.histogram import BINS, Histogram
-from ssd34.deploy.network import IMAGE, Layer, Network, float_layer
+from ssd34.deploy.network import IMAGE, Layer, Network
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.onnxruntime_engine import session_options
 from ssd34.threads import thread_budget
@@ -156,8 +156,7 @@ def calibrate(
     peaks, candidates = _empty(network.conf), _empty(network.loc)
     level = dict(zip(network.conf, network.loc, strict=True))
     offsets: dict[str, NDArray[np.float32]] = {}
-    convs = [layer for layer in network.layers if layer.conv is not None]
-    sums = {layer.name: np.zeros(layer.arrays.weight.shape[1:]) for layer in convs}
+    sums = {layer.name: np.zeros(layer.arrays.weight.shape[1:]) for layer in network.convs}
     count = 0
     for picture in pictures:
         image = preprocess(picture, network.spec.image_size)
@@ -169,7 +168,7 @@ def calibrate(
                     f"{name} is not finite for calibration picture {count + 1}; the weights are "
                     "broken or overflow"
                 ) from None
-            for layer in convs:
+            for layer in network.convs:
                 if name in layer.inputs:
                     sums[layer.name] += window_means(tensor[0], layer)
             if name in candidates:
@@ -298,10 +297,10 @@ def _layer_session(
     network: Network, layer: Layer, threads: int | None
 ) -> onnxruntime.InferenceSession:
     builder = GraphBuilder(opset=_OPSET)
-    float_layer(builder, layer, layer.inputs, layer.name)
+    output = add_float_layer(builder, layer, layer.inputs)
     ports = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, None, None, None])
-        for name in (*dict.fromkeys(layer.inputs), layer.name)
+        for name in (*dict.fromkeys(layer.inputs), output)
     ]
     model = finished_model(
         builder, inputs=ports[:-1], outputs=ports[-1:], spec=network.spec, labels=network.labels

@@ -26,28 +26,24 @@ def without_tail(model: onnx.ModelProto) -> onnx.ModelProto:
             "known; export the checkpoint with --tail none"
         )
     spec, _ = identity(model)
-    cut = onnx.ModelProto()
-    cut.CopyFrom(model)
-    graph = cut.graph
-    for raw, inner in zip(RAW_OUTPUTS, TAIL_INPUTS, strict=True):
-        graph.node.append(helper.make_node("Identity", [inner], [raw], name=raw))
-    kept = _leading_to(graph.node, RAW_OUTPUTS)
-    needed = {name for node in kept for name in node.input}
-    constants = [tensor for tensor in graph.initializer if tensor.name in needed]
-    batch = graph.input[0].type.tensor_type.shape.dim[0]
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
     size = batch.dim_value if batch.HasField("dim_value") else batch.dim_param or None
-    channels = (4, spec.num_channels)
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, c, spec.num_default_boxes])
-        for name, c in zip(RAW_OUTPUTS, channels, strict=True)
+        for name, c in zip(RAW_OUTPUTS, (4, spec.num_channels), strict=True)
     ]
-    for field, values in (
-        (graph.node, kept), (graph.initializer, constants), (graph.output, outputs),
-    ):  # fmt: skip
-        copies = [type(value).FromString(value.SerializeToString()) for value in values]
-        del field[:]
-        field.extend(copies)
-    del graph.value_info[:]
+    renamed = [
+        helper.make_node("Identity", [inner], [raw], name=raw)
+        for raw, inner in zip(RAW_OUTPUTS, TAIL_INPUTS, strict=True)
+    ]
+    kept = _leading_to([*model.graph.node, *renamed], RAW_OUTPUTS)
+    needed = {name for node in kept for name in node.input}
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    cut = onnx.ModelProto()
+    cut.CopyFrom(model)
+    cut.graph.CopyFrom(
+        helper.make_graph(kept, model.graph.name, model.graph.input, outputs, constants)
+    )
     return cut
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto, helper
 
 from ssd34.core.contract import RAW_OUTPUTS, TAIL_INPUTS
-from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Policy
-from ssd34.core.spec import ModelSpec
 from ssd34.data.checkpoint import Checkpoint
-from ssd34.deploy.graph import GraphBuilder, finished_model, network_graph, normalised
-from ssd34.deploy.network import IMAGE, Network, flattened_heads, float_layer
+from ssd34.deploy.graph import (
+    GraphBuilder,
+    add_flattened_head,
+    add_float_layer,
+    finished_model,
+    normalise_bytes,
+)
+from ssd34.deploy.network import IMAGE, Network, network_of
 from ssd34.deploy.tail import add_tail, most_detections
 from ssd34.errors import OptionError
 
@@ -62,62 +64,54 @@ def onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProt
 
     Raises:
         OptionError: an option is outside what is allowed.
-        CheckpointError: an array is missing.
+        CheckpointError: an array is missing or has another shape.
+        ModelError: the weights are not finite.
     """
-    builder = GraphBuilder(opset=options.opset, weight_format=options.weight_format)
-    bytes_input = options.image_input == "uint8"
-    locs, confs = network_graph(builder, checkpoint, image="image", bytes_input=bytes_input)
-    return with_outputs(
-        builder, locs, confs, spec=checkpoint.spec, labels=checkpoint.labels, options=options
-    )
+    return network_model(network_of(checkpoint), options)
 
 
 def network_model(network: Network, options: ExportOptions) -> onnx.ModelProto:
-    """Build the ONNX model of a network that was read from another ONNX file.
-
-    Inputs and outputs are those of `onnx_model`.
+    """Build the ONNX model of a network; inputs and outputs are those of `onnx_model`.
 
     Raises:
         OptionError: an option is outside what is allowed.
     """
     builder = GraphBuilder(opset=options.opset, weight_format=options.weight_format)
+    values = {IMAGE: IMAGE}
     for layer in network.layers:
-        inputs = layer.inputs
-        if IMAGE in inputs and options.image_input == "uint8":
-            image, stem = normalised(builder, IMAGE, layer.arrays)
-            layer, inputs = dataclasses.replace(layer, conv=stem), (image,)
-        float_layer(builder, layer, inputs, layer.name)
-    heads = {name: name for name in (*network.loc, *network.conf)}
-    locs, confs = flattened_heads(builder, network, heads)
-    return with_outputs(
-        builder, locs, confs, spec=network.spec, labels=network.labels, options=options
-    )
+        if IMAGE in layer.inputs and options.image_input == "uint8":
+            values[IMAGE], layer = normalise_bytes(builder, layer)
+        inputs = [values[name] for name in layer.inputs]
+        values[layer.name] = add_float_layer(builder, layer, inputs)
+        if layer.head is not None:
+            add_flattened_head(builder, network.spec, layer, values[layer.name])
+    return with_outputs(builder, network, options)
 
 
 def with_outputs(
     builder: GraphBuilder,
-    locs: Sequence[str],
-    confs: Sequence[str],
-    *,
-    spec: ModelSpec,
-    labels: LabelSet,
+    network: Network,
     options: ExportOptions,
+    *,
     metadata: dict[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """A builder's network with the outputs that the options ask for, as a checked model.
+    """A builder's network with the outputs that the options ask for.
 
     Args:
-        builder: holds the network, which reads the input ``image``.
-        locs: names of each level's (N, 4, boxes) offsets.
-        confs: names of each level's (N, channels, boxes) logits.
-        spec: the network.
-        labels: its classes.
+        builder: holds the network, which reads the input ``image``, and its flattened heads.
+        network: the network.
         options: policy, batch and kind of input.
         metadata: entries beside spec and classes.
     """
-    loc_name, conf_name = RAW_OUTPUTS if options.policy is None else TAIL_INPUTS
-    loc = builder.node("Concat", loc_name, locs, axis=2)
-    conf = builder.node("Concat", conf_name, confs, axis=2)
+    spec = network.spec
+    loc, conf = (
+        builder.node("Concat", output, [f"{name}.flat" for name in heads], axis=2)
+        for output, heads in zip(
+            RAW_OUTPUTS if options.policy is None else TAIL_INPUTS,
+            (network.loc, network.conf),
+            strict=True,
+        )
+    )
     batch = "batch" if options.batch is None else options.batch
     side = spec.image_size
     if options.image_input == "uint8":
@@ -140,5 +134,10 @@ def with_outputs(
         }
     outputs = [helper.make_tensor_value_info(n, t, s) for n, (t, s) in shapes.items()]
     return finished_model(
-        builder, inputs=[image], outputs=outputs, spec=spec, labels=labels, metadata=metadata
+        builder,
+        inputs=[image],
+        outputs=outputs,
+        spec=spec,
+        labels=network.labels,
+        metadata=metadata,
     )

@@ -1,11 +1,13 @@
-"""The network as an ONNX graph, built from the spec and the arrays.
+"""What ONNX graphs are built with.
 
-Nothing is traced: one source writes every opset, nodes are named after the module they come
+Nothing is traced: one source writes every opset, nodes are named after the layer they come
 from (``trunk.layer3.0.conv1``), and torch is not needed.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from ssd34.core.contract import METADATA_LABELS, METADATA_SPEC
 from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import MEAN, STD
-from ssd34.core.spec import TRUNK_BLOCKS, TRUNK_STRIDES, ModelSpec
+from ssd34.core.spec import ModelSpec
 from ssd34.data.atomic import written_whole
-from ssd34.data.checkpoint import Checkpoint
-from ssd34.deploy.fold import Conv, folded
+from ssd34.deploy.network import ADD, CONV, IMAGE, Conv, Layer
 from ssd34.deploy.opsets import check_opset, ir_version
 from ssd34.errors import OptionError
 from ssd34.version import __version__
@@ -65,6 +66,20 @@ class GraphBuilder:
             self.constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
+    def integers(self, name: str, *values: int) -> str:
+        """Add a constant of int64 values, once; returns its name."""
+        return self.constant(name, np.array(values, np.int64))
+
+    def slice(
+        self, name: str, x: str, start: int, end: int, *, axis: int, step: int | None = None
+    ) -> str:
+        """Add a part of a tensor along an axis; returns its name."""
+        bounds = {"start": start, "end": end, "axis": axis}
+        if step is not None:
+            bounds["step"] = step
+        parts = [self.integers(f"{name}.{what}", value) for what, value in bounds.items()]
+        return self.node("Slice", name, [x, *parts])
+
     def weight(self, name: str, value: NDArray[np.float32]) -> str:
         """Add a convolution's weight in the builder's storage format.
 
@@ -83,97 +98,50 @@ class GraphBuilder:
         wide = self.node("Cast", f"{name}.wide", [stored], to=TensorProto.FLOAT)
         return self.node("Mul", name, [wide, self.constant(f"{name}.scale", scale)])
 
-    def conv(self, name: str, x: str, conv: Conv, *, stride: int, padding: int) -> str:
-        """A square convolution with bias."""
-        weight = self.weight(f"{name}.weight", conv.weight)
-        bias = self.constant(f"{name}.bias", conv.bias)
-        kernel = conv.weight.shape[-1]
-        return self.node(
-            "Conv", name, [x, weight, bias],
-            kernel_shape=[kernel, kernel], strides=[stride, stride], pads=[padding] * 4,
-        )  # fmt: skip
 
-    def relu(self, x: str) -> str:
-        """A rectifier named after its input."""
-        return self.node("Relu", f"{x}.relu", [x])
+def add_float_layer(builder: GraphBuilder, layer: Layer, inputs: Sequence[str]) -> str:
+    """Add a layer in float32, its rectifier included; returns the name of its value."""
+    if layer.kind == CONV:
+        weight = builder.weight(f"{layer.name}.weight", layer.arrays.weight)
+        bias = builder.constant(f"{layer.name}.bias", layer.arrays.bias)
+        builder.node("Conv", layer.name, [*inputs, weight, bias], **layer.window)
+    elif layer.kind == ADD:
+        builder.node("Add", layer.name, inputs)
+    else:
+        builder.node("MaxPool", layer.name, inputs, **layer.window)
+    return builder.node("Relu", f"{layer.name}.relu", [layer.name]) if layer.relu else layer.name
 
 
-def network_graph(
-    builder: GraphBuilder, checkpoint: Checkpoint, *, image: str, bytes_input: bool = False
-) -> tuple[list[str], list[str]]:
-    """Add the whole network to a builder.
+def add_flattened_head(builder: GraphBuilder, spec: ModelSpec, layer: Layer, value: str) -> None:
+    """Add ``<layer>.flat``, a head's output as (N, 4 or channels, boxes).
 
     Args:
-        builder: receives the nodes.
-        checkpoint: spec and weights.
-        image: name of the input: (N, 3, S, S) float32, normalised.
-        bytes_input: the input is (N, S, S, 3) uint8 instead; the graph normalises it.
-
-    Returns:
-        Names of each level's loc (N, 4, boxes) and conf (N, channels, boxes).
+        builder: receives the node.
+        spec: the network.
+        layer: the head.
+        value: the name of its float32 output (N, boxes of a cell * channels, H, W).
     """
-    spec, weights = checkpoint.spec, checkpoint.weights
-    stem = folded(weights, "trunk.conv1", "trunk.bn1")
-    if bytes_input:
-        image, stem = normalised(builder, image, stem)
-    features = _trunk(builder, checkpoint, image, stem)
-    locs: list[str] = []
-    confs: list[str] = []
-    for level in range(len(spec.steps)):
-        if level > 0:
-            block = spec.extra_blocks[level - 1]
-            for part, (stride, padding) in enumerate(((1, 0), (block.stride, block.padding)), 1):
-                name = f"extras.{level - 1}.conv{part}"
-                norm = f"extras.{level - 1}.norm{part}" if spec.head_norm else None
-                conv = folded(weights, name, norm)
-                features = builder.relu(
-                    builder.conv(name, features, conv, stride=stride, padding=padding)
-                )
-        for kind, channels, outputs in (("loc", 4, locs), ("conf", spec.num_channels, confs)):
-            name = f"heads.{kind}.{level}"
-            raw = builder.conv(
-                name, features, folded(weights, name, None), stride=spec.head_stride, padding=1
-            )
-            shape = builder.constant(f"heads.{kind}.shape", np.array([0, channels, -1], np.int64))
-            outputs.append(builder.node("Reshape", f"{name}.flat", [raw, shape]))
-    return locs, confs
+    channels = 4 if layer.head == "loc" else spec.num_channels
+    shape = builder.integers(f"heads.{layer.head}.shape", 0, channels, -1)
+    builder.node("Reshape", f"{layer.name}.flat", [value, shape])
 
 
-def normalised(builder: GraphBuilder, image: str, stem: Conv) -> tuple[str, Conv]:
-    """Bytes to the stem's input, and the stem that takes it.
+def normalise_bytes(builder: GraphBuilder, stem: Layer) -> tuple[str, Layer]:
+    """Add what turns the picture's bytes (N, S, S, 3) into the first convolution's input; returns
+    that, and the convolution that takes it.
 
-    The mean is subtracted, so that the stem's padding of zeros still means the mean colour; the
-    division is folded into the stem's weights.
+    The mean is subtracted, so that the padding of zeros still means the mean colour; the division
+    is folded into the weights.
     """
-    values = builder.node("Cast", "input.float", [image], to=TensorProto.FLOAT)
+    values = builder.node("Cast", "input.float", [IMAGE], to=TensorProto.FLOAT)
     planes = builder.node("Transpose", "input.planes", [values], perm=[0, 3, 1, 2])
     mean = np.array(MEAN, np.float64).reshape(1, 3, 1, 1) * 255
     centred = builder.node(
         "Sub", "input.centred", [planes, builder.constant("input.mean", mean.astype(np.float32))]
     )
     scale = np.array(STD, np.float64).reshape(1, 3, 1, 1) * 255
-    return centred, Conv((stem.weight / scale).astype(np.float32), stem.bias)
-
-
-def _trunk(builder: GraphBuilder, checkpoint: Checkpoint, image: str, stem: Conv) -> str:
-    weights = checkpoint.weights
-    x = builder.relu(builder.conv("trunk.conv1", image, stem, stride=2, padding=3))
-    x = builder.node(
-        "MaxPool", "trunk.maxpool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4
-    )
-    for stage, blocks in enumerate(TRUNK_BLOCKS[checkpoint.spec.trunk], start=1):
-        for number in range(blocks):
-            block = f"trunk.layer{stage}.{number}"
-            stride = TRUNK_STRIDES[stage - 1] if number == 0 else 1
-            conv1 = folded(weights, f"{block}.conv1", f"{block}.bn1")
-            conv2 = folded(weights, f"{block}.conv2", f"{block}.bn2")
-            y = builder.relu(builder.conv(f"{block}.conv1", x, conv1, stride=stride, padding=1))
-            y = builder.conv(f"{block}.conv2", y, conv2, stride=1, padding=1)
-            if f"{block}.downsample.0.weight" in weights:
-                shortcut = folded(weights, f"{block}.downsample.0", f"{block}.downsample.1")
-                x = builder.conv(f"{block}.downsample", x, shortcut, stride=stride, padding=0)
-            x = builder.relu(builder.node("Add", f"{block}.add", [y, x]))
-    return x
+    conv = Conv((stem.arrays.weight / scale).astype(np.float32), stem.arrays.bias)
+    return centred, dataclasses.replace(stem, conv=conv)
 
 
 def finished_model(
@@ -185,7 +153,7 @@ def finished_model(
     labels: LabelSet,
     metadata: dict[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """The builder's nodes as a checked ONNX model, with spec and class names in its metadata."""
+    """The builder's nodes as an ONNX model, with spec and class names in its metadata."""
     graph = helper.make_graph(
         builder.nodes, spec.name, list(inputs), list(outputs), list(builder.constants.values())
     )
@@ -206,17 +174,15 @@ def finished_model(
         **(metadata or {}),
     }
     helper.set_model_props(model, entries)
-    onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def _json(values: dict[str, Any]) -> str:
-    import json
-
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write an ONNX file, whole or not at all."""
+    """Check a model and write it as an ONNX file, whole or not at all."""
+    onnx.checker.check_model(model, full_check=True)
     with written_whole(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))

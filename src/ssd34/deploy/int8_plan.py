@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from ssd34.core.int8 import LARGEST_BIAS
 from ssd34.deploy.bytes_input import BYTES, means_of_bytes, reading_bytes
 from ssd34.deploy.calibrate import Statistics
-from ssd34.deploy.fold import Conv
-from ssd34.deploy.network import IMAGE, MAXPOOL, Network
-from ssd34.deploy.ranges import TRAINED, Affine, Range, value_range
+from ssd34.deploy.network import IMAGE, MAXPOOL, Affine, Conv, Network
+from ssd34.deploy.ranges import TRAINED, Range, find_steps, value_range
 from ssd34.errors import OptionError
 
 NEGLIGIBLE = 8.0
@@ -78,10 +77,10 @@ def int8_plan(
     """Find all numbers; `QuantizeOptions` says what the arguments mean."""
     values = value_steps(network, statistics, ranges=ranges, percentile=percentile)
     convs = {}
-    for layer in network.layers:
-        if layer.conv is None or layer.name in float_nodes:
+    for layer in network.convs:
+        if layer.name in float_nodes:
             continue
-        conv, means = layer.conv, statistics.window_means[layer.name]
+        conv, means = layer.arrays, statistics.window_means[layer.name]
         if bytes_input and IMAGE in layer.inputs:
             values[IMAGE] = BYTES
             conv, means = reading_bytes(layer).arrays, means_of_bytes(means)
@@ -118,7 +117,7 @@ def value_steps(
         return dict(network.trained)
     heads = head_ranges(network, statistics)
     values = {
-        name: Affine.of(
+        name: find_steps(
             heads.get(name) or value_range(histogram, method=ranges, percentile=percentile)
         )
         for name, histogram in statistics.histograms.items()

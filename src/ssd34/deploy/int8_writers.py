@@ -6,15 +6,14 @@ Rectifiers are not written: a rectified value's zero point is 0, and saturation 
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 
 import numpy as np
 
 from ssd34.deploy.bytes_input import framed, planes, reading_bytes
-from ssd34.deploy.graph import GraphBuilder, normalised
+from ssd34.deploy.graph import GraphBuilder, add_float_layer, normalise_bytes
 from ssd34.deploy.int8_plan import Int8Plan
-from ssd34.deploy.network import ADD, CONV, IMAGE, MAXPOOL, Layer, float_layer
+from ssd34.deploy.network import ADD, CONV, IMAGE, MAXPOOL, Layer
 from ssd34.deploy.pixel_blocks import blocks_of_bytes, blocks_of_planes, in_blocks
 
 _MICROSOFT = "com.microsoft"
@@ -45,10 +44,9 @@ class Int8Writer(ABC):
             self._add_int8(self._reading_image(layer) if reads_image else layer)
             return
         if self._plan.bytes_input and reads_image:
-            self._float[IMAGE], conv = normalised(self._builder, IMAGE, layer.arrays)
-            layer = dataclasses.replace(layer, conv=conv)
+            self._float[IMAGE], layer = normalise_bytes(self._builder, layer)
         inputs = [self.as_float(name) for name in layer.inputs]
-        self._float[layer.name] = float_layer(self._builder, layer, inputs, layer.name)
+        self._float[layer.name] = add_float_layer(self._builder, layer, inputs)
 
     def _reading_image(self, layer: Layer) -> Layer:
         """The first convolution as one of the picture that the graph makes for it."""

@@ -1,13 +1,16 @@
-"""A float network as a list of layers: what quantization reads and rewrites.
+"""One list of layers describes the network: exporting, reading and quantizing are built on it.
 
 Batch norm is folded and rectifiers belong to the layer before them, so that one layer is one
-operator of the int8 file, and one value between layers is one tensor with one scale.
+operator of the int8 file, and one value between layers is one tensor with one scale. In an ONNX
+file the operator is called like its layer, and its rectifier ``<layer>.relu``.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,17 +18,49 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.labels import LabelSet
-from ssd34.core.spec import ModelSpec
-from ssd34.deploy.fold import Conv
-from ssd34.deploy.graph import GraphBuilder
-from ssd34.deploy.ranges import Affine
-from ssd34.errors import OptionError
+from ssd34.core.spec import (
+    NORM_EPSILON,
+    TRUNK_BLOCKS,
+    TRUNK_CHANNELS,
+    TRUNK_STRIDES,
+    ModelSpec,
+)
+from ssd34.data.checkpoint import Arrays, Checkpoint
+from ssd34.errors import CheckpointError, ModelError, OptionError
 
 IMAGE = "image"
 """The network's input: (N, 3, S, S), normalised."""
 
 CONV, ADD, MAXPOOL = "conv", "add", "maxpool"
+
+TRUNK = "trunk"
+"""The first part of the names of the trunk's layers and of their arrays in a checkpoint."""
+
+_NODE_ENDS = (".relu", ".linear")
+"""Of a layer's nodes: its rectifier, and its operator in files of earlier versions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """A convolution's arrays: weight (O, I, K, K) and bias (O,), both float32."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """value = (step - zero_point) * scale, step a uint8.
+
+    Attributes:
+        scale: float32, above zero.
+        zero_point: 0 to 255.
+    """
+
+    scale: np.float32
+    zero_point: np.uint8
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,22 +72,30 @@ class Layer:
         kind: ``"conv"``, ``"add"`` or ``"maxpool"``.
         inputs: names of the values that it reads: one, or two for an addition.
         relu: whether a rectifier follows.
-        conv: the arrays of a convolution.
         kernel: side of the window.
         stride: step of the window.
         padding: zeros on each side.
         end_padding: zeros at the right and the bottom where they are others; None: `padding`.
+        channels: outputs and inputs of a convolution.
+        stored: the name of a convolution's arrays in a checkpoint.
+        norm: the name of its batch norm's, which is folded into it; None without.
+        head: ``"loc"`` or ``"conf"`` where it is a level's output.
+        conv: the arrays of a convolution; None in a description without weights.
     """
 
     name: str
     kind: str
     inputs: tuple[str, ...]
     relu: bool = False
-    conv: Conv | None = None
     kernel: int = 1
     stride: int = 1
     padding: int = 0
     end_padding: int | None = None
+    channels: tuple[int, int] | None = None
+    stored: str = ""
+    norm: str | None = None
+    head: str | None = None
+    conv: Conv | None = None
 
     @property
     def arrays(self) -> Conv:
@@ -70,17 +113,79 @@ class Layer:
             + [self.padding if self.end_padding is None else self.end_padding] * 2,
         }
 
+    def with_arrays(self, conv: Conv) -> Layer:
+        """The layer with its weights.
+
+        Raises:
+            ModelError: they are not finite.
+        """
+        if not (np.isfinite(conv.weight).all() and np.isfinite(conv.bias).all()):
+            raise ModelError(f"the weights of {self.name} are not finite; train or export it anew")
+        return dataclasses.replace(self, conv=conv)
+
+
+def layers_of(spec: ModelSpec) -> tuple[Layer, ...]:
+    """The description of a network: its layers without weights, each after those that it reads."""
+    layers: list[Layer] = []
+    width = {IMAGE: 3}
+
+    def add(layer: Layer, channels: int) -> str:
+        layers.append(layer)
+        width[layer.name] = channels
+        return layer.name
+
+    def conv(
+        name: str, x: str, channels: int, *, kernel: int = 3, padding: int = 1, **more: Any
+    ) -> str:
+        layer = Layer(
+            name, CONV, (x,), kernel=kernel, padding=padding, channels=(channels, width[x]),
+            **{"stored": name, **more},
+        )  # fmt: skip
+        return add(layer, channels)
+
+    x = conv(
+        f"{TRUNK}.conv1", IMAGE, 64, kernel=7, stride=2, padding=3, relu=True, norm=f"{TRUNK}.bn1"
+    )
+    x = add(Layer(f"{TRUNK}.maxpool", MAXPOOL, (x,), kernel=3, stride=2, padding=1), 64)
+    stages = zip(TRUNK_BLOCKS[spec.trunk], TRUNK_CHANNELS, TRUNK_STRIDES, strict=True)
+    for stage, (blocks, channels, first_stride) in enumerate(stages, start=1):
+        for number in range(blocks):
+            name, stride = f"{TRUNK}.layer{stage}.{number}", 1 if number else first_stride
+            y = conv(f"{name}.conv1", x, channels, stride=stride, relu=True, norm=f"{name}.bn1")
+            y = conv(f"{name}.conv2", y, channels, norm=f"{name}.bn2")
+            if width[x] != channels:
+                shortcut = f"{name}.downsample"
+                x = conv(
+                    shortcut, x, channels, kernel=1, stride=stride, padding=0,
+                    stored=f"{shortcut}.0", norm=f"{shortcut}.1",
+                )  # fmt: skip
+            x = add(Layer(f"{name}.add", ADD, (y, x), relu=True), channels)
+    for level, channels in enumerate(spec.level_channels):
+        if level > 0:
+            block, name = spec.extra_blocks[level - 1], f"extras.{level - 1}"
+            norms = [f"{name}.norm{part}" if spec.head_norm else None for part in (1, 2)]
+            x = conv(
+                f"{name}.conv1", x, block.middle_channels, kernel=1, padding=0, relu=True,
+                norm=norms[0],
+            )  # fmt: skip
+            x = conv(
+                f"{name}.conv2", x, channels, stride=block.stride, padding=block.padding,
+                relu=True, norm=norms[1],
+            )  # fmt: skip
+        for head, each in (("loc", 4), ("conf", spec.num_channels)):
+            outputs = spec.boxes_per_cell[level] * each
+            conv(f"heads.{head}.{level}", x, outputs, stride=spec.head_stride, head=head)
+    return tuple(layers)
+
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """All layers, each after those that it reads.
+    """All layers with their weights, each after those that it reads.
 
     Attributes:
         spec: the network's shape.
         labels: its classes.
-        layers: in the order of computation.
-        loc: name of each level's location head.
-        conf: name of each level's confidence head.
+        layers: `layers_of` the spec, with weights.
         trained: the picture and each layer to the steps that quantization-aware training used;
             empty without.
     """
@@ -88,14 +193,27 @@ class Network:
     spec: ModelSpec
     labels: LabelSet
     layers: tuple[Layer, ...]
-    loc: tuple[str, ...]
-    conf: tuple[str, ...]
     trained: Mapping[str, Affine] = field(default_factory=dict)
 
     @cached_property
     def by_name(self) -> Mapping[str, Layer]:
         """Layers by name."""
         return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def convs(self) -> tuple[Layer, ...]:
+        """The convolutions."""
+        return tuple(layer for layer in self.layers if layer.kind == CONV)
+
+    @cached_property
+    def loc(self) -> tuple[str, ...]:
+        """Name of each level's location head."""
+        return tuple(layer.name for layer in self.layers if layer.head == "loc")
+
+    @cached_property
+    def conf(self) -> tuple[str, ...]:
+        """Name of each level's confidence head."""
+        return tuple(layer.name for layer in self.layers if layer.head == "conf")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,55 +235,91 @@ class Network:
         steps = [(name, float(s.scale), int(s.zero_point)) for name, s in self.trained.items()]
         return hashlib.sha256(repr(sorted(steps)).encode()).hexdigest()
 
-    def check_names(self, names: Collection[str]) -> None:
-        """
-        Raises:
-            OptionError: a name is not one of a layer; the message gives the closest ones, or
-                some.
-        """
-        import difflib
+    def resolve_names(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The layers that names of nodes stand for: of layers, or of another node of theirs, such
+        as ``trunk.conv1.relu``; each once.
 
+        Raises:
+            OptionError: a name is none of these; the message gives the closest ones, or some.
+        """
+        found: dict[str, None] = {}
         for name in names:
-            if name not in self.by_name:
+            ends = (name.removesuffix(end) for end in ("", *_NODE_ENDS))
+            layer = next((each for each in ends if each in self.by_name), None)
+            if layer is None:
                 close = difflib.get_close_matches(name, self.by_name, n=3)
                 layers = list(self.by_name)
                 some = f"its {len(layers)} layers are {', '.join(layers[:3])} ... {layers[-1]}"
                 hint = f"did you mean {', '.join(close)}?" if close else some
                 raise OptionError(f"{self.spec.name} has no node {name!r}; {hint}")
+            found[layer] = None
+        return tuple(found)
 
 
-def float_layer(builder: GraphBuilder, layer: Layer, inputs: Sequence[str], output: str) -> str:
-    """Add a layer in float32, its rectifier included; returns `output`, its value's name."""
-    name = f"{output}.linear" if layer.relu else output
-    if layer.kind == CONV:
-        weight = builder.weight(f"{layer.name}.weight", layer.arrays.weight)
-        bias = builder.constant(f"{layer.name}.bias", layer.arrays.bias)
-        builder.node("Conv", name, [*inputs, weight, bias], **layer.window)
-    elif layer.kind == ADD:
-        builder.node("Add", name, inputs)
-    else:
-        builder.node("MaxPool", name, inputs, **layer.window)
-    return builder.node("Relu", output, [name]) if layer.relu else name
+def network_of(checkpoint: Checkpoint) -> Network:
+    """A checkpoint's network, batch norm folded.
+
+    Raises:
+        CheckpointError: an array is missing or has another shape, or the notes of
+            quantization-aware training are broken.
+        ModelError: the weights are not finite.
+    """
+    weights = checkpoint.weights
+    layers = tuple(
+        layer.with_arrays(fold_batch_norm(weights, layer)) if layer.kind == CONV else layer
+        for layer in layers_of(checkpoint.spec)
+    )
+    network = Network(checkpoint.spec, checkpoint.labels, layers)
+    notes = checkpoint.state.get("notes") or {}
+    steps = notes.get(NOTE_INT8_STEPS) if isinstance(notes, dict) else None
+    if steps is None:
+        return network
+    try:
+        trained = {
+            name: Affine(np.float32(scale), np.uint8(zero_point))
+            for name, (scale, zero_point) in steps.items()
+        }
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CheckpointError(f"the checkpoint's {NOTE_INT8_STEPS} are broken ({error})") from None
+    usable = all(np.isfinite(v.scale) and v.scale > 0 for v in trained.values())
+    if not usable or set(trained) != {IMAGE, *network.by_name}:
+        raise CheckpointError(
+            f"the checkpoint's {NOTE_INT8_STEPS} are not those of its layers; train it anew"
+        )
+    return dataclasses.replace(network, trained=trained)
 
 
-def flattened_heads(
-    builder: GraphBuilder, network: Network, outputs: Mapping[str, str]
-) -> tuple[list[str], list[str]]:
-    """Each level's heads as (N, 4, boxes) and (N, channels, boxes).
+def fold_batch_norm(weights: Arrays, layer: Layer) -> Conv:
+    """A convolution's arrays with the batch norm behind it folded in: the same function.
 
     Args:
-        builder: receives the nodes.
-        network: whose heads they are.
-        outputs: head name to the name of its float32 output (N, boxes * channels, H, W).
+        weights: parameter name to array.
+        layer: the convolution.
+
+    Raises:
+        CheckpointError: an array is missing or has another shape.
     """
-    flat: list[list[str]] = []
-    for kind, names, channels in (
-        ("loc", network.loc, 4),
-        ("conf", network.conf, network.spec.num_channels),
-    ):
-        form: NDArray[np.int64] = np.array([0, channels, -1], np.int64)
-        shape = builder.constant(f"heads.{kind}.shape", form)
-        flat.append(
-            [builder.node("Reshape", f"{name}.flat", [outputs[name], shape]) for name in names]
+    assert layer.channels is not None
+    outputs = layer.channels[:1]
+
+    def take(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        if name not in weights:
+            raise CheckpointError(f"the checkpoint lacks the array {name}")
+        if weights[name].shape != shape:
+            raise CheckpointError(
+                f"the checkpoint's {name} has the shape {weights[name].shape}, expected {shape}"
+            )
+        return weights[name].astype(np.float64)
+
+    weight = take(f"{layer.stored}.weight", (*layer.channels, layer.kernel, layer.kernel))
+    stored = f"{layer.stored}.bias"
+    bias = take(stored, outputs) if stored in weights else np.zeros(outputs)
+    if layer.norm is not None:
+        gamma, beta, mean, variance = (
+            take(f"{layer.norm}.{part}", outputs)
+            for part in ("weight", "bias", "running_mean", "running_var")
         )
-    return flat[0], flat[1]
+        scale = gamma / np.sqrt(variance + NORM_EPSILON)
+        weight = weight * scale[:, None, None, None]
+        bias = beta + (bias - mean) * scale
+    return Conv(weight.astype(np.float32), bias.astype(np.float32))

@@ -60,13 +60,9 @@ def blocks_of_planes(builder: GraphBuilder, planes: str) -> str:
 def blocks_of_bytes(builder: GraphBuilder, pixels: str, *, side: int) -> str:
     """(N, S, S, C) bytes as (N, 4 * C, S / 2, S / 2): pairs of a row lie together already."""
     rows = []
-    half = builder.constant("input.row.shape", np.array([0, 0, side // _SIDE, -1], np.int64))
+    half = builder.integers("input.row.shape", 0, 0, side // _SIDE, -1)
     for row in range(_SIDE):
-        bounds = [
-            builder.constant(f"input.row.{row}.{name}", np.array([value], np.int64))
-            for name, value in (("start", row), ("end", side), ("axis", 1), ("step", _SIDE))
-        ]
-        every_second = builder.node("Slice", f"input.row.{row}", [pixels, *bounds])
+        every_second = builder.slice(f"input.row.{row}", pixels, row, side, axis=1, step=_SIDE)
         rows.append(builder.node("Reshape", f"input.row.{row}.pairs", [every_second, half]))
     blocks = builder.node("Concat", "input.blocks", rows, axis=3)
     return builder.node("Transpose", "input.planes", [blocks], perm=[0, 3, 1, 2])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ssd34.core.postprocess import Policy
 from ssd34.data.dataset import Dataset, Problem
 from ssd34.deploy.calibrate import Statistics
+from ssd34.deploy.export import ExportOptions, network_model
 from ssd34.deploy.gate import Measured
 from ssd34.deploy.graph import save_model
 from ssd34.deploy.network import Network
@@ -115,6 +116,14 @@ class Bench:
         )
         save_model(model, path)
 
+    def write_float(self, path: Path) -> None:
+        """Write the float file that int8 is measured against: the one that ``ssd34 export`` writes
+        for the same policy and input."""
+        options = ExportOptions(
+            policy=self._file_options.policy, image_input=self._file_options.image_input
+        )
+        save_model(network_model(self._network, options), path)
+
     def measure(self, options: QuantizeOptions) -> Measured:
         """Make an int8 file and measure it.
 
@@ -161,7 +170,7 @@ class Bench:
                 pictures.append(self._pictures.read(sample))
             except ImageError:  # the evaluation of the float file reports it
                 continue
-        total = sum(layer.conv is not None for layer in self._network.layers)
+        total = len(self._network.convs)
         return layer_costs(
             self._network,
             self._statistics,
@@ -185,7 +194,7 @@ class Bench:
     @cached_property
     def _float(self) -> Detector:
         path = Path(self._folder.name) / "float.onnx"
-        self.write(QuantizeOptions(float_nodes=tuple(self._network.by_name)), path)
+        self.write_float(path)
         return self._detector(path)
 
     @cached_property

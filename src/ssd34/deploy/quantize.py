@@ -19,10 +19,10 @@ from ssd34.core.int8 import LARGEST_NARROW_WEIGHT, LARGEST_WEIGHT
 from ssd34.core.postprocess import ZOO, Policy
 from ssd34.deploy.calibrate import Statistics
 from ssd34.deploy.export import ExportOptions, with_outputs
-from ssd34.deploy.graph import GraphBuilder
+from ssd34.deploy.graph import GraphBuilder, add_flattened_head
 from ssd34.deploy.int8_plan import int8_plan
 from ssd34.deploy.int8_writers import QdqWriter, QOperatorWriter
-from ssd34.deploy.network import Network, flattened_heads
+from ssd34.deploy.network import Network
 from ssd34.deploy.ranges import METHODS, TRAINED
 from ssd34.errors import OptionError
 from ssd34.version import __version__
@@ -136,7 +136,7 @@ def quantized_model(
         ModelError: the statistics belong to another network.
     """
     statistics.check_network(network)
-    network.check_names(options.float_nodes)
+    options = options.replace(float_nodes=network.resolve_names(options.float_nodes))
     export = ExportOptions(opset=options.opset, policy=policy, batch=batch, image_input=image_input)
     plan = int8_plan(
         network,
@@ -154,14 +154,12 @@ def quantized_model(
     for layer in plan.network.layers:
         writer.add(layer)
     heads = {name: writer.as_float(name) for name in (*network.loc, *network.conf)}
-    locs, confs = flattened_heads(builder, network, heads)
+    for name, value in heads.items():
+        add_flattened_head(builder, network.spec, network.by_name[name], value)
     how = {**options.to_dict(), "pictures": statistics.pictures, "ssd34": __version__}
     return with_outputs(
         builder,
-        locs,
-        confs,
-        spec=network.spec,
-        labels=network.labels,
-        options=export,
+        network,
+        export,
         metadata={METADATA_QUANTIZATION: json.dumps(how, sort_keys=True, separators=(",", ":"))},
     )

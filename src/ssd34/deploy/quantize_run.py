@@ -11,7 +11,6 @@ from typing import Any
 import onnxruntime
 
 from ssd34.data.atomic import write_text
-from ssd34.data.checkpoint import is_named_checkpoint, read_checkpoint
 from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset, Problem
 from ssd34.data.fingerprint import fingerprint
@@ -25,7 +24,7 @@ from ssd34.deploy.proof import Bench
 from ssd34.deploy.quantize import PUBLISHED_FORMS
 from ssd34.deploy.quantize_config import QuantizeConfig
 from ssd34.deploy.ranges import TRAINED
-from ssd34.deploy.read_network import network_of, read_network
+from ssd34.deploy.read_network import read_network
 from ssd34.deploy.search import Outcome, Search
 from ssd34.deploy.trials import TrialLog
 from ssd34.errors import ModelError, OptionError
@@ -43,8 +42,7 @@ def network_from(model: str) -> tuple[str, Network]:
         ModelError, CheckpointError, OptionError: it is none of these.
     """
     path = float_file(model)
-    network = network_of(read_checkpoint(path)) if is_named_checkpoint(path) else read_network(path)
-    return path.stem, network
+    return path.stem, read_network(path)
 
 
 def subject_of(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.deploy.histogram import BINS, Histogram
+from ssd34.deploy.network import Affine
 from ssd34.errors import OptionError
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
@@ -31,39 +31,17 @@ class Range:
     high: float
 
 
-@dataclass(frozen=True)
-class Affine:
-    """value = (step - zero_point) * scale, step a uint8.
-
-    Attributes:
-        scale: float32, above zero.
-        zero_point: 0 to 255.
-    """
-
-    scale: np.float32
-    zero_point: np.uint8
-
-    @classmethod
-    def of(cls, limits: Range) -> Affine:
-        """The finest steps that hold the whole range and zero exactly."""
-        low, high = min(limits.low, 0.0), max(limits.high, 0.0)
-        exact = -low / max((high - low) / (LEVELS - 1), _SMALLEST_STEP)
-        first, last = int(low < 0), LEVELS - 1 - int(high > 0)
-        candidates = {min(max(round_(exact), first), last) for round_ in (math.floor, math.ceil)}
-        scale, zero_point = min(
-            (max(-low / max(zero, 1), high / max(LEVELS - 1 - zero, 1), _SMALLEST_STEP), zero)
-            for zero in candidates
-        )
-        return cls(np.float32(scale), np.uint8(zero_point))
-
-    def quantize(self, values: NDArray[Any]) -> NDArray[np.uint8]:
-        """Values to steps as QuantizeLinear does: halves to the even step, ends saturate."""
-        steps = np.rint(values / self.scale) + np.float32(self.zero_point)
-        return np.clip(steps, 0, LEVELS - 1).astype(np.uint8)
-
-    def dequantize(self, steps: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Steps to values."""
-        return (steps.astype(np.float32) - np.float32(self.zero_point)) * self.scale
+def find_steps(limits: Range) -> Affine:
+    """The finest steps that hold the whole range and zero exactly."""
+    low, high = min(limits.low, 0.0), max(limits.high, 0.0)
+    exact = -low / max((high - low) / (LEVELS - 1), _SMALLEST_STEP)
+    first, last = int(low < 0), LEVELS - 1 - int(high > 0)
+    candidates = {min(max(round_(exact), first), last) for round_ in (math.floor, math.ceil)}
+    scale, zero_point = min(
+        (max(-low / max(zero, 1), high / max(LEVELS - 1 - zero, 1), _SMALLEST_STEP), zero)
+        for zero in candidates
+    )
+    return Affine(np.float32(scale), np.uint8(zero_point))
 
 
 def value_range(histogram: Histogram, *, method: str, percentile: float) -> Range:
@@ -103,7 +81,7 @@ def _mse(histogram: Histogram, seen: Range) -> Range:
     centres, counts = histogram.centres[kept], histogram.counts[kept].astype(np.float64)
 
     def error(limits: Range) -> float:
-        affine = Affine.of(limits)
+        affine = find_steps(limits)
         scale, zero = float(affine.scale), float(affine.zero_point)
         steps = np.clip(np.rint(centres / scale) + zero, 0, LEVELS - 1)
         return float((counts * (centres - (steps - zero) * scale) ** 2).sum())
@@ -146,7 +124,7 @@ def _divergence(counts: NDArray[np.float64], histogram: Histogram, limits: Range
         histogram: whose bins these are.
         limits: beyond which values saturate.
     """
-    affine = Affine.of(limits)
+    affine = find_steps(limits)
     scale, zero = float(affine.scale), float(affine.zero_point)
     centres, width = histogram.centres, histogram.width
     steps = np.clip(np.rint(centres / scale) + zero, 0, LEVELS - 1).astype(np.int64)

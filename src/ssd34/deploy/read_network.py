@@ -1,6 +1,7 @@
-"""An ONNX file as a `Network`: ours, with or without its tail, or one of the published float files.
+"""A file as a `Network`: a checkpoint, an ONNX file of ours with or without its tail, or one of the
+published float files.
 
-The graph is walked from the picture on through the operators that the network consists of. What
+An ONNX graph is walked from the picture on through the operators that the network consists of. What
 comes behind the heads (reshaping, decoding, NMS) is left out. Foreign node names are replaced by
 ours, which follow from the structure.
 """
@@ -8,7 +9,7 @@ ours, which follow from the structure.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,57 +18,39 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.counted import counted
 from ssd34.core.preprocess import MEAN, STD
-from ssd34.core.spec import TRUNK_BLOCKS, TRUNK_STRIDES, ModelSpec
-from ssd34.data.checkpoint import Checkpoint
-from ssd34.deploy.export import ExportOptions, onnx_model
-from ssd34.deploy.fold import Conv
+from ssd34.core.spec import ModelSpec
+from ssd34.data.checkpoint import is_named_checkpoint, read_checkpoint
 from ssd34.deploy.graph import MAX_MODEL_BYTES
-from ssd34.deploy.network import ADD, CONV, IMAGE, MAXPOOL, Layer, Network
+from ssd34.deploy.network import (
+    ADD,
+    CONV,
+    IMAGE,
+    MAXPOOL,
+    Conv,
+    Layer,
+    Network,
+    layers_of,
+    network_of,
+)
 from ssd34.deploy.ports import identity
-from ssd34.deploy.ranges import Affine
 from ssd34.deploy.tolerance import QUANTIZED
-from ssd34.errors import CheckpointError, ModelError
+from ssd34.errors import ModelError
 
 _PASSED_ON = frozenset({"Identity", "Dropout"})
 
 
-def network_of(checkpoint: Checkpoint) -> Network:
-    """A checkpoint's network.
-
-    Raises:
-        CheckpointError: an array is missing, or the notes of quantization-aware training are
-            broken.
-        ModelError: the weights are not finite.
-    """
-    network = network_of_model(onnx_model(checkpoint, ExportOptions(policy=None, batch=None)))
-    notes = checkpoint.state.get("notes") or {}
-    steps = notes.get(NOTE_INT8_STEPS) if isinstance(notes, dict) else None
-    if steps is None:
-        return network
-    try:
-        trained = {
-            name: Affine(np.float32(scale), np.uint8(zero_point))
-            for name, (scale, zero_point) in steps.items()
-        }
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CheckpointError(f"the checkpoint's {NOTE_INT8_STEPS} are broken ({error})") from None
-    usable = all(np.isfinite(v.scale) and v.scale > 0 for v in trained.values())
-    if not usable or set(trained) != {IMAGE, *network.by_name}:
-        raise CheckpointError(
-            f"the checkpoint's {NOTE_INT8_STEPS} are not those of its layers; train it anew"
-        )
-    return dataclasses.replace(network, trained=trained)
-
-
 def read_network(path: Path) -> Network:
-    """The float network in an ONNX file.
+    """The float network in a checkpoint or an ONNX file.
 
     Raises:
-        ModelError: missing, broken, already quantized, or not a network of this family.
+        CheckpointError: a checkpoint is missing, broken or lacks an array.
+        ModelError: an ONNX file is missing, broken, already quantized, or not a network of this
+            family; or the weights are not finite.
     """
+    if is_named_checkpoint(path):
+        return network_of(read_checkpoint(path))
     if not path.is_file():
         raise ModelError(f"{path}: no such model file; expected an ONNX file")
     if path.stat().st_size > MAX_MODEL_BYTES:
@@ -99,16 +82,48 @@ def network_of_model(model: onnx.ModelProto) -> Network:
             )
     spec, labels = identity(model)
     try:
-        named = _Names(spec, _Walk(model).layers)
+        return Network(spec, labels, _match(_Walk(model).layers, spec))
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ModelError(f"not the network of {spec.name}, or broken ({reason})") from None
-    for layer in named.layers:
-        if layer.conv is not None and not all(
-            np.isfinite(a).all() for a in (layer.conv.weight, layer.conv.bias)
-        ):
-            raise ModelError(f"the weights of {layer.name} are not finite; train or export it anew")
-    return Network(spec, labels, tuple(named.layers), tuple(named.loc), tuple(named.conf))
+
+
+def _match(found: Sequence[Layer], spec: ModelSpec) -> tuple[Layer, ...]:
+    """The layers of a spec with the weights of those found in a file, which hang together alike
+    and may have other names."""
+    left = list(found)
+    read = {name for layer in found for name in layer.inputs}
+    names = {IMAGE: IMAGE}  # ours to the file's
+    layers: list[Layer] = []
+    for wanted in layers_of(spec):
+        inputs = {names[name] for name in wanted.inputs}
+        alike = [
+            layer
+            for layer in left
+            if set(layer.inputs) == inputs
+            and _form(layer) == _form(wanted)
+            and (layer.name in read) == (wanted.head is None)
+        ]
+        if not alike:
+            raise ModelError(
+                f"not the network of {spec.name}: found no {wanted.name} ({wanted.kind} "
+                f"{wanted.kernel}x{wanted.kernel}, stride {wanted.stride}, behind "
+                f"{names[wanted.inputs[0]]})"
+            )
+        # Heads with as many channels each differ only in their names and places.
+        layer = min(alike, key=lambda layer: layer.name != wanted.name)
+        left.remove(layer)
+        names[wanted.name] = layer.name
+        layers.append(wanted if layer.conv is None else wanted.with_arrays(layer.conv))
+    if left:
+        some = ", ".join(layer.name for layer in left[:4])
+        raise ModelError(f"not the network of {spec.name}: it also has {some}")
+    return tuple(layers)
+
+
+def _form(layer: Layer) -> tuple[object, ...]:
+    """What a layer of the file must have in common with the one that it is."""
+    return layer.kind, layer.relu, layer.kernel, layer.stride, layer.padding, layer.channels
 
 
 class _Walk:
@@ -186,7 +201,7 @@ class _Walk:
         return self._arrays[name]
 
     def _normalises(self, node: onnx.NodeProto) -> bool:
-        """Whether it belongs to our normalisation of bytes; see `graph.network_graph`."""
+        """Whether it belongs to our normalisation of bytes; see `graph.normalise_bytes`."""
         if not self._bytes or node.op_type not in ("Cast", "Transpose", "Sub"):
             return False
         if node.op_type == "Sub":
@@ -219,7 +234,7 @@ class _Walk:
             else np.zeros(len(weight), np.float32)
         )
         self._put(node, Layer(
-            self._new(node), CONV, (source,), conv=Conv(weight, bias),
+            self._new(node), CONV, (source,), channels=weight.shape[:2], conv=Conv(weight, bias),
             kernel=kernel, stride=stride, padding=padding,
         ))  # fmt: skip
 
@@ -287,101 +302,3 @@ def _window(node: onnx.NodeProto, attributes: dict[str, Any]) -> tuple[int, int,
 
 def _shown(node: onnx.NodeProto) -> str:
     return f"{node.op_type} {node.name or node.output[0]!r}"
-
-
-class _Names:
-    """Walks layers as the spec says they hang together, and calls them by our names."""
-
-    def __init__(self, spec: ModelSpec, layers: list[Layer]) -> None:
-        self._spec = spec
-        self._found = layers
-        self._readers: dict[str, list[Layer]] = {}
-        for layer in layers:
-            for name in set(layer.inputs):
-                self._readers.setdefault(name, []).append(layer)
-        self.layers: list[Layer] = []
-        self._renamed = {IMAGE: IMAGE}
-        self._channels = {IMAGE: 3}
-        self.loc: list[str] = []
-        self.conf: list[str] = []
-        features = self._trunk()
-        for level, channels in enumerate(spec.level_channels):
-            if level > 0:
-                block = spec.extra_blocks[level - 1]
-                name = f"extras.{level - 1}.conv"
-                features = self._take(
-                    f"{name}1", features, CONV, (1, 1, 0), block.middle_channels, relu=True
-                )
-                window = (3, block.stride, block.padding)
-                features = self._take(f"{name}2", features, CONV, window, channels, relu=True)
-            boxes = spec.boxes_per_cell[level]
-            window = (3, spec.head_stride, 1)
-            for kind, each, into in (("loc", 4, self.loc), ("conf", spec.num_channels, self.conf)):
-                name = f"heads.{kind}.{level}"
-                self._take(name, features, CONV, window, boxes * each, relu=False, head=True)
-                into.append(name)
-        left = [layer.name for layer in layers if layer.name not in self._renamed]
-        if left:
-            raise ModelError(f"not the network of {spec.name}: it also has {', '.join(left[:4])}")
-
-    def _trunk(self) -> str:
-        x = self._take("trunk.conv1", IMAGE, CONV, (7, 2, 3), 64, relu=True)
-        x = self._take("trunk.maxpool", x, MAXPOOL, (3, 2, 1), None, relu=False)
-        for stage, blocks in enumerate(TRUNK_BLOCKS[self._spec.trunk], start=1):
-            channels = (64, 128, 256)[stage - 1]
-            for number in range(blocks):
-                block = f"trunk.layer{stage}.{number}"
-                stride = TRUNK_STRIDES[stage - 1] if number == 0 else 1
-                y = self._take(f"{block}.conv1", x, CONV, (3, stride, 1), channels, relu=True)
-                y = self._take(f"{block}.conv2", y, CONV, (3, 1, 1), channels, relu=False)
-                if not any(layer.kind == ADD for layer in self._readers.get(x, ())):
-                    window = (1, stride, 0)
-                    x = self._take(f"{block}.downsample", x, CONV, window, channels, relu=False)
-                x = self._take(f"{block}.add", y, ADD, (1, 1, 0), None, relu=True, other=x)
-        return x
-
-    def _take(
-        self,
-        name: str,
-        source: str,
-        kind: str,
-        window: tuple[int, int, int],
-        channels: int | None,
-        *,
-        relu: bool,
-        head: bool = False,
-        other: str | None = None,
-    ) -> str:
-        """Find the layer that reads `source` and looks as it should; returns its name in the file.
-
-        `source`, `other` and the result are names in the file, `name` is ours.
-        """
-
-        def fits(layer: Layer) -> bool:
-            return (
-                layer.name not in self._renamed
-                and layer.kind == kind
-                and (layer.kernel, layer.stride, layer.padding) == window
-                and layer.relu == relu
-                and (
-                    layer.conv is None
-                    or layer.conv.weight.shape[:2] == (channels, self._channels[source])
-                )
-                and (head == (layer.name not in self._readers))
-                and (other is None or set(layer.inputs) == {source, other})
-            )
-
-        matching = [layer for layer in self._readers.get(source, []) if fits(layer)]
-        # Heads with as many channels each differ only in their names and places.
-        matching.sort(key=lambda layer: layer.name != name)
-        if not matching:
-            raise ModelError(
-                f"not the network of {self._spec.name}: found no {name} "
-                f"({kind} {window[0]}x{window[0]}, stride {window[1]}, behind {source})"
-            )
-        layer = matching[0]
-        self._renamed[layer.name] = name
-        self._channels[layer.name] = channels or self._channels[source]
-        inputs = tuple(self._renamed[i] for i in layer.inputs)
-        self.layers.append(dataclasses.replace(layer, name=name, inputs=inputs))
-        return layer.name

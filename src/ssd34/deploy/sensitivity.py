@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from ssd34.deploy.calibrate import Statistics, may_detect
-from ssd34.deploy.graph import save_model
+from ssd34.deploy.export import ExportOptions, network_model
 from ssd34.deploy.int8_plan import NEGLIGIBLE
 from ssd34.deploy.network import Network
 from ssd34.deploy.quantize import QuantizeOptions, quantized_model
@@ -78,15 +79,17 @@ def layer_costs(
         threads: None: what this process may use.
         progress: called with the number of layers done.
     """
-    everything = tuple(network.by_name)
-    convolutions = [layer.name for layer in network.layers if layer.conv is not None]
+    convolutions = [layer.name for layer in network.convs]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layer.onnx"
 
-        def loaded(in_float: Iterable[str]) -> Session:
-            chosen = options.replace(float_nodes=tuple(in_float))
-            save_model(quantized_model(network, statistics, chosen, policy=None), path)
+        def loaded(model: onnx.ModelProto) -> Session:
+            path.write_bytes(model.SerializeToString())
             return Session(path, threads=threads)
+
+        def quantized(in_float: Iterable[str] = ()) -> Session:
+            chosen = options.replace(float_nodes=tuple(in_float))
+            return loaded(quantized_model(network, statistics, chosen, policy=None))
 
         def outputs(session: Session) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             raw = [session.run_raw(session.input_for(picture)) for picture in pictures]
@@ -100,12 +103,13 @@ def layer_costs(
             nodes = node_times(path, session.engine.name, tensor, threads=session.threads)
             return layer_times(nodes, convolutions)
 
-        float_session = loaded(everything)
+        exported = ExportOptions(opset=options.opset, policy=None)
+        float_session = loaded(network_model(network, exported))
         reference, float_ms = outputs(float_session), times(float_session)
-        int8_ms = times(loaded(()))
+        int8_ms = times(quantized())
         costs: list[LayerCost] = []
         for name in convolutions:
-            changed = outputs(loaded(layer for layer in everything if layer != name))
+            changed = outputs(quantized(other for other in network.by_name if other != name))
             noise = output_noise(reference, changed)
             costs.append(LayerCost(name, noise, float_ms[name], int8_ms[name]))
             progress(len(costs))

@@ -72,7 +72,7 @@ def add_tail(
         }
         count = builder.node("Shape", "tail.num_boxes", [near])
     else:
-        count = builder.constant("tail.num_boxes", np.array([spec.num_default_boxes], np.int64))
+        count = builder.integers("tail.num_boxes", spec.num_default_boxes)
     boxes = _decode(builder, by_box)
     scores = _class_scores(builder, by_box["logits"], spec)
     selected = _suppress(builder, boxes=boxes, scores=scores, spec=spec, policy=policy)
@@ -96,8 +96,8 @@ def _promising(builder: GraphBuilder, logits: str, spec: ModelSpec, margin: floa
     The others, most of them, are left out before the work begins. No detection changes: a box is
     only ever removed for one that scores as much or more.
     """
-    background = _columns(builder, "tail.background", logits, 0, 1)
-    objects = _columns(builder, "tail.objects", logits, 1, spec.num_channels)
+    background = builder.slice("tail.background", logits, 0, 1, axis=2)
+    objects = builder.slice("tail.objects", logits, 1, spec.num_channels, axis=2)
     best = _last_max(builder, "tail.best_object", objects)
     lead = builder.node("Sub", "tail.lead", [best, background])
     least = builder.constant("tail.margin", _one(margin))
@@ -107,20 +107,11 @@ def _promising(builder: GraphBuilder, logits: str, spec: ModelSpec, margin: floa
     return builder.node("Gather", "tail.promising.boxes", [places, row], axis=0)
 
 
-def _columns(builder: GraphBuilder, name: str, x: str, start: int, end: int) -> str:
-    """``x[:, :, start:end]``."""
-    bounds = [
-        builder.constant(f"{name}.{what}", np.array([value], np.int64))
-        for what, value in (("start", start), ("end", end), ("axis", 2))
-    ]
-    return builder.node("Slice", name, [x, *bounds])
-
-
 def _decode(builder: GraphBuilder, by_box: dict[str, str]) -> str:
     """(1, A, 4) xyxy boxes from ``offsets`` (1, A, 4), and ``centre`` and ``size`` (1, A, 2) of the
     default boxes."""
     halves = [
-        _columns(builder, f"tail.{name}.offsets", by_box["offsets"], start, start + 2)
+        builder.slice(f"tail.{name}.offsets", by_box["offsets"], start, start + 2, axis=2)
         for name, start in (("centre", 0), ("size", 2))
     ]
     centre_variance = builder.constant("tail.centre_variance", _one(CENTRE_VARIANCE))
@@ -145,7 +136,7 @@ def _class_scores(builder: GraphBuilder, logits: str, spec: ModelSpec) -> str:
     """(1, classes, A) probabilities without background."""
     # Up to opset 12 softmax flattens everything before its axis: last axis, same meaning.
     probabilities = builder.node("Softmax", "tail.softmax", [logits], axis=2)
-    objects = _columns(builder, "tail.probabilities", probabilities, 1, spec.num_channels)
+    objects = builder.slice("tail.probabilities", probabilities, 1, spec.num_channels, axis=2)
     return builder.node("Transpose", "tail.class_scores", [objects], perm=[0, 2, 1])
 
 
@@ -155,7 +146,7 @@ def _suppress(
     """What survives in each class: columns ``picture``, ``class`` and ``box``, each (M,) int64."""
     kept = min(policy.kept_per_class or spec.num_default_boxes, spec.num_default_boxes)
     limits = [
-        builder.constant("tail.kept_per_class", np.array([kept], np.int64)),
+        builder.integers("tail.kept_per_class", kept),
         builder.constant("tail.iou_threshold", _one(policy.iou_threshold)),
         builder.constant("tail.score_threshold", _one(policy.score_threshold)),
     ]
@@ -179,7 +170,7 @@ def _places(builder: GraphBuilder, selected: dict[str, str], count: str) -> str:
 
 
 def _flat(builder: GraphBuilder, name: str, x: str, *last: int) -> str:
-    shape = builder.constant(f"{name}.shape", np.array([-1, *last], np.int64))
+    shape = builder.integers(f"{name}.shape", -1, *last)
     return builder.node("Reshape", name, [x, shape])
 
 
@@ -210,7 +201,7 @@ def _best_of_one(
         builder.node("Gather", f"tail.top.{name}", [selected[name], "tail.top.rows"], axis=0)
         for name in ("box", "class")
     )
-    one = builder.constant("tail.1", np.array([1], np.int64))
+    one = builder.integers("tail.1", 1)
     best_labels = builder.node("Add", "tail.top.labels", [classes, one])
     flat_boxes = _flat(builder, "tail.flat_boxes", boxes, 4)
     best_boxes = builder.node("Gather", "tail.top.boxes", [flat_boxes, anchors], axis=0)
@@ -232,7 +223,7 @@ def _best_of_each(
 ) -> None:
     """The best of all classes in every picture, filled up to the same number."""
     per_picture = spec.num_classes * spec.num_default_boxes
-    size = builder.constant("tail.scores_per_picture", np.array([per_picture], np.int64))
+    size = builder.integers("tail.scores_per_picture", per_picture)
     start = builder.node("Mul", "tail.picture.start", [selected["picture"], size])
     place = builder.node("Add", "tail.flat_place", [start, _places(builder, selected, count)])
 
@@ -244,14 +235,14 @@ def _best_of_each(
         "ScatterElements", "tail.survivors", [nothing, place, kept_scores], axis=0
     )
     by_picture = _flat(builder, "tail.by_picture", survivors, per_picture)
-    most = builder.constant("tail.count", np.array([most_detections(spec, policy)], np.int64))
+    most = builder.integers("tail.count", most_detections(spec, policy))
     builder.nodes_out("TopK", "tail.top", [by_picture, most], ["scores", "tail.top.places"], axis=1)
 
     classes = builder.node("Div", "tail.top.class", ["tail.top.places", count])
     class_start = builder.node("Mul", "tail.top.class.start", [classes, count])
     anchors = builder.node("Sub", "tail.top.box", ["tail.top.places", class_start])
     found = builder.node("Greater", "tail.found", ["scores", "tail.0"])
-    one = builder.constant("tail.1", np.array([1], np.int64))
+    one = builder.integers("tail.1", 1)
     labels = builder.node("Add", "tail.top.labels", [classes, one])
     found_labels = builder.node("Cast", "tail.found.int64", [found], to=TensorProto.INT64)
     builder.node("Mul", "labels", [labels, found_labels])
@@ -270,15 +261,11 @@ def _last_max(builder: GraphBuilder, name: str, x: str) -> str:
     input instead of an attribute."""
     if builder.opset < 18:
         return builder.node("ReduceMax", name, [x], axes=[2], keepdims=1)
-    return builder.node(
-        "ReduceMax", name, [x, builder.constant(f"{name}.axis", np.array([2], np.int64))]
-    )
+    return builder.node("ReduceMax", name, [x, builder.integers(f"{name}.axis", 2)])
 
 
 def _unsqueeze(builder: GraphBuilder, name: str, x: str, *, axis: int) -> str:
     """From opset 13 on the axes are an input instead of an attribute."""
     if builder.opset < 13:
         return builder.node("Unsqueeze", name, [x], axes=[axis])
-    return builder.node(
-        "Unsqueeze", name, [x, builder.constant(f"tail.axis.{axis}", np.array([axis], np.int64))]
-    )
+    return builder.node("Unsqueeze", name, [x, builder.integers(f"tail.axis.{axis}", axis)])

@@ -1,0 +1,63 @@
+"""The list of layers against the modules that torch trains."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ssd34.core.spec import SPECS
+from ssd34.data.checkpoint import Checkpoint
+from ssd34.deploy.network import CONV, layers_of, network_of
+from ssd34.errors import CheckpointError, ModelError
+from ssd34.network.ssd import SSD
+from tests.conftest import tiny_spec
+
+ALL = [*SPECS.values(), *(s.replace(head_norm=True) for s in SPECS.values()), tiny_spec()]
+
+
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: f"{spec.name}-{spec.head_norm}")
+def test_its_convolutions_and_norms_are_those_of_torch(spec):
+    with torch.device("meta"):
+        modules = dict(SSD(spec).named_modules())
+    convs = {name: m for name, m in modules.items() if isinstance(m, nn.Conv2d)}
+    norms = {name: m for name, m in modules.items() if isinstance(m, nn.BatchNorm2d)}
+    for layer in layers_of(spec):
+        if layer.kind != CONV:
+            continue
+        conv = convs.pop(layer.stored)
+        assert (conv.out_channels, conv.in_channels) == layer.channels
+        assert conv.kernel_size == (layer.kernel,) * 2
+        assert conv.stride == (layer.stride,) * 2
+        assert conv.padding == (layer.padding,) * 2
+        assert (conv.bias is None) == (layer.norm is not None)
+        if layer.norm is not None:
+            assert norms.pop(layer.norm).num_features == conv.out_channels
+    assert not convs and not norms
+
+
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: f"{spec.name}-{spec.head_norm}")
+def test_each_layer_comes_after_those_that_it_reads(spec):
+    known = {"image"}
+    for layer in layers_of(spec):
+        assert known.issuperset(layer.inputs)
+        assert layer.name not in known
+        known.add(layer.name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["trunk.conv1.weight", "trunk.bn1.running_var", "extras.1.norm2.bias", "heads.loc.0.bias"],
+)
+def test_arrays_of_another_shape_are_named(tiny_checkpoint, name):
+    arrays = {**tiny_checkpoint.weights, name: tiny_checkpoint.weights[name][:-1]}
+    broken = Checkpoint(spec=tiny_checkpoint.spec, labels=tiny_checkpoint.labels, weights=arrays)
+    with pytest.raises(CheckpointError, match=rf"{name}.*{arrays[name].shape[0]}"):
+        network_of(broken)
+
+
+def test_a_checkpoint_that_is_not_finite_is_no_network(tiny_checkpoint):
+    arrays = dict(tiny_checkpoint.weights)
+    arrays["heads.conf.1.bias"] = np.full_like(arrays["heads.conf.1.bias"], np.inf)
+    broken = Checkpoint(spec=tiny_checkpoint.spec, labels=tiny_checkpoint.labels, weights=arrays)
+    with pytest.raises(ModelError, match=r"heads\.conf\.1"):
+        network_of(broken)
