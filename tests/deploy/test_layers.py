@@ -1,5 +1,7 @@
 """The list of layers against the modules that torch trains."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from torch import nn
 
 from ssd34.core.spec import SPECS
 from ssd34.data.checkpoint import Checkpoint
-from ssd34.deploy.network import CONV, layers_of, network_of
+from ssd34.deploy.network import CONV, IMAGE, MAXPOOL, layers_of, network_of
 from ssd34.errors import CheckpointError, ModelError
+from ssd34.network.fake_quantized import FakeQuantizedSSD, Steps
 from ssd34.network.ssd import SSD
 from tests.conftest import tiny_spec
 
@@ -37,11 +40,22 @@ def test_its_convolutions_and_norms_are_those_of_torch(spec):
 
 @pytest.mark.parametrize("spec", ALL, ids=lambda spec: f"{spec.name}-{spec.head_norm}")
 def test_each_layer_comes_after_those_that_it_reads(spec):
-    known = {"image"}
+    known = {IMAGE}
     for layer in layers_of(spec):
         assert known.issuperset(layer.inputs)
         assert layer.name not in known
         known.add(layer.name)
+
+
+def test_quantization_aware_training_rounds_the_same_values():
+    spec = tiny_spec()
+    names = {IMAGE, *(layer.name for layer in layers_of(spec) if layer.kind != MAXPOOL)}
+    steps = dict.fromkeys(names, Steps(0.1, 0))
+    with torch.device("meta"):
+        FakeQuantizedSSD(spec, steps)
+        for name in names:
+            with pytest.raises(CheckpointError, match=re.escape(name)):
+                FakeQuantizedSSD(spec, {n: v for n, v in steps.items() if n != name})
 
 
 @pytest.mark.parametrize(

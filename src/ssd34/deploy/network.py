@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -266,7 +266,7 @@ def network_of(checkpoint: Checkpoint) -> Network:
     """
     weights = checkpoint.weights
     layers = tuple(
-        layer.with_arrays(fold_batch_norm(weights, layer)) if layer.kind == CONV else layer
+        layer.with_arrays(_arrays_of(layer, weights)) if layer.kind == CONV else layer
         for layer in layers_of(checkpoint.spec)
     )
     network = Network(checkpoint.spec, checkpoint.labels, layers)
@@ -289,16 +289,8 @@ def network_of(checkpoint: Checkpoint) -> Network:
     return dataclasses.replace(network, trained=trained)
 
 
-def fold_batch_norm(weights: Arrays, layer: Layer) -> Conv:
-    """A convolution's arrays with the batch norm behind it folded in: the same function.
-
-    Args:
-        weights: parameter name to array.
-        layer: the convolution.
-
-    Raises:
-        CheckpointError: an array is missing or has another shape.
-    """
+def _arrays_of(layer: Layer, weights: Arrays) -> Conv:
+    """A convolution's arrays from a checkpoint's, the batch norm behind it folded in."""
     assert layer.channels is not None
     outputs = layer.channels[:1]
 
@@ -312,14 +304,27 @@ def fold_batch_norm(weights: Arrays, layer: Layer) -> Conv:
         return weights[name].astype(np.float64)
 
     weight = take(f"{layer.stored}.weight", (*layer.channels, layer.kernel, layer.kernel))
-    stored = f"{layer.stored}.bias"
-    bias = take(stored, outputs) if stored in weights else np.zeros(outputs)
-    if layer.norm is not None:
-        gamma, beta, mean, variance = (
-            take(f"{layer.norm}.{part}", outputs)
-            for part in ("weight", "bias", "running_mean", "running_var")
-        )
-        scale = gamma / np.sqrt(variance + NORM_EPSILON)
-        weight = weight * scale[:, None, None, None]
-        bias = beta + (bias - mean) * scale
-    return Conv(weight.astype(np.float32), bias.astype(np.float32))
+    name = f"{layer.stored}.bias"
+    bias = take(name, outputs) if name in weights else np.zeros(outputs)
+    if layer.norm is None:
+        return Conv(weight.astype(np.float32), bias.astype(np.float32))
+    parts = ("weight", "bias", "running_mean", "running_var")
+    norm = [take(f"{layer.norm}.{part}", outputs) for part in parts]
+    return fold_batch_norm(weight, bias, norm, epsilon=NORM_EPSILON)
+
+
+def fold_batch_norm(
+    weight: NDArray[Any], bias: NDArray[Any], norm: Sequence[NDArray[Any]], *, epsilon: float
+) -> Conv:
+    """A convolution that computes what another one and the batch norm behind it do.
+
+    Args:
+        weight: (O, I, K, K).
+        bias: (O,).
+        norm: weight, bias, mean and variance of the batch norm, each (O,).
+        epsilon: what it adds to the variance.
+    """
+    gamma, beta, mean, variance = (array.astype(np.float64) for array in norm)
+    scale = gamma / np.sqrt(variance + epsilon)
+    folded = weight * scale[:, None, None, None]
+    return Conv(folded.astype(np.float32), (beta + (bias - mean) * scale).astype(np.float32))

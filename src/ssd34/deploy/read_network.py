@@ -9,6 +9,7 @@ ours, which follow from the structure.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from ssd34.deploy.network import (
     Conv,
     Layer,
     Network,
+    fold_batch_norm,
     layers_of,
     network_of,
 )
@@ -139,10 +141,7 @@ class _Walk:
             raise ModelError("keeps weights in other files; expected them inside")
         self._tensors = tensors
         self._arrays: dict[str, NDArray[Any]] = {}
-        self._uses: dict[str, int] = {}
-        for node in graph.node:
-            for name in node.input:
-                self._uses[name] = self._uses.get(name, 0) + 1
+        self._uses = Counter(name for node in graph.node for name in node.input)
         pictures = [value for value in graph.input if value.name not in tensors]
         if len(pictures) != 1:
             raise ModelError(f"has {counted(len(pictures), 'input')}; expected one picture")
@@ -242,13 +241,10 @@ class _Walk:
         before = self._before(node)
         if before.conv is None or before.relu:
             raise ModelError(f"{_shown(node)}: expected a convolution before it")
-        gamma, beta, mean, variance = (
-            self._array(name).astype(np.float64) for name in node.input[1:5]
-        )
-        scale = gamma / np.sqrt(variance + _attributes(node).get("epsilon", 1e-5))
-        weight = (before.conv.weight * scale[:, None, None, None]).astype(np.float32)
-        bias = (beta + (before.conv.bias - mean) * scale).astype(np.float32)
-        self._put(node, dataclasses.replace(before, conv=Conv(weight, bias)))
+        norm = [self._array(name) for name in node.input[1:5]]
+        epsilon = _attributes(node).get("epsilon", 1e-5)
+        conv = fold_batch_norm(before.conv.weight, before.conv.bias, norm, epsilon=epsilon)
+        self._put(node, dataclasses.replace(before, conv=conv))
 
     def _relu(self, node: onnx.NodeProto) -> None:
         self._put(node, dataclasses.replace(self._before(node), relu=True))
