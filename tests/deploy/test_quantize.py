@@ -181,7 +181,7 @@ def test_the_tail_and_the_metadata_are_those_of_export(network, statistics, tmp_
             assert detector.session.batch == batch
             assert detector.session.takes_bytes == (image_input == "uint8")
             assert len(detector.detect(EXAMPLES / "chelsea.jpg", score=0.4)) > 0
-    model = quantized_model(network, statistics, QDQ.replace(float_nodes=("trunk.conv1",)))
+    model = quantized_model(network, statistics, QDQ.replace(float_nodes=("trunk.conv1.linear",)))
     metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     how = metadata["ssd34.quantization"]
     assert how["pictures"] == 3

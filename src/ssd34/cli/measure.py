@@ -216,7 +216,6 @@ def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> tuple[S
     import onnx
 
     from ssd34.deploy.cut import without_tail
-    from ssd34.deploy.graph import save_model
 
     try:
         network = without_tail(onnx.load(path))
@@ -224,7 +223,7 @@ def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> tuple[S
         raise ModelError(f"{path}: {error}") from None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
-        save_model(network, file)
+        onnx.save(network, file)
         return Session(file, threads=threads, engine=engine), True
 
 

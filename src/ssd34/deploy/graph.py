@@ -47,18 +47,19 @@ class GraphBuilder:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
-    def node(self, op: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Add a node with one output, called like the node; returns that name."""
-        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+    def node(
+        self,
+        op: str,
+        name: str,
+        inputs: Sequence[str],
+        *,
+        outputs: Sequence[str] | None = None,
+        **attributes: Any,
+    ) -> str:
+        """Add a node; returns its name, which is that of its output unless outputs are given."""
+        outputs = [name] if outputs is None else outputs
+        self.nodes.append(helper.make_node(op, list(inputs), outputs, name=name, **attributes))
         return name
-
-    def nodes_out(
-        self, op: str, name: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
-    ) -> None:
-        """Add a node with several outputs."""
-        self.nodes.append(
-            helper.make_node(op, list(inputs), list(outputs), name=name, **attributes)
-        )
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Add a constant, once; returns its name."""

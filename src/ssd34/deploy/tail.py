@@ -194,9 +194,8 @@ def _best_of_one(
     limit = builder.constant("tail.max_detections", _one(policy.max_detections))
     number = builder.node("Min", "tail.limit.float", [number, limit])
     number = builder.node("Cast", "tail.limit", [number], to=TensorProto.INT64)
-    builder.nodes_out(
-        "TopK", "tail.top", [kept_scores, number], ["tail.top.scores", "tail.top.rows"], axis=0
-    )
+    top = ["tail.top.scores", "tail.top.rows"]
+    builder.node("TopK", "tail.top", [kept_scores, number], outputs=top, axis=0)
     anchors, classes = (
         builder.node("Gather", f"tail.top.{name}", [selected[name], "tail.top.rows"], axis=0)
         for name in ("box", "class")
@@ -236,7 +235,8 @@ def _best_of_each(
     )
     by_picture = _flat(builder, "tail.by_picture", survivors, per_picture)
     most = builder.integers("tail.count", most_detections(spec, policy))
-    builder.nodes_out("TopK", "tail.top", [by_picture, most], ["scores", "tail.top.places"], axis=1)
+    top = ["scores", "tail.top.places"]
+    builder.node("TopK", "tail.top", [by_picture, most], outputs=top, axis=1)
 
     classes = builder.node("Div", "tail.top.class", ["tail.top.places", count])
     class_start = builder.node("Mul", "tail.top.class.start", [classes, count])
