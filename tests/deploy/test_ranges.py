@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from ssd34.deploy.histogram import Histogram
-from ssd34.deploy.ranges import METHODS, Range, find_steps, value_range
+from ssd34.deploy.network import Affine
+from ssd34.deploy.ranges import METHODS, Range, value_range
 from ssd34.errors import OptionError
 
 
@@ -22,7 +23,9 @@ def rounded(values, affine):
 
 
 def squared_error(values, limits):
-    return float(np.square(rounded(values, find_steps(limits)) - values).sum())
+    return float(
+        np.square(rounded(values, Affine.spanning(limits.low, limits.high)) - values).sum()
+    )
 
 
 GENERATOR = np.random.default_rng(7)
@@ -109,7 +112,7 @@ def test_a_tensor_of_one_value(method, value):
     limits = found(np.full(1000, value), method)
     assert limits.low == pytest.approx(min(value, 0))
     assert limits.high == pytest.approx(max(value, 0))
-    affine = find_steps(limits)
+    affine = Affine.spanning(limits.low, limits.high)
     assert np.isfinite(affine.scale)
     assert affine.scale > 0
     back = rounded(np.full(3, value, np.float32), affine)
@@ -141,7 +144,7 @@ def test_an_unknown_method():
     ],
 )
 def test_steps_hold_both_ends_and_zero(low, high):
-    steps = find_steps(Range(low, high))
+    steps = Affine.spanning(low, high)
     reach = (np.array([0, 255], np.float32) - np.float32(steps.zero_point)) * steps.scale
     tolerance = 1e-5 * (high - low)
     assert reach[0] <= min(low, 0) + tolerance

@@ -12,7 +12,7 @@ from ssd34.core.int8 import LARGEST_BIAS
 from ssd34.deploy.bytes_input import BYTES, means_of_bytes, reading_bytes
 from ssd34.deploy.calibrate import Statistics
 from ssd34.deploy.network import IMAGE, MAXPOOL, Affine, Conv, Network
-from ssd34.deploy.ranges import TRAINED, Range, find_steps, value_range
+from ssd34.deploy.ranges import TRAINED, Range, value_range
 from ssd34.errors import OptionError
 
 NEGLIGIBLE = 8.0
@@ -116,12 +116,10 @@ def value_steps(
         check_ranges(network, [ranges])
         return dict(network.trained)
     heads = head_ranges(network, statistics)
-    values = {
-        name: find_steps(
-            heads.get(name) or value_range(histogram, method=ranges, percentile=percentile)
-        )
-        for name, histogram in statistics.histograms.items()
-    }
+    values = {}
+    for name, histogram in statistics.histograms.items():
+        limits = heads.get(name) or value_range(histogram, method=ranges, percentile=percentile)
+        values[name] = Affine.spanning(limits.low, limits.high)
     for layer in network.layers:
         if layer.kind == MAXPOOL:  # picks values, so it keeps their steps
             values[layer.name] = values[layer.inputs[0]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,6 +35,11 @@ IMAGE = "image"
 """The network's input: (N, 3, S, S), normalised."""
 
 CONV, ADD, MAXPOOL = "conv", "add", "maxpool"
+
+LEVELS = 256
+"""Steps of a uint8."""
+
+_SMALLEST_STEP = 2.0**-60
 
 TRUNK = "trunk"
 """The first part of the names of the trunk's layers and of their arrays in a checkpoint."""
@@ -61,6 +67,19 @@ class Affine:
 
     scale: np.float32
     zero_point: np.uint8
+
+    @classmethod
+    def spanning(cls, low: float, high: float) -> Affine:
+        """The finest steps that hold a range of values and zero exactly."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        exact = -low / max((high - low) / (LEVELS - 1), _SMALLEST_STEP)
+        first, last = int(low < 0), LEVELS - 1 - int(high > 0)
+        candidates = {min(max(round_(exact), first), last) for round_ in (math.floor, math.ceil)}
+        scale, zero_point = min(
+            (max(-low / max(zero, 1), high / max(LEVELS - 1 - zero, 1), _SMALLEST_STEP), zero)
+            for zero in candidates
+        )
+        return cls(np.float32(scale), np.uint8(zero_point))
 
 
 @dataclass(frozen=True, eq=False)

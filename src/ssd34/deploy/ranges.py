@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.deploy.histogram import BINS, Histogram
-from ssd34.deploy.network import Affine
+from ssd34.deploy.network import LEVELS, Affine
 from ssd34.errors import OptionError
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
 TRAINED = "trained"
 """Instead of a method: the steps that quantization-aware training used."""
-LEVELS = 256
 _CANDIDATES = 128
 """Clippings that are tried for each end."""
 _LEAST = 0.05
 """The narrowest of them, as a share of what was seen."""
-_SMALLEST_STEP = 2.0**-60
 
 
 @dataclass(frozen=True)
@@ -29,19 +26,6 @@ class Range:
 
     low: float
     high: float
-
-
-def find_steps(limits: Range) -> Affine:
-    """The finest steps that hold the whole range and zero exactly."""
-    low, high = min(limits.low, 0.0), max(limits.high, 0.0)
-    exact = -low / max((high - low) / (LEVELS - 1), _SMALLEST_STEP)
-    first, last = int(low < 0), LEVELS - 1 - int(high > 0)
-    candidates = {min(max(round_(exact), first), last) for round_ in (math.floor, math.ceil)}
-    scale, zero_point = min(
-        (max(-low / max(zero, 1), high / max(LEVELS - 1 - zero, 1), _SMALLEST_STEP), zero)
-        for zero in candidates
-    )
-    return Affine(np.float32(scale), np.uint8(zero_point))
 
 
 def value_range(histogram: Histogram, *, method: str, percentile: float) -> Range:
@@ -81,7 +65,7 @@ def _mse(histogram: Histogram, seen: Range) -> Range:
     centres, counts = histogram.centres[kept], histogram.counts[kept].astype(np.float64)
 
     def error(limits: Range) -> float:
-        affine = find_steps(limits)
+        affine = Affine.spanning(limits.low, limits.high)
         scale, zero = float(affine.scale), float(affine.zero_point)
         steps = np.clip(np.rint(centres / scale) + zero, 0, LEVELS - 1)
         return float((counts * (centres - (steps - zero) * scale) ** 2).sum())
@@ -124,7 +108,7 @@ def _divergence(counts: NDArray[np.float64], histogram: Histogram, limits: Range
         histogram: whose bins these are.
         limits: beyond which values saturate.
     """
-    affine = find_steps(limits)
+    affine = Affine.spanning(limits.low, limits.high)
     scale, zero = float(affine.scale), float(affine.zero_point)
     centres, width = histogram.centres, histogram.width
     steps = np.clip(np.rint(centres / scale) + zero, 0, LEVELS - 1).astype(np.int64)
