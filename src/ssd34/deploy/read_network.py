@@ -233,8 +233,8 @@ class _Walk:
             else np.zeros(len(weight), np.float32)
         )
         self._put(node, Layer(
-            self._new(node), CONV, (source,), channels=weight.shape[:2], conv=Conv(weight, bias),
-            kernel=kernel, stride=stride, padding=padding,
+            self._new(node), CONV, (source,), kernel=kernel, stride=stride, padding=padding,
+            channels=(weight.shape[0], weight.shape[1]), conv=Conv(weight, bias),
         ))  # fmt: skip
 
     def _norm(self, node: onnx.NodeProto) -> None:
