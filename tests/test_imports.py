@@ -79,8 +79,8 @@ ALLOWED = {
     "network": {"core", "data", "errors"},
     "zoo": {"core", "data", "errors", "version"},
     "runtime": {"core", "data", "zoo", "errors", "version", "threads"},
-    "evaluate": {"core", "data", "runtime", "errors"},
-    "deploy": {"core", "data", "runtime", "evaluate", "errors", "version", "threads"},
+    "evaluate": {"core", "data", "zoo", "runtime", "errors"},
+    "deploy": {"core", "data", "zoo", "runtime", "evaluate", "errors", "version", "threads"},
     "train": {"core", "data", "network", "evaluate", "errors", "threads"},
 }
 

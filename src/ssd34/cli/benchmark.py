@@ -36,6 +36,7 @@ from ssd34.runtime.loadgen import SCENARIOS as LOADGEN_SCENARIOS
 from ssd34.runtime.loadgen_run import loadgen_values
 from ssd34.runtime.sources import find_pictures
 from ssd34.threads import thread_budget
+from ssd34.zoo.cache import load_matplotlib
 
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10, SERVER: 200}
 
@@ -191,7 +192,7 @@ def _check_scenario(scenario: str, *, loadgen: bool) -> None:
 
 def _check_plot(plot: Path, *, drawable: bool) -> None:
     """Fail before the work, not after it."""
-    require("matplotlib", extra="plot", why="--plot")
+    load_matplotlib(extra="plot", why="--plot")
     if not drawable:
         raise OptionError("--plot draws the single-stream and offline scenarios; leave it out")
     if _form(plot) not in FORMATS:
@@ -238,7 +239,9 @@ def _engines(names: str) -> list[str]:
                 f"{AUTO}, separated by commas"
             )
         if name == OPENVINO:
-            require("openvino", extra="openvino", why="the engine openvino")
+            from ssd34.runtime.libraries import load_openvino
+
+            load_openvino()
     return engines
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -26,6 +25,7 @@ from ssd34.deploy.heap import trim_heap
 from ssd34.deploy.histogram import BINS, Histogram
 from ssd34.deploy.network import IMAGE, Layer, Network, float_layer
 from ssd34.errors import ModelError, OptionError
+from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.onnxruntime_engine import session_options
 from ssd34.threads import thread_budget
 
