@@ -6,6 +6,7 @@ Reads a list of command lines, runs all at once and prints the names and, for ea
 status and output. A first look-up by this process itself is the proof that look-ups are seen.
 """
 
+import contextlib
 import fcntl
 import json
 import socket
@@ -52,10 +53,8 @@ def main():
             sys.exit(REFUSED)
         names: list[str] = []
         threading.Thread(target=answer, args=(server, names), daemon=True).start()
-        try:
+        with contextlib.suppress(socket.gaierror):
             socket.getaddrinfo(CONTROL, 80)
-        except socket.gaierror:
-            pass
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         running = [subprocess.Popen(command, **pipe) for command in commands]
         ended = [(process.communicate()[0], process.returncode) for process in running]
