@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class Prepared:
 
 
 class Detector:
-    """A loaded model.
+    """A loaded model. It pickles as path and options, and is loaded again where it is unpickled.
 
     Example:
         >>> from ssd34 import Detector
@@ -118,6 +119,12 @@ class Detector:
         self.preprocessing = preprocessing
         self._default_boxes = default_boxes_cxcywh(session.spec) if session.raw else None
         self._spare: deque[NDArray[np.float32]] = deque(maxlen=SPARE)
+
+    def __reduce__(self) -> tuple[Callable[[Session], Detector], tuple[Session]]:
+        """Session and options; see `Session.__reduce__`."""
+        policy = self.policy if self.session.raw else None
+        options: dict[str, Any] = {"policy": policy, "preprocessing": self.preprocessing}
+        return partial(type(self), **options), (self.session,)
 
     @classmethod
     def load(
@@ -324,13 +331,8 @@ class Detector:
             f"{type(image).__name__}"
         )
 
-    def pick(self, image: NDArray[np.uint8]) -> Picked:
-        """Everything that the policy lets through, whatever its score, in fractions of the
-        picture, for one picture (H, W, 3) uint8 RGB."""
-        return self.run(self.session.repeated(self._input(image)[0]))
-
     def run(self, tensor: NDArray[Any], *, score: float = 0.0) -> Picked:
-        """`pick` for the result of `Session.input_for`: the network and the policy alone.
+        """Everything that the policy lets through, in fractions of the picture.
 
         Args:
             tensor: the file's input.
