@@ -9,11 +9,10 @@ from ssd34.core.labels import COCO_LABELS
 from ssd34.errors import ImageError, ModelError, OptionError
 from ssd34.runtime.benchmark_report import report_values
 from ssd34.runtime.benchmark_run import Plan, Report, Result, benchmark
-from ssd34.runtime.benchmark_worker import Worker, drawn_picture
+from ssd34.runtime.benchmark_worker import StageTimes, Worker, drawn_picture, staged_times
 from ssd34.runtime.cpu import this_cpu
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.loadgen_run import loadgen_values
-from ssd34.runtime.stages import StagedDetector, StageTimes
 from tests.conftest import EXAMPLES
 
 PICTURES = sorted(EXAMPLES.glob("*.jpg"))
@@ -49,15 +48,16 @@ class Clock:
 @pytest.mark.parametrize("kind", ["tiny_model", "tiny_raw_model"])
 def test_stages_are_where_the_time_goes(kind, request, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("ssd34.runtime.stages.time", clock)
+    monkeypatch.setattr("ssd34.runtime.benchmark_worker.time", clock)
     detector = Detector.load(request.getfixturevalue(kind))
     engine = detector.session.engine
     monkeypatch.setattr(engine, "run", clock.during(engine.run, 0.5))
     monkeypatch.setattr(detector, "prepare", clock.during(detector.prepare, 0.25))
     picked = clock.during(Detections.from_picked, 0.125)
     monkeypatch.setattr("ssd34.runtime.detector.Detections.from_picked", picked)
-    stages = StagedDetector(detector).detect(PICTURES[0])
+    stages = staged_times(detector, PICTURES[0])
     assert stages == StageTimes(preprocess=250, network=500, tail=125)
+    assert detector.session.engine is engine
 
 
 # --- one model in its own process -----------------------------------------------------------

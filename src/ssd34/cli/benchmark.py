@@ -30,7 +30,7 @@ from ssd34.runtime.benchmark_run import (
 from ssd34.runtime.benchmark_run import (
     benchmark as run_benchmark,
 )
-from ssd34.runtime.engine import AUTO, ENGINES, ONNXRUNTIME, OPENVINO
+from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES, OPENVINO
 from ssd34.runtime.int8_way import EXACT
 from ssd34.runtime.loadgen import SCENARIOS as LOADGEN_SCENARIOS
 from ssd34.runtime.loadgen_run import loadgen_values
@@ -48,7 +48,7 @@ ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10, SERVER: 200}
     help="Run each model with each of these. [default: what this process may use]",
 )  # fmt: skip
 @click.option(
-    "--engine", "engines", default=ONNXRUNTIME, metavar="NAME,NAME",
+    "--engine", "engines", default=DEFAULT_ENGINE, metavar="NAME,NAME",
     help=f"Run each model with each of these: {', '.join([*ENGINES, AUTO])}.",
 )  # fmt: skip
 @click.option(

@@ -13,10 +13,10 @@ from ssd34.data.image_io import read_image
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.arrivals import highest_rate, p99
 from ssd34.runtime.benchmark import interleaved, summary
-from ssd34.runtime.benchmark_worker import Worker
+from ssd34.runtime.benchmark_worker import StageTimes, Worker
 from ssd34.runtime.cpu import Cpu, this_cpu
 from ssd34.runtime.detector import model_path
-from ssd34.runtime.stages import StageTimes
+from ssd34.runtime.engine import DEFAULT_ENGINE
 
 SINGLE_STREAM, OFFLINE, SERVER = "single-stream", "offline", "server"
 SCENARIOS = (SINGLE_STREAM, OFFLINE, SERVER)
@@ -51,7 +51,7 @@ class Plan:
     """
 
     models: Sequence[str]
-    engines: Sequence[str] = ("onnxruntime",)
+    engines: Sequence[str] = (DEFAULT_ENGINE,)
     threads: Sequence[int] = (1,)
     pictures: Sequence[Path] = ()
     scenario: str = SINGLE_STREAM

@@ -26,7 +26,7 @@ from ssd34.data.image_io import MAX_PIXELS, read_picture, rgb_picture
 from ssd34.data.overlap import overlapped
 from ssd34.data.reduced import Square, read_square, stretched
 from ssd34.errors import ImageError, ModelError, OptionError
-from ssd34.runtime.engine import ONNXRUNTIME
+from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
 from ssd34.zoo.cache import cached_model
 from ssd34.zoo.catalogue import PUBLISHED
@@ -68,6 +68,11 @@ def model_path(name: str | Path) -> Path:
             f"{', '.join([*EMBEDDED, *PUBLISHED])}"
         )
     return path
+
+
+Outputs = tuple[NDArray[Any], ...]
+"""What the network gave for one picture: loc (4, A) and conf (channels, A) of a raw file, else
+boxes (D, 4) in fractions, labels (D,) and scores (D,)."""
 
 
 @dataclass(eq=False)
@@ -133,7 +138,7 @@ class Detector:
         *,
         threads: int | None = None,
         policy: Policy | str | None = None,
-        engine: str = ONNXRUNTIME,
+        engine: str = DEFAULT_ENGINE,
         preprocessing: str = CARD,
     ) -> Detector:
         """Load a model by path or name.
@@ -233,14 +238,26 @@ class Detector:
             OptionError: it was used already, or the score is not in 0..1.
         """
         _check_score(score)
+        return self.finish(prepared, self.compute(prepared), score=score)
+
+    def compute(self, prepared: Prepared) -> Outputs:
+        """The first half of `find`: the network. Uses the prepared picture up.
+
+        Raises:
+            OptionError: it was used already.
+        """
         tensor, prepared.tensor = prepared.tensor, None
         if tensor is None:
             raise OptionError("this prepared picture was used already; prepare it again")
-        picked = self.run(self.session.repeated(tensor), score=score)
+        outputs = self._compute_all(self.session.repeated(tensor))[0]
         if not self.session.takes_bytes:
             self._spare.append(tensor)
+        return outputs
+
+    def finish(self, prepared: Prepared, outputs: Outputs, *, score: float) -> Detections:
+        """The second half of `find`: the policy, pixels and names."""
         return Detections.from_picked(
-            picked,
+            self._pick(outputs, score=score),
             label_set=self.labels,
             width=prepared.width,
             height=prepared.height,
@@ -296,11 +313,10 @@ class Detector:
             )
         prepared = [self.prepare(image) for image in images]
         tensor = np.concatenate([one.tensor for one in prepared if one.tensor is not None])
+        outputs = self._compute_all(tensor)
         return [
-            Detections.from_picked(
-                picked, label_set=self.labels, width=one.width, height=one.height, score=score
-            )
-            for picked, one in zip(self._run_all(tensor, score=score), prepared, strict=True)
+            self.finish(one, found, score=score)
+            for one, found in zip(prepared, outputs, strict=True)
         ]
 
     @staticmethod
@@ -338,21 +354,22 @@ class Detector:
             tensor: the file's input.
             score: what scores less may be missing.
         """
-        return next(self._run_all(tensor, score=score))
+        return self._pick(self._compute_all(tensor)[0], score=score)
 
-    def _run_all(self, tensor: NDArray[Any], *, score: float) -> Iterator[Picked]:
-        """Each picture of a batch in turn."""
+    def _compute_all(self, tensor: NDArray[Any]) -> Sequence[Outputs]:
+        """Each picture of a batch."""
+        if self.session.raw:
+            return list(zip(*self.session.run_raw(tensor), strict=True))
+        return self.session.run_detections(tensor)
+
+    def _pick(self, outputs: Outputs, *, score: float) -> Picked:
         if self._default_boxes is None:
-            for found in self.session.run_detections(tensor):
-                yield Picked(*found)
-            return
-        for loc, conf in zip(*self.session.run_raw(tensor), strict=True):
-            yield postprocess(
-                loc,
-                conf,
-                default_boxes_cxcywh=self._default_boxes,
-                policy=self.policy.at_least(score),
-            )
+            return Picked(*outputs)
+        return postprocess(
+            *outputs,
+            default_boxes_cxcywh=self._default_boxes,
+            policy=self.policy.at_least(score),
+        )
 
 
 def _policy_for(session: Session, policy: Policy | str | None) -> Policy:

@@ -18,7 +18,7 @@ from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import ModelSpec
 from ssd34.data.checkpoint import is_named_checkpoint
 from ssd34.errors import ModelError, OptionError
-from ssd34.runtime.engine import AUTO, ONNXRUNTIME, Engine, Port, open_engine
+from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ONNXRUNTIME, Engine, Port, open_engine
 from ssd34.runtime.engine_choice import EngineChoice, faster_engine
 from ssd34.threads import thread_budget
 
@@ -55,7 +55,7 @@ class Session:
         path: Path,
         *,
         threads: int | None = None,
-        engine: str = ONNXRUNTIME,
+        engine: str = DEFAULT_ENGINE,
         streams: int = 1,
     ) -> None:
         """
