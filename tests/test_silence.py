@@ -1,6 +1,7 @@
 """Nothing is looked up and nothing is left in the home folder by what is no download."""
 
 import ast
+import importlib.util
 import json
 import os
 import subprocess
@@ -13,6 +14,9 @@ from tests.conftest import EXAMPLES
 from tests.silence_probe import CONTROL, REFUSED
 
 ROOT = Path(__file__).parent.parent
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
+)
 HOLD = 16
 """Seconds: the libraries look up their host up to 12 s after the import."""
 
@@ -62,6 +66,7 @@ def files_under(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
 
 
+@needs_openvino
 def test_the_engines_look_up_nothing_and_leave_nothing(tiny_model, tmp_path):
     picture = str(EXAMPLES / "coffee.jpg")
     common = (str(tiny_model), "{}", picture, str(HOLD))
@@ -81,6 +86,27 @@ def test_plots_leave_nothing_but_in_our_cache(tmp_path):
     files = files_under(tmp_path)
     assert files.pop() == "work/a.png"
     assert files and all(f.startswith("home/.cache/ssd34/matplotlib/") for f in files)
+
+
+NO_HOME = """
+import os, pathlib, sys
+def no_home(*_):
+    raise RuntimeError("Could not determine home directory.")
+pathlib.Path.home = classmethod(no_home)
+pathlib.Path.expanduser = no_home
+os.path.expanduser = lambda path: path
+os.environ.pop("HOME", None)
+import ssd34
+for engine in ("openvino", "auto"):
+    assert len(ssd34.load(sys.argv[1], engine=engine).detect(sys.argv[2], score=0))
+"""
+
+
+@needs_openvino
+def test_every_engine_works_without_a_home(tiny_model):
+    command = [sys.executable, "-c", NO_HOME, str(tiny_model), str(EXAMPLES / "coffee.jpg")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ from PIL import Image
 from ssd34.data.checksum import sha256_of
 from ssd34.data.image_io import read_image
 from ssd34.errors import ImageError, MissingExtraError, ModelError, OptionError, Ssd34Error
-from ssd34.runtime.arrivals import latencies_at
 from ssd34.runtime.cpu import peak_memory
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector, Picture, model_path
 from ssd34.runtime.int8_way import int8_way
@@ -192,16 +191,6 @@ class _Model:
             end = min(start + batch, first + count)
             self._detector.detect_batch([self._picture(number) for number in range(start, end)])
         return 1000 * (time.perf_counter() - started)
-
-    def serve(self, *, rate: float, queries: int, seed: int) -> list[float]:
-        """See `latencies_at`."""
-        generator = np.random.default_rng(seed)
-        return latencies_at(
-            rate,
-            lambda number: self._detector.detect(self._picture(number)),
-            queries=queries,
-            generator=generator,
-        )
 
     def loadgen(self, *, folder: str, **options: Any) -> dict[str, Any]:
         """See `run_loadgen`."""
