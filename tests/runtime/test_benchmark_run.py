@@ -7,10 +7,10 @@ import pytest
 from ssd34.core.detections import Detections
 from ssd34.core.labels import COCO_LABELS
 from ssd34.errors import ImageError, ModelError, OptionError
+from ssd34.machine import this_cpu
 from ssd34.runtime.benchmark_report import report_values
 from ssd34.runtime.benchmark_run import Plan, Report, Result, benchmark
 from ssd34.runtime.benchmark_worker import StageTimes, Worker, drawn_picture, staged_times
-from ssd34.runtime.cpu import this_cpu
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.loadgen_run import loadgen_values
 from tests.conftest import EXAMPLES

@@ -18,6 +18,7 @@ from ssd34.cli.exit_codes import INTERRUPTED, PARTLY
 from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.data.atomic import write_text, written_whole
 from ssd34.errors import OptionError, require
+from ssd34.machine import thread_budget
 from ssd34.runtime.benchmark_plot import FORMATS, draw_benchmark
 from ssd34.runtime.benchmark_report import report_values
 from ssd34.runtime.benchmark_run import (
@@ -33,7 +34,6 @@ from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES, OPENVINO
 from ssd34.runtime.int8_way import EXACT
 from ssd34.runtime.loadgen_run import loadgen_values
 from ssd34.runtime.sources import find_pictures
-from ssd34.threads import thread_budget
 from ssd34.zoo.cache import load_matplotlib
 
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10}

@@ -11,9 +11,9 @@ from typing import Any
 from ssd34.core.counted import counted
 from ssd34.data.image_io import read_image
 from ssd34.errors import ModelError, OptionError
+from ssd34.machine import Cpu, this_cpu
 from ssd34.runtime.benchmark import interleaved
 from ssd34.runtime.benchmark_worker import StageTimes, Worker
-from ssd34.runtime.cpu import Cpu, this_cpu
 from ssd34.runtime.detector import model_path
 from ssd34.runtime.engine import DEFAULT_ENGINE
 

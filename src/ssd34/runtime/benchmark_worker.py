@@ -25,12 +25,12 @@ from PIL import Image
 from ssd34.data.checksum import sha256_of
 from ssd34.data.image_io import read_image
 from ssd34.errors import ImageError, MissingExtraError, ModelError, OptionError, Ssd34Error
-from ssd34.runtime.cpu import peak_memory
+from ssd34.machine import peak_memory
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector, Picture, model_path
 from ssd34.runtime.int8_way import int8_way
 from ssd34.runtime.loadgen import LoadgenOptions, run_loadgen
+from ssd34.runtime.node_times import tail_share
 from ssd34.runtime.session import Session
-from ssd34.runtime.tail_share import tail_share
 
 _ERRORS = {kind.__name__: kind for kind in (ImageError, MissingExtraError, ModelError, OptionError)}
 """Those that cross from one process to the other as what they are."""

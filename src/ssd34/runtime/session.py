@@ -18,9 +18,9 @@ from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import ModelSpec
 from ssd34.data.checkpoint import is_named_checkpoint
 from ssd34.errors import ModelError, OptionError
+from ssd34.machine import thread_budget
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ONNXRUNTIME, Engine, Port, open_engine
 from ssd34.runtime.engine_choice import EngineChoice, faster_engine
-from ssd34.threads import thread_budget
 
 CONTRACT = (
     "one input of float32 [N, 3, S, S] or uint8 [N, S, S, 3] and the outputs bboxes, labels, "
