@@ -11,7 +11,7 @@ from PIL import Image
 from ssd34.cli import app
 from ssd34.errors import Ssd34Error
 from ssd34.runtime.benchmark_worker import Worker
-from ssd34.runtime.int8_way import EXACT
+from ssd34.runtime.engine_choice import EXACT
 from tests.conftest import EXAMPLES
 
 needs_loadgen = pytest.mark.skipif(

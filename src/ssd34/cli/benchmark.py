@@ -31,7 +31,7 @@ from ssd34.runtime.benchmark_run import (
     benchmark as run_benchmark,
 )
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES, OPENVINO
-from ssd34.runtime.int8_way import EXACT
+from ssd34.runtime.engine_choice import EXACT
 from ssd34.runtime.loadgen_run import loadgen_values
 from ssd34.runtime.sources import find_pictures
 from ssd34.zoo.cache import load_matplotlib

@@ -28,7 +28,7 @@ from ssd34.deploy.search import Outcome, Search
 from ssd34.deploy.trials import TrialLog
 from ssd34.errors import ModelError, OptionError
 from ssd34.machine import this_cpu, thread_budget
-from ssd34.runtime.int8_way import EXACT, FAST
+from ssd34.runtime.engine_choice import EXACT, FAST
 from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.saturation import int8_saturates
 from ssd34.version import __version__

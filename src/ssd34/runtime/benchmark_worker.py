@@ -27,7 +27,7 @@ from ssd34.data.image_io import read_image
 from ssd34.errors import ImageError, MissingExtraError, ModelError, OptionError, Ssd34Error
 from ssd34.machine import peak_memory
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector, Picture, model_path
-from ssd34.runtime.int8_way import int8_way
+from ssd34.runtime.engine_choice import int8_way
 from ssd34.runtime.loadgen import LoadgenOptions, run_loadgen
 from ssd34.runtime.node_times import tail_share
 from ssd34.runtime.session import Session
