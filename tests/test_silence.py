@@ -123,10 +123,12 @@ def test_each_is_imported_at_one_door(library, door):
         text = path.read_text()
         if path == source / door or library not in text:
             continue
-        tree = ast.parse(text)
-        for node in ast.walk(tree):
+        for node in ast.walk(ast.parse(text)):
+            names = []
             if isinstance(node, ast.Import):
-                assert all(n.name.split(".")[0] != library for n in node.names), path
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
-                name = ast.literal_eval(node.args[0])
-                assert name.split(".")[0] != library, path
+                names = [one.name for one in node.names]
+            elif isinstance(node, ast.ImportFrom) and library != "matplotlib":
+                names = [node.module or ""]
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
+                names = [getattr(node.args[0], "value", "")]
+            assert library not in [name.split(".")[0] for name in names], path
