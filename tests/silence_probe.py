@@ -55,8 +55,10 @@ def main():
         threading.Thread(target=answer, args=(server, names), daemon=True).start()
         with contextlib.suppress(socket.gaierror):
             socket.getaddrinfo(CONTROL, 80)
-        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        running = [subprocess.Popen(command, **pipe) for command in commands]
+        running = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for command in commands
+        ]
         ended = [(process.communicate()[0], process.returncode) for process in running]
     print(json.dumps({"names": names, "ended": ended}))
 

@@ -58,8 +58,7 @@ def test_what_is_unpickled_is_loaded_again_with_the_same_options(
 ):
     monkeypatch.chdir(tiny_raw_model.parent)
     policy = MLPERF.replace(name="mine", max_detections=5)
-    options = {"threads": 2, "policy": policy, "preprocessing": "fast"}
-    raw = Detector.load(tiny_raw_model.name, **options)
+    raw = Detector.load(tiny_raw_model.name, threads=2, policy=policy, preprocessing="fast")
     pickled = pickle.dumps(raw), pickle.dumps(Detector.load(tiny_model, engine="auto"))
     assert len(b"".join(pickled)) < 2000, "not the file's content"
     monkeypatch.chdir(tmp_path)
