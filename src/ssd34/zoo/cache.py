@@ -86,7 +86,7 @@ def load_matplotlib(*, extra: str, why: str) -> None:
     try:
         if "matplotlib" not in sys.modules and not os.environ.get("MPLCONFIGDIR"):
             os.environ["MPLCONFIGDIR"] = str(_matplotlib_folder())
-        require("matplotlib.font_manager", extra=extra, why=why)
+        require("matplotlib", extra=extra, why=why)
     except OSError as error:
         raise OptionError(
             f"{why} needs a folder that can be written, for matplotlib's list of fonts ({error}); "
