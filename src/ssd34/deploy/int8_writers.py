@@ -7,6 +7,7 @@ Rectifiers are not written: a rectified value's zero point is 0, and saturation 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 
@@ -162,5 +163,5 @@ class QdqWriter(Int8Writer):
         return self._constant(f"{layer.name}.bias.float", layer, parts)
 
     def _constant(self, name: str, layer: Layer, parts: list[str]) -> str:
-        axis = {"axis": 0} if self._convs[layer.name].scale.ndim else {}
+        axis: dict[str, Any] = {"axis": 0} if self._convs[layer.name].scale.ndim else {}
         return self._builder.node("DequantizeLinear", name, parts, **axis)

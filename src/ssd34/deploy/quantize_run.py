@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from ssd34.data.atomic import write_text
 from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset, Problem
@@ -28,10 +26,10 @@ from ssd34.deploy.read_network import read_network
 from ssd34.deploy.search import Outcome, Search
 from ssd34.deploy.trials import TrialLog
 from ssd34.errors import ModelError, OptionError
-from ssd34.runtime.cpu import this_cpu
-from ssd34.runtime.int8_way import EXACT, FAST
+from ssd34.machine import this_cpu, thread_budget
+from ssd34.runtime.engine_choice import EXACT, FAST
+from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.saturation import int8_saturates
-from ssd34.threads import thread_budget
 from ssd34.version import __version__
 
 
