@@ -24,13 +24,13 @@ def thread_budget(cgroup: Path = _CGROUP) -> int:
 
 def _quota(cgroup: Path) -> float | None:
     try:
-        limit, period = (cgroup / "cpu.max").read_text().split()[:2]
+        limit, period = (cgroup / "cpu.max").read_text(encoding="utf-8").split()[:2]
         return None if limit == "max" else int(limit) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         pass
     try:
-        microseconds = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text())
-        period_us = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text())
+        microseconds = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text(encoding="utf-8"))
+        period_us = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text(encoding="utf-8"))
         return microseconds / period_us if microseconds > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None

@@ -50,7 +50,7 @@ class Cpu:
 def this_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:
     """The processor that this process runs on."""
     try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
         lines = []
     entries: dict[str, str] = {}
@@ -78,7 +78,7 @@ def peak_memory(status: Path = _STATUS) -> int | None:
     starts at what the parent had when it started this process.
     """
     try:
-        for line in status.read_text().splitlines():
+        for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
     except (OSError, ValueError, IndexError):

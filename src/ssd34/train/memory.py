@@ -17,7 +17,7 @@ def free_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
 
 def _of_machine(proc: Path) -> int:
     try:
-        for line in (proc / "meminfo").read_text().splitlines():
+        for line in (proc / "meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
@@ -35,7 +35,9 @@ def _of_container(cgroup: Path) -> list[int]:
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            left = int((cgroup / limit).read_text()) - int((cgroup / used).read_text())
+            left = int((cgroup / limit).read_text(encoding="utf-8")) - int(
+                (cgroup / used).read_text()
+            )
             return [max(0, left)]
         except (OSError, ValueError):
             continue
