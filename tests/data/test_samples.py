@@ -118,7 +118,7 @@ def right():
                 seen(GREY),
                 0,
             )
-            for white in (0, 1):
+            for white in (0, 1) if order == "<" or not packed else ():  # refused, see below
                 stored = GREY / 255 if white else 1 - GREY / 255
                 yield (
                     f"float {white} {name}",
