@@ -171,7 +171,7 @@ def test_broken_calibrations_are_errors(calibrated, tiny_checkpoint, tmp_path):
 
 def test_the_whole_step(tiny_checkpoint, found_shapes):
     fit, held_out = halves(open_dataset(str(found_shapes)), seed=0)
-    done = []
+    done: list[int] = []
     found = calibrate_scores(
         tiny_checkpoint, fit, held_out, CalibrateOptions(policy=ZOO), progress=done.append
     )

@@ -7,6 +7,7 @@ import pytest
 
 from ssd34.core.postprocess import ZOO, softmax
 from ssd34.core.score_calibration import ScoreCalibration
+from ssd34.data.dataset import Problem
 from ssd34.data.formats import open_dataset
 from ssd34.errors import DatasetError
 from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, matched
@@ -80,7 +81,7 @@ def test_what_a_network_says_is_what_evaluate_says(tiny_raw_model, found_shapes)
     dataset = open_dataset(str(found_shapes))
     detector = Detector(Session(tiny_raw_model))
     offset = ScoreCalibration(background_offset=0.5)
-    done = []
+    done: list[int] = []
     scored, (before, after) = look_at_scores(
         detector, dataset, (None, offset), policy=ZOO, progress=done.append
     )
@@ -119,7 +120,7 @@ def test_an_unreadable_picture_is_told_and_left_out(tiny_raw_model, found_shapes
             return b"" if file_name.startswith("0003") else dataset.images.read_bytes(file_name)
 
     broken = dataclasses.replace(dataset, images=Broken())
-    problems = []
+    problems: list[Problem] = []
     detector = Detector(Session(tiny_raw_model))
     scored, (before,) = look_at_scores(detector, broken, (None,), problem=problems.append)
     assert [problem.where for problem in problems] == ["0003.png"]
@@ -147,10 +148,10 @@ def test_precision_counts_by_hand(shapes):
             }
             rows += [one, {**one, "bbox": [0, 0, 1, 1], "score": 0.4}]
     told = precisions(dataset, Results.of(rows))
-    assert [one.score for one in told] == list(PRECISION_AT)
-    for one in told:
-        above = [row for row in rows if row["score"] >= one.score]
+    assert [p.score for p in told] == list(PRECISION_AT)
+    for precision in told:
+        above = [row for row in rows if row["score"] >= precision.score]
         right = [row for row in above if row["bbox"] != [0, 0, 1, 1]]
-        assert (one.right, one.detections) == (len(right), len(above))
-        assert one.precision == pytest.approx(len(right) / len(above))
-    assert [one.precision for one in precisions(dataset, Results.of([]))] == [None] * 3
+        assert (precision.right, precision.detections) == (len(right), len(above))
+        assert precision.precision == pytest.approx(len(right) / len(above))
+    assert [p.precision for p in precisions(dataset, Results.of([]))] == [None] * 3
