@@ -92,11 +92,11 @@ def fit_offset(scored: Scored, *, name: str) -> ScoreCalibration:
         )
     low, high = best - _STEP, best + _STEP
     while high - low > _CLOSE:
-        left, right_ = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        if scored.error(left) <= scored.error(right_):
-            high = right_
+        lower, upper = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        if scored.error(lower) <= scored.error(upper):
+            high = upper
         else:
-            low = left
+            low = lower
     return ScoreCalibration(background_offset=round((low + high) / 2, 3))
 
 
