@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from ssd34.cli.benchmark import benchmark
+from ssd34.cli.calibrate import calibrate
 from ssd34.cli.convert import convert
 from ssd34.cli.data import data
 from ssd34.cli.detect import detect
@@ -56,7 +57,7 @@ def commands() -> None:
 
 
 for command in (
-    package, detect, train, evaluate, export, quantize, convert, data, models, verify,
+    package, detect, train, evaluate, calibrate, export, quantize, convert, data, models, verify,
     benchmark,
 ):  # fmt: skip
     commands.add_command(command)
@@ -78,6 +79,9 @@ def main() -> None:
         _fail("interrupted", INTERRUPTED)
     except Ssd34Error as error:
         _fail(str(error), UNUSABLE)
+    except UnicodeEncodeError as error:
+        name = str(error.object).encode(errors="backslashreplace").decode()
+        _fail(f"{name:.200}: a name that this locale cannot write; set PYTHONUTF8=1", UNUSABLE)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}; check the path, its rights and free space",

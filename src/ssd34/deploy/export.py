@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper
 
-from ssd34.core.contract import RAW_OUTPUTS, TAIL_INPUTS
+from ssd34.core.contract import METADATA_SCORES, RAW_OUTPUTS, TAIL_INPUTS
 from ssd34.core.postprocess import ZOO, Policy
 from ssd34.data.checkpoint import Checkpoint
 from ssd34.deploy.graph import (
@@ -56,7 +56,7 @@ class ExportOptions:
 
 
 def onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProto:
-    """Build the ONNX model of a checkpoint.
+    """Build the ONNX model of a checkpoint, its score calibration folded into the biases.
 
     Input ``image``. Outputs with a policy: ``bboxes`` (N, D, 4) float32 xyxy in fractions of the
     picture, ``labels`` (N, D) int64, ``scores`` (N, D) float32, best first; without: ``loc``
@@ -101,7 +101,7 @@ def with_outputs(
         builder: holds the network, which reads the input ``image``, and its flattened heads.
         network: the network.
         options: policy, batch and kind of input.
-        metadata: entries beside spec and classes.
+        metadata: entries beside spec, classes and score calibration.
     """
     spec = network.spec
     loc, conf = (
@@ -133,6 +133,8 @@ def with_outputs(
             "scores": (TensorProto.FLOAT, [batch, found]),
         }
     outputs = [helper.make_tensor_value_info(n, t, s) for n, (t, s) in shapes.items()]
+    if network.score_calibration is not None:
+        metadata = {METADATA_SCORES: network.score_calibration.to_json(), **(metadata or {})}
     return finished_model(
         builder,
         inputs=[image],

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.labels import LabelSet
+from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.core.spec import (
     NORM_EPSILON,
     TRUNK_BLOCKS,
@@ -80,6 +81,12 @@ class Affine:
             for zero in candidates
         )
         return cls(np.float32(scale), np.uint8(zero_point))
+
+    def widened(self, offset: float) -> Affine:
+        """Steps that also hold what these hold, moved by an offset."""
+        zero = np.float32(self.zero_point)
+        low, high = (float((np.float32(step) - zero) * self.scale) for step in (0, LEVELS - 1))
+        return Affine.spanning(low + min(offset, 0.0), high + max(offset, 0.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,12 +214,14 @@ class Network:
         layers: `layers_of` the spec, with weights.
         trained: the picture and each layer to the steps that quantization-aware training used;
             empty without.
+        score_calibration: what the biases of the confidence heads hold already; None: nothing.
     """
 
     spec: ModelSpec
     labels: LabelSet
     layers: tuple[Layer, ...]
     trained: Mapping[str, Affine] = field(default_factory=dict)
+    score_calibration: ScoreCalibration | None = None
 
     @cached_property
     def by_name(self) -> Mapping[str, Layer]:
@@ -276,19 +285,19 @@ class Network:
 
 
 def network_of(checkpoint: Checkpoint) -> Network:
-    """A checkpoint's network, batch norm folded.
+    """A checkpoint's network, batch norm and score calibration folded.
 
     Raises:
         CheckpointError: an array is missing or has another shape, or the notes of
             quantization-aware training are broken.
         ModelError: the weights are not finite.
     """
-    weights = checkpoint.weights
+    weights, scores = checkpoint.calibrated.weights, checkpoint.score_calibration
     layers = tuple(
         layer.with_arrays(_arrays_of(layer, weights)) if layer.kind == CONV else layer
         for layer in layers_of(checkpoint.spec)
     )
-    network = Network(checkpoint.spec, checkpoint.labels, layers)
+    network = Network(checkpoint.spec, checkpoint.labels, layers, score_calibration=scores)
     notes = checkpoint.state.get("notes") or {}
     steps = notes.get(NOTE_INT8_STEPS) if isinstance(notes, dict) else None
     if steps is None:
@@ -305,6 +314,9 @@ def network_of(checkpoint: Checkpoint) -> Network:
         raise CheckpointError(
             f"the checkpoint's {NOTE_INT8_STEPS} are not those of its layers; train it anew"
         )
+    if scores is not None:
+        offset = scores.background_offset
+        trained |= {name: trained[name].widened(offset) for name in network.conf}
     return dataclasses.replace(network, trained=trained)
 
 

@@ -19,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from ssd34.core.contract import score_calibration
 from ssd34.core.counted import counted
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import ModelSpec
@@ -83,11 +84,13 @@ def network_of_model(model: onnx.ModelProto) -> Network:
                 "such as default-float for default"
             )
     spec, labels = identity(model)
+    scores = score_calibration({entry.key: entry.value for entry in model.metadata_props})
     try:
-        return Network(spec, labels, _match(_Walk(model).layers, spec))
+        layers = _match(_Walk(model).layers, spec)
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ModelError(f"not the network of {spec.name}, or broken ({reason})") from None
+    return Network(spec, labels, layers, score_calibration=scores)
 
 
 def _match(found: Sequence[Layer], spec: ModelSpec) -> tuple[Layer, ...]:
