@@ -15,7 +15,7 @@ from ssd34.cli.engine import engine_option
 from ssd34.cli.exit_codes import PARTLY
 from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.core.postprocess import POLICIES
-from ssd34.core.preprocess import BOTH, CARD, PREPROCESSINGS
+from ssd34.core.preprocess import CARD, PREPROCESSINGS
 from ssd34.data.atomic import is_special, write_text
 from ssd34.data.classes import of_classes, with_coco_names
 from ssd34.data.coco import annotations_alone
@@ -29,6 +29,18 @@ from ssd34.version import __version__
 
 if TYPE_CHECKING:
     from ssd34.cli.report import ReportJob
+
+
+class _Preprocessing(click.Choice[str]):
+    """A choice that knows what stands in for ``both``, which was one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "both":
+            raise OptionError(
+                "--preprocess both: expected card or fast; evaluate with each and --detections "
+                "FILE, then compare the two files with --compare A B"
+            )
+        return super().convert(value, param, ctx)
 
 
 @click.command(short_help="Measure a model, or anybody's detections, on annotated pictures.")
@@ -45,9 +57,8 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
 @click.option(
-    "--preprocess", "preprocessing", type=click.Choice([*PREPROCESSINGS, BOTH]),
-    help="card: bit for bit as published; fast: less work on large pictures; both: side by side, "
-    "and the difference. [default: card]",
+    "--preprocess", "preprocessing", type=_Preprocessing(PREPROCESSINGS),
+    help="card: bit for bit as published; fast: less work on large pictures. [default: card]",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
 @click.option(

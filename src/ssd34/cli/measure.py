@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Any
 from ssd34.cli.console import errors, progress_bar, warn
 from ssd34.cli.datasets import warn_of_unknown_classes
 from ssd34.cli.engine import say_choice
-from ssd34.cli.scores import print_comparison, print_score, print_scores
-from ssd34.cli.scoring import compared, scored
+from ssd34.cli.scores import print_score, print_scores
+from ssd34.cli.scoring import scored
 from ssd34.core.counted import counted
 from ssd34.core.postprocess import POLICIES, Policy, named_policy
-from ssd34.core.preprocess import BOTH, PREPROCESSINGS
 from ssd34.data.atomic import is_special
 from ssd34.data.checksum import sha256_of
 from ssd34.data.dataset import Dataset
 from ssd34.data.fingerprint import fingerprint
 from ssd34.errors import ModelError, OptionError, require
 from ssd34.evaluate.coco_metrics import categories_of
-from ssd34.evaluate.evaluator import Found, Stages, detect_all, side_by_side, stages_of
+from ssd34.evaluate.evaluator import Found, Stages, detect_all, stages_of
 from ssd34.evaluate.partial import Partial, engine_of, partial_file, partial_path
 from ssd34.evaluate.results import Results
 from ssd34.evaluate.results_json import write_results
@@ -79,7 +78,7 @@ def measure(
         dataset: the pictures.
         options: how to score.
         policy: a name or ``all``, for which a file's own tail is cut off; None: its own way.
-        preprocessing: a name, or ``both``.
+        preprocessing: a name.
         threads: None: what this process may use.
         engine: name, or ``auto``.
         resume: go on with the partial file.
@@ -95,18 +94,13 @@ def measure(
         )
     if policy == ALL and outputs.report:
         raise OptionError("--report: tells of one policy; name one instead of --policy all")
-    if preprocessing == BOTH and (policy == ALL or outputs.detections or outputs.report):
-        raise OptionError(
-            "--preprocess both: compares the two under one policy and writes neither detections "
-            "nor a report; leave --policy all, --detections and --report out"
-        )
     beside = next((file for file in outputs.files if not is_special(file)), None)
     if resume and beside and engine == AUTO:
         # Measured again, the other one might be the faster.
         engine = engine_of(partial_path(beside)) or engine
     path = model_path(model)
     session, tail_cut = _load(path, threads=threads, engine=engine, raw=policy is not None)
-    detector = Detector(session)
+    detector = Detector(session, preprocessing=preprocessing)
     say_choice(session)
     policies = _policies(session, policy)
     warn_of_unknown_classes(dataset, detector.labels)
@@ -121,8 +115,6 @@ def measure(
         "engine_version": detector.session.engine.version,
     }
     names = [p.name for p in policies] or [OWN_TAIL]
-    if preprocessing == BOTH:
-        names = list(PREPROCESSINGS)
     every: list[Found] = []
     with ExitStack() as stack:
         partial = None
@@ -131,7 +123,7 @@ def measure(
                 partial_file(partial_path(beside), identity, dataset, resume=resume)
             )
         stack.enter_context(_telling_what_is_kept(partial, every, total=len(dataset)))
-        _detect(detector, _stages(detector, policies, preprocessing), dataset, partial, every)
+        _detect(detector, stages_of(detector, policies or None), dataset, partial, every)
         results = [
             Results.joined(found.results[k] for found in every if found.results)
             for k in range(len(names))
@@ -154,13 +146,6 @@ def measure(
         if policy == ALL:
             print_scores(scores, title=title)
             outputs.emit({**about, "policies": {n: s.to_dict() for n, s in scores.items()}})
-        elif preprocessing == BOTH:
-            print_scores(scores, title=title)
-            values = {name: score.to_dict() for name, score in scores.items()}
-            change = compared(dataset, (results[0], results[1]), options)
-            print_comparison(change, title=f"{title}, by preprocessing", names=PREPROCESSINGS)
-            values["difference"] = change.to_dict()
-            outputs.emit({**about, "preprocessings": values})
         else:
             print_score(scores[names[0]], title=f"{title}, {names[0]}")
             outputs.emit({**about, "policy": names[0], **scores[names[0]].to_dict()})
@@ -226,15 +211,6 @@ def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> tuple[S
         file = Path(folder) / path.name
         save_model(network, file)
         return Session(file, threads=threads, engine=engine), True
-
-
-def _stages(detector: Detector, policies: Sequence[Policy], preprocessing: str) -> Stages:
-    wanted = PREPROCESSINGS if preprocessing == BOTH else (preprocessing,)
-    ways = [
-        stages_of(Detector(detector.session, preprocessing=name), policies or None)
-        for name in wanted
-    ]
-    return ways[0] if len(ways) == 1 else side_by_side(ways)
 
 
 def _detect(

@@ -101,24 +101,6 @@ def stages_of(detector: Detector, policies: Sequence[Policy] | None = None) -> S
     return Stages(session.prepare, infer, pick_each, read)
 
 
-def side_by_side(ways: Sequence[Stages]) -> Stages:
-    """Several ways for the same pictures, the policies of the first before those of the next."""
-
-    def infer(prepared: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
-        inputs = zip(*prepared, strict=True)
-        outputs = [way.infer(one) for way, one in zip(ways, inputs, strict=True)]
-        return list(zip(*outputs, strict=True))
-
-    return Stages(
-        lambda read: tuple(way.prepare(one) for way, one in zip(ways, read, strict=True)),
-        infer,
-        lambda raw: tuple(
-            found for way, one in zip(ways, raw, strict=True) for found in way.pick(one)
-        ),
-        lambda dataset, sample: tuple(way.read(dataset, sample) for way in ways),
-    )
-
-
 def detect_all(
     stages: Stages,
     dataset: Dataset,
