@@ -15,10 +15,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ssd34.cli import app, measure
+from ssd34.cli import app
 from ssd34.core.postprocess import POLICIES
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session
+from ssd34.workflows import evaluate as workflow
 from tests.conftest import COCO_NUMBERS as NAMES
 from tests.conftest import TINY_LABELS, shapes_dataset
 
@@ -430,7 +431,7 @@ def test_an_interruption_while_the_outputs_are_written_says_what_is_kept(
         "--json", tmp_path / "r.json", "--detections", tmp_path / "d.json",
     )  # fmt: skip
     with monkeypatch.context() as context:
-        context.setattr(measure, "write_results", interrupt)
+        context.setattr(workflow, "write_results", interrupt)
         code, _, err = main(*arguments)
     assert code == 130
     partial = tmp_path / "r.json.partial"

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ssd34.cli import app
 from ssd34.evaluate.report import write
+from ssd34.workflows import evaluate as workflow
 from tests.conftest import shapes_dataset
 
 
@@ -96,7 +97,7 @@ def test_an_interrupted_report_goes_on(main, monkeypatch, tiny_model, tmp_path):
     data = shapes_dataset(tmp_path / "set", pictures=3)
     arguments = (tiny_model, "--data", data, "--report", tmp_path / "out", "--resamples", 0)
     with monkeypatch.context() as patched:
-        patched.setattr("ssd34.cli.measure.scored", interrupt)
+        patched.setattr(workflow, "score", interrupt)
         code, _, err = main(*arguments)
     assert code == 130 and "go on with --resume" in err
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["report.html.partial"]

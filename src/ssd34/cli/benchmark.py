@@ -15,7 +15,6 @@ from rich.console import Console
 from ssd34.cli.benchmark_table import cpu_line, table_of
 from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.exit_codes import INTERRUPTED, PARTLY
-from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.data.atomic import write_text, written_whole
 from ssd34.errors import OptionError, require
 from ssd34.runtime.benchmark_plot import FORMATS, draw_benchmark
@@ -36,6 +35,7 @@ from ssd34.runtime.loadgen import SCENARIOS as LOADGEN_SCENARIOS
 from ssd34.runtime.loadgen_run import loadgen_values
 from ssd34.runtime.sources import find_pictures
 from ssd34.threads import thread_budget
+from ssd34.workflows.outputs import check_outputs
 
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10, SERVER: 200}
 
@@ -110,7 +110,6 @@ def benchmark(
     slows the machine slows them all. The first is what the others are compared with. What an engine
     cannot run here is left out and named.
     """
-    check_places((json_file, plot))
     _check_scenario(scenario, loadgen=loadgen is not None)
     plan = Plan(
         models=models,

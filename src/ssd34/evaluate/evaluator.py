@@ -21,7 +21,7 @@ from ssd34.core.preprocess import FAST
 from ssd34.data.dataset import Dataset, Problem, Sample
 from ssd34.data.overlap import overlapped
 from ssd34.errors import ImageError
-from ssd34.evaluate.coco_metrics import CocoMetrics, categories_of, coco_metrics
+from ssd34.evaluate.metrics.coco import CocoMetrics, categories_of, coco_metrics
 from ssd34.evaluate.results import Results, coco_results
 from ssd34.runtime.detector import Detector
 

@@ -17,7 +17,7 @@ FOUND, FALSE_ALARM, NOT_COUNTED = 1, 0, -1
 
 
 @dataclass(frozen=True, eq=False)
-class Matches:
+class Matching:
     """COCO's greedy matching at `IOU`: best score first, each object found once.
 
     Leaving out all detections below a score changes nothing for those above it, so one matching
@@ -43,7 +43,7 @@ class Matches:
         return found
 
 
-def matches(evaluation: Any, results: Results, *, boxes: int) -> Matches:
+def read_matches(evaluation: Any, results: Results, *, boxes: int) -> Matching:
     """The matching that the library made.
 
     Args:
@@ -60,7 +60,7 @@ def matches(evaluation: Any, results: Results, *, boxes: int) -> Matches:
         found_by[number - 1] = detection - 1
     counted = np.zeros(boxes, bool)
     counted[[number - 1 for number in told["gt_status"]]] = True
-    return Matches(
+    return Matching(
         status=status,
         scores=results.scores,
         found_by=found_by,

@@ -1,18 +1,66 @@
-"""The page: a template, filled."""
+"""The page: a template, filled, and where its numbers come from."""
 
 from __future__ import annotations
 
 import base64
+import importlib.metadata
+import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ssd34.errors import require
 from ssd34.evaluate.analysis.analyse import Analysis
-from ssd34.evaluate.bootstrap import Interval
-from ssd34.evaluate.plots.plot import WIDTH, Plot
+from ssd34.evaluate.metrics.bootstrap import Interval
+from ssd34.evaluate.metrics.score import Score
 from ssd34.evaluate.report.gallery import Exhibit
-from ssd34.evaluate.report.provenance import Provenance
-from ssd34.evaluate.score import Score
+from ssd34.evaluate.report.theme import WIDTH, Plot
+from ssd34.runtime.cpu import this_cpu
+
+_LIBRARIES = ("ssd34", "hotcoco", "onnxruntime", "numpy", "pillow", "matplotlib", "jinja2")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How the numbers came about; all of it is shown as it is.
+
+    Attributes:
+        command: the command line.
+        created: when, with time zone.
+        inputs: model, data, policy and the like, and their hashes.
+        versions: of the software.
+        machine: processor, threads, system.
+    """
+
+    command: str
+    created: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=dict)
+
+
+def versions() -> dict[str, str]:
+    """Python, this package and the libraries that have a part in the numbers."""
+    found = {"Python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(*, threads: int | None = None) -> dict[str, str]:
+    """The processor, how many the system has, and the threads that were used."""
+    cpu = this_cpu()
+    facts = {
+        "processor": cpu.model,
+        "processors": str(cpu.processors),
+        "features": ", ".join(name for name, there in (cpu.features or {}).items() if there),
+        "system": cpu.system,
+        "threads": "" if threads is None else str(threads),
+    }
+    return {name: value for name, value in facts.items() if value}
+
 
 MEANINGS = {
     "AP": "mean over IoU 0.50 to 0.95, and over classes",
