@@ -85,9 +85,6 @@ def test_options_are_checked_when_they_are_made(fields):
         EvaluateOptions(**fields)
 
 
-def test_options_and_results_are_frozen(tiny_model, shapes):
-    options = EvaluateOptions(limit=1, resamples=0)
-    measured = ssd34.evaluate(tiny_model, shapes, options)
-    for one in (options, measured):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            one.limit = 2
+def test_options_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EvaluateOptions().limit = 2  # type: ignore[misc]

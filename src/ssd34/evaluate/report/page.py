@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib.metadata
+import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,7 +114,30 @@ class Page:
 
 
 def html(page: Page) -> str:
-    """The page as HTML that refers to nothing outside itself; all names in it are escaped.
+    """The page of an evaluation as HTML; see `render`.
+
+    Raises:
+        MissingExtraError: Jinja2 is not installed.
+    """
+    return render(
+        "page.html.j2",
+        title=page.title,
+        page=page,
+        metrics=page.score.metrics,
+        sure=page.score.uncertainty,
+        meanings=MEANINGS,
+        css_width=round(WIDTH * 100),
+        classes=sorted(page.analysis.classes, key=lambda one: -(one.ap or 0)),
+        pairs=page.analysis.confusion.pairs(10),
+    )
+
+
+def render(template: str, **values: object) -> str:
+    """A page as HTML that refers to nothing outside itself; all names in it are escaped.
+
+    Args:
+        template: a file beside this one.
+        values: what it shows; ``title`` among them.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
@@ -131,16 +155,9 @@ def html(page: Page) -> str:
         "interval": _interval,
         "png": _data("png"),
         "jpeg": _data("jpeg"),
+        "json": json.dumps,
     }
-    text: str = environment.get_template("page.html.j2").render(
-        page=page,
-        metrics=page.score.metrics,
-        sure=page.score.uncertainty,
-        meanings=MEANINGS,
-        css_width=round(WIDTH * 100),
-        classes=sorted(page.analysis.classes, key=lambda one: -(one.ap or 0)),
-        pairs=page.analysis.confusion.pairs(10),
-    )
+    text: str = environment.get_template(template).render(**values)
     return text
 
 
