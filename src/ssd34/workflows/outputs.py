@@ -47,8 +47,10 @@ def check_outputs(
     there: dict[object, Path] = {}
     for output in wanted:
         parent = output.absolute().parent
-        if output.is_dir() or not (parent.is_dir() or any(map(parent.is_relative_to, folders))):
-            raise OptionError(f"{output}: expected a file to write in a folder that exists")
+        made_later = any(map(parent.is_relative_to, folders))
+        if output.is_dir() or not (parent.is_dir() or made_later):
+            why = "is a folder" if output.is_dir() else f"the folder {parent} does not exist"
+            raise OptionError(f"{output}: {why}; expected a file to write in a folder that exists")
         if is_special(output):
             continue
         if there.setdefault(_identity(output), output) is not output:
