@@ -17,7 +17,7 @@ from ssd34.core.postprocess import POLICIES
 from ssd34.core.preprocess import CARD, PREPROCESSINGS
 from ssd34.errors import OptionError, require
 from ssd34.evaluate.metrics.score import METRICS
-from ssd34.runtime.engine import ONNXRUNTIME
+from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.workflows import evaluate as workflow
 
 
@@ -160,7 +160,7 @@ def evaluate(
                 policy=policy_name,
                 preprocessing=preprocessing or CARD,
                 threads=threads,
-                engine=engine or ONNXRUNTIME,
+                engine=engine or DEFAULT_ENGINE,
                 detections=detections,
                 overwrite=overwrite,
                 resume=resume,

@@ -56,7 +56,7 @@ def verify(
     pulled with it. The exit code is 3 where a check fails.
     """
     require("onnx", extra="export", why="verify")
-    from ssd34.threads import thread_budget
+    from ssd34.machine import thread_budget
 
     check_outputs((json_file,), files=_read_by_verify(target, manifest), models=(target,))
     found = _verified(

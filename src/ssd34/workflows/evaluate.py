@@ -33,8 +33,8 @@ from ssd34.evaluate.report.page import Provenance, machine, versions
 from ssd34.evaluate.report.write import NUMBERS, PAGE, STEPS, Report, check_report, write_report
 from ssd34.evaluate.results import Results, coverage_gap, read_results, write_results
 from ssd34.runtime.detector import Detector, model_path
-from ssd34.runtime.engine import AUTO, ONNXRUNTIME
-from ssd34.runtime.int8_way import int8_way
+from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE
+from ssd34.runtime.engine_choice import int8_way
 from ssd34.runtime.session import Session
 from ssd34.version import __version__
 from ssd34.workflows.outputs import check_outputs
@@ -115,7 +115,7 @@ class EvaluateOptions(ScoringOptions):
     policy: str | None = None
     preprocessing: str = CARD
     threads: int | None = None
-    engine: str = ONNXRUNTIME
+    engine: str = DEFAULT_ENGINE
     detections: Path | None = None
     overwrite: bool = False
     resume: bool = False

@@ -15,7 +15,7 @@ from ssd34.evaluate.metrics.bootstrap import Interval
 from ssd34.evaluate.metrics.score import Score
 from ssd34.evaluate.report.gallery import Exhibit
 from ssd34.evaluate.report.theme import WIDTH, Plot
-from ssd34.runtime.cpu import this_cpu
+from ssd34.machine import this_cpu
 
 _LIBRARIES = ("ssd34", "hotcoco", "onnxruntime", "numpy", "pillow", "matplotlib", "jinja2")
 
