@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd34.deploy.ports import Port
+from ssd34.core.contract import Port
 from ssd34.errors import ModelError
 
 MANIFEST_NAME = "ONNX_HUB_MANIFEST.json"

@@ -18,6 +18,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from ssd34.core.contract import Port
 from ssd34.core.counted import counted
 from ssd34.data.atomic import write_bytes, write_text
 from ssd34.data.checksum import sha256_of
@@ -30,7 +31,7 @@ from ssd34.deploy.measurement import (
     read_measurements,
 )
 from ssd34.deploy.opsets import onnx_release
-from ssd34.deploy.ports import Port, graph_ports, identity
+from ssd34.deploy.ports import graph_ports, identity
 from ssd34.deploy.test_data import write_test_data
 from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError, OptionError

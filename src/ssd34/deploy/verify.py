@@ -13,12 +13,13 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
+from ssd34.core.contract import port_faults
 from ssd34.deploy.archive import SUFFIXES, DamagedArchiveError, is_archive, unpacked
 from ssd34.deploy.checks import Check, Verification, check, not_run
 from ssd34.deploy.expected import Expected, by_manifest
 from ssd34.deploy.graph import MAX_MODEL_BYTES
 from ssd34.deploy.manifest import MANIFEST_NAME, listed_files
-from ssd34.deploy.ports import contract_problems, graph_ports, identity
+from ssd34.deploy.ports import graph_ports, identity, metadata_of
 from ssd34.deploy.replay import Arrays, Replayer, replay
 from ssd34.deploy.test_data import find_test_data
 from ssd34.deploy.tolerance import tail_policy, tolerance_of
@@ -197,7 +198,8 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
         return checks + not_run(names, "structure failed")
 
     inputs, outputs = graph_ports(model.graph)
-    contract = check("ports", contract_problems(model), "; ".join(map(str, (*inputs, *outputs))))
+    faults = port_faults(inputs, outputs, metadata_of(model))
+    contract = check("ports", faults, "; ".join(map(str, (*inputs, *outputs))))
     checks.append(contract)
     checks.append(expected.ports_check(inputs, outputs))
 
@@ -219,7 +221,7 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
         run=run,
         inputs=inputs,
         outputs=outputs,
-        num_classes=len(identity(model)[1]),
+        spec=identity(model)[0],
         tolerance=tolerance_of(model.graph),
         policy=tail_policy(model.graph),
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.contract import identity
+from ssd34.core.contract import stated_identity
 from ssd34.core.preprocess import STD
 from ssd34.core.spec import NORM_EPSILON, ModelSpec
 from ssd34.data.checkpoint import Arrays, Checkpoint
@@ -44,7 +44,7 @@ def checkpoint_from_onnx(path: Path) -> Checkpoint:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{path}: not a readable ONNX file ({reason})") from None
     try:
-        found = identity(metadata)
+        found = stated_identity(metadata)
     except ModelError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if found is None:

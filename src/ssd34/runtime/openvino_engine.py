@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd34.core.contract import Port
 from ssd34.core.int8 import LARGEST_NARROW_WEIGHT
 from ssd34.errors import ModelError, require
-from ssd34.runtime.engine import OPENVINO, Port, failure, refusal
+from ssd34.runtime.engine import OPENVINO, failure, refusal
 from ssd34.runtime.saturation import int8_saturates
+
+_ONNX_NAMES = {"float32": "float", "float64": "double"}
+"""What ONNX calls an element type, where NumPy calls it otherwise."""
 
 
 class OpenVinoEngine:
@@ -130,14 +134,15 @@ def _port(port: Any) -> Port:
     try:
         dtype = np.dtype(element.to_dtype()).name
     except Exception:  # types that NumPy does not have
-        dtype = ""
+        dtype = element.get_type_name()
     shape = port.get_partial_shape()
-    sides = (
-        tuple(side.get_length() if side.is_static else None for side in shape)
+    sizes = (
+        tuple(size.get_length() if size.is_static else None for size in shape)
         if shape.rank.is_static
-        else ()
+        else None
     )
-    return Port(port.get_any_name() if port.get_names() else "", dtype, sides)
+    name = port.get_any_name() if port.get_names() else ""
+    return Port(name, f"tensor({_ONNX_NAMES.get(dtype, dtype)})", sizes)
 
 
 def _metadata(model: Any) -> dict[str, str]:
