@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from ssd34.errors import ModelError, require
 from ssd34.runtime.engine import OPENVINO, failure, refusal
 from ssd34.runtime.saturation import int8_saturates
 
+_UNKNOWN = re.compile(
+    "(?:Conversion is failed for|No conversion rule found for operations):(.+)", re.DOTALL
+)
 _ONNX_NAMES = {"float32": "float", "float64": "double"}
 """What ONNX calls an element type, where NumPy calls it otherwise."""
 
@@ -53,7 +57,7 @@ class OpenVinoEngine:
             raise ModelError(
                 f"{path}: OpenVINO would compute its 8-bit weights wrongly on this processor, "
                 "which has no VNNI; use the engine onnxruntime, or weights of 7 bits: ssd34 "
-                "quantize --reduce-range"
+                "quantize with reduce_range: true in its --config"
             )
         try:
             self._compiled = openvino.Core().compile_model(
@@ -110,12 +114,12 @@ class OpenVinoEngine:
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    _, _, operators = str(error).partition("Conversion is failed for:")
-    if not operators:
+    found = _UNKNOWN.search(str(error))
+    if found is None:
         return refusal(path, error)
     return (
-        f"{path}: OpenVINO cannot run its operators {' '.join(operators.split())}; of int8 files "
-        "it takes those in QDQ format; or use the engine onnxruntime"
+        f"{path}: OpenVINO cannot run its operators {' '.join(found[1].split())[:200]}; of int8 "
+        "files it takes those in QDQ format; or use the engine onnxruntime"
     )
 
 

@@ -17,6 +17,7 @@ from ssd34.core.contract import (
     port_faults,
     raw_faults,
 )
+from ssd34.core.external_data import check_weights_inside
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.data.checkpoint import is_named_checkpoint
 from ssd34.errors import ModelError, OptionError
@@ -58,7 +59,8 @@ class Session:
             streams: runs that will be under way at once, in threads of the caller.
 
         Raises:
-            ModelError: missing, broken, or not a detector of this family.
+            ModelError: missing, broken, with weights in other files, or not a detector of this
+                family.
             MissingExtraError: the engine is not installed; ``"auto"`` does not raise it.
             OptionError: there is no such engine, or threads are no number of 1 or more.
         """
@@ -73,6 +75,7 @@ class Session:
             raise ModelError(
                 f"{path}: a checkpoint; make an ONNX file of it first with: ssd34 export"
             )
+        check_weights_inside(path)
         self.path = path
         self.threads = threads or thread_budget()
         self.engine: Engine = open_engine(
