@@ -1,17 +1,22 @@
 """Files that other tools have rewritten run like the file they were made from, or say why not."""
 
+import shutil
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
+from ssd34.cli.app import commands
 from ssd34.cli.measure import _load
 from ssd34.cli.train_setup import checkpoint_from_onnx
 from ssd34.core.external_data import check_weights_inside
 from ssd34.deploy.onnx_file import read_model
 from ssd34.deploy.package import package
 from ssd34.deploy.read_network import read_network
+from ssd34.deploy.test_data import write_test_data
 from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError
 from ssd34.runtime.detector import Detector
@@ -240,3 +245,75 @@ def test_what_is_no_onnx_file_is_left_to_its_reader(content, tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     check_weights_inside(path)
+
+
+# --- values ---------------------------------------------------------------------------------
+
+
+def constant_file(path, metadata, outputs):
+    """A file that gives the same whatever it is shown."""
+    nodes = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
+        for name, value in outputs.items()
+    ]
+    ports = [
+        helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
+        )
+        for name, value in outputs.items()
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 64, 64])
+    graph = helper.make_graph(nodes, "constant", [image], ports)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=7)
+    model.metadata_props.extend(metadata)
+    onnx.save(model, path)
+    return path
+
+
+BOXES = np.array([[[0.1, 0.1, 0.5, 0.5], [0.2, 0.2, 0.9, 0.9]]], np.float32)
+SCORES = np.array([[0.9, 0.8]], np.float32)
+WRONG = {
+    "nan": (BOXES * np.float32("nan"), SCORES),
+    "6.4": (BOXES * 64, SCORES),
+    "inf": (BOXES, SCORES * np.float32("inf")),
+    "90": (BOXES, SCORES * 100),
+}
+
+
+@pytest.mark.parametrize("shown", WRONG)
+def test_every_command_tells_values_that_are_no_detections(shown, tiny_model, shapes, tmp_path):
+    """One line on standard error, exit code 2, and nothing written."""
+    boxes, scores = WRONG[shown]
+    path = constant_file(
+        tmp_path / "wrong.onnx", onnx.load(tiny_model).metadata_props,
+        {"bboxes": boxes, "labels": np.array([[1, 2]]), "scores": scores},
+    )  # fmt: skip
+    picture, out = shapes / "images" / "0001.png", tmp_path / "out"
+    detect = ("detect", picture, "--model", path)
+    ways = [
+        *((*detect, "--format", form) for form in ("table", "json", "csv", "coco")),
+        (*detect, "--format", "yolo", "--output", out),
+        (*detect, "--save", out),
+        ("evaluate", path, "--data", shapes, "--detections", out),
+        ("package", path, "--output", out, "--picture", picture),
+    ]
+    for arguments in ways:
+        result = CliRunner().invoke(commands, [*map(str, arguments)])
+        assert isinstance(result.exception, ModelError), (arguments, result.output)
+        message = str(result.exception)
+        assert str(path) in message and shown in message and "expected" in message, message
+        assert "nan" not in result.stdout
+        assert not out.is_file() and not [f for f in out.rglob("*") if f.is_file()], arguments
+        shutil.rmtree(out, ignore_errors=True)
+
+    record(path, tmp_path / "test_data_set_0")
+    failed = [check for check in verify(path).checks if check.passed is False]
+    assert [check.name for check in failed] == ["test_data_set_0 values"]
+    assert shown in failed[0].detail and "expected" in failed[0].detail
+
+
+def record(path, folder):
+    runner = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    image = {"image": np.zeros((1, 3, 64, 64), np.float32)}
+    names = [output.name for output in runner.get_outputs()]
+    write_test_data(folder, image, dict(zip(names, runner.run(names, image), strict=True)))
