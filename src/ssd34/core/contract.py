@@ -158,7 +158,7 @@ BOX_SLACK = 0.01
 """
 
 OUTSIDE = 1.0
-FARTHEST = 20.0
+FARTHEST = 10.0
 """How far outside the picture, in its sides, the centre of most boxes and of any box may lie. An
 untrained network's boxes scatter so far; boxes in pixels lie farther."""
 

@@ -125,7 +125,9 @@ class Session:
 
     def repeated(self, tensor: NDArray[Any]) -> NDArray[Any]:
         """What `prepare` gave as often as this file takes pictures."""
-        return tensor if self.batch in (None, 1) else np.repeat(tensor, self.batch, axis=0)
+        if self.batch is None or self.batch == 1:
+            return tensor
+        return np.repeat(tensor, self.batch, axis=0)
 
     def run_raw(self, images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The file's input for N pictures to loc (N, 4, A) and conf (N, channels, A).
