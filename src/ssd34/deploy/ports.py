@@ -14,10 +14,8 @@ from ssd34.core.spec import ModelSpec
 
 
 def graph_ports(graph: onnx.GraphProto) -> tuple[list[Port], list[Port]]:
-    """Inputs and outputs of a graph. Constants that old files list as inputs are left out."""
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = [_port(value) for value in graph.input if value.name not in constants]
-    return inputs, [_port(value) for value in graph.output]
+    """Inputs and outputs of a tidied graph."""
+    return [_port(value) for value in graph.input], [_port(value) for value in graph.output]
 
 
 def _port(value: onnx.ValueInfoProto) -> Port:

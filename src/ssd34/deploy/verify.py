@@ -19,6 +19,7 @@ from ssd34.deploy.checks import Check, Verification, check, not_run
 from ssd34.deploy.expected import Expected, by_manifest
 from ssd34.deploy.graph import MAX_MODEL_BYTES
 from ssd34.deploy.manifest import MANIFEST_NAME, listed_files
+from ssd34.deploy.onnx_file import tidy
 from ssd34.deploy.ports import graph_ports, identity, metadata_of
 from ssd34.deploy.replay import Arrays, Replayer, replay
 from ssd34.deploy.test_data import find_test_data
@@ -197,6 +198,7 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
         names = ["ports", "manifest ports", "runtime", "test data"]
         return checks + not_run(names, "structure failed")
 
+    tidy(model)
     inputs, outputs = graph_ports(model.graph)
     faults = port_faults(inputs, outputs, metadata_of(model))
     contract = check("ports", faults, "; ".join(map(str, (*inputs, *outputs))))
