@@ -52,7 +52,7 @@ def read_config(files: Files, file: str) -> YoloConfig:
         # A class may be called "no" or "1".
         values = parse_yaml(data, scalars_as_text=True)
     except ValueError as error:
-        raise DatasetError(f"{file}: not usable as YAML ({error!s:.200})") from None
+        raise DatasetError(f"{file}: not YAML ({error!s:.200})") from None
     if not isinstance(values, dict) or "names" not in values:
         raise DatasetError(
             f"{file}: not a YOLO data set; expected names and at least one of {', '.join(SPLITS)}"

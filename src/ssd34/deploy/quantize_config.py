@@ -207,7 +207,7 @@ def read_config(path: Path) -> QuantizeConfig:
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise OptionError(f"{path}: not usable as YAML ({error!s:.160})") from None
+        raise OptionError(f"{path}: not YAML ({error!s:.160})") from None
     try:
         return QuantizeConfig.from_dict({} if values is None else values)
     except OptionError as error:
