@@ -104,4 +104,5 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     if attribute.name not in _KINDS:
         return None
     value = onnx.helper.get_attribute_value(attribute)
-    return numpy_helper.from_array(np.array(value, _KINDS[attribute.name]))
+    tensor: onnx.TensorProto = numpy_helper.from_array(np.array(value, _KINDS[attribute.name]))
+    return tensor
