@@ -173,8 +173,8 @@ def train(
     require("hotcoco", extra="evaluate", why="evaluation during training")
     if tensorboard:
         require("tensorboardX", extra="tensorboard", why="--tensorboard")
+    from ssd34.machine import thread_budget
     from ssd34.network.ssd import SSD
-    from ssd34.threads import thread_budget
     from ssd34.train.distributed import joined
     from ssd34.train.history import other_policy, read_history
     from ssd34.train.loop import train as run_training

@@ -94,7 +94,9 @@ def checkpoint_from_onnx(path: Path) -> Checkpoint:
     convs = {
         layer.name: (layer.conv.weight, layer.conv.bias) for layer in network.layers if layer.conv
     }
-    return unfolded_checkpoint(network.spec, network.labels, convs)
+    return unfolded_checkpoint(
+        network.spec, network.labels, convs, scores=network.score_calibration
+    )
 
 
 def classes(choice: str, datasets: Sequence[Dataset]) -> LabelSet:

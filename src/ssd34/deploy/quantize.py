@@ -168,5 +168,6 @@ def quantized_model(
         spec=network.spec,
         labels=network.labels,
         options=export,
+        scores=network.score_calibration,
         metadata={METADATA_QUANTIZATION: json.dumps(how, sort_keys=True, separators=(",", ":"))},
     )

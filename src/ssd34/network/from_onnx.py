@@ -8,12 +8,14 @@ is the same; the statistics are lost. To train with a batch's they are first fit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.labels import LabelSet
+from ssd34.core.score_calibration import CONFIDENCE_BIASES, ScoreCalibration
 from ssd34.core.spec import NORM_EPSILON, ModelSpec
 from ssd34.data.checkpoint import Arrays, Checkpoint
 
@@ -22,13 +24,17 @@ def unfolded_checkpoint(
     spec: ModelSpec,
     labels: LabelSet,
     convs: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
+    scores: ScoreCalibration | None = None,
 ) -> Checkpoint:
     """The checkpoint of a network whose normalisations were folded.
+
+    A score calibration that the file's biases hold is taken out of them and kept beside them.
 
     Args:
         spec: the network.
         labels: its classes.
         convs: weight and bias of each convolution, by the name of its layer.
+        scores: the calibration that the biases hold; None: none.
     """
     weights: Arrays = {}
     for name, (weight, bias) in convs.items():
@@ -38,7 +44,11 @@ def unfolded_checkpoint(
             weights[f"{conv}.bias"] = bias
         else:
             weights |= unfolded_norm(norm, bias)
-    return Checkpoint(spec=spec, labels=labels, weights=weights)
+    if scores is not None:
+        for name in weights:
+            if re.fullmatch(CONFIDENCE_BIASES, name):
+                weights[name] = scores.unfold(weights[name], channels=spec.num_channels)
+    return Checkpoint(spec=spec, labels=labels, weights=weights, score_calibration=scores)
 
 
 def _parameters(name: str, spec: ModelSpec) -> tuple[str, str | None]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 from numpy.typing import NDArray
 
 from ssd34.core.contract import Port
 from ssd34.errors import ModelError
 from ssd34.runtime.engine import ONNXRUNTIME, failure, refusal
+from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.saturation import int8_saturates
 
 
