@@ -138,7 +138,7 @@ def benchmark(
     for model in dict.fromkeys(r["model"] for r in values["results"] if r["int8"] == EXACT):
         click.echo(
             f"{model}: its 8-bit weights need the exact way here, which is slower; weights of 7 "
-            "bits do not: ssd34 quantize --reduce-range",
+            "bits do not: ssd34 quantize with reduce_range: true in its --config",
             err=True,
         )
     for reason in dict.fromkeys(refused["reason"] for refused in values["refused"]):

@@ -146,8 +146,8 @@ def calibrate(
 
 def _read(model: str) -> tuple[Path, Checkpoint]:
     """A checkpoint with all that is in it, or the one in an exported file."""
+    from ssd34.cli.train_setup import checkpoint_from_onnx
     from ssd34.deploy.float_file import float_file
-    from ssd34.network.from_onnx import checkpoint_from_onnx
 
     path = float_file(model)
     if is_named_checkpoint(path):

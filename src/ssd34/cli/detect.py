@@ -172,13 +172,12 @@ def _warn_of_own_threshold(session: Session, score: float) -> None:
     if session.raw:
         return
     try:
-        import onnx
-
+        from ssd34.deploy.onnx_file import read_model
         from ssd34.deploy.tolerance import tail_policy
     except ModuleNotFoundError:  # a base install: most files have the published threshold
         own = ZOO.score_threshold
     else:
-        own = tail_policy(onnx.load(session.path).graph).score_threshold
+        own = tail_policy(read_model(session.path).graph).score_threshold
     if np.float32(score) < np.float32(own):
         warn(
             f"--score {score:g}: {session.path.name} leaves out what scores less than {own:.4g} "

@@ -30,7 +30,8 @@ def without_tail(model: onnx.ModelProto) -> onnx.ModelProto:
     cut.CopyFrom(model)
     graph = cut.graph
     for raw, inner in zip(RAW_OUTPUTS, TAIL_INPUTS, strict=True):
-        graph.node.append(helper.make_node("Identity", [inner], [raw], name=raw))
+        # In a file that computes in float16 the two are float16.
+        graph.node.append(helper.make_node("Cast", [inner], [raw], name=raw, to=TensorProto.FLOAT))
     kept = _leading_to(graph.node, RAW_OUTPUTS)
     needed = {name for node in kept for name in node.input}
     constants = [tensor for tensor in graph.initializer if tensor.name in needed]

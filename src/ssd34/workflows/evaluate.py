@@ -458,19 +458,24 @@ def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> tuple[S
     if session.raw or not raw:
         return session, False
     require("onnx", extra="export", why="--policy with a file that picks detections itself")
-    import onnx
-
     from ssd34.deploy.cut import without_tail
     from ssd34.deploy.graph import save_model
+    from ssd34.deploy.onnx_file import read_model
 
+    model = read_model(path)
     try:
-        network = without_tail(onnx.load(path))
+        network = without_tail(model)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
         save_model(network, file)
-        return Session(file, threads=threads, engine=engine), True
+        try:
+            session = Session(file, threads=threads, engine=engine)
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(file), str(path))) from None
+        session.path = path  # what messages name
+        return session, True
 
 
 @contextmanager
