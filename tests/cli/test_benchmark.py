@@ -98,7 +98,7 @@ def test_the_exact_way_of_int8_is_named(run, tmp_path, monkeypatch):
     monkeypatch.setattr(Worker, "ask", ask)
     result = run("--rounds", "1", "--json", tmp_path / "b.json")
     assert "int8: exact (no VNNI)" in result.stdout
-    assert "ssd34 quantize --reduce-range" in result.stderr
+    assert "reduce_range: true" in result.stderr
     assert json.loads((tmp_path / "b.json").read_text())["results"][0]["int8"] == EXACT
 
 

@@ -7,13 +7,16 @@ import signal
 import tempfile
 from dataclasses import replace
 
+import click
 import numpy as np
 import onnx
 import pytest
+import yaml
 from click.testing import CliRunner
 from PIL import Image
 
 from ssd34.cli.app import commands
+from ssd34.cli.quantize import SETTINGS, quantize
 from ssd34.core.contract import METADATA_LABELS, NOTE_INT8_STEPS
 from ssd34.core.labels import LabelSet
 from ssd34.data.checksum import sha256_of
@@ -23,6 +26,7 @@ from ssd34.deploy.calibration_pictures import from_path
 from ssd34.deploy.int8_plan import value_steps
 from ssd34.deploy.network import network_of
 from ssd34.deploy.proof import Bench
+from ssd34.deploy.quantize_config import QuantizeConfig
 from ssd34.errors import Ssd34Error
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.saturation import int8_saturates
@@ -31,12 +35,15 @@ from tests.conftest import TINY_LABELS
 
 @pytest.fixture
 def run(found_shapes, tmp_path):
-    def quantize(model, *arguments, output="out", data=found_shapes):
+    def quantize(model, *arguments, output="out", data=found_shapes, rounds=2, **quantization):
+        config = tmp_path / "given.yaml"
+        values = {"rounds": rounds, "calibration": {"pictures": 4}, "quantization": quantization}
+        config.write_text(yaml.safe_dump(values))
         result = CliRunner().invoke(
             commands,
             [
                 *("quantize", str(model), "--data", str(data), "--output", str(tmp_path / output)),
-                *("--rounds", "2", "--pictures", "4", *map(str, arguments)),
+                *("--config", str(config), *map(str, arguments)),
             ],
         )
         if result.exception and not isinstance(result.exception, SystemExit | Ssd34Error):
@@ -84,7 +91,7 @@ def test_accepted_files_come_with_their_proof(run, tiny_model, tmp_path):
 
 
 def test_nothing_acceptable_publishes_nothing(run, tiny_model, tmp_path):
-    result = run(tiny_model, "--max-drop", "0.9", "--min-speedup", "99", "--ranges", "minmax")
+    result = run(tiny_model, "--max-drop", "0.9", "--min-speedup", "99", ranges="minmax")
     assert result.exit_code == 4
     assert "nothing published" in result.output
     assert "most accurate: trial 1" in result.output
@@ -95,13 +102,14 @@ def test_nothing_acceptable_publishes_nothing(run, tiny_model, tmp_path):
 
 def test_a_file_that_does_not_pass_any_more_is_withdrawn(run, tiny_model, tmp_path):
     out = tmp_path / "out"
-    once = ("--ranges", "minmax", "--max-trials", "1", "--max-drop", "0.9")
-    assert run(tiny_model, *once, "--min-speedup", "0.001").exit_code == 0
+    once = ("--max-trials", "1", "--max-drop", "0.9")
+    assert run(tiny_model, *once, "--min-speedup", "0.001", ranges="minmax").exit_code == 0
     published = [out / "tiny-12-int8.onnx", out / "tiny-12-int8.json"]
     assert all(path.exists() for path in published)
     foreign = out / "tiny-12-qdq.onnx"
     foreign.write_bytes(b"somebody's")
-    again = run(tiny_model, *once, "--min-speedup", "99", "--format", "both", "--resume")
+    again = run(tiny_model, *once, "--min-speedup", "99", "--format", "both", "--resume",
+                ranges="minmax")  # fmt: skip
     assert again.exit_code == 4
     assert not any(path.exists() for path in published)
     assert foreign.exists()
@@ -110,35 +118,35 @@ def test_a_file_that_does_not_pass_any_more_is_withdrawn(run, tiny_model, tmp_pa
 def test_a_file_that_passes_stays_where_the_budget_ends_before_it(run, tiny_model, tmp_path):
     """Another percentile makes another trial, for which there is no budget any more."""
     out = tmp_path / "out"
-    once = ("--ranges", "percentile", "--max-trials", "1", "--max-drop", "0.9",
-            "--min-speedup", "0.001")  # fmt: skip
-    assert run(tiny_model, *once).exit_code == 0
+    once = ("--max-trials", "1", "--max-drop", "0.9", "--min-speedup", "0.001")
+    assert run(tiny_model, *once, ranges="percentile").exit_code == 0
     published = [out / "tiny-12-int8.onnx", out / "tiny-12-int8.json"]
     before = [path.read_bytes() for path in published]
-    config = tmp_path / "other.yaml"
-    config.write_text("quantization: {percentile: 99.9}\n")
-    again = run(tiny_model, *once, "--config", config, "--resume")
+    again = run(tiny_model, *once, "--resume", ranges="percentile", percentile=99.9)
     assert again.exit_code == 0
     assert [path.read_bytes() for path in published] == before
     assert "kept from before, as it passes the gate; now its search did not begin" in again.output
 
 
 def test_a_file_of_a_kind_not_sought_now_is_judged_too(run, tiny_model, tmp_path):
-    """It is kept where its trial passes, or is not known, and removed where it fails."""
+    """It is kept where a trial of its kind passes, and removed where none does."""
     out = tmp_path / "out"
-    once = ("--ranges", "minmax", "--max-trials", "3", "--max-drop", "0.9", "--min-speedup")
-    assert run(tiny_model, *once, "0.001", "--format", "both").exit_code == 0
+
+    def search(speedup, *arguments):
+        once = ("--max-trials", "3", "--max-drop", "0.9", "--min-speedup", speedup)
+        return run(tiny_model, *once, *arguments, ranges="minmax")
+
+    assert search("0.001", "--format", "both").exit_code == 0
     names = ["tiny-12-qdq", "tiny-13-qdq"]
     others = [out / f"{name}{suffix}" for name in names for suffix in (".onnx", ".json")]
-    again = run(tiny_model, *once, "0.002", "--resume")
+    before = [path.read_bytes() for path in others]
+    again = search("0.002", "--resume")
     assert again.exit_code == 0 and "removed" not in again.stderr
-    assert all(path.exists() for path in others)
+    assert [path.read_bytes() for path in others] == before
 
-    # As if it came from a search of other trials: its numbers are none of those known.
-    unknown = out / "tiny-13-qdq.json"
-    proof = json.loads(unknown.read_text())
-    unknown.write_text(json.dumps({**proof, "trial": {**proof["trial"], "ap": 0.5}}))
-    strict = run(tiny_model, *once, "99", "--resume")
+    # As if somebody had put another file there: its proof is not about it.
+    others[2].write_bytes(b"somebody's")
+    strict = search("99", "--resume")
     assert strict.exit_code == 4
     assert [path.exists() for path in others] == [False, False, True, True]
     gone = f"{out / 'tiny-12-qdq.onnx'}: removed with its proof: trial 2 now fails on speed"
@@ -148,8 +156,8 @@ def test_a_file_of_a_kind_not_sought_now_is_judged_too(run, tiny_model, tmp_path
 def test_layers_go_back_to_float_until_the_gate_is_passed(run, tiny_model, tmp_path):
     """With no loss allowed the search has to leave int8 step by step."""
     result = run(
-        tiny_model, "--max-drop", "0", "--min-speedup", "0.001", "--ranges", "minmax",
-        "--max-trials", "9",
+        tiny_model, "--max-drop", "0", "--min-speedup", "0.001", "--max-trials", "9",
+        ranges="minmax",
     )  # fmt: skip
     trials = rows(tmp_path / "out")[1:]
     in_float = [len(trial["options"]["float_nodes"]) for trial in trials]
@@ -174,7 +182,7 @@ def test_an_interrupted_search_goes_on(run, tiny_model, tmp_path):
     assert run(tiny_model, *strict, "--resume", "--max-trials", "2").exit_code == 4
     assert rows(out)[1] == first
     assert len(rows(out)) == 3
-    other = run(tiny_model, *strict, "--resume", "--rounds", "3")
+    other = run(tiny_model, *strict, "--resume", rounds=3)
     assert "rounds was 2, now 3" in str(other.exception)
 
 
@@ -247,7 +255,7 @@ def test_a_checkpoint_and_its_raw_file_make_the_same_file(
 
 def test_a_checkpoint_goes_by_its_suffix_in_either_case(run, tiny_checkpoint, tmp_path):
     tiny_checkpoint.save(tmp_path / "TINY.SAFETENSORS")
-    assert run(tmp_path / "TINY.SAFETENSORS", "--ranges", "minmax", *EASY).exit_code == 0
+    assert run(tmp_path / "TINY.SAFETENSORS", *EASY, ranges="minmax").exit_code == 0
     assert (tmp_path / "out" / "TINY-12-int8.onnx").exists()
 
 
@@ -258,7 +266,7 @@ def test_a_file_of_torchs_is_to_be_converted_first(run, tmp_path):
 
 
 def test_limit_takes_the_first_pictures(run, tiny_model, tmp_path):
-    result = run(tiny_model, "--limit", 5, "--ranges", "minmax", *EASY)
+    result = run(tiny_model, "--limit", 5, *EASY, ranges="minmax")
     assert result.exit_code == 0, result.output
     subject = json.loads((tmp_path / "out" / "tiny-12-int8.json").read_text())["subject"]
     assert (subject["pictures"], subject["calibration_pictures"]) == (3, 2)
@@ -274,23 +282,39 @@ def test_settings_come_from_a_file_too(run, tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "settings", "message"),
     [
-        (("--ranges", "exact"), "unknown ranges 'exact'"),
-        (("--ranges", "trained"), "train it with: ssd34 train --qat"),
-        (("--max-drop", "-1"), "max-drop"),
-        (("--float-node", "trunk.conv9"), "trunk.conv9"),
-        (("--float-node", "nope"), "layers are trunk.conv1, "),
-        (("--float-node", "nope"), " ... heads.conf."),
-        (("--calibration", "nowhere"), "nowhere"),
-        (("--config", "none.yaml"), "no such file"),
+        ((), {"ranges": "exact"}, "unknown ranges 'exact'"),
+        ((), {"ranges": "trained"}, "train it with: ssd34 train --qat"),
+        (("--max-drop", "-1"), {}, "max-drop"),
+        ((), {"float_nodes": "trunk.conv9"}, "trunk.conv9"),
+        ((), {"float_nodes": ["nope"]}, "layers are trunk.conv1, "),
+        ((), {"float_nodes": ["nope"]}, " ... heads.conf."),
+        (("--calibration", "nowhere"), {}, "nowhere"),
+        (("--config", "none.yaml"), {}, "no such file"),
+        (("--ranges", "mse"), {}, "quantization.ranges"),
+        (("--drop=absolute",), {}, "criterion.drop"),
+        (("--pictures", "3"), {}, "calibration.pictures"),
+        (("--full-range",), {}, "quantization.reduce_range"),
+        (("--float-node", "x"), {}, "quantization.float_nodes"),
+        (("--input", "uint8"), {}, "quantization.image_input"),
+        (("--rounds", "3"), {}, "rounds"),
+        (("--exit", "best"), {}, "search.exit"),
     ],
 )
-def test_bad_input_writes_nothing(run, tiny_model, tmp_path, arguments, message):
-    result = run(tiny_model, *arguments)
+def test_bad_input_writes_nothing(run, tiny_model, tmp_path, arguments, settings, message):
+    result = run(tiny_model, *arguments, **settings)
     assert isinstance(result.exception, Ssd34Error)
     assert message in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_former_options_name_settings_that_there_are():
+    assert len([p for p in quantize.params if isinstance(p, click.Option)]) <= 14
+    for setting in SETTINGS.values():
+        value = QuantizeConfig()
+        for name in setting.split("."):
+            value = getattr(value, name)
 
 
 def test_a_network_that_finds_nothing_cannot_lose_anything(tiny_model, shapes, tmp_path):
@@ -316,7 +340,7 @@ def test_pictures_that_cannot_be_read_are_named_and_not_counted(
     calibrating, measured = (s.file_name for s in open_dataset(str(folder)).samples[:2])
     for name in (calibrating, measured):
         (folder / "images" / name).write_bytes(b"no picture")
-    result = run(tiny_model, "--ranges", "minmax", *EASY, data=folder)
+    result = run(tiny_model, *EASY, data=folder, ranges="minmax")
     assert result.exit_code == 0
     assert result.output.count(f"counts as missed: {measured}") == 1
     assert result.output.count(f"left out {calibrating}") == 1
@@ -350,11 +374,11 @@ def test_classes_under_the_names_of_voc(run, tiny_model, found_shapes, tmp_path)
     for category, name in zip(values["categories"], ("aeroplane", "dog", "tvmonitor"), strict=True):
         category["name"] = name
     (folder / "instances.json").write_text(json.dumps(values))
-    once = (*EASY, "--ranges", "minmax")
-    without = run(tmp_path / "voc.onnx", *once, data=folder, output="without")
+    without = run(tmp_path / "voc.onnx", *EASY, data=folder, output="without", ranges="minmax")
     assert "does not know aeroplane, tvmonitor, which count as missed" in without.stderr
     assert "--coco-names" in without.stderr
-    renamed = run(tmp_path / "voc.onnx", *once, "--coco-names", data=folder, output="renamed")
+    renamed = run(tmp_path / "voc.onnx", *EASY, "--coco-names", data=folder, output="renamed",
+                  ranges="minmax")  # fmt: skip
     assert renamed.exit_code == 0 and "does not know" not in renamed.stderr
 
 
@@ -379,3 +403,18 @@ def test_an_int8_file_is_not_quantized_again(run, tiny_model, tmp_path):
     assert run(tiny_model, *EASY).exit_code == 0
     again = run(tmp_path / "out" / "tiny-12-int8.onnx", *EASY, output="again")
     assert "quantized already" in str(again.exception)
+
+
+def test_trials_of_other_classes_are_another_search(run, tiny_model, tmp_path):
+    """The same weights under other names find other things."""
+    once = ("--max-drop", "0.9", "--min-speedup", "99", "--max-trials", "1")
+    model, path = onnx.load(tiny_model), tmp_path / "tiny.onnx"
+    onnx.save(model, path)
+    assert run(path, *once).exit_code == 4
+    for entry in model.metadata_props:
+        if entry.key == METADATA_LABELS:
+            names = LabelSet(TINY_LABELS.names[::-1], TINY_LABELS.category_ids[::-1])
+            entry.value = json.dumps(names.to_dict())
+    onnx.save(model, path)
+    again = run(path, *once, "--resume")
+    assert "classes_sha256" in str(again.exception)

@@ -50,8 +50,10 @@ def test_its_checkpoint_makes_an_int8_file_with_the_same_steps(
             np.testing.assert_array_equal(after.weights[key], before.weights[key])
     network = network_of(after)
     assert {n: [float(v.scale), int(v.zero_point)] for n, v in network.trained.items()} == steps
+    (tmp_path / "quantize.yaml").write_text("rounds: 1\n")
     made = run(
-        "quantize", last, "--data", found_shapes, "--output", tmp_path / "int8", "--rounds", "1",
+        "quantize", last, "--data", found_shapes, "--output", tmp_path / "int8",
+        "--config", tmp_path / "quantize.yaml",
         "--max-drop", "1", "--min-speedup", "0.001", "--max-trials", "1",
     )  # fmt: skip
     assert made.exit_code == 0, made.output

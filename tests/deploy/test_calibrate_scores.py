@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from ssd34.cli.train_setup import checkpoint_from_onnx
 from ssd34.core.contract import METADATA_SCORES, NOTE_INT8_STEPS
 from ssd34.core.postprocess import ZOO
 from ssd34.core.score_calibration import ScoreCalibration
@@ -25,7 +26,6 @@ from ssd34.deploy.quantize import QuantizeOptions, quantized_model
 from ssd34.deploy.read_network import read_network
 from ssd34.errors import CheckpointError, DatasetError, ModelError
 from ssd34.evaluate.score_fit import halves
-from ssd34.network.from_onnx import checkpoint_from_onnx
 from ssd34.network.ssd import SSD, load_weights
 
 OFFSET = 1.5
@@ -167,7 +167,7 @@ def test_broken_calibrations_are_errors(calibrated, tiny_checkpoint, tmp_path):
     onnx.save(model, tmp_path / "b.onnx")
     with pytest.raises(ModelError, match=r"b\.onnx"):
         read_network(tmp_path / "b.onnx")
-    with pytest.raises(CheckpointError, match=r"b\.onnx"):
+    with pytest.raises(ModelError, match=r"b\.onnx"):
         checkpoint_from_onnx(tmp_path / "b.onnx")
 
 

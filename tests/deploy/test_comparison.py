@@ -272,13 +272,11 @@ def test_tolerance_of_a_graph(operator, tolerance):
 def test_policy_of_a_graph():
     node = helper.make_node("NonMaxSuppression", ["b", "s", "k", "iou", "t"], ["y"])
     threshold = numpy_helper.from_array(np.array([0.25], np.float32), "t")
-    constant = helper.make_node("Constant", [], ["t"], value=threshold)
     most = numpy_helper.from_array(np.array([70], np.float32), "tail.max_detections")
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [2, 30])
     free = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, "nbox"])
     assert tail_policy(graph()) == ZOO
     assert tail_policy(graph(node)) == ZOO
     assert tail_policy(graph(node, initializer=[threshold])).score_threshold == 0.25
-    assert tail_policy(graph(constant, node)).score_threshold == 0.25
     assert tail_policy(graph(outputs=[free], initializer=[most])).max_detections == 70
     assert tail_policy(graph(outputs=[scores], initializer=[most])).max_detections == 30

@@ -6,10 +6,10 @@ import pytest
 
 from ssd34.data.image_io import read_image
 from ssd34.deploy.calibrate import calibrate
-from ssd34.deploy.layer_log import LayerLog
 from ssd34.deploy.network import network_of
 from ssd34.deploy.quantize import QuantizeOptions
 from ssd34.deploy.sensitivity import LayerCost, layer_costs, layer_times, output_noise
+from ssd34.deploy.trials import LayerLog
 from ssd34.runtime.node_times import NodeTime
 from tests.conftest import EXAMPLES
 

@@ -304,7 +304,7 @@ def test_a_changed_label(small):
 
 def test_a_label_that_the_file_does_not_have(small):
     damaged(small, 1, first(lambda _: 4))
-    assert values_failure(small)[-1] == "label 4: expected 1 to 3"
+    assert values_failure(small)[-1] == "recorded: label 4: expected 1 to 3"
 
 
 def test_a_missing_and_an_extra_detection(small):

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ssd34.cli.train_setup import checkpoint_from_onnx
 from ssd34.deploy.export import ExportOptions, onnx_model
 from ssd34.deploy.graph import save_model
 from ssd34.network.fit_norms import fit_norms
-from ssd34.network.from_onnx import checkpoint_from_onnx, has_unfolded_norm
+from ssd34.network.from_onnx import has_unfolded_norm
 from ssd34.network.ssd import SSD, arrays_of, load_weights
 from tests.conftest import tiny_spec
 

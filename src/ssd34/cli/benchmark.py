@@ -15,7 +15,6 @@ from rich.console import Console
 from ssd34.cli.benchmark_table import cpu_line, table_of
 from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.exit_codes import INTERRUPTED, PARTLY
-from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.data.atomic import write_text, written_whole
 from ssd34.errors import OptionError, require
 from ssd34.machine import thread_budget
@@ -34,6 +33,7 @@ from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES, OPENVINO
 from ssd34.runtime.engine_choice import EXACT
 from ssd34.runtime.loadgen_run import loadgen_values
 from ssd34.runtime.sources import find_pictures
+from ssd34.workflows.outputs import check_outputs
 from ssd34.zoo.cache import load_matplotlib
 
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10}
@@ -108,7 +108,6 @@ def benchmark(
     slows the machine slows them all. The first is what the others are compared with. What an engine
     cannot run here is left out and named.
     """
-    check_places((json_file, plot))
     _check_scenario(scenario, loadgen=loadgen is not None)
     plan = Plan(
         models=models,
@@ -139,7 +138,7 @@ def benchmark(
     for model in dict.fromkeys(r["model"] for r in values["results"] if r["int8"] == EXACT):
         click.echo(
             f"{model}: its 8-bit weights need the exact way here, which is slower; weights of 7 "
-            "bits do not: ssd34 quantize --reduce-range",
+            "bits do not: ssd34 quantize with reduce_range: true in its --config",
             err=True,
         )
     for reason in dict.fromkeys(refused["reason"] for refused in values["refused"]):

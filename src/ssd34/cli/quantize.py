@@ -15,11 +15,11 @@ from rich.table import Table
 
 from ssd34.cli.console import duration, errors, progress_bar, warn
 from ssd34.cli.datasets import opened, warn_of_unknown_classes
-from ssd34.cli.outputs import check_outputs
 from ssd34.cli.termination import ends_as_interrupted
 from ssd34.core.counted import counted
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.errors import MissingExtraError, OptionError, require
+from ssd34.workflows.outputs import check_outputs
 
 if TYPE_CHECKING:
     from ssd34.data.dataset import Dataset
@@ -41,7 +41,40 @@ WRITTEN = ("quantize.json", "trials.jsonl", "layers.json", "calibration.npz", "t
 IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 
 
-@click.command(short_help="Make an int8 file and prove it accurate and faster.")
+SETTINGS = {
+    "--drop": "criterion.drop",
+    "--pictures": "calibration.pictures",
+    "--ranges": "quantization.ranges",
+    "--reduce-range": "quantization.reduce_range",
+    "--full-range": "quantization.reduce_range",
+    "--float-node": "quantization.float_nodes",
+    "--input": "quantization.image_input",
+    "--rounds": "rounds",
+    "--exit": "search.exit",
+}
+"""Former options, and the settings of the configuration that took their place."""
+
+
+class QuantizeCommand(click.Command):
+    """A command whose former options name the settings that took their place."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click; args: what follows the command's name."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            setting = SETTINGS.get(error.option_name)
+            if setting is None:
+                raise
+            raise OptionError(
+                f"{error.option_name} is a setting now: write {setting} into a file and give it "
+                "as --config FILE.yaml"
+            ) from None
+
+
+@click.command(
+    cls=QuantizeCommand, short_help="Make an int8 file and prove it accurate and faster."
+)
 @click.argument("model")
 @click.option("--data", required=True, metavar="PATH", help="Pictures and boxes to measure AP on.")
 @click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
@@ -54,7 +87,7 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 )
 @click.option(
     "--config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
-    help="The settings below and more; the command line goes first.",
+    help="All settings; what the command line says goes first.",
 )  # fmt: skip
 @click.option(
     "--format", "form", type=click.Choice(list(FORMATS)),
@@ -62,47 +95,19 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
     "all three. [default: qoperator]",
 )  # fmt: skip
 @click.option("--max-drop", type=float, help="Largest loss of AP. [default: 0.003]")
-@click.option(
-    "--drop", type=click.Choice(["relative", "absolute"]),
-    help="Loss as a share of the float file's AP, or as a difference. [default: relative]",
-)  # fmt: skip
 @click.option("--min-speedup", type=float, help="Smallest speed-up. [default: 1.5]")
 @click.option(
     "--calibration", metavar="PATH",
     help="A folder of pictures, or a data set, that the ranges come from. [default: every third "
     "picture of --data, which is then not measured on]",
 )  # fmt: skip
-@click.option("--pictures", type=int, help="Most calibration pictures. [default: 200]")
-@click.option(
-    "--ranges", multiple=True,
-    help="A way of finding ranges; may be repeated. [default: minmax, percentile, mse, entropy]",
-)  # fmt: skip
-@click.option(
-    "--reduce-range/--full-range", default=None,
-    help="Weights of 7 bits, right and fast on every processor, or of 8. [default: 7 where this "
-    "processor has no VNNI]",
-)  # fmt: skip
-@click.option(
-    "--float-node", "float_nodes", multiple=True, metavar="NAME",
-    help="A layer that stays in float in every trial; may be repeated.",
-)  # fmt: skip
-@click.option(
-    "--input", "image_input", type=click.Choice(["float32", "uint8"]),
-    help="As for export. [default: float32]",
-)  # fmt: skip
 @click.option(
     "--policy", "policy_name", type=click.Choice(IN_GRAPH), default="zoo",
     help="How the files pick detections; as for export, ONNX cannot express the mlperf policies.",
 )  # fmt: skip
-@click.option("--rounds", type=int, help="Timings of each file in a trial. [default: 30]")
 @click.option("--max-trials", type=int, help="Most trials. [default: 20]")
 @click.option("--timeout", type=float, metavar="SECONDS", help="No trial starts later.")
-@click.option(
-    "--exit", "exit_", type=click.Choice(["first", "best"]),
-    help="first: the first accepted trial; best: the most accurate accepted one of all ranges. "
-    "[default: first]",
-)  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on with the trials in --output.")
+@click.option("--resume", is_flag=True, help="Continue with the trials in --output.")
 @click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
 def quantize(
     *,
@@ -114,19 +119,11 @@ def quantize(
     config: Path | None,
     form: str | None,
     max_drop: float | None,
-    drop: str | None,
     min_speedup: float | None,
     calibration: str | None,
-    pictures: int | None,
-    ranges: tuple[str, ...],
-    reduce_range: bool | None,
-    float_nodes: tuple[str, ...],
-    image_input: str | None,
     policy_name: str,
-    rounds: int | None,
     max_trials: int | None,
     timeout: float | None,
-    exit_: str | None,
     resume: bool,
     threads: int | None,
 ) -> None:
@@ -145,24 +142,17 @@ def quantize(
 
     settings = (read_config(config) if config else QuantizeConfig()).changed(
         {
-            "calibration": {"data": calibration, "pictures": pictures},
-            "quantization": {
-                "forms": FORMATS[form] if form else None,
-                "ranges": ranges or None,
-                "reduce_range": reduce_range,
-                "float_nodes": float_nodes or None,
-                "image_input": image_input,
-            },
-            "criterion": {"max_drop": max_drop, "drop": drop, "min_speedup": min_speedup},
-            "search": {"max_trials": max_trials, "timeout": timeout, "exit": exit_},
-            "rounds": rounds,
+            "calibration": {"data": calibration},
+            "quantization": {"forms": FORMATS[form] if form else None},
+            "criterion": {"max_drop": max_drop, "min_speedup": min_speedup},
+            "search": {"max_trials": max_trials, "timeout": timeout},
         }
     )
     if output.is_file():
         raise OptionError(f"{output}: is a file; expected a folder to write into")
     check_outputs(
         [output / name for name in WRITTEN],
-        files=[config] if config else (), models=(model,), data=(data,),
+        files=[config] if config else (), models=(model,), data=(data,), made=(output,),
     )  # fmt: skip
     dataset = opened(data, coco_names=coco_names)
     accepted = _run(
@@ -191,18 +181,16 @@ def _run(
     """Everything; returns whether a file was accepted."""
     from ssd34.deploy.calibration_pictures import from_path, split
     from ssd34.deploy.int8_plan import check_ranges
-    from ssd34.deploy.layer_log import LayerLog
     from ssd34.deploy.proof import Bench, FileOptions
     from ssd34.deploy.quantize_run import (
         calibrated,
         network_from,
+        publish,
         search_forms,
         subject_of,
-        withdraw_failed,
-        written_files,
     )
-    from ssd34.deploy.trials import TrialLog
-    from ssd34.evaluate.coco_metrics import categories_of
+    from ssd34.deploy.trials import LayerLog, TrialLog
+    from ssd34.evaluate.metrics.coco import categories_of
 
     stem, network = network_from(model)
     in_float = network.resolve_names(settings.quantization.float_nodes)
@@ -219,7 +207,8 @@ def _run(
         measured = dataset
     if settings.quantization.reduce_range is None and settings.quantization.narrow_weights:
         errors.print("weights get 7 bits, as 8 would need a slower way on this processor, which "
-                     "has no VNNI; give --full-range for 8", soft_wrap=True)  # fmt: skip
+                     "has no VNNI; for 8 set quantization.reduce_range to false in --config",
+                     soft_wrap=True)  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
     subject = subject_of(
         network, measured, calibrating, settings, policy=policy_name, threads=threads
@@ -270,7 +259,7 @@ def _run(
             )
             # Unreadable pictures were planned with, but did not calibrate.
             proven = {**subject, "calibration_pictures": statistics.pictures}
-            published = written_files(
+            published = publish(
                 bench,
                 outcomes,
                 output,
@@ -279,15 +268,12 @@ def _run(
                 settings=settings,
                 earlier=log.earlier,
             )
-            gone = withdraw_failed(
-                output, stem=stem, trials=log.earlier, criterion=settings.criterion, sought=outcomes
-            )
-    for path, trial in gone.items():
+    for path, trial in published.removed.items():
         warn(f"{path}: removed with its proof: trial {trial.number} now {trial.verdict}")
-    _print(outcomes, published)
+    _print(outcomes, published.files)
     trials = list(dict.fromkeys(t for outcome in outcomes.values() for t in outcome.trials))
     _plot(trials, output / "trials.png", settings, title=f"{stem} on {measured.name}")
-    return bool(published)
+    return bool(published.files)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from ssd34.train.history import other_policy
 
 if TYPE_CHECKING:
     from ssd34.data.dataset import Problem
-    from ssd34.evaluate.coco_metrics import CocoMetrics
+    from ssd34.evaluate.metrics.coco import CocoMetrics
     from ssd34.train.progress import Progress
 
 REFRESH_SECONDS = 0.25

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
 from ssd34.data.dataset import Dataset
-from ssd34.errors import OptionError
+from ssd34.errors import OptionError, require
 
 if TYPE_CHECKING:
+    from ssd34.data.checkpoint import Checkpoint
     from ssd34.train.recipe import Plan
     from ssd34.train.start import Start
 
@@ -74,7 +75,28 @@ def start_from(init: str | None) -> Start:
     elif init in EMBEDDED:
         # Training needs the weights that the int8 file was made from.
         path = model_path("default-float")
+    if path.suffix.lower() == ".onnx":
+        return Start(str(path), detector=checkpoint_from_onnx(path))
     return read_start(path)
+
+
+def checkpoint_from_onnx(path: Path) -> Checkpoint:
+    """The float network in an ONNX file, to be trained further.
+
+    Raises:
+        ModelError: missing, broken, computing in int8, or not a network of this family.
+    """
+    require("onnx", extra="export", why="reading weights from an ONNX file")
+    from ssd34.deploy.read_network import read_network
+    from ssd34.network.from_onnx import unfolded_checkpoint
+
+    network = read_network(path)
+    convs = {
+        layer.name: (layer.conv.weight, layer.conv.bias) for layer in network.layers if layer.conv
+    }
+    return unfolded_checkpoint(
+        network.spec, network.labels, convs, scores=network.score_calibration
+    )
 
 
 def classes(choice: str, datasets: Sequence[Dataset]) -> LabelSet:

@@ -1,10 +1,15 @@
-"""What a detector file's readers and writers agree on: names, and how a file says what it is. The
-outputs' names are the published files'."""
+"""What a detector file's readers and writers agree on: names, how a file says what it is, and what
+its inputs, outputs and their values have to be. The outputs' names are the published files'."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ssd34.core.counted import counted
 from ssd34.core.labels import COCO_LABELS, LabelSet
@@ -41,12 +46,226 @@ PUBLISHED = (SPECS["ssd1200-resnet34"], COCO_LABELS)
 """What files without metadata are: the published network."""
 
 
-def identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet] | None:
-    """Spec and classes in a file's metadata; None where it has neither, as in the published files.
+Form = tuple[int | None, ...]
+"""A shape; None stands for any size."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a graph.
+
+    Attributes:
+        name: its name.
+        type: as ONNX Runtime writes it, for example ``"tensor(float)"``.
+        shape: a number for a fixed dimension, a name or None for a free one; None as a whole: not
+            even the number of dimensions is known.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...] | None
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.form}"
+
+    @property
+    def form(self) -> str:
+        """Type and shape, for messages."""
+        if self.shape is None:
+            return f"{self.type} of any shape"
+        return f"{self.type} [{', '.join('?' if s is None else str(s) for s in self.shape)}]"
+
+    @property
+    def sizes(self) -> Form | None:
+        """The shape without the names of its free dimensions."""
+        if self.shape is None:
+            return None
+        return tuple(size if isinstance(size, int) else None for size in self.shape)
+
+
+def fits(shape: Sequence[int | None], form: Sequence[int | None]) -> bool:
+    """Whether a shape has the fixed dimensions of a form."""
+    return len(shape) == len(form) and all(
+        wanted in (None, size) for size, wanted in zip(shape, form, strict=True)
+    )
+
+
+def port_faults(
+    inputs: Sequence[Port], outputs: Sequence[Port], metadata: Mapping[str, str]
+) -> list[str]:
+    """What keeps inputs and outputs from being those of a detector with this metadata.
+
+    An output may say less than it could: free dimensions, or none at all. Its values are looked at
+    when the file runs.
+    """
+    try:
+        stated = stated_identity(metadata)
+    except ModelError as error:
+        return [str(error)]
+    spec, _ = stated or PUBLISHED
+    whose = (
+        f"as the metadata of {spec.name} says"
+        if stated
+        else f"as of the published {spec.name}, which a file without ssd34 metadata has to be"
+    )
+    faults = []
+    by_name = {port.name: port for port in outputs}
+    expected = _outputs_of(spec, raw=set(RAW_OUTPUTS) <= set(by_name))
+    if not set(expected) <= set(by_name):
+        got = ", ".join(by_name) or "none"
+        faults.append(
+            f"outputs {got}: expected {', '.join(DETECTION_OUTPUTS)} or {', '.join(RAW_OUTPUTS)}"
+        )
+        expected = {}
+    side = spec.image_size
+    images: dict[str, Form] = {
+        "tensor(float)": (None, 3, side, side),
+        "tensor(uint8)": (None, side, side, 3),
+    }
+    image = inputs[0] if len(inputs) == 1 else None
+    if image is None or image.type not in images or not fits(image.sizes or (), images[image.type]):
+        got = ", ".join(map(str, inputs)) or "none"
+        faults.append(
+            f"input {got}: expected one of tensor(float) [N, 3, {side}, {side}] or tensor(uint8) "
+            f"[N, {side}, {side}, 3], {whose}"
+        )
+    for name, (kind, form) in expected.items():
+        port = by_name[name]
+        may_fit = port.sizes is None or (
+            len(port.sizes) == len(form)
+            and all(None in (a, b) or a == b for a, b in zip(port.sizes, form, strict=True))
+        )
+        if port.type != kind or not may_fit:
+            faults.append(f"output {port}: expected {Port('', kind, form).form}, {whose}")
+    return faults
+
+
+def _outputs_of(spec: ModelSpec, *, raw: bool) -> dict[str, tuple[str, Form]]:
+    """Type and form of each output."""
+    if raw:
+        return {
+            "loc": ("tensor(float)", (None, 4, spec.num_default_boxes)),
+            "conf": ("tensor(float)", (None, spec.num_channels, spec.num_default_boxes)),
+        }
+    return {
+        "bboxes": ("tensor(float)", (None, None, 4)),
+        "labels": ("tensor(int64)", (None, None)),
+        "scores": ("tensor(float)", (None, None)),
+    }
+
+
+SCORE_SLACK = 1e-3
+"""How far rounding may take a score over 0 or 1."""
+
+BOX_SLACK = 0.01
+"""How far rounding may take a box's right side left of its left one, in fractions of the picture.
+"""
+
+OUTSIDE = 1.0
+FARTHEST = 10.0
+"""How far outside the picture, in its sides, the centre of most boxes and of any box may lie. An
+untrained network's boxes scatter so far; boxes in pixels lie farther."""
+
+LARGEST_OFFSET = 400.0
+"""Of loc, twice what an untrained network gives; boxes that are larger by it still are float32."""
+
+LARGEST_LOGIT = 1e6
+"""Of conf, where a trained network gives some tens."""
+
+
+def detection_faults(
+    boxes: NDArray[Any],
+    labels: NDArray[Any],
+    scores: NDArray[Any],
+    *,
+    pictures: int,
+    num_classes: int,
+) -> list[str]:
+    """What keeps a file's outputs from being detections. Where the score is 0, box and label only
+    fill up.
+
+    Args:
+        boxes: (N, D, 4) xyxy, fractions of the picture.
+        labels: (N, D), 1 to `num_classes`.
+        scores: (N, D), 0 to 1.
+        pictures: N.
+        num_classes: of the file.
+    """
+    values = zip(DETECTION_OUTPUTS, (boxes, labels, scores), strict=True)
+    if boxes.shape != (*scores.shape, 4) or labels.shape != scores.shape or scores.ndim != 2 or (
+        len(scores) != pictures
+    ):  # fmt: skip
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in values)
+        return [f"{shapes} for {counted(pictures, 'picture')}: not of the same detections"]
+    faults = []
+    # NaN is neither above nor below anything.
+    wrong = scores[~((scores >= -SCORE_SLACK) & (scores <= 1 + SCORE_SLACK))]
+    if len(wrong):
+        faults.append(f"score {wrong[0]:g}: expected 0 to 1")
+    real = ~(scores <= 0)
+    unknown = np.unique(labels[real & ((labels < 1) | (labels > num_classes))])
+    faults += [f"label {label}: expected 1 to {num_classes}" for label in unknown]
+    found = boxes[real].astype(np.float64)
+    finite = np.isfinite(found).all(axis=1)
+    centres = (found[:, :2] + found[:, 2:]) / 2
+    outside = np.abs(centres - 0.5).max(axis=1) - 0.5  # in sides of the picture, from its edge
+    most = OUTSIDE if np.median(outside[finite] if finite.any() else 0) > OUTSIDE else FARTHEST
+    ordered = (found[:, 2:] - found[:, :2] >= -BOX_SLACK).all(axis=1)
+    usable = finite & (outside <= most) & ordered
+    if not usable.all():
+        box = ", ".join(f"{value:g}" for value in found[~usable][0])
+        faults.append(
+            f"box [{box}]: expected left, top, right, bottom in fractions of the picture, 0 to 1 "
+            "or a little more"
+        )
+    return faults
+
+
+def raw_faults(
+    loc: NDArray[Any], conf: NDArray[Any], *, pictures: int, spec: ModelSpec
+) -> list[str]:
+    """What keeps a file's outputs from being a network's raw ones.
+
+    Args:
+        loc: (N, 4, A) offsets.
+        conf: (N, channels, A) logits.
+        pictures: N.
+        spec: the network, for channels and A.
+    """
+    forms = {name: (pictures, *form[1:]) for name, (_, form) in _outputs_of(spec, raw=True).items()}
+    if loc.shape != forms["loc"] or conf.shape != forms["conf"]:
+        return [
+            f"loc {list(loc.shape)}, conf {list(conf.shape)} for {counted(pictures, 'picture')}: "
+            f"expected loc {list(forms['loc'])}, conf {list(forms['conf'])}"
+        ]
+    faults = []
+    for name, values, largest, what in (
+        ("loc", loc, LARGEST_OFFSET, "offsets from the default boxes"),
+        ("conf", conf, LARGEST_LOGIT, "logits"),
+    ):
+        low, high = values.min(), values.max()  # NaN where one of the values is
+        if not (low >= -largest and high <= largest):
+            wrong = low if not low >= -largest else high
+            faults.append(
+                f"{name} with the value {wrong:g}: expected {what}, {-largest:g} to {largest:g}"
+            )
+    # Logits are below 0 somewhere, so that the sum is hardly ever made.
+    if not faults and conf.min() >= 0 and np.allclose(conf.sum(axis=1), 1, atol=1e-3):
+        faults.append("conf with probabilities: expected logits, from before the softmax")
+    return faults
+
+
+def identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet]:
+    """Spec and classes in a file's metadata; where it has neither, those of the published files.
 
     Raises:
         ModelError: one of the two is missing or broken, or they do not fit each other.
     """
+    return stated_identity(metadata) or PUBLISHED
+
+
+def stated_identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet] | None:
+    """The same; None where the metadata has neither, as in the published files."""
     if not {METADATA_SPEC, METADATA_LABELS} & set(metadata):
         return None
     return parsed_identity(metadata, spec_key=METADATA_SPEC, labels_key=METADATA_LABELS)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ssd34.core.labels import LabelSet, numbered
 from ssd34.data.files import Files, read_annotations
+from ssd34.data.strict import parse_yaml
 from ssd34.errors import DatasetError, OptionError, require
 
 SPLITS = ("train", "val", "test")
@@ -42,17 +43,16 @@ def read_config(files: Files, file: str) -> YoloConfig:
     """A .yaml.
 
     Raises:
-        DatasetError: no YAML, or without classes or splits.
+        DatasetError: no YAML, a key stands twice, or without classes or splits.
         MissingExtraError: PyYAML is not installed.
     """
-    yaml = require("yaml", extra="data", why="reading a YOLO data set")
+    require("yaml", extra="data", why="reading a YOLO data set")
     data = read_annotations(files, file, limit=MAX_YAML_BYTES)
     try:
-        # The base loader makes text of every scalar: a class may be called "no" or "1".
-        values = yaml.load(data, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DatasetError(f"{file}: not YAML ({reason:.200})") from None
+        # A class may be called "no" or "1".
+        values = parse_yaml(data, scalars_as_text=True)
+    except ValueError as error:
+        raise DatasetError(f"{file}: not YAML ({error!s:.200})") from None
     if not isinstance(values, dict) or "names" not in values:
         raise DatasetError(
             f"{file}: not a YOLO data set; expected names and at least one of {', '.join(SPLITS)}"
@@ -78,10 +78,10 @@ def read_config(files: Files, file: str) -> YoloConfig:
 
 def _names(value: Any, file: str) -> dict[int, str]:
     """Class number to name, in the order of the numbers."""
-    pairs = value.items() if isinstance(value, dict) else enumerate(value)
     try:
         if not isinstance(value, dict | list):
             raise TypeError
+        pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
         names = {int(number): name for number, name in pairs}
         if len(names) != len(value):
             raise ValueError("a number twice")
@@ -92,6 +92,9 @@ def _names(value: Any, file: str) -> dict[int, str]:
             f"{file}: names has no valid form ({reprlib.repr(value)}); expected a list of class "
             "names, or numbers from 0 with a name each"
         ) from None
+    if len(names) < len(pairs):
+        numbers = ", ".join(str(number) for number, _ in pairs)
+        raise DatasetError(f"{file}: names has a number twice, in another spelling: {numbers:.200}")
     return dict(sorted(names.items()))
 
 

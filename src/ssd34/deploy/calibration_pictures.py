@@ -25,7 +25,7 @@ EVERY = 3
 
 
 @dataclass(frozen=True)
-class PictureFile:
+class CalibrationPicture:
     """A picture before it is read.
 
     Attributes:
@@ -49,7 +49,7 @@ class CalibrationPictures:
     """
 
     name: str
-    files: tuple[PictureFile, ...]
+    files: tuple[CalibrationPicture, ...]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -84,7 +84,7 @@ class CalibrationPictures:
         return sum(digest is not None and digest in found for digest, found in digests)
 
 
-def _digest_of(file: PictureFile) -> str | None:
+def _digest_of(file: CalibrationPicture) -> str | None:
     """Its SHA-256; None: the file cannot be read."""
     try:
         return file.digest()
@@ -123,7 +123,9 @@ def from_folder(folder: str, *, pictures: int) -> CalibrationPictures:
     return CalibrationPictures(
         Path(folder).resolve().name,
         tuple(
-            PictureFile(str(p.relative), partial(read_image, p.path), partial(sha256_of, p.path))
+            CalibrationPicture(
+                str(p.relative), partial(read_image, p.path), partial(sha256_of, p.path)
+            )
             for p in chosen
         ),
     )
@@ -150,9 +152,9 @@ def split(dataset: Dataset, *, pictures: int) -> tuple[CalibrationPictures, Data
     )
 
 
-def _files(dataset: Dataset, samples: Sequence[Sample]) -> tuple[PictureFile, ...]:
+def _files(dataset: Dataset, samples: Sequence[Sample]) -> tuple[CalibrationPicture, ...]:
     return tuple(
-        PictureFile(
+        CalibrationPicture(
             sample.file_name, partial(dataset.read, sample), partial(_sha256, dataset, sample)
         )
         for sample in samples

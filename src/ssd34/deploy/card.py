@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssd34.core.contract import Port
 from ssd34.core.counted import counted
 from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.measurement import Accuracy, Measurements
-from ssd34.deploy.ports import Port
 from ssd34.runtime.engine import ONNXRUNTIME
 
 _FRONT = """library_name: onnx

@@ -32,8 +32,8 @@ def without_tail(model: onnx.ModelProto) -> onnx.ModelProto:
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, c, spec.num_default_boxes])
         for name, c in zip(RAW_OUTPUTS, (4, spec.num_channels), strict=True)
     ]
-    renamed = [
-        helper.make_node("Identity", [inner], [raw], name=raw)
+    renamed = [  # in a file that computes in float16 the inner two are float16
+        helper.make_node("Cast", [inner], [raw], name=raw, to=TensorProto.FLOAT)
         for raw, inner in zip(RAW_OUTPUTS, TAIL_INPUTS, strict=True)
     ]
     kept = _leading_to([*model.graph.node, *renamed], RAW_OUTPUTS)

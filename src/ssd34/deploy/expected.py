@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssd34.core.contract import Port
 from ssd34.data.checksum import sha256_of
 from ssd34.deploy.checks import Check, check
 from ssd34.deploy.manifest import MANIFEST_NAME, Stated, manifest_entry
-from ssd34.deploy.ports import Port, differences
+from ssd34.deploy.ports import differences
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,13 @@ data.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd34.deploy.ports import Port
+from ssd34.core.contract import Port
+from ssd34.data.strict import parse_json
 from ssd34.errors import ModelError
 
 MANIFEST_NAME = "ONNX_HUB_MANIFEST.json"
@@ -100,8 +100,8 @@ def _entries(manifest: Path) -> list[dict[str, Any]]:
     if manifest.stat().st_size > MAX_MANIFEST_BYTES:
         raise ModelError(f"{manifest}: too large for a manifest, at most {MAX_MANIFEST_BYTES}")
     try:
-        entries = json.loads(manifest.read_bytes())
-    except (ValueError, RecursionError) as error:
+        entries = parse_json(manifest.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ModelError(f"{manifest}: not JSON ({error})") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ModelError(f"{manifest}: expected a list of entries, as a model zoo's manifest is")

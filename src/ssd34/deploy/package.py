@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ssd34.core.contract import Port
 from ssd34.core.counted import counted
 from ssd34.data.atomic import write_bytes, write_text
 from ssd34.data.checksum import sha256_of
@@ -28,8 +29,9 @@ from ssd34.deploy.measurement import (
     measurements_to_keep,
     read_measurements,
 )
+from ssd34.deploy.onnx_file import read_model
 from ssd34.deploy.opsets import onnx_release
-from ssd34.deploy.ports import Port, graph_ports, identity
+from ssd34.deploy.ports import graph_ports, identity
 from ssd34.deploy.test_data import write_test_data
 from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError, OptionError
@@ -86,7 +88,10 @@ def package(
             another network.
     """
     session = Session(model)
-    proto = onnx.load(model)
+    tensor = session.input_for(picture)
+    # What it gives has to be detections, or raw outputs.
+    (session.run_raw if session.raw else session.run_detections)(tensor)
+    proto = read_model(model)
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     stem_name = session.spec.name if name is None else name
     stem = f"{stem_name}-{opset}{_suffix(proto.graph)}"
@@ -123,7 +128,7 @@ def package(
         staged = Path(work) / stem
         staged.mkdir()
         shutil.copyfile(model, staged / f"{stem}.onnx")
-        _record(model, session.input_for(picture), staged / "test_data_set_0")
+        _record(model, tensor, staged / "test_data_set_0")
         # Beside no older manifest, which would speak of an older file.
         packed = Path(work) / f"{stem}.tar.gz"
         _pack(staged, packed)
@@ -160,10 +165,9 @@ def _check_same_network(other: Path, session: Session) -> None:
             f"{other}: the manifest names it, but it is gone; put it back, or start anew"
         )
     try:
-        spec, labels = identity(onnx.load(other))
-    except Exception as error:  # protobuf's own error, which onnx does not pass on
-        reason = " ".join(str(error).split())[:120]
-        raise ModelError(f"{other}: the manifest names it, but it is broken ({reason})") from None
+        spec, labels = identity(read_model(other))
+    except ModelError as error:
+        raise ModelError(f"the manifest names a file that is broken: {error}") from None
     if spec != session.spec or labels != session.labels:
         what = "another network" if spec != session.spec else "other classes"
         raise OptionError(

@@ -83,6 +83,11 @@ class QuantizeOptions:
         """A copy with some values changed."""
         return dataclasses.replace(self, **changes)
 
+    def is_kind_of(self, other: QuantizeOptions) -> bool:
+        """Whether they make the same kind of file."""
+        mine, theirs = ((o.form, o.opset, o.per_channel) for o in (self, other))
+        return mine == theirs
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` is its inverse."""
         return {**dataclasses.asdict(self), "float_nodes": list(self.float_nodes)}

@@ -9,6 +9,7 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
+from ssd34.data.strict import parse_yaml
 from ssd34.deploy.gate import Criterion
 from ssd34.deploy.quantize import PUBLISHED_FORMS, QuantizeOptions
 from ssd34.deploy.search import Budget
@@ -195,21 +196,18 @@ def read_config(path: Path) -> QuantizeConfig:
     """Read a YAML file of settings.
 
     Raises:
-        OptionError: missing, not YAML, or a setting is not as expected.
+        OptionError: missing, not YAML, a key stands twice, or a setting is not as expected.
         MissingExtraError: PyYAML is not installed.
     """
-    yaml = require("yaml", extra="quantize", why="a YAML configuration")
+    require("yaml", extra="quantize", why="a YAML configuration")
     if not path.is_file():
         raise OptionError(f"{path}: no such file; expected a YAML file of settings")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise OptionError(f"{path}: too large for a file of settings")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise OptionError(f"{path}: its values are nested too deeply for settings") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, an impossible date
-        reason = " ".join(str(error).split())[:160]
-        raise OptionError(f"{path}: not YAML ({reason})") from None
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OptionError(f"{path}: not YAML ({error!s:.160})") from None
     try:
         return QuantizeConfig.from_dict({} if values is None else values)
     except OptionError as error:

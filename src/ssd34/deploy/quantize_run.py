@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,7 @@ from ssd34.data.fingerprint import fingerprint
 from ssd34.deploy.calibrate import Statistics, calibrate
 from ssd34.deploy.calibration_pictures import CalibrationPictures
 from ssd34.deploy.float_file import float_file
-from ssd34.deploy.gate import Criterion, Trial, judged
-from ssd34.deploy.layer_log import LayerLog
+from ssd34.deploy.gate import Trial
 from ssd34.deploy.network import Network
 from ssd34.deploy.proof import Bench
 from ssd34.deploy.quantize import PUBLISHED_FORMS
@@ -24,8 +25,8 @@ from ssd34.deploy.quantize_config import QuantizeConfig
 from ssd34.deploy.ranges import TRAINED
 from ssd34.deploy.read_network import read_network
 from ssd34.deploy.search import Outcome, Search
-from ssd34.deploy.trials import TrialLog
-from ssd34.errors import ModelError, OptionError
+from ssd34.deploy.trials import LayerLog, TrialLog
+from ssd34.errors import ModelError
 from ssd34.machine import this_cpu, thread_budget
 from ssd34.runtime.engine_choice import EXACT, FAST
 from ssd34.runtime.libraries import onnxruntime
@@ -56,6 +57,7 @@ def subject_of(
     cpu = this_cpu()
     return {
         "network": network.fingerprint,
+        "classes_sha256": hashlib.sha256(json.dumps(network.labels.to_dict()).encode()).hexdigest(),
         "trained_steps": network.steps_fingerprint,
         "data": measured.name,
         "data_sha256": fingerprint(measured),
@@ -173,7 +175,20 @@ def search_forms(
     return outcomes
 
 
-def written_files(
+@dataclass(frozen=True)
+class Published:
+    """What lies in the folder after a search.
+
+    Attributes:
+        files: the int8 files of the forms that were searched for, by form.
+        removed: files of earlier sittings that are gone, each with the best trial of its form.
+    """
+
+    files: dict[str, Path]
+    removed: dict[Path, Trial]
+
+
+def publish(
     bench: Bench,
     outcomes: Mapping[str, Outcome],
     output: Path,
@@ -182,37 +197,47 @@ def written_files(
     subject: Mapping[str, Any],
     settings: QuantizeConfig,
     earlier: Sequence[Trial] = (),
-) -> dict[str, Path]:
-    """Write each accepted file, its proof beside it, and ``quantize.json`` over all.
+) -> Published:
+    """Write each accepted file with its proof beside it, and ``quantize.json`` over all.
 
-    A file of an earlier sitting stays where its trial is among the `earlier` ones and passes: the
-    budget may have ended before the search came to it. Else it is removed with its proof; those of
-    kinds that are not among the outcomes are left to `withdraw_failed`.
+    Of the other forms, searched for or not, a file of an earlier sitting stays as long as a trial
+    of its form passes, or none is known; else it goes with its proof.
 
-    Returns:
-        The int8 files by form.
+    Args:
+        bench: writes.
+        outcomes: of the forms that were searched for.
+        output: the folder.
+        stem: of the files' names.
+        subject: what was measured.
+        settings: the gate and what else was asked for.
+        earlier: trials of earlier sittings, judged by today's criterion.
     """
-    published: dict[str, Path] = {}
+    files: dict[str, Path] = {}
+    removed: dict[Path, Trial] = {}
     common = {"subject": dict(subject), "criterion": dataclasses.asdict(settings.criterion)}
-    for form, outcome in outcomes.items():
+    for form, options in PUBLISHED_FORMS.items():
         path = output / f"{stem}-{form}.onnx"
-        if outcome.accepted is None:
-            kept = _trial_of(path, earlier, settings.criterion)
-            if kept and kept.accepted and _is_proven(path):
-                published[form] = path
-            else:
-                _withdraw(path)
-            continue
-        bench.write(outcome.accepted.options, path)
-        proof = {"model_sha256": sha256_of(path), **common, "trial": outcome.accepted.to_dict()}
-        write_text(path.with_suffix(".json"), json.dumps(proof, indent=1) + "\n")
-        published[form] = path
+        outcome = outcomes.get(form)
+        if outcome and outcome.accepted:
+            bench.write(outcome.accepted.options, path)
+            proof = {"model_sha256": sha256_of(path), **common, "trial": outcome.accepted.to_dict()}
+            write_text(path.with_suffix(".json"), json.dumps(proof, indent=1) + "\n")
+            files[form] = path
+        elif _is_proven(path):
+            trials = [t for t in (*earlier, *(outcome.trials if outcome else ()))
+                      if t.options.is_kind_of(options)]  # fmt: skip
+            if trials and not any(trial.accepted for trial in trials):
+                path.unlink()
+                path.with_suffix(".json").unlink()
+                removed[path] = min(trials, key=lambda trial: trial.drop)
+            elif trials and outcome:
+                files[form] = path
     summary = {
         **common,
         "settings": settings.to_dict(),
         "forms": {
             form: {
-                "file": published[form].name if form in published else None,
+                "file": files[form].name if form in files else None,
                 "reason": outcome.reason,
                 "best_trial": outcome.best.number if outcome.best else None,
                 "trials": [trial.to_dict() for trial in outcome.trials],
@@ -221,55 +246,7 @@ def written_files(
         },
     }
     write_text(output / "quantize.json", json.dumps(summary, indent=1) + "\n")
-    return published
-
-
-def withdraw_failed(
-    output: Path, *, stem: str, trials: Sequence[Trial], criterion: Criterion, sought: Iterable[str]
-) -> dict[Path, Trial]:
-    """Remove the published files, with their proofs, of kinds that this sitting did not search for
-    and whose trial does not pass any more.
-
-    Args:
-        output: the folder.
-        stem: of the files' names.
-        trials: those known, judged by `criterion`. A file whose proof holds none of them stays:
-            nothing here says what became of it.
-        criterion: the gate now.
-        sought: the forms that were searched for; `written_files` has seen to them.
-
-    Returns:
-        The trial of each file that is gone.
-    """
-    gone: dict[Path, Trial] = {}
-    for form in sorted(PUBLISHED_FORMS.keys() - set(sought)):
-        path = output / f"{stem}-{form}.onnx"
-        trial = _trial_of(path, trials, criterion)
-        if trial and not trial.accepted and _withdraw(path):
-            gone[path] = trial
-    return gone
-
-
-def _trial_of(path: Path, trials: Sequence[Trial], criterion: Criterion) -> Trial | None:
-    """The known trial that a file's proof holds, with all that was measured in it."""
-    try:
-        values = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        proven = Trial.from_dict(values["trial"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OptionError):
-        return None
-    for trial in trials:
-        if judged(proven, proven.options, number=trial.number, criterion=criterion) == trial:
-            return trial
-    return None
-
-
-def _withdraw(path: Path) -> bool:
-    """Remove an int8 file and its proof, if it is the one that the proof is about."""
-    ours = _is_proven(path)
-    if ours:
-        path.unlink()
-        path.with_suffix(".json").unlink()
-    return ours
+    return Published(files, removed)
 
 
 def _is_proven(path: Path) -> bool:

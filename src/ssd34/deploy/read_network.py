@@ -19,12 +19,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ssd34.core.contract import score_calibration
+from ssd34.core.contract import METADATA_SPEC, score_calibration
 from ssd34.core.counted import counted
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import ModelSpec
 from ssd34.data.checkpoint import is_named_checkpoint, read_checkpoint
-from ssd34.deploy.graph import MAX_MODEL_BYTES
 from ssd34.deploy.network import (
     ADD,
     CONV,
@@ -37,11 +36,12 @@ from ssd34.deploy.network import (
     layers_of,
     network_of,
 )
-from ssd34.deploy.ports import identity
+from ssd34.deploy.onnx_file import read_model
+from ssd34.deploy.ports import identity, metadata_of
 from ssd34.deploy.tolerance import QUANTIZED
 from ssd34.errors import ModelError
 
-_PASSED_ON = frozenset({"Identity", "Dropout"})
+_PASSED_ON = frozenset({"Identity", "Dropout", "Cast"})
 
 
 def read_network(path: Path) -> Network:
@@ -54,21 +54,13 @@ def read_network(path: Path) -> Network:
     """
     if is_named_checkpoint(path):
         return network_of(read_checkpoint(path))
-    if not path.is_file():
-        raise ModelError(f"{path}: no such model file; expected an ONNX file")
-    if path.stat().st_size > MAX_MODEL_BYTES:
-        raise ModelError(f"{path}: too large, expected at most {MAX_MODEL_BYTES} bytes")
-    try:
-        model = onnx.load_model_from_string(path.read_bytes())
-    except OSError:
-        raise
-    except Exception as error:  # protobuf's own error, which onnx does not pass on
-        reason = " ".join(str(error).split())[:120]
-        raise ModelError(f"{path}: not an ONNX file ({reason})") from None
+    model = read_model(path)
     try:
         return network_of_model(model)
     except ModelError as error:
-        raise ModelError(f"{path}: {error}") from None
+        bare = METADATA_SPEC not in metadata_of(model)
+        hint = "; without ssd34 metadata it has to be the published network" if bare else ""
+        raise ModelError(f"{path}: {error}{hint}") from None
 
 
 def network_of_model(model: onnx.ModelProto) -> Network:
@@ -83,8 +75,13 @@ def network_of_model(model: onnx.ModelProto) -> Network:
                 f"is quantized already (it has {node.op_type}); give the float file instead, "
                 "such as default-float for default"
             )
+        if node.domain not in ("", "ai.onnx"):
+            raise ModelError(
+                f"was optimised for one runtime (it has {node.domain}.{node.op_type}); give the "
+                "file that it was made from, which runs as fast"
+            )
     spec, labels = identity(model)
-    scores = score_calibration({entry.key: entry.value for entry in model.metadata_props})
+    scores = score_calibration(metadata_of(model))
     try:
         layers = _match(_Walk(model).layers, spec)
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:

@@ -9,12 +9,19 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ssd34.core.contract import DETECTION_OUTPUTS
+from ssd34.core.contract import (
+    DETECTION_OUTPUTS,
+    RAW_OUTPUTS,
+    Port,
+    detection_faults,
+    fits,
+    raw_faults,
+)
 from ssd34.core.counted import counted
 from ssd34.core.postprocess import Picked, Policy
+from ssd34.core.spec import ModelSpec
 from ssd34.deploy.checks import Check, check, not_run
 from ssd34.deploy.comparison import Comparison, compare_detections, compare_raw
-from ssd34.deploy.ports import Port, fits
 from ssd34.deploy.test_data import NamedTensor, ReferenceData, read_test_data
 from ssd34.deploy.tolerance import Tolerance
 from ssd34.errors import ModelError
@@ -30,7 +37,7 @@ class Replayer:
         run: takes the graph's inputs by name, returns all outputs by name.
         inputs: of the graph.
         outputs: of the graph.
-        num_classes: labels are 1 to this number.
+        spec: the network.
         tolerance: how far results may differ.
         policy: of the file's own tail.
     """
@@ -38,7 +45,7 @@ class Replayer:
     run: Callable[[Arrays], Arrays]
     inputs: Sequence[Port]
     outputs: Sequence[Port]
-    num_classes: int
+    spec: ModelSpec
     tolerance: Tolerance
     policy: Policy
 
@@ -102,9 +109,9 @@ def _shapes(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
     seen: dict[str, tuple[int, str]] = {}
     for file, tensor, port in _pairs(data, replayer):
         shape = tensor.values.shape
-        if port.shape is None:
+        if port.shape is None or port.sizes is None:
             continue
-        if not fits(shape, [size if isinstance(size, int) else None for size in port.shape]):
+        if not fits(shape, port.sizes):
             problems.append(f"{file}: has shape {list(shape)}, the graph's {port}")
             continue
         for size, name in zip(shape, port.shape, strict=True):
@@ -132,6 +139,13 @@ def _values(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
         replayed = replayer.run(inputs)
     except Exception as error:  # the library has no common base of its own
         return [f"the network cannot be run ({' '.join(str(error).split())[:200]})"], ""
+    faults = [
+        f"{whose}: {fault}"
+        for whose, outputs in (("recorded", recorded), ("computed", replayed))
+        for fault in _faults(inputs, outputs, replayer)
+    ]
+    if faults:
+        return faults, ""
     comparisons: list[Comparison] = []
     if set(DETECTION_OUTPUTS) <= set(recorded):
         comparisons += _compare_pictures(recorded, replayed, replayer)
@@ -145,43 +159,41 @@ def _values(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
     return problems, f"{replayer.tolerance.name}: {summary}"
 
 
+def _faults(inputs: Arrays, outputs: Arrays, replayer: Replayer) -> list[str]:
+    """What the contract says of values."""
+    (image,) = inputs.values()
+    if set(RAW_OUTPUTS) <= set(outputs):
+        return raw_faults(
+            *(outputs[name] for name in RAW_OUTPUTS), pictures=len(image), spec=replayer.spec
+        )
+    return detection_faults(
+        *(outputs[name] for name in DETECTION_OUTPUTS),
+        pictures=len(image),
+        num_classes=replayer.spec.num_classes,
+    )
+
+
 def _compare_pictures(recorded: Arrays, replayed: Arrays, replayer: Replayer) -> list[Comparison]:
     """One comparison for each picture."""
-    try:
-        ours, theirs = _pictures(recorded), _pictures(replayed)
-    except ValueError:
-        shapes = ", ".join(f"{name} {list(recorded[name].shape)}" for name in DETECTION_OUTPUTS)
-        return [Comparison((f"{shapes}: not of the same detections",), "")]
-    if len(ours) != len(theirs):
-        return [Comparison((f"{counted(len(theirs), 'picture')}, recorded are {len(ours)}",), "")]
+    ours, theirs = _pictures(recorded), _pictures(replayed)
     comparisons = []
     for number, (was, now) in enumerate(zip(ours, theirs, strict=True)):
         found = compare_detections(
             was, now, tolerance=replayer.tolerance, policy=replayer.policy
         )  # fmt: skip
-        unknown = sorted({int(label) for label in (*was.labels, *now.labels)}
-                         - set(range(1, replayer.num_classes + 1)))  # fmt: skip
-        lines = [f"label {label}: expected 1 to {replayer.num_classes}" for label in unknown]
         before = f"picture {number}: " if len(ours) > 1 else ""
         comparisons.append(
             Comparison(
-                tuple(f"{before}{line}" for line in (*found.mismatches, *lines)),
-                f"{before}{found.summary}",
+                tuple(f"{before}{line}" for line in found.mismatches), f"{before}{found.summary}"
             )
         )
     return comparisons
 
 
 def _pictures(outputs: Arrays) -> list[Picked]:
-    """Detections by picture; what fills the list up, with score 0, is left out.
-
-    Raises:
-        ValueError: the arrays are not of the same pictures and detections.
-    """
+    """Detections by picture; what fills the list up, with score 0, is left out."""
     boxes, labels, scores = (outputs[name] for name in DETECTION_OUTPUTS)
-    if boxes.shape != (*scores.shape, 4) or labels.shape != scores.shape or scores.ndim != 2:
-        raise ValueError
     return [
-        Picked(boxes[k][scores[k] != 0], labels[k][scores[k] != 0], scores[k][scores[k] != 0])
+        Picked(boxes[k][scores[k] > 0], labels[k][scores[k] > 0], scores[k][scores[k] > 0])
         for k in range(len(scores))
     ]

@@ -56,15 +56,12 @@ def tolerance_of(graph: onnx.GraphProto) -> Tolerance:
 
 
 def tail_policy(graph: onnx.GraphProto) -> Policy:
-    """The zoo policy with the score threshold and largest number of detections of a graph.
+    """The zoo policy with the score threshold and largest number of detections of a tidied graph.
 
     The threshold is NonMaxSuppression's. The number is the fixed size of ``scores``, else the
     constant of our own tail. Where they cannot be found they are those of the published files.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            constants[node.output[0]] = node.attribute[0].t
 
     def scalar(name: str, default: float) -> float:
         if name not in constants:

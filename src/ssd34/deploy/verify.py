@@ -10,14 +10,16 @@ from functools import partial
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
 
+from ssd34.core.contract import port_faults
+from ssd34.core.external_data import check_weights_inside
 from ssd34.deploy.archive import SUFFIXES, DamagedArchiveError, is_archive, unpacked
 from ssd34.deploy.checks import Check, Verification, check, not_run
 from ssd34.deploy.expected import Expected, by_manifest
 from ssd34.deploy.graph import MAX_MODEL_BYTES
 from ssd34.deploy.manifest import MANIFEST_NAME, listed_files
-from ssd34.deploy.ports import contract_problems, graph_ports, identity
+from ssd34.deploy.onnx_file import tidy
+from ssd34.deploy.ports import graph_ports, identity, metadata_of
 from ssd34.deploy.replay import Arrays, Replayer, replay
 from ssd34.deploy.test_data import find_test_data
 from ssd34.deploy.tolerance import tail_policy, tolerance_of
@@ -190,14 +192,16 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
     if path.stat().st_size > MAX_MODEL_BYTES:
         raise ModelError(f"{path}: too large, expected at most {MAX_MODEL_BYTES} bytes")
     content = path.read_bytes()
-    model, problems = _parsed(content)
+    model, problems = _parsed(path, content)
     checks.append(check("structure", problems, "passes ONNX's full check"))
     if problems:
         names = ["ports", "manifest ports", "runtime", "test data"]
         return checks + not_run(names, "structure failed")
 
+    tidy(model)
     inputs, outputs = graph_ports(model.graph)
-    contract = check("ports", contract_problems(model), "; ".join(map(str, (*inputs, *outputs))))
+    faults = port_faults(inputs, outputs, metadata_of(model))
+    contract = check("ports", faults, "; ".join(map(str, (*inputs, *outputs))))
     checks.append(contract)
     checks.append(expected.ports_check(inputs, outputs))
 
@@ -219,23 +223,23 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
         run=run,
         inputs=inputs,
         outputs=outputs,
-        num_classes=len(identity(model)[1]),
+        spec=identity(model)[0],
         tolerance=tolerance_of(model.graph),
         policy=tail_policy(model.graph),
     )
     return checks + [one for folder in folders for one in replay(folder, replayer)]
 
 
-def _parsed(content: bytes) -> tuple[onnx.ModelProto, list[str]]:
+def _parsed(path: Path, content: bytes) -> tuple[onnx.ModelProto, list[str]]:
     """The model, and what is wrong with it by ONNX's own rules."""
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's own error, which onnx does not pass on
         return onnx.ModelProto(), [f"not an ONNX file, or a part of one ({error})"]
-    tensors = [*model.graph.initializer]
-    tensors += [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
-    if any(t.data_location == TensorProto.EXTERNAL for t in tensors):
-        return model, ["keeps weights in other files, which its checksum does not cover"]
+    try:
+        check_weights_inside(path)
+    except ModelError as error:
+        return model, [str(error)]
     try:
         onnx.checker.check_model(content, full_check=True)
     except Exception as error:  # the checker's, shape inference's, and others

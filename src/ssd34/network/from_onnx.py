@@ -1,4 +1,4 @@
-"""A checkpoint read back from an ONNX file that `ssd34 export` has written.
+"""A checkpoint from the network of an ONNX file.
 
 Batch norm was folded into the convolutions when the file was made. Each normalisation is given
 back as one that only adds the folded bias: weight 1, mean 0, variance 1 - epsilon. The function
@@ -9,98 +9,46 @@ is the same; the statistics are lost. To train with a batch's they are first fit
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.contract import identity, score_calibration
-from ssd34.core.preprocess import STD
-from ssd34.core.score_calibration import CONFIDENCE_BIASES
+from ssd34.core.labels import LabelSet
+from ssd34.core.score_calibration import CONFIDENCE_BIASES, ScoreCalibration
 from ssd34.core.spec import NORM_EPSILON, ModelSpec
 from ssd34.data.checkpoint import Arrays, Checkpoint
-from ssd34.errors import CheckpointError, ModelError, require
 
 
-def checkpoint_from_onnx(path: Path) -> Checkpoint:
-    """The network in an ONNX file of ours, with weights stored as float32, float16 or int8.
+def unfolded_checkpoint(
+    spec: ModelSpec,
+    labels: LabelSet,
+    convs: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
+    scores: ScoreCalibration | None = None,
+) -> Checkpoint:
+    """The checkpoint of a network whose normalisations were folded.
 
     A score calibration that the file's biases hold is taken out of them and kept beside them.
 
-    Raises:
-        CheckpointError: missing, broken, not one of ours, or computing in int8.
+    Args:
+        spec: the network.
+        labels: its classes.
+        convs: weight and bias of each convolution, by the name of its layer.
+        scores: the calibration that the biases hold; None: none.
     """
-    onnx = require("onnx", extra="export", why="reading weights from an ONNX file")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such ONNX file")
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-        metadata = {entry.key: entry.value for entry in model.metadata_props}
-        arrays = {
-            # A file that points to arrays elsewhere is not one that we wrote.
-            tensor.name: onnx.numpy_helper.to_array(tensor)
-            for tensor in model.graph.initializer
-            if tensor.data_location != onnx.TensorProto.EXTERNAL
-        }
-    except Exception as error:  # protobuf and onnx have no common base
-        reason = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"{path}: not a readable ONNX file ({reason})") from None
-    try:
-        found, scores = identity(metadata), score_calibration(metadata)
-    except ModelError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    if found is None:
-        raise CheckpointError(
-            f"{path}: has no ssd34 metadata; expected a file that ssd34 export has written, "
-            "or a checkpoint"
-        )
-    spec, labels = found
-    weights = _weights(arrays, spec, source=str(path))
-    if scores is not None:
-        for name in weights:
-            if re.fullmatch(CONFIDENCE_BIASES, name):
-                weights[name] = scores.unfold(weights[name], channels=spec.num_channels)
-    return Checkpoint(spec=spec, labels=labels, weights=weights, score_calibration=scores)
-
-
-def _weights(arrays: Arrays, spec: ModelSpec, *, source: str) -> Arrays:
-    names = sorted(
-        {
-            found[1]
-            for key in arrays
-            if (found := re.fullmatch(r"((?:trunk|extras|heads)\..+)\.bias", key))
-        }
-    )
     weights: Arrays = {}
-    for name in names:
-        weight = _stored(arrays, f"{name}.weight", source)
-        if name == "trunk.conv1" and "input.mean" in arrays:
-            # The file takes bytes: the division by the deviation was folded into the stem.
-            weight = weight * (np.array(STD, np.float32) * 255).reshape(1, 3, 1, 1)
-        bias = arrays[f"{name}.bias"].astype(np.float32)
+    for name, (weight, bias) in convs.items():
         conv, norm = _parameters(name, spec)
         weights[f"{conv}.weight"] = weight
         if norm is None:
             weights[f"{conv}.bias"] = bias
         else:
             weights |= unfolded_norm(norm, bias)
-    return weights
-
-
-def _stored(arrays: Arrays, name: str, source: str) -> NDArray[np.float32]:
-    """A convolution's weight as the file computes with it."""
-    if name in arrays and arrays[name].dtype == np.float32:
-        return arrays[name].copy()
-    if f"{name}.float16" in arrays:
-        return arrays[f"{name}.float16"].astype(np.float32)
-    if f"{name}.int8" in arrays and f"{name}.scale" in arrays:
-        scaled: NDArray[Any] = arrays[f"{name}.int8"].astype(np.float32) * arrays[f"{name}.scale"]
-        return scaled
-    raise CheckpointError(
-        f"{source}: has no float weight {name} (is it a file that computes in int8?); start from "
-        "the checkpoint or the float file that it was made from"
-    )
+    if scores is not None:
+        for name in weights:
+            if re.fullmatch(CONFIDENCE_BIASES, name):
+                weights[name] = scores.unfold(weights[name], channels=spec.num_channels)
+    return Checkpoint(spec=spec, labels=labels, weights=weights, score_calibration=scores)
 
 
 def _parameters(name: str, spec: ModelSpec) -> tuple[str, str | None]:

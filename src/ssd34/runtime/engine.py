@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from ssd34.core.contract import Port
 from ssd34.errors import OptionError
 
 ONNXRUNTIME = "onnxruntime"
@@ -18,24 +18,6 @@ AUTO = "auto"
 """Measure and take the faster."""
 
 ENGINES = (ONNXRUNTIME, OPENVINO)
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of a graph.
-
-    Attributes:
-        name: of the tensor.
-        dtype: NumPy's name of the element type; empty where NumPy has none.
-        shape: a side that is not fixed is None.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.dtype} {['?' if side is None else side for side in self.shape]}"
 
 
 class Engine(Protocol):

@@ -8,12 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ssd34.core.contract import Port
 from ssd34.errors import ModelError
-from ssd34.runtime.engine import ONNXRUNTIME, Port, failure, refusal
+from ssd34.runtime.engine import ONNXRUNTIME, failure, refusal
 from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.saturation import int8_saturates
-
-_DTYPES = {"float": "float32", "double": "float64"}
 
 
 class OnnxRuntimeEngine:
@@ -85,6 +84,4 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def _port(port: onnxruntime.NodeArg) -> Port:
-    element = port.type.removeprefix("tensor(").removesuffix(")")
-    shape = tuple(side if isinstance(side, int) else None for side in port.shape)
-    return Port(port.name, _DTYPES.get(element, element), shape)
+    return Port(port.name, port.type, tuple(port.shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd34.core.contract import Port
 from ssd34.core.int8 import LARGEST_NARROW_WEIGHT
 from ssd34.errors import ModelError
-from ssd34.runtime.engine import OPENVINO, Port, failure, refusal
+from ssd34.runtime.engine import OPENVINO, failure, refusal
 from ssd34.runtime.libraries import load_openvino
 from ssd34.runtime.saturation import int8_saturates
+
+_UNKNOWN = re.compile(
+    "(?:Conversion is failed for|No conversion rule found for operations):(.+)", re.DOTALL
+)
+_ONNX_NAMES = {"float32": "float", "float64": "double"}
+"""What ONNX calls an element type, where NumPy calls it otherwise."""
 
 
 class OpenVinoEngine:
@@ -49,7 +57,7 @@ class OpenVinoEngine:
             raise ModelError(
                 f"{path}: OpenVINO would compute its 8-bit weights wrongly on this processor, "
                 "which has no VNNI; use the engine onnxruntime, or weights of 7 bits: ssd34 "
-                "quantize --reduce-range"
+                "quantize with reduce_range: true in its --config"
             )
         try:
             self._compiled = openvino.Core().compile_model(
@@ -106,12 +114,12 @@ class OpenVinoEngine:
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    _, _, operators = str(error).partition("Conversion is failed for:")
-    if not operators:
+    found = _UNKNOWN.search(str(error))
+    if found is None:
         return refusal(path, error)
     return (
-        f"{path}: OpenVINO cannot run its operators {' '.join(operators.split())}; of int8 files "
-        "it takes those in QDQ format; or use the engine onnxruntime"
+        f"{path}: OpenVINO cannot run its operators {' '.join(found[1].split())[:200]}; of int8 "
+        "files it takes those in QDQ format; or use the engine onnxruntime"
     )
 
 
@@ -130,14 +138,15 @@ def _port(port: Any) -> Port:
     try:
         dtype = np.dtype(element.to_dtype()).name
     except Exception:  # types that NumPy does not have
-        dtype = ""
+        dtype = element.get_type_name()
     shape = port.get_partial_shape()
-    sides = (
-        tuple(side.get_length() if side.is_static else None for side in shape)
+    sizes = (
+        tuple(size.get_length() if size.is_static else None for size in shape)
         if shape.rank.is_static
-        else ()
+        else None
     )
-    return Port(port.get_any_name() if port.get_names() else "", dtype, sides)
+    name = port.get_any_name() if port.get_names() else ""
+    return Port(name, f"tensor({_ONNX_NAMES.get(dtype, dtype)})", sizes)
 
 
 def _metadata(model: Any) -> dict[str, str]:

@@ -6,11 +6,11 @@ what it sets to ``"auto"`` depends on the machine and on what the run starts fro
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssd34.data.strict import parse_json
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
 from ssd34.train.changed import USUAL_SMALL_SHARE, check_decays, settings_of, small_size_alone
@@ -186,7 +186,7 @@ def read_recipe(name: str) -> Recipe:
             f"unknown recipe {name!r}; expected {', '.join(RECIPES)} or a recipe.json of a run"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         # Older versions did not write what was settled.
         chosen = {**content["settings"], **content.get("settled", {})}
         settings = {str(k): v for k, v in chosen.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
 from ssd34.data.checkpoint import Arrays, Checkpoint, is_checkpoint, read_checkpoint
-from ssd34.network.from_onnx import checkpoint_from_onnx, has_unfolded_norm
+from ssd34.network.from_onnx import has_unfolded_norm
 from ssd34.network.new_classes import with_classes
 from ssd34.network.pretrained import read_trunk, start_trunk
 from ssd34.network.ssd import SSD, load_weights
@@ -96,13 +96,11 @@ class Start:
 
 
 def read_start(path: Path) -> Start:
-    """First weights from a file: a checkpoint or ONNX file of ours, or an ImageNet trunk.
+    """First weights from a file: a checkpoint of ours, or an ImageNet trunk.
 
     Raises:
         CheckpointError: missing, broken or something else.
     """
-    if path.suffix.lower() == ".onnx":
-        return Start(str(path), detector=checkpoint_from_onnx(path))
     if is_checkpoint(path):
         return Start(str(path), detector=read_checkpoint(path))
     return Start(str(path), trunk=read_trunk(path))

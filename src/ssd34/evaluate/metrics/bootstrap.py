@@ -1,0 +1,309 @@
+"""How far AP would move with other pictures: the bootstrap over pictures.
+
+Pictures are drawn with replacement, as many as there are, and AP is accumulated again; how the
+middle 95 % of many such draws spread around their mean is how far the measured AP may be off.
+Which detection matches which object depends on its own picture alone, so it is found once, by the
+library, and a draw only counts pictures more or less often.
+
+The spread is laid around the measured number, not around the draws' own mean: a draw holds the same
+picture several times, and AP of fewer different pictures is higher where classes are rare (on 300
+pictures of COCO by half), so the draws' plain quantiles are off to one side. The interval answers
+for the choice of pictures, not for training: two trainings with other seeds may differ by more. A
+class that a draw leaves without objects does not count in that draw. Where objects lie in a few
+pictures only, draws hold hardly anything but the same pictures again and spread too little, of one
+picture not at all: then there is no interval.
+
+Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979; why the centre is moved:
+docs/decisions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.data.dataset import Dataset
+from ssd34.errors import require
+from ssd34.evaluate.metrics.coco import countable, ground_truth
+
+RECALLS = np.linspace(0, 1, 101)
+"""At which COCO samples the precision."""
+IOU_THRESHOLDS = 10
+"""0.50, 0.55 to 0.95."""
+MAX_DETECTIONS = 100
+CONFIDENCE = 0.95
+FEWEST_PICTURES = 5
+"""In which objects have to lie for an interval."""
+_ANY_AREA = [0.0, 1e10]
+_PICTURES_AT_ONCE = 100
+_DRAWS_AT_ONCE = 50
+SHORT = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
+"""The numbers that get an interval, and the IoU thresholds that they are the mean of."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMatches:
+    """The detections of one class in all pictures, best first.
+
+    Attributes:
+        pictures: (N,) int32, each one's picture, an index.
+        hits: (10, N) bool, for each IoU threshold whether it found an object.
+        ignored: (10, N) bool, whether it counts neither way, as it lies on a crowd.
+        objects: (P,) int32, how many objects each picture has.
+    """
+
+    pictures: NDArray[np.int32]
+    hits: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    objects: NDArray[np.int32]
+
+    @property
+    def enough(self) -> bool:
+        """Whether its objects lie in as many pictures as an interval needs."""
+        return int(np.count_nonzero(self.objects)) >= FEWEST_PICTURES
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetMatches:
+    """Which detections match, for each class that has objects.
+
+    Attributes:
+        classes: by name.
+        pictures: how many there are.
+    """
+
+    classes: Mapping[str, ClassMatches]
+    pictures: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether objects of any class lie in as many pictures as an interval needs."""
+        objects = sum(one.objects for one in self.classes.values())
+        return int(np.count_nonzero(objects)) >= FEWEST_PICTURES
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where the middle of the draws lies."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Intervals of AP, AP50 and AP75 and of each class's AP, where objects lie in as many as
+    `FEWEST_PICTURES`."""
+
+    summary: Mapping[str, Interval]
+    class_ap: Mapping[str, Interval]
+    resamples: int
+    seed: int
+    confidence: float = CONFIDENCE
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "resamples": self.resamples,
+            "seed": self.seed,
+            "confidence": self.confidence,
+            "summary": {name: [k.low, k.high] for name, k in self.summary.items()},
+            "class_ap": {name: [k.low, k.high] for name, k in self.class_ap.items()},
+        }
+
+
+def match(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> DatasetMatches:
+    """Match detections with objects as COCO does, at most 100 of a picture and class.
+
+    The library is asked for some pictures at a time: its answer for all would be gigabytes.
+
+    Raises:
+        MissingExtraError: hotcoco is not installed.
+    """
+    hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
+    dataset, found = countable(dataset, results)
+    truth = hotcoco.COCO(ground_truth(dataset))
+    evaluation = hotcoco.COCOeval(truth, truth.load_res(found.as_array()), "bbox")
+    evaluation.params.area_rng = [_ANY_AREA]
+    evaluation.params.area_rng_lbl = ["all"]
+    evaluation.params.max_dets = [MAX_DETECTIONS]
+    # The library takes pictures in this order where scores are equal.
+    image_ids = sorted(sample.image_id for sample in dataset.samples)
+    index_of = {image_id: index for index, image_id in enumerate(image_ids)}
+    labels = dataset.labels.label_of_category()
+    parts: defaultdict[int, list[tuple[NDArray[Any], ...]]] = defaultdict(list)
+    objects = np.zeros((len(dataset.labels) + 1, len(dataset)), np.int32)
+    for start in range(0, len(image_ids), _PICTURES_AT_ONCE):
+        evaluation.params.img_ids = image_ids[start : start + _PICTURES_AT_ONCE]
+        evaluation.evaluate()
+        for one in evaluation.eval_imgs:
+            if one is None:
+                continue
+            label, index = labels[one["category_id"]], index_of[one["image_id"]]
+            objects[label, index] = len(one["gtIgnore"]) - sum(one["gtIgnore"])
+            scores = np.array(one["dtScores"], np.float64)
+            hits, ignored = (
+                np.array(one[key], np.bool_).reshape(IOU_THRESHOLDS, len(scores))
+                for key in ("dtMatched", "dtIgnore")
+            )
+            parts[label].append((np.full(len(scores), index, np.int32), scores, hits, ignored))
+    classes = {
+        name: _best_first(parts[label], objects[label])
+        for label, name in enumerate(dataset.labels.names, start=1)
+        if objects[label].any()
+    }
+    return DatasetMatches(classes, len(dataset))
+
+
+def _best_first(
+    parts: Sequence[tuple[NDArray[Any], ...]], objects: NDArray[np.int32]
+) -> ClassMatches:
+    pictures, scores, hits, ignored = (
+        np.concatenate(columns, axis=-1) for columns in zip(*parts, strict=True)
+    )
+    order = np.argsort(-scores, kind="stable")
+    return ClassMatches(pictures[order], (hits & ~ignored)[:, order], ignored[:, order], objects)
+
+
+def average_precision(one: ClassMatches, counts: NDArray[np.int32]) -> NDArray[np.float64]:
+    """AP of a class at each IoU threshold, were every picture there so many times.
+
+    Args:
+        one: the class.
+        counts: (B, P) int32.
+
+    Returns:
+        (B, 10) float64; NaN where no object is left.
+    """
+    objects = counts @ one.objects
+    weights = counts[:, one.pictures]
+    seen = np.cumsum(weights, axis=1, dtype=np.int32)
+    result = np.full((len(counts), IOU_THRESHOLDS), np.nan)
+    there = objects > 0
+    for k, (hits, ignored) in enumerate(zip(one.hits, one.ignored, strict=True)):
+        # Precision falls at every miss, so its maxima, which count, all lie at hits.
+        at = np.flatnonzero(hits)
+        found = np.cumsum(weights[:, at], axis=1, dtype=np.int32)
+        counted = seen[:, at]
+        if ignored.any():
+            passed_over = np.flatnonzero(ignored)
+            sums = np.cumsum(weights[:, passed_over], axis=1, dtype=np.int32)
+            sums = np.concatenate([np.zeros((len(counts), 1), np.int32), sums], axis=1)
+            counted = counted - sums[:, np.searchsorted(passed_over, at)]
+        precision = found / np.maximum(counted, 1)
+        best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        recall = found / np.maximum(objects, 1)[:, None]
+        reached = np.searchsorted(RECALLS, recall, side="right")
+        steps = np.diff(reached, axis=1, prepend=0)
+        values = (best_from_here * steps).sum(axis=1) / len(RECALLS)
+        result[there, k] = values[there]
+    return result
+
+
+def as_they_are(matches: DatasetMatches) -> NDArray[np.int32]:
+    """(1, P) int32: every picture once."""
+    return np.ones((1, matches.pictures), np.int32)
+
+
+def draws(matches: DatasetMatches, *, resamples: int, seed: int) -> Iterator[NDArray[np.int32]]:
+    """(B, P) int32: how often each picture is drawn, in blocks of some draws."""
+    generator = np.random.default_rng(seed)
+    number = matches.pictures
+    for start in range(0, resamples, _DRAWS_AT_ONCE):
+        block = min(_DRAWS_AT_ONCE, resamples - start)
+        drawn = generator.integers(number, size=(block, number))
+        drawn += np.arange(block)[:, None] * number
+        counts = np.bincount(drawn.ravel(), minlength=block * number)
+        yield counts.reshape(block, number).astype(np.int32)
+
+
+def accumulated(matches: DatasetMatches, counts: NDArray[np.int32]) -> NDArray[np.float64]:
+    """(B, classes, 10) float64: AP of each class at each IoU threshold; NaN without objects."""
+    if not matches.classes:
+        return np.zeros((len(counts), 0, IOU_THRESHOLDS))
+    return np.stack([average_precision(one, counts) for one in matches.classes.values()], axis=1)
+
+
+def summarised(class_ap: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """AP, AP50 and AP75 from (B, classes, 10) AP, as COCO means them, each (B,) float64; NaN
+    where nothing was measured."""
+    return {name: nan_mean(class_ap[:, :, where]) for name, where in SHORT.items()}
+
+
+def nan_mean_of_classes(class_ap: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """AP of each class, (B,) float64, from (B, classes, 10)."""
+    return [nan_mean(class_ap[:, k]) for k in range(class_ap.shape[1])]
+
+
+def nan_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean over all axes but the first of what is not NaN; NaN where nothing is left."""
+    flat = values.reshape(len(values), -1)
+    known = ~np.isnan(flat)
+    number = known.sum(axis=1)
+    sums = np.where(known, flat, 0).sum(axis=1)
+    return np.where(number > 0, sums / np.maximum(number, 1), np.nan)
+
+
+def interval(
+    measured: float, drawn: NDArray[np.float64], *, within: tuple[float, float] = (0, 1)
+) -> Interval | None:
+    """Where the middle of the draws lies once their mean is moved to the measured number.
+
+    Args:
+        measured: on the pictures as they are; NaN: nothing was.
+        drawn: (B,) float64; NaN is left out.
+        within: what the number can be at all.
+
+    Returns:
+        None where nothing was measured or drawn.
+    """
+    known = drawn[~np.isnan(drawn)]
+    if np.isnan(measured) or not known.size:
+        return None
+    tails = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.clip(measured + tails - known.mean(), *within)
+    return Interval(float(low), float(high))
+
+
+def uncertainty(
+    matches: DatasetMatches,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Uncertainty:
+    """Intervals from many draws.
+
+    Args:
+        matches: of one model on some pictures.
+        resamples: how many draws.
+        seed: of the draws; the same one gives the same intervals.
+        progress: called with the number of draws done.
+    """
+    blocks = [accumulated(matches, as_they_are(matches))]
+    done = 0
+    for counts in draws(matches, resamples=resamples, seed=seed):
+        blocks.append(accumulated(matches, counts))
+        done += len(counts)
+        progress(done)
+    class_ap = np.concatenate(blocks)
+    numbers = summarised(class_ap)
+    summary = {name: interval(k[0], k[1:]) for name, k in numbers.items() if matches.enough}
+    by_class = {
+        name: interval(values[0], values[1:])
+        for (name, one), values in zip(
+            matches.classes.items(), nan_mean_of_classes(class_ap), strict=True
+        )
+        if one.enough
+    }
+    return Uncertainty(
+        summary={name: found for name, found in summary.items() if found},
+        class_ap={name: found for name, found in by_class.items() if found},
+        resamples=resamples,
+        seed=seed,
+    )

@@ -1,0 +1,202 @@
+"""COCO box metrics through the hotcoco library, a well-kept port of pycocotools."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.core.boxes import xywh_from_xyxy
+from ssd34.core.labels import LabelSet
+from ssd34.data.dataset import Dataset
+from ssd34.data.voc import COCO_NAMES
+from ssd34.errors import DatasetError, require
+from ssd34.evaluate.results import Results
+
+_AREAS = {"small": 1, "medium": 2, "large": 3}
+_SHOWN = 8
+_MAX_DETECTIONS = (1, 10, 100)
+_LARGEST_EXACT = 1 << 53
+"""Up to here float64 holds every integer."""
+
+
+@dataclass(frozen=True)
+class CocoMetrics:
+    """The twelve COCO numbers in 0..1; None where there is nothing to measure.
+
+    Attributes:
+        summary: AP, AP50, AP75, AP_small, AP_medium, AP_large, AR1, AR10, AR100, AR_small,
+            AR_medium, AR_large, in this order.
+        class_ap: AP of each class that has objects.
+        class_ap50: AP50 of each class that has objects.
+        pictures: how many were evaluated.
+        area_class_ap: for ``small``, ``medium`` and ``large`` the AP of each class that has
+            objects of that size.
+    """
+
+    summary: Mapping[str, float | None]
+    class_ap: Mapping[str, float]
+    class_ap50: Mapping[str, float]
+    pictures: int
+    area_class_ap: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def ap(self) -> float:
+        """AP over IoU 0.50:0.95, 0 where there are no objects."""
+        return self.summary["AP"] or 0.0
+
+    @property
+    def ap50(self) -> float:
+        """AP at IoU 0.50, 0 where there are no objects."""
+        return self.summary["AP50"] or 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "pictures": self.pictures,
+            "summary": dict(self.summary),
+            "class_ap": dict(self.class_ap),
+            "class_ap50": dict(self.class_ap50),
+            "area_class_ap": {area: dict(ap) for area, ap in self.area_class_ap.items()},
+        }
+
+
+def categories_of(labels: LabelSet, dataset: Dataset) -> NDArray[np.int64]:
+    """Each network label's category id in a data set, matched by name; -1: it has no such class.
+
+    Raises:
+        DatasetError: they have no class in common.
+    """
+    known = dict(zip(dataset.labels.names, dataset.labels.category_ids, strict=True))
+    categories = np.array([-1, *(known.get(name, -1) for name in labels.names)], np.int64)
+    if (categories < 0).all():
+        raise DatasetError(
+            f"{dataset.name}: has no class in common with the model (the data set has "
+            f"{dataset.labels.preview(4)}; the model {labels.preview(4)}); rename the classes, "
+            "VOC's names with --coco-names"
+        )
+    return categories
+
+
+def describe_unknown_classes(labels: LabelSet, dataset: Dataset) -> str | None:
+    """Which of a data set's classes a model does not know, and what may help; None where it knows
+    all, or none, which is an error of `categories_of`."""
+    unknown = [name for name in dataset.labels.names if name not in labels.names]
+    if len(unknown) in (0, len(dataset.labels)):
+        return None
+    remedy = "; for VOC's names: --coco-names" if set(unknown) & set(COCO_NAMES) else ""
+    return (
+        f"{dataset.name}: the model does not know {', '.join(unknown[:_SHOWN])}"
+        f"{' ...' if len(unknown) > _SHOWN else ''}, which count as missed{remedy}"
+    )
+
+
+def ground_truth(dataset: Dataset) -> dict[str, Any]:
+    """A data set as a COCO annotation object. VOC's difficult boxes become crowd boxes, which
+    COCO's metric counts neither as found nor as missed."""
+    annotations: list[dict[str, Any]] = []
+    for sample in dataset.samples:
+        for box, label, area, ignored in zip(
+            xywh_from_xyxy(sample.boxes), sample.labels, sample.areas, sample.ignored, strict=True
+        ):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": sample.image_id,
+                    "category_id": dataset.labels.category_id(int(label)),
+                    "bbox": [float(value) for value in box],
+                    "area": float(area),
+                    "iscrowd": int(ignored),
+                }
+            )
+    return {
+        "images": [
+            {"id": s.image_id, "file_name": s.file_name, "width": s.width, "height": s.height}
+            for s in dataset.samples
+        ],
+        "annotations": annotations,
+        "categories": [
+            {"id": category, "name": name}
+            for name, category in zip(
+                dataset.labels.names, dataset.labels.category_ids, strict=True
+            )
+        ],
+    }
+
+
+def countable(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> tuple[Dataset, Results]:
+    """Both with image ids that the library, like pycocotools, can tell apart: it keeps those of
+    detections as float64. Other ones are replaced by numbers in the same order.
+
+    Args:
+        dataset: the ground truth.
+        results: detections in its pictures.
+    """
+    found = Results.of(results)
+    ids = sorted(sample.image_id for sample in dataset.samples)
+    if not ids or ids[-1] <= _LARGEST_EXACT:
+        return dataset, found
+    new = {image_id: number for number, image_id in enumerate(ids, start=1)}
+    samples = (dataclasses.replace(s, image_id=new[s.image_id]) for s in dataset.samples)
+    return dataclasses.replace(dataset, samples=tuple(samples)), found.with_image_ids(new)
+
+
+def coco_metrics(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
+    """Score detections against a data set's boxes.
+
+    Every picture of the data set counts, also those without boxes or detections.
+
+    Args:
+        dataset: the ground truth.
+        results: COCO results: image_id, category_id, bbox (xywh, pixels), score. May be empty.
+
+    Raises:
+        MissingExtraError: hotcoco is not installed.
+    """
+    hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
+    dataset, found = countable(dataset, results)
+    truth = hotcoco.COCO(ground_truth(dataset))
+    evaluation = hotcoco.COCOeval(truth, truth.load_res(found.as_array()), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    # precision: (IoU thresholds, recalls, classes, areas, limits); recall lacks the second axis.
+    precision = np.asarray(evaluation.eval["precision"])
+    recall = np.asarray(evaluation.eval["recall"])
+    summary: dict[str, float | None] = {
+        "AP": mean_measured(precision[:, :, :, 0, -1]),
+        "AP50": mean_measured(precision[0, :, :, 0, -1]),
+        "AP75": mean_measured(precision[5, :, :, 0, -1]),
+    }
+    summary |= {f"AP_{n}": mean_measured(precision[:, :, :, k, -1]) for n, k in _AREAS.items()}
+    summary |= {f"AR{n}": mean_measured(recall[:, :, 0, k]) for k, n in enumerate(_MAX_DETECTIONS)}
+    summary |= {f"AR_{n}": mean_measured(recall[:, :, k, -1]) for n, k in _AREAS.items()}
+    names = names_of(evaluation, dataset.labels)
+
+    def by_class(values: NDArray[np.float64]) -> dict[str, float]:
+        """The mean of (..., classes) for each class that has objects."""
+        means = {name: mean_measured(values[..., k]) for k, name in enumerate(names)}
+        return {name: value for name, value in means.items() if value is not None}
+
+    return CocoMetrics(
+        summary=summary,
+        class_ap=by_class(precision[:, :, :, 0, -1]),
+        class_ap50=by_class(precision[0, :, :, 0, -1]),
+        pictures=len(dataset),
+        area_class_ap={n: by_class(precision[:, :, :, k, -1]) for n, k in _AREAS.items()},
+    )
+
+
+def names_of(evaluation: Any, labels: LabelSet) -> list[str]:
+    """The class names in the order of the library's arrays."""
+    known = dict(zip(labels.category_ids, labels.names, strict=True))
+    return [known[int(category)] for category in evaluation.params.cat_ids]
+
+
+def mean_measured(values: NDArray[np.float64]) -> float | None:
+    """The mean of what was measured; the library marks the rest with -1."""
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else None

@@ -1,0 +1,167 @@
+"""Two detectors on the same pictures: is one better, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.errors import OptionError
+from ssd34.evaluate.metrics.bootstrap import (
+    CONFIDENCE,
+    DatasetMatches,
+    Interval,
+    accumulated,
+    as_they_are,
+    draws,
+    interval,
+    nan_mean_of_classes,
+    summarised,
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A number of the first and of the second, and second minus first.
+
+    Attributes:
+        first: 0..1.
+        second: 0..1.
+        interval: of the difference; None: nothing was drawn, or the objects lie in too few
+            pictures for one.
+    """
+
+    first: float
+    second: float
+    interval: Interval | None
+
+    @property
+    def difference(self) -> float:
+        """Second minus first."""
+        return self.second - self.first
+
+    @property
+    def clear(self) -> bool:
+        """Whether there is an interval that leaves out 0."""
+        return self.interval is not None and (self.interval.low > 0 or self.interval.high < 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "low": self.interval and self.interval.low,
+            "high": self.interval and self.interval.high,
+            "difference": self.difference,
+            "clear": self.clear,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences of AP, AP50, AP75 and of each class's AP.
+
+    Attributes:
+        summary: by name; empty where there are no objects.
+        class_ap: by class.
+        second_better: share of the draws in which the second's AP is higher, ties counting half;
+            None where AP has no interval, or differs in no draw.
+        pictures: how many both were scored on.
+        resamples: draws.
+        seed: of the draws.
+        confidence: of the intervals.
+    """
+
+    summary: Mapping[str, Difference]
+    class_ap: Mapping[str, Difference]
+    second_better: float | None
+    pictures: int
+    resamples: int
+    seed: int
+    confidence: float = CONFIDENCE
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "pictures": self.pictures,
+            "resamples": self.resamples,
+            "seed": self.seed,
+            "confidence": self.confidence,
+            "second_better": self.second_better,
+            "summary": {name: found.to_dict() for name, found in self.summary.items()},
+            "class_ap": {name: found.to_dict() for name, found in self.class_ap.items()},
+        }
+
+
+def compare(
+    first: DatasetMatches,
+    second: DatasetMatches,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Comparison:
+    """Draw the same pictures for both, again and again.
+
+    What is hard in a picture is hard for both, so the interval of the difference is much smaller
+    than those of the two APs. Without draws the differences have no intervals.
+
+    Raises:
+        OptionError: they are not of the same pictures and objects.
+    """
+    if first.pictures != second.pictures or list(first.classes) != list(second.classes):
+        raise OptionError("expected two sets of detections scored on the same data; score both")
+    ours, theirs = (_all_draws(m, resamples, seed, progress) for m in (first, second))
+    one, other = summarised(ours), summarised(theirs)
+    summary = {name: _difference(one[name], other[name], sure=first.enough) for name in one}
+    by_class = {
+        name: _difference(a, b, sure=first.classes[name].enough)
+        for name, a, b in zip(
+            first.classes, nan_mean_of_classes(ours), nan_mean_of_classes(theirs), strict=True
+        )
+    }
+    gained = other["AP"] - one["AP"]
+    return Comparison(
+        summary={name: found for name, found in summary.items() if found},
+        class_ap={name: found for name, found in by_class.items() if found},
+        second_better=_share_above_zero(gained) if first.enough and gained.any() else None,
+        pictures=first.pictures,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def _all_draws(
+    matches: DatasetMatches, resamples: int, seed: int, progress: Callable[[int], None]
+) -> NDArray[np.float64]:
+    """(1 + resamples, classes, 10) float64, the first being of the pictures as they are."""
+    blocks = [accumulated(matches, as_they_are(matches))]
+    for counts in draws(matches, resamples=resamples, seed=seed):
+        blocks.append(accumulated(matches, counts))
+        progress(len(counts))
+    return np.concatenate(blocks)
+
+
+def _difference(
+    one: NDArray[np.float64], other: NDArray[np.float64], *, sure: bool
+) -> Difference | None:
+    """From (1 + draws,) values, the first being of the pictures as they are; `sure`: with an
+    interval. None where nothing was measured."""
+    change = other - one
+    if np.isnan(change[0]):
+        return None
+    found = interval(change[0], change[1:], within=(-1, 1)) if sure else None
+    return Difference(float(one[0]), float(other[0]), found)
+
+
+def _share_above_zero(change: NDArray[np.float64]) -> float | None:
+    """Of (1 + draws,) differences whose mean is moved to the first; no difference counts half.
+    None where nothing was measured or drawn."""
+    drawn = change[1:][~np.isnan(change[1:])]
+    if np.isnan(change[0]) or not drawn.size:
+        return None
+    moved = np.round(change[0] + drawn - drawn.mean(), 12)
+    return float(np.mean((np.sign(moved) + 1) / 2))

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from ssd34.core.labels import LabelSet
+from ssd34.core.postprocess import Picked
+from ssd34.data.dataset import Dataset, Problem
+from ssd34.data.files import FolderFiles
+from ssd34.data.formats import open_dataset
+from ssd34.errors import DatasetError, MissingExtraError
+from ssd34.evaluate.analysis.analyse import analyse
+from ssd34.evaluate.evaluator import evaluate_detector
+from ssd34.evaluate.metrics.bootstrap import match, uncertainty
+from ssd34.evaluate.metrics.coco import categories_of, coco_metrics, ground_truth
+from ssd34.evaluate.results import coco_results
+from ssd34.runtime.detector import Detector
+from tests.conftest import COCO_NUMBERS as NAMES
+from tests.conftest import TINY_LABELS, shapes_dataset
+from tests.support.coco_oracle import (
+    CATEGORIES,
+    assert_same_numbers,
+    data_of,
+    oracle,
+    random_case,
+)
+from tests.support.scenes import random_scene
+
+# --- against pycocotools --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_random_cases_against_pycocotools(seed):
+    values, results = random_case(seed)
+    metrics = coco_metrics(data_of(values), results)
+    assert metrics.pictures == len(values["images"])
+    assert_same_numbers(metrics, oracle(values, results))
+
+
+def test_random_cases_hold_what_they_should():
+    cases = [random_case(seed) for seed in range(30)]
+    every_value = [values for values, _ in cases]
+    crowds = [a["iscrowd"] for values in every_value for a in values["annotations"]]
+    assert 0 < sum(crowds) < len(crowds)
+    with_boxes = [{a["image_id"] for a in values["annotations"]} for values in every_value]
+    assert any(len(ids) < len(v["images"]) for ids, v in zip(with_boxes, every_value, strict=True))
+    per_picture = [
+        sum(r["image_id"] == image["id"] for r in results)
+        for values, results in cases
+        for image in values["images"]
+    ]
+    assert max(per_picture) > 100 and min(per_picture) == 0
+    ties = [len(results) - len({r["score"] for r in results}) for _, results in cases]
+    assert max(ties) > 50
+    summaries = [oracle(*case)[0] for case in cases]
+    assert all(any((s[name] or 0) > 0.05 for s in summaries) for name in NAMES)
+    assert any(s[name] is None for s in summaries for name in NAMES)
+
+
+@pytest.mark.parametrize("seed", range(0, 200, 20))
+def test_ap_of_each_class_by_object_size(seed):
+    values, results = random_case(seed)
+    metrics = coco_metrics(data_of(values), results)
+    sizes = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
+    assert set(metrics.area_class_ap) == set(sizes)
+    for area, by_class in metrics.area_class_ap.items():
+        low, high = sizes[area]
+        there = {
+            category["name"]
+            for category in CATEGORIES
+            for a in values["annotations"]
+            if a["category_id"] == category["id"] and not a["iscrowd"] and low <= a["area"] <= high
+        }
+        assert set(by_class) == there
+        mean = metrics.summary[f"AP_{area}"]
+        assert mean == pytest.approx(np.mean(list(by_class.values())) if there else None)
+
+
+def test_no_results_score_zero():
+    values, _ = random_case(1)
+    metrics = coco_metrics(data_of(values), [])
+    assert_same_numbers(metrics, oracle(values, []))
+    assert metrics.ap == metrics.ap50 == metrics.summary["AP"] == 0
+    assert set(metrics.class_ap.values()) == {0}
+
+
+def test_nothing_to_find_is_none():
+    values, results = random_case(2)
+    values["annotations"] = []
+    empty: list[dict] = []
+    for found in (results, empty):
+        metrics = coco_metrics(data_of(values), found)
+        assert_same_numbers(metrics, oracle(values, found))
+        assert set(metrics.summary.values()) == {None}
+        assert metrics.ap == metrics.ap50 == 0
+        assert metrics.class_ap == metrics.class_ap50 == {}
+
+
+def test_perfect_results_score_one():
+    values, _ = random_case(4)
+    for annotation in values["annotations"]:
+        annotation["iscrowd"] = 0
+    results = [
+        {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+        for a in values["annotations"]
+    ]
+    metrics = coco_metrics(data_of(values), results)
+    assert metrics.ap == metrics.ap50 == pytest.approx(1)
+    assert metrics.summary["AR100"] == pytest.approx(1)
+    assert_same_numbers(metrics, oracle(values, results))
+
+
+def test_difficult_boxes_count_as_crowd():
+    values, results = random_case(7)
+    ours = copy.deepcopy(values)
+    for annotation in ours["annotations"]:
+        annotation["difficult"] = annotation["iscrowd"]
+        annotation["iscrowd"] = 0
+    assert any(a["difficult"] for a in ours["annotations"])
+    assert_same_numbers(coco_metrics(data_of(ours), results), oracle(values, results))
+
+
+def test_only_the_best_hundred_of_a_picture_count():
+    image = {"id": 1, "file_name": "1.jpg", "width": 100, "height": 100}
+    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10, 50, 50], "iscrowd": 0}
+    values = {"images": [image], "annotations": [box | {"area": 2500}], "categories": CATEGORIES}
+    wrong = {"image_id": 1, "category_id": 3, "bbox": [80, 80, 10, 10], "score": 0.9}
+    right = {"image_id": 1, "category_id": 3, "bbox": [10, 10, 50, 50], "score": 0.1}
+    assert coco_metrics(data_of(values), [wrong] * 99 + [right]).ap == pytest.approx(0.01)
+    assert coco_metrics(data_of(values), [wrong] * 100 + [right]).ap == 0
+    for count in (99, 100):
+        results = [wrong] * count + [right]
+        assert_same_numbers(coco_metrics(data_of(values), results), oracle(values, results))
+
+
+def test_results_are_left_alone():
+    values, results = random_case(3)
+    before = copy.deepcopy(results)
+    coco_metrics(data_of(values), results)
+    assert results == before
+
+
+def test_to_dict_holds_everything():
+    values, results = random_case(3)
+    metrics = coco_metrics(data_of(values), results)
+    assert metrics.to_dict() == {
+        "pictures": len(values["images"]),
+        "summary": dict(metrics.summary),
+        "class_ap": dict(metrics.class_ap),
+        "class_ap50": dict(metrics.class_ap50),
+        "area_class_ap": {area: dict(ap) for area, ap in metrics.area_class_ap.items()},
+    }
+
+
+def test_missing_library_says_how_to_install_it(monkeypatch):
+    values, results = random_case(3)
+    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'ssd34\[evaluate\]'"):
+        coco_metrics(data_of(values), results)
+
+
+# --- the pieces -----------------------------------------------------------------------------
+
+
+def test_ground_truth_gives_the_annotations_back():
+    values, _ = random_case(7)
+    truth = ground_truth(data_of(values))
+    assert truth["images"] == values["images"] and truth["categories"] == values["categories"]
+    by_id = {image["id"]: k for k, image in enumerate(values["images"])}
+    expected = sorted(values["annotations"], key=lambda a: (by_id[a["image_id"]], a["id"]))
+    for ours, theirs in zip(truth["annotations"], expected, strict=True):
+        assert {**ours, "id": 0} == {**theirs, "id": 0}
+    ids = [a["id"] for a in truth["annotations"]]
+    assert len(set(ids)) == len(ids) and min(ids) > 0
+
+
+def test_coco_results_are_in_pixels_and_the_data_sets_ids():
+    dataset = data_of(random_case(6)[0])
+    sample = dataset.samples[0]
+    picked = Picked(
+        np.array([[0.25, 0.5, 0.75, 1], [-0.5, 0, 0.5, 2], [0, 0, 1, 1]], np.float32),
+        np.array([2, 1, 3]),
+        np.array([0.5, 0.25, 0.125], np.float32),
+    )
+    results = coco_results(picked, sample=sample, categories=np.array([-1, 40, 7, -1]))
+    assert list(results) == [
+        {
+            "image_id": sample.image_id,
+            "category_id": 7,
+            "bbox": [80, 160, 160, 160],
+            "score": 0.5,
+        },
+        {"image_id": sample.image_id, "category_id": 40, "bbox": [0, 0, 160, 320], "score": 0.25},
+    ]
+
+
+def test_categories_are_matched_by_name():
+    dataset = data_of(random_case(6)[0])
+    network = LabelSet.from_names(["disc", "unicorn", "cross"])
+    assert categories_of(network, dataset).tolist() == [-1, 7, -1, 11]
+
+
+def test_categories_without_a_common_class():
+    dataset = data_of(random_case(6)[0])
+    with pytest.raises(DatasetError) as caught:
+        categories_of(LabelSet.from_names(["unicorn"]), dataset)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert "unicorn" in message and "cross, square, disc" in message and "rename" in message
+
+
+# --- a detector on a data set ---------------------------------------------------------------
+
+
+def test_evaluate_detector_gives_results_that_pycocotools_scores_the_same(tiny_model, shapes):
+    values = json.loads((shapes / "instances.json").read_text())
+    detector = Detector.load(tiny_model)
+    metrics, results = evaluate_detector(detector, open_dataset(shapes))
+    assert len(results) > 500
+    plain = [dict(result) for result in results]
+    assert_same_numbers(metrics, oracle(values, plain))
+    # Everything that the policy lets through is there, whatever its score.
+    first = open_dataset(shapes).samples[0]
+    found = detector.detect(shapes / "images" / first.file_name, score=0)
+    own = [result for result in results if result["image_id"] == first.image_id]
+    np.testing.assert_allclose([result["score"] for result in own], found.scores)
+    sizes = found.boxes[:, 2:] - found.boxes[:, :2]
+    np.testing.assert_allclose([result["bbox"][2:] for result in own], sizes, atol=1e-4)
+
+
+def test_unreadable_pictures_are_reported_and_count_as_empty(tiny_model, tmp_path):
+    folder = shapes_dataset(tmp_path / "set", pictures=3)
+    (folder / "images" / "0002.png").write_bytes(b"no picture")
+    problems: list[Problem] = []
+    steps: list[int] = []
+    metrics, results = evaluate_detector(
+        Detector.load(tiny_model),
+        open_dataset(folder),
+        progress=steps.append,
+        problem=problems.append,
+    )
+    assert steps == [1, 2, 3]
+    (problem,) = problems
+    assert problem.where == "0002.png"
+    assert problem.reason.startswith("not a picture")
+    assert {result["image_id"] for result in results} == {1, 3}
+    assert metrics.pictures == 3
+
+
+def test_evaluate_detector_without_a_common_class(tiny_model, shapes):
+    dataset = open_dataset(shapes)
+    other = Dataset("other", LabelSet.from_names("abc"), dataset.samples, FolderFiles(shapes))
+    with pytest.raises(DatasetError, match="no class in common"):
+        evaluate_detector(Detector.load(tiny_model), other)
+
+
+def test_detections_of_classes_that_the_data_lacks_are_left_out(tiny_model, shapes):
+    dataset = open_dataset(shapes)
+    renamed = LabelSet(("square", "circle", "plus"), TINY_LABELS.category_ids)
+    partly = Dataset("set", renamed, dataset.samples[:2], dataset.images)
+    _, results = evaluate_detector(Detector.load(tiny_model), partly)
+    assert {result["category_id"] for result in results} == {3}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_image_ids_that_float64_does_not_hold(seed):
+    """The library, like pycocotools, keeps the ids of detections as float64."""
+    dataset, results = random_scene(seed)
+    far = 20230114153000000
+    assert float(far + 1) == far
+    samples = (dataclasses.replace(s, image_id=s.image_id + far) for s in dataset.samples)
+    shifted = dataclasses.replace(dataset, samples=tuple(samples))
+    moved = dataclasses.replace(results, image_ids=results.image_ids + far)
+    assert coco_metrics(shifted, moved) == coco_metrics(dataset, results)
+    uncertain = [uncertainty(match(*both), resamples=20, seed=1).to_dict()
+                 for both in ((shifted, moved), (dataset, results))]  # fmt: skip
+    assert uncertain[0] == uncertain[1]
+    pictures = [analyse(*both).pictures for both in ((shifted, moved), (dataset, results))]
+    assert pictures[0] == pictures[1]
+    assert any(picture.found for picture in pictures[0])
