@@ -478,7 +478,8 @@ def test_an_interrupted_evaluation_is_made_up_for(tmp_path, shapes):
 
     with pytest.raises(KilledError):
         run(tmp_path, shapes, listener=Listener(evaluating=kill))
-    run(tmp_path, shapes, resume=True)
+    # The metrics library runs in the process before worker processes start.
+    run(tmp_path, shapes, resume=True, options=dataclasses.replace(FAST, workers=2))
     records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if r["event"] == "evaluation"] == [3, 6, 9]
 

@@ -169,6 +169,10 @@ def train(
     Ctrl-C saves and stops; --resume goes on with the settings of the run, except those given
     again. Several processes train together when torchrun starts them.
     """
+    from ssd34.train.picture_cache import start_workers_server
+
+    if flags["workers"] != 0 and not shown:
+        start_workers_server()  # it loads while this process does
     torch = require("torch", extra="train", why="training")
     require("hotcoco", extra="evaluate", why="evaluation during training")
     if tensorboard:

@@ -24,7 +24,7 @@ from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.example import Draw, Examples, Unreadable
 from ssd34.train.memory import free_memory
 from ssd34.train.out_of_memory import lacks_memory
-from ssd34.train.picture_cache import COPIES
+from ssd34.train.picture_cache import start_workers_server
 from ssd34.train.training_set import TrainingSet, draws_of
 
 CACHE_SHARE = 0.25
@@ -195,7 +195,7 @@ class Loader:
                 worker_init_fn=_start_worker,
                 prefetch_factor=3 if self.workers else None,
                 pin_memory=self.pinned,
-                multiprocessing_context=COPIES if self.workers else None,
+                multiprocessing_context=start_workers_server() if self.workers else None,
             )
         )
         try:

@@ -21,7 +21,7 @@ from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
 from ssd34.train.divergence import diverged
 from ssd34.train.ema import AveragedWeights
-from ssd34.train.loader import Loader, everyones
+from ssd34.train.loader import Loader, batches_an_epoch, everyones
 from ssd34.train.measure import StoppedError, evaluate_network
 from ssd34.train.options import TrainOptions
 from ssd34.train.out_of_memory import advised
@@ -85,6 +85,19 @@ def train(
         share_batch_norm(network)
     optimizer = make_optimizer(network, options)
     averaged = AveragedWeights(network, decay=options.ema_decay)
+    run = Run(
+        network,
+        labels,
+        optimizer,
+        averaged,
+        options=options,
+        output=output,
+        notes=notes or {},
+        batches_per_epoch=batches_an_epoch(sources, options.batch_size),
+        pictures=pictures_of(sources, validation),
+        writes=ranks.first,
+    )
+    run.restore() if resume else run.start_history()
     loader = Loader(
         sources,
         spec=network.spec,
@@ -98,19 +111,6 @@ def train(
         pinned=device.type == "cuda",
         ranks=ranks,
     )
-    run = Run(
-        network,
-        labels,
-        optimizer,
-        averaged,
-        options=options,
-        output=output,
-        notes=notes or {},
-        batches_per_epoch=loader.batches_per_epoch,
-        pictures=pictures_of(sources, validation),
-        writes=ranks.first,
-    )
-    run.restore() if resume else run.start_history()
     listener.ready()
     schedule = Schedule(
         peak=options.peak_rate,
