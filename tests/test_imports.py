@@ -81,7 +81,17 @@ ALLOWED = {
     "runtime": {"core", "data", "zoo", "errors", "version", "threads"},
     "evaluate": {"core", "data", "runtime", "errors"},
     "deploy": {"core", "data", "runtime", "evaluate", "errors", "version", "threads"},
-    "train": {"core", "data", "network", "evaluate", "errors", "threads"},
+    "setting_types": {"errors"},
+    "train": {
+        "core",
+        "data",
+        "network",
+        "runtime",
+        "evaluate",
+        "errors",
+        "setting_types",
+        "threads",
+    },
 }
 
 

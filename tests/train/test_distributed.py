@@ -59,10 +59,11 @@ def test_torchrun_trains_to_the_weights_of_one_process(
     tiny_checkpoint.save(tmp_path / "start.safetensors")
     arguments = [
         "train", "--data", str(with_a_broken_picture), "--val", str(shapes), "--init",
-        str(tmp_path / "start.safetensors"), "--epochs", "1", "--batch", "3", "--accumulate", "1",
-        "--optimizer", "sgd", "--lr", "1e-3", "--warmup", "1", "--ema", "0.9", "--workers", "0",
-        "--precision", "fp32", "--trunk-statistics", "batch", "--freeze", "0", "--threads", "1",
-        "--device", "cpu", "--output",
+        str(tmp_path / "start.safetensors"), "--epochs", "1", "--batch", "3", "--lr", "1e-3",
+        "--workers", "0", "--threads", "1", "--device", "cpu",
+        *(f"--set={x}" for x in ("optimizer=sgd", "warmup_steps=1", "ema_decay=0.9",
+                                 "precision=fp32", "trunk_statistics=batch", "frozen_stages=0")),
+        "--output",
     ]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     assert "finished after 4 steps" in invoke(*arguments, one).output

@@ -8,7 +8,7 @@ import weakref
 import torch
 import torch.distributed as dist
 
-import ssd34.cli.train
+import ssd34.cli.train_setup
 from ssd34.cli.app import commands
 from ssd34.data.formats import open_dataset
 from ssd34.network.ssd import SSD
@@ -47,7 +47,7 @@ def leave_nothing(_):
 def adapt(folder, *arguments):
     """``ssd34 train --qat``; only the first process can calibrate."""
     if os.environ["RANK"] != "0":
-        setattr(ssd34.cli.train, "calibrated_steps", None)  # noqa: B010
+        setattr(ssd34.cli.train_setup, "calibrated_steps", None)  # noqa: B010
     commands([*arguments, "--output", str(folder / "run")], standalone_mode=False)
 
 

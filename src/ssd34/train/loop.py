@@ -30,7 +30,6 @@ from ssd34.train.progress import Listener, Outcome, Pace
 from ssd34.train.run import BEST, LAST, Run
 from ssd34.train.schedule import Schedule
 from ssd34.train.step import fewest_pictures, make_optimizer, set_training, train_step
-from ssd34.train.time_left import TimeLeft
 from ssd34.train.training_set import TrainingSet
 
 LOG_EVERY = 20
@@ -107,7 +106,7 @@ def train(
         seed=options.seed,
         workers=options.workers,
         cache_mb=options.cache_mb,
-        size_now=lambda step: options.size_at(run.share(step), network.spec.image_size, step=step),
+        size_now=lambda step: options.size_at(run.share(step), network.spec.image_size),
         pinned=device.type == "cuda",
         ranks=ranks,
     )
@@ -118,14 +117,7 @@ def train(
         kind=options.schedule,
         decays=options.decays,
     )
-    pace = Pace(
-        TimeLeft(
-            options,
-            batches_per_epoch=run.batches_per_epoch,
-            full_size=network.spec.image_size,
-            measured=len(validation),
-        )
-    )
+    pace = Pace()
     saved_at = run.elapsed()
     due = False
     interval = run.batches_per_epoch * options.evaluate_every
@@ -184,9 +176,8 @@ def train(
                 saved_at = run.elapsed()
                 due = False
             if to_measure:
-                started = time.perf_counter()
                 _evaluate(run, validation, device, listener, ranks)
-                pace.evaluated(time.perf_counter() - started)
+                pace.restart()
     if share >= 1 and run.evaluated != run.step and not ranks.any(listener.stop()):
         _evaluate(run, validation, device, listener, ranks)
     run.save_last()
@@ -207,7 +198,7 @@ def _check_before(
     if not any((~sample.ignored).any() for sample in validation.samples):
         raise DatasetError(f"{validation.name}: has no box to measure on")
     if options.batch_size // options.accumulate < fewest_pictures(network, options):
-        less = "" if options.accumulate == 1 else ", a smaller --accumulate"
+        less = "" if options.accumulate == 1 else ", a smaller accumulate"
         raise OptionError(
             "expected two pictures or more in each part of a batch, which batch norm in the extra "
             f"blocks needs: --batch {2 * options.accumulate} or more{less}, or, from a trained "

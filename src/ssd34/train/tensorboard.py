@@ -34,7 +34,7 @@ class EventWriter:
         Raises:
             MissingExtraError: tensorboardX is not installed.
         """
-        library = require("tensorboardX", extra="tensorboard", why="--tensorboard")
+        library = require("tensorboardX", extra="tensorboard", why="--set tensorboard=true")
         self._step = resumed_at or 0
         purge = None if resumed_at is None else resumed_at + 1
         self._writer: Any = library.SummaryWriter(
