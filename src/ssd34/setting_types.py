@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -19,7 +18,6 @@ T = typing.TypeVar("T")
 Share = typing.Annotated[float, Meta(ge=0, le=1)]
 
 
-@lru_cache
 def kinds_of(owner: type) -> dict[str, Any]:
     """The type of each setting of a dataclass, with its range."""
     return typing.get_type_hints(owner, include_extras=True)

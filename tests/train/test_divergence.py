@@ -62,13 +62,6 @@ def test_a_resumed_run_remembers_how_low_the_loss_was(tmp_path, shapes, monkeypa
         run(tmp_path, shapes, options=options, resume=True)
 
 
-def test_another_loss_has_another_size(tmp_path, shapes):
-    run(tmp_path, shapes, listener=stop_after(4))
-    options = dataclasses.replace(FAST, class_loss="focal")
-    run(tmp_path, shapes, options=options, resume=True, listener=stop_after(2))
-    assert read_checkpoint(tmp_path / "last.safetensors").state["loss"]["steps"] == 2
-
-
 def test_a_checkpoint_that_knows_neither_loss_nor_pictures_still_resumes(tmp_path, shapes):
     run(tmp_path, shapes, listener=stop_after(4))
     path = tmp_path / "last.safetensors"

@@ -292,9 +292,11 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(shapes):
 
 def test_decay_acts_on_everything_as_published_or_on_convolutions():
     network = SSD(tiny_spec())
-    for decayed, expected in (("all", 0), ("weights", sum(p.dim() < 2 for p in
-                                                         network.parameters()))):  # fmt: skip
-        options = dataclasses.replace(FAST, optimizer="sgd", decayed=decayed)
+    biases = sum(p.dim() < 2 for p in network.parameters())
+    for options, expected in (
+        (dataclasses.replace(FAST, optimizer="sgd", decayed="all"), 0),
+        (dataclasses.replace(FAST, optimizer="sgd", decayed="weights"), biases),
+    ):
         groups = make_optimizer(network, options).param_groups
         others = [p for group in groups if not group["weight_decay"] for p in group["params"]]
         assert len(others) == expected

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ RANGES = "mse"
 NEEDED = {"trunk_statistics": "frozen", "head_statistics": "frozen", "precision": "fp32"}
 
 
-def settings_of_qat(given: dict[str, Any], start: Start) -> dict[str, Any]:
+def settings_of_qat(given: Mapping[str, Any], start: Start) -> dict[str, Any]:
     """The given settings with those that rounding needs: frozen batch norm, float32 arithmetic.
 
     Raises:

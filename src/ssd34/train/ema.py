@@ -27,4 +27,5 @@ class AveragedWeights:
         decay = min(self.decay, (1 + step) / (10 + step))
         averaged = [v for v in self.network.state_dict().values() if v.is_floating_point()]
         current = [v for v in network.state_dict().values() if v.is_floating_point()]
-        get_ema_multi_avg_fn(decay)(averaged, current, None)
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average(averaged, current, None)

@@ -10,7 +10,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.context import BaseContext, get_spawning_popen
+from multiprocessing.context import ForkServerContext, SpawnContext, get_spawning_popen
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ _EMPTY, _BEING_WRITTEN = -1, -2
 _OFFSET, _WIDTH, _HEIGHT = range(3)
 
 
-def start_workers_server() -> BaseContext:
+def start_workers_server() -> ForkServerContext | SpawnContext:
     """How worker processes are started: never as copies of this one.
 
     A copy of a process in which ONNX Runtime, OpenVINO or the metrics library have run threads can

@@ -24,7 +24,7 @@ def _or_auto(kind: Any) -> Any:
 
 
 RUN: dict[str, Any] = {
-    "spec": Literal.__getitem__((*SPECS, AUTO)),  # type: ignore[attr-defined]
+    "spec": Literal.__getitem__((*SPECS, AUTO)),
     "head_norm": _or_auto(bool),
     "init": str | None,
     "labels": Literal["coco", "data", "auto"],
