@@ -10,14 +10,17 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.context import ForkServerContext, SpawnContext, get_spawning_popen
-from typing import Any
+from multiprocessing.context import get_spawning_popen
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from ssd34.data.reduced import FACTORS
 from ssd34.errors import OptionError
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 _CHANNELS = 3
 _EMPTY, _BEING_WRITTEN = -1, -2
