@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "ssd34"
 EXTRAS = (
     "torch", "onnx", "safetensors", "hotcoco", "supervision", "cv2", "matplotlib", "yaml",
-    "jinja2",
+    "jinja2", "msgspec",
     "openvino", "mlperf_loadgen",
 )  # fmt: skip
 
