@@ -46,6 +46,7 @@ from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS
 from ssd34.data.atomic import remove_parts, write_text
+from ssd34.data.lock import folder_locked
 from ssd34.errors import DivergenceError, TrainingError, require
 from ssd34.version import __version__
 
@@ -188,11 +189,13 @@ def train(
     from ssd34.train.untrained import untrained_levels
 
     last = output / LAST
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first and not shown:
+        click.get_current_context().with_resource(folder_locked(output))
     if resume and not last.is_file():
         raise TrainingError(f"nothing to resume: {last} does not exist; leave --resume out")
     if not resume and not shown:
         check_empty(output)
-    first = int(os.environ.get("RANK", "0")) == 0
     given = settings_given(flags, assignments)
     recipe = read_recipe(recipe_name or next(iter(RECIPES)))
     begun = run_to_go_on(last) if resume else None

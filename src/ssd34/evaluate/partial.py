@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ssd34.data.dataset import Dataset, Problem, Sample
+from ssd34.data.lock import file_locked
 from ssd34.errors import OptionError
 from ssd34.evaluate.evaluator import Found
 from ssd34.evaluate.results import Results
@@ -82,8 +83,16 @@ def partial_file(
 
     Raises:
         OptionError: without `resume`, there is one already; with it, it is of another evaluation
-            or damaged.
+            or damaged; or another process writes it.
     """
+    with file_locked(path), _opened(path, identity, dataset, resume=resume) as partial:
+        yield partial
+
+
+@contextmanager
+def _opened(
+    path: Path, identity: Mapping[str, Any], dataset: Dataset, *, resume: bool
+) -> Iterator[Partial]:
     head = json.dumps({"file": FORMAT, **identity}).encode() + b"\n"
     if resume and path.exists():
         found, length = _read(path, identity, dataset, head)
