@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ssd34.data.dataset import Dataset, Problem, Sample
+from ssd34.data.disk import naming
 from ssd34.data.lock import file_locked
 from ssd34.errors import OptionError
 from ssd34.evaluate.evaluator import Found
@@ -49,8 +50,9 @@ class Partial:
                 np.column_stack((r.category_ids, r.boxes_xywh, r.scores)).tolist()
                 for r in found.results
             ]
-        self._file.write(json.dumps(values).encode() + b"\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps(values).encode() + b"\n")
+            self._file.flush()
 
 
 def partial_path(output: Path) -> Path:
@@ -109,9 +111,13 @@ def _opened(
             ) from None
         found = ()
         file.write(head)
-    with file:
-        file.flush()
+    try:
+        with naming(path):
+            file.flush()
         yield Partial(path, file, found)
+    finally:
+        with naming(path):
+            file.close()
     path.unlink()
 
 
