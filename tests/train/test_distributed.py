@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def together():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([two_processes.__name__])
 
-    def run(work, folder, *arguments):
+    def run(work, folder, *arguments, ends=(0, 0)):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -118,7 +119,7 @@ def together():
             process.start()
         for process in processes:
             process.join(120)
-        assert [process.exitcode for process in processes] == [0, 0]
+        assert tuple(process.exitcode for process in processes) == ends
         return [(folder / f"{rank}.txt").read_text().splitlines() for rank in range(2)]
 
     return run
@@ -128,6 +129,11 @@ def test_nothing_of_the_group_outlives_it(together, tmp_path):
     """Its threads, which give tensors back, must not run on while Python ends."""
     expected = ["[2.0, 2.0, 2.0] [] ['é']", "None"]
     assert together(two_processes.leave_nothing, tmp_path) == [expected, expected]
+
+
+def test_who_waits_for_a_dead_process_is_told(together, tmp_path):
+    [told] = together(two_processes.lose_one, tmp_path, ends=(0, -signal.SIGKILL))[0]
+    assert "TrainingError" in told and "2 processes" in told and "--resume" in told
 
 
 def test_pictures_that_any_process_could_not_read_are_told_once(together, shapes, tmp_path):

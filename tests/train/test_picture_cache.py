@@ -116,6 +116,21 @@ def test_processes_share_what_one_of_them_has_decoded():
     assert cache.used == 40 * 7 * 5 * 3
 
 
+def die_with_the_lock(cache):
+    with cache._locked():
+        dying()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="worker processes share memory on Linux alone")
+def test_a_process_killed_with_the_lock_in_its_hands_holds_up_nobody():
+    cache = PictureCache(3, 1000)
+    process = start_workers_server().Process(target=die_with_the_lock, args=(cache,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert same(cache.read(1, 1, Decoder()(1)), noise(1))
+
+
 def test_a_pickled_cache_is_empty():
     other = pickle.loads(pickle.dumps(PictureCache(3, 1000)))
     assert other.limit == 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import sys
 import weakref
 
@@ -11,6 +12,7 @@ import torch.distributed as dist
 import ssd34.cli.train_setup
 from ssd34.cli.app import commands
 from ssd34.data.formats import open_dataset
+from ssd34.errors import TrainingError
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import joined
 from ssd34.train.loop import train
@@ -42,6 +44,17 @@ def leave_nothing(_):
         ranks.add(values)
         print(values.tolist(), ranks.everyone([]), ranks.everyone(["é"] * ranks.rank))
     print(group())
+
+
+def lose_one(_):
+    """The second process is killed while the first waits for it."""
+    try:
+        with joined(CPU) as ranks:
+            if ranks.rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            ranks.add(torch.ones(3))
+    except TrainingError as error:
+        print(repr(error))
 
 
 def adapt(folder, *arguments):

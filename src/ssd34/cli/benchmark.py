@@ -17,6 +17,7 @@ from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.exit_codes import INTERRUPTED, PARTLY
 from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.data.atomic import write_text, written_whole
+from ssd34.data.lock import folder_locked
 from ssd34.errors import OptionError, require
 from ssd34.runtime.benchmark_plot import FORMATS, draw_benchmark
 from ssd34.runtime.benchmark_report import report_values
@@ -218,8 +219,7 @@ def _with_loadgen(plan: Plan, folder: Path, seconds: float) -> dict[str, Any]:
         raise OptionError(
             f"--loadgen: expected --scenario {' or '.join(LOADGEN_SCENARIOS)}, got {plan.scenario}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with progress_bar() as bar:
+    with folder_locked(folder), progress_bar() as bar:
         task = bar.add_task("LoadGen", total=None)
         return loadgen_values(
             plan,

@@ -19,6 +19,7 @@ from ssd34.cli.outputs import check_outputs
 from ssd34.cli.termination import ends_as_interrupted
 from ssd34.core.counted import counted
 from ssd34.core.postprocess import POLICIES, named_policy
+from ssd34.data.lock import folder_locked
 from ssd34.errors import MissingExtraError, OptionError, require
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ def quantize(
         [output / name for name in WRITTEN],
         files=[config] if config else (), models=(model,), data=(data,),
     )  # fmt: skip
+    click.get_current_context().with_resource(folder_locked(output))
     dataset = opened(data, coco_names=coco_names)
     accepted = _run(
         model,

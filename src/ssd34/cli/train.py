@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS
 from ssd34.data.atomic import remove_parts, write_text
+from ssd34.data.lock import folder_locked
 from ssd34.errors import DivergenceError, require
 
 if TYPE_CHECKING:
@@ -117,7 +119,8 @@ def train(
     from ssd34.train.picture_cache import start_workers_server
 
     if flags["workers"] != 0 and not shown:
-        start_workers_server()  # it loads while this process does
+        with suppress(OSError):  # if it cannot be started, who needs it tells
+            start_workers_server()  # it loads while this process does
     torch = require("torch", extra="train", why="training")
     require("hotcoco", extra="evaluate", why="evaluation during training")
     require("msgspec", extra="train", why="the settings of a training")
@@ -132,6 +135,8 @@ def train(
     from ssd34.train.untrained import untrained_levels
 
     first = int(os.environ.get("RANK", "0")) == 0
+    if first and not shown:
+        click.get_current_context().with_resource(folder_locked(output))
     given = settings_given(flags, assignments)
     chosen = device_named(torch, device)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -59,7 +59,8 @@ class Checkpoint:
             "labels": json.dumps(self.labels.to_dict()),
             "state": json.dumps(dict(self.state)),
         }
-        with written_whole(path) as temporary:
+        size = sum(array.nbytes for array in arrays.values())
+        with written_whole(path, needs=size) as temporary:
             numpy_format.save_file(arrays, temporary, metadata=metadata)
 
 

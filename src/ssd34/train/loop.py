@@ -21,7 +21,7 @@ from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
 from ssd34.train.divergence import diverged
 from ssd34.train.ema import AveragedWeights
-from ssd34.train.loader import Loader, batches_an_epoch, everyones
+from ssd34.train.loader import Loader, batches_an_epoch, deaths_told, everyones
 from ssd34.train.measure import StoppedError, evaluate_network
 from ssd34.train.options import TrainOptions
 from ssd34.train.out_of_memory import advised
@@ -125,10 +125,12 @@ def train(
     share = run.share(run.step)
     if run.step and run.step % interval == 0 and run.evaluated != run.step:
         _evaluate(run, validation, device, listener, ranks)  # it was interrupted
-    with closing(loader.batches(run.step)) as batches:
+    with deaths_told(), closing(loader.batches(run.step, listener.stop)) as batches:
         while share < 1 and not run.reached_target and not ranks.any(listener.stop()):
             waited = time.perf_counter()
-            batch = next(batches)
+            batch = next(batches, None)
+            if batch is None:  # asked to stop
+                break
             waited = time.perf_counter() - waited
             problems = everyones(batch.problems, ranks)
             _report(problems, run, listener, ranks)

@@ -16,6 +16,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.data.atomic import remove_parts, write_text
 from ssd34.data.checkpoint import Arrays, Checkpoint, read_checkpoint
 from ssd34.data.dataset import Problem
+from ssd34.data.disk import naming
 from ssd34.errors import CheckpointError, TrainingError
 from ssd34.network.ssd import SSD, arrays_of, load_weights
 from ssd34.train.divergence import LossWatch
@@ -122,7 +123,8 @@ class Run:
         if not self.writes:
             return
         record = {"time": round(time.time(), 3), "step": self.step, **record}
-        with (self.output / HISTORY).open("a", encoding="utf-8") as file:
+        history = self.output / HISTORY
+        with naming(history), history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def start_history(self) -> None:
