@@ -30,6 +30,7 @@ def held_by(folder, what=""):
         [sys.executable, "-c", HOLD, str(folder), what], stdout=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
+    assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
 

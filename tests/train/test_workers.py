@@ -20,6 +20,7 @@ from ssd34.data.formats import open_dataset
 from ssd34.errors import TrainingError
 from ssd34.train import loader as loader_module
 from ssd34.train.augment import Augmentation
+from ssd34.train.distributed import Ranks
 from ssd34.train.loader import Loader, deaths_told
 from ssd34.train.training_set import training_sets
 from tests.conftest import TINY_LABELS, tiny_spec
@@ -102,7 +103,7 @@ def test_one_of_several_processes_waits_a_while(shapes, monkeypatch):
     """It cannot end alone: the others would wait for it."""
     monkeypatch.setattr(loader_module, "FAREWELL", 1)
     loader = loader_of(shapes, Sleeping)
-    loader.ranks = loader_module.Ranks(rank=0, count=2)
+    loader.ranks = Ranks(rank=0, count=2)
     with pytest.raises(KeyboardInterrupt):
         next(loader.batches(0, lambda: True))
 
