@@ -14,8 +14,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 TRAIN = (
-    "train --data SHAPES --val SHAPES --spec ssd300-resnet18 --batch 4 --workers 0 --warmup 1 "
-    "--small-size 64 --small-share 1 --output DISK/run --epochs "
+    "train --data SHAPES --val SHAPES --spec ssd300-resnet18 --batch 4 --workers 0 "
+    "--set warmup_steps=1 --set small_size=64 --set small_share=1 --output DISK/run --epochs "
 )
 
 
