@@ -18,10 +18,9 @@ import torch
 from ssd34.core.spec import SPECS, named_spec
 from ssd34.data.atomic import write_text
 from ssd34.data.formats import open_dataset
+from ssd34.machine import this_cpu, thread_budget
 from ssd34.network.ssd import SSD
 from ssd34.runtime.benchmark import interleaved, speed_up, summary
-from ssd34.runtime.cpu import this_cpu
-from ssd34.threads import thread_budget
 from ssd34.train.loader import Loader
 from ssd34.train.options import TrainOptions
 from ssd34.train.precision import computes_bf16

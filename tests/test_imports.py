@@ -73,25 +73,16 @@ def test_a_missing_extra_is_named_with_the_remedy(arguments, extra):
 ALLOWED = {
     "errors": set(),
     "version": set(),
-    "threads": set(),
+    "machine": set(),
     "core": {"errors"},
     "data": {"core", "errors"},
     "network": {"core", "data", "errors"},
     "zoo": {"core", "data", "errors", "version"},
-    "runtime": {"core", "data", "zoo", "errors", "version", "threads"},
-    "evaluate": {"core", "data", "runtime", "errors"},
-    "deploy": {"core", "data", "runtime", "evaluate", "errors", "version", "threads"},
+    "runtime": {"core", "data", "zoo", "errors", "version", "machine"},
+    "evaluate": {"core", "data", "zoo", "runtime", "errors", "machine"},
+    "deploy": {"core", "data", "zoo", "runtime", "evaluate", "errors", "version", "machine"},
     "setting_types": {"errors"},
-    "train": {
-        "core",
-        "data",
-        "network",
-        "runtime",
-        "evaluate",
-        "errors",
-        "setting_types",
-        "threads",
-    },
+    "train": {"core", "data", "network", "evaluate", "errors", "setting_types", "machine"},
 }
 
 

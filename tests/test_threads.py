@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from ssd34.threads import thread_budget
+from ssd34.machine import thread_budget
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,7 @@ class DivergenceError(TrainingError):
 
 
 class MissingExtraError(Ssd34Error):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed, or is broken."""
 
 
 def require(module: str, *, extra: str, why: str) -> ModuleType:
@@ -68,16 +68,19 @@ def require(module: str, *, extra: str, why: str) -> ModuleType:
         why: what needs it, as the subject of the message.
 
     Raises:
-        MissingExtraError: it is not installed; the message says how to install it.
+        MissingExtraError: it is not installed, or cannot be imported here; the message says how to
+            install it.
     """
     import importlib
 
+    package = module.split(".")[0]
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
-            raise
+    except Exception as error:  # a broken installation fails with anything
+        state = f"cannot be imported ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        if isinstance(error, ModuleNotFoundError) and (error.name or package) in (package, module):
+            state = "is not installed"
         raise MissingExtraError(
-            f"{why} needs the package {module.split('.')[0]!r}, which is not installed; "
+            f"{why} needs the package {package!r}, which {state}; "
             f"install it with: pip install 'ssd34[{extra}]'"
         ) from error

@@ -11,7 +11,7 @@ from PIL import Image
 from ssd34.cli import app
 from ssd34.errors import Ssd34Error
 from ssd34.runtime.benchmark_worker import Worker
-from ssd34.runtime.int8_way import EXACT
+from ssd34.runtime.engine_choice import EXACT
 from tests.conftest import EXAMPLES
 
 needs_loadgen = pytest.mark.skipif(
@@ -79,14 +79,10 @@ def test_nothing_that_can_run_is_an_error(tmp_path):
         )
 
 
-def test_offline_and_server(run, tmp_path):
+def test_offline(run, tmp_path):
     result = run("--scenario", "offline", "--rounds", "1", "--plot", tmp_path / "o.svg")
     assert "images/s" in result.stdout
     assert "<svg" in (tmp_path / "o.svg").read_text()
-    result = run("--scenario", "server", "--rounds", "2", "--rate", "50")
-    assert "50.00/s" in result.stdout and "not searched" in result.stdout
-    result = run("--scenario", "server", "--rounds", "2", "--bound", "0.01")
-    assert "alone a picture" in result.stdout and "the bound is 0.01" in result.stdout
 
 
 def test_the_exact_way_of_int8_is_named(run, tmp_path, monkeypatch):
@@ -137,52 +133,6 @@ def test_interruption_prints_and_writes_what_there_is(run, tmp_path, monkeypatch
     assert values["interrupted"] and values["results"][0]["network_ms"]["rounds"] == 2
 
 
-def test_an_interrupted_search_shows_how_far_it_came(run, tiny_raw_model, tmp_path, monkeypatch):
-    """The first model has kept one rate and missed one; the second was not begun."""
-    real, latencies = Worker.ask, iter([[5000.0], [0.001]])
-
-    def ask(worker, command, **arguments):
-        if command != "serve":
-            return real(worker, command, **arguments)
-        try:
-            return next(latencies)
-        except StopIteration:
-            raise KeyboardInterrupt from None
-
-    monkeypatch.setattr(Worker, "ask", ask)
-    result = run(tiny_raw_model, "--scenario", "server", "--json", tmp_path / "b.json", code=130)
-    first, second = json.loads((tmp_path / "b.json").read_text())["results"]
-    found = first["search_cut_off"]
-    assert 0 < found["kept"] < found["missed"] and first["highest_rate"] is None
-    assert f"at least {found['kept']:.2f}/s" in result.stdout
-    assert f"below {found['missed']:.2f}/s" in result.stdout
-    assert second["rates"] == [] and "not begun" in result.stdout
-    assert "not searched" not in result.stdout
-    assert "only the rates until then" in result.stderr
-
-
-def test_a_search_that_finds_no_rate_shows_the_lowest(run, tmp_path, monkeypatch):
-    """Every rate misses the bound, by less the lower it is."""
-    real, tried = Worker.ask, []
-
-    def ask(worker, command, **arguments):
-        if command == "detect":
-            return [1.0, 8.0, 1.0]
-        if command != "serve":
-            return real(worker, command, **arguments)
-        tried.append(arguments["rate"])
-        return [1000 + arguments["rate"]]
-
-    monkeypatch.setattr(Worker, "ask", ask)
-    result = run("--scenario", "server", "--json", tmp_path / "b.json")
-    (values,) = json.loads((tmp_path / "b.json").read_text())["results"]
-    assert values["highest_rate"] == 0 and len(values["rates"]) == len(tried) > 1
-    assert "none: p99 above" in result.stdout and " 0.00/s" not in result.stdout
-    # 10 ms a picture: halved down to a 32nd of 100 pictures a second.
-    assert min(tried) == 3.125
-    assert "3.12/s" in result.stdout and "1003.1" in result.stdout
-
-
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -193,19 +143,13 @@ def test_a_search_that_finds_no_rate_shows_the_lowest(run, tmp_path, monkeypatch
         (["--images", "no/such"], "no such file"),
         (["--json", "no/such/file.json"], "folder that exists"),
         (["--plot", "b.gif"], "png, svg, pdf"),
-        (["--plot", "b.png", "--scenario", "server"], "leave it out"),
-        (["--loadgen", "logs", "--scenario", "server"], "single-stream or offline"),
-        (["--rate", "nan", "--scenario", "server"], "number above 0"),
+        (["--plot", "b.png", "--loadgen", "logs"], "leave it out"),
         (["--batch", "4"], "counts in --scenario offline only, not in --scenario single-stream"),
-        (["--rate", "3"], "counts in --scenario server only"),
-        (["--bound", "3", "--scenario", "offline"], "counts in --scenario server only"),
+        (["--rate", "3"], "single-stream or offline"),
+        (["--bound", "3", "--scenario", "offline"], "--loadgen"),
         (["--batch", "4", "--scenario", "offline", "--loadgen", "logs"], "not in --loadgen"),
         (["--seconds", "3"], "with --loadgen only"),
         (["--warm-up", "3", "--loadgen", "logs"], "--warm-up does not count in --loadgen"),
-        (
-            ["--bound", "3", "--rate", "3", "--scenario", "server"],
-            "--rate leaves no search; give one",
-        ),
         (["no.onnx"], "no such model"),
     ],
 )

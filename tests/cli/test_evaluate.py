@@ -110,7 +110,7 @@ def test_shapes_give_twelve_numbers_as_json_and_detections(tiny_model, shapes, t
     assert set(values) == {
         "model", "data", "classes", "policy", "pictures", "summary", "class_ap", "class_ap50",
         "model_sha256", "engine", "problems", "unreadable", "ssd34", "area_class_ap", "limit",
-        "data_sha256", "metric", "intervals", "preprocess", "tail_cut", "int8",
+        "data_sha256", "metric", "intervals", "preprocess", "tail_cut", "int8", "precision_at",
     }  # fmt: skip
     assert values["model_sha256"] == hashlib.sha256(tiny_model.read_bytes()).hexdigest()
     assert (values["problems"], values["unreadable"]) == (0, 0)

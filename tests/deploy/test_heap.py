@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssd34.deploy.heap import trim_heap
+from ssd34.machine import trim_heap
 
 MEGABYTE = 2**20
 
@@ -28,5 +28,5 @@ def test_freed_pieces_between_used_ones_go_back():
 
 
 def test_without_the_function_nothing_happens(monkeypatch):
-    monkeypatch.setattr("ssd34.deploy.heap._malloc_trim", lambda: None)
+    monkeypatch.setattr("ssd34.machine._malloc_trim", lambda: None)
     trim_heap()

@@ -31,7 +31,7 @@ def plain(detector, dataset):
     """A loop without threads."""
     for sample in dataset.samples:
         try:
-            yield sample, detector.pick(dataset.read(sample))
+            yield sample, detector.run(detector.session.input_for(dataset.read(sample)))
         except Exception:
             yield sample, None
 

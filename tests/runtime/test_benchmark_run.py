@@ -9,13 +9,12 @@ import pytest
 from ssd34.core.detections import Detections
 from ssd34.core.labels import COCO_LABELS
 from ssd34.errors import ImageError, ModelError, OptionError
+from ssd34.machine import this_cpu
 from ssd34.runtime.benchmark_report import report_values
 from ssd34.runtime.benchmark_run import Plan, Report, Result, benchmark
-from ssd34.runtime.benchmark_worker import Worker, drawn_picture
-from ssd34.runtime.cpu import this_cpu
+from ssd34.runtime.benchmark_worker import StageTimes, Worker, drawn_picture, staged_times
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.loadgen_run import loadgen_values
-from ssd34.runtime.stages import StagedDetector, StageTimes
 from tests.conftest import EXAMPLES
 
 PICTURES = sorted(EXAMPLES.glob("*.jpg"))
@@ -51,15 +50,16 @@ class Clock:
 @pytest.mark.parametrize("kind", ["tiny_model", "tiny_raw_model"])
 def test_stages_are_where_the_time_goes(kind, request, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("ssd34.runtime.stages.time", clock)
+    monkeypatch.setattr("ssd34.runtime.benchmark_worker.time", clock)
     detector = Detector.load(request.getfixturevalue(kind))
     engine = detector.session.engine
     monkeypatch.setattr(engine, "run", clock.during(engine.run, 0.5))
     monkeypatch.setattr(detector, "prepare", clock.during(detector.prepare, 0.25))
     picked = clock.during(Detections.from_picked, 0.125)
     monkeypatch.setattr("ssd34.runtime.detector.Detections.from_picked", picked)
-    stages = StagedDetector(detector).detect(PICTURES[0])
+    stages = staged_times(detector, PICTURES[0])
     assert stages == StageTimes(preprocess=250, network=500, tail=125)
+    assert detector.session.engine is engine
 
 
 # --- one model in its own process -----------------------------------------------------------
@@ -71,12 +71,12 @@ def test_worker(tiny_raw_model):
         assert len(model.ask("detect", number=-1)) == 3
         assert model.ask("many", first=-3, count=5, workers=2) > 0
         assert model.ask("batches", first=0, count=4, batch=2) > 0
-        latencies = model.ask("serve", rate=1000, queries=7, seed=3)
-        assert len(latencies) == 7 and min(latencies) > 0
         assert 30e6 < model.ask("memory") < 2e9
         assert 0 <= model.ask("tail_share") < 1
-        with pytest.raises(OptionError, match="rate > 0"):
-            model.ask("serve", rate=0, queries=7, seed=3)
+        with pytest.raises(OptionError, match="threads 0"):
+            model.ask(
+                "open", model="default", engine="onnxruntime", threads=0, streams=1, pictures=[]
+            )
         # An error is an answer; the process goes on.
         assert len(model.ask("detect", number=1)) == 3
 
@@ -220,10 +220,9 @@ def test_the_batch_of_a_file_is_its_own_in_the_report(tiny_model, tiny_raw_model
     assert [(one["batch"], one["pictures_in_a_run"]) for one in results] == [(1, 1), (None, 1)]
 
 
-@pytest.mark.parametrize("scenario", ["single-stream", "server"])
-def test_a_fixed_batch_is_not_for_pictures_that_come_alone(tiny_batch_model, tiny_model, scenario):
+def test_a_fixed_batch_is_not_for_pictures_that_come_alone(tiny_batch_model, tiny_model):
     models = [str(tiny_batch_model), str(tiny_model)]
-    report = benchmark(Plan(models=models, scenario=scenario, rounds=1, bound_ms=1e5))
+    report = benchmark(Plan(models=models, rounds=1))
     assert [result.model for result in report.results] == models[1:]
     (refused,) = report.refused
     assert refused.model == models[0]
@@ -245,38 +244,15 @@ def test_a_batch_that_a_file_does_not_take(tiny_model, tiny_raw_model):
     assert "takes 1 picture at once, not --batch 2; leave" in report.refused[0].reason
 
 
-@pytest.mark.parametrize("rate", [None, 20.0])
-def test_server(tiny_model, rate):
-    plan = Plan(
-        models=[str(tiny_model)], scenario="server", rounds=5, warm_up=1, rate=rate, bound_ms=1e5
-    )
-    (result,) = report_values(benchmark(plan))["results"]
-    if rate:
-        assert result["highest_rate"] is None
-        assert [one["rate"] for one in result["rates"]] == [20]
-    else:
-        # Nothing exceeds such a bound: the search ends just below the capacity.
-        assert result["highest_rate"] == result["rates"][-1]["rate"] > result["rates"][0]["rate"]
-    assert result["rates"][0]["latency_ms"]["rounds"] == 5
-
-
-def test_no_rate_is_tried_where_a_picture_alone_exceeds_the_bound(tiny_model):
-    plan = Plan(models=[str(tiny_model)], scenario="server", rounds=5, warm_up=0, bound_ms=0.01)
-    (result,) = report_values(benchmark(plan))["results"]
-    assert result["rates"] == [] and result["highest_rate"] == 0
-    assert result["alone_ms"] > 0.01 and result["search_cut_off"] is None
-
-
-@pytest.mark.parametrize("scenario", ["single-stream", "offline", "server"])
+@pytest.mark.parametrize("scenario", ["single-stream", "offline"])
 def test_a_model_that_fails_in_its_runs_is_refused(failing_model, tiny_model, scenario):
     models = [str(failing_model), str(tiny_model)]
-    report = benchmark(Plan(models=models, scenario=scenario, rounds=2, warm_up=1, bound_ms=1e5))
+    report = benchmark(Plan(models=models, scenario=scenario, rounds=2, warm_up=1))
     assert [result.model for result in report.results] == models[1:]
     (refused,) = report.refused
     assert refused.model == models[0] and "failing.onnx: loaded, but" in refused.reason
     (values,) = report_values(report)["results"]
-    if scenario != "server":
-        assert values["speed_up"]["detect"]["value"] == 1, "what the others are compared with"
+    assert values["speed_up"]["detect"]["value"] == 1, "what the others are compared with"
 
 
 def test_only_a_model_that_fails_is_an_error(failing_model):
@@ -346,21 +322,6 @@ def test_interruption_keeps_what_was_measured(tiny_model):
     assert result["peak_memory_mb"] is None and not result["tail_in_file_known"]
 
 
-def test_an_interrupted_search_says_how_far_it_came():
-    """Two models are searched one after the other; the first is half done."""
-    facts = {"engine": "onnxruntime"}
-    rates = [(50.0, [150.0] * 9), (25.0, [99.0] * 9), (37.5, [101.0] * 9)]
-    results = [
-        Result("a", "onnxruntime", 1, facts, rates=rates),
-        Result("b", "onnxruntime", 1, facts),
-    ]
-    plan = Plan(models=["a", "b"], scenario="server")
-    first, second = report_values(Report(plan, this_cpu(), results, interrupted=True))["results"]
-    assert first["highest_rate"] is None
-    assert first["search_cut_off"] == {"kept": 25.0, "missed": 37.5}
-    assert second["search_cut_off"] == {"kept": None, "missed": None} and not second["rates"]
-
-
 def test_interruption_before_anything_was_measured(tiny_model):
     def interrupt(what, *_):
         if what == "rounds":
@@ -390,7 +351,7 @@ def test_rounds_that_only_some_have_finished_do_not_count():
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"scenario": "fast"}, "single-stream, offline, server"),
+        ({"scenario": "fast"}, "single-stream, offline"),
         ({"rounds": 0}, "at least one"),
         ({"engines": ()}, "at least one"),
         ({"models": ()}, "at least one"),

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ssd34.runtime.cpu import peak_memory, this_cpu
-from ssd34.threads import thread_budget
+from ssd34.machine import peak_memory, this_cpu, thread_budget
 
 NEW = """processor\t: 0
 model name\t: Some CPU @ 2.00GHz
@@ -56,7 +55,7 @@ def test_peak_memory_is_not_the_parents():
     ballast = bytearray(300 * 2**20)
     ballast[::4096] = b"x" * len(ballast[::4096])
     code = (
-        "from ssd34.runtime.cpu import peak_memory; import resource;"
+        "from ssd34.machine import peak_memory; import resource;"
         "print(peak_memory(), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -1,4 +1,8 @@
+import copy
 import io
+import multiprocessing
+import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -36,6 +40,47 @@ def assert_equal(found, expected):
 def message_of(error):
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)
+
+
+# --- in other processes ---------------------------------------------------------------------
+
+
+def test_a_pool_of_spawned_processes_detects(detector, raw_detector):
+    paths = [EXAMPLES / "coffee.jpg", EXAMPLES / "chelsea.jpg"]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        for one in (detector, raw_detector):
+            for found, path in zip(pool.map(one.detect, paths), paths, strict=True):
+                assert_equal(found, one.detect(path))
+
+
+def test_what_is_unpickled_is_loaded_again_with_the_same_options(
+    tiny_raw_model, tiny_model, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tiny_raw_model.parent)
+    policy = MLPERF.replace(name="mine", max_detections=5)
+    raw = Detector.load(tiny_raw_model.name, threads=2, policy=policy, preprocessing="fast")
+    pickled = pickle.dumps(raw), pickle.dumps(Detector.load(tiny_model, engine="auto"))
+    assert len(b"".join(pickled)) < 2000, "not the file's content"
+    monkeypatch.chdir(tmp_path)
+    again, with_tail = map(pickle.loads, pickled)
+    assert (again.session.threads, again.policy, again.preprocessing) == (2, policy, "fast")
+    assert_equal(again.detect(noise(), score=0), raw.detect(noise(), score=0))
+    assert with_tail.detect(noise(), score=0).names
+
+
+def test_unpickled_where_the_file_is_missing(tiny_model, tmp_path):
+    path = shutil.copy(tiny_model, tmp_path / "gone.onnx")
+    pickled = pickle.dumps(Detector.load(path))
+    path.unlink()
+    with pytest.raises(ModelError, match=r"gone\.onnx: no such"):
+        pickle.loads(pickled)
+
+
+def test_copies_detect_and_deep_ones_have_a_session_of_their_own(detector):
+    shallow, deep = copy.copy(detector), copy.deepcopy(detector)
+    assert shallow.session is detector.session and deep.session is not detector.session
+    for each in (shallow, deep):
+        assert_equal(each.detect(noise(), score=0), detector.detect(noise(), score=0))
 
 
 # --- detecting ------------------------------------------------------------------------------
@@ -217,7 +262,7 @@ def test_fast_reads_every_kind_of_picture_and_keeps_its_size(detector, fast, tmp
 
 def test_fast_is_exact_for_small_pictures(detector, fast):
     assert_equal(fast.detect(noise(190, 100), score=0), detector.detect(noise(190, 100), score=0))
-    exact, ours = detector.pick(noise()), fast.pick(noise())
+    exact, ours = (each.run(each.prepare(noise()).tensor) for each in (detector, fast))
     np.testing.assert_array_equal(exact.scores, ours.scores)
 
 
@@ -245,7 +290,7 @@ def test_threads_share_a_detector(detector):
 @pytest.mark.parametrize("score", [0, 0.05, 0.2, 0.3, 0.9, 1])
 def test_a_score_for_raw_models_changes_only_the_low_scored(tiny_raw_model, policy, score):
     detector = Detector.load(tiny_raw_model, policy=policy)
-    everything = detector.pick(noise())
+    everything = detector.run(detector.session.input_for(noise()))
     found = detector.detect(noise(), score=score)
     order = np.argsort(-everything.scores, kind="stable")
     expected = everything.scores[order]

@@ -1,4 +1,5 @@
 import importlib.util
+import sys
 import threading
 import time
 from pathlib import Path
@@ -45,8 +46,6 @@ def pictures(number=1, seed=3):
 
 def without(monkeypatch, package):
     """As if a package were not installed."""
-    import sys
-
     monkeypatch.setitem(sys.modules, package, None)
 
 
@@ -302,6 +301,18 @@ def test_auto_without_openvino_says_so(tiny_model, monkeypatch):
     assert session.engine.name == "onnxruntime" and session.choice is not None
     assert session.choice.milliseconds == {}
     assert "pip install 'ssd34[openvino]'" in session.choice.reason
+
+
+def test_auto_leaves_openvino_that_cannot_be_imported(tiny_model, monkeypatch, tmp_path):
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("raise RuntimeError('no home\\nhere')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    with pytest.raises(MissingExtraError, match=r"openvino.*RuntimeError: no home here") as caught:
+        Session(tiny_model, engine="openvino")
+    session = Session(tiny_model, engine="auto")
+    assert session.engine.name == "onnxruntime" and session.choice is not None
+    assert str(caught.value) in session.choice.reason
 
 
 def test_openvino_that_is_not_installed(tiny_model, monkeypatch):

@@ -8,9 +8,8 @@ from ssd34.deploy.export import ExportOptions, onnx_model
 from ssd34.deploy.graph import save_model
 from ssd34.deploy.quantize import PUBLISHED_FORMS, quantized_model
 from ssd34.deploy.read_network import network_of
-from ssd34.runtime import int8_way as module
 from ssd34.runtime.engine import open_engine
-from ssd34.runtime.int8_way import EXACT, FAST, int8_way
+from ssd34.runtime.engine_choice import EXACT, FAST, int8_way
 from tests.conftest import EXAMPLES
 
 
@@ -42,7 +41,7 @@ def files(tiny_checkpoint, tiny_model, tmp_path_factory):
 
 @pytest.mark.parametrize("saturates", [True, False])
 def test_the_exact_way_is_for_eight_bits_where_the_fast_one_is_wrong(files, saturates, monkeypatch):
-    monkeypatch.setattr(module, "int8_saturates", lambda: saturates)
+    monkeypatch.setattr("ssd34.runtime.saturation.int8_saturates", lambda: saturates)
     for name, path in files.items():
         engine = open_engine(path, name="onnxruntime", threads=1)
         if name in ("float", "stored"):

@@ -2,8 +2,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from ssd34.machine import this_cpu
 from ssd34.runtime import onnxruntime_engine
-from ssd34.runtime.cpu import this_cpu
 from ssd34.runtime.onnxruntime_engine import session_options
 from ssd34.runtime.saturation import PROBE, int8_saturates
 

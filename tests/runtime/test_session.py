@@ -10,8 +10,8 @@ from ssd34.core.labels import COCO_LABELS
 from ssd34.core.preprocess import preprocess
 from ssd34.core.spec import named_spec
 from ssd34.errors import ModelError, OptionError
+from ssd34.machine import thread_budget
 from ssd34.runtime.session import Session
-from ssd34.threads import thread_budget
 from tests.conftest import TINY_LABELS, tiny_spec
 
 DETECTIONS = {

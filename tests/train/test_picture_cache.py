@@ -9,10 +9,10 @@ from PIL import Image
 
 from ssd34.data.formats import open_dataset
 from ssd34.errors import OptionError
+from ssd34.machine import free_memory
 from ssd34.train.augment import Augmentation
 from ssd34.train.distributed import Ranks
 from ssd34.train.loader import Loader, cache_bytes
-from ssd34.train.memory import free_memory
 from ssd34.train.picture_cache import PictureCache, start_workers_server
 from ssd34.train.training_set import training_sets
 from tests.conftest import TINY_LABELS, tiny_spec

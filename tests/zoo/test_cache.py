@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,42 @@ def test_no_home(monkeypatch):
     monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(OptionError, match="set SSD34_HOME"):
         cache_folder({})
+
+
+PLOT = """
+import os, sys
+import ssd34.zoo.cache
+from ssd34.errors import OptionError
+try:
+    ssd34.zoo.cache.load_matplotlib(extra="plot", why="a plot")
+except OptionError as error:
+    sys.exit(str(error))
+print(os.environ["MPLCONFIGDIR"])
+"""
+
+
+@pytest.mark.parametrize("temporary", [True, False])
+def test_plots_where_the_home_cannot_be_written(temporary, tmp_path):
+    (tmp_path / "no folder").write_text("")
+    unusable = str(tmp_path / "no folder" / "home")
+    environment = {"HOME": unusable, "TMPDIR": str(tmp_path) if temporary else unusable}
+    blocked = "" if temporary else "import tempfile; tempfile._candidate_tempdir_list = list\n"
+    result = subprocess.run(
+        [sys.executable, "-c", blocked + PLOT], env=environment, capture_output=True, text=True
+    )
+    if temporary:
+        assert result.returncode == 0 and result.stderr == ""
+        folder = Path(result.stdout.strip())
+        assert folder.parent == tmp_path and not folder.exists(), "it is removed at the end"
+    else:
+        assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+        assert "TMPDIR" in result.stderr and "SSD34_HOME" in result.stderr
+
+
+def test_the_callers_folder_for_matplotlib_holds(tmp_path):
+    environment = {"HOME": str(tmp_path), "MPLCONFIGDIR": str(tmp_path / "mine")}
+    subprocess.run([sys.executable, "-c", PLOT], env=environment, check=True, capture_output=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_model_that_is_not_there(models):

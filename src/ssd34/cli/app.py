@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from ssd34.cli.benchmark import benchmark
+from ssd34.cli.calibrate import calibrate
 from ssd34.cli.convert import convert
 from ssd34.cli.data import data
 from ssd34.cli.detect import detect
@@ -57,7 +58,7 @@ def commands() -> None:
 
 
 for command in (
-    package, detect, train, evaluate, export, quantize, convert, data, models, verify,
+    package, detect, train, evaluate, calibrate, export, quantize, convert, data, models, verify,
     benchmark,
 ):  # fmt: skip
     commands.add_command(command)

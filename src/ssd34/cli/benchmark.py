@@ -19,26 +19,33 @@ from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.data.atomic import write_text, written_whole
 from ssd34.data.lock import folder_locked
 from ssd34.errors import OptionError, require
+from ssd34.machine import thread_budget
 from ssd34.runtime.benchmark_plot import FORMATS, draw_benchmark
 from ssd34.runtime.benchmark_report import report_values
 from ssd34.runtime.benchmark_run import (
     OFFLINE,
     SCENARIOS,
-    SERVER,
     SINGLE_STREAM,
     Plan,
 )
 from ssd34.runtime.benchmark_run import (
     benchmark as run_benchmark,
 )
-from ssd34.runtime.engine import AUTO, ENGINES, ONNXRUNTIME, OPENVINO
-from ssd34.runtime.int8_way import EXACT
-from ssd34.runtime.loadgen import SCENARIOS as LOADGEN_SCENARIOS
+from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES, OPENVINO
+from ssd34.runtime.engine_choice import EXACT
 from ssd34.runtime.loadgen_run import loadgen_values
 from ssd34.runtime.sources import find_pictures
-from ssd34.threads import thread_budget
+from ssd34.zoo.cache import load_matplotlib
 
-ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10, SERVER: 200}
+ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10}
+
+
+def _refuse_removed(_: click.Context, option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise OptionError(
+            f"{' and '.join(option.opts)} belonged to the simulated server, which is gone; use "
+            f"--scenario {' or '.join(SCENARIOS)}, or --loadgen"
+        )
 
 
 @click.command(short_help="Measure how fast models run here.")
@@ -48,7 +55,7 @@ ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10, SERVER: 200}
     help="Run each model with each of these. [default: what this process may use]",
 )  # fmt: skip
 @click.option(
-    "--engine", "engines", default=ONNXRUNTIME, metavar="NAME,NAME",
+    "--engine", "engines", default=DEFAULT_ENGINE, metavar="NAME,NAME",
     help=f"Run each model with each of these: {', '.join([*ENGINES, AUTO])}.",
 )  # fmt: skip
 @click.option(
@@ -70,14 +77,7 @@ ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10, SERVER: 200}
     "--batch", type=click.IntRange(1),
     help="Offline: pictures in one run. [default: the file's own number, or one a thread]",
 )  # fmt: skip
-@click.option(
-    "--rate", type=click.FloatRange(0, min_open=True),
-    help="Server: pictures a second. [default: search the highest within the bound]",
-)  # fmt: skip
-@click.option(
-    "--bound", type=click.FloatRange(0, min_open=True), default=100.0,
-    help="Server: milliseconds that p99 may be; for the search.",
-)  # fmt: skip
+@click.option("--rate", "--bound", hidden=True, expose_value=False, callback=_refuse_removed)
 @click.option(
     "--loadgen", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Let MLCommons LoadGen ask instead; its logs stay in DIR.",
@@ -98,8 +98,6 @@ def benchmark(
     rounds: int | None,
     warm_up: int,
     batch: int | None,
-    rate: float | None,
-    bound: float,
     loadgen: Path | None,
     seconds: float,
     json_file: Path | None,
@@ -122,15 +120,12 @@ def benchmark(
         rounds=rounds or ROUNDS[scenario],
         warm_up=warm_up,
         batch=batch,
-        rate=rate,
-        bound_ms=bound,
     )
     check_outputs((json_file, plot), files=plan.pictures, models=models)
     if plot:
-        _check_plot(plot, drawable=not loadgen and scenario != SERVER)
-    for name, number in (("--rate", rate), ("--bound", bound), ("--seconds", seconds)):
-        if number is not None and not math.isfinite(number):
-            raise OptionError(f"{name} {number}: expected a number above 0")
+        _check_plot(plot, drawable=not loadgen)
+    if not math.isfinite(seconds):
+        raise OptionError(f"--seconds {seconds}: expected a number above 0")
     values = _with_loadgen(plan, loadgen, seconds) if loadgen else _measured(plan)
     console = Console(
         highlight=False, emoji=False, width=shutil.get_terminal_size((110, 24)).columns
@@ -153,17 +148,12 @@ def benchmark(
     for choice in {r["choice"] for r in values["results"] if r.get("choice")}:
         click.echo(choice, err=True)
     if values["interrupted"]:
-        what = "rates" if scenario == SERVER else "rounds"
-        warn(f"interrupted: only the {what} until then were measured")
+        warn("interrupted: only the rounds until then were measured")
         raise SystemExit(INTERRUPTED)
     never = {r["model"] for r in values["refused"]} - {r["model"] for r in values["results"]}
     if never:
         warn(f"not measured at all: {', '.join(sorted(never))}")
         raise SystemExit(PARTLY)
-
-
-_ONLY = {"batch": OFFLINE, "rate": SERVER, "bound": SERVER}
-"""Options that count in one scenario."""
 
 
 def _check_scenario(scenario: str, *, loadgen: bool) -> None:
@@ -173,18 +163,12 @@ def _check_scenario(scenario: str, *, loadgen: bool) -> None:
     def given(name: str) -> bool:
         return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
-    for name, only in _ONLY.items():
-        if given(name) and (scenario != only or loadgen):
-            here = "--loadgen" if loadgen else f"--scenario {scenario}"
-            raise OptionError(f"--{name} counts in --scenario {only} only, not in {here}")
+    if given("batch") and (scenario != OFFLINE or loadgen):
+        here = "--loadgen" if loadgen else f"--scenario {scenario}"
+        raise OptionError(f"--batch counts in --scenario {OFFLINE} only, not in {here}")
     if given("warm_up") and loadgen:
         raise OptionError(
             "--warm-up does not count in --loadgen, which warms up by itself; leave it out"
-        )
-    if given("bound") and given("rate"):
-        raise OptionError(
-            "--bound is for the search of the highest rate, and --rate leaves no search; give one "
-            "of them"
         )
     if given("seconds") and not loadgen:
         raise OptionError("--seconds counts with --loadgen only; see --rounds")
@@ -192,9 +176,9 @@ def _check_scenario(scenario: str, *, loadgen: bool) -> None:
 
 def _check_plot(plot: Path, *, drawable: bool) -> None:
     """Fail before the work, not after it."""
-    require("matplotlib", extra="plot", why="--plot")
+    load_matplotlib(extra="plot", why="--plot")
     if not drawable:
-        raise OptionError("--plot draws the single-stream and offline scenarios; leave it out")
+        raise OptionError("--plot does not draw what LoadGen measures; leave it out")
     if _form(plot) not in FORMATS:
         raise OptionError(f"--plot {plot}: expected a name ending in {', '.join(FORMATS)}")
 
@@ -215,10 +199,6 @@ def _measured(plan: Plan) -> dict[str, Any]:
 
 def _with_loadgen(plan: Plan, folder: Path, seconds: float) -> dict[str, Any]:
     require("mlperf_loadgen", extra="loadgen", why="--loadgen")
-    if plan.scenario not in LOADGEN_SCENARIOS:
-        raise OptionError(
-            f"--loadgen: expected --scenario {' or '.join(LOADGEN_SCENARIOS)}, got {plan.scenario}"
-        )
     with folder_locked(folder), progress_bar() as bar:
         task = bar.add_task("LoadGen", total=None)
         return loadgen_values(
@@ -238,7 +218,9 @@ def _engines(names: str) -> list[str]:
                 f"{AUTO}, separated by commas"
             )
         if name == OPENVINO:
-            require("openvino", extra="openvino", why="the engine openvino")
+            from ssd34.runtime.libraries import load_openvino
+
+            load_openvino()
     return engines
 
 

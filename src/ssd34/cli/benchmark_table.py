@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssd34.core.counted import counted
-from ssd34.runtime.benchmark_run import OFFLINE, SERVER
+from ssd34.runtime.benchmark_run import OFFLINE
 
 Row = dict[str, str]
 """Cells by column; a cell may have several lines."""
@@ -30,7 +30,7 @@ def table_of(values: dict[str, Any]) -> Table:
     if "loadgen" in values:
         row_of = _offline_loadgen if values["scenario"] == OFFLINE else _single_stream_loadgen
     else:
-        row_of = {OFFLINE: _offline, SERVER: _server}.get(values["scenario"], _single_stream)
+        row_of = _offline if values["scenario"] == OFFLINE else _single_stream
     rows = [row_of(result) for result in values["results"]]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
     for name in rows[0]:
@@ -68,41 +68,6 @@ def _offline(result: dict[str, Any]) -> Row:
         "ms a picture": f"{result['per_picture_ms']['median']:.1f}",
         "speed-up": _interval(result["speed_up"]["detect"]),
     }
-
-
-def _server(result: dict[str, Any]) -> Row:
-    best = result["highest_rate"]
-    rates = [rate for rate in result["rates"] if best is None or rate["rate"] == best]
-    if best == 0:  # the search found none: how far the lowest rate is from the bound
-        rates = sorted(result["rates"], key=lambda rate: -rate["rate"])
-    latency = rates[-1]["latency_ms"] if rates else {}
-    return {
-        "model": _model(result),
-        "highest rate": _highest_rate(result, begun=bool(rates)),
-        "at": f"{rates[-1]['rate']:.2f}/s" if rates else "-",
-        **{
-            f"{name} ms": f"{latency[name]:.1f}" if latency else "-"
-            for name in ("median", "p90", "p99")
-        },
-    }
-
-
-def _highest_rate(result: dict[str, Any], *, begun: bool) -> str:
-    best, cut_off, alone = result["highest_rate"], result["search_cut_off"], result["alone_ms"]
-    if alone is not None and alone > result["bound_ms"]:
-        return f"none: alone a picture\ntakes {alone:.0f} ms,\nthe bound is {result['bound_ms']:g}"
-    if best == 0:
-        return f"none: p99 above\n{result['bound_ms']:g} ms at all rates"
-    if best is not None:
-        return f"{best:.2f}/s"
-    if cut_off is None:
-        return "not searched"
-    if not begun:
-        return "not begun"
-    kept, missed = cut_off["kept"], cut_off["missed"]
-    low = "" if kept is None else f"\nat least {kept:.2f}/s"
-    high = "" if missed is None else f"\nbelow {missed:.2f}/s"
-    return f"cut off{low}{high}"
 
 
 def _single_stream_loadgen(result: dict[str, Any]) -> Row:

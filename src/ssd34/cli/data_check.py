@@ -21,7 +21,7 @@ from ssd34.data.dataset import Dataset
 from ssd34.data.formats import find_dataset, split_path
 from ssd34.data.statistics import RELATIVE_SIZES, SMALLEST_DEFAULT_BOX, Spread, Statistics
 from ssd34.errors import OptionError
-from ssd34.threads import thread_budget
+from ssd34.machine import thread_budget
 from ssd34.version import __version__
 
 WRONG = 1

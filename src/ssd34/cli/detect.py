@@ -27,7 +27,8 @@ from ssd34.data.atomic import write_text, written_whole
 from ssd34.data.image_io import MAX_PIXELS, LargeImageError, read_picture
 from ssd34.data.overlap import overlapped
 from ssd34.errors import ImageError, OptionError
-from ssd34.runtime.engine import ONNXRUNTIME
+from ssd34.runtime.detector import DEFAULT_SCORE
+from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
 from ssd34.runtime.sources import PictureFile, find_pictures
 
@@ -38,7 +39,10 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--model", default="default", help="An ONNX file, or the name of a model.")
 @click.option(
-    "--score", type=click.FloatRange(0, 1), default=0.3, help="Leave out what scores less."
+    "--score",
+    type=click.FloatRange(0, 1),
+    default=DEFAULT_SCORE,
+    help="Leave out what scores less.",
 )
 @click.option(
     "--policy", "policy_name", type=click.Choice(list(POLICIES)),
@@ -107,7 +111,7 @@ def detect(
         model,
         threads=threads,
         policy=policy_name,
-        engine=engine or ONNXRUNTIME,
+        engine=engine or DEFAULT_ENGINE,
         preprocessing=preprocessing,
     )
     say_choice(detector.session)

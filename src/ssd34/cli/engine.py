@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from ssd34.cli.console import errors
-from ssd34.runtime.engine import AUTO, ENGINES, ONNXRUNTIME
+from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES
 from ssd34.runtime.session import Session
 
 engine_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--engine",
     type=click.Choice([*ENGINES, AUTO]),
-    help=f"What computes; auto measures and takes the faster. [default: {ONNXRUNTIME}]",
+    help=f"What computes; auto measures and takes the faster. [default: {DEFAULT_ENGINE}]",
 )
 
 

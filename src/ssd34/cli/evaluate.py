@@ -24,7 +24,7 @@ from ssd34.data.fingerprint import fingerprint
 from ssd34.data.formats import open_dataset
 from ssd34.errors import DatasetError, OptionError, require
 from ssd34.evaluate.score import METRICS, ScoreOptions, under
-from ssd34.runtime.engine import ONNXRUNTIME
+from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.version import __version__
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def evaluate(
             policy=policy_name,
             preprocessing=preprocessing or CARD,
             threads=threads,
-            engine=engine or ONNXRUNTIME,
+            engine=engine or DEFAULT_ENGINE,
             resume=resume,
             outputs=Outputs(files=outputs, emit=emit, detections=detections, report=report),
         )

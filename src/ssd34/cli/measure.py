@@ -31,7 +31,7 @@ from ssd34.evaluate.results_json import write_results
 from ssd34.evaluate.score import ScoreOptions
 from ssd34.runtime.detector import Detector, model_path
 from ssd34.runtime.engine import AUTO
-from ssd34.runtime.int8_way import int8_way
+from ssd34.runtime.engine_choice import int8_way
 from ssd34.runtime.session import Session
 from ssd34.version import __version__
 

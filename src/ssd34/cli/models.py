@@ -16,10 +16,6 @@ from ssd34.errors import OptionError
 from ssd34.zoo.cache import cache_folder, cache_path, is_cached
 from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedFile, PublishedModel, published
 
-_EMBEDDED = {"default": (13, "int8", "QDQ"), "default-float": (12, "float32", "")}
-"""Opset, precision and form; a test compares them with the files. The float file's weights are
-stored small, its arithmetic is float32."""
-
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -147,11 +143,17 @@ def _file_values(file: PublishedFile) -> dict[str, Any]:
 
 
 def _embedded(name: str) -> dict[str, Any]:
-    """The same of a model that comes with the package."""
+    """The same of a model that comes with the package, from the manifest and the proof beside it.
+
+    A float file has no proof. Its weights are stored small, its arithmetic is float32.
+    """
     from ssd34.runtime.detector import model_path
 
     file = model_path(name)
-    opset, precision, form = _EMBEDDED[name]
+    manifest = json.loads((file.parent / "ONNX_HUB_MANIFEST.json").read_bytes())
+    (opset,) = (entry["opset_version"] for entry in manifest if entry["model"] == name)
+    proof = file.with_suffix(".json")
+    form = json.loads(proof.read_bytes())["trial"]["options"]["form"] if proof.is_file() else ""
     there = file.is_file()
     return {
         "name": name,
@@ -162,8 +164,8 @@ def _embedded(name: str) -> dict[str, Any]:
         "sha256": None,
         "urls": [],
         "opset": opset,
-        "precision": precision,
-        "form": form,
+        "precision": "int8" if form else "float32",
+        "form": form.upper(),
         "published_map": None,
         "map_caveat": "",
         "licence": "Apache-2.0",

@@ -29,6 +29,11 @@ def print_score(score: Score, *, title: str) -> None:
         if sure:
             cells.append(_range(sure.summary.get(name)))
         table.add_row(*cells)
+    if any(one.detections for one in score.precisions):
+        table.add_section()
+    for one in score.precisions:
+        if one.precision is not None:
+            table.add_row(f"right from score {one.score:g}", _number(one.precision))
     few = sure and not sure.summary and score.metrics.summary["AP"] is not None
     _print(_titled(title, score), table, *([FEW] if few else ()))
 

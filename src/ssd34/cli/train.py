@@ -124,7 +124,7 @@ def train(
     torch = require("torch", extra="train", why="training")
     require("hotcoco", extra="evaluate", why="evaluation during training")
     require("msgspec", extra="train", why="the settings of a training")
-    from ssd34.threads import thread_budget
+    from ssd34.machine import thread_budget
     from ssd34.train.distributed import joined
     from ssd34.train.history import read_history
     from ssd34.train.loop import train as run_training

@@ -56,7 +56,7 @@ def verify(
     pulled with it. The exit code is 3 where a check fails.
     """
     require("onnx", extra="export", why="verify")
-    from ssd34.threads import thread_budget
+    from ssd34.machine import thread_budget
 
     if json_file and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
         raise OptionError(f"--json {json_file}: expected a file to write in a folder that exists")

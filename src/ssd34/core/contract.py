@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from ssd34.core.counted import counted
 from ssd34.core.labels import COCO_LABELS, LabelSet
+from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.core.spec import SPECS, ModelSpec
 from ssd34.errors import ModelError, OptionError
 
@@ -29,6 +30,9 @@ METADATA_LABELS = "ssd34.labels"
 METADATA_QUANTIZATION = "ssd34.quantization"
 """Metadata key of how an int8 file was quantized, as JSON."""
 
+METADATA_SCORES = "ssd34.score_calibration"
+"""Metadata key of the score calibration that the file's biases hold, as JSON."""
+
 NOTE_INT8_STEPS = "int8_steps"
 """In a checkpoint's notes, after quantization-aware training: each value's name to its scale and
 zero point."""
@@ -46,6 +50,18 @@ def identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet] | None:
     if not {METADATA_SPEC, METADATA_LABELS} & set(metadata):
         return None
     return parsed_identity(metadata, spec_key=METADATA_SPEC, labels_key=METADATA_LABELS)
+
+
+def score_calibration(metadata: Mapping[str, str]) -> ScoreCalibration | None:
+    """The score calibration that an ONNX file's biases hold; None: they hold none.
+
+    Raises:
+        ModelError: it is broken.
+    """
+    try:
+        return ScoreCalibration.in_metadata(metadata, METADATA_SCORES)
+    except OptionError as error:
+        raise ModelError(f"broken ssd34 metadata ({error})") from None
 
 
 def parsed_identity(

@@ -197,6 +197,14 @@ def pick(boxes: NDArray[np.float32], scores: NDArray[np.float32], *, policy: Pol
         scores: (classes + 1, A) float32 probabilities; channel 0 is background.
         policy: how to pick.
     """
+    rows, labels = pick_rows(boxes, scores, policy=policy)
+    return Picked(boxes[rows], labels, scores[labels, rows])
+
+
+def pick_rows(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], *, policy: Policy
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`pick`, telling which box (N,) and which label (N,) each detection is instead of copying."""
     above, anchors = np.nonzero(scores[1:] > np.float32(policy.score_threshold))
     kept = [np.zeros(0, np.int64)]
     for label, first, count in zip(
@@ -211,7 +219,7 @@ def pick(boxes: NDArray[np.float32], scores: NDArray[np.float32], *, policy: Pol
     best = np.argsort(-found_scores, kind="stable")[: policy.max_detections]
     if policy.worst_first:
         best = best[::-1]
-    return Picked(boxes[anchors[best]], labels[best], found_scores[best])
+    return anchors[best], labels[best]
 
 
 _BLOCK = 64

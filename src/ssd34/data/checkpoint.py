@@ -6,7 +6,9 @@ Training adds what it needs to go on under the prefix ``training.``; everything 
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +19,14 @@ from numpy.typing import NDArray
 
 from ssd34.core.contract import parsed_identity
 from ssd34.core.labels import LabelSet
+from ssd34.core.score_calibration import CONFIDENCE_BIASES, ScoreCalibration
 from ssd34.core.spec import ModelSpec
 from ssd34.data.atomic import written_whole
-from ssd34.errors import CheckpointError, ModelError, require
+from ssd34.errors import CheckpointError, ModelError, OptionError, require
 
 FORMAT = "ssd34-1"
 TRAINING_PREFIX = "training."
+_SCORES = "score_calibration"
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -37,6 +41,8 @@ class Checkpoint:
         weights: parameter name to array.
         training: momentum and other arrays that only training needs.
         state: JSON values that only training needs, and notes on where weights came from.
+        score_calibration: what an exported file adds to its scores' biases; not in `weights`,
+            from which training goes on.
     """
 
     spec: ModelSpec
@@ -44,6 +50,19 @@ class Checkpoint:
     weights: Arrays
     training: Arrays = field(default_factory=dict)
     state: Mapping[str, Any] = field(default_factory=dict)
+    score_calibration: ScoreCalibration | None = None
+
+    @property
+    def calibrated(self) -> Checkpoint:
+        """The same with its score calibration, if any, folded into the weights."""
+        found = self.score_calibration
+        if found is None:
+            return self
+        heads = [name for name in self.weights if re.fullmatch(CONFIDENCE_BIASES, name)]
+        channels = self.spec.num_channels
+        folded = {name: found.fold(self.weights[name], channels=channels) for name in heads}
+        weights = {**self.weights, **folded}
+        return dataclasses.replace(self, weights=weights, score_calibration=None)
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
@@ -59,6 +78,8 @@ class Checkpoint:
             "labels": json.dumps(self.labels.to_dict()),
             "state": json.dumps(dict(self.state)),
         }
+        if self.score_calibration is not None:
+            metadata[_SCORES] = self.score_calibration.to_json()
         size = sum(array.nbytes for array in arrays.values())
         with written_whole(path, needs=size) as temporary:
             numpy_format.save_file(arrays, temporary, metadata=metadata)
@@ -109,7 +130,8 @@ def _checkpoint(path: Path, metadata: dict[str, str], arrays: Arrays) -> Checkpo
     try:
         spec, labels = parsed_identity(metadata, spec_key="spec", labels_key="labels")
         state = json.loads(metadata["state"])
-    except (KeyError, ValueError, ModelError) as error:
+        calibration = ScoreCalibration.in_metadata(metadata, _SCORES)
+    except (KeyError, ValueError, ModelError, OptionError) as error:
         raise CheckpointError(f"{path}: broken checkpoint metadata ({error})") from None
     split = len(TRAINING_PREFIX)
     return Checkpoint(
@@ -118,6 +140,7 @@ def _checkpoint(path: Path, metadata: dict[str, str], arrays: Arrays) -> Checkpo
         weights={k: a for k, a in arrays.items() if not k.startswith(TRAINING_PREFIX)},
         training={k[split:]: a for k, a in arrays.items() if k.startswith(TRAINING_PREFIX)},
         state=state,
+        score_calibration=calibration,
     )
 
 

@@ -15,19 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ssd34.core.preprocess import preprocess
 from ssd34.data.atomic import written_whole
 from ssd34.deploy.graph import GraphBuilder, finished_model
-from ssd34.deploy.heap import trim_heap
 from ssd34.deploy.histogram import BINS, Histogram
 from ssd34.deploy.network import IMAGE, Layer, Network, float_layer
 from ssd34.errors import ModelError, OptionError
+from ssd34.machine import thread_budget, trim_heap
+from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.onnxruntime_engine import session_options
-from ssd34.threads import thread_budget
 
 FORMAT = "ssd34-calibration-2"
 CANDIDATE = 0.01

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper
 
-from ssd34.core.contract import RAW_OUTPUTS, TAIL_INPUTS
+from ssd34.core.contract import METADATA_SCORES, RAW_OUTPUTS, TAIL_INPUTS
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Policy
+from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.core.spec import ModelSpec
 from ssd34.data.checkpoint import Checkpoint
 from ssd34.deploy.graph import GraphBuilder, finished_model, network_graph, normalised
@@ -54,7 +55,7 @@ class ExportOptions:
 
 
 def onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProto:
-    """Build the ONNX model of a checkpoint.
+    """Build the ONNX model of a checkpoint, its score calibration folded into the biases.
 
     Input ``image``. Outputs with a policy: ``bboxes`` (N, D, 4) float32 xyxy in fractions of the
     picture, ``labels`` (N, D) int64, ``scores`` (N, D) float32, best first; without: ``loc``
@@ -66,9 +67,17 @@ def onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProt
     """
     builder = GraphBuilder(opset=options.opset, weight_format=options.weight_format)
     bytes_input = options.image_input == "uint8"
-    locs, confs = network_graph(builder, checkpoint, image="image", bytes_input=bytes_input)
+    locs, confs = network_graph(
+        builder, checkpoint.calibrated, image="image", bytes_input=bytes_input
+    )
     return with_outputs(
-        builder, locs, confs, spec=checkpoint.spec, labels=checkpoint.labels, options=options
+        builder,
+        locs,
+        confs,
+        spec=checkpoint.spec,
+        labels=checkpoint.labels,
+        options=options,
+        scores=checkpoint.score_calibration,
     )
 
 
@@ -90,7 +99,13 @@ def network_model(network: Network, options: ExportOptions) -> onnx.ModelProto:
     heads = {name: name for name in (*network.loc, *network.conf)}
     locs, confs = flattened_heads(builder, network, heads)
     return with_outputs(
-        builder, locs, confs, spec=network.spec, labels=network.labels, options=options
+        builder,
+        locs,
+        confs,
+        spec=network.spec,
+        labels=network.labels,
+        options=options,
+        scores=network.score_calibration,
     )
 
 
@@ -102,6 +117,7 @@ def with_outputs(
     spec: ModelSpec,
     labels: LabelSet,
     options: ExportOptions,
+    scores: ScoreCalibration | None = None,
     metadata: dict[str, str] | None = None,
 ) -> onnx.ModelProto:
     """A builder's network with the outputs that the options ask for, as a checked model.
@@ -113,7 +129,8 @@ def with_outputs(
         spec: the network.
         labels: its classes.
         options: policy, batch and kind of input.
-        metadata: entries beside spec and classes.
+        scores: what the network's biases hold already; noted in the metadata.
+        metadata: further entries.
     """
     loc_name, conf_name = RAW_OUTPUTS if options.policy is None else TAIL_INPUTS
     loc = builder.node("Concat", loc_name, locs, axis=2)
@@ -139,6 +156,8 @@ def with_outputs(
             "scores": (TensorProto.FLOAT, [batch, found]),
         }
     outputs = [helper.make_tensor_value_info(n, t, s) for n, (t, s) in shapes.items()]
+    if scores is not None:
+        metadata = {METADATA_SCORES: scores.to_json(), **(metadata or {})}
     return finished_model(
         builder, inputs=[image], outputs=outputs, spec=spec, labels=labels, metadata=metadata
     )

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.labels import LabelSet
+from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.fold import Conv
 from ssd34.deploy.graph import GraphBuilder
@@ -83,6 +84,7 @@ class Network:
         conf: name of each level's confidence head.
         trained: the picture and each layer to the steps that quantization-aware training used;
             empty without.
+        score_calibration: what the biases of the confidence heads hold already; None: nothing.
     """
 
     spec: ModelSpec
@@ -91,6 +93,7 @@ class Network:
     loc: tuple[str, ...]
     conf: tuple[str, ...]
     trained: Mapping[str, Affine] = field(default_factory=dict)
+    score_calibration: ScoreCalibration | None = None
 
     @cached_property
     def by_name(self) -> Mapping[str, Layer]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper
 
 from ssd34.errors import OptionError
+from ssd34.runtime.libraries import onnxruntime
 
 OLDEST = 10
 """NonMaxSuppression came with it."""

@@ -163,5 +163,6 @@ def quantized_model(
         spec=network.spec,
         labels=network.labels,
         options=export,
+        scores=network.score_calibration,
         metadata={METADATA_QUANTIZATION: json.dumps(how, sort_keys=True, separators=(",", ":"))},
     )

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from ssd34.data.atomic import write_text
 from ssd34.data.checkpoint import is_named_checkpoint, read_checkpoint
 from ssd34.data.checksum import sha256_of
@@ -29,10 +27,10 @@ from ssd34.deploy.read_network import network_of, read_network
 from ssd34.deploy.search import Outcome, Search
 from ssd34.deploy.trials import TrialLog
 from ssd34.errors import ModelError, OptionError
-from ssd34.runtime.cpu import this_cpu
-from ssd34.runtime.int8_way import EXACT, FAST
+from ssd34.machine import this_cpu, thread_budget
+from ssd34.runtime.engine_choice import EXACT, FAST
+from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.saturation import int8_saturates
-from ssd34.threads import thread_budget
 from ssd34.version import __version__
 
 

@@ -56,6 +56,11 @@ class Affine:
         )
         return cls(np.float32(scale), np.uint8(zero_point))
 
+    def widened(self, offset: float) -> Affine:
+        """Steps that also hold what these hold, moved by an offset."""
+        low, high = (float(v) for v in self.dequantize(np.array([0, LEVELS - 1], np.uint8)))
+        return Affine.of(Range(low + min(offset, 0.0), high + max(offset, 0.0)))
+
     def quantize(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         """Values to steps as QuantizeLinear does: halves to the even step, ends saturate."""
         steps = np.rint(values / self.scale) + np.float32(self.zero_point)

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ssd34.core.contract import NOTE_INT8_STEPS
+from ssd34.core.contract import NOTE_INT8_STEPS, score_calibration
 from ssd34.core.counted import counted
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import TRUNK_BLOCKS, TRUNK_STRIDES, ModelSpec
@@ -35,7 +35,7 @@ _PASSED_ON = frozenset({"Identity", "Dropout"})
 
 
 def network_of(checkpoint: Checkpoint) -> Network:
-    """A checkpoint's network.
+    """A checkpoint's network, its score calibration folded into the biases.
 
     Raises:
         CheckpointError: an array is missing, or the notes of quantization-aware training are
@@ -59,6 +59,9 @@ def network_of(checkpoint: Checkpoint) -> Network:
         raise CheckpointError(
             f"the checkpoint's {NOTE_INT8_STEPS} are not those of its layers; train it anew"
         )
+    if network.score_calibration is not None:
+        offset = network.score_calibration.background_offset
+        trained |= {name: trained[name].widened(offset) for name in network.conf}
     return dataclasses.replace(network, trained=trained)
 
 
@@ -108,7 +111,14 @@ def network_of_model(model: onnx.ModelProto) -> Network:
             np.isfinite(a).all() for a in (layer.conv.weight, layer.conv.bias)
         ):
             raise ModelError(f"the weights of {layer.name} are not finite; train or export it anew")
-    return Network(spec, labels, tuple(named.layers), tuple(named.loc), tuple(named.conf))
+    return Network(
+        spec,
+        labels,
+        tuple(named.layers),
+        tuple(named.loc),
+        tuple(named.conf),
+        score_calibration=score_calibration({e.key: e.value for e in model.metadata_props}),
+    )
 
 
 class _Walk:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ssd34.data.atomic import written_whole
 from ssd34.deploy.gate import Criterion, Trial, pareto_front
-from ssd34.errors import require
+from ssd34.zoo.cache import load_matplotlib
 
 
 def plot_trials(trials: Sequence[Trial], path: Path, *, criterion: Criterion, title: str) -> None:
@@ -22,7 +22,7 @@ def plot_trials(trials: Sequence[Trial], path: Path, *, criterion: Criterion, ti
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    require("matplotlib", extra="quantize", why="the plot of the trials")
+    load_matplotlib(extra="quantize", why="the plot of the trials")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import onnx
-import onnxruntime
 from onnx import TensorProto
 
 from ssd34.deploy.archive import SUFFIXES, DamagedArchiveError, is_archive, unpacked
@@ -23,6 +22,7 @@ from ssd34.deploy.replay import Arrays, Replayer, replay
 from ssd34.deploy.test_data import find_test_data
 from ssd34.deploy.tolerance import tail_policy, tolerance_of
 from ssd34.errors import ModelError
+from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.onnxruntime_engine import session_options
 
 __all__ = ["Check", "Verification", "verify", "verify_against", "verify_folder"]

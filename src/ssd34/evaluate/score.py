@@ -8,12 +8,16 @@ from typing import Any
 
 from ssd34.data.dataset import Dataset
 from ssd34.errors import OptionError
+from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, matched
 from ssd34.evaluate.bootstrap import Uncertainty, match, uncertainty
 from ssd34.evaluate.coco_metrics import CocoMetrics, coco_metrics
 from ssd34.evaluate.results import Results
 from ssd34.evaluate.zoo_2021 import seen_by_zoo_2021
 
 METRICS = ("coco", "zoo-2021")
+
+PRECISION_AT = (0.3, 0.5, 0.7)
+"""The scores from which on precision is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +44,44 @@ class ScoreOptions:
 
 
 @dataclass(frozen=True)
+class Precision:
+    """Of the detections that score so much or more, how many are right at IoU 0.5.
+
+    Attributes:
+        score: the threshold.
+        right: how many are right.
+        detections: how many there are; those in crowds do not count.
+    """
+
+    score: float
+    right: int
+    detections: int
+
+    @property
+    def precision(self) -> float | None:
+        """The share that is right; None where there is no detection."""
+        return self.right / self.detections if self.detections else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {"precision": self.precision, "right": self.right, "detections": self.detections}
+
+
+@dataclass(frozen=True)
 class Score:
-    """The metric's numbers and their intervals, if they were asked for."""
+    """The metric's numbers, precision at some scores, and intervals, if they were asked for."""
 
     metrics: CocoMetrics
     metric: str
     uncertainty: Uncertainty | None
+    precisions: tuple[Precision, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
         return {
             "metric": self.metric,
             **self.metrics.to_dict(),
+            "precision_at": {str(one.score): one.to_dict() for one in self.precisions},
             "intervals": self.uncertainty and self.uncertainty.to_dict(),
         }
 
@@ -94,4 +124,21 @@ def score(
             seed=options.seed,
             progress=progress,
         )
-    return Score(metrics, options.metric, sure)
+    return Score(metrics, options.metric, sure, precisions(seen, counted))
+
+
+def precisions(dataset: Dataset, results: Results) -> tuple[Precision, ...]:
+    """Precision from each score of `PRECISION_AT` on, all classes together.
+
+    Args:
+        dataset: pictures and boxes.
+        results: detections in its pictures and of its classes.
+    """
+    # Those below the lowest change nothing for those above it.
+    _, found = matched(dataset, results.where(results.scores >= PRECISION_AT[0]))
+    told = []
+    for threshold in PRECISION_AT:
+        counts = (found.status != NOT_COUNTED) & (found.scores >= threshold)
+        right = counts & (found.status == FOUND)
+        told.append(Precision(threshold, int(right.sum()), int(counts.sum())))
+    return tuple(told)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.contract import identity
+from ssd34.core.contract import identity, score_calibration
 from ssd34.core.preprocess import STD
+from ssd34.core.score_calibration import CONFIDENCE_BIASES
 from ssd34.core.spec import NORM_EPSILON, ModelSpec
 from ssd34.data.checkpoint import Arrays, Checkpoint
 from ssd34.errors import CheckpointError, ModelError, require
@@ -23,6 +24,8 @@ from ssd34.errors import CheckpointError, ModelError, require
 
 def checkpoint_from_onnx(path: Path) -> Checkpoint:
     """The network in an ONNX file of ours, with weights stored as float32, float16 or int8.
+
+    A score calibration that the file's biases hold is taken out of them and kept beside them.
 
     Raises:
         CheckpointError: missing, broken, not one of ours, or computing in int8.
@@ -43,7 +46,7 @@ def checkpoint_from_onnx(path: Path) -> Checkpoint:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{path}: not a readable ONNX file ({reason})") from None
     try:
-        found = identity(metadata)
+        found, scores = identity(metadata), score_calibration(metadata)
     except ModelError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if found is None:
@@ -52,7 +55,12 @@ def checkpoint_from_onnx(path: Path) -> Checkpoint:
             "or a checkpoint"
         )
     spec, labels = found
-    return Checkpoint(spec=spec, labels=labels, weights=_weights(arrays, spec, source=str(path)))
+    weights = _weights(arrays, spec, source=str(path))
+    if scores is not None:
+        for name in weights:
+            if re.fullmatch(CONFIDENCE_BIASES, name):
+                weights[name] = scores.unfold(weights[name], channels=spec.num_channels)
+    return Checkpoint(spec=spec, labels=labels, weights=weights, score_calibration=scores)
 
 
 def _weights(arrays: Arrays, spec: ModelSpec, *, source: str) -> Arrays:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.errors import require
+from ssd34.zoo.cache import load_matplotlib
 
 FORMATS = ("png", "svg", "pdf")
 COLOURS = {"preprocess": "#9aa5b1", "network": "#2b6cb0", "tail": "#dd6b20"}
@@ -28,7 +28,7 @@ def draw_benchmark(values: dict[str, Any], path: Path, *, form: str) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    require("matplotlib", extra="plot", why="--plot")
+    load_matplotlib(extra="plot", why="--plot")
     from matplotlib.figure import Figure
 
     results = values["results"]

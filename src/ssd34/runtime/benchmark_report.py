@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ssd34.runtime.arrivals import p99
 from ssd34.runtime.benchmark import speed_up, summary
-from ssd34.runtime.benchmark_run import OFFLINE, SERVER, SINGLE_STREAM, Report, Result
+from ssd34.runtime.benchmark_run import SINGLE_STREAM, Report, Result
 from ssd34.version import __version__
 
 
@@ -39,8 +38,8 @@ def _values(result: Result, report: Report) -> dict[str, Any]:
         "threads": result.threads,
         "peak_memory_mb": result.peak_memory and round(result.peak_memory / 1e6),
     }
-    scenario = {SINGLE_STREAM: _single_stream, OFFLINE: _offline, SERVER: _server}
-    return values | scenario[report.plan.scenario](result, report)
+    scenario = _single_stream if report.plan.scenario == SINGLE_STREAM else _offline
+    return values | scenario(result, report)
 
 
 def _single_stream(result: Result, report: Report) -> dict[str, Any]:
@@ -84,30 +83,6 @@ def _offline(result: Result, report: Report) -> dict[str, Any]:
         "per_picture_ms": summary(per_picture).to_dict(),
         "speed_up": {"detect": speed_up(first, per_picture).to_dict()},
         "rounds": {"per_picture_ms": [round(float(value), 3) for value in per_picture]},
-    }
-
-
-def _server(result: Result, report: Report) -> dict[str, Any]:
-    """The rates measured; of a search that was interrupted also how far it came: the highest rate
-    that kept the bound and the lowest that missed it, None where there was none yet."""
-    plan = report.plan
-    kept = [rate for rate, latencies in result.rates if p99(latencies) <= plan.bound_ms]
-    missed = [rate for rate, latencies in result.rates if p99(latencies) > plan.bound_ms]
-    cut_off = plan.rate is None and result.best_rate is None
-    return {
-        "bound_ms": plan.bound_ms,
-        "alone_ms": None if result.alone_ms is None else round(result.alone_ms, 3),
-        "highest_rate": None if result.best_rate is None else _rate(result.best_rate),
-        "search_cut_off": {
-            "kept": _rate(max(kept)) if kept else None,
-            "missed": _rate(min(missed)) if missed else None,
-        }
-        if cut_off
-        else None,
-        "rates": [
-            {"rate": _rate(rate), "latency_ms": summary(latencies).to_dict()}
-            for rate, latencies in result.rates
-        ],
     }
 
 

@@ -11,20 +11,18 @@ from typing import Any
 from ssd34.core.counted import counted
 from ssd34.data.image_io import read_image
 from ssd34.errors import ModelError, OptionError
-from ssd34.runtime.arrivals import highest_rate, p99
-from ssd34.runtime.benchmark import interleaved, summary
-from ssd34.runtime.benchmark_worker import Worker
-from ssd34.runtime.cpu import Cpu, this_cpu
+from ssd34.machine import Cpu, this_cpu
+from ssd34.runtime.benchmark import interleaved
+from ssd34.runtime.benchmark_worker import StageTimes, Worker
 from ssd34.runtime.detector import model_path
-from ssd34.runtime.stages import StageTimes
+from ssd34.runtime.engine import DEFAULT_ENGINE
 
-SINGLE_STREAM, OFFLINE, SERVER = "single-stream", "offline", "server"
-SCENARIOS = (SINGLE_STREAM, OFFLINE, SERVER)
+SINGLE_STREAM, OFFLINE = "single-stream", "offline"
+SCENARIOS = (SINGLE_STREAM, OFFLINE)
 
 MAX_PICTURES = 64
 """Pictures kept in memory by each process; a run with more rounds begins anew."""
 
-CAPACITY_RUNS = 10
 PICTURES_A_THREAD = 4
 
 Progress = Callable[[str, int, int], None]
@@ -41,25 +39,21 @@ class Plan:
         threads: each model runs with each of these.
         pictures: files; none: a drawn one. The first `MAX_PICTURES` are used.
         scenario: single-stream: one picture after the other, as ``detect`` does. Offline: all
-            at hand, as many a second as possible. Server: they arrive at random times.
-        rounds: timed rounds; in the server scenario pictures that arrive at each rate.
+            at hand, as many a second as possible.
+        rounds: timed rounds.
         warm_up: rounds before these.
         batch: offline: pictures in one run; None: as many as the file takes where that is a fixed
             number above 1, else one picture a thread, all threads busy.
-        rate: server: arrivals a second; None: search the highest within the bound.
-        bound_ms: server: what p99 may be.
     """
 
     models: Sequence[str]
-    engines: Sequence[str] = ("onnxruntime",)
+    engines: Sequence[str] = (DEFAULT_ENGINE,)
     threads: Sequence[int] = (1,)
     pictures: Sequence[Path] = ()
     scenario: str = SINGLE_STREAM
     rounds: int = 30
     warm_up: int = 3
     batch: int | None = None
-    rate: float | None = None
-    bound_ms: float = 100.0
 
     def __post_init__(self) -> None:
         if self.scenario not in SCENARIOS:
@@ -101,10 +95,6 @@ class Result:
         chunks_ms: offline: milliseconds for each `chunk` pictures, warm-up left out.
         chunk: offline: pictures of a round.
         in_a_run: offline: pictures in one run of the file.
-        rates: server: each rate measured with its latencies.
-        best_rate: server: the highest rate within the bound, 0 for none; None: it was not
-            searched, or not to the end.
-        alone_ms: server: median of pictures that did not have to wait; None: it was not searched.
         peak_memory: bytes; None: unknown, interrupted before the end, or the process failed then.
         graph_tail: share of the tail in the file's own time; None as above.
     """
@@ -117,9 +107,6 @@ class Result:
     chunks_ms: list[float] = field(default_factory=list)
     chunk: int = 0
     in_a_run: int = 1
-    rates: list[tuple[float, list[float]]] = field(default_factory=list)
-    best_rate: float | None = None
-    alone_ms: float | None = None
     peak_memory: int | None = None
     graph_tail: float | None = None
 
@@ -139,7 +126,7 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
     """Measure everything in a plan, each model in its own process.
 
     An interruption (``KeyboardInterrupt``) ends the measuring; what was measured until then is in
-    the report. Without a single whole round, or rate in the server scenario, it is passed on.
+    the report. Without a single whole round it is passed on.
 
     An engine may not be able to run a model here, or fail at it later; the others are measured
     without it.
@@ -164,9 +151,9 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
                 facts = worker.facts
                 pairs.append((worker, Result(model, facts["engine"], threads, facts)))
         report = Report(plan, this_cpu(), [result for _, result in pairs], refused=refused)
-        measure = {SINGLE_STREAM: _single_stream, OFFLINE: _offline, SERVER: _server}
+        measure = _single_stream if plan.scenario == SINGLE_STREAM else _offline
         try:
-            measure[plan.scenario](report, pairs, progress)
+            measure(report, pairs, progress)
             for number, (worker, result) in enumerate(pairs):
                 progress("memory and profile", number, len(pairs))
                 if not _is_measured(report, result):
@@ -176,12 +163,8 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
                     if plan.scenario == SINGLE_STREAM:
                         result.graph_tail = worker.ask("tail_share")
         except KeyboardInterrupt:
-            begun = [
-                bool(r.stages or r.chunks_ms or r.rates or r.best_rate is not None)
-                for r in report.results
-            ]
-            # Turns are compared round by round; rates are searched one model after the other.
-            if not (any(begun) if plan.scenario == SERVER else all(begun)):
+            # Turns are compared round by round.
+            if not all(result.stages or result.chunks_ms for result in report.results):
                 raise
             report.interrupted = True
     return report
@@ -366,33 +349,3 @@ def _turns(
         warm_up=plan.warm_up,
         progress=lambda done: progress("rounds", done, total),
     )
-
-
-def _server(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
-    """One model after the other: rates are kept up for a while, so they cannot take turns."""
-    for number, (worker, result) in enumerate(pairs):
-        progress("arrivals", number, len(pairs))
-        with _left_out_if_it_fails(report, worker, result):
-            _serve(report.plan, worker, result)
-
-
-def _serve(plan: Plan, worker: Worker, result: Result) -> None:
-    """One model at the plan's rate, or at those of a search."""
-
-    def p99_at(rate: float) -> float:
-        latencies = worker.ask("serve", rate=rate, queries=plan.rounds, seed=0)
-        result.rates.append((rate, latencies))
-        return p99(latencies)
-
-    for _ in range(plan.warm_up):
-        worker.ask("detect", number=0)
-    if plan.rate is not None:
-        p99_at(plan.rate)
-        return
-    alone = [sum(worker.ask("detect", number=k)) for k in range(CAPACITY_RUNS)]
-    result.alone_ms = summary(alone).median
-    if result.alone_ms > plan.bound_ms:
-        result.best_rate = 0.0  # no rate can make a picture faster than it is alone
-        return
-    capacity = 1000 / result.alone_ms
-    result.best_rate, _ = highest_rate(p99_at, bound=plan.bound_ms, capacity=capacity)

@@ -15,8 +15,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,19 +25,43 @@ from PIL import Image
 from ssd34.data.checksum import sha256_of
 from ssd34.data.image_io import read_image
 from ssd34.errors import ImageError, MissingExtraError, ModelError, OptionError, Ssd34Error
-from ssd34.runtime.arrivals import latencies_at
-from ssd34.runtime.cpu import peak_memory
-from ssd34.runtime.detector import Detector, model_path
-from ssd34.runtime.int8_way import int8_way
+from ssd34.machine import peak_memory
+from ssd34.runtime.detector import DEFAULT_SCORE, Detector, Picture, model_path
+from ssd34.runtime.engine_choice import int8_way
 from ssd34.runtime.loadgen import LoadgenOptions, run_loadgen
+from ssd34.runtime.node_times import tail_share
 from ssd34.runtime.session import Session
-from ssd34.runtime.stages import StagedDetector
-from ssd34.runtime.tail_share import tail_share
 
 _ERRORS = {kind.__name__: kind for kind in (ImageError, MissingExtraError, ModelError, OptionError)}
 """Those that cross from one process to the other as what they are."""
 _FAREWELL = 10.0
 """Seconds for a process that has closed its output to end."""
+
+
+class StageTimes(NamedTuple):
+    """Milliseconds of one picture.
+
+    Attributes:
+        preprocess: decoding, resizing, normalising.
+        network: the file, its own tail included.
+        tail: the rest: the policy of raw files, pixels, names.
+    """
+
+    preprocess: float
+    network: float
+    tail: float
+
+
+def staged_times(detector: Detector, picture: Picture) -> StageTimes:
+    """Where the time of one `Detector.detect` goes."""
+    times = [time.perf_counter()]
+    prepared = detector.prepare(picture)
+    times.append(time.perf_counter())
+    outputs = detector.compute(prepared)
+    times.append(time.perf_counter())
+    detector.finish(prepared, outputs, score=DEFAULT_SCORE)
+    times.append(time.perf_counter())
+    return StageTimes(*(1000 * (end - start) for start, end in pairwise(times)))
 
 
 class Worker:
@@ -141,8 +166,6 @@ class _Model:
         self._files = [Path(p) for p in pictures]
         self._pictures = [Path(p).read_bytes() for p in pictures] or [drawn_picture()]
         self._detector = Detector(session)
-        self._engine = session.engine
-        self._staged = StagedDetector(self._detector)
         return {
             "model_sha256": sha256_of(session.path),
             "spec": session.spec.name,
@@ -156,11 +179,10 @@ class _Model:
 
     def detect(self, *, number: int) -> list[float]:
         """One picture; the milliseconds of its `StageTimes`."""
-        return list(self._staged.detect(self._picture(number)))
+        return list(staged_times(self._detector, self._picture(number)))
 
     def many(self, *, first: int, count: int, workers: int) -> float:
         """So many pictures from number `first` on, `workers` at once; milliseconds."""
-        self._detector.session.engine = self._engine
         started = time.perf_counter()
         with ThreadPoolExecutor(workers) as pool:
             jobs = [
@@ -179,16 +201,6 @@ class _Model:
             self._detector.detect_batch([self._picture(number) for number in range(start, end)])
         return 1000 * (time.perf_counter() - started)
 
-    def serve(self, *, rate: float, queries: int, seed: int) -> list[float]:
-        """See `latencies_at`."""
-        generator = np.random.default_rng(seed)
-        return latencies_at(
-            rate,
-            lambda number: self._detector.detect(self._picture(number)),
-            queries=queries,
-            generator=generator,
-        )
-
     def loadgen(self, *, folder: str, **options: Any) -> dict[str, Any]:
         """See `run_loadgen`."""
         return run_loadgen(
@@ -203,7 +215,7 @@ class _Model:
         """See `tail_share`; loads the file a second time."""
         session = self._detector.session
         tensor = session.input_for(self._detector.read(self._picture(0)))
-        return tail_share(session.path, self._engine.name, tensor, threads=session.threads)
+        return tail_share(session.path, session.engine.name, tensor, threads=session.threads)
 
     def named(self, error: ImageError) -> ImageError:
         """The error with the name of the file: pictures are decoded from memory, many at once."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ssd34.data.image_io import MAX_PIXELS, read_picture, rgb_picture
 from ssd34.data.overlap import overlapped
 from ssd34.data.reduced import Square, read_square, stretched
 from ssd34.errors import ImageError, ModelError, OptionError
-from ssd34.runtime.engine import ONNXRUNTIME
+from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
 from ssd34.zoo.cache import cached_model
 from ssd34.zoo.catalogue import PUBLISHED
@@ -69,6 +70,11 @@ def model_path(name: str | Path) -> Path:
     return path
 
 
+Outputs = tuple[NDArray[Any], ...]
+"""What the network gave for one picture: loc (4, A) and conf (channels, A) of a raw file, else
+boxes (D, 4) in fractions, labels (D,) and scores (D,)."""
+
+
 @dataclass(eq=False)
 class Prepared:
     """A picture on its way to the network, for one `Detector.find`.
@@ -85,7 +91,7 @@ class Prepared:
 
 
 class Detector:
-    """A loaded model.
+    """A loaded model. It pickles as path and options, and is loaded again where it is unpickled.
 
     Example:
         >>> from ssd34 import Detector
@@ -119,6 +125,12 @@ class Detector:
         self._default_boxes = default_boxes_cxcywh(session.spec) if session.raw else None
         self._spare: deque[NDArray[np.float32]] = deque(maxlen=SPARE)
 
+    def __reduce__(self) -> tuple[Callable[[Session], Detector], tuple[Session]]:
+        """Session and options; see `Session.__reduce__`."""
+        policy = self.policy if self.session.raw else None
+        options: dict[str, Any] = {"policy": policy, "preprocessing": self.preprocessing}
+        return partial(type(self), **options), (self.session,)
+
     @classmethod
     def load(
         cls,
@@ -126,7 +138,7 @@ class Detector:
         *,
         threads: int | None = None,
         policy: Policy | str | None = None,
-        engine: str = ONNXRUNTIME,
+        engine: str = DEFAULT_ENGINE,
         preprocessing: str = CARD,
     ) -> Detector:
         """Load a model by path or name.
@@ -226,14 +238,26 @@ class Detector:
             OptionError: it was used already, or the score is not in 0..1.
         """
         _check_score(score)
+        return self.finish(prepared, self.compute(prepared), score=score)
+
+    def compute(self, prepared: Prepared) -> Outputs:
+        """The first half of `find`: the network. Uses the prepared picture up.
+
+        Raises:
+            OptionError: it was used already.
+        """
         tensor, prepared.tensor = prepared.tensor, None
         if tensor is None:
             raise OptionError("this prepared picture was used already; prepare it again")
-        picked = self.run(self.session.repeated(tensor), score=score)
+        outputs = self._compute_all(self.session.repeated(tensor))[0]
         if not self.session.takes_bytes:
             self._spare.append(tensor)
+        return outputs
+
+    def finish(self, prepared: Prepared, outputs: Outputs, *, score: float) -> Detections:
+        """The second half of `find`: the policy, pixels and names."""
         return Detections.from_picked(
-            picked,
+            self._pick(outputs, score=score),
             label_set=self.labels,
             width=prepared.width,
             height=prepared.height,
@@ -289,11 +313,10 @@ class Detector:
             )
         prepared = [self.prepare(image) for image in images]
         tensor = np.concatenate([one.tensor for one in prepared if one.tensor is not None])
+        outputs = self._compute_all(tensor)
         return [
-            Detections.from_picked(
-                picked, label_set=self.labels, width=one.width, height=one.height, score=score
-            )
-            for picked, one in zip(self._run_all(tensor, score=score), prepared, strict=True)
+            self.finish(one, found, score=score)
+            for one, found in zip(prepared, outputs, strict=True)
         ]
 
     @staticmethod
@@ -324,33 +347,29 @@ class Detector:
             f"{type(image).__name__}"
         )
 
-    def pick(self, image: NDArray[np.uint8]) -> Picked:
-        """Everything that the policy lets through, whatever its score, in fractions of the
-        picture, for one picture (H, W, 3) uint8 RGB."""
-        return self.run(self.session.repeated(self._input(image)[0]))
-
     def run(self, tensor: NDArray[Any], *, score: float = 0.0) -> Picked:
-        """`pick` for the result of `Session.input_for`: the network and the policy alone.
+        """Everything that the policy lets through, in fractions of the picture.
 
         Args:
             tensor: the file's input.
             score: what scores less may be missing.
         """
-        return next(self._run_all(tensor, score=score))
+        return self._pick(self._compute_all(tensor)[0], score=score)
 
-    def _run_all(self, tensor: NDArray[Any], *, score: float) -> Iterator[Picked]:
-        """Each picture of a batch in turn."""
+    def _compute_all(self, tensor: NDArray[Any]) -> Sequence[Outputs]:
+        """Each picture of a batch."""
+        if self.session.raw:
+            return list(zip(*self.session.run_raw(tensor), strict=True))
+        return self.session.run_detections(tensor)
+
+    def _pick(self, outputs: Outputs, *, score: float) -> Picked:
         if self._default_boxes is None:
-            for found in self.session.run_detections(tensor):
-                yield Picked(*found)
-            return
-        for loc, conf in zip(*self.session.run_raw(tensor), strict=True):
-            yield postprocess(
-                loc,
-                conf,
-                default_boxes_cxcywh=self._default_boxes,
-                policy=self.policy.at_least(score),
-            )
+            return Picked(*outputs)
+        return postprocess(
+            *outputs,
+            default_boxes_cxcywh=self._default_boxes,
+            policy=self.policy.at_least(score),
+        )
 
 
 def _policy_for(session: Session, policy: Policy | str | None) -> Policy:

@@ -13,6 +13,7 @@ from ssd34.errors import OptionError
 
 ONNXRUNTIME = "onnxruntime"
 OPENVINO = "openvino"
+DEFAULT_ENGINE = ONNXRUNTIME
 AUTO = "auto"
 """Measure and take the faster."""
 

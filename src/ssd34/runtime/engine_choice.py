@@ -1,7 +1,8 @@
-"""Which engine runs a file faster here: measured, not guessed."""
+"""Which engine runs a file faster here, measured, and which way an int8 file is computed."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd34.core.contract import METADATA_QUANTIZATION
 from ssd34.errors import MissingExtraError, ModelError
 from ssd34.runtime.benchmark import interleaved
-from ssd34.runtime.engine import OPENVINO, Engine, open_engine
+from ssd34.runtime.engine import ONNXRUNTIME, OPENVINO, Engine, open_engine
 
 ROUNDS = 5
 WARM_UP = 2
+
+FAST = "fast"
+EXACT = "exact (no VNNI)"
+"""Slower; see `ssd34.runtime.onnxruntime_engine.session_options`."""
+
+_COMPUTES = (b"QuantizeLinear", b"QLinearConv")
+"""Operators by which values become int8, or are computed as such. DequantizeLinear alone, which has
+another q, belongs to files that only store their weights so."""
 
 
 @dataclass(frozen=True)
@@ -66,3 +76,26 @@ def faster_engine(
     best = min(medians, key=medians.__getitem__)
     measured = ", ".join(f"{name} {value:.1f} ms" for name, value in medians.items())
     return engines[best], EngineChoice(best, medians, f"engine {best}: {measured}")
+
+
+def int8_way(path: Path, engine: Engine) -> str | None:
+    """`FAST` or `EXACT`; None for a file that computes in float.
+
+    A file that does not say how it was quantized counts as one with weights of 8 bits.
+
+    Args:
+        path: the file.
+        engine: it, loaded.
+    """
+    from ssd34.runtime.saturation import int8_saturates
+
+    content = path.read_bytes()
+    if not any(operator in content for operator in _COMPUTES):
+        return None
+    if engine.name != ONNXRUNTIME or not int8_saturates():
+        return FAST
+    try:
+        narrow = bool(json.loads(engine.metadata[METADATA_QUANTIZATION])["reduce_range"])
+    except (KeyError, TypeError, ValueError):
+        narrow = False
+    return FAST if narrow else EXACT

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.errors import ModelError
+from ssd34.machine import this_cpu
 from ssd34.runtime.benchmark_run import OFFLINE, Plan, Refusal, check_pictures, open_worker
-from ssd34.runtime.cpu import this_cpu
 from ssd34.version import __version__
 
 

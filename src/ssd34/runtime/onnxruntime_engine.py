@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 from numpy.typing import NDArray
 
 from ssd34.errors import ModelError
 from ssd34.runtime.engine import ONNXRUNTIME, Port, failure, refusal
+from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.saturation import int8_saturates
 
 _DTYPES = {"float": "float32", "double": "float64"}

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.int8 import LARGEST_NARROW_WEIGHT
-from ssd34.errors import ModelError, require
+from ssd34.errors import ModelError
 from ssd34.runtime.engine import OPENVINO, Port, failure, refusal
+from ssd34.runtime.libraries import load_openvino
 from ssd34.runtime.saturation import int8_saturates
 
 
@@ -36,12 +37,11 @@ class OpenVinoEngine:
             ModelError: broken, with operators that OpenVINO does not have, or in int8 whose sums
                 would come out too small on this processor.
         """
-        openvino = require("openvino", extra="openvino", why="the engine openvino")
+        openvino = load_openvino()
         self.version: str = openvino.__version__
-        frontends = require("openvino.frontend", extra="openvino", why="the engine openvino")
         try:
             # Core.read_model would try every format that OpenVINO knows.
-            frontend = frontends.FrontEndManager().load_by_framework("onnx")
+            frontend = openvino.frontend.FrontEndManager().load_by_framework("onnx")
             model = frontend.convert(frontend.load(str(path)))
         except Exception as error:  # RuntimeError of the C++ library, of many kinds
             raise ModelError(_refusal(path, error)) from None

@@ -6,7 +6,8 @@ import base64
 import functools
 
 import numpy as np
-import onnxruntime
+
+from ssd34.runtime.libraries import onnxruntime
 
 PROBE = base64.b64decode(
     "CAU6tgEKKAoBeAoBcwoBegoBdwoBcwoBdgoBdAoBehIBeSILUUxpbmVhckNvbnYSAWcqCxABQgFzSgQAAIA/KggQ"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import ModelSpec
 from ssd34.data.checkpoint import is_named_checkpoint
 from ssd34.errors import ModelError, OptionError
-from ssd34.runtime.engine import AUTO, ONNXRUNTIME, Engine, Port, open_engine
+from ssd34.machine import thread_budget
+from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ONNXRUNTIME, Engine, Port, open_engine
 from ssd34.runtime.engine_choice import EngineChoice, faster_engine
-from ssd34.threads import thread_budget
 
 CONTRACT = (
     "one input of float32 [N, 3, S, S] or uint8 [N, S, S, 3] and the outputs bboxes, labels, "
@@ -34,7 +35,7 @@ _LAYOUTS = {"float32": "NCHW", "uint8": "NHWC"}
 
 
 class Session:
-    """A detector file, ready to run.
+    """A detector file, ready to run. It pickles as path and options.
 
     Attributes:
         path: the file.
@@ -44,6 +45,7 @@ class Session:
         takes_bytes: whether it takes uint8 pictures and normalises them itself.
         batch: pictures that it takes at once; None: any number.
         threads: how many one run uses.
+        streams: runs that may be under way at once.
         engine: what runs it.
         choice: how the engine was chosen; None: it was asked for by name.
     """
@@ -53,7 +55,7 @@ class Session:
         path: Path,
         *,
         threads: int | None = None,
-        engine: str = ONNXRUNTIME,
+        engine: str = DEFAULT_ENGINE,
         streams: int = 1,
     ) -> None:
         """
@@ -81,6 +83,7 @@ class Session:
             )
         self.path = path
         self.threads = threads or thread_budget()
+        self.streams = streams
         self.engine: Engine = open_engine(
             path,
             name=ONNXRUNTIME if engine == AUTO else engine,
@@ -120,6 +123,13 @@ class Session:
             self.engine, self.choice = faster_engine(
                 self.engine, path, self.input_for(noise), threads=self.threads, streams=streams
             )
+
+    def __reduce__(self) -> tuple[Callable[[Path], Session], tuple[Path]]:
+        """Path and options: what is unpickled or copied deeply loads the file again."""
+        options: dict[str, Any] = {
+            "threads": self.threads, "engine": self.engine.name, "streams": self.streams
+        }  # fmt: skip
+        return partial(type(self), **options), (self.path.absolute(),)
 
     def _check_raw_shapes(self) -> None:
         boxes, channels = self.spec.num_default_boxes, self.spec.num_channels

@@ -25,11 +25,10 @@ from ssd34.core.counted import counted
 from ssd34.core.spec import ModelSpec
 from ssd34.data.dataset import Kind, Problem
 from ssd34.errors import TrainingError
-from ssd34.threads import thread_budget
+from ssd34.machine import free_memory, thread_budget
 from ssd34.train.augment import Augmentation
 from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.example import Draw, Examples, Unreadable
-from ssd34.train.memory import free_memory
 from ssd34.train.out_of_memory import lacks_memory
 from ssd34.train.picture_cache import start_workers_server
 from ssd34.train.training_set import TrainingSet, draws_of

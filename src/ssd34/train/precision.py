@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ssd34.runtime.cpu import this_cpu
+from ssd34.machine import this_cpu
 
 
 def computes_bf16(device: torch.device) -> bool:

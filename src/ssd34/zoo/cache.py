@@ -1,13 +1,16 @@
-"""Where published files lie on this machine."""
+"""This user's folder for what can be fetched or made again, and what lies there."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ssd34.errors import ModelError, OptionError
+from ssd34.errors import ModelError, OptionError, require
 from ssd34.zoo.catalogue import PublishedFile, published
 
 
@@ -64,3 +67,41 @@ def cached_model(name: str) -> Path:
         f"{name}: {state}; run: ssd34 models pull {name}; or put {file.name} at {path} "
         f"({file.size} bytes, SHA-256 {file.sha256})"
     )
+
+
+def load_matplotlib(*, extra: str, why: str) -> None:
+    """Import matplotlib, which keeps its list of fonts in our folder then.
+
+    Where the caller has imported it before or set ``MPLCONFIGDIR``, that holds. Where our folder
+    cannot be written, the list lives as long as the process.
+
+    Args:
+        extra: see `ssd34.errors.require`.
+        why: see there.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        OptionError: no folder can be written.
+    """
+    try:
+        if "matplotlib" not in sys.modules and not os.environ.get("MPLCONFIGDIR"):
+            os.environ["MPLCONFIGDIR"] = str(_matplotlib_folder())
+        require("matplotlib", extra=extra, why=why)
+    except OSError as error:
+        raise OptionError(
+            f"{why} needs a folder that can be written, for matplotlib's list of fonts ({error}); "
+            "set SSD34_HOME or TMPDIR to one"
+        ) from None
+
+
+def _matplotlib_folder() -> Path:
+    try:
+        folder = cache_folder() / "matplotlib"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except (OSError, OptionError):
+        pass
+    folder = Path(tempfile.mkdtemp(prefix="ssd34-matplotlib-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd34.data.dataset import Dataset
+from ssd34.errors import require
+from ssd34.evaluate.coco_metrics import countable, ground_truth
 from ssd34.evaluate.results import Results
 
 IOU = 0.5
@@ -41,6 +44,25 @@ class Matches:
         found = self.found_by >= 0
         found[found] = self.scores[self.found_by[found]] >= score
         return found
+
+
+def matched(dataset: Dataset, results: Results) -> tuple[Any, Matches]:
+    """An evaluation (hotcoco's COCOeval after `evaluate`) of detections, and its matching.
+
+    Args:
+        dataset: pictures and boxes.
+        results: detections in its pictures and of its classes.
+
+    Raises:
+        MissingExtraError: hotcoco is not installed.
+    """
+    hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
+    dataset, results = countable(dataset, results)
+    values = ground_truth(dataset)
+    truth = hotcoco.COCO(values)
+    evaluation = hotcoco.COCOeval(truth, truth.load_res(results.as_array()), "bbox")
+    evaluation.evaluate()
+    return evaluation, matches(evaluation, results, boxes=len(values["annotations"]))
 
 
 def matches(evaluation: Any, results: Results, *, boxes: int) -> Matches:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ssd34.errors import require
 from ssd34.evaluate.plots.theme import Theme
+from ssd34.zoo.cache import load_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ def png(plot: Plot, theme: Theme) -> bytes:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    require("matplotlib", extra="report", why="a report")
+    load_matplotlib(extra="report", why="a report")
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

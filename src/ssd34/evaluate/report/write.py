@@ -21,6 +21,7 @@ from ssd34.evaluate.report.page import DrawnPlot, Page, html
 from ssd34.evaluate.report.provenance import Provenance
 from ssd34.evaluate.results import Results
 from ssd34.evaluate.score import Score, under
+from ssd34.zoo.cache import load_matplotlib
 
 PAGE = "report.html"
 NUMBERS = "report.json"
@@ -59,8 +60,8 @@ def check_report(folder: Path, dataset: Dataset, classes: Sequence[str] = ()) ->
         MissingExtraError: matplotlib, Jinja2 or hotcoco is not installed.
         OptionError: the folder is a file, or the data set lacks a class.
     """
-    for module in ("matplotlib", "jinja2"):
-        require(module, extra="report", why="a report")
+    load_matplotlib(extra="report", why="a report")
+    require("jinja2", extra="report", why="a report")
     require("hotcoco", extra="evaluate", why="a report")
     if folder.exists() and not folder.is_dir():
         raise OptionError(f"{folder}: expected a folder for the report, this is a file")

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from ssd34.core.preprocess import preprocess
-from ssd34.runtime.node_times import NodeTime
-from ssd34.runtime.tail_share import share_of_tail, tail_share
+from ssd34.runtime.node_times import NodeTime, share_of_tail, tail_share
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="openvino is not installed"

@@ -1,0 +1,175 @@
+"""The machine as far as this process may use it: processors, memory, and what processor it is."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FEATURES = {
+    "avx2": ("avx2",),
+    "avx512": ("avx512f",),
+    "vnni": ("avx512_vnni", "avx_vnni"),
+    "bf16": ("avx512_bf16",),
+    "amx": ("amx_tile",),
+}
+"""Instruction sets that change the speed, and any of the kernel's flags that stands for each.
+VNNI multiplies bytes, BF16 half-width floats; AMX has tiles of both."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+_PROC = Path("/proc")
+_CPUINFO = _PROC / "cpuinfo"
+_STATUS = _PROC / "self" / "status"
+
+
+def thread_budget(cgroup: Path = _CGROUP) -> int:
+    """Processors that this process may use, at least 1.
+
+    The smaller of the CPU affinity and the container's CPU quota (cgroup v2 or v1), rounded up.
+    """
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        allowed = os.cpu_count() or 1
+    quota = _quota(cgroup)
+    return max(1, min(allowed, math.ceil(quota) if quota else allowed))
+
+
+def _quota(cgroup: Path) -> float | None:
+    try:
+        limit, period = (cgroup / "cpu.max").read_text().split()[:2]
+        return None if limit == "max" else int(limit) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        pass
+    try:
+        microseconds = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text())
+        period_us = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text())
+        return microseconds / period_us if microseconds > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """A processor.
+
+    Attributes:
+        model: its name.
+        system: operating system and instruction set.
+        processors: logical ones of the machine.
+        thread_budget: how many of them this process may use.
+        features: which of `FEATURES` it has; None: the system does not say.
+    """
+
+    model: str
+    system: str
+    processors: int
+    thread_budget: int
+    features: dict[str, bool] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return asdict(self)
+
+
+def this_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:
+    """The processor that this process runs on."""
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    entries: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        entries.setdefault(name.strip(), value.strip())
+    flags = set(entries.get("flags", "").split())
+    return Cpu(
+        model=entries.get("model name") or platform.processor() or "unknown",
+        system=f"{platform.system()} {platform.machine()}",
+        processors=os.cpu_count() or 1,
+        thread_budget=thread_budget(),
+        features=(
+            {name: bool(flags & set(any_of)) for name, any_of in FEATURES.items()}
+            if flags
+            else None
+        ),
+    )
+
+
+def peak_memory(status: Path = _STATUS) -> int | None:
+    """The most memory that this process has had in RAM, in bytes; None: the system does not say.
+
+    Linux is asked for the high-water mark of this program: the usual counter (``ru_maxrss``)
+    starts at what the parent had when it started this process.
+    """
+    try:
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if platform.system() == "Darwin" else 1024 * most
+
+
+def free_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
+    """Bytes that can be taken without swapping; half of the machine's where it does not say; 0
+    where nothing is known."""
+    return min([_of_machine(proc), *_of_container(cgroup)])
+
+
+def _of_machine(proc: Path) -> int:
+    try:
+        for line in (proc / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def _of_container(cgroup: Path) -> list[int]:
+    """What is left of its limit, of cgroup v2 or v1; empty where there is none."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            left = int((cgroup / limit).read_text()) - int((cgroup / used).read_text())
+            return [max(0, left)]
+        except (OSError, ValueError):
+            continue
+    return []
+
+
+def trim_heap() -> None:
+    """Give freed memory back; does nothing where the C library is not glibc.
+
+    glibc keeps freed tensors for the next ones, but aligned ones do not fit into the gaps that the
+    last left, so the heap grows by every tensor of a large network.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return found
