@@ -30,7 +30,7 @@ def held_by(folder, what=""):
         [sys.executable, "-c", HOLD, str(folder), what], stdout=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
-    assert process.stdout.readline() == "held\n"
+    assert process.stdout and process.stdout.readline() == "held\n"
     return process
 
 

@@ -18,6 +18,7 @@ from ssd34.data.formats import open_dataset
 from ssd34.errors import TrainingError
 from ssd34.train import loader as loader_module
 from ssd34.train.augment import Augmentation
+from ssd34.train.distributed import Ranks
 from ssd34.train.loader import Loader, deaths_told
 from ssd34.train.training_set import training_sets
 from tests.conftest import TINY_LABELS, tiny_spec
@@ -82,16 +83,19 @@ def test_a_worker_killed_between_two_batches_says_what_to_try(shapes):
 
 
 @pytest.mark.usefixtures("two_processors")
-def test_a_worker_killed_with_the_cache_in_its_hands_holds_up_nobody(shapes):
+def test_a_worker_killed_with_the_cache_in_its_hands_holds_up_nobody(shapes, monkeypatch):
     loader = loader_of(shapes, cache_mb=1)
-    loader.examples.cache._keep = lambda *_: (  # type: ignore[method-assign]
-        loader.examples.cache._lock.acquire(),
-        os.kill(os.getpid(), signal.SIGKILL),
-    )
+    cache = loader.examples.cache
+
+    def die(*_):
+        cache._lock.acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(cache, "_keep", die)
     with pytest.raises(TrainingError, match="killed"):
         next(loader.batches(0))
     assert multiprocessing.active_children() == []
-    loader.examples.cache._lock.release()
+    cache._lock.release()
 
 
 def test_the_lock_of_a_dead_process_is_not_waited_for(shapes, monkeypatch):
@@ -113,7 +117,7 @@ def test_one_of_several_processes_waits_a_while(shapes, monkeypatch):
     monkeypatch.setattr(Dataset, "read_reduced", sleep)
     monkeypatch.setattr(loader_module, "FAREWELL", 1)
     loader = loader_of(shapes)
-    loader.ranks = loader_module.Ranks(rank=0, count=2)
+    loader.ranks = Ranks(rank=0, count=2)
     with pytest.raises(KeyboardInterrupt):
         next(loader.batches(0, lambda: True))
 
