@@ -44,13 +44,13 @@ def thread_budget(cgroup: Path = _CGROUP) -> int:
 
 def _quota(cgroup: Path) -> float | None:
     try:
-        limit, period = (cgroup / "cpu.max").read_text().split()[:2]
+        limit, period = (cgroup / "cpu.max").read_text(encoding="utf-8").split()[:2]
         return None if limit == "max" else int(limit) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         pass
     try:
-        microseconds = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text())
-        period_us = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text())
+        microseconds = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text(encoding="utf-8"))
+        period_us = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text(encoding="utf-8"))
         return microseconds / period_us if microseconds > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None
@@ -82,7 +82,7 @@ class Cpu:
 def this_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:
     """The processor that this process runs on."""
     try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
         lines = []
     entries: dict[str, str] = {}
@@ -110,7 +110,7 @@ def peak_memory(status: Path = _STATUS) -> int | None:
     starts at what the parent had when it started this process.
     """
     try:
-        for line in status.read_text().splitlines():
+        for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
     except (OSError, ValueError, IndexError):
@@ -131,7 +131,7 @@ def free_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
 
 def _of_machine(proc: Path) -> int:
     try:
-        for line in (proc / "meminfo").read_text().splitlines():
+        for line in (proc / "meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
@@ -149,7 +149,9 @@ def _of_container(cgroup: Path) -> list[int]:
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            left = int((cgroup / limit).read_text()) - int((cgroup / used).read_text())
+            left = int((cgroup / limit).read_text(encoding="utf-8")) - int(
+                (cgroup / used).read_text(encoding="utf-8")
+            )
             return [max(0, left)]
         except (OSError, ValueError):
             continue

@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -331,6 +332,34 @@ def test_yolo_files_of_pictures_with_the_same_name_are_all_kept(detect, tmp_path
 
 def saved_in(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("way", ["card", "fast"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_saving_does_not_change_what_is_found(detect, tmp_path, way, name):
+    large = Image.fromarray(np.kron(np.asarray(picture(5)), np.ones((14, 14, 1), np.uint8)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    large.save(tmp_path / name, exif=exif)
+    arguments = (tmp_path / name, "--preprocess", way, "--format", "json")
+    alone = detect(*arguments).stdout
+    assert json.loads(alone)["pictures"][0]["detections"]
+    assert detect(*arguments, "--save", tmp_path / "out").stdout == alone
+    assert detect(*arguments, "--output", tmp_path / "x.json").stdout == ""
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == alone
+
+
+@pytest.mark.parametrize("way", ["card", "fast"])
+def test_a_picture_out_of_a_pipe_is_saved(detect, tmp_path, way):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    data = save_picture(tmp_path / "a.png").read_bytes()
+    writer = threading.Thread(target=pipe.write_bytes, args=(data,))
+    writer.start()
+    detect(pipe, "--preprocess", way, "--save", tmp_path / "out", "--score", "1")
+    writer.join()
+    with Image.open(tmp_path / "out" / "pipe.png") as drawn:
+        np.testing.assert_array_equal(np.asarray(drawn), np.asarray(picture(0)))
 
 
 def test_one_saved_picture_is_one(detect, pictures, tmp_path):

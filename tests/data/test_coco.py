@@ -358,7 +358,6 @@ def test_missing_picture_is_reported_and_the_rest_goes_on(tmp_path):
         (box(float("nan"), 2, 3, 4), "not finite"),
         (box(1, 2, float("nan"), 4), "not finite"),
         (box(1, 2, INFINITE, 4), "not finite"),
-        (box(1, 2, 3, 4, area=float("nan")), "not finite"),
         (box(40, 2, 3, 4), "outside the picture"),
         (box(1, 50, 3, 4), "outside the picture"),
         (box(-3, 2, 3, 4), "outside the picture"),
@@ -368,7 +367,11 @@ def test_missing_picture_is_reported_and_the_rest_goes_on(tmp_path):
         (box("x", 2, 3, 4), "no valid form"),
         (box(None, 2, 3, 4), "no valid form"),
         (box(1, 2, 3, 4, bbox=7), "no valid form"),
-        (box(1, 2, 3, 4, area="big"), "no valid form"),
+        (box(1, 2, 3, 4, bbox="1234"), "no valid form"),
+        (box(1, 2, 3, 4, bbox=[True, 2, 3, 4]), "no valid form"),
+        (box(1, 2, 3, 4, category_id=7.9), "no valid form"),
+        (box(1, 2, 3, 4, category_id=True), "no valid form"),
+        (box(1, 2, 3, 4, category_id="7_0"), "no valid form"),
         (box(1, 2, 3, 4, category_id=99), "99"),
         (box(1, 2, 3, 4, category_id=None), "no valid form"),
         (box(HUGE, 2, 3, 4), ""),
@@ -405,15 +408,80 @@ def test_picture_whose_boxes_are_all_unusable_stays_without_boxes(tmp_path):
     assert dataset.samples[0].labels.shape == dataset.samples[0].crowd.shape == (0,)
 
 
-def test_duplicate_image_id(tmp_path):
-    folder = folder_of(
-        tmp_path / "set",
-        coco(images=[image(), image(file_name="b.png")]),
-        names=("a.png", "b.png"),
-    )
+@pytest.mark.parametrize("again", [1, 1.0, "1"])
+def test_boxes_whose_picture_cannot_be_told_are_left_out(tmp_path, again):
+    images = [image(), image(file_name="b.png", id=again), image(id=2, file_name="c.png")]
+    boxes = [box(1, 2, 3, 4, image_id=k, id=n) for n, k in enumerate((1, 1.0, "1", 2))]
+    values = coco(images=images, annotations=boxes)
+    folder = folder_of(tmp_path / "set", values, names=("a.png", "b.png", "c.png"))
     dataset = open_dataset(folder)
-    assert reasons(dataset) == [("b.png", "image id 1 is used twice")]
-    assert [sample.file_name for sample in dataset.samples] == ["a.png"]
+    assert [(s.file_name, len(s.boxes)) for s in dataset.samples] == [("c.png", 1)]
+    kinds = [problem.kind for problem in dataset.problems]
+    assert kinds == [Kind.IMAGE_ID_TWICE] * 2 + [Kind.ORPHAN] * 3
+
+
+def test_a_picture_listed_twice_is_one(tmp_path):
+    dataset = read(tmp_path, images=[image(), image()])
+    assert [problem.kind for problem in dataset.problems] == [Kind.IMAGE_ID_TWICE]
+    assert [len(sample.boxes) for sample in dataset.samples] == [1]
+
+
+@pytest.mark.parametrize("number", [1.5, True, 2.0**53, "1_0", None, [1]])
+def test_what_is_no_exact_id_is_nobodys(tmp_path, number):
+    images = [image(), image(id=2), image(id=10), image(id=2**53), image(id=2**53 + 1)]
+    dataset = read(tmp_path, images=images, annotations=[box(1, 2, 3, 4, image_id=number)])
+    assert [problem.kind for problem in dataset.problems] == [Kind.BROKEN_ENTRY]
+    assert sum(len(sample.boxes) for sample in dataset.samples) == 0
+
+
+def test_neighbouring_large_ids_are_two_pictures(tmp_path):
+    images = [image(id=2**53), image(id=2**53 + 1)]
+    dataset = read(tmp_path, images=images, annotations=[box(1, 2, 3, 4, image_id=2**53 + 1)])
+    assert [len(sample.boxes) for sample in dataset.samples] == [0, 1]
+
+
+def test_categories_of_joined_files_that_are_the_same_are_one(tmp_path):
+    categories = [{"id": 7, "name": "cat"}, {"id": "7", "name": "cat"}]
+    assert read(tmp_path, categories=categories).labels.category_ids == (7,)
+
+
+@pytest.mark.parametrize("number", [7, 7.0, "7"])
+def test_a_category_id_of_two_classes_is_refused(tmp_path, number):
+    categories = [{"id": 7, "name": "cat"}, {"id": number, "name": "dog"}]
+    with pytest.raises(DatasetError, match="7"):
+        read(tmp_path, categories=categories)
+
+
+@pytest.mark.parametrize(
+    "area", [-400, -0.5, 0, 0.0, float("nan"), INFINITE, -INFINITE, HUGE, 1e11, 2001, "big", "",
+             "nan", "-12", True, [12], {}],
+)  # fmt: skip
+def test_an_area_that_cannot_be_one_becomes_the_boxs(tmp_path, area):
+    dataset = read(tmp_path, annotations=[box(1, 2, 3, 4, area=area), box(5, 6, 7, 8, id=2)])
+    assert dataset.samples[0].areas.tolist() == [12, 56]
+    assert [(r.kind, r.box) for r in dataset.remarks] == [(Kind.VALUE, (1, 2, 4, 6))]
+    assert dataset.problems == ()
+
+
+@pytest.mark.parametrize("area", [1e-9, 0.5, 12, "12", 2000])
+def test_an_area_that_can_be_one_stays(tmp_path, area):
+    dataset = read(tmp_path, annotations=[box(1, 2, 3, 4, area=area)])
+    assert dataset.samples[0].areas.tolist() == [float(area)]
+    assert dataset.remarks == ()
+
+
+@pytest.mark.parametrize("flag", ["iscrowd", "difficult"])
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [(0, 0), (1, 1), ("0", 0), ("1", 1), (None, 0), (False, 0), (True, 1), (1.0, 1), ("true", 1),
+     (2, None), (-1, None), (0.5, None), ("x", None), (INFINITE, None), ([], None)],
+)  # fmt: skip
+def test_a_flag_that_is_none_leaves_an_ordinary_object(tmp_path, flag, value, meant):
+    dataset = read(tmp_path, annotations=[box(1, 2, 3, 4, **{flag: value})])
+    (sample,) = dataset.samples
+    assert sample.ignored.tolist() == [bool(meant)]
+    assert [r.kind for r in dataset.remarks] == [Kind.VALUE] * (meant is None)
+    assert dataset.problems == ()
 
 
 def test_annotation_of_an_unlisted_image(tmp_path):
@@ -612,7 +680,7 @@ def test_what_is_left_out_has_a_kind_and_its_box(tmp_path, annotation, kind, pla
 @pytest.mark.parametrize(
     ("images", "kind"),
     [
-        ([image(), image(file_name="b.png")], Kind.IMAGE_ID_TWICE),
+        ([image(), image()], Kind.IMAGE_ID_TWICE),
         ([image(), image(id=2, file_name="b.png")], Kind.MISSING),
         ([image(), image(id=2, width=0)], Kind.BROKEN_ENTRY),
         ([image(), image(id=-2)], Kind.BROKEN_ENTRY),
@@ -633,9 +701,12 @@ def test_a_box_over_the_edge_is_kept_and_remarked(tmp_path):
     assert dataset.samples[0].boxes.tolist() == [[0, 2, 40, 6]] * 2
 
 
-@pytest.mark.parametrize(("number", "remarks"), [(1, 1), ("a", 1), (None, 0), ([1], 0)])
-def test_annotation_ids_used_twice_are_remarked(tmp_path, number, remarks):
-    dataset = read(tmp_path, annotations=[box(1, 2, 3, 4, id=number), box(5, 2, 3, 4, id=number)])
+@pytest.mark.parametrize(
+    ("number", "other", "remarks"),
+    [(1, 1, 1), (1, 1.0, 1), (1, "1", 1), ("a", "a", 1), (None, None, 0), ([1], [1], 0)],
+)
+def test_annotation_ids_used_twice_are_remarked(tmp_path, number, other, remarks):
+    dataset = read(tmp_path, annotations=[box(1, 2, 3, 4, id=number), box(5, 2, 3, 4, id=other)])
     assert [r.kind for r in dataset.remarks] == [Kind.ANNOTATION_ID_TWICE] * remarks
     assert len(dataset.samples[0].boxes) == 2
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ssd34.core.labels import LabelSet
+from ssd34.data.dataset import Kind
 from ssd34.data.formats import find_dataset, open_dataset
 from ssd34.data.voc import COCO_NAMES, NAMES
 from tests.data.reading import only, reasons, refused
@@ -86,6 +87,32 @@ def test_difficult(tmp_path):
     sample = only(open_dataset(devkit(tmp_path / "set", {"1": text})))
     assert sample.difficult.tolist() == [True, False, False, False, True]
     assert not sample.crowd.any()
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [("0", 0), ("1", 1), (" 1 ", 1), ("true", 1), ("Unspecified", 0), ("", 0), ("2", None),
+     ("-1", None), ("hard", None)],
+)  # fmt: skip
+def test_a_difficult_flag_that_is_none_is_remarked(tmp_path, flag, meant):
+    text = annotation(element(extra=f"<difficult>{flag}</difficult>"))
+    dataset = open_dataset(devkit(tmp_path, {"1": text}))
+    assert only(dataset).difficult.tolist() == [bool(meant)]
+    assert [remark.kind for remark in dataset.remarks] == [Kind.VALUE] * (meant is None)
+    assert dataset.problems == ()
+
+
+@pytest.mark.parametrize("other", ["1.XML", "2.xml"])
+def test_a_picture_that_two_files_annotate_is_left_out(tmp_path, other):
+    for name in ("1.xml", other, "3.xml"):
+        stem = "3" if name == "3.xml" else "1"
+        (tmp_path / name).write_text(annotation(element(), file_name=f"{stem}.jpg"))
+        picture(tmp_path / f"{stem}.jpg")
+    dataset = open_dataset(tmp_path)
+    assert only(dataset).file_name == "3.jpg"
+    (problem,) = dataset.problems
+    assert (problem.where, problem.kind) == ("1.jpg", Kind.PICTURE_TWICE)
+    assert "1.xml" in problem.reason and other in problem.reason
 
 
 def test_parts_of_an_object_are_no_objects(tmp_path):

@@ -8,8 +8,9 @@ import yaml
 from PIL import Image
 
 from ssd34.core.labels import LabelSet
+from ssd34.data.dataset import Kind
 from ssd34.data.formats import find_dataset, open_dataset
-from ssd34.errors import ImageError
+from ssd34.errors import DatasetError, ImageError
 from tests.data.reading import only, reasons, refused
 
 
@@ -143,6 +144,23 @@ def test_names_that_yaml_takes_for_something_else(tmp_path):
     text = "train: images/train\nnames: [no, 1, 2.50, null, 2001-01-01, ~]\n"
     labels = train(yolo(tmp_path / "set", text=text)).labels
     assert labels.names == ("no", "1", "2.50", "null", "2001-01-01", "~")
+
+
+@pytest.mark.parametrize("again", ["00", "+0", " 0", "0_0"])
+def test_a_class_number_of_two_names_is_refused(tmp_path, again):
+    yolo(tmp_path, text=f'train: images/train\nnames: {{"0": nut, "{again}": bolt}}\n')
+    with pytest.raises(DatasetError, match=r"data\.yaml"):
+        open_dataset(tmp_path)
+
+
+def test_pictures_that_share_a_label_file_are_left_out(tmp_path):
+    yolo(tmp_path)
+    for name in ("1.jpg", "2.png"):
+        picture(tmp_path / "images" / "train" / name)
+    dataset = train(tmp_path)
+    assert [sample.file_name for sample in dataset.samples] == ["2.png"]
+    found = [(problem.where, problem.kind) for problem in dataset.problems]
+    assert found == [("1.jpg", Kind.PICTURE_TWICE), ("1.png", Kind.PICTURE_TWICE)]
 
 
 def test_coco_names_get_their_official_ids(tmp_path):

@@ -80,6 +80,9 @@ def main() -> None:
         _fail("interrupted", INTERRUPTED)
     except Ssd34Error as error:
         _fail(str(error), UNUSABLE)
+    except UnicodeEncodeError as error:
+        name = str(error.object).encode(errors="backslashreplace").decode()
+        _fail(f"{name:.200}: a name that this locale cannot write; set PYTHONUTF8=1", UNUSABLE)
     except OSError as error:
         message = f"{_subject(error)}{error.strerror or error}"
         _fail(f"{message}; check the path, its rights and free space", UNUSABLE)

@@ -22,9 +22,9 @@ from ssd34.cli.outputs import check_outputs
 from ssd34.core.counted import counted
 from ssd34.core.detections import Detections
 from ssd34.core.postprocess import POLICIES, ZOO
-from ssd34.core.preprocess import CARD, PREPROCESSINGS
+from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
 from ssd34.data.atomic import write_text, written_whole
-from ssd34.data.image_io import MAX_PIXELS, LargeImageError, read_picture
+from ssd34.data.image_io import MAX_PIXELS, LargeImageError, read_picture, reopenable
 from ssd34.data.overlap import overlapped
 from ssd34.errors import ImageError, OptionError
 from ssd34.runtime.detector import DEFAULT_SCORE
@@ -126,8 +126,11 @@ def detect(
         try:
             if save is None:
                 return detector.prepare(picture.path, max_pixels=max_pixels), None
-            image = read_picture(picture.path, max_pixels=max_pixels)
-            return detector.prepare(image), image
+            source = reopenable(picture.path)
+            image = read_picture(source, max_pixels=max_pixels)
+            # The fast way is not that of the whole picture, which is only drawn on.
+            seen = source if preprocessing == FAST else image
+            return detector.prepare(seen, max_pixels=max_pixels), image
         except LargeImageError as error:
             return ImageError(f"{error}, or raise the limit with --max-pixels")
         except ImageError as error:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.core.detections import CSV_HEADER, Detections
-from ssd34.data.file_names import numbers_of
+from ssd34.data.file_names import numbers_of, text_of
 
 FORMATS = ("table", "json", "coco", "csv", "yolo")
 
@@ -50,18 +50,20 @@ def as_text(run: Run, form: str, *, width: int | None = None) -> str:
     if form == "coco":
         return json.dumps(_coco(run)) + "\n"
     if form == "csv":
-        lines = [looked.detections.to_csv(str(looked.file)) for looked in run.looked]
+        lines = [looked.detections.to_csv(text_of(looked.file)) for looked in run.looked]
         return f"{CSV_HEADER}\n" + "".join(lines)
     if form == "yolo":
-        return "".join(f"# {looked.file}\n{looked.detections.to_yolo()}" for looked in run.looked)
+        return "".join(
+            f"# {text_of(looked.file)}\n{looked.detections.to_yolo()}" for looked in run.looked
+        )
     return _table(run, width)
 
 
 def _json(run: Run) -> dict[str, Any]:
     return {
         "model": run.model,
-        "pictures": [{"file": str(k.file), **k.detections.to_dict()} for k in run.looked],
-        "failed": [{"file": str(file), "reason": reason} for file, reason in run.failed],
+        "pictures": [{"file": text_of(k.file), **k.detections.to_dict()} for k in run.looked],
+        "failed": [{"file": text_of(file), "reason": reason} for file, reason in run.failed],
     }
 
 
@@ -73,7 +75,7 @@ def _coco(run: Run) -> list[dict[str, Any]]:
     numbers = numbers_of([file.name for file in run.files])
     ids = dict(zip(run.files, numbers, strict=True))
     return [
-        {**result, "file_name": str(looked.file), "category_name": found.name}
+        {**result, "file_name": text_of(looked.file), "category_name": found.name}
         for looked in run.looked
         for found, result in zip(
             looked.detections, looked.detections.to_coco(ids[looked.file]), strict=True
@@ -87,7 +89,7 @@ def _table(run: Run, width: int | None) -> str:
         column.justify = "right"
     table.columns[0].overflow = "fold"
     for looked in run.looked:
-        file = str(looked.relative)
+        file = text_of(looked.relative)
         if not len(looked.detections):
             table.add_row(file, "-", *[""] * 5)
         for found in looked.detections:

@@ -63,7 +63,7 @@ def written_whole(path: Path, *, needs: int | None = None) -> Iterator[Path]:
 
 def _beside(name: str) -> str:
     """What the hidden folder of a file begins with: a name has 255 bytes at most."""
-    return f".{os.fsencode(name)[:_LONGEST].decode(errors='ignore')}."
+    return f".{os.fsdecode(os.fsencode(name)[:_LONGEST])}."
 
 
 def is_special(path: Path) -> bool:

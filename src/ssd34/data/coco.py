@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections import defaultdict
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.data.dataset import NO_PICTURES, Dataset, ImageStore, Kind, Problem, Sample
 from ssd34.data.files import Files, FolderFiles, read_annotations
 from ssd34.data.layout import WHOLE, Layout
-from ssd34.data.sample_builder import Findings, SampleBuilder
+from ssd34.data.sample_builder import Findings, SampleBuilder, whole_of
 from ssd34.errors import DatasetError, ImageError, OptionError
 
 ANNOTATIONS = "instances.json"
@@ -132,22 +133,23 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
         DatasetError: no class or no usable picture is left.
     """
     found = Findings()
-    annotation_ids: set[int | str] = set()
+    annotation_ids: set[object] = set()
     problems = found.problems
     labels = _labels(values["categories"], name)
     by_image: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in values["annotations"]:
         try:
-            by_image[int(annotation["image_id"])].append(annotation)
+            by_image[whole_of(annotation["image_id"])].append(annotation)
         except (KeyError, TypeError, ValueError, OverflowError):
             reason = f"annotation without a valid image_id: {annotation!r:.80}"
             problems.append(Problem(name, reason, Kind.BROKEN_ENTRY))
     samples: list[Sample] = []
+    shared = _shared_ids(values["images"])
     seen: set[int] = set()
     for entry in values["images"]:
         try:
-            image_id, file_name = int(entry["id"]), str(entry["file_name"])
-            width, height = int(entry["width"]), int(entry["height"])
+            image_id, file_name = whole_of(entry["id"]), str(entry["file_name"])
+            width, height = whole_of(entry["width"]), whole_of(entry["height"])
         except (KeyError, TypeError, ValueError, OverflowError):
             reason = f"image without id, file_name or size: {entry!r:.80}"
             problems.append(Problem(name, reason, Kind.BROKEN_ENTRY))
@@ -155,7 +157,7 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
         if not 0 <= image_id <= _LARGEST_ID:
             reason = f"image id {image_id} is not in 0 to {_LARGEST_ID}"
             problems.append(Problem(file_name, reason, Kind.BROKEN_ENTRY))
-        elif image_id in seen:
+        elif image_id in shared or image_id in seen:
             reason = f"image id {image_id} is used twice"
             problems.append(Problem(file_name, reason, Kind.IMAGE_ID_TWICE))
         elif width < 1 or height < 1:
@@ -175,11 +177,16 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
                 )
             )
         seen.add(image_id)
-    problems += [
-        Problem(name, f"annotations of image id {image_id}, which is not listed", Kind.ORPHAN)
-        for image_id in by_image
-        if image_id not in seen
-    ]
+    for image_id, annotations in by_image.items():
+        if image_id in shared:
+            problems += [
+                Problem(name, f"box {a.get('bbox')!r:.80} of image id {image_id}, which several "
+                        "pictures have", Kind.ORPHAN)
+                for a in annotations
+            ]  # fmt: skip
+        elif image_id not in seen:
+            what = f"annotations of image id {image_id}, which is not listed"
+            problems.append(Problem(name, f"{len(annotations)} {what}", Kind.ORPHAN))
     if not samples:
         if isinstance(images, FolderFiles) and images.leads_out:
             raise DatasetError(
@@ -191,16 +198,24 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
     return Dataset(name, labels, tuple(samples), images, tuple(problems), tuple(found.remarks))
 
 
+def _shared_ids(images: list[Any]) -> set[int]:
+    """Image ids that stand for several pictures; an entry that is there twice is one."""
+    pictures: defaultdict[int, set[str]] = defaultdict(set)
+    for entry in images:
+        with suppress(KeyError, TypeError, ValueError):
+            pictures[whole_of(entry["id"])].add(str(entry.get("file_name")))
+    return {image_id for image_id, names in pictures.items() if len(names) > 1}
+
+
 def _labels(categories: list[Any], name: str) -> LabelSet:
     try:
-        if any(not 0 <= int(category["id"]) < _LARGEST_ID for category in categories):
+        # What is there twice, as in joined files, is one category.
+        pairs = {(str(category["name"]), whole_of(category["id"])): None for category in categories}
+        if any(not 0 <= number < _LARGEST_ID for _, number in pairs):
             raise DatasetError(
                 f"{name}: a negative or huge category id; number categories from 0 or 1"
             )
-        return LabelSet(
-            tuple(str(category["name"]) for category in categories),
-            tuple(int(category["id"]) for category in categories),
-        )
+        return LabelSet(tuple(n for n, _ in pairs), tuple(number for _, number in pairs))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(f"{name}: a category without id or name ({error!r})") from None
     except OptionError as error:
@@ -215,19 +230,18 @@ def _sample(
     height: int,
     labels: LabelSet,
     found: Findings,
-    annotation_ids: set[int | str],
+    annotation_ids: set[object],
 ) -> Sample:
     label_of_category = labels.label_of_category()
     builder = SampleBuilder(file_name, width=width, height=height, findings=found)
     for annotation in annotations:
         try:
+            if not isinstance(annotation["bbox"], list):
+                raise TypeError
             x, y, w, h = (float(value) for value in annotation["bbox"])
-            category = int(annotation["category_id"])
-            given_area = annotation.get("area")
-            area = w * h if given_area is None else float(given_area)
-            crowd, difficult = (
-                bool(int(annotation.get(flag) or 0)) for flag in ("iscrowd", "difficult")
-            )
+            if any(isinstance(value, bool) for value in annotation["bbox"]):
+                raise TypeError
+            category = whole_of(annotation["category_id"])
         except KeyError as error:
             builder.wrong(Kind.BROKEN_ENTRY, f"box without {error.args[0]}: {annotation!r:.80}")
             continue
@@ -241,10 +255,13 @@ def _sample(
             continue
         label = label_of_category[category]
         kept = builder.add(
-            box, label, shown=annotation["bbox"], area=area, crowd=crowd, difficult=difficult
-        )
+            box, label, shown=annotation["bbox"], area=annotation.get("area"),
+            crowd=annotation.get("iscrowd"), difficult=annotation.get("difficult"),
+        )  # fmt: skip
         number = annotation.get("id")
-        if kept and isinstance(number, int | str):
+        with suppress(ValueError):
+            number = whole_of(number)
+        if kept and isinstance(number, int | float | str):
             if number in annotation_ids:
                 reason = f"annotation id {number!r:.40} is used twice"
                 builder.wrong(Kind.ANNOTATION_ID_TWICE, reason, box=box, kept=True)

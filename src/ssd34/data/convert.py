@@ -12,6 +12,7 @@ from typing import Any
 from ssd34.data.atomic import folder_written_whole
 from ssd34.data.coco_writer import write_coco
 from ssd34.data.dataset import Dataset, Problem
+from ssd34.data.file_names import path_of
 from ssd34.data.lock import file_locked
 from ssd34.data.losses import Loss, holdable, renumbered
 from ssd34.data.placement import Places, place
@@ -116,7 +117,7 @@ def convert(
                 path, new = places.of(dataset, name, kept)
                 try:
                     if new:
-                        place(dataset, sample, folder / path, link=options.link)
+                        place(dataset, sample, folder / path_of(path), link=options.link)
                     pictures.append(WrittenPicture(path, kept))
                     losses += lost
                 except ImageError as error:

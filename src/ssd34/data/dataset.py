@@ -30,6 +30,7 @@ class Kind(StrEnum):
     NO_AREA = "box without area"
     OUTSIDE = "box outside"
     OVER_EDGE = "box over the edge"
+    VALUE = "unusable value"
     THIN = "box under one pixel"
     UNKNOWN_CLASS = "unknown class"
     IMAGE_ID_TWICE = "image id twice"

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff<>:"|?*]')
 """What some file system, a list of lines or XML cannot hold."""
+
+
+def text_of(path: str | os.PathLike[str]) -> str:
+    """A path as text for people and files: its bytes are UTF-8, whatever the locale."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def path_of(text: str) -> str:
+    """The inverse of `text_of`: what a file is called in this locale."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 _DIGITS = 15

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
+from ssd34.data.file_names import path_of, text_of
 from ssd34.errors import DatasetError, ImageError
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -174,7 +175,7 @@ class FolderFiles(Files):
         if not inside or self.exists(name):
             return False
         try:
-            return (self.root / inside).is_symlink()
+            return (self.root / path_of(inside)).is_symlink()
         except (OSError, ValueError):  # a name that no file can have
             return False
 
@@ -193,8 +194,8 @@ class FolderFiles(Files):
             return
         for place, folders, files in os.walk(start):
             folders[:] = [name for name in folders if deep and not name.startswith(".")]
-            below = os.path.relpath(place, start).replace(os.sep, "/")
-            for name in files:
+            below = text_of(os.path.relpath(place, start)).replace(os.sep, "/")
+            for name in map(text_of, files):
                 if not name.startswith("."):
                     yield posixpath.normpath(posixpath.join(folder, below, name))
 
@@ -202,7 +203,7 @@ class FolderFiles(Files):
         """The folders in a folder."""
         start = self._path(folder)
         try:
-            found = sorted(os.listdir(start)) if start is not None else []  # noqa: PTH208
+            found = sorted(text_of(p.name) for p in start.iterdir()) if start is not None else []
         except OSError:
             return []
         names = [posixpath.join(folder, name) for name in found if not name.startswith(".")]
@@ -210,21 +211,22 @@ class FolderFiles(Files):
 
     def below(self, folder: str) -> FolderFiles:
         """The files below a folder."""
-        return FolderFiles(self.root / folder, around=self._around)
+        return FolderFiles(self.root / path_of(folder), around=self._around)
 
     def inside(self, path: str) -> str | None:
         """A path as a name."""
         if not Path(path).is_absolute():
             return normal(path)
         try:
-            return normal(os.path.relpath(os.path.realpath(path), os.path.realpath(self.root)))
+            there = os.path.realpath(path_of(path))
+            return normal(text_of(os.path.relpath(there, os.path.realpath(self.root))))
         except ValueError:  # another drive, a null byte
             return None
 
     def _path(self, name: str) -> Path | None:
         try:
             root = os.path.realpath(self.root)
-            path = os.path.realpath(os.path.join(root, name.replace("\\", "/")))
+            path = os.path.realpath(os.path.join(root, path_of(name.replace("\\", "/"))))
             inside = _is_below(path, root) and not self._is_outside(root)
         except ValueError:  # another drive, a null byte, a character that no file name can have
             return None

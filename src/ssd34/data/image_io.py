@@ -7,7 +7,7 @@ import os
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,6 +43,8 @@ _BROKEN = (
 """What Pillow raises for damaged files; RuntimeError comes from its AVIF decoder, TypeError and
 struct.error from malformed EXIF of a TIFF, which it turns itself."""
 
+Tag = ExifTags.Base
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -66,7 +68,8 @@ def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray
     """Decode a picture.
 
     The EXIF orientation is applied. Greyscale, palette, CMYK and 16-bit pictures are converted
-    to 8-bit RGB; transparent parts are shown on white. Of an animation, the first frame.
+    to 8-bit RGB; transparent parts are shown on white. Of an animation, the first frame. Colour
+    profiles and gamma are not applied.
 
     Args:
         source: a file, or the bytes of one.
@@ -76,7 +79,8 @@ def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: missing, unreadable, truncated or too large; one line with the remedy.
+        ImageError: missing, unreadable, truncated, too large, or with samples whose white is not
+            known; one line with the remedy.
     """
     with opened(source, max_pixels=max_pixels) as image:
         return np.asarray(upright(image))
@@ -103,6 +107,7 @@ def rgb_picture(image: Image.Image) -> Image.Image:
     Raises:
         ImageError: it is lazily read from a file that is broken.
     """
+    _check_samples(image, "the picture")
     try:
         return upright(image)
     except _BROKEN as error:
@@ -117,14 +122,12 @@ def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Im
         ImageError: as `read_image`, also for what Pillow raises while decoding inside the block.
     """
     what = "the picture" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes) and not os.path.isfile(source):
-        if os.path.isdir(source) or not os.path.exists(source):
-            kind = "a folder" if os.path.isdir(source) else "missing"
-            raise ImageError(f"{what}: expected a picture file, it is {kind}; check the path")
-        source = _piped(source)
+    if not isinstance(source, bytes):
+        source = reopenable(source)
     try:
         with _quiet, _open(source) as image:
             _check_pixels(image, what, max_pixels)
+            _check_samples(image, what)
             yield image
     except UnidentifiedImageError:
         raise _unknown(what) from None
@@ -132,8 +135,17 @@ def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Im
         raise _broken(what, error) from None
 
 
-def _piped(source: Path) -> bytes:
-    """What comes out of a pipe, in which a picture's reader could not go back."""
+def reopenable(source: Path) -> Path | bytes:
+    """A file, or what comes out of a pipe, in which a picture's reader could not go back.
+
+    Raises:
+        ImageError: missing, a folder, unreadable, or a pipe with more than `MAX_PIPED_BYTES`.
+    """
+    if os.path.isfile(source):
+        return source
+    if os.path.isdir(source) or not os.path.exists(source):
+        kind = "a folder" if os.path.isdir(source) else "missing"
+        raise ImageError(f"{source}: expected a picture file, it is {kind}; check the path")
     try:
         with source.open("rb") as pipe:
             data = pipe.read(MAX_PIPED_BYTES + 1)
@@ -161,6 +173,7 @@ def image_size(
     try:
         with _quiet, _open(stream) as image:
             _check_pixels(image, name, max_pixels)
+            _check_samples(image, name)
             width, height = image.size
             turns = _turns_before_pixels(image, stream)
             return (height, width) if turns in (5, 6, 7, 8) else (width, height)
@@ -179,6 +192,37 @@ def _check_pixels(image: Image.Image, what: str, max_pixels: int) -> None:
         )
 
 
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """The tags of a TIFF; of another picture none."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    return tags
+
+
+def _check_samples(image: Image.Image, what: str) -> None:
+    """Refuse a TIFF whose samples have no known white, or that Pillow puts in a wrong order."""
+    tags = _tags(image)
+    if not tags:
+        return
+    bits = max(tags.get(Tag.BitsPerSample, (1,)))
+    form = max(tags.get(Tag.SampleFormat, (1,)))
+    packed = tags.get(Tag.Compression, 1) != 1
+    planes = tags.get(Tag.PlanarConfiguration, 1) == 2
+    if form == 2 or (form == 1 and bits > 16):
+        kind = f"{bits}-bit {'signed' if form == 2 else 'unsigned'} whole numbers"
+    elif form == 3 and packed and image.tag_v2.prefix == b"MM":  # type: ignore[attr-defined]
+        kind = "compressed big-endian fractions"
+    elif planes and bits > 8 and not packed:
+        kind = f"uncompressed planes of {bits} bits"
+    elif planes and tags.get(Tag.SamplesPerPixel, 1) == 2:
+        kind = "a plane of transparency"
+    else:
+        return
+    raise ImageError(
+        f"{what}: a TIFF with {kind}, whose brightness is not known here; convert it to 8 or 16 "
+        "unsigned bits a sample"
+    )
+
+
 def _turns_before_pixels(image: Image.Image, stream: BinaryIO) -> object:
     """The EXIF orientation of a picture that has only been opened."""
     # Pillow turns a TIFF itself, and its size is already that of the turned picture.
@@ -186,7 +230,7 @@ def _turns_before_pixels(image: Image.Image, stream: BinaryIO) -> object:
         return 1
     # Of a PNG, Pillow decodes all pixels to see whether EXIF comes behind them.
     if image.format == "PNG" and not _words_behind_pixels(stream):
-        return Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+        return Image.Image.getexif(image).get(Tag.Orientation)
     return orientation_of(image)
 
 
@@ -209,7 +253,7 @@ def _words_behind_pixels(stream: BinaryIO) -> bool:
 def _unknown(what: str) -> ImageError:
     return ImageError(
         f"{what}: not a picture in a format that is read here "
-        f"({', '.join(FORMATS)}); convert it or remove it"
+        f"({', '.join(FORMATS)}), or one with samples that are not; convert it or remove it"
     )
 
 
@@ -220,8 +264,18 @@ def _broken(what: str, error: Exception) -> ImageError:
 
 def upright(image: Image.Image) -> Image.Image:
     """Decode an opened picture: mode RGB, its EXIF orientation applied."""
-    image.load()
+    load(image)
     return turned(as_rgb(image), orientation_of(image))
+
+
+def load(image: Image.Image) -> None:
+    """Decode an opened picture."""
+    tile = getattr(image, "tile", None)
+    clear = image.info.get("transparency")
+    # Of a PNG with 2 or 4 bits, Pillow scales the samples to bytes, but not the transparent one.
+    if image.format == "PNG" and tile and isinstance(clear, int):
+        image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}.get(tile[0][3], 1)
+    image.load()
 
 
 def turned(image: Image.Image, orientation: object) -> Image.Image:
@@ -239,7 +293,7 @@ def turned(image: Image.Image, orientation: object) -> Image.Image:
 
 def orientation_of(image: Image.Image) -> object:
     """The EXIF orientation of a loaded picture: 2 to 8 if it is still to be turned."""
-    return image.getexif().get(ExifTags.Base.Orientation)
+    return image.getexif().get(Tag.Orientation)
 
 
 def _open(source: Path | bytes | BinaryIO) -> Image.Image:
@@ -290,12 +344,17 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """Any mode to RGB, keeping what the picture shows."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(np.asarray(image), full=65535)).convert("RGB")
-    if image.mode == "F":
-        values = np.asarray(image)
-        full = 1.0 if np.nan_to_num(values).max(initial=0) <= 1 else 255.0
-        return Image.fromarray(_eight_bits(values, full=full)).convert("RGB")
+    tags = _tags(image)
+    colours = tags.get(Tag.ColorMap, ())
+    if 0 < max(colours, default=0) < 256:  # bytes, though the format wants 16 bits
+        image = image.copy()
+        image.putpalette(np.reshape(colours, (3, -1)).T.astype(np.uint8).tobytes())
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(image, tags)).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getbbox() is None:
+        return image.convert("RGB")  # a fourth byte that nobody filled
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -303,7 +362,17 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(values: NDArray[Any], full: float) -> NDArray[np.uint8]:
-    """Wide greyscale values, `full` being white, to bytes; values outside are cut."""
+def _eight_bits(image: Image.Image, tags: Mapping[int, Any]) -> NDArray[np.uint8]:
+    """Wide greyscale samples, which Pillow hands over as they are stored, to bytes; values
+    outside are cut, the transparent one is white."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        full = 1.0 if np.nan_to_num(values).max(initial=0) <= 1 else 255.0
+    else:
+        full = 4095.0 if tags.get(Tag.BitsPerSample) == (12,) else 65535.0
     scaled = np.nan_to_num(values.astype(np.float64)) * (255 / full)
-    return np.asarray(np.rint(np.clip(scaled, 0, 255)), np.uint8)
+    if tags and tags.get(Tag.PhotometricInterpretation, 0) == 0:  # white is zero
+        scaled = 255 - scaled
+    grey = np.asarray(np.rint(np.clip(scaled, 0, 255)), np.uint8)
+    grey[values == image.info.get("transparency", -1)] = 255
+    return grey

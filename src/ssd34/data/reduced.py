@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ssd34.data.image_io import MAX_PIXELS, as_rgb, opened, orientation_of, turned, upright
+from ssd34.data.image_io import MAX_PIXELS, as_rgb, load, opened, orientation_of, turned, upright
 
 GAP = 1.5
 """Both savings stop at this many times the input; the filter does the rest exactly. Nearer to the
@@ -61,7 +61,7 @@ def read_square(source: Path | bytes, side: int, *, max_pixels: int = MAX_PIXELS
         width, height = image.size
         at_least = math.ceil(side * GAP)
         drafted = image.draft(None, (at_least, at_least))
-        image.load()
+        load(image)
         orientation = orientation_of(image)
         # The scaled size is rounded up; the original's edge may lie within its last pixel.
         box = drafted[1] if drafted else None

@@ -17,6 +17,39 @@ from ssd34.data.image_io import image_size
 EDGE = 1.0
 """Pixels by which a box may reach over the edge unremarked: tools round differently."""
 
+FLAGS = {
+    "0": False, "0.0": False, "false": False, "": False, "none": False, "unspecified": False,
+    "1": True, "1.0": True, "true": True,
+}  # fmt: skip
+"""Spellings of a flag; VOC's own files have 0, 1 and Unspecified."""
+
+
+def number_of(value: object) -> float:
+    """A number of an annotation file, which may be text; NaN if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def whole_of(value: object) -> int:
+    """A whole number of an annotation file: 1, 1.0 and "1" are the same.
+
+    Raises:
+        ValueError: another value; also a fraction too large to be exact, as its neighbours read
+            the same.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
+        return int(value)
+    raise ValueError(f"expected a whole number, got {value!r:.40}")
+
+
 Box = tuple[float, float, float, float]
 
 
@@ -79,9 +112,9 @@ class SampleBuilder:
         *,
         shown: object,
         place: str = "",
-        area: float | None = None,
-        crowd: bool = False,
-        difficult: bool = False,
+        area: object = None,
+        crowd: object = 0,
+        difficult: object = 0,
     ) -> bool:
         """Add a box, cut to the picture.
 
@@ -90,30 +123,43 @@ class SampleBuilder:
             label: 1..N.
             shown: the box as it is written in the file.
             place: annotation file and line, where the picture's name does not say it.
-            area: square pixels; default: that of the box before it is cut.
-            crowd: COCO's flag.
-            difficult: VOC's flag.
+            area: square pixels, as it is written; None, and with a remark what cannot be one: that
+                of the box before it is cut.
+            crowd: COCO's flag as it is written; what is none counts as 0, with a remark.
+            difficult: VOC's flag, the same.
 
         Returns:
             Whether it is usable.
         """
         left, top, right, bottom = box
-        area = (right - left) * (bottom - top) if area is None else area
+        own = (right - left) * (bottom - top)
         cut = (max(0.0, left), max(0.0, top),
                min(float(self.width), right), min(float(self.height), bottom))  # fmt: skip
         single = np.array(cut, np.float32)
-        if not all(map(math.isfinite, (*box, area))):
+        if not all(map(math.isfinite, (*box, own))):
             kind, reason = Kind.NOT_FINITE, "is not finite"
         elif right <= left or bottom <= top:
             kind, reason = Kind.NO_AREA, "has no area"
         elif not (single[:2] < single[2:]).all():
             kind, reason = Kind.OUTSIDE, "is outside the picture"
         else:
+            given = own if area is None else number_of(area)
+            usable = 0 < given <= max(own, self.width * self.height)
+            if not usable:
+                reason = f"area {area!r:.40} cannot be one; that of the box, {own:g}, is taken"
+                self.wrong(Kind.VALUE, reason, place=place, box=box, kept=True)
+            flags = []
+            for name, value in (("iscrowd", crowd), ("difficult", difficult)):
+                flag = FLAGS.get(str(value).strip().lower())
+                if flag is None:
+                    reason = f"{name} {value!r:.40} of box {shown}: expected 0 or 1; 0 is taken"
+                    self.wrong(Kind.VALUE, reason, place=place, box=box, kept=True)
+                flags.append(bool(flag))
             self._boxes.append(cut)
             self._labels.append(label)
-            self._areas.append(area)
-            self._crowd.append(crowd)
-            self._difficult.append(difficult)
+            self._areas.append(given if usable else own)
+            self._crowd.append(flags[0])
+            self._difficult.append(flags[1])
             over = max(abs(a - b) for a, b in zip(box, cut, strict=True))
             if over > EDGE:
                 reason = f"box {shown} reaches {over:.1f} pixels over the edge"

@@ -171,7 +171,6 @@ def _text(element: Element, path: str) -> str:
 
 def _read(files: Files, places: _Places, split: str, name: str, labels: LabelSet) -> Dataset:
     found = Findings()
-    own: dict[str, str] = {}
     if split in places.lists:
         file = places.lists[split]
         lines = read_lines(files, file, limit=MAX_LIST_BYTES)
@@ -181,14 +180,14 @@ def _read(files: Files, places: _Places, split: str, name: str, labels: LabelSet
             for stem, count in counts.items()
             if count > 1
         ]
-        stems = list(counts)
+        entries = [(stem, posixpath.join(places.annotations, f"{stem}.xml")) for stem in counts]
     else:
-        own = {PurePosixPath(n).stem: n for n in _xml_files(files, [places.annotations])}
-        stems = list(own)
+        names = _xml_files(files, [places.annotations])
+        entries = [(PurePosixPath(name).stem, name) for name in names]
     samples: list[Sample] = []
+    annotated: dict[str, list[str]] = {}
     pictures = files.below(places.pictures)
-    for stem in stems:
-        file = own.get(stem, posixpath.join(places.annotations, f"{stem}.xml"))
+    for stem, file in entries:
         try:
             root = _annotation(files, file)
         except DatasetError as error:
@@ -203,13 +202,20 @@ def _read(files: Files, places: _Places, split: str, name: str, labels: LabelSet
             kind = Kind.UNREADABLE if pictures.exists(picture) else Kind.MISSING
             found.problems.append(Problem(picture, reason, kind))
             continue
+        annotated.setdefault(picture, []).append(file)
         builder = SampleBuilder(picture, width=width, height=height, findings=found)
         _add_objects(builder, root, file, labels)
         samples.append(builder.sample(0))
+    twice = {picture: given for picture, given in annotated.items() if len(given) > 1}
+    found.problems += [
+        Problem(picture, f"is annotated in {' and in '.join(given)}; left out", Kind.PICTURE_TWICE)
+        for picture, given in twice.items()
+    ]
+    samples = [sample for sample in samples if sample.file_name not in twice]
     title = _title(name, split)
     if not samples:
         first = f"first problem: {found.problems[0]}" if found.problems else NO_PICTURES
-        raise DatasetError(f"{title}: no usable picture among {len(stems)}; {first}")
+        raise DatasetError(f"{title}: no usable picture among {len(entries)}; {first}")
     return Dataset(
         title, labels, with_ids(samples), pictures, tuple(found.problems), tuple(found.remarks)
     )
@@ -251,7 +257,7 @@ def _add_objects(builder: SampleBuilder, root: Element, file: str, labels: Label
             labels.label(name),
             shown=shown,
             place=place,
-            difficult=_text(element, "difficult") == "1",
+            difficult=_text(element, "difficult"),
         )
 
 

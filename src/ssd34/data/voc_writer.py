@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 from ssd34.core.labels import LabelSet
 from ssd34.data.dataset import Sample
 from ssd34.data.decimals import plain, shortest
+from ssd34.data.file_names import path_of
 from ssd34.data.voc import ANNOTATIONS, CLASSES, SPLITS
 from ssd34.data.written import WrittenSplit
 
@@ -24,11 +25,11 @@ def write_voc(folder: Path, splits: Sequence[WrittenSplit]) -> None:
     written: set[str] = set()
     for split in splits:
         stems = [PurePosixPath(picture.path).stem for picture in split.pictures]
-        (folder / SPLITS / f"{split.name}.txt").write_text(_lines(stems), encoding="utf-8")
+        (folder / SPLITS / path_of(f"{split.name}.txt")).write_text(_lines(stems), encoding="utf-8")
         for stem, picture in zip(stems, split.pictures, strict=True):
             if stem not in written:
                 tree = _annotation(picture.path, picture.sample, split.labels)
-                tree.write(folder / ANNOTATIONS / f"{stem}.xml", encoding="utf-8")
+                tree.write(folder / ANNOTATIONS / path_of(f"{stem}.xml"), encoding="utf-8")
             written.add(stem)
     (folder / CLASSES).write_text(_lines(splits[0].labels.names), encoding="utf-8")
 

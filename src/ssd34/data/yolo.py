@@ -87,15 +87,20 @@ def _read(files: Files, config: YoloConfig, split: str, title: str) -> Dataset:
             f"example {label_name(pictures[0])}"
         )
     base = posixpath.commonpath([posixpath.dirname(picture) for picture in pictures])
+    sharing = Counter(file for picture, file in labelled.items() if file)
     samples: list[Sample] = []
     for picture, count in Counter(pictures).items():
         name = posixpath.relpath(picture, base or ".")
         if count > 1:
             reason = f"is listed {count} times"
             found.problems.append(Problem(name, reason, Kind.PICTURE_TWICE))
+        file = labelled[picture]
+        if file and sharing[file] > 1:
+            reason = f"another picture has the same label file, {file}; rename one of them"
+            found.problems.append(Problem(name, reason, Kind.PICTURE_TWICE))
+            continue
         try:
             width, height = size_of(files, picture)
-            file = labelled[picture]
             rows = _rows(files, file) if file else []
         except (ImageError, DatasetError) as error:
             reason = str(error).removeprefix(f"{picture}: ")

@@ -83,6 +83,8 @@ def _names(value: Any, file: str) -> dict[int, str]:
         if not isinstance(value, dict | list):
             raise TypeError
         names = {int(number): name for number, name in pairs}
+        if len(names) != len(value):
+            raise ValueError("a number twice")
         if not all(isinstance(name, str) and name for name in names.values()) or min(names) < 0:
             raise TypeError
     except (TypeError, ValueError):

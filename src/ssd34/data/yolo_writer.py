@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ssd34.data.dataset import Sample
 from ssd34.data.decimals import plain, shortest
+from ssd34.data.file_names import path_of
 from ssd34.data.written import WrittenSplit
 from ssd34.data.yolo import USUAL, label_name
 from ssd34.errors import require
@@ -31,7 +32,7 @@ def write_yolo(folder: Path, splits: Sequence[WrittenSplit]) -> None:
     labels = splits[0].labels
     for split in splits:
         for picture in split.pictures:
-            file = folder / label_name(picture.path)
+            file = folder / path_of(label_name(picture.path))
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(_rows(picture.sample), encoding="ascii")
     # Without `path`, readers take the folder of the file.

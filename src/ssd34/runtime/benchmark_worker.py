@@ -87,7 +87,7 @@ class Worker:
             [sys.executable, "-P", "-m", "ssd34.runtime.benchmark_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             start_new_session=True,  # an interruption is the caller's to handle
         )
         try:
@@ -241,7 +241,7 @@ def drawn_picture() -> bytes:
 def main() -> None:
     """Answer commands until the input ends."""
     # What libraries print must not mix with the answers.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     model = _Model()
     for line in sys.stdin:

@@ -125,7 +125,7 @@ def run_loadgen(
             f"LoadGen: {counted(len(failures), 'picture')} without an answer ({failures[0]})"
         )
     try:
-        text = (folder / SUMMARY).read_text(errors="replace")
+        text = (folder / SUMMARY).read_text(encoding="utf-8", errors="replace")
     except OSError:
         raise ModelError(f"{folder}: LoadGen wrote no {SUMMARY}; is the disk full?") from None
     return {"settings": asdict(options), **parsed_summary(text)}

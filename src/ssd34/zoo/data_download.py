@@ -139,7 +139,7 @@ def _missing(archive: Archive, folder: Path) -> list[str]:
 def _receipts(folder: Path) -> dict[str, dict[str, Any]]:
     """What was unpacked before, by part."""
     try:
-        values = json.loads((folder / ARCHIVES / _UNPACKED).read_text())
+        values = json.loads((folder / ARCHIVES / _UNPACKED).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     if not isinstance(values, dict):
