@@ -35,12 +35,11 @@ from ssd34.core.spec import SPECS, ModelSpec, named_spec
 from ssd34.data.checkpoint import read_checkpoint
 from ssd34.data.classes import of_classes
 from ssd34.data.dataset import Dataset
-from ssd34.evaluate.bootstrap import match
-from ssd34.evaluate.coco_metrics import CocoMetrics, coco_metrics
-from ssd34.evaluate.comparison import compare
 from ssd34.evaluate.evaluator import detect_all
-from ssd34.evaluate.results import Results
-from ssd34.evaluate.results_json import read_results, write_results
+from ssd34.evaluate.metrics.bootstrap import match
+from ssd34.evaluate.metrics.coco import CocoMetrics, coco_metrics
+from ssd34.evaluate.metrics.comparison import compare
+from ssd34.evaluate.results import Results, read_results, write_results
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.train.loop import train
 from ssd34.train.measure import stages_of_network

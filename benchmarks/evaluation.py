@@ -24,11 +24,10 @@ from ssd34 import Detector
 from ssd34.data.atomic import write_text
 from ssd34.data.dataset import Dataset
 from ssd34.data.formats import open_dataset
-from ssd34.evaluate.bootstrap import match, uncertainty
-from ssd34.evaluate.coco_metrics import coco_metrics, ground_truth
 from ssd34.evaluate.evaluator import detect_all, stages_of
-from ssd34.evaluate.results import Results
-from ssd34.evaluate.results_json import read_results
+from ssd34.evaluate.metrics.bootstrap import match, uncertainty
+from ssd34.evaluate.metrics.coco import coco_metrics, ground_truth
+from ssd34.evaluate.results import Results, read_results
 
 APART = 10_000_000
 """Between the image ids of one repetition and the next."""

@@ -83,6 +83,19 @@ ALLOWED = {
     "deploy": {"core", "data", "zoo", "runtime", "evaluate", "errors", "version", "machine"},
     "setting_types": {"errors"},
     "train": {"core", "data", "network", "evaluate", "errors", "setting_types", "machine"},
+    "workflows": {
+        "core",
+        "data",
+        "network",
+        "zoo",
+        "runtime",
+        "evaluate",
+        "deploy",
+        "train",
+        "errors",
+        "version",
+        "machine",
+    },
 }
 
 
@@ -93,12 +106,31 @@ def test_arrows_point_one_way():
         if room not in ALLOWED:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssd34"):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssd34."):
                 used = (node.module or "").split(".")[1]
                 assert used in ALLOWED[room] | {room}, f"{path}: {node.module}"
 
 
 def test_no_work_at_import():
     """Importing the package is quick and loads neither models nor optional libraries."""
-    code = f"import ssd34, sys; print([m for m in {EXTRAS!r} if m in sys.modules])"
+    rooms = ("ssd34.workflows", "ssd34.evaluate", "ssd34.deploy", "ssd34.train")
+    code = f"import ssd34, sys; print([m for m in {EXTRAS + rooms!r} if m in sys.modules])"
     assert python(code).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("first", ["ssd34", "ssd34.evaluate.results", "ssd34.workflows.evaluate"])
+def test_a_workflow_can_be_called_whatever_was_imported_first(first):
+    code = f"""
+import {first}, ssd34
+from ssd34 import EvaluateOptions, Ssd34Error
+import ssd34.evaluate.results as results
+assert results.Results and EvaluateOptions().engine == "onnxruntime"
+for evaluate in (ssd34.evaluate, __import__("ssd34", fromlist=["evaluate"]).evaluate):
+    try:
+        evaluate("default", "nowhere")
+    except Ssd34Error as error:
+        assert "nowhere" in str(error)
+    else:
+        raise AssertionError
+"""
+    assert python(code).stderr == ""

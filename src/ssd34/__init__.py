@@ -6,6 +6,11 @@
 ('cat',)
 """
 
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
 from ssd34.core.detections import Detection, Detections
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.postprocess import BEST, MLPERF, MLPERF_UNCLAMPED, ZOO, Policy, named_policy
@@ -27,7 +32,45 @@ from ssd34.runtime.detector import Detector
 from ssd34.runtime.draw import draw
 from ssd34.version import __version__
 
+if TYPE_CHECKING:
+    from ssd34.workflows.evaluate import EvaluateOptions, Evaluation, evaluate
+
 load = Detector.load
+
+_WORKFLOWS = {"evaluate": "evaluate", "EvaluateOptions": "evaluate", "Evaluation": "evaluate"}
+"""Names that are imported when they are first asked for, and their modules in `workflows`."""
+
+
+class _Room(ModuleType):
+    """A room that has the name of a workflow: ``ssd34.evaluate(...)`` is that workflow."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return _workflow(self.__name__.rpartition(".")[2])(*arguments, **options)
+
+
+class _Package(ModuleType):
+    """Makes such rooms callable whoever imports them first."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _WORKFLOWS and isinstance(value, ModuleType):
+            value.__class__ = _Room
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def _workflow(name: str) -> Any:
+    return getattr(import_module(f"ssd34.workflows.{_WORKFLOWS[name]}"), name)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WORKFLOWS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = _workflow(name)
+    # Where there is a room of that name, it is here by now.
+    return globals().get(name, found)
+
 
 __all__ = [
     "BEST",
@@ -43,6 +86,8 @@ __all__ = [
     "Detector",
     "DivergenceError",
     "DownloadError",
+    "EvaluateOptions",
+    "Evaluation",
     "ImageError",
     "LabelSet",
     "MissingExtraError",
@@ -54,6 +99,7 @@ __all__ = [
     "TrainingError",
     "__version__",
     "draw",
+    "evaluate",
     "load",
     "named_policy",
     "named_spec",

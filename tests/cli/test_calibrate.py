@@ -12,7 +12,7 @@ from ssd34.cli import app
 from ssd34.cli.exit_codes import PARTLY
 from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.data.checkpoint import read_checkpoint
-from ssd34.evaluate.score import PRECISION_AT
+from ssd34.evaluate.metrics.score import PRECISION_AT
 from tests.conftest import drawn_checkpoint, tiny_spec
 
 

@@ -4,10 +4,10 @@ import pytest
 
 from ssd34.cli.scores import FEW, SHOWN_CLASSES, print_comparison, print_score
 from ssd34.data.formats import open_dataset
-from ssd34.evaluate.bootstrap import Interval, match
-from ssd34.evaluate.comparison import Comparison, Difference, compare
+from ssd34.evaluate.metrics.bootstrap import Interval, match
+from ssd34.evaluate.metrics.comparison import Comparison, Difference, compare
+from ssd34.evaluate.metrics.score import ScoreOptions, score
 from ssd34.evaluate.results import Results
-from ssd34.evaluate.score import ScoreOptions, score
 
 TITLE = "/somewhere/with/a/long/name/coco-val.zip: 300 pictures, the file's own tail"
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from ssd34.cli import train_screen
 from ssd34.cli.train_screen import LiveTable
 from ssd34.data.dataset import Problem
-from ssd34.evaluate.coco_metrics import CocoMetrics
+from ssd34.evaluate.metrics.coco import CocoMetrics
 from ssd34.train.history import read_history
 from ssd34.train.progress import Progress
 from tests.cli.test_train import QUICK

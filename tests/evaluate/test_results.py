@@ -8,9 +8,8 @@ import pytest
 
 from ssd34.data.classes import of_classes
 from ssd34.errors import DatasetError
-from ssd34.evaluate.results import Results
-from ssd34.evaluate.results_json import coverage_gap, read_results, write_results
-from tests.evaluate.oracle import data_of, random_case
+from ssd34.evaluate.results import Results, coverage_gap, read_results, write_results
+from tests.support.coco_oracle import data_of, random_case
 
 GOOD = {"image_id": 11, "category_id": 3, "bbox": [1, 2.5, 3, 4], "score": 0.5}
 

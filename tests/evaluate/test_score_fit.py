@@ -12,7 +12,7 @@ from ssd34.data.formats import open_dataset
 from ssd34.errors import DatasetError
 from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, matched
 from ssd34.evaluate.evaluator import evaluate_detector
-from ssd34.evaluate.score import PRECISION_AT, precisions
+from ssd34.evaluate.metrics.score import PRECISION_AT, precisions
 from ssd34.evaluate.score_fit import FEWEST_RIGHT, Scored, fit_offset, halves, look_at_scores
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session

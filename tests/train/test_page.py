@@ -31,7 +31,7 @@ class Whole(HTMLParser):
         self.open, self.links = [], []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "link"):
             self.open.append(tag)
         self.links += [value for name, value in attrs if name in ("src", "href")]
 
@@ -42,12 +42,12 @@ class Whole(HTMLParser):
 def test_the_page_is_whole_and_refers_to_nothing_outside():
     history = [step(5, 4.0), step(10, 3.0), evaluation(10, 0.2, {"cat": 0.2}), step(20, 2.0),
                evaluation(20, 0.1, {"cat": 0.1})]  # fmt: skip
-    exhibit = Exhibit("a.jpg", Image.new("RGB", (20, 10), "red"))
+    exhibit = Exhibit.of("a.jpg", Image.new("RGB", (20, 10), "red"))
     page = training_page("tiny", history, recipe=RECIPE, facts=["fine"], exhibits=[exhibit])
     parser = Whole()
     parser.feed(page)
     assert parser.open == []
-    assert [link[:22] for link in parser.links] == ["data:image/jpeg;base64"]
+    assert [link[:22] for link in parser.links] == ["data:,", "data:image/jpeg;base64"]
     assert "Best evaluation: epoch 1, 5 pictures, policy zoo" in page
     assert page.count("<polyline") == 3 + 2 + 1 + 1
 

@@ -15,7 +15,6 @@ from rich.console import Console
 from ssd34.cli.benchmark_table import cpu_line, table_of
 from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.exit_codes import INTERRUPTED, PARTLY
-from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.data.atomic import write_text, written_whole
 from ssd34.data.lock import folder_locked
 from ssd34.errors import OptionError, require
@@ -35,6 +34,7 @@ from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES, OPENVINO
 from ssd34.runtime.engine_choice import EXACT
 from ssd34.runtime.loadgen_run import loadgen_values
 from ssd34.runtime.sources import find_pictures
+from ssd34.workflows.outputs import check_outputs
 from ssd34.zoo.cache import load_matplotlib
 
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10}
@@ -109,7 +109,6 @@ def benchmark(
     slows the machine slows them all. The first is what the others are compared with. What an engine
     cannot run here is left out and named.
     """
-    check_places((json_file, plot))
     _check_scenario(scenario, loadgen=loadgen is not None)
     plan = Plan(
         models=models,

@@ -14,7 +14,6 @@ from rich.table import Table
 from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.datasets import opened, warn_of_unknown_classes
 from ssd34.cli.exit_codes import PARTLY
-from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.core.counted import counted
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.data.atomic import write_text
@@ -23,6 +22,7 @@ from ssd34.data.dataset import Dataset, Problem
 from ssd34.data.fingerprint import fingerprint
 from ssd34.errors import OptionError, require
 from ssd34.version import __version__
+from ssd34.workflows.outputs import check_outputs
 
 if TYPE_CHECKING:
     from ssd34.deploy.calibrate_scores import CalibratedScores
@@ -88,7 +88,6 @@ def calibrate(
             f"{target}: expected a name that ends in .safetensors for the calibrated checkpoint; "
             "give --output FILE.safetensors"
         )
-    check_places((target, json_file))
     inputs = [data] if test_data is None else [data, test_data]
     check_outputs((output, json_file), data=inputs)
     check_outputs((json_file,), models=(str(source),))

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from ssd34.cli.console import warn
-from ssd34.cli.outputs import check_outputs
 from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS, named_spec
 from ssd34.errors import CheckpointError, OptionError, require
+from ssd34.workflows.outputs import check_outputs
 
 
 @click.command(short_help="Turn a benchmark checkpoint into one of ours.")

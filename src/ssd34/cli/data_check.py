@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.cli.console import progress_bar
-from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.data.atomic import write_text, written_whole
 from ssd34.data.check import Check, check
 from ssd34.data.dataset import Dataset
@@ -23,6 +22,7 @@ from ssd34.data.statistics import RELATIVE_SIZES, SMALLEST_DEFAULT_BOX, Spread, 
 from ssd34.errors import OptionError
 from ssd34.machine import thread_budget
 from ssd34.version import __version__
+from ssd34.workflows.outputs import check_outputs
 
 WRONG = 1
 _SHOWN_CLASSES = 15
@@ -57,12 +57,10 @@ def check_data(
     Every picture is decoded. Of a data set that is divided, all splits are checked, or only the
     one in PATH@SPLIT. A picture that is in two splits or paths leaks from one into the other.
     """
-    check_places((json_file, sheet))
     if sheet and sheet.suffix.lower() != ".png":
         raise OptionError(f"--sheet {sheet}: expected a file name that ends in .png")
-    check_outputs((json_file, sheet), data=paths)
     datasets = [dataset for path in paths for dataset in _opened(path)]
-    check_outputs((json_file, sheet), datasets=datasets)
+    check_outputs((json_file, sheet), data=paths, datasets=datasets)
     with progress_bar() as bar:
         task = bar.add_task("checking", total=sum(map(len, datasets)))
         result = check(

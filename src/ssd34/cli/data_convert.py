@@ -11,7 +11,6 @@ import click
 
 from ssd34.cli.console import progress_bar, warn, warn_of_problems
 from ssd34.cli.exit_codes import PARTLY
-from ssd34.cli.outputs import check_outputs, check_places
 from ssd34.core.counted import counted
 from ssd34.data.atomic import write_text
 from ssd34.data.classes import renamed, with_coco_names
@@ -21,6 +20,7 @@ from ssd34.data.dataset import Dataset
 from ssd34.data.formats import find_dataset, split_path
 from ssd34.data.layout import Layout
 from ssd34.errors import OptionError
+from ssd34.workflows.outputs import check_outputs
 
 
 @click.command(short_help="Write a data set in another format.")
@@ -66,12 +66,14 @@ def convert(
     SOURCE is a COCO, Pascal VOC or YOLO data set, PATH@SPLIT for one split of it. NAME= says what
     the split is called in the destination; several sources become the splits of one data set.
     """
-    check_places((json_file,))
-    check_outputs((json_file,), data=[_named(source)[1] for source in sources])
     names = dict(_pair(text, "--rename", "OLD=NEW") for text in renames)
     wanted = _wanted(sources, splits)
     opened = [(name, _opened(layout, split)) for name, layout, split in wanted]
-    check_outputs((json_file,), datasets=[dataset for _, dataset in opened])
+    check_outputs(
+        (json_file,),
+        data=[_named(source)[1] for source in sources],
+        datasets=[dataset for _, dataset in opened],
+    )
     if coco_names:
         opened = [(name, with_coco_names(dataset)) for name, dataset in opened]
     if names:

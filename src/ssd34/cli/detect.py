@@ -18,7 +18,6 @@ from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.engine import engine_option, say_choice
 from ssd34.cli.exit_codes import PARTLY
 from ssd34.cli.formats import FORMATS, Looked, Run, as_text
-from ssd34.cli.outputs import check_outputs
 from ssd34.core.counted import counted
 from ssd34.core.detections import Detections
 from ssd34.core.postprocess import POLICIES, ZOO
@@ -31,6 +30,7 @@ from ssd34.runtime.detector import DEFAULT_SCORE
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
 from ssd34.runtime.sources import PictureFile, find_pictures
+from ssd34.workflows.outputs import check_outputs
 
 SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 
@@ -101,11 +101,13 @@ def detect(
 
     form = form or _usual_format(output)
     targets = _targets(pictures, save) if save else {}
-    _check_output(output, form)
+    if form == "yolo" and output and output.exists() and not output.is_dir():
+        raise OptionError(f"--output {output}: is a file; --format yolo writes a folder")
     label_files = _label_files(pictures, output) if output and form == "yolo" else {}
     check_outputs(
         [*targets.values(), *(label_files.values() if label_files else (output,))],
         files=[picture.path for picture in pictures], models=(model,),
+        made=(save, output if form == "yolo" else None),
     )  # fmt: skip
     detector = Detector.load(
         model,
@@ -235,19 +237,6 @@ def _save(target: Path, pixels: NDArray[np.uint8], found: Detections) -> None:
 def _usual_format(output: Path | None) -> str:
     ending = output.suffix.lower().removeprefix(".") if output else ""
     return ending if ending in ("json", "csv") else "table"
-
-
-def _check_output(output: Path | None, form: str) -> None:
-    """Fail before the work, not after it."""
-    if output is None:
-        return
-    if form == "yolo":
-        if output.exists() and not output.is_dir():
-            raise OptionError(f"--output {output}: is a file; --format yolo writes a folder")
-    elif output.is_dir():
-        raise OptionError(f"--output {output}: is a folder; expected a file to write")
-    elif not output.absolute().parent.is_dir():
-        raise OptionError(f"--output {output}: the folder {output.parent} does not exist; make it")
 
 
 def _emit(run: Run, form: str, output: Path | None, label_files: dict[Path, Path]) -> None:

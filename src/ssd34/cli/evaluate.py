@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from contextlib import suppress
+import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ssd34.cli.console import warn_of_problems
+from ssd34.cli.console import errors
 from ssd34.cli.engine import engine_option
 from ssd34.cli.exit_codes import PARTLY
-from ssd34.cli.outputs import check_outputs, check_places
+from ssd34.cli.scores import Screen, print_comparison, print_score, print_scores
 from ssd34.core.postprocess import POLICIES
-from ssd34.core.preprocess import BOTH, CARD, PREPROCESSINGS
-from ssd34.data.atomic import is_special, write_text
-from ssd34.data.classes import of_classes, with_coco_names
-from ssd34.data.coco import annotations_alone
-from ssd34.data.dataset import Dataset
-from ssd34.data.fingerprint import fingerprint
-from ssd34.data.formats import open_dataset
-from ssd34.errors import DatasetError, OptionError, require
-from ssd34.evaluate.score import METRICS, ScoreOptions, under
+from ssd34.core.preprocess import CARD, PREPROCESSINGS
+from ssd34.errors import OptionError, require
+from ssd34.evaluate.metrics.score import METRICS
 from ssd34.runtime.engine import DEFAULT_ENGINE
-from ssd34.version import __version__
+from ssd34.workflows import evaluate as workflow
 
-if TYPE_CHECKING:
-    from ssd34.cli.report import ReportJob
+
+class _Preprocessing(click.Choice[str]):
+    """A choice that knows what stands in for ``both``, which was one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "both":
+            raise OptionError(
+                "--preprocess both: expected card or fast; evaluate with each and --detections "
+                "FILE, then compare the two files with --compare A B"
+            )
+        return super().convert(value, param, ctx)
 
 
 @click.command(short_help="Measure a model, or anybody's detections, on annotated pictures.")
 @click.argument("model", required=False)
 @click.option("--data", required=True, metavar="PATH", help="Pictures and boxes, as for train.")
 @click.option(
-    "--policy", "policy_name", type=click.Choice([*POLICIES, "all"]),
+    "--policy", "policy_name", type=click.Choice([*POLICIES, workflow.ALL]),
     help="How detections are picked, instead of the file's own way; all: side by side. "
     "[default: the file's own way, zoo where it has none]",
 )  # fmt: skip
@@ -45,9 +47,8 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
 @click.option(
-    "--preprocess", "preprocessing", type=click.Choice([*PREPROCESSINGS, BOTH]),
-    help="card: bit for bit as published; fast: less work on large pictures; both: side by side, "
-    "and the difference. [default: card]",
+    "--preprocess", "preprocessing", type=_Preprocessing(PREPROCESSINGS),
+    help="card: bit for bit as published; fast: less work on large pictures. [default: card]",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
 @click.option(
@@ -117,7 +118,8 @@ def evaluate(
     --detections FILE is scored and --compare A B compared; without these, MODEL is default.
     """
     require("hotcoco", extra="evaluate", why="evaluation")
-    scoring = detections if model is None and compare is None else None
+
+    scored = detections if model is None and compare is None else None
     _check_options(
         {"MODEL": model, "--detections": detections, "--report": report_folder} if compare else {},
         {
@@ -128,81 +130,55 @@ def evaluate(
             "--resume": resume or None,
             "--overwrite": overwrite or None,
         }
-        if compare or scoring
+        if compare or scored
         else {},
     )
-    written = None if scoring else detections
-    outputs = tuple(file for file in (json_file, written) if file)
-    _check_outputs(outputs, resume=resume, report=report_folder)
-    pages = _pages(report_folder)
-    check_outputs(
-        (*outputs, *pages),
-        files=compare or ([scoring] if scoring else ()),
-        models=() if compare or scoring else (model or "default",),
-        data=(data,),
-    )
-    if written and written.is_file() and not (resume or overwrite):
-        raise OptionError(
-            f"--detections {written}: with MODEL expected a new file to write, got one that "
-            "exists; leave MODEL out to score it, or give --overwrite to replace it"
-        )
-    if overwrite and not written:
-        raise OptionError("--overwrite: lets --detections replace a file; give --detections FILE")
-    if report_classes and not report_folder:
-        raise OptionError("--report-class: names curves of a report; give --report DIR, too")
-
-    pictures = not (compare or scoring)
-    everything = open_dataset(data) if pictures else _boxes(data, look=bool(report_folder))
-    warn_of_problems(everything)
-    check_outputs((*outputs, *pages), datasets=(everything,))
-    if coco_names:
-        everything = with_coco_names(everything, own_ids=True)  # detections have these
-    dataset = of_classes(everything, classes) if classes else everything
-    dataset = dataclasses.replace(dataset, samples=dataset.samples[:limit])
-    options = ScoreOptions(metric=metric, resamples=resamples, seed=seed)
-    under(metric, dataset)  # before the work, not after it
-    about = {
-        "data": data,
-        "data_sha256": fingerprint(dataset),
+    scoring: dict[str, Any] = {
+        "classes": classes,
+        "coco_names": coco_names,
         "limit": limit,
-        "classes": list(classes) or None,
-        "ssd34": __version__,
-        "problems": len(dataset.problems),
+        "json_file": json_file,
+        "report": report_folder,
+        "report_classes": report_classes,
+        "metric": metric,
+        "resamples": resamples,
+        "seed": seed,
+        "command": shlex.join(["ssd34", *sys.argv[1:]]),
     }
-
-    report = None
-    if report_folder:
-        report, page = _report(report_folder, data, dataset, options, report_classes, limit)
-        outputs = (*outputs, page)
-
-    def emit(values: dict[str, Any]) -> None:
-        if json_file:
-            write_text(json_file, json.dumps({**about, **values}, indent=1) + "\n")
-
-    failed = 0
+    with Screen() as screen:
+        if compare:
+            compared = workflow.compare_detections(
+                compare, data, workflow.ScoringOptions(**scoring), listener=screen
+            )
+        elif scored:
+            measured = workflow.score_detections(
+                scored, data, workflow.ScoringOptions(**scoring), listener=screen
+            )
+        else:
+            options = workflow.EvaluateOptions(
+                **scoring,
+                policy=policy_name,
+                preprocessing=preprocessing or CARD,
+                threads=threads,
+                engine=engine or DEFAULT_ENGINE,
+                detections=detections,
+                overwrite=overwrite,
+                resume=resume,
+            )
+            measured = workflow.evaluate(model or "default", data, options, listener=screen)
     if compare:
-        from ssd34.cli.scoring import compare_files
-
-        emit(compare_files(compare, everything, dataset, options))
-    elif scoring:
-        from ssd34.cli.scoring import score_file
-
-        emit(score_file(scoring, everything, dataset, options, report=report))
+        names = (str(compare[0]), str(compare[1]))
+        print_comparison(compared.comparison, title=compared.title, names=names)
+        if compared.problems:
+            raise SystemExit(PARTLY)
+        return
+    if policy_name == workflow.ALL:
+        print_scores(measured.scores, title=measured.title)
     else:
-        from ssd34.cli.measure import Outputs, measure
-
-        failed = measure(
-            model or "default",
-            dataset,
-            options,
-            policy=policy_name,
-            preprocessing=preprocessing or CARD,
-            threads=threads,
-            engine=engine or DEFAULT_ENGINE,
-            resume=resume,
-            outputs=Outputs(files=outputs, emit=emit, detections=detections, report=report),
-        )
-    if failed or dataset.problems:
+        print_score(measured.score, title=measured.title)
+    if measured.report:
+        errors.print(f"report: {measured.report}", markup=False, soft_wrap=True)
+    if measured.unreadable or measured.problems:
         raise SystemExit(PARTLY)
 
 
@@ -214,54 +190,3 @@ def _check_options(with_compare: dict[str, Any], without_model: dict[str, Any]) 
         for name, value in given.items():
             if value is not None:
                 raise OptionError(f"{name} {value}: {why}; leave it out")
-
-
-def _check_outputs(files: tuple[Path, ...], *, resume: bool, report: Path | None) -> None:
-    """Refuse files that cannot be written; the folder of the report will be there."""
-    check_places(files, made=report)
-    if resume and not report and all(map(is_special, files)):
-        raise OptionError("--resume: goes on beside an output file; give the same --json FILE")
-
-
-def _pages(report: Path | None) -> tuple[Path, ...]:
-    """The files of a report that an option may name, too."""
-    if report is None:
-        return ()
-    from ssd34.evaluate.report.write import NUMBERS, PAGE
-
-    return report / PAGE, report / NUMBERS
-
-
-def _boxes(data: str, *, look: bool) -> Dataset:
-    """A data set whose pictures are not needed: of a COCO .json, they need not be there.
-
-    To `look` at them they are opened, if they all are there.
-    """
-    path = Path(data)
-    if path.suffix.lower() != ".json" or not path.is_file():
-        return open_dataset(data)
-    boxes = annotations_alone(path)
-    if look:
-        with suppress(DatasetError):
-            opened = open_dataset(data)
-            if len(opened) == len(boxes):
-                return opened
-    return boxes
-
-
-def _report(
-    folder: Path,
-    data: str,
-    dataset: Dataset,
-    options: ScoreOptions,
-    classes: tuple[str, ...],
-    limit: int | None,
-) -> tuple[ReportJob, Path]:
-    """A report that can be written, and its page; the folder is made."""
-    from ssd34.cli.report import ReportJob, about_data
-    from ssd34.evaluate.report.write import PAGE, check_report
-
-    check_report(folder, under(options.metric, dataset), classes)
-    about = about_data(data, fingerprint=fingerprint(dataset), limit=limit)
-    folder.mkdir(parents=True, exist_ok=True)
-    return ReportJob(folder, dataset, about, classes), folder / PAGE

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ssd34.cli.outputs import check_outputs
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.errors import OptionError, require
+from ssd34.workflows.outputs import check_outputs
 
 if TYPE_CHECKING:
     import onnx
@@ -75,8 +75,6 @@ def export(
 
     if output.suffix.lower() != ".onnx":
         raise OptionError(f"{output}: expected a name that ends in .onnx, as other commands do")
-    if not output.absolute().parent.is_dir():
-        raise OptionError(f"{output}: the folder {output.parent} does not exist; make it first")
     check_outputs((output,), models=(model,))
     changes = {"score_threshold": score, "iou_threshold": iou, "max_detections": max_detections}
     given = {name: value for name, value in changes.items() if value is not None}

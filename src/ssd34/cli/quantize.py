@@ -15,12 +15,12 @@ from rich.table import Table
 
 from ssd34.cli.console import duration, errors, progress_bar, warn
 from ssd34.cli.datasets import opened, warn_of_unknown_classes
-from ssd34.cli.outputs import check_outputs
 from ssd34.cli.termination import ends_as_interrupted
 from ssd34.core.counted import counted
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.data.lock import folder_locked
 from ssd34.errors import MissingExtraError, OptionError, require
+from ssd34.workflows.outputs import check_outputs
 
 if TYPE_CHECKING:
     from ssd34.data.dataset import Dataset
@@ -163,7 +163,7 @@ def quantize(
         raise OptionError(f"{output}: is a file; expected a folder to write into")
     check_outputs(
         [output / name for name in WRITTEN],
-        files=[config] if config else (), models=(model,), data=(data,),
+        files=[config] if config else (), models=(model,), data=(data,), made=(output,),
     )  # fmt: skip
     click.get_current_context().with_resource(folder_locked(output))
     dataset = opened(data, coco_names=coco_names)
@@ -204,7 +204,7 @@ def _run(
         written_files,
     )
     from ssd34.deploy.trials import TrialLog
-    from ssd34.evaluate.coco_metrics import categories_of
+    from ssd34.evaluate.metrics.coco import categories_of
 
     stem, network = network_from(model)
     network.check_names(settings.quantization.float_nodes)

@@ -1,21 +1,71 @@
-"""How measured numbers are shown."""
+"""How an evaluation and its numbers are shown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from typing import Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.evaluate.bootstrap import FEWEST_PICTURES, Interval
-from ssd34.evaluate.comparison import Comparison, Difference
-from ssd34.evaluate.score import Score
+from ssd34.cli.console import errors, progress_bar, warn, warn_of_problems
+from ssd34.data.dataset import Dataset
+from ssd34.evaluate.metrics.bootstrap import FEWEST_PICTURES, Interval
+from ssd34.evaluate.metrics.comparison import Comparison, Difference
+from ssd34.evaluate.metrics.score import Score
+from ssd34.workflows.evaluate import Listener
 
 SHOWN_CLASSES = 8
 FEW = f"no interval where objects lie in fewer than {FEWEST_PICTURES} pictures"
+
+
+class Screen(Listener):
+    """Bars and warnings on stderr. Use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._bar = progress_bar()
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def dataset_opened(self, dataset: Dataset) -> None:
+        """What had to be left out."""
+        warn_of_problems(dataset)
+
+    def engine_chosen(self, reason: str) -> None:
+        """What ``--engine auto`` took."""
+        errors.print(reason, markup=False, soft_wrap=True)
+
+    def warned(self, message: str) -> None:
+        """One line."""
+        warn(message)
+
+    def progressed(self, step: str, done: int, total: int) -> None:
+        """A bar for each step, until it is done."""
+        if step not in self._tasks:
+            self._tasks[step] = self._bar.add_task(step, total=total)
+        self._bar.update(self._tasks[step], completed=done)
+        if done >= total:
+            self._bar.remove_task(self._tasks.pop(step))
+
+    def interrupted(self, done: int, total: int, kept: Path | None) -> None:
+        """How to continue."""
+        where = (
+            f"kept in {kept}; go on with --resume"
+            if kept
+            else "not kept, as no --json, --detections or --report names a file"
+        )
+        errors.print(f"{done} of {total} pictures done, {where}", markup=False, soft_wrap=True)
 
 
 def print_score(score: Score, *, title: str) -> None:

@@ -86,5 +86,5 @@ def _exhibits(checkpoint: Any, validation: Dataset, device: Any) -> list[Exhibit
         for box in sample.boxes[~sample.ignored].tolist():
             dashed_box(canvas, tuple(box), colour=TRUTH, line=line)
         picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-        exhibits.append(Exhibit(sample.file_name, picture))
+        exhibits.append(Exhibit.of(sample.file_name, picture))
     return exhibits

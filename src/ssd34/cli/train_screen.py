@@ -19,7 +19,7 @@ from ssd34.cli.console import duration, errors, warn
 
 if TYPE_CHECKING:
     from ssd34.data.dataset import Problem
-    from ssd34.evaluate.coco_metrics import CocoMetrics
+    from ssd34.evaluate.metrics.coco import CocoMetrics
     from ssd34.train.progress import Progress
     from ssd34.train.tensorboard import EventWriter
 

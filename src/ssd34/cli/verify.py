@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ssd34.cli.console import warn
-from ssd34.cli.outputs import check_outputs
 from ssd34.data.atomic import write_text
-from ssd34.errors import OptionError, require
+from ssd34.errors import require
+from ssd34.workflows.outputs import check_outputs
 from ssd34.zoo.cache import cache_path, cached_model
 from ssd34.zoo.catalogue import PUBLISHED, published
 
@@ -58,8 +58,6 @@ def verify(
     require("onnx", extra="export", why="verify")
     from ssd34.machine import thread_budget
 
-    if json_file and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
-        raise OptionError(f"--json {json_file}: expected a file to write in a folder that exists")
     check_outputs((json_file,), files=_read_by_verify(target, manifest), models=(target,))
     found = _verified(
         target, manifest=manifest, require=require_test_data, threads=threads or thread_budget()

@@ -19,8 +19,6 @@ CARD, FAST = "card", "fast"
 PREPROCESSINGS = (CARD, FAST)
 """How pictures become the network's input: bit for bit as on the published model card, or with less
 work where they are larger than the input, see `ssd34.data.reduced`."""
-BOTH = "both"
-"""To evaluators: both of them, side by side."""
 
 
 @cache

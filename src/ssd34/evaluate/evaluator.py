@@ -21,7 +21,7 @@ from ssd34.core.preprocess import FAST
 from ssd34.data.dataset import Dataset, Problem, Sample
 from ssd34.data.overlap import overlapped
 from ssd34.errors import ImageError
-from ssd34.evaluate.coco_metrics import CocoMetrics, categories_of, coco_metrics
+from ssd34.evaluate.metrics.coco import CocoMetrics, categories_of, coco_metrics
 from ssd34.evaluate.results import Results, coco_results
 from ssd34.runtime.detector import Detector
 
@@ -99,24 +99,6 @@ def stages_of(detector: Detector, policies: Sequence[Policy] | None = None) -> S
         return tuple(pick(boxes, scores, policy=policy) for policy in wanted)
 
     return Stages(session.prepare, infer, pick_each, read)
-
-
-def side_by_side(ways: Sequence[Stages]) -> Stages:
-    """Several ways for the same pictures, the policies of the first before those of the next."""
-
-    def infer(prepared: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
-        inputs = zip(*prepared, strict=True)
-        outputs = [way.infer(one) for way, one in zip(ways, inputs, strict=True)]
-        return list(zip(*outputs, strict=True))
-
-    return Stages(
-        lambda read: tuple(way.prepare(one) for way, one in zip(ways, read, strict=True)),
-        infer,
-        lambda raw: tuple(
-            found for way, one in zip(ways, raw, strict=True) for found in way.pick(one)
-        ),
-        lambda dataset, sample: tuple(way.read(dataset, sample) for way in ways),
-    )
 
 
 def detect_all(

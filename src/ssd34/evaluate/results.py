@@ -1,9 +1,16 @@
-"""Detections of many pictures in COCO's results form, as columns: 56 bytes a detection."""
+"""Detections of many pictures in COCO's results form: as columns, 56 bytes a detection, and as its
+JSON, a list of objects with image_id, category_id, bbox and score.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
 import numpy as np
@@ -11,7 +18,9 @@ from numpy.typing import NDArray
 
 from ssd34.core.boxes import xywh_from_xyxy
 from ssd34.core.postprocess import Picked
+from ssd34.data.atomic import written_whole
 from ssd34.data.dataset import Dataset, Sample
+from ssd34.errors import DatasetError
 
 Result = dict[str, Any]
 """One detection in COCO's results form: image_id, category_id, bbox (xywh, pixels), score."""
@@ -131,3 +140,170 @@ def coco_results(picked: Picked, *, sample: Sample, categories: NDArray[np.int64
         boxes[known].astype(np.float64),
         picked.scores[known].astype(np.float64),
     )
+
+
+FORM = '[{"image_id": 1, "category_id": 1, "bbox": [left, top, width, height], "score": 0.9}, ...]'
+
+_NAMES = frozenset(("file_name", "category_name"))
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Write COCO's results JSON, one detection a line; the whole file or none."""
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for index, result in enumerate(results):
+            file.write(",\n" if index else "\n")
+            file.write(json.dumps(result))
+        file.write("\n]\n")
+
+
+def read_results(path: Path, dataset: Dataset) -> Results:
+    """Read anybody's detections on a data set.
+
+    Detections that name their picture and class (``file_name`` and ``category_name``, as ``ssd34
+    detect`` writes them) are taken by these names, whatever their ids; those of a class that the
+    data set does not have are left out. Of several pictures with one name, folders decide.
+
+    Args:
+        path: COCO's results JSON. Further keys of a detection are not looked at.
+        dataset: the pictures and classes that they may name.
+
+    Raises:
+        DatasetError: not such a file, or a detection is malformed, or of a picture or class that
+            the data set does not have; the message says which.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}; expected detections, {FORM}") from None
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: not JSON ({error}); expected detections, {FORM}") from None
+    if not isinstance(values, list):
+        hint = ""
+        if isinstance(values, dict) and "summary" in values:
+            hint = " (this is a report; give the file that evaluate --detections wrote)"
+        elif isinstance(values, dict) and "annotations" in values:
+            hint = " (these are annotations)"
+        raise DatasetError(f"{path}: not a list of detections{hint}; expected {FORM}")
+    values = _by_name(path, values, dataset)
+    pictures = {sample.image_id for sample in dataset.samples}
+    categories = set(dataset.labels.category_ids)
+    for number, value in enumerate(values):
+        wrong = _wrong(value, pictures, categories, dataset.name)
+        if wrong:
+            raise DatasetError(f"{path}: detection {number}: {wrong}")
+    return Results.of(values)
+
+
+def _by_name(path: Path, values: list[Any], dataset: Dataset) -> list[Any]:
+    """Detections with the data set's ids where they name their picture and class.
+
+    Raises:
+        DatasetError: a picture is none of the data set's.
+    """
+    if not any(map(_is_named, values)):
+        return values
+    pictures: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in dataset.samples:
+        pictures[_parts(sample.file_name)[-1]].append(sample)
+    categories = dict(zip(dataset.labels.names, dataset.labels.category_ids, strict=True))
+    found: list[Any] = []
+    for number, value in enumerate(values):
+        if not _is_named(value):
+            found.append(value)
+            continue
+        category = categories.get(str(value["category_name"]))
+        if category is None:
+            continue
+        parts = _parts(str(value["file_name"]))
+        meant = _best_fitting(parts, pictures.get(parts[-1], []))
+        if len(meant) != 1:
+            what = "no picture" if not meant else "one of several pictures"
+            raise DatasetError(
+                f"{path}: detection {number}: {parts[-1]:.80} is {what} of {dataset.name}; give "
+                "the data that the detections were made on, and its pictures with their folders"
+            )
+        found.append({**value, "image_id": meant[0].image_id, "category_id": category})
+    return found
+
+
+def _parts(file_name: str) -> tuple[str, ...]:
+    """Folders and name; at least one."""
+    return PurePosixPath(file_name.replace("\\", "/")).parts or ("",)
+
+
+def _best_fitting(parts: tuple[str, ...], pictures: list[Sample]) -> list[Sample]:
+    """Those pictures of one name whose folders agree with a path farthest up."""
+    if len(pictures) < 2:
+        return pictures
+    agreeing = [_agreeing(_parts(sample.file_name), parts) for sample in pictures]
+    most = max(agreeing)
+    return [s for s, count in zip(pictures, agreeing, strict=True) if count == most]
+
+
+def _agreeing(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many parts at the end are the same."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() >= _NAMES
+
+
+def _wrong(value: Any, pictures: set[int], categories: set[int], data: str) -> str | None:
+    """What is wrong with a detection."""
+    if not isinstance(value, dict):
+        return f"expected an object, got {value!r:.60}"
+    for key in ("image_id", "category_id", "bbox", "score"):
+        if key not in value:
+            return f"has no {key!r}; expected {FORM}"
+    image_id, category_id = value["image_id"], value["category_id"]
+    if not _is_int(image_id) or image_id not in pictures:
+        return (
+            f"image_id {image_id!r:.40} is no picture of {data}, whose ids begin with "
+            f"{_first(pictures)}; give the data that the detections were made on"
+        )
+    if not _is_int(category_id) or category_id not in categories:
+        return (
+            f"category_id {category_id!r:.40} is no class of {data}, whose ids are "
+            f"{_first(categories)}; write the data set's own ids (COCO's have gaps)"
+        )
+    box, score = value["bbox"], value["score"]
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+        return f"bbox {box!r:.60}: expected four finite numbers: left, top, width, height"
+    if box[2] < 0 or box[3] < 0:
+        return f"bbox {box!r:.60} has a negative size; expected left, top, width, height"
+    if not _is_finite(score):
+        return f"score {score!r:.40}: expected a finite number"
+    return None
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _first(ids: set[int]) -> str:
+    ordered: Sequence[int] = sorted(ids)
+    return ", ".join(map(str, ordered[:3])) + (f" ... {ordered[-1]}" if len(ordered) > 3 else "")
+
+
+def coverage_gap(results: Results, dataset: Dataset) -> int:
+    """How many pictures at the end of a data set have no detections, where that is so of more
+    than a tenth: the detections were then probably made on fewer pictures. Else 0."""
+    found = set(results.image_ids.tolist())
+    last = max(
+        (k for k, sample in enumerate(dataset.samples, start=1) if sample.image_id in found),
+        default=0,
+    )
+    gap = len(dataset) - last
+    return gap if last and gap > len(dataset) / 10 else 0

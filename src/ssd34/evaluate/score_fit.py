@@ -22,12 +22,12 @@ from ssd34.core.postprocess import ZOO, Picked, Policy, pick, pick_rows, softmax
 from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.data.dataset import Dataset, Problem, Sample
 from ssd34.errors import DatasetError
-from ssd34.evaluate.analysis.calibration import Calibration, calibration
+from ssd34.evaluate.analysis.curves import Calibration, measure_calibration
 from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, matched
-from ssd34.evaluate.coco_metrics import categories_of
 from ssd34.evaluate.evaluator import detect_all, stages_of
+from ssd34.evaluate.metrics.coco import categories_of
+from ssd34.evaluate.metrics.score import Score, ScoreOptions, score
 from ssd34.evaluate.results import Results
-from ssd34.evaluate.score import Score, ScoreOptions, score
 from ssd34.runtime.detector import Detector
 
 FLOOR = 0.05
@@ -182,7 +182,7 @@ def look_at_scores(
         tuple(
             Measured(
                 score(seen, results, ScoreOptions(resamples=0)),
-                calibration(matched(seen, results)[0]),
+                measure_calibration(matched(seen, results)[0]),
             )
             for results in others
         ),

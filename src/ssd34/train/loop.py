@@ -16,7 +16,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import named_policy
 from ssd34.data.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, DivergenceError, OptionError, TrainingError
-from ssd34.evaluate.coco_metrics import categories_of
+from ssd34.evaluate.metrics.coco import categories_of
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
 from ssd34.train.divergence import diverged

@@ -14,8 +14,8 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Picked, Policy, postprocess
 from ssd34.core.preprocess import preprocess
 from ssd34.data.dataset import Dataset, Problem
-from ssd34.evaluate.coco_metrics import CocoMetrics, coco_metrics
 from ssd34.evaluate.evaluator import Stages, detect_all
+from ssd34.evaluate.metrics.coco import CocoMetrics, coco_metrics
 from ssd34.evaluate.results import Results
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks

@@ -9,7 +9,7 @@ from typing import Any
 
 from ssd34.data.disk import naming
 from ssd34.errors import require
-from ssd34.evaluate.coco_metrics import CocoMetrics
+from ssd34.evaluate.metrics.coco import CocoMetrics
 from ssd34.train.progress import Progress
 
 FOLDER = "tensorboard"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ssd34.evaluate.report.provenance import Provenance, machine, versions
+from ssd34.evaluate.metrics.score import ScoreOptions, score
+from ssd34.evaluate.report.page import Provenance, machine, versions
 from ssd34.evaluate.report.write import Report, write_report
-from ssd34.evaluate.score import ScoreOptions, score
-from tests.evaluate.scenes import every_error
+from tests.support.scenes import every_error
 
 HOSTILE = '<script>alert("cat")</script> & $x_{1}$'
 """A class name that no page and no plot may take for more than text."""

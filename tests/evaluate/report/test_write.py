@@ -16,14 +16,14 @@ from ssd34.core.labels import COCO_LABELS
 from ssd34.data.dataset import Dataset
 from ssd34.data.files import FolderFiles
 from ssd34.errors import MissingExtraError, OptionError
-from ssd34.evaluate.plots.all_plots import NAMES
+from ssd34.evaluate.metrics.score import ScoreOptions, score
 from ssd34.evaluate.report import write
-from ssd34.evaluate.report.provenance import machine, versions
+from ssd34.evaluate.report.page import machine, versions
+from ssd34.evaluate.report.plots import NAMES
 from ssd34.evaluate.report.write import STEPS, write_report
 from ssd34.evaluate.results import Results
-from ssd34.evaluate.score import ScoreOptions, score
 from tests.evaluate.report.conftest import HOSTILE, report_of
-from tests.evaluate.scenes import every_error, result, sample
+from tests.support.scenes import every_error, result, sample
 
 
 class Elements(html.parser.HTMLParser):

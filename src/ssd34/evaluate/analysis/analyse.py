@@ -7,15 +7,26 @@ from typing import Any
 
 from ssd34.data.dataset import Dataset
 from ssd34.errors import require
-from ssd34.evaluate.analysis.breakdown import Part, by_class, by_size
-from ssd34.evaluate.analysis.calibration import Calibration, calibration
-from ssd34.evaluate.analysis.confusion import Confusion, confusion
-from ssd34.evaluate.analysis.curves import Curves, curves
-from ssd34.evaluate.analysis.error_types import ErrorTypes, error_types
-from ssd34.evaluate.analysis.matches import NOT_COUNTED, matches
-from ssd34.evaluate.analysis.pictures import Picture, pictures
-from ssd34.evaluate.analysis.score_choice import ScoreChoice, score_choice
-from ssd34.evaluate.coco_metrics import countable, ground_truth, names_of
+from ssd34.evaluate.analysis.counts import (
+    Confusion,
+    ErrorTypes,
+    Part,
+    count_by_class,
+    count_by_size,
+    count_confusion,
+    count_error_types,
+)
+from ssd34.evaluate.analysis.curves import (
+    Calibration,
+    Curves,
+    ScoreChoice,
+    choose_score,
+    measure_calibration,
+    measure_curves,
+)
+from ssd34.evaluate.analysis.matches import NOT_COUNTED, read_matches
+from ssd34.evaluate.analysis.pictures import Picture, rate_pictures
+from ssd34.evaluate.metrics.coco import countable, ground_truth, names_of
 from ssd34.evaluate.results import Results
 
 
@@ -66,26 +77,26 @@ def analyse(dataset: Dataset, results: Results) -> Analysis:
 
     evaluation = evaluation_of(truth, results)
     evaluation.accumulate()
-    matched = matches(evaluation, results, boxes=len(values["annotations"]))
-    scores = score_choice(matched)
+    matched = read_matches(evaluation, results, boxes=len(values["annotations"]))
+    scores = choose_score(matched)
     above = matched.scores >= scores.best
     counted = results.where(above & (matched.status != NOT_COUNTED))
     without_crowds = values | {
         "annotations": [one for one in values["annotations"] if not one["iscrowd"]]
     }
     return Analysis(
-        curves=curves(evaluation, dataset.labels),
+        curves=measure_curves(evaluation, dataset.labels),
         scores=scores,
-        classes=by_class(evaluation, dataset),
-        sizes=by_size(evaluation, dataset),
-        confusion=confusion(
+        classes=count_by_class(evaluation, dataset),
+        sizes=count_by_size(evaluation, dataset),
+        confusion=count_confusion(
             evaluation_of(hotcoco.COCO(without_crowds), counted),
             names_of(evaluation, dataset.labels),
             score=scores.best,
         ),
-        errors=error_types(
+        errors=count_error_types(
             evaluation, evaluation_of(truth, results.where(above)), score=scores.best
         ),
-        calibration=calibration(evaluation),
-        pictures=pictures(matched, dataset, results, score=scores.best),
+        calibration=measure_calibration(evaluation),
+        pictures=rate_pictures(matched, dataset, results, score=scores.best),
     )

@@ -1,4 +1,4 @@
-"""Precision against recall."""
+"""Curves over scores: precision against recall, what each score threshold gives, calibration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.labels import LabelSet
-from ssd34.evaluate.coco_metrics import names_of
+from ssd34.evaluate.analysis.matches import FOUND, IOU, NOT_COUNTED, Matching
+from ssd34.evaluate.metrics.coco import names_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Curves:
     by_class: tuple[Curve, ...]
 
 
-def curves(evaluation: Any, labels: LabelSet) -> Curves:
+def measure_curves(evaluation: Any, labels: LabelSet) -> Curves:
     """The curves of an evaluation.
 
     Args:
@@ -62,3 +63,116 @@ def curves(evaluation: Any, labels: LabelSet) -> Curves:
 
 def _curve(name: str, precision: NDArray[np.float64]) -> Curve:
     return Curve(name, tuple(map(float, precision)), float(precision.mean()))
+
+
+_POINTS = 200
+_WITHOUT_ANY_FOUND = 0.5
+
+
+@dataclass(frozen=True)
+class ScoreChoice:
+    """Precision, recall and F1 of all boxes together, by score threshold, at IoU 0.5.
+
+    Attributes:
+        scores: thresholds, rising; at most 200 of them.
+        precision: of the detections with at least the score.
+        recall: of the objects.
+        f1: harmonic mean of the two.
+        best: the threshold of the highest F1 among all scores that occur; 0.5 if nothing was
+            found.
+        best_precision: there.
+        best_recall: there.
+        best_f1: there.
+    """
+
+    scores: tuple[float, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    f1: tuple[float, ...]
+    best: float
+    best_precision: float
+    best_recall: float
+    best_f1: float
+
+
+def choose_score(matches: Matching) -> ScoreChoice:
+    """Precision, recall and F1 by score threshold."""
+    counted = matches.status != NOT_COUNTED
+    order = np.argsort(-matches.scores[counted], kind="stable")
+    scores = matches.scores[counted][order]
+    found = np.cumsum(matches.status[counted][order] == FOUND)
+    # A threshold takes all detections of equal score or none of them.
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) if len(scores) else order
+    scores, found, taken = scores[last], found[last], last + 1
+    objects = int(matches.counted.sum())
+    precision = found / np.maximum(taken, 1)
+    recall = found / max(objects, 1)
+    f1: NDArray[np.float64] = 2 * found / np.maximum(taken + objects, 1)
+    if not len(f1) or f1.max() == 0:
+        return ScoreChoice((), (), (), (), _WITHOUT_ANY_FOUND, 0.0, 0.0, 0.0)
+    best = int(f1.argmax())
+    # Evenly spaced thresholds, each with the last detection that it lets through.
+    grid = np.linspace(scores[-1], scores[0], _POINTS)
+    shown = np.unique(np.searchsorted(-scores, -grid, side="right") - 1)[::-1]
+    return ScoreChoice(
+        scores=tuple(scores[shown].tolist()),
+        precision=tuple(precision[shown].tolist()),
+        recall=tuple(recall[shown].tolist()),
+        f1=tuple(f1[shown].tolist()),
+        best=float(scores[best]),
+        best_precision=float(precision[best]),
+        best_recall=float(recall[best]),
+        best_f1=float(f1[best]),
+    )
+
+
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Detections with scores in a range: their mean score and the share that is right."""
+
+    low: float
+    high: float
+    count: int
+    score: float
+    right: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether a score of 0.7 means right in 7 of 10 cases, at IoU 0.5.
+
+    Attributes:
+        bins: the ranges that have detections, rising.
+        ece: expected calibration error: mean distance of score and share, by detections.
+        worst: the largest distance of a range.
+        detections: how many; those in crowds do not count.
+    """
+
+    bins: tuple[Bin, ...]
+    ece: float
+    worst: float
+    detections: int
+
+
+def measure_calibration(evaluation: Any) -> Calibration:
+    """Calibration of an evaluation (hotcoco's COCOeval after `evaluate`)."""
+    told = evaluation.calibration(n_bins=BINS, iou_threshold=IOU)
+    return Calibration(
+        bins=tuple(
+            Bin(
+                low=float(one["bin_lower"]),
+                high=float(one["bin_upper"]),
+                count=int(one["count"]),
+                score=float(one["avg_confidence"]),
+                right=float(one["avg_accuracy"]),
+            )
+            for one in told["bins"]
+            if one["count"]
+        ),
+        ece=float(told["ece"]),
+        worst=float(told["mce"]),
+        detections=int(told["num_detections"]),
+    )

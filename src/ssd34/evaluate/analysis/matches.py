@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ssd34.data.dataset import Dataset
 from ssd34.errors import require
-from ssd34.evaluate.coco_metrics import countable, ground_truth
+from ssd34.evaluate.metrics.coco import countable, ground_truth
 from ssd34.evaluate.results import Results
 
 IOU = 0.5
@@ -20,7 +20,7 @@ FOUND, FALSE_ALARM, NOT_COUNTED = 1, 0, -1
 
 
 @dataclass(frozen=True, eq=False)
-class Matches:
+class Matching:
     """COCO's greedy matching at `IOU`: best score first, each object found once.
 
     Leaving out all detections below a score changes nothing for those above it, so one matching
@@ -46,7 +46,7 @@ class Matches:
         return found
 
 
-def matched(dataset: Dataset, results: Results) -> tuple[Any, Matches]:
+def matched(dataset: Dataset, results: Results) -> tuple[Any, Matching]:
     """An evaluation (hotcoco's COCOeval after `evaluate`) of detections, and its matching.
 
     Args:
@@ -62,10 +62,10 @@ def matched(dataset: Dataset, results: Results) -> tuple[Any, Matches]:
     truth = hotcoco.COCO(values)
     evaluation = hotcoco.COCOeval(truth, truth.load_res(results.as_array()), "bbox")
     evaluation.evaluate()
-    return evaluation, matches(evaluation, results, boxes=len(values["annotations"]))
+    return evaluation, read_matches(evaluation, results, boxes=len(values["annotations"]))
 
 
-def matches(evaluation: Any, results: Results, *, boxes: int) -> Matches:
+def read_matches(evaluation: Any, results: Results, *, boxes: int) -> Matching:
     """The matching that the library made.
 
     Args:
@@ -82,7 +82,7 @@ def matches(evaluation: Any, results: Results, *, boxes: int) -> Matches:
         found_by[number - 1] = detection - 1
     counted = np.zeros(boxes, bool)
     counted[[number - 1 for number in told["gt_status"]]] = True
-    return Matches(
+    return Matching(
         status=status,
         scores=results.scores,
         found_by=found_by,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssd34.data.dataset import Dataset
-from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, Matches
+from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, Matching
 from ssd34.evaluate.results import Results
 
 
@@ -47,8 +47,8 @@ class Picture:
         return 2 * self.found / everything if everything else 1.0
 
 
-def pictures(
-    matches: Matches, dataset: Dataset, results: Results, *, score: float
+def rate_pictures(
+    matches: Matching, dataset: Dataset, results: Results, *, score: float
 ) -> tuple[Picture, ...]:
     """Every picture of the data set, in its order."""
     detections: dict[int, list[int]] = {}

@@ -1,18 +1,67 @@
-"""The page: a template, filled."""
+"""The page: a template, filled, and where its numbers come from."""
 
 from __future__ import annotations
 
 import base64
+import importlib.metadata
+import json
+import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ssd34.errors import require
 from ssd34.evaluate.analysis.analyse import Analysis
-from ssd34.evaluate.bootstrap import Interval
-from ssd34.evaluate.plots.plot import WIDTH, Plot
+from ssd34.evaluate.metrics.bootstrap import Interval
+from ssd34.evaluate.metrics.score import Score
 from ssd34.evaluate.report.gallery import Exhibit
-from ssd34.evaluate.report.provenance import Provenance
-from ssd34.evaluate.score import Score
+from ssd34.evaluate.report.theme import WIDTH, Plot
+from ssd34.machine import this_cpu
+
+_LIBRARIES = ("ssd34", "hotcoco", "onnxruntime", "numpy", "pillow", "matplotlib", "jinja2")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How the numbers came about; all of it is shown as it is.
+
+    Attributes:
+        command: the command line.
+        created: when, with time zone.
+        inputs: model, data, policy and the like, and their hashes.
+        versions: of the software.
+        machine: processor, threads, system.
+    """
+
+    command: str
+    created: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=dict)
+
+
+def versions() -> dict[str, str]:
+    """Python, this package and the libraries that have a part in the numbers."""
+    found = {"Python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(*, threads: int | None = None) -> dict[str, str]:
+    """The processor, how many the system has, and the threads that were used."""
+    cpu = this_cpu()
+    facts = {
+        "processor": cpu.model,
+        "processors": str(cpu.processors),
+        "features": ", ".join(name for name, there in (cpu.features or {}).items() if there),
+        "system": cpu.system,
+        "threads": "" if threads is None else str(threads),
+    }
+    return {name: value for name, value in facts.items() if value}
+
 
 MEANINGS = {
     "AP": "mean over IoU 0.50 to 0.95, and over classes",
@@ -65,7 +114,30 @@ class Page:
 
 
 def html(page: Page) -> str:
-    """The page as HTML that refers to nothing outside itself; all names in it are escaped.
+    """The page of an evaluation as HTML; see `render`.
+
+    Raises:
+        MissingExtraError: Jinja2 is not installed.
+    """
+    return render(
+        "page.html.j2",
+        title=page.title,
+        page=page,
+        metrics=page.score.metrics,
+        sure=page.score.uncertainty,
+        meanings=MEANINGS,
+        css_width=round(WIDTH * 100),
+        classes=sorted(page.analysis.classes, key=lambda one: -(one.ap or 0)),
+        pairs=page.analysis.confusion.pairs(10),
+    )
+
+
+def render(template: str, **values: object) -> str:
+    """A page as HTML that refers to nothing outside itself; all names in it are escaped.
+
+    Args:
+        template: a file beside this one.
+        values: what it shows; ``title`` among them.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
@@ -83,16 +155,9 @@ def html(page: Page) -> str:
         "interval": _interval,
         "png": _data("png"),
         "jpeg": _data("jpeg"),
+        "json": json.dumps,
     }
-    text: str = environment.get_template("page.html.j2").render(
-        page=page,
-        metrics=page.score.metrics,
-        sure=page.score.uncertainty,
-        meanings=MEANINGS,
-        css_width=round(WIDTH * 100),
-        classes=sorted(page.analysis.classes, key=lambda one: -(one.ap or 0)),
-        pairs=page.analysis.confusion.pairs(10),
-    )
+    text: str = environment.get_template(template).render(**values)
     return text
 
 

@@ -13,14 +13,12 @@ from ssd34.data.dataset import Dataset
 from ssd34.errors import OptionError, require
 from ssd34.evaluate.analysis.analyse import analyse
 from ssd34.evaluate.analysis.pictures import best, worst
-from ssd34.evaluate.plots.all_plots import NAMES, all_plots
-from ssd34.evaluate.plots.plot import png
-from ssd34.evaluate.plots.theme import DARK, LIGHT
+from ssd34.evaluate.metrics.score import Score, under
 from ssd34.evaluate.report.gallery import exhibits
-from ssd34.evaluate.report.page import DrawnPlot, Page, html
-from ssd34.evaluate.report.provenance import Provenance
+from ssd34.evaluate.report.page import DrawnPlot, Page, Provenance, html
+from ssd34.evaluate.report.plots import NAMES, all_plots
+from ssd34.evaluate.report.theme import DARK, LIGHT, png
 from ssd34.evaluate.results import Results
-from ssd34.evaluate.score import Score, under
 from ssd34.zoo.cache import load_matplotlib
 
 PAGE = "report.html"

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from ssd34.evaluate.bootstrap import (
+from ssd34.evaluate.metrics.bootstrap import (
     accumulated,
     as_they_are,
     draws,
@@ -15,8 +15,8 @@ from ssd34.evaluate.bootstrap import (
     summarised,
     uncertainty,
 )
-from ssd34.evaluate.coco_metrics import coco_metrics
-from tests.evaluate.oracle import data_of, large_case, oracle, random_case
+from ssd34.evaluate.metrics.coco import coco_metrics
+from tests.support.coco_oracle import data_of, large_case, oracle, random_case
 
 
 @pytest.mark.parametrize("seed", range(60))

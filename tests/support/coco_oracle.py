@@ -145,14 +145,14 @@ def data_of(values):
     return dataset
 
 
+def assert_same_summary(ours, theirs):
+    """COCO's twelve numbers; None where there is nothing to measure."""
+    assert tuple(ours) == NAMES
+    assert dict(ours) == pytest.approx(theirs, abs=1e-9)
+
+
 def assert_same_numbers(metrics, expected):
     summary, class_ap, class_ap50 = expected
-    assert tuple(metrics.summary) == NAMES
-    for name in NAMES:
-        ours, theirs = metrics.summary[name], summary[name]
-        if theirs is None:
-            assert ours is None, name
-        else:
-            assert ours == pytest.approx(theirs, abs=1e-9), name
+    assert_same_summary(metrics.summary, summary)
     assert metrics.class_ap == pytest.approx(class_ap, abs=1e-9)
     assert metrics.class_ap50 == pytest.approx(class_ap50, abs=1e-9)

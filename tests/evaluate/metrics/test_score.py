@@ -5,10 +5,9 @@ import pytest
 
 from ssd34.core.labels import COCO_LABELS
 from ssd34.errors import OptionError
+from ssd34.evaluate.metrics.score import LOST_CLASSES, ScoreOptions, score, seen_by_zoo_2021
 from ssd34.evaluate.results import Results
-from ssd34.evaluate.score import ScoreOptions, score
-from ssd34.evaluate.zoo_2021 import LOST_CLASSES, seen_by_zoo_2021
-from tests.evaluate.oracle import assert_same_numbers, data_of, oracle
+from tests.support.coco_oracle import assert_same_numbers, data_of, oracle
 
 
 def coco_case(seed):

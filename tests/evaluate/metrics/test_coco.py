@@ -15,21 +15,21 @@ from ssd34.data.files import FolderFiles
 from ssd34.data.formats import open_dataset
 from ssd34.errors import DatasetError, MissingExtraError
 from ssd34.evaluate.analysis.analyse import analyse
-from ssd34.evaluate.bootstrap import match, uncertainty
-from ssd34.evaluate.coco_metrics import categories_of, coco_metrics, ground_truth
 from ssd34.evaluate.evaluator import evaluate_detector
+from ssd34.evaluate.metrics.bootstrap import match, uncertainty
+from ssd34.evaluate.metrics.coco import categories_of, coco_metrics, ground_truth
 from ssd34.evaluate.results import coco_results
 from ssd34.runtime.detector import Detector
 from tests.conftest import COCO_NUMBERS as NAMES
 from tests.conftest import TINY_LABELS, shapes_dataset
-from tests.evaluate.oracle import (
+from tests.support.coco_oracle import (
     CATEGORIES,
     assert_same_numbers,
     data_of,
     oracle,
     random_case,
 )
-from tests.evaluate.scenes import random_scene
+from tests.support.scenes import random_scene
 
 # --- against pycocotools --------------------------------------------------------------------
 

@@ -10,15 +10,20 @@ import pytest
 from PIL import Image
 
 from ssd34.evaluate.analysis.analyse import analyse
-from ssd34.evaluate.analysis.breakdown import Part
-from ssd34.evaluate.analysis.confusion import BACKGROUND, Confusion
-from ssd34.evaluate.plots import bar_plots, curve_plots
-from ssd34.evaluate.plots.all_plots import NAMES, all_plots, commonest
-from ssd34.evaluate.plots.confusion_plot import confusion_matrix
-from ssd34.evaluate.plots.plot import png
-from ssd34.evaluate.plots.theme import DARK, LIGHT
+from ssd34.evaluate.analysis.counts import BACKGROUND, Confusion, Part
+from ssd34.evaluate.report.plots import (
+    MOST_CURVES,
+    NAMES,
+    all_plots,
+    commonest,
+    plot_class_ap,
+    plot_class_curves,
+    plot_confusion,
+    plot_size_ap,
+)
+from ssd34.evaluate.report.theme import DARK, LIGHT, png
 from ssd34.evaluate.results import Results
-from tests.evaluate.scenes import random_scene
+from tests.support.scenes import random_scene
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def test_a_plot_shows_its_numbers(analysis):
 
     def coloured(ap):
         parts = [dataclasses.replace(one, ap=ap, ap50=0.9, recall=0.9) for one in sizes]
-        shown = pixels(bar_plots.size_ap(parts), LIGHT)
+        shown = pixels(plot_size_ap(parts), LIGHT)
         return int((np.abs(shown - colour).max(axis=-1) < 12).sum())
 
     low, high = coloured(0.2), coloured(0.8)
@@ -54,7 +59,7 @@ def test_a_plot_shows_its_numbers(analysis):
 
 def test_lines_keep_their_colours(analysis):
     """The palette of the file has room for every class's colour."""
-    shown = pixels(curve_plots.by_class(analysis.curves, commonest(analysis)), LIGHT)
+    shown = pixels(plot_class_curves(analysis.curves, commonest(analysis)), LIGHT)
     for colour in LIGHT.series[: len(analysis.curves.by_class)]:
         wanted = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
         assert (np.abs(shown - wanted).max(axis=-1) < 16).sum() > 100, colour
@@ -72,7 +77,7 @@ def test_zeros_are_drawn():
 def test_names_are_no_formulas_and_settings_are_left_alone():
     before = dict(matplotlib.rcParams)
     parts = [Part(name, 3, 0.1, 0.3, 0.2) for name in ("$\\frac{1$", "犬 🐈", "a" * 200, "_cat")]
-    shown = pixels(bar_plots.class_ap(parts), DARK)
+    shown = pixels(plot_class_ap(parts), DARK)
     assert shown.shape[1] == 1040
     assert dict(matplotlib.rcParams) == before
 
@@ -82,7 +87,7 @@ def test_names_that_begin_with_an_underscore_are_in_the_legend(analysis):
     curve = analysis.curves.by_class[0]
     with_names = [
         pixels(
-            curve_plots.by_class(
+            plot_class_curves(
                 dataclasses.replace(
                     analysis.curves, by_class=(dataclasses.replace(curve, name=name),)
                 ),
@@ -98,7 +103,7 @@ def test_names_that_begin_with_an_underscore_are_in_the_legend(analysis):
 
 def test_many_classes_leave_out_the_middle():
     parts = [Part(f"class {k}", 1, k / 200, k / 200, 0.1) for k in range(200)]
-    plot = bar_plots.class_ap(parts)
+    plot = plot_class_ap(parts)
     assert "80 classes, from class 199" in plot.alt and "down to class 0" in plot.alt
     assert "120 classes between" in plot.alt and plot.height < 20
     assert len(plot.data["classes"]) == 200
@@ -108,7 +113,7 @@ def test_a_large_confusion_matrix_is_gathered_and_its_data_are_whole():
     names = (*(f"class {k}" for k in range(100)), BACKGROUND)
     counts = np.eye(101, dtype=np.int64)
     counts[3, 4] = 7
-    plot = confusion_matrix(Confusion(names, counts, 0.5))
+    plot = plot_confusion(Confusion(names, counts, 0.5))
     assert "class 3 taken for class 4 (7)" in plot.alt
     assert np.shape(plot.data["counts"]) == (101, 101)
     assert pixels(plot, LIGHT).std() > 10
@@ -118,4 +123,4 @@ def test_the_commonest_classes_have_curves(analysis):
     names = commonest(analysis)
     objects = {one.name: one.objects for one in analysis.classes}
     assert list(names) == sorted(names, key=lambda name: -objects[name])
-    assert curve_plots.MOST_CLASSES == len(LIGHT.series) == len(DARK.series)
+    assert MOST_CURVES == len(LIGHT.series) == len(DARK.series)

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from ssd34.core.boxes import xywh_from_xyxy
 from ssd34.core.labels import LabelSet
 from ssd34.data.dataset import Dataset
+from ssd34.data.voc import COCO_NAMES
 from ssd34.errors import DatasetError, require
 from ssd34.evaluate.results import Results
 
 _AREAS = {"small": 1, "medium": 2, "large": 3}
+_SHOWN = 8
 _MAX_DETECTIONS = (1, 10, 100)
 _LARGEST_EXACT = 1 << 53
 """Up to here float64 holds every integer."""
@@ -78,6 +80,19 @@ def categories_of(labels: LabelSet, dataset: Dataset) -> NDArray[np.int64]:
             "VOC's names with --coco-names"
         )
     return categories
+
+
+def describe_unknown_classes(labels: LabelSet, dataset: Dataset) -> str | None:
+    """Which of a data set's classes a model does not know, and what may help; None where it knows
+    all, or none, which is an error of `categories_of`."""
+    unknown = [name for name in dataset.labels.names if name not in labels.names]
+    if len(unknown) in (0, len(dataset.labels)):
+        return None
+    remedy = "; for VOC's names: --coco-names" if set(unknown) & set(COCO_NAMES) else ""
+    return (
+        f"{dataset.name}: the model does not know {', '.join(unknown[:_SHOWN])}"
+        f"{' ...' if len(unknown) > _SHOWN else ''}, which count as missed{remedy}"
+    )
 
 
 def ground_truth(dataset: Dataset) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from ssd34.errors import OptionError
-from ssd34.evaluate.bootstrap import Interval, match, uncertainty
-from ssd34.evaluate.coco_metrics import coco_metrics
-from ssd34.evaluate.comparison import compare
-from tests.evaluate.oracle import data_of, large_case, random_case
+from ssd34.evaluate.metrics.bootstrap import Interval, match, uncertainty
+from ssd34.evaluate.metrics.coco import coco_metrics
+from ssd34.evaluate.metrics.comparison import compare
+from tests.support.coco_oracle import data_of, large_case, random_case
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.errors import OptionError
-from ssd34.evaluate.bootstrap import (
+from ssd34.evaluate.metrics.bootstrap import (
     CONFIDENCE,
+    DatasetMatches,
     Interval,
-    Matches,
     accumulated,
     as_they_are,
     draws,
@@ -97,8 +97,8 @@ class Comparison:
 
 
 def compare(
-    first: Matches,
-    second: Matches,
+    first: DatasetMatches,
+    second: DatasetMatches,
     *,
     resamples: int = 1000,
     seed: int = 0,
@@ -135,7 +135,7 @@ def compare(
 
 
 def _all_draws(
-    matches: Matches, resamples: int, seed: int, progress: Callable[[int], None]
+    matches: DatasetMatches, resamples: int, seed: int, progress: Callable[[int], None]
 ) -> NDArray[np.float64]:
     """(1 + resamples, classes, 10) float64, the first being of the pictures as they are."""
     blocks = [accumulated(matches, as_they_are(matches))]

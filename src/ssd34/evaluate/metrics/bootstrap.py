@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from ssd34.data.dataset import Dataset
 from ssd34.errors import require
-from ssd34.evaluate.coco_metrics import countable, ground_truth
+from ssd34.evaluate.metrics.coco import countable, ground_truth
 
 RECALLS = np.linspace(0, 1, 101)
 """At which COCO samples the precision."""
@@ -69,7 +69,7 @@ class ClassMatches:
 
 
 @dataclass(frozen=True, eq=False)
-class Matches:
+class DatasetMatches:
     """Which detections match, for each class that has objects.
 
     Attributes:
@@ -117,7 +117,7 @@ class Uncertainty:
         }
 
 
-def match(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Matches:
+def match(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> DatasetMatches:
     """Match detections with objects as COCO does, at most 100 of a picture and class.
 
     The library is asked for some pictures at a time: its answer for all would be gigabytes.
@@ -157,7 +157,7 @@ def match(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Matches:
         for label, name in enumerate(dataset.labels.names, start=1)
         if objects[label].any()
     }
-    return Matches(classes, len(dataset))
+    return DatasetMatches(classes, len(dataset))
 
 
 def _best_first(
@@ -205,12 +205,12 @@ def average_precision(one: ClassMatches, counts: NDArray[np.int32]) -> NDArray[n
     return result
 
 
-def as_they_are(matches: Matches) -> NDArray[np.int32]:
+def as_they_are(matches: DatasetMatches) -> NDArray[np.int32]:
     """(1, P) int32: every picture once."""
     return np.ones((1, matches.pictures), np.int32)
 
 
-def draws(matches: Matches, *, resamples: int, seed: int) -> Iterator[NDArray[np.int32]]:
+def draws(matches: DatasetMatches, *, resamples: int, seed: int) -> Iterator[NDArray[np.int32]]:
     """(B, P) int32: how often each picture is drawn, in blocks of some draws."""
     generator = np.random.default_rng(seed)
     number = matches.pictures
@@ -222,7 +222,7 @@ def draws(matches: Matches, *, resamples: int, seed: int) -> Iterator[NDArray[np
         yield counts.reshape(block, number).astype(np.int32)
 
 
-def accumulated(matches: Matches, counts: NDArray[np.int32]) -> NDArray[np.float64]:
+def accumulated(matches: DatasetMatches, counts: NDArray[np.int32]) -> NDArray[np.float64]:
     """(B, classes, 10) float64: AP of each class at each IoU threshold; NaN without objects."""
     if not matches.classes:
         return np.zeros((len(counts), 0, IOU_THRESHOLDS))
@@ -271,7 +271,7 @@ def interval(
 
 
 def uncertainty(
-    matches: Matches,
+    matches: DatasetMatches,
     *,
     resamples: int = 1000,
     seed: int = 0,

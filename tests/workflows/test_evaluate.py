@@ -1,0 +1,91 @@
+"""Evaluation from Python; the numbers are tested in tests/evaluate, the files in tests/cli."""
+
+import dataclasses
+import json
+
+import pytest
+
+import ssd34
+from ssd34 import EvaluateOptions, OptionError
+from ssd34.workflows.evaluate import (
+    Listener,
+    ScoringOptions,
+    compare_detections,
+    score_detections,
+)
+from tests.conftest import shapes_dataset
+from tests.support.coco_oracle import assert_same_numbers, oracle
+
+
+class Recorder(Listener):
+    def __init__(self):
+        self.heard, self.warnings, self.datasets = [], [], []
+
+    def dataset_opened(self, dataset):
+        self.datasets.append(dataset)
+
+    def warned(self, message):
+        self.warnings.append(message)
+
+    def progressed(self, step, done, total):
+        self.heard.append((step, done, total))
+
+
+def test_a_model_its_detections_and_their_comparison(tiny_model, found_shapes, tmp_path, capfd):
+    ears = Recorder()
+    file = tmp_path / "d.json"
+    options = EvaluateOptions(resamples=20, detections=file, json_file=tmp_path / "r.json")
+    measured = ssd34.evaluate(tiny_model, found_shapes, options, listener=ears)
+    assert len(ears.datasets) == 1 and ears.warnings == []
+    assert [k for k in ears.heard if k[0] == "evaluating"] == [
+        ("evaluating", k, 12) for k in range(1, 13)
+    ]
+    assert ears.heard[-1] == ("resampling", 20, 20)
+    truth = json.loads((found_shapes / "instances.json").read_text())
+    results = json.loads(file.read_text())
+    assert_same_numbers(measured.score.metrics, oracle(truth, results))
+    assert measured.score.metrics.ap50 > 0.1 and len(measured.results) == len(results)
+    assert json.loads((tmp_path / "r.json").read_text()) == measured.values
+    again = score_detections(file, found_shapes, ScoringOptions(resamples=20))
+    assert again.score == measured.score
+    compared = compare_detections((file, file), found_shapes, ScoringOptions(resamples=5))
+    ap = measured.score.metrics.ap
+    assert compared.comparison.summary["AP"].first == pytest.approx(ap, abs=1e-12)
+    assert compared.comparison.summary["AP"].difference == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_nothing_is_written_that_was_not_asked_for(tiny_model, shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ssd34.evaluate(tiny_model, shapes, EvaluateOptions(limit=2, resamples=0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_picture_is_heard_of_and_counted(tiny_model, tmp_path):
+    folder = shapes_dataset(tmp_path / "set", pictures=2)
+    (folder / "images" / "0002.png").write_bytes(b"no picture")
+    ears = Recorder()
+    measured = ssd34.evaluate(tiny_model, folder, EvaluateOptions(resamples=0), listener=ears)
+    assert (measured.unreadable, measured.problems, len(ears.warnings)) == (1, 0, 2)
+    assert "0002.png" in ears.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"limit": 0},
+        {"metric": "voc"},
+        {"resamples": -1},
+        {"report_classes": ("cat",)},
+        {"overwrite": True},
+        {"resume": True},
+    ],
+)
+def test_options_are_checked_when_they_are_made(fields):
+    with pytest.raises(OptionError):
+        EvaluateOptions(**fields)
+
+
+def test_options_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EvaluateOptions().limit = 2  # type: ignore[misc]
