@@ -131,10 +131,12 @@ def original(request):
 def test_a_rewritten_file_finds_the_same(way, original, tmp_path):
     model, path = onnx.load(original), tmp_path / "other.onnx"
     onnx.save(WAYS[way](model) if way in WAYS else optimised(model, tmp_path, way), path)
-    close = {"atol": 5e-3} if way == "float16" else {"atol": 1e-5}
+    atol = 5e-3 if way == "float16" else 1e-5
     expected = Detector.load(original).detect(PIXELS, score=0.1)
     detector = Detector.load(path)
-    np.testing.assert_allclose(detector.detect(PIXELS, score=0.1).scores, expected.scores, **close)
+    np.testing.assert_allclose(
+        detector.detect(PIXELS, score=0.1).scores, expected.scores, atol=atol
+    )
     tensor = detector.session.input_for(PIXELS)
     assert share_of_tail(node_times(path, "onnxruntime", tensor, threads=1)) is not None
 
@@ -145,7 +147,7 @@ def test_a_rewritten_file_finds_the_same(way, original, tmp_path):
         session, _ = _load(path, threads=1, engine="onnxruntime", raw=True)
         assert session.path == path
         found = Detector(session).detect(PIXELS, score=0.1)
-        np.testing.assert_allclose(found.scores, expected.scores, **close)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=atol)
 
     if way in ("EXTENDED", "ALL"):
         for read in (read_network, checkpoint_from_onnx):
