@@ -17,11 +17,8 @@ APT := $(if $(filter 0,$(shell id -u)),,sudo -n )apt-get -o Acquire::Retries=2 -
 detect: .venv/.base
 	$(BIN)/ssd34 detect examples --save out/examples
 
-# In two processes: training starts its workers as copies of the process, which is not safe where other
-# libraries' threads have run, as the tests of the engines let them.
 test: .venv/.dev
-	$(BIN)/python -m pytest --ignore tests/train
-	$(BIN)/python -m pytest tests/train
+	$(BIN)/python -m pytest
 
 # Never an error: without a browser its tests are skipped and say so.
 browser:

@@ -57,20 +57,16 @@ DETECTIONS = "detections.json"
 VARIANTS: dict[str, Settings] = {
     "small-data": {},
     "no head norm": {"head_norm": False},
-    "GIoU loss": {"box_loss": "giou"},
     "ATSS": {"matcher": "atss"},
-    "focal loss": {"class_loss": "focal"},
     "no zooming out": {"expand": 0.0},
     "small-data, seed 35": {"seed": 35},
     "sgd, step schedule": {"optimizer": "sgd", "schedule": "step", "learning_rate": None},
-    "multi-scale 0.25": {"multi_scale": 0.25},
     "no crops": {"crop": False},
     "lr 3e-4": {"learning_rate": 3e-4},
     "step schedule": {"schedule": "step"},
     "balance 0.2": {"balance": 0.2},
     "no colour": {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},
     "light FPN": {},
-    "ATSS, GIoU, focal": {"matcher": "atss", "box_loss": "giou", "class_loss": "focal"},
 }
 """What each changes in the recipe."""
 
@@ -169,6 +165,7 @@ def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> di
         {"epochs": 1, "workers": 0, "checkpoint_minutes": 2.0, **common, **changed},
         start=start.kind,
         bf16=computes_bf16(torch.device("cpu")),
+        folded=start.folded,
     )
     datasets = [(load(path, options), weight) for path, weight in map(weighted, options.data)]
     validation = load(options.val, options)
@@ -180,7 +177,7 @@ def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> di
         num_classes=len(labels), head_norm=plan.settings["head_norm"] is not False
     )
     network = NETWORKS.get(name, SSD)(spec.at_size(options.size))
-    start.put_into(network, labels, class_loss=plan.options.class_loss)
+    start.put_into(network, labels)
 
     folder = run_folder(options.output, name)
     folder.mkdir(parents=True, exist_ok=True)

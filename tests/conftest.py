@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,19 @@ def drawn_checkpoint(spec: ModelSpec, labels: LabelSet, *, seed: int = 0) -> Che
         elif name.startswith("heads."):
             weights[name] = array * np.float32(0.2)
     return Checkpoint(spec=spec, labels=labels, weights=weights)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_fork() -> Iterator[None]:
+    """No test makes a copy of this process: engines and the metrics library have run threads in it,
+    and a copy may hang or crash."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fork", _refuse_to_fork, raising=False)
+        yield
+
+
+def _refuse_to_fork() -> int:
+    raise AssertionError("fork of a process in which engines have run threads")
 
 
 @pytest.fixture(scope="session")

@@ -100,5 +100,5 @@ def test_every_command_and_option_is_documented():
         place = "## " if name.count(" ") == 1 else "`"
         assert f"{place}{name}" in text, name
         for parameter in command.params:
-            if isinstance(parameter, click.Option):
+            if isinstance(parameter, click.Option) and not parameter.hidden:
                 assert f"`{parameter.opts[0]}" in text, f"{name} {parameter.opts[0]}"

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "ssd34"
 EXTRAS = (
     "torch", "onnx", "safetensors", "hotcoco", "supervision", "cv2", "matplotlib", "yaml",
-    "jinja2",
+    "jinja2", "msgspec",
     "openvino", "mlperf_loadgen",
 )  # fmt: skip
 
@@ -81,7 +81,8 @@ ALLOWED = {
     "runtime": {"core", "data", "zoo", "errors", "version", "machine"},
     "evaluate": {"core", "data", "zoo", "runtime", "errors", "machine"},
     "deploy": {"core", "data", "zoo", "runtime", "evaluate", "errors", "version", "machine"},
-    "train": {"core", "data", "network", "evaluate", "errors", "machine"},
+    "setting_types": {"errors"},
+    "train": {"core", "data", "network", "evaluate", "errors", "setting_types", "machine"},
     "workflows": {
         "core",
         "data",

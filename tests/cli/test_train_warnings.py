@@ -25,8 +25,16 @@ def sources(shapes):
 @pytest.mark.parametrize(
     ("length", "warmup", "expected"),
     [
-        ({"epochs": 2}, 100, "100 steps of warm-up in a run of 6 steps: .* or --warmup 1$"),
-        ({"epochs": 20}, 31, "31 steps of warm-up in a run of 60 steps: .* or --warmup 6$"),
+        (
+            {"epochs": 2},
+            100,
+            "100 steps of warm-up in a run of 6 steps: .* or --set warmup_steps=1$",
+        ),
+        (
+            {"epochs": 20},
+            31,
+            "31 steps of warm-up in a run of 60 steps: .* or --set warmup_steps=6$",
+        ),
         ({"epochs": 20}, 30, None),
         ({"epochs": 1}, 1, None),
         ({"epochs": None, "minutes": 1.0}, 100, None),

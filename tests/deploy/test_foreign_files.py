@@ -8,8 +8,6 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper, version_converter
-from ssd34.cli.measure import _load
-from ssd34.runtime.tail_share import share_of_tail
 
 from ssd34.cli.app import commands
 from ssd34.cli.train_setup import checkpoint_from_onnx
@@ -21,7 +19,8 @@ from ssd34.deploy.test_data import write_test_data
 from ssd34.deploy.verify import verify
 from ssd34.errors import ModelError
 from ssd34.runtime.detector import Detector
-from ssd34.runtime.node_times import node_times
+from ssd34.runtime.node_times import node_times, share_of_tail
+from ssd34.workflows.evaluate import _load
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (50, 70, 3)).astype(np.uint8)
 
@@ -132,10 +131,12 @@ def original(request):
 def test_a_rewritten_file_finds_the_same(way, original, tmp_path):
     model, path = onnx.load(original), tmp_path / "other.onnx"
     onnx.save(WAYS[way](model) if way in WAYS else optimised(model, tmp_path, way), path)
-    close = {"atol": 5e-3} if way == "float16" else {"atol": 1e-5}
+    atol = 5e-3 if way == "float16" else 1e-5
     expected = Detector.load(original).detect(PIXELS, score=0.1)
     detector = Detector.load(path)
-    np.testing.assert_allclose(detector.detect(PIXELS, score=0.1).scores, expected.scores, **close)
+    np.testing.assert_allclose(
+        detector.detect(PIXELS, score=0.1).scores, expected.scores, atol=atol
+    )
     tensor = detector.session.input_for(PIXELS)
     assert share_of_tail(node_times(path, "onnxruntime", tensor, threads=1)) is not None
 
@@ -146,7 +147,7 @@ def test_a_rewritten_file_finds_the_same(way, original, tmp_path):
         session, _ = _load(path, threads=1, engine="onnxruntime", raw=True)
         assert session.path == path
         found = Detector(session).detect(PIXELS, score=0.1)
-        np.testing.assert_allclose(found.scores, expected.scores, **close)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=atol)
 
     if way in ("EXTENDED", "ALL"):
         for read in (read_network, checkpoint_from_onnx):

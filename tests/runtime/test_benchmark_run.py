@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -110,6 +112,18 @@ def test_worker_that_ends_by_itself_did_not_lack_memory(tiny_model, capfd):
     ):
         model.ask("no such command")
     assert "AttributeError" in capfd.readouterr().err
+
+
+def test_worker_that_hangs_at_its_end_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("ssd34.runtime.benchmark_worker._FAREWELL", 0.1)
+    model = Worker.__new__(Worker)
+    model._model = "model.onnx"
+    model._process = subprocess.Popen(
+        [sys.executable, "-c", "import os, time; os.close(1); time.sleep(60)"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with model, pytest.raises(ModelError, match=r"model.onnx.*-9"):
+        model.ask("memory")
 
 
 def test_worker_takes_no_modules_from_the_current_folder(tiny_model, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -59,10 +60,11 @@ def test_torchrun_trains_to_the_weights_of_one_process(
     tiny_checkpoint.save(tmp_path / "start.safetensors")
     arguments = [
         "train", "--data", str(with_a_broken_picture), "--val", str(shapes), "--init",
-        str(tmp_path / "start.safetensors"), "--epochs", "1", "--batch", "3", "--accumulate", "1",
-        "--optimizer", "sgd", "--lr", "1e-3", "--warmup", "1", "--ema", "0.9", "--workers", "0",
-        "--precision", "fp32", "--trunk-statistics", "batch", "--freeze", "0", "--threads", "1",
-        "--device", "cpu", "--output",
+        str(tmp_path / "start.safetensors"), "--epochs", "1", "--batch", "3", "--lr", "1e-3",
+        "--workers", "0", "--threads", "1", "--device", "cpu",
+        *(f"--set={x}" for x in ("optimizer=sgd", "warmup_steps=1", "ema_decay=0.9",
+                                 "precision=fp32", "trunk_statistics=batch", "frozen_stages=0")),
+        "--output",
     ]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     assert "finished after 4 steps" in invoke(*arguments, one).output
@@ -105,7 +107,7 @@ def together():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([two_processes.__name__])
 
-    def run(work, folder, *arguments):
+    def run(work, folder, *arguments, ends=(0, 0)):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -117,7 +119,7 @@ def together():
             process.start()
         for process in processes:
             process.join(120)
-        assert [process.exitcode for process in processes] == [0, 0]
+        assert tuple(process.exitcode for process in processes) == ends
         return [(folder / f"{rank}.txt").read_text().splitlines() for rank in range(2)]
 
     return run
@@ -127,6 +129,11 @@ def test_nothing_of_the_group_outlives_it(together, tmp_path):
     """Its threads, which give tensors back, must not run on while Python ends."""
     expected = ["[2.0, 2.0, 2.0] [] ['é']", "None"]
     assert together(two_processes.leave_nothing, tmp_path) == [expected, expected]
+
+
+def test_who_waits_for_a_dead_process_is_told(together, tmp_path):
+    [told] = together(two_processes.lose_one, tmp_path, ends=(0, -signal.SIGKILL))[0]
+    assert "TrainingError" in told and "2 processes" in told and "--resume" in told
 
 
 def test_pictures_that_any_process_could_not_read_are_told_once(together, shapes, tmp_path):

@@ -62,13 +62,6 @@ def test_a_resumed_run_remembers_how_low_the_loss_was(tmp_path, shapes, monkeypa
         run(tmp_path, shapes, options=options, resume=True)
 
 
-def test_another_loss_has_another_size(tmp_path, shapes):
-    run(tmp_path, shapes, listener=stop_after(4))
-    options = dataclasses.replace(FAST, class_loss="focal")
-    run(tmp_path, shapes, options=options, resume=True, listener=stop_after(2))
-    assert read_checkpoint(tmp_path / "last.safetensors").state["loss"]["steps"] == 2
-
-
 def test_a_checkpoint_that_knows_neither_loss_nor_pictures_still_resumes(tmp_path, shapes):
     run(tmp_path, shapes, listener=stop_after(4))
     path = tmp_path / "last.safetensors"
@@ -107,7 +100,9 @@ def test_weights_that_explode_do_not_replace_good_ones(
 ):
     monkeypatch.setattr(step_module, "detection_loss", growing_from(26, factor))
     options = dataclasses.replace(FAST, epochs=20, learning_rate=1e-6)
-    with pytest.raises(TrainingError, match=rf"{message}.*diverged; the last .*, step 24: --resum"):
+    with pytest.raises(
+        TrainingError, match=rf"{message}.*diverged; the last .*, step 24: .*--init"
+    ):
         run(tmp_path, shapes, options=options)
     assert read_checkpoint(tmp_path / "last.safetensors").state["step"] == 24
 

@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -7,8 +5,7 @@ import torch
 from ssd34.core.box_coder import encode
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.spec import named_spec
-from ssd34.train.giou import giou
-from ssd34.train.loss import BOX_LOSSES, GIOU_WEIGHT, detection_loss, focal_weight
+from ssd34.train.loss import detection_loss
 from ssd34.train.matcher import match
 from tests.golden import FIGURES, drawn_inputs
 
@@ -114,61 +111,3 @@ def test_ignored_default_boxes_get_no_gradient():
     ignored = torch.from_numpy(labels == -1)
     assert ignored.any()
     assert not logits.grad.permute(0, 2, 1)[ignored].any()
-
-
-def naive_focal(conf, labels):
-    """One picture's class loss, in float64, one default box at a time."""
-    conf = np.asarray(conf, np.float64)
-    probabilities = np.exp(conf) / np.exp(conf).sum(axis=0)
-    total, positives = 0.0, int((labels > 0).sum())
-    for anchor, label in enumerate(labels):
-        if label >= 0:
-            p = probabilities[label, anchor]
-            total -= (0.25 if label else 0.75) * (1 - p) ** 2 * np.log(p)
-    return total / positives if positives else 0.0
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("classes", [5, 3])
-def test_focal_against_one_default_box_at_a_time(seed, classes):
-    """Also where the picture's data set labels only the first classes."""
-    loc, conf, offsets, labels = random_batch(seed)
-    labels[labels >= classes] = 0
-    logits = torch.from_numpy(conf).requires_grad_()
-    loss = detection_loss(
-        torch.from_numpy(loc),
-        logits,
-        offsets=torch.from_numpy(offsets),
-        labels=torch.from_numpy(labels),
-        labelled=(torch.arange(5) < classes).repeat(3, 1),
-        class_loss="focal",
-    )
-    expected = np.mean([naive_focal(*one) for one in zip(conf[:, :classes], labels, strict=True)])
-    assert loss.classification.item() == pytest.approx(expected, rel=1e-5)
-    loss.total.backward()
-    assert logits.grad is not None
-    assert torch.isfinite(logits.grad).all()
-    assert not logits.grad.permute(0, 2, 1)[torch.from_numpy(labels == -1)].any()
-    assert not logits.grad[:, classes:].any()
-
-
-def test_focal_weight_of_certain_and_of_hopeless_boxes():
-    entropy = torch.tensor([[0.0, 0.0, 100.0, 100.0, math.log(2)]])
-    weight = focal_weight(entropy, torch.tensor([[True, False, True, False, True]]))
-    torch.testing.assert_close(weight, torch.tensor([[0, 0, 0.25, 0.75, 0.0625]]))
-
-
-def test_giou_counts_for_positives_only_and_is_divided_by_them():
-    loc, conf, offsets, labels = random_batch(4)
-    given = [torch.from_numpy(array) for array in (loc, conf)]
-    targets = {"offsets": torch.from_numpy(offsets), "labels": torch.from_numpy(labels)}
-    published, loss = (
-        detection_loss(*given, offsets=targets["offsets"], labels=targets["labels"], box_loss=kind)
-        for kind in BOX_LOSSES
-    )
-    each = giou(given[0], targets["offsets"].transpose(1, 2)).numpy()
-    expected = [
-        (1 - each[k][labels[k] > 0]).mean() if (labels[k] > 0).any() else 0 for k in range(3)
-    ]
-    assert loss.box.item() == pytest.approx(GIOU_WEIGHT * np.mean(expected), rel=1e-5)
-    assert loss.classification.item() == published.classification.item()

@@ -1,7 +1,6 @@
 import os
 import pickle
 import signal
-import subprocess
 import sys
 
 import numpy as np
@@ -14,9 +13,9 @@ from ssd34.machine import free_memory
 from ssd34.train.augment import Augmentation
 from ssd34.train.distributed import Ranks
 from ssd34.train.loader import Loader, cache_bytes
-from ssd34.train.picture_cache import PictureCache
+from ssd34.train.picture_cache import PictureCache, start_workers_server
 from ssd34.train.training_set import training_sets
-from tests.conftest import ROOT, TINY_LABELS, tiny_spec
+from tests.conftest import TINY_LABELS, tiny_spec
 
 
 def noise(number, size=(7, 5)):
@@ -89,14 +88,50 @@ def test_a_picture_that_cannot_be_read_is_tried_again():
     assert same(cache.read(0, 1, Decoder()(0)), noise(0))
 
 
+def fill(cache, numbers, killed):
+    for number in numbers:
+        cache.read(int(number), 1, Decoder()(int(number)))
+    if killed:
+        cache.read(39, 1, dying)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="worker processes share memory on Linux alone")
 def test_processes_share_what_one_of_them_has_decoded():
     """One that is killed leaves nothing half written behind for the others."""
-    program = [sys.executable, "-m", "tests.train.shared_cache"]
-    result = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert result.returncode == 0, result.stderr
+    context = start_workers_server()
+    cache = PictureCache(40, 100_000)
+    orders = [np.random.default_rng(seed).permutation(39) for seed in range(4)]
+    processes = [
+        context.Process(target=fill, args=(cache, order, number == 0))
+        for number, order in enumerate(orders)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0, 0, 0]
+    decoder = Decoder()
+    assert all(same(cache.read(n, 1, decoder(n)), noise(n)) for n in range(40))
+    assert decoder.calls == 1
+    assert cache.used == 40 * 7 * 5 * 3
 
 
-def test_processes_that_are_no_copies_go_without():
+def die_with_the_lock(cache):
+    with cache._locked():
+        dying()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="worker processes share memory on Linux alone")
+def test_a_process_killed_with_the_lock_in_its_hands_holds_up_nobody():
+    cache = PictureCache(3, 1000)
+    process = start_workers_server().Process(target=die_with_the_lock, args=(cache,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert same(cache.read(1, 1, Decoder()(1)), noise(1))
+
+
+def test_a_pickled_cache_is_empty():
     other = pickle.loads(pickle.dumps(PictureCache(3, 1000)))
     assert other.limit == 0
     assert same(other.read(2, 1, Decoder()(2)), noise(2))

@@ -106,8 +106,8 @@ def test_the_command_writes_no_run(shapes, tmp_path):
     counted = json.loads((output / "preview.json").read_text())
     assert counted["pictures"] == 12
     # Three steps an epoch; a third of the first epoch is left at full size.
-    result = invoke(*arguments, "--preview", "4", "--epochs", "2", "--small-size", "160",
-                    "--small-share", "0.3", "--set", "matcher=atss")  # fmt: skip
+    result = invoke(*arguments, "--preview", "4", "--epochs", "2", "--set", "small_size=160",
+                    "--set", "small_share=0.3", "--set", "matcher=atss")  # fmt: skip
     assert "objects in 12 varied pictures of 160 to 300 pixels" in result.output
     assert "at most one" in result.output
 

@@ -13,9 +13,17 @@ SMALL = TrainOptions(small_size=200, small_share=1.0)
 @pytest.mark.parametrize(
     ("spec", "changes", "message"),
     [
-        ("ssd300-resnet34", {}, r"5 of its 6 levels: .* are never trained; give --small-size 257 "),
+        (
+            "ssd300-resnet34",
+            {},
+            r"5 of its 6 levels: .* are never trained; give --set small_size=257 ",
+        ),
         ("ssd300-resnet34", {"small_share": 0.6}, r"are not trained in the first 60% of the run"),
-        ("ssd1200-resnet34", {"small_size": 384}, r"5 of its 6 .* give --small-size 385 or more"),
+        (
+            "ssd1200-resnet34",
+            {"small_size": 384},
+            r"5 of its 6 .* give --set small_size=385 or more",
+        ),
     ],
 )
 def test_levels_that_vanish_at_the_small_size_are_told_of(spec, changes, message):
@@ -30,7 +38,6 @@ def test_levels_that_vanish_at_the_small_size_are_told_of(spec, changes, message
         {"small_size": None},
         {"small_share": 0.0},
         {"small_size": 257},
-        {"small_size": 240, "multi_scale": 0.25},  # up to 272
     ],
 )
 def test_where_every_level_is_trained_there_is_nothing_to_tell(changes):

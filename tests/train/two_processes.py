@@ -2,15 +2,17 @@
 
 import dataclasses
 import os
+import signal
 import sys
 import weakref
 
 import torch
 import torch.distributed as dist
 
-import ssd34.cli.train
+import ssd34.cli.train_setup
 from ssd34.cli.app import commands
 from ssd34.data.formats import open_dataset
+from ssd34.errors import TrainingError
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import joined
 from ssd34.train.loop import train
@@ -44,10 +46,21 @@ def leave_nothing(_):
     print(group())
 
 
+def lose_one(_):
+    """The second process is killed while the first waits for it."""
+    try:
+        with joined(CPU) as ranks:
+            if ranks.rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            ranks.add(torch.ones(3))
+    except TrainingError as error:
+        print(repr(error))
+
+
 def adapt(folder, *arguments):
     """``ssd34 train --qat``; only the first process can calibrate."""
     if os.environ["RANK"] != "0":
-        setattr(ssd34.cli.train, "calibrated_steps", None)  # noqa: B010
+        setattr(ssd34.cli.train_setup, "calibrated_steps", None)  # noqa: B010
     commands([*arguments, "--output", str(folder / "run")], standalone_mode=False)
 
 

@@ -85,7 +85,7 @@ def begin(part, content):
 
 def assert_fetched(target):
     assert target.read_bytes() == CONTENT
-    assert sorted(p.name for p in target.parent.iterdir()) == [".file.onnx.lock", "file.onnx"]
+    assert sorted(p.name for p in target.parent.iterdir()) == ["file.onnx"]
 
 
 # --- servers that do well -------------------------------------------------------------------

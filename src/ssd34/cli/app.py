@@ -7,6 +7,7 @@ file passed the gate of ``quantize``; 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -83,9 +84,15 @@ def main() -> None:
         name = str(error.object).encode(errors="backslashreplace").decode()
         _fail(f"{name:.200}: a name that this locale cannot write; set PYTHONUTF8=1", UNUSABLE)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}; check the path, its rights and free space",
-              UNUSABLE)  # fmt: skip
+        message = f"{_subject(error)}{error.strerror or error}"
+        _fail(f"{message}; check the path, its rights and free space", UNUSABLE)
+
+
+def _subject(error: OSError) -> str:
+    """The file that an error is about; whoever writes one names it, and click names none."""
+    if error.filename:
+        return f"{error.filename}: "
+    return "standard output: " if error.errno == errno.ENOSPC else ""
 
 
 def _in_one_line(error: click.ClickException) -> str:

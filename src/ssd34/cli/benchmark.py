@@ -16,6 +16,7 @@ from ssd34.cli.benchmark_table import cpu_line, table_of
 from ssd34.cli.console import progress_bar, warn
 from ssd34.cli.exit_codes import INTERRUPTED, PARTLY
 from ssd34.data.atomic import write_text, written_whole
+from ssd34.data.lock import folder_locked
 from ssd34.errors import OptionError, require
 from ssd34.machine import thread_budget
 from ssd34.runtime.benchmark_plot import FORMATS, draw_benchmark
@@ -197,8 +198,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
 
 def _with_loadgen(plan: Plan, folder: Path, seconds: float) -> dict[str, Any]:
     require("mlperf_loadgen", extra="loadgen", why="--loadgen")
-    folder.mkdir(parents=True, exist_ok=True)
-    with progress_bar() as bar:
+    with folder_locked(folder), progress_bar() as bar:
         task = bar.add_task("LoadGen", total=None)
         return loadgen_values(
             plan,

@@ -51,6 +51,7 @@ def package(
     """
     require("onnx", extra="export", why="packaging")
     from ssd34.data.image_io import read_image
+    from ssd34.data.lock import folder_locked
     from ssd34.deploy.package import package as write_package
     from ssd34.runtime.detector import EMBEDDED, model_path
 
@@ -58,6 +59,7 @@ def package(
         licence = "apache-2.0"
     elif licence is None and model in PUBLISHED:
         licence = PUBLISHED[model].licence
+    click.get_current_context().with_resource(folder_locked(output))
     written = write_package(
         model_path(model),
         output=output,

@@ -18,6 +18,7 @@ from ssd34.cli.datasets import opened, warn_of_unknown_classes
 from ssd34.cli.termination import ends_as_interrupted
 from ssd34.core.counted import counted
 from ssd34.core.postprocess import POLICIES, named_policy
+from ssd34.data.lock import folder_locked
 from ssd34.errors import MissingExtraError, OptionError, require
 from ssd34.workflows.outputs import check_outputs
 
@@ -154,6 +155,7 @@ def quantize(
         [output / name for name in WRITTEN],
         files=[config] if config else (), models=(model,), data=(data,), made=(output,),
     )  # fmt: skip
+    click.get_current_context().with_resource(folder_locked(output))
     dataset = opened(data, coco_names=coco_names)
     accepted = _run(
         model,

@@ -4,50 +4,36 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ssd34.cli.console import errors, warn
-from ssd34.cli.datasets import opened
 from ssd34.cli.train_end import ending
-from ssd34.cli.train_norms import fitted_norms
 from ssd34.cli.train_page import PAGE, write_page
 from ssd34.cli.train_preview import show_preview
-from ssd34.cli.train_qat import (
-    calibrated_steps,
-    check_options,
-    check_resumed,
-    rounding_network,
-    settings_of_qat,
-    steps_of,
-)
-from ssd34.cli.train_resume import (
-    check_classes,
-    check_empty,
-    options_to_go_on,
-    recipe_to_go_on,
-)
+from ssd34.cli.train_qat import rounding_network
+from ssd34.cli.train_resume import check_resumable, resumed_run
 from ssd34.cli.train_screen import Screen, StopOnSignal
 from ssd34.cli.train_setup import (
-    classes,
+    Planned,
+    TrainCommand,
+    check_empty,
     device_named,
-    network_spec,
+    new_run,
+    plan_run,
     settings_given,
-    start_from,
-    weighted,
 )
 from ssd34.cli.train_warnings import warnings_of
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.counted import counted
 from ssd34.core.spec import SPECS
 from ssd34.data.atomic import remove_parts, write_text
-from ssd34.errors import DivergenceError, TrainingError, require
-from ssd34.version import __version__
+from ssd34.data.lock import folder_locked
+from ssd34.errors import DivergenceError, require
 
 if TYPE_CHECKING:
     from ssd34.train.recipe import Plan, Recipe
@@ -55,7 +41,7 @@ if TYPE_CHECKING:
 RECIPE_FILE = "recipe.json"
 
 
-@click.command(short_help="Train a detector on your pictures.")
+@click.command(cls=TrainCommand, short_help="Train a detector on your pictures.")
 @click.option(
     "--data", "data", multiple=True, required=True, metavar="PATH[=WEIGHT]",
     help="Pictures to learn from; may be given again. WEIGHT: draws per picture and epoch.",
@@ -68,7 +54,7 @@ RECIPE_FILE = "recipe.json"
 )  # fmt: skip
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE",
-    help="Any setting of a recipe; may be given again.",
+    help="Any setting of a recipe, such as frozen_stages=2; may be given again.",
 )  # fmt: skip
 @click.option(
     "--spec", type=click.Choice(list(SPECS)),
@@ -83,7 +69,19 @@ RECIPE_FILE = "recipe.json"
 @click.option("--output", required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--epochs", type=int, help="Length in epochs.")
 @click.option("--minutes", type=float, help="Length by the clock, instead.")
-@click.option("--target-map", type=float, help="Stop where an evaluation reaches this AP.")
+@click.option(
+    "--batch", "batch_size", type=int, help="Pictures a step, over all parts and processes."
+)  # fmt: skip
+@click.option(
+    "--lr", "learning_rate", type=float,
+    help="Peak learning rate. [default: at batch 16, 3e-4 for adamw, 1.25e-3 for sgd]",
+)  # fmt: skip
+@click.option("--workers", type=int, help="Processes that prepare pictures.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads that compute. [default: what there is]"
+)  # fmt: skip
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--resume", is_flag=True, help="Go on where the run in --output stopped.")
 @click.option(
     "--preview", "shown", type=click.IntRange(1, 100), metavar="N",
     help="Do not train: draw N varied pictures with their boxes and the default boxes that learn "
@@ -93,66 +91,14 @@ RECIPE_FILE = "recipe.json"
     "--qat", is_flag=True,
     help="Quantization-aware: train the detector in --init with the rounding of its int8 file.",
 )  # fmt: skip
-@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard's events.")
-@click.option("--resume", is_flag=True, help="Go on where the run in --output stopped.")
-@click.option(
-    "--batch", "--global-batch", "batch_size", type=int,
-    help="Pictures a step, over all parts and processes.",
-)  # fmt: skip
-@click.option("--accumulate", type=int, help="Parts of a batch, computed one after the other.")
-@click.option(
-    "--optimizer", type=click.Choice(["adamw", "sgd"]), help="sgd is the published one."
-)  # fmt: skip
-@click.option(
-    "--lr", "learning_rate", type=float,
-    help="Peak learning rate. [default: at batch 16, 3e-4 for adamw, 1.25e-3 for sgd]",
-)  # fmt: skip
-@click.option("--weight-decay", type=float, help="[default: 0.05 for adamw, 5e-4 for sgd]")
-@click.option("--warmup", "warmup_steps", type=int, help="Steps of warm-up.")
-@click.option("--schedule", type=click.Choice(["cosine", "step"]))
-@click.option("--ema", "ema_decay", type=float, help="Decay of averaged weights.")
-@click.option("--clip", "gradient_clip", type=float, help="Largest gradient norm.")
-@click.option(
-    "--precision", type=click.Choice(["auto", "bf16", "fp32"]),
-    help="auto: bf16 where the processor computes in it.",
-)  # fmt: skip
-@click.option("--head-norm/--no-head-norm", default=None, help="Batch norm in the extra blocks.")
-@click.option(
-    "--trunk-statistics", type=click.Choice(["auto", "frozen", "batch"]),
-    help="Batch norm statistics of the trunk: as they came, or the batch's own. auto: as they "
-    "came, if they came with --init.",
-)  # fmt: skip
-@click.option(
-    "--freeze", "frozen_stages", type=int,
-    help="First stages of the trunk that do not train: 1 is the stem, 2 with layer1, ...",
-)  # fmt: skip
-@click.option("--freeze-share", "frozen_share", type=float,
-              help="Share of the run in which they do not.")  # fmt: skip
-@click.option("--small-size", type=int, help="Train the first part at this input size.")
-@click.option("--small-share", type=float, help="How long that part is. [default: 0.6]")
-@click.option("--expand", type=float, help="Share of pictures zoomed out.")
-@click.option(
-    "--labels", type=click.Choice(["auto", "coco", "data"]),
-    help="Classes of the head: COCO's 80, or those of the data. auto: COCO's if the data has them "
-    "all.",
-)  # fmt: skip
-@click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
-@click.option("--workers", type=int, help="Processes that prepare pictures.")
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads that compute. [default: what there is]"
-)  # fmt: skip
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option("--seed", type=int)
 def train(
     data: tuple[str, ...],
     val: str,
-    coco_names: bool,
     recipe_name: str | None,
     assignments: tuple[str, ...],
     output: Path,
     shown: int | None,
     qat: bool,
-    tensorboard: bool,
     resume: bool,
     threads: int | None,
     device: str,
@@ -166,128 +112,90 @@ def train(
 
     Writes last.safetensors, best.safetensors, history.jsonl, recipe.json and, at the end,
     report.html into --output.
-    Ctrl-C saves and stops; --resume goes on with the settings of the run, except those given
-    again. Several processes train together when torchrun starts them.
+    Ctrl-C saves and stops; --resume goes on with the settings of the run. It takes another length,
+    --workers, --device, --threads and --set cache_mb, no other settings. Several processes train
+    together when torchrun starts them.
     """
+    from ssd34.train.picture_cache import start_workers_server
+
+    if flags["workers"] != 0 and not shown:
+        with suppress(OSError):  # if it cannot be started, who needs it tells
+            start_workers_server()  # it loads while this process does
     torch = require("torch", extra="train", why="training")
     require("hotcoco", extra="evaluate", why="evaluation during training")
-    if tensorboard:
-        require("tensorboardX", extra="tensorboard", why="--tensorboard")
+    require("msgspec", extra="train", why="the settings of a training")
     from ssd34.machine import thread_budget
-    from ssd34.network.ssd import SSD
     from ssd34.train.distributed import joined
-    from ssd34.train.history import other_policy, read_history
+    from ssd34.train.history import read_history
     from ssd34.train.loop import train as run_training
-    from ssd34.train.pictures import other_validation, pictures_of
-    from ssd34.train.precision import computes_bf16
     from ssd34.train.progress import Listener
-    from ssd34.train.recipe import RECIPES, read_recipe, resolved
-    from ssd34.train.run import HISTORY, LAST, run_to_go_on
+    from ssd34.train.recipe import RECIPES, read_recipe
+    from ssd34.train.run import HISTORY, LAST
     from ssd34.train.tensorboard import EventWriter
-    from ssd34.train.training_set import training_sets
     from ssd34.train.untrained import untrained_levels
 
-    last = output / LAST
-    if resume and not last.is_file():
-        raise TrainingError(f"nothing to resume: {last} does not exist; leave --resume out")
-    if not resume and not shown:
-        check_empty(output)
     first = int(os.environ.get("RANK", "0")) == 0
+    if first and not shown:
+        click.get_current_context().with_resource(folder_locked(output))
     given = settings_given(flags, assignments)
-    recipe = read_recipe(recipe_name or next(iter(RECIPES)))
-    begun = run_to_go_on(last) if resume else None
     chosen = device_named(torch, device)
-    start = start_from(None if begun else given.get("init", recipe.settings.get("init")))
-    if begun:
-        options = options_to_go_on(begun, given, recipe if recipe_name else None)
-        check_resumed(begun.state["notes"], options, qat=qat)
-    else:
-        plan = resolved(
-            recipe,
-            settings_of_qat(given, start) if qat else given,
-            start=start.kind,
-            bf16=computes_bf16(chosen),
-        )
-        options = plan.options
-        if qat:
-            check_options(options)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(threads or max(1, thread_budget() // here))
-    torch.manual_seed(options.seed)
+    planned: Planned | None = None
+    if resume:
+        others = {"--recipe": recipe_name, "--preview": shown, "--qat": qat}
+        check_resumable(given, others=others, output=output)
+        run = resumed_run(output, given, data=data, val=val, quiet=not first)
+    else:
+        if not shown:
+            check_empty(output)
+        recipe = read_recipe(recipe_name or next(iter(RECIPES)))
+        planned = plan_run(
+            given, recipe=recipe, data=data, val=val, device=chosen, qat=qat, quiet=not first
+        )
+        if shown:
+            show_preview(planned, shown=shown, folder=output)
+            return
+        run = new_run(planned, qat=qat and first)  # the other processes get its weights and steps
+    options, labels, spec = run.options, run.labels, run.network.spec
+    if run.tensorboard:
+        require("tensorboardX", extra="tensorboard", why="--set tensorboard=true")
 
-    open_one = partial(opened, coco_names=coco_names, quiet=not first)
-    datasets = [(open_one(path), weight) for path, weight in map(weighted, data)]
-    validation = open_one(val)
-    notes: dict[str, Any] = {}
-    if begun:
-        check_classes(begun, given, [dataset for dataset, _ in datasets])
-        spec, labels = begun.spec, begun.labels
-    else:
-        labels = classes(plan.settings["labels"], [dataset for dataset, _ in datasets])
-        spec, plan = network_spec(plan, start, labels)
-    sources = training_sets(datasets, labels, balance=options.balance)
-    if shown:
-        show_preview(sources, spec, labels, options, shown=shown, folder=output)
-        return
-    network, origin = SSD(spec), "resumed"
-    if begun:
-        if note := recipe_to_go_on(begun, given, options):
-            notes = {"recipe": note}
-    else:
-        origin = start.put_into(network, labels, class_loss=options.class_loss)
-        if first:  # the other processes get its weights
-            origin += fitted_norms(network, sources, options=options, start=start)
-        notes = {
-            "command": shlex.join(sys.argv[1:]), "start": origin, "recipe": plan.to_dict(),
-            "version": __version__,
-        }  # fmt: skip
-    steps = steps_of(begun.state["notes"]) if begun else None
-    if qat and first and not begun:
-        steps = calibrated_steps(network, labels, sources)
-    for name in sorted(set(validation.labels.names) - set(labels.names)):
-        if first:
+    if first:
+        for name in sorted(set(run.validation.labels.names) - set(labels.names)):
             warn(f"{val}: the class {name!r} is not trained and counts as missed")
-    now = pictures_of(sources, validation)
-    other = other_validation(begun.state.get("pictures", now), now) if begun else None
-    if other and first:
-        warn(f"the run began with {other}; its best AP so far is of the former")
-    was = other_policy(begun.state["options"], options.policy) if begun else None
-    if was and first:
-        warn(f"evaluations now pick by {options.policy}, before by {was}: the best AP so far does "
-             "not count any more")  # fmt: skip
-    untrained = untrained_levels(spec, options)
-    if untrained and first:
-        warn(untrained)
-
-    if first and not begun:
-        for text in warnings_of(options, sources, start=start, spec=spec):
-            warn(text)
+        if untrained := untrained_levels(spec, options):
+            warn(untrained)
+        if planned:
+            for text in warnings_of(options, run.sources, start=planned.start, spec=spec):
+                warn(text)
 
     output.mkdir(parents=True, exist_ok=True)
-    history = read_history(output / HISTORY, until=begun.state["step"]) if begun else []
-    screen = Screen(policy=options.policy, shown=first, history=history)
-    if tensorboard and first:
-        screen.also = EventWriter(output, resumed_at=begun.state["step"] if begun else None)
+    history = read_history(output / HISTORY, until=run.begun_at) if resume else []
+    screen = Screen(shown=first, history=history)
+    if run.tensorboard and first:
+        screen.also = EventWriter(output, resumed_at=run.begun_at)
     trained_on = (
         f"Trained on {', '.join(data)}, measured on {val}; {chosen}, {options.precision}; "
-        f"start: {origin}."
+        f"start: {run.origin}."
     )
     stopping = StopOnSignal()
     with joined(chosen) as ranks, stopping, screen:
         # Processes on different machines would not find quite the same steps.
-        [steps] = ranks.everyone([steps])[:1]
+        [steps] = ranks.everyone([run.steps])[:1]
+        network, notes = run.network, run.notes
         if steps is not None:
             network = rounding_network(network, steps)
-            notes[NOTE_INT8_STEPS] = steps
+            notes = {**notes, NOTE_INT8_STEPS: steps}
         if first:
             remove_parts(output, (RECIPE_FILE, PAGE))
-            if not begun:
-                _print_plan(plan, recipe)
-            pictures = sum(len(source.usable) for source in sources)
+            if planned:
+                _print_plan(planned.plan, recipe)
+            pictures = sum(len(source.usable) for source in run.sources)
             errors.print(
-                f"{spec.name}, {counted(len(labels), 'class')}, start: {origin}; "
+                f"{spec.name}, {counted(len(labels), 'class')}, start: {run.origin}; "
                 f"{counted(pictures, 'picture')} to "
-                f"learn from, {len(validation)} to measure on; {chosen}, {options.precision}, "
+                f"learn from, {len(run.validation)} to measure on; {chosen}, {options.precision}, "
                 f"{counted(torch.get_num_threads(), 'thread')}"
                 + (f", {ranks.count} processes" if ranks.count > 1 else ""),
                 markup=False,
@@ -297,8 +205,8 @@ def train(
             outcome = run_training(
                 network,
                 labels,
-                sources=sources,
-                validation=validation,
+                sources=run.sources,
+                validation=run.validation,
                 options=options,
                 output=output,
                 resume=resume,
@@ -316,9 +224,9 @@ def train(
                 ranks=ranks,
             )
         except DivergenceError as error:
-            if first and last.exists():
+            if first and (output / LAST).exists():
                 facts = [f"Stopped: {error}.", trained_on]
-                write_page(output, validation, facts, chosen)
+                write_page(output, run.validation, facts, chosen)
             raise
     if screen.also:
         screen.also.close()
@@ -330,7 +238,7 @@ def train(
             f"{end[0].upper()}{end[1:]}.",
             trained_on,
         ]
-        click.echo(f"report: {write_page(output, validation, facts, chosen)}")
+        click.echo(f"report: {write_page(output, run.validation, facts, chosen)}")
     if not outcome.finished:
         sys.exit(130)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,38 +13,29 @@ from rich.table import Table
 
 from ssd34.cli.console import warn
 from ssd34.core.counted import counted
-from ssd34.core.labels import LabelSet
-from ssd34.core.spec import ModelSpec
 from ssd34.data.atomic import write_text, written_whole
 
 if TYPE_CHECKING:
-    from ssd34.train.options import TrainOptions
-    from ssd34.train.training_set import TrainingSet
+    from ssd34.cli.train_setup import Planned
 
 SHEET = "preview.png"
 NUMBERS = "preview.json"
 
 
-def show_preview(
-    sources: Sequence[TrainingSet],
-    spec: ModelSpec,
-    labels: LabelSet,
-    options: TrainOptions,
-    *,
-    shown: int,
-    folder: Path,
-) -> None:
-    """Write the sheet and the counts into a folder, and print them."""
+def show_preview(planned: Planned, *, shown: int, folder: Path) -> None:
+    """Write the sheet and the counts of a planned run into a folder, and print them."""
     from ssd34.train.loader import Loader
     from ssd34.train.preview import preview
+
+    spec, options = planned.spec, planned.plan.options
 
     def size_now(step: int) -> int:
         """As the run has it; by the clock its first epoch counts as its beginning."""
         steps = options.epochs * loader.batches_per_epoch if options.epochs else math.inf
-        return options.size_at(step / steps, spec.image_size, step=step)
+        return options.size_at(step / steps, spec.image_size)
 
     loader = Loader(
-        sources,
+        planned.sources,
         spec=spec,
         options=options.augmentation,
         matcher=options.matcher,
@@ -54,7 +44,7 @@ def show_preview(
         workers=0,
         size_now=size_now,
     )
-    seen = preview(loader, labels, shown=shown)
+    seen = preview(loader, planned.labels, shown=shown)
     for problem in seen.problems:
         warn(f"left out {problem}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ RANGES = "mse"
 NEEDED = {"trunk_statistics": "frozen", "head_statistics": "frozen", "precision": "fp32"}
 
 
-def settings_of_qat(given: dict[str, Any], start: Start) -> dict[str, Any]:
+def settings_of_qat(given: Mapping[str, Any], start: Start) -> dict[str, Any]:
     """The given settings with those that rounding needs: frozen batch norm, float32 arithmetic.
 
     Raises:
@@ -52,30 +52,11 @@ def check_options(options: TrainOptions) -> None:
     """
     if options.small_size:
         raise OptionError(
-            "--qat: the ranges are those of the full input size; leave --small-size out"
+            "--qat: the ranges are those of the full input size; leave small_size out"
         )
     for key, value in NEEDED.items():
         if (got := getattr(options, key)) != value:
             raise OptionError(f"--qat needs {key}={value}, got {got}; leave it out")
-
-
-def check_resumed(notes: dict[str, Any], options: TrainOptions, *, qat: bool) -> None:
-    """
-    Args:
-        notes: of the run that goes on.
-        options: with which it does.
-        qat: whether rounding was asked for.
-
-    Raises:
-        OptionError: it was and the run does not round, or the run does and the options do not fit.
-    """
-    if NOTE_INT8_STEPS in notes:
-        check_options(options)
-    elif qat:
-        raise OptionError(
-            "--qat: the run in --output began without it; leave it out, or begin another run with "
-            "--init from this one's best.safetensors"
-        )
 
 
 def calibrated_steps(

@@ -3,38 +3,198 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+import click
+
+from ssd34.cli.datasets import opened
+from ssd34.cli.train_qat import calibrated_steps, check_options, settings_of_qat
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
 from ssd34.data.dataset import Dataset
 from ssd34.errors import OptionError, require
+from ssd34.version import __version__
 
 if TYPE_CHECKING:
     from ssd34.data.checkpoint import Checkpoint
-    from ssd34.train.recipe import Plan
+    from ssd34.network.ssd import SSD
+    from ssd34.train.options import TrainOptions
+    from ssd34.train.recipe import Plan, Recipe
     from ssd34.train.start import Start
+    from ssd34.train.training_set import TrainingSet
 
 USUAL_SPEC = "ssd300-resnet34"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """A run that can begin or go on.
+
+    Attributes:
+        network: with its first weights; those of a resumed run are still to be read.
+        labels: its classes.
+        options: the settings.
+        sources: what to learn from.
+        validation: what to measure on.
+        origin: where the first weights come from, in words.
+        notes: for its checkpoints.
+        steps: the int8 steps that its network rounds by; None: it does not, or in a process that
+            leaves finding them to the first.
+        tensorboard: whether to write TensorBoard's events.
+        begun_at: the step from which a resumed run goes on; None: it is new.
+    """
+
+    network: SSD
+    labels: LabelSet
+    options: TrainOptions
+    sources: Sequence[TrainingSet]
+    validation: Dataset
+    origin: str
+    notes: dict[str, Any]
+    steps: dict[str, Any] | None
+    tensorboard: bool
+    begun_at: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Planned:
+    """A new run of which everything is settled, before there is a network."""
+
+    plan: Plan
+    start: Start
+    spec: ModelSpec
+    labels: LabelSet
+    sources: Sequence[TrainingSet]
+    validation: Dataset
+
+
+class TrainCommand(click.Command):
+    """A command whose former options name the settings that took their place."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click; args: what follows the command's name."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from ssd34.train.settings import SETTINGS, setting_of_option
+
+            option = error.option_name
+            key = setting_of_option(option)
+            if key is None:
+                raise
+            if bool in (SETTINGS[key], *get_args(SETTINGS[key])):
+                value = "false" if option.startswith("--no-") else "true"
+            else:
+                at = next(n for n, text in enumerate(given) if text.split("=")[0] == option)
+                value = "".join(given[at].split("=", 1)[1:] or given[at + 1 : at + 2]) or "VALUE"
+            raise OptionError(f"{option} is a setting now: --set {key}={value}") from None
 
 
 def settings_given(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """The settings that were given, by their own options and by ``--set``.
 
     Raises:
-        OptionError: one was given twice, is unknown or of the wrong type.
+        OptionError: one was given twice, is unknown or has a value that it does not take.
     """
-    from ssd34.train.settings import parsed_setting
+    from ssd34.train.settings import checked, parsed_setting
 
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: checked(name, value) for name, value in flags.items() if value is not None}
     for text in assignments:
         key, value = parsed_setting(text)
         if key in given:
             raise OptionError(f"expected {key} once, got it again as --set {text}")
         given[key] = value
     return given
+
+
+def open_data(
+    data: Sequence[str], val: str, *, coco_names: bool, quiet: bool
+) -> tuple[Sequence[tuple[Dataset, float]], Dataset]:
+    """The data sets to learn from, each with its weight, and the one to measure on."""
+    datasets = [
+        (opened(path, coco_names=coco_names, quiet=quiet), weight)
+        for path, weight in map(weighted, data)
+    ]
+    return datasets, opened(val, coco_names=coco_names, quiet=quiet)
+
+
+def plan_run(
+    given: Mapping[str, Any],
+    *,
+    recipe: Recipe,
+    data: Sequence[str],
+    val: str,
+    device: Any,
+    qat: bool,
+    quiet: bool,
+) -> Planned:
+    """Settle a new run.
+
+    Raises:
+        OptionError: a setting is not allowed.
+        DatasetError: a data set cannot be used.
+        CheckpointError: there are no first weights in ``init``.
+    """
+    from ssd34.train.precision import computes_bf16
+    from ssd34.train.recipe import resolved
+    from ssd34.train.training_set import training_sets
+
+    start = start_from(given.get("init", recipe.settings.get("init")))
+    plan = resolved(
+        recipe,
+        settings_of_qat(given, start) if qat else given,
+        start=start.kind,
+        bf16=computes_bf16(device),
+        folded=start.folded,
+    )
+    if qat:
+        check_options(plan.options)
+    datasets, validation = open_data(data, val, coco_names=plan.settings["coco_names"], quiet=quiet)
+    labels = classes(plan.settings["labels"], [dataset for dataset, _ in datasets])
+    spec, plan = network_spec(plan, start, labels)
+    sources = training_sets(datasets, labels, balance=plan.options.balance)
+    return Planned(
+        plan=plan, start=start, spec=spec, labels=labels, sources=sources, validation=validation
+    )
+
+
+def new_run(planned: Planned, *, qat: bool) -> Prepared:
+    """A new run with its first weights.
+
+    Args:
+        planned: it.
+        qat: whether to find the steps that its network rounds by.
+
+    Raises:
+        CheckpointError: the first weights belong to another network.
+    """
+    import torch
+
+    from ssd34.network.ssd import SSD
+
+    torch.manual_seed(planned.plan.options.seed)
+    network = SSD(planned.spec)
+    origin = planned.start.put_into(network, planned.labels)
+    return Prepared(
+        network=network,
+        labels=planned.labels,
+        options=planned.plan.options,
+        sources=planned.sources,
+        validation=planned.validation,
+        origin=origin,
+        notes={
+            "command": shlex.join(sys.argv[1:]), "start": origin,
+            "recipe": planned.plan.to_dict(), "version": __version__,
+        },
+        steps=calibrated_steps(network, planned.labels, planned.sources) if qat else None,
+        tensorboard=planned.plan.settings["tensorboard"],
+    )  # fmt: skip
 
 
 def weighted(text: str) -> tuple[str, float]:
@@ -53,6 +213,26 @@ def weighted(text: str) -> tuple[str, float]:
 
 TRUNK_ALONE = "@trunk"
 """After a detector: only its trunk."""
+
+
+def check_empty(folder: Path) -> None:
+    """A new run does not overwrite the weights of another one.
+
+    Raises:
+        OptionError: the folder holds some.
+    """
+    from ssd34.train.run import BEST, LAST
+
+    if (folder / LAST).exists():
+        raise OptionError(
+            f"{folder}: already holds a run; add --resume to go on with it, or choose "
+            "another folder"
+        )
+    if (folder / BEST).exists():
+        raise OptionError(
+            f"{folder}: holds {BEST} of another run, which this one would replace; choose another "
+            "folder"
+        )
 
 
 def start_from(init: str | None) -> Start:

@@ -41,6 +41,6 @@ def warnings_of(
         if options.warmup_steps > max(1, steps // 2):
             yield (
                 f"{options.warmup_steps} steps of warm-up in a run of {counted(steps, 'step')}: "
-                "the learning rate does not come near its peak; try more epochs or --warmup "
-                f"{max(1, steps // 10)}"
+                "the learning rate does not come near its peak; try more epochs or --set "
+                f"warmup_steps={max(1, steps // 10)}"
             )

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ssd34.data.disk import naming
+
 _LONGEST = 200
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, *, needs: int | None = None) -> Iterator[Path]:
     """A path to write, of the same name, that takes the place of `path` when the block ends without
     error.
 
@@ -25,8 +27,12 @@ def written_whole(path: Path) -> Iterator[Path]:
     goes for the file that it leads to. A device or a pipe is not replaced: it gets the bytes when
     the block ends without error.
 
+    Args:
+        path: the file.
+        needs: its bytes, where they are known, for the error of a full disk.
+
     Raises:
-        OSError: the folder does not exist or cannot be written.
+        OSError: it cannot be written, whatever the library in the block says of it.
     """
     special = is_special(path)
     target = path if special else Path(os.path.realpath(path))
@@ -42,14 +48,15 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from None
     temporary = folder / path.name
     try:
-        yield temporary
-        if special:
-            _pour(temporary, path)
-            return
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(target)
+        with naming(path, needs=needs, part=temporary):
+            yield temporary
+            if special:
+                _pour(temporary, path)
+                return
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            temporary.replace(target)
     finally:
         shutil.rmtree(folder)
 
@@ -101,7 +108,8 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     path = path.absolute()
     temporary = Path(tempfile.mkdtemp(prefix=_beside(path.name), suffix=".part", dir=path.parent))
     try:
-        yield temporary
+        with naming(path, part=temporary):
+            yield temporary
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o777 & ~mask)
@@ -115,7 +123,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or none."""
-    with written_whole(path) as temporary:
+    with written_whole(path, needs=len(data)) as temporary:
         temporary.write_bytes(data)
 
 

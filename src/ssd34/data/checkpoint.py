@@ -80,7 +80,8 @@ class Checkpoint:
         }
         if self.score_calibration is not None:
             metadata[_SCORES] = self.score_calibration.to_json()
-        with written_whole(path) as temporary:
+        size = sum(array.nbytes for array in arrays.values())
+        with written_whole(path, needs=size) as temporary:
             numpy_format.save_file(arrays, temporary, metadata=metadata)
 
 

@@ -13,6 +13,7 @@ from ssd34.data.atomic import folder_written_whole
 from ssd34.data.coco_writer import write_coco
 from ssd34.data.dataset import Dataset, Problem
 from ssd34.data.file_names import path_of
+from ssd34.data.lock import file_locked
 from ssd34.data.losses import Loss, holdable, renumbered
 from ssd34.data.placement import Places, place
 from ssd34.data.split_names import named_splits
@@ -89,7 +90,8 @@ def convert(
         progress: called with the number of pictures done.
 
     Raises:
-        OptionError: the destination is not empty, or pictures cannot be linked.
+        OptionError: the destination is not empty, another process writes it, or pictures cannot
+            be linked.
         DatasetError: the splits cannot be in one data set of this format.
         MissingExtraError: the format needs a package that is not installed.
     """
@@ -104,7 +106,7 @@ def convert(
     named = named_splits(sources, options.format, losses)
     splits: list[WrittenSplit] = []
     done = 0
-    with folder_written_whole(destination) as folder:
+    with file_locked(destination.absolute()), folder_written_whole(destination) as folder:
         places = Places(options.format, divided=len(named) > 1)
         for name, dataset in named:
             pictures: list[WrittenPicture] = []

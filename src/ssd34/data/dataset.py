@@ -225,5 +225,5 @@ class Dataset:
         except OptionError as error:
             raise DatasetError(
                 f"{self.name}: {error} (rename the class, VOC's names with --coco-names, or train "
-                "with --labels data)"
+                "with --set labels=data)"
             ) from None

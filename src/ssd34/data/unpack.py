@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ssd34.data.disk import naming
 from ssd34.data.files import BROKEN_ZIP
 from ssd34.errors import DatasetError
 
@@ -118,7 +119,7 @@ def _is_there(target: Path, member: zipfile.ZipInfo) -> bool:
 
 def _extract(opened: zipfile.ZipFile, archive: Path, member: zipfile.ZipInfo, target: Path) -> None:
     # Opened apart: an OSError of the target is about the disk, one of the source the archive.
-    with target.open("wb") as file:
+    with naming(target, needs=member.file_size), target.open("wb") as file:
         try:
             source = opened.open(member)
         except BROKEN_ZIP as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from ssd34.data.disk import naming
 from ssd34.errors import ModelError
 
 SUFFIXES = (".tar.gz", ".tgz")
@@ -137,7 +138,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         content = tar.extractfile(member)
         assert content is not None  # a plain file
-        with content, target.open("xb") as file:
+        with naming(target, needs=member.size), content, target.open("xb") as file:
             shutil.copyfileobj(content, file, _CHUNK_BYTES)
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise ModelError(f"{member.name[:100]!r} has the place of another member") from None

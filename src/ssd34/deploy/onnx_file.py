@@ -100,7 +100,8 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
         return None
     attribute = node.attribute[0]
     if attribute.name == "value":
-        return onnx.TensorProto.FromString(attribute.t.SerializeToString())
+        copy: onnx.TensorProto = onnx.TensorProto.FromString(attribute.t.SerializeToString())
+        return copy
     if attribute.name not in _KINDS:
         return None
     value = onnx.helper.get_attribute_value(attribute)

@@ -21,6 +21,7 @@ from ssd34.core.contract import Port
 from ssd34.core.counted import counted
 from ssd34.data.atomic import write_bytes, write_text
 from ssd34.data.checksum import sha256_of
+from ssd34.data.disk import naming
 from ssd34.deploy.card import is_card, licence_of, model_card
 from ssd34.deploy.manifest import MANIFEST_NAME, manifest_entry
 from ssd34.deploy.measurement import (
@@ -124,7 +125,10 @@ def package(
             f"{readme}: expected a card that ssd34 package wrote, got another text, which the card "
             "would replace; move it away, package into another folder, or give --replace"
         )
-    with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=_existing(output)) as work:
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=_existing(output)) as work,
+        naming(output, part=Path(work)),
+    ):
         staged = Path(work) / stem
         staged.mkdir()
         shutil.copyfile(model, staged / f"{stem}.onnx")

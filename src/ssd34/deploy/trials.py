@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.data.atomic import write_text
+from ssd34.data.disk import naming
 from ssd34.deploy.gate import Criterion, Trial, judged
 from ssd34.deploy.quantize import QuantizeOptions
 from ssd34.deploy.sensitivity import LayerCost
@@ -95,7 +96,7 @@ class TrialLog:
         """Append a trial."""
         if not self.path.exists():
             self._rewrite()
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(trial.to_dict()) + "\n")
         self.count += 1
 

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from ssd34.data.dataset import Dataset, Problem, Sample
+from ssd34.data.disk import naming
+from ssd34.data.lock import file_locked
 from ssd34.errors import OptionError
 from ssd34.evaluate.evaluator import Found
 from ssd34.evaluate.results import Results
@@ -48,8 +50,9 @@ class Partial:
                 np.column_stack((r.category_ids, r.boxes_xywh, r.scores)).tolist()
                 for r in found.results
             ]
-        self._file.write(json.dumps(values).encode() + b"\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps(values).encode() + b"\n")
+            self._file.flush()
 
 
 def partial_path(output: Path) -> Path:
@@ -82,8 +85,16 @@ def partial_file(
 
     Raises:
         OptionError: without `resume`, there is one already; with it, it is of another evaluation
-            or damaged.
+            or damaged; or another process writes it.
     """
+    with file_locked(path), _opened(path, identity, dataset, resume=resume) as partial:
+        yield partial
+
+
+@contextmanager
+def _opened(
+    path: Path, identity: Mapping[str, Any], dataset: Dataset, *, resume: bool
+) -> Iterator[Partial]:
     head = json.dumps({"file": FORMAT, **identity}).encode() + b"\n"
     if resume and path.exists():
         found, length = _read(path, identity, dataset, head)
@@ -100,9 +111,13 @@ def partial_file(
             ) from None
         found = ()
         file.write(head)
-    with file:
-        file.flush()
+    try:
+        with naming(path):
+            file.flush()
         yield Partial(path, file, found)
+    finally:
+        with naming(path):
+            file.close()
     path.unlink()
 
 

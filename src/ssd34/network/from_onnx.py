@@ -2,8 +2,7 @@
 
 Batch norm was folded into the convolutions when the file was made. Each normalisation is given
 back as one that only adds the folded bias: weight 1, mean 0, variance 1 - epsilon. The function
-is the same; the statistics are lost. To train with a batch's they are first fitted again
-(`ssd34.network.fit_norms`), else such norms have to stay frozen.
+is the same; the statistics are lost, and such norms have to stay frozen in training.
 """
 
 from __future__ import annotations

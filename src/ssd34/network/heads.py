@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,18 +38,6 @@ class Heads(nn.Module):
         self.conf = nn.ModuleList(
             nn.Conv2d(c, spec.num_channels * n, 3, stride, 1) for c, n in levels
         )
-
-    @torch.no_grad()
-    def expect_objects(self, share: float) -> None:
-        """Raise background so that untrained default boxes hold an object with this probability.
-
-        Source: Lin et al., 2017: a loss over all default boxes starts with a flood of background
-        otherwise.
-        """
-        classes = self.num_channels - 1
-        for conv in self.conf:
-            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-            conv.bias.view(self.num_channels, -1)[0] += math.log(classes * (1 - share) / share)
 
     def forward(self, features: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) of one level to loc (N, 4, boxes) and conf (N, channels, boxes),

@@ -34,6 +34,8 @@ from ssd34.runtime.session import Session
 
 _ERRORS = {kind.__name__: kind for kind in (ImageError, MissingExtraError, ModelError, OptionError)}
 """Those that cross from one process to the other as what they are."""
+_FAREWELL = 10.0
+"""Seconds for a process that has closed its output to end."""
 
 
 class StageTimes(NamedTuple):
@@ -115,7 +117,7 @@ class Worker:
         except BrokenPipeError:
             answer = ""
         if not answer:
-            code = self._process.wait()
+            code = self._ended()
             killed = code < 0  # by a signal, which is how a system short of memory does it
             remedy = (
                 "is there enough memory for it?"
@@ -127,6 +129,13 @@ class Worker:
         if "error" in values:
             raise _ERRORS.get(values["error"], Ssd34Error)(values["message"])
         return values["result"]
+
+    def _ended(self) -> int:
+        """The exit code of the process, which answers no more; killed where it hangs at its end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_FAREWELL)
+        self._process.kill()
+        return self._process.wait()
 
     def close(self) -> None:
         """End the process."""

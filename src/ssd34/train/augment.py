@@ -7,9 +7,10 @@ decoded. Source: SSD paper section 3.6 and the training benchmark's figures.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from msgspec import Meta
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
@@ -17,7 +18,7 @@ from PIL import Image
 from ssd34.core.boxes import Boxes, clip
 from ssd34.core.preprocess import MEAN
 from ssd34.data.reduced import FACTORS, GAP
-from ssd34.errors import OptionError
+from ssd34.setting_types import Share, check_fields
 from ssd34.train.jitter import Change, changed, drawn_changes
 from ssd34.train.windows import centred_in, cropped, expanded, zoomed
 
@@ -45,34 +46,18 @@ class Augmentation:
         hue: shift drawn from +- this share of the colour circle.
     """
 
-    expand: float = 0.0
-    largest_expand: float = 3.0
+    expand: Share = 0.0
+    largest_expand: Annotated[float, Meta(ge=1, le=16)] = 3.0
     crop: bool = True
-    zoom: float = 0.0
-    flip: float = 0.5
-    brightness: float = 0.125
-    contrast: float = 0.5
-    saturation: float = 0.5
-    hue: float = 0.05
+    zoom: Share = 0.0
+    flip: Share = 0.5
+    brightness: Share = 0.125
+    contrast: Share = 0.5
+    saturation: Share = 0.5
+    hue: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            if not low <= getattr(self, name) <= high:
-                raise OptionError(
-                    f"expected {name} from {low:g} to {high:g}, got {getattr(self, name)}"
-                )
-
-
-_RANGES = {
-    "expand": (0, 1),
-    "largest_expand": (1, 16),
-    "zoom": (0, 1),
-    "flip": (0, 1),
-    "brightness": (0, 1),
-    "contrast": (0, 1),
-    "saturation": (0, 1),
-    "hue": (0, 0.5),
-}
+        check_fields(self)
 
 
 class Variation(NamedTuple):

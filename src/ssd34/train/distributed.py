@@ -25,7 +25,7 @@ import torch.distributed.nn.functional
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssd34.errors import OptionError
+from ssd34.errors import OptionError, TrainingError
 
 CPU = torch.device("cpu")
 
@@ -122,6 +122,9 @@ def joined(device: torch.device, environment: Mapping[str, str] = os.environ) ->
     Args:
         device: where this process computes; CUDA devices are told apart by their index.
         environment: torchrun's variables ``RANK``, ``WORLD_SIZE`` and those of the meeting point.
+
+    Raises:
+        TrainingError: another process died, or did not answer for torch's time (half an hour).
     """
     count = int(environment.get("WORLD_SIZE", "1"))
     if count == 1 or "RANK" not in environment:
@@ -129,14 +132,24 @@ def joined(device: torch.device, environment: Mapping[str, str] = os.environ) ->
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
     try:
+        dist.init_process_group(backend)
         here = int(environment.get("LOCAL_WORLD_SIZE", "1"))
         yield Ranks(int(environment["RANK"]), count, device, here)
         # Nobody takes the group down while another process still talks to it.
         dist.barrier()
+    except RuntimeError as error:
+        # Gloo has no class of its own for a peer that is gone.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise TrainingError(
+            f"another of the {count} processes that train together died or does not answer, as "
+            "its own messages may tell; start them all again with --resume"
+        ) from None
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def local_device(device: torch.device, environment: Mapping[str, str] = os.environ) -> torch.device:

@@ -66,17 +66,19 @@ def diverged(what: str, *, rate: float, step: int, saved: int) -> str:
         step: steps done before.
         saved: the step of the last checkpoint; -1: there is none.
     """
-    lower = f"a lower --lr (now {rate:.2g}) or a smaller --clip"
+    lower = f"a lower --lr (now {rate:.2g}) or a smaller --set gradient_clip"
     if saved < 0:
-        advice = f"there is no checkpoint yet: start anew with {lower}, or a longer --warmup"
+        advice = (
+            f"there is no checkpoint yet: start anew with {lower}, or a longer --set warmup_steps"
+        )
     elif saved == step:
         advice = (
             f"the last checkpoint has the very weights that led to it: start anew, in another "
-            f"folder, with {lower}, or a longer --warmup"
+            f"folder, with {lower}, or a longer --set warmup_steps"
         )
     else:
         advice = (
-            f"the last checkpoint is from before, step {saved}: --resume with {lower}, or start "
-            "anew with a longer --warmup"
+            f"the last checkpoint is from before, step {saved}: begin another run with --init "
+            f"last.safetensors and {lower}, or start anew with a longer --set warmup_steps"
         )
     return f"{what}: training diverged; {advice}"

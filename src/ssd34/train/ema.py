@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ssd34.network.ssd import SSD
 
@@ -26,4 +27,5 @@ class AveragedWeights:
         decay = min(self.decay, (1 + step) / (10 + step))
         averaged = [v for v in self.network.state_dict().values() if v.is_floating_point()]
         current = [v for v in network.state_dict().values() if v.is_floating_point()]
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average(averaged, current, None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,6 +84,19 @@ class Examples(TorchDataset[Any]):
         self._first = [sum(lengths[:number]) for number in range(len(lengths))]
         self.cache = PictureCache(sum(lengths), cached)
         self._default_boxes: dict[int, NDArray[np.float32]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker process; of a hundred thousand pictures the annotations are pickled once,
+        not once a worker."""
+        state = self.__dict__ | {"sources": self._packed_sources}
+        return {name: value for name, value in state.items() if name != "_packed_sources"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"sources": pickle.loads(state["sources"])}  # noqa: S301
+
+    @cached_property
+    def _packed_sources(self) -> bytes:
+        return pickle.dumps(self.sources, pickle.HIGHEST_PROTOCOL)
 
     def default_boxes(self, size: int) -> NDArray[np.float32]:
         """The default boxes for an input of this size, made once."""

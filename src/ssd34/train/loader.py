@@ -3,9 +3,16 @@ nothing but the seed and the position in the run: a resumed run sees the same ba
 
 from __future__ import annotations
 
+import errno
 import itertools
+import multiprocessing
+import os
+import shutil
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +30,19 @@ from ssd34.train.augment import Augmentation
 from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.example import Draw, Examples, Unreadable
 from ssd34.train.out_of_memory import lacks_memory
-from ssd34.train.picture_cache import COPIES
+from ssd34.train.picture_cache import start_workers_server
 from ssd34.train.training_set import TrainingSet, draws_of
 
+AHEAD = 3
+"""Batches that each worker process prepares ahead, where the shared memory holds them."""
+SHARED_MEMORY = "/dev/shm"  # noqa: S108
+_MORE = (
+    "give the container more (docker run --shm-size=1g), or add --workers 0, or a smaller --batch"
+)
+PATIENCE = 600
+"""Seconds without a batch from living worker processes, after which they are given up."""
+FAREWELL = 10
+"""Seconds that a process of several still waits for a batch once it is asked to stop."""
 CACHE_SHARE = 0.25
 """Of the free memory: what the cache takes at most unless it is told how much."""
 
@@ -83,6 +100,25 @@ class Batch(NamedTuple):
             Batch(images, offsets, labels, labelled, self.problems if number == 0 else ())
             for number, (images, offsets, labels, labelled) in enumerate(split)
         ]
+
+
+class _Parcel:
+    """A batch on its way to the main process.
+
+    It is packed in the worker's own thread, where a lack of shared memory or of file descriptors is
+    an error that the main process hears of. In the thread that sends, it would be printed, and the
+    batch waited for without end.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.packed = bytes(ForkingPickler.dumps(batch))
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Batch], tuple[bytes]]:
+        return ForkingPickler.loads, (self.packed,)
+
+
+def _packed(examples: list[tuple[NDArray[Any], ...] | Unreadable]) -> _Parcel:
+    return _Parcel(_collate(examples))
 
 
 def _collate(examples: list[tuple[NDArray[Any], ...] | Unreadable]) -> Batch:
@@ -179,43 +215,179 @@ class Loader:
                 yield number, position, source, picture
             number += 1
 
-    def batches(self, step: int) -> Generator[Batch, None, None]:
-        """The batches from a global step on, without end; to be closed, which ends the workers.
+    def batches(
+        self, step: int, stop: Callable[[], bool] = lambda: False
+    ) -> Generator[Batch, None, None]:
+        """The batches from a global step on; to be closed, which ends the workers.
+
+        Without end, unless `stop` says so while a batch is waited for: then the batches end. One
+        process of several cannot end alone: it waits `FAREWELL` seconds more.
 
         Raises:
-            TrainingError: a worker was killed, or the memory is too small.
+            TrainingError: a worker was killed, does not answer, or cannot hand over what it made;
+                the memory or the shared memory is too small.
+            KeyboardInterrupt: one of several processes waited in vain after `stop`.
         """
-        batches = iter(
-            DataLoader(
-                self.examples,
-                batch_sampler=self.draws(step),
-                num_workers=self.workers,
-                collate_fn=_collate,
-                worker_init_fn=_start_worker,
-                prefetch_factor=3 if self.workers else None,
-                pin_memory=self.pinned,
-                multiprocessing_context=COPIES if self.workers else None,
-            )
+        workers, ahead = self._within_shared_memory()
+        others = multiprocessing.active_children()
+        with _failures_told(self.batch_size):
+            try:
+                loader = DataLoader(
+                    self.examples,
+                    batch_sampler=self.draws(step),
+                    num_workers=workers,
+                    collate_fn=_packed if workers else _collate,
+                    worker_init_fn=_start_worker,
+                    prefetch_factor=ahead if workers else None,
+                    pin_memory=self.pinned,
+                    timeout=1 if workers else 0,
+                    multiprocessing_context=start_workers_server() if workers else None,
+                )
+                batches = iter(loader)
+                while (batch := self._waited_for(batches, stop)) is not None:
+                    yield batch
+            finally:
+                _end([p for p in multiprocessing.active_children() if p not in others])
+
+    def _waited_for(self, batches: Iterator[Batch], stop: Callable[[], bool]) -> Batch | None:
+        """The next batch; None where it is asked to stop before that one is there."""
+        asked = 0
+        # Counted, not read off a clock, which goes on while the whole group is suspended.
+        for _ in range(PATIENCE):
+            try:
+                return next(batches)
+            except RuntimeError as error:
+                if "DataLoader timed out" not in str(error):
+                    raise
+            asked += stop()
+            if asked and self.ranks.count == 1:
+                return None
+            if asked > FAREWELL:
+                raise KeyboardInterrupt
+        raise TrainingError(
+            f"no batch in {PATIENCE} s from the processes that prepare pictures, though they live; "
+            "is the disk with the pictures there? --resume, or --resume --workers 0"
         )
-        try:
-            yield from batches
-        except (RuntimeError, MemoryError) as error:
-            if lacks_memory(error):
-                raise TrainingError(
-                    f"out of memory while a batch of {counted(self.batch_size, 'picture')} was put "
-                    f"together; --batch {max(1, self.batch_size // 2)}, fewer --workers or --set "
-                    "cache_mb=0 take less"
-                ) from None
-            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
-                raise
+
+    def _within_shared_memory(self) -> tuple[int, int]:
+        """How many workers there are, and how many batches each prepares ahead, so that what waits
+        and the batch in use fit the shared memory.
+
+        Raises:
+            TrainingError: not even one worker's do.
+        """
+        free = _free_shared_memory()
+        if not self.workers or free is None:
+            return self.workers, AHEAD
+        each = self._batch_bytes() * self.ranks.here
+        fit = free // each - 1
+        if fit < 1:
             raise TrainingError(
-                "a process that prepares pictures was killed, probably because the memory is full; "
-                "--resume with fewer --workers or --set cache_mb=0"
+                f"{SHARED_MEMORY}: expected {2 * each / 1e6:.1f} MB or more for the batches that "
+                f"other processes prepare, got {free / 1e6:.1f} MB free; {_MORE}"
+            )
+        workers = min(self.workers, fit)
+        return workers, min(AHEAD, fit // workers)
+
+    def _batch_bytes(self) -> int:
+        """Bytes of the largest batch of this process in shared memory."""
+        spec = self.examples.spec
+        size = max(spec.image_size, self.size_now(0))
+        boxes = len(self.examples.default_boxes(size))
+        picture = 3 * size**2 + boxes * (4 * 4 + 8) + len(self.sources[0].labelled)
+        return -(-self.batch_size // self.ranks.count) * picture
+
+
+def _free_shared_memory() -> int | None:
+    """Bytes; None where worker processes share memory in another way."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return None
+
+
+@contextmanager
+def deaths_told() -> Iterator[None]:
+    """Within it the death of a worker process is one line. torch tells of it wherever the main
+    process is, also between two batches.
+
+    Raises:
+        TrainingError: one was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "Bus error" in text:
+            raise _no_shared_memory() from None
+        if "exited unexpectedly" not in text and "killed by signal" not in text:
+            raise
+        raise _killed() from None
+
+
+@contextmanager
+def _failures_told(batch_size: int) -> Iterator[None]:
+    """Within it whatever keeps worker processes from handing over a batch is one line.
+
+    Raises:
+        TrainingError: they cannot be started, were killed, or lack memory or descriptors.
+    """
+    try:
+        with deaths_told():
+            yield
+    except (RuntimeError, MemoryError, OSError, EOFError) as error:
+        text = str(error)
+        number = error.errno if isinstance(error, OSError) else None
+        if "Too many open files" in text:
+            raise TrainingError(
+                "too many open files for the processes that prepare pictures; raise the limit "
+                "(ulimit -n), or add --workers 0; --resume continues"
             ) from None
-        finally:
-            # Left to the interpreter's end, workers that ignore signals would be waited for.
-            if self.workers:
-                batches._shutdown_workers()  # type: ignore[attr-defined]
+        if "shared memory" in text or number == errno.ENOSPC:
+            raise _no_shared_memory() from None
+        if lacks_memory(error):
+            raise TrainingError(
+                f"out of memory while a batch of {counted(batch_size, 'picture')} was put "
+                f"together; --batch {max(1, batch_size // 2)}, fewer --workers or --set "
+                "cache_mb=0 take less"
+            ) from None
+        if isinstance(error, ConnectionError | EOFError):  # it died while it handed over
+            raise _killed() from None
+        if number in (errno.EAGAIN, errno.ENOMEM):
+            raise TrainingError(
+                f"processes that prepare pictures cannot be started ({os.strerror(number)}); add "
+                "fewer --workers, or --workers 0"
+            ) from None
+        raise
+
+
+def _no_shared_memory() -> TrainingError:
+    return TrainingError(
+        f"{SHARED_MEMORY}, through which processes hand over pictures, is full; {_MORE}; --resume "
+        "continues"
+    )
+
+
+def _killed() -> TrainingError:
+    return TrainingError(
+        "a process that prepares pictures was killed, probably because the memory is full; "
+        "--resume with fewer --workers or --set cache_mb=0"
+    )
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End worker processes at once: they ignore what asks them, and may wait for a dead one."""
+    # torch takes a worker that ends so for one that failed, of which this signal tells it.
+    told = getattr(signal, "SIGCHLD", None)
+    before = None
+    with suppress(ValueError):  # not the main thread, which alone is told
+        before = signal.signal(told, signal.SIG_DFL) if told else None
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    if told and before is not None:
+        signal.signal(told, before)
 
 
 def batches_an_epoch(sources: Sequence[TrainingSet], batch_size: int) -> int:

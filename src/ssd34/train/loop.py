@@ -21,7 +21,7 @@ from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
 from ssd34.train.divergence import diverged
 from ssd34.train.ema import AveragedWeights
-from ssd34.train.loader import Loader, everyones
+from ssd34.train.loader import Loader, batches_an_epoch, deaths_told, everyones
 from ssd34.train.measure import StoppedError, evaluate_network
 from ssd34.train.options import TrainOptions
 from ssd34.train.out_of_memory import advised
@@ -30,7 +30,6 @@ from ssd34.train.progress import Listener, Outcome, Pace
 from ssd34.train.run import BEST, LAST, Run
 from ssd34.train.schedule import Schedule
 from ssd34.train.step import fewest_pictures, make_optimizer, set_training, train_step
-from ssd34.train.time_left import TimeLeft
 from ssd34.train.training_set import TrainingSet
 
 LOG_EVERY = 20
@@ -85,6 +84,19 @@ def train(
         share_batch_norm(network)
     optimizer = make_optimizer(network, options)
     averaged = AveragedWeights(network, decay=options.ema_decay)
+    run = Run(
+        network,
+        labels,
+        optimizer,
+        averaged,
+        options=options,
+        output=output,
+        notes=notes or {},
+        batches_per_epoch=batches_an_epoch(sources, options.batch_size),
+        pictures=pictures_of(sources, validation),
+        writes=ranks.first,
+    )
+    run.restore() if resume else run.start_history()
     loader = Loader(
         sources,
         spec=network.spec,
@@ -94,23 +106,10 @@ def train(
         seed=options.seed,
         workers=options.workers,
         cache_mb=options.cache_mb,
-        size_now=lambda step: options.size_at(run.share(step), network.spec.image_size, step=step),
+        size_now=lambda step: options.size_at(run.share(step), network.spec.image_size),
         pinned=device.type == "cuda",
         ranks=ranks,
     )
-    run = Run(
-        network,
-        labels,
-        optimizer,
-        averaged,
-        options=options,
-        output=output,
-        notes=notes or {},
-        batches_per_epoch=loader.batches_per_epoch,
-        pictures=pictures_of(sources, validation),
-        writes=ranks.first,
-    )
-    run.restore() if resume else run.start_history()
     listener.ready()
     schedule = Schedule(
         peak=options.peak_rate,
@@ -118,14 +117,7 @@ def train(
         kind=options.schedule,
         decays=options.decays,
     )
-    pace = Pace(
-        TimeLeft(
-            options,
-            batches_per_epoch=run.batches_per_epoch,
-            full_size=network.spec.image_size,
-            measured=len(validation),
-        )
-    )
+    pace = Pace()
     saved_at = run.elapsed()
     due = False
     interval = run.batches_per_epoch * options.evaluate_every
@@ -133,10 +125,12 @@ def train(
     share = run.share(run.step)
     if run.step and run.step % interval == 0 and run.evaluated != run.step:
         _evaluate(run, validation, device, listener, ranks)  # it was interrupted
-    with closing(loader.batches(run.step)) as batches:
+    with deaths_told(), closing(loader.batches(run.step, listener.stop)) as batches:
         while share < 1 and not run.reached_target and not ranks.any(listener.stop()):
             waited = time.perf_counter()
-            batch = next(batches)
+            batch = next(batches, None)
+            if batch is None:  # asked to stop
+                break
             waited = time.perf_counter() - waited
             problems = everyones(batch.problems, ranks)
             _report(problems, run, listener, ranks)
@@ -184,9 +178,8 @@ def train(
                 saved_at = run.elapsed()
                 due = False
             if to_measure:
-                started = time.perf_counter()
                 _evaluate(run, validation, device, listener, ranks)
-                pace.evaluated(time.perf_counter() - started)
+                pace.restart()
     if share >= 1 and run.evaluated != run.step and not ranks.any(listener.stop()):
         _evaluate(run, validation, device, listener, ranks)
     run.save_last()
@@ -207,7 +200,7 @@ def _check_before(
     if not any((~sample.ignored).any() for sample in validation.samples):
         raise DatasetError(f"{validation.name}: has no box to measure on")
     if options.batch_size // options.accumulate < fewest_pictures(network, options):
-        less = "" if options.accumulate == 1 else ", a smaller --accumulate"
+        less = "" if options.accumulate == 1 else ", a smaller accumulate"
         raise OptionError(
             "expected two pictures or more in each part of a batch, which batch norm in the extra "
             f"blocks needs: --batch {2 * options.accumulate} or more{less}, or, from a trained "

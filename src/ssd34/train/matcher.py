@@ -17,9 +17,6 @@ MATCH_IOU = 0.5
 CROWD_SHARE = 0.5
 """A default box of which a crowd covers more than this learns no background."""
 
-MATCHERS = ("iou", "atss")
-"""The published rule, and a threshold for each object."""
-
 NEAREST_CELLS = 9
 """Of each level, for ATSS."""
 

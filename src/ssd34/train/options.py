@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
+from msgspec import Meta
 
-from ssd34.core.postprocess import POLICIES, ZOO
+from ssd34.core.postprocess import ZOO, named_policy
 from ssd34.errors import OptionError
+from ssd34.setting_types import Share, check_fields, read_fields
 from ssd34.train.augment import Augmentation
-from ssd34.train.loss import BOX_LOSSES, CLASS_LOSSES
-from ssd34.train.matcher import MATCHERS
 from ssd34.train.schedule import DECAYS
 
 OPTIMIZERS = {"adamw": (3e-4, 0.05), "sgd": (1.25e-3, 5e-4)}
@@ -24,46 +24,14 @@ USUAL_BATCH = 16
 SMALLEST = 32
 """Input size, in pixels."""
 
-SIZE_STEP = 32
-"""Input sizes of `multi_scale` are so many pixels apart."""
+RESUMED = ("epochs", "minutes", "workers", "cache_mb")
+"""Settings that may change when a run is resumed."""
 
-_CHOICES = {
-    "optimizer": tuple(OPTIMIZERS),
-    "schedule": ("cosine", "step"),
-    "precision": ("bf16", "fp32"),
-    "trunk_statistics": ("frozen", "batch"),
-    "head_statistics": ("frozen", "batch"),
-    "decayed": ("weights", "all"),
-    "matcher": MATCHERS,
-    "box_loss": BOX_LOSSES,
-    "class_loss": CLASS_LOSSES,
-    "policy": tuple(POLICIES),
-}
-_RANGES: dict[str, tuple[float, float]] = {
-    "epochs": (1, 1e9),
-    "minutes": (1e-6, 1e9),
-    "batch_size": (1, 1e6),
-    "accumulate": (1, 1e6),
-    "target_map": (0, 1),
-    "learning_rate": (1e-12, 1e30),
-    "trunk_rate": (0, 100),
-    "momentum": (0, 1),
-    "weight_decay": (0, 1e3),
-    "warmup_steps": (0, 1e9),
-    "ema_decay": (0, 1),
-    "gradient_clip": (1e-12, 1e30),
-    "frozen_stages": (0, 4),
-    "frozen_share": (0, 1),
-    "small_size": (SMALLEST, 1e5),
-    "small_share": (0, 1),
-    "multi_scale": (0, 0.5),
-    "balance": (0, 1),
-    "seed": (0, 2**63),
-    "workers": (0, 1e4),
-    "cache_mb": (0, 1e9),
-    "checkpoint_minutes": (1e-6, 1e9),
-    "evaluate_every": (1, 1e9),
-}
+REMOVED = {"multi_scale": 0.0, "box_loss": "smooth-l1", "class_loss": "softmax"}
+"""Settings of former versions, and the values that are the only ones now."""
+
+Statistics = Literal["frozen", "batch"]
+Large = Annotated[float, Meta(ge=1e-12, le=1e30)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +67,7 @@ class TrainOptions:
         frozen_share: share of the run in which they do not train.
         small_size: input size of the first part of the run, in pixels; None: full size.
         small_share: share of the run at that size.
-        multi_scale: the input size of each step is drawn from 1 +- this share of it.
         matcher: which default box learns which object: ``"iou"``, as published, or ``"atss"``.
-        box_loss: ``"smooth-l1"``, as published, or ``"giou"``.
-        class_loss: ``"softmax"``: the hardest negatives, as published; ``"focal"``: all of them.
         policy: how detections are picked for evaluations, which decide on the best weights and on
             `target_map`.
         balance: pictures of a class that fewer than this share of its data set's pictures show
@@ -117,64 +82,51 @@ class TrainOptions:
             end of the run is always measured.
     """
 
-    epochs: int | None = 60
-    minutes: float | None = None
-    target_map: float | None = None
-    batch_size: int = 16
-    accumulate: int = 1
-    optimizer: str = "adamw"
-    learning_rate: float | None = None
-    trunk_rate: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float | None = None
-    decayed: str = "weights"
-    warmup_steps: int = 100
-    schedule: str = "cosine"
-    decay_epochs: tuple[float, ...] | None = None
-    ema_decay: float = 0.999
-    gradient_clip: float | None = 10.0
-    precision: str = "bf16"
-    trunk_statistics: str = "frozen"
-    head_statistics: str = "batch"
-    frozen_stages: int = 1
-    frozen_share: float = 1.0
-    small_size: int | None = None
-    small_share: float = 0.0
-    multi_scale: float = 0.0
-    matcher: str = "iou"
-    box_loss: str = "smooth-l1"
-    class_loss: str = "softmax"
+    epochs: Annotated[int, Meta(ge=1, le=10**9)] | None = 60
+    minutes: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+    target_map: Share | None = None
+    batch_size: Annotated[int, Meta(ge=1, le=10**6)] = 16
+    accumulate: Annotated[int, Meta(ge=1, le=10**6)] = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Large | None = None
+    trunk_rate: Annotated[float, Meta(ge=0, le=100)] = 1.0
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Meta(ge=0, le=1000)] | None = None
+    decayed: Literal["weights", "all"] = "weights"
+    warmup_steps: Annotated[int, Meta(ge=0, le=10**9)] = 100
+    schedule: Literal["cosine", "step"] = "cosine"
+    decay_epochs: tuple[Annotated[float, Meta(gt=0, le=1e9)], ...] | None = None
+    ema_decay: Share = 0.999
+    gradient_clip: Large | None = 10.0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    trunk_statistics: Statistics = "frozen"
+    head_statistics: Statistics = "batch"
+    frozen_stages: Annotated[int, Meta(ge=0, le=4)] = 1
+    frozen_share: Share = 1.0
+    small_size: Annotated[int, Meta(ge=SMALLEST, le=10**5)] | None = None
+    small_share: Share = 0.0
+    matcher: Literal["iou", "atss"] = "iou"
     policy: str = ZOO.name
-    balance: float = 0.0
+    balance: Share = 0.0
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(expand=0.3))
-    seed: int = 34
-    workers: int = 1
-    cache_mb: int | None = None
-    checkpoint_minutes: float = 5.0
-    evaluate_every: int = 1
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 34
+    workers: Annotated[int, Meta(ge=0, le=10**4)] = 1
+    cache_mb: Annotated[int, Meta(ge=0, le=10**9)] | None = None
+    checkpoint_minutes: Annotated[float, Meta(gt=0, le=1e9)] = 5.0
+    evaluate_every: Annotated[int, Meta(ge=1, le=10**9)] = 1
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.minutes is None):
             raise OptionError("expected a length in either epochs or minutes")
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise OptionError(f"expected {name} from {low:g} to {high:g}, got {value}")
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise OptionError(
-                    f"expected {name} to be {' or '.join(allowed)}, got {getattr(self, name)!r}"
-                )
+        check_fields(self)
+        named_policy(self.policy)
         if self.accumulate > self.batch_size:
             raise OptionError(
                 f"expected at most one part a picture, got accumulate {self.accumulate} for a "
                 f"batch of {self.batch_size}"
             )
-        if self.decay_epochs is not None:
-            if self.epochs is None:
-                raise OptionError("decay_epochs needs a length in epochs; give it with --epochs")
-            if not all(0 < epoch < float("inf") for epoch in self.decay_epochs):
-                raise OptionError(f"expected decay_epochs > 0, got {self.decay_epochs}")
+        if self.decay_epochs is not None and self.epochs is None:
+            raise OptionError("decay_epochs needs a length in epochs; give it with --epochs")
 
     @property
     def decays(self) -> tuple[float, ...]:
@@ -196,14 +148,9 @@ class TrainOptions:
         usual = OPTIMIZERS[self.optimizer][1]
         return usual if self.weight_decay is None else self.weight_decay
 
-    def size_at(self, share: float, full: int, *, step: int) -> int:
-        """Input size in pixels of a step, which begins after a share of the run."""
-        side = self.small_size if self.small_size and share < self.small_share else full
-        if self.multi_scale == 0:
-            return side
-        reach = int(side * self.multi_scale / SIZE_STEP)
-        drawn = np.random.default_rng((self.seed, step)).integers(-reach, reach, endpoint=True)
-        return max(SMALLEST, side + int(drawn) * SIZE_STEP)
+    def size_at(self, share: float, full: int) -> int:
+        """Input size in pixels of a step that begins after a share of the run."""
+        return self.small_size if self.small_size and share < self.small_share else full
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` is its inverse."""
@@ -216,14 +163,18 @@ class TrainOptions:
         Raises:
             OptionError: a value is unknown or not allowed.
         """
-        augmentation = values.get("augmentation", {})
-        for kind, settings in ((cls, values), (Augmentation, augmentation)):
-            unknown = sorted(set(settings) - {known.name for known in dataclasses.fields(kind)})
-            if unknown:
-                raise OptionError(
-                    f"training has no option {unknown[0]!r}; it is of a newer version"
-                )
-        given = {**values, "augmentation": Augmentation(**augmentation)}
-        if given.get("decay_epochs") is not None:
-            given["decay_epochs"] = tuple(given["decay_epochs"])
-        return cls(**given)
+        return read_fields(cls, without_removed(values))
+
+
+def without_removed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that are gone since.
+
+    Raises:
+        OptionError: one of them is not as it always is now.
+    """
+    for key, only in REMOVED.items():
+        if values.get(key, only) != only:
+            raise OptionError(
+                f"{key}={values[key]} is gone, it is {only} now; begin another run from the weights"
+            )
+    return {key: value for key, value in values.items() if key not in REMOVED}

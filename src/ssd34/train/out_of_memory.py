@@ -46,6 +46,6 @@ def _advice(pictures: int, side: int, options: TrainOptions, least: int) -> str:
     if pictures < 2 * least or options.batch_size < 2 * least * options.accumulate:
         return f"{message}; use a smaller network or input, or another machine"
     return (
-        f"{message}; add --accumulate {2 * options.accumulate}, which computes the same batch in "
-        f"smaller parts, or try --batch {options.batch_size // 2}"
+        f"{message}; add --set accumulate={2 * options.accumulate}, which computes the same "
+        f"batch in smaller parts, or try --batch {options.batch_size // 2}"
     )

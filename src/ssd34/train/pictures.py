@@ -24,24 +24,18 @@ def pictures_of(sources: Sequence[TrainingSet], validation: Dataset) -> Pictures
     }
 
 
-def other_training(was: Pictures, now: Pictures) -> str | None:
-    """What a run learned from and what it is to learn from now, where they differ."""
+def other_pictures(was: Pictures, now: Pictures) -> str | None:
+    """What a run learned from or was measured on, and what it is to be now, where they differ."""
+    pairs = [("--data", *pair) for pair in zip_longest(was["training"], now["training"])]
+    pairs.append(("--val", was["validation"], now["validation"]))
     return next(
         (
-            f"--data {_written(before)}, now it is {_written(after)}"
-            for before, after in zip_longest(was["training"], now["training"])
+            f"{option} {_written(before)}, now it is {_written(after)}"
+            for option, before, after in pairs
             if _key(before) != _key(after)
         ),
         None,
     )
-
-
-def other_validation(was: Pictures, now: Pictures) -> str | None:
-    """What a run was measured on and what it is to be measured on now, where they differ."""
-    before, after = was["validation"], now["validation"]
-    if _key(before) == _key(after):
-        return None
-    return f"--val {_written(before)}, now it is {_written(after)}"
 
 
 def _of(dataset: Dataset, weight: float) -> dict[str, Any]:

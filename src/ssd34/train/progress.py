@@ -11,13 +11,12 @@ from ssd34.data.dataset import Problem
 from ssd34.evaluate.metrics.coco import CocoMetrics
 from ssd34.train.run import Run
 from ssd34.train.step import Step
-from ssd34.train.time_left import TimeLeft
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands after a step. Times in seconds: `elapsed` of training alone, `remaining`
-    with evaluations; `best_ap` is -1 before the first evaluation."""
+    """Where a run stands after a step. Times in seconds: `elapsed` and `remaining` of
+    training alone, without evaluations; `best_ap` is -1 before the first evaluation."""
 
     step: int
     batches_per_epoch: int
@@ -63,8 +62,7 @@ class Listener:
 class Pace:
     """Sums since the last report."""
 
-    def __init__(self, left: TimeLeft) -> None:
-        self._left = left
+    def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
@@ -72,11 +70,6 @@ class Pace:
         self.started = time.perf_counter()
         self.waited = 0.0
         self.steps: list[Step] = []
-
-    def evaluated(self, seconds: float) -> None:
-        """An evaluation took so long; start anew."""
-        self._left.evaluated(seconds)
-        self.restart()
 
     def add(self, step: Step, *, waited: float) -> None:
         """Take a step in, and how long it waited for its data."""
@@ -88,13 +81,12 @@ class Pace:
         seconds = time.perf_counter() - self.started
         elapsed = run.elapsed()
         count = max(1, len(self.steps))
-        self._left.stepped(count, seconds, share=share)
         progress = Progress(
             step=run.step,
             batches_per_epoch=run.batches_per_epoch,
             share=share,
             elapsed=elapsed,
-            remaining=self._left.seconds(step=run.step, evaluated=run.evaluated, elapsed=elapsed),
+            remaining=run.time_left(seconds / count),
             image_size=image_size,
             learning_rate=rate,
             loss=sum(step.loss for step in self.steps) / count,

@@ -6,6 +6,8 @@ what it sets to ``"auto"`` depends on the machine and on what the run starts fro
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,20 @@ from typing import Any
 from ssd34.data.strict import parse_json
 from ssd34.errors import OptionError
 from ssd34.train.augment import Augmentation
-from ssd34.train.changed import USUAL_SMALL_SHARE, check_decays, settings_of, small_size_alone
-from ssd34.train.options import TrainOptions
-from ssd34.train.settings import AUGMENTATION, AUTO, OPTIONS, Settings, checked
+from ssd34.train.options import TrainOptions, without_removed
+from ssd34.train.schedule import DECAYS
+from ssd34.train.settings import (
+    AUGMENTATION,
+    AUTO,
+    OPTIONS,
+    Settings,
+    checked,
+    settings_of,
+    written,
+)
+
+USUAL_SMALL_SHARE = 0.6
+"""Share of the run at `small_size`, where only that is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +68,7 @@ _PUBLISHED: Settings = {
     "head_statistics": "batch",
     "frozen_stages": 0,
     "matcher": "iou",
-    "box_loss": "smooth-l1",
-    "class_loss": "softmax",
     "policy": "mlperf",
-    "multi_scale": 0.0,
     "expand": 0.0,
     "crop": True,
     "flip": 0.5,
@@ -149,15 +159,14 @@ class Plan:
         recipe: its name.
         changed: what the user set otherwise.
         settings: every setting's value.
-        chosen: the same before it was settled: what depends on other settings, the machine or the
-            start is still ``"auto"`` or None.
+        settled: what the recipe left open, as it did: ``"auto"`` or None.
         options: the settings as the loop takes them.
     """
 
     recipe: str
     changed: Settings
     settings: Settings
-    chosen: Settings
+    settled: Settings
     options: TrainOptions
 
     def to_dict(self) -> dict[str, Any]:
@@ -166,7 +175,7 @@ class Plan:
             "recipe": self.recipe,
             "changed": dict(self.changed),
             "settings": dict(self.settings),
-            "settled": {k: v for k, v in self.chosen.items() if v != self.settings[k]},
+            "settled": dict(self.settled),
         }
 
 
@@ -194,7 +203,7 @@ def read_recipe(name: str) -> Recipe:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OptionError(f"{path}: not a recipe ({type(error).__name__}: {error})") from None
     try:
-        settings = {key: checked(key, value) for key, value in settings.items()}
+        settings = {key: checked(key, value) for key, value in without_removed(settings).items()}
     except OptionError as error:
         raise OptionError(f"{path}: {error}") from None
     return Recipe(name=origin, about=str(path), settings=settings)
@@ -206,6 +215,7 @@ def resolved(
     *,
     start: str,
     bf16: bool,
+    folded: Sequence[str] = (),
 ) -> Plan:
     """Settle a recipe.
 
@@ -214,6 +224,8 @@ def resolved(
         changed: what the user set otherwise.
         start: ``"random"``, ``"trunk"`` or ``"detector"``: what the first weights are.
         bf16: whether the processor computes in bf16.
+        folded: settings of batch norm that the start has folded into its convolutions: it has no
+            statistics to train with any more.
 
     Raises:
         OptionError: a setting is unknown or outside what is allowed.
@@ -227,13 +239,13 @@ def resolved(
     settings = {**_defaults(), **recipe.settings, **given}
     if "decay_epochs" not in given:
         settings["decay_epochs"] = _scaled_decays(recipe.settings, settings)
-    if small_size_alone(given, settings["small_share"]):
+    if given.get("small_size") and "small_share" not in given and settings["small_share"] == 0:
         settings["small_share"] = USUAL_SMALL_SHARE
     chosen = dict(settings)
     automatic = {
         "precision": "bf16" if bf16 else "fp32",
         "trunk_statistics": "batch" if start == "random" else "frozen",
-        "head_statistics": "batch",
+        "head_statistics": "frozen" if "head_statistics" in folded else "batch",
         "frozen_stages": 0 if start == "random" else 1,
     }
     for key, value in automatic.items():
@@ -245,14 +257,75 @@ def resolved(
         augmentation=Augmentation(**{key: settings[key] for key in AUGMENTATION}),
         **{key: settings[key] for key in OPTIONS},
     )
-    check_decays(options, given)
+    for key in folded:
+        if settings[key] != "frozen":
+            raise OptionError(
+                f"{key}={settings[key]} needs batch norm, which an ONNX file has folded into its "
+                f"convolutions; give --set {key}=frozen, or --init with the checkpoint"
+            )
+    _check_decays(options, given)
+    settings |= settings_of(options)
     return Plan(
         recipe=recipe.name,
         changed=changed,
-        settings=settings | settings_of(options),
-        chosen=chosen,
+        settings=settings,
+        settled={k: v for k, v in chosen.items() if v == AUTO or v != settings[k]},
         options=options,
     )
+
+
+def resume_options(options: TrainOptions, changed: Settings) -> TrainOptions:
+    """Options of a run that is resumed, with those of `RESUMED` that were given.
+
+    Raises:
+        OptionError: one is outside what is allowed.
+    """
+    given = dict(changed)
+    if given.keys() & {"epochs", "minutes"}:
+        given = {"epochs": None, "minutes": None, **given}
+        if given["epochs"] is None:
+            given["decay_epochs"] = None
+    now = dataclasses.replace(options, **given)
+    if now.epochs != options.epochs:
+        _check_decays(now, given)
+    return now
+
+
+def resume_note(note: Settings, options: TrainOptions, changed: Settings) -> dict[str, Any]:
+    """The recipe of a run that is resumed, as `Plan.to_dict` writes it.
+
+    Args:
+        note: the recipe so far; empty where the run has none, as those of older versions.
+        options: with which the run is resumed.
+        changed: what was given.
+    """
+    if not note:
+        return {}
+    settings = without_removed({**note["settings"], **settings_of(options)})
+    new = {key: settings[key] for key in changed if note["settings"].get(key) != settings[key]}
+    return {**note, "changed": {**note["changed"], **new}, "settings": settings}
+
+
+def _check_decays(options: TrainOptions, given: Settings) -> None:
+    """
+    Raises:
+        OptionError: decays were given and would never come.
+    """
+    decays = options.decay_epochs
+    if not decays:
+        return
+    if options.schedule != "step":
+        if given.get("decay_epochs") is not None:
+            raise OptionError(
+                f"decay_epochs needs schedule=step, got {options.schedule}; leave one of them out"
+            )
+        return
+    if options.epochs is not None and max(decays) >= options.epochs:
+        raise OptionError(
+            f"expected decay_epochs before the run's end at {options.epochs}, got "
+            f"{written(decays)}; give others with --set decay_epochs="
+            f"{written(tuple(share * options.epochs for share in DECAYS))}"
+        )
 
 
 def _scaled_decays(recipe: Settings, settings: Settings) -> tuple[float, ...] | None:
@@ -268,6 +341,7 @@ def _defaults() -> dict[str, Any]:
     options, augmentation = TrainOptions(), Augmentation()
     return {
         "spec": AUTO, "head_norm": AUTO, "init": None, "labels": AUTO,
+        "coco_names": False, "tensorboard": False,
         **{key: getattr(options, key) for key in OPTIONS},
         **{key: getattr(augmentation, key) for key in AUGMENTATION},
         "small_share": USUAL_SMALL_SHARE,

@@ -16,19 +16,18 @@ from ssd34.core.labels import LabelSet
 from ssd34.data.atomic import remove_parts, write_text
 from ssd34.data.checkpoint import Arrays, Checkpoint, read_checkpoint
 from ssd34.data.dataset import Problem
+from ssd34.data.disk import naming
 from ssd34.errors import CheckpointError, TrainingError
 from ssd34.network.ssd import SSD, arrays_of, load_weights
 from ssd34.train.divergence import LossWatch
 from ssd34.train.ema import AveragedWeights
-from ssd34.train.history import other_policy
-from ssd34.train.options import TrainOptions
-from ssd34.train.pictures import Pictures, other_training
+from ssd34.train.options import RESUMED, TrainOptions
+from ssd34.train.pictures import Pictures, other_pictures
 
 LAST = "last.safetensors"
 BEST = "best.safetensors"
 HISTORY = "history.jsonl"
 
-_LOSSES = ("box_loss", "class_loss")
 _MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
 
 
@@ -97,6 +96,13 @@ class Run:
         assert self.options.minutes is not None
         return min(1.0, self.elapsed() / (60 * self.options.minutes))
 
+    def time_left(self, step_seconds: float) -> float:
+        """Seconds of training to come, at so many seconds a step."""
+        if self.options.epochs is not None:
+            return (self.options.epochs * self.batches_per_epoch - self.step) * step_seconds
+        assert self.options.minutes is not None
+        return max(0.0, 60 * self.options.minutes - self.elapsed())
+
     @property
     def reached_target(self) -> bool:
         """Whether an evaluation has reached the AP at which the run stops."""
@@ -117,7 +123,8 @@ class Run:
         if not self.writes:
             return
         record = {"time": round(time.time(), 3), "step": self.step, **record}
-        with (self.output / HISTORY).open("a", encoding="utf-8") as file:
+        history = self.output / HISTORY
+        with naming(history), history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def start_history(self) -> None:
@@ -196,11 +203,8 @@ class Run:
         state = checkpoint.state
         self.step = self.saved = int(state["step"])
         self.evaluated = int(state["evaluated"])
-        if other_policy(state["options"], self.options.policy) is None:
-            self.best_ap = float(state["best_ap"])  # else it is of another measure
-        # Losses of another kind have another size; checkpoints had no loss at first.
-        if all(state["options"].get(kind) == getattr(self.options, kind) for kind in _LOSSES):
-            self.watch = LossWatch(**state.get("loss", {}))
+        self.best_ap = float(state["best_ap"])
+        self.watch = LossWatch(**state.get("loss", {}))  # checkpoints had none at first
         self.notes = {**state["notes"], **self.notes}
         self._trained, self._since = float(state["elapsed"]), time.monotonic()
         self._forget_later_history()
@@ -218,12 +222,17 @@ class Run:
                 )
         state = checkpoint.state
         same: dict[str, tuple[Any, Any]] = {
-            "--optimizer": (state["options"]["optimizer"], self.options.optimizer),
             "batches an epoch (--data, --batch)": (
                 state["batches_per_epoch"],
                 self.batches_per_epoch,
             ),
         }
+        begun = TrainOptions.from_dict(state["options"])
+        for name in {field.name for field in dataclasses.fields(begun)} - {
+            *RESUMED,
+            "decay_epochs",
+        }:
+            same[name] = getattr(begun, name), getattr(self.options, name)
         for what, (before, after) in same.items():
             if before != after:
                 raise TrainingError(
@@ -231,7 +240,7 @@ class Run:
                     "resume with the same"
                 )
         # Checkpoints did not say it at first.
-        other = other_training(state.get("pictures", self.pictures), self.pictures)
+        other = other_pictures(state.get("pictures", self.pictures), self.pictures)
         if other:
             raise TrainingError(
                 f"{path}: the run began with {other}; resume with the same pictures, boxes and "
@@ -252,8 +261,7 @@ class Run:
                 kept.append(line)
                 if record["event"] == "evaluation":
                     self.evaluated = record["step"]
-                    if other_policy(record, self.options.policy) is None:
-                        self.best_ap = max(self.best_ap, record["summary"]["AP"] or 0.0)
+                    self.best_ap = max(self.best_ap, record["summary"]["AP"] or 0.0)
                 if record["event"] == "problem":
                     self._reported.add((record["where"], record["reason"]))
         if self.writes:
@@ -263,7 +271,7 @@ class Run:
 _STATE = ("step", "evaluated", "elapsed", "best_ap", "batches_per_epoch", "options", "notes")
 
 
-def run_to_go_on(path: Path) -> Checkpoint:
+def run_to_resume(path: Path) -> Checkpoint:
     """A run's last checkpoint, without the arrays that only training needs.
 
     Raises:

@@ -1,14 +1,15 @@
-"""The settings of a training run by name: their types, and how they are written and checked."""
+"""The settings of a training run by name: their types, and how they are written and read."""
 
 from __future__ import annotations
 
-import types
-import typing
+import dataclasses
+import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ssd34.core.spec import SPECS
 from ssd34.errors import OptionError
+from ssd34.setting_types import check, described, kinds_of
 from ssd34.train.augment import Augmentation
 from ssd34.train.options import TrainOptions
 
@@ -17,102 +18,84 @@ AUTO = "auto"
 
 Settings = Mapping[str, Any]
 
-NETWORK: dict[str, Any] = {"spec": str, "head_norm": bool, "init": str | None, "labels": str}
-OPTIONS = {k: t for k, t in typing.get_type_hints(TrainOptions).items() if k != "augmentation"}
-AUGMENTATION = typing.get_type_hints(Augmentation)
 
-SETTINGS: dict[str, Any] = {**NETWORK, **OPTIONS, **AUGMENTATION}
+def _or_auto(kind: Any) -> Any:
+    return kind | Literal["auto"]
+
+
+RUN: dict[str, Any] = {
+    "spec": Literal.__getitem__((*SPECS, AUTO)),
+    "head_norm": _or_auto(bool),
+    "init": str | None,
+    "labels": Literal["coco", "data", "auto"],
+    "coco_names": bool,
+    "tensorboard": bool,
+}
+"""Settings that the training loop does not know: the network, its classes and its start, COCO's
+names for VOC's classes, and whether TensorBoard's events are written."""
+
+OPTIONS = {key: kind for key, kind in kinds_of(TrainOptions).items() if key != "augmentation"}
+AUGMENTATION = kinds_of(Augmentation)
+SETTLED = ("precision", "trunk_statistics", "head_statistics", "frozen_stages")
+"""Options that a recipe can leave to the machine and the start."""
+
+SETTINGS: dict[str, Any] = {
+    **RUN, **OPTIONS, **AUGMENTATION, **{key: _or_auto(OPTIONS[key]) for key in SETTLED},
+}  # fmt: skip
 """Every setting's name and type."""
 
-_CAN_BE_AUTO = (
-    "spec", "head_norm", "labels", "precision", "trunk_statistics", "head_statistics",
-    "frozen_stages",
-)  # fmt: skip
-_ONE_OF = {"spec": tuple(SPECS), "labels": ("coco", "data")}
-
-_OPTION_NAMES = {
+FORMER_OPTIONS = {
     "batch": "batch_size", "global_batch": "batch_size", "lr": "learning_rate",
     "warmup": "warmup_steps", "ema": "ema_decay", "clip": "gradient_clip",
     "freeze": "frozen_stages", "freeze_share": "frozen_share", "no_head_norm": "head_norm",
 }  # fmt: skip
-"""Settings whose option on the command line has another name."""
+"""Settings whose option on the command line has or had another name."""
+
+_WORDS = {
+    "true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "none": None,
+}  # fmt: skip
+
+
+def setting_of_option(option: str) -> str | None:
+    """The setting that an option such as ``--freeze`` stands for; None where it is none."""
+    name = option.removeprefix("--").replace("-", "_")
+    name = FORMER_OPTIONS.get(name, name)
+    return name if name in SETTINGS else None
 
 
 def parsed_setting(text: str) -> tuple[str, Any]:
     """``key=value`` as it is written on a command line.
 
     Raises:
-        OptionError: no such setting, or a value of the wrong type.
+        OptionError: no such setting, or a value that it does not take.
     """
     key, separator, value = text.partition("=")
     key = key.strip()
     if not separator:
         raise OptionError(f"expected --set key=value, got {text!r}")
-    _known(key)
-    wanted = SETTINGS[key]
-    try:
-        return key, _parsed(value.strip(), wanted, auto=key in _CAN_BE_AUTO)
-    except ValueError:
-        raise OptionError(f"expected {key} to be {_described(key)}, got {value!r}") from None
-
-
-def _known(key: str) -> None:
-    if key not in SETTINGS:
-        import difflib
-
-        option = key.removeprefix("--").replace("-", "_")
-        named = _OPTION_NAMES.get(option, option)
-        close = [named] if named in SETTINGS else difflib.get_close_matches(key, SETTINGS, n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(SETTINGS)}"
-        raise OptionError(f"training has no setting {key!r}; {hint}")
+    return key, checked(key, _parsed(value.strip(), _kind(key)))
 
 
 def checked(key: str, value: Any) -> Any:
-    """A value that is already typed, as JSON and click give it."""
-    _known(key)
-    allowed = _alternatives(SETTINGS[key])
-    if isinstance(value, list):
-        value = tuple(value)
-    if isinstance(value, int) and not isinstance(value, bool) and float in allowed:
-        value = float(value)
-    fits = (
-        (value == AUTO and key in _CAN_BE_AUTO)
-        or (value is None and type(None) in allowed)
-        or type(value) in allowed
-        or (
-            isinstance(value, tuple)
-            and any(typing.get_origin(kind) is tuple for kind in allowed)
-            and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-        )
-    )
-    choices = _ONE_OF.get(key)
-    if not fits or (choices and value != AUTO and value not in choices):
-        raise OptionError(f"expected {key} to be {_described(key)}, got {value!r}")
-    return value
+    """A value that is already typed, as JSON and click give it.
+
+    Raises:
+        OptionError: no such setting, or a value that it does not take.
+    """
+    return check(key, value, _kind(key))
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-
-
-_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-
-
-def _parsed(text: str, kind: Any, *, auto: bool) -> Any:
-    """Raises ValueError where the text is no such value."""
-    if auto and text == AUTO:
-        return AUTO
-    kinds = _alternatives(kind)
-    if type(None) in kinds and text.lower() == "none":
-        return None
-    [wanted] = (one for one in kinds if one is not type(None))
-    if wanted is bool:
-        if text.lower() not in _BOOLEANS:
-            raise ValueError(text)
-        return _BOOLEANS[text.lower()]
-    if typing.get_origin(wanted) is tuple:
-        return tuple(float(part) for part in text.split(","))
-    return wanted(text)
+def settings_of(options: TrainOptions) -> dict[str, Any]:
+    """Every setting that options hold, by name, with the learning rate and weight decay that they
+    come to."""
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    augmentation = values.pop("augmentation")
+    return {
+        **values,
+        **dataclasses.asdict(augmentation),
+        "learning_rate": options.peak_rate,
+        "weight_decay": options.decay,
+    }
 
 
 def written(value: Any) -> str:
@@ -124,20 +107,26 @@ def written(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _described(key: str) -> str:
-    """What a setting takes, for messages."""
-    if key in _ONE_OF:
-        words = [*_ONE_OF[key]]
-    else:
-        kinds = _alternatives(SETTINGS[key])
-        words = [_KINDS.get(kind, "numbers such as 40,50") for kind in kinds]
-    return " or ".join([*words, *([AUTO] if key in _CAN_BE_AUTO else [])])
+def _kind(key: str) -> Any:
+    if key not in SETTINGS:
+        named = setting_of_option(key)
+        close = [named] if named else difflib.get_close_matches(key, SETTINGS, n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(SETTINGS)}"
+        raise OptionError(f"training has no setting {key!r}; {hint}")
+    return SETTINGS[key]
 
 
-_KINDS = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    bool: "true or false",
-    type(None): "none",
-}
+def _parsed(text: str, kind: Any) -> Any:
+    """What a text looks like: a word, numbers or just a text."""
+    words = described(kind)
+    if text.lower() in _WORDS and (text.lower() == "none" or "a text" not in words):
+        return _WORDS[text.lower()]
+    try:
+        if "numbers" in words:
+            return tuple(float(part) for part in text.split(","))
+        return text if "a text" in words else int(text)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            return text

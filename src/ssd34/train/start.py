@@ -19,9 +19,6 @@ TRUNK = "trunk."
 NORMALISED = {"trunk_statistics": TRUNK, "head_statistics": "extras."}
 """The settings of batch norm, and what the names of what they are about begin with."""
 
-RARE = 0.01
-"""Share of default boxes that hold an object, as new heads see it before focal loss."""
-
 
 @dataclass(frozen=True, eq=False)
 class Start:
@@ -68,16 +65,12 @@ class Start:
         trunk = {k.removeprefix(TRUNK): array for k, array in weights if k.startswith(TRUNK)}
         return Start(self.source, trunk=trunk, trunk_spec=self.spec)
 
-    def put_into(self, network: SSD, labels: LabelSet, *, class_loss: str = "softmax") -> str:
+    def put_into(self, network: SSD, labels: LabelSet) -> str:
         """Give a network these weights; returns a line on what it got.
-
-        For the focal loss new heads are told that objects are rare.
 
         Raises:
             CheckpointError: they belong to another network.
         """
-        if self.detector is None and class_loss == "focal":
-            network.heads.expect_objects(RARE)
         if self.trunk is not None:
             start_trunk(network, self.trunk, source=self.source)
             return f"trunk from {Path(self.source).name}"

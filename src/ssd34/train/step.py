@@ -111,8 +111,6 @@ def _learn(network: SSD, part: Batch, pictures: int, *, options: TrainOptions) -
         offsets=part.offsets,
         labels=part.labels,
         labelled=part.labelled,
-        box_loss=options.box_loss,
-        class_loss=options.class_loss,
     )
     share = len(part.images) / pictures
     (loss.total * share).backward()  # type: ignore[no-untyped-call]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssd34.data.disk import naming
 from ssd34.errors import require
 from ssd34.evaluate.metrics.coco import CocoMetrics
 from ssd34.train.progress import Progress
@@ -23,7 +26,11 @@ _STEP = {
 
 
 class EventWriter:
-    """Writes events beside the checkpoints."""
+    """Writes events beside the checkpoints.
+
+    At once, not in the thread of the library's SummaryWriter: where that one dies of a full disk,
+    who adds events waits without end.
+    """
 
     def __init__(self, output: Path, *, resumed_at: int | None = None) -> None:
         """
@@ -33,28 +40,44 @@ class EventWriter:
 
         Raises:
             MissingExtraError: tensorboardX is not installed.
+            OSError: the folder cannot be written.
         """
-        library = require("tensorboardX", extra="tensorboard", why="--tensorboard")
+        require("tensorboardX", extra="tensorboard", why="--set tensorboard=true")
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._folder = output / FOLDER
         self._step = resumed_at or 0
-        purge = None if resumed_at is None else resumed_at + 1
-        self._writer: Any = library.SummaryWriter(
-            logdir=str(output / FOLDER), purge_step=purge, flush_secs=15
-        )
+        with naming(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._writer: Any = EventsWriter(str(self._folder / "events"))
+            if resumed_at is not None:
+                start = SessionLog(status=SessionLog.START)
+                event = Event(wall_time=time.time(), step=resumed_at + 1, session_log=start)
+                self._writer.write_event(event)
+            self._writer.flush()
 
     def progress(self, now: Progress) -> None:
         """The numbers of some steps."""
         self._step = now.step
-        for tag, name in _STEP.items():
-            self._writer.add_scalar(tag, getattr(now, name), now.step)
+        self._add({tag: getattr(now, name) for tag, name in _STEP.items()})
 
     def evaluated(self, metrics: CocoMetrics) -> None:
         """COCO's numbers, and AP of each class, after the steps reported last."""
-        for name, value in metrics.summary.items():
-            if value is not None:
-                self._writer.add_scalar(f"evaluation/{name}", value, self._step)
-        for name, value in metrics.class_ap.items():
-            self._writer.add_scalar(f"class_AP/{name}", value, self._step)
+        summary = {f"evaluation/{k}": v for k, v in metrics.summary.items() if v is not None}
+        self._add({**summary, **{f"class_AP/{k}": v for k, v in metrics.class_ap.items()}})
+
+    def _add(self, values: Mapping[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        with naming(self._folder):
+            for tag, value in values.items():
+                event = Event(wall_time=time.time(), step=self._step, summary=scalar(tag, value))
+                self._writer.write_event(event)
+            self._writer.flush()
 
     def close(self) -> None:
         """Write what is left."""
-        self._writer.close()
+        with naming(self._folder):
+            self._writer.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ssd34.core.spec import ModelSpec
-from ssd34.train.options import SIZE_STEP, TrainOptions
+from ssd34.train.options import TrainOptions
 
 
 def untrained_levels(spec: ModelSpec, options: TrainOptions) -> str | None:
@@ -14,8 +14,7 @@ def untrained_levels(spec: ModelSpec, options: TrainOptions) -> str | None:
     small = options.small_size
     if small is None or options.small_share == 0:
         return None
-    largest = small + int(small * options.multi_scale / SIZE_STEP) * SIZE_STEP
-    levels, left = len(spec.steps), len(spec.at_size(largest).steps)
+    levels, left = len(spec.steps), len(spec.at_size(small).steps)
     if left >= levels:
         return None
     enough = next(side for side in range(small, 2 * spec.image_size)
@@ -26,10 +25,10 @@ def untrained_levels(spec: ModelSpec, options: TrainOptions) -> str | None:
     )
     if options.small_share == 1:
         return (
-            f"{lacks} are never trained; give --small-size {enough} or more, or a --small-share "
-            "below 1"
+            f"{lacks} are never trained; give --set small_size={enough} or more, or a "
+            "small_share below 1"
         )
     return (
         f"{lacks} are not trained in the first {options.small_share:.0%} of the run; from "
-        f"--small-size {enough} on they are"
+        f"--set small_size={enough} on they are"
     )

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.data.atomic import write_text
+from ssd34.data.lock import folder_locked
 from ssd34.data.unpack import require_space, unpack
 from ssd34.errors import DatasetError
 from ssd34.zoo.datasets import Archive, PublishedData
 from ssd34.zoo.download import PAUSE, TIMEOUT, download
-from ssd34.zoo.lock import held
 
 ATTEMPTS = 20
 """How often an address may break off: the largest archive takes hours."""
@@ -64,8 +64,7 @@ def download_data(
     """
     archives = folder / ARCHIVES
     require_space(folder, _needed(data, folder, keep_archives=keep_archives))
-    archives.mkdir(parents=True, exist_ok=True)
-    with held(archives / ".lock", waiting=lambda: progress("waiting for another process", 0, 0)):
+    with folder_locked(archives, waiting=lambda who: progress(f"waiting for {who}", 0, 0)):
         for archive in data.archives:
             missing = _missing(archive, folder)
             if not missing:

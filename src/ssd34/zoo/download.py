@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ssd34.data.checksum import sha256_of
+from ssd34.data.lock import file_locked
 from ssd34.errors import DownloadError
-from ssd34.zoo.lock import held
 from ssd34.zoo.transfer import BrokenOff, Refused, receive
 
 TIMEOUT = 30.0
@@ -67,7 +67,7 @@ def download(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     answers = []
-    with held(target.with_name(f".{target.name}.lock"), waiting=lambda: progress(_length(part))):
+    with file_locked(target, waiting=lambda _who: progress(_length(part))):
         if is_file(target, size=size, sha256=sha256):
             return
         for url in urls:

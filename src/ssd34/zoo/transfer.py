@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from ssd34.data.disk import naming
 from ssd34.version import __version__
 
 _BLOCK = 1 << 16
@@ -82,7 +83,7 @@ def receive(
                 raise Refused(f"announces {announced} bytes instead of {size}")
         have = offset + len(head)
         progress(have)
-        with part.open("ab" if offset else "wb") as file:
+        with naming(part, needs=size), part.open("ab" if offset else "wb") as file:
             file.write(head)
             for block in blocks:
                 file.write(block)

@@ -1,0 +1,83 @@
+"""Checks the values of settings by their types: dataclasses with ``Annotated`` ranges say what is
+allowed, and msgspec checks it."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Meta, inspect
+
+from ssd34.errors import OptionError
+
+T = typing.TypeVar("T")
+
+Share = typing.Annotated[float, Meta(ge=0, le=1)]
+
+
+def kinds_of(owner: type) -> dict[str, Any]:
+    """The type of each setting of a dataclass, with its range."""
+    return typing.get_type_hints(owner, include_extras=True)
+
+
+def check(name: str, value: Any, kind: Any) -> Any:
+    """A value as its type has it: a list becomes a tuple, a whole number a float.
+
+    Raises:
+        OptionError: of another type, or out of its range.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        raise OptionError(f"expected {name} to be {described(kind)}, got {value!r}") from None
+
+
+def check_fields(settings: Any) -> None:
+    """Check every value of a dataclass, but for those that are dataclasses themselves.
+
+    Raises:
+        OptionError: as `check`.
+    """
+    for name, kind in kinds_of(type(settings)).items():
+        if not dataclasses.is_dataclass(kind):
+            check(name, getattr(settings, name), kind)
+
+
+def read_fields(owner: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass from JSON or YAML values; what is left out gets its default.
+
+    Raises:
+        OptionError: a value is unknown or not allowed.
+    """
+    kinds = kinds_of(owner)
+    given = {}
+    for name, value in values.items():
+        if name not in kinds:
+            raise OptionError(f"there is no option {name!r}; it is of a newer version")
+        kind = kinds[name]
+        inner = dataclasses.is_dataclass(kind)
+        given[name] = read_fields(kind, value) if inner else check(name, value, kind)
+    return owner(**given)
+
+
+def described(kind: Any) -> str:
+    """What values a type has, in words."""
+    return _described(inspect.type_info(kind))
+
+
+def _described(kind: inspect.Type) -> str:
+    if isinstance(kind, inspect.UnionType):
+        return " or ".join(map(_described, kind.types))
+    if isinstance(kind, inspect.LiteralType):
+        return " or ".join(map(str, kind.values))
+    if isinstance(kind, inspect.VarTupleType):
+        return "numbers such as 40,50"
+    if isinstance(kind, inspect.IntType | inspect.FloatType):
+        name = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
+        bounds = (("from", kind.ge), ("above", kind.gt), ("to", kind.le), ("below", kind.lt))
+        return " ".join([name, *(f"{word} {at:g}" for word, at in bounds if at is not None)])
+    simple = {inspect.BoolType: "true or false", inspect.NoneType: "none"}
+    return simple.get(type(kind), "a text")
