@@ -26,30 +26,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssd34.cli.datasets import opened
-from ssd34.cli.train_setup import classes, start_from, weighted
+from ssd34.cli.data.group import opened
+from ssd34.cli.train.setup import classes, start_from, weighted
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Picked, postprocess
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
-from ssd34.data.checkpoint import read_checkpoint
-from ssd34.data.classes import of_classes
-from ssd34.data.dataset import Dataset
+from ssd34.datasets.classes import of_classes
+from ssd34.datasets.dataset import Dataset
 from ssd34.evaluate.evaluator import detect_all
 from ssd34.evaluate.metrics.bootstrap import match
 from ssd34.evaluate.metrics.coco import CocoMetrics, coco_metrics
 from ssd34.evaluate.metrics.comparison import compare
 from ssd34.evaluate.results import Results, read_results, write_results
+from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD, load_weights
+from ssd34.train.examples.training_set import training_sets
 from ssd34.train.loop import train
-from ssd34.train.measure import stages_of_network
-from ssd34.train.options import TrainOptions
-from ssd34.train.precision import computes_bf16
 from ssd34.train.progress import Listener, Progress
-from ssd34.train.recipe import read_recipe, resolved
 from ssd34.train.run import HISTORY, LAST
-from ssd34.train.settings import Settings, parsed_setting
-from ssd34.train.training_set import training_sets
+from ssd34.train.settings.options import TrainOptions
+from ssd34.train.settings.recipe import read_recipe, resolved
+from ssd34.train.settings.settings import Settings, parsed_setting
+from ssd34.train.step import computes_bf16
+from ssd34.train.validate import stages_of_network
 
 RESULTS = "results.jsonl"
 DETECTIONS = "detections.json"

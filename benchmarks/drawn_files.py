@@ -17,13 +17,13 @@ from ssd34 import named_spec
 from ssd34.core.labels import COCO_LABELS
 from ssd34.core.postprocess import ZOO
 from ssd34.core.spec import SPECS
-from ssd34.data.checkpoint import Checkpoint
-from ssd34.deploy.calibrate import calibrate
-from ssd34.deploy.calibration_pictures import from_folder
-from ssd34.deploy.export import ExportOptions, onnx_model
-from ssd34.deploy.graph import save_model
-from ssd34.deploy.network import network_of
-from ssd34.deploy.quantize import PUBLISHED_FORMS, quantized_model
+from ssd34.deploy.graph.builder import save_model
+from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.int8.calibrate import calibrate
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
+from ssd34.deploy.search.pictures import from_folder
+from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.ssd import SSD, arrays_of
 
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from ssd34 import Detector
-from ssd34.data.atomic import write_text
-from ssd34.data.dataset import Dataset
-from ssd34.data.formats import open_dataset
+from ssd34.datasets.dataset import Dataset
+from ssd34.datasets.open import open_dataset
 from ssd34.evaluate.evaluator import detect_all, stages_of
 from ssd34.evaluate.metrics.bootstrap import match, uncertainty
 from ssd34.evaluate.metrics.coco import coco_metrics, ground_truth
 from ssd34.evaluate.results import Results, read_results
+from ssd34.files.atomic import write_text
 
 APART = 10_000_000
 """Between the image ids of one repetition and the next."""

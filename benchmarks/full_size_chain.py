@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from ssd34 import named_spec
-from ssd34.data.atomic import write_text
+from ssd34.files.atomic import write_text
 from ssd34.network.pretrained import benchmark_names
 from ssd34.network.ssd import SSD
 

@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.core.spec import named_spec
-from ssd34.data.atomic import write_text
-from ssd34.data.dataset import Dataset
-from ssd34.data.formats import open_dataset
-from ssd34.train import example
-from ssd34.train.augment import Augmentation
-from ssd34.train.example import Draw
-from ssd34.train.loader import Loader
-from ssd34.train.training_set import TrainingSet, training_sets
+from ssd34.datasets.dataset import Dataset
+from ssd34.datasets.open import open_dataset
+from ssd34.files.atomic import write_text
+from ssd34.train.examples import example
+from ssd34.train.examples.augment import Augmentation
+from ssd34.train.examples.example import Draw
+from ssd34.train.examples.loader import Loader
+from ssd34.train.examples.training_set import TrainingSet, training_sets
 
 PARTS = (
     (Dataset, "read_reduced", "decode"),

@@ -16,16 +16,15 @@ from typing import Any, cast
 import torch
 
 from ssd34.core.spec import SPECS, named_spec
-from ssd34.data.atomic import write_text
-from ssd34.data.formats import open_dataset
+from ssd34.datasets.open import open_dataset
+from ssd34.files.atomic import write_text
 from ssd34.machine import this_cpu, thread_budget
 from ssd34.network.ssd import SSD
-from ssd34.runtime.benchmark import interleaved, speed_up, summary
-from ssd34.train.loader import Loader
-from ssd34.train.options import TrainOptions
-from ssd34.train.precision import computes_bf16
-from ssd34.train.step import make_optimizer, set_training, train_step
-from ssd34.train.training_set import training_sets
+from ssd34.runtime.timing import interleaved, speed_up, summary
+from ssd34.train.examples.loader import Loader
+from ssd34.train.examples.training_set import training_sets
+from ssd34.train.settings.options import TrainOptions
+from ssd34.train.step import computes_bf16, make_optimizer, set_training, train_step
 
 CPU = torch.device("cpu")
 

@@ -26,16 +26,16 @@ from rich.table import Table
 
 from ssd34 import COCO_LABELS, Detector, named_spec, read_image
 from ssd34.core.preprocess import PREPROCESSINGS
-from ssd34.data.atomic import write_text
-from ssd34.data.checkpoint import Checkpoint
-from ssd34.deploy.calibrate import calibrate
-from ssd34.deploy.graph import save_model
-from ssd34.deploy.network import Network, network_of
-from ssd34.deploy.quantize import QuantizeOptions, quantized_model
-from ssd34.deploy.read_network import read_network
+from ssd34.deploy.graph.builder import save_model
+from ssd34.deploy.graph.layers import Network, network_of
+from ssd34.deploy.graph.read import read_network
+from ssd34.deploy.int8.calibrate import calibrate
+from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
+from ssd34.files.atomic import write_text
+from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.ssd import SSD, arrays_of
-from ssd34.runtime.benchmark import interleaved, speed_up, summary
-from ssd34.runtime.detector import model_path
+from ssd34.runtime.timing import interleaved, speed_up, summary
+from ssd34.zoo.names import model_path
 
 INPUTS = ("uint8", "float32")
 BARE = "bare graph"

@@ -18,10 +18,10 @@ from PIL import Image
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO
 from ssd34.core.spec import ModelSpec, named_spec
-from ssd34.data.checkpoint import Checkpoint
-from ssd34.data.formats import open_dataset
-from ssd34.deploy.export import ExportOptions, onnx_model
-from ssd34.deploy.graph import save_model
+from ssd34.datasets.open import open_dataset
+from ssd34.deploy.graph.builder import save_model
+from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.ssd import SSD, arrays_of
 from ssd34.runtime.detector import Detector
 

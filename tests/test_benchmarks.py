@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ssd34.runtime.detector import EMBEDDED
+from ssd34.zoo.names import EMBEDDED
 from tests.conftest import EXAMPLES, ROOT
 
 SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))

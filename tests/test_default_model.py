@@ -10,7 +10,8 @@ import pytest
 import ssd34
 from ssd34.core.boxes import pairwise_iou
 from ssd34.core.labels import COCO_LABELS
-from ssd34.runtime.detector import EMBEDDED, Detector, model_path
+from ssd34.runtime.detector import Detector
+from ssd34.zoo.names import EMBEDDED, model_path
 from tests.conftest import EXAMPLES
 
 WEIGHTS = Path(ssd34.__file__).parent / "weights"

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -70,45 +71,92 @@ def test_a_missing_extra_is_named_with_the_remedy(arguments, extra):
     assert len(result.stderr.splitlines()) == 1
 
 
-ALLOWED = {
-    "errors": set(),
-    "version": set(),
-    "machine": set(),
-    "core": {"errors"},
-    "data": {"core", "errors"},
-    "network": {"core", "data", "errors"},
-    "zoo": {"core", "data", "errors", "version"},
-    "runtime": {"core", "data", "zoo", "errors", "version", "machine"},
-    "evaluate": {"core", "data", "zoo", "runtime", "errors", "machine"},
-    "deploy": {"core", "data", "zoo", "runtime", "evaluate", "errors", "version", "machine"},
-    "setting_types": {"errors"},
-    "train": {"core", "data", "network", "evaluate", "errors", "setting_types", "machine"},
-    "workflows": {
-        "core",
-        "data",
-        "network",
-        "zoo",
-        "runtime",
-        "evaluate",
-        "deploy",
-        "train",
-        "errors",
-        "version",
-        "machine",
-    },
+LEAVES = {"errors", "version", "text", "machine", "setting_types"}
+"""Modules that every room may use; they use only each other."""
+
+DATA = {"core", "files", "images", "datasets"}
+
+ROOMS: dict[str, set[str]] = {
+    "core": set(),
+    "files": {"core"},
+    "images": {"core", "files"},
+    "datasets": {"core", "files", "images"},
+    "zoo": {"core", "files"},
+    "network": {"core", "files", "zoo"},
+    "runtime": {"core", "files", "images", "zoo"},
+    "benchmark": {"core", "files", "images", "zoo", "runtime"},
+    "evaluate": DATA | {"zoo", "runtime"},
+    "deploy": DATA | {"zoo", "runtime", "evaluate"},
+    "train": DATA | {"zoo", "network", "runtime", "evaluate"},
+    "workflows": DATA | {"zoo", "network", "runtime", "benchmark", "evaluate", "deploy", "train"},
 }
+"""What each room may use beside itself and the leaves; `cli` may use everything."""
+
+NEVER = {
+    "deploy.graph": {"deploy.int8", "deploy.search", "deploy.publish", "evaluate"},
+    "deploy.int8": {"deploy.search", "deploy.publish", "evaluate"},
+    "deploy.search": {"deploy.publish"},
+    "deploy.publish": {"deploy.search", "deploy.int8"},
+    "train.examples": {"train.loop", "train.step", "train.loss", "train.run"},
+    "train.settings": {"train.loop", "train.step", "train.loss", "train.run"},
+    "train.loss": {"train.loop", "train.step", "train.run"},
+    "train.step": {"train.loop", "train.run"},
+    "workflows": {"cli"},
+}
+"""Ways back inside the house."""
+
+MOST_ENTRIES = 14
+
+
+def imports_of(path):
+    """The modules of the package that a file names in any import, without ``ssd34.``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssd34"):
+            inside = (node.module or "").removeprefix("ssd34").removeprefix(".")
+            for alias in node.names:
+                whole = f"{inside}.{alias.name}".removeprefix(".")
+                place = SOURCE.joinpath(*whole.split("."))
+                yield whole if place.is_dir() or place.with_suffix(".py").is_file() else inside
+
+
+def name_of(path):
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
 
 
 def test_arrows_point_one_way():
-    """cli uses everything; the rest uses only what the architecture allows."""
     for path in SOURCE.rglob("*.py"):
-        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-        if room not in ALLOWED:
+        name = name_of(path)
+        room = name.split(".")[0]
+        if room not in ROOMS and room not in LEAVES:
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssd34."):
-                used = (node.module or "").split(".")[1]
-                assert used in ALLOWED[room] | {room}, f"{path}: {node.module}"
+        for used in imports_of(path):
+            assert used.split(".")[0] in ROOMS.get(room, set()) | {room} | LEAVES, f"{path}: {used}"
+            for part, never in NEVER.items():
+                if f"{name}.".startswith(f"{part}."):
+                    assert not any(f"{used}.".startswith(f"{n}.") for n in never), f"{path}: {used}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {name_of(path): set(imports_of(path)) for path in SOURCE.rglob("*.py")}
+    del graph["__init__"]
+    order = TopologicalSorter({n: {u for u in used if u in graph} for n, used in graph.items()})
+    order.prepare()  # raises CycleError
+
+
+def test_rooms_are_small():
+    for folder in [SOURCE, *(p for p in SOURCE.rglob("*") if p.is_dir())]:
+        entries = [p for p in folder.iterdir() if p.name not in ("__init__.py", "__pycache__")]
+        modules = [p for p in entries if p.suffix == ".py"]
+        assert len(modules) <= MOST_ENTRIES, folder
+        assert folder == SOURCE or len(entries) <= MOST_ENTRIES, folder
+
+
+def test_the_map_in_the_readme_shows_every_room():
+    text = (SOURCE.parent.parent / "README.md").read_text(encoding="utf-8")
+    drawn = text.split("src/ssd34/\n", 1)[1].split("```", 1)[0]
+    shown = {line.split()[0].rstrip("/") for line in drawn.splitlines() if line.startswith("  ")}
+    rooms = {p.name for p in SOURCE.iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert {name for name in shown if not name.endswith(".py")} == rooms
 
 
 def test_no_work_at_import():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import EXAMPLES
-from tests.silence_probe import CONTROL, REFUSED
+from tests.support.silence_probe import CONTROL, REFUSED
 
 ROOT = Path(__file__).parent.parent
 needs_openvino = pytest.mark.skipif(
@@ -31,7 +31,7 @@ detector.detect(picture)
 time.sleep(max(0, float(seconds) - time.monotonic() + started))
 """
 DRAW = """
-from ssd34.zoo.cache import load_matplotlib
+from ssd34.files.cache import load_matplotlib
 load_matplotlib(extra="plot", why="a test")
 from matplotlib.figure import Figure
 Figure().savefig("a.png")
@@ -48,7 +48,7 @@ def run_in_namespace(commands, folder):
     unshare = ("unshare", "--user", "--map-root-user", "--net", "--mount")
     try:
         result = subprocess.run(
-            [*unshare, sys.executable, str(ROOT / "tests" / "silence_probe.py")],
+            [*unshare, sys.executable, str(ROOT / "tests" / "support" / "silence_probe.py")],
             input=json.dumps(commands), cwd=folder / "work", env=environment,
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip

@@ -15,7 +15,6 @@ from ssd34.core.detections import Detection, Detections
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.postprocess import BEST, MLPERF, MLPERF_UNCLAMPED, ZOO, Policy, named_policy
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
-from ssd34.data.image_io import read_image
 from ssd34.errors import (
     CheckpointError,
     DatasetError,
@@ -28,8 +27,9 @@ from ssd34.errors import (
     Ssd34Error,
     TrainingError,
 )
+from ssd34.images.draw import draw
+from ssd34.images.read import read_image
 from ssd34.runtime.detector import Detector
-from ssd34.runtime.draw import draw
 from ssd34.version import __version__
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from ssd34.benchmark.worker import Worker
 from ssd34.cli import app
 from ssd34.errors import Ssd34Error
-from ssd34.runtime.benchmark_worker import Worker
 from ssd34.runtime.engine_choice import EXACT
 from tests.conftest import EXAMPLES
 

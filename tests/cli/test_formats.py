@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from ssd34.cli.app import commands
-from ssd34.data.checkpoint import read_checkpoint
 from ssd34.errors import DatasetError
-from tests.cli.test_data import voc
-from tests.cli.test_train import QUICK
+from ssd34.files.checkpoint import read_checkpoint
+from tests.cli.data.test_data import voc
+from tests.cli.train.test_train import QUICK
 from tests.conftest import TINY_LABELS
 
 

@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from ssd34.cli.app import commands
-from ssd34.data.lock import file_locked, folder_locked
 from ssd34.errors import OptionError
+from ssd34.files.lock import file_locked, folder_locked
 from tests.conftest import EXAMPLES
 
 

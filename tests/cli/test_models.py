@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from ssd34.cli import app
-from ssd34.runtime.detector import model_path
-from ssd34.zoo.catalogue import PUBLISHED, PublishedFile, PublishedModel
-from tests.zoo.mirror import CONTENT, POINTER, SHA256, SIZE, Mirror, ranged, status, whole
+from ssd34.files.download import PublishedFile
+from ssd34.zoo.catalogue import PUBLISHED, PublishedModel
+from ssd34.zoo.names import model_path
+from tests.support.mirror import CONTENT, POINTER, SHA256, SIZE, Mirror, ranged, status, whole
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import pytest
 
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.spec import named_spec
-from tests.golden import assert_golden
+from tests.support.golden import assert_golden
 
 
 @pytest.mark.parametrize("network", ["ssd300", "ssd1200"])

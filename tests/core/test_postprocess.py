@@ -18,7 +18,7 @@ from ssd34.core.postprocess import (
 )
 from ssd34.core.spec import named_spec
 from ssd34.errors import OptionError
-from tests.golden import assert_golden, drawn_inputs
+from tests.support.golden import assert_golden, drawn_inputs
 
 
 @pytest.mark.parametrize(("network", "policy"), [("ssd300", MLPERF), ("ssd1200", MLPERF_UNCLAMPED)])

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from ssd34.core.spec import SPECS
-from ssd34.data.checkpoint import Checkpoint
-from ssd34.deploy.network import CONV, IMAGE, MAXPOOL, layers_of, network_of
+from ssd34.deploy.graph.layers import CONV, IMAGE, MAXPOOL, layers_of, network_of
 from ssd34.errors import CheckpointError, ModelError
-from ssd34.network.fake_quantized import FakeQuantizedSSD, Steps
+from ssd34.files.checkpoint import Checkpoint
+from ssd34.network.rounded import FakeQuantizedSSD, Steps
 from ssd34.network.ssd import SSD
 from tests.conftest import tiny_spec
 

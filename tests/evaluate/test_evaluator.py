@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from ssd34.core.postprocess import POLICIES, ZOO, Picked
-from ssd34.data.dataset import Dataset
-from ssd34.data.formats import open_dataset
-from ssd34.deploy.export import ExportOptions, onnx_model
-from ssd34.deploy.graph import save_model
+from ssd34.datasets.dataset import Dataset
+from ssd34.datasets.open import open_dataset
+from ssd34.deploy.graph.builder import save_model
+from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.evaluate.evaluator import Stages, detect_all, evaluate, stages_of
 from ssd34.evaluate.results import Results
 from ssd34.runtime.detector import Detector

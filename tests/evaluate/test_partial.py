@@ -6,7 +6,7 @@ import json
 import pytest
 
 from ssd34.core.postprocess import POLICIES
-from ssd34.data.formats import open_dataset
+from ssd34.datasets.open import open_dataset
 from ssd34.errors import OptionError
 from ssd34.evaluate.evaluator import detect_all, stages_of
 from ssd34.evaluate.partial import engine_of, partial_file, partial_path

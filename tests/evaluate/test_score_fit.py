@@ -7,8 +7,8 @@ import pytest
 
 from ssd34.core.postprocess import ZOO, softmax
 from ssd34.core.score_calibration import ScoreCalibration
-from ssd34.data.dataset import Problem
-from ssd34.data.formats import open_dataset
+from ssd34.datasets.dataset import Problem
+from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError
 from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, matched
 from ssd34.evaluate.evaluator import evaluate_detector

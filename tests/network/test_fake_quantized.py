@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from ssd34.core.preprocess import preprocess
-from ssd34.data.image_io import read_image
-from ssd34.deploy.calibrate import calibrate
-from ssd34.deploy.int8_plan import int8_plan
-from ssd34.deploy.network import network_of
-from ssd34.deploy.quantize import QuantizeOptions, quantized_model
+from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.int8.calibrate import calibrate
+from ssd34.deploy.int8.plan import int8_plan
+from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
 from ssd34.errors import CheckpointError
-from ssd34.network.fake_quantized import FakeQuantizedSSD, Steps
+from ssd34.images.read import read_image
+from ssd34.network.rounded import FakeQuantizedSSD, Steps
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.runtime.onnxruntime_engine import session_options
 from tests.conftest import EXAMPLES, TINY_LABELS, drawn_checkpoint, tiny_spec

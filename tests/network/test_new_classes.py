@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ssd34.core.labels import LabelSet
-from ssd34.data.checkpoint import Checkpoint
 from ssd34.errors import CheckpointError
+from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.new_classes import with_classes
 from ssd34.network.ssd import SSD, load_weights
 from tests.conftest import TINY_LABELS

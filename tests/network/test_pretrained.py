@@ -17,7 +17,7 @@ from ssd34.network.pretrained import (
     weights_from_benchmark,
 )
 from ssd34.network.ssd import SSD, load_weights
-from tests.golden import drawn_benchmark_weights
+from tests.support.golden import drawn_benchmark_weights
 
 R18, R34 = named_spec("ssd300-resnet18"), named_spec("ssd300-resnet34")
 

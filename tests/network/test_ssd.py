@@ -8,7 +8,7 @@ from ssd34.network.pretrained import weights_from_benchmark
 from ssd34.network.ssd import SSD, arrays_of, load_weights
 from ssd34.network.trunk import convolve
 from tests.conftest import tiny_spec
-from tests.golden import FIGURES, assert_golden, drawn_benchmark_weights, drawn_inputs
+from tests.support.golden import FIGURES, assert_golden, drawn_benchmark_weights, drawn_inputs
 
 
 @pytest.mark.parametrize(("network", "every"), [("ssd300", 37), ("ssd1200", 53)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssd34.errors import OptionError
-from ssd34.runtime.benchmark import interleaved, speed_up, summary
+from ssd34.runtime.timing import interleaved, speed_up, summary
 
 
 class Clock:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from ssd34.core.postprocess import MLPERF, ZOO, Policy
 from ssd34.errors import ImageError, ModelError, OptionError, Ssd34Error
-from ssd34.runtime.detector import DEFAULT_SCORE, Detector, model_path
+from ssd34.runtime.detector import DEFAULT_SCORE, Detector
+from ssd34.zoo.names import model_path
 from tests.conftest import EXAMPLES, TINY_LABELS, tiny_spec
 
 

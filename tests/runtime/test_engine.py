@@ -11,18 +11,19 @@ from onnx import TensorProto, helper
 
 from ssd34 import Detector
 from ssd34.core.preprocess import preprocess
-from ssd34.data.image_io import read_image
-from ssd34.deploy.calibrate import calibrate
-from ssd34.deploy.cut import without_tail
-from ssd34.deploy.export import ExportOptions, onnx_model
-from ssd34.deploy.graph import save_model
-from ssd34.deploy.network import network_of
-from ssd34.deploy.quantize import PUBLISHED_FORMS, quantized_model
+from ssd34.deploy.graph.builder import save_model
+from ssd34.deploy.graph.cut import without_tail
+from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.int8.calibrate import calibrate
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
 from ssd34.errors import MissingExtraError, ModelError, OptionError
+from ssd34.images.read import read_image
 from ssd34.runtime import openvino_engine
-from ssd34.runtime.detector import model_path
-from ssd34.runtime.engine import ENGINES, failure, open_engine
+from ssd34.runtime.engine import ENGINES, failure
+from ssd34.runtime.engine_choice import open_engine
 from ssd34.runtime.session import Session
+from ssd34.zoo.names import model_path
 from tests.conftest import EXAMPLES, TINY_LABELS, drawn_checkpoint, tiny_spec
 
 needs_openvino = pytest.mark.skipif(

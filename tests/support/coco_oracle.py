@@ -12,8 +12,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ssd34.data.coco import read_coco
-from ssd34.data.dataset import ImageStore
+from ssd34.datasets.coco import read_coco
+from ssd34.datasets.dataset import ImageStore
 from tests.conftest import COCO_NUMBERS as NAMES
 
 CATEGORIES = [{"id": 11, "name": "cross"}, {"id": 3, "name": "square"}, {"id": 7, "name": "disc"}]

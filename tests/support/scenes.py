@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from ssd34.core.labels import LabelSet
-from ssd34.data.dataset import Dataset, Sample
-from ssd34.data.files import FolderFiles
+from ssd34.datasets.dataset import Dataset, Sample
 from ssd34.evaluate.results import Results
+from ssd34.files.tree import FolderFiles
 
 SIDE = 200
 BOX = (10, 10, 50, 50)

@@ -16,19 +16,19 @@ import torch.distributed as dist
 from torch import nn
 
 from ssd34.core.contract import NOTE_INT8_STEPS
-from ssd34.data.checkpoint import read_checkpoint
-from ssd34.data.formats import open_dataset
-from ssd34.deploy.network import network_of
+from ssd34.datasets.open import open_dataset
+from ssd34.deploy.graph.layers import network_of
 from ssd34.errors import OptionError
+from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD
-from ssd34.train.augment import Augmentation
 from ssd34.train.distributed import ALONE, Ranks, SharedBatchNorm, joined, share_batch_norm
-from ssd34.train.loader import Loader
+from ssd34.train.examples.augment import Augmentation
+from ssd34.train.examples.loader import Loader
+from ssd34.train.examples.training_set import training_sets
 from ssd34.train.loop import train
-from ssd34.train.training_set import training_sets
-from tests.cli.test_train import invoke
+from tests.cli.train.test_train import invoke
 from tests.conftest import TINY_LABELS, tiny_spec
-from tests.train import two_processes
+from tests.support import two_processes
 from tests.train.test_loop import FAST
 
 

@@ -3,16 +3,15 @@ import dataclasses
 import pytest
 import torch
 
-from ssd34.data.checkpoint import read_checkpoint
-from ssd34.data.formats import open_dataset
+from ssd34.datasets.open import open_dataset
 from ssd34.errors import TrainingError
+from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD
 from ssd34.train import step as step_module
 from ssd34.train.divergence import LossWatch
-from ssd34.train.history import read_history
 from ssd34.train.loss import detection_loss
-from ssd34.train.measure import evaluate_network
-from ssd34.train.run import Run
+from ssd34.train.run import Run, read_history
+from ssd34.train.validate import evaluate_network
 from tests.conftest import TINY_LABELS, tiny_spec
 from tests.train.test_loop import FAST, run, stop_after
 

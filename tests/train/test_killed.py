@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from ssd34.data.checkpoint import read_checkpoint
-from tests.train import killed_run
+from ssd34.files.checkpoint import read_checkpoint
+from tests.support import killed_run
 
 
 @pytest.fixture(scope="module")

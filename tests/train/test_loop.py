@@ -11,25 +11,24 @@ from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import MLPERF, ZOO, postprocess
 from ssd34.core.spec import named_spec
-from ssd34.data.checkpoint import read_checkpoint
-from ssd34.data.classes import of_classes
-from ssd34.data.dataset import Problem
-from ssd34.data.formats import open_dataset
+from ssd34.datasets.classes import of_classes
+from ssd34.datasets.dataset import Problem
+from ssd34.datasets.open import open_dataset
 from ssd34.errors import CheckpointError, DatasetError, OptionError, TrainingError
+from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD
-from ssd34.train import loader as loader_module
-from ssd34.train.augment import Augmentation
-from ssd34.train.example import Draw, Examples, Made
-from ssd34.train.history import read_history
-from ssd34.train.loader import Loader
+from ssd34.train.examples import loader as loader_module
+from ssd34.train.examples.augment import Augmentation
+from ssd34.train.examples.example import Draw, Examples, Made
+from ssd34.train.examples.loader import Loader
+from ssd34.train.examples.matcher import levels_of, match
+from ssd34.train.examples.training_set import training_sets
 from ssd34.train.loop import train
-from ssd34.train.matcher import levels_of, match
-from ssd34.train.measure import evaluate_network
-from ssd34.train.options import TrainOptions
-from ssd34.train.pictures import other_pictures, pictures_of
 from ssd34.train.progress import Listener
+from ssd34.train.run import other_pictures, pictures_of, read_history
+from ssd34.train.settings.options import TrainOptions
 from ssd34.train.step import make_optimizer, set_training, train_step
-from ssd34.train.training_set import training_sets
+from ssd34.train.validate import evaluate_network
 from tests.conftest import TINY_LABELS, shapes_dataset, tiny_spec
 
 FAST = TrainOptions(
@@ -335,7 +334,7 @@ def test_training_stops_at_the_target_and_stays_stopped(tmp_path, shapes):
 
 
 def test_evaluations_pick_by_the_policy_that_is_set(tmp_path, shapes, monkeypatch):
-    from ssd34.train import measure
+    from ssd34.train import validate as measure
 
     used = set()
 
@@ -352,7 +351,7 @@ def test_evaluations_pick_by_the_policy_that_is_set(tmp_path, shapes, monkeypatc
 
 
 def test_last_is_written_once_at_the_end(tmp_path, shapes, monkeypatch):
-    from ssd34.data.checkpoint import Checkpoint
+    from ssd34.files.checkpoint import Checkpoint
 
     written = []
     save = Checkpoint.save

@@ -5,9 +5,9 @@ import torch
 from ssd34.core.box_coder import encode
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.spec import named_spec
+from ssd34.train.examples.matcher import match
 from ssd34.train.loss import detection_loss
-from ssd34.train.matcher import match
-from tests.golden import FIGURES, drawn_inputs
+from tests.support.golden import FIGURES, drawn_inputs
 
 
 def test_equal_to_the_independent_implementation():

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.zoo.mirror import Mirror
+from tests.support.mirror import Mirror
 
 
 @pytest.fixture(autouse=True)

@@ -5,14 +5,14 @@ import hashlib
 import pytest
 import torch
 
-from ssd34.cli.train_setup import start_from
+from ssd34.cli.train.setup import start_from
 from ssd34.core.spec import TRUNK_BLOCKS, named_spec
 from ssd34.errors import DownloadError
+from ssd34.files.download import PublishedFile
 from ssd34.network.ssd import SSD
-from ssd34.zoo.catalogue import PublishedFile
-from ssd34.zoo.trunks import IMAGENET_TRUNKS, trunk_name
+from ssd34.zoo.catalogue import IMAGENET_TRUNKS, trunk_name
 from tests.conftest import TINY_LABELS
-from tests.zoo.mirror import status, whole
+from tests.support.mirror import status, whole
 
 # Literals on purpose: bytes and SHA-256 as published.
 FILES = {

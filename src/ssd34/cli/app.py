@@ -16,18 +16,18 @@ from typing import Any
 import click
 
 from ssd34.cli.benchmark import benchmark
-from ssd34.cli.calibrate import calibrate
-from ssd34.cli.convert import convert
-from ssd34.cli.data import data
+from ssd34.cli.console import INTERRUPTED
+from ssd34.cli.data.group import data
+from ssd34.cli.deploy.convert import convert
+from ssd34.cli.deploy.export import export
+from ssd34.cli.deploy.package import package
+from ssd34.cli.deploy.quantize import quantize
+from ssd34.cli.deploy.verify import verify
 from ssd34.cli.detect import detect
-from ssd34.cli.evaluate import evaluate
-from ssd34.cli.exit_codes import INTERRUPTED
-from ssd34.cli.export import export
+from ssd34.cli.evaluate.calibrate import calibrate
+from ssd34.cli.evaluate.command import evaluate
 from ssd34.cli.models import models
-from ssd34.cli.package import package
-from ssd34.cli.quantize import quantize
-from ssd34.cli.train import train
-from ssd34.cli.verify import verify
+from ssd34.cli.train.command import train
 from ssd34.errors import Ssd34Error
 from ssd34.version import __version__
 

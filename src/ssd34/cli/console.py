@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,7 +23,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ssd34.data.dataset import Dataset
+from ssd34.datasets.dataset import Dataset
+from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES
+from ssd34.runtime.session import Session
 
 SHOWN_PROBLEMS = 5
 
@@ -81,3 +88,32 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+engine_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--engine",
+    type=click.Choice([*ENGINES, AUTO]),
+    help=f"What computes; auto measures and takes the faster. [default: {DEFAULT_ENGINE}]",
+)
+
+
+def say_choice(session: Session) -> None:
+    """What ``--engine auto`` took and why, on stderr."""
+    if session.choice:
+        errors.print(session.choice.reason, markup=False, soft_wrap=True)
+
+
+PARTLY = 1
+"""Something had to be left out, and the rest was done."""
+
+INTERRUPTED = 130
+
+
+@contextmanager
+def ends_as_interrupted() -> Iterator[None]:
+    """Within the block SIGTERM raises KeyboardInterrupt, so that temporary files are removed."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

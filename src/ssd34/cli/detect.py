@@ -14,22 +14,20 @@ from click.core import ParameterSource
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssd34.cli.console import progress_bar, warn
-from ssd34.cli.engine import engine_option, say_choice
-from ssd34.cli.exit_codes import PARTLY
-from ssd34.cli.formats import FORMATS, Looked, Run, as_text
-from ssd34.core.counted import counted
+from ssd34.cli.console import PARTLY, engine_option, progress_bar, say_choice, warn
+from ssd34.cli.detection_formats import FORMATS, Looked, Run, as_text
 from ssd34.core.detections import Detections
 from ssd34.core.postprocess import POLICIES, ZOO
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
-from ssd34.data.atomic import write_text, written_whole
-from ssd34.data.image_io import MAX_PIXELS, LargeImageError, read_picture, reopenable
-from ssd34.data.overlap import overlapped
 from ssd34.errors import ImageError, OptionError
+from ssd34.files.atomic import write_text, written_whole
+from ssd34.files.overlap import overlapped
+from ssd34.images.read import MAX_PIXELS, LargeImageError, read_picture, reopenable
+from ssd34.images.sources import PictureFile, find_pictures
 from ssd34.runtime.detector import DEFAULT_SCORE
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
-from ssd34.runtime.sources import PictureFile, find_pictures
+from ssd34.text import counted
 from ssd34.workflows.outputs import check_outputs
 
 SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
@@ -172,8 +170,8 @@ def _warn_of_own_threshold(session: Session, score: float) -> None:
     if session.raw:
         return
     try:
-        from ssd34.deploy.onnx_file import read_model
-        from ssd34.deploy.tolerance import tail_policy
+        from ssd34.deploy.graph.onnx_file import read_model
+        from ssd34.deploy.publish.compare_outputs import tail_policy
     except ModuleNotFoundError:  # a base install: most files have the published threshold
         own = ZOO.score_threshold
     else:
@@ -225,7 +223,7 @@ def _untaken(target: Path, taken: set[str]) -> Path:
 
 
 def _save(target: Path, pixels: NDArray[np.uint8], found: Detections) -> None:
-    from ssd34.runtime.draw import draw
+    from ssd34.images.draw import draw
 
     target.parent.mkdir(parents=True, exist_ok=True)
     form = SAVED_SUFFIXES[target.suffix.lower()]

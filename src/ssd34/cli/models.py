@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ssd34.cli.fetch import fetch
+from ssd34.cli.console import download_bar
 from ssd34.errors import OptionError
-from ssd34.zoo.cache import cache_folder, cache_path, is_cached
-from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedFile, PublishedModel, published
+from ssd34.files.cache import cache_folder
+from ssd34.files.download import PublishedFile
+from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedModel, published
+from ssd34.zoo.names import cache_path, is_cached
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ssd34.files.download import PublishedFile
+
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -73,7 +81,7 @@ def path(*, name: str) -> None:
 
     A published model that has not been pulled is an error, which says where its file belongs.
     """
-    from ssd34.runtime.detector import EMBEDDED, model_path
+    from ssd34.zoo.names import EMBEDDED, model_path
 
     if name not in EMBEDDED:
         published(name)
@@ -81,14 +89,14 @@ def path(*, name: str) -> None:
 
 
 def _refuse_embedded(name: str) -> None:
-    from ssd34.runtime.detector import EMBEDDED
+    from ssd34.zoo.names import EMBEDDED
 
     if name in EMBEDDED:
         raise OptionError(f"{name}: comes with the package, there is nothing to pull")
 
 
 def _print_list(*, as_json: bool) -> None:
-    from ssd34.runtime.detector import EMBEDDED
+    from ssd34.zoo.names import EMBEDDED
 
     models = [*map(_embedded, EMBEDDED), *map(_described, PUBLISHED.values())]
     if as_json:
@@ -147,7 +155,7 @@ def _embedded(name: str) -> dict[str, Any]:
 
     A float file has no proof. Its weights are stored small, its arithmetic is float32.
     """
-    from ssd34.runtime.detector import model_path
+    from ssd34.zoo.names import model_path
 
     file = model_path(name)
     manifest = json.loads((file.parent / "ONNX_HUB_MANIFEST.json").read_bytes())
@@ -171,3 +179,20 @@ def _embedded(name: str) -> dict[str, Any]:
         "licence": "Apache-2.0",
         "test_data": None,
     }
+
+
+def fetch(file: PublishedFile, target: Path) -> None:
+    """Have it at `target`, checked by its SHA-256; an interrupted fetch goes on where it stopped.
+
+    Raises:
+        DownloadError: nobody has it; the message says where to put it by hand.
+        OSError: the folder cannot be written.
+    """
+    from ssd34.files.download import download
+
+    with download_bar() as bar:
+        task = bar.add_task(file.name, total=file.size)
+        download(
+            file.urls, target, size=file.size, sha256=file.sha256,
+            progress=lambda have: bar.update(task, completed=have),
+        )  # fmt: skip

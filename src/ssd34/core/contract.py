@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.counted import counted
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.core.spec import SPECS, ModelSpec
 from ssd34.errors import ModelError, OptionError
+from ssd34.text import counted
 
 DETECTION_OUTPUTS = ("bboxes", "labels", "scores")
 """Outputs of a file that picks detections itself."""
@@ -305,3 +305,13 @@ def parsed_identity(
             f"{counted(len(labels), 'class')}"
         )
     return spec, labels
+
+
+LARGEST_WEIGHT = 127
+"""Weights are -127 to 127 steps."""
+
+LARGEST_NARROW_WEIGHT = 64
+"""Weights of 7 bits are -64 to 64 steps: two of their products with bytes add up within 16 bits."""
+
+LARGEST_BIAS = 2.0**30
+"""Steps; leaves the other half of int32 to the sum of products."""

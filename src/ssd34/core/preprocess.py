@@ -18,7 +18,7 @@ STD = (0.229, 0.224, 0.225)
 CARD, FAST = "card", "fast"
 PREPROCESSINGS = (CARD, FAST)
 """How pictures become the network's input: bit for bit as on the published model card, or with less
-work where they are larger than the input, see `ssd34.data.reduced`."""
+work where they are larger than the input, see `ssd34.images.reduced`."""
 
 
 @cache

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from ssd34.core.boxes import xywh_from_xyxy
 from ssd34.core.postprocess import Picked
-from ssd34.data.atomic import written_whole
-from ssd34.data.dataset import Dataset, Sample
+from ssd34.datasets.dataset import Dataset, Sample
 from ssd34.errors import DatasetError
+from ssd34.files.atomic import written_whole
 
 Result = dict[str, Any]
 """One detection in COCO's results form: image_id, category_id, bbox (xywh, pixels), score."""

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.box_coder import decode
-from ssd34.core.counted import counted
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.postprocess import ZOO, Picked, Policy, pick, pick_rows, softmax
 from ssd34.core.score_calibration import ScoreCalibration
-from ssd34.data.dataset import Dataset, Problem, Sample
+from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.errors import DatasetError
 from ssd34.evaluate.analysis.curves import Calibration, measure_calibration
 from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, matched
@@ -29,6 +28,7 @@ from ssd34.evaluate.metrics.coco import categories_of
 from ssd34.evaluate.metrics.score import Score, ScoreOptions, score
 from ssd34.evaluate.results import Results
 from ssd34.runtime.detector import Detector
+from ssd34.text import counted
 
 FLOOR = 0.05
 """Raw scores from here on are fitted: far below, boxes are many and nobody looks at them."""

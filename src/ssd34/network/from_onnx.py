@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ssd34.core.labels import LabelSet
 from ssd34.core.score_calibration import CONFIDENCE_BIASES, ScoreCalibration
 from ssd34.core.spec import NORM_EPSILON, ModelSpec
-from ssd34.data.checkpoint import Arrays, Checkpoint
+from ssd34.files.checkpoint import Arrays, Checkpoint
 
 
 def unfolded_checkpoint(

@@ -8,8 +8,8 @@ import re
 import numpy as np
 
 from ssd34.core.labels import LabelSet
-from ssd34.data.checkpoint import Arrays, Checkpoint
 from ssd34.errors import CheckpointError
+from ssd34.files.checkpoint import Arrays, Checkpoint
 
 
 def with_classes(checkpoint: Checkpoint, labels: LabelSet) -> tuple[Checkpoint, tuple[str, ...]]:

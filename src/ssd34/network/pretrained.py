@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ssd34.core.spec import SPECS, ModelSpec
-from ssd34.data.checkpoint import Arrays, is_named_checkpoint, read_arrays
 from ssd34.errors import CheckpointError
+from ssd34.files.checkpoint import Arrays, is_named_checkpoint, read_arrays
 from ssd34.network.from_onnx import unfolded_norm
 from ssd34.network.ssd import SSD
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ssd34.core.spec import ModelSpec
-from ssd34.data.checkpoint import Arrays
 from ssd34.errors import CheckpointError
+from ssd34.files.checkpoint import Arrays
 from ssd34.network.heads import ExtraFeatures, Heads
 from ssd34.network.trunk import Trunk
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -15,59 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssd34.core.counted import counted
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.detections import Detections
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import POLICIES, ZOO, Picked, Policy, named_policy, postprocess
-from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS, check_pixels
+from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
 from ssd34.core.spec import ModelSpec
-from ssd34.data.image_io import MAX_PIXELS, read_picture, rgb_picture
-from ssd34.data.overlap import overlapped
-from ssd34.data.reduced import Square, read_square, stretched
-from ssd34.errors import ImageError, ModelError, OptionError
+from ssd34.errors import OptionError
+from ssd34.files.overlap import overlapped
+from ssd34.images.read import MAX_PIXELS, Picture, picture_of, pixels_of
+from ssd34.images.reduced import Square, read_square, stretched
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
-from ssd34.zoo.cache import cached_model
-from ssd34.zoo.catalogue import PUBLISHED
+from ssd34.text import counted
+from ssd34.zoo.names import model_path
 
 DEFAULT_SCORE = 0.3
 """Detections below this score are left out unless asked for."""
 
 SPARE = 4
 """Most inputs that are kept to be written into again."""
-
-EMBEDDED = {
-    "default": "ssd300-resnet34-coco-13-qdq.onnx",
-    "default-float": "ssd300-resnet34-coco.onnx",
-}
-"""Models that come with the package, by name."""
-
-Picture = str | Path | bytes | NDArray[np.uint8] | Image.Image
-"""What `Detector.detect` takes: a path, an encoded file's bytes, an (H, W, 3) uint8 RGB array,
-or a Pillow image."""
-
-
-def model_path(name: str | Path) -> Path:
-    """The file of a model given by path or by name, of an embedded or a published one.
-
-    Raises:
-        ModelError: neither a file nor a known name, or a published file that is not on this
-            machine; nothing is downloaded here.
-    """
-    if str(name) in EMBEDDED:
-        return Path(__file__).parent.parent / "weights" / EMBEDDED[str(name)]
-    if str(name) in PUBLISHED:
-        return cached_model(str(name))
-    path = Path(name)
-    if os.path.isdir(path):
-        raise ModelError(f"{path}: is a folder; expected an ONNX file")
-    if not os.path.isfile(path):
-        raise ModelError(
-            f"{name}: no such model; expected the path of an ONNX file or one of "
-            f"{', '.join([*EMBEDDED, *PUBLISHED])}"
-        )
-    return path
 
 
 Outputs = tuple[NDArray[Any], ...]
@@ -153,7 +119,7 @@ class Detector:
                 both and says in ``session.choice`` what it took.
             preprocessing: ``"card"``: bit for bit as on the published model card; ``"fast"``: less
                 work where pictures are much larger than the network's input, see
-                `ssd34.data.reduced`.
+                `ssd34.images.reduced`.
 
         Raises:
             ModelError: missing, broken, or not a detector of this family.
@@ -272,7 +238,7 @@ class Detector:
             square = self._square(image, max_pixels=max_pixels)
             picture, size = square.picture, (square.width, square.height)
         else:
-            picture = self._picture(image, max_pixels=max_pixels)
+            picture = picture_of(image, max_pixels=max_pixels)
             size = picture.size
         return self.session.prepare(picture, out=self._buffer()), size
 
@@ -283,7 +249,7 @@ class Detector:
             return read_square(Path(image), side, max_pixels=max_pixels)
         if isinstance(image, bytes):
             return read_square(image, side, max_pixels=max_pixels)
-        picture = self._picture(image, max_pixels=max_pixels)
+        picture = picture_of(image, max_pixels=max_pixels)
         return Square(stretched(picture, side), *picture.size)
 
     def _buffer(self) -> NDArray[np.float32] | None:
@@ -326,26 +292,7 @@ class Detector:
         Raises:
             ImageError: the picture cannot be read.
         """
-        if isinstance(image, np.ndarray):
-            check_pixels(image)
-            return image
-        return np.asarray(Detector._picture(image, max_pixels=max_pixels))
-
-    @staticmethod
-    def _picture(image: Picture, *, max_pixels: int) -> Image.Image:
-        if isinstance(image, np.ndarray):
-            check_pixels(image)
-            return Image.fromarray(image)
-        if isinstance(image, Image.Image):
-            return rgb_picture(image)
-        if isinstance(image, str | Path):
-            return read_picture(Path(image), max_pixels=max_pixels)
-        if isinstance(image, bytes):
-            return read_picture(image, max_pixels=max_pixels)
-        raise ImageError(
-            "expected a path, encoded bytes, an (H, W, 3) uint8 RGB array or a Pillow image, got "
-            f"{type(image).__name__}"
-        )
+        return pixels_of(image, max_pixels=max_pixels)
 
     def run(self, tensor: NDArray[Any], *, score: float = 0.0) -> Picked:
         """Everything that the policy lets through, in fractions of the picture.

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from ssd34.core.contract import Port
-from ssd34.errors import OptionError
 
 ONNXRUNTIME = "onnxruntime"
 OPENVINO = "openvino"
@@ -35,31 +34,6 @@ class Engine(Protocol):
         Raises:
             ModelError: the engine cannot run the file on them.
         """
-
-
-def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Engine:
-    """Load an ONNX file.
-
-    Args:
-        path: an ONNX file that exists.
-        name: one of `ENGINES`.
-        threads: that one call of `run` uses.
-        streams: calls of `run` that will be under way at once.
-
-    Raises:
-        ModelError: the file is broken, or the engine cannot run it.
-        MissingExtraError: the engine is not installed.
-        OptionError: there is no such engine.
-    """
-    if name == ONNXRUNTIME:
-        from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine
-
-        return OnnxRuntimeEngine(path, threads=threads)
-    if name == OPENVINO:
-        from ssd34.runtime.openvino_engine import OpenVinoEngine
-
-        return OpenVinoEngine(path, threads=threads, streams=streams)
-    raise OptionError(f"unknown engine {name!r}; expected {', '.join(ENGINES)} or {AUTO}")
 
 
 def refusal(path: Path, error: Exception) -> str:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.contract import METADATA_QUANTIZATION
-from ssd34.errors import MissingExtraError, ModelError
-from ssd34.runtime.benchmark import interleaved
-from ssd34.runtime.engine import ONNXRUNTIME, OPENVINO, Engine, open_engine
+from ssd34.errors import MissingExtraError, ModelError, OptionError
+from ssd34.runtime.engine import AUTO, ENGINES, ONNXRUNTIME, OPENVINO, Engine
+from ssd34.runtime.timing import interleaved
 
 ROUNDS = 5
 WARM_UP = 2
@@ -99,3 +99,28 @@ def int8_way(path: Path, engine: Engine) -> str | None:
     except (KeyError, TypeError, ValueError):
         narrow = False
     return FAST if narrow else EXACT
+
+
+def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Engine:
+    """Load an ONNX file.
+
+    Args:
+        path: an ONNX file that exists.
+        name: one of `ENGINES`.
+        threads: that one call of `run` uses.
+        streams: calls of `run` that will be under way at once.
+
+    Raises:
+        ModelError: the file is broken, or the engine cannot run it.
+        MissingExtraError: the engine is not installed.
+        OptionError: there is no such engine.
+    """
+    if name == ONNXRUNTIME:
+        from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(path, threads=threads)
+    if name == OPENVINO:
+        from ssd34.runtime.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(path, threads=threads, streams=streams)
+    raise OptionError(f"unknown engine {name!r}; expected {', '.join(ENGINES)} or {AUTO}")

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.contract import Port
-from ssd34.core.int8 import LARGEST_NARROW_WEIGHT
+from ssd34.core.contract import LARGEST_NARROW_WEIGHT, Port
 from ssd34.errors import ModelError
 from ssd34.runtime.engine import OPENVINO, failure, refusal
 from ssd34.runtime.libraries import load_openvino

@@ -21,11 +21,11 @@ from ssd34.core.contract import (
 )
 from ssd34.core.external_data import check_weights_inside
 from ssd34.core.preprocess import preprocess, resize
-from ssd34.data.checkpoint import is_named_checkpoint
 from ssd34.errors import ModelError, OptionError
+from ssd34.files.checkpoint import is_named_checkpoint
 from ssd34.machine import thread_budget
-from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ONNXRUNTIME, Engine, open_engine
-from ssd34.runtime.engine_choice import EngineChoice, faster_engine
+from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ONNXRUNTIME, Engine
+from ssd34.runtime.engine_choice import EngineChoice, faster_engine, open_engine
 
 REMEDY = "make the file with: ssd34 export"
 

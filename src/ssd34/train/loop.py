@@ -14,23 +14,26 @@ import torch
 
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import named_policy
-from ssd34.data.dataset import Dataset, Problem
+from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, DivergenceError, OptionError, TrainingError
 from ssd34.evaluate.metrics.coco import categories_of
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
 from ssd34.train.divergence import diverged
-from ssd34.train.ema import AveragedWeights
-from ssd34.train.loader import Loader, batches_an_epoch, deaths_told, everyones
-from ssd34.train.measure import StoppedError, evaluate_network
-from ssd34.train.options import TrainOptions
+from ssd34.train.examples.loader import Loader, batches_an_epoch, deaths_told, everyones
+from ssd34.train.examples.training_set import TrainingSet
 from ssd34.train.out_of_memory import advised
-from ssd34.train.pictures import pictures_of
 from ssd34.train.progress import Listener, Outcome, Pace
-from ssd34.train.run import BEST, LAST, Run
-from ssd34.train.schedule import Schedule
-from ssd34.train.step import fewest_pictures, make_optimizer, set_training, train_step
-from ssd34.train.training_set import TrainingSet
+from ssd34.train.run import BEST, LAST, Run, pictures_of
+from ssd34.train.settings.options import Schedule, TrainOptions
+from ssd34.train.step import (
+    AveragedWeights,
+    fewest_pictures,
+    make_optimizer,
+    set_training,
+    train_step,
+)
+from ssd34.train.validate import StoppedError, evaluate_network
 
 LOG_EVERY = 20
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional
 
-from ssd34.train.matcher import IGNORED
+from ssd34.train.examples.matcher import IGNORED
 
 NEGATIVES_PER_POSITIVE = 3
 

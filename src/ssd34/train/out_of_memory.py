@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
-from ssd34.core.counted import counted
 from ssd34.errors import TrainingError
-from ssd34.train.options import TrainOptions
+from ssd34.text import counted
+from ssd34.train.settings.options import TrainOptions
 
 
 def lacks_memory(error: BaseException) -> bool:

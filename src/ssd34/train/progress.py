@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssd34.data.dataset import Problem
+from ssd34.datasets.dataset import Problem
 from ssd34.evaluate.metrics.coco import CocoMetrics
 from ssd34.train.run import Run
 from ssd34.train.step import Step

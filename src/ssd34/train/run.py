@@ -5,24 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ssd34.core.labels import LabelSet
-from ssd34.data.atomic import remove_parts, write_text
-from ssd34.data.checkpoint import Arrays, Checkpoint, read_checkpoint
-from ssd34.data.dataset import Problem
-from ssd34.data.disk import naming
+from ssd34.datasets.dataset import Dataset, Problem, fingerprint
 from ssd34.errors import CheckpointError, TrainingError
+from ssd34.files.atomic import remove_parts, write_text
+from ssd34.files.checkpoint import Arrays, Checkpoint, read_checkpoint
+from ssd34.files.disk import naming
 from ssd34.network.ssd import SSD, arrays_of, load_weights
+from ssd34.text import counted
 from ssd34.train.divergence import LossWatch
-from ssd34.train.ema import AveragedWeights
-from ssd34.train.options import RESUMED, TrainOptions
-from ssd34.train.pictures import Pictures, other_pictures
+from ssd34.train.examples.training_set import TrainingSet
+from ssd34.train.settings.options import RESUMED, TrainOptions
+from ssd34.train.step import AveragedWeights
 
 LAST = "last.safetensors"
 BEST = "best.safetensors"
@@ -287,4 +289,67 @@ def _not_to_go_on(path: Path) -> str:
     return (
         f"{path}: holds weights alone, no run that could go on; start a new one from it with "
         "--init, in another --output"
+    )
+
+
+def read_history(path: Path, *, until: int | None = None) -> list[dict[str, Any]]:
+    """The records of a ``history.jsonl``, or those up to a step; a line cut by a crash is left out,
+    and there are none without a file."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return [record for record in records if until is None or record["step"] <= until]
+
+
+Pictures = Mapping[str, Any]
+"""``training``: a list, and ``validation``: of data sets, each with name, pictures, weight and
+fingerprint. JSON-ready."""
+
+
+def pictures_of(sources: Sequence[TrainingSet], validation: Dataset) -> Pictures:
+    """What a run's checkpoints say of its data."""
+    return {
+        "training": [_of(source.dataset, source.weight) for source in sources],
+        "validation": _of(validation, 1.0),
+    }
+
+
+def other_pictures(was: Pictures, now: Pictures) -> str | None:
+    """What a run learned from or was measured on, and what it is to be now, where they differ."""
+    pairs = [("--data", *pair) for pair in zip_longest(was["training"], now["training"])]
+    pairs.append(("--val", was["validation"], now["validation"]))
+    return next(
+        (
+            f"{option} {_written(before)}, now it is {_written(after)}"
+            for option, before, after in pairs
+            if _key(before) != _key(after)
+        ),
+        None,
+    )
+
+
+def _of(dataset: Dataset, weight: float) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "pictures": len(dataset),
+        "weight": weight,
+        "fingerprint": fingerprint(dataset),
+    }
+
+
+def _key(one: Mapping[str, Any] | None) -> Any:
+    """What has to be the same; a data set may have moved."""
+    return one and (one["fingerprint"], one["weight"])
+
+
+def _written(one: Mapping[str, Any] | None) -> str:
+    if one is None:
+        return "nothing"
+    weight = "" if one["weight"] == 1 else f", weight {one['weight']:g}"
+    # Where only boxes differ, nothing else would show it.
+    return (
+        f"{one['name']} ({counted(one['pictures'], 'picture')}{weight}, {one['fingerprint'][:8]})"
     )

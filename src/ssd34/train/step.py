@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ssd34.core.preprocess import MEAN, STD
+from ssd34.machine import this_cpu
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks
-from ssd34.train.loader import Batch
+from ssd34.train.examples.loader import Batch
 from ssd34.train.loss import detection_loss
-from ssd34.train.options import TrainOptions
 from ssd34.train.out_of_memory import advised
+from ssd34.train.settings.options import TrainOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,3 +158,31 @@ def set_training(network: SSD, options: TrainOptions, *, frozen: bool) -> None:
             module.requires_grad_(not still)
             if still:
                 module.eval()
+
+
+class AveragedWeights:
+    """Exponential moving average of a network's parameters and statistics.
+
+    Attributes:
+        network: the averaged network, in evaluation mode.
+    """
+
+    def __init__(self, network: SSD, *, decay: float) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, network: SSD, *, step: int) -> None:
+        """Take a step's weights in; the first steps count more, so that the start is forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averaged = [v for v in self.network.state_dict().values() if v.is_floating_point()]
+        current = [v for v in network.state_dict().values() if v.is_floating_point()]
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average(averaged, current, None)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether bf16 is arithmetic of the processor, and not emulated, which is slow."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool((this_cpu().features or {}).get("bf16"))

@@ -12,16 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd34.core.counted import counted
 from ssd34.core.postprocess import POLICIES, Policy, named_policy
 from ssd34.core.preprocess import CARD
-from ssd34.data.atomic import is_special, write_text
-from ssd34.data.checksum import sha256_of
-from ssd34.data.classes import of_classes, with_coco_names
-from ssd34.data.coco import annotations_alone
-from ssd34.data.dataset import Dataset
-from ssd34.data.fingerprint import fingerprint
-from ssd34.data.formats import open_dataset
+from ssd34.datasets.classes import of_classes, with_coco_names
+from ssd34.datasets.coco import annotations_alone
+from ssd34.datasets.dataset import Dataset, fingerprint
+from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError, ModelError, OptionError, require
 from ssd34.evaluate.evaluator import Found, detect_all, stages_of
 from ssd34.evaluate.metrics.bootstrap import match
@@ -32,12 +28,15 @@ from ssd34.evaluate.partial import Partial, engine_of, partial_file, partial_pat
 from ssd34.evaluate.report.page import Provenance, machine, versions
 from ssd34.evaluate.report.write import NUMBERS, PAGE, STEPS, Report, check_report, write_report
 from ssd34.evaluate.results import Results, coverage_gap, read_results, write_results
-from ssd34.runtime.detector import Detector, model_path
+from ssd34.files.atomic import is_special, sha256_of, write_text
+from ssd34.runtime.detector import Detector
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE
 from ssd34.runtime.engine_choice import int8_way
 from ssd34.runtime.session import Session
+from ssd34.text import counted
 from ssd34.version import __version__
 from ssd34.workflows.outputs import check_outputs
+from ssd34.zoo.names import model_path
 
 DEFAULT_POLICY = "zoo"
 ALL = "all"
@@ -458,8 +457,8 @@ def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> tuple[S
     if session.raw or not raw:
         return session, False
     require("onnx", extra="export", why="--policy with a file that picks detections itself")
-    from ssd34.deploy.cut import without_tail
-    from ssd34.deploy.onnx_file import read_model
+    from ssd34.deploy.graph.cut import without_tail
+    from ssd34.deploy.graph.onnx_file import read_model
 
     model = read_model(path)
     try:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from ssd34.data.atomic import is_special
-from ssd34.data.dataset import Dataset
-from ssd34.data.files import FolderFiles
-from ssd34.data.formats import is_annotation_name, place_of
-from ssd34.data.yolo import SUFFIXES as YAML
+from ssd34.datasets.dataset import Dataset
+from ssd34.datasets.open import is_annotation_name, place_of
+from ssd34.datasets.yolo import SUFFIXES as YAML
 from ssd34.errors import ModelError, OptionError
-from ssd34.runtime.detector import model_path
+from ssd34.files.atomic import is_special
+from ssd34.files.tree import FolderFiles
+from ssd34.zoo.names import model_path
 
 
 def check_outputs(

@@ -10,15 +10,15 @@ import pytest
 
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import Picked
-from ssd34.data.dataset import Dataset, Problem
-from ssd34.data.files import FolderFiles
-from ssd34.data.formats import open_dataset
+from ssd34.datasets.dataset import Dataset, Problem
+from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError, MissingExtraError
 from ssd34.evaluate.analysis.analyse import analyse
 from ssd34.evaluate.evaluator import evaluate_detector
 from ssd34.evaluate.metrics.bootstrap import match, uncertainty
 from ssd34.evaluate.metrics.coco import categories_of, coco_metrics, ground_truth
 from ssd34.evaluate.results import coco_results
+from ssd34.files.tree import FolderFiles
 from ssd34.runtime.detector import Detector
 from tests.conftest import COCO_NUMBERS as NAMES
 from tests.conftest import TINY_LABELS, shapes_dataset

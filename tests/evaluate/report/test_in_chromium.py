@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tests.browser import CHROMIUM, HOW_TO_GET_IT, chromium
+from tests.support.browser import CHROMIUM, HOW_TO_GET_IT, chromium
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason=HOW_TO_GET_IT)
 

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from ssd34.core.labels import COCO_LABELS
-from ssd34.data.dataset import Dataset
-from ssd34.data.files import FolderFiles
+from ssd34.datasets.dataset import Dataset
 from ssd34.errors import MissingExtraError, OptionError
 from ssd34.evaluate.metrics.score import ScoreOptions, score
 from ssd34.evaluate.report import write
@@ -22,6 +21,7 @@ from ssd34.evaluate.report.page import machine, versions
 from ssd34.evaluate.report.plots import NAMES
 from ssd34.evaluate.report.write import STEPS, write_report
 from ssd34.evaluate.results import Results
+from ssd34.files.tree import FolderFiles
 from tests.evaluate.report.conftest import HOSTILE, report_of
 from tests.support.scenes import every_error, result, sample
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ssd34.data.dataset import Dataset
+from ssd34.datasets.dataset import Dataset
 from ssd34.errors import require
 from ssd34.evaluate.analysis.counts import (
     Confusion,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.data.dataset import Dataset
+from ssd34.datasets.dataset import Dataset
 from ssd34.evaluate.analysis.matches import IOU
 from ssd34.evaluate.metrics.coco import mean_measured, names_of
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssd34.data.dataset import Dataset
+from ssd34.datasets.dataset import Dataset
 from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, Matching
 from ssd34.evaluate.results import Results
 

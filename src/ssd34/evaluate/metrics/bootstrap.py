@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.data.dataset import Dataset
+from ssd34.datasets.dataset import Dataset
 from ssd34.errors import require
 from ssd34.evaluate.metrics.coco import countable, ground_truth
 

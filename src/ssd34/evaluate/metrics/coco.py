@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ssd34.core.boxes import xywh_from_xyxy
 from ssd34.core.labels import LabelSet
-from ssd34.data.dataset import Dataset
-from ssd34.data.voc import COCO_NAMES
+from ssd34.datasets.dataset import Dataset
+from ssd34.datasets.voc import COCO_NAMES
 from ssd34.errors import DatasetError, require
 from ssd34.evaluate.results import Results
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ssd34.core.boxes import Boxes, xyxy_from_xywh
-from ssd34.data.dataset import Dataset
+from ssd34.datasets.dataset import Dataset
 from ssd34.errors import ImageError
 from ssd34.evaluate.analysis.pictures import Picture
 from ssd34.evaluate.results import Results
-from ssd34.runtime.draw import Colour, labelled_box
+from ssd34.images.draw import Colour, labelled_box
 
 SIDE = 480
 """Pixels of the longer side; small pictures are enlarged, so that labels do not cover them."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssd34.core.counted import counted
 from ssd34.evaluate.analysis.analyse import Analysis
 from ssd34.evaluate.analysis.counts import Confusion, ErrorTypes, Part
 from ssd34.evaluate.analysis.curves import BINS, Calibration, Curve, Curves, ScoreChoice
 from ssd34.evaluate.report.theme import Plot, Theme, shortened
+from ssd34.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

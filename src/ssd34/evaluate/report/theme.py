@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ssd34.zoo.cache import load_matplotlib
+from ssd34.files.cache import load_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssd34.data.atomic import write_bytes, write_text
-from ssd34.data.dataset import Dataset
+from ssd34.datasets.dataset import Dataset
 from ssd34.errors import OptionError, require
 from ssd34.evaluate.analysis.analyse import analyse
 from ssd34.evaluate.analysis.pictures import best, worst
@@ -19,7 +18,8 @@ from ssd34.evaluate.report.page import DrawnPlot, Page, Provenance, html
 from ssd34.evaluate.report.plots import NAMES, all_plots
 from ssd34.evaluate.report.theme import DARK, LIGHT, png
 from ssd34.evaluate.results import Results
-from ssd34.zoo.cache import load_matplotlib
+from ssd34.files.atomic import write_bytes, write_text
+from ssd34.files.cache import load_matplotlib
 
 PAGE = "report.html"
 NUMBERS = "report.json"

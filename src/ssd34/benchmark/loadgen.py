@@ -1,0 +1,184 @@
+"""MLCommons LoadGen drives a detector: the harness that the published network was made for.
+
+LoadGen decides when which pictures are asked for, and writes its own logs; here is only what
+answers it, and what reads its summary.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ssd34.errors import ModelError, OptionError, require
+from ssd34.runtime.detector import Detector
+from ssd34.text import counted
+
+SUMMARY = "mlperf_log_summary.txt"
+SCENARIOS = {"single-stream": "SingleStream", "offline": "Offline"}
+
+MAX_TENSOR_BYTES = 512 * 2**20
+"""Most memory for the pictures that LoadGen asks to be loaded before it starts its clock."""
+
+_LINE = re.compile(r"^\s*(?P<name>[^:=]+?)\s*(?::|=)\s*(?P<value>.*?)\s*$")
+
+
+@dataclass(frozen=True)
+class LoadgenOptions:
+    """LoadGen's own settings; the benchmark's rules ask for 600 s and 1024 queries.
+
+    Attributes:
+        scenario: "single-stream" or "offline".
+        min_seconds: shortest run.
+        min_queries: fewest queries, of one picture each when single-stream.
+        workers: offline: pictures looked at at the same time.
+    """
+
+    scenario: str
+    min_seconds: float = 60.0
+    min_queries: int = 100
+    workers: int = 1
+
+
+def run_loadgen(
+    detector: Detector, pictures: Sequence[bytes], options: LoadgenOptions, *, folder: Path
+) -> dict[str, Any]:
+    """Run LoadGen once.
+
+    As in its benchmark, pictures are decoded and normalised before the clock starts; the network
+    and the policy are timed.
+
+    Args:
+        detector: answers.
+        pictures: encoded; the set that LoadGen draws from.
+        options: LoadGen's.
+        folder: exists; gets LoadGen's logs.
+
+    Returns:
+        LoadGen's summary, see `parsed_summary`, and under "settings" what it was asked for.
+
+    Raises:
+        MissingExtraError: LoadGen is not installed.
+        OptionError: not a scenario that is supported.
+        ModelError: a picture could not be answered, or LoadGen wrote no summary.
+    """
+    loadgen = require("mlperf_loadgen", extra="loadgen", why="--loadgen")
+    if options.scenario not in SCENARIOS:
+        raise OptionError(
+            f"LoadGen: unknown scenario {options.scenario!r}; expected {' or '.join(SCENARIOS)}"
+        )
+    settings = loadgen.TestSettings()
+    settings.scenario = getattr(loadgen.TestScenario, SCENARIOS[options.scenario])
+    settings.mode = loadgen.TestMode.PerformanceOnly
+    settings.min_duration_ms = round(1000 * options.min_seconds)
+    settings.min_query_count = options.min_queries
+    tensors = _Tensors(detector, pictures)
+    latency = _typical_seconds(detector, tensors)
+    settings.single_stream_expected_latency_ns = round(1e9 * latency)
+    # How many pictures the one query of the offline scenario gets follows from this.
+    settings.offline_expected_qps = options.workers / latency
+
+    outputs = loadgen.LogOutputSettings()
+    outputs.outdir = str(folder)
+    outputs.copy_summary_to_stdout = False
+    logs = loadgen.LogSettings()
+    logs.log_output = outputs
+    logs.enable_trace = False
+
+    failures: list[Exception] = []
+    with ThreadPoolExecutor(options.workers) as pool:
+
+        def answer(sample: Any) -> None:
+            try:
+                detector.run(tensors[sample.index])
+            except Exception as error:  # LoadGen waits for ever for an answer that does not come
+                failures.append(error)
+            loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(sample.id, 0, 0)])
+
+        def issue(samples: list[Any]) -> None:
+            if options.scenario == "offline":
+                for sample in samples:
+                    pool.submit(answer, sample)
+            else:
+                answer(samples[0])
+
+        system = loadgen.ConstructSUT(issue, lambda: None)
+        library = loadgen.ConstructQSL(
+            len(pictures), tensors.most_at_once, tensors.load, tensors.unload
+        )
+        try:
+            # An audit file would change the settings; there is none in our folder.
+            loadgen.StartTestWithLogSettings(
+                system, library, settings, logs, str(folder / "audit.config")
+            )
+        finally:
+            loadgen.DestroyQSL(library)
+            loadgen.DestroySUT(system)
+    if failures:
+        raise ModelError(
+            f"LoadGen: {counted(len(failures), 'picture')} without an answer ({failures[0]})"
+        )
+    try:
+        text = (folder / SUMMARY).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        raise ModelError(f"{folder}: LoadGen wrote no {SUMMARY}; is the disk full?") from None
+    return {"settings": asdict(options), **parsed_summary(text)}
+
+
+def parsed_summary(text: str) -> dict[str, Any]:
+    """The lines "name : value" of LoadGen's summary, numbers as numbers, durations in the unit
+    that the name says."""
+    values: dict[str, Any] = {}
+    for line in text.splitlines():
+        if found := _LINE.match(line):
+            values[found["name"]] = _number(found["value"])
+    return values
+
+
+def _number(value: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+class _Tensors:
+    """LoadGen's sample library: pictures as the network's input, loaded when it says so."""
+
+    def __init__(self, detector: Detector, pictures: Sequence[bytes]) -> None:
+        self._detector, self._pictures = detector, pictures
+        self._loaded: dict[int, NDArray[Any]] = {}
+        self.most_at_once = max(1, min(len(pictures), MAX_TENSOR_BYTES // self[0].nbytes))
+
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        if index in self._loaded:
+            return self._loaded[index]
+        return self._detector.session.input_for(self._detector.read(self._pictures[index]))
+
+    def load(self, indices: list[int]) -> None:
+        for index in indices:
+            self._loaded[index] = self[index]
+
+    def unload(self, indices: list[int]) -> None:
+        for index in indices:
+            del self._loaded[index]
+
+
+def _typical_seconds(detector: Detector, tensors: _Tensors) -> float:
+    """The faster of two runs."""
+    tensor = tensors[0]
+
+    def seconds(run: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+
+    return min(seconds(lambda: detector.run(tensor)) for _ in range(2))

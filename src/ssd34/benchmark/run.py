@@ -1,0 +1,350 @@
+"""A whole benchmark: several models, engines and thread counts in one run, in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ssd34.benchmark.worker import StageTimes, Worker
+from ssd34.errors import ModelError, OptionError
+from ssd34.images.read import read_image
+from ssd34.machine import Cpu, this_cpu
+from ssd34.runtime.engine import DEFAULT_ENGINE
+from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM, interleaved
+from ssd34.text import counted
+from ssd34.zoo.names import model_path
+
+SCENARIOS = (SINGLE_STREAM, OFFLINE)
+
+MAX_PICTURES = 64
+"""Pictures kept in memory by each process; a run with more rounds begins anew."""
+
+PICTURES_A_THREAD = 4
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        models: files or names; the first that can run is what the others are compared with.
+        engines: each runs every model.
+        threads: each model runs with each of these.
+        pictures: files; none: a drawn one. The first `MAX_PICTURES` are used.
+        scenario: single-stream: one picture after the other, as ``detect`` does. Offline: all
+            at hand, as many a second as possible.
+        rounds: timed rounds.
+        warm_up: rounds before these.
+        batch: offline: pictures in one run; None: as many as the file takes where that is a fixed
+            number above 1, else one picture a thread, all threads busy.
+    """
+
+    models: Sequence[str]
+    engines: Sequence[str] = (DEFAULT_ENGINE,)
+    threads: Sequence[int] = (1,)
+    pictures: Sequence[Path] = ()
+    scenario: str = SINGLE_STREAM
+    rounds: int = 30
+    warm_up: int = 3
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.scenario not in SCENARIOS:
+            raise OptionError(
+                f"unknown scenario {self.scenario!r}; expected one of {', '.join(SCENARIOS)}"
+            )
+        if not (self.models and self.engines and self.threads) or self.rounds < 1:
+            raise OptionError("expected at least one model, engine, thread count and round")
+
+    @property
+    def used(self) -> list[Path]:
+        """The pictures that are read."""
+        return list(self.pictures[:MAX_PICTURES])
+
+    @property
+    def combinations(self) -> list[tuple[str, str, int]]:
+        """Every model with every engine and every number of threads."""
+        return [(m, e, t) for m in self.models for e in self.engines for t in self.threads]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A model that an engine cannot run here, or failed to run to the end, and why."""
+
+    model: str
+    engine: str
+    threads: int
+    reason: str
+
+
+@dataclass
+class Result:
+    """What one model did, run by one engine with so many threads.
+
+    Attributes:
+        model, engine, threads: as in the plan, `engine` after the choice of ``auto``.
+        facts: what its process said of it.
+        stages: single-stream: of each picture, warm-up left out.
+        chunks_ms: offline: milliseconds for each `chunk` pictures, warm-up left out.
+        chunk: offline: pictures of a round.
+        in_a_run: offline: pictures in one run of the file.
+        peak_memory: bytes; None: unknown, interrupted before the end, or the process failed then.
+        graph_tail: share of the tail in the file's own time; None as above.
+    """
+
+    model: str
+    engine: str
+    threads: int
+    facts: dict[str, Any]
+    stages: list[StageTimes] = field(default_factory=list)
+    chunks_ms: list[float] = field(default_factory=list)
+    chunk: int = 0
+    in_a_run: int = 1
+    peak_memory: int | None = None
+    graph_tail: float | None = None
+
+
+@dataclass
+class Report:
+    """A benchmark, whole or `interrupted`; `refused` is what could not run."""
+
+    plan: Plan
+    cpu: Cpu
+    results: list[Result]
+    interrupted: bool = False
+    refused: list[Refusal] = field(default_factory=list)
+
+
+def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
+    """Measure everything in a plan, each model in its own process.
+
+    An interruption (``KeyboardInterrupt``) ends the measuring; what was measured until then is in
+    the report. Without a single whole round it is passed on.
+
+    An engine may not be able to run a model here, or fail at it later; the others are measured
+    without it.
+
+    Raises:
+        Ssd34Error: a model is missing, none can be run, or a picture cannot be read, which is
+            found out before anything is measured.
+    """
+    check_pictures(plan, progress)
+    with ExitStack() as stack:
+        pairs: list[tuple[Worker, Result]] = []
+        refused: list[Refusal] = []
+        combinations = plan.combinations
+        for number, combination in enumerate(combinations):
+            progress("loading", number, len(combinations))
+            worker = open_worker(
+                plan, *combination, refused=refused, batches=plan.scenario == OFFLINE
+            )
+            if worker:
+                stack.enter_context(worker)
+                model, _, threads = combination
+                facts = worker.facts
+                pairs.append((worker, Result(model, facts["engine"], threads, facts)))
+        report = Report(plan, this_cpu(), [result for _, result in pairs], refused=refused)
+        measure = _single_stream if plan.scenario == SINGLE_STREAM else _offline
+        try:
+            measure(report, pairs, progress)
+            for number, (worker, result) in enumerate(pairs):
+                progress("memory and profile", number, len(pairs))
+                if not _is_measured(report, result):
+                    continue
+                with suppress(ModelError):  # its times stay; what it did not say is unknown
+                    result.peak_memory = worker.ask("memory")
+                    if plan.scenario == SINGLE_STREAM:
+                        result.graph_tail = worker.ask("tail_share")
+        except KeyboardInterrupt:
+            # Turns are compared round by round.
+            if not all(result.stages or result.chunks_ms for result in report.results):
+                raise
+            report.interrupted = True
+    return report
+
+
+def check_pictures(plan: Plan, progress: Progress = lambda *_: None) -> None:
+    """Decode every picture of a plan once: a broken one would end a long run at its turn.
+
+    Raises:
+        ImageError: one cannot be read.
+    """
+    for number, path in enumerate(plan.used):
+        progress("pictures", number, len(plan.used))
+        read_image(path)
+
+
+def open_worker(
+    plan: Plan,
+    model: str,
+    engine: str,
+    threads: int,
+    *,
+    refused: list[Refusal],
+    batches: bool,
+) -> Worker | None:
+    """The process of a model; None where it cannot run, which is added to `refused`.
+
+    Args:
+        plan: what to measure.
+        model, engine, threads: one of its combinations.
+        refused: what cannot run.
+        batches: whether a file may be asked for several pictures in one run.
+
+    Raises:
+        Ssd34Error: the model is missing, a picture cannot be read, or nothing in the plan can run.
+    """
+    file = model_path(model)  # a wrong name is a mistake of the plan's, not an engine's
+
+    def opened(*, streams: int) -> Worker:
+        return Worker(
+            model,
+            engine=engine,
+            threads=threads // streams,
+            streams=streams,
+            pictures=plan.used,
+        )
+
+    streams = threads if plan.scenario == OFFLINE and plan.batch is None else 1
+    try:
+        worker = opened(streams=streams)
+        try:
+            _check_batch(file, worker.facts["batch"], plan, batches=batches)
+        except BaseException:
+            worker.close()
+            raise
+        if streams > 1 and _in_one_run(worker, plan):
+            # Only the loaded file says that it takes several, and then one run has all threads.
+            worker.close()
+            worker = opened(streams=1)
+        return worker
+    except ModelError as error:
+        refused.append(Refusal(model, engine, threads, str(error)))
+        if len(refused) == len(plan.combinations):
+            raise
+        return None
+
+
+def _check_batch(file: Path, fixed: int | None, plan: Plan, *, batches: bool) -> None:
+    """Refuse a file whose fixed number of pictures at once is not the one that is measured.
+
+    A picture alone would be repeated to fill the batch and cost as much as all of them.
+    """
+    if fixed is None:
+        return
+    if fixed > 1 and not batches:
+        raise ModelError(
+            f"{file}: takes {fixed} pictures at once, here they come one by one; export it with "
+            "--batch 1 or dynamic, or measure it with --scenario offline and without --loadgen"
+        )
+    if plan.batch not in (None, fixed):
+        raise ModelError(
+            f"{file}: takes {counted(fixed, 'picture')} at once, not --batch {plan.batch}; leave "
+            "--batch out, or export the file with --batch dynamic"
+        )
+
+
+def _in_one_run(worker: Worker, plan: Plan) -> int | None:
+    """Offline: pictures in one run of the file; None: one, and several runs at the same time."""
+    fixed: int | None = worker.facts["batch"]
+    return plan.batch or (fixed if fixed and fixed > 1 else None)
+
+
+@contextmanager
+def _left_out_if_it_fails(report: Report, worker: Worker, result: Result) -> Iterator[None]:
+    """A model that fails inside the block goes from the results to what is refused.
+
+    Its own rounds go with it: they would be compared with rounds that it did not take part in.
+
+    Raises:
+        ModelError: it was the last.
+    """
+    try:
+        yield
+    except ModelError as error:
+        worker.close()
+        report.results[:] = [one for one in report.results if one is not result]
+        report.refused.append(Refusal(result.model, result.engine, result.threads, str(error)))
+        if not report.results:
+            raise
+
+
+def _is_measured(report: Report, result: Result) -> bool:
+    """Whether a model has not failed; two may have equal results."""
+    return any(one is result for one in report.results)
+
+
+def _single_stream(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+    plan = report.plan
+
+    def turn(worker: Worker, result: Result) -> Callable[[], None]:
+        number = -plan.warm_up
+
+        def run() -> None:
+            nonlocal number
+            stages = StageTimes(*worker.ask("detect", number=number))
+            if number >= 0:
+                result.stages.append(stages)
+            number += 1
+
+        return run
+
+    _turns(report, pairs, turn, progress)
+
+
+def _offline(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+    plan = report.plan
+
+    def turn(worker: Worker, result: Result) -> Callable[[], None]:
+        batch = _in_one_run(worker, plan)
+        result.chunk = batch or PICTURES_A_THREAD * result.threads
+        result.in_a_run = batch or 1
+        number = -plan.warm_up
+
+        def run() -> None:
+            nonlocal number
+            first = number * result.chunk
+            if batch:
+                taken = worker.ask("batches", first=first, count=batch, batch=batch)
+            else:
+                taken = worker.ask("many", first=first, count=result.chunk, workers=result.threads)
+            if number >= 0:
+                result.chunks_ms.append(taken)
+            number += 1
+
+        return run
+
+    _turns(report, pairs, turn, progress)
+
+
+def _turns(
+    report: Report,
+    pairs: list[tuple[Worker, Result]],
+    turn: Callable[[Worker, Result], Callable[[], None]],
+    progress: Progress,
+) -> None:
+    plan = report.plan
+    total = plan.warm_up + plan.rounds
+
+    def guarded(worker: Worker, result: Result) -> Callable[[], None]:
+        run = turn(worker, result)
+
+        def run_if_measured() -> None:
+            if _is_measured(report, result):
+                with _left_out_if_it_fails(report, worker, result):
+                    run()
+
+        return run_if_measured
+
+    interleaved(
+        {str(number): guarded(*pair) for number, pair in enumerate(pairs)},
+        rounds=plan.rounds,
+        warm_up=plan.warm_up,
+        progress=lambda done: progress("rounds", done, total),
+    )

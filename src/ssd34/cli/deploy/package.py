@@ -1,0 +1,73 @@
+"""``ssd34 package``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ssd34.errors import require
+from ssd34.zoo.catalogue import PUBLISHED
+
+
+@click.command(short_help="Publish a model: file, test data, manifest, card.")
+@click.argument("model")
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR"
+)
+@click.option(
+    "--picture", required=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="A real picture: the input of the test data.",
+)  # fmt: skip
+@click.option("--name", help="What the files are called. [default: the network's name]")
+@click.option(
+    "--measured", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="JSON of ssd34 evaluate or ssd34 benchmark, for the card; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--license", "licence", metavar="ID",
+    help="Of the weights, such as apache-2.0, for the card. [default: that of a model given by "
+    "name, else of the card that is there]",
+)  # fmt: skip
+@click.option(
+    "--replace", is_flag=True,
+    help="Another model of the same file name, or a README.md that is no card of ours, may go.",
+)  # fmt: skip
+def package(
+    *,
+    model: str,
+    output: Path,
+    picture: Path,
+    name: str | None,
+    measured: tuple[Path, ...],
+    replace: bool,
+    licence: str | None,
+) -> None:
+    """Write MODEL as the ONNX Model Zoo publishes it.
+
+    The folder gets NAME-OPSET[-int8|-qdq].onnx, the same as .tar.gz with a test data set,
+    ONNX_HUB_MANIFEST.json and README.md. What does not pass ssd34 verify is not written. Numbers on
+    the card come from measurements of this very file; cells without one stay empty.
+    """
+    require("onnx", extra="export", why="packaging")
+    from ssd34.deploy.publish.package import package as write_package
+    from ssd34.files.lock import folder_locked
+    from ssd34.images.read import read_image
+    from ssd34.zoo.names import EMBEDDED, model_path
+
+    if licence is None and model in EMBEDDED:
+        licence = "apache-2.0"
+    elif licence is None and model in PUBLISHED:
+        licence = PUBLISHED[model].licence
+    click.get_current_context().with_resource(folder_locked(output))
+    written = write_package(
+        model_path(model),
+        output=output,
+        picture=read_image(picture),
+        name=name,
+        measured=measured,
+        replace=replace,
+        licence=licence,
+    )
+    for file in (written.model, written.tarball, written.manifest, written.card):
+        click.echo(f"{file}: {file.stat().st_size} bytes")

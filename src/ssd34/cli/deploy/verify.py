@@ -1,0 +1,168 @@
+"""``ssd34 verify``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ssd34.cli.console import warn
+from ssd34.errors import require
+from ssd34.files.atomic import write_text
+from ssd34.workflows.outputs import check_outputs
+from ssd34.zoo.catalogue import PUBLISHED, published
+from ssd34.zoo.names import cache_path, cached_model
+
+if TYPE_CHECKING:
+    from ssd34.deploy.publish.checks import Check, Verification
+
+FAILED = 3
+_RESULTS = {
+    True: ("passed", "green"), False: ("FAILED", "bold red"), None: ("not run", "yellow"),
+}  # fmt: skip
+_SHOWN_LINES = 12
+
+
+@click.command(short_help="Check a published file against its test data and manifest.")
+@click.argument("target", metavar="FILE|TARBALL|FOLDER")
+@click.option(
+    "--manifest", type=click.Path(path_type=Path), metavar="FILE",
+    help="What the file should be. [default: ONNX_HUB_MANIFEST.json beside it, if there is one]",
+)  # fmt: skip
+@click.option("--require-test-data", is_flag=True, help="Fail where there is no test data.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write every check and mismatch."
+)
+@click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
+def verify(
+    *,
+    target: str,
+    manifest: Path | None,
+    require_test_data: bool,
+    json_file: Path | None,
+    threads: int | None,
+) -> None:
+    """Check an ONNX file, a tarball or folder with one, or a model given by name.
+
+    Checksum, structure, inputs and outputs, and every test_data_set_* folder replayed. Of a folder
+    that ssd34 package wrote every file and tarball; of a published model also the tarball that was
+    pulled with it. The exit code is 3 where a check fails.
+    """
+    require("onnx", extra="export", why="verify")
+    from ssd34.machine import thread_budget
+
+    check_outputs((json_file,), files=_read_by_verify(target, manifest), models=(target,))
+    found = _verified(
+        target, manifest=manifest, require=require_test_data, threads=threads or thread_budget()
+    )
+    for verification in found:
+        _print(verification, target if len(found) == 1 else str(verification.file))
+    if json_file:
+        values = [verification.to_dict() for verification in found]
+        passed = all(verification.passed for verification in found)
+        all_values = {"file": target, "passed": passed, "files": values}
+        write_text(
+            json_file, json.dumps(values[0] if len(found) == 1 else all_values, indent=1) + "\n"
+        )
+    for verification in found:
+        shown = target if len(found) == 1 else verification.file
+        failed = [check.name for check in verification.checks if check.passed is False]
+        if failed:
+            warn(f"{shown}: not verified: {', '.join(failed)}")
+        for check in verification.checks:
+            if not failed and check.name == "test data" and check.passed is None:
+                warn(check.detail)
+    if not all(verification.passed for verification in found):
+        raise SystemExit(FAILED)
+
+
+def _read_by_verify(target: str, manifest: Path | None) -> Iterator[Path]:
+    """Files that are read besides a model; of a folder all but its other JSON files, which may be
+    what an earlier check wrote."""
+    from ssd34.deploy.publish.manifest import MANIFEST_NAME
+
+    if manifest:
+        yield manifest
+    path = Path(target)
+    if path.is_dir():
+        for file in path.rglob("*"):
+            if file.suffix.lower() != ".json" or file.name == MANIFEST_NAME:
+                yield file
+    else:
+        yield path.parent / MANIFEST_NAME
+        yield from path.parent.glob("test_data_set_*/*.pb")
+
+
+def _verified(
+    target: str, *, manifest: Path | None, require: bool, threads: int
+) -> list[Verification]:
+    from ssd34.deploy.publish.verify import verify, verify_folder
+    from ssd34.zoo.names import model_path
+
+    if target in PUBLISHED and manifest is None:
+        return [verify_published(target, require_test_data=require, threads=threads)]
+    if os.path.isdir(target):
+        return verify_folder(
+            Path(target), manifest=manifest, require_test_data=require, threads=threads
+        )
+    path = model_path(target)
+    return [verify(path, manifest=manifest, require_test_data=require, threads=threads)]
+
+
+def verify_published(
+    name: str, *, require_test_data: bool = False, threads: int = 1
+) -> Verification:
+    """Check a published model that is on this machine: it has to be the very file that was
+    published. The test data of its archive are replayed if it has been pulled, too.
+
+    Raises:
+        ModelError: no such model, or it is not on this machine.
+        OSError: something cannot be read.
+    """
+    from ssd34.deploy.publish.manifest import Expected, Stated
+    from ssd34.deploy.publish.verify import verify_against
+
+    model = published(name)
+    file, packed = model.model, model.test_data
+    archive = cache_path(packed) if packed else None
+    # Of another size it is not the published file; the checks say so better than an error.
+    path = cache_path(file) if cache_path(file).is_file() else cached_model(name)
+    expected = Expected(
+        source="the catalogue",
+        model=Stated(file.size, file.sha256),
+        archive=Stated(packed.size, packed.sha256) if packed else None,
+        lacking="the catalogue says nothing of inputs and outputs",
+        remedy=f"fetch it anew with: ssd34 models pull {name}",
+    )
+    return verify_against(
+        path,
+        archive if archive and archive.is_file() else None,
+        expected,
+        require_test_data=require_test_data,
+        threads=threads,
+    )
+
+
+def _print(verification: Verification, title: str) -> None:
+    table = Table("check", "result", "detail", title=Text(title, style="table.title"))
+    table.columns[0].overflow = table.columns[2].overflow = "fold"
+    table.columns[1].no_wrap = True
+    for check in verification.checks:
+        word, style = _RESULTS[check.passed]
+        table.add_row(Text(check.name), Text(word, style=style), Text(_shortened(check)))
+    Console(highlight=False, emoji=False).print(table)
+
+
+def _shortened(check: Check) -> str:
+    lines = check.detail.splitlines()
+    more = len(lines) - _SHOWN_LINES
+    if more > 0:
+        lines = [*lines[:_SHOWN_LINES], f"and {more} more, all of them in --json"]
+    return "\n".join(lines)

@@ -1,0 +1,103 @@
+"""Detections of many pictures as text: table, JSON, COCO results, CSV, YOLO."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ssd34.core.detections import CSV_HEADER, Detections
+from ssd34.files.tree import numbers_of, text_of
+
+FORMATS = ("table", "json", "coco", "csv", "yolo")
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A picture and what was found in it."""
+
+    file: Path
+    relative: Path
+    detections: Detections
+
+
+@dataclass
+class Run:
+    """A run.
+
+    Attributes:
+        model: as it was asked for.
+        files: all its pictures, in order, each once.
+        looked: those in which objects were looked for.
+        failed: those that could not be read, and why.
+    """
+
+    model: str
+    files: list[Path]
+    looked: list[Looked] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def as_text(run: Run, form: str, *, width: int | None = None) -> str:
+    """The whole run in one of `FORMATS`. Width in characters, for the table."""
+    if form == "json":
+        return json.dumps(_json(run), indent=1) + "\n"
+    if form == "coco":
+        return json.dumps(_coco(run)) + "\n"
+    if form == "csv":
+        lines = [looked.detections.to_csv(text_of(looked.file)) for looked in run.looked]
+        return f"{CSV_HEADER}\n" + "".join(lines)
+    if form == "yolo":
+        return "".join(
+            f"# {text_of(looked.file)}\n{looked.detections.to_yolo()}" for looked in run.looked
+        )
+    return _table(run, width)
+
+
+def _json(run: Run) -> dict[str, Any]:
+    return {
+        "model": run.model,
+        "pictures": [{"file": text_of(k.file), **k.detections.to_dict()} for k in run.looked],
+        "failed": [{"file": text_of(file), "reason": reason} for file, reason in run.failed],
+    }
+
+
+def _coco(run: Run) -> list[dict[str, Any]]:
+    """COCO results. The image id is the number that names the file, as COCO's own files have
+    it; where that is not so for every file, or not unique, pictures count from 1. Those that could
+    not be read count, too: an id does not depend on them. File and class are named as well, which
+    ``evaluate --detections`` goes by: a data set may have other ids."""
+    numbers = numbers_of([file.name for file in run.files])
+    ids = dict(zip(run.files, numbers, strict=True))
+    return [
+        {**result, "file_name": text_of(looked.file), "category_name": found.name}
+        for looked in run.looked
+        for found, result in zip(
+            looked.detections, looked.detections.to_coco(ids[looked.file]), strict=True
+        )
+    ]
+
+
+def _table(run: Run, width: int | None) -> str:
+    table = Table("picture", "object", "score", "left", "top", "right", "bottom")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    table.columns[0].overflow = "fold"
+    for looked in run.looked:
+        file = text_of(looked.relative)
+        if not len(looked.detections):
+            table.add_row(file, "-", *[""] * 5)
+        for found in looked.detections:
+            table.add_row(file, found.name, f"{found.score:.0%}", *(f"{v:.0f}" for v in found.box))
+            file = ""
+    console = Console(
+        file=io.StringIO(), width=width or 100, highlight=False, markup=False, emoji=False
+    )
+    console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return str(text)

@@ -1,0 +1,182 @@
+"""``ssd34 calibrate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ssd34.cli.console import PARTLY, progress_bar, warn
+from ssd34.cli.data.group import opened, warn_of_unknown_classes
+from ssd34.core.postprocess import POLICIES, named_policy
+from ssd34.datasets.dataset import Dataset, Problem, fingerprint
+from ssd34.errors import OptionError, require
+from ssd34.files.atomic import write_text
+from ssd34.files.checkpoint import Checkpoint, is_named_checkpoint, read_checkpoint
+from ssd34.text import counted
+from ssd34.version import __version__
+from ssd34.workflows.outputs import check_outputs
+
+if TYPE_CHECKING:
+    from ssd34.workflows.calibrate import CalibratedScores
+
+
+@click.command(short_help="Make a checkpoint's scores mean what they say.")
+@click.argument("model", metavar="CHECKPOINT")
+@click.option(
+    "--data", required=True, metavar="PATH",
+    help="Pictures and boxes, as for train, that the network was not trained on.",
+)  # fmt: skip
+@click.option(
+    "--test", "test_data", metavar="PATH",
+    help="Others to measure on; then all of --data is fitted on. [default: half of --data]",
+)  # fmt: skip
+@click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
+@click.option(
+    "--limit", type=click.IntRange(2), metavar="N", help="N pictures of --data by chance."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the halves and of --limit.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.safetensors",
+    help="Where the calibrated checkpoint goes. [default: CHECKPOINT itself, whose weights stay]",
+)  # fmt: skip
+@click.option(
+    "--policy", "policy_name", type=click.Choice(list(POLICIES)), default="zoo",
+    help="How detections are picked to measure them.",
+)  # fmt: skip
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write all numbers.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
+def calibrate(
+    *,
+    model: str,
+    data: str,
+    test_data: str | None,
+    coco_names: bool,
+    limit: int | None,
+    seed: int,
+    output: Path | None,
+    policy_name: str,
+    json_file: Path | None,
+    threads: int | None,
+) -> None:
+    """Fit what is added to the background's logit, so that of the detections that score 0.7 seven
+    in ten are right.
+
+    It is fitted on one half of the pictures and measured on the other. CHECKPOINT, or a float ONNX
+    file that ssd34 export has written, keeps its weights: export and quantize fold the offset into
+    what they write, and training goes on without it.
+    """
+    require("onnx", extra="export", why="calibration of scores")
+    require("hotcoco", extra="evaluate", why="calibration of scores")
+    from ssd34.evaluate.score_fit import chosen, halves
+    from ssd34.workflows.calibrate import CalibrateOptions, calibrate_scores
+
+    source, checkpoint = _read(model)
+    target = output or source
+    if not is_named_checkpoint(target):
+        raise OptionError(
+            f"{target}: expected a name that ends in .safetensors for the calibrated checkpoint; "
+            "give --output FILE.safetensors"
+        )
+    inputs = [data] if test_data is None else [data, test_data]
+    check_outputs((output, json_file), data=inputs)
+    check_outputs((json_file,), models=(str(source),))
+    everything = opened(data, coco_names=coco_names)
+    if limit and limit < len(everything):
+        some = np.random.default_rng(seed).permutation(len(everything))[:limit]
+        everything = chosen(everything, np.sort(some))
+    if test_data is None:
+        fit, held_out = halves(everything, seed=seed)
+        split = f"one half of {data} by chance (seed {seed}) fitted, the other measured"
+    else:
+        fit, held_out = everything, opened(test_data, coco_names=coco_names)
+        split = f"{data} fitted, {test_data} measured"
+    check_outputs((target, json_file), datasets=(fit, held_out))
+    warn_of_unknown_classes(fit, checkpoint.labels)
+
+    problems: list[Problem] = []
+    with progress_bar() as bar:
+        task = bar.add_task("calibrating", total=len(fit) + len(held_out))
+        found = calibrate_scores(
+            checkpoint,
+            fit,
+            held_out,
+            CalibrateOptions(policy=named_policy(policy_name), threads=threads),
+            progress=lambda done: bar.update(task, completed=done),
+            problem=problems.append,
+        )
+    found.checkpoint.save(target)
+    _show(found, fit, held_out)
+    click.echo(f"{target}: background offset {found.calibration.background_offset:+.3f}")
+    if json_file:
+        values = {
+            "model": model,
+            "checkpoint": str(target),
+            "data": data,
+            "test_data": test_data,
+            "limit": limit,
+            "seed": seed,
+            "split": split,
+            "policy": policy_name,
+            "fit_pictures": len(fit),
+            "fit_sha256": fingerprint(fit),
+            "held_out_pictures": len(held_out),
+            "held_out_sha256": fingerprint(held_out),
+            "unreadable": len(problems),
+            "ssd34": __version__,
+            **found.to_dict(),
+        }
+        write_text(json_file, json.dumps(values, indent=1) + "\n")
+    for problem in problems[:5]:
+        warn(f"left out {problem}")
+    if problems:
+        warn(f"{counted(len(problems), 'picture')} could not be read and were left out")
+        raise SystemExit(PARTLY)
+
+
+def _read(model: str) -> tuple[Path, Checkpoint]:
+    """A checkpoint with all that is in it, or the one in an exported file."""
+    from ssd34.cli.train.setup import checkpoint_from_onnx
+    from ssd34.zoo.names import float_file
+
+    path = float_file(model)
+    if is_named_checkpoint(path):
+        return path, read_checkpoint(path, training=True)
+    return path, checkpoint_from_onnx(path)
+
+
+def _show(found: CalibratedScores, fit: Dataset, held_out: Dataset) -> None:
+    before, after = found.before, found.after
+    table = Table("", "before", "after")
+    for name in ("AP", "AP50", "AR100"):
+        values = (each.score.metrics.summary[name] for each in (before, after))
+        table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
+    table.add_section()
+    for first, second in zip(before.score.precisions, after.score.precisions, strict=True):
+        cells = (
+            "-" if one.precision is None else f"{one.precision:.3f} of {one.detections}"
+            for one in (first, second)
+        )
+        table.add_row(f"right from score {first.score:g}", *cells)
+    table.add_section()
+    bins = [{round(one.low, 1): one for one in each.curve.bins} for each in (before, after)]
+    for low in sorted(bins[0].keys() | bins[1].keys()):
+        ones = [each.get(low) for each in bins]
+        cells = ("-" if one is None else f"{one.right:.3f} of {one.count}" for one in ones)
+        table.add_row(f"right at score {low:g} to {low + 0.1:.1f}", *cells)
+    table.add_row("calibration error", *(f"{each.curve.ece:.4f}" for each in (before, after)))
+    console = Console(highlight=False, emoji=False)
+    title = (
+        f"fitted on {counted(len(fit), 'picture')} of {fit.name}; measured on "
+        f"{counted(len(held_out), 'other')} of {held_out.name}"
+    )
+    console.print(title, style="table.title", markup=False, soft_wrap=True)
+    console.print(table)

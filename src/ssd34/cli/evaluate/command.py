@@ -1,0 +1,190 @@
+"""``ssd34 evaluate``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ssd34.cli.console import PARTLY, engine_option, errors
+from ssd34.cli.evaluate.print_scores import Screen, print_comparison, print_score, print_scores
+from ssd34.core.postprocess import POLICIES
+from ssd34.core.preprocess import CARD, PREPROCESSINGS
+from ssd34.errors import OptionError, require
+from ssd34.evaluate.metrics.score import METRICS
+from ssd34.runtime.engine import DEFAULT_ENGINE
+from ssd34.workflows import evaluate as workflow
+
+
+class _Preprocessing(click.Choice[str]):
+    """A choice that knows what stands in for ``both``, which was one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "both":
+            raise OptionError(
+                "--preprocess both: expected card or fast; evaluate with each and --detections "
+                "FILE, then compare the two files with --compare A B"
+            )
+        return super().convert(value, param, ctx)
+
+
+@click.command(short_help="Measure a model, or anybody's detections, on annotated pictures.")
+@click.argument("model", required=False)
+@click.option("--data", required=True, metavar="PATH", help="Pictures and boxes, as for train.")
+@click.option(
+    "--policy", "policy_name", type=click.Choice([*POLICIES, workflow.ALL]),
+    help="How detections are picked, instead of the file's own way; all: side by side. "
+    "[default: the file's own way, zoo where it has none]",
+)  # fmt: skip
+@click.option(
+    "--class", "classes", multiple=True, metavar="NAME",
+    help="Count only this class; may be repeated.",
+)  # fmt: skip
+@click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
+@click.option(
+    "--preprocess", "preprocessing", type=_Preprocessing(PREPROCESSINGS),
+    help="card: bit for bit as published; fast: less work on large pictures. [default: card]",
+)  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write all numbers.",
+)  # fmt: skip
+@click.option(
+    "--detections", type=click.Path(path_type=Path), metavar="FILE",
+    help="With MODEL: write its detections as COCO results into a new FILE. Without: score those "
+    "in FILE.",
+)  # fmt: skip
+@click.option(
+    "--report", "report_folder", type=click.Path(path_type=Path), metavar="DIR",
+    help="Write a page with curves, errors and pictures, and its plots and their numbers.",
+)  # fmt: skip
+@click.option(
+    "--report-class", "report_classes", multiple=True, metavar="NAME",
+    help="Class with a curve of its own in the report; may be repeated. [default: the commonest]",
+)  # fmt: skip
+@click.option(
+    "--compare", type=click.Path(path_type=Path), nargs=2, metavar="A B",
+    help="Compare two files of detections instead.",
+)  # fmt: skip
+@click.option(
+    "--metric", type=click.Choice(METRICS), default="coco",
+    help="zoo-2021: with the defects of the published numbers, only to compare with them.",
+)  # fmt: skip
+@click.option(
+    "--resamples", type=click.IntRange(0), default=1000, metavar="N",
+    help="Draws of pictures for the intervals; 0: no intervals.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of these draws.")
+@click.option(
+    "--resume", is_flag=True,
+    help="Go on with what an interrupted evaluation left beside the first output file.",
+)  # fmt: skip
+@click.option(
+    "--overwrite", is_flag=True, help="With MODEL: the FILE of --detections may be replaced."
+)
+@click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
+@engine_option
+def evaluate(
+    *,
+    model: str | None,
+    data: str,
+    policy_name: str | None,
+    preprocessing: str | None,
+    classes: tuple[str, ...],
+    coco_names: bool,
+    limit: int | None,
+    json_file: Path | None,
+    detections: Path | None,
+    report_folder: Path | None,
+    report_classes: tuple[str, ...],
+    compare: tuple[Path, Path] | None,
+    metric: str,
+    resamples: int,
+    seed: int,
+    resume: bool,
+    overwrite: bool,
+    threads: int | None,
+    engine: str | None,
+) -> None:
+    """Measure MODEL on annotated pictures with COCO's box metrics.
+
+    AP is the mean over IoU 0.50 to 0.95, at most 100 detections a picture. Without MODEL,
+    --detections FILE is scored and --compare A B compared; without these, MODEL is default.
+    """
+    require("hotcoco", extra="evaluate", why="evaluation")
+
+    scored = detections if model is None and compare is None else None
+    _check_options(
+        {"MODEL": model, "--detections": detections, "--report": report_folder} if compare else {},
+        {
+            "--policy": policy_name,
+            "--preprocess": preprocessing,
+            "--threads": threads,
+            "--engine": engine,
+            "--resume": resume or None,
+            "--overwrite": overwrite or None,
+        }
+        if compare or scored
+        else {},
+    )
+    scoring: dict[str, Any] = {
+        "classes": classes,
+        "coco_names": coco_names,
+        "limit": limit,
+        "json_file": json_file,
+        "report": report_folder,
+        "report_classes": report_classes,
+        "metric": metric,
+        "resamples": resamples,
+        "seed": seed,
+        "command": shlex.join(["ssd34", *sys.argv[1:]]),
+    }
+    with Screen() as screen:
+        if compare:
+            compared = workflow.compare_detections(
+                compare, data, workflow.ScoringOptions(**scoring), listener=screen
+            )
+        elif scored:
+            measured = workflow.score_detections(
+                scored, data, workflow.ScoringOptions(**scoring), listener=screen
+            )
+        else:
+            options = workflow.EvaluateOptions(
+                **scoring,
+                policy=policy_name,
+                preprocessing=preprocessing or CARD,
+                threads=threads,
+                engine=engine or DEFAULT_ENGINE,
+                detections=detections,
+                overwrite=overwrite,
+                resume=resume,
+            )
+            measured = workflow.evaluate(model or "default", data, options, listener=screen)
+    if compare:
+        names = (str(compare[0]), str(compare[1]))
+        print_comparison(compared.comparison, title=compared.title, names=names)
+        if compared.problems:
+            raise SystemExit(PARTLY)
+        return
+    if policy_name == workflow.ALL:
+        print_scores(measured.scores, title=measured.title)
+    else:
+        print_score(measured.score, title=measured.title)
+    if measured.report:
+        errors.print(f"report: {measured.report}", markup=False, soft_wrap=True)
+    if measured.unreadable or measured.problems:
+        raise SystemExit(PARTLY)
+
+
+def _check_options(with_compare: dict[str, Any], without_model: dict[str, Any]) -> None:
+    for given, why in (
+        (with_compare, "--compare takes two files of detections"),
+        (without_model, "no model runs here"),
+    ):
+        for name, value in given.items():
+            if value is not None:
+                raise OptionError(f"{name} {value}: {why}; leave it out")

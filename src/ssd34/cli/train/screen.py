@@ -1,0 +1,232 @@
+"""What ``ssd34 train`` shows while it runs, and how it is stopped."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ssd34.cli.console import duration, errors, warn
+from ssd34.files.checkpoint import read_header
+from ssd34.text import counted
+
+if TYPE_CHECKING:
+    from ssd34.cli.train.tensorboard import EventWriter
+    from ssd34.datasets.dataset import Problem
+    from ssd34.evaluate.metrics.coco import CocoMetrics
+    from ssd34.train.progress import Outcome, Progress
+
+
+PRINT_SECONDS = 15
+REFRESH_SECONDS = 0.25
+SHOWN_EVALUATIONS = 8
+
+
+class Evaluation(NamedTuple):
+    """A row of the table."""
+
+    epoch: float
+    step: int
+    ap: float
+    ap50: float
+
+
+class LiveTable:
+    """The run so far, drawn when something happens, at most four times a second. What was drawn
+    last stays when training ends, however it ends."""
+
+    def __init__(self, console: Console, history: Sequence[Mapping[str, Any]] = ()) -> None:
+        """
+        Args:
+            console: where to draw.
+            history: records of a resumed run.
+        """
+        self._where = self._means = self._measuring = ""
+        self._drawn_at = 0.0
+        per_epoch = next((r["batches_per_epoch"] for r in history if r["event"] == "step"), 1)
+        self._evaluations = [
+            Evaluation(record["step"] / per_epoch, record["step"], *_numbers(record["summary"]))
+            for record in history
+            if record["event"] == "evaluation"
+        ]
+        # There is no thread that draws.
+        self.live = Live(console=console, auto_refresh=False, get_renderable=self._drawn)
+
+    def stepped(self, step: int, share: float) -> None:
+        """A step was made."""
+        self._where = f"step {step}  {share:.1%}"
+        self._draw()
+
+    def progress(self, now: Progress) -> None:
+        """New means."""
+        self._means = _in_words(now)
+        self.stepped(now.step, now.share)
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Pictures measured so far."""
+        self._measuring = f"evaluating {done}/{total}"
+        self._draw()
+
+    def evaluated(self, epoch: float, step: int, metrics: CocoMetrics) -> None:
+        """A result."""
+        self._measuring = ""
+        self._evaluations.append(Evaluation(epoch, step, *_numbers(metrics.summary)))
+        self._draw(now=True)
+
+    def problem(self, problem: Problem) -> None:
+        """A picture was left out; it is told above the table."""
+        text = "".join(c if c.isprintable() else "?" for c in str(problem))
+        self.live.console.print(Text(f"warning: {text}"))
+
+    def _draw(self, *, now: bool = False) -> None:
+        if now or time.monotonic() - self._drawn_at >= REFRESH_SECONDS:
+            self._drawn_at = time.monotonic()
+            self.live.refresh()
+
+    def _drawn(self) -> Group:
+        """Where the run is, the last evaluations, and the best one if it was earlier."""
+        best = max(self._evaluations, key=lambda one: one.ap, default=None)
+        shown = self._evaluations[-SHOWN_EVALUATIONS:]
+        if best and best not in shown:
+            shown = [best, *shown[1:]]
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for name in ("epoch", "step", "AP", "AP50"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for one in shown:
+            table.add_row(
+                f"{one.epoch:.4g}", str(one.step), f"{one.ap:.4f}", f"{one.ap50:.4f}",
+                style="bold green" if one is best else None,
+            )  # fmt: skip
+        lines = [Text(line) for line in (self._where, self._means, self._measuring) if line]
+        return Group(*lines, *([table] if shown else []))
+
+
+class Screen:
+    """A live table where somebody watches, else a line every few seconds.
+
+    Only what is within its `with` is drawn; the last state stays.
+
+    Attributes:
+        also: hears the same, if it is there.
+    """
+
+    def __init__(self, *, shown: bool = True, history: Sequence[Mapping[str, Any]] = ()) -> None:
+        """
+        Args:
+            shown: False: print nothing but warnings, as another process tells of the run.
+            history: records of a resumed run.
+        """
+        self.also: EventWriter | None = None
+        watched = shown and sys.stderr.isatty() and not errors.is_dumb_terminal
+        self._live = LiveTable(errors, history) if watched else None
+        self._printed = 0.0
+        self._step = 0
+
+    def __enter__(self) -> None:
+        if self._live:
+            self._live.live.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.live.stop()
+
+    def stepped(self, step: int, share: float) -> None:
+        """Count a step."""
+        self._step = step
+        if self._live:
+            self._live.stepped(step, share)
+
+    def progress(self, now: Progress) -> None:
+        """Show where the run stands."""
+        if self.also:
+            self.also.progress(now)
+        if self._live:
+            self._live.progress(now)
+        elif time.monotonic() - self._printed >= PRINT_SECONDS:
+            self._printed = time.monotonic()
+            _print(f"{now.share:6.1%}  step {now.step}  {_in_words(now)}")
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Show how far an evaluation is."""
+        if self._live:
+            self._live.evaluating(done, total)
+
+    def evaluated(self, epoch: float, metrics: CocoMetrics) -> None:
+        """Show a result; it stays."""
+        if self.also:
+            self.also.evaluated(metrics)
+        if self._live:
+            self._live.evaluated(epoch, self._step, metrics)
+        else:
+            _print(f"epoch {epoch:.4g}: AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}")
+
+    def problem(self, problem: Problem) -> None:
+        """Show a picture that was left out."""
+        if self._live:
+            self._live.problem(problem)
+        else:
+            warn(str(problem))
+
+
+def _in_words(now: Progress) -> str:
+    best = f"best AP {now.best_ap:.4f}  " if now.best_ap >= 0 else ""
+    return (
+        f"epoch {now.step / now.batches_per_epoch:.2f}  "
+        f"loss {now.loss:.3f} (box {now.box_loss:.3f}, class {now.class_loss:.3f})  {best}"
+        f"lr {now.learning_rate:.2g}  {now.image_size} px  "
+        f"{now.images_per_second:.1f} images/s (waiting {now.data_wait:.0%})  "
+        f"left {duration(now.remaining)}"
+    )
+
+
+def _numbers(summary: Mapping[str, float | None]) -> tuple[float, float]:
+    return summary["AP"] or 0.0, summary["AP50"] or 0.0
+
+
+def _print(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+class StopOnSignal:
+    """Ctrl-C or SIGTERM asks the loop to stop after its step; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> None:
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def ending(outcome: Outcome, *, target_map: float | None) -> str:
+    """What the run did, what it reached and, if there was a target, whether it did."""
+    parts = [f"{'finished' if outcome.finished else 'stopped'} after "
+             f"{counted(outcome.steps, 'step')}"]  # fmt: skip
+    if outcome.best.exists() and outcome.best_ap >= 0:  # else what is there is of another policy
+        best = read_header(outcome.best).state
+        epoch = best["step"] / best["batches_per_epoch"]
+        parts[0] += f", best AP {outcome.best_ap:.4f} at epoch {epoch:.4g}"
+    if not outcome.finished:
+        parts.append("go on with --resume")
+    elif target_map is not None:
+        reached = "reached" if outcome.best_ap >= target_map else "not reached"
+        parts.append(f"target AP {target_map:g} {reached}")
+    return "; ".join(parts)

@@ -1,1 +1,0 @@
-"""Pictures and annotations, in and out."""

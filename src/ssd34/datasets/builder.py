@@ -1,0 +1,201 @@
+"""One picture's boxes as a Sample, the same checks whatever format they came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ssd34.datasets.dataset import Kind, Problem, Sample
+from ssd34.files.tree import Files, numbers_of
+from ssd34.images.read import image_size
+
+EDGE = 1.0
+"""Pixels by which a box may reach over the edge unremarked: tools round differently."""
+
+FLAGS = {
+    "0": False, "0.0": False, "false": False, "": False, "none": False, "unspecified": False,
+    "1": True, "1.0": True, "true": True,
+}  # fmt: skip
+"""Spellings of a flag; VOC's own files have 0, 1 and Unspecified."""
+
+
+def number_of(value: object) -> float:
+    """A number of an annotation file, which may be text; NaN if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def whole_of(value: object) -> int:
+    """A whole number of an annotation file: 1, 1.0 and "1" are the same.
+
+    Raises:
+        ValueError: another value; also a fraction too large to be exact, as its neighbours read
+            the same.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
+        return int(value)
+    raise ValueError(f"expected a whole number, got {value!r:.40}")
+
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass
+class Findings:
+    """What is wrong, collected while reading.
+
+    Attributes:
+        problems: left out.
+        remarks: kept.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    remarks: list[Problem] = field(default_factory=list)
+
+
+class SampleBuilder:
+    """Collects the boxes of a picture; unusable ones are reported and left out."""
+
+    def __init__(self, file_name: str, *, width: int, height: int, findings: Findings) -> None:
+        """
+        Args:
+            file_name: the picture.
+            width: pixels.
+            height: pixels.
+            findings: is added to.
+        """
+        self.file_name = file_name
+        self.width = width
+        self.height = height
+        self.findings = findings
+        self._boxes: list[Box] = []
+        self._labels: list[int] = []
+        self._areas: list[float] = []
+        self._crowd: list[bool] = []
+        self._difficult: list[bool] = []
+
+    def wrong(
+        self, kind: Kind, reason: str, *, place: str = "", box: Box | None = None,
+        kept: bool = False,
+    ) -> None:  # fmt: skip
+        """Report something.
+
+        Args:
+            kind: in a word.
+            reason: in a sentence.
+            place: annotation file and line, where the picture's name does not say it.
+            box: xyxy, pixels.
+            kept: it is not left out.
+        """
+        finite = box if box and all(map(math.isfinite, box)) else None
+        reason = f"{place}: {reason}" if place else reason
+        problems = self.findings.remarks if kept else self.findings.problems
+        problems.append(Problem(self.file_name, reason, kind, finite))
+
+    def add(
+        self,
+        box: Box,
+        label: int,
+        *,
+        shown: object,
+        place: str = "",
+        area: object = None,
+        crowd: object = 0,
+        difficult: object = 0,
+    ) -> bool:
+        """Add a box, cut to the picture.
+
+        Args:
+            box: xyxy, pixels.
+            label: 1..N.
+            shown: the box as it is written in the file.
+            place: annotation file and line, where the picture's name does not say it.
+            area: square pixels, as it is written; None, and with a remark what cannot be one: that
+                of the box before it is cut.
+            crowd: COCO's flag as it is written; what is none counts as 0, with a remark.
+            difficult: VOC's flag, the same.
+
+        Returns:
+            Whether it is usable.
+        """
+        left, top, right, bottom = box
+        own = (right - left) * (bottom - top)
+        cut = (max(0.0, left), max(0.0, top),
+               min(float(self.width), right), min(float(self.height), bottom))  # fmt: skip
+        single = np.array(cut, np.float32)
+        if not all(map(math.isfinite, (*box, own))):
+            kind, reason = Kind.NOT_FINITE, "is not finite"
+        elif right <= left or bottom <= top:
+            kind, reason = Kind.NO_AREA, "has no area"
+        elif not (single[:2] < single[2:]).all():
+            kind, reason = Kind.OUTSIDE, "is outside the picture"
+        else:
+            given = own if area is None else number_of(area)
+            usable = 0 < given <= max(own, self.width * self.height)
+            if not usable:
+                reason = f"area {area!r:.40} cannot be one; that of the box, {own:g}, is taken"
+                self.wrong(Kind.VALUE, reason, place=place, box=box, kept=True)
+            flags = []
+            for name, value in (("iscrowd", crowd), ("difficult", difficult)):
+                flag = FLAGS.get(str(value).strip().lower())
+                if flag is None:
+                    reason = f"{name} {value!r:.40} of box {shown}: expected 0 or 1; 0 is taken"
+                    self.wrong(Kind.VALUE, reason, place=place, box=box, kept=True)
+                flags.append(bool(flag))
+            self._boxes.append(cut)
+            self._labels.append(label)
+            self._areas.append(given if usable else own)
+            self._crowd.append(flags[0])
+            self._difficult.append(flags[1])
+            over = max(abs(a - b) for a, b in zip(box, cut, strict=True))
+            if over > EDGE:
+                reason = f"box {shown} reaches {over:.1f} pixels over the edge"
+                self.wrong(Kind.OVER_EDGE, reason, place=place, box=box, kept=True)
+            return True
+        self.wrong(kind, f"box {shown} {reason}", place=place, box=box)
+        return False
+
+    def sample(self, image_id: int) -> Sample:
+        """What has been collected."""
+        return Sample(
+            file_name=self.file_name,
+            image_id=image_id,
+            width=self.width,
+            height=self.height,
+            boxes=np.array(self._boxes, np.float32).reshape(-1, 4),
+            labels=np.array(self._labels, np.int64),
+            areas=np.array(self._areas, np.float64),
+            crowd=np.array(self._crowd, np.bool_),
+            difficult=np.array(self._difficult, np.bool_),
+        )
+
+
+def size_of(files: Files, name: str) -> tuple[int, int]:
+    """Width and height of a picture, from its header.
+
+    Raises:
+        ImageError: missing or not a picture.
+    """
+    with files.opened(name) as stream:
+        return image_size(stream, name)
+
+
+def with_ids(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Samples of a format without picture numbers, with `numbers_of` their files."""
+    ids = numbers_of([sample.file_name for sample in samples])
+    return tuple(
+        dataclasses.replace(sample, image_id=image_id)
+        for sample, image_id in zip(samples, ids, strict=True)
+    )

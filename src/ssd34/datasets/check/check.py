@@ -1,0 +1,253 @@
+"""What is wrong with data sets: their pictures, their boxes, and what they share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssd34.datasets.check.statistics import (
+    RELATIVE_SIZES,
+    SMALLEST_DEFAULT_BOX,
+    Statistics,
+    statistics,
+)
+from ssd34.datasets.dataset import Dataset, ImageStore, Kind, Problem, Sample
+from ssd34.errors import ImageError
+from ssd34.files.overlap import overlapped
+from ssd34.images.read import read_image
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        dataset: where.
+        problem: what.
+        sample: the picture that it is about, where there is one with usable annotations.
+        twin: the data set and the picture that the picture equals.
+    """
+
+    dataset: Dataset
+    problem: Problem
+    sample: Sample | None = None
+    twin: tuple[Dataset, Sample] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "kind": str(self.problem.kind),
+            "data": self.dataset.name,
+            "where": self.problem.where,
+            "image_id": self.sample and self.sample.image_id,
+            "reason": self.problem.reason,
+            "box": self.problem.box,
+            "twin": self.twin and {"data": self.twin[0].name, "where": self.twin[1].file_name},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """The result for some data sets.
+
+    Attributes:
+        statistics: of each.
+        findings: what is wrong, set by set.
+    """
+
+    statistics: tuple[Statistics, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Nothing is wrong. Empty pictures, unused classes and small boxes are not wrong."""
+        return not self.findings
+
+    @property
+    def counts(self) -> dict[Kind, int]:
+        """How often what is wrong, in the order of `Kind`, without zeros."""
+        counts = Counter(finding.problem.kind for finding in self.findings)
+        return {kind: counts[kind] for kind in Kind if counts[kind]}
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "clean": self.clean,
+            "counts": {str(kind): count for kind, count in self.counts.items()},
+            "relative_size_limits": RELATIVE_SIZES,
+            "smallest_default_box": SMALLEST_DEFAULT_BOX,
+            "data": [
+                {**asdict(counted), "unused_classes": counted.unused} for counted in self.statistics
+            ],
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def check(
+    datasets: Sequence[Dataset],
+    *,
+    threads: int = 1,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Check:
+    """Look for everything that is wrong. Every picture is decoded.
+
+    Args:
+        datasets: splits of one, or any that are used together: a picture that is in two of them
+            is found.
+        threads: for decoding.
+        progress: called with the number of pictures done, all sets together.
+    """
+    read: list[list[Content]] = []
+    before = 0
+    for dataset in datasets:
+        read.append(contents(dataset, threads=threads, progress=_counted_on(progress, before)))
+        before += len(dataset)
+    findings: list[Finding] = []
+    firsts: dict[bytes, _Place] = {}
+    for number, (dataset, found) in enumerate(zip(datasets, read, strict=True)):
+        findings += _while_reading(dataset)
+        for sample, content in zip(dataset.samples, found, strict=True):
+            problems = [*_of_picture(sample, content), *_of_boxes(sample)]
+            findings += [Finding(dataset, problem, sample) for problem in problems]
+            findings += _twins(_Place(number, dataset, sample), content, firsts)
+    return Check(tuple(statistics(dataset) for dataset in datasets), tuple(findings))
+
+
+def _counted_on(progress: Callable[[int], None], before: int) -> Callable[[int], None]:
+    return lambda done: progress(before + done)
+
+
+def _while_reading(dataset: Dataset) -> Iterator[Finding]:
+    problems = [*dataset.problems, *dataset.remarks]
+    if not problems:
+        return
+    samples = {sample.file_name: sample for sample in dataset.samples}
+    for problem in problems:
+        yield Finding(dataset, problem, samples.get(problem.where))
+
+
+def _of_picture(sample: Sample, content: Content) -> Iterator[Problem]:
+    annotated = (sample.width, sample.height)
+    if content.error:
+        yield Problem(sample.file_name, content.error, Kind.UNREADABLE)
+    elif content.size is not None and content.size != annotated:
+        width, height = content.size
+        hint = ""
+        if content.size == annotated[::-1]:
+            hint = "; the sides are swapped: was the EXIF rotation applied?"
+        reason = (
+            f"the picture has {width} x {height} pixels, its annotations say "
+            f"{sample.width} x {sample.height}{hint}"
+        )
+        yield Problem(sample.file_name, reason, Kind.WRONG_SIZE)
+
+
+def _of_boxes(sample: Sample) -> Iterator[Problem]:
+    seen = set()
+    for label, values in zip(sample.labels.tolist(), sample.boxes.tolist(), strict=True):
+        left, top, right, bottom = box = tuple(values)
+        width, height = right - left, bottom - top
+        if width < 1 or height < 1:
+            reason = f"a box of {width:.2g} x {height:.2g} pixels at {left:.0f}, {top:.0f}"
+            yield Problem(sample.file_name, reason, Kind.THIN, box)
+        if (label, box) in seen:
+            reason = f"the same box and class again at {left:.0f}, {top:.0f}"
+            yield Problem(sample.file_name, reason, Kind.BOX_TWICE, box)
+        seen.add((label, box))
+
+
+class _Place(NamedTuple):
+    """A picture and the number of its data set."""
+
+    number: int
+    dataset: Dataset
+    sample: Sample
+
+
+def _twins(place: _Place, content: Content, firsts: dict[bytes, _Place]) -> Iterator[Finding]:
+    """What equals a picture that came before; `firsts` is added to."""
+    keys = [key for key in (content.file, content.pixels) if key]
+    twins = [(key, firsts[key]) for key in keys if key in firsts]
+    number, dataset, sample = place
+    if twins:
+        key, (other_number, other, first) = twins[0]
+        same_set = other_number == number
+        what = "the same file as" if key == content.file else "the same pixels, in another file, as"
+        if same_set and first.file_name == sample.file_name:
+            reason = f"listed twice, as image id {first.image_id} and {sample.image_id}"
+        else:
+            reason = f"{what} {first.file_name}" + ("" if same_set else f" in {other.name}")
+        problem = Problem(sample.file_name, reason, Kind.PICTURE_TWICE if same_set else Kind.LEAK)
+        yield Finding(dataset, problem, sample, (other, first))
+    for key in keys:
+        firsts.setdefault(key, place)
+
+
+_AHEAD = 4
+"""Pictures a thread that may wait for their turn; more would only take memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One picture file.
+
+    Attributes:
+        file: SHA-256 of the file; empty where it could not be read.
+        pixels: SHA-256 of the decoded picture and its shape; empty where it is broken.
+        size: width and height, or None.
+        error: why it could not be read; empty if it could.
+    """
+
+    file: bytes = b""
+    pixels: bytes = b""
+    size: tuple[int, int] | None = None
+    error: str = ""
+
+
+def contents(
+    dataset: Dataset, *, threads: int = 1, progress: Callable[[int], None] = lambda _: None
+) -> list[Content]:
+    """Read every picture of a data set.
+
+    At most a few pictures a thread are in memory at once.
+
+    Args:
+        dataset: its `samples` are read in order.
+        threads: decoding leaves Python's lock, so that threads help.
+        progress: called with the number of pictures done.
+
+    Returns:
+        One for each sample.
+    """
+    done: list[Content] = []
+    for content in overlapped(
+        lambda sample: _content(dataset.images, sample),
+        dataset.samples,
+        ahead=_AHEAD * threads,
+        threads=threads,
+    ):
+        done.append(content)
+        progress(len(done))
+    return done
+
+
+def _content(images: ImageStore, sample: Sample) -> Content:
+    name = sample.file_name
+    try:
+        data = images.read_bytes(name)
+    except ImageError as error:
+        return Content(error=str(error).removeprefix(f"{name}: "))
+    file = hashlib.sha256(data).digest()
+    try:
+        image = read_image(data)
+    except ImageError as error:
+        return Content(file, error=str(error).removeprefix("the picture: "))
+    height, width = image.shape[:2]
+    digest = hashlib.sha256(f"{width} x {height}:".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return Content(file, digest.digest(), (width, height))

@@ -1,0 +1,226 @@
+"""Data sets from one format to another."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssd34.core.labels import LabelSet
+from ssd34.datasets.convert.coco import write_coco
+from ssd34.datasets.convert.dropped import Loss, WrittenPicture, WrittenSplit, holdable, renumbered
+from ssd34.datasets.convert.placement import Places, place
+from ssd34.datasets.convert.voc import write_voc
+from ssd34.datasets.convert.yolo import write_yolo
+from ssd34.datasets.dataset import WHOLE, Dataset, Problem
+from ssd34.datasets.yolo import SPLITS as YOLO_SPLITS
+from ssd34.errors import DatasetError, ImageError, OptionError, require
+from ssd34.files.atomic import folder_written_whole
+from ssd34.files.lock import file_locked
+from ssd34.files.tree import path_of
+
+FORMATS = ("coco", "voc", "yolo")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert.
+
+    Attributes:
+        format: one of `FORMATS`.
+        link: make hard links to the pictures instead of copies.
+        ignored_as_objects: where a format has no flags, write crowd and difficult boxes as
+            ordinary ones instead of leaving them out.
+    """
+
+    format: str
+    link: bool = False
+    ignored_as_objects: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise OptionError(f"expected one of {', '.join(FORMATS)}, got {self.format!r}")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Attributes:
+        format: coco, voc or yolo.
+        splits: name, pictures and boxes of each.
+        losses: what changed, and how often.
+        problems: pictures that were left out.
+    """
+
+    format: str
+    splits: tuple[tuple[str, int, int], ...]
+    losses: dict[Loss, int]
+    problems: tuple[Problem, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "format": self.format,
+            "splits": {n: {"pictures": p, "boxes": b} for n, p, b in self.splits},
+            "changed": [
+                {"what": loss.name.lower(), "count": count, "reason": str(loss)}
+                for loss, count in self.losses.items()
+            ],
+            "left_out": [str(problem) for problem in self.problems],
+        }
+
+
+def convert(
+    sources: Sequence[tuple[str, Dataset]],
+    destination: Path,
+    options: Options,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Conversion:
+    """Write a data set in another format, whole or not at all.
+
+    Args:
+        sources: split name and pictures of each split; the name is "" where there is just one.
+        destination: a folder that does not exist or is empty.
+        options: the format, and how.
+        progress: called with the number of pictures done.
+
+    Raises:
+        OptionError: the destination is not empty, another process writes it, or pictures cannot
+            be linked.
+        DatasetError: the splits cannot be in one data set of this format.
+        MissingExtraError: the format needs a package that is not installed.
+    """
+    if os.path.lexists(destination) and not _is_empty_folder(destination):
+        raise OptionError(f"{destination}: exists already; choose a folder that does not")
+    if not destination.absolute().parent.is_dir():
+        raise OptionError(f"{destination.absolute().parent}: no such folder; create it first")
+    if options.format == "yolo":
+        require("yaml", extra="data", why="writing a YOLO data set")
+    losses: Counter[Loss] = Counter()
+    problems: list[Problem] = []
+    named = named_splits(sources, options.format, losses)
+    splits: list[WrittenSplit] = []
+    done = 0
+    with file_locked(destination.absolute()), folder_written_whole(destination) as folder:
+        places = Places(options.format, divided=len(named) > 1)
+        for name, dataset in named:
+            pictures: list[WrittenPicture] = []
+            for sample in dataset.samples:
+                kept, lost = holdable(
+                    sample, options.format, ignored_as_objects=options.ignored_as_objects
+                )
+                path, new = places.of(dataset, name, kept)
+                try:
+                    if new:
+                        place(dataset, sample, folder / path_of(path), link=options.link)
+                    pictures.append(WrittenPicture(path, kept))
+                    losses += lost
+                except ImageError as error:
+                    places.forget(dataset, name, kept)
+                    problems.append(Problem.of(sample, error))
+                done += 1
+                progress(done)
+            if not pictures:
+                raise DatasetError(
+                    f"{dataset.name}: no picture could be read; first problem: {problems[0]}"
+                )
+            split = WrittenSplit(name, dataset.labels, tuple(pictures))
+            losses += renumbered(split, dataset, options.format)
+            splits.append(split)
+        _WRITERS[options.format](folder, splits)
+    counts = [(s.name, len(s.pictures), _boxes(s.pictures)) for s in splits]
+    return Conversion(
+        options.format,
+        tuple(counts),
+        {loss: losses[loss] for loss in Loss if losses[loss]},
+        tuple(problems),
+    )
+
+
+_WRITERS: dict[str, Callable[[Path, Sequence[WrittenSplit]], None]] = {
+    "coco": write_coco, "voc": write_voc, "yolo": write_yolo
+}  # fmt: skip
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
+def _boxes(pictures: Sequence[WrittenPicture]) -> int:
+    return sum(len(picture.sample.boxes) for picture in pictures)
+
+
+UNDIVIDED = "train"
+"""What a source without splits is called where a format wants a name."""
+
+
+def named_splits(
+    sources: Sequence[tuple[str, Dataset]], form: str, losses: Counter[Loss]
+) -> list[tuple[str, Dataset]]:
+    """The splits under names that the format can hold, all with the same classes."""
+    if not sources:
+        raise OptionError("expected at least one data set to convert, got none")
+    if form == "coco" and len(sources) == 1:
+        return [(WHOLE, sources[0][1])]
+    named: list[tuple[str, Dataset]] = []
+    for given, dataset in sources:
+        name = given or UNDIVIDED
+        if form == "yolo":
+            name = _yolo_name(name)
+            losses[Loss.SPLIT_NAMES] += given not in ("", name)
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise OptionError(f"split {name!r}: expected letters, digits, '_', '-' and '.'")
+        if name in dict(named):
+            raise OptionError(
+                f"two splits would be called {name!r}; choose with --split, or name them: "
+                f"{YOLO_SPLITS[1]}=PATH"
+            )
+        named.append((name, dataset))
+    if form == "coco":
+        return named
+    labels = named[0][1].labels
+    _check_names(labels)
+    return [(name, _with_labels(dataset, labels)) for name, dataset in named]
+
+
+def _yolo_name(name: str) -> str:
+    """YOLO has three splits; others are known by how they begin, as val2017 and valid."""
+    for split in YOLO_SPLITS:
+        if name.lower().startswith(split):
+            return split
+    raise OptionError(
+        f"YOLO has the splits {', '.join(YOLO_SPLITS)}, got {name!r}; name it: val=PATH@{name}"
+    )
+
+
+def _check_names(labels: LabelSet) -> None:
+    """Class names that are lines of a file and text of XML."""
+    for name in labels.names:
+        if not name.isprintable() or name != name.strip() or not name:
+            raise DatasetError(
+                f"class name {name!r}: expected text without line breaks and blanks at the ends; "
+                "change it with --rename"
+            )
+
+
+def _with_labels(dataset: Dataset, labels: LabelSet) -> Dataset:
+    """The same data set, its classes numbered as another's."""
+    if dataset.labels.names == labels.names:
+        return dataset
+    if set(dataset.labels.names) != set(labels.names):
+        other = sorted(set(dataset.labels.names) ^ set(labels.names))
+        raise DatasetError(
+            f"{dataset.name}: has other classes than the first split ({', '.join(other[:4])}); "
+            "splits of one data set must label the same classes: convert them one by one, or "
+            "use --rename"
+        )
+    table = dataset.labels_in(labels)
+    samples = (dataclasses.replace(s, labels=table[s.labels]) for s in dataset.samples)
+    return dataclasses.replace(dataset, labels=labels, samples=tuple(samples))

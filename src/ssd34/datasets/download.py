@@ -1,0 +1,277 @@
+"""A published data set into a folder, ready to be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ssd34.errors import DatasetError, OptionError
+from ssd34.files.archive import require_space, unpack
+from ssd34.files.atomic import write_text
+from ssd34.files.download import PAUSE, TIMEOUT, PublishedFile, download
+from ssd34.files.lock import folder_locked
+
+ATTEMPTS = 20
+"""How often an address may break off: the largest archive takes hours."""
+ARCHIVES = "archives"
+"""Folder for the zips, and for what is known of those that were unpacked."""
+_UNPACKED = "unpacked.json"
+_SLACK = 1.05
+"""By how much more than expected an archive may unpack to."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, and of it the bytes done and the bytes in all."""
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    pass
+
+
+def download_data(
+    data: PublishedData,
+    folder: Path,
+    *,
+    keep_archives: bool = False,
+    progress: Progress = _silent,
+    timeout: float = TIMEOUT,
+    attempts: int = ATTEMPTS,
+    pause: float = PAUSE,
+) -> None:
+    """Have a data set in a folder, whole and checked; what is there is not fetched again.
+
+    Each zip lies in ``archives/`` until it is unpacked. Folders and files appear under their own
+    names only when they are whole; an interrupted call is gone on with by the next.
+
+    Args:
+        data: which.
+        folder: is made.
+        keep_archives: leave the zips there.
+        progress: see `Progress`.
+        timeout: seconds without a byte.
+        attempts: how often an address may break off.
+        pause: seconds before it is asked again.
+
+    Raises:
+        DownloadError: no address had an archive; see `ssd34.files.download.download`.
+        DatasetError: something else is at a place of the data set; too little room.
+        OSError: the folder cannot be written.
+    """
+    archives = folder / ARCHIVES
+    require_space(folder, _needed(data, folder, keep_archives=keep_archives))
+    with folder_locked(archives, waiting=lambda who: progress(f"waiting for {who}", 0, 0)):
+        for archive in data.archives:
+            missing = _missing(archive, folder)
+            if not missing:
+                continue
+            file = archive.file
+            target = archives / file.name
+            download(
+                file.urls, target, size=file.size, sha256=file.sha256,
+                progress=partial(_told, progress, file.name, total=file.size),
+                timeout=timeout, attempts=attempts, pause=pause,
+            )  # fmt: skip
+            _unpack(archive, missing, folder, progress)
+            if not keep_archives:
+                target.unlink()
+
+
+def _told(progress: Progress, what: str, done: int, *, total: int) -> None:
+    progress(what, done, total)
+
+
+def _unpack(archive: Archive, missing: list[str], folder: Path, progress: Progress) -> None:
+    name = archive.file.name
+    place = folder / ARCHIVES / f"{Path(name).stem}.unpacking"
+    expected = int(_SLACK * sum(archive.parts[part] for part in missing))
+    unpack(
+        folder / ARCHIVES / name, place, missing, max_bytes=expected,
+        progress=lambda done, total: progress(f"unpacking {name}", done, total),
+    )  # fmt: skip
+    # First the receipt, then the parts: a part without one would count as somebody else's.
+    receipts = _receipts(folder)
+    for part in missing:
+        files, size = _measure(place / part)
+        receipts[part] = {
+            "archive": name, "sha256": archive.file.sha256, "files": files, "bytes": size
+        }  # fmt: skip
+    write_text(folder / ARCHIVES / _UNPACKED, json.dumps(receipts, indent=1) + "\n")
+    for part in missing:
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+        (place / part).replace(folder / part)
+    shutil.rmtree(place)
+
+
+def _missing(archive: Archive, folder: Path) -> list[str]:
+    """The parts that are not there yet.
+
+    Raises:
+        DatasetError: something is in the place of a part that is not this part.
+    """
+    receipts = _receipts(folder)
+    missing = []
+    for part in archive.parts:
+        place = folder / part
+        if not os.path.lexists(place):
+            missing.append(part)
+            continue
+        receipt = receipts.get(part, {})
+        if receipt.get("sha256") != archive.file.sha256:
+            raise DatasetError(
+                f"{place}: is there already, and not from this command; move it away, or choose "
+                "another folder (--output)"
+            )
+        files, size = _measure(place)
+        if (files, size) != (receipt.get("files"), receipt.get("bytes")):
+            raise DatasetError(
+                f"{place}: was changed since it was unpacked ({files} files of {size} bytes, "
+                f"expected {receipt.get('files')} of {receipt.get('bytes')}); move it away and "
+                "run this again"
+            )
+    return missing
+
+
+def _receipts(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was unpacked before, by part."""
+    try:
+        values = json.loads((folder / ARCHIVES / _UNPACKED).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    return {part: value for part, value in values.items() if isinstance(value, dict)}
+
+
+def _measure(place: Path) -> tuple[int, int]:
+    """Files and bytes of a file or folder, without hidden ones, which desktops put there."""
+    if not place.is_dir():
+        return 1, place.stat().st_size
+    sizes = [
+        (Path(where) / name).stat().st_size
+        for where, _, names in os.walk(place)
+        for name in names
+        if not name.startswith(".")
+    ]
+    return len(sizes), sum(sizes)
+
+
+def _needed(data: PublishedData, folder: Path, *, keep_archives: bool) -> int:
+    """The most bytes that will lie on the disk beyond what does now."""
+    lying = most = 0
+    for archive in data.archives:
+        missing = _missing(archive, folder)
+        if not missing:
+            continue
+        name = archive.file.name
+        place = folder / ARCHIVES
+        there = sum(
+            path.stat().st_size for path in (place / name, place / f"{name}.part") if path.is_file()
+        )
+        begun = place / f"{Path(name).stem}.unpacking"
+        parts = sum(archive.parts[part] for part in missing)
+        parts -= min(parts, _measure(begun)[1] if begun.is_dir() else 0)
+        rest = max(0, archive.file.size - there)
+        most = max(most, lying + rest + parts)
+        lying += parts + (rest if keep_archives else -min(there, archive.file.size))
+    return max(most, lying)
+
+
+# No address could be tried where this was written. The first is the one on cocodataset.org; the
+# second is the storage behind it, which answers by https, too.
+_COCO = ("http://images.cocodataset.org/", "https://s3.amazonaws.com/images.cocodataset.org/")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One zip of a data set.
+
+    Attributes:
+        file: size, SHA-256, where it is.
+        parts: files and folders in it, and the bytes that each takes unpacked.
+    """
+
+    file: PublishedFile
+    parts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PublishedData:
+    """A data set for download.
+
+    Attributes:
+        name: what the user says.
+        archives: its zips.
+        splits: name of each, and its annotation file below the folder.
+    """
+
+    name: str
+    archives: tuple[Archive, ...]
+    splits: dict[str, str]
+
+
+def _coco(folder: str, name: str, size: int, sha256: str) -> PublishedFile:
+    return PublishedFile(name, size, sha256, tuple(f"{base}{folder}/{name}" for base in _COCO))
+
+
+# COCO's makers publish no checksums. Sizes and SHA-256 are those on which independent projects
+# that have fetched the files agree, TensorFlow Datasets among them.
+_TRAIN = _coco(
+    "zips", "train2017.zip", 19336861798,
+    "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+)  # fmt: skip
+_VAL = _coco(
+    "zips", "val2017.zip", 815585330,
+    "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+)  # fmt: skip
+_ANNOTATIONS = _coco(
+    "annotations", "annotations_trainval2017.zip", 252907541,
+    "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+)  # fmt: skip
+
+# The pictures are JPEG, which a zip hardly shrinks.
+_TRAIN_PICTURES = {"train2017": 19_400_000_000}
+_VAL_PICTURES = {"val2017": 816_000_000}
+_TRAIN_BOXES = {"annotations/instances_train2017.json": 469_785_474}
+_VAL_BOXES = {"annotations/instances_val2017.json": 19_987_840}
+
+PUBLISHED_DATA = {
+    data.name: data
+    for data in (
+        PublishedData(
+            "coco-val2017",
+            (Archive(_ANNOTATIONS, _VAL_BOXES), Archive(_VAL, _VAL_PICTURES)),
+            {"val2017": "annotations/instances_val2017.json"},
+        ),
+        PublishedData(
+            "coco-2017",
+            (
+                Archive(_ANNOTATIONS, _TRAIN_BOXES | _VAL_BOXES),
+                Archive(_VAL, _VAL_PICTURES),
+                Archive(_TRAIN, _TRAIN_PICTURES),
+            ),
+            {
+                "train2017": "annotations/instances_train2017.json",
+                "val2017": "annotations/instances_val2017.json",
+            },
+        ),
+    )
+}
+"""By name."""
+
+
+def published_data(name: str) -> PublishedData:
+    """Look a data set up by name.
+
+    Raises:
+        OptionError: there is none; the message lists them.
+    """
+    try:
+        return PUBLISHED_DATA[name]
+    except KeyError:
+        known = ", ".join(PUBLISHED_DATA)
+        raise OptionError(f"{name}: no data set of this name; expected one of {known}") from None

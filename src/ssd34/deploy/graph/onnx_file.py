@@ -1,0 +1,109 @@
+"""An ONNX file, read: whatever tool wrote it, its constants are found in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ssd34.core.external_data import check_weights_inside
+from ssd34.deploy.graph.builder import MAX_MODEL_BYTES
+from ssd34.errors import ModelError
+
+_KINDS = {
+    "value_float": np.float32, "value_floats": np.float32,
+    "value_int": np.int64, "value_ints": np.int64,
+}  # fmt: skip
+"""How a Constant may hold its value other than as a tensor, and what type that is."""
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """An ONNX file, its graph tidied, see `tidy`.
+
+    Raises:
+        ModelError: missing, too large, broken, or with weights in other files.
+        OSError: it cannot be read.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such model file; expected an ONNX file")
+    if path.stat().st_size > MAX_MODEL_BYTES:
+        raise ModelError(f"{path}: too large, expected at most {MAX_MODEL_BYTES} bytes")
+    check_weights_inside(path)
+    content = path.read_bytes()
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's own error, which onnx does not pass on
+        reason = " ".join(str(error).split())[:120]
+        raise ModelError(f"{path}: not an ONNX file ({reason})") from None
+    tidy(model)
+    return model
+
+
+def tidy(model: onnx.ModelProto) -> None:
+    """Make every constant an initializer, no initializer an input, and every node come after those
+    that it reads, as our own files have it.
+
+    Old converters list initializers as inputs, too; others write Constant nodes in their place, or
+    append nodes in any order.
+    """
+    graph = model.graph
+    results = {value.name for value in graph.output}
+    kept = []
+    for node in graph.node:
+        tensor = _constant(node)
+        if tensor is None or node.output[0] in results:
+            kept.append(node)
+        else:
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+    _replace(graph, _sorted(kept))
+    constants = {tensor.name for tensor in graph.initializer}
+    for number in reversed(range(len(graph.input))):
+        if graph.input[number].name in constants:
+            del graph.input[number]
+
+
+def _sorted(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Each node behind those whose outputs it reads, else in the order that is there."""
+    makers = {name: number for number, node in enumerate(nodes) for name in node.output if name}
+    placed: set[int] = set()
+    ordered: list[onnx.NodeProto] = []
+    for first in range(len(nodes)):
+        waiting = [first]
+        while waiting:
+            number = waiting[-1]
+            needed = {makers[name] for name in nodes[number].input if name in makers} - placed
+            needed -= set(waiting)  # a circle stays one, for whoever loads the file to refuse
+            if needed and number not in placed:
+                waiting += sorted(needed, reverse=True)
+                continue
+            waiting.pop()
+            if number not in placed:
+                placed.add(number)
+                ordered.append(nodes[number])
+    return ordered
+
+
+def _replace(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    if nodes == list(graph.node):
+        return
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The value of a Constant node; None for other nodes, and for text and sparse ones."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or not node.attribute:
+        return None
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        copy: onnx.TensorProto = onnx.TensorProto.FromString(attribute.t.SerializeToString())
+        return copy
+    if attribute.name not in _KINDS:
+        return None
+    value = onnx.helper.get_attribute_value(attribute)
+    tensor: onnx.TensorProto = numpy_helper.from_array(np.array(value, _KINDS[attribute.name]))
+    return tensor

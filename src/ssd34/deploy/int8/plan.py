@@ -1,0 +1,203 @@
+"""The numbers of an int8 network, whatever form its file has: scales, zero points and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.core.contract import LARGEST_BIAS
+from ssd34.deploy.graph.layers import IMAGE, MAXPOOL, Affine, Conv, Network
+from ssd34.deploy.int8.calibrate import Statistics
+from ssd34.deploy.int8.image_input import BYTES, means_of_bytes, reading_bytes
+from ssd34.deploy.int8.ranges import TRAINED, Range, value_range
+from ssd34.errors import OptionError
+
+NEGLIGIBLE = 8.0
+"""A logit so far below its box's largest has a share of exp(-8), 3e-4, in the softmax."""
+
+_ODD_BOXES = 0.001
+"""Share of the default boxes whose logits are all so low that the range need not hold them."""
+
+_MANY_CHANNELS = 40
+"""With so many, a box whose logits all saturate has scores of 1/40, below any useful threshold."""
+
+_ENOUGH = 1000
+"""Offsets from which their extremes are taken for a range."""
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Conv:
+    """A convolution's arrays in int8.
+
+    Attributes:
+        weight: (O, I, K, K) int8, symmetric.
+        scale: (O,) float32, or () with one for all.
+        bias: (O,) int32, in steps of the input's scale times the weight's.
+    """
+
+    weight: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Plan:
+    """What each value and layer becomes.
+
+    Attributes:
+        network: in float.
+        values: the picture and each layer to its steps.
+        convs: each convolution in int8.
+        float_nodes: layers that stay in float.
+        bytes_input: whether the picture comes as (N, S, S, 3) uint8.
+    """
+
+    network: Network
+    values: Mapping[str, Affine]
+    convs: Mapping[str, Int8Conv]
+    float_nodes: frozenset[str]
+    bytes_input: bool
+
+
+def int8_plan(
+    network: Network,
+    statistics: Statistics,
+    *,
+    ranges: str,
+    percentile: float,
+    per_channel: bool,
+    largest_weight: int,
+    bias_correction: bool,
+    bytes_input: bool,
+    float_nodes: frozenset[str],
+) -> Int8Plan:
+    """Find all numbers; `QuantizeOptions` says what the arguments mean."""
+    values = value_steps(network, statistics, ranges=ranges, percentile=percentile)
+    convs = {}
+    for layer in network.convs:
+        if layer.name in float_nodes:
+            continue
+        conv, means = layer.arrays, statistics.window_means[layer.name]
+        if bytes_input and IMAGE in layer.inputs:
+            values[IMAGE] = BYTES
+            conv, means = reading_bytes(layer).arrays, means_of_bytes(means)
+        input_scale = values[layer.inputs[0]].scale
+        weight, scale = int8_weight(
+            conv,
+            input_scale,
+            per_channel=per_channel,
+            largest=largest_weight,
+            keep_sums=bias_correction,
+        )
+        bias = conv.bias.astype(np.float64)
+        if bias_correction:
+            rounded = weight * scale.astype(np.float64).reshape(-1, 1, 1, 1)
+            bias -= np.einsum("oikl,ikl->o", rounded - conv.weight, means)
+        steps = np.rint(bias / (scale.astype(np.float64) * float(input_scale)))
+        limit = np.iinfo(np.int32)
+        convs[layer.name] = Int8Conv(
+            weight, scale, np.clip(steps, limit.min, limit.max).astype(np.int32)
+        )
+    return Int8Plan(network, values, convs, float_nodes, bytes_input)
+
+
+def value_steps(
+    network: Network, statistics: Statistics, *, ranges: str, percentile: float = 99.99
+) -> dict[str, Affine]:
+    """The steps of the picture and of each layer's output.
+
+    Raises:
+        OptionError: the ranges are to be those of training, and it had none.
+    """
+    if ranges == TRAINED:
+        check_ranges(network, [ranges])
+        return dict(network.trained)
+    heads = head_ranges(network, statistics)
+    values = {}
+    for name, histogram in statistics.histograms.items():
+        limits = heads.get(name) or value_range(histogram, method=ranges, percentile=percentile)
+        values[name] = Affine.spanning(limits.low, limits.high)
+    for layer in network.layers:
+        if layer.kind == MAXPOOL:  # picks values, so it keeps their steps
+            values[layer.name] = values[layer.inputs[0]]
+    return values
+
+
+def check_ranges(network: Network, ranges: Collection[str]) -> None:
+    """
+    Raises:
+        OptionError: the ranges are to be those of training, and it had none.
+    """
+    if TRAINED in ranges and not network.trained:
+        raise OptionError(
+            f"ranges {TRAINED!r}: the network does not come from quantization-aware training, or "
+            "not from its checkpoint; train it with: ssd34 train --qat"
+        )
+
+
+def head_ranges(network: Network, statistics: Statistics) -> dict[str, Range]:
+    """The ranges of the heads, by what decides on detections instead of by the bulk of values.
+
+    Most logits lie far below the largest of their default box, where the softmax makes nothing of
+    them: steps spent on them are lost. And a detection is a rare large logit, which must not be cut
+    off. Offsets count only where they may become a detection's.
+    """
+    ranges: dict[str, Range] = {}
+    for loc, conf in zip(network.loc, network.conf, strict=True):
+        seen, peaks = statistics.histograms[conf], statistics.peaks[conf]
+        odd = _ODD_BOXES if network.spec.num_channels >= _MANY_CHANNELS else 0.0
+        lowest = peaks.quantile(odd) if odd else peaks.smallest
+        ranges[conf] = Range(max(seen.smallest, lowest - NEGLIGIBLE), seen.largest)
+        likely = statistics.candidates[loc]
+        if likely.total >= _ENOUGH:
+            ranges[loc] = Range(likely.smallest, likely.largest)
+    return ranges
+
+
+def int8_weight(
+    conv: Conv, input_scale: np.float32, *, per_channel: bool, largest: int, keep_sums: bool
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Weights in steps, and the scales, wide enough for the bias to fit into int32.
+
+    Args:
+        conv: weight (O, I, K, K) and bias (O,).
+        input_scale: of the convolution's input.
+        per_channel: a scale for each output channel, (O,), instead of one for all, ().
+        largest: the steps are -largest to largest.
+        keep_sums: round as `rounded_windows` does instead of to the nearest step.
+    """
+    reach = np.abs(conv.weight).max(axis=(1, 2, 3)).astype(np.float64)
+    for_bias = np.abs(conv.bias) / (float(input_scale) * LARGEST_BIAS)
+    scale = np.maximum(reach / largest, for_bias)
+    if not per_channel:
+        scale = scale.max()
+    scale = np.where(scale > 0, scale, 1.0)
+    narrow = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
+    exact = conv.weight / narrow.reshape(-1, 1, 1, 1).astype(np.float64)
+    steps = rounded_windows(exact) if keep_sums else np.rint(exact)
+    return np.clip(steps, -largest, largest).astype(np.int8), narrow
+
+
+def rounded_windows(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights rounded so that each window's sum stays, to half a step.
+
+    Neighbouring pixels are alike, so a window multiplies much the same value with all its weights,
+    and their errors add up. Where the sum of the nearest steps is off, those weights go the other
+    way that lose least by it.
+
+    Args:
+        steps: (O, I, K, K), not rounded.
+    """
+    flat = steps.reshape(*steps.shape[:2], -1)
+    nearest = np.rint(flat)
+    error = flat - nearest
+    off = np.rint(error.sum(axis=2, keepdims=True))
+    # The place of each weight among those that were rounded down most, or up most.
+    down = np.argsort(np.argsort(-error, axis=2, kind="stable"), axis=2)
+    up = np.argsort(np.argsort(error, axis=2, kind="stable"), axis=2)
+    nearest += down < off
+    nearest -= up < -off
+    return nearest.reshape(steps.shape)

@@ -1,0 +1,129 @@
+"""Ranges of tensors from their histograms: which values the 256 steps of an int8 tensor span."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.deploy.graph.layers import LEVELS, Affine
+from ssd34.deploy.int8.histogram import BINS, Histogram
+from ssd34.errors import OptionError
+
+METHODS = ("minmax", "percentile", "entropy", "mse")
+TRAINED = "trained"
+"""Instead of a method: the steps that quantization-aware training used."""
+_CANDIDATES = 128
+"""Clippings that are tried for each end."""
+_LEAST = 0.05
+"""The narrowest of them, as a share of what was seen."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Smallest and largest value; zero lies between them."""
+
+    low: float
+    high: float
+
+
+def value_range(histogram: Histogram, *, method: str, percentile: float) -> Range:
+    """The range of a tensor.
+
+    Args:
+        histogram: of its values.
+        method: one of `METHODS`. ``minmax``: all that was seen. ``percentile``: so much of it.
+            ``entropy``: the clipping whose 256 steps keep most of the distribution's shape, by
+            Kullback-Leibler divergence. ``mse``: the one with the smallest squared error.
+        percentile: share of the values in percent, 50 to 100; only for that method.
+    """
+    if method not in METHODS:
+        raise OptionError(f"unknown ranges {method!r}; expected one of {', '.join(METHODS)}")
+    if histogram.total == 0:
+        return Range(0.0, 0.0)
+    seen = Range(min(histogram.smallest, 0.0), max(histogram.largest, 0.0))
+    if method == "minmax" or seen.low == seen.high:
+        return seen
+    if method == "percentile":
+        return _percentile(histogram, seen, percentile)
+    return _entropy(histogram, seen) if method == "entropy" else _mse(histogram, seen)
+
+
+def _percentile(histogram: Histogram, seen: Range, percentile: float) -> Range:
+    """Leaves out so much in total, shared by both ends where both have values."""
+    rest = 1 - percentile / 100
+    cut = rest / 2 if seen.low < 0 < seen.high else rest
+    return Range(
+        min(histogram.quantile(cut), 0.0) if seen.low < 0 else 0.0,
+        max(histogram.quantile(1 - cut), 0.0) if seen.high > 0 else 0.0,
+    )
+
+
+def _mse(histogram: Histogram, seen: Range) -> Range:
+    kept = np.flatnonzero(histogram.counts)
+    centres, counts = histogram.centres[kept], histogram.counts[kept].astype(np.float64)
+
+    def error(limits: Range) -> float:
+        affine = Affine.spanning(limits.low, limits.high)
+        scale, zero = float(affine.scale), float(affine.zero_point)
+        steps = np.clip(np.rint(centres / scale) + zero, 0, LEVELS - 1)
+        return float((counts * (centres - (steps - zero) * scale) ** 2).sum())
+
+    best = seen
+    shares = np.linspace(1, _LEAST, _CANDIDATES)
+    # One end after the other, twice: they hardly depend on each other.
+    for _ in range(2):
+        if seen.high > 0:
+            best = min((Range(best.low, seen.high * float(s)) for s in shares), key=error)
+        if seen.low < 0:
+            best = min((Range(seen.low * float(s), best.high) for s in shares), key=error)
+    return best
+
+
+def _entropy(histogram: Histogram, seen: Range) -> Range:
+    """The farther end is cut off first.
+
+    Source: S. Migacz, 8-bit Inference with TensorRT, 2017; here with a zero point.
+    """
+    counts = histogram.counts.astype(np.float64)
+    # Exact zeros, which a rectifier makes, are a spike that every range represents exactly.
+    if seen.low == 0:
+        counts[BINS // 2] = counts[BINS // 2 + 1]
+    if not counts.any():
+        return seen
+    farthest = max(-seen.low, seen.high)
+    clippings = [
+        Range(max(seen.low, -limit), min(seen.high, limit))
+        for limit in (farthest * np.linspace(1, _LEAST, _CANDIDATES)).tolist()
+    ]
+    return min(clippings, key=lambda limits: _divergence(counts, histogram, limits))
+
+
+def _divergence(counts: NDArray[np.float64], histogram: Histogram, limits: Range) -> float:
+    """Kullback-Leibler divergence of the quantized from the true distribution.
+
+    Args:
+        counts: (BINS,) of the true distribution.
+        histogram: whose bins these are.
+        limits: beyond which values saturate.
+    """
+    affine = Affine.spanning(limits.low, limits.high)
+    scale, zero = float(affine.scale), float(affine.zero_point)
+    centres, width = histogram.centres, histogram.width
+    steps = np.clip(np.rint(centres / scale) + zero, 0, LEVELS - 1).astype(np.int64)
+    inside = (centres >= limits.low - width) & (centres <= limits.high + width)
+    first, last = np.flatnonzero(inside)[[0, -1]]
+    # Saturation puts everything beyond the ends into the last bin.
+    true = np.where(inside, counts, 0.0)
+    true[first] += counts[:first].sum()
+    true[last] += counts[last + 1 :].sum()
+    # A step's own values, even over those of its bins that have any.
+    holding = inside & (counts > 0)
+    per_step = np.bincount(steps[holding], counts[holding], minlength=LEVELS)
+    bins = np.bincount(steps[holding], minlength=LEVELS)
+    spread = np.where(holding, (per_step / np.maximum(bins, 1))[steps], 0.0)
+    p, q = true / true.sum(), spread / max(float(spread.sum()), 1.0)
+    p, q = p[p > 0], q[p > 0]
+    # The last bin may hold nothing but what was clipped: a tiny share stands for none.
+    return float((p * np.log(p / np.maximum(q, 1e-12))).sum())

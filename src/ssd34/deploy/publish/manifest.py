@@ -1,0 +1,230 @@
+"""What a file should be, and who says so: a manifest, or whoever knows the file by name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssd34.core.contract import Port
+from ssd34.deploy.graph.ports import differences
+from ssd34.deploy.publish.checks import Check, check
+from ssd34.errors import ModelError
+from ssd34.files.atomic import sha256_of
+from ssd34.files.strict import parse_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What is stated of a model and of its archive with test data.
+
+    Attributes:
+        source: who says so, for messages.
+        model: size and checksum of the ONNX file; None: nothing is stated.
+        archive: of the archive.
+        ports: inputs and outputs.
+        lacking: why nothing is stated.
+        required: whether that is a failure.
+        remedy: what to do where a file is another one.
+    """
+
+    source: str = "the manifest"
+    model: Stated | None = None
+    archive: Stated | None = None
+    ports: tuple[tuple[Port, ...], tuple[Port, ...]] | None = None
+    lacking: str = ""
+    required: bool = False
+    remedy: str = ""
+
+    def model_check(self, name: str, file: Path) -> Check:
+        """Size and SHA-256 of the ONNX file."""
+        if self.model is None:
+            return Check(name, False if self.required else None, self.lacking)
+        return check(name, *self._differences(file, self.model))
+
+    def archive_check(self, file: Path) -> Check:
+        """Size and SHA-256 of the archive."""
+        if self.archive is not None:
+            return check("archive", *self._differences(file, self.archive))
+        if self.model is not None:
+            return check("archive", [f"{self.source} states nothing of the archive"], "")
+        return Check("archive", False if self.required else None, self.lacking)
+
+    def ports_check(self, inputs: list[Port], outputs: list[Port]) -> Check:
+        """Inputs and outputs of the graph."""
+        if self.ports is None:
+            return Check("manifest ports", None, self.lacking)
+        unlike = differences("input", inputs, self.ports[0])
+        unlike += differences("output", outputs, self.ports[1])
+        return check("manifest ports", unlike, "as the manifest says")
+
+    def _differences(self, file: Path, stated: Stated) -> tuple[list[str], str]:
+        size = file.stat().st_size
+        sha256 = sha256_of(file)
+        problems = []
+        if size != stated.size:
+            problems.append(f"{size} bytes, {self.source} says {stated.size}")
+        if sha256 != stated.sha256:
+            problems.append(f"SHA-256 is {sha256}, {self.source} says {stated.sha256}")
+        if problems and self.remedy:
+            problems.append(self.remedy)
+        return problems, f"{size} bytes, SHA-256 {sha256}"
+
+
+def by_manifest(file: Path, manifest: Path | None) -> Expected:
+    """What a manifest says of a file.
+
+    Args:
+        file: ONNX file or archive.
+        manifest: it has to know the file; None: one that lies beside it, if there is one.
+
+    Raises:
+        ModelError: a broken manifest.
+    """
+    beside = file.parent / MANIFEST_NAME
+    source = manifest or (beside if beside.is_file() else None)
+    if source is None:
+        nothing = f"no manifest was given, and no {MANIFEST_NAME} lies beside the file"
+        return Expected(lacking=nothing)
+    entry = manifest_entry(source, file.name)
+    if entry is None:
+        nothing = f"{source} has no entry for {file.name}"
+        return Expected(lacking=nothing, required=manifest is not None)
+    ports = (entry.inputs, entry.outputs)
+    return Expected(model=entry.model, archive=entry.archive, ports=ports)
+
+
+MANIFEST_NAME = "ONNX_HUB_MANIFEST.json"
+MAX_MANIFEST_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Size in bytes and SHA-256 (64 lower-case hexadecimal digits) that a manifest states."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """One model of a manifest.
+
+    Attributes:
+        model: of the ONNX file.
+        archive: of the tarball with test data; None: there is none.
+        inputs: the graph's inputs.
+        outputs: the graph's outputs.
+    """
+
+    model: Stated
+    archive: Stated | None
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The files of an entry, without their folders.
+
+    Attributes:
+        model: the ONNX file.
+        archive: the tarball with test data; None: there is none.
+        here: the entry names no folder: they belong beside the manifest.
+    """
+
+    model: str
+    archive: str | None
+    here: bool
+
+
+def manifest_entry(manifest: Path, file_name: str) -> ManifestEntry | None:
+    """The entry whose model, or archive with test data, has that file name; None: there is none.
+
+    Raises:
+        ModelError: not a manifest, several such entries, or a broken one.
+        OSError: the manifest cannot be read.
+    """
+    found = [entry for entry in _entries(manifest) if file_name in _file_names(entry)]
+    if len(found) > 1:
+        raise ModelError(f"{manifest}: has {len(found)} entries for {file_name}, expected one")
+    if not found:
+        return None
+    try:
+        return _entry(found[0])
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ModelError(f"{manifest}: broken entry for {file_name}: {reason}") from None
+
+
+def listed_files(manifest: Path) -> list[Listed]:
+    """The files of every entry that names one.
+
+    Raises:
+        ModelError: not a manifest.
+        OSError: the manifest cannot be read.
+    """
+    listed = []
+    for entry in _entries(manifest):
+        path, metadata = entry.get("model_path"), entry.get("metadata")
+        archive = metadata.get("model_with_data_path") if isinstance(metadata, dict) else None
+        if isinstance(path, str):
+            archive = _name(archive) if isinstance(archive, str) else None
+            listed.append(Listed(_name(path), archive, here="/" not in path))
+    return listed
+
+
+def _entries(manifest: Path) -> list[dict[str, Any]]:
+    if manifest.stat().st_size > MAX_MANIFEST_BYTES:
+        raise ModelError(f"{manifest}: too large for a manifest, at most {MAX_MANIFEST_BYTES}")
+    try:
+        entries = parse_json(manifest.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{manifest}: not JSON ({error})") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ModelError(f"{manifest}: expected a list of entries, as a model zoo's manifest is")
+    return entries
+
+
+def _file_names(entry: dict[str, Any]) -> set[str]:
+    metadata = entry.get("metadata")
+    paths = [entry.get("model_path")]
+    if isinstance(metadata, dict):
+        paths.append(metadata.get("model_with_data_path"))
+    return {_name(path) for path in paths if isinstance(path, str)}
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+def _entry(values: dict[str, Any]) -> ManifestEntry:
+    metadata = values["metadata"]
+    archive = None
+    if "model_with_data_path" in metadata:
+        archive = _stated(metadata, "model_with_data")
+    ports = metadata["io_ports"]
+    return ManifestEntry(
+        model=_stated(metadata, "model"),
+        archive=archive,
+        inputs=tuple(_port(port) for port in ports["inputs"]),
+        outputs=tuple(_port(port) for port in ports["outputs"]),
+    )
+
+
+def _stated(metadata: dict[str, Any], prefix: str) -> Stated:
+    size, digest = metadata[f"{prefix}_bytes"], metadata[f"{prefix}_sha"]
+    if not isinstance(size, int):
+        raise TypeError(f"{prefix}_bytes: expected a number, got {size!r}")
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-fA-F]{64}", digest):
+        raise ValueError(f"{prefix}_sha: expected 64 hexadecimal digits, got {digest!r}")
+    return Stated(size, digest.lower())
+
+
+def _port(values: dict[str, Any]) -> Port:
+    name, kind, shape = values["name"], values["type"], values["shape"]
+    known = isinstance(name, str) and isinstance(kind, str) and isinstance(shape, list)
+    if not known or not all(size is None or isinstance(size, int | str) for size in shape):
+        raise TypeError(f"io_ports: expected name, shape and type, got {values!r}")
+    return Port(name, kind, tuple(shape))

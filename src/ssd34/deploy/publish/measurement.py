@@ -1,0 +1,224 @@
+"""Numbers that were measured, and of which file: what a model card may print."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssd34.errors import OptionError
+from ssd34.runtime.engine import ONNXRUNTIME
+from ssd34.runtime.timing import SINGLE_STREAM
+
+KEPT = "measurements"
+"""Folder of a package in which they are kept."""
+_KINDS = ("accuracy", "latency")
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A result of ``ssd34 evaluate --json``.
+
+    Attributes:
+        ap: COCO's box AP.
+        ap50: at IoU 0.50.
+        pictures: how many it was measured on.
+        data: name of the data set.
+        policy: how detections were picked.
+        unreadable: how many of the pictures could not be read and counted as empty.
+        engine: name of what ran the file.
+    """
+
+    ap: float
+    ap50: float
+    pictures: int
+    data: str
+    policy: str
+    unreadable: int
+    engine: str
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A result of ``ssd34 benchmark --json``; median milliseconds of one run of the file."""
+
+    network_ms: float
+    threads: int
+    processor: str
+    engine: str
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured of one model file; None: nothing was."""
+
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+
+
+def read_measurements(files: Iterable[Path], *, model_sha256: str) -> Measurements:
+    """The numbers of one model in measured JSON files.
+
+    Args:
+        files: what ``evaluate`` or ``benchmark`` wrote. Other models are passed over; of one that
+            was timed several times in one run, the first counts.
+        model_sha256: of the model.
+
+    Raises:
+        OptionError: a file is none of these, holds numbers that no card may print, or two measure
+            the same thing.
+    """
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+    for file in files:
+        found = _measured(file).get(model_sha256)
+        if isinstance(found, Accuracy):
+            if accuracy:
+                raise OptionError(f"{file}: the second accuracy of the same model; give one")
+            accuracy = found
+        elif found:
+            if latency:
+                raise OptionError(f"{file}: the second latency of the same model; give one")
+            latency = found
+    return Measurements(accuracy, latency)
+
+
+def measurements_to_keep(files: Iterable[Path]) -> dict[str, Path]:
+    """Measured files under the names that they are kept by: one for each model and kind.
+
+    Raises:
+        OptionError: a file is no measurement, or two measure the same thing.
+    """
+    keep: dict[str, Path] = {}
+    for file in files:
+        for model, found in _measured(file).items():
+            if not re.fullmatch("[0-9a-f]{64}", model):  # it becomes part of a file name
+                continue
+            kind = "accuracy" if isinstance(found, Accuracy) else "latency"
+            name = _kept_name(model, kind)
+            if name in keep:
+                raise OptionError(f"{file}: the second {kind} of the same model; give one")
+            keep[name] = file
+    return keep
+
+
+def kept_measurements(
+    folder: Path, model_sha256: str, *, newer: Mapping[str, Path]
+) -> Measurements:
+    """The numbers of one model in a folder of kept files.
+
+    Args:
+        folder: of a package; it need not exist.
+        model_sha256: of the model.
+        newer: files that take the place of those of the same name in the folder.
+
+    Raises:
+        OptionError: a kept file of this model is broken.
+    """
+    names = [_kept_name(model_sha256, kind) for kind in _KINDS]
+    files = [newer.get(name, folder / name) for name in names]
+    return read_measurements([f for f in files if f.is_file()], model_sha256=model_sha256)
+
+
+def _kept_name(model_sha256: str, kind: str) -> str:
+    return f"{model_sha256[:12]}-{kind}.json"
+
+
+def _measured(file: Path) -> dict[str, Accuracy | Latency]:
+    """What a file measured, by the SHA-256 of the model; of each model the first that counts.
+
+    Other models than the packaged one are held to the same: their numbers are kept, too.
+    """
+    values = _parsed(file)
+    try:
+        if "scenario" in values:
+            return dict(_latencies(file, values))
+        return {str(values["model_sha256"]): _accuracy(file, values)}
+    except KeyError as error:
+        raise OptionError(f"{file}: a measurement without {error}; measure again") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise OptionError(
+            f"{file}: a measurement whose values are none ({error}); measure again"
+        ) from None
+
+
+def _accuracy(file: Path, values: dict[str, Any]) -> Accuracy:
+    metric = values.get("metric", "coco")
+    if metric != "coco":
+        raise OptionError(
+            f"{file}: measured with the metric {metric}, whose numbers are not COCO's; "
+            "measure without --metric"
+        )
+    if "policies" in values:
+        raise OptionError(
+            f"{file}: holds several policies, the model has one; measure without --policy all"
+        )
+    if values.get("tail_cut"):
+        raise OptionError(
+            f"{file}: measured under the policy {values['policy']} instead of the model's own "
+            "tail; measure without --policy"
+        )
+    if (way := values.get("preprocess", "card")) != "card":
+        raise OptionError(
+            f"{file}: measured with --preprocess {way}; a card's numbers are of the exact way: "
+            "measure without it"
+        )
+    if (classes := values.get("classes")) is not None:
+        raise OptionError(
+            f"{file}: expected the AP of all classes, got that of {', '.join(map(str, classes))} "
+            "only; measure without --class"
+        )
+    summary = values["summary"]
+    if summary["AP"] is None or summary["AP50"] is None:
+        raise OptionError(
+            f"{file}: expected an AP, got null: there were no objects to find; measure on data "
+            "with objects"
+        )
+    return Accuracy(
+        ap=float(summary["AP"]),
+        ap50=float(summary["AP50"]),
+        pictures=int(values["pictures"]),
+        data=Path(values["data"]).name,
+        policy=str(values["policy"]),
+        unreadable=int(values.get("unreadable", 0)),
+        engine=str(values.get("engine", ONNXRUNTIME)),
+    )
+
+
+def _latencies(file: Path, values: dict[str, Any]) -> dict[str, Latency]:
+    if values.get("loadgen"):
+        raise OptionError(
+            f"{file}: expected a single-stream benchmark, got one by LoadGen, which does not time "
+            "the network alone; measure without --loadgen"
+        )
+    if (scenario := values["scenario"]) != SINGLE_STREAM:
+        raise OptionError(
+            f"{file}: expected a single-stream benchmark, got {scenario}; measure without "
+            "--scenario"
+        )
+    found: dict[str, Latency] = {}
+    for row in values["results"]:
+        latency = Latency(
+            network_ms=float(row["network_ms"]["median"]),
+            threads=int(row["threads"]),
+            processor=str(values["cpu"]["model"]),
+            engine=f"{row['engine']} {row['engine_version']}",
+        )
+        found.setdefault(str(row["model_sha256"]), latency)
+    return found
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise OptionError(f"{file}: not JSON ({error})") from None
+    if not isinstance(values, dict) or not {"model_sha256", "scenario"} & set(values):
+        raise OptionError(
+            f"{file}: not a measurement: it does not say of which file (model_sha256); expected "
+            "what ssd34 evaluate --json or ssd34 benchmark --json wrote"
+        )
+    return values

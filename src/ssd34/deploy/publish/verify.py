@@ -1,0 +1,258 @@
+"""Verify a published file: is it whole, is it what it says, does it compute what it should.
+
+Neither torch nor the network that made the file is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import onnx
+
+from ssd34.core.contract import port_faults
+from ssd34.core.external_data import check_weights_inside
+from ssd34.deploy.graph.builder import MAX_MODEL_BYTES
+from ssd34.deploy.graph.onnx_file import tidy
+from ssd34.deploy.graph.ports import graph_ports, identity, metadata_of
+from ssd34.deploy.publish.checks import Check, Verification, check, not_run
+from ssd34.deploy.publish.compare_outputs import tail_policy, tolerance_of
+from ssd34.deploy.publish.manifest import MANIFEST_NAME, Expected, by_manifest, listed_files
+from ssd34.deploy.publish.reference_data import find_test_data
+from ssd34.deploy.publish.replay import Arrays, Replayer, replay
+from ssd34.errors import ModelError
+from ssd34.files.archive import SUFFIXES, DamagedArchiveError, is_archive, unpacked
+from ssd34.runtime.libraries import onnxruntime
+from ssd34.runtime.onnxruntime_engine import session_options
+
+__all__ = ["Check", "Verification", "verify", "verify_against", "verify_folder"]
+
+
+def verify(
+    target: Path,
+    *,
+    manifest: Path | None = None,
+    require_test_data: bool = False,
+    threads: int = 1,
+) -> Verification:
+    """Check an ONNX file, a folder with one, or a tarball with one.
+
+    Args:
+        target: ``.onnx``, ``.tar.gz``, ``.tgz`` or a folder. Test data are the
+            ``test_data_set_*`` folders beside the ONNX file.
+        manifest: says what the file should be; None: one that lies beside it, if there is one.
+        require_test_data: fail where there is none.
+        threads: for the network.
+
+    Raises:
+        ModelError: there is nothing that could be verified: no ONNX file or several, an archive
+            that should not be unpacked, or a broken manifest.
+        OSError: something cannot be read.
+    """
+    if not is_archive(target) or target.is_dir():
+        model = _model_in(target, shown=target) if target.is_dir() else target
+        if model.suffix.lower() != ".onnx":
+            raise ModelError(
+                f"{target}: expected an .onnx file, a folder, or {' or '.join(SUFFIXES)}"
+            )
+        expected = by_manifest(model, manifest)
+        checks = _model_checks(model, expected, require_test_data, threads)
+        return Verification(target, tuple(checks))
+    expected = by_manifest(target, manifest)
+    return Verification(
+        target, tuple(_archive_checks(target, expected, expected, require_test_data, threads))
+    )
+
+
+def verify_folder(
+    folder: Path,
+    *,
+    manifest: Path | None = None,
+    require_test_data: bool = False,
+    threads: int = 1,
+) -> list[Verification]:
+    """Check everything in a folder: what its manifest names and what else lies there.
+
+    A file and its archive are one: the archive's test data are replayed, and the file beside it
+    has to be the one that both are stated to be. Without manifest there has to be one ONNX file; a
+    folder without any is searched one level down, as of an archive that was unpacked there.
+
+    Raises:
+        ModelError: there is nothing that could be verified, or a broken manifest.
+        OSError: something cannot be read.
+    """
+    one = partial(verify, manifest=manifest, require_test_data=require_test_data, threads=threads)
+    own = folder / MANIFEST_NAME if manifest is None else manifest
+    found = []
+    if own.is_file() and own.parent.resolve() == folder.resolve():
+        known = set()
+        for listed in listed_files(own):
+            model = folder / listed.model
+            archive = folder / listed.archive if listed.archive else None
+            known.add(model)
+            if listed.here or model.is_file():
+                checks = _pair_checks(
+                    model, archive, by_manifest(model, own), require_test_data, threads
+                )
+                found.append(Verification(model, tuple(checks)))
+        found += [one(file) for file in _models(folder) if file not in known]
+    elif _models(folder):
+        found = [one(folder)]
+    if found:
+        return found
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and _models(path))
+    if not below:
+        raise ModelError(f"{folder}: expected an .onnx file in it or one level down, found none")
+    return [one(path) for path in below]
+
+
+def verify_against(
+    model: Path,
+    archive: Path | None,
+    expected: Expected,
+    *,
+    require_test_data: bool = False,
+    threads: int = 1,
+) -> Verification:
+    """Check an ONNX file that has to be a known one, and replay the test data of its archive.
+
+    Args:
+        model: the ONNX file.
+        archive: the tarball that was published with it; None: it is not here.
+        expected: what both should be.
+        require_test_data: fail where there is none.
+        threads: for the network.
+
+    Raises:
+        ModelError: there is nothing that could be verified.
+        OSError: something cannot be read.
+    """
+    if archive is None:
+        checks = _model_checks(model, expected, require_test_data, threads)
+        return Verification(model, tuple(checks))
+    # Nothing is known of the file in the archive but the archive's own checksum.
+    inner = Expected(lacking="the archive's checksum covers it")
+    checks = [
+        expected.model_check("file", model),
+        *_archive_checks(archive, expected, inner, require_test_data, threads),
+    ]
+    return Verification(model, tuple(checks))
+
+
+def _pair_checks(
+    model: Path, archive: Path | None, expected: Expected, require: bool, threads: int
+) -> list[Check]:
+    """A file and its archive, which holds the same file: that is checked once, in the archive."""
+    missing = [path for path in (model, archive) if path and not path.is_file()]
+    if missing:
+        return [Check(path.name, False, "the manifest names it; missing") for path in missing]
+    if archive is None:
+        return _model_checks(model, expected, require, threads)
+    return [
+        expected.model_check("file", model),
+        *_archive_checks(archive, expected, expected, require, threads),
+    ]
+
+
+def _archive_checks(
+    archive: Path, expected: Expected, inner: Expected, require: bool, threads: int
+) -> list[Check]:
+    checks = [expected.archive_check(archive)]
+    try:
+        with unpacked(archive) as folder:
+            model = _model_in(folder, shown=archive)
+            return checks + _model_checks(model, inner, require, threads)
+    except DamagedArchiveError as error:
+        checks.append(check("contents", [f"{error}; fetch or make it anew"], ""))
+    except ModelError as error:
+        if checks[0].passed is not False:
+            raise
+        # Another file: the checksum has told so already.
+        checks.append(check("contents", [str(error)], ""))
+    return checks
+
+
+def _model_in(folder: Path, *, shown: Path) -> Path:
+    """The only ONNX file in a folder, or below it in an unpacked archive."""
+    found = _models(folder, "*.onnx" if folder == shown else "**/*.onnx")
+    if len(found) != 1:
+        names = ", ".join(str(path.relative_to(folder)) for path in found[:8]) or "none"
+        raise ModelError(f"{shown}: expected one .onnx file in it, found {names}")
+    return found[0]
+
+
+def _models(folder: Path, pattern: str = "*.onnx") -> list[Path]:
+    return sorted(p for p in folder.glob(pattern) if p.is_file() and not p.name.startswith("."))
+
+
+def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -> list[Check]:
+    checks = [expected.model_check("checksum", path)]
+    if path.stat().st_size > MAX_MODEL_BYTES:
+        raise ModelError(f"{path}: too large, expected at most {MAX_MODEL_BYTES} bytes")
+    content = path.read_bytes()
+    model, problems = _parsed(path, content)
+    checks.append(check("structure", problems, "passes ONNX's full check"))
+    if problems:
+        names = ["ports", "manifest ports", "runtime", "test data"]
+        return checks + not_run(names, "structure failed")
+
+    tidy(model)
+    inputs, outputs = graph_ports(model.graph)
+    faults = port_faults(inputs, outputs, metadata_of(model))
+    contract = check("ports", faults, "; ".join(map(str, (*inputs, *outputs))))
+    checks.append(contract)
+    checks.append(expected.ports_check(inputs, outputs))
+
+    try:
+        run = _runner(content, threads)
+    except Exception as error:  # the library has no common base of its own
+        reason = " ".join(str(error).split())[:300]
+        checks.append(check("runtime", [f"ONNX Runtime cannot load it ({reason})"], ""))
+        return checks + not_run(["test data"], "runtime failed")
+    checks.append(check("runtime", [], f"loads in ONNX Runtime {onnxruntime.__version__}"))
+
+    folders = find_test_data(path.parent)
+    if not folders:
+        nothing = f"no test_data_set_* folder beside {path.name}: nothing was computed"
+        return [*checks, Check("test data", False if require else None, nothing)]
+    if not contract.passed:
+        return checks + not_run([folder.name for folder in folders], "ports failed")
+    replayer = Replayer(
+        run=run,
+        inputs=inputs,
+        outputs=outputs,
+        spec=identity(model)[0],
+        tolerance=tolerance_of(model.graph),
+        policy=tail_policy(model.graph),
+    )
+    return checks + [one for folder in folders for one in replay(folder, replayer)]
+
+
+def _parsed(path: Path, content: bytes) -> tuple[onnx.ModelProto, list[str]]:
+    """The model, and what is wrong with it by ONNX's own rules."""
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's own error, which onnx does not pass on
+        return onnx.ModelProto(), [f"not an ONNX file, or a part of one ({error})"]
+    try:
+        check_weights_inside(path)
+    except ModelError as error:
+        return model, [str(error)]
+    try:
+        onnx.checker.check_model(content, full_check=True)
+    except Exception as error:  # the checker's, shape inference's, and others
+        return model, [" ".join(str(error).split())[:500]]
+    return model, []
+
+
+def _runner(content: bytes, threads: int) -> Callable[[Arrays], Arrays]:
+    options = session_options(threads)
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Arrays) -> Arrays:
+        return dict(zip(names, session.run(names, inputs), strict=True))
+
+    return run

@@ -1,0 +1,1 @@
+"""The int8 file that is accurate and fast enough, searched and proven."""

@@ -1,0 +1,138 @@
+"""The gate: an int8 file is accepted only if it is proven accurate and faster on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from ssd34.deploy.int8.quantize import QuantizeOptions
+from ssd34.errors import OptionError
+from ssd34.runtime.timing import SpeedUp
+
+DROPS = ("relative", "absolute")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """What is good enough.
+
+    Attributes:
+        max_drop: largest loss of AP; 0.003 is 0.3 % where it is relative.
+        drop: ``"relative"``: a share of the float network's AP; ``"absolute"``: a difference of AP.
+        min_speedup: smallest ratio of the float file's time to the int8 file's. The low end of the
+            measured interval has to reach it.
+    """
+
+    max_drop: float = 0.003
+    drop: str = "relative"
+    min_speedup: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.drop not in DROPS:
+            raise OptionError(f"unknown drop {self.drop!r}; expected {' or '.join(DROPS)}")
+        if not 0 <= self.max_drop <= 1:
+            raise OptionError(f"expected a max-drop from 0 to 1, got {self.max_drop}")
+        if not 0 < self.min_speedup <= 100:
+            raise OptionError(f"expected a min-speedup above 0, up to 100, got {self.min_speedup}")
+
+    def drop_of(self, *, float_ap: float, ap: float) -> float:
+        """The loss of AP in the criterion's measure; below 0 where int8 is the better one."""
+        lost = float_ap - ap
+        return lost / float_ap if self.drop == "relative" else lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One int8 file, measured against the float file.
+
+    Attributes:
+        ap: of the int8 file, over the same pictures as `float_ap`.
+        float_ap: of the float file.
+        ms: median of one picture through the int8 file, in milliseconds.
+        float_ms: of the float file, in turns with it.
+        speedup: ratio of the two, with its interval.
+        seconds: what measuring took.
+        file_bytes: size of the int8 file.
+    """
+
+    ap: float
+    float_ap: float
+    ms: float
+    float_ms: float
+    speedup: SpeedUp
+    seconds: float
+    file_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(Measured):
+    """A measurement with the gate's verdict.
+
+    Attributes:
+        number: 1, 2, ...
+        options: how the file was quantized.
+        drop: loss of AP in the criterion's measure.
+        accurate: the drop is small enough.
+        fast: the speed-up is large enough.
+    """
+
+    number: int
+    options: QuantizeOptions
+    drop: float
+    accurate: bool
+    fast: bool
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it passes the gate."""
+        return self.accurate and self.fast
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.accepted:
+            return "accepted"
+        failed = [word for word, ok in (("AP", self.accurate), ("speed", self.fast)) if not ok]
+        return f"fails on {' and '.join(failed)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; `from_dict` is its inverse."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            **values,
+            "options": self.options.to_dict(),
+            "speedup": dataclasses.asdict(self.speedup),
+            "accepted": self.accepted,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Trial:
+        """The inverse of `to_dict`."""
+        known = {name: value for name, value in values.items() if name != "accepted"}
+        options = QuantizeOptions.from_dict(values["options"])
+        return cls(**{**known, "options": options, "speedup": SpeedUp(**values["speedup"])})
+
+
+def judged(
+    measured: Measured, options: QuantizeOptions, *, number: int, criterion: Criterion
+) -> Trial:
+    """A measurement with the gate's verdict."""
+    drop = criterion.drop_of(float_ap=measured.float_ap, ap=measured.ap)
+    return Trial(
+        number=number,
+        options=options,
+        drop=drop,
+        accurate=drop <= criterion.max_drop,
+        fast=measured.speedup.low >= criterion.min_speedup,
+        **{f.name: getattr(measured, f.name) for f in dataclasses.fields(Measured)},
+    )
+
+
+def pareto_front(trials: list[Trial]) -> list[Trial]:
+    """The trials that no other one beats in both AP and time, fastest first."""
+    front: list[Trial] = []
+    for trial in sorted(trials, key=lambda t: (t.ms, -t.ap)):
+        if not front or trial.ap > front[-1].ap:
+            front.append(trial)
+    return front

@@ -1,0 +1,174 @@
+"""Which pictures calibrate and which are measured on: never the same ones, unless so asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.datasets.dataset import Dataset, Problem, Sample
+from ssd34.datasets.open import find_dataset, open_dataset, split_path
+from ssd34.errors import DatasetError, ImageError
+from ssd34.files.atomic import sha256_of
+from ssd34.images.read import read_image
+from ssd34.images.sources import find_pictures
+
+Picture = NDArray[np.uint8]
+EVERY = 3
+"""Where one data set serves both, every third picture calibrates."""
+
+
+@dataclass(frozen=True)
+class CalibrationPicture:
+    """A picture before it is read.
+
+    Attributes:
+        name: of the file.
+        read: decodes it; ImageError where that cannot be.
+        digest: SHA-256 of the file, hexadecimal; ImageError or OSError where that cannot be.
+    """
+
+    name: str
+    read: Callable[[], Picture]
+    digest: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class CalibrationPictures:
+    """Pictures for calibration, read one after the other.
+
+    Attributes:
+        name: where they come from, for messages and the proof.
+        files: the pictures.
+    """
+
+    name: str
+    files: tuple[CalibrationPicture, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, problem: Callable[[Problem], None] = lambda _: None) -> Iterator[Picture]:
+        """Each picture, (H, W, 3) uint8 RGB; unreadable ones are reported and left out."""
+        for file in self.files:
+            try:
+                picture = file.read()
+            except ImageError as error:
+                problem(Problem(file.name, str(error).removeprefix(f"{file.name}: ")))
+                continue
+            yield picture
+
+    def fingerprint(self) -> str:
+        """SHA-256, hexadecimal, of the files in order. Nothing is decoded for it."""
+        digest = hashlib.sha256(b"ssd34-calibration-pictures-2")
+        for file in self.files:
+            digest.update((_digest_of(file) or "unreadable").encode())
+        return digest.hexdigest()
+
+    def shared_with(self, dataset: Dataset) -> int:
+        """How many are also in a data set: the same file under the same name."""
+        ours = [(Path(file.name).name, file) for file in self.files]
+        names = {name for name, _ in ours}
+        # A name may come in several folders: each picture of that name is one to compare with.
+        theirs: dict[str, set[str | None]] = {}
+        for file in _files(dataset, dataset.samples):
+            if (name := Path(file.name).name) in names:
+                theirs.setdefault(name, set()).add(_digest_of(file))
+        digests = ((_digest_of(file), theirs[name]) for name, file in ours if name in theirs)
+        return sum(digest is not None and digest in found for digest, found in digests)
+
+
+def _digest_of(file: CalibrationPicture) -> str | None:
+    """Its SHA-256; None: the file cannot be read."""
+    try:
+        return file.digest()
+    except (ImageError, OSError):
+        return None
+
+
+def from_dataset(dataset: Dataset, *, pictures: int) -> CalibrationPictures:
+    """At most so many pictures of a data set, spread evenly over it."""
+    return CalibrationPictures(dataset.name, _files(dataset, _spread(dataset, pictures)))
+
+
+def from_path(path: str, *, pictures: int) -> CalibrationPictures:
+    """At most so many pictures of a data set in any form, or of a folder of picture files.
+
+    Raises:
+        DatasetError, ImageError: it is neither.
+    """
+    source, _ = split_path(path)
+    if Path(source).is_dir():
+        try:
+            find_dataset(source)
+        except DatasetError:
+            return from_folder(source, pictures=pictures)
+    return from_dataset(open_dataset(path), pictures=pictures)
+
+
+def from_folder(folder: str, *, pictures: int) -> CalibrationPictures:
+    """At most so many picture files of a folder, spread evenly over it.
+
+    Raises:
+        ImageError: there is none.
+    """
+    found = find_pictures([folder])
+    chosen = [found[i] for i in _even(len(found), pictures)]
+    return CalibrationPictures(
+        Path(folder).resolve().name,
+        tuple(
+            CalibrationPicture(
+                str(p.relative), partial(read_image, p.path), partial(sha256_of, p.path)
+            )
+            for p in chosen
+        ),
+    )
+
+
+def split(dataset: Dataset, *, pictures: int) -> tuple[CalibrationPictures, Dataset]:
+    """Part a data set: every third picture, at most so many, calibrates; the others are measured.
+
+    Raises:
+        DatasetError: it has fewer than three pictures.
+    """
+    if len(dataset) < EVERY:
+        raise DatasetError(
+            f"{dataset.name}: expected at least {EVERY} pictures, got {len(dataset)}: some "
+            "calibrate, the others are measured on; give --calibration with pictures of its own"
+        )
+    thirds = dataclasses.replace(dataset, samples=dataset.samples[::EVERY])
+    calibrating = _spread(thirds, pictures)
+    taken = {id(sample) for sample in calibrating}
+    rest = tuple(sample for sample in dataset.samples if id(sample) not in taken)
+    return (
+        CalibrationPictures(dataset.name, _files(dataset, calibrating)),
+        dataclasses.replace(dataset, samples=rest),
+    )
+
+
+def _files(dataset: Dataset, samples: Sequence[Sample]) -> tuple[CalibrationPicture, ...]:
+    return tuple(
+        CalibrationPicture(
+            sample.file_name, partial(dataset.read, sample), partial(_sha256, dataset, sample)
+        )
+        for sample in samples
+    )
+
+
+def _sha256(dataset: Dataset, sample: Sample) -> str:
+    return hashlib.sha256(dataset.images.read_bytes(sample.file_name)).hexdigest()
+
+
+def _spread(dataset: Dataset, wanted: int) -> list[Sample]:
+    return [dataset.samples[i] for i in _even(len(dataset), wanted)]
+
+
+def _even(count: int, wanted: int) -> list[int]:
+    """So many of 0 .. count - 1, in equal steps."""
+    return [round(i) for i in np.linspace(0, count - 1, min(count, wanted))]

@@ -1,0 +1,161 @@
+"""Which layers lose most by int8: the order in which they go back to float."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ssd34.deploy.graph.export import ExportOptions, network_model
+from ssd34.deploy.graph.layers import Network
+from ssd34.deploy.int8.calibrate import Statistics, may_detect
+from ssd34.deploy.int8.plan import NEGLIGIBLE
+from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
+from ssd34.runtime.node_times import NodeTime, node_times
+from ssd34.runtime.session import Session
+
+LEAST_MS = 1e-3
+"""What a layer that int8 does not make faster counts as saving: it goes back to float early."""
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What int8 costs and saves in one layer.
+
+    Attributes:
+        name: the layer.
+        noise: mean square of the change of what decides on detections when this layer alone is
+            in int8, as `output_noise` measures it.
+        float_ms: what it takes in the file without int8, by the engine's profile. What was merged
+            into it counts as its own, for example an addition.
+        int8_ms: what it takes in the file with everything in int8.
+    """
+
+    name: str
+    noise: float
+    float_ms: float
+    int8_ms: float
+
+    @property
+    def noise_per_ms(self) -> float:
+        """What decides the order."""
+        return self.noise / max(self.float_ms - self.int8_ms, LEAST_MS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; `from_dict` is its inverse."""
+        return {**dataclasses.asdict(self), "noise_per_ms": self.noise_per_ms}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LayerCost:
+        """The inverse of `to_dict`."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: values[name] for name in names})
+
+
+def layer_costs(
+    network: Network,
+    statistics: Statistics,
+    options: QuantizeOptions,
+    pictures: Sequence[NDArray[np.uint8]],
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[LayerCost]:
+    """The cost of every convolution, the worst per millisecond first.
+
+    Args:
+        network: in float.
+        statistics: its calibration.
+        options: how each layer is quantized.
+        pictures: each (H, W, 3) uint8 RGB; a few are enough.
+        threads: None: what this process may use.
+        progress: called with the number of layers done.
+    """
+    convolutions = [layer.name for layer in network.convs]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "layer.onnx"
+
+        def loaded(model: onnx.ModelProto) -> Session:
+            path.write_bytes(model.SerializeToString())
+            return Session(path, threads=threads)
+
+        def quantized(in_float: Iterable[str] = ()) -> Session:
+            chosen = options.replace(float_nodes=tuple(in_float))
+            return loaded(quantized_model(network, statistics, chosen, policy=None))
+
+        def outputs(session: Session) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            raw = [session.run_raw(session.input_for(picture)) for picture in pictures]
+            return (
+                np.concatenate([loc for loc, _ in raw]),
+                np.concatenate([conf for _, conf in raw]),
+            )
+
+        def times(session: Session) -> dict[str, float]:
+            tensor = session.input_for(pictures[0])
+            nodes = node_times(path, session.engine.name, tensor, threads=session.threads)
+            return layer_times(nodes, convolutions)
+
+        exported = ExportOptions(opset=options.opset, policy=None)
+        float_session = loaded(network_model(network, exported))
+        reference, float_ms = outputs(float_session), times(float_session)
+        int8_ms = times(quantized())
+        costs: list[LayerCost] = []
+        for name in convolutions:
+            changed = outputs(quantized(other for other in network.by_name if other != name))
+            noise = output_noise(reference, changed)
+            costs.append(LayerCost(name, noise, float_ms[name], int8_ms[name]))
+            progress(len(costs))
+    return sorted(costs, key=lambda cost: -cost.noise_per_ms)
+
+
+def output_noise(
+    reference: tuple[NDArray[np.float32], NDArray[np.float32]],
+    changed: tuple[NDArray[np.float32], NDArray[np.float32]],
+) -> float:
+    """The change of a network's raw outputs as far as it decides on detections.
+
+    What int8 cuts off on purpose (`head_ranges`) does not count: logits so far below the largest of
+    their default box that the softmax makes nothing of them, and the offsets of boxes that are no
+    detection's.
+
+    Args:
+        reference: loc (N, 4, A) and conf (N, channels, A) in float.
+        changed: the same of another file.
+
+    Returns:
+        The mean squares of the changes of loc and conf, each as a share of its variance, together.
+    """
+    (loc, conf), (new_loc, new_conf) = reference, changed
+    highest = conf.max(axis=1, keepdims=True)
+    likely = may_detect(conf, highest)
+    if not likely.any():
+        likely[:] = True
+    lowest = highest - NEGLIGIBLE
+    pairs = (
+        (loc.swapaxes(0, 1)[:, likely], new_loc.swapaxes(0, 1)[:, likely]),
+        (np.maximum(conf, lowest), np.maximum(new_conf, lowest)),
+    )
+    return sum(float(np.mean((b - a) ** 2) / max(float(a.var()), 1e-12)) for a, b in pairs)
+
+
+def layer_times(nodes: Sequence[NodeTime], layers: Collection[str]) -> dict[str, float]:
+    """Milliseconds of each layer.
+
+    Engines name a node after the layer that it computes and add to it, for example
+    ``trunk.conv1.relu_nchwc`` and ``trunk.conv1_token_21``.
+    """
+    times = dict.fromkeys(layers, 0.0)
+    longest_first = sorted(layers, key=len, reverse=True)
+    pattern = re.compile(rf"({'|'.join(map(re.escape, longest_first))})(?![0-9A-Za-z])")
+    for node in nodes:
+        if found := pattern.match(node.name):
+            times[found[1]] += node.milliseconds
+    return times

@@ -1,0 +1,294 @@
+"""Parts of a zip into a folder: whole or not at all, and never outside."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from ssd34.errors import DatasetError, ModelError
+from ssd34.files.disk import naming
+from ssd34.files.tree import BROKEN_ZIP
+
+_BLOCK = 1 << 20
+MAX_FILES = 1_000_000
+"""More members than this in the wanted parts are refused."""
+
+
+def unpack(
+    archive: Path,
+    folder: Path,
+    parts: Sequence[str],
+    *,
+    max_bytes: int,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> None:
+    """Bring parts of an archive into a folder.
+
+    What an interrupted call has left is checked by the archive's CRC and gone on with.
+
+    Args:
+        archive: a zip.
+        folder: gets the parts under their names in the archive; nothing else may write there.
+        parts: files and folders in the archive, such as ``val2017``.
+        max_bytes: refuse if the parts hold more, unpacked.
+        progress: called with the bytes done and the bytes of all.
+
+    Raises:
+        DatasetError: the archive is broken, lacks a part, has names that lead out, links, names
+            twice, or too much; nothing outside `folder` was written.
+        OSError: the folder cannot be written.
+    """
+    try:
+        opened = zipfile.ZipFile(archive)
+    except BROKEN_ZIP as error:
+        raise _broken(archive, error) from None
+    with opened:
+        members = _members(opened, archive, parts, max_bytes=max_bytes)
+        total = sum(member.file_size for member in members)
+        done = 0
+        progress(done, total)
+        for member in members:
+            target = folder / member.filename
+            if not _is_there(target, member):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _extract(opened, archive, member, target)
+            done += member.file_size
+            progress(done, total)
+
+
+def _members(
+    opened: zipfile.ZipFile, archive: Path, parts: Sequence[str], *, max_bytes: int
+) -> list[zipfile.ZipInfo]:
+    """The files of the wanted parts, all of their names safe."""
+    members = [
+        member
+        for member in opened.infolist()
+        if not member.is_dir() and any(_is_in(member.filename, part) for part in parts)
+    ]
+    for part in parts:
+        if not any(_is_in(member.filename, part) for member in members):
+            raise DatasetError(f"{archive}: holds no {part}; fetch it again")
+    if len(members) > MAX_FILES:
+        raise DatasetError(f"{archive}: {len(members)} files, expected at most {MAX_FILES}")
+    seen: set[str] = set()
+    for member in members:
+        name = member.filename
+        if not _is_safe(name):
+            raise DatasetError(f"{archive}: holds {name!r:.80}, a name that may lead out of it")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise DatasetError(f"{archive}: holds {name!r:.80}, a link; expected plain files")
+        # On some systems a.jpg and A.jpg are one file.
+        if name.casefold() in seen:
+            raise DatasetError(f"{archive}: holds {name!r:.80} twice")
+        seen.add(name.casefold())
+    size = sum(member.file_size for member in members)
+    if size > max_bytes:
+        raise DatasetError(
+            f"{archive}: unpacks to {size} bytes, expected at most {max_bytes}; it is not unpacked"
+        )
+    return members
+
+
+def _is_in(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}/")
+
+
+def _is_safe(name: str) -> bool:
+    if any(character in name for character in "\\:\0"):
+        return False
+    return all(piece not in ("", ".", "..") for piece in name.split("/"))
+
+
+def _is_there(target: Path, member: zipfile.ZipInfo) -> bool:
+    try:
+        if target.stat().st_size != member.file_size:
+            return False
+        crc = 0
+        with target.open("rb") as file:
+            while block := file.read(_BLOCK):
+                crc = zlib.crc32(block, crc)
+    except FileNotFoundError:
+        return False
+    return crc == member.CRC
+
+
+def _extract(opened: zipfile.ZipFile, archive: Path, member: zipfile.ZipInfo, target: Path) -> None:
+    # Opened apart: an OSError of the target is about the disk, one of the source the archive.
+    with naming(target, needs=member.file_size), target.open("wb") as file:
+        try:
+            source = opened.open(member)
+        except BROKEN_ZIP as error:
+            raise _broken(archive, error) from None
+        with source:
+            while True:
+                try:
+                    block = source.read(_BLOCK)  # checks the CRC at the end
+                except BROKEN_ZIP as error:
+                    raise _broken(archive, error) from None
+                if not block:
+                    return
+                file.write(block)
+
+
+def _broken(archive: Path, error: Exception) -> DatasetError:
+    return DatasetError(f"{archive}: broken archive ({error}); delete it and fetch it again")
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Check that a disk has room.
+
+    Args:
+        folder: on that disk; need not exist.
+        size: bytes that will be written.
+
+    Raises:
+        DatasetError: it has not.
+    """
+    place = folder.absolute()
+    while not os.path.isdir(place):
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < size:
+        raise DatasetError(
+            f"{folder}: {size / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; free some, "
+            "or choose a folder on another disk (--output)"
+        )
+
+
+SUFFIXES = (".tar.gz", ".tgz")
+MAX_BYTES = 2 * 2**30
+"""Largest archive, unpacked."""
+MAX_MEMBERS = 1000
+_MAX_HEADER_BYTES = 2**20
+_CHUNK_BYTES = 2**16
+
+
+class DamagedArchiveError(ModelError):
+    """Cut off, changed, or no archive at all."""
+
+
+class _BoundedGzip(gzip.GzipFile):
+    """Decompresses no more than `MAX_BYTES` and hands out no giant header.
+
+    tarfile reads extended headers whole, of whatever size the archive claims.
+    """
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most `size` bytes."""
+        if size is None or not 0 <= size <= _MAX_HEADER_BYTES:
+            raise ModelError(f"it has a header of {size} bytes")
+        self._check(self.tell() + size)
+        return super().read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place in the decompressed data."""
+        self._check(offset)
+        return super().seek(offset, whence)
+
+    def _check(self, place: int) -> None:
+        # A little more than the files may have: padding and headers.
+        if place > MAX_BYTES + (MAX_MEMBERS + 1) * 4096:
+            raise ModelError(f"it holds more than {MAX_BYTES} bytes")
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is one of a packed archive."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+@contextmanager
+def unpacked(archive: Path) -> Iterator[Path]:
+    """A temporary folder with the files of a tarball; it goes when the block ends.
+
+    Only files and folders are taken. Anything else, names that lead out of the folder, and more
+    than `MAX_BYTES` or `MAX_MEMBERS` are refused before anything is written.
+
+    Raises:
+        DamagedArchiveError: not a whole gzipped tar archive.
+        ModelError: one that should not be unpacked.
+        OSError: it cannot be read, or the temporary folder not written.
+    """
+    with tempfile.TemporaryDirectory(prefix="ssd34-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        try:
+            with _BoundedGzip(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+                members = _checked_members(tar)
+                while stream.read(_MAX_HEADER_BYTES):
+                    pass  # to the end, where gzip keeps its own checksum
+                for member in members:
+                    _write(tar, member, folder)
+        except ModelError as error:
+            raise ModelError(f"{archive}: not unpacked: {error}") from None
+        except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError,
+                OverflowError, RecursionError) as error:  # fmt: skip
+            reason = " ".join(str(error).split())[:200]
+            raise DamagedArchiveError(
+                f"{archive}: not a whole gzipped tar archive ({reason})"
+            ) from None
+        yield folder
+
+
+def _checked_members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """All members, once every one of them is found harmless.
+
+    Raises:
+        ModelError: one is not.
+    """
+    members: list[tarfile.TarInfo] = []
+    names: set[PurePosixPath] = set()
+    total = 0
+    for member in tar:
+        shown = repr(member.name[:100])
+        path = PurePosixPath(member.name)
+        if (
+            path.is_absolute()
+            or ".." in path.parts
+            or PureWindowsPath(member.name).drive
+            or "\\" in member.name
+            or "\0" in member.name
+        ):
+            raise ModelError(f"{shown} leads out of the folder")
+        if not (member.isreg() or member.isdir()) or member.issparse():
+            raise ModelError(f"{shown} is neither a plain file nor a folder")
+        total += member.size
+        if member.size < 0 or total > MAX_BYTES:
+            raise ModelError(f"{shown} brings it to {total} bytes, at most {MAX_BYTES}")
+        if member.isreg() and path in names:
+            raise ModelError(f"{shown} is in it twice")
+        names.add(path)
+        members.append(member)
+        if len(members) > MAX_MEMBERS:
+            raise ModelError(f"it has more than {MAX_MEMBERS} members")
+    return members
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Write a checked member by hand: the first releases of Python 3.11 have no safe extraction.
+
+    Nothing but names and content is taken over: no owners, modes or times. A file is always a new
+    one, so that nothing that lies there, a link least of all, is written through.
+
+    Raises:
+        ModelError: a member of its name, or a file in place of its folder, is there.
+    """
+    target = folder.joinpath(*PurePosixPath(member.name).parts)
+    try:
+        if member.isdir():
+            target.mkdir(parents=True, exist_ok=True)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        content = tar.extractfile(member)
+        assert content is not None  # a plain file
+        with naming(target, needs=member.size), content, target.open("xb") as file:
+            shutil.copyfileobj(content, file, _CHUNK_BYTES)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise ModelError(f"{member.name[:100]!r} has the place of another member") from None

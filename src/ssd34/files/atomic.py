@@ -1,0 +1,139 @@
+"""Whole files and folders or none: write beside, then rename."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ssd34.files.disk import naming
+
+_LONGEST = 200
+
+
+@contextmanager
+def written_whole(path: Path, *, needs: int | None = None) -> Iterator[Path]:
+    """A path to write, of the same name, that takes the place of `path` when the block ends without
+    error.
+
+    It lies in a hidden folder of its own beside `path`, because some libraries write through a
+    temporary file of their own beside the one that they are told: a process that is killed leaves
+    that folder and nothing else, and `remove_parts` removes it. Where `path` is a link, all this
+    goes for the file that it leads to. A device or a pipe is not replaced: it gets the bytes when
+    the block ends without error.
+
+    Args:
+        path: the file.
+        needs: its bytes, where they are known, for the error of a full disk.
+
+    Raises:
+        OSError: it cannot be written, whatever the library in the block says of it.
+    """
+    special = is_special(path)
+    target = path if special else Path(os.path.realpath(path))
+    try:
+        folder = Path(
+            tempfile.mkdtemp(
+                prefix=_beside(target.name),
+                suffix=".part",
+                dir=None if special else target.parent,
+            )
+        )
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    temporary = folder / path.name
+    try:
+        with naming(path, needs=needs, part=temporary):
+            yield temporary
+            if special:
+                _pour(temporary, path)
+                return
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            temporary.replace(target)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _beside(name: str) -> str:
+    """What the hidden folder of a file begins with: a name has 255 bytes at most."""
+    return f".{os.fsdecode(os.fsencode(name)[:_LONGEST])}."
+
+
+def is_special(path: Path) -> bool:
+    """Whether there is a device, a pipe or a socket, itself or behind a link."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _pour(file: Path, special: Path) -> None:
+    try:
+        # Without O_CREAT: Linux refuses it for other users' pipes in /tmp.
+        with (
+            file.open("rb") as source,
+            os.fdopen(os.open(special, os.O_WRONLY), "wb") as sink,
+        ):
+            shutil.copyfileobj(source, sink)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(special)) from None
+
+
+def remove_parts(folder: Path, names: Iterable[str]) -> None:
+    """Remove what killed processes left beside some files while they wrote them."""
+    for name in names:
+        target = Path(os.path.realpath(folder / name))
+        for part in target.parent.glob(f"{glob.escape(_beside(target.name))}*.part"):
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends without error.
+
+    Raises:
+        OSError: `path` exists and is not an empty folder, or the folder above cannot be written.
+    """
+    path = path.absolute()
+    temporary = Path(tempfile.mkdtemp(prefix=_beside(path.name), suffix=".part", dir=path.parent))
+    try:
+        with naming(path, part=temporary):
+            yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o777 & ~mask)
+        if path.exists():
+            path.rmdir()
+        temporary.rename(path)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file or none."""
+    with written_whole(path, needs=len(data)) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 file or none."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

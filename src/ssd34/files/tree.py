@@ -1,0 +1,423 @@
+"""The files of a data set: below a folder or inside a zip. Names never lead out of either.
+
+Names are relative, with forward slashes; "" is the folder itself.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol, cast
+
+from ssd34.errors import DatasetError, ImageError
+
+MAX_FILE_BYTES = 256 * 1024 * 1024
+"""A picture file or archive member larger than this is refused, unread."""
+
+BROKEN_ZIP = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError
+)  # fmt: skip
+"""What zipfile raises for archives that are damaged, encrypted or packed in an unknown way."""
+
+_APPLE = "__MACOSX"
+"""A folder that macOS puts into archives beside what was packed."""
+
+
+class Files(Protocol):
+    """Files below one place."""
+
+    @property
+    def leads_out(self) -> bool:
+        """Whether the place itself is behind a link that leads out of the data set's folder."""
+        ...
+
+    def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
+        """The file's bytes; ImageError if it is missing, unreadable or larger than the limit in
+        bytes, `MAX_FILE_BYTES` where none is given."""
+        ...
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[BinaryIO]:
+        """The file as a stream, to look at its beginning; ImageError if it is missing."""
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        ...
+
+    def is_lost_link(self, name: str) -> bool:
+        """Whether there is a link of that name, which leads out or to nothing."""
+        ...
+
+    def is_folder(self, name: str) -> bool:
+        """Whether there is such a folder."""
+        ...
+
+    def names(self, folder: str = "", *, deep: bool = False) -> list[str]:
+        """The files in a folder, or also in those below it, sorted; without hidden ones."""
+        ...
+
+    def folders(self, folder: str = "") -> list[str]:
+        """The folders in a folder, sorted; without hidden ones."""
+        ...
+
+    def below(self, folder: str) -> Files:
+        """The files below a folder."""
+        ...
+
+    def inside(self, path: str) -> str | None:
+        """A path that a file of the data set gives, absolute or relative, as a name; None where
+        it leads out."""
+        ...
+
+
+def read_annotations(files: Files, name: str, *, limit: int) -> bytes:
+    """An annotation file.
+
+    Raises:
+        DatasetError: missing, unreadable or larger than the limit in bytes.
+    """
+    try:
+        return files.read_bytes(name, limit=limit)
+    except ImageError as error:
+        reason = str(error).removesuffix("; add it or take its annotations out")
+        raise DatasetError(f"{reason}; expected an annotation file") from None
+
+
+def read_lines(files: Files, name: str, *, limit: int) -> list[str]:
+    """The lines of a UTF-8 annotation file, with or without a byte order mark.
+
+    Raises:
+        DatasetError: missing, larger than the limit in bytes, or not text.
+    """
+    try:
+        return read_annotations(files, name, limit=limit).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{name}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+
+
+def normal(name: str) -> str | None:
+    """A relative name without `.` and `..`; None where it leads out."""
+    clean = posixpath.normpath(name.replace("\\", "/"))
+    if clean.startswith(("/", "../")) or clean == "..":
+        return None
+    return "" if clean == "." else clean
+
+
+class FolderFiles(Files):
+    """Files below a folder; names that lead out of it are refused, and links that lead out of it
+    or of the data set's folder, if it lies in one."""
+
+    def __init__(self, root: Path, *, around: Path | None = None) -> None:
+        self.root = root
+        self._around = root if around is None else around
+        self._outside: bool | None = None
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    @property
+    def leads_out(self) -> bool:
+        """Whether the folder itself is behind such a link."""
+        return os.path.isdir(self.root) and self._path("") is None
+
+    def _is_outside(self, root: str) -> bool:
+        """Whether the folder, of that real path, leads out; looked at once, not for each file."""
+        if self._outside is None:
+            self._outside = not _is_below(root, os.path.realpath(self._around))
+        return self._outside
+
+    def path(self, name: str) -> Path:
+        """Where a file is; ImageError if it is missing."""
+        path = self._path(name)
+        if path is None:
+            raise ImageError(f"{name}: the name leads out of {self.root}; correct it")
+        if not os.path.isfile(path):
+            raise ImageError(f"{name}: missing in {self.root}; add it or take its annotations out")
+        return path
+
+    def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
+        """The file's bytes."""
+        path = self.path(name)
+        limit = MAX_FILE_BYTES if limit is None else limit
+        try:
+            if path.stat().st_size > limit:
+                raise ImageError(f"{name}: larger than {limit >> 20} MiB; shrink it")
+            return path.read_bytes()
+        except OSError as error:
+            raise ImageError(f"{name}: {error.strerror}; check its rights") from None
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[BinaryIO]:
+        """The file as a stream."""
+        try:
+            stream = self.path(name).open("rb")
+        except OSError as error:
+            raise ImageError(f"{name}: {error.strerror}; check its rights") from None
+        with stream:
+            yield stream
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        path = self._path(name)
+        return path is not None and os.path.isfile(path)
+
+    def is_lost_link(self, name: str) -> bool:
+        """Whether there is a link of that name, which leads out or to nothing."""
+        inside = normal(name)
+        if not inside or self.exists(name):
+            return False
+        try:
+            return (self.root / path_of(inside)).is_symlink()
+        except (OSError, ValueError):  # a name that no file can have
+            return False
+
+    def is_folder(self, name: str) -> bool:
+        """Whether there is such a folder."""
+        path = self._path(name)
+        return path is not None and os.path.isdir(path)
+
+    def names(self, folder: str = "", *, deep: bool = False) -> list[str]:
+        """The files in a folder, or also in those below it."""
+        return sorted(self._walk(folder, deep=deep))
+
+    def _walk(self, folder: str, *, deep: bool) -> Iterator[str]:
+        start = self._path(folder)
+        if start is None:
+            return
+        for place, folders, files in os.walk(start):
+            folders[:] = [name for name in folders if deep and not name.startswith(".")]
+            below = text_of(os.path.relpath(place, start)).replace(os.sep, "/")
+            for name in map(text_of, files):
+                if not name.startswith("."):
+                    yield posixpath.normpath(posixpath.join(folder, below, name))
+
+    def folders(self, folder: str = "") -> list[str]:
+        """The folders in a folder."""
+        start = self._path(folder)
+        try:
+            found = sorted(text_of(p.name) for p in start.iterdir()) if start is not None else []
+        except OSError:
+            return []
+        names = [posixpath.join(folder, name) for name in found if not name.startswith(".")]
+        return [name for name in names if self.is_folder(name)]
+
+    def below(self, folder: str) -> FolderFiles:
+        """The files below a folder."""
+        return FolderFiles(self.root / path_of(folder), around=self._around)
+
+    def inside(self, path: str) -> str | None:
+        """A path as a name."""
+        if not Path(path).is_absolute():
+            return normal(path)
+        try:
+            there = os.path.realpath(path_of(path))
+            return normal(text_of(os.path.relpath(there, os.path.realpath(self.root))))
+        except ValueError:  # another drive, a null byte
+            return None
+
+    def _path(self, name: str) -> Path | None:
+        try:
+            root = os.path.realpath(self.root)
+            path = os.path.realpath(os.path.join(root, path_of(name.replace("\\", "/"))))
+            inside = _is_below(path, root) and not self._is_outside(root)
+        except ValueError:  # another drive, a null byte, a character that no file name can have
+            return None
+        return Path(path) if inside else None
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return os.path.commonpath([folder, path]) == folder
+
+
+class ZipFiles(Files):
+    """Files inside a zip archive, below a prefix. Safe to use after a fork and from threads."""
+
+    def __init__(self, archive: Path, prefix: str = "") -> None:
+        self.archive = archive
+        self.prefix = prefix
+        self._lock = threading.Lock()
+        self._open: tuple[int, zipfile.ZipFile] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.archive}:{self.prefix}" if self.prefix else str(self.archive)
+
+    @property
+    def leads_out(self) -> bool:
+        """No: what is a link in an archive is not followed."""
+        return False
+
+    def _zip(self) -> zipfile.ZipFile:
+        # A forked process must not share the parent's file position.
+        if self._open is None or self._open[0] != os.getpid():
+            self._open = (os.getpid(), zipfile.ZipFile(self.archive))
+        return self._open[1]
+
+    def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
+        """The file's bytes."""
+        limit = MAX_FILE_BYTES if limit is None else limit
+        with self._lock, self._explained(name):
+            member = self._zip().getinfo(self._member(name))
+            if member.file_size > limit:
+                raise ImageError(f"{name}: larger than {limit >> 20} MiB; shrink it")
+            return self._zip().read(member)
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[BinaryIO]:
+        """The file as a stream."""
+        with self._lock, self._explained(name), self._zip().open(self._member(name)) as stream:
+            yield cast(BinaryIO, stream)
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except KeyError:
+            raise ImageError(
+                f"{name}: missing in {self.archive}; add it or take its annotations out"
+            ) from None
+        except BROKEN_ZIP as error:
+            raise ImageError(f"{name}: broken in {self.archive} ({error})") from None
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        with self._lock:
+            return self._member(name) in self._zip().NameToInfo
+
+    def is_lost_link(self, name: str) -> bool:  # noqa: ARG002
+        """No: what is a link in an archive is not followed."""
+        return False
+
+    def _member(self, name: str) -> str:
+        """As it is called in the archive; what leads out of the prefix is called so by none."""
+        literal = self.prefix + name
+        clean = normal(name)
+        known = literal in self._zip().NameToInfo or clean is None
+        return literal if known else f"{self.prefix}{clean}"
+
+    def is_folder(self, name: str) -> bool:
+        """Whether there is such a folder."""
+        start = self.prefix + (f"{name}/" if name else "")
+        return any(member.startswith(start) for member in self._members())
+
+    def names(self, folder: str = "", *, deep: bool = False) -> list[str]:
+        """The files in a folder, or also in those below it."""
+        return sorted(
+            name for name in self._within(folder) if not name.endswith("/")
+            and (deep or "/" not in name[len(folder) :].lstrip("/"))
+        )  # fmt: skip
+
+    def folders(self, folder: str = "") -> list[str]:
+        """The folders in a folder."""
+        first = {name[len(folder) :].lstrip("/").split("/")[0] for name in self._within(folder)
+                 if "/" in name[len(folder) :].lstrip("/")}  # fmt: skip
+        return sorted(posixpath.join(folder, name) for name in first)
+
+    def _within(self, folder: str) -> Iterator[str]:
+        """Names below a folder, those of folders with a slash at the end; none that is hidden."""
+        start = self.prefix + (f"{folder}/" if folder else "")
+        for member in self._members():
+            if member.startswith(start) and member != start:
+                parts = member[len(start) :].split("/")
+                if parts[0] != _APPLE and not any(part.startswith(".") for part in parts):
+                    yield member[len(self.prefix) :]
+
+    def _members(self) -> list[str]:
+        with self._lock:
+            return list(self._zip().NameToInfo)
+
+    def below(self, folder: str) -> ZipFiles:
+        """The files below a folder."""
+        return ZipFiles(self.archive, f"{self.prefix}{folder}/" if folder else self.prefix)
+
+    def inside(self, path: str) -> str | None:
+        """A path as a name."""
+        return normal(path)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"archive": self.archive, "prefix": self.prefix}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        archive, prefix = state["archive"], state["prefix"]
+        assert isinstance(archive, Path) and isinstance(prefix, str)
+        ZipFiles.__init__(self, archive, prefix)
+
+
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff<>:"|?*]')
+"""What some file system, a list of lines or XML cannot hold."""
+
+
+def text_of(path: str | os.PathLike[str]) -> str:
+    """A path as text for people and files: its bytes are UTF-8, whatever the locale."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def path_of(text: str) -> str:
+    """The inverse of `text_of`: what a file is called in this locale."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+_DIGITS = 15
+"""Of the longest number that counts: far below what any file format holds exactly."""
+
+
+def numbers_of(names: Sequence[str]) -> list[int]:
+    """A number for each of some files: the one that names it, as in COCO's and VOC's own files;
+    where that is not so for every file, or not unique, they count from 1."""
+    stems = [PurePosixPath(name).stem for name in names]
+    if all(stem.isascii() and stem.isdigit() and len(stem) <= _DIGITS for stem in stems):
+        named = [int(stem) for stem in stems]
+        if len(set(named)) == len(named):
+            return named
+    return list(range(1, len(stems) + 1))
+
+
+class FileNames:
+    """Gives every picture a name of its own.
+
+    Attributes:
+        flat: no folders; those of a name become part of it.
+        by_stem: names that differ in their ending only count as one, as label files have the
+            same name with another ending.
+    """
+
+    def __init__(self, *, flat: bool, by_stem: bool) -> None:
+        self.flat = flat
+        self.by_stem = by_stem
+        self._taken: set[str] = set()
+
+    def name(self, folder: str, file_name: str) -> str:
+        """The path of a picture, taken from now on.
+
+        Args:
+            folder: where it shall lie.
+            file_name: what it is called where it is now.
+        """
+        parts = [_safe(part) for part in file_name.replace("\\", "/").split("/")]
+        parts = [part for part in parts if part]
+        path = PurePosixPath("_".join(parts) if self.flat else "/".join(parts) or "_")
+        candidate, number = path, 2
+        while self._key(folder, candidate) in self._taken:
+            candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+            number += 1
+        self._taken.add(self._key(folder, candidate))
+        return f"{folder}/{candidate}"
+
+    def _key(self, folder: str, path: PurePosixPath) -> str:
+        # Some file systems do not tell a from A.
+        return f"{folder}/{path.with_suffix('') if self.by_stem else path}".casefold()
+
+
+def _safe(part: str) -> str:
+    """One folder or file name; no dots that lead up or hide, no blanks at the ends."""
+    if part in ("", ".", ".."):
+        return ""
+    part = _UNSAFE.sub("_", part).strip()
+    return f"_{part[1:]}" if part.startswith(".") else part

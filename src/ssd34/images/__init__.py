@@ -1,0 +1,1 @@
+"""Pictures: read, reduced, drawn on."""

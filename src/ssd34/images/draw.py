@@ -1,0 +1,103 @@
+"""Detections drawn on a picture."""
+
+from __future__ import annotations
+
+import colorsys
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ssd34.core.detections import Detections
+from ssd34.images.read import Picture, picture_of
+
+_GOLDEN_RATIO = 0.618033988749895
+
+Colour = tuple[int, int, int]
+"""Red, green, blue, 0 to 255."""
+
+
+def colour_of(label: int) -> Colour:
+    """A bright colour for a class; neighbouring labels get distant hues."""
+    red, green, blue = colorsys.hsv_to_rgb((label * _GOLDEN_RATIO) % 1, 0.85, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw(image: Picture, detections: Detections) -> Image.Image:
+    """A copy of a picture with boxes, class names and scores.
+
+    Args:
+        image: the picture that the detections belong to: a path, encoded bytes, an (H, W, 3) uint8
+            RGB array, or a Pillow image.
+        detections: drawn worst first, so that the best lie on top.
+
+    Returns:
+        A Pillow image of mode RGB, as large as the picture.
+
+    Raises:
+        ImageError: the picture cannot be read.
+    """
+    picture = picture_of(image).copy()
+    canvas = ImageDraw.Draw(picture)
+    side = min(picture.size)
+    line = max(1, round(side / 180))
+    font = ImageFont.load_default(size=max(10, round(side / 28)))
+    for found in reversed(list(detections)):
+        text = f"{found.name} {found.score:.0%}"
+        labelled_box(canvas, found.box, text, colour=colour_of(found.label), line=line, font=font)
+    return picture
+
+
+def dashed_box(
+    canvas: ImageDraw.ImageDraw,
+    box: tuple[float, float, float, float],
+    *,
+    colour: Colour,
+    line: int,
+) -> None:
+    """Draw the outline of a box in dashes.
+
+    Args:
+        canvas: of the picture.
+        box: xyxy, pixels.
+        colour: of the dashes.
+        line: their width, pixels; they are six times as long, as are the gaps.
+    """
+    left, top, right, bottom = box
+    dash = 6 * line
+    for x in np.arange(left, right, 2 * dash):
+        for y in (top, bottom):
+            canvas.line((x, y, min(x + dash, right), y), fill=colour, width=line)
+    for y in np.arange(top, bottom, 2 * dash):
+        for x in (left, right):
+            canvas.line((x, y, x, min(y + dash, bottom)), fill=colour, width=line)
+
+
+def labelled_box(
+    canvas: ImageDraw.ImageDraw,
+    box: tuple[float, float, float, float],
+    text: str,
+    *,
+    colour: Colour,
+    line: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """Draw one box with its label above it, or inside where there is no room.
+
+    Args:
+        canvas: of the picture.
+        box: xyxy, pixels.
+        text: the label; none if empty.
+        colour: of the line and behind the label.
+        line: width, pixels.
+        font: of the label.
+    """
+    canvas.rectangle(box, outline=colour, width=line)
+    if not text:
+        return
+    left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
+    width, height = right - left + 2 * line + 4, bottom - top + 2 * line + 2
+    x = min(max(0, box[0]), max(0, canvas.im.size[0] - width))
+    y = box[1] - height if box[1] >= height else box[1]
+    canvas.rectangle((x, y, x + width, y + height), fill=colour)
+    ink = "black" if 299 * colour[0] + 587 * colour[1] + 114 * colour[2] > 128000 else "white"
+    canvas.text((x + line + 2 - left, y + line + 1 - top), text, fill=ink, font=font)

@@ -1,0 +1,127 @@
+"""Pictures at the size that the network takes, read in less time than the exact way.
+
+Savings, all of them only where a picture is much larger than the network's input:
+
+- A JPEG is decoded at 1/2, 1/4 or 1/8 of its size: the decoder leaves out the work, not only the
+  pixels.
+- What is still much larger is averaged in whole steps before the bilinear filter.
+- The EXIF orientation is applied to the small picture.
+
+`read_reduced` serves training, where the part of the picture that will be seen is known before.
+
+A picture both of whose sides are less than three times the input's, and that EXIF does not turn,
+comes out bit for bit as the exact way gives it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from ssd34.images.read import MAX_PIXELS, as_rgb, load, opened, orientation_of, turned, upright
+
+GAP = 1.5
+"""Both savings stop at this many times the input; the filter does the rest exactly. Nearer to the
+input, differences grow fast: see docs/decisions/0014-fast-preprocessing.md."""
+
+
+FACTORS = (1, 2, 4, 8)
+"""A JPEG can be decoded at 1/factor of its size."""
+
+
+class Square(NamedTuple):
+    """A picture stretched to the network's input.
+
+    Attributes:
+        picture: Pillow image of mode RGB, side x side pixels.
+        width: of the original, upright, pixels.
+        height: of the original, upright, pixels.
+    """
+
+    picture: Image.Image
+    width: int
+    height: int
+
+
+def read_square(source: Path | bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> Square:
+    """Decode a picture and stretch it.
+
+    Args:
+        source: a file, or the bytes of one.
+        side: of the network's input, pixels.
+        max_pixels: refuse a picture with more pixels, before decoding it.
+
+    Raises:
+        ImageError: as `ssd34.images.read.read_image`.
+    """
+    with opened(source, max_pixels=max_pixels) as image:
+        width, height = image.size
+        at_least = math.ceil(side * GAP)
+        drafted = image.draft(None, (at_least, at_least))
+        load(image)
+        orientation = orientation_of(image)
+        # The scaled size is rounded up; the original's edge may lie within its last pixel.
+        box = drafted[1] if drafted else None
+        picture = stretched(as_rgb(image), side, box=box)
+    picture = turned(picture, orientation)
+    if orientation in range(5, 9):
+        width, height = height, width
+    return Square(picture, width, height)
+
+
+def stretched(
+    image: Image.Image, side: int, *, box: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    """A decoded picture of mode RGB, or the part of it in `box` (xyxy, pixels), stretched."""
+    return image.resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=GAP)
+
+
+class Reduced(NamedTuple):
+    """A picture at 1/factor of its size.
+
+    Attributes:
+        picture: Pillow image of mode RGB, both sides rounded up.
+        width: of the original, upright, pixels.
+        height: of the original, upright, pixels.
+    """
+
+    picture: Image.Image
+    width: int
+    height: int
+
+
+def read_reduced(source: Path | bytes, factor: int, *, max_pixels: int = MAX_PIXELS) -> Reduced:
+    """Decode a picture at a part of its size: by the JPEG decoder, else by averaging.
+
+    Args:
+        source: a file, or the bytes of one.
+        factor: one of `FACTORS`.
+        max_pixels: refuse a picture with more pixels, before decoding it.
+
+    Raises:
+        ImageError: as `ssd34.images.read.read_image`.
+    """
+    with opened(source, max_pixels=max_pixels) as image:
+        width, height = image.size
+        drafted = _draft(image, factor)
+        picture = upright(image)
+        if not drafted:
+            return Reduced(picture.reduce(factor) if factor > 1 else picture, *picture.size)
+        if orientation_of(image) in range(5, 9):
+            width, height = height, width
+    return Reduced(picture, width, height)
+
+
+def _draft(image: Image.Image, factor: int) -> bool:
+    """Let the decoder give a picture at 1/factor of its size, if it can."""
+    width, height = image.size
+    if factor == 1 or image.format not in ("JPEG", "MPO") or min(width, height) < factor:
+        return False
+    if orientation_of(image) in range(2, 9) and (width % factor or height % factor):
+        # Turned, the last pixel of the scaled picture, which is partly beyond the edge, could
+        # become the first.
+        return False
+    return image.draft(None, (width // factor, height // factor)) is not None

@@ -1,0 +1,87 @@
+"""What the user named, as a list of picture files."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssd34.errors import ImageError
+from ssd34.images.read import SUFFIXES
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture to look at.
+
+    Attributes:
+        path: the file.
+        relative: its path below the folder that was named, or its own name; never leads upwards.
+    """
+
+    path: Path
+    relative: Path
+
+
+def find_pictures(sources: Iterable[str]) -> list[PictureFile]:
+    """Files, folders (searched through, hidden files left out) and glob patterns to files.
+
+    A file that was named itself is taken whatever its ending; folders and patterns are searched
+    for the usual picture endings. The order is that of the sources, sorted within each; a file
+    found twice counts once.
+
+    Raises:
+        ImageError: a source does not exist, or nothing is found in it.
+    """
+    found: dict[str, PictureFile] = {}
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            pictures = _in_folder(path)
+            nothing = "holds no pictures"
+        elif path.suffix.lower() == ".zip" and path.is_file():
+            raise ImageError(
+                f"{source}: an archive, no picture; unpack it, or measure on it with: ssd34 "
+                "evaluate MODEL --data"
+            )
+        elif path.exists():
+            pictures = [PictureFile(path, Path(path.name))]
+            nothing = ""
+        elif glob.has_magic(source):
+            matches = (Path(name) for name in sorted(glob.glob(source, recursive=True)))
+            pictures = [PictureFile(p, Path(p.name)) for p in matches if _is_picture(p)]
+            nothing = "matches no pictures"
+        else:
+            raise ImageError(f"{source}: {_missing(source)}")
+        if not pictures:
+            endings = ", ".join(sorted(SUFFIXES))
+            raise ImageError(f"{source}: {nothing} (looked for files ending in {endings})")
+        for picture in pictures:
+            found.setdefault(os.path.realpath(picture.path), picture)
+    return list(found.values())
+
+
+def _missing(source: str) -> str:
+    if source == "-":
+        return "expected a file; what comes on standard input is /dev/stdin"
+    if source.lower().startswith(("http://", "https://")):
+        return "an address; expected a file, so download it first"
+    return "no such file or folder; check the path"
+
+
+def _in_folder(folder: Path) -> list[PictureFile]:
+    pictures = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(root) / name
+            if _is_picture(path):
+                pictures.append(PictureFile(path, path.relative_to(folder)))
+    return pictures
+
+
+def _is_picture(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()

@@ -1,0 +1,1 @@
+"""What a training step learns from: pictures varied, objects matched to default boxes."""

@@ -1,0 +1,151 @@
+"""One picture as the network sees it, and what each default box learns from it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset as TorchDataset
+
+from ssd34.core.box_coder import encode
+from ssd34.core.default_boxes import default_boxes_cxcywh
+from ssd34.core.spec import ModelSpec
+from ssd34.datasets.dataset import Problem
+from ssd34.errors import ImageError
+from ssd34.train.examples.augment import Augmentation, drawn_variation, varied
+from ssd34.train.examples.cache import PictureCache
+from ssd34.train.examples.matcher import Matches, levels_of, match
+from ssd34.train.examples.training_set import TrainingSet
+
+
+class Draw(NamedTuple):
+    """One picture to make: where it is, its seed, its size."""
+
+    source: int
+    picture: int
+    seed: tuple[int, int, int]
+    size: int
+
+
+class Unreadable(NamedTuple):
+    """A picture that could not be made, and the size that it would have had."""
+
+    problem: Problem
+    size: int
+
+
+class Made(NamedTuple):
+    """A varied picture and what it teaches.
+
+    Attributes:
+        image: (S, S, 3) uint8 RGB.
+        boxes: (N, 4) float32 xyxy, fractions of the picture: the objects.
+        labels: (N,) int64, the network's.
+        ignored_boxes: (M, 4) float32 xyxy, crowds and difficult objects.
+        matches: what each default box learns.
+    """
+
+    image: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ignored_boxes: NDArray[np.float32]
+    matches: Matches
+
+
+class Examples(TorchDataset[Any]):
+    """Makes one picture and its targets from a Draw."""
+
+    def __init__(
+        self,
+        sources: Sequence[TrainingSet],
+        spec: ModelSpec,
+        options: Augmentation,
+        matcher: str = "iou",
+        *,
+        cached: int = 0,
+    ) -> None:
+        """
+        Args:
+            sources: where pictures come from.
+            spec: the network.
+            options: how much to vary.
+            matcher: which default box learns which object, ``"iou"`` or ``"atss"``.
+            cached: bytes of decoded pictures to keep.
+        """
+        self.sources = tuple(sources)
+        self.options = options
+        self.spec = spec
+        self.matcher = matcher
+        lengths = [len(source.dataset) for source in self.sources]
+        self._first = [sum(lengths[:number]) for number in range(len(lengths))]
+        self.cache = PictureCache(sum(lengths), cached)
+        self._default_boxes: dict[int, NDArray[np.float32]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker process; of a hundred thousand pictures the annotations are pickled once,
+        not once a worker."""
+        state = self.__dict__ | {"sources": self._packed_sources}
+        return {name: value for name, value in state.items() if name != "_packed_sources"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"sources": pickle.loads(state["sources"])}  # noqa: S301
+
+    @cached_property
+    def _packed_sources(self) -> bytes:
+        return pickle.dumps(self.sources, pickle.HIGHEST_PROTOCOL)
+
+    def default_boxes(self, size: int) -> NDArray[np.float32]:
+        """The default boxes for an input of this size, made once."""
+        if size not in self._default_boxes:
+            self._default_boxes[size] = default_boxes_cxcywh(self.spec.at_size(size))
+        return self._default_boxes[size]
+
+    def make(self, draw: Draw) -> Made | Unreadable:
+        """The picture of a draw and what each default box learns from it."""
+        source = self.sources[draw.source]
+        sample = source.dataset.samples[draw.picture]
+        variation = drawn_variation(
+            sample.width,
+            sample.height,
+            sample.boxes,
+            ignored=sample.ignored,
+            labels=sample.labels,
+            size=draw.size,
+            options=self.options,
+            rng=np.random.default_rng(draw.seed),
+        )
+        factor = variation.factor
+        try:
+            picture = self.cache.read(
+                self._first[draw.source] + draw.picture,
+                factor,
+                lambda: source.dataset.read_reduced(sample, factor),
+            )
+        except ImageError as error:
+            return Unreadable(Problem.of(sample, error), draw.size)
+        ignored, crowd = sample.ignored[variation.kept], sample.crowd[variation.kept]
+        boxes = variation.boxes[~ignored]
+        labels = source.labels[sample.labels[variation.kept]][~ignored]
+        matches = match(
+            boxes,
+            labels,
+            default_boxes_cxcywh=self.default_boxes(draw.size),
+            ignored_boxes=variation.boxes[ignored & ~crowd],
+            crowd_boxes=variation.boxes[crowd],
+            levels=levels_of(self.spec.at_size(draw.size)) if self.matcher == "atss" else None,
+        )
+        image = varied(picture, variation, factor=factor)
+        return Made(image, boxes, labels, variation.boxes[ignored], matches)
+
+    def __getitem__(self, draw: Draw) -> tuple[NDArray[Any], ...] | Unreadable:
+        made = self.make(draw)
+        if isinstance(made, Unreadable):
+            return made
+        default_boxes, learned = self.default_boxes(draw.size), made.matches.labels > 0
+        offsets = np.zeros_like(default_boxes)
+        offsets[learned] = encode(made.matches.boxes_cxcywh[learned], default_boxes[learned])
+        return made.image, offsets, made.matches.labels, self.sources[draw.source].labelled

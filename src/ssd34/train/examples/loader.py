@@ -1,0 +1,408 @@
+"""Training batches. Every draw carries its own seed, so that order and variation depend on
+nothing but the seed and the position in the run: a resumed run sees the same batches."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ssd34.core.spec import ModelSpec
+from ssd34.datasets.dataset import Kind, Problem
+from ssd34.errors import TrainingError
+from ssd34.machine import free_memory, thread_budget
+from ssd34.text import counted
+from ssd34.train.distributed import ALONE, Ranks
+from ssd34.train.examples.augment import Augmentation
+from ssd34.train.examples.cache import start_workers_server
+from ssd34.train.examples.example import Draw, Examples, Unreadable
+from ssd34.train.examples.training_set import TrainingSet, draws_of
+from ssd34.train.out_of_memory import lacks_memory
+
+AHEAD = 3
+"""Batches that each worker process prepares ahead, where the shared memory holds them."""
+SHARED_MEMORY = "/dev/shm"  # noqa: S108
+_MORE = (
+    "give the container more (docker run --shm-size=1g), or add --workers 0, or a smaller --batch"
+)
+PATIENCE = 600
+"""Seconds without a batch from living worker processes, after which they are given up."""
+FAREWELL = 10
+"""Seconds that a process of several still waits for a batch once it is asked to stop."""
+CACHE_SHARE = 0.25
+"""Of the free memory: what the cache takes at most unless it is told how much."""
+
+
+def cache_bytes(sources: Sequence[TrainingSet], cache_mb: int | None, *, here: int = 1) -> int:
+    """How many bytes of decoded pictures one process and its workers keep.
+
+    Args:
+        sources: the pictures.
+        cache_mb: MiB on this machine; None: what all pictures take, at most `CACHE_SHARE` of what
+            is free.
+        here: processes on this machine that train together.
+    """
+    allowed = int(free_memory() * CACHE_SHARE) if cache_mb is None else cache_mb << 20
+    samples = (source.dataset.samples[i] for source in sources for i in source.usable)
+    # Pictures may also be kept at half their size and less: at most a third more.
+    whole = 3 * sum(int(sample.width) * int(sample.height) for sample in samples)
+    return min(allowed // here, whole * 4 // 3)
+
+
+class Batch(NamedTuple):
+    """What the network trains on.
+
+    Attributes:
+        images: (N, S, S, 3) uint8 RGB.
+        offsets: (N, A, 4) float32.
+        labels: (N, A) int64.
+        labelled: (N, classes + 1) bool.
+        problems: pictures that could not be read and were left out.
+    """
+
+    images: Tensor
+    offsets: Tensor
+    labels: Tensor
+    labelled: Tensor
+    problems: tuple[Problem, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            self.offsets.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.labelled.to(device, non_blocking=True),
+            self.problems,
+        )
+
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in so many parts of about the same size, the first with its problems."""
+        if count == 1:
+            return [self]
+        tensors = (self.images, self.offsets, self.labels, self.labelled)
+        split = zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True)
+        return [
+            Batch(images, offsets, labels, labelled, self.problems if number == 0 else ())
+            for number, (images, offsets, labels, labelled) in enumerate(split)
+        ]
+
+
+class _Parcel:
+    """A batch on its way to the main process.
+
+    It is packed in the worker's own thread, where a lack of shared memory or of file descriptors is
+    an error that the main process hears of. In the thread that sends, it would be printed, and the
+    batch waited for without end.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.packed = bytes(ForkingPickler.dumps(batch))
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Batch], tuple[bytes]]:
+        return ForkingPickler.loads, (self.packed,)
+
+
+def _packed(examples: list[tuple[NDArray[Any], ...] | Unreadable]) -> _Parcel:
+    return _Parcel(_collate(examples))
+
+
+def _collate(examples: list[tuple[NDArray[Any], ...] | Unreadable]) -> Batch:
+    unreadable = [e for e in examples if isinstance(e, Unreadable)]
+    problems = tuple(e.problem for e in unreadable)
+    made = [e for e in examples if not isinstance(e, Unreadable)]
+    if not made:
+        none, side = torch.zeros(0), unreadable[0].size
+        return Batch(torch.zeros(0, side, side, 3, dtype=torch.uint8), none, none, none, problems)
+    images, offsets, labels, labelled = (
+        torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True)
+    )
+    return Batch(images, offsets, labels, labelled, problems)
+
+
+class Loader:
+    """Endless batches from a position on."""
+
+    def __init__(
+        self,
+        sources: Sequence[TrainingSet],
+        *,
+        spec: ModelSpec,
+        options: Augmentation,
+        batch_size: int,
+        seed: int,
+        workers: int,
+        size_now: Callable[[int], int],
+        cache_mb: int | None = 0,
+        pinned: bool = False,
+        ranks: Ranks = ALONE,
+        matcher: str = "iou",
+    ) -> None:
+        """
+        Args:
+            sources: where pictures come from.
+            spec: the network.
+            options: how much to vary.
+            batch_size: pictures a batch, over all processes.
+            seed: of the whole run.
+            workers: processes that make pictures, at most one a processor; 0: this one does.
+            size_now: input size of a global step.
+            cache_mb: MiB of decoded pictures to keep on this machine; None: see `cache_bytes`.
+            pinned: copy batches to memory that a GPU can read directly.
+            ranks: the processes; each gets its share of every batch.
+            matcher: which default box learns which object, ``"iou"`` or ``"atss"``.
+        """
+        self.sources = tuple(sources)
+        self.ranks = ranks
+        cached = cache_bytes(sources, cache_mb, here=ranks.here)
+        self.examples = Examples(sources, spec, options, matcher, cached=cached)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.workers = min(workers, thread_budget())  # more would only wait for each other
+        self.size_now = size_now
+        self.pinned = pinned
+        self.batches_per_epoch = batches_an_epoch(self.sources, batch_size)
+
+    def order(self, number: int) -> list[tuple[int, int]]:
+        """(source, picture) of one round of all draws, shuffled."""
+        rng = np.random.default_rng((self.seed, number))
+        order: list[tuple[int, int]] = []
+        for position, source in enumerate(self.sources):
+            wanted = draws_of(source)
+            drawn = rng.permutation(len(source.usable))
+            # A comb with one tooth a draw: each picture's share of the line catches its draws.
+            line = source.frequency[drawn].cumsum()
+            teeth = (np.arange(wanted) + 0.5) * (line[-1] / wanted)
+            caught = drawn[np.minimum(line.searchsorted(teeth, "right"), len(drawn) - 1)]
+            order += [(position, int(index)) for index in source.usable[caught]]
+        return [order[i] for i in rng.permutation(len(order))]
+
+    def draws(self, step: int) -> Iterator[list[Draw]]:
+        """What this process draws for each batch from a global step on, without end.
+
+        One round follows the other without a gap: what an epoch of whole batches leaves over, the
+        next one begins with.
+        """
+        each = sum(map(draws_of, self.sources))
+        number, first = divmod(step * self.batch_size, each)
+        stream = itertools.islice(self._rounds(number), first, None)
+        for now in itertools.count(step):
+            size = self.size_now(now)
+            whole = [
+                Draw(source, picture, (self.seed, number, position), size)
+                for number, position, source, picture in itertools.islice(stream, self.batch_size)
+            ]
+            yield whole[self.ranks.rank :: self.ranks.count]
+
+    def _rounds(self, number: int) -> Iterator[tuple[int, int, int, int]]:
+        """Round, position in it, source and picture of every draw from a round on."""
+        while True:
+            for position, (source, picture) in enumerate(self.order(number)):
+                yield number, position, source, picture
+            number += 1
+
+    def batches(
+        self, step: int, stop: Callable[[], bool] = lambda: False
+    ) -> Generator[Batch, None, None]:
+        """The batches from a global step on; to be closed, which ends the workers.
+
+        Without end, unless `stop` says so while a batch is waited for: then the batches end. One
+        process of several cannot end alone: it waits `FAREWELL` seconds more.
+
+        Raises:
+            TrainingError: a worker was killed, does not answer, or cannot hand over what it made;
+                the memory or the shared memory is too small.
+            KeyboardInterrupt: one of several processes waited in vain after `stop`.
+        """
+        workers, ahead = self._within_shared_memory()
+        others = multiprocessing.active_children()
+        with _failures_told(self.batch_size):
+            try:
+                loader = DataLoader(
+                    self.examples,
+                    batch_sampler=self.draws(step),
+                    num_workers=workers,
+                    collate_fn=_packed if workers else _collate,
+                    worker_init_fn=_start_worker,
+                    prefetch_factor=ahead if workers else None,
+                    pin_memory=self.pinned,
+                    timeout=1 if workers else 0,
+                    multiprocessing_context=start_workers_server() if workers else None,
+                )
+                batches = iter(loader)
+                while (batch := self._waited_for(batches, stop)) is not None:
+                    yield batch
+            finally:
+                _end([p for p in multiprocessing.active_children() if p not in others])
+
+    def _waited_for(self, batches: Iterator[Batch], stop: Callable[[], bool]) -> Batch | None:
+        """The next batch; None where it is asked to stop before that one is there."""
+        asked = 0
+        # Counted, not read off a clock, which goes on while the whole group is suspended.
+        for _ in range(PATIENCE):
+            try:
+                return next(batches)
+            except RuntimeError as error:
+                if "DataLoader timed out" not in str(error):
+                    raise
+            asked += stop()
+            if asked and self.ranks.count == 1:
+                return None
+            if asked > FAREWELL:
+                raise KeyboardInterrupt
+        raise TrainingError(
+            f"no batch in {PATIENCE} s from the processes that prepare pictures, though they live; "
+            "is the disk with the pictures there? --resume, or --resume --workers 0"
+        )
+
+    def _within_shared_memory(self) -> tuple[int, int]:
+        """How many workers there are, and how many batches each prepares ahead, so that what waits
+        and the batch in use fit the shared memory.
+
+        Raises:
+            TrainingError: not even one worker's do.
+        """
+        free = _free_shared_memory()
+        if not self.workers or free is None:
+            return self.workers, AHEAD
+        each = self._batch_bytes() * self.ranks.here
+        fit = free // each - 1
+        if fit < 1:
+            raise TrainingError(
+                f"{SHARED_MEMORY}: expected {2 * each / 1e6:.1f} MB or more for the batches that "
+                f"other processes prepare, got {free / 1e6:.1f} MB free; {_MORE}"
+            )
+        workers = min(self.workers, fit)
+        return workers, min(AHEAD, fit // workers)
+
+    def _batch_bytes(self) -> int:
+        """Bytes of the largest batch of this process in shared memory."""
+        spec = self.examples.spec
+        size = max(spec.image_size, self.size_now(0))
+        boxes = len(self.examples.default_boxes(size))
+        picture = 3 * size**2 + boxes * (4 * 4 + 8) + len(self.sources[0].labelled)
+        return -(-self.batch_size // self.ranks.count) * picture
+
+
+def _free_shared_memory() -> int | None:
+    """Bytes; None where worker processes share memory in another way."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return None
+
+
+@contextmanager
+def deaths_told() -> Iterator[None]:
+    """Within it the death of a worker process is one line. torch tells of it wherever the main
+    process is, also between two batches.
+
+    Raises:
+        TrainingError: one was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "Bus error" in text:
+            raise _no_shared_memory() from None
+        if "exited unexpectedly" not in text and "killed by signal" not in text:
+            raise
+        raise _killed() from None
+
+
+@contextmanager
+def _failures_told(batch_size: int) -> Iterator[None]:
+    """Within it whatever keeps worker processes from handing over a batch is one line.
+
+    Raises:
+        TrainingError: they cannot be started, were killed, or lack memory or descriptors.
+    """
+    try:
+        with deaths_told():
+            yield
+    except (RuntimeError, MemoryError, OSError, EOFError) as error:
+        text = str(error)
+        number = error.errno if isinstance(error, OSError) else None
+        if "Too many open files" in text:
+            raise TrainingError(
+                "too many open files for the processes that prepare pictures; raise the limit "
+                "(ulimit -n), or add --workers 0; --resume continues"
+            ) from None
+        if "shared memory" in text or number == errno.ENOSPC:
+            raise _no_shared_memory() from None
+        if lacks_memory(error):
+            raise TrainingError(
+                f"out of memory while a batch of {counted(batch_size, 'picture')} was put "
+                f"together; --batch {max(1, batch_size // 2)}, fewer --workers or --set "
+                "cache_mb=0 take less"
+            ) from None
+        if isinstance(error, ConnectionError | EOFError):  # it died while it handed over
+            raise _killed() from None
+        if number in (errno.EAGAIN, errno.ENOMEM):
+            raise TrainingError(
+                f"processes that prepare pictures cannot be started ({os.strerror(number)}); add "
+                "fewer --workers, or --workers 0"
+            ) from None
+        raise
+
+
+def _no_shared_memory() -> TrainingError:
+    return TrainingError(
+        f"{SHARED_MEMORY}, through which processes hand over pictures, is full; {_MORE}; --resume "
+        "continues"
+    )
+
+
+def _killed() -> TrainingError:
+    return TrainingError(
+        "a process that prepares pictures was killed, probably because the memory is full; "
+        "--resume with fewer --workers or --set cache_mb=0"
+    )
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End worker processes at once: they ignore what asks them, and may wait for a dead one."""
+    # torch takes a worker that ends so for one that failed, of which this signal tells it.
+    told = getattr(signal, "SIGCHLD", None)
+    before = None
+    with suppress(ValueError):  # not the main thread, which alone is told
+        before = signal.signal(told, signal.SIG_DFL) if told else None
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    if told and before is not None:
+        signal.signal(told, before)
+
+
+def batches_an_epoch(sources: Sequence[TrainingSet], batch_size: int) -> int:
+    """Whole batches that an epoch of some data sets has; at least one."""
+    return max(1, sum(map(draws_of, sources)) // batch_size)
+
+
+def everyones(problems: Sequence[Problem], ranks: Ranks) -> list[Problem]:
+    """The pictures that any of the processes could not read; each gives its own."""
+    met = ranks.everyone([(problem.where, problem.reason) for problem in problems])
+    return [Problem(where, reason, Kind.UNREADABLE) for where, reason in met]
+
+
+def _start_worker(_: int) -> None:
+    """Signals to the whole group are the main process's to handle; it ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)

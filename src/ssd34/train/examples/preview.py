@@ -1,0 +1,216 @@
+"""The training data as the network sees it: varied pictures, matched default boxes, and how many
+objects no default box overlaps by half."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ssd34.core.boxes import cxcywh_from_xyxy, pairwise_iou, xyxy_from_cxcywh
+from ssd34.core.labels import LabelSet
+from ssd34.datasets.dataset import Problem
+from ssd34.errors import TrainingError
+from ssd34.train.examples.example import Made, Unreadable
+from ssd34.train.examples.loader import Loader
+from ssd34.train.examples.matcher import MATCH_IOU
+
+SIDES = (0.0, 8.0, 16.0, 32.0, 96.0, math.inf)
+"""Bounds of an object's size: the side of a square of its area, in pixels of the input. COCO calls
+what is below 32 small and what is above 96 large."""
+
+COUNTED = 300
+"""Pictures over which objects are counted, unless more are shown or an epoch has fewer."""
+
+MOST = 100
+
+_GAP = 8
+_CAPTION = 18
+_MATCHED, _OBJECT, _FORCED, _IGNORED = "#ffd60a", "#30d158", "#ff453a", "#8e8e93"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeRow:
+    """Objects of one range of sizes.
+
+    Attributes:
+        side_from, side_to: the range, in pixels of the input.
+        objects: how many there were.
+        forced: those that no default box overlaps by more than 0.5, so that only the best one,
+            forced, learns them; with the matcher ``"atss"`` those that at most one learns.
+        default_boxes: how many default boxes learn an object, on average.
+    """
+
+    side_from: float
+    side_to: float
+    objects: int
+    forced: int
+    default_boxes: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; no upper bound is null."""
+        to = None if math.isinf(self.side_to) else self.side_to
+        return {"side_from": self.side_from, "side_to": to, "objects": self.objects,
+                "forced": self.forced, "default_boxes": self.default_boxes}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What a look at the data shows.
+
+    Attributes:
+        sheet: some pictures with their boxes.
+        pictures: over how many objects were counted; one that is drawn again counts again.
+        sides: the smallest and the largest input size, in pixels.
+        rows: the counts by size.
+        problems: pictures that could not be read.
+    """
+
+    sheet: Image.Image
+    pictures: int
+    sides: tuple[int, int]
+    rows: tuple[SizeRow, ...]
+    problems: tuple[Problem, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form, without the sheet."""
+        return {"pictures": self.pictures, "input_sizes": list(self.sides),
+                "sizes": [row.to_dict() for row in self.rows]}  # fmt: skip
+
+
+def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
+    """Make the first pictures that training would make, and look at them.
+
+    Args:
+        loader: of the run.
+        labels: the network's classes.
+        shown: pictures on the sheet, up to `MOST`.
+
+    Raises:
+        TrainingError: no picture can be read.
+    """
+    sizes: list[NDArray[np.float64]] = []
+    forced: list[NDArray[np.bool_]] = []
+    learners: list[NDArray[np.float64]] = []
+    tiles: list[Image.Image] = []
+    problems: list[Problem] = []
+    sides: list[int] = []
+    adaptive = loader.examples.matcher == "atss"
+    for made in itertools.islice(_made(loader), max(shown, COUNTED)):
+        if isinstance(made, Unreadable):
+            problems.append(made.problem)
+            continue
+        side = made.image.shape[0]
+        sides.append(side)
+        corners = xyxy_from_cxcywh(loader.examples.default_boxes(side)).astype(np.float32)
+        extent = (made.boxes[:, 2:] - made.boxes[:, :2]).astype(np.float64) * side
+        best = pairwise_iou(made.boxes, corners).max(axis=1) if len(made.boxes) else np.zeros(0)
+        learned = _learned_by(made)
+        alone = learned.sum(axis=1) <= 1 if adaptive else best <= MATCH_IOU
+        sizes.append(np.sqrt(extent.prod(axis=1)))
+        forced.append(alone)
+        learners.append(learned.sum(axis=1).astype(np.float64))
+        if len(tiles) < shown:
+            tiles.append(_tile(made, corners, learned, alone, labels, side=max(300, sides[0])))
+    if not tiles:
+        raise TrainingError(f"no picture could be read; the first: {problems[0]}")
+    return Preview(
+        sheet=_sheet(tiles, "at most one learns it" if adaptive else "none overlaps it by 0.5"),
+        pictures=len(sides),
+        sides=(min(sides), max(sides)),
+        rows=_rows(np.concatenate(sizes), np.concatenate(forced), np.concatenate(learners)),
+        problems=tuple(dict.fromkeys(problems)),
+    )
+
+
+def _made(loader: Loader) -> Iterator[Made | Unreadable]:
+    """The pictures of one epoch, in training's order."""
+    for batch in itertools.islice(loader.draws(0), loader.batches_per_epoch):
+        yield from map(loader.examples.make, batch)
+
+
+def _learned_by(made: Made) -> NDArray[np.bool_]:
+    """(N, A): which default box learns which object."""
+    if not len(made.boxes):
+        return np.zeros((0, len(made.matches.labels)), np.bool_)
+    targets = made.matches.boxes_cxcywh[None] == cxcywh_from_xyxy(made.boxes)[:, None]
+    return np.asarray(targets.all(axis=2) & (made.matches.labels > 0))
+
+
+def _rows(
+    sizes: NDArray[np.float64], forced: NDArray[np.bool_], learners: NDArray[np.float64]
+) -> tuple[SizeRow, ...]:
+    rows = []
+    for low, high in itertools.pairwise(SIDES):
+        within = (sizes >= low) & (sizes < high)
+        rows.append(
+            SizeRow(
+                side_from=low,
+                side_to=high,
+                objects=int(within.sum()),
+                forced=int(forced[within].sum()),
+                default_boxes=float(learners[within].mean()) if within.any() else 0.0,
+            )
+        )
+    return tuple(rows)
+
+
+def _tile(
+    made: Made,
+    corners: NDArray[np.float32],
+    learned: NDArray[np.bool_],
+    forced: NDArray[np.bool_],
+    labels: LabelSet,
+    *,
+    side: int,
+) -> Image.Image:
+    """A picture, its objects and the default boxes that learn them, drawn at a side in pixels."""
+    picture = Image.fromarray(made.image).resize((side, side), Image.Resampling.NEAREST)
+    canvas = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=12)
+    for box in corners[learned.any(axis=0)]:
+        canvas.rectangle(tuple((box * side).tolist()), outline=_MATCHED)
+    for box in made.ignored_boxes:
+        canvas.rectangle(tuple((box * side).tolist()), outline=_IGNORED, width=2)
+    for box, label, alone, count in zip(
+        made.boxes, made.labels, forced, learned.sum(axis=1), strict=True
+    ):
+        colour = _FORCED if alone else _OBJECT
+        left, top, right, bottom = (box * side).tolist()
+        canvas.rectangle((left, top, right, bottom), outline=colour, width=2)
+        text = f"{labels.name(int(label))} {count}"
+        place = canvas.textbbox((left + 3, max(0.0, top - 14)), text, font=font)
+        canvas.rectangle(place, fill=colour)
+        canvas.text((left + 3, max(0.0, top - 14)), text, fill="black", font=font)
+    return picture
+
+
+def _sheet(tiles: list[Image.Image], forced: str) -> Image.Image:
+    """Tiles of one size, and what the colours mean; `forced`: what one of them does."""
+    side = tiles[0].width
+    columns = math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    step = side + _GAP
+    sheet = Image.new(
+        "RGB", (max(2, columns) * step + _GAP, rows * step + _GAP + _CAPTION), "#1c1c1e"
+    )
+    canvas = ImageDraw.Draw(sheet)
+    font, x = ImageFont.load_default(size=13), float(_GAP)
+    for colour, text in (
+        (_OBJECT, "object, and how many default boxes learn it"),
+        (_FORCED, forced),
+        (_MATCHED, "those default boxes"),
+        (_IGNORED, "ignored"),
+    ):
+        canvas.text((x, 4), text, fill=colour, font=font)
+        x += canvas.textlength(text, font=font) + 16
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        sheet.paste(tile, (_GAP + column * step, _CAPTION + _GAP + row * step))
+    return sheet

@@ -1,0 +1,132 @@
+"""The settings of a training run by name: their types, and how they are written and read."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ssd34.core.spec import SPECS
+from ssd34.errors import OptionError
+from ssd34.setting_types import check, described, kinds_of
+from ssd34.train.examples.augment import Augmentation
+from ssd34.train.settings.options import TrainOptions
+
+AUTO = "auto"
+"""Settled by the machine, by the data and by what the run starts from."""
+
+Settings = Mapping[str, Any]
+
+
+def _or_auto(kind: Any) -> Any:
+    return kind | Literal["auto"]
+
+
+RUN: dict[str, Any] = {
+    "spec": Literal.__getitem__((*SPECS, AUTO)),
+    "head_norm": _or_auto(bool),
+    "init": str | None,
+    "labels": Literal["coco", "data", "auto"],
+    "coco_names": bool,
+    "tensorboard": bool,
+}
+"""Settings that the training loop does not know: the network, its classes and its start, COCO's
+names for VOC's classes, and whether TensorBoard's events are written."""
+
+OPTIONS = {key: kind for key, kind in kinds_of(TrainOptions).items() if key != "augmentation"}
+AUGMENTATION = kinds_of(Augmentation)
+SETTLED = ("precision", "trunk_statistics", "head_statistics", "frozen_stages")
+"""Options that a recipe can leave to the machine and the start."""
+
+SETTINGS: dict[str, Any] = {
+    **RUN, **OPTIONS, **AUGMENTATION, **{key: _or_auto(OPTIONS[key]) for key in SETTLED},
+}  # fmt: skip
+"""Every setting's name and type."""
+
+FORMER_OPTIONS = {
+    "batch": "batch_size", "global_batch": "batch_size", "lr": "learning_rate",
+    "warmup": "warmup_steps", "ema": "ema_decay", "clip": "gradient_clip",
+    "freeze": "frozen_stages", "freeze_share": "frozen_share", "no_head_norm": "head_norm",
+}  # fmt: skip
+"""Settings whose option on the command line has or had another name."""
+
+_WORDS = {
+    "true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "none": None,
+}  # fmt: skip
+
+
+def setting_of_option(option: str) -> str | None:
+    """The setting that an option such as ``--freeze`` stands for; None where it is none."""
+    name = option.removeprefix("--").replace("-", "_")
+    name = FORMER_OPTIONS.get(name, name)
+    return name if name in SETTINGS else None
+
+
+def parsed_setting(text: str) -> tuple[str, Any]:
+    """``key=value`` as it is written on a command line.
+
+    Raises:
+        OptionError: no such setting, or a value that it does not take.
+    """
+    key, separator, value = text.partition("=")
+    key = key.strip()
+    if not separator:
+        raise OptionError(f"expected --set key=value, got {text!r}")
+    return key, checked(key, _parsed(value.strip(), _kind(key)))
+
+
+def checked(key: str, value: Any) -> Any:
+    """A value that is already typed, as JSON and click give it.
+
+    Raises:
+        OptionError: no such setting, or a value that it does not take.
+    """
+    return check(key, value, _kind(key))
+
+
+def settings_of(options: TrainOptions) -> dict[str, Any]:
+    """Every setting that options hold, by name, with the learning rate and weight decay that they
+    come to."""
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    augmentation = values.pop("augmentation")
+    return {
+        **values,
+        **dataclasses.asdict(augmentation),
+        "learning_rate": options.peak_rate,
+        "weight_decay": options.decay,
+    }
+
+
+def written(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    if isinstance(value, tuple | list):
+        return ",".join(f"{part:g}" for part in value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _kind(key: str) -> Any:
+    if key not in SETTINGS:
+        named = setting_of_option(key)
+        close = [named] if named else difflib.get_close_matches(key, SETTINGS, n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(SETTINGS)}"
+        raise OptionError(f"training has no setting {key!r}; {hint}")
+    return SETTINGS[key]
+
+
+def _parsed(text: str, kind: Any) -> Any:
+    """What a text looks like: a word, numbers or just a text."""
+    words = described(kind)
+    if text.lower() in _WORDS and (text.lower() == "none" or "a text" not in words):
+        return _WORDS[text.lower()]
+    try:
+        if "numbers" in words:
+            return tuple(float(part) for part in text.split(","))
+        return text if "a text" in words else int(text)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            return text

@@ -1,0 +1,110 @@
+import importlib.util
+import json
+
+import pytest
+
+from ssd34.benchmark.loadgen import LoadgenOptions, parsed_summary, run_loadgen
+from ssd34.errors import MissingExtraError, ModelError, OptionError
+from ssd34.runtime.detector import Detector
+from tests.conftest import EXAMPLES
+
+needs_loadgen = pytest.mark.skipif(
+    importlib.util.find_spec("mlperf_loadgen") is None, reason="mlcommons-loadgen is not installed"
+)
+
+SUMMARY = """================================================
+MLPerf Results Summary
+================================================
+SUT name : PySUT
+Samples per second: 1.84509
+Result is : INVALID
+  Min duration satisfied : Yes
+Recommendations:
+ * Only processed 5 queries.
+QPS w/ loadgen overhead         : 1.05
+target_latency (ns): 0
+99.90 percentile latency (ns)   : 1000281582
+
+No warnings encountered during test.
+"""
+
+
+def test_summary():
+    assert parsed_summary(SUMMARY) == {
+        "SUT name": "PySUT",
+        "Samples per second": 1.84509,
+        "Result is": "INVALID",
+        "Min duration satisfied": "Yes",
+        "Recommendations": "",
+        "QPS w/ loadgen overhead": 1.05,
+        "target_latency (ns)": 0,
+        "99.90 percentile latency (ns)": 1000281582,
+    }
+    assert parsed_summary("") == {}
+
+
+@pytest.fixture
+def detector(tiny_model):
+    return Detector.load(tiny_model, threads=1)
+
+
+@pytest.fixture
+def pictures():
+    return [path.read_bytes() for path in sorted(EXAMPLES.glob("*.jpg"))]
+
+
+@needs_loadgen
+def test_single_stream(detector, pictures, tmp_path):
+    options = LoadgenOptions("single-stream", min_seconds=0.2, min_queries=70)
+    values = run_loadgen(detector, pictures, options, folder=tmp_path)
+    assert values["Scenario"] == "SingleStream" and values["Mode"] == "PerformanceOnly"
+    assert values["Result is"] == "VALID"
+    assert values["min_duration (ms)"] == 200 and values["min_query_count"] == 70
+    assert values["performance_sample_count"] == len(pictures)
+    assert 0 < values["Min latency (ns)"] <= values["50.00 percentile latency (ns)"]
+    assert values["settings"]["min_queries"] == 70
+    json.dumps(values)
+    # LoadGen's own log of the run is the witness that every query was answered.
+    entries = [
+        json.loads(line.removeprefix(":::MLLOG "))
+        for line in (tmp_path / "mlperf_log_detail.txt").read_text().splitlines()
+        if line.startswith(":::MLLOG ")
+    ]
+    (count,) = (e["value"] for e in entries if e["key"] == "result_query_count")
+    assert count >= 70
+    assert (tmp_path / "mlperf_log_summary.txt").exists()
+
+
+@needs_loadgen
+def test_offline(detector, pictures, tmp_path):
+    options = LoadgenOptions("offline", min_seconds=0.2, min_queries=1, workers=2)
+    values = run_loadgen(detector, pictures, options, folder=tmp_path)
+    assert values["Scenario"] == "Offline" and values["Result is"] in ("VALID", "INVALID")
+    assert values["Samples per second"] > 0
+
+
+@needs_loadgen
+def test_a_detector_that_fails_does_not_hang(detector, pictures, tmp_path, monkeypatch):
+    calls = []
+
+    def run(_):
+        calls.append(1)
+        if len(calls) > 3:
+            raise RuntimeError("broken")
+
+    monkeypatch.setattr(detector, "run", run)
+    options = LoadgenOptions("single-stream", min_seconds=0.01, min_queries=5)
+    with pytest.raises(ModelError, match=r"without an answer \(broken\)"):
+        run_loadgen(detector, pictures, options, folder=tmp_path)
+
+
+@needs_loadgen
+def test_other_scenarios(detector, pictures, tmp_path):
+    with pytest.raises(OptionError, match="single-stream or offline"):
+        run_loadgen(detector, pictures, LoadgenOptions("server"), folder=tmp_path)
+
+
+def test_loadgen_that_is_not_installed(detector, pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "mlperf_loadgen", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'ssd34\[loadgen\]'"):
+        run_loadgen(detector, pictures, LoadgenOptions("offline"), folder=tmp_path)

@@ -1,0 +1,65 @@
+"""Events of TensorBoard, read back record by record with the format's own protobuf."""
+
+import struct
+import sys
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from ssd34.cli.train.tensorboard import EventWriter
+from ssd34.errors import MissingExtraError
+from ssd34.evaluate.metrics.coco import CocoMetrics
+from ssd34.train.progress import Progress
+
+
+def events(folder):
+    """A record: its length (8 bytes), a checksum (4), the event, a checksum (4)."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            found.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return found
+
+
+def progress(step):
+    return Progress(
+        step=step, batches_per_epoch=10, share=0.5, elapsed=1, remaining=1, image_size=300,
+        learning_rate=1e-3, loss=3.0, box_loss=1.0, class_loss=2.0, gradient_norm=4.0,
+        images_per_second=8.0, data_wait=0.1, best_ap=-1,
+    )  # fmt: skip
+
+
+METRICS = CocoMetrics({"AP": 0.25, "AP_small": None}, {"cat": 0.5}, {"cat": 0.75}, pictures=5)
+
+
+def test_what_is_written(tmp_path):
+    writer = EventWriter(tmp_path)
+    writer.progress(progress(10))
+    writer.evaluated(METRICS)
+    writer.close()
+    values = {
+        value.tag: (event.step, value.simple_value)
+        for event in events(tmp_path / "tensorboard")
+        for value in event.summary.value
+    }
+    assert values["loss/box"] == (10, 1.0)
+    assert values["speed/images_per_second"] == (10, 8.0)
+    assert values["evaluation/AP"] == (10, 0.25)
+    assert values["class_AP/cat"] == (10, 0.5)
+    assert "evaluation/AP_small" not in values
+
+
+def test_a_resumed_run_forgets_what_was_written_after_its_checkpoint(tmp_path):
+    writer = EventWriter(tmp_path, resumed_at=20)
+    writer.close()
+    starts = [e.step for e in events(tmp_path / "tensorboard") if e.HasField("session_log")]
+    assert starts == [21]
+
+
+def test_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'ssd34\[tensorboard\]'"):
+        EventWriter(tmp_path)

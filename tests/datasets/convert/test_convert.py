@@ -1,0 +1,575 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools.coco import COCO
+
+from ssd34.core.labels import COCO_LABELS, LabelSet
+from ssd34.datasets.convert.convert import Options, convert
+from ssd34.datasets.convert.dropped import Loss
+from ssd34.datasets.dataset import Dataset, ImageStore, Sample
+from ssd34.datasets.open import find_dataset, open_dataset
+from ssd34.errors import DatasetError, ImageError, OptionError
+from ssd34.files.tree import FolderFiles
+from tests.datasets.test_coco import png
+
+TOLERANCE = 1e-8
+"""Pixels, beside the last bit of a float32, by which boxes may differ after a round trip."""
+
+
+class Drawn(ImageStore):
+    """Pictures of one colour, each as large as its sample says; called the same anywhere."""
+
+    def __init__(self, samples):
+        self.sizes = {sample.file_name: (sample.width, sample.height) for sample in samples}
+
+    def exists(self, file_name):
+        return file_name in self.sizes
+
+    def read_bytes(self, file_name):
+        return png(*self.sizes[file_name])
+
+
+def sample(file_name="1.png", boxes=(), *, width=40, height=50, image_id=1, **flags):
+    count = len(boxes)
+    array = np.array(boxes, np.float32).reshape(-1, 4)
+    fields = {
+        "labels": np.ones(count, np.int64),
+        "areas": np.prod(array[:, 2:].astype(float) - array[:, :2], axis=1),
+        "crowd": np.zeros(count, bool),
+        "difficult": np.zeros(count, bool),
+    } | {name: np.array(values) for name, values in flags.items()}
+    return Sample(file_name, image_id, width, height, array, **fields)
+
+
+def dataset(*samples, names=("nut", "bolt")):
+    return Dataset("drawn", LabelSet.from_names(names), samples, Drawn(samples))
+
+
+def one(data, folder, form, **options):
+    return convert([("", data)], folder, Options(form, **options))
+
+
+def assert_same(a, b, *, ignored=True):
+    """The same pictures, classes and boxes; flags only where the format holds them."""
+    assert a.labels.names == b.labels.names
+    by_name = {sample.file_name: sample for sample in b.samples}
+    assert len(by_name) == len(a) == len(b)
+    for sample_ in a.samples:
+        other = by_name[sample_.file_name]
+        assert (sample_.width, sample_.height) == (other.width, other.height)
+        np.testing.assert_array_equal(sample_.labels, other.labels)
+        np.testing.assert_allclose(sample_.boxes, other.boxes, rtol=0, atol=TOLERANCE)
+        if ignored:
+            np.testing.assert_array_equal(sample_.ignored, other.ignored)
+
+
+# --- round trips ----------------------------------------------------------------------------
+
+
+@st.composite
+def samples(draw, number):
+    width, height = draw(st.integers(1, 5000)), draw(st.integers(1, 5000))
+    boxes, labels, crowd, difficult = [], [], [], []
+    for _ in range(draw(st.integers(0, 4))):
+        ends = []
+        for size in (width, height):
+            # Any float32 within the picture, often whole, often at the edge.
+            side = st.one_of(
+                st.sampled_from([0.0, float(size)]),
+                st.integers(0, size).map(float),
+                st.floats(0, size, width=32),
+            )
+            first, second = sorted((draw(side), draw(side)))
+            ends.append((first, second) if second - first >= 1e-4 else (0.0, float(size)))
+        (left, right), (top, bottom) = ends
+        boxes.append((left, top, right, bottom))
+        labels.append(draw(st.integers(1, 3)))
+        crowd.append(draw(st.booleans()))
+        difficult.append(draw(st.booleans()))
+    return sample(
+        f"{number}.png",
+        boxes,
+        width=width,
+        height=height,
+        image_id=number,
+        labels=np.array(labels, np.int64),
+        crowd=np.array(crowd, bool),
+        difficult=np.array(difficult, bool),
+    )
+
+
+pictures = st.integers(1, 3).flatmap(lambda n: st.tuples(*(samples(k) for k in range(1, n + 1))))
+
+
+class Header(Drawn):
+    """As `Drawn`, without the pixels that nobody looks at: large pictures take a moment."""
+
+    def read_bytes(self, file_name):
+        width, height = self.sizes[file_name]
+        return b"P6 %d %d 255\n" % (width, height)
+
+
+@pytest.mark.parametrize(
+    "ways", [("coco",), ("voc",), ("yolo",), ("voc", "yolo", "coco"), ("yolo", "coco", "voc")]
+)
+@settings(
+    max_examples=20, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+@given(drawn=pictures)
+def test_boxes_are_equal_after_a_round_trip(ways, drawn):
+    drawn = tuple(dataclasses.replace(s, file_name=s.file_name[:-3] + "ppm") for s in drawn)
+    labels = LabelSet.from_names(["nut", "x & <y>", "Schraube ä"])
+    first = before = Dataset("drawn", labels, drawn, Header(drawn))
+    with tempfile.TemporaryDirectory() as folder:
+        for number, form in enumerate(ways):
+            path = Path(folder) / str(number)
+            one(before, path, form, ignored_as_objects=True)
+            after = open_dataset(path)
+            assert find_dataset(path).format == form and after.problems == ()
+            assert_same(before, after, ignored=form != "yolo")
+            assert [s.image_id for s in after.samples] == [s.image_id for s in drawn]
+            before = after
+        assert_same(first, before, ignored="yolo" not in ways)
+        if ways == ("coco",):
+            for a, b in zip(first.samples, before.samples, strict=True):
+                np.testing.assert_array_equal(a.boxes, b.boxes)
+                np.testing.assert_array_equal(a.areas, b.areas)
+                np.testing.assert_array_equal(a.crowd, b.crowd)
+                np.testing.assert_array_equal(a.difficult, b.difficult)
+
+
+@pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
+def test_pictures_are_the_same_bytes(shapes, tmp_path, form):
+    before = open_dataset(shapes)
+    one(before, tmp_path / "new", form)
+    after = open_dataset(tmp_path / "new")
+    assert_same(before, after)
+    for name in (sample.file_name for sample in before.samples):
+        assert after.images.read_bytes(name) == before.images.read_bytes(name)
+        after.read(after.samples[0])
+
+
+def test_coco_keeps_ids_areas_and_flags(tmp_path):
+    labels = LabelSet(("z", "a"), (90, 3))
+    flags = {"crowd": [True, False], "difficult": [False, True], "areas": [3.5, 4.0]}
+    first = sample("sub/9.png", [(0, 0, 2, 2), (1.5, 1, 4, 4)], image_id=77, labels=[2, 1], **flags)
+    before = Dataset("drawn", labels, (first,), Drawn([first]))
+    done = one(before, tmp_path / "new", "coco")
+    after = open_dataset(tmp_path / "new")
+    assert done.losses == {} and after.labels == labels
+    [again] = after.samples
+    assert (again.image_id, again.file_name) == (77, "sub/9.png")
+    for name in ("boxes", "labels", "areas", "crowd", "difficult"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+
+
+# --- other readers --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def supervision():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        import supervision
+
+        return supervision
+
+
+FRACTIONS = [(0, 0, 40, 50), (1.25, 2.5, 3.75, 20), (30, 40, 31, 41), (7.1, 8.2, 9.3, 10.4)]
+
+
+def fractional(folder, form):
+    data = dataset(sample("1.png", FRACTIONS, labels=[1, 2, 1, 2]), sample("2.png", image_id=2))
+    one(data, folder, form)
+    return folder
+
+
+def theirs(data):
+    """Picture name to boxes and class names, as the library has them."""
+    return {
+        Path(path).name: [
+            (box.tolist(), data.classes[number])
+            for box, number in zip(found.xyxy, found.class_id, strict=True)
+        ]
+        for path, found in data.annotations.items()
+    }
+
+
+def assert_fractional(boxes):
+    assert boxes["2.png"] == []
+    assert [name for _, name in boxes["1.png"]] == ["nut", "bolt", "nut", "bolt"]
+    np.testing.assert_allclose([box for box, _ in boxes["1.png"]], FRACTIONS, atol=1e-5)
+
+
+def test_another_reader_finds_the_same_in_yolo(supervision, tmp_path):
+    new = fractional(tmp_path / "new", "yolo")
+    data = supervision.DetectionDataset.from_yolo(
+        str(new / "images/train"), str(new / "labels/train"), str(new / "data.yaml")
+    )
+    assert_fractional(theirs(data))
+
+
+def test_another_reader_finds_the_same_in_voc(supervision, tmp_path):
+    new = fractional(tmp_path / "new", "voc")
+    data = supervision.DetectionDataset.from_pascal_voc(
+        str(new / "JPEGImages"), str(new / "Annotations")
+    )
+    assert_fractional(theirs(data))
+
+
+def test_other_readers_find_the_same_in_coco(supervision, tmp_path, capsys):
+    new = fractional(tmp_path / "new", "coco")
+    file = str(new / "instances.json")
+    assert_fractional(theirs(supervision.DetectionDataset.from_coco(str(new / "images"), file)))
+    loaded = COCO(file)
+    capsys.readouterr()
+    assert len(loaded.getAnnIds(imgIds=[1])) == 4 and loaded.getAnnIds(imgIds=[2]) == []
+    np.testing.assert_allclose(loaded.anns[2]["bbox"], [1.25, 2.5, 2.5, 17.5])
+
+
+@pytest.mark.parametrize("form", ["yolo", "voc", "coco"])
+def test_what_another_writer_wrote_reads_the_same(supervision, tmp_path, form):
+    source = fractional(tmp_path / "source", "coco")
+    data = supervision.DetectionDataset.from_coco(
+        str(source / "images"), str(source / "instances.json")
+    )
+    new = tmp_path / "new"
+    if form == "yolo":
+        data.as_yolo(f"{new}/images/train", f"{new}/labels/train", f"{new}/data.yaml")
+        config = (new / "data.yaml").read_text()
+        (new / "data.yaml").write_text(f"{config}\ntrain: images/train\n")
+    elif form == "voc":
+        data.as_pascal_voc(f"{new}/JPEGImages", f"{new}/Annotations")
+    else:
+        data.as_coco(f"{new}/images", f"{new}/instances.json")
+    read = open_dataset(new)
+    [first] = [s for s in read.samples if s.file_name == "1.png"]
+    # That library rounds corners of VOC to whole pixels.
+    start = np.array([1, 1, 0, 0])
+    expected = np.round(FRACTIONS + start) - start if form == "voc" else FRACTIONS
+    np.testing.assert_allclose(first.boxes, expected, atol=2e-3)
+    assert [read.labels.name(int(label)) for label in first.labels] == ["nut", "bolt"] * 2
+
+
+# --- what is lost ---------------------------------------------------------------------------
+
+FLAGGED = sample(
+    "1.png",
+    [(0, 0, 2, 2), (1, 1, 4, 4), (5, 5, 9, 9)],
+    crowd=[True, False, False],
+    difficult=[False, True, False],
+    areas=[4, 9, 8],
+)
+
+
+def test_voc_makes_crowds_difficult(tmp_path):
+    done = one(dataset(FLAGGED), tmp_path / "new", "voc")
+    [after] = open_dataset(tmp_path / "new").samples
+    assert after.difficult.tolist() == [True, True, False] and not after.crowd.any()
+    assert done.losses == {Loss.CROWD_DIFFICULT: 1, Loss.AREAS: 1}
+
+
+def test_yolo_leaves_crowd_and_difficult_out(tmp_path):
+    done = one(dataset(FLAGGED), tmp_path / "new", "yolo")
+    [after] = open_dataset(tmp_path / "new").samples
+    assert after.boxes.tolist() == [[5, 5, 9, 9]]
+    assert done.losses == {Loss.IGNORED_LEFT_OUT: 2, Loss.AREAS: 1}
+    assert done.splits == (("train", 1, 1),)
+
+
+def test_yolo_makes_crowd_and_difficult_objects_if_asked(tmp_path):
+    done = one(dataset(FLAGGED), tmp_path / "new", "yolo", ignored_as_objects=True)
+    [after] = open_dataset(tmp_path / "new").samples
+    assert len(after.boxes) == 3 and not after.ignored.any()
+    assert done.losses == {Loss.IGNORED_OBJECTS: 2, Loss.AREAS: 1}
+
+
+@pytest.mark.parametrize("form", ["voc", "yolo"])
+def test_numbers_that_change_are_counted(tmp_path, form):
+    labels = LabelSet(("nut", "bolt"), (5, 2))
+    samples_ = (sample("b.png", image_id=9), sample("a.png", [(0, 0, 2, 2)], image_id=1))
+    done = one(Dataset("d", labels, samples_, Drawn(samples_)), tmp_path / "new", form)
+    assert done.losses[Loss.CATEGORY_IDS] == 1  # 5 becomes 1
+    after = open_dataset(tmp_path / "new")
+    changed = {s.file_name: s.image_id for s in after.samples} != {"a.png": 1, "b.png": 9}
+    assert (done.losses[Loss.IMAGE_IDS] > 0) == changed
+
+
+def test_coco_classes_keep_their_ids_everywhere(tmp_path):
+    first = sample("000000000009.png", [(0, 0, 2, 2)], image_id=9, labels=[80])
+    data = Dataset("d", COCO_LABELS, (first,), Drawn([first]))
+    for form in ("voc", "yolo"):
+        assert one(data, tmp_path / form, form).losses == {}
+        after = open_dataset(tmp_path / form)
+        assert after.labels == COCO_LABELS and after.samples[0].image_id == 9
+
+
+def test_fractions_in_voc_are_pointed_out(tmp_path):
+    done = one(dataset(sample("1.png", FRACTIONS)), tmp_path / "new", "voc")
+    assert done.losses == {Loss.FRACTIONS: 2}
+    text = (tmp_path / "new/Annotations/1.xml").read_text()
+    assert "<xmin>8.1</xmin>" in text and "<ymax>10.4</ymax>" in text
+    assert "<xmin>31</xmin>" in text and "<xmax>31</xmax>" in text
+
+
+# --- names ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/1.png", "b/1.png", "a_1.png"),
+        ("1.png", "1.jpg", "1-2.png"),
+        ("A.png", "a.png"),
+        ("my picture 1.png", "my picture 2.png"),
+        (".hidden.png", "..dots.png", " blank.png"),
+        ("../../up.png", "/etc/root.png", "C:\\windows\\1.png"),
+        ("line\nbreak.png", "tab\t.png", "bell\a.png", "nel\u0085.png", "ls\u2028.png"),
+        ("images/1.png", "images/images/1.png", "labels/1.png"),
+        ("ünï©ode ☃.png", "per%20cent&<>'\".png", "1;2 #3.png"),
+        ("train.png", "data.yaml.png", "classes.txt.png", "instances.json.png"),
+    ],
+)
+def test_awkward_file_names(tmp_path, names, form):
+    samples_ = [
+        sample(name, [(0, 0, k, k)], image_id=k, width=40 + k)
+        for k, name in enumerate(names, start=1)
+    ]
+    new = tmp_path / "deep" / "new"
+    new.parent.mkdir()
+    done = one(dataset(*samples_), new, form)
+    after = open_dataset(new)
+    assert after.problems == () and done.problems == ()
+    sizes = {s.width: s for s in after.samples}
+    assert sorted(sizes) == [40 + k for k in range(1, len(names) + 1)]
+    for k in range(1, len(names) + 1):
+        assert sizes[40 + k].boxes.tolist() == [[0, 0, k, k]]
+        assert after.read(sizes[40 + k]).shape == (50, 40 + k, 3)
+    outside = [p for p in tmp_path.rglob("*") if p.is_file() and new not in p.parents]
+    assert outside == []
+
+
+@pytest.mark.parametrize("form", ["voc", "yolo"])
+@pytest.mark.parametrize("name", ["a\nb", " a", "", "a\0", "\u2028"])
+def test_class_names_that_a_line_cannot_hold_are_refused(tmp_path, form, name):
+    with pytest.raises(DatasetError, match=r"class name .*--rename"):
+        one(dataset(sample(), names=("nut", name)), tmp_path / "new", form)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["no", "1", "null", "~", "a: b", "- a", "#", "'", '"', "{x}", "é"])
+def test_class_names_that_yaml_or_xml_take_for_something_else(tmp_path, name):
+    before = dataset(sample("1.png", [(0, 0, 9, 9)], labels=[2]), names=("nut", name))
+    for form in ("yolo", "voc", "coco"):
+        one(before, tmp_path / form, form)
+        assert_same(before, open_dataset(tmp_path / form))
+
+
+# --- splits ---------------------------------------------------------------------------------
+
+
+def halves():
+    samples_ = sample("1.png", [(0, 0, 9, 9)]), sample("1.png", [(1, 1, 3, 4)], width=44)
+    return [dataset(each) for each in samples_]
+
+
+@pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
+def test_splits_with_equal_file_names(tmp_path, form):
+    first, second = halves()
+    second.images.sizes["1.png"] = (44, 50)
+    second = dataclasses.replace(second, images=Drawn(second.samples))
+    done = convert([("train", first), ("val", second)], tmp_path / "new", Options(form))
+    assert [name for name, _, _ in done.splits] == ["train", "val"]
+    assert find_dataset(tmp_path / "new").splits == ("train", "val")
+    for name, before in (("train", first), ("val", second)):
+        after = open_dataset(f"{tmp_path / 'new'}@{name}")
+        assert after.samples[0].boxes.tolist() == before.samples[0].boxes.tolist()
+        assert after.read(after.samples[0]).shape[1] == before.samples[0].width
+
+
+def test_splits_of_voc_share_pictures(tmp_path):
+    one(
+        dataset(sample("1.png", [(0, 0, 9, 9)]), sample("2.png", image_id=2)), tmp_path / "a", "voc"
+    )
+    lists = tmp_path / "a" / "ImageSets" / "Main"
+    (lists / "trainval.txt").write_text("1\n2\n")
+    (lists / "train.txt").write_text("1\n")
+    layout = find_dataset(tmp_path / "a")
+    opened = [(name, layout.open(name)) for name in layout.splits]
+    convert(opened, tmp_path / "b", Options("voc"))
+    assert sorted(os.listdir(tmp_path / "b" / "JPEGImages")) == ["1.png", "2.png"]
+    assert len(open_dataset(f"{tmp_path / 'b'}@trainval")) == 2
+    with pytest.raises(OptionError, match="two splits would be called 'train'"):
+        convert(opened, tmp_path / "c", Options("yolo"))
+
+
+def test_split_names_that_yolo_has_not(tmp_path):
+    first, second = halves()
+    convert([("train2017", first), ("valid", second)], tmp_path / "a", Options("yolo"))
+    assert find_dataset(tmp_path / "a").splits == ("train", "val")
+    with pytest.raises(OptionError, match="train, val, test, got 'dev'"):
+        convert([("dev", first)], tmp_path / "b", Options("yolo"))
+    with pytest.raises(OptionError, match=r"split '\.\./up'"):
+        convert([("../up", first)], tmp_path / "b", Options("voc"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_classes_of_splits_are_matched_by_name(tmp_path):
+    first, second = halves()
+    second = dataclasses.replace(second, labels=LabelSet.from_names(["bolt", "nut"]))
+    convert([("train", first), ("val", second)], tmp_path / "new", Options("yolo"))
+    after = open_dataset(f"{tmp_path / 'new'}@val")
+    assert after.labels.name(int(after.samples[0].labels[0])) == "bolt"
+    other = dataclasses.replace(second, labels=LabelSet.from_names(["bolt", "gear"]))
+    with pytest.raises(DatasetError, match=r"other classes than the first split.*gear, nut"):
+        convert([("train", first), ("val", other)], tmp_path / "no", Options("voc"))
+    convert([("train", first), ("val", other)], tmp_path / "coco", Options("coco"))
+    assert open_dataset(f"{tmp_path / 'coco'}@val").labels.names == ("bolt", "gear")
+
+
+# --- whole or not at all --------------------------------------------------------------------
+
+
+def test_what_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").write_text("a")
+    (tmp_path / "file").write_text("a")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("full", "file", "link"):
+        with pytest.raises(OptionError, match=f"{name}: exists already"):
+            one(dataset(sample()), tmp_path / name, "coco")
+    with pytest.raises(OptionError, match="no such folder"):
+        one(dataset(sample()), tmp_path / "no" / "new", "coco")
+    (tmp_path / "empty").mkdir()
+    one(dataset(sample()), tmp_path / "empty", "coco")
+    assert len(open_dataset(tmp_path / "empty")) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("no space left"), SystemExit])
+def test_nothing_is_left_of_an_interrupted_conversion(tmp_path, error):
+    def interrupt(done):
+        if done == 2:
+            raise error
+
+    data = dataset(*(sample(f"{k}.png", image_id=k) for k in range(4)))
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        convert([("", data)], tmp_path / "new", Options("yolo"), progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_new_folder_has_ordinary_rights(tmp_path):
+    one(dataset(sample()), tmp_path / "new", "coco")
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_progress_counts_pictures(tmp_path):
+    seen: list[int] = []
+    data = dataset(*(sample(f"{k}.png", image_id=k) for k in range(3)))
+    convert([("", data)], tmp_path / "new", Options("voc"), progress=seen.append)
+    assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize("bad", ["wrong size", "broken", "gone", "no ending"])
+def test_pictures_that_cannot_be_used_are_left_out_and_reported(shapes, tmp_path, form, bad):
+    class Broken(FolderFiles):
+        def read_bytes(self, name, *, limit=None):
+            if bad == "gone" and name == "0003.png":
+                raise ImageError(f"{name}: missing")
+            data = super().read_bytes(name, limit=limit)
+            return data[:20] if bad == "broken" and name == "0003.png" else data
+
+    before = open_dataset(shapes)
+    third = before.samples[2]
+    if bad == "wrong size":
+        third = dataclasses.replace(third, width=third.height, height=third.width)
+    if bad == "no ending":
+        third = dataclasses.replace(third, file_name="0003")
+    samples_ = (*before.samples[:2], third, *before.samples[3:])
+    data = dataclasses.replace(before, samples=samples_, images=Broken(shapes / "images"))
+    done = one(data, tmp_path / "new", form)
+    [problem] = done.problems
+    assert str(problem).startswith("0003")
+    after = open_dataset(tmp_path / "new")
+    assert len(after) == len(before) - 1 and after.problems == ()
+    files = [path.name for path in (tmp_path / "new").rglob("*0003*")]
+    assert files == []
+
+
+def test_what_is_left_out_is_not_counted_as_changed(tmp_path):
+    broken = sample("2", [(0, 0, 2.5, 2)], image_id=2, crowd=[True])
+    done = one(dataset(FLAGGED, broken), tmp_path / "new", "voc")
+    assert done.losses == {Loss.CROWD_DIFFICULT: 1, Loss.AREAS: 1}
+
+
+def test_no_usable_picture_at_all(tmp_path):
+    data = dataset(sample("1"))
+    with pytest.raises(DatasetError, match="no picture could be read; first problem: 1: has no"):
+        one(data, tmp_path / "new", "yolo")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- links ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
+def test_links_share_the_bytes_and_can_be_read(shapes, tmp_path, form):
+    before = open_dataset(shapes)
+    one(before, tmp_path / "new", form, link=True)
+    after = open_dataset(tmp_path / "new")
+    assert_same(before, after)
+    name = before.samples[0].file_name
+    assert isinstance(after.images, FolderFiles)
+    assert os.path.samefile(after.images.path(name), shapes / "images" / name)
+
+
+def test_links_that_cannot_be(shapes, tmp_path, monkeypatch):
+    with pytest.raises(OptionError, match="in a zip cannot be linked; leave --link out"):
+        one(dataset(sample()), tmp_path / "new", "coco", link=True)
+
+    def other_device(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", other_device)
+    with pytest.raises(OptionError, match=r"cross-device.*leave --link out"):
+        one(open_dataset(shapes), tmp_path / "new", "coco", link=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_that_there_is_not():
+    with pytest.raises(OptionError, match="coco, voc, yolo, got 'tfrecord'"):
+        Options("tfrecord")
+
+
+def test_written_json_is_what_coco_has(tmp_path):
+    one(dataset(sample("1.png", [(1, 2, 4, 6)])), tmp_path / "new", "coco")
+    values = json.loads((tmp_path / "new" / "instances.json").read_text())
+    assert values == {
+        "images": [{"id": 1, "file_name": "1.png", "width": 40, "height": 50}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 12,
+             "iscrowd": 0}
+        ],
+        "categories": [{"id": 1, "name": "nut"}, {"id": 2, "name": "bolt"}],
+    }  # fmt: skip
+
+
+def test_written_pictures_open(tmp_path):
+    one(dataset(sample()), tmp_path / "new", "voc")
+    data = (tmp_path / "new" / "JPEGImages" / "1.png").read_bytes()
+    assert Image.open(io.BytesIO(data)).size == (40, 50)

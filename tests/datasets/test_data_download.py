@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import shutil
+import threading
+import zipfile
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from ssd34.datasets.download import (
+    PUBLISHED_DATA,
+    Archive,
+    PublishedData,
+    download_data,
+    published_data,
+)
+from ssd34.datasets.open import open_dataset
+from ssd34.errors import DatasetError, DownloadError, OptionError
+from ssd34.files.download import PublishedFile
+from tests.conftest import shapes_dataset
+from tests.support.mirror import PAGE, ranged, status, whole
+
+BOXES = "annotations/instances_val2017.json"
+
+
+def zipped(members):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory):
+    """What the two archives of a small val2017 hold, laid out as COCO's."""
+    folder = shapes_dataset(tmp_path_factory.mktemp("coco") / "set", pictures=12)
+    pictures = {f"val2017/{f.name}": f.read_bytes() for f in sorted((folder / "images").iterdir())}
+    boxes = {
+        "annotations/captions_val2017.json": b"{}",
+        BOXES: (folder / "instances.json").read_bytes(),
+    }
+    return boxes, {"val2017/": b"", **pictures}
+
+
+def published(mirror, content, name, parts, *answers):
+    url = mirror.serve(*(answers or (ranged(content),)), name=name)
+    file = PublishedFile(name, len(content), hashlib.sha256(content).hexdigest(), (url,))
+    return Archive(file, parts)
+
+
+@pytest.fixture
+def data(mirror, contents):
+    boxes, pictures = contents
+    return PublishedData(
+        "small",
+        (
+            published(mirror, zipped(boxes), "boxes.zip", {BOXES: len(boxes[BOXES])}),
+            published(
+                mirror, zipped(pictures), "val2017.zip",
+                {"val2017": sum(map(len, pictures.values()))},
+            ),
+        ),
+        {"val2017": BOXES},
+    )  # fmt: skip
+
+
+def fetch(data, folder, **options):
+    download_data(data, folder, **{"timeout": 5.0, "pause": 0.0, "attempts": 3} | options)
+
+
+def files_of(folder):
+    return sorted(
+        str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file() and f.name[0] != "."
+    )
+
+
+def assert_whole(folder, contents, *, archives=()):
+    boxes, pictures = contents
+    expected = [name for name in pictures if name[-1] != "/"]
+    kept = [f"archives/{name}" for name in ("unpacked.json", *archives)]
+    assert files_of(folder) == sorted([*kept, BOXES, *expected])
+    for name in expected:
+        assert (folder / name).read_bytes() == pictures[name]
+    assert (folder / BOXES).read_bytes() == boxes[BOXES]
+
+
+def failure(error, data, folder, **options):
+    with pytest.raises(error) as caught:
+        fetch(data, folder, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def with_second(data, archive):
+    return dataclasses.replace(data, archives=(data.archives[0], archive))
+
+
+# --- all well -----------------------------------------------------------------------------------
+
+
+def test_what_is_fetched_is_read_at_once(data, tmp_path, contents):
+    folder = tmp_path / "new" / "coco"
+    fetch(data, folder)
+    assert_whole(folder, contents)
+    for path in (folder / BOXES, f"{folder}@val2017"):
+        dataset = open_dataset(path)
+        assert len(dataset) == 12 and dataset.problems == ()
+        dataset.read(dataset.samples[0])
+
+
+def test_a_second_call_fetches_nothing(data, tmp_path, mirror):
+    fetch(data, tmp_path)
+    requests = len(mirror.requests)
+    fetch(data, tmp_path)
+    assert len(mirror.requests) == requests == 2
+
+
+def test_archives_are_kept_on_request(data, tmp_path, contents, mirror):
+    fetch(data, tmp_path, keep_archives=True)
+    assert_whole(tmp_path, contents, archives=("boxes.zip", "val2017.zip"))
+    shutil.rmtree(tmp_path / "val2017")
+    fetch(data, tmp_path, keep_archives=True)
+    assert_whole(tmp_path, contents, archives=("boxes.zip", "val2017.zip"))
+    assert len(mirror.requests) == 2
+
+
+def test_an_archive_that_was_put_there_by_hand_is_not_fetched(data, tmp_path, contents, mirror):
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives" / "val2017.zip").write_bytes(zipped(contents[1]))
+    fetch(data, tmp_path)
+    assert_whole(tmp_path, contents)
+    assert [name for name, _ in mirror.requests] == ["boxes.zip"]
+
+
+def test_only_what_is_missing_is_fetched(data, tmp_path, contents, mirror):
+    """As of coco-2017 after coco-val2017."""
+    small = dataclasses.replace(data, archives=data.archives[1:])
+    fetch(small, tmp_path)
+    fetch(data, tmp_path)
+    assert_whole(tmp_path, contents)
+    assert [name for name, _ in mirror.requests] == ["val2017.zip", "boxes.zip"]
+
+
+def test_progress(data, tmp_path):
+    seen: dict[str, list[tuple[int, int]]] = {}
+    fetch(data, tmp_path, progress=lambda what, n, of: seen.setdefault(what, []).append((n, of)))
+    assert list(seen) == [
+        "boxes.zip",
+        "unpacking boxes.zip",
+        "val2017.zip",
+        "unpacking val2017.zip",
+    ]
+    for steps in seen.values():
+        assert steps == sorted(steps)
+        assert steps[-1][0] == steps[-1][1] > 0
+
+
+def test_what_a_desktop_hides_in_a_folder_does_no_harm(data, tmp_path, mirror):
+    fetch(data, tmp_path)
+    (tmp_path / "val2017" / ".DS_Store").write_bytes(b"x")
+    fetch(data, tmp_path)
+    assert len(mirror.requests) == 2
+
+
+# --- servers ------------------------------------------------------------------------------------
+
+
+def test_a_download_that_breaks_off_is_gone_on_with(data, tmp_path, contents, mirror):
+    content = zipped(contents[1])
+    answers = [ranged(content, stop_after=5000)] * 3 + [ranged(content)]
+    parts = data.archives[1].parts
+    data = with_second(data, published(mirror, content, "val2017.zip", parts, *answers))
+    message = failure(DownloadError, data, tmp_path)
+    assert "broke off after 15000 of" in message and str(tmp_path) in message
+    assert files_of(tmp_path) == [BOXES, "archives/unpacked.json", "archives/val2017.zip.part"]
+    fetch(data, tmp_path)
+    assert_whole(tmp_path, contents)
+    assert mirror.ranges("val2017.zip")[-1] == "bytes=15000-"
+
+
+def test_a_server_without_ranges(data, tmp_path, contents, mirror):
+    content = zipped(contents[1])
+    answers = (ranged(content, stop_after=5000), whole(content))
+    parts = data.archives[1].parts
+    fetch(with_second(data, published(mirror, content, "val2017.zip", parts, *answers)), tmp_path)
+    assert_whole(tmp_path, contents)
+
+
+@pytest.mark.parametrize(
+    ("lie", "answer"),
+    [
+        (lambda content: whole(content, length=len(content) + 5), "announces"),
+        (lambda content: whole(bytes(len(content))), "sends a wrong file"),
+        (lambda _: whole(PAGE), "sends a web page"),
+        (lambda _: status(404), "answers 404"),
+    ],
+)
+def test_servers_that_lie(data, tmp_path, contents, mirror, lie, answer):
+    content = zipped(contents[1])
+    parts = data.archives[1].parts
+    archive = published(mirror, content, "val2017.zip", parts, lie(content))
+    message = failure(DownloadError, with_second(data, archive), tmp_path)
+    assert answer in message
+    assert f"SHA-256 {archive.file.sha256}" in message
+    assert not (tmp_path / "val2017").exists()
+    assert not (tmp_path / "archives" / "val2017.zip").exists()
+
+
+# --- interrupted while unpacking ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [0, 1, 7, 12])
+def test_unpacking_that_was_interrupted_is_gone_on_with(data, tmp_path, contents, mirror, after):
+    steps = 0
+
+    def interrupt(what, _done, _total):
+        nonlocal steps
+        steps += what == "unpacking val2017.zip"
+        if steps > after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(data, tmp_path, progress=interrupt)
+    assert not (tmp_path / "val2017").exists()
+    half = sorted((tmp_path / "archives" / "val2017.unpacking").rglob("*.png"))
+    assert len(half) == after
+    if half:
+        half[-1].write_bytes(half[-1].read_bytes()[:10])
+        half[0].write_bytes(bytes(half[0].stat().st_size))
+    fetch(data, tmp_path)
+    assert_whole(tmp_path, contents)
+    assert mirror.ranges("val2017.zip") == [None]
+
+
+def test_killed_between_the_receipt_and_the_move(data, tmp_path, contents, monkeypatch):
+    move = Path.replace
+
+    def killed(self, target):
+        if Path(target).name == "val2017":
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(data, tmp_path)
+    monkeypatch.undo()
+    fetch(data, tmp_path)
+    assert_whole(tmp_path, contents)
+
+
+def test_two_at_once_do_not_disturb_each_other(data, tmp_path, contents):
+    threads = [threading.Thread(target=fetch, args=(data, tmp_path)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_whole(tmp_path, contents)
+
+
+# --- what is in the way -------------------------------------------------------------------------
+
+
+def test_a_folder_of_somebody_else_is_left_alone(data, tmp_path, mirror):
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "val2017" / "mine.jpg").write_bytes(b"x")
+    message = failure(DatasetError, data, tmp_path)
+    assert "val2017: is there already, and not from this command" in message
+    assert mirror.requests == [] and files_of(tmp_path) == ["val2017/mine.jpg"]
+
+
+def test_a_folder_that_was_changed_is_named(data, tmp_path):
+    fetch(data, tmp_path)
+    (tmp_path / "val2017" / "0003.png").unlink()
+    assert "was changed since it was unpacked (11 files of" in failure(DatasetError, data, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"val2017": 3}'])
+def test_a_broken_receipt_is_none(data, tmp_path, text):
+    fetch(data, tmp_path)
+    (tmp_path / "archives" / "unpacked.json").write_text(text)
+    assert "not from this command" in failure(DatasetError, data, tmp_path)
+
+
+@pytest.mark.parametrize(("free", "enough"), [(1.0, False), (2.2, True)])
+def test_room_is_looked_for_first(data, tmp_path, contents, mirror, monkeypatch, free, enough):
+    """The largest archive and its contents lie there at once."""
+    usage = namedtuple("usage", "free")
+    size = data.archives[1].file.size
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(int(free * size)))
+    folder = tmp_path / "not" / "yet"
+    if enough:
+        fetch(data, folder)
+        assert_whole(folder, contents)
+    else:
+        message = failure(DatasetError, data, folder)
+        assert "GB are needed" in message and "(--output)" in message
+        assert mirror.requests == [] and not folder.parent.exists()
+
+
+# --- the catalogue ------------------------------------------------------------------------------
+
+
+def test_the_catalogue():
+    for data in PUBLISHED_DATA.values():
+        for archive in data.archives:
+            assert archive.file.urls[0] in (
+                "http://images.cocodataset.org/zips/train2017.zip",
+                "http://images.cocodataset.org/zips/val2017.zip",
+                "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
+            )
+            assert len(bytes.fromhex(archive.file.sha256)) == 32
+        parts = {part for archive in data.archives for part in archive.parts}
+        for split, file in data.splits.items():
+            assert {split, file} <= parts
+    sizes = {
+        name: sum(archive.file.size for archive in data.archives) / 1e9
+        for name, data in PUBLISHED_DATA.items()
+    }
+    assert sizes == {
+        "coco-val2017": pytest.approx(1.07, abs=0.01),
+        "coco-2017": pytest.approx(20.4, abs=0.01),
+    }
+
+
+def test_an_unknown_name():
+    with pytest.raises(OptionError, match="expected one of coco-val2017, coco-2017"):
+        published_data("voc")
+
+
+def test_receipts_name_the_checksum(data, tmp_path):
+    fetch(data, tmp_path)
+    receipts = json.loads((tmp_path / "archives" / "unpacked.json").read_text())
+    assert receipts["val2017"]["sha256"] == data.archives[1].file.sha256
+    assert receipts["val2017"]["files"] == 12

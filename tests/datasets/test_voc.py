@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ssd34.core.labels import LabelSet
+from ssd34.datasets.dataset import Kind
+from ssd34.datasets.open import find_dataset, open_dataset
+from ssd34.datasets.voc import COCO_NAMES, NAMES
+from tests.support.reading import only, reasons, refused
+
+
+def picture(path, width=40, height=50):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), "red").save(path)
+
+
+def element(name="cat", corners=(2, 3, 10, 20), extra=""):
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    box = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
+    return f"<object><name>{name}</name>{extra}<bndbox>{box}</bndbox></object>"
+
+
+def annotation(*objects, size=(40, 50), file_name="1.jpg"):
+    inner = f"<filename>{file_name}</filename>"
+    if size:
+        inner += f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
+    return f"<annotation>{inner}{''.join(objects)}</annotation>"
+
+
+def devkit(folder, annotations=None, *, splits=None, suffix=".jpg"):
+    """A VOC folder: stem to XML text; split to stems."""
+    annotations = {"1": annotation(element())} if annotations is None else annotations
+    (folder / "Annotations").mkdir(parents=True)
+    for stem, text in annotations.items():
+        data = text if isinstance(text, bytes) else text.encode()
+        (folder / "Annotations" / f"{stem}.xml").write_bytes(data)
+        picture(folder / "JPEGImages" / f"{stem}{suffix}")
+    for name, stems in (splits or {}).items():
+        file = folder / "ImageSets" / "Main" / f"{name}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{stem}\n" for stem in stems))
+    return folder
+
+
+# --- layout ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("around", ["", "VOC2007", "VOCdevkit/VOC2007", "data/VOCdevkit/VOC2012"])
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_devkit_layout_also_inside_others_and_in_a_zip(tmp_path, around, form):
+    root = tmp_path / "set"
+    devkit(root / around)
+    path = Path(shutil.make_archive(str(tmp_path / "p"), "zip", root)) if form == "zip" else root
+    dataset = open_dataset(path)
+    sample = only(dataset)
+    assert find_dataset(path).format == "voc"
+    assert (sample.file_name, sample.image_id, sample.width, sample.height) == ("1.jpg", 1, 40, 50)
+    assert dataset.read(sample).shape == (50, 40, 3)
+    assert dataset.problems == ()
+
+
+def test_corners_count_from_one_and_belong_to_the_box(tmp_path):
+    texts = [element(corners=(1, 1, 1, 1)), element(corners=(1, 1, 40, 50)),
+             element(corners=("2.5", "3.25", "10.75", 20))]  # fmt: skip
+    sample = only(open_dataset(devkit(tmp_path / "set", {"1": annotation(*texts)})))
+    assert sample.boxes.tolist() == [[0, 0, 1, 1], [0, 0, 40, 50], [1.5, 2.25, 10.75, 20]]
+    assert sample.areas.tolist() == [1, 2000, 9.25 * 17.75]
+
+
+def test_endings_count_in_either_case(tmp_path):
+    folder = devkit(tmp_path)
+    [file] = (folder / "Annotations").iterdir()
+    shutil.rmtree(folder / "ImageSets", ignore_errors=True)
+    file.rename(file.with_suffix(".XML"))
+    assert len(open_dataset(folder)) == 1
+
+
+def test_difficult(tmp_path):
+    flags = ["<difficult>1</difficult>", "<difficult>0</difficult>", ""]
+    flags += ["<difficult>Unspecified</difficult>", "<difficult> 1 </difficult>"]
+    text = annotation(*(element(extra=flag) for flag in flags))
+    sample = only(open_dataset(devkit(tmp_path / "set", {"1": text})))
+    assert sample.difficult.tolist() == [True, False, False, False, True]
+    assert not sample.crowd.any()
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [("0", 0), ("1", 1), (" 1 ", 1), ("true", 1), ("Unspecified", 0), ("", 0), ("2", None),
+     ("-1", None), ("hard", None)],
+)  # fmt: skip
+def test_a_difficult_flag_that_is_none_is_remarked(tmp_path, flag, meant):
+    text = annotation(element(extra=f"<difficult>{flag}</difficult>"))
+    dataset = open_dataset(devkit(tmp_path, {"1": text}))
+    assert only(dataset).difficult.tolist() == [bool(meant)]
+    assert [remark.kind for remark in dataset.remarks] == [Kind.VALUE] * (meant is None)
+    assert dataset.problems == ()
+
+
+@pytest.mark.parametrize("other", ["1.XML", "2.xml"])
+def test_a_picture_that_two_files_annotate_is_left_out(tmp_path, other):
+    for name in ("1.xml", other, "3.xml"):
+        stem = "3" if name == "3.xml" else "1"
+        (tmp_path / name).write_text(annotation(element(), file_name=f"{stem}.jpg"))
+        picture(tmp_path / f"{stem}.jpg")
+    dataset = open_dataset(tmp_path)
+    assert only(dataset).file_name == "3.jpg"
+    (problem,) = dataset.problems
+    assert (problem.where, problem.kind) == ("1.jpg", Kind.PICTURE_TWICE)
+    assert "1.xml" in problem.reason and other in problem.reason
+
+
+def test_parts_of_an_object_are_no_objects(tmp_path):
+    part = "<part><name>head</name><bndbox><xmin>5</xmin></bndbox></part>"
+    text = annotation(element("person", extra=part))
+    dataset = open_dataset(devkit(tmp_path / "set", {"1": text}))
+    assert only(dataset).boxes.tolist() == [[1, 2, 10, 20]]
+    assert dataset.labels.names == NAMES
+
+
+def test_splits_are_named_and_lists_of_one_class_are_none(tmp_path):
+    texts = {"000012": annotation(), "000013": annotation(element()), "000014": annotation()}
+    lists = {
+        "train": ["000012"],
+        "val": ["000014", "000013"],
+        "trainval": list(texts),
+        "cat_train": ["000012 -1"],
+        "cat_trainval": ["000013  1"],
+        "tv_stand_val": ["000013  1"],
+    }
+    path = devkit(tmp_path / "set", texts, splits=lists)
+    assert find_dataset(path).splits == ("train", "trainval", "val")
+    dataset = open_dataset(f"{path}@val")
+    assert [sample.image_id for sample in dataset.samples] == [14, 13]
+    # The lists of one class name the classes.
+    assert dataset.labels.names == ("cat", "tv_stand")
+    message = refused(path)
+    assert "train, trainval, val" in message and f"{path}@train" in message
+    assert "expected one of train, trainval, val" in refused(f"{path}@tset")
+
+
+def test_several_sets_ask_for_one(tmp_path):
+    devkit(tmp_path / "VOCdevkit" / "VOC2007")
+    devkit(tmp_path / "VOCdevkit" / "VOC2012")
+    message = refused(tmp_path / "VOCdevkit")
+    assert "VOC2007" in message and "VOC2012" in message
+
+
+def test_classes_are_those_of_all_splits(tmp_path):
+    texts = {"1": annotation(element("screw")), "2": annotation(element("nut"))}
+    path = devkit(tmp_path / "set", texts, splits={"train": ["1"], "val": ["2"]})
+    expected = LabelSet(("nut", "screw"), (1, 2))
+    assert open_dataset(f"{path}@train").labels == open_dataset(f"{path}@val").labels == expected
+
+
+def test_names_of_voc_stay_as_they_are(tmp_path):
+    path = devkit(tmp_path / "set", {"1": annotation(element("tvmonitor"))})
+    assert open_dataset(path).labels == LabelSet.from_names(NAMES)
+    assert set(COCO_NAMES) < set(NAMES)
+
+
+def test_a_list_of_classes_counts_and_coco_names_get_their_ids(tmp_path):
+    path = devkit(tmp_path / "set", {"1": annotation(element("tv"), element("dog"))})
+    (path / "classes.txt").write_text("tv\ncat\n\n")
+    dataset = open_dataset(path)
+    assert dataset.labels == LabelSet(("tv", "cat"), (72, 17))
+    assert only(dataset).labels.tolist() == [1]
+    assert reasons(dataset) == ["1.jpg: Annotations/1.xml object 2: box of unknown class 'dog'"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".JPG", ".webp", ".bmp"])
+def test_pictures_of_any_kind(tmp_path, suffix):
+    assert only(open_dataset(devkit(tmp_path / "set", suffix=suffix))).file_name == f"1{suffix}"
+
+
+def test_flat_folders_beside_the_pictures(tmp_path):
+    for split, count in (("train", 2), ("valid", 1)):
+        for number in range(count):
+            picture(tmp_path / split / f"{number}.png")
+            (tmp_path / split / f"{number}.xml").write_text(annotation(element("nut")))
+    assert find_dataset(tmp_path).splits == ("train", "valid")
+    assert len(open_dataset(f"{tmp_path}@train")) == 2
+    sample = only(open_dataset(tmp_path / "valid"))
+    assert sample.file_name == "0.png"
+
+
+@pytest.mark.parametrize("size", [None, (0, 0), ("", "x"), ("nan", "inf")])
+def test_a_size_that_is_not_given_is_that_of_the_picture(tmp_path, size):
+    text = annotation(element(), size=size)
+    sample = only(open_dataset(devkit(tmp_path / "set", {"1": text})))
+    assert (sample.width, sample.height) == (40, 50)
+
+
+# --- what is wrong --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (element(corners=(2, 3, "", 20)), "no valid form"),
+        (element(corners=(2, 3, "x", 20)), "no valid form"),
+        ("<object><name>cat</name></object>", "no valid form"),
+        (element(corners=(2, 3, "nan", 20)), "not finite"),
+        (element(corners=(2, 3, "1e999", 20)), "not finite"),
+        (element(corners=(10, 3, 9, 20)), "no area"),
+        (element(corners=(10, 30, 12, 20)), "no area"),
+        (element(corners=(60, 3, 70, 20)), "outside the picture"),
+        (element(name=""), "unknown class ''"),
+    ],
+)
+def test_unusable_box_is_reported_and_the_rest_goes_on(tmp_path, bad, reason):
+    dataset = open_dataset(devkit(tmp_path / "set", {"1": annotation(bad, element())}))
+    [problem] = reasons(dataset)
+    assert problem.startswith("1.jpg: Annotations/1.xml object 1: ") and reason in problem
+    assert only(dataset).boxes.tolist() == [[1, 2, 10, 20]]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"", "not XML"),
+        (b"\xff\xfe\x00nonsense", "not XML"),
+        (annotation(element())[:-20].encode(), "not XML"),
+        (b"<annotation>&lol;</annotation>", "not XML"),
+        (b'<?xml version="1.0" encoding="klingon"?><annotation/>', "not XML"),
+        (b"<svg/>", "expected an <annotation>, got <svg>"),
+        (b"<!DOCTYPE annotation><annotation/>", "document type"),
+    ],
+)
+def test_unusable_file_is_reported_and_the_rest_goes_on(tmp_path, text, reason):
+    texts = {"1": annotation(element()), "2": text}
+    dataset = open_dataset(devkit(tmp_path / "set", texts))
+    [problem] = reasons(dataset)
+    assert problem.startswith("Annotations/2.xml: ") and reason in problem
+    assert len(dataset) == 1
+
+
+def test_entities_do_not_expand_and_nothing_is_fetched(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("cat")
+    laughs = "".join(
+        f'<!ENTITY l{k} "{"".join(f"&l{k - 1};" for _ in range(10))}">' for k in range(1, 12)
+    )
+    bombs = [
+        f'<!DOCTYPE a [<!ENTITY l0 "ha">{laughs}]><annotation>&l11;</annotation>',
+        f'<!DOCTYPE a [<!ENTITY x SYSTEM "{secret.as_uri()}">]><annotation>&x;</annotation>',
+        f'<!DOCTYPE a SYSTEM "{secret.as_uri()}"><annotation/>',
+    ]
+    texts = {str(k): bomb for k, bomb in enumerate(bombs)} | {"9": annotation(element())}
+    # UTF-16 hides the words from a search in the bytes.
+    texts["8"] = ('<?xml version="1.0" encoding="UTF-16"?>' + bombs[0]).encode("utf-16")
+    dataset = open_dataset(devkit(tmp_path / "set", texts))
+    assert len(dataset) == 1
+    assert len(dataset.problems) == 4
+    assert all("document type" in reason for reason in reasons(dataset))
+
+
+def test_elements_in_elements_in_elements(tmp_path):
+    deep = b"<annotation>" + b"<a>" * 200_000 + b"</a>" * 200_000 + b"</annotation>"
+    dataset = open_dataset(devkit(tmp_path / "set", {"1": annotation(element()), "2": deep}))
+    assert len(dataset) == 2
+
+
+def test_large_xml_is_refused_unread(tmp_path):
+    path = devkit(tmp_path / "set", {"1": annotation(element()), "2": annotation()})
+    with (path / "Annotations" / "2.xml").open("r+b") as file:
+        file.truncate(1 << 30)
+    assert "larger than 8 MiB" in reasons(open_dataset(path))[0]
+
+
+def test_listed_pictures_that_are_missing_twice_there_or_lead_out(tmp_path):
+    (tmp_path / "secret.xml").write_text(annotation(element()))
+    texts = {"1": annotation(element()), "2": annotation(file_name="../../../secret.png")}
+    lists = {"train": ["1", "1", "2", "3", "../../secret", "/etc/passwd"]}
+    path = devkit(tmp_path / "set", texts, splits=lists)
+    (path / "JPEGImages" / "2.jpg").unlink()
+    dataset = open_dataset(path)
+    assert only(dataset).file_name == "1.jpg"
+    twice, picture_, xml, *outside = reasons(dataset)
+    assert twice == "ImageSets/Main/train.txt: 1 is listed 2 times"
+    assert picture_.startswith("2.png: missing in ")
+    assert "3.xml: missing" in xml
+    assert len(outside) == 2 and all("leads out" in reason for reason in outside)
+
+
+def test_nothing_usable_names_the_first_problem(tmp_path):
+    message = refused(devkit(tmp_path / "set", {"1": "x"}))
+    assert "no usable picture among 1" in message and "not XML" in message
+
+
+def test_a_stray_xml_file_is_no_data_set(tmp_path):
+    (tmp_path / "pom.xml").write_text("<project/>")
+    assert "holds no data set that is known" in refused(tmp_path)
+
+
+def test_size_of_the_picture_when_the_picture_is_broken(tmp_path):
+    path = devkit(tmp_path / "set", {"1": annotation(), "2": annotation(size=None)})
+    (path / "JPEGImages" / "2.jpg").write_bytes(io.BytesIO(b"no picture").getvalue())
+    [problem] = reasons(open_dataset(path))
+    assert "not a picture" in problem

@@ -1,0 +1,320 @@
+"""Files that other tools have rewritten run like the file they were made from, or say why not."""
+
+import shutil
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper, version_converter
+
+from ssd34.cli.app import commands
+from ssd34.cli.train.setup import checkpoint_from_onnx
+from ssd34.core.external_data import check_weights_inside
+from ssd34.deploy.graph.onnx_file import read_model
+from ssd34.deploy.graph.read import read_network
+from ssd34.deploy.publish.package import package
+from ssd34.deploy.publish.reference_data import write_test_data
+from ssd34.deploy.publish.verify import verify
+from ssd34.errors import ModelError
+from ssd34.runtime.detector import Detector
+from ssd34.runtime.node_times import node_times, share_of_tail
+from ssd34.workflows.evaluate import _load
+
+PIXELS = np.random.default_rng(3).integers(0, 256, (50, 70, 3)).astype(np.uint8)
+
+
+def list_initializers(model):
+    """As files of the IR version 3 have to."""
+    for tensor in model.graph.initializer:
+        model.graph.input.insert(
+            0, helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    return model
+
+
+def replace_nodes(model, nodes):
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def make_constants(model):
+    """Constant nodes, with numbers as attributes where they can be."""
+    nodes = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.INT64 and len(tensor.dims) == 1:
+            value = {"value_ints": numpy_helper.to_array(tensor).tolist()}
+        elif tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 0:
+            value = {"value_float": float(numpy_helper.to_array(tensor))}
+        else:
+            value = {"value": tensor}
+        nodes.append(helper.make_node("Constant", [], [tensor.name], **value))
+    del model.graph.initializer[:]
+    return replace_nodes(model, [*nodes, *model.graph.node])
+
+
+def rename(model):
+    """Everything but inputs and outputs."""
+    names = {value.name: value.name for value in (*model.graph.input, *model.graph.output)}
+    for tensor in model.graph.initializer:
+        tensor.name = names.setdefault(tensor.name, f"t{len(names)}")
+    for node in model.graph.node:
+        node.name = ""
+        for field in (node.input, node.output):
+            for number, name in enumerate(field):
+                field[number] = names.setdefault(name, f"t{len(names)}")
+    return model
+
+
+def free_batch(model):
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    return model
+
+
+def without_shapes(model):
+    for value in model.graph.output:
+        value.type.tensor_type.shape.dim[1].Clear()
+    return model
+
+
+def rename_input(model):
+    image = model.graph.input[0].name
+    model.graph.input[0].name = "data"
+    for node in model.graph.node:
+        for number, name in enumerate(node.input):
+            node.input[number] = "data" if name == image else name
+    return model
+
+
+def halve(model):
+    """In float16 inside, as onnxconverter-common does it, which appends its casts at the end."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    return convert_float_to_float16(model, keep_io_types=True)
+
+
+def optimised(model, folder, level):
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(
+        onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}"
+    )
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return onnx.load(folder / "optimised.onnx")
+
+
+WAYS = {
+    "initializers as inputs": list_initializers,
+    "constants": make_constants,
+    "renamed": rename,
+    "free batch": free_batch,
+    "without shapes": without_shapes,
+    "renamed input": rename_input,
+    "float16": halve,
+    "opset 17": lambda model: version_converter.convert_version(model, 17),
+}
+
+
+@pytest.fixture(params=["tiny_model", "tiny_raw_model"])
+def original(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("way", [*WAYS, "BASIC", "EXTENDED", "ALL"])
+def test_a_rewritten_file_finds_the_same(way, original, tmp_path):
+    model, path = onnx.load(original), tmp_path / "other.onnx"
+    onnx.save(WAYS[way](model) if way in WAYS else optimised(model, tmp_path, way), path)
+    atol = 5e-3 if way == "float16" else 1e-5
+    expected = Detector.load(original).detect(PIXELS, score=0.1)
+    detector = Detector.load(path)
+    np.testing.assert_allclose(
+        detector.detect(PIXELS, score=0.1).scores, expected.scores, atol=atol
+    )
+    tensor = detector.session.input_for(PIXELS)
+    assert share_of_tail(node_times(path, "onnxruntime", tensor, threads=1)) is not None
+
+    if way == "renamed" and original.stem == "tiny":
+        with pytest.raises(ModelError, match="--tail none"):
+            _load(path, threads=1, engine="onnxruntime", raw=True)
+    else:
+        session, _ = _load(path, threads=1, engine="onnxruntime", raw=True)
+        assert session.path == path
+        found = Detector(session).detect(PIXELS, score=0.1)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=atol)
+
+    if way in ("EXTENDED", "ALL"):
+        for read in (read_network, checkpoint_from_onnx):
+            with pytest.raises(ModelError, match=r"other\.onnx.*com\.microsoft.*Conv"):
+                read(path)
+    else:
+        ours = checkpoint_from_onnx(original).weights
+        theirs = checkpoint_from_onnx(path).weights
+        assert ours.keys() == theirs.keys()
+        for name, array in ours.items():
+            np.testing.assert_allclose(theirs[name], array, atol=1e-3 if way == "float16" else 0)
+
+    if way == "float16":  # ONNX's own rules: in order
+        assert "sorted" in {c.name: c.detail for c in verify(path).checks}["structure"]
+        return
+    assert verify(path).passed
+    assert package(path, output=tmp_path / "packed", picture=PIXELS).model.is_file()
+
+
+def test_files_without_our_metadata_have_to_be_the_published_network(tiny_model, tmp_path):
+    model, path = onnx.load(tiny_model), tmp_path / "bare.onnx"
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    for read in (Detector.load, read_network, checkpoint_from_onnx):
+        with pytest.raises(ModelError, match=r"bare\.onnx.*without ssd34 metadata"):
+            read(path)
+    assert not verify(path).passed
+
+
+def test_openvino_names_operators_that_it_does_not_have(tiny_raw_model, tmp_path):
+    pytest.importorskip("openvino")
+    path = tmp_path / "optimised.onnx"
+    optimised(onnx.load(tiny_raw_model), tmp_path, "ALL")
+    with pytest.raises(ModelError, match=r"optimised\.onnx.*com\.microsoft.*engine onnxruntime"):
+        Detector.load(path, engine="openvino")
+
+
+# --- weights in other files -----------------------------------------------------------------
+
+
+def test_weights_in_another_file_are_refused_everywhere(tiny_model, tmp_path):
+    """Two data files would make two models of one checksum."""
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx.load(tiny_model), path, save_as_external_data=True, location="weights.bin",
+              size_threshold=0)  # fmt: skip
+    doors = (
+        Detector.load,
+        lambda p: Detector.load(p, engine="openvino"),
+        lambda p: _load(p, threads=1, engine="auto", raw=True),
+        read_network,
+        read_model,
+        checkpoint_from_onnx,
+        lambda p: package(p, output=tmp_path / "packed", picture=PIXELS),
+    )
+    for door in doors:
+        with pytest.raises(ModelError, match=r"model\.onnx.*weights\.bin"):
+            door(path)
+    failed = [check for check in verify(path).checks if check.passed is False]
+    assert len(failed) == 1 and "weights.bin" in failed[0].detail
+    onnx.save(onnx.load(path), tmp_path / "joined.onnx")
+    assert Detector.load(tmp_path / "joined.onnx").spec.name == "tiny"
+
+
+def external(location="secret"):
+    tensor = numpy_helper.from_array(np.zeros(3, np.float32), "x")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="offset", value="0")
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def places():
+    """A tensor that points elsewhere, in every place of a model."""
+    constant = helper.make_node("Constant", [], ["y"], value=external())
+    inner = helper.make_graph([constant], "inner", [], [])
+    sparse = helper.make_sparse_tensor(external(), external(), [3])
+    yield helper.make_graph([], "g", [], [], [external()])
+    yield helper.make_graph([constant], "g", [], [])
+    yield helper.make_graph([], "g", [], [], sparse_initializer=[sparse])
+    yield helper.make_graph([helper.make_node("If", ["c"], ["y"], then_branch=inner)], "g", [], [])
+    yield helper.make_graph([helper.make_node("Constant", [], ["y"], sparse_value=sparse)],
+                            "g", [], [])  # fmt: skip
+
+
+@pytest.mark.parametrize("graph", [*places()])
+def test_every_place_is_looked_at(graph, tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+    with pytest.raises(ModelError, match="secret"):
+        check_weights_inside(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x3a", b"\xff" * 50, b"\x3a\xff\xff\x01", b"no model"])
+def test_what_is_no_onnx_file_is_left_to_its_reader(content, tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    check_weights_inside(path)
+
+
+# --- values ---------------------------------------------------------------------------------
+
+
+def constant_file(path, metadata, outputs):
+    """A file that gives the same whatever it is shown."""
+    nodes = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
+        for name, value in outputs.items()
+    ]
+    ports = [
+        helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
+        )
+        for name, value in outputs.items()
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 64, 64])
+    graph = helper.make_graph(nodes, "constant", [image], ports)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=7)
+    model.metadata_props.extend(metadata)
+    onnx.save(model, path)
+    return path
+
+
+BOXES = np.array([[[0.1, 0.1, 0.5, 0.5], [0.2, 0.2, 0.9, 0.9]]], np.float32)
+SCORES = np.array([[0.9, 0.8]], np.float32)
+WRONG = {
+    "nan": (BOXES * np.float32("nan"), SCORES),
+    "6.4": (BOXES * 64, SCORES),
+    "inf": (BOXES, SCORES * np.float32("inf")),
+    "90": (BOXES, SCORES * 100),
+}
+
+
+@pytest.mark.parametrize("shown", WRONG)
+def test_every_command_tells_values_that_are_no_detections(shown, tiny_model, shapes, tmp_path):
+    """One line on standard error, exit code 2, and nothing written."""
+    boxes, scores = WRONG[shown]
+    path = constant_file(
+        tmp_path / "wrong.onnx", onnx.load(tiny_model).metadata_props,
+        {"bboxes": boxes, "labels": np.array([[1, 2]]), "scores": scores},
+    )  # fmt: skip
+    picture, out = shapes / "images" / "0001.png", tmp_path / "out"
+    detect = ("detect", picture, "--model", path)
+    ways = [
+        *((*detect, "--format", form) for form in ("table", "json", "csv", "coco")),
+        (*detect, "--format", "yolo", "--output", out),
+        (*detect, "--save", out),
+        ("evaluate", path, "--data", shapes, "--detections", out),
+        ("package", path, "--output", out, "--picture", picture),
+    ]
+    for arguments in ways:
+        result = CliRunner().invoke(commands, [*map(str, arguments)])
+        assert isinstance(result.exception, ModelError), (arguments, result.output)
+        message = str(result.exception)
+        assert str(path) in message and shown in message and "expected" in message, message
+        assert "nan" not in result.stdout
+        assert not out.is_file() and not [f for f in out.rglob("*") if f.is_file()], arguments
+        shutil.rmtree(out, ignore_errors=True)
+
+    record(path, tmp_path / "test_data_set_0")
+    failed = [check for check in verify(path).checks if check.passed is False]
+    assert [check.name for check in failed] == ["test_data_set_0 values"]
+    assert shown in failed[0].detail and "expected" in failed[0].detail
+
+
+def record(path, folder):
+    runner = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    image = {"image": np.zeros((1, 3, 64, 64), np.float32)}
+    names = [output.name for output in runner.get_outputs()]
+    write_test_data(folder, image, dict(zip(names, runner.run(names, image), strict=True)))

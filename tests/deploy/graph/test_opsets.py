@@ -1,0 +1,39 @@
+import onnx
+import onnxruntime
+import pytest
+
+from ssd34.deploy.graph.opsets import (
+    check_opset,
+    ir_version,
+    known_opsets,
+    newest_opset,
+    onnx_release,
+)
+from ssd34.errors import OptionError
+
+
+def test_the_published_files_versions():
+    assert (ir_version(10), onnx_release(10)) == (5, "1.5")
+    assert (ir_version(12), onnx_release(12)) == (7, "1.7")
+    assert onnx_release(999) == "unknown"
+
+
+def test_the_newest_is_the_newest_that_loads(monkeypatch):
+    assert newest_opset() <= onnx.defs.onnx_opset_version()
+    loaded = onnxruntime.InferenceSession
+
+    def older(model, *rest, **more):
+        version = onnx.load_model_from_string(model).opset_import[0].version
+        if version > 16:
+            raise RuntimeError(f"opset {version} is not supported")
+        return loaded(model, *rest, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", older)
+    assert newest_opset() == 16
+
+
+@pytest.mark.parametrize("opset", [0, 9, -1, onnx.defs.onnx_opset_version() + 1])
+def test_others_are_refused(opset):
+    with pytest.raises(OptionError, match=f"unknown opset {opset}; expected 10 to "):
+        check_opset(opset)
+    assert all(known >= 10 for known in known_opsets())

@@ -1,0 +1,225 @@
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from ssd34.core.labels import COCO_LABELS
+from ssd34.core.spec import named_spec
+from ssd34.deploy.graph.builder import save_model
+from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.graph.read import network_of_model, read_network
+from ssd34.deploy.int8.calibrate import float_outputs
+from ssd34.errors import ModelError, OptionError
+from ssd34.zoo.names import model_path
+from tests.conftest import drawn_checkpoint
+
+
+def same(one, other, *, atol):
+    assert [(x.name, x.kind, x.inputs, x.relu) for x in one.layers] == [
+        (x.name, x.kind, x.inputs, x.relu) for x in other.layers
+    ]
+    assert (one.spec, one.labels, one.loc, one.conf) == (
+        other.spec, other.labels, other.loc, other.conf,
+    )  # fmt: skip
+    for x, y in zip(one.layers, other.layers, strict=True):
+        assert (x.kernel, x.stride, x.padding) == (y.kernel, y.stride, y.padding)
+        if x.conv is not None:
+            np.testing.assert_allclose(x.conv.weight, y.conv.weight, atol=atol, rtol=0)
+            np.testing.assert_allclose(x.conv.bias, y.conv.bias, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ExportOptions(opset=10),
+        ExportOptions(opset=17, policy=None, batch=None),
+        ExportOptions(image_input="uint8"),
+        ExportOptions(opset=13, image_input="uint8", batch=4),
+    ],
+)
+def test_every_kind_of_export_is_the_same_network(tiny_checkpoint, options):
+    network = network_of_model(onnx_model(tiny_checkpoint, options))
+    same(network, network_of(tiny_checkpoint), atol=1e-6)
+    assert network.layers[0].name == "trunk.conv1"
+    assert network.by_name["trunk.layer2.0.add"].inputs == (
+        "trunk.layer2.0.conv2", "trunk.layer2.0.downsample",
+    )  # fmt: skip
+    assert network.loc == ("heads.loc.0", "heads.loc.1", "heads.loc.2", "heads.loc.3")
+
+
+@pytest.mark.parametrize("weight_format", ["float16", "int8"])
+def test_weights_that_are_stored_smaller(tiny_checkpoint, weight_format):
+    model = onnx_model(tiny_checkpoint, ExportOptions(weight_format=weight_format))
+    network, exact = network_of_model(model), network_of(tiny_checkpoint)
+    for layer in exact.layers:
+        if layer.conv is not None:
+            largest = np.abs(layer.conv.weight).max()
+            read = network.by_name[layer.name].arrays.weight
+            assert 0 < np.abs(read - layer.conv.weight).max() < largest / 250
+
+
+def test_the_embedded_model():
+    network = read_network(model_path("default-float"))
+    assert network.spec == named_spec("ssd300-resnet34").replace(head_norm=True)
+    assert len(network.layers) == 65
+
+
+def published_like(spec) -> onnx.ModelProto:
+    """A graph as the published ones are: numbered nodes, no metadata, another tail."""
+    checkpoint = drawn_checkpoint(spec, COCO_LABELS)
+    model = onnx_model(checkpoint, ExportOptions(policy=None))
+    numbers = {"image": "image"}
+    nodes: list[onnx.NodeProto] = []
+    constants = list(model.graph.initializer)
+    for node in model.graph.node:
+        if node.op_type in ("Reshape", "Concat"):
+            continue
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name = f"{node.op_type}_{len(nodes) + 100}"
+        del copy.input[:], copy.output[:]
+        copy.input.extend(numbers.get(name, name) for name in node.input)
+        numbers[node.output[0]] = str(len(nodes) + 300)
+        copy.output.append(numbers[node.output[0]])
+        nodes.append(copy)
+        if node.name == "trunk.layer1.0.conv1":
+            ones = [np.full(64, v, np.float32) for v in (2.0, 0.5, 0.25, 4.0)]
+            for name, value in zip("gbmv", ones, strict=True):
+                constants.append(numpy_helper.from_array(value, name))
+            nodes.append(
+                helper.make_node(
+                    "BatchNormalization", [copy.output[0], *"gbmv"], ["normed"], name="BN_1"
+                )
+            )
+            numbers[node.output[0]] = "normed"
+    outputs = [numbers[name] for name in ("heads.loc.0", "heads.conf.0")]
+    for name in outputs:
+        nodes.append(helper.make_node("Transpose", [name], [f"{name}_t"], perm=[0, 2, 3, 1]))
+    graph = helper.make_graph(
+        nodes, "torch-jit-export", model.graph.input,
+        [helper.make_tensor_value_info(f"{n}_t", TensorProto.FLOAT, None) for n in outputs],
+        constants,
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=model.opset_import)
+
+
+def test_foreign_names_without_metadata_are_the_published_network():
+    spec = named_spec("ssd1200-resnet34")
+    network = network_of_model(published_like(spec))
+    expected = network_of(drawn_checkpoint(spec, COCO_LABELS))
+    # The one that the graph normalises.
+    normed = expected.by_name["trunk.layer1.0.conv1"].arrays
+    factor = np.float32(2 / np.sqrt(4 + 1e-5))
+    normed.weight[:] *= factor
+    normed.bias[:] = 0.5 + (normed.bias - 0.25) * factor
+    same(network, expected, atol=1e-6)
+
+
+def without_metadata(model):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.metadata_props[:]
+    return copy
+
+
+def changed(model, op, change):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    change(next(node for node in copy.graph.node if node.op_type == op))
+    return copy
+
+
+def other_stride(node):
+    next(a for a in node.attribute if a.name == "strides").ints[:] = [1, 1]
+
+
+def other_pads(node):
+    next(a for a in node.attribute if a.name == "pads").ints[:] = [1, 0, 1, 0]
+
+
+def grouped(node):
+    node.attribute.append(helper.make_attribute("group", 2))
+
+
+def computed_weight(node):
+    node.input[1] = "image"
+
+
+def rename(name):
+    def change(node):
+        node.op_type = name
+        node.domain = ""
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("op", "change", "message"),
+    [
+        ("Conv", other_stride, r"found no trunk\.conv1 \(conv 7x7, stride 2, behind image\)"),
+        ("Conv", other_pads, "same padding around"),
+        ("Conv", grouped, "groups or dilations"),
+        ("Conv", computed_weight, "image is computed; expected a constant"),
+        ("MaxPool", rename("AveragePool"), r"found no trunk\.conv1"),
+        ("Relu", rename("Sigmoid"), r"found no trunk\.conv1"),
+        ("Relu", rename("QuantizeLinear"), "is quantized already"),
+    ],
+)
+def test_other_graphs_are_refused(tiny_checkpoint, op, change, message):
+    model = onnx_model(tiny_checkpoint, ExportOptions())
+    with pytest.raises(ModelError, match=message):
+        network_of_model(changed(model, op, change))
+
+
+def test_the_wrong_network_for_its_metadata(tiny_checkpoint):
+    model = onnx_model(tiny_checkpoint, ExportOptions())
+    with pytest.raises(ModelError, match=r"not the network of ssd1200-resnet34"):
+        network_of_model(without_metadata(model))
+
+
+def test_files_that_cannot_be_read(tiny_checkpoint, tmp_path):
+    with pytest.raises(ModelError, match="no such model file"):
+        read_network(tmp_path / "x.onnx")
+    (tmp_path / "text.onnx").write_text("not a protobuf, really")
+    with pytest.raises(ModelError, match=r"text\.onnx: "):
+        read_network(tmp_path / "text.onnx")
+    save_model(onnx_model(tiny_checkpoint, ExportOptions()), tmp_path / "whole.onnx")
+    data = (tmp_path / "whole.onnx").read_bytes()
+    (tmp_path / "half.onnx").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match=r"half\.onnx: "):
+        read_network(tmp_path / "half.onnx")
+
+
+def test_weights_that_are_not_finite(tiny_checkpoint):
+    model = onnx_model(tiny_checkpoint, ExportOptions())
+    tensor = next(t for t in model.graph.initializer if t.name == "extras.0.conv1.bias")
+    values = numpy_helper.to_array(tensor).copy()
+    values[3] = np.nan
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    with pytest.raises(ModelError, match=r"weights of extras\.0\.conv1 are not finite"):
+        network_of_model(model)
+
+
+def test_the_names_of_nodes_are_checked_with_a_hint(tiny_checkpoint):
+    network = network_of(tiny_checkpoint)
+    names = ["trunk.layer1.0.add", "trunk.conv1.linear", "trunk.conv1", "trunk.layer1.0.conv1.relu"]
+    layers = ("trunk.layer1.0.add", "trunk.conv1", "trunk.layer1.0.conv1")
+    assert network.resolve_names(names) == layers
+    with pytest.raises(OptionError, match=r"no node 'trunk\.layer1\.0\.ad'; did you mean trunk"):
+        network.resolve_names(["trunk.layer1.0.ad"])
+
+
+def test_onnxruntime_agrees_with_the_layers(tiny_checkpoint):
+    """The layers written back are the function of the file that they were read from."""
+    network = network_of(tiny_checkpoint)
+    image = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    outputs = dict(float_outputs(network)(image))
+    model = onnx_model(tiny_checkpoint, ExportOptions(policy=None))
+    runner = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    loc = runner.run(["loc"], {"image": image})[0]
+    first = outputs["heads.loc.0"].reshape(4, -1)
+    np.testing.assert_allclose(first, loc[0][:, : first.shape[1]], atol=1e-4)

@@ -1,0 +1,155 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ssd34.deploy.graph.layers import IMAGE, Conv, network_of
+from ssd34.deploy.int8.calibrate import calibrate
+from ssd34.deploy.int8.histogram import Histogram
+from ssd34.deploy.int8.plan import head_ranges, int8_plan, int8_weight, rounded_windows
+from ssd34.deploy.int8.ranges import Range
+
+GENERATOR = np.random.default_rng(3)
+
+
+def histogram_of(*values):
+    return Histogram.empty().with_values(np.array(values, np.float32))
+
+
+@pytest.fixture(scope="module")
+def network(tiny_checkpoint):
+    return network_of(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def statistics(network):
+    picture = GENERATOR.integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    return calibrate(network, [picture])
+
+
+def plan(network, statistics, **changes):
+    options = {
+        "ranges": "minmax", "percentile": 99.9, "per_channel": True, "largest_weight": 127,
+        "bias_correction": False, "bytes_input": False, "float_nodes": frozenset(),
+    }  # fmt: skip
+    return int8_plan(network, statistics, **{**options, **changes})
+
+
+def test_the_heads_ranges_are_those_of_detections(network, statistics):
+    changed = dataclasses.replace(
+        statistics,
+        histograms={
+            **statistics.histograms,
+            "heads.conf.0": histogram_of(-200.0, 9.0),
+            "heads.conf.1": histogram_of(-5.0, 9.0),
+            "heads.loc.0": histogram_of(-30.0, 8.0),
+            "heads.loc.1": histogram_of(-30.0, 8.0),
+        },
+        peaks={
+            **statistics.peaks,
+            "heads.conf.0": histogram_of(-1.0, 9.0),
+            "heads.conf.1": histogram_of(-1.0, 9.0),
+        },
+        candidates={
+            **statistics.candidates,
+            "heads.loc.0": histogram_of(*np.linspace(-4, 3, 1000)),
+            "heads.loc.1": histogram_of(-4.0, 3.0),
+        },
+    )
+    found = head_ranges(network, changed)
+    assert found["heads.conf.0"] == Range(-9.0, 9.0)
+    assert found["heads.conf.1"] == Range(-5.0, 9.0)  # no more than was seen
+    assert found["heads.loc.0"] == Range(-4.0, 3.0)
+    assert "heads.loc.1" not in found  # too few to tell
+    for method in ("minmax", "percentile", "mse"):
+        values = plan(network, changed, ranges=method).values
+        assert values["heads.conf.0"].scale == pytest.approx(18 / 255, rel=0.01)
+        assert values["heads.loc.0"].scale == pytest.approx(7 / 255, rel=0.01)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("largest", [64, 127])
+def test_weights_are_near_steps_and_windows_keep_their_sum(per_channel, largest):
+    weight = GENERATOR.normal(size=(6, 3, 3, 3)).astype(np.float32)
+    weight *= np.float32(10.0) ** np.arange(-3, 3).reshape(-1, 1, 1, 1)
+    conv = Conv(weight, GENERATOR.normal(size=6).astype(np.float32))
+    how = {"per_channel": per_channel, "largest": largest}
+    nearest, _ = int8_weight(conv, np.float32(0.02), keep_sums=False, **how)
+    steps, scale = int8_weight(conv, np.float32(0.02), keep_sums=True, **how)
+    assert scale.shape == ((6,) if per_channel else ())
+    assert steps.dtype == np.int8
+    assert scale.dtype == np.float32
+    each = np.broadcast_to(scale, 6).reshape(-1, 1, 1, 1)
+    assert (np.abs(steps * each - weight) <= each * 1.0001).all()
+    assert (np.abs(nearest * each - weight) <= each / 2 * 1.0001).all()
+    # Whole windows are closer than single weights.
+    kept = steps.sum(axis=(2, 3), keepdims=True) * each
+    window = weight.sum(axis=(2, 3), keepdims=True)
+    assert (np.abs(kept - window) <= each / 2 * 1.0001).all()
+    reached = np.abs(steps.astype(int)).max(axis=(1, 2, 3))
+    assert (reached == largest).sum() == (6 if per_channel else 1)
+    assert (np.abs(steps.astype(int)) <= largest).all()
+
+
+def test_rounding_moves_the_weights_that_lose_least():
+    window = np.array([0.4, 0.3, 0.45, -2.2, 0.0, 0.0, 5.0, 1.0, 1.0]).reshape(1, 1, 3, 3)
+    assert rounded_windows(window).ravel().tolist() == [0, 0, 1, -2, 0, 0, 5, 1, 1]
+    assert rounded_windows(-window).ravel().tolist() == [0, 0, -1, 2, 0, 0, -5, -1, -1]
+    one = np.array([0.4, -1.6]).reshape(2, 1, 1, 1)
+    assert rounded_windows(one).ravel().tolist() == [0, -2]
+
+
+def test_few_odd_boxes_do_not_take_the_steps_of_many_classes(network, statistics):
+    """1 in 2000 boxes has low logits only; with few classes it could look like a detection."""
+    peaks = {**statistics.peaks, "heads.conf.0": histogram_of(-30.0, *[1.0] * 2000)}
+    seen = {**statistics.histograms, "heads.conf.0": histogram_of(-200.0, 9.0)}
+    changed = dataclasses.replace(statistics, histograms=seen, peaks=peaks)
+    assert head_ranges(network, changed)["heads.conf.0"] == Range(-38.0, 9.0)
+    many = dataclasses.replace(network, spec=network.spec.replace(num_classes=80))
+    assert head_ranges(many, changed)["heads.conf.0"].low == pytest.approx(-7, abs=0.01)
+
+
+def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(network, statistics):
+    """On a picture like the calibration's, each channel's mean is right again."""
+    name = "trunk.conv1"
+    layer = network.by_name[name]
+    for bytes_input in (False, True):
+        wrong, right = (
+            plan(
+                network,
+                statistics,
+                bias_correction=corrected,
+                bytes_input=bytes_input,
+                largest_weight=4,
+            )
+            for corrected in (False, True)
+        )
+        conv, value = wrong.convs[name], wrong.values[IMAGE]
+        step = conv.scale * value.scale
+        errors = []
+        for found in (conv, right.convs[name]):
+            dequantized = found.weight * conv.scale.reshape(-1, 1, 1, 1)
+            # Values of the picture are, on average, those that the convolution saw.
+            means = statistics.window_means[name]
+            std = np.array((0.229, 0.224, 0.225)).reshape(3, 1, 1)
+            mean = np.array((0.485, 0.456, 0.406)).reshape(3, 1, 1)
+            expected = layer.arrays.weight / std if bytes_input else layer.arrays.weight
+            seen = means * std + mean if bytes_input else means
+            bias = layer.arrays.bias.astype(np.float64)
+            if bytes_input:
+                bias = bias - (expected * mean).sum(axis=(1, 2, 3))
+            error = np.einsum("oikl,ikl->o", dequantized - expected, seen)
+            errors.append(np.abs(error + found.bias * step - bias))
+        assert errors[0].max() > 10 * step.max()
+        assert (errors[1] <= 0.51 * step + 1e-6).all()
+
+
+def test_a_max_pool_keeps_its_inputs_steps(network, statistics):
+    values = plan(network, statistics, ranges="mse").values
+    assert values["trunk.maxpool"] is values["trunk.conv1"]
+
+
+def test_nodes_in_float_have_no_int8_arrays(network, statistics):
+    found = plan(network, statistics, float_nodes=frozenset({"trunk.conv1", "trunk.layer1.0.add"}))
+    convs = {layer.name for layer in network.layers if layer.conv is not None}
+    assert set(found.convs) == convs - {"trunk.conv1"}

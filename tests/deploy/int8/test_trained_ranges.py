@@ -1,0 +1,74 @@
+"""Checkpoints of quantization-aware training carry the steps that they were trained with."""
+
+import dataclasses
+
+import pytest
+
+from ssd34.core.contract import NOTE_INT8_STEPS
+from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.int8.calibrate import calibrate
+from ssd34.deploy.int8.plan import value_steps
+from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
+from ssd34.errors import CheckpointError, OptionError
+from ssd34.files.checkpoint import read_checkpoint
+from ssd34.images.read import read_image
+from tests.conftest import EXAMPLES
+
+PERCENTILE = QuantizeOptions(ranges="percentile", percentile=99.5, bias_correction=False)
+TRAINED = PERCENTILE.replace(ranges="trained")
+
+
+@pytest.fixture(scope="module")
+def statistics(tiny_checkpoint):
+    return calibrate(network_of(tiny_checkpoint), [read_image(EXAMPLES / "coffee.jpg")])
+
+
+@pytest.fixture(scope="module")
+def steps(tiny_checkpoint, statistics):
+    values = value_steps(
+        network_of(tiny_checkpoint), statistics, ranges="percentile", percentile=99.5
+    )
+    return {name: [float(v.scale), int(v.zero_point)] for name, v in values.items()}
+
+
+def noted(checkpoint, steps):
+    return dataclasses.replace(checkpoint, state={"notes": {NOTE_INT8_STEPS: steps}})
+
+
+def test_they_survive_the_file_and_make_the_same_int8_network(
+    tiny_checkpoint, statistics, steps, tmp_path
+):
+    noted(tiny_checkpoint, steps).save(tmp_path / "qat.safetensors")
+    network = network_of(read_checkpoint(tmp_path / "qat.safetensors"))
+    trained = quantized_model(network, statistics, TRAINED)
+    usual = quantized_model(network, statistics, PERCENTILE)
+    assert trained.graph.SerializeToString() == usual.graph.SerializeToString()
+    other = quantized_model(network, statistics, PERCENTILE.replace(ranges="minmax"))
+    assert trained.graph.SerializeToString() != other.graph.SerializeToString()
+
+
+def test_without_them_the_way_to_get_them_is_named(tiny_checkpoint, statistics):
+    with pytest.raises(OptionError, match="ssd34 train --qat"):
+        quantized_model(network_of(tiny_checkpoint), statistics, TRAINED)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda steps: {**steps, "image": [float("nan"), 0]},
+        lambda steps: {**steps, "image": [0.0, 0]},
+        lambda steps: {**steps, "image": [0.1, 256]},
+        lambda steps: {**steps, "image": 0.1},
+        lambda steps: {**steps, "trunk.conv9": [0.1, 0]},
+        lambda steps: {n: v for n, v in steps.items() if n != "image"},
+        lambda steps: list(steps),
+    ],
+)
+def test_broken_notes_are_refused(tiny_checkpoint, steps, change):
+    with pytest.raises(CheckpointError, match=NOTE_INT8_STEPS):
+        network_of(noted(tiny_checkpoint, change(steps)))
+
+
+def test_other_notes_are_none_of_its_business(tiny_checkpoint):
+    other = dataclasses.replace(tiny_checkpoint, state={"notes": {"init": "x"}, "step": 3})
+    assert network_of(other).trained == {}

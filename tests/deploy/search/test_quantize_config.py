@@ -1,0 +1,177 @@
+import dataclasses
+import re
+
+import pytest
+import yaml
+
+from ssd34.deploy.search import config as quantize_config
+from ssd34.deploy.search.config import QuantizeConfig, read_config
+from ssd34.errors import OptionError
+from tests.conftest import ROOT
+
+EVERYTHING = """
+calibration:
+  data: pictures
+  pictures: 64
+quantization:
+  forms: [12-int8, 13-qdq]
+  ranges: mse
+  percentile: 99.9
+  bias_correction: false
+  reduce_range: true
+  float_nodes: [trunk.conv1]
+  image_input: uint8
+criterion:
+  drop: absolute
+  max_drop: 0.01
+  min_speedup: 2
+search:
+  max_trials: 5
+  timeout: 600
+  exit: best
+rounds: 12
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        path = tmp_path / "quantize.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_every_setting_can_be_given(file):
+    config = read_config(file(EVERYTHING))
+    assert config.to_dict() == {
+        "calibration": {"data": "pictures", "pictures": 64},
+        "quantization": {
+            "forms": ("12-int8", "13-qdq"),
+            "ranges": ("mse",),
+            "percentile": 99.9,
+            "bias_correction": False,
+            "reduce_range": True,
+            "float_nodes": ("trunk.conv1",),
+            "image_input": "uint8",
+        },
+        "criterion": {"drop": "absolute", "max_drop": 0.01, "min_speedup": 2.0},
+        "search": {"max_trials": 5, "timeout": 600.0, "exit": "best"},
+        "rounds": 12,
+    }
+    default = QuantizeConfig().to_dict()
+    assert all(config.to_dict()[name] != default[name] for name in default)
+
+
+def test_what_is_left_out_keeps_its_default(file):
+    assert read_config(file("")) == QuantizeConfig()
+    assert read_config(file("search:\n")) == QuantizeConfig()
+    config = read_config(file("criterion: {max_drop: 0.01}"))
+    assert config == dataclasses.replace(
+        QuantizeConfig(), criterion=dataclasses.replace(QuantizeConfig().criterion, max_drop=0.01)
+    )
+
+
+def test_the_command_line_goes_first(file):
+    config = read_config(file(EVERYTHING)).changed(
+        {"search": {"max_trials": 9, "exit": None}, "rounds": None, "calibration": {"data": None}}
+    )
+    assert config.search.max_trials == 9
+    assert config.search.exit == "best"
+    assert config.rounds == 12
+    assert config.calibration.data == "pictures"
+
+
+def test_candidates_are_the_ranges_in_order(file):
+    quantization = read_config(file(EVERYTHING.replace("mse", "[mse, minmax]"))).quantization
+    for form, expected in (("12-int8", ("qoperator", 12)), ("13-qdq", ("qdq", 13))):
+        candidates = quantization.candidates(form)
+        assert [c.ranges for c in candidates] == ["mse", "minmax"]
+        for c in candidates:
+            assert (c.form, c.opset) == expected
+            assert c.float_nodes == ("trunk.conv1",)
+            assert c.reduce_range
+            assert not c.bias_correction
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_weights_are_narrow_where_this_processor_saturates(file, saturates, monkeypatch):
+    monkeypatch.setattr(quantize_config, "int8_saturates", lambda: saturates)
+    for text, expected in (("", saturates), ("true", True), ("false", False)):
+        config = read_config(file(f"quantization: {{reduce_range: {text}}}"))
+        assert config.quantization.candidates("13-qdq")[0].reduce_range == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rounds: ten", "rounds: expected a whole number, got 'ten'"),
+        ("rounds: 0", "rounds"),
+        ("rounds: true", "expected a whole number"),
+        ("search: {max_trials: 1.5}", "search.max_trials: expected a whole number"),
+        ("search: {exit: [first]}", "search.exit: expected a text"),
+        ("search: {trials: 3}", "unknown setting 'search.trials'; expected one of max_trials"),
+        ("tuning: {}", "unknown setting 'tuning'"),
+        ("quantization: {ranges: []}", "ranges"),
+        ("quantization: {ranges: [3]}", "expected a list of names"),
+        ("quantization: {ranges: [exact]}", "unknown ranges 'exact'"),
+        ("quantization: {forms: [14-int8]}", "unknown form '14-int8'"),
+        ("quantization: {image_input: int8}", "image_input"),
+        ("quantization: {percentile: 101}", "percentile"),
+        ("quantization: {bias_correction: 1}", "expected true or false"),
+        ("calibration: {pictures: 0}", "calibration picture"),
+        ("criterion: {max_drop: .nan}", "max-drop"),
+        ("criterion: 3", "criterion: expected settings by name"),
+        ("[1, 2]", "expected settings by name"),
+        ("a: [", "not YAML"),
+        ("!!python/object/apply:os.getcwd []", "not YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(file, text, message):
+    path = file(text)
+    with pytest.raises(OptionError) as error:
+        read_config(path)
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_hostile_file_is_refused_in_one_short_line(file):
+    """Aliases of aliases, which are small in memory and huge in print; and deep nesting."""
+    laughs = "a0: &a0 [x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)
+    )
+    for text in (
+        laughs + "rounds: *a29",
+        f"rounds: *a\n{laughs}",
+        "[" * 50_000,
+        "rounds: 2001-99-99",
+    ):
+        with pytest.raises(OptionError) as error:
+            read_config(file(text))
+        assert len(str(error.value)) < 500
+    with pytest.raises(OptionError) as error:
+        read_config(file("rounds: " + "[9, 9, 9, 9, 9, " * 90 + "]" * 90))
+    assert len(str(error.value)) < 500
+
+
+def test_the_documented_file_can_be_read(file):
+    page = (ROOT / "docs" / "quantization.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    config = read_config(file(text))
+    assert config.search.timeout == 7200
+    assert config.quantization.candidates("13-qdq")
+    named = {name for section in yaml.safe_load(text).values() if isinstance(section, dict)
+             for name in section}  # fmt: skip
+    known = QuantizeConfig().to_dict()
+    assert named == {key for value in known.values() if isinstance(value, dict) for key in value}
+
+
+def test_a_missing_or_huge_file_is_refused(tmp_path):
+    with pytest.raises(OptionError, match="no such file"):
+        read_config(tmp_path / "none.yaml")
+    big = tmp_path / "big.yaml"
+    big.write_bytes(b"#" * 2_000_000)
+    with pytest.raises(OptionError, match="too large"):
+        read_config(big)

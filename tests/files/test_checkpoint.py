@@ -1,0 +1,60 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ssd34.core.labels import LabelSet
+from ssd34.errors import CheckpointError
+from ssd34.files.checkpoint import read_arrays, read_checkpoint
+
+
+def test_round_trip(tmp_path, tiny_checkpoint):
+    state = {"step": 3, "notes": {"start": "random"}}
+    full = dataclasses.replace(
+        tiny_checkpoint, training={"momentum.x": np.arange(3.0)}, state=state
+    )
+    full.save(tmp_path / "a.safetensors")
+    read = read_checkpoint(tmp_path / "a.safetensors", training=True)
+    assert (read.spec, read.labels, read.state) == (full.spec, full.labels, state)
+    assert read.weights.keys() == full.weights.keys()
+    assert all(np.array_equal(read.weights[k], full.weights[k]) for k in full.weights)
+    assert read.training["momentum.x"].tolist() == [0, 1, 2]
+    assert read_checkpoint(tmp_path / "a.safetensors").training == {}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, tiny_checkpoint):
+    path = tmp_path / "a.safetensors"
+    tiny_checkpoint.save(path)
+    before = path.read_bytes()
+    broken = dataclasses.replace(tiny_checkpoint, weights={"x": np.array(["text"])})
+    with pytest.raises(Exception, match=r"(?i)dtype|str|keyerror|<U4"):
+        broken.save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_files_that_are_no_checkpoints(tmp_path, tiny_checkpoint):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "missing.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        read_checkpoint(tmp_path / "text.safetensors")
+    save_file({"a": np.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="not an ssd34 checkpoint"):
+        read_checkpoint(tmp_path / "other.safetensors")
+    meta = {"format": "ssd34-1", "spec": "{}", "labels": "{}", "state": "{}"}
+    save_file({"a": np.zeros(1)}, tmp_path / "broken.safetensors", metadata=meta)
+    with pytest.raises(CheckpointError, match="broken checkpoint metadata"):
+        read_checkpoint(tmp_path / "broken.safetensors")
+    odd = dataclasses.replace(tiny_checkpoint, labels=LabelSet.from_names(("a", "b")))
+    odd.save(tmp_path / "odd.safetensors")
+    with pytest.raises(CheckpointError, match=r"3 classes and .* names 2 classes"):
+        read_checkpoint(tmp_path / "odd.safetensors")
+    assert "a" in read_arrays(tmp_path / "other.safetensors")[1]
+
+
+def test_an_onnx_file_is_told_from_a_checkpoint(tiny_model):
+    with pytest.raises(CheckpointError, match="an ONNX file; expected a checkpoint"):
+        read_checkpoint(tiny_model)

@@ -1,0 +1,442 @@
+from __future__ import annotations
+
+import hashlib
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from ssd34.errors import DownloadError, Ssd34Error
+from ssd34.files.download import download
+from tests.conftest import ROOT
+from tests.support.mirror import (
+    CONTENT,
+    PAGE,
+    POINTER,
+    SHA256,
+    SIZE,
+    garbage,
+    ranged,
+    redirect,
+    shifted,
+    silence,
+    status,
+    whole,
+)
+
+HALF = SIZE // 2
+REST = f"bytes={HALF}-"
+WRONG = bytes(SIZE)
+
+# The package's own __init__ is left out: it loads ONNX Runtime, which takes a second.
+PULL = f"""
+import sys, types
+from pathlib import Path
+package = sys.modules["ssd34"] = types.ModuleType("ssd34")
+package.__path__ = [{str(ROOT / "src" / "ssd34")!r}]
+from ssd34.files.download import download
+download(
+    sys.argv[1:2], Path(sys.argv[2]), size={SIZE}, sha256={SHA256!r}, pause=0,
+    progress=lambda have: print(have, flush=True),
+)
+"""
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "models" / "file.onnx"
+
+
+@pytest.fixture
+def part(target):
+    return target.with_name("file.onnx.part")
+
+
+def fetch(target, *urls, **options):
+    defaults: dict[str, Any] = {"size": SIZE, "sha256": SHA256, "timeout": 5.0, "pause": 0.0}
+    download(urls, target, **defaults | options)
+
+
+def pulling(url, target):
+    """The same in a process of its own, which prints its progress."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PULL, url, target],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def failure(target, *urls, **options):
+    """The message of a download that fails; nothing may count as cached afterwards."""
+    with pytest.raises(DownloadError) as caught:
+        fetch(target, *urls, **options)
+    assert not target.exists()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def begin(part, content):
+    part.parent.mkdir(parents=True)
+    part.write_bytes(content)
+
+
+def assert_fetched(target):
+    assert target.read_bytes() == CONTENT
+    assert sorted(p.name for p in target.parent.iterdir()) == ["file.onnx"]
+
+
+# --- servers that do well -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [whole(), whole(length=None), ranged()])
+def test_fetches_a_file(mirror, target, answer):
+    fetch(target, mirror.serve(answer))
+    assert_fetched(target)
+    assert mirror.ranges() == [None]
+
+
+def test_the_file_gets_the_rights_of_any_new_file(mirror, target, tmp_path):
+    fetch(target, mirror.serve(whole()))
+    (tmp_path / "other").touch()
+    assert target.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_reports_progress(mirror, target):
+    seen: list[int] = []
+    fetch(target, mirror.serve(whole()), progress=seen.append)
+    assert seen == sorted(seen) and seen[-1] == SIZE and len(seen) > 2
+
+
+def test_follows_redirects(mirror, second, target):
+    fetch(target, mirror.serve(redirect(second.serve(ranged(), name="elsewhere"))))
+    assert_fetched(target)
+
+
+def test_says_who_asks(mirror, target):
+    agents: list[str] = []
+
+    def answer(handler):
+        agents.append(handler.headers["User-Agent"])
+        whole()(handler)
+
+    fetch(target, mirror.serve(answer))
+    assert agents[0].startswith("ssd34/")
+
+
+def test_a_file_that_is_there_is_not_fetched(mirror, target):
+    target.parent.mkdir()
+    target.write_bytes(CONTENT)
+    fetch(target, mirror.serve(whole()))
+    assert mirror.requests == []
+
+
+@pytest.mark.parametrize("content", [WRONG, CONTENT[:-1], POINTER])
+def test_a_wrong_file_that_is_there_is_replaced(mirror, target, content):
+    target.parent.mkdir()
+    target.write_bytes(content)
+    fetch(target, mirror.serve(whole()))
+    assert_fetched(target)
+
+
+# --- resume ---------------------------------------------------------------------------------
+
+
+def test_goes_on_where_the_last_call_stopped(mirror, target, part):
+    begin(part, CONTENT[:HALF])
+    seen: list[int] = []
+    fetch(target, mirror.serve(ranged()), progress=seen.append)
+    assert_fetched(target)
+    assert mirror.ranges() == [REST]
+    assert seen[0] == HALF and seen[-1] == SIZE
+
+
+def test_starts_over_where_the_server_ignores_ranges(mirror, target, part):
+    begin(part, WRONG[:HALF])
+    seen: list[int] = []
+    fetch(target, mirror.serve(whole()), progress=seen.append)
+    assert_fetched(target)
+    assert mirror.ranges() == [REST] and seen[0] < HALF
+
+
+def test_starts_over_where_the_server_sends_another_range(mirror, target, part):
+    begin(part, CONTENT[:HALF])
+    fetch(target, mirror.serve(shifted(), whole()))
+    assert_fetched(target)
+    assert mirror.ranges() == [REST, None]
+
+
+@pytest.mark.parametrize("beginning", [WRONG[:HALF], WRONG, WRONG + b"more"])
+def test_a_wrong_beginning_is_thrown_away(mirror, target, part, beginning):
+    """It may be from another mirror: this one must not be blamed for it."""
+    begin(part, beginning)
+    fetch(target, mirror.serve(ranged()))
+    assert_fetched(target)
+    assert mirror.ranges()[-1] is None
+
+
+def test_a_complete_part_needs_no_request(mirror, target, part):
+    begin(part, CONTENT)
+    fetch(target, mirror.serve(whole()))
+    assert_fetched(target)
+    assert mirror.requests == []
+
+
+def test_goes_on_after_the_server_broke_off(mirror, target):
+    fetch(target, mirror.serve(ranged(stop_after=HALF), ranged()))
+    assert_fetched(target)
+    assert mirror.ranges() == [None, REST]
+
+
+def test_the_second_mirror_goes_on_where_the_first_broke_off(mirror, second, target):
+    first = mirror.serve(ranged(stop_after=HALF), status(503))
+    fetch(target, first, second.serve(ranged()))
+    assert_fetched(target)
+    assert second.ranges() == [REST]
+
+
+def test_a_server_that_breaks_off_again_and_again(mirror, target, part):
+    message = failure(target, mirror.serve(ranged(stop_after=1000)), attempts=3)
+    assert f"{mirror.host}: broke off after 3000 of {SIZE} bytes (attempt 3)" in message
+    assert mirror.ranges() == [None, "bytes=1000-", "bytes=2000-"]
+    assert part.read_bytes() == CONTENT[:3000]
+    fetch(target, mirror.serve(ranged()))
+    assert mirror.ranges()[-1] == "bytes=3000-"
+    assert_fetched(target)
+
+
+def test_a_server_that_hangs_up_before_it_answers(mirror, target):
+    message = failure(target, mirror.serve(garbage(b"")), attempts=2)
+    assert "broke off before it answered (attempt 2)" in message
+    assert len(mirror.requests) == 2
+
+
+def test_a_pull_that_was_killed_goes_on(mirror, target):
+    sent, killed = threading.Event(), threading.Event()
+
+    def wait():
+        sent.set()
+        killed.wait(10)
+
+    url = mirror.serve(ranged(stop_after=HALF, then=wait), ranged())
+    process = pulling(url, target)
+    assert sent.wait(10)
+    assert str(HALF) in (line.strip() for line in process.stdout)
+    process.kill()
+    process.communicate()
+    killed.set()
+    fetch(target, url)
+    assert_fetched(target)
+    assert mirror.ranges() == [None, REST]
+
+
+# --- servers that lie -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [SIZE + 1000, SIZE - 1000])
+def test_a_length_other_than_published_is_refused(mirror, target, part, length):
+    message = failure(target, mirror.serve(whole(length=length)))
+    assert f"announces {length} bytes instead of {SIZE}" in message
+    assert len(mirror.requests) == 1 and not part.exists()
+
+
+def test_no_more_than_the_published_size_is_read(mirror, target):
+    """A server that announces nothing and never ends."""
+    sent = 0
+    hung_up = threading.Event()
+
+    def endless(handler):
+        nonlocal sent
+        whole(length=None)(handler)
+        try:
+            while True:
+                sent += handler.wfile.write(bytes(1 << 16))
+        except OSError:
+            hung_up.set()
+
+    fetch(target, mirror.serve(endless))
+    assert_fetched(target)
+    assert hung_up.wait(5) and sent < 50_000_000
+
+
+def test_a_wrong_file_of_the_right_length(mirror, target, part):
+    message = failure(target, mirror.serve(whole(WRONG)))
+    assert f"{mirror.host}: sends a wrong file (its SHA-256 is " in message
+    assert len(mirror.requests) == 1 and not part.exists()
+
+
+def test_a_pointer_file_is_named(mirror, target, part):
+    message = failure(target, mirror.serve(whole(POINTER)))
+    assert f"{mirror.host}: sends a Git LFS pointer instead of the file" in message
+    assert len(mirror.requests) == 1 and not part.exists()
+
+
+@pytest.mark.parametrize("page", [PAGE, b"\xef\xbb\xbf<html lang=en>", PAGE * 200])
+def test_a_web_page_is_named(mirror, target, page):
+    message = failure(target, mirror.serve(whole(page, content_type="text/html")))
+    assert "sends a web page instead of the file" in message
+
+
+@pytest.mark.parametrize("content", [POINTER, PAGE])
+def test_a_pointer_or_page_leaves_what_has_come(mirror, second, target, part, content):
+    begin(part, CONTENT[:HALF])
+    failure(target, mirror.serve(ranged(content)), second.serve(whole(content)))
+    assert mirror.ranges() == [REST, None] and second.ranges() == [REST]
+    assert part.read_bytes() == CONTENT[:HALF]
+
+
+def test_a_redirect_out_of_the_web_is_refused(mirror, target, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(CONTENT)
+    for place in (secret.as_uri(), "ftp://127.0.0.1/file", "data:,x"):
+        message = failure(target, mirror.serve(redirect(place)))
+        assert f"redirects to {place}; only http and https are fetched" in message
+
+
+def test_a_redirect_in_circles(mirror, target):
+    assert "answers 302" in failure(target, mirror.serve(redirect("/file")))
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "/etc/hostname", ""])
+def test_other_schemes_are_refused(target, url):
+    assert "only http and https are fetched" in failure(target, url)
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 410, 416, 429, 500, 503])
+def test_an_error_is_not_retried(mirror, target, code):
+    assert f"{mirror.host}: answers {code} " in failure(target, mirror.serve(status(code)))
+    assert len(mirror.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "line", [b"nonsense\r\n\r\n", b"HTTP/1.0 404 Not\x1b[31m\x07Found\r\n\r\n", b"\0" * 99_999]
+)
+def test_answers_that_are_not_http(mirror, target, line):
+    message = failure(target, mirror.serve(garbage(line)))
+    assert message.isprintable() and len(message) < 600
+
+
+def test_nobody_there(target):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert f"127.0.0.1:{port}: cannot be reached" in failure(target, f"http://127.0.0.1:{port}/x")
+
+
+def test_a_server_that_never_answers(mirror, target):
+    done = threading.Event()
+    message = failure(target, mirror.serve(silence(done)), timeout=0.2)
+    done.set()
+    assert f"{mirror.host}: no answer within 0.2 s" in message
+
+
+def test_a_server_that_falls_silent(mirror, target, part):
+    done = threading.Event()
+    hanging = ranged(stop_after=HALF, then=lambda: done.wait(10))
+    message = failure(target, mirror.serve(hanging), timeout=0.2, attempts=1)
+    done.set()
+    assert f"sent nothing for 0.2 s after {HALF} of {SIZE} bytes" in message
+    assert part.stat().st_size == HALF
+
+
+# --- several mirrors ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        status(404),
+        whole(POINTER),
+        whole(PAGE),
+        whole(WRONG),
+        whole(length=SIZE + 1),
+        ranged(WRONG, stop_after=HALF // 5),
+        redirect("file:///etc/passwd"),
+        garbage(b"nonsense\r\n\r\n"),
+    ],
+)
+def test_the_second_mirror_helps(mirror, second, target, bad):
+    fetch(target, mirror.serve(bad), second.serve(ranged()))
+    assert_fetched(target)
+
+
+def test_the_error_says_what_each_answered_and_what_to_do(mirror, second, target):
+    message = failure(target, mirror.serve(status(404)), second.serve(whole(POINTER)))
+    assert message == (
+        f"file.onnx could not be fetched: {mirror.host}: answers 404 Not Found; {second.host}: "
+        "sends a Git LFS pointer instead of the file; to go on by hand put it at "
+        f"{target} ({SIZE} bytes, SHA-256 {SHA256})"
+    )
+    assert issubclass(DownloadError, Ssd34Error)
+
+
+def test_a_wrong_file_that_was_put_there_is_named(mirror, target):
+    """Who put it there reads what is wrong with it before anything else."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(b"x" * SIZE)
+    wrong = hashlib.sha256(b"x" * SIZE).hexdigest()
+    with pytest.raises(DownloadError) as caught:
+        fetch(target, mirror.serve(status(404)))
+    message = str(caught.value)
+    assert message.startswith(f"the file there has SHA-256 {wrong}, expected {SHA256}; file.onnx")
+    assert f"put it at {target}" in message
+
+
+# --- two at once ----------------------------------------------------------------------------
+
+
+def test_two_processes_fetch_a_file_once(mirror, target):
+    sent, waits = threading.Event(), threading.Event()
+
+    def wait():
+        sent.set()
+        waits.wait(10)
+
+    url = mirror.serve(ranged(stop_after=HALF, then=wait), ranged())
+    first = pulling(url, target)
+    assert sent.wait(10)
+    second = pulling(url, target)
+    # It reports progress before the first can go on: so it waits.
+    assert int(second.stdout.readline()) <= HALF
+    waits.set()
+    assert [process.communicate(timeout=20)[1] for process in (first, second)] == ["", ""]
+    assert first.returncode == second.returncode == 0
+    assert_fetched(target)
+    assert mirror.ranges() == [None, REST]
+
+
+def test_who_waits_sees_the_other_ones_progress(mirror, target):
+    sent, seen_by_second = threading.Event(), threading.Event()
+
+    def wait():
+        sent.set()
+        seen_by_second.wait(10)
+
+    url = mirror.serve(ranged(stop_after=HALF, then=wait), ranged())
+    first = threading.Thread(target=fetch, args=(target, url))
+    first.start()
+    assert sent.wait(10)
+    seen: list[int] = []
+
+    def progress(have):
+        seen.append(have)
+        if have == HALF:
+            seen_by_second.set()
+
+    fetch(target, url, progress=progress)
+    first.join()
+    assert HALF in seen
+    assert_fetched(target)
+    assert mirror.ranges() == [None, REST]
+
+
+# --- the disk -------------------------------------------------------------------------------
+
+
+def test_a_folder_that_cannot_be_written(mirror, tmp_path):
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(OSError) as caught:
+        fetch(tmp_path / "models" / "file.onnx", mirror.serve(whole()))
+    assert caught.value.filename and mirror.requests == []

@@ -1,0 +1,96 @@
+"""A key that stands twice is an error wherever people write YAML or JSON by hand."""
+
+import json
+
+import pytest
+import yaml
+
+from ssd34.datasets.open import open_dataset
+from ssd34.deploy.publish.manifest import manifest_entry
+from ssd34.deploy.search.config import read_config
+from ssd34.errors import DatasetError, ModelError, OptionError
+from ssd34.files.strict import parse_json, parse_yaml
+from ssd34.train.settings.recipe import read_recipe
+
+GOOD = """
+a: &base {x: 1, "y": [1, 2], no: yes}
+b: {<<: *base, x: 2}
+c: {<<: *base, "1": text, 1: number}
+d: {e: &e {<<: *base, x: 3}}
+f: {<<: *e, y: 4}
+"""
+
+
+def test_good_yaml_is_what_pyyaml_makes_of_it():
+    assert parse_yaml(GOOD) == yaml.safe_load(GOOD)
+    assert parse_yaml(b"\xef\xbb\xbfa: no\n1: 2", scalars_as_text=True) == {"a": "no", "1": "2"}
+    assert parse_yaml("") is None
+
+
+def test_good_json_is_what_json_makes_of_it():
+    text = r'{"a": {"x": 1}, "b": [{"x": 2}, {"x": "x\": }{"}], "x": "", "c\"": {}}'
+    assert parse_json(text) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line", "first"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "a", 3, 1),
+        ("s:\n  x: 1\n\n  'x': 2\n", "x", 4, 2),
+        ("- {k: 1,\n   k: 1}\n", "k", 2, 1),
+        ("1: a\n2: b\n0x1: c\n", "1", 3, 1),
+        ("a: {q: 1}\nb:\n- c: {q: 1, r: 2, q: 3}\n", "q", 3, 3),
+    ],
+)
+def test_a_key_twice_in_yaml(text, key, line, first):
+    with pytest.raises(ValueError, match=rf"^line {line}: '?{key}'? .*line {first}$"):
+        parse_yaml(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ('{"a": 1,\n "a": 1}', "a", 2),
+        ('{"s": {"x": "}", "y": []},\n"t": [{"x": 1,\n\n"\\u0078": 2}]}', "x", 4),
+        ('{"a\\"": 1, "a\\"" : 2}', 'a"', 1),
+    ],
+)
+def test_a_key_twice_in_json(text, key, line):
+    with pytest.raises(ValueError, match=f"^line {line}: '{key}'"):
+        parse_json(text)
+
+
+@pytest.mark.parametrize("text", ["[" * 20_000, "{a: " * 20_000, "a: [", "a: 2024-13-45", "\x00"])
+def test_what_is_no_yaml(text):
+    with pytest.raises(ValueError, match=r"\w"):
+        parse_yaml(text)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "{", "", "{'a': 1}"])
+def test_what_is_no_json(text):
+    with pytest.raises(ValueError, match=r"\w"):
+        parse_json(text)
+
+
+def test_each_file_that_people_write(tmp_path):
+    quantize = tmp_path / "quantize.yaml"
+    quantize.write_text("criterion:\n  max_drop: 0.1\nrounds: 3\ncriterion: {min_speedup: 2}\n")
+    with pytest.raises(OptionError, match=r"quantize\.yaml.*line 4: 'criterion'"):
+        read_config(quantize)
+    (tmp_path / "images").mkdir()
+    for text, told in (
+        ("names: [a]\nval: images\nnames: [b]\n", "line 3: 'names'"),
+        ("val: images\nnames:\n  0: a\n  1: b\n  0: c\n", "line 5: '0'"),
+        ("val: images\nnames:\n  0: a\n  00: b\n", "names.*0, 00"),
+    ):
+        (tmp_path / "data.yaml").write_text(text)
+        with pytest.raises(DatasetError, match=rf"data\.yaml.*{told}"):
+            open_dataset(str(tmp_path / "data.yaml"))
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text('{"recipe": "plain",\n "settings": {"lr": 1,\n "lr": 2}}')
+    with pytest.raises(OptionError, match=r"recipe\.json.*line 3: 'lr'"):
+        read_recipe(str(recipe))
+    manifest = tmp_path / "ONNX_HUB_MANIFEST.json"
+    manifest.write_text('[{"model_path": "a.onnx",\n"model_path": "b.onnx"}]')
+    with pytest.raises(ModelError, match=r"MANIFEST\.json.*line 2: 'model_path'"):
+        manifest_entry(manifest, "b.onnx")

@@ -1,0 +1,172 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+import ssd34
+from ssd34.core.detections import Detections
+from ssd34.core.labels import LabelSet
+from ssd34.errors import ImageError
+from ssd34.images.draw import colour_of, dashed_box, draw
+
+GREY = 128
+
+
+def found_in(image, boxes, *, labels=None, scores=None, names=("thing", "other")):
+    count = len(boxes)
+    height, width = image.shape[:2]
+    return Detections(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(labels or [1] * count, np.int64),
+        np.array(scores or [0.5] * count, np.float32),
+        LabelSet.from_names(names),
+        width,
+        height,
+    )
+
+
+def grey(height=100, width=140):
+    return np.full((height, width, 3), GREY, np.uint8)
+
+
+def test_outline_has_the_colour_of_the_class():
+    image = grey()
+    drawn = np.asarray(draw(image, found_in(image, [(20, 40, 90, 80)])))
+    colour = colour_of(1)
+    assert colour != (GREY, GREY, GREY)
+    assert (drawn[80, 20:91] == colour).all()
+    assert (drawn[40:81, 20] == colour).all()
+    assert (drawn[40:81, 90] == colour).all()
+
+
+def test_inside_and_far_away_stay_as_they_were():
+    image = grey()
+    drawn = np.asarray(draw(image, found_in(image, [(20, 40, 90, 80)])))
+    assert (drawn[45:75, 25:85] == GREY).all()
+    assert (drawn[85:] == GREY).all() and (drawn[:, 125:] == GREY).all()
+
+
+def test_name_and_score_are_written_above_the_box():
+    image = grey()
+    drawn = np.asarray(draw(image, found_in(image, [(20, 40, 90, 80)])))
+    label = drawn[25:38, 20:60].reshape(-1, 3)
+    assert (label == colour_of(1)).all(axis=1).any()
+    assert len(np.unique(label, axis=0)) > 2
+    other = np.asarray(draw(image, found_in(image, [(20, 40, 90, 80)], scores=[0.9])))
+    assert not np.array_equal(drawn, other)
+
+
+def test_input_is_untouched_and_may_be_read_only():
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    before = image.copy()
+    image.setflags(write=False)
+    drawn = draw(image, found_in(image, [(5, 5, 50, 50)]))
+    np.testing.assert_array_equal(image, before)
+    assert not np.array_equal(np.asarray(drawn), before)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (333, 500), (40, 40)])
+def test_result_is_an_rgb_picture_of_the_same_size(size):
+    image = grey(*size)
+    drawn = draw(image, found_in(image, [(0, 0, size[1], size[0])]))
+    assert isinstance(drawn, Image.Image)
+    assert drawn.mode == "RGB" and drawn.size == (size[1], size[0])
+
+
+def test_every_kind_of_picture_that_is_detected_in_is_drawn_on(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    found = found_in(image, [(5, 5, 50, 50)])
+    expected = np.asarray(draw(image, found))
+    path = tmp_path / "a.png"
+    Image.fromarray(image).save(path)
+    before = Image.fromarray(image)
+    for form in (path, str(path), path.read_bytes(), before):
+        np.testing.assert_array_equal(np.asarray(draw(form, found)), expected)
+    np.testing.assert_array_equal(np.asarray(before), image)
+
+
+@pytest.mark.parametrize("wrong", ["no/such.jpg", b"no picture", np.zeros((9, 9), np.uint8), 3])
+def test_what_cannot_be_drawn_on(wrong):
+    with pytest.raises(ImageError):
+        draw(wrong, found_in(grey(), []))
+
+
+def test_drawing_is_part_of_the_package():
+    assert ssd34.draw is draw and "draw" in ssd34.__all__
+
+
+def test_nothing_found_draws_nothing():
+    image = grey()
+    drawn = draw(image, found_in(image, []))
+    np.testing.assert_array_equal(np.asarray(drawn), image)
+
+
+@pytest.mark.parametrize("name", ["a very long name of a class " * 8, "名前 😀", "two\nlines", ""])
+@pytest.mark.parametrize(
+    "box",
+    [
+        (0, 0, 10, 10),
+        (130, 0, 140, 10),
+        (0, 90, 10, 100),
+        (130, 90, 140, 100),
+        (0, 0, 140, 100),
+        (140, 100, 140, 100),
+        (70.2, 50.7, 70.2, 50.7),
+    ],
+)
+def test_labels_at_the_edges_do_not_fail(box, name):
+    image = grey()
+    drawn = draw(image, found_in(image, [box], names=(name,)))
+    assert drawn.size == (140, 100)
+    assert not np.array_equal(np.asarray(drawn), image)
+
+
+def test_label_of_a_box_at_the_right_edge_stays_inside():
+    image = grey()
+    drawn = np.asarray(draw(image, found_in(image, [(120, 50, 140, 70)])))
+    # Moved left: the label starts left of its box.
+    assert not (drawn[:50, :120] == GREY).all()
+
+
+def test_label_of_a_box_at_the_top_is_written_inside_it():
+    image = grey()
+    drawn = np.asarray(draw(image, found_in(image, [(10, 0, 130, 99)])))
+    assert (drawn[2, 12] == colour_of(1)).all()
+
+
+def test_best_lies_on_top():
+    image = grey()
+    boxes = [(20, 40, 90, 80)] * 2
+    drawn = np.asarray(draw(image, found_in(image, boxes, labels=[2, 1], scores=[0.9, 0.4])))
+    assert (drawn[80, 20:91] == colour_of(2)).all()
+
+
+def test_lines_grow_with_the_picture():
+    def thickness(height, width):
+        image = grey(height, width)
+        box = (width // 4, height // 4, width // 2, height // 2)
+        drawn = np.asarray(draw(image, found_in(image, [box])))
+        row = drawn[height * 7 // 16, : width * 3 // 8]
+        return int((row != GREY).any(axis=1).sum())
+
+    assert thickness(100, 140) == 1
+    assert thickness(900, 900) == 5
+
+
+def test_neighbouring_labels_have_distant_bright_colours():
+    colours = [np.array(colour_of(label)) for label in range(1, 91)]
+    for colour in colours:
+        assert colour.dtype.kind == "i" and colour.min() >= 0 and colour.max() > 200
+    assert min(abs(a - b).sum() for a, b in pairwise(colours)) > 150
+    assert len({tuple(colour.tolist()) for colour in colours}) > 80
+
+
+def test_dashes_follow_the_outline_and_leave_gaps():
+    picture = Image.fromarray(grey())
+    dashed_box(ImageDraw.Draw(picture), (20, 40, 90, 80), colour=(255, 0, 0), line=1)
+    red = (np.asarray(picture) == (255, 0, 0)).all(axis=2)
+    for side in (red[40, 20:91], red[80, 20:91], red[40:81, 20], red[40:81, 90]):
+        assert 0.4 < side.mean() < 0.8
+    assert not red[41:80, 21:90].any()
+    assert red[40:81, 20:91].sum() == red.sum()

@@ -1,0 +1,141 @@
+from pathlib import Path
+
+import pytest
+
+from ssd34.errors import ImageError
+from ssd34.images.sources import find_pictures
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in (
+        "b.png",
+        "a.jpg",
+        "notes.txt",
+        ".hidden.jpg",
+        "UPPER.JPG",
+        "sub/c.webp",
+        "sub/deeper/d.jpeg",
+        ".git/e.png",
+        "sub/.cache/f.png",
+    ):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (tmp_path / "folder.jpg").mkdir()
+    return tmp_path
+
+
+def relatives(pictures):
+    return [picture.relative.as_posix() for picture in pictures]
+
+
+def refused(*sources):
+    with pytest.raises(ImageError) as caught:
+        find_pictures(sources)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_folder_is_searched_through_without_hidden_files(tree):
+    found = find_pictures([str(tree)])
+    assert relatives(found) == [
+        "UPPER.JPG",
+        "a.jpg",
+        "b.png",
+        "sub/c.webp",
+        "sub/deeper/d.jpeg",
+    ]
+    assert all(picture.path == tree / picture.relative for picture in found)
+
+
+def test_file_counts_whatever_its_ending(tree):
+    for name in ("notes.txt", ".hidden.jpg"):
+        (picture,) = find_pictures([str(tree / name)])
+        assert picture.path == tree / name and picture.relative == Path(name)
+
+
+def test_pattern(tree):
+    assert relatives(find_pictures([str(tree / "*.jpg")])) == ["a.jpg"]
+    assert relatives(find_pictures([str(tree / "*.[jp][pn]g")])) == ["a.jpg", "b.png"]
+
+
+def test_pattern_through_folders(tree):
+    found = find_pictures([str(tree / "**" / "*.jpeg")])
+    assert relatives(found) == ["d.jpeg"]
+    assert found[0].path == tree / "sub" / "deeper" / "d.jpeg"
+
+
+def test_pattern_takes_pictures_only(tree):
+    assert relatives(find_pictures([str(tree / "*")])) == ["UPPER.JPG", "a.jpg", "b.png"]
+
+
+def test_existing_file_with_pattern_characters(tmp_path):
+    for name in ("shot[1].jpg", "shot1.jpg"):
+        (tmp_path / name).touch()
+    assert relatives(find_pictures([str(tmp_path / "shot[1].jpg")])) == ["shot[1].jpg"]
+
+
+def test_order_is_that_of_the_sources(tree):
+    found = find_pictures([str(tree / "sub"), str(tree / "b.png"), str(tree / "a.jpg")])
+    assert relatives(found) == ["c.webp", "deeper/d.jpeg", "b.png", "a.jpg"]
+
+
+def test_file_found_twice_counts_once(tree):
+    (tree / "link.png").symlink_to(tree / "b.png")
+    sources = [str(tree / "b.png"), str(tree / "sub" / ".." / "b.png"), str(tree / "link.png")]
+    assert relatives(find_pictures(sources)) == ["b.png"]
+    assert len(find_pictures([str(tree), str(tree / "*.png"), str(tree / "a.jpg")])) == 5
+
+
+def test_relative_never_leads_upwards(tree, monkeypatch):
+    monkeypatch.chdir(tree / "sub")
+    found = find_pictures(["../a.jpg", "..", "../*.png"])
+    assert found
+    for picture in found:
+        assert not picture.relative.is_absolute() and ".." not in picture.relative.parts
+
+
+def test_links_to_folders_are_not_followed_in_circles(tree):
+    (tree / "sub" / "loop").symlink_to(tree)
+    (tree / "broken.jpg").symlink_to(tree / "nothing.jpg")
+    assert len(find_pictures([str(tree)])) == 5
+
+
+def test_missing_source(tmp_path):
+    message = refused(str(tmp_path / "no.jpg"))
+    assert "no.jpg" in message and "no such file or folder" in message
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("-", "/dev/stdin"),
+        ("https://example.org/a.jpg", "download it first"),
+        ("set.zip", "unpack it, or measure on it with: ssd34 evaluate"),
+    ],
+)
+def test_what_people_try(tmp_path, monkeypatch, source, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set.zip").write_bytes(b"PK")
+    assert words in refused(source)
+
+
+def test_one_missing_source_among_good_ones(tree):
+    assert "no.jpg" in refused(str(tree), str(tree / "no.jpg"))
+
+
+def test_folder_without_pictures(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    message = refused(str(tmp_path))
+    assert "holds no pictures" in message and ".jpg" in message and ".webp" in message
+
+
+def test_pattern_without_matches(tree):
+    message = refused(str(tree / "*.gif"))
+    assert "*.gif" in message and "matches no pictures" in message
+
+
+def test_no_sources():
+    assert find_pictures([]) == []

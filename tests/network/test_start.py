@@ -1,0 +1,54 @@
+"""What a run may start from."""
+
+import numpy as np
+import pytest
+import torch
+
+from ssd34.cli.train.setup import network_spec, start_from
+from ssd34.core.spec import named_spec
+from ssd34.deploy.graph.builder import save_model
+from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.network.ssd import SSD
+from ssd34.train.settings.recipe import read_recipe, resolved
+from tests.conftest import TINY_LABELS, tiny_spec
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    tiny_checkpoint.save(path)
+    return path
+
+
+def test_endings_count_in_either_case(checkpoint, tiny_checkpoint, tmp_path):
+    save_model(onnx_model(tiny_checkpoint, ExportOptions()), tmp_path / "TINY.ONNX")
+    checkpoint.rename(tmp_path / "TINY.SAFETENSORS")
+    for name in ("TINY.ONNX", "TINY.SAFETENSORS"):
+        assert start_from(str(tmp_path / name)).kind == "detector"
+
+
+def test_a_detectors_trunk_alone(checkpoint, tiny_checkpoint):
+    start = start_from(f"{checkpoint}@trunk")
+    assert (start.kind, start.folded) == ("trunk", ())
+    torch.manual_seed(0)
+    network = SSD(tiny_spec())
+    new = {name: array.clone() for name, array in network.state_dict().items()}
+    assert start.put_into(network, TINY_LABELS) == "trunk from tiny.safetensors"
+    for name, array in network.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        expected = tiny_checkpoint.weights[name] if name.startswith("trunk.") else new[name].numpy()
+        np.testing.assert_array_equal(array.numpy(), expected, err_msg=name)
+
+
+def test_a_trunk_alone_brings_the_detectors_network(checkpoint):
+    plan = resolved(read_recipe("small-data"), {}, start="trunk", bf16=False)
+    spec, _ = network_spec(plan, start_from(f"{checkpoint}@trunk"), TINY_LABELS)
+    assert spec == tiny_spec().replace(head_norm=True)
+    default, _ = network_spec(plan, start_from("default@trunk"), TINY_LABELS)
+    assert default.at_size(300).trunk == named_spec("ssd300-resnet34").trunk
+
+
+def test_what_was_folded():
+    assert start_from("default@trunk").folded == ("trunk_statistics",)
+    assert start_from("default").folded == ("trunk_statistics", "head_statistics")
