@@ -4,7 +4,7 @@ r"""Training recipes against each other: one start, one budget in pictures, one 
         --classes voc --init default --set frozen_stages=4 --pictures 5120 --size 128 \
         --output results
 
-With a detector as --init only its trunk is taken; extra blocks and heads start anew.
+With a detector as --init only its backbone is taken; extra blocks and heads start anew.
 
 Each variant is trained by the project's own loop and measured at the size it was trained at, with
 averaged weights and with the last step's. The output folder gets a line for each in results.jsonl.
@@ -96,7 +96,7 @@ class TopDownSSD(SSD):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As `SSD.forward`."""
         levels = len(self.spec.at_size(images.shape[-1]).steps)
-        features = [self.trunk(images)]
+        features = [self.backbone(images)]
         for extra in self.extras[: levels - 1]:
             features.append(extra(features[-1]))
         for level in reversed(range(levels - 1)):
@@ -124,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", action="append", required=True, metavar="PATH[=WEIGHT]")
     parser.add_argument("--val", required=True)
-    parser.add_argument("--init", required=True, help="the trunk: ImageNet's, or a detector's")
+    parser.add_argument("--init", required=True, help="the backbone: ImageNet's, or a detector's")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--spec", choices=list(SPECS), default="ssd300-resnet18")
     parser.add_argument("--recipe", default="small-data")
@@ -158,7 +158,7 @@ def read(results: Path) -> list[dict[str, Any]]:
 
 def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train one variant and measure it."""
-    start = start_from(options.init).trunk_alone
+    start = start_from(options.init).backbone_alone
     common = dict(parsed_setting(text) for text in options.common)
     plan = resolved(
         read_recipe(options.recipe),

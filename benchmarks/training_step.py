@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--spec", choices=list(SPECS), default="ssd300-resnet18")
     parser.add_argument("--size", type=int, default=300)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--freeze", type=int, default=1, help="stages of the trunk")
+    parser.add_argument("--freeze", type=int, default=1, help="stages of the backbone")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=thread_budget())
     parser.add_argument("--json", type=Path)

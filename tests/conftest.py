@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.ssd import SSD, arrays_of
 from ssd34.runtime.detector import Detector
+from tests.support.mirror import Mirror
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -220,3 +222,19 @@ def found_shapes(shapes: Path, tiny_model: Path, tmp_path_factory: pytest.TempPa
             )
     (folder / "instances.json").write_text(json.dumps(values))
     return folder
+
+
+@pytest.fixture
+def mirror(monkeypatch):
+    """A local HTTP server that plays a mirror."""
+    monkeypatch.setenv("no_proxy", "*")
+    with closing(Mirror()) as mirror:
+        yield mirror
+
+
+@pytest.fixture
+def second(monkeypatch):
+    """Another one."""
+    monkeypatch.setenv("no_proxy", "*")
+    with closing(Mirror()) as mirror:
+        yield mirror

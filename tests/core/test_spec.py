@@ -53,8 +53,8 @@ def test_bad_specs_are_refused():
     spec = named_spec("ssd300-resnet34")
     with pytest.raises(OptionError, match=r"unknown spec 'ssd512'.*ssd300-resnet34"):
         named_spec("ssd512")
-    with pytest.raises(OptionError, match="unknown trunk 'vgg16'"):
-        spec.replace(trunk="vgg16")
+    with pytest.raises(OptionError, match="unknown backbone 'vgg16'"):
+        spec.replace(backbone="vgg16")
     with pytest.raises(OptionError, match="one scale"):
         spec.replace(scales=spec.scales[:-1])
     with pytest.raises(OptionError, match="extra blocks"):

@@ -60,7 +60,12 @@ def test_quantization_aware_training_rounds_the_same_values():
 
 @pytest.mark.parametrize(
     "name",
-    ["trunk.conv1.weight", "trunk.bn1.running_var", "extras.1.norm2.bias", "heads.loc.0.bias"],
+    [
+        "backbone.conv1.weight",
+        "backbone.bn1.running_var",
+        "extras.1.norm2.bias",
+        "heads.loc.0.bias",
+    ],
 )
 def test_arrays_of_another_shape_are_named(tiny_checkpoint, name):
     arrays = {**tiny_checkpoint.weights, name: tiny_checkpoint.weights[name][:-1]}

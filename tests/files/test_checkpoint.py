@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ssd34.core.labels import LabelSet
@@ -58,3 +59,20 @@ def test_files_that_are_no_checkpoints(tmp_path, tiny_checkpoint):
 def test_an_onnx_file_is_told_from_a_checkpoint(tiny_model):
     with pytest.raises(CheckpointError, match="an ONNX file; expected a checkpoint"):
         read_checkpoint(tiny_model)
+
+
+def test_a_checkpoint_that_says_trunk_for_backbone(tiny_checkpoint, tmp_path):
+    """As older versions wrote it: array names, the spec, settings and names of layers."""
+    new, old = tmp_path / "new.safetensors", tmp_path / "old.safetensors"
+    notes = {"options": {"backbone_rate": 0.3}, "steps": {"backbone.conv1": [1.0, 2]}}
+    momentum = {"optimizer.exp_avg.backbone.conv1.weight": np.zeros(2, np.float32)}
+    dataclasses.replace(tiny_checkpoint, state=notes, training=momentum).save(new)
+    with safe_open(new, framework="numpy") as file:
+        metadata = {k: v.replace("backbone", "trunk") for k, v in file.metadata().items()}
+        arrays = {k.replace("backbone", "trunk"): file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    save_file(arrays, old, metadata=metadata)
+    read = read_checkpoint(old, training=True)
+    assert read.spec == tiny_checkpoint.spec
+    assert read.weights.keys() == tiny_checkpoint.weights.keys()
+    assert read.training.keys() == momentum.keys()
+    assert read.state == notes

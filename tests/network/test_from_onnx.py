@@ -50,7 +50,7 @@ def test_the_embedded_default_comes_back(tmp_path):
     path = model_path("default-float")
     checkpoint = checkpoint_from_onnx(path)
     assert len(checkpoint.labels) == 80
-    assert has_unfolded_norm(checkpoint.weights, "trunk.")
+    assert has_unfolded_norm(checkpoint.weights, "backbone.")
     assert has_unfolded_norm(checkpoint.weights, "extras.")
     onnx.utils.extract_model(
         str(path), str(tmp_path / "raw.onnx"), ["image"], ["tail.loc", "tail.conf"],

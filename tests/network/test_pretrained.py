@@ -11,9 +11,9 @@ from ssd34.core.spec import named_spec
 from ssd34.errors import CheckpointError
 from ssd34.network.pretrained import (
     benchmark_names,
+    read_backbone,
     read_torch_file,
-    read_trunk,
-    start_trunk,
+    start_backbone,
     weights_from_benchmark,
 )
 from ssd34.network.ssd import SSD, load_weights
@@ -25,15 +25,15 @@ R18, R34 = named_spec("ssd300-resnet18"), named_spec("ssd300-resnet34")
 def imagenet_weights(spec, seed=0):
     """A drawn state dict in torchvision's naming, with layer4 and the classifier."""
     torch.manual_seed(seed)
-    trunk = SSD(spec).trunk
-    for module in trunk.modules():
+    backbone = SSD(spec).backbone
+    for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None and module.running_var is not None
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias)
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 1.5)
-    state = dict(trunk.state_dict())
+    state = dict(backbone.state_dict())
     return {**state, "layer4.0.conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}
 
 
@@ -50,7 +50,7 @@ def test_benchmark_checkpoints_in_each_container(tmp_path, form):
     assert spec == named_spec("ssd1200-resnet34")
     load_weights(SSD(spec), weights, source="ssd.pth")
     np.testing.assert_array_equal(
-        weights["trunk.layer3.0.downsample.0.weight"],
+        weights["backbone.layer3.0.downsample.0.weight"],
         state["model.layer2.0.0.downsample.0.weight"].numpy(),
     )
     np.testing.assert_array_equal(
@@ -67,7 +67,7 @@ def test_parameters_are_read_as_tensors(tmp_path):
     }
     torch.save(parameters, tmp_path / "resnet18.pth")
     np.testing.assert_array_equal(
-        read_trunk(tmp_path / "resnet18.pth")["conv1.weight"], state["conv1.weight"].numpy()
+        read_backbone(tmp_path / "resnet18.pth")["conv1.weight"], state["conv1.weight"].numpy()
     )
 
 
@@ -83,14 +83,14 @@ def test_torchs_first_format_is_refused_with_what_to_take(tmp_path):
 
 def test_benchmark_names_are_the_published_ones():
     names = benchmark_names(R34)
-    assert names["model.layer1.0.weight"] == "trunk.conv1.weight"
-    assert names["model.layer1.5.3.bn2.running_var"] == "trunk.layer2.3.bn2.running_var"
+    assert names["model.layer1.0.weight"] == "backbone.conv1.weight"
+    assert names["model.layer1.5.3.bn2.running_var"] == "backbone.layer2.3.bn2.running_var"
     assert names["additional_blocks.0.0.weight"] == "extras.0.conv1.weight"
     assert names["conf.5.bias"] == "heads.conf.5.bias"
     assert len(names) == len(SSD(R34).state_dict())
 
 
-def test_class_count_and_trunk_come_from_the_file():
+def test_class_count_and_backbone_come_from_the_file():
     spec = R18.replace(num_classes=20)
     found, _ = weights_from_benchmark(drawn_benchmark_weights(spec), source="x")
     assert (found.name, found.num_classes) == ("ssd1200-resnet18", 20)
@@ -141,26 +141,26 @@ def test_other_torch_files(tmp_path):
         weights_from_benchmark(read_torch_file(tmp_path / "other.pth"), source="other.pth")
 
 
-def test_torchvision_trunk_is_copied_exactly(tmp_path):
+def test_torchvision_backbone_is_copied_exactly(tmp_path):
     state = imagenet_weights(R34)
     torch.save(state, tmp_path / "resnet34.pth")
     network = SSD(R34)
-    start_trunk(network, read_trunk(tmp_path / "resnet34.pth"), source="resnet34.pth")
-    for key, value in network.trunk.state_dict().items():
+    start_backbone(network, read_backbone(tmp_path / "resnet34.pth"), source="resnet34.pth")
+    for key, value in network.backbone.state_dict().items():
         torch.testing.assert_close(value, state[key], rtol=0, atol=0)
 
 
-def test_folded_trunk_gives_the_same_features(tmp_path):
+def test_folded_backbone_gives_the_same_features(tmp_path):
     state = imagenet_weights(R18)
     plain = SSD(R18).eval()
     torch.save(state, tmp_path / "resnet18.pth")
-    start_trunk(plain, read_trunk(tmp_path / "resnet18.pth"), source="plain")
+    start_backbone(plain, read_backbone(tmp_path / "resnet18.pth"), source="plain")
     arrays = {}
-    for name, module in plain.trunk.named_modules():
+    for name, module in plain.backbone.named_modules():
         if not isinstance(module, nn.Conv2d):
             continue
         norm_name = name[:-1] + "1" if "downsample" in name else name.replace("conv", "bn")
-        norm = plain.trunk.get_submodule(norm_name)
+        norm = plain.backbone.get_submodule(norm_name)
         assert isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
@@ -168,30 +168,30 @@ def test_folded_trunk_gives_the_same_features(tmp_path):
         arrays[f"{name}.bias"] = (norm.bias - norm.running_mean * scale).detach().numpy()
     save_file(arrays, tmp_path / "folded.safetensors")
     folded = SSD(R18).eval()
-    start_trunk(folded, read_trunk(tmp_path / "folded.safetensors"), source="folded")
+    start_backbone(folded, read_backbone(tmp_path / "folded.safetensors"), source="folded")
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        expected = plain.trunk(x)
+        expected = plain.backbone(x)
         torch.testing.assert_close(
-            folded.trunk(x), expected, atol=1e-4 * expected.abs().max().item(), rtol=1e-4
+            folded.backbone(x), expected, atol=1e-4 * expected.abs().max().item(), rtol=1e-4
         )
 
 
 def test_resnet34_started_from_resnet18_is_the_same_function():
     shallow, deep = SSD(R18).eval(), SSD(R34).eval()
-    trunk = {k: v.numpy() for k, v in imagenet_weights(R18).items() if "num_batches" not in k}
-    trunk = {k: v for k, v in trunk.items() if not k.startswith(("layer4", "fc"))}
-    start_trunk(shallow, trunk, source="x")
-    start_trunk(deep, trunk, source="x")
+    backbone = {k: v.numpy() for k, v in imagenet_weights(R18).items() if "num_batches" not in k}
+    backbone = {k: v for k, v in backbone.items() if not k.startswith(("layer4", "fc"))}
+    start_backbone(shallow, backbone, source="x")
+    start_backbone(deep, backbone, source="x")
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(deep.trunk(x), shallow.trunk(x))
+        torch.testing.assert_close(deep.backbone(x), shallow.backbone(x))
 
 
-def test_trunks_that_do_not_fit(tmp_path):
+def test_backbones_that_do_not_fit(tmp_path):
     torch.save(imagenet_weights(R34), tmp_path / "resnet34.pth")
-    with pytest.raises(CheckpointError, match="deeper trunk than resnet18"):
-        start_trunk(SSD(R18), read_trunk(tmp_path / "resnet34.pth"), source="resnet34.pth")
+    with pytest.raises(CheckpointError, match="deeper backbone than resnet18"):
+        start_backbone(SSD(R18), read_backbone(tmp_path / "resnet34.pth"), source="resnet34.pth")
     save_file({"a": np.zeros(1, np.float32)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="not a ResNet"):
-        read_trunk(tmp_path / "other.safetensors")
+        read_backbone(tmp_path / "other.safetensors")

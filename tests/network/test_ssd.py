@@ -4,9 +4,9 @@ import torch
 
 from ssd34.core.spec import named_spec
 from ssd34.errors import CheckpointError
+from ssd34.network.backbone import convolve
 from ssd34.network.pretrained import weights_from_benchmark
 from ssd34.network.ssd import SSD, arrays_of, load_weights
-from ssd34.network.trunk import convolve
 from tests.conftest import tiny_spec
 from tests.support.golden import FIGURES, assert_golden, drawn_benchmark_weights, drawn_inputs
 
@@ -48,8 +48,8 @@ def test_a_smaller_input_uses_the_same_weights_on_fewer_levels():
 def test_weights_of_another_network_are_refused_by_name():
     model = SSD(tiny_spec())
     weights = arrays_of(model)
-    without = {k: v for k, v in weights.items() if k != "trunk.conv1.weight"}
-    with pytest.raises(CheckpointError, match=r"x: .*lacks trunk\.conv1\.weight"):
+    without = {k: v for k, v in weights.items() if k != "backbone.conv1.weight"}
+    with pytest.raises(CheckpointError, match=r"x: .*lacks backbone\.conv1\.weight"):
         load_weights(model, without, source="x")
     with pytest.raises(CheckpointError, match=r"unexpected extra\.weight"):
         load_weights(model, {**weights, "extra.weight": np.zeros(1)}, source="x")

@@ -27,28 +27,30 @@ def test_endings_count_in_either_case(checkpoint, tiny_checkpoint, tmp_path):
         assert start_from(str(tmp_path / name)).kind == "detector"
 
 
-def test_a_detectors_trunk_alone(checkpoint, tiny_checkpoint):
-    start = start_from(f"{checkpoint}@trunk")
-    assert (start.kind, start.folded) == ("trunk", ())
+def test_a_detectors_backbone_alone(checkpoint, tiny_checkpoint):
+    start = start_from(f"{checkpoint}@backbone")
+    assert (start.kind, start.folded) == ("backbone", ())
     torch.manual_seed(0)
     network = SSD(tiny_spec())
     new = {name: array.clone() for name, array in network.state_dict().items()}
-    assert start.put_into(network, TINY_LABELS) == "trunk from tiny.safetensors"
+    assert start.put_into(network, TINY_LABELS) == "backbone from tiny.safetensors"
     for name, array in network.state_dict().items():
         if name.endswith("num_batches_tracked"):
             continue
-        expected = tiny_checkpoint.weights[name] if name.startswith("trunk.") else new[name].numpy()
+        expected = (
+            tiny_checkpoint.weights[name] if name.startswith("backbone.") else new[name].numpy()
+        )
         np.testing.assert_array_equal(array.numpy(), expected, err_msg=name)
 
 
-def test_a_trunk_alone_brings_the_detectors_network(checkpoint):
-    plan = resolved(read_recipe("small-data"), {}, start="trunk", bf16=False)
-    spec, _ = network_spec(plan, start_from(f"{checkpoint}@trunk"), TINY_LABELS)
+def test_a_backbone_alone_brings_the_detectors_network(checkpoint):
+    plan = resolved(read_recipe("small-data"), {}, start="backbone", bf16=False)
+    spec, _ = network_spec(plan, start_from(f"{checkpoint}@backbone"), TINY_LABELS)
     assert spec == tiny_spec().replace(head_norm=True)
-    default, _ = network_spec(plan, start_from("default@trunk"), TINY_LABELS)
-    assert default.at_size(300).trunk == named_spec("ssd300-resnet34").trunk
+    default, _ = network_spec(plan, start_from("default@backbone"), TINY_LABELS)
+    assert default.at_size(300).backbone == named_spec("ssd300-resnet34").backbone
 
 
 def test_what_was_folded():
-    assert start_from("default@trunk").folded == ("trunk_statistics",)
-    assert start_from("default").folded == ("trunk_statistics", "head_statistics")
+    assert start_from("default@backbone").folded == ("backbone_statistics",)
+    assert start_from("default").folded == ("backbone_statistics", "head_statistics")

@@ -288,7 +288,7 @@ def test_unknown_size_without_metadata(path):
         {"ssd34.spec": "null"},
         {"ssd34.spec": "{}"},
         {"ssd34.spec": '{"name": "x"}'},
-        {"ssd34.spec": json.dumps(tiny_spec().to_dict() | {"trunk": "vgg"})},
+        {"ssd34.spec": json.dumps(tiny_spec().to_dict() | {"backbone": "vgg"})},
         {"ssd34.spec": json.dumps(tiny_spec().to_dict() | {"color": 1})},
         {"ssd34.spec": json.dumps(tiny_spec().to_dict() | {"image_size": "64"})},
         {"ssd34.labels": "not json"},

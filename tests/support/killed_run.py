@@ -20,7 +20,7 @@ from tests.conftest import TINY_LABELS, tiny_spec
 
 OPTIONS = TrainOptions(
     epochs=2, batch_size=4, warmup_steps=2, workers=0, learning_rate=1e-3, precision="bf16",
-    frozen_stages=0, trunk_statistics="batch", ema_decay=0.9,
+    frozen_stages=0, backbone_statistics="batch", ema_decay=0.9,
     augmentation=Augmentation(expand=0.3), checkpoint_minutes=1e-6,
 )  # fmt: skip
 """A checkpoint after every step."""

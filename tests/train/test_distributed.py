@@ -63,7 +63,7 @@ def test_torchrun_trains_to_the_weights_of_one_process(
         str(tmp_path / "start.safetensors"), "--epochs", "1", "--batch", "3", "--lr", "1e-3",
         "--workers", "0", "--threads", "1", "--device", "cpu",
         *(f"--set={x}" for x in ("optimizer=sgd", "warmup_steps=1", "ema_decay=0.9",
-                                 "precision=fp32", "trunk_statistics=batch", "frozen_stages=0")),
+                                 "precision=fp32", "backbone_statistics=batch", "frozen_stages=0")),
         "--output",
     ]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"

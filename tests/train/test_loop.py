@@ -33,7 +33,7 @@ from tests.conftest import TINY_LABELS, shapes_dataset, tiny_spec
 
 FAST = TrainOptions(
     epochs=3, batch_size=4, warmup_steps=2, workers=0, learning_rate=1e-3,
-    precision="fp32", frozen_stages=0, trunk_statistics="batch", ema_decay=0.9,
+    precision="fp32", frozen_stages=0, backbone_statistics="batch", ema_decay=0.9,
     augmentation=Augmentation(expand=0.3),
 )  # fmt: skip
 
@@ -273,7 +273,7 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(shapes):
     results = []
     for parts in (1, 2, 5):
         options = dataclasses.replace(
-            FAST, optimizer="sgd", batch_size=5, accumulate=parts, trunk_statistics="frozen",
+            FAST, optimizer="sgd", batch_size=5, accumulate=parts, backbone_statistics="frozen",
         )  # fmt: skip
         torch.manual_seed(3)
         network = SSD(spec)
@@ -301,14 +301,14 @@ def test_decay_acts_on_everything_as_published_or_on_convolutions():
         assert len(others) == expected
 
 
-def test_a_pretrained_trunk_may_learn_slower(shapes):
+def test_a_pretrained_backbone_may_learn_slower(shapes):
     """Without momentum and decay a step is the gradient times the rate."""
     spec = tiny_spec()
     batch = first_batch(shapes, spec, pictures=4)
     moved = []
     for share in (1.0, 0.25):
         options = dataclasses.replace(
-            FAST, optimizer="sgd", momentum=0.0, weight_decay=0.0, trunk_rate=share,
+            FAST, optimizer="sgd", momentum=0.0, weight_decay=0.0, backbone_rate=share,
             learning_rate=1e-3, gradient_clip=None, frozen_stages=0,
         )  # fmt: skip
         torch.manual_seed(3)
@@ -319,7 +319,7 @@ def test_a_pretrained_trunk_may_learn_slower(shapes):
             group["lr"] = options.peak_rate * group["scale"]
         train_step(network, optimizer, batch, options=options, device=torch.device("cpu"))
         moved.append({k: v.detach() - before[k] for k, v in network.named_parameters()})
-    for key in ("trunk.conv1.weight", "trunk.bn1.bias"):
+    for key in ("backbone.conv1.weight", "backbone.bn1.bias"):
         torch.testing.assert_close(moved[1][key], moved[0][key] / 4, rtol=1e-2, atol=1e-8)
     for key in ("heads.loc.0.weight", "extras.0.norm1.bias"):
         torch.testing.assert_close(moved[1][key], moved[0][key])
@@ -502,14 +502,16 @@ def test_one_picture_needs_no_batch_norm_of_one(tmp_path):
 def test_frozen_parts_do_not_move(tmp_path, shapes):
     torch.manual_seed(1)
     before = {k: v.clone() for k, v in SSD(tiny_spec()).state_dict().items()}
-    options = dataclasses.replace(FAST, epochs=1, frozen_stages=2, trunk_statistics="frozen")
+    options = dataclasses.replace(FAST, epochs=1, frozen_stages=2, backbone_statistics="frozen")
     run(tmp_path, shapes, options=options)
     after = read_checkpoint(tmp_path / "last.safetensors", training=True).training
     moved = {k for k in before if f"model.{k}" in after
              and not np.array_equal(after[f"model.{k}"], before[k].numpy())}  # fmt: skip
-    assert not [k for k in moved if k.startswith(("trunk.conv1", "trunk.bn1", "trunk.layer1"))]
-    assert not [k for k in moved if k.startswith("trunk.") and "running" in k]
-    assert "trunk.layer2.0.conv1.weight" in moved
+    assert not [
+        k for k in moved if k.startswith(("backbone.conv1", "backbone.bn1", "backbone.layer1"))
+    ]
+    assert not [k for k in moved if k.startswith("backbone.") and "running" in k]
+    assert "backbone.layer2.0.conv1.weight" in moved
     assert "extras.0.norm1.running_mean" in moved
 
 
@@ -517,9 +519,9 @@ def test_frozen_share_ends():
     network = SSD(tiny_spec())
     options = dataclasses.replace(FAST, frozen_stages=1)
     set_training(network, options, frozen=True)
-    assert not network.trunk.conv1.weight.requires_grad
+    assert not network.backbone.conv1.weight.requires_grad
     set_training(network, options, frozen=False)
-    assert network.trunk.conv1.weight.requires_grad
+    assert network.backbone.conv1.weight.requires_grad
 
 
 def test_the_time_left_follows_the_last_steps(tmp_path, shapes, monkeypatch):

@@ -10,10 +10,10 @@ from ssd34.network.start import Start
 from ssd34.train.examples.training_set import training_sets
 from ssd34.train.settings.options import TrainOptions
 from ssd34.workflows.train_warnings import warnings_of
-from ssd34.zoo.catalogue import IMAGENET_TRUNKS
+from ssd34.zoo.catalogue import IMAGENET_BACKBONES
 from tests.conftest import TINY_LABELS, tiny_spec
 
-TRAINED = Start("trunk", trunk={})
+TRAINED = Start("backbone", backbone={})
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +54,10 @@ def test_a_start_from_random_weights(sources):
     options = TrainOptions(batch_size=4, warmup_steps=0)
     for spec in SPECS.values():
         [text] = warnings_of(options, sources, start=Start(), spec=spec)
-        found = re.search(r"start: random weights; .* --init (\S+), an ImageNet trunk", text)
+        found = re.search(r"start: random weights; .* --init (\S+), an ImageNet backbone", text)
         assert found
-        assert found[1] in IMAGENET_TRUNKS
-        assert found[1].startswith(spec.trunk)
+        assert found[1] in IMAGENET_BACKBONES
+        assert found[1].startswith(spec.backbone)
 
 
 def test_pictures_without_a_box_are_counted(shapes):

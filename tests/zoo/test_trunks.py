@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from ssd34.cli.train.setup import start_from
-from ssd34.core.spec import TRUNK_BLOCKS, named_spec
+from ssd34.core.spec import BACKBONE_BLOCKS, named_spec
 from ssd34.errors import DownloadError
 from ssd34.files.download import PublishedFile
 from ssd34.network.ssd import SSD
-from ssd34.zoo.catalogue import IMAGENET_TRUNKS, trunk_name
+from ssd34.zoo.catalogue import IMAGENET_BACKBONES, backbone_name
 from tests.conftest import TINY_LABELS
 from tests.support.mirror import status, whole
 
@@ -28,37 +28,37 @@ FILES = {
 
 
 def test_files():
-    assert {f.name: (f.size, f.sha256) for f in IMAGENET_TRUNKS.values()} == FILES
-    for name, file in IMAGENET_TRUNKS.items():
+    assert {f.name: (f.size, f.sha256) for f in IMAGENET_BACKBONES.values()} == FILES
+    for name, file in IMAGENET_BACKBONES.items():
         assert file.name == f"{name}.pth"
         assert file.sha256.startswith(name.split("-")[1])
         [url] = file.urls
         assert url.startswith("https://") and url.endswith(f"/{file.name}")
 
 
-def test_every_trunk_has_one():
-    assert {trunk_name(trunk) for trunk in TRUNK_BLOCKS} == set(IMAGENET_TRUNKS)
+def test_every_backbone_has_one():
+    assert {backbone_name(backbone) for backbone in BACKBONE_BLOCKS} == set(IMAGENET_BACKBONES)
 
 
-def test_a_trunk_is_fetched_once_and_checked(mirror, tmp_path, monkeypatch):
+def test_a_backbone_is_fetched_once_and_checked(mirror, tmp_path, monkeypatch):
     name = "resnet18-f37072fd"
     monkeypatch.setenv("SSD34_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(1)
     spec = named_spec("ssd300-resnet18")
-    state = {**SSD(spec).trunk.state_dict(), "fc.weight": torch.zeros(1)}
+    state = {**SSD(spec).backbone.state_dict(), "fc.weight": torch.zeros(1)}
     torch.save(state, tmp_path / "served.pth")
     content = (tmp_path / "served.pth").read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     url = mirror.serve(whole(content), name=f"{name}.pth")
     monkeypatch.setitem(
-        IMAGENET_TRUNKS, name, PublishedFile(f"{name}.pth", len(content), digest, (url,))
+        IMAGENET_BACKBONES, name, PublishedFile(f"{name}.pth", len(content), digest, (url,))
     )
     for _ in range(2):
         start = start_from(name)
         network = SSD(spec)
-        assert start.put_into(network, TINY_LABELS) == f"trunk from {name}.pth"
-        assert torch.equal(network.trunk.conv1.weight, state["conv1.weight"])
+        assert start.put_into(network, TINY_LABELS) == f"backbone from {name}.pth"
+        assert torch.equal(network.backbone.conv1.weight, state["conv1.weight"])
     assert len(mirror.requests) == 1
 
     fetched = tmp_path / "home" / "trunks" / f"{name}.pth"
@@ -68,4 +68,4 @@ def test_a_trunk_is_fetched_once_and_checked(mirror, tmp_path, monkeypatch):
         start_from(name)
     assert fetched.read_bytes() == b"something else"
     mirror.serve(whole(content), name=f"{name}.pth")
-    assert start_from(name).kind == "trunk"
+    assert start_from(name).kind == "backbone"

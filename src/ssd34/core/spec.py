@@ -3,29 +3,30 @@
 A spec travels with the weights: in the checkpoint's metadata, in the ONNX file's metadata and
 in the package manifest, so nothing is configured twice.
 
-Source of the figures: the SSD training and inference benchmarks (ResNet-34 trunk, 300 and
+Source of the figures: the SSD training and inference benchmarks (ResNet-34 backbone, 300 and
 1200 pixels).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ssd34.errors import OptionError
 
-TRUNK_BLOCKS: dict[str, tuple[int, int, int]] = {
+BACKBONE_BLOCKS: dict[str, tuple[int, int, int]] = {
     "resnet18": (2, 2, 2),
     "resnet34": (3, 4, 6),
 }
-"""BasicBlocks in layer1, layer2 and layer3 of each trunk."""
+"""BasicBlocks in layer1, layer2 and layer3 of each backbone."""
 
-TRUNK_CHANNELS = (64, 128, 256)
+BACKBONE_CHANNELS = (64, 128, 256)
 """Output channels of layer1, layer2 and layer3."""
 
-TRUNK_STRIDES = (1, 2, 1)
+BACKBONE_STRIDES = (1, 2, 1)
 """Strides of layer1, layer2 and layer3; ImageNet's layer3 has 2."""
 
 NORM_EPSILON = 1e-5
@@ -48,10 +49,10 @@ class ModelSpec:
 
     Attributes:
         name: the name it is known by, for example ``"ssd300-resnet34"``.
-        trunk: a key of `TRUNK_BLOCKS`.
+        backbone: a key of `BACKBONE_BLOCKS`.
         image_size: side of the square input.
         num_classes: classes without background; the heads have one channel more.
-        extra_blocks: the five blocks behind the trunk.
+        extra_blocks: the five blocks behind the backbone.
         head_stride: stride of the location and confidence convolutions (3x3, padding 1).
         scales: default box scales, one more than there are levels.
         aspect_ratios: per level, beside the two square boxes.
@@ -62,7 +63,7 @@ class ModelSpec:
     """
 
     name: str
-    trunk: str
+    backbone: str
     image_size: int
     num_classes: int = 80
     extra_blocks: tuple[ExtraBlock, ...]
@@ -74,9 +75,9 @@ class ModelSpec:
     head_norm: bool = False
 
     def __post_init__(self) -> None:
-        if self.trunk not in TRUNK_BLOCKS:
+        if self.backbone not in BACKBONE_BLOCKS:
             raise OptionError(
-                f"unknown trunk {self.trunk!r}; expected one of {', '.join(TRUNK_BLOCKS)}"
+                f"unknown backbone {self.backbone!r}; expected one of {', '.join(BACKBONE_BLOCKS)}"
             )
         if self.num_classes < 1 or self.image_size < 32:
             raise OptionError(
@@ -94,8 +95,8 @@ class ModelSpec:
             raise OptionError(f"expected {levels - 1} extra blocks, got {len(self.extra_blocks)}")
 
     @cached_property
-    def trunk_feature_size(self) -> int:
-        """Side of the trunk's output: stem, max-pool and layer2 halve; layer3 does not."""
+    def backbone_feature_size(self) -> int:
+        """Side of the backbone's output: stem, max-pool and layer2 halve; layer3 does not."""
         size = _conv_out(self.image_size, kernel=7, stride=2, padding=3)
         size = _conv_out(size, kernel=3, stride=2, padding=1)
         return _conv_out(size, kernel=3, stride=2, padding=1)
@@ -103,7 +104,7 @@ class ModelSpec:
     @cached_property
     def feature_sizes(self) -> tuple[int, ...]:
         """Side of the head's output on each level."""
-        inputs = [self.trunk_feature_size]
+        inputs = [self.backbone_feature_size]
         for block in self.extra_blocks:
             inputs.append(
                 _conv_out(inputs[-1], kernel=3, stride=block.stride, padding=block.padding)
@@ -115,7 +116,7 @@ class ModelSpec:
     @cached_property
     def level_channels(self) -> tuple[int, ...]:
         """Channels of the feature map that each level's heads read."""
-        return (TRUNK_CHANNELS[-1], *(block.channels for block in self.extra_blocks))
+        return (BACKBONE_CHANNELS[-1], *(block.channels for block in self.extra_blocks))
 
     @cached_property
     def boxes_per_cell(self) -> tuple[int, ...]:
@@ -176,6 +177,8 @@ class ModelSpec:
         Raises:
             OptionError: a field is missing, unknown or of the wrong form.
         """
+        if "trunk" in values:
+            values = {"backbone" if name == "trunk" else name: v for name, v in values.items()}
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -199,10 +202,10 @@ def _conv_out(size: int, *, kernel: int, stride: int, padding: int) -> int:
     return max(0, (size + 2 * padding - kernel) // stride + 1)
 
 
-def _ssd300(trunk: str) -> ModelSpec:
+def _ssd300(backbone: str) -> ModelSpec:
     return ModelSpec(
-        name=f"ssd300-{trunk}",
-        trunk=trunk,
+        name=f"ssd300-{backbone}",
+        backbone=backbone,
         image_size=300,
         extra_blocks=(
             ExtraBlock(256, 512, stride=2, padding=1),
@@ -218,10 +221,10 @@ def _ssd300(trunk: str) -> ModelSpec:
     )
 
 
-def _ssd1200(trunk: str) -> ModelSpec:
+def _ssd1200(backbone: str) -> ModelSpec:
     return ModelSpec(
-        name=f"ssd1200-{trunk}",
-        trunk=trunk,
+        name=f"ssd1200-{backbone}",
+        backbone=backbone,
         image_size=1200,
         extra_blocks=(
             ExtraBlock(256, 512, stride=2, padding=1),
@@ -259,3 +262,9 @@ def named_spec(name: str) -> ModelSpec:
         return SPECS[name]
     except KeyError:
         raise OptionError(f"unknown spec {name!r}; expected one of {', '.join(SPECS)}") from None
+
+
+def rename_trunk(text: str) -> str:
+    """Text of JSON, or a name, from an older version, which said trunk for backbone, in the
+    words of today."""
+    return re.sub(r"(?<![\w])trunk(?=[._\"])", "backbone", text)

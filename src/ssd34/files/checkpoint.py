@@ -1,6 +1,6 @@
 """Checkpoint files: weights, the spec that shapes them and the class names, in one safetensors.
 
-The keys are the network's own parameter names, for example ``trunk.layer3.0.conv1.weight``.
+The keys are the network's own parameter names, for example ``backbone.layer3.0.conv1.weight``.
 Training adds what it needs to go on under the prefix ``training.``; everything else ignores it.
 """
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ssd34.core.contract import parsed_identity
 from ssd34.core.labels import LabelSet
 from ssd34.core.score_calibration import CONFIDENCE_BIASES, ScoreCalibration
-from ssd34.core.spec import ModelSpec
+from ssd34.core.spec import ModelSpec, rename_trunk
 from ssd34.errors import CheckpointError, ModelError, OptionError, require
 from ssd34.files.atomic import written_whole
 
@@ -129,11 +129,12 @@ def _checkpoint(path: Path, metadata: dict[str, str], arrays: Arrays) -> Checkpo
         )
     try:
         spec, labels = parsed_identity(metadata, spec_key="spec", labels_key="labels")
-        state = json.loads(metadata["state"])
+        state = json.loads(rename_trunk(metadata["state"]))
         calibration = ScoreCalibration.in_metadata(metadata, _SCORES)
     except (KeyError, ValueError, ModelError, OptionError) as error:
         raise CheckpointError(f"{path}: broken checkpoint metadata ({error})") from None
     split = len(TRAINING_PREFIX)
+    arrays = {rename_trunk(name): array for name, array in arrays.items()}
     return Checkpoint(
         spec=spec,
         labels=labels,

@@ -54,7 +54,7 @@ def _parameters(name: str, spec: ModelSpec) -> tuple[str, str | None]:
     """A graph node's convolution and normalisation among the network's parameters."""
     if name.endswith(".downsample"):
         return f"{name}.0", f"{name}.1"
-    if name.startswith("trunk."):
+    if name.startswith("backbone."):
         return name, name.replace("conv", "bn")
     if name.startswith("extras.") and spec.head_norm:
         return name, name.replace("conv", "norm")

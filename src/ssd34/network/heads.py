@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ssd34.core.spec import ExtraBlock, ModelSpec
-from ssd34.network.trunk import convolve
+from ssd34.network.backbone import convolve
 
 
 class ExtraFeatures(nn.Module):

@@ -1,4 +1,4 @@
-"""Foreign weights: the benchmark's checkpoints and ImageNet trunks.
+"""Foreign weights: the benchmark's checkpoints and ImageNet backbones.
 
 Files in torch's own format are pickles. They are read with ``weights_only=True``, which
 refuses everything but tensors.
@@ -22,14 +22,14 @@ from ssd34.files.checkpoint import Arrays, is_named_checkpoint, read_arrays
 from ssd34.network.from_onnx import unfolded_norm
 from ssd34.network.ssd import SSD
 
-_BENCHMARK_TRUNK = {
+_BENCHMARK_BACKBONE = {
     "layer1.0": "conv1",
     "layer1.1": "bn1",
     "layer1.4": "layer1",
     "layer1.5": "layer2",
     "layer2.0": "layer3",
 }
-"""Trunk modules in benchmark checkpoints (below ``model.``) and in torchvision."""
+"""Backbone modules in benchmark checkpoints (below ``model.``) and in torchvision."""
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ def weights_from_benchmark(
         state: the benchmark's state dict.
         source: for messages.
         spec: the network it belongs to, but for the number of classes, which the file tells;
-            None: ssd1200, the one with published files, on the trunk that the file has.
+            None: ssd1200, the one with published files, on the backbone that the file has.
 
     Raises:
         CheckpointError: not a checkpoint of this family.
@@ -99,7 +99,7 @@ def weights_from_benchmark(
             )
         weights[name] = tensor.float().numpy().copy()
     if spec is None:
-        deep = "trunk.layer1.2.conv1.weight" in weights
+        deep = "backbone.layer1.2.conv1.weight" in weights
         spec = SPECS["ssd1200-resnet34" if deep else "ssd1200-resnet18"]
     head = weights.get("heads.conf.0.bias")
     if head is not None and len(head) % spec.boxes_per_cell[0] == 0:
@@ -108,9 +108,9 @@ def weights_from_benchmark(
 
 
 def _our_name(key: str) -> str | None:
-    for theirs, ours in _BENCHMARK_TRUNK.items():
+    for theirs, ours in _BENCHMARK_BACKBONE.items():
         if key.startswith(f"model.{theirs}."):
-            return f"trunk.{ours}." + key.removeprefix(f"model.{theirs}.")
+            return f"backbone.{ours}." + key.removeprefix(f"model.{theirs}.")
     if found := re.fullmatch(r"additional_blocks\.(\d)\.([02])\.(weight|bias)", key):
         return f"extras.{found[1]}.conv{1 + int(found[2]) // 2}.{found[3]}"
     if re.fullmatch(r"(loc|conf)\.\d\.(weight|bias)", key):
@@ -120,7 +120,9 @@ def _our_name(key: str) -> str | None:
 
 def benchmark_names(spec: ModelSpec) -> dict[str, str]:
     """Benchmark checkpoint key to our parameter name, for every parameter of a network."""
-    inverse = {f"trunk.{ours}.": f"model.{theirs}." for theirs, ours in _BENCHMARK_TRUNK.items()}
+    inverse = {
+        f"backbone.{ours}.": f"model.{theirs}." for theirs, ours in _BENCHMARK_BACKBONE.items()
+    }
     names: dict[str, str] = {}
     for ours in SSD(spec).state_dict():
         theirs = ours.removeprefix("heads.")
@@ -133,8 +135,8 @@ def benchmark_names(spec: ModelSpec) -> dict[str, str]:
     return names
 
 
-def read_trunk(path: Path) -> Arrays:
-    """An ImageNet trunk file: torchvision's ``.pth`` or safetensors in torchvision's naming.
+def read_backbone(path: Path) -> Arrays:
+    """An ImageNet backbone file: torchvision's ``.pth`` or safetensors in torchvision's naming.
 
     A file whose batch norm is folded into the convolutions is accepted too.
 
@@ -148,21 +150,21 @@ def read_trunk(path: Path) -> Arrays:
         arrays = {k: a.astype(np.float32) for k, a in read_arrays(path)[1].items()}
     else:
         arrays = {k: t.float().numpy().copy() for k, t in read_torch_file(path).items()}
-    trunk = {
+    backbone = {
         key: array
         for key, array in arrays.items()
         if re.match(r"(conv1|bn1|layer[123])\.", key) and not key.endswith("num_batches_tracked")
     }
-    if "conv1.weight" not in trunk or "layer3.0.conv1.weight" not in trunk:
+    if "conv1.weight" not in backbone or "layer3.0.conv1.weight" not in backbone:
         found = ", ".join(list(arrays)[:3])
         raise CheckpointError(f"{path}: not a ResNet in torchvision's naming, it holds {found} ...")
-    return _unfolded(trunk) if "conv1.bias" in trunk else trunk
+    return _unfolded(backbone) if "conv1.bias" in backbone else backbone
 
 
-def _unfolded(trunk: Arrays) -> Arrays:
+def _unfolded(backbone: Arrays) -> Arrays:
     """Give each folded convolution a normalisation that only adds the folded bias."""
     plain: Arrays = {}
-    for key, array in trunk.items():
+    for key, array in backbone.items():
         if key.endswith(".weight"):
             plain[key] = array
             continue
@@ -173,35 +175,35 @@ def _unfolded(trunk: Arrays) -> Arrays:
 
 
 @torch.no_grad()
-def start_trunk(network: SSD, trunk: Arrays, *, source: str) -> None:
-    """Start a network's trunk from ImageNet weights, in place.
+def start_backbone(network: SSD, backbone: Arrays, *, source: str) -> None:
+    """Start a network's backbone from ImageNet weights, in place.
 
     A ResNet-34 starts from a ResNet-18 by copying the blocks that both have; the last
     normalisation of each further block starts at zero, so that the block starts as identity.
 
     Args:
         network: changed in place.
-        trunk: the result of `read_trunk`.
+        backbone: the result of `read_backbone`.
         source: for messages.
 
     Raises:
-        CheckpointError: it belongs to another trunk.
+        CheckpointError: it belongs to another backbone.
     """
-    own = {k: v for k, v in network.trunk.state_dict().items() if "num_batches" not in k}
-    unused = sorted(set(trunk) - set(own))
+    own = {k: v for k, v in network.backbone.state_dict().items() if "num_batches" not in k}
+    unused = sorted(set(backbone) - set(own))
     if unused:
         raise CheckpointError(
-            f"{source}: holds a deeper trunk than {network.spec.trunk} (it has {unused[0]})"
+            f"{source}: holds a deeper backbone than {network.spec.backbone} (it has {unused[0]})"
         )
     for key, target in own.items():
-        if key in trunk:
-            if target.shape != torch.Size(trunk[key].shape):
+        if key in backbone:
+            if target.shape != torch.Size(backbone[key].shape):
                 raise CheckpointError(
-                    f"{source}: {key} is {trunk[key].shape}, a {network.spec.trunk} trunk "
+                    f"{source}: {key} is {backbone[key].shape}, a {network.spec.backbone} backbone "
                     f"needs {tuple(target.shape)}"
                 )
-            target.copy_(torch.from_numpy(trunk[key]))
+            target.copy_(torch.from_numpy(backbone[key]))
         elif not re.match(r"layer[123]\.([2-9]|\d\d)\.", key):
-            raise CheckpointError(f"{source}: lacks {key} of a {network.spec.trunk} trunk")
+            raise CheckpointError(f"{source}: lacks {key} of a {network.spec.backbone} backbone")
         elif key.endswith(("bn2.weight", "bn2.bias")):
             target.zero_()

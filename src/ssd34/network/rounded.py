@@ -18,9 +18,9 @@ from torch.nn import functional
 from ssd34.core.contract import LARGEST_BIAS, LARGEST_NARROW_WEIGHT
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import CheckpointError
+from ssd34.network.backbone import BasicBlock, folded_parameters
 from ssd34.network.heads import ExtraFeatures
 from ssd34.network.ssd import SSD
-from ssd34.network.trunk import BasicBlock, folded_parameters
 
 
 class Steps(NamedTuple):
@@ -48,7 +48,7 @@ class FakeQuantizedSSD(SSD):
         Args:
             spec: the network.
             values: the steps of the picture, ``"image"``, and of each layer's output, by the
-                names of the int8 file's layers, such as ``"trunk.layer1.0.conv1"``.
+                names of the int8 file's layers, such as ``"backbone.layer1.0.conv1"``.
 
         Raises:
             CheckpointError: a value has none, or steps that are no uint8 steps.
@@ -69,7 +69,7 @@ class FakeQuantizedSSD(SSD):
 
     def _value_names(self) -> set[str]:
         """The picture and what each layer computes, a residual block's sum included."""
-        names = {"image", "trunk.conv1"}
+        names = {"image", "backbone.conv1"}
         for path, module in self.named_modules():
             if isinstance(module, BasicBlock):
                 parts = ["conv1", "conv2", "add"]
@@ -84,7 +84,7 @@ class FakeQuantizedSSD(SSD):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As `SSD.forward`."""
         levels = len(self.spec.at_size(images.shape[-1]).steps)
-        features = self._trunk(self._rounded("image", images))
+        features = self._backbone(self._rounded("image", images))
         outputs = [self._level(features, 0)]
         for level in range(1, levels):
             features = self._extra(features, level - 1)
@@ -94,14 +94,14 @@ class FakeQuantizedSSD(SSD):
             torch.cat([conf for _, conf in outputs], dim=2),
         )
 
-    def _trunk(self, image: _Value) -> _Value:
-        trunk = self.trunk
-        x = self._conv("trunk.conv1", trunk.conv1, trunk.bn1, image, relu=True)
+    def _backbone(self, image: _Value) -> _Value:
+        backbone = self.backbone
+        x = self._conv("backbone.conv1", backbone.conv1, backbone.bn1, image, relu=True)
         x = _Value(functional.max_pool2d(x.tensor, 3, 2, 1), x.scale)
         for stage in (1, 2, 3):
-            for number, block in enumerate(trunk.get_submodule(f"layer{stage}").children()):
+            for number, block in enumerate(backbone.get_submodule(f"layer{stage}").children()):
                 assert isinstance(block, BasicBlock)
-                x = self._block(f"trunk.layer{stage}.{number}", block, x)
+                x = self._block(f"backbone.layer{stage}.{number}", block, x)
         return x
 
     def _block(self, name: str, block: BasicBlock, x: _Value) -> _Value:

@@ -1,4 +1,4 @@
-"""The Single Stage Detector: trunk, extra blocks, heads."""
+"""The Single Stage Detector: backbone, extra blocks, heads."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch import Tensor, nn
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import CheckpointError
 from ssd34.files.checkpoint import Arrays
+from ssd34.network.backbone import Backbone
 from ssd34.network.heads import ExtraFeatures, Heads
-from ssd34.network.trunk import Trunk
 
 
 class SSD(nn.Module):
     """The published network for a spec.
 
     New extra blocks and heads are drawn with Xavier's uniform rule, as in the benchmark, the
-    trunk with He's, as in ResNet.
+    backbone with He's, as in ResNet.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.trunk = Trunk(spec.trunk)
+        self.backbone = Backbone(spec.backbone)
         inputs = spec.level_channels[:-1]
         self.extras = nn.ModuleList(
             ExtraFeatures(channels, block, norm=spec.head_norm)
             for channels, block in zip(inputs, spec.extra_blocks, strict=True)
         )
         self.heads = Heads(spec)
-        for module in self.trunk.modules():
+        for module in self.backbone.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         for part in (self.extras, self.heads):
@@ -51,7 +51,7 @@ class SSD(nn.Module):
             loc (N, 4, A) offsets and conf (N, classes + 1, A) logits, channel 0 background.
         """
         levels = len(self.spec.at_size(images.shape[-1]).steps)
-        features = self.trunk(images)
+        features = self.backbone(images)
         outputs = [self.heads(features, 0)]
         for level in range(1, levels):
             features = self.extras[level - 1](features)

@@ -132,10 +132,10 @@ def make_optimizer(network: SSD, options: TrainOptions) -> torch.optim.Optimizer
 
     Each group's ``scale`` is its share of the learning rate.
     """
-    trunk = {id(parameter) for parameter in network.trunk.parameters()}
+    backbone = {id(parameter) for parameter in network.backbone.parameters()}
     groups: list[dict[str, Any]] = []
-    for in_trunk, scale in ((True, options.trunk_rate), (False, 1.0)):
-        part = [p for p in network.parameters() if (id(p) in trunk) == in_trunk]
+    for in_backbone, scale in ((True, options.backbone_rate), (False, 1.0)):
+        part = [p for p in network.parameters() if (id(p) in backbone) == in_backbone]
         for decay in (True, False):
             chosen = [p for p in part if (p.dim() > 1 or options.decayed == "all") == decay]
             groups.append({"params": chosen, "weight_decay": options.decay * decay, "scale": scale})
@@ -148,11 +148,11 @@ def make_optimizer(network: SSD, options: TrainOptions) -> torch.optim.Optimizer
 def set_training(network: SSD, options: TrainOptions, *, frozen: bool) -> None:
     """Training mode, except for what the options freeze."""
     network.train()
-    if options.trunk_statistics == "frozen":
-        network.trunk.eval()
+    if options.backbone_statistics == "frozen":
+        network.backbone.eval()
     if options.head_statistics == "frozen":
         network.extras.eval()
-    for number, stage in enumerate(network.trunk.stages()):
+    for number, stage in enumerate(network.backbone.stages()):
         still = frozen and number < options.frozen_stages
         for module in stage:
             module.requires_grad_(not still)

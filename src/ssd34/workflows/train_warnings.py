@@ -47,12 +47,13 @@ def warnings_of(
 ) -> Iterator[str]:
     """A line on each setting that fits the run badly."""
     from ssd34.train.examples.loader import batches_an_epoch
-    from ssd34.zoo.catalogue import trunk_name
+    from ssd34.zoo.catalogue import backbone_name
 
     if start.kind == "random":
         yield (
             "start: random weights; from few pictures far more is learned with --init "
-            f"{trunk_name(spec.trunk)}, an ImageNet trunk, or --recipe fine-tune, from a detector"
+            f"{backbone_name(spec.backbone)}, an ImageNet backbone, or --recipe fine-tune, from a "
+            "detector"
         )
 
     for source in sources:

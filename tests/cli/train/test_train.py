@@ -188,8 +188,10 @@ def test_folded_batch_norm_stays_frozen(shapes, tiny_model, tmp_path):
     invoke(*arguments, tmp_path / "run")
     last = read_checkpoint(tmp_path / "run" / "last.safetensors")
     assert last.state["options"]["head_statistics"] == "frozen"
-    assert has_unfolded_norm(last.weights, "trunk.") and has_unfolded_norm(last.weights, "extras.")
-    for key in ("trunk_statistics", "head_statistics"):
+    assert has_unfolded_norm(last.weights, "backbone.") and has_unfolded_norm(
+        last.weights, "extras."
+    )
+    for key in ("backbone_statistics", "head_statistics"):
         with pytest.raises(OptionError, match=f"{key}=batch"):
             invoke(*arguments, tmp_path / "other", "--set", f"{key}=batch")
 

@@ -104,7 +104,7 @@ def test_an_interrupted_run_goes_on_rounding(shapes, init, tmp_path, monkeypatch
     ("more", "message"),
     [
         (("--set", "precision=bf16"), "--qat needs precision=fp32"),
-        (("--set", "trunk_statistics=batch"), "--qat needs trunk_statistics=frozen"),
+        (("--set", "backbone_statistics=batch"), "--qat needs backbone_statistics=frozen"),
         (("--set", "small_size=48"), "small_size"),
     ],
 )

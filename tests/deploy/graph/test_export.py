@@ -135,7 +135,7 @@ def test_smaller_weight_formats(tiny_checkpoint, weight_format, share, error):
 def test_nodes_are_named_after_modules_and_metadata_travels(tiny_checkpoint):
     model = onnx_model(tiny_checkpoint, ExportOptions())
     names = {node.name for node in model.graph.node}
-    assert {"trunk.layer3.0.conv1", "extras.0.conv2", "heads.loc.0", "tail.nms"} <= names
+    assert {"backbone.layer3.0.conv1", "extras.0.conv2", "heads.loc.0", "tail.nms"} <= names
     assert "" not in names
     assert not [node for node in model.graph.node if node.op_type == "BatchNormalization"]
     metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}

@@ -42,9 +42,9 @@ def same(one, other, *, atol):
 def test_every_kind_of_export_is_the_same_network(tiny_checkpoint, options):
     network = network_of_model(onnx_model(tiny_checkpoint, options))
     same(network, network_of(tiny_checkpoint), atol=1e-6)
-    assert network.layers[0].name == "trunk.conv1"
-    assert network.by_name["trunk.layer2.0.add"].inputs == (
-        "trunk.layer2.0.conv2", "trunk.layer2.0.downsample",
+    assert network.layers[0].name == "backbone.conv1"
+    assert network.by_name["backbone.layer2.0.add"].inputs == (
+        "backbone.layer2.0.conv2", "backbone.layer2.0.downsample",
     )  # fmt: skip
     assert network.loc == ("heads.loc.0", "heads.loc.1", "heads.loc.2", "heads.loc.3")
 
@@ -84,7 +84,7 @@ def published_like(spec) -> onnx.ModelProto:
         numbers[node.output[0]] = str(len(nodes) + 300)
         copy.output.append(numbers[node.output[0]])
         nodes.append(copy)
-        if node.name == "trunk.layer1.0.conv1":
+        if node.name == "backbone.layer1.0.conv1":
             ones = [np.full(64, v, np.float32) for v in (2.0, 0.5, 0.25, 4.0)]
             for name, value in zip("gbmv", ones, strict=True):
                 constants.append(numpy_helper.from_array(value, name))
@@ -110,7 +110,7 @@ def test_foreign_names_without_metadata_are_the_published_network():
     network = network_of_model(published_like(spec))
     expected = network_of(drawn_checkpoint(spec, COCO_LABELS))
     # The one that the graph normalises.
-    normed = expected.by_name["trunk.layer1.0.conv1"].arrays
+    normed = expected.by_name["backbone.layer1.0.conv1"].arrays
     factor = np.float32(2 / np.sqrt(4 + 1e-5))
     normed.weight[:] *= factor
     normed.bias[:] = 0.5 + (normed.bias - 0.25) * factor
@@ -158,12 +158,12 @@ def rename(name):
 @pytest.mark.parametrize(
     ("op", "change", "message"),
     [
-        ("Conv", other_stride, r"found no trunk\.conv1 \(conv 7x7, stride 2, behind image\)"),
+        ("Conv", other_stride, r"found no backbone\.conv1 \(conv 7x7, stride 2, behind image\)"),
         ("Conv", other_pads, "same padding around"),
         ("Conv", grouped, "groups or dilations"),
         ("Conv", computed_weight, "image is computed; expected a constant"),
-        ("MaxPool", rename("AveragePool"), r"found no trunk\.conv1"),
-        ("Relu", rename("Sigmoid"), r"found no trunk\.conv1"),
+        ("MaxPool", rename("AveragePool"), r"found no backbone\.conv1"),
+        ("Relu", rename("Sigmoid"), r"found no backbone\.conv1"),
         ("Relu", rename("QuantizeLinear"), "is quantized already"),
     ],
 )
@@ -204,11 +204,18 @@ def test_weights_that_are_not_finite(tiny_checkpoint):
 
 def test_the_names_of_nodes_are_checked_with_a_hint(tiny_checkpoint):
     network = network_of(tiny_checkpoint)
-    names = ["trunk.layer1.0.add", "trunk.conv1.linear", "trunk.conv1", "trunk.layer1.0.conv1.relu"]
-    layers = ("trunk.layer1.0.add", "trunk.conv1", "trunk.layer1.0.conv1")
+    names = [
+        "backbone.layer1.0.add",
+        "backbone.conv1.linear",
+        "backbone.conv1",
+        "backbone.layer1.0.conv1.relu",
+    ]
+    layers = ("backbone.layer1.0.add", "backbone.conv1", "backbone.layer1.0.conv1")
     assert network.resolve_names(names) == layers
-    with pytest.raises(OptionError, match=r"no node 'trunk\.layer1\.0\.ad'; did you mean trunk"):
-        network.resolve_names(["trunk.layer1.0.ad"])
+    with pytest.raises(
+        OptionError, match=r"no node 'backbone\.layer1\.0\.ad'; did you mean backbone"
+    ):
+        network.resolve_names(["backbone.layer1.0.ad"])
 
 
 def test_onnxruntime_agrees_with_the_layers(tiny_checkpoint):

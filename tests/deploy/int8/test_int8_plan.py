@@ -111,7 +111,7 @@ def test_few_odd_boxes_do_not_take_the_steps_of_many_classes(network, statistics
 
 def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(network, statistics):
     """On a picture like the calibration's, each channel's mean is right again."""
-    name = "trunk.conv1"
+    name = "backbone.conv1"
     layer = network.by_name[name]
     for bytes_input in (False, True):
         wrong, right = (
@@ -146,10 +146,12 @@ def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(network, st
 
 def test_a_max_pool_keeps_its_inputs_steps(network, statistics):
     values = plan(network, statistics, ranges="mse").values
-    assert values["trunk.maxpool"] is values["trunk.conv1"]
+    assert values["backbone.maxpool"] is values["backbone.conv1"]
 
 
 def test_nodes_in_float_have_no_int8_arrays(network, statistics):
-    found = plan(network, statistics, float_nodes=frozenset({"trunk.conv1", "trunk.layer1.0.add"}))
+    found = plan(
+        network, statistics, float_nodes=frozenset({"backbone.conv1", "backbone.layer1.0.add"})
+    )
     convs = {layer.name for layer in network.layers if layer.conv is not None}
-    assert set(found.convs) == convs - {"trunk.conv1"}
+    assert set(found.convs) == convs - {"backbone.conv1"}

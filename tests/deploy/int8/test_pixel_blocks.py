@@ -82,5 +82,5 @@ def test_a_picture_of_odd_size_stays_pixels(image_input):
     model = quantized_model(
         network, statistics, QuantizeOptions(), policy=None, image_input=image_input
     )
-    assert constants_of(model)["trunk.conv1.weight"].shape[1:] == (3, 7, 7)
+    assert constants_of(model)["backbone.conv1.weight"].shape[1:] == (3, 7, 7)
     onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -181,12 +181,14 @@ def test_the_tail_and_the_metadata_are_those_of_export(network, statistics, tmp_
             assert detector.session.batch == batch
             assert detector.session.takes_bytes == (image_input == "uint8")
             assert len(detector.detect(EXAMPLES / "chelsea.jpg", score=0.4)) > 0
-    model = quantized_model(network, statistics, QDQ.replace(float_nodes=("trunk.conv1.linear",)))
+    model = quantized_model(
+        network, statistics, QDQ.replace(float_nodes=("backbone.conv1.linear",))
+    )
     metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     how = metadata["ssd34.quantization"]
     assert how["pictures"] == 3
     assert how["form"] == "qdq"
-    assert how["float_nodes"] == ["trunk.conv1"]
+    assert how["float_nodes"] == ["backbone.conv1"]
     assert "tail.nms" in {node.name for node in model.graph.node}
 
 
@@ -248,11 +250,11 @@ def test_all_nodes_in_float_is_the_float_graph(network, statistics, float_raw):
 @pytest.mark.parametrize(
     "names",
     [
-        ("trunk.conv1",),
-        ("trunk.maxpool",),
-        ("trunk.layer1.0.add",),
-        ("trunk.layer1.0.conv2", "trunk.layer1.0.add", "trunk.layer1.1.add"),
-        ("trunk.layer2.0.downsample",),
+        ("backbone.conv1",),
+        ("backbone.maxpool",),
+        ("backbone.layer1.0.add",),
+        ("backbone.layer1.0.conv2", "backbone.layer1.0.add", "backbone.layer1.1.add"),
+        ("backbone.layer2.0.downsample",),
         ("heads.conf.0", "extras.0.conv1"),
     ],
 )
@@ -272,17 +274,17 @@ def test_single_nodes_in_float(network, statistics, float_raw, options, names):
 
 
 def test_neighbours_in_float_hand_over_in_float(network, statistics):
-    names = ("trunk.layer1.0.conv1", "trunk.layer1.0.conv2", "trunk.layer1.0.add")
+    names = ("backbone.layer1.0.conv1", "backbone.layer1.0.conv2", "backbone.layer1.0.add")
     model = raw(network, statistics, QOPERATOR.replace(float_nodes=names))
     by_name = {node.name: node for node in model.graph.node}
     # Into the block, once for conv1 and add; out of it, once for both that read it.
-    assert by_name["trunk.layer1.0.conv1"].input[0] == "trunk.maxpool.float"
-    assert by_name["trunk.layer1.0.conv2"].input[0] == "trunk.layer1.0.conv1.relu"
-    assert list(by_name["trunk.layer1.0.add"].input) == [
-        "trunk.layer1.0.conv2", "trunk.maxpool.float",
+    assert by_name["backbone.layer1.0.conv1"].input[0] == "backbone.maxpool.float"
+    assert by_name["backbone.layer1.0.conv2"].input[0] == "backbone.layer1.0.conv1.relu"
+    assert list(by_name["backbone.layer1.0.add"].input) == [
+        "backbone.layer1.0.conv2", "backbone.maxpool.float",
     ]  # fmt: skip
-    assert by_name["trunk.layer1.1.conv1"].input[0] == "trunk.layer1.0.add.steps"
-    assert by_name["trunk.layer1.1.add"].input[3] == "trunk.layer1.0.add.steps"
+    assert by_name["backbone.layer1.1.conv1"].input[0] == "backbone.layer1.0.add.steps"
+    assert by_name["backbone.layer1.1.add"].input[3] == "backbone.layer1.0.add.steps"
 
 
 def test_weights_of_seven_bits_cannot_saturate(network, statistics):
@@ -332,8 +334,10 @@ def test_options_that_cannot_be(network, statistics):
         QuantizeOptions(ranges="max")
     with pytest.raises(OptionError, match=r"percentile from 50 to 100, got nan"):
         QuantizeOptions(percentile=float("nan"))
-    with pytest.raises(OptionError, match=r"no node 'trunk\.conv2'; did you mean trunk\.conv1"):
-        raw(network, statistics, QuantizeOptions(float_nodes=("trunk.conv2",)))
+    with pytest.raises(
+        OptionError, match=r"no node 'backbone\.conv2'; did you mean backbone\.conv1"
+    ):
+        raw(network, statistics, QuantizeOptions(float_nodes=("backbone.conv2",)))
     with pytest.raises(OptionError, match=r"unknown opset 99"):
         raw(network, statistics, QuantizeOptions(opset=99))
     with pytest.raises(OptionError, match=r"unknown quantization option 'bits'"):
@@ -341,7 +345,7 @@ def test_options_that_cannot_be(network, statistics):
 
 
 def test_options_travel_as_json():
-    options = QuantizeOptions(form="qdq", opset=13, ranges="mse", float_nodes=("trunk.conv1",))
+    options = QuantizeOptions(form="qdq", opset=13, ranges="mse", float_nodes=("backbone.conv1",))
     assert QuantizeOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
 
 

@@ -59,7 +59,7 @@ def test_without_them_the_way_to_get_them_is_named(tiny_checkpoint, statistics):
         lambda steps: {**steps, "image": [0.0, 0]},
         lambda steps: {**steps, "image": [0.1, 256]},
         lambda steps: {**steps, "image": 0.1},
-        lambda steps: {**steps, "trunk.conv9": [0.1, 0]},
+        lambda steps: {**steps, "backbone.conv9": [0.1, 0]},
         lambda steps: {n: v for n, v in steps.items() if n != "image"},
         lambda steps: list(steps),
     ],

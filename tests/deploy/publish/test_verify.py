@@ -325,7 +325,7 @@ def test_a_network_that_computes_something_else(tiny, tmp_path):
     """The weights of one convolution changed, far from the outputs."""
     folder = shutil.copytree(tiny, tmp_path / "tiny")
     model = onnx.load(folder / "tiny.onnx")
-    weight = next(t for t in model.graph.initializer if t.name == "trunk.layer2.0.conv1.weight")
+    weight = next(t for t in model.graph.initializer if t.name == "backbone.layer2.0.conv1.weight")
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 1.2, weight.name))
     onnx.save(model, folder / "tiny.onnx")
     assert only_failure(folder)[0] == f"{SET} values"

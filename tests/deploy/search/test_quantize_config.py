@@ -19,7 +19,7 @@ quantization:
   percentile: 99.9
   bias_correction: false
   reduce_range: true
-  float_nodes: [trunk.conv1]
+  float_nodes: [backbone.conv1]
   image_input: uint8
 criterion:
   drop: absolute
@@ -53,7 +53,7 @@ def test_every_setting_can_be_given(file):
             "percentile": 99.9,
             "bias_correction": False,
             "reduce_range": True,
-            "float_nodes": ("trunk.conv1",),
+            "float_nodes": ("backbone.conv1",),
             "image_input": "uint8",
         },
         "criterion": {"drop": "absolute", "max_drop": 0.01, "min_speedup": 2.0},
@@ -90,7 +90,7 @@ def test_candidates_are_the_ranges_in_order(file):
         assert [c.ranges for c in candidates] == ["mse", "minmax"]
         for c in candidates:
             assert (c.form, c.opset) == expected
-            assert c.float_nodes == ("trunk.conv1",)
+            assert c.float_nodes == ("backbone.conv1",)
             assert c.reduce_range
             assert not c.bias_correction
 

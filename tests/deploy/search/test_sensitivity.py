@@ -62,10 +62,10 @@ def emptied(layer):
 
 
 def test_times_by_the_names_that_engines_give():
-    layers = ("heads.conf.1", "heads.conf.10", "trunk.conv1", "trunk.layer1.0.conv1")
+    layers = ("heads.conf.1", "heads.conf.10", "backbone.conv1", "backbone.layer1.0.conv1")
     nodes = [
-        NodeTime("trunk.conv1.relu_nchwc", "Conv", 8.0),
-        NodeTime("trunk.layer1.0.conv1_token_26", "QLinearConv", 4.0),
+        NodeTime("backbone.conv1.relu_nchwc", "Conv", 8.0),
+        NodeTime("backbone.layer1.0.conv1_token_26", "QLinearConv", 4.0),
         NodeTime("heads.conf.1", "Conv", 2.0),
         NodeTime("heads.conf.1.flat_dq", "DequantizeLinear", 0.5),
         NodeTime("heads.conf.10_nchwc", "Conv", 1.0),
@@ -73,7 +73,8 @@ def test_times_by_the_names_that_engines_give():
         NodeTime("tail.softmax", "Softmax", 32.0),
     ]
     assert layer_times(nodes, layers) == {
-        "heads.conf.1": 2.5, "heads.conf.10": 1.0, "trunk.conv1": 8.0, "trunk.layer1.0.conv1": 4.0,
+        "heads.conf.1": 2.5, "heads.conf.10": 1.0,
+        "backbone.conv1": 8.0, "backbone.layer1.0.conv1": 4.0,
     }  # fmt: skip
 
 

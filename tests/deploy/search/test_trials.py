@@ -21,7 +21,7 @@ def trial(number, *, ap=0.1, ranges="minmax"):
         seconds=12.5,
         file_bytes=123,
     )
-    options = QuantizeOptions(ranges=ranges, float_nodes=("trunk.conv1",))
+    options = QuantizeOptions(ranges=ranges, float_nodes=("backbone.conv1",))
     return judged(measured, options, number=number, criterion=Criterion())
 
 

@@ -10,7 +10,7 @@ from ssd34.train.settings.recipe import RECIPES, read_recipe, resolved, resume_n
 from ssd34.train.settings.settings import SETTINGS, parsed_setting
 
 
-def settle(name, changed=(), *, start="trunk", bf16=True):
+def settle(name, changed=(), *, start="backbone", bf16=True):
     given = dict(parsed_setting(text) for text in changed)
     return resolved(RECIPES[name], given, start=start, bf16=bf16)
 
@@ -23,7 +23,7 @@ def test_benchmark_is_the_published_recipe():
     assert options.peak_rate == pytest.approx(2.5e-3)
     assert (options.decay, options.decayed) == (5e-4, "all")
     assert (options.ema_decay, options.gradient_clip, options.warmup_steps) == (0, None, 0)
-    assert (options.trunk_statistics, options.frozen_stages) == ("batch", 0)
+    assert (options.backbone_statistics, options.frozen_stages) == ("batch", 0)
     assert options.augmentation == Augmentation(
         expand=0, crop=True, flip=0.5, brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05
     )
@@ -41,7 +41,7 @@ def test_benchmark_is_the_published_recipe():
 def test_ours_match_by_atss_and_a_trained_detector_changes_slowly():
     assert settle("small-data").options.matcher == "atss"
     options = settle("fine-tune").options
-    assert (options.matcher, options.peak_rate, options.trunk_rate) == ("atss", 1e-4, 0.3)
+    assert (options.matcher, options.peak_rate, options.backbone_rate) == ("atss", 1e-4, 0.3)
 
 
 @pytest.mark.parametrize(("name", "first", "second"), [("benchmark", 40, 50),
@@ -63,11 +63,11 @@ def test_the_rate_falls_exactly_at_the_epochs(name, first, second):
 
 def test_what_is_automatic_depends_on_the_start_and_the_machine():
     options = settle("small-data").options
-    assert (options.precision, options.trunk_statistics, options.frozen_stages) == (
+    assert (options.precision, options.backbone_statistics, options.frozen_stages) == (
         "bf16", "frozen", 1,
     )  # fmt: skip
     options = settle("small-data", start="random", bf16=False).options
-    assert (options.precision, options.trunk_statistics, options.frozen_stages) == (
+    assert (options.precision, options.backbone_statistics, options.frozen_stages) == (
         "fp32", "batch", 0,
     )  # fmt: skip
     assert options.head_statistics == "batch"
@@ -84,7 +84,7 @@ def test_every_recipe_names_settings_that_exist_and_comes_back_from_its_file(tmp
     for name in RECIPES:
         plan = settle(name, ["epochs=3", "hue=0.01"])
         assert set(plan.settings) == set(SETTINGS)
-        again = resolved(saved(plan, tmp_path / "recipe.json"), {}, start="trunk", bf16=True)
+        again = resolved(saved(plan, tmp_path / "recipe.json"), {}, start="backbone", bf16=True)
         assert (again.options, again.settings) == (plan.options, plan.settings)
 
 
@@ -96,7 +96,7 @@ def test_what_was_settled_for_a_run_is_settled_anew_for_the_next(tmp_path):
     ).options
     assert other.peak_rate == pytest.approx(5e-3)
     assert other.decay == 0.01
-    assert (other.precision, other.trunk_statistics, other.frozen_stages) == ("fp32", "batch", 0)
+    assert (other.precision, other.backbone_statistics, other.frozen_stages) == ("fp32", "batch", 0)
     # What the user chose stays.
     own = saved(settle("small-data", ["frozen_stages=1", "learning_rate=1e-4"]), tmp_path / "own")
     later = resolved(own, {}, start="random", bf16=True)
@@ -178,7 +178,7 @@ def test_settings_outside_their_range_are_refused(text):
 def test_a_recipes_decays_keep_their_share_of_the_run(tmp_path, name, changed, expected):
     plan = settle(name, changed)
     assert plan.options.decay_epochs == expected
-    again = resolved(saved(plan, tmp_path / "recipe.json"), {}, start="trunk", bf16=True)
+    again = resolved(saved(plan, tmp_path / "recipe.json"), {}, start="backbone", bf16=True)
     assert again.options.decay_epochs == expected
 
 
@@ -234,7 +234,7 @@ def test_a_small_size_alone_is_for_the_usual_share(tmp_path):
         ({"small_size": 260, "small_share": 0.2}, 0.2),
         ({"small_size": None}, 0),
     ):
-        again = resolved(read_recipe(str(path)), given, start="trunk", bf16=True)
+        again = resolved(read_recipe(str(path)), given, start="backbone", bf16=True)
         assert again.options.small_share == expected
 
 
@@ -265,7 +265,7 @@ def test_a_recipe_file_without_a_length_is_refused_by_its_range(tmp_path):
         read_recipe(str(path))
 
 
-@pytest.mark.parametrize("key", ["trunk_statistics", "head_statistics"])
+@pytest.mark.parametrize("key", ["backbone_statistics", "head_statistics"])
 def test_batch_norm_that_was_folded_stays_frozen(key):
     plan = resolved(RECIPES["small-data"], {}, start="detector", bf16=False, folded=(key,))
     assert plan.settings[key] == "frozen"
@@ -285,7 +285,7 @@ def test_settings_that_are_gone_are_read_where_they_changed_nothing(tmp_path, ke
     note["settings"] = {**note["settings"], **FORMER}
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(note))
-    again = resolved(read_recipe(str(path)), {}, start="trunk", bf16=True)
+    again = resolved(read_recipe(str(path)), {}, start="backbone", bf16=True)
     assert again.options == plan.options
     with pytest.raises(OptionError, match=f"{key}={other} is gone"):
         TrainOptions.from_dict({**options, **FORMER, key: other})

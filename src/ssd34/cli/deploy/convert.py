@@ -19,7 +19,7 @@ from ssd34.workflows.outputs import check_outputs
 @click.option(
     "--spec", "spec_name", type=click.Choice(list(SPECS)),
     help="The network that the file belongs to: the weights of the 300 and 1200 pixel networks "
-    "have the same shapes. [default: ssd1200, on the file's trunk]",
+    "have the same shapes. [default: ssd1200, on the file's backbone]",
 )  # fmt: skip
 def convert(*, source: Path, output: Path, spec_name: str | None) -> None:
     """Turn a checkpoint of the SSD training or inference benchmark (.pth, .pytorch) into a

@@ -61,9 +61,9 @@ RECIPE_FILE = "recipe.json"
 )  # fmt: skip
 @click.option(
     "--init",
-    help="Start from a detector: default, a checkpoint or an exported ONNX file; with @trunk "
-    "behind it from its trunk alone; or from an ImageNet trunk: torchvision's .pth, safetensors, "
-    "or a name such as resnet34-b627a593, which is downloaded.",
+    help="Start from a detector: default, a checkpoint or an exported ONNX file; with @backbone "
+    "behind it from its backbone alone; or from an ImageNet backbone: torchvision's .pth, "
+    "safetensors, or a name such as resnet34-b627a593, which is downloaded.",
 )  # fmt: skip
 @click.option("--output", required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--epochs", type=int, help="Length in epochs.")

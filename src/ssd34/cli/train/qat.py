@@ -25,7 +25,7 @@ CALIBRATION_PICTURES = 200
 RANGES = "mse"
 """The way of finding ranges whose steps the weights then adapt to."""
 
-NEEDED = {"trunk_statistics": "frozen", "head_statistics": "frozen", "precision": "fp32"}
+NEEDED = {"backbone_statistics": "frozen", "head_statistics": "frozen", "precision": "fp32"}
 
 
 def settings_of_qat(given: Mapping[str, Any], start: Start) -> dict[str, Any]:

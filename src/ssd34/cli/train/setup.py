@@ -211,8 +211,8 @@ def weighted(text: str) -> tuple[str, float]:
     return path, value
 
 
-TRUNK_ALONE = "@trunk"
-"""After a detector: only its trunk."""
+BACKBONE_ALONE = ("backbone", "trunk")
+"""Behind a detector and @: only its backbone, which was called trunk before."""
 
 
 def check_empty(folder: Path) -> None:
@@ -236,20 +236,21 @@ def check_empty(folder: Path) -> None:
 
 
 def start_from(init: str | None) -> Start:
-    """The first weights; ImageNet trunks are fetched by name."""
+    """The first weights; ImageNet backbones are fetched by name."""
     from ssd34.cli.models import fetch
     from ssd34.files.cache import cache_folder
     from ssd34.network.start import Start, read_start
-    from ssd34.zoo.catalogue import IMAGENET_TRUNKS
+    from ssd34.zoo.catalogue import IMAGENET_BACKBONES
     from ssd34.zoo.names import EMBEDDED, model_path
 
     if init is None:
         return Start()
-    if init.endswith(TRUNK_ALONE):
-        return start_from(init.removesuffix(TRUNK_ALONE)).trunk_alone
+    detector, at, part = init.rpartition("@")
+    if at and part in BACKBONE_ALONE:
+        return start_from(detector).backbone_alone
     path = Path(init)
-    if init in IMAGENET_TRUNKS and not path.exists():
-        file = IMAGENET_TRUNKS[init]
+    if init in IMAGENET_BACKBONES and not path.exists():
+        file = IMAGENET_BACKBONES[init]
         path = cache_folder() / "trunks" / file.name
         fetch(file, path)
     elif init in EMBEDDED:

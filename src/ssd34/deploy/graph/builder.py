@@ -1,7 +1,7 @@
 """What ONNX graphs are built with.
 
 Nothing is traced: one source writes every opset, nodes are named after the layer they come
-from (``trunk.layer3.0.conv1``), and torch is not needed.
+from (``backbone.layer3.0.conv1``), and torch is not needed.
 """
 
 from __future__ import annotations

@@ -23,11 +23,12 @@ from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.labels import LabelSet
 from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.core.spec import (
+    BACKBONE_BLOCKS,
+    BACKBONE_CHANNELS,
+    BACKBONE_STRIDES,
     NORM_EPSILON,
-    TRUNK_BLOCKS,
-    TRUNK_CHANNELS,
-    TRUNK_STRIDES,
     ModelSpec,
+    rename_trunk,
 )
 from ssd34.errors import CheckpointError, ModelError, OptionError
 from ssd34.files.checkpoint import Arrays, Checkpoint
@@ -42,8 +43,8 @@ LEVELS = 256
 
 _SMALLEST_STEP = 2.0**-60
 
-TRUNK = "trunk"
-"""The first part of the names of the trunk's layers and of their arrays in a checkpoint."""
+BACKBONE = "backbone"
+"""The first part of the names of the backbone's layers and of their arrays in a checkpoint."""
 
 _NODE_ENDS = (".relu", ".linear")
 """Of a layer's nodes: its rectifier, and its operator in files of earlier versions."""
@@ -94,7 +95,7 @@ class Layer:
     """One operator; its output is a value of the same name.
 
     Attributes:
-        name: for example ``"trunk.layer3.0.conv1"``.
+        name: for example ``"backbone.layer3.0.conv1"``.
         kind: ``"conv"``, ``"add"`` or ``"maxpool"``.
         inputs: names of the values that it reads: one, or two for an addition.
         relu: whether a rectifier follows.
@@ -170,13 +171,20 @@ def layers_of(spec: ModelSpec) -> tuple[Layer, ...]:
         return add(layer, channels)
 
     x = conv(
-        f"{TRUNK}.conv1", IMAGE, 64, kernel=7, stride=2, padding=3, relu=True, norm=f"{TRUNK}.bn1"
+        f"{BACKBONE}.conv1",
+        IMAGE,
+        64,
+        kernel=7,
+        stride=2,
+        padding=3,
+        relu=True,
+        norm=f"{BACKBONE}.bn1",
     )
-    x = add(Layer(f"{TRUNK}.maxpool", MAXPOOL, (x,), kernel=3, stride=2, padding=1), 64)
-    stages = zip(TRUNK_BLOCKS[spec.trunk], TRUNK_CHANNELS, TRUNK_STRIDES, strict=True)
+    x = add(Layer(f"{BACKBONE}.maxpool", MAXPOOL, (x,), kernel=3, stride=2, padding=1), 64)
+    stages = zip(BACKBONE_BLOCKS[spec.backbone], BACKBONE_CHANNELS, BACKBONE_STRIDES, strict=True)
     for stage, (blocks, channels, first_stride) in enumerate(stages, start=1):
         for number in range(blocks):
-            name, stride = f"{TRUNK}.layer{stage}.{number}", 1 if number else first_stride
+            name, stride = f"{BACKBONE}.layer{stage}.{number}", 1 if number else first_stride
             y = conv(f"{name}.conv1", x, channels, stride=stride, relu=True, norm=f"{name}.bn1")
             y = conv(f"{name}.conv2", y, channels, norm=f"{name}.bn2")
             if width[x] != channels:
@@ -265,14 +273,14 @@ class Network:
 
     def resolve_names(self, names: Iterable[str]) -> tuple[str, ...]:
         """The layers that names of nodes stand for: of layers, or of another node of theirs, such
-        as ``trunk.conv1.relu``; each once.
+        as ``backbone.conv1.relu``; each once.
 
         Raises:
             OptionError: a name is none of these; the message gives the closest ones, or some.
         """
         found: dict[str, None] = {}
         for name in names:
-            ends = (name.removesuffix(end) for end in ("", *_NODE_ENDS))
+            ends = (rename_trunk(name).removesuffix(end) for end in ("", *_NODE_ENDS))
             layer = next((each for each in ends if each in self.by_name), None)
             if layer is None:
                 close = difflib.get_close_matches(name, self.by_name, n=3)

@@ -46,7 +46,7 @@ class QuantizeOptions:
             bits, which saturates with more.
         bias_correction: keep the mean of what rounded weights compute: their windows keep their
             sums, and the mean error on the calibration pictures is taken out of the biases.
-        float_nodes: names of layers that stay in float, for example ``"trunk.conv1"``.
+        float_nodes: names of layers that stay in float, for example ``"backbone.conv1"``.
     """
 
     form: str = "qoperator"

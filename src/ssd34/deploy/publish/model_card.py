@@ -65,8 +65,9 @@ def model_card(
             f"---\n{front}",
             f"# {spec.name}",
             "",
-            f"Single Stage Detector on a {spec.trunk} trunk, {counted(len(labels), 'class')}, "
-            f"{spec.image_size} x {spec.image_size} input, {spec.num_default_boxes} default boxes.",
+            f"Single Stage Detector on a {spec.backbone} backbone, "
+            f"{counted(len(labels), 'class')}, {spec.image_size} x {spec.image_size} input, "
+            f"{spec.num_default_boxes} default boxes.",
             "",
             "## Models",
             "",

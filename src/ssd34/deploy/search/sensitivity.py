@@ -150,7 +150,7 @@ def layer_times(nodes: Sequence[NodeTime], layers: Collection[str]) -> dict[str,
     """Milliseconds of each layer.
 
     Engines name a node after the layer that it computes and add to it, for example
-    ``trunk.conv1.relu_nchwc`` and ``trunk.conv1_token_21``.
+    ``backbone.conv1.relu_nchwc`` and ``backbone.conv1_token_21``.
     """
     times = dict.fromkeys(layers, 0.0)
     longest_first = sorted(layers, key=len, reverse=True)

@@ -36,7 +36,7 @@ Large = Annotated[float, Meta(ge=1e-12, le=1e30)]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """The settings of a training run; the defaults suit little data and a pretrained trunk.
+    """The settings of a training run; the defaults suit little data and a pretrained backbone.
 
     Attributes:
         epochs: length of the run, or None with `minutes`.
@@ -47,7 +47,8 @@ class TrainOptions:
             other, to save memory; batch norm sees one part at a time.
         optimizer: ``"adamw"``, or ``"sgd"`` with momentum as published.
         learning_rate: peak rate; None: what suits the optimizer and the batch.
-        trunk_rate: the trunk's learning rate as a share of that; a pretrained trunk needs less.
+        backbone_rate: the backbone's learning rate as a share of that; a pretrained one
+            needs less.
         momentum: of SGD.
         weight_decay: None: what suits the optimizer.
         decayed: ``"weights"``: it acts on convolution weights, not on normalisations and biases;
@@ -59,10 +60,10 @@ class TrainOptions:
         ema_decay: of the averaged weights, which are evaluated and shipped; 0: the last step's.
         gradient_clip: largest norm of the gradient; None: no limit.
         precision: ``"bf16"`` (autocast) or ``"fp32"``.
-        trunk_statistics: ``"frozen"`` keeps the trunk's batch norm statistics as they came;
+        backbone_statistics: ``"frozen"`` keeps the backbone's batch norm statistics as they came;
             ``"batch"`` trains with the batch's own.
         head_statistics: the same for the extra blocks.
-        frozen_stages: parts of the trunk that do not train at first: 1 is the stem, 2 with
+        frozen_stages: parts of the backbone that do not train at first: 1 is the stem, 2 with
             layer1, and so on.
         frozen_share: share of the run in which they do not train.
         small_size: input size of the first part of the run, in pixels; None: full size.
@@ -89,7 +90,7 @@ class TrainOptions:
     accumulate: Annotated[int, Meta(ge=1, le=10**6)] = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Large | None = None
-    trunk_rate: Annotated[float, Meta(ge=0, le=100)] = 1.0
+    backbone_rate: Annotated[float, Meta(ge=0, le=100)] = 1.0
     momentum: Share = 0.9
     weight_decay: Annotated[float, Meta(ge=0, le=1000)] | None = None
     decayed: Literal["weights", "all"] = "weights"
@@ -99,7 +100,7 @@ class TrainOptions:
     ema_decay: Share = 0.999
     gradient_clip: Large | None = 10.0
     precision: Literal["bf16", "fp32"] = "bf16"
-    trunk_statistics: Statistics = "frozen"
+    backbone_statistics: Statistics = "frozen"
     head_statistics: Statistics = "batch"
     frozen_stages: Annotated[int, Meta(ge=0, le=4)] = 1
     frozen_share: Share = 1.0

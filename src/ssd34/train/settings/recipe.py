@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssd34.core.spec import rename_trunk
 from ssd34.errors import OptionError
 from ssd34.files.strict import parse_json
 from ssd34.train.examples.augment import Augmentation
@@ -63,7 +64,7 @@ _PUBLISHED: Settings = {
     "gradient_clip": None,
     "ema_decay": 0.0,
     "precision": "fp32",
-    "trunk_statistics": "batch",
+    "backbone_statistics": "batch",
     "head_statistics": "batch",
     "frozen_stages": 0,
     "matcher": "iou",
@@ -82,7 +83,7 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             name="small-data",
-            about="hundreds to thousands of pictures, best from an ImageNet trunk (--init)",
+            about="hundreds to thousands of pictures, best from an ImageNet backbone (--init)",
             settings={
                 "spec": AUTO,
                 "head_norm": AUTO,
@@ -96,7 +97,7 @@ RECIPES: dict[str, Recipe] = {
                 "ema_decay": 0.999,
                 "gradient_clip": 10.0,
                 "precision": AUTO,
-                "trunk_statistics": AUTO,
+                "backbone_statistics": AUTO,
                 "head_statistics": AUTO,
                 "frozen_stages": AUTO,
                 "matcher": "atss",
@@ -115,14 +116,14 @@ RECIPES: dict[str, Recipe] = {
                 "batch_size": 16,
                 "optimizer": "adamw",
                 "learning_rate": 1e-4,
-                "trunk_rate": 0.3,
+                "backbone_rate": 0.3,
                 "matcher": "atss",
                 "schedule": "cosine",
                 "warmup_steps": 20,
                 "ema_decay": 0.98,
                 "gradient_clip": 10.0,
                 "precision": AUTO,
-                "trunk_statistics": "frozen",
+                "backbone_statistics": "frozen",
                 "head_statistics": "frozen",
                 "frozen_stages": 2,
                 "expand": 0.3,
@@ -194,7 +195,7 @@ def read_recipe(name: str) -> Recipe:
             f"unknown recipe {name!r}; expected {', '.join(RECIPES)} or a recipe.json of a run"
         )
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(rename_trunk(path.read_text(encoding="utf-8")))
         # Older versions did not write what was settled.
         chosen = {**content["settings"], **content.get("settled", {})}
         settings = {str(k): v for k, v in chosen.items()}
@@ -221,7 +222,7 @@ def resolved(
     Args:
         recipe: where the values come from.
         changed: what the user set otherwise.
-        start: ``"random"``, ``"trunk"`` or ``"detector"``: what the first weights are.
+        start: ``"random"``, ``"backbone"`` or ``"detector"``: what the first weights are.
         bf16: whether the processor computes in bf16.
         folded: settings of batch norm that the start has folded into its convolutions: it has no
             statistics to train with any more.
@@ -243,7 +244,7 @@ def resolved(
     chosen = dict(settings)
     automatic = {
         "precision": "bf16" if bf16 else "fp32",
-        "trunk_statistics": "batch" if start == "random" else "frozen",
+        "backbone_statistics": "batch" if start == "random" else "frozen",
         "head_statistics": "frozen" if "head_statistics" in folded else "batch",
         "frozen_stages": 0 if start == "random" else 1,
     }

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ssd34.core.spec import SPECS
+from ssd34.core.spec import SPECS, rename_trunk
 from ssd34.errors import OptionError
 from ssd34.setting_types import check, described, kinds_of
 from ssd34.train.examples.augment import Augmentation
@@ -36,7 +36,7 @@ names for VOC's classes, and whether TensorBoard's events are written."""
 
 OPTIONS = {key: kind for key, kind in kinds_of(TrainOptions).items() if key != "augmentation"}
 AUGMENTATION = kinds_of(Augmentation)
-SETTLED = ("precision", "trunk_statistics", "head_statistics", "frozen_stages")
+SETTLED = ("precision", "backbone_statistics", "head_statistics", "frozen_stages")
 """Options that a recipe can leave to the machine and the start."""
 
 SETTINGS: dict[str, Any] = {
@@ -70,7 +70,7 @@ def parsed_setting(text: str) -> tuple[str, Any]:
         OptionError: no such setting, or a value that it does not take.
     """
     key, separator, value = text.partition("=")
-    key = key.strip()
+    key = rename_trunk(key.strip())
     if not separator:
         raise OptionError(f"expected --set key=value, got {text!r}")
     return key, checked(key, _parsed(value.strip(), _kind(key)))

@@ -1,4 +1,4 @@
-"""The trunk: ResNet without its last stage, at output stride 8.
+"""The backbone: ResNet without its last stage, at output stride 8.
 
 Source: ResNet (He et al., 2015) in torchvision's naming; layer3 keeps stride 1, layer4 and the
 classifier are left out, as in the SSD training benchmark.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssd34.core.spec import TRUNK_BLOCKS, TRUNK_CHANNELS, TRUNK_STRIDES
+from ssd34.core.spec import BACKBONE_BLOCKS, BACKBONE_CHANNELS, BACKBONE_STRIDES
 
 
 def convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class BasicBlock(nn.Module):
         return functional.relu(y + x, inplace=True)
 
 
-class Trunk(nn.Module):
+class Backbone(nn.Module):
     """conv1 to layer3. (N, 3, S, S) normalised pictures to (N, 256, S/8, S/8) features."""
 
     def __init__(self, name: str) -> None:
@@ -73,7 +73,7 @@ class Trunk(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         in_channels = 64
         for stage, (blocks, channels, stride) in enumerate(
-            zip(TRUNK_BLOCKS[name], TRUNK_CHANNELS, TRUNK_STRIDES, strict=True), start=1
+            zip(BACKBONE_BLOCKS[name], BACKBONE_CHANNELS, BACKBONE_STRIDES, strict=True), start=1
         ):
             layer = nn.Sequential(
                 BasicBlock(in_channels, channels, stride),
