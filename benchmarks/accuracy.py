@@ -32,8 +32,8 @@ from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Picked, postprocess
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
-from ssd34.datasets.classes import of_classes
 from ssd34.datasets.dataset import Dataset
+from ssd34.datasets.open import of_classes
 from ssd34.evaluate.evaluator import detect_all
 from ssd34.evaluate.metrics.bootstrap import match
 from ssd34.evaluate.metrics.coco import CocoMetrics, coco_metrics
@@ -41,7 +41,7 @@ from ssd34.evaluate.metrics.comparison import compare
 from ssd34.evaluate.results import Results, read_results, write_results
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD, load_weights
-from ssd34.train.examples.training_set import training_sets
+from ssd34.train.examples.example import training_sets
 from ssd34.train.loop import train
 from ssd34.train.progress import Listener, Progress
 from ssd34.train.run import HISTORY, LAST

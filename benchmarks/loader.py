@@ -29,9 +29,8 @@ from ssd34.datasets.open import open_dataset
 from ssd34.files.atomic import write_text
 from ssd34.train.examples import example
 from ssd34.train.examples.augment import Augmentation
-from ssd34.train.examples.example import Draw
+from ssd34.train.examples.example import Draw, TrainingSet, training_sets
 from ssd34.train.examples.loader import Loader
-from ssd34.train.examples.training_set import TrainingSet, training_sets
 
 PARTS = (
     (Dataset, "read_reduced", "decode"),

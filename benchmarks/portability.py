@@ -28,9 +28,8 @@ from onnx import TensorProto, helper, numpy_helper
 from ssd34 import Detector
 from ssd34.core.boxes import pairwise_iou
 from ssd34.files.atomic import write_text
-from ssd34.runtime.libraries import onnxruntime
+from ssd34.runtime.libraries import int8_saturates, onnxruntime
 from ssd34.runtime.onnxruntime_engine import session_options
-from ssd34.runtime.saturation import int8_saturates
 
 CHANNELS, SIDE = 32, 16
 X_SCALE, Y_SCALE = np.float32(0.02), np.float32(0.9973)

@@ -21,8 +21,8 @@ from ssd34.files.atomic import write_text
 from ssd34.machine import this_cpu, thread_budget
 from ssd34.network.ssd import SSD
 from ssd34.runtime.timing import interleaved, speed_up, summary
+from ssd34.train.examples.example import training_sets
 from ssd34.train.examples.loader import Loader
-from ssd34.train.examples.training_set import training_sets
 from ssd34.train.settings.options import TrainOptions
 from ssd34.train.step import computes_bf16, make_optimizer, set_training, train_step
 

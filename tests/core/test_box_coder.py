@@ -1,6 +1,6 @@
 import numpy as np
 
-from ssd34.core import box_coder
+from ssd34.core import default_boxes as box_coder
 from ssd34.core.boxes import xyxy_from_cxcywh
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.spec import named_spec

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from ssd34.core.box_coder import decode
 from ssd34.core.boxes import pairwise_iou
-from ssd34.core.default_boxes import default_boxes_cxcywh
+from ssd34.core.default_boxes import decode, default_boxes_cxcywh
 from ssd34.core.postprocess import (
     MLPERF,
     MLPERF_UNCLAMPED,

@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from ssd34.core.labels import COCO_LABELS, LabelSet
-from ssd34.datasets.classes import renamed, with_coco_names
-from ssd34.datasets.open import open_dataset
+from ssd34.datasets.open import open_dataset, renamed, with_coco_names
 from ssd34.datasets.voc import NAMES
 from ssd34.errors import OptionError
 

@@ -15,9 +15,8 @@ import pytest
 from PIL import Image
 
 from ssd34.core.labels import COCO_LABELS, LabelSet
-from ssd34.datasets.classes import of_classes
 from ssd34.datasets.dataset import Dataset, Problem, Sample
-from ssd34.datasets.open import open_dataset
+from ssd34.datasets.open import of_classes, open_dataset
 from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.files import tree as files_module
 from ssd34.files.tree import FolderFiles, ZipFiles

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from ssd34.datasets.classes import of_classes
+from ssd34.datasets.open import of_classes
 from ssd34.errors import DatasetError
 from ssd34.evaluate.results import Results, coverage_gap, read_results, write_results
 from tests.support.coco_oracle import data_of, random_case

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from ssd34.errors import OptionError
-from ssd34.files.atomic import folder_written_whole, write_text, written_whole
-from ssd34.files.disk import naming
+from ssd34.files.atomic import folder_written_whole, naming, write_text, written_whole
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (700, 700, 3)).astype(np.uint8)
 """More than the small disk holds, however it is packed."""

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from ssd34.files.overlap import overlapped
+from ssd34.machine import overlapped
 
 
 @pytest.mark.parametrize("threads", [1, 3])

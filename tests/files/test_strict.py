@@ -9,7 +9,7 @@ from ssd34.datasets.open import open_dataset
 from ssd34.deploy.publish.manifest import manifest_entry
 from ssd34.deploy.search.config import read_config
 from ssd34.errors import DatasetError, ModelError, OptionError
-from ssd34.files.strict import parse_json, parse_yaml
+from ssd34.text import parse_json, parse_yaml
 from ssd34.train.settings.recipe import read_recipe
 
 GOOD = """

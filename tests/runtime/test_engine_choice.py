@@ -40,7 +40,7 @@ def files(tiny_checkpoint, tiny_model, tmp_path_factory):
 
 @pytest.mark.parametrize("saturates", [True, False])
 def test_the_exact_way_is_for_eight_bits_where_the_fast_one_is_wrong(files, saturates, monkeypatch):
-    monkeypatch.setattr("ssd34.runtime.saturation.int8_saturates", lambda: saturates)
+    monkeypatch.setattr("ssd34.runtime.libraries.int8_saturates", lambda: saturates)
     for name, path in files.items():
         engine = open_engine(path, name="onnxruntime", threads=1)
         if name in ("float", "stored"):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ssd34.runtime.saturation import int8_saturates
+from ssd34.runtime.libraries import int8_saturates
 from tests.conftest import ROOT
 
 SAME = {"outputs that differ": 0, "largest difference": 0}

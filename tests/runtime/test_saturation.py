@@ -4,8 +4,8 @@ from onnx import numpy_helper
 
 from ssd34.machine import this_cpu
 from ssd34.runtime import onnxruntime_engine
+from ssd34.runtime.libraries import PROBE, int8_saturates
 from ssd34.runtime.onnxruntime_engine import session_options
-from ssd34.runtime.saturation import PROBE, int8_saturates
 
 PRECISE = "session.x64quantprecision"
 

@@ -12,7 +12,7 @@ import torch
 from ssd34.datasets.open import open_dataset
 from ssd34.network.ssd import SSD
 from ssd34.train.examples.augment import Augmentation
-from ssd34.train.examples.training_set import training_sets
+from ssd34.train.examples.example import training_sets
 from ssd34.train.loop import train
 from ssd34.train.run import LAST, Run
 from ssd34.train.settings.options import TrainOptions

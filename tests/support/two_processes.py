@@ -15,7 +15,7 @@ from ssd34.datasets.open import open_dataset
 from ssd34.errors import TrainingError
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import joined
-from ssd34.train.examples.training_set import training_sets
+from ssd34.train.examples.example import training_sets
 from ssd34.train.loop import train
 from ssd34.train.progress import Listener
 from ssd34.train.step import make_optimizer

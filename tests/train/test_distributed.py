@@ -23,8 +23,8 @@ from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, SharedBatchNorm, joined, share_batch_norm
 from ssd34.train.examples.augment import Augmentation
+from ssd34.train.examples.example import training_sets
 from ssd34.train.examples.loader import Loader
-from ssd34.train.examples.training_set import training_sets
 from ssd34.train.loop import train
 from tests.cli.train.test_train import invoke
 from tests.conftest import TINY_LABELS, tiny_spec

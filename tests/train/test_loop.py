@@ -11,18 +11,16 @@ from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import MLPERF, ZOO, postprocess
 from ssd34.core.spec import named_spec
-from ssd34.datasets.classes import of_classes
 from ssd34.datasets.dataset import Problem
-from ssd34.datasets.open import open_dataset
+from ssd34.datasets.open import of_classes, open_dataset
 from ssd34.errors import CheckpointError, DatasetError, OptionError, TrainingError
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD
 from ssd34.train.examples import loader as loader_module
 from ssd34.train.examples.augment import Augmentation
-from ssd34.train.examples.example import Draw, Examples, Made
+from ssd34.train.examples.example import Draw, Examples, Made, training_sets
 from ssd34.train.examples.loader import Loader
 from ssd34.train.examples.matcher import levels_of, match
-from ssd34.train.examples.training_set import training_sets
 from ssd34.train.loop import train
 from ssd34.train.progress import Listener
 from ssd34.train.run import other_pictures, pictures_of, read_history

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssd34.core.box_coder import encode
-from ssd34.core.default_boxes import default_boxes_cxcywh
+from ssd34.core.default_boxes import default_boxes_cxcywh, encode
 from ssd34.core.spec import named_spec
 from ssd34.train.examples.matcher import match
 from ssd34.train.loss import detection_loss

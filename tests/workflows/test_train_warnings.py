@@ -7,7 +7,7 @@ import pytest
 from ssd34.core.spec import SPECS
 from ssd34.datasets.open import open_dataset
 from ssd34.network.start import Start
-from ssd34.train.examples.training_set import training_sets
+from ssd34.train.examples.example import training_sets
 from ssd34.train.settings.options import TrainOptions
 from ssd34.workflows.train_warnings import warnings_of
 from ssd34.zoo.catalogue import IMAGENET_BACKBONES

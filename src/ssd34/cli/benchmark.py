@@ -16,8 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssd34.benchmark.loadgen_run import loadgen_values
-from ssd34.benchmark.plot import FORMATS, draw_benchmark
-from ssd34.benchmark.report import report_values
+from ssd34.benchmark.report import FORMATS, draw_benchmark, report_values
 from ssd34.benchmark.run import SCENARIOS, Plan
 from ssd34.benchmark.run import (
     benchmark as run_benchmark,

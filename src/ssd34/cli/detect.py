@@ -21,9 +21,9 @@ from ssd34.core.postprocess import POLICIES, ZOO
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
 from ssd34.errors import ImageError, OptionError
 from ssd34.files.atomic import write_text, written_whole
-from ssd34.files.overlap import overlapped
 from ssd34.images.read import MAX_PIXELS, LargeImageError, read_picture, reopenable
 from ssd34.images.sources import PictureFile, find_pictures
+from ssd34.machine import overlapped
 from ssd34.runtime.detector import DEFAULT_SCORE
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.box_coder import decode
 from ssd34.core.boxes import pairwise_iou
+from ssd34.core.default_boxes import decode
 from ssd34.errors import OptionError
 
 

@@ -22,10 +22,9 @@ from ssd34.core.labels import LabelSet, numbered
 from ssd34.datasets.builder import Findings, SampleBuilder, size_of, with_ids
 from ssd34.datasets.dataset import Dataset, Kind, Layout, Problem, Sample
 from ssd34.errors import DatasetError, ImageError, OptionError, require
-from ssd34.files.strict import parse_yaml
 from ssd34.files.tree import Files, normal, read_annotations, read_lines
 from ssd34.images.read import SUFFIXES as PICTURE_SUFFIXES
-from ssd34.text import counted
+from ssd34.text import counted, parse_yaml
 
 SUFFIXES = (".yaml", ".yml")
 USUAL = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.box_coder import decode
-from ssd34.core.default_boxes import default_boxes_cxcywh
+from ssd34.core.default_boxes import decode, default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import Picked, Policy, pick, softmax
 from ssd34.core.preprocess import FAST
@@ -22,7 +21,7 @@ from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.errors import ImageError
 from ssd34.evaluate.metrics.coco import CocoMetrics, categories_of, coco_metrics
 from ssd34.evaluate.results import Results, coco_results
-from ssd34.files.overlap import overlapped
+from ssd34.machine import overlapped
 from ssd34.runtime.detector import Detector
 
 READ_AHEAD = 4

@@ -20,7 +20,7 @@ from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.errors import OptionError
 from ssd34.evaluate.evaluator import Found
 from ssd34.evaluate.results import Results
-from ssd34.files.disk import naming
+from ssd34.files.atomic import naming
 from ssd34.files.lock import file_locked
 from ssd34.runtime.engine import ENGINES
 

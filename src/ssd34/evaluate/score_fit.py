@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.box_coder import decode
-from ssd34.core.default_boxes import default_boxes_cxcywh
+from ssd34.core.default_boxes import decode, default_boxes_cxcywh
 from ssd34.core.postprocess import ZOO, Picked, Policy, pick, pick_rows, softmax
 from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.datasets.dataset import Dataset, Problem, Sample

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ssd34.errors import DatasetError, ModelError
-from ssd34.files.disk import naming
+from ssd34.files.atomic import naming
 from ssd34.files.tree import BROKEN_ZIP
 
 _BLOCK = 1 << 20

@@ -16,8 +16,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from ssd34.errors import DownloadError
-from ssd34.files.atomic import sha256_of
-from ssd34.files.disk import naming
+from ssd34.files.atomic import naming, sha256_of
 from ssd34.files.lock import file_locked
 from ssd34.version import __version__
 

@@ -21,9 +21,9 @@ from ssd34.core.postprocess import POLICIES, ZOO, Picked, Policy, named_policy, 
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import OptionError
-from ssd34.files.overlap import overlapped
 from ssd34.images.read import MAX_PIXELS, Picture, picture_of, pixels_of
 from ssd34.images.reduced import Square, read_square, stretched
+from ssd34.machine import overlapped
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
 from ssd34.text import counted

@@ -87,7 +87,7 @@ def int8_way(path: Path, engine: Engine) -> str | None:
         path: the file.
         engine: it, loaded.
     """
-    from ssd34.runtime.saturation import int8_saturates
+    from ssd34.runtime.libraries import int8_saturates
 
     content = path.read_bytes()
     if not any(operator in content for operator in _COMPUTES):

@@ -6,9 +6,13 @@ the caller has set or imported before is left as it is.
 
 from __future__ import annotations
 
+import base64
+import functools
 import os
 import sys
 from types import ModuleType
+
+import numpy as np
 
 from ssd34.errors import require
 
@@ -35,3 +39,28 @@ def load_openvino() -> ModuleType:
     finally:
         if hidden:
             sys.modules.pop(_TELEMETRY, None)
+
+
+PROBE = base64.b64decode(
+    "CAU6tgEKKAoBeAoBcwoBegoBdwoBcwoBdgoBdAoBehIBeSILUUxpbmVhckNvbnYSAWcqCxABQgFzSgQAAIA/KggQ"
+    "AkIBekoBACofCAQIBAgBCAEQA0IBd0oQf39/f39/f39/f39/f39/fyoIEANCAXZKAQAqCxABQgF0SgQAAP5DWhsK"
+    "AXgSFgoUCAISEAoCCAEKAggECgIIAQoCCAFiGwoBeRIWChQIAhIQCgIIAQoCCAQKAggBCgIIAUIECgAQCg=="
+)
+"""An ONNX file: a QLinearConv of four unsigned bytes with four weights of 127. Its exact answer to
+bytes of 255 is 255."""
+
+
+@functools.cache
+def int8_saturates() -> bool:
+    """Whether sums of unsigned times signed bytes come out too small here, as ONNX Runtime
+    computes them by default.
+
+    Processors with VNNI add the products at 32 bits; others add pairs of them at 16 bits first,
+    which 255 * 127 * 2 exceeds. The system may not say what the processor has, so it is tried.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(PROBE, options, providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"x": np.full((1, 4, 1, 1), 255, np.uint8)})
+    return int(answer.min()) < 255

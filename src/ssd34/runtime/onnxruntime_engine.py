@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from ssd34.core.contract import Port
 from ssd34.errors import ModelError
 from ssd34.runtime.engine import ONNXRUNTIME, failure, refusal
-from ssd34.runtime.libraries import onnxruntime
-from ssd34.runtime.saturation import int8_saturates
+from ssd34.runtime.libraries import int8_saturates, onnxruntime
 
 
 class OnnxRuntimeEngine:

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from ssd34.core.contract import LARGEST_NARROW_WEIGHT, Port
 from ssd34.errors import ModelError
 from ssd34.runtime.engine import OPENVINO, failure, refusal
-from ssd34.runtime.libraries import load_openvino
-from ssd34.runtime.saturation import int8_saturates
+from ssd34.runtime.libraries import int8_saturates, load_openvino
 
 _UNKNOWN = re.compile(
     "(?:Conversion is failed for|No conversion rule found for operations):(.+)", re.DOTALL

@@ -20,8 +20,8 @@ from ssd34.evaluate.metrics.coco import categories_of
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
 from ssd34.train.divergence import diverged
+from ssd34.train.examples.example import TrainingSet
 from ssd34.train.examples.loader import Loader, batches_an_epoch, deaths_told, everyones
-from ssd34.train.examples.training_set import TrainingSet
 from ssd34.train.out_of_memory import advised
 from ssd34.train.progress import Listener, Outcome, Pace
 from ssd34.train.run import BEST, LAST, Run, pictures_of

@@ -16,13 +16,12 @@ import torch
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Dataset, Problem, fingerprint
 from ssd34.errors import CheckpointError, TrainingError
-from ssd34.files.atomic import remove_parts, write_text
+from ssd34.files.atomic import naming, remove_parts, write_text
 from ssd34.files.checkpoint import Arrays, Checkpoint, read_checkpoint
-from ssd34.files.disk import naming
 from ssd34.network.ssd import SSD, arrays_of, load_weights
 from ssd34.text import counted
 from ssd34.train.divergence import LossWatch
-from ssd34.train.examples.training_set import TrainingSet
+from ssd34.train.examples.example import TrainingSet
 from ssd34.train.settings.options import RESUMED, TrainOptions
 from ssd34.train.step import AveragedWeights
 

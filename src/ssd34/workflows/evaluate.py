@@ -14,10 +14,9 @@ from typing import Any
 
 from ssd34.core.postprocess import POLICIES, Policy, named_policy
 from ssd34.core.preprocess import CARD
-from ssd34.datasets.classes import of_classes, with_coco_names
 from ssd34.datasets.coco import annotations_alone
 from ssd34.datasets.dataset import Dataset, fingerprint
-from ssd34.datasets.open import open_dataset
+from ssd34.datasets.open import of_classes, open_dataset, with_coco_names
 from ssd34.errors import DatasetError, ModelError, OptionError, require
 from ssd34.evaluate.evaluator import Found, detect_all, stages_of
 from ssd34.evaluate.metrics.bootstrap import match

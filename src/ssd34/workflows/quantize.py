@@ -26,8 +26,7 @@ from ssd34.errors import ModelError
 from ssd34.files.atomic import sha256_of, write_text
 from ssd34.machine import this_cpu, thread_budget
 from ssd34.runtime.engine_choice import EXACT, FAST
-from ssd34.runtime.libraries import onnxruntime
-from ssd34.runtime.saturation import int8_saturates
+from ssd34.runtime.libraries import int8_saturates, onnxruntime
 from ssd34.version import __version__
 from ssd34.zoo.names import float_file
 

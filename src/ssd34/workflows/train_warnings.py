@@ -10,7 +10,7 @@ from ssd34.text import counted
 if TYPE_CHECKING:
     from ssd34.core.spec import ModelSpec
     from ssd34.network.start import Start
-    from ssd34.train.examples.training_set import TrainingSet
+    from ssd34.train.examples.example import TrainingSet
     from ssd34.train.settings.options import TrainOptions
 
 

@@ -29,7 +29,7 @@ from ssd34.deploy.search.pictures import from_path
 from ssd34.errors import Ssd34Error
 from ssd34.files.atomic import sha256_of
 from ssd34.runtime.detector import Detector
-from ssd34.runtime.saturation import int8_saturates
+from ssd34.runtime.libraries import int8_saturates
 from tests.conftest import TINY_LABELS
 
 

@@ -14,9 +14,8 @@ from pycocotools.cocoeval import COCOeval
 
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Dataset
-from ssd34.evaluate.analysis.analyse import analyse
+from ssd34.evaluate.analysis.analyse import analyse, best, worst
 from ssd34.evaluate.analysis.counts import BACKGROUND, OTHERS, Confusion
-from ssd34.evaluate.analysis.pictures import best, worst
 from ssd34.evaluate.metrics.coco import coco_metrics, ground_truth
 from ssd34.evaluate.results import Results
 from ssd34.files.tree import FolderFiles

@@ -5,8 +5,8 @@ import pytest
 
 from ssd34.datasets.open import open_dataset
 from ssd34.train.examples.augment import Augmentation
+from ssd34.train.examples.example import frequencies, training_sets
 from ssd34.train.examples.loader import Loader
-from ssd34.train.examples.training_set import frequencies, training_sets
 from tests.conftest import TINY_LABELS, tiny_spec
 
 

@@ -13,8 +13,8 @@ from ssd34.machine import free_memory
 from ssd34.train.distributed import Ranks
 from ssd34.train.examples.augment import Augmentation
 from ssd34.train.examples.cache import PictureCache, start_workers_server
+from ssd34.train.examples.example import training_sets
 from ssd34.train.examples.loader import Loader, cache_bytes
-from ssd34.train.examples.training_set import training_sets
 from tests.conftest import TINY_LABELS, tiny_spec
 
 

@@ -9,9 +9,9 @@ from ssd34.core.labels import LabelSet
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import TrainingError
 from ssd34.train.examples.augment import Augmentation
+from ssd34.train.examples.example import training_sets
 from ssd34.train.examples.loader import Loader
 from ssd34.train.examples.preview import preview
-from ssd34.train.examples.training_set import training_sets
 from tests.cli.train.test_train import invoke
 from tests.conftest import TINY_LABELS, tiny_spec
 

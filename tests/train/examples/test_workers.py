@@ -21,8 +21,8 @@ from ssd34.errors import TrainingError
 from ssd34.train.distributed import Ranks
 from ssd34.train.examples import loader as loader_module
 from ssd34.train.examples.augment import Augmentation
+from ssd34.train.examples.example import training_sets
 from ssd34.train.examples.loader import Loader, deaths_told
-from ssd34.train.examples.training_set import training_sets
 from tests.conftest import TINY_LABELS, tiny_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")

@@ -10,11 +10,10 @@ from pathlib import Path
 import click
 
 from ssd34.cli.console import PARTLY, progress_bar, warn, warn_of_problems
-from ssd34.datasets.classes import renamed, with_coco_names
 from ssd34.datasets.convert.convert import FORMATS, Options
 from ssd34.datasets.convert.convert import convert as run_conversion
 from ssd34.datasets.dataset import Dataset, Layout
-from ssd34.datasets.open import find_dataset, split_path
+from ssd34.datasets.open import find_dataset, renamed, split_path, with_coco_names
 from ssd34.errors import OptionError
 from ssd34.files.atomic import write_text
 from ssd34.text import counted

@@ -2,17 +2,122 @@
 
 from __future__ import annotations
 
-import click
+import json
+import shlex
+from pathlib import Path
+from typing import Any
 
-from ssd34.cli.console import warn, warn_of_problems
+import click
+from rich.console import Console
+from rich.progress import TaskID
+from rich.table import Table
+from rich.text import Text
+
+from ssd34.cli.console import PARTLY, download_bar, warn, warn_of_problems
 from ssd34.cli.data.check import check_data
 from ssd34.cli.data.convert import convert
-from ssd34.cli.data.download import download_published
-from ssd34.cli.data.info import info
 from ssd34.core.labels import LabelSet
-from ssd34.datasets.classes import with_coco_names
+from ssd34.datasets.check.statistics import statistics
 from ssd34.datasets.dataset import Dataset
-from ssd34.datasets.open import open_dataset
+from ssd34.datasets.download import PublishedData, published_data
+from ssd34.datasets.open import find_dataset, open_dataset, split_path, with_coco_names
+
+_FIELDS = ("pictures", "empty", "boxes", "crowd", "difficult", "left_out")
+
+
+@click.command(short_help="What a data set holds.")
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(*, path: str, as_json: bool) -> None:
+    """What the data set PATH holds: its format, splits, pictures, boxes and classes."""
+    source, chosen = split_path(path)
+    layout = find_dataset(source)
+    names = layout.splits if chosen is None else (chosen,)
+    datasets = {name: layout.open(name) for name in names}
+    counts = {name: _counts(dataset) for name, dataset in datasets.items()}
+    if as_json:
+        click.echo(json.dumps({"path": path, "format": layout.format, "splits": counts}, indent=1))
+    else:
+        for dataset in datasets.values():
+            warn_of_problems(dataset)
+        console = Console(highlight=False, markup=False, emoji=False)
+        console.print(f"{layout.format} data set")
+        splits = Table("split", *(field.replace("_", " ") for field in _FIELDS))
+        classes = Table("class", "id", *(f"boxes of {name or 'all'}" for name in names))
+        for column in (*splits.columns[1:], *classes.columns[1:]):
+            column.justify = "right"
+        for name, values in counts.items():
+            splits.add_row(name or "all", *(str(values[field]) for field in _FIELDS))
+        rows: dict[tuple[str, int], dict[str, int]] = {}
+        for split, values in counts.items():
+            for entry in values["classes"]:
+                rows.setdefault((entry["name"], entry["id"]), {})[split] = entry["boxes"]
+        for (name, category), boxes in rows.items():
+            classes.add_row(Text(name), str(category), *(str(boxes.get(s, "-")) for s in names))
+        console.print(splits)
+        console.print(classes)
+    if any(dataset.problems for dataset in datasets.values()):
+        raise SystemExit(PARTLY)
+
+
+def _counts(dataset: Dataset) -> dict[str, Any]:
+    """What one split holds; the JSON form of it."""
+    counted = statistics(dataset)
+    return {
+        "pictures": counted.pictures,
+        "empty": len(counted.empty),
+        "boxes": counted.boxes,
+        "crowd": counted.crowd,
+        "difficult": counted.difficult,
+        "left_out": len(dataset.problems),
+        "problems": [str(problem) for problem in dataset.problems],
+        "classes": [
+            {"name": one.name, "id": one.category_id, "boxes": one.boxes} for one in counted.classes
+        ],
+    }
+
+
+@click.command("download", short_help="Fetch a published data set.")
+@click.argument("name", metavar="coco-val2017|coco-2017")
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("coco"),
+    metavar="DIR", help="Folder for it.",
+)  # fmt: skip
+@click.option("--keep-archives", is_flag=True, help="Leave the zips in DIR/archives.")
+def download_published(*, name: str, output: Path, keep_archives: bool) -> None:
+    """Fetch COCO 2017 from its official addresses, unpacked and checked.
+
+    coco-val2017 is 1.1 GB to fetch, coco-2017 (train and val) 20.4 GB. An interrupted download goes
+    on where it stopped.
+    """
+    data = published_data(name)
+    from ssd34.datasets.download import download_data
+
+    with download_bar() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total or None)
+            # The end is checked by its SHA-256, which takes a while.
+            checking = 0 < total == done and not what.startswith("unpacking")
+            text = f"checking {what}" if checking else what
+            bar.update(tasks[what], completed=done, description=text)
+
+        download_data(data, output, keep_archives=keep_archives, progress=show)
+    for line in _next_steps(data, output):
+        click.echo(line)
+
+
+def _next_steps(data: PublishedData, folder: Path) -> list[str]:
+    """Where the annotations are, and the commands that use them."""
+    places = {split: shlex.quote(str(folder / file)) for split, file in data.splits.items()}
+    val = places["val2017"]
+    train = places.get("train2017")
+    command = f"ssd34 evaluate default --data {val}"
+    if train:
+        command = f"ssd34 train --data {train} --val {val} --output runs/coco"
+    return [*places.values(), f"next: {command}"]
 
 
 @click.group(short_help="Look at data sets, find what is wrong with them, fetch published ones.")

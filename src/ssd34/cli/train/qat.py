@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ssd34.network.rounded import FakeQuantizedSSD
     from ssd34.network.ssd import SSD
     from ssd34.network.start import Start
-    from ssd34.train.examples.training_set import TrainingSet
+    from ssd34.train.examples.example import TrainingSet
     from ssd34.train.settings.options import TrainOptions
 
 CALIBRATION_PICTURES = 200

@@ -51,7 +51,7 @@ def resumed_run(
         OptionError: the new length is not allowed.
     """
     from ssd34.network.ssd import SSD
-    from ssd34.train.examples.training_set import training_sets
+    from ssd34.train.examples.example import training_sets
     from ssd34.train.run import LAST, run_to_resume
     from ssd34.train.settings.options import TrainOptions
     from ssd34.train.settings.recipe import resume_note, resume_options

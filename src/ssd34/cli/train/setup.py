@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ssd34.files.checkpoint import Checkpoint
     from ssd34.network.ssd import SSD
     from ssd34.network.start import Start
-    from ssd34.train.examples.training_set import TrainingSet
+    from ssd34.train.examples.example import TrainingSet
     from ssd34.train.settings.options import TrainOptions
     from ssd34.train.settings.recipe import Plan, Recipe
 
@@ -141,7 +141,7 @@ def plan_run(
         DatasetError: a data set cannot be used.
         CheckpointError: there are no first weights in ``init``.
     """
-    from ssd34.train.examples.training_set import training_sets
+    from ssd34.train.examples.example import training_sets
     from ssd34.train.settings.recipe import resolved
     from ssd34.train.step import computes_bf16
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssd34.errors import require
 from ssd34.evaluate.metrics.coco import CocoMetrics
-from ssd34.files.disk import naming
+from ssd34.files.atomic import naming
 
 if TYPE_CHECKING:
     from ssd34.train.progress import Progress

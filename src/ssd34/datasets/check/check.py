@@ -18,8 +18,8 @@ from ssd34.datasets.check.statistics import (
 )
 from ssd34.datasets.dataset import Dataset, ImageStore, Kind, Problem, Sample
 from ssd34.errors import ImageError
-from ssd34.files.overlap import overlapped
 from ssd34.images.read import read_image
+from ssd34.machine import overlapped
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from ssd34.core.box_coder import CENTRE_VARIANCE, SIZE_VARIANCE
 from ssd34.core.contract import DETECTION_OUTPUTS
-from ssd34.core.default_boxes import default_boxes_cxcywh
+from ssd34.core.default_boxes import CENTRE_VARIANCE, SIZE_VARIANCE, default_boxes_cxcywh
 from ssd34.core.postprocess import Policy, promising_margin
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph.builder import GraphBuilder

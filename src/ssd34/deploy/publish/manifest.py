@@ -12,7 +12,7 @@ from ssd34.deploy.graph.ports import differences
 from ssd34.deploy.publish.checks import Check, check
 from ssd34.errors import ModelError
 from ssd34.files.atomic import sha256_of
-from ssd34.files.strict import parse_json
+from ssd34.text import parse_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,7 @@ from ssd34.deploy.publish.model_card import is_card, licence_of, model_card
 from ssd34.deploy.publish.reference_data import write_test_data
 from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError, OptionError
-from ssd34.files.atomic import sha256_of, write_bytes, write_text
-from ssd34.files.disk import naming
+from ssd34.files.atomic import naming, sha256_of, write_bytes, write_text
 from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.onnxruntime_engine import session_options
 from ssd34.runtime.session import Session

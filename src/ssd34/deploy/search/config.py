@@ -13,8 +13,8 @@ from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, QuantizeOptions
 from ssd34.deploy.search.gate import Criterion
 from ssd34.deploy.search.search import Budget
 from ssd34.errors import OptionError, require
-from ssd34.files.strict import parse_yaml
-from ssd34.runtime.saturation import int8_saturates
+from ssd34.runtime.libraries import int8_saturates
+from ssd34.text import parse_yaml
 
 MAX_CONFIG_BYTES = 1_000_000
 

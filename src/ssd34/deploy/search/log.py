@@ -11,8 +11,7 @@ from ssd34.deploy.int8.quantize import QuantizeOptions
 from ssd34.deploy.search.gate import Criterion, Trial, judged
 from ssd34.deploy.search.sensitivity import LayerCost
 from ssd34.errors import OptionError
-from ssd34.files.atomic import write_text
-from ssd34.files.disk import naming
+from ssd34.files.atomic import naming, write_text
 
 FORMAT = "ssd34-trials-1"
 LAYERS_FORMAT = "ssd34-layers-2"

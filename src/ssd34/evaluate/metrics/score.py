@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ssd34.datasets.classes import of_classes
 from ssd34.datasets.dataset import Dataset
+from ssd34.datasets.open import of_classes
 from ssd34.errors import OptionError
 from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, matched
 from ssd34.evaluate.metrics.bootstrap import Uncertainty, match, uncertainty

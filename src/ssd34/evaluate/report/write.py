@@ -10,11 +10,9 @@ from pathlib import Path
 
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import OptionError, require
-from ssd34.evaluate.analysis.analyse import analyse
-from ssd34.evaluate.analysis.pictures import best, worst
+from ssd34.evaluate.analysis.analyse import analyse, best, worst
 from ssd34.evaluate.metrics.score import Score, under
-from ssd34.evaluate.report.gallery import exhibits
-from ssd34.evaluate.report.page import DrawnPlot, Page, Provenance, html
+from ssd34.evaluate.report.page import DrawnPlot, Page, Provenance, exhibits, html
 from ssd34.evaluate.report.plots import NAMES, all_plots
 from ssd34.evaluate.report.theme import DARK, LIGHT, png
 from ssd34.evaluate.results import Results

@@ -29,8 +29,7 @@ from ssd34.text import counted
 from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.examples.augment import Augmentation
 from ssd34.train.examples.cache import start_workers_server
-from ssd34.train.examples.example import Draw, Examples, Unreadable
-from ssd34.train.examples.training_set import TrainingSet, draws_of
+from ssd34.train.examples.example import Draw, Examples, TrainingSet, Unreadable, draws_of
 from ssd34.train.out_of_memory import lacks_memory
 
 AHEAD = 3

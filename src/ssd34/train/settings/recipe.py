@@ -14,7 +14,7 @@ from typing import Any
 
 from ssd34.core.spec import rename_trunk
 from ssd34.errors import OptionError
-from ssd34.files.strict import parse_json
+from ssd34.text import parse_json
 from ssd34.train.examples.augment import Augmentation
 from ssd34.train.settings.options import DECAYS, TrainOptions, without_removed
 from ssd34.train.settings.settings import (

@@ -1,0 +1,173 @@
+"""COCO, Pascal VOC and YOLO data sets, written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
+
+from ssd34.core.labels import LabelSet
+from ssd34.datasets.coco import ANNOTATIONS, SPLIT_PREFIX
+from ssd34.datasets.convert.dropped import WrittenSplit
+from ssd34.datasets.dataset import Sample
+from ssd34.datasets.voc import ANNOTATIONS as VOC_ANNOTATIONS
+from ssd34.datasets.voc import CLASSES, SPLITS
+from ssd34.datasets.yolo import USUAL, label_name
+from ssd34.errors import require
+from ssd34.files.tree import path_of
+from ssd34.text import plain, shortest
+
+
+def coco_folder(split: str, *, divided: bool) -> str:
+    """Where the pictures of a split lie: as in COCO's own files where there are several."""
+    return split if divided else "images"
+
+
+def write_coco(folder: Path, splits: Sequence[WrittenSplit]) -> None:
+    """Write the annotation files: ``instances.json``, or ``annotations/instances_SPLIT.json``.
+
+    Boxes are written as decimals that read as the same float32.
+    """
+    divided = len(splits) > 1
+    if divided:
+        (folder / "annotations").mkdir(exist_ok=True)
+    for split in splits:
+        file = f"annotations/{SPLIT_PREFIX}{split.name}.json" if divided else ANNOTATIONS
+        pictures = PurePosixPath(coco_folder(split.name, divided=divided))
+        text = json.dumps(_values(split, pictures), ensure_ascii=False)
+        (folder / file).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _values(split: WrittenSplit, pictures: PurePosixPath) -> dict[str, Any]:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    flagged = any(picture.sample.difficult.any() for picture in split.pictures)
+    for picture in split.pictures:
+        sample = picture.sample
+        images.append(
+            {
+                "id": sample.image_id,
+                "file_name": str(PurePosixPath(picture.path).relative_to(pictures)),
+                "width": sample.width,
+                "height": sample.height,
+            }
+        )
+        rows = zip(
+            sample.boxes, sample.labels, sample.areas, sample.crowd, sample.difficult, strict=True
+        )
+        for box, label, area, crowd, difficult in rows:
+            left, top, right, bottom = map(shortest, box)
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": sample.image_id,
+                "category_id": split.labels.category_id(int(label)),
+                "bbox": [float(v) for v in (left, top, right - left, bottom - top)],
+                "area": float(area),
+                "iscrowd": int(crowd),
+            }
+            if flagged:
+                annotation["difficult"] = int(difficult)
+            annotations.append(annotation)
+    names = zip(split.labels.names, split.labels.category_ids, strict=True)
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": category, "name": name} for name, category in names],
+    }
+
+
+def write_voc(folder: Path, splits: Sequence[WrittenSplit]) -> None:
+    """Write ``Annotations``, ``ImageSets/Main`` and ``classes.txt`` beside the pictures.
+
+    Corners count from 1 and belong to the box. Where a box has fractions of pixels, so have they;
+    they read as the same float32, but for what is nearer than 1e-8 pixels to the edge.
+    """
+    (folder / VOC_ANNOTATIONS).mkdir()
+    (folder / SPLITS).mkdir(parents=True)
+    written: set[str] = set()
+    for split in splits:
+        stems = [PurePosixPath(picture.path).stem for picture in split.pictures]
+        (folder / SPLITS / path_of(f"{split.name}.txt")).write_text(_lines(stems), encoding="utf-8")
+        for stem, picture in zip(stems, split.pictures, strict=True):
+            if stem not in written:
+                tree = _annotation(picture.path, picture.sample, split.labels)
+                tree.write(folder / VOC_ANNOTATIONS / path_of(f"{stem}.xml"), encoding="utf-8")
+            written.add(stem)
+    (folder / CLASSES).write_text(_lines(splits[0].labels.names), encoding="utf-8")
+
+
+def _lines(texts: Sequence[str]) -> str:
+    return "".join(f"{text}\n" for text in texts)
+
+
+def _annotation(path: str, sample: Sample, labels: LabelSet) -> ElementTree[Element]:
+    root = Element("annotation")
+    picture = PurePosixPath(path)
+    _add(root, "folder", picture.parent.name)
+    _add(root, "filename", picture.name)
+    size = SubElement(root, "size")
+    for name, value in (("width", sample.width), ("height", sample.height), ("depth", 3)):
+        _add(size, name, str(value))
+    _add(root, "segmented", "0")
+    for box, label, ignored in zip(sample.boxes, sample.labels, sample.ignored, strict=True):
+        thing = SubElement(root, "object")
+        _add(thing, "name", labels.name(int(label)))
+        _add(thing, "pose", "Unspecified")
+        _add(thing, "truncated", "0")
+        _add(thing, "difficult", str(int(ignored)))
+        corners = SubElement(thing, "bndbox")
+        left, top, right, bottom = map(shortest, box)
+        sides = (("xmin", left + 1), ("ymin", top + 1), ("xmax", right), ("ymax", bottom))
+        for name, side in sides:
+            _add(corners, name, plain(side))
+    indent(root, "\t")
+    return ElementTree(root)
+
+
+def _add(parent: Element, name: str, text: str) -> None:
+    SubElement(parent, name).text = text
+
+
+def yolo_folder(split: str) -> str:
+    """Where the pictures of a split lie."""
+    return f"images/{split}"
+
+
+def write_yolo(folder: Path, splits: Sequence[WrittenSplit]) -> None:
+    """Write ``data.yaml`` and ``labels`` beside the pictures.
+
+    Fractions have all the digits that a double has, so that boxes read as the same float32, but
+    for what is nearer than 1e-8 pixels to the edge. Every picture gets a label file, so that one
+    without boxes is told from one whose labels got lost.
+
+    Raises:
+        MissingExtraError: PyYAML is not installed.
+    """
+    yaml = require("yaml", extra="data", why="writing a YOLO data set")
+    labels = splits[0].labels
+    for split in splits:
+        for picture in split.pictures:
+            file = folder / path_of(label_name(picture.path))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(_rows(picture.sample), encoding="ascii")
+    # Without `path`, readers take the folder of the file.
+    config = {split.name: yolo_folder(split.name) for split in splits} | {
+        "nc": len(labels),
+        "names": dict(enumerate(labels.names)),
+    }
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    (folder / USUAL[0]).write_text(text, encoding="utf-8")
+
+
+def _rows(sample: Sample) -> str:
+    rows = []
+    for box, label in zip(sample.boxes, sample.labels, strict=True):
+        left, top, right, bottom = (float(shortest(side)) for side in box)
+        fractions = (
+            (left + right) / 2 / sample.width, (top + bottom) / 2 / sample.height,
+            (right - left) / sample.width, (bottom - top) / sample.height,
+        )  # fmt: skip
+        rows.append(" ".join([str(int(label) - 1), *map(plain, fractions)]) + "\n")
+    return "".join(rows)
