@@ -27,8 +27,7 @@ def written_whole(path: Path, *, needs: int | None = None) -> Iterator[Path]:
     It lies in a hidden folder of its own beside `path`, because some libraries write through a
     temporary file of their own beside the one that they are told: a process that is killed leaves
     that folder and nothing else, and `remove_parts` removes it. Where `path` is a link, all this
-    goes for the file that it leads to. A device or a pipe is not replaced: it gets the bytes when
-    the block ends without error.
+    goes for the file that it leads to. A device or a pipe is not replaced, but written to.
 
     Args:
         path: the file.
@@ -37,31 +36,34 @@ def written_whole(path: Path, *, needs: int | None = None) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written, whatever the library in the block says of it.
     """
-    special = is_special(path)
-    target = path if special else Path(os.path.realpath(path))
+    if is_special(path):
+        with naming(path, needs=needs):
+            yield path
+        return
+    target = Path(os.path.realpath(path))
     try:
-        folder = Path(
-            tempfile.mkdtemp(
-                prefix=_beside(target.name),
-                suffix=".part",
-                dir=None if special else target.parent,
-            )
-        )
+        folder = _folder_beside(target)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     temporary = folder / path.name
     try:
         with naming(path, needs=needs, part=temporary):
             yield temporary
-            if special:
-                _pour(temporary, path)
-                return
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o666 & ~mask)
+            _set_rights(temporary, 0o666)
             temporary.replace(target)
     finally:
         shutil.rmtree(folder)
+
+
+def _folder_beside(target: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=_beside(target.name), suffix=".part", dir=target.parent))
+
+
+def _set_rights(path: Path, rights: int) -> None:
+    """As for a new file; temporary ones are their owner's alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(rights & ~mask)
 
 
 def _beside(name: str) -> str:
@@ -76,18 +78,6 @@ def is_special(path: Path) -> bool:
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
-def _pour(file: Path, special: Path) -> None:
-    try:
-        # Without O_CREAT: Linux refuses it for other users' pipes in /tmp.
-        with (
-            file.open("rb") as source,
-            os.fdopen(os.open(special, os.O_WRONLY), "wb") as sink,
-        ):
-            shutil.copyfileobj(source, sink)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(special)) from None
 
 
 def remove_parts(folder: Path, names: Iterable[str]) -> None:
@@ -109,13 +99,11 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         OSError: `path` exists and is not an empty folder, or the folder above cannot be written.
     """
     path = path.absolute()
-    temporary = Path(tempfile.mkdtemp(prefix=_beside(path.name), suffix=".part", dir=path.parent))
+    temporary = _folder_beside(path)
     try:
         with naming(path, part=temporary):
             yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o777 & ~mask)
+        _set_rights(temporary, 0o777)
         if path.exists():
             path.rmdir()
         temporary.rename(path)

@@ -1,8 +1,10 @@
-"""Detections drawn on a picture."""
+"""Boxes drawn on pictures, and pictures put together in a grid."""
 
 from __future__ import annotations
 
 import colorsys
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,8 +14,17 @@ from ssd34.images.read import Picture, picture_of
 
 _GOLDEN_RATIO = 0.618033988749895
 
+_GAP = 8
+_TEXT = 13
+_LINE = 17
+
 Colour = tuple[int, int, int]
 """Red, green, blue, 0 to 255."""
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+Words = tuple[str | Colour, str]
+"""A line of text and its colour."""
 
 
 def colour_of(label: int) -> Colour:
@@ -79,7 +90,7 @@ def labelled_box(
     *,
     colour: Colour,
     line: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: Font,
 ) -> None:
     """Draw one box with its label above it, or inside where there is no room.
 
@@ -101,3 +112,60 @@ def labelled_box(
     canvas.rectangle((x, y, x + width, y + height), fill=colour)
     ink = "black" if 299 * colour[0] + 587 * colour[1] + 114 * colour[2] > 128000 else "white"
     canvas.text((x + line + 2 - left, y + line + 1 - top), text, fill=ink, font=font)
+
+
+def grid(
+    tiles: Sequence[Image.Image],
+    captions: Sequence[Sequence[Words]] = (),
+    *,
+    head: Sequence[Sequence[Words]],
+    paper: str,
+    columns: int | None = None,
+) -> Image.Image:
+    """Tiles of one size in rows.
+
+    Args:
+        tiles: at least one.
+        captions: the lines below each tile; none: no room for them.
+        head: lines above all, each of words beside each other.
+        paper: the colour behind.
+        columns: None: as many as rows; two at least, for the head.
+    """
+    columns = max(2, columns or math.ceil(math.sqrt(len(tiles))))
+    font = ImageFont.load_default(size=_TEXT)
+    below = _LINE * max(map(len, captions), default=0)
+    width, height = tiles[0].width + _GAP, tiles[0].height + below + _GAP
+    top = _LINE * len(head) + _GAP
+    rows = math.ceil(len(tiles) / columns)
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + top), paper)
+    canvas = ImageDraw.Draw(sheet)
+    for row, words in enumerate(head):
+        x = float(_GAP)
+        for colour, text in words:
+            canvas.text((x, _GAP // 2 + row * _LINE), text, fill=colour, font=font)
+            x += font.getlength(text) + 2 * _GAP
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        left, upper = _GAP + column * width, top + row * height
+        sheet.paste(tile, (left, upper))
+        for line, (colour, text) in enumerate(captions[number] if captions else ()):
+            place = (left, upper + tile.height + line * _LINE)
+            canvas.text(place, text, fill=colour, font=font)
+    return sheet
+
+
+def wrap(text: str, width: float) -> list[str]:
+    """Lines of a caption, at most `width` pixels wide; a longer word lacks its middle."""
+    font = ImageFont.load_default(size=_TEXT)
+    lines = [""]
+    for word in "".join(c if c.isprintable() else " " for c in text).split():
+        kept, short = len(word), word
+        while kept > 2 and font.getlength(short) > width:
+            kept -= 1
+            short = f"{word[: kept // 2]}...{word[-(kept // 2) :]}"
+        longer = f"{lines[-1]} {short}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(short)
+    return lines

@@ -335,7 +335,7 @@ def test_every_kind_gets_its_share(folder, most):
     assert sheet is not None
     rows = math.ceil(min(most, 5) / 5)
     assert sheet.height > 200 * rows
-    first = np.asarray(sheet)[65 : 65 + 225, 14 : 14 + 300]
+    first = np.asarray(sheet)[42 : 42 + 225, 8 : 8 + 300]
     assert red_share(first) == 0
     assert len(np.unique(first.reshape(-1, 3), axis=0)) < 1000
 

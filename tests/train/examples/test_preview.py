@@ -82,13 +82,13 @@ def test_pictures_of_several_sizes_share_a_sheet(shapes):
     seen = preview(loader_of(open_dataset(shapes), sizes=(64, 96, 48)), TINY_LABELS, shown=12)
     assert seen.sides == (48, 96)
     assert seen.to_dict()["input_sizes"] == [48, 96]
-    assert seen.sheet.size == (4 * 308 + 8, 3 * 308 + 8 + 18)
+    assert seen.sheet.size == (4 * 308 + 8, 3 * 308 + 8 + 17)
 
 
 def test_boxes_are_drawn_where_the_objects_are(shapes):
     dataset = with_boxes(open_dataset(shapes), [(0.25, 0.25, 0.75, 0.75)])
     seen = preview(loader_of(dataset), TINY_LABELS, shown=1)
-    pixels = np.asarray(seen.sheet)[26:326, 8:308]
+    pixels = np.asarray(seen.sheet)[25:325, 8:308]
     green = (pixels == (48, 209, 88)).all(axis=2)
     # The middle of the right and lower sides; the label covers a part of the others.
     assert green[150:220, 224:226].all()

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ssd34.datasets.check.check import Finding
 from ssd34.datasets.dataset import Dataset, Kind, Sample
 from ssd34.errors import ImageError
+from ssd34.images.draw import Words, grid, wrap
 from ssd34.images.read import read_image
 
 Box = tuple[float, float, float, float]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _COLUMNS = 5
 _VIEW = (300, 225)
 """Width and height of the place for a picture, in pixels of the sheet."""
 _CAPTION_LINES = 5
-_LINE = 17
-_TEXT = 13
-_GAP = 14
 _BEYOND = 0.5
 """How much beyond the picture is shown for boxes that lead out, in its sides."""
 _RING = 14
 """Radius of what points at a box that is too small to be seen."""
 
-_PAPER, _CARD, _EDGE, _VOID = "#eceef2", "#ffffff", "#c9ced6", "#dfe3e9"
+_PAPER, _VOID = "#eceef2", "#dfe3e9"
 _INK, _GREY, _RED, _OTHER = "#1b1f27", "#5b6472", "#d92d20", "#1f6feb"
 
 
@@ -67,25 +63,17 @@ def contact_sheet(findings: Sequence[Finding], *, most: int) -> Image.Image | No
     if not tiles:
         return None
     shown = _share(tiles, most)
-    columns = min(_COLUMNS, max(2, len(shown)))
-    rows = math.ceil(len(shown) / columns)
-    width, height = _VIEW[0] + _GAP, _VIEW[1] + (_CAPTION_LINES + 1) * _LINE + _GAP
-    title = ImageFont.load_default(size=20)
-    head = 3 * _LINE + _GAP
-    sheet = Image.new("RGB", (columns * width + _GAP, head + rows * height + _GAP), _PAPER)
-    canvas = ImageDraw.Draw(sheet)
-    text = f"{len(shown)} of {len(tiles)} suspicious pictures"
+    title = f"{len(shown)} of {len(tiles)} suspicious pictures"
     if alone := sum(finding.sample is None for finding in findings):
-        text += f"; findings without a picture: {alone}"
-    canvas.text((_GAP, _GAP), text, fill=_INK, font=title)
-    legend = ImageFont.load_default(size=_TEXT)
-    canvas.text((_GAP, _GAP + 28), "red: in question", fill=_RED, font=legend)
-    canvas.text((_GAP + 112, _GAP + 28), "blue: other boxes", fill=_OTHER, font=legend)
+        title += f"; findings without a picture: {alone}"
     several = len({finding.dataset.name for finding in findings}) > 1
-    for k, tile in enumerate(shown):
-        row, column = divmod(k, columns)
-        sheet.paste(_card(tile, several=several), (_GAP + column * width, head + row * height))
-    return sheet
+    return grid(
+        [_picture(tile) for tile in shown],
+        [_caption(tile, several=several) for tile in shown],
+        head=([(_INK, title)], [(_RED, "red: in question"), (_OTHER, "blue: other boxes")]),
+        columns=min(_COLUMNS, len(shown)),
+        paper=_PAPER,
+    )
 
 
 def _tiles(findings: Iterable[Finding]) -> list[_Tile]:
@@ -114,39 +102,34 @@ def _share(tiles: list[_Tile], most: int) -> list[_Tile]:
     return [tile for kind in order for tile in queues[kind][: taken[kind]]]
 
 
-def _card(tile: _Tile, *, several: bool) -> Image.Image:
-    """A picture with its caption; where there are several data sets, with the name of its own."""
-    height = _VIEW[1] + (_CAPTION_LINES + 1) * _LINE
-    card = Image.new("RGB", (_VIEW[0], height), _CARD)
+def _picture(tile: _Tile) -> Image.Image:
+    """A picture, beside the one of which it is a twin."""
     twin = next((finding.twin for finding in tile.findings if finding.twin), None)
     if twin is None:
-        card.paste(_view(tile.dataset, tile.sample, tile.boxes, _VIEW), (0, 0))
-    else:
-        half = ((_VIEW[0] - 2) // 2, _VIEW[1])
-        card.paste(_view(*twin, [], half), (0, 0))
-        card.paste(_view(tile.dataset, tile.sample, tile.boxes, half), (_VIEW[0] - half[0], 0))
-    canvas = ImageDraw.Draw(card)
-    canvas.rectangle((0, 0, card.width - 1, card.height - 1), outline=_EDGE)
-    font = ImageFont.load_default(size=_TEXT)
-    width, y = _VIEW[0] - 16, _VIEW[1] + 6
+        return _view(tile.dataset, tile.sample, tile.boxes, _VIEW)
+    both = Image.new("RGB", _VIEW, _PAPER)
+    half = ((_VIEW[0] - 2) // 2, _VIEW[1])
+    both.paste(_view(*twin, [], half), (0, 0))
+    both.paste(_view(tile.dataset, tile.sample, tile.boxes, half), (_VIEW[0] - half[0], 0))
+    return both
+
+
+def _caption(tile: _Tile, *, several: bool) -> list[Words]:
+    """What is wrong with a picture; where there are several data sets, with the name of its own."""
     name = tile.sample.file_name
     if several:
         name += f" in {Path(tile.dataset.name).name}"
-    name = _shortened(_printable(name), font, width)
     reasons = tile.findings[0].problem.reason
     if len(tile.findings) > 1:
         reasons += f" (and {len(tile.findings) - 1} more)"
-    lines = [
-        (_RED, _shortened(", ".join(tile.kinds), font, width)),
-        (_INK, name),
-        *((_GREY, line) for line in _wrapped(_printable(reasons), font, width)),
+    lines: list[Words] = [
+        (colour, line)
+        for colour, text in ((_RED, ", ".join(tile.kinds)), (_INK, name), (_GREY, reasons))
+        for line in wrap(text, _VIEW[0])
     ]
     if len(lines) > _CAPTION_LINES:
-        lines[_CAPTION_LINES - 1] = (_GREY, "...")
-    for colour, line in lines[:_CAPTION_LINES]:
-        canvas.text((8, y), line, fill=colour, font=font)
-        y += _LINE
-    return card
+        lines[_CAPTION_LINES - 1 :] = [(_GREY, "...")]
+    return lines
 
 
 def _view(
@@ -161,10 +144,7 @@ def _view(
     try:
         pixels = read_image(dataset.images.read_bytes(sample.file_name))
     except ImageError:
-        text = "cannot be shown"
-        font = ImageFont.load_default(size=_TEXT)
-        x = (room[0] - font.getlength(text)) / 2
-        canvas.text((x, room[1] / 2 - _LINE), text, fill=_GREY, font=font)
+        canvas.text((room[0] / 2, room[1] / 2), "cannot be shown", fill=_GREY, anchor="mm")
         return view
     height, width = pixels.shape[:2]
     # Annotations may be made for a picture of another size.
@@ -224,28 +204,3 @@ def _mark(canvas: ImageDraw.ImageDraw, box: Box, room: tuple[int, int]) -> None:
 def _box(values: list[float]) -> Box:
     left, top, right, bottom = values
     return left, top, right, bottom
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _shortened(text: str, font: Font, width: float) -> str:
-    """With its middle left out if it is too long."""
-    if font.getlength(text) <= width:
-        return text
-    kept = len(text)
-    while kept > 2 and font.getlength(f"{text[: kept // 2]}...{text[-(kept // 2) :]}") > width:
-        kept -= 1
-    return f"{text[: kept // 2]}...{text[-(kept // 2) :]}"
-
-
-def _wrapped(text: str, font: Font, width: float) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = _shortened(longer, font, width)
-        else:
-            lines.append(_shortened(word, font, width))
-    return lines

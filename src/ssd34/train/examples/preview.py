@@ -17,6 +17,7 @@ from ssd34.core.boxes import cxcywh_from_xyxy, pairwise_iou, xyxy_from_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Problem
 from ssd34.errors import TrainingError
+from ssd34.images.draw import grid, labelled_box
 from ssd34.train.examples.example import Made, Unreadable
 from ssd34.train.examples.loader import Loader
 from ssd34.train.examples.matcher import MATCH_IOU
@@ -30,9 +31,9 @@ COUNTED = 300
 
 MOST = 100
 
-_GAP = 8
-_CAPTION = 18
-_MATCHED, _OBJECT, _FORCED, _IGNORED = "#ffd60a", "#30d158", "#ff453a", "#8e8e93"
+_PAPER = "#1c1c1e"
+_MATCHED, _OBJECT = (255, 214, 10), (48, 209, 88)
+_FORCED, _IGNORED = (255, 69, 58), (142, 142, 147)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +121,14 @@ def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
             tiles.append(_tile(made, corners, learned, alone, labels, side=max(300, sides[0])))
     if not tiles:
         raise TrainingError(f"no picture could be read; the first: {problems[0]}")
+    legend = [
+        (_OBJECT, "object, and how many default boxes learn it"),
+        (_FORCED, "at most one learns it" if adaptive else "none overlaps it by 0.5"),
+        (_MATCHED, "those default boxes"),
+        (_IGNORED, "ignored"),
+    ]
     return Preview(
-        sheet=_sheet(tiles, "at most one learns it" if adaptive else "none overlaps it by 0.5"),
+        sheet=grid(tiles, head=[legend], paper=_PAPER),
         pictures=len(sides),
         sides=(min(sides), max(sides)),
         rows=_rows(np.concatenate(sizes), np.concatenate(forced), np.concatenate(learners)),
@@ -182,35 +189,6 @@ def _tile(
         made.boxes, made.labels, forced, learned.sum(axis=1), strict=True
     ):
         colour = _FORCED if alone else _OBJECT
-        left, top, right, bottom = (box * side).tolist()
-        canvas.rectangle((left, top, right, bottom), outline=colour, width=2)
         text = f"{labels.name(int(label))} {count}"
-        place = canvas.textbbox((left + 3, max(0.0, top - 14)), text, font=font)
-        canvas.rectangle(place, fill=colour)
-        canvas.text((left + 3, max(0.0, top - 14)), text, fill="black", font=font)
+        labelled_box(canvas, (box * side).tolist(), text, colour=colour, line=2, font=font)
     return picture
-
-
-def _sheet(tiles: list[Image.Image], forced: str) -> Image.Image:
-    """Tiles of one size, and what the colours mean; `forced`: what one of them does."""
-    side = tiles[0].width
-    columns = math.ceil(math.sqrt(len(tiles)))
-    rows = math.ceil(len(tiles) / columns)
-    step = side + _GAP
-    sheet = Image.new(
-        "RGB", (max(2, columns) * step + _GAP, rows * step + _GAP + _CAPTION), "#1c1c1e"
-    )
-    canvas = ImageDraw.Draw(sheet)
-    font, x = ImageFont.load_default(size=13), float(_GAP)
-    for colour, text in (
-        (_OBJECT, "object, and how many default boxes learn it"),
-        (_FORCED, forced),
-        (_MATCHED, "those default boxes"),
-        (_IGNORED, "ignored"),
-    ):
-        canvas.text((x, 4), text, fill=colour, font=font)
-        x += canvas.textlength(text, font=font) + 16
-    for number, tile in enumerate(tiles):
-        row, column = divmod(number, columns)
-        sheet.paste(tile, (_GAP + column * step, _CAPTION + _GAP + row * step))
-    return sheet
