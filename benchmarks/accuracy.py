@@ -26,17 +26,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssd34.cli.data.group import opened
+from ssd34.cli.data.group import open_warned
 from ssd34.cli.train.setup import classes, start_from, weighted
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Picked, postprocess
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
 from ssd34.datasets.dataset import Dataset
-from ssd34.datasets.open import of_classes
+from ssd34.datasets.open import select_classes
 from ssd34.evaluate.evaluator import detect_all
 from ssd34.evaluate.metrics.bootstrap import match
-from ssd34.evaluate.metrics.coco import CocoMetrics, coco_metrics
+from ssd34.evaluate.metrics.coco import CocoMetrics, measure_coco
 from ssd34.evaluate.metrics.comparison import compare
 from ssd34.evaluate.results import Results, read_results, write_results
 from ssd34.files.checkpoint import read_checkpoint
@@ -205,7 +205,7 @@ def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> di
     for weights, arrays in (("last step", last_step), ("averaged", saved.weights)):
         load_weights(network, arrays, source=weights)
         results = detected(network, labels, validation, plan.options)
-        found[weights] = {n: numbers(coco_metrics(validation, r)) for n, r in results.items()}
+        found[weights] = {n: numbers(measure_coco(validation, r)) for n, r in results.items()}
     write_results(folder / DETECTIONS, results["all"])
     steps = [event for event in read(folder / HISTORY) if event["event"] == "step"]
     batch = plan.options.batch_size
@@ -228,8 +228,8 @@ def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> di
 
 def load(path: str, options: argparse.Namespace) -> Dataset:
     """A data set, with the classes that count."""
-    dataset = opened(path, quiet=True)
-    return of_classes(dataset, VOC_CLASSES) if options.classes == "voc" else dataset
+    dataset = open_warned(path, quiet=True)
+    return select_classes(dataset, VOC_CLASSES) if options.classes == "voc" else dataset
 
 
 def _speed(marks: list[tuple[int, float]], batch: int) -> float | None:

@@ -24,8 +24,8 @@ from ssd34 import Detector
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset
 from ssd34.evaluate.evaluator import detect_all, stages_of
-from ssd34.evaluate.metrics.bootstrap import match, uncertainty
-from ssd34.evaluate.metrics.coco import coco_metrics, ground_truth
+from ssd34.evaluate.metrics.bootstrap import estimate_uncertainty, match
+from ssd34.evaluate.metrics.coco import build_ground_truth, measure_coco
 from ssd34.evaluate.results import Results, read_results
 from ssd34.files.atomic import write_text
 
@@ -91,11 +91,11 @@ def repeated(dataset: Dataset, results: Results, *, pictures: int) -> tuple[Data
 def metric(dataset: Dataset, results: Results, *, pictures: int) -> dict[str, Any]:
     """The metric alone by both libraries, and the intervals."""
     many, found = repeated(dataset, results, pictures=pictures)
-    ours, our_time = timed(lambda: coco_metrics(many, found))
-    truth, listed = ground_truth(many), list(found)
+    ours, our_time = timed(lambda: measure_coco(many, found))
+    truth, listed = build_ground_truth(many), list(found)
     theirs, their_time = timed(lambda: pycocotools(truth, listed))
     matches, match_time = timed(lambda: match(many, found))
-    _, draw_time = timed(lambda: uncertainty(matches, resamples=1000))
+    _, draw_time = timed(lambda: estimate_uncertainty(matches, resamples=1000))
     numbers = [-1 if value is None else value for value in ours.summary.values()]
     return {
         "pictures": len(many),
@@ -166,7 +166,7 @@ def memory(model: str, dataset: Dataset, *, pictures: int) -> dict[str, Any]:
             file = folder / "images" / sample.file_name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(dataset.images.read_bytes(sample.file_name))
-        (folder / "instances.json").write_text(json.dumps(ground_truth(many)))
+        (folder / "instances.json").write_text(json.dumps(build_ground_truth(many)))
         report, detections = folder / "report.json", folder / "detections.json"
         started = time.perf_counter()
         process = subprocess.Popen(

@@ -9,7 +9,7 @@ import pytest
 from ssd34.benchmark.loadgen_run import loadgen_values
 from ssd34.benchmark.report import report_values
 from ssd34.benchmark.run import Plan, Report, Result, benchmark
-from ssd34.benchmark.worker import StageTimes, Worker, drawn_picture, staged_times
+from ssd34.benchmark.worker import StageTimes, Worker, draw_picture, measure_stages
 from ssd34.core.detections import Detections
 from ssd34.core.labels import COCO_LABELS
 from ssd34.errors import ImageError, ModelError, OptionError
@@ -57,7 +57,7 @@ def test_stages_are_where_the_time_goes(kind, request, monkeypatch):
     monkeypatch.setattr(detector, "prepare", clock.during(detector.prepare, 0.25))
     picked = clock.during(Detections.from_picked, 0.125)
     monkeypatch.setattr("ssd34.runtime.detector.Detections.from_picked", picked)
-    stages = staged_times(detector, PICTURES[0])
+    stages = measure_stages(detector, PICTURES[0])
     assert stages == StageTimes(preprocess=250, network=500, tail=125)
     assert detector.session.engine is engine
 
@@ -141,9 +141,9 @@ def test_fixed_batches_of_another_size(tiny_model):
 
 
 def test_the_drawn_picture_is_always_the_same():
-    pixels = Detector.read(drawn_picture())
+    pixels = Detector.read(draw_picture())
     assert pixels.shape == (480, 640, 3) and pixels.std() > 30
-    assert drawn_picture() == drawn_picture()
+    assert draw_picture() == draw_picture()
 
 
 # --- the whole run --------------------------------------------------------------------------

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from ssd34.benchmark.loadgen import LoadgenOptions, parsed_summary, run_loadgen
+from ssd34.benchmark.loadgen import LoadgenOptions, parse_summary, run_loadgen
 from ssd34.errors import MissingExtraError, ModelError, OptionError
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES
@@ -30,7 +30,7 @@ No warnings encountered during test.
 
 
 def test_summary():
-    assert parsed_summary(SUMMARY) == {
+    assert parse_summary(SUMMARY) == {
         "SUT name": "PySUT",
         "Samples per second": 1.84509,
         "Result is": "INVALID",
@@ -40,7 +40,7 @@ def test_summary():
         "target_latency (ns)": 0,
         "99.90 percentile latency (ns)": 1000281582,
     }
-    assert parsed_summary("") == {}
+    assert parse_summary("") == {}
 
 
 @pytest.fixture

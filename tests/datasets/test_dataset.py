@@ -16,7 +16,7 @@ from PIL import Image
 
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.datasets.dataset import Dataset, Problem, Sample
-from ssd34.datasets.open import of_classes, open_dataset
+from ssd34.datasets.open import open_dataset, select_classes
 from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.files import tree as files_module
 from ssd34.files.tree import FolderFiles, ZipFiles
@@ -330,7 +330,7 @@ def test_labels_in_names_the_unknown_class():
 def test_of_classes_keeps_pictures_and_renumbers_boxes():
     samples = (sample_of("a.png", labels=(1, 3, 2, 3)), sample_of("b.png", labels=(2,)))
     data = Dataset("set", TINY_LABELS, samples, FolderFiles(Path()), (Problem("x", "y"),))
-    kept = of_classes(data, ["cross", "square"])
+    kept = select_classes(data, ["cross", "square"])
     assert kept.labels == LabelSet(("square", "cross"), (3, 11))
     first, second = kept.samples
     assert first.labels.tolist() == [1, 2, 2]
@@ -346,12 +346,12 @@ def test_of_classes_keeps_pictures_and_renumbers_boxes():
 def test_of_classes_with_an_unknown_name():
     data = Dataset("set", TINY_LABELS, (sample_of("a.png"),), FolderFiles(Path()))
     with pytest.raises(OptionError, match=r"disk.*disc"):
-        of_classes(data, ["disk"])
+        select_classes(data, ["disk"])
 
 
 def test_of_classes_takes_a_name_given_twice_once():
     data = Dataset("set", TINY_LABELS, (sample_of("a.png"),), FolderFiles(Path()))
-    assert of_classes(data, ["disc", "disc"]).labels.names == ("disc",)
+    assert select_classes(data, ["disc", "disc"]).labels.names == ("disc",)
 
 
 def test_data_set_survives_pickling_for_loader_processes(tmp_path):

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from ssd34.datasets.open import of_classes
+from ssd34.datasets.open import select_classes
 from ssd34.errors import DatasetError
-from ssd34.evaluate.results import Results, coverage_gap, read_results, write_results
+from ssd34.evaluate.results import Results, find_coverage_gap, read_results, write_results
 from tests.support.coco_oracle import data_of, random_case
 
 GOOD = {"image_id": 11, "category_id": 3, "bbox": [1, 2.5, 3, 4], "score": 0.5}
@@ -47,7 +47,7 @@ def test_joined_keeps_the_order():
 
 def test_within_leaves_out_other_pictures_and_classes():
     values, listed = random_case(3)
-    dataset = of_classes(data_of(values), ["disc"])
+    dataset = select_classes(data_of(values), ["disc"])
     expected = [result for result in listed if result["category_id"] == 7]
     assert 0 < len(expected) < len(listed)
     assert list(Results.of(listed).within(dataset)) == expected
@@ -164,6 +164,6 @@ def test_a_gap_at_the_end_is_noticed(data):
     def found_in(chosen):
         return Results.of([{**GOOD, "image_id": int(i)} for i in chosen])
 
-    assert coverage_gap(found_in(ids[:2]), data) == len(ids) - 2
-    assert coverage_gap(found_in(ids[[-1]]), data) == 0
-    assert coverage_gap(found_in([]), data) == 0
+    assert find_coverage_gap(found_in(ids[:2]), data) == len(ids) - 2
+    assert find_coverage_gap(found_in(ids[[-1]]), data) == 0
+    assert find_coverage_gap(found_in([]), data) == 0

@@ -10,10 +10,16 @@ from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.datasets.dataset import Problem
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError
-from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, matched
+from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, match_detections
 from ssd34.evaluate.evaluator import evaluate_detector
-from ssd34.evaluate.metrics.score import PRECISION_AT, precisions
-from ssd34.evaluate.score_fit import FEWEST_RIGHT, Scored, fit_offset, halves, look_at_scores
+from ssd34.evaluate.metrics.score import PRECISION_AT, measure_precisions
+from ssd34.evaluate.score_fit import (
+    FEWEST_RIGHT,
+    Scored,
+    fit_offset,
+    look_at_scores,
+    split_in_halves,
+)
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session
 
@@ -67,14 +73,14 @@ def test_scores_that_no_offset_mends():
 
 def test_halves_share_nothing_and_are_drawn_by_the_seed(shapes):
     dataset = open_dataset(str(shapes))
-    first, second = halves(dataset, seed=3)
+    first, second = split_in_halves(dataset, seed=3)
     names = [[sample.file_name for sample in half.samples] for half in (first, second)]
     assert sorted(names[0] + names[1]) == sorted(s.file_name for s in dataset.samples)
     assert [len(n) for n in names] == [6, 6]
-    assert names[0] == [s.file_name for s in halves(dataset, seed=3)[0].samples]
-    assert names[0] != [s.file_name for s in halves(dataset, seed=4)[0].samples]
+    assert names[0] == [s.file_name for s in split_in_halves(dataset, seed=3)[0].samples]
+    assert names[0] != [s.file_name for s in split_in_halves(dataset, seed=4)[0].samples]
     with pytest.raises(DatasetError, match="1 picture"):
-        halves(dataclasses.replace(dataset, samples=dataset.samples[:1]), seed=0)
+        split_in_halves(dataclasses.replace(dataset, samples=dataset.samples[:1]), seed=0)
 
 
 def test_what_a_network_says_is_what_evaluate_says(tiny_raw_model, found_shapes):
@@ -88,9 +94,9 @@ def test_what_a_network_says_is_what_evaluate_says(tiny_raw_model, found_shapes)
     assert done == list(range(1, len(dataset) + 1))
     metrics, results = evaluate_detector(detector, dataset)
     assert before.score.metrics.summary == metrics.summary
-    assert before.score.precisions == precisions(dataset, results)
+    assert before.score.precisions == measure_precisions(dataset, results)
     assert after.score.metrics.summary != metrics.summary
-    _, found = matched(dataset, results)
+    _, found = match_detections(dataset, results)
     counts = found.status != NOT_COUNTED
     assert len(scored.right) == counts.sum() > 0
     assert scored.right.sum() == (found.status == FOUND).sum() > 0
@@ -147,11 +153,11 @@ def test_precision_counts_by_hand(shapes):
                 "score": (0.2, 0.3, 0.5, 0.8)[k % 4],
             }
             rows += [one, {**one, "bbox": [0, 0, 1, 1], "score": 0.4}]
-    told = precisions(dataset, Results.of(rows))
+    told = measure_precisions(dataset, Results.of(rows))
     assert [p.score for p in told] == list(PRECISION_AT)
     for precision in told:
         above = [row for row in rows if row["score"] >= precision.score]
         right = [row for row in above if row["bbox"] != [0, 0, 1, 1]]
         assert (precision.right, precision.detections) == (len(right), len(above))
         assert precision.precision == pytest.approx(len(right) / len(above))
-    assert [p.precision for p in precisions(dataset, Results.of([]))] == [None] * 3
+    assert [p.precision for p in measure_precisions(dataset, Results.of([]))] == [None] * 3

@@ -8,7 +8,7 @@ import ssd34
 from ssd34.core.detections import Detections
 from ssd34.core.labels import LabelSet
 from ssd34.errors import ImageError
-from ssd34.images.draw import colour_of, dashed_box, draw
+from ssd34.images.draw import colour_of, draw, draw_dashed_box
 
 GREY = 128
 
@@ -164,7 +164,7 @@ def test_neighbouring_labels_have_distant_bright_colours():
 
 def test_dashes_follow_the_outline_and_leave_gaps():
     picture = Image.fromarray(grey())
-    dashed_box(ImageDraw.Draw(picture), (20, 40, 90, 80), colour=(255, 0, 0), line=1)
+    draw_dashed_box(ImageDraw.Draw(picture), (20, 40, 90, 80), colour=(255, 0, 0), line=1)
     red = (np.asarray(picture) == (255, 0, 0)).all(axis=2)
     for side in (red[40, 20:91], red[80, 20:91], red[40:81, 20], red[40:81, 90]):
         assert 0.4 < side.mean() < 0.8

@@ -19,11 +19,10 @@ from ssd34.images.read import (
     MAX_PIXELS,
     SUFFIXES,
     LargeImageError,
-    image_size,
-    opened,
+    open_picture,
     read_image,
+    read_image_size,
     read_picture,
-    rgb_array,
     rgb_picture,
 )
 
@@ -313,7 +312,7 @@ def test_the_size_from_the_header_is_that_of_the_picture_read(form, orientation)
     exif[ORIENTATION] = orientation
     data = encoded(Image.fromarray(corners()), form, exif=exif)
     height, width, _ = read_image(data).shape
-    assert image_size(io.BytesIO(data)) == (width, height)
+    assert read_image_size(io.BytesIO(data)) == (width, height)
 
 
 def behind_the_pixels(data, kind):
@@ -335,7 +334,7 @@ def test_the_size_of_a_png_with_exif_behind_its_pixels(orientation):
     exif[ORIENTATION] = orientation
     data = behind_the_pixels(encoded(Image.fromarray(corners()), "PNG", exif=exif), b"eXIf")
     height, width, _ = read_image(data).shape
-    assert image_size(io.BytesIO(data)) == (width, height)
+    assert read_image_size(io.BytesIO(data)) == (width, height)
 
 
 def test_the_size_is_read_without_the_pixels(monkeypatch):
@@ -346,22 +345,22 @@ def test_the_size_is_read_without_the_pixels(monkeypatch):
     for module in ("PngImagePlugin.PngImageFile", "ImageFile.ImageFile"):
         monkeypatch.setattr(f"PIL.{module}.load", load)
     for one in data:
-        assert image_size(io.BytesIO(one)) == corners().shape[1::-1]
+        assert read_image_size(io.BytesIO(one)) == corners().shape[1::-1]
 
 
 def test_the_size_of_too_many_pixels():
     data = encoded(Image.new("1", (200, 100)), "PNG")
-    assert image_size(io.BytesIO(data), max_pixels=20_000) == (200, 100)
+    assert read_image_size(io.BytesIO(data), max_pixels=20_000) == (200, 100)
     with pytest.raises(
         LargeImageError, match="a: 200 x 100 pixels are more than the limit of 19999"
     ):
-        image_size(io.BytesIO(data), "a", max_pixels=19_999)
+        read_image_size(io.BytesIO(data), "a", max_pixels=19_999)
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
 def test_the_size_of_what_is_no_picture(data):
     with pytest.raises(ImageError):
-        image_size(io.BytesIO(data))
+        read_image_size(io.BytesIO(data))
 
 
 def test_orientation_of_an_open_pillow_image_is_applied():
@@ -369,7 +368,7 @@ def test_orientation_of_an_open_pillow_image_is_applied():
     exif[ORIENTATION] = 6
     data = encoded(Image.fromarray(stored(corners(), 6)), "PNG", exif=exif)
     with Image.open(io.BytesIO(data)) as picture:
-        np.testing.assert_array_equal(rgb_array(picture), corners())
+        np.testing.assert_array_equal(rgb_picture(picture), corners())
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -406,7 +405,7 @@ def test_other_malformed_exif_does_not_keep_a_picture_from_being_turned(
         with Image.open(io.BytesIO(data)) as check, pytest.raises((TypeError, struct.error)):
             ImageOps.exif_transpose(check)
     np.testing.assert_allclose(read_image(data).astype(int), seen, atol=8)
-    assert image_size(io.BytesIO(data)) == (seen.shape[1], seen.shape[0])
+    assert read_image_size(io.BytesIO(data)) == (seen.shape[1], seen.shape[0])
     picture = read_picture(data)
     assert rgb_picture(picture) is picture  # not turned again
 
@@ -440,9 +439,9 @@ def test_threads_leave_the_filters_of_warnings_as_they_were():
     """Two threads that leave in the order in which they came, not in the reverse one."""
     data = encoded(Image.fromarray(noise()), "PNG")
     before = list(warnings.filters)
-    first = opened(data)
+    first = open_picture(data)
     first.__enter__()
-    second = opened(data)
+    second = open_picture(data)
     second.__enter__()
     first.__exit__(None, None, None)
     assert warnings.filters != before
@@ -543,7 +542,7 @@ def test_damaged_bytes_give_a_picture_or_an_image_error(form):
 def test_truncated_pillow_image_is_an_image_error():
     data = encoded(Image.fromarray(noise(64, 64)), "JPEG")
     with Image.open(io.BytesIO(data[: len(data) // 2])) as picture, pytest.raises(ImageError):
-        rgb_array(picture)
+        rgb_picture(picture)
 
 
 # --- size limit -----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from PIL import Image
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.errors import ImageError
 from ssd34.images.read import read_image, rgb_picture
-from ssd34.images.reduced import FACTORS, read_reduced, read_square, stretched
+from ssd34.images.reduced import FACTORS, read_reduced, read_square, stretch
 from tests.conftest import EXAMPLES
 
 ORIENTATION = 0x0112
@@ -91,7 +91,7 @@ def test_an_edge_within_the_last_scaled_pixel_stays_where_it_is():
 
 def test_decoded_pictures():
     picture = rgb_picture(Image.open(io.BytesIO(encoded("coffee", (1000, 700), "PNG"))))
-    found = differences(stretched(picture, SIDE), resize(picture, SIDE))
+    found = differences(stretch(picture, SIDE), resize(picture, SIDE))
     assert found.mean() <= MEAN_DIFFERENCE and found.max() <= LARGEST_DIFFERENCE
     assert picture.size == (1000, 700)
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ssd34.errors import ImageError
-from ssd34.images.read import image_size, read_image, rgb_array
+from ssd34.images.read import read_image, read_image_size, rgb_picture
 from ssd34.images.reduced import read_square
 from tests.images.test_image_io import encoded, png_chunk
 
@@ -265,10 +265,10 @@ def test_what_cannot_be_read_rightly_is_refused(name, tmp_path):
         with pytest.raises(ImageError, match="convert"):
             read_image(source)
     with file.open("rb") as stream, pytest.raises(ImageError, match="scene"):
-        image_size(stream, "scene")
+        read_image_size(stream, "scene")
 
 
 def test_signed_samples_of_an_open_picture_are_refused(tmp_path):
     (tmp_path / "a.tif").write_bytes(UNKNOWN["i2 <"])
     with Image.open(tmp_path / "a.tif") as image, pytest.raises(ImageError):
-        rgb_array(image)
+        rgb_picture(image)

@@ -20,7 +20,7 @@ from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
 from ssd34.errors import MissingExtraError, ModelError, OptionError
 from ssd34.images.read import read_image
 from ssd34.runtime import openvino_engine
-from ssd34.runtime.engine import ENGINES, failure
+from ssd34.runtime.engine import ENGINES, describe_failure
 from ssd34.runtime.engine_choice import open_engine
 from ssd34.runtime.session import Session
 from ssd34.zoo.names import model_path
@@ -145,10 +145,10 @@ def test_a_file_that_loads_and_fails_in_its_runs(failing_model):
 
 def test_a_failure_says_what_the_engine_said_first():
     error = RuntimeError("\n Exception from core.cpp:\n its\treason\nand more")
-    found = failure(Path("a.onnx"), "openvino", error)
+    found = describe_failure(Path("a.onnx"), "openvino", error)
     assert "engine openvino failed to run it (its reason);" in found
-    assert "(ValueError)" in failure(Path("a.onnx"), "openvino", ValueError())
-    assert len(failure(Path("a.onnx"), "openvino", ValueError("long" * 999))) < 350
+    assert "(ValueError)" in describe_failure(Path("a.onnx"), "openvino", ValueError())
+    assert len(describe_failure(Path("a.onnx"), "openvino", ValueError("long" * 999))) < 350
 
 
 @both

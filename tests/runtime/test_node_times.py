@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssd34.core.preprocess import preprocess
-from ssd34.runtime.node_times import NodeTime, share_of_tail, tail_share
+from ssd34.runtime.node_times import NodeTime, measure_tail_share, share_of_tail
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
@@ -32,7 +32,7 @@ def test_share_of_tail(nodes, share):
 @pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=needs_openvino)])
 def test_the_engines_own_profiles(engine, tiny_model, tiny_raw_model):
     tensor = preprocess(np.zeros((64, 64, 3), np.uint8), 64)
-    share = tail_share(tiny_model, engine, tensor, threads=1)
-    raw = tail_share(tiny_raw_model, engine, tensor, threads=1)
+    share = measure_tail_share(tiny_model, engine, tensor, threads=1)
+    raw = measure_tail_share(tiny_raw_model, engine, tensor, threads=1)
     assert share is not None and raw is not None
     assert 0 <= raw < share < 1

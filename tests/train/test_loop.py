@@ -12,7 +12,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import MLPERF, ZOO, postprocess
 from ssd34.core.spec import named_spec
 from ssd34.datasets.dataset import Problem
-from ssd34.datasets.open import of_classes, open_dataset
+from ssd34.datasets.open import open_dataset, select_classes
 from ssd34.errors import CheckpointError, DatasetError, OptionError, TrainingError
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD
@@ -188,7 +188,7 @@ def test_classes_that_no_set_labels_are_taught_as_background(shapes):
     dataset = open_dataset(shapes)
     [alone] = training_sets([(dataset, 1.0)], wider)
     assert alone.labelled.tolist() == [True] * 5
-    only_discs = of_classes(dataset, ["disc"])
+    only_discs = select_classes(dataset, ["disc"])
     first, second = training_sets([(dataset, 1.0), (only_discs, 1.0)], wider)
     assert first.labelled.tolist() == [True] * 5
     assert second.labelled.tolist() == [True, False, True, False, True]

@@ -23,7 +23,7 @@ from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
 from ssd34.errors import CheckpointError, DatasetError, ModelError
-from ssd34.evaluate.score_fit import halves
+from ssd34.evaluate.score_fit import split_in_halves
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.workflows.calibrate import CalibrateOptions, calibrate_scores
@@ -172,7 +172,7 @@ def test_broken_calibrations_are_errors(calibrated, tiny_checkpoint, tmp_path):
 
 
 def test_the_whole_step(tiny_checkpoint, found_shapes):
-    fit, held_out = halves(open_dataset(str(found_shapes)), seed=0)
+    fit, held_out = split_in_halves(open_dataset(str(found_shapes)), seed=0)
     done: list[int] = []
     found = calibrate_scores(
         tiny_checkpoint, fit, held_out, CalibrateOptions(policy=ZOO), progress=done.append
@@ -191,7 +191,7 @@ def test_the_whole_step(tiny_checkpoint, found_shapes):
 
 
 def test_nothing_right_is_an_error(tiny_checkpoint, shapes):
-    fit, held_out = halves(open_dataset(str(shapes)), seed=0)
+    fit, held_out = split_in_halves(open_dataset(str(shapes)), seed=0)
     empty = dataclasses.replace(
         fit, samples=tuple(s.of(np.zeros(len(s.boxes), bool)) for s in fit.samples)
     )

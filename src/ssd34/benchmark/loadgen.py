@@ -61,7 +61,7 @@ def run_loadgen(
         folder: exists; gets LoadGen's logs.
 
     Returns:
-        LoadGen's summary, see `parsed_summary`, and under "settings" what it was asked for.
+        LoadGen's summary, see `parse_summary`, and under "settings" what it was asked for.
 
     Raises:
         MissingExtraError: LoadGen is not installed.
@@ -128,10 +128,10 @@ def run_loadgen(
         text = (folder / SUMMARY).read_text(encoding="utf-8", errors="replace")
     except OSError:
         raise ModelError(f"{folder}: LoadGen wrote no {SUMMARY}; is the disk full?") from None
-    return {"settings": asdict(options), **parsed_summary(text)}
+    return {"settings": asdict(options), **parse_summary(text)}
 
 
-def parsed_summary(text: str) -> dict[str, Any]:
+def parse_summary(text: str) -> dict[str, Any]:
     """The lines "name : value" of LoadGen's summary, numbers as numbers, durations in the unit
     that the name says."""
     values: dict[str, Any] = {}

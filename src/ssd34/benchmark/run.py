@@ -13,7 +13,7 @@ from ssd34.errors import ModelError, OptionError
 from ssd34.images.read import read_image
 from ssd34.machine import Cpu, this_cpu
 from ssd34.runtime.engine import DEFAULT_ENGINE
-from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM, interleaved
+from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM, run_interleaved
 from ssd34.text import counted
 from ssd34.zoo.names import model_path
 
@@ -342,7 +342,7 @@ def _turns(
 
         return run_if_measured
 
-    interleaved(
+    run_interleaved(
         {str(number): guarded(*pair) for number, pair in enumerate(pairs)},
         rounds=plan.rounds,
         warm_up=plan.warm_up,

@@ -29,7 +29,7 @@ from ssd34.images.read import Picture, read_image
 from ssd34.machine import peak_memory
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector
 from ssd34.runtime.engine_choice import int8_way
-from ssd34.runtime.node_times import tail_share
+from ssd34.runtime.node_times import measure_tail_share
 from ssd34.runtime.session import Session
 from ssd34.zoo.names import model_path
 
@@ -53,7 +53,7 @@ class StageTimes(NamedTuple):
     tail: float
 
 
-def staged_times(detector: Detector, picture: Picture) -> StageTimes:
+def measure_stages(detector: Detector, picture: Picture) -> StageTimes:
     """Where the time of one `Detector.detect` goes."""
     times = [time.perf_counter()]
     prepared = detector.prepare(picture)
@@ -165,7 +165,7 @@ class _Model:
         session = Session(model_path(model), threads=threads, engine=engine, streams=streams)
         loading = time.perf_counter() - started
         self._files = [Path(p) for p in pictures]
-        self._pictures = [Path(p).read_bytes() for p in pictures] or [drawn_picture()]
+        self._pictures = [Path(p).read_bytes() for p in pictures] or [draw_picture()]
         self._detector = Detector(session)
         return {
             "model_sha256": sha256_of(session.path),
@@ -180,7 +180,7 @@ class _Model:
 
     def detect(self, *, number: int) -> list[float]:
         """One picture; the milliseconds of its `StageTimes`."""
-        return list(staged_times(self._detector, self._picture(number)))
+        return list(measure_stages(self._detector, self._picture(number)))
 
     def many(self, *, first: int, count: int, workers: int) -> float:
         """So many pictures from number `first` on, `workers` at once; milliseconds."""
@@ -213,10 +213,12 @@ class _Model:
         return peak_memory()
 
     def tail_share(self) -> float | None:
-        """See `tail_share`; loads the file a second time."""
+        """See `measure_tail_share`; loads the file a second time."""
         session = self._detector.session
         tensor = session.input_for(self._detector.read(self._picture(0)))
-        return tail_share(session.path, session.engine.name, tensor, threads=session.threads)
+        return measure_tail_share(
+            session.path, session.engine.name, tensor, threads=session.threads
+        )
 
     def named(self, error: ImageError) -> ImageError:
         """The error with the name of the file: pictures are decoded from memory, many at once."""
@@ -231,7 +233,7 @@ class _Model:
         return self._pictures[number % len(self._pictures)]
 
 
-def drawn_picture() -> bytes:
+def draw_picture() -> bytes:
     """A JPEG of 640 x 480 pixels for those who give none: smooth noise, nothing to find."""
     coarse = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
     stream = io.BytesIO()

@@ -43,30 +43,19 @@ class Rate(ProgressColumn):
 
 def progress_bar() -> Progress:
     """A bar with count, speed and time left on stderr; silent where nobody watches."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-        console=errors,
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    )
+    return _bar(MofNCompleteColumn(), Rate())
 
 
 def download_bar() -> Progress:
     """A bar with bytes, speed and time left on stderr; silent where nobody watches."""
+    return _bar(DownloadColumn(), TransferSpeedColumn())
+
+
+def _bar(*columns: ProgressColumn) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    )
+        TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn(),
+        console=errors, disable=not sys.stderr.isatty(), transient=True,
+    )  # fmt: skip
 
 
 def warn(message: str) -> None:

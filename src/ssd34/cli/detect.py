@@ -21,7 +21,7 @@ from ssd34.core.postprocess import POLICIES, ZOO
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
 from ssd34.errors import ImageError, OptionError
 from ssd34.files.atomic import write_text, written_whole
-from ssd34.images.read import MAX_PIXELS, LargeImageError, read_picture, reopenable
+from ssd34.images.read import MAX_PIXELS, LargeImageError, make_reopenable, read_picture
 from ssd34.images.sources import PictureFile, find_pictures
 from ssd34.machine import overlapped
 from ssd34.runtime.detector import DEFAULT_SCORE
@@ -126,7 +126,7 @@ def detect(
         try:
             if save is None:
                 return detector.prepare(picture.path, max_pixels=max_pixels), None
-            source = reopenable(picture.path)
+            source = make_reopenable(picture.path)
             image = read_picture(source, max_pixels=max_pixels)
             # The fast way is not that of the whole picture, which is only drawn on.
             seen = source if preprocessing == FAST else image

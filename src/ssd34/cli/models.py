@@ -21,8 +21,6 @@ from ssd34.zoo.names import cache_path, is_cached
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ssd34.files.download import PublishedFile
-
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

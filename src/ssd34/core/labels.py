@@ -117,7 +117,7 @@ COCO_LABELS = LabelSet(
 """The 80 classes of COCO 2017 with their official sparse category ids."""
 
 
-def numbered(names: Iterable[str]) -> LabelSet:
+def number_classes(names: Iterable[str]) -> LabelSet:
     """Category ids for classes that come without: COCO's where all are COCO's, else 1..N.
 
     Raises:

@@ -34,11 +34,7 @@ class ScoreCalibration:
 
     def __post_init__(self) -> None:
         value = self.background_offset
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
+        if type(value) not in (int, float) or not math.isfinite(value):
             raise OptionError(f"expected a finite background_offset, got {value!r}")
 
     def apply(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -53,9 +49,8 @@ class ScoreCalibration:
 
     def unfold(self, bias: NDArray[np.float32], *, channels: int) -> NDArray[np.float32]:
         """The inverse of `fold`, up to rounding."""
-        return ScoreCalibration(background_offset=-self.background_offset).fold(
-            bias, channels=channels
-        )
+        negative = ScoreCalibration(background_offset=-self.background_offset)
+        return negative.fold(bias, channels=channels)
 
     def to_json(self) -> str:
         """The form in files' metadata."""

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ssd34.datasets.dataset import Kind, Problem, Sample
+from ssd34.core.labels import LabelSet
+from ssd34.datasets.dataset import NO_PICTURES, Dataset, ImageStore, Kind, Problem, Sample
+from ssd34.errors import DatasetError
 from ssd34.files.tree import Files, numbers_of
-from ssd34.images.read import image_size
+from ssd34.images.read import read_image_size
 
 EDGE = 1.0
 """Pixels by which a box may reach over the edge unremarked: tools round differently."""
@@ -64,6 +66,20 @@ class Findings:
     problems: list[Problem] = field(default_factory=list)
     remarks: list[Problem] = field(default_factory=list)
 
+    def dataset(
+        self, name: str, labels: LabelSet, samples: Sequence[Sample], images: ImageStore, *, of: int
+    ) -> Dataset:
+        """The samples as a data set; `of`: how many pictures the files name.
+
+        Raises:
+            DatasetError: there is no sample.
+        """
+        if not samples:
+            first = f"first problem: {self.problems[0]}" if self.problems else NO_PICTURES
+            raise DatasetError(f"{name}: no usable picture among {of}; {first}")
+        found = (tuple(self.problems), tuple(self.remarks))
+        return Dataset(name, labels, tuple(samples), images, *found)
+
 
 class SampleBuilder:
     """Collects the boxes of a picture; unusable ones are reported and left out."""
@@ -80,11 +96,7 @@ class SampleBuilder:
         self.width = width
         self.height = height
         self.findings = findings
-        self._boxes: list[Box] = []
-        self._labels: list[int] = []
-        self._areas: list[float] = []
-        self._crowd: list[bool] = []
-        self._difficult: list[bool] = []
+        self._rows: list[tuple[Box, int, float, bool, bool]] = []
 
     def wrong(
         self, kind: Kind, reason: str, *, place: str = "", box: Box | None = None,
@@ -154,11 +166,8 @@ class SampleBuilder:
                     reason = f"{name} {value!r:.40} of box {shown}: expected 0 or 1; 0 is taken"
                     self.wrong(Kind.VALUE, reason, place=place, box=box, kept=True)
                 flags.append(bool(flag))
-            self._boxes.append(cut)
-            self._labels.append(label)
-            self._areas.append(given if usable else own)
-            self._crowd.append(flags[0])
-            self._difficult.append(flags[1])
+            crowd, difficult = flags
+            self._rows.append((cut, label, given if usable else own, crowd, difficult))
             over = max(abs(a - b) for a, b in zip(box, cut, strict=True))
             if over > EDGE:
                 reason = f"box {shown} reaches {over:.1f} pixels over the edge"
@@ -169,16 +178,19 @@ class SampleBuilder:
 
     def sample(self, image_id: int) -> Sample:
         """What has been collected."""
+        boxes, labels, areas, crowd, difficult = (
+            zip(*self._rows, strict=True) if self._rows else ((),) * 5
+        )
         return Sample(
             file_name=self.file_name,
             image_id=image_id,
             width=self.width,
             height=self.height,
-            boxes=np.array(self._boxes, np.float32).reshape(-1, 4),
-            labels=np.array(self._labels, np.int64),
-            areas=np.array(self._areas, np.float64),
-            crowd=np.array(self._crowd, np.bool_),
-            difficult=np.array(self._difficult, np.bool_),
+            boxes=np.array(boxes, np.float32).reshape(-1, 4),
+            labels=np.array(labels, np.int64),
+            areas=np.array(areas, np.float64),
+            crowd=np.array(crowd, np.bool_),
+            difficult=np.array(difficult, np.bool_),
         )
 
 
@@ -189,10 +201,10 @@ def size_of(files: Files, name: str) -> tuple[int, int]:
         ImageError: missing or not a picture.
     """
     with files.opened(name) as stream:
-        return image_size(stream, name)
+        return read_image_size(stream, name)
 
 
-def with_ids(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+def number_samples(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     """Samples of a format without picture numbers, with `numbers_of` their files."""
     ids = numbers_of([sample.file_name for sample in samples])
     return tuple(

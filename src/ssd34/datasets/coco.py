@@ -22,7 +22,6 @@ from typing import Any
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.builder import Findings, SampleBuilder, whole_of
 from ssd34.datasets.dataset import (
-    NO_PICTURES,
     WHOLE,
     Dataset,
     ImageStore,
@@ -83,7 +82,7 @@ def _split_of(file: str) -> str:
     return split if suffix == ".json" and split != stem else ""
 
 
-def coco_file(file: Path, name: str, *, pictures: Path | None = None) -> Layout:
+def open_coco_file(file: Path, name: str, *, pictures: Path | None = None) -> Layout:
     """One annotation file, its pictures in a folder or where they usually are beside it."""
 
     def read(_: str) -> Dataset:
@@ -172,9 +171,8 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
             reason = f"size {width} x {height} is empty"
             problems.append(Problem(file_name, reason, Kind.BROKEN_ENTRY))
         elif not images.exists(file_name):
-            lost = isinstance(images, FolderFiles) and images.is_lost_link(file_name)
             reason = "the picture is missing"
-            if lost:
+            if isinstance(images, FolderFiles) and images.is_lost_link(file_name):
                 reason = "the picture is a link that leads out of the folder or to nothing"
             problems.append(Problem(file_name, reason, Kind.MISSING))
         else:
@@ -195,15 +193,12 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
         elif image_id not in seen:
             what = f"annotations of image id {image_id}, which is not listed"
             problems.append(Problem(name, f"{len(annotations)} {what}", Kind.ORPHAN))
-    if not samples:
-        if isinstance(images, FolderFiles) and images.leads_out:
-            raise DatasetError(
-                f"{name}: {images.root} leads out of the data set's folder, which is not followed; "
-                "give the annotations as FILE.json@FOLDER with the folder that it leads to"
-            )
-        first = f"first problem: {problems[0]}" if problems else NO_PICTURES
-        raise DatasetError(f"{name}: no usable picture among {len(values['images'])}; {first}")
-    return Dataset(name, labels, tuple(samples), images, tuple(problems), tuple(found.remarks))
+    if not samples and isinstance(images, FolderFiles) and images.leads_out:
+        raise DatasetError(
+            f"{name}: {images.root} leads out of the data set's folder, which is not followed; "
+            "give the annotations as FILE.json@FOLDER with the folder that it leads to"
+        )
+    return found.dataset(name, labels, samples, images, of=len(values["images"]))
 
 
 def _shared_ids(images: list[Any]) -> set[int]:
@@ -287,7 +282,7 @@ class _NoPictures(ImageStore):
         raise ImageError(f"{file_name}: only the annotations were opened")
 
 
-def annotations_alone(file: Path) -> Dataset:
+def read_annotations_alone(file: Path) -> Dataset:
     """A COCO annotation file whose pictures need not be there, for what only looks at boxes.
 
     Raises:

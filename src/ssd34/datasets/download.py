@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,12 @@ Progress = Callable[[str, int, int], None]
 """Called with what is done, and of it the bytes done and the bytes in all."""
 
 
-def _silent(_what: str, _done: int, _total: int) -> None:
-    pass
-
-
 def download_data(
     data: PublishedData,
     folder: Path,
     *,
     keep_archives: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = lambda _what, _done, _total: None,
     timeout: float = TIMEOUT,
     attempts: int = ATTEMPTS,
     pause: float = PAUSE,
@@ -73,16 +68,12 @@ def download_data(
             target = archives / file.name
             download(
                 file.urls, target, size=file.size, sha256=file.sha256,
-                progress=partial(_told, progress, file.name, total=file.size),
+                progress=lambda done, file=file: progress(file.name, done, file.size),  # type: ignore[misc]
                 timeout=timeout, attempts=attempts, pause=pause,
             )  # fmt: skip
             _unpack(archive, missing, folder, progress)
             if not keep_archives:
                 target.unlink()
-
-
-def _told(progress: Progress, what: str, done: int, *, total: int) -> None:
-    progress(what, done, total)
 
 
 def _unpack(archive: Archive, missing: list[str], folder: Path, progress: Progress) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssd34.core.labels import COCO_LABELS, LabelSet, numbered
+from ssd34.core.labels import COCO_LABELS, LabelSet, number_classes
 from ssd34.datasets import coco, voc, yolo
 from ssd34.datasets.dataset import Dataset, Layout
 from ssd34.datasets.voc import COCO_NAMES
@@ -92,7 +92,7 @@ def find_dataset(path: str | Path) -> Layout:
             raise DatasetError(f"{file}: no such data set; expected {FORMS}")
         if not Path(after).is_dir():
             raise DatasetError(f"{after}: no such folder of pictures for {file}")
-        return coco.coco_file(file, text, pictures=Path(after))
+        return coco.open_coco_file(file, text, pictures=Path(after))
     source = Path(text)
     if not os.path.exists(source):
         raise DatasetError(f"{source}: no such data set; expected {FORMS}")
@@ -104,9 +104,9 @@ def find_dataset(path: str | Path) -> Layout:
         except BROKEN_ZIP as error:
             raise DatasetError(f"{source}: broken archive ({error}); fetch it again") from None
     if source.suffix.lower() == ".json":
-        return coco.coco_file(source, text)
+        return coco.open_coco_file(source, text)
     if source.suffix.lower() in yolo.SUFFIXES:
-        return yolo.yolo_file(FolderFiles(source.parent), source.name, text)
+        return yolo.open_yolo_file(FolderFiles(source.parent), source.name, text)
     raise DatasetError(f"{source}: not a zip, a folder, a .json or a .yaml; expected {FORMS}")
 
 
@@ -125,7 +125,7 @@ def _search(files: Files, name: str) -> Layout:
     raise DatasetError(f"{name}: holds no data set that is known; expected {FORMS}")
 
 
-def of_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
+def select_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     """The same pictures with only some classes' boxes.
 
     Raises:
@@ -145,7 +145,7 @@ def of_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     return dataclasses.replace(dataset, labels=labels, samples=tuple(samples))
 
 
-def renamed(dataset: Dataset, names: Mapping[str, str], *, own_ids: bool = False) -> Dataset:
+def rename_classes(dataset: Dataset, names: Mapping[str, str], *, own_ids: bool = False) -> Dataset:
     """The same data set with other class names. Classes that get the same name become one.
 
     Category ids become COCO's if all names are COCO's then; else they stay.
@@ -165,13 +165,16 @@ def renamed(dataset: Dataset, names: Mapping[str, str], *, own_ids: bool = False
     for name, category in zip(new, dataset.labels.category_ids, strict=True):
         ids.setdefault(name, category)
     coco = not own_ids and set(ids) <= set(COCO_LABELS.names)
-    labels = numbered(ids) if coco else LabelSet(tuple(ids), tuple(ids.values()))
+    labels = number_classes(ids) if coco else LabelSet(tuple(ids), tuple(ids.values()))
     table = np.array([0, *(labels.label(name) for name in new)], np.int64)
     samples = (dataclasses.replace(s, labels=table[s.labels]) for s in dataset.samples)
     return dataclasses.replace(dataset, labels=labels, samples=tuple(samples))
 
 
-def with_coco_names(dataset: Dataset, *, own_ids: bool = False) -> Dataset:
-    """The same data set, the classes that VOC calls otherwise under COCO's names; see `renamed`."""
+def use_coco_names(dataset: Dataset, *, own_ids: bool = False) -> Dataset:
+    """The same data set, the classes that VOC calls otherwise under COCO's names.
+
+    See `rename_classes`.
+    """
     names = {old: new for old, new in COCO_NAMES.items() if old in dataset.labels.names}
-    return renamed(dataset, names, own_ids=own_ids)
+    return rename_classes(dataset, names, own_ids=own_ids)

@@ -16,9 +16,9 @@ from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from ssd34.core.labels import LabelSet, numbered
-from ssd34.datasets.builder import Findings, SampleBuilder, size_of, with_ids
-from ssd34.datasets.dataset import NO_PICTURES, WHOLE, Dataset, Kind, Layout, Problem, Sample
+from ssd34.core.labels import LabelSet, number_classes
+from ssd34.datasets.builder import Findings, SampleBuilder, number_samples, size_of
+from ssd34.datasets.dataset import WHOLE, Dataset, Kind, Layout, Problem, Sample
 from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.files.tree import Files, read_annotations, read_lines
 from ssd34.images.read import SUFFIXES
@@ -147,9 +147,9 @@ def _classes(files: Files, name: str, named: Sequence[str], xml_files: Sequence[
     try:
         if files.exists(CLASSES):
             lines = read_lines(files, CLASSES, limit=MAX_XML_BYTES)
-            return numbered(line.strip() for line in lines if line.strip())
+            return number_classes(line.strip() for line in lines if line.strip())
         found = set(named) or _occurring(files, xml_files)
-        return numbered(NAMES if found <= set(NAMES) else sorted(found))
+        return number_classes(NAMES if found <= set(NAMES) else sorted(found))
     except OptionError as error:
         raise DatasetError(f"{name}: {error}") from None
 
@@ -212,12 +212,7 @@ def _read(files: Files, places: _Places, split: str, name: str, labels: LabelSet
     ]
     samples = [sample for sample in samples if sample.file_name not in twice]
     title = _title(name, split)
-    if not samples:
-        first = f"first problem: {found.problems[0]}" if found.problems else NO_PICTURES
-        raise DatasetError(f"{title}: no usable picture among {len(entries)}; {first}")
-    return Dataset(
-        title, labels, with_ids(samples), pictures, tuple(found.problems), tuple(found.remarks)
-    )
+    return found.dataset(title, labels, number_samples(samples), pictures, of=len(entries))
 
 
 def _stem(files: Files, places: _Places, line: str) -> str:

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ssd34.core.labels import LabelSet, numbered
-from ssd34.datasets.builder import Findings, SampleBuilder, size_of, with_ids
+from ssd34.core.labels import LabelSet, number_classes
+from ssd34.datasets.builder import Findings, SampleBuilder, number_samples, size_of
 from ssd34.datasets.dataset import Dataset, Kind, Layout, Problem, Sample
 from ssd34.errors import DatasetError, ImageError, OptionError, require
 from ssd34.files.tree import Files, normal, read_annotations, read_lines
@@ -40,10 +40,10 @@ def find_yolo(files: Files, name: str) -> Layout | None:
     """A YOLO data set in a folder or zip, if that is what it is."""
     here = [n for n in files.names() if n.lower().endswith(SUFFIXES)]
     file = next((n for n in USUAL if n in here), here[0] if len(here) == 1 else None)
-    return yolo_file(files, file, name) if file else None
+    return open_yolo_file(files, file, name) if file else None
 
 
-def yolo_file(files: Files, file: str, name: str) -> Layout:
+def open_yolo_file(files: Files, file: str, name: str) -> Layout:
     """The data set that a .yaml describes.
 
     Args:
@@ -114,18 +114,8 @@ def _read(files: Files, config: YoloConfig, split: str, title: str) -> Dataset:
         for place, row in rows:
             _add_row(builder, row, place, config)
         samples.append(builder.sample(0))
-    if not samples:
-        raise DatasetError(
-            f"{title}: no usable picture among {len(pictures)}; first problem: {found.problems[0]}"
-        )
-    return Dataset(
-        title,
-        config.labels,
-        with_ids(samples),
-        files.below(base),
-        tuple(found.problems),
-        tuple(found.remarks),
-    )
+    numbered = number_samples(samples)
+    return found.dataset(title, config.labels, numbered, files.below(base), of=len(pictures))
 
 
 def _pictures(files: Files, place: str, found: Findings) -> list[str]:
@@ -263,7 +253,7 @@ def read_config(files: Files, file: str) -> YoloConfig:
         raise DatasetError(f"{file}: names no pictures; expected one of {', '.join(SPLITS)}")
     names = _names(values["names"], file)
     try:
-        labels = numbered(names.values())
+        labels = number_classes(names.values())
     except OptionError as error:
         raise DatasetError(f"{file}: {error}") from None
     root = values.get("path", "")

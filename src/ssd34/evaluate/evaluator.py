@@ -19,7 +19,7 @@ from ssd34.core.postprocess import Picked, Policy, pick, softmax
 from ssd34.core.preprocess import FAST
 from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.errors import ImageError
-from ssd34.evaluate.metrics.coco import CocoMetrics, categories_of, coco_metrics
+from ssd34.evaluate.metrics.coco import CocoMetrics, categories_of, measure_coco
 from ssd34.evaluate.results import Results, coco_results
 from ssd34.machine import overlapped
 from ssd34.runtime.detector import Detector
@@ -198,7 +198,7 @@ def evaluate(
             problem(found.problem)
         progress(done)
     results = Results.joined(parts)
-    return coco_metrics(dataset, results), results
+    return measure_coco(dataset, results), results
 
 
 def evaluate_detector(

@@ -87,38 +87,31 @@ def partial_file(
         OptionError: without `resume`, there is one already; with it, it is of another evaluation
             or damaged; or another process writes it.
     """
-    with file_locked(path), _opened(path, identity, dataset, resume=resume) as partial:
-        yield partial
-
-
-@contextmanager
-def _opened(
-    path: Path, identity: Mapping[str, Any], dataset: Dataset, *, resume: bool
-) -> Iterator[Partial]:
     head = json.dumps({"file": FORMAT, **identity}).encode() + b"\n"
-    if resume and path.exists():
-        found, length = _read(path, identity, dataset, head)
-        file = path.open("ab")
-        file.truncate(length)
-        if not length:
+    with file_locked(path):
+        if resume and path.exists():
+            found, length = _read(path, identity, dataset, head)
+            file = path.open("ab")
+            file.truncate(length)
+            if not length:
+                file.write(head)
+        else:
+            try:
+                file = path.open("xb")
+            except FileExistsError:
+                raise OptionError(
+                    f"{path}: left by an interrupted evaluation; go on with --resume, or delete it"
+                ) from None
+            found = ()
             file.write(head)
-    else:
         try:
-            file = path.open("xb")
-        except FileExistsError:
-            raise OptionError(
-                f"{path}: left by an interrupted evaluation; go on with --resume, or delete it"
-            ) from None
-        found = ()
-        file.write(head)
-    try:
-        with naming(path):
-            file.flush()
-        yield Partial(path, file, found)
-    finally:
-        with naming(path):
-            file.close()
-    path.unlink()
+            with naming(path):
+                file.flush()
+            yield Partial(path, file, found)
+        finally:
+            with naming(path):
+                file.close()
+        path.unlink()
 
 
 def _read(

@@ -8,7 +8,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, overload
@@ -60,12 +60,11 @@ class Results(Sequence[Result]):
         kept = [part for part in parts if len(part)]
         if not kept:
             return cls.of([])
-        return cls(
-            np.concatenate([part.image_ids for part in kept]),
-            np.concatenate([part.category_ids for part in kept]),
-            np.concatenate([part.boxes_xywh for part in kept]),
-            np.concatenate([part.scores for part in kept]),
-        )
+        return cls(*map(np.concatenate, zip(*(part._columns for part in kept), strict=True)))
+
+    @property
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        return self.image_ids, self.category_ids, self.boxes_xywh, self.scores
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -76,7 +75,7 @@ class Results(Sequence[Result]):
     def __getitem__(self, index: slice) -> Results: ...
     def __getitem__(self, index: int | slice) -> Result | Results:
         if isinstance(index, slice):
-            return self._at(index)
+            return Results(*(column[index] for column in self._columns))
         return Result(
             image_id=int(self.image_ids[index]),
             category_id=int(self.category_ids[index]),
@@ -86,7 +85,7 @@ class Results(Sequence[Result]):
 
     def where(self, mask: NDArray[np.bool_]) -> Results:
         """Only those for which (N,) `mask` holds."""
-        return self._at(mask)
+        return Results(*(column[mask] for column in self._columns))
 
     def within(self, dataset: Dataset) -> Results:
         """Only those of a data set's pictures and classes."""
@@ -100,25 +99,13 @@ class Results(Sequence[Result]):
         Args:
             new: by the present ones.
         """
-        return Results(
-            np.array([new[image_id] for image_id in self.image_ids.tolist()], np.int64),
-            self.category_ids,
-            self.boxes_xywh,
-            self.scores,
-        )
+        ids = np.array([new[image_id] for image_id in self.image_ids.tolist()], np.int64)
+        return replace(self, image_ids=ids)
 
     def as_array(self) -> NDArray[np.float64]:
         """(N, 7) float64: image id, x, y, width, height, score, category id; pycocotools' form."""
         columns = (self.image_ids, *self.boxes_xywh.T, self.scores, self.category_ids)
         return np.stack([column.astype(np.float64) for column in columns], axis=1)
-
-    def _at(self, index: slice | NDArray[np.bool_]) -> Results:
-        return Results(
-            self.image_ids[index],
-            self.category_ids[index],
-            self.boxes_xywh[index],
-            self.scores[index],
-        )
 
 
 def coco_results(picked: Picked, *, sample: Sample, categories: NDArray[np.int64]) -> Results:
@@ -297,7 +284,7 @@ def _first(ids: set[int]) -> str:
     return ", ".join(map(str, ordered[:3])) + (f" ... {ordered[-1]}" if len(ordered) > 3 else "")
 
 
-def coverage_gap(results: Results, dataset: Dataset) -> int:
+def find_coverage_gap(results: Results, dataset: Dataset) -> int:
     """How many pictures at the end of a data set have no detections, where that is so of more
     than a tenth: the detections were then probably made on fewer pictures. Else 0."""
     found = set(results.image_ids.tolist())

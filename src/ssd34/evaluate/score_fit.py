@@ -21,7 +21,7 @@ from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.errors import DatasetError
 from ssd34.evaluate.analysis.curves import Calibration, measure_calibration
-from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, matched
+from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, match_detections
 from ssd34.evaluate.evaluator import detect_all, stages_of
 from ssd34.evaluate.metrics.coco import categories_of
 from ssd34.evaluate.metrics.score import Score, ScoreOptions, score
@@ -61,6 +61,16 @@ class Scored:
         scores = self.scores / (1 + self.backgrounds * math.expm1(offset))
         wrong = np.log1p(-np.minimum(scores, 1 - 1e-12))
         return float(-np.where(self.right, np.log(scores), wrong).mean())
+
+    def to_dict(self, offset: float) -> dict[str, Any]:
+        """A JSON-ready form, with the error before and after an offset."""
+        return {
+            "detections": len(self.right),
+            "right": int(self.right.sum()),
+            "from_score": FLOOR,
+            "error_before": self.error(0.0),
+            "error_after": self.error(offset),
+        }
 
 
 def fit_offset(scored: Scored, *, name: str) -> ScoreCalibration:
@@ -114,6 +124,14 @@ class Measured:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
         return {**self.score.to_dict(), "calibration": dataclasses.asdict(self.curve)}
+
+    @classmethod
+    def of(cls, dataset: Dataset, results: Results) -> Measured:
+        """What detections in a data set's pictures are worth."""
+        evaluation, _ = match_detections(dataset, results)
+        return cls(
+            score(dataset, results, ScoreOptions(resamples=0)), measure_calibration(evaluation)
+        )
 
 
 def look_at_scores(
@@ -170,25 +188,17 @@ def look_at_scores(
         raise DatasetError(f"{dataset.name}: none of its pictures can be read; check their files")
     seen = dataclasses.replace(dataset, samples=tuple(readable))
     first, *others = (Results.joined(each) for each in zip(*parts, strict=True))
-    _, found_first = matched(seen, first)
+    _, found_first = match_detections(seen, first)
     counts = found_first.status != NOT_COUNTED
-    return (
-        Scored(
-            scores=first.scores[counts],
-            backgrounds=np.concatenate(backgrounds)[counts].astype(np.float64),
-            right=found_first.status[counts] == FOUND,
-        ),
-        tuple(
-            Measured(
-                score(seen, results, ScoreOptions(resamples=0)),
-                measure_calibration(matched(seen, results)[0]),
-            )
-            for results in others
-        ),
+    scored = Scored(
+        scores=first.scores[counts],
+        backgrounds=np.concatenate(backgrounds)[counts].astype(np.float64),
+        right=found_first.status[counts] == FOUND,
     )
+    return scored, tuple(Measured.of(seen, results) for results in others)
 
 
-def halves(dataset: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
+def split_in_halves(dataset: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
     """Two halves of a data set by chance, each in the data set's order.
 
     Raises:
@@ -201,9 +211,9 @@ def halves(dataset: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
         )
     order = np.random.default_rng(seed).permutation(len(dataset))
     first, second = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
-    return chosen(dataset, first), chosen(dataset, second)
+    return choose_samples(dataset, first), choose_samples(dataset, second)
 
 
-def chosen(dataset: Dataset, indices: NDArray[np.int64]) -> Dataset:
+def choose_samples(dataset: Dataset, indices: NDArray[np.int64]) -> Dataset:
     """Only some pictures of a data set; indices: (N,) int64."""
     return dataclasses.replace(dataset, samples=tuple(dataset.samples[i] for i in indices))

@@ -29,17 +29,13 @@ PAUSE = 1.0
 _LONGEST_ANSWER = 200
 
 
-def _silent(_have: int) -> None:
-    pass
-
-
 def download(
     urls: Sequence[str],
     target: Path,
     *,
     size: int,
     sha256: str,
-    progress: Callable[[int], None] = _silent,
+    progress: Callable[[int], None] = lambda _have: None,
     timeout: float = TIMEOUT,
     attempts: int = ATTEMPTS,
     pause: float = PAUSE,

@@ -54,11 +54,13 @@ def draw(image: Picture, detections: Detections) -> Image.Image:
     font = ImageFont.load_default(size=max(10, round(side / 28)))
     for found in reversed(list(detections)):
         text = f"{found.name} {found.score:.0%}"
-        labelled_box(canvas, found.box, text, colour=colour_of(found.label), line=line, font=font)
+        draw_labelled_box(
+            canvas, found.box, text, colour=colour_of(found.label), line=line, font=font
+        )
     return picture
 
 
-def dashed_box(
+def draw_dashed_box(
     canvas: ImageDraw.ImageDraw,
     box: tuple[float, float, float, float],
     *,
@@ -83,7 +85,7 @@ def dashed_box(
             canvas.line((x, y, x, min(y + dash, bottom)), fill=colour, width=line)
 
 
-def labelled_box(
+def draw_labelled_box(
     canvas: ImageDraw.ImageDraw,
     box: tuple[float, float, float, float],
     text: str,

@@ -83,40 +83,32 @@ def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray
         ImageError: missing, unreadable, truncated, too large, or with samples whose white is not
             known; one line with the remedy.
     """
-    with opened(source, max_pixels=max_pixels) as image:
-        return np.asarray(upright(image))
+    with open_picture(source, max_pixels=max_pixels) as image:
+        return np.asarray(decode_upright(image))
 
 
 def read_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """`read_image` as a Pillow image of mode RGB: spares a copy where Pillow goes on with it."""
-    with opened(source, max_pixels=max_pixels) as image:
-        return upright(image)
-
-
-def rgb_array(image: Image.Image) -> NDArray[np.uint8]:
-    """A Pillow image of any mode as (H, W, 3) uint8 RGB, its EXIF orientation applied.
-
-    Raises:
-        ImageError: it is lazily read from a file that is broken.
-    """
-    return np.asarray(rgb_picture(image))
+    with open_picture(source, max_pixels=max_pixels) as image:
+        return decode_upright(image)
 
 
 def rgb_picture(image: Image.Image) -> Image.Image:
-    """`rgb_array` as a Pillow image; the same one if there is nothing to do.
+    """A Pillow image of any mode as one of mode RGB, its EXIF orientation applied; the same one if
+    there is nothing to do.
 
     Raises:
         ImageError: it is lazily read from a file that is broken.
     """
     _check_samples(image, "the picture")
     try:
-        return upright(image)
+        return decode_upright(image)
     except _BROKEN as error:
         raise _broken("the picture", error) from None
 
 
 @contextmanager
-def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def open_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """A picture file with its header read and nothing decoded.
 
     Raises:
@@ -124,7 +116,7 @@ def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Im
     """
     what = "the picture" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes):
-        source = reopenable(source)
+        source = make_reopenable(source)
     try:
         with _quiet, _open(source) as image:
             _check_pixels(image, what, max_pixels)
@@ -136,7 +128,7 @@ def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Im
         raise _broken(what, error) from None
 
 
-def reopenable(source: Path) -> Path | bytes:
+def make_reopenable(source: Path) -> Path | bytes:
     """A file, or what comes out of a pipe, in which a picture's reader could not go back.
 
     Raises:
@@ -157,7 +149,7 @@ def reopenable(source: Path) -> Path | bytes:
     return data
 
 
-def image_size(
+def read_image_size(
     stream: BinaryIO, name: str = "the picture", *, max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int]:
     """Width and height that `read_image` gives a picture, without decoding its pixels, unless it
@@ -263,10 +255,10 @@ def _broken(what: str, error: Exception) -> ImageError:
     return ImageError(f"{what}: broken or truncated picture ({reason}); replace it")
 
 
-def upright(image: Image.Image) -> Image.Image:
+def decode_upright(image: Image.Image) -> Image.Image:
     """Decode an opened picture: mode RGB, its EXIF orientation applied."""
     load(image)
-    return turned(as_rgb(image), orientation_of(image))
+    return turn_upright(convert_to_rgb(image), orientation_of(image))
 
 
 def load(image: Image.Image) -> None:
@@ -279,7 +271,7 @@ def load(image: Image.Image) -> None:
     image.load()
 
 
-def turned(image: Image.Image, orientation: object) -> Image.Image:
+def turn_upright(image: Image.Image, orientation: object) -> Image.Image:
     """A picture turned upright; the same one where it is.
 
     Pillow's `exif_transpose` writes all of the EXIF anew, and fails where any tag is malformed.
@@ -341,7 +333,7 @@ class _Quiet:
 _quiet = _Quiet()
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
+def convert_to_rgb(image: Image.Image) -> Image.Image:
     """Any mode to RGB, keeping what the picture shows."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image

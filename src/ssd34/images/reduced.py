@@ -21,7 +21,15 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ssd34.images.read import MAX_PIXELS, as_rgb, load, opened, orientation_of, turned, upright
+from ssd34.images.read import (
+    MAX_PIXELS,
+    convert_to_rgb,
+    decode_upright,
+    load,
+    open_picture,
+    orientation_of,
+    turn_upright,
+)
 
 GAP = 1.5
 """Both savings stop at this many times the input; the filter does the rest exactly. Nearer to the
@@ -32,11 +40,11 @@ FACTORS = (1, 2, 4, 8)
 """A JPEG can be decoded at 1/factor of its size."""
 
 
-class Square(NamedTuple):
-    """A picture stretched to the network's input.
+class Reduced(NamedTuple):
+    """A picture made smaller.
 
     Attributes:
-        picture: Pillow image of mode RGB, side x side pixels.
+        picture: Pillow image of mode RGB.
         width: of the original, upright, pixels.
         height: of the original, upright, pixels.
     """
@@ -46,8 +54,8 @@ class Square(NamedTuple):
     height: int
 
 
-def read_square(source: Path | bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> Square:
-    """Decode a picture and stretch it.
+def read_square(source: Path | bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> Reduced:
+    """Decode a picture and stretch it to side x side pixels.
 
     Args:
         source: a file, or the bytes of one.
@@ -57,7 +65,7 @@ def read_square(source: Path | bytes, side: int, *, max_pixels: int = MAX_PIXELS
     Raises:
         ImageError: as `ssd34.images.read.read_image`.
     """
-    with opened(source, max_pixels=max_pixels) as image:
+    with open_picture(source, max_pixels=max_pixels) as image:
         width, height = image.size
         at_least = math.ceil(side * GAP)
         drafted = image.draft(None, (at_least, at_least))
@@ -65,36 +73,23 @@ def read_square(source: Path | bytes, side: int, *, max_pixels: int = MAX_PIXELS
         orientation = orientation_of(image)
         # The scaled size is rounded up; the original's edge may lie within its last pixel.
         box = drafted[1] if drafted else None
-        picture = stretched(as_rgb(image), side, box=box)
-    picture = turned(picture, orientation)
+        picture = stretch(convert_to_rgb(image), side, box=box)
+    picture = turn_upright(picture, orientation)
     if orientation in range(5, 9):
         width, height = height, width
-    return Square(picture, width, height)
+    return Reduced(picture, width, height)
 
 
-def stretched(
+def stretch(
     image: Image.Image, side: int, *, box: tuple[float, float, float, float] | None = None
 ) -> Image.Image:
     """A decoded picture of mode RGB, or the part of it in `box` (xyxy, pixels), stretched."""
     return image.resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=GAP)
 
 
-class Reduced(NamedTuple):
-    """A picture at 1/factor of its size.
-
-    Attributes:
-        picture: Pillow image of mode RGB, both sides rounded up.
-        width: of the original, upright, pixels.
-        height: of the original, upright, pixels.
-    """
-
-    picture: Image.Image
-    width: int
-    height: int
-
-
 def read_reduced(source: Path | bytes, factor: int, *, max_pixels: int = MAX_PIXELS) -> Reduced:
-    """Decode a picture at a part of its size: by the JPEG decoder, else by averaging.
+    """Decode a picture at a part of its size, its sides rounded up: by the JPEG decoder, else by
+    averaging.
 
     Args:
         source: a file, or the bytes of one.
@@ -104,10 +99,10 @@ def read_reduced(source: Path | bytes, factor: int, *, max_pixels: int = MAX_PIX
     Raises:
         ImageError: as `ssd34.images.read.read_image`.
     """
-    with opened(source, max_pixels=max_pixels) as image:
+    with open_picture(source, max_pixels=max_pixels) as image:
         width, height = image.size
         drafted = _draft(image, factor)
-        picture = upright(image)
+        picture = decode_upright(image)
         if not drafted:
             return Reduced(picture.reduce(factor) if factor > 1 else picture, *picture.size)
         if orientation_of(image) in range(5, 9):

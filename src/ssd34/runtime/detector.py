@@ -22,7 +22,7 @@ from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import OptionError
 from ssd34.images.read import MAX_PIXELS, Picture, picture_of, pixels_of
-from ssd34.images.reduced import Square, read_square, stretched
+from ssd34.images.reduced import Reduced, read_square, stretch
 from ssd34.machine import overlapped
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
@@ -192,8 +192,13 @@ class Detector:
         Raises:
             ImageError: the picture cannot be read.
         """
-        tensor, size = self._input(image, max_pixels=max_pixels)
-        return Prepared(tensor, *size)
+        if self.preprocessing == FAST:
+            square = self._square(image, max_pixels=max_pixels)
+            picture, size = square.picture, (square.width, square.height)
+        else:
+            picture = picture_of(image, max_pixels=max_pixels)
+            size = picture.size
+        return Prepared(self.session.prepare(picture, out=self._buffer()), *size)
 
     def find(self, prepared: Prepared, *, score: float = DEFAULT_SCORE) -> Detections:
         """The second half of `detect`: the network and the policy.
@@ -230,19 +235,7 @@ class Detector:
             score=score,
         )
 
-    def _input(
-        self, image: Picture, *, max_pixels: int = MAX_PIXELS
-    ) -> tuple[NDArray[Any], tuple[int, int]]:
-        """The network's input for one picture, and width and height of the original."""
-        if self.preprocessing == FAST:
-            square = self._square(image, max_pixels=max_pixels)
-            picture, size = square.picture, (square.width, square.height)
-        else:
-            picture = picture_of(image, max_pixels=max_pixels)
-            size = picture.size
-        return self.session.prepare(picture, out=self._buffer()), size
-
-    def _square(self, image: Picture, *, max_pixels: int) -> Square:
+    def _square(self, image: Picture, *, max_pixels: int) -> Reduced:
         """The fast way to the network's input."""
         side = self.spec.image_size
         if isinstance(image, str | Path):
@@ -250,7 +243,7 @@ class Detector:
         if isinstance(image, bytes):
             return read_square(image, side, max_pixels=max_pixels)
         picture = picture_of(image, max_pixels=max_pixels)
-        return Square(stretched(picture, side), *picture.size)
+        return Reduced(stretch(picture, side), *picture.size)
 
     def _buffer(self) -> NDArray[np.float32] | None:
         try:

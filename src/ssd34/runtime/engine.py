@@ -36,7 +36,7 @@ class Engine(Protocol):
         """
 
 
-def refusal(path: Path, error: Exception) -> str:
+def describe_refusal(path: Path, error: Exception) -> str:
     """The message for a file that an engine does not load, in one line."""
     reason = " ".join(str(error).split())[:200]
     return (
@@ -45,7 +45,7 @@ def refusal(path: Path, error: Exception) -> str:
     )
 
 
-def failure(path: Path, engine: str, error: Exception) -> str:
+def describe_failure(path: Path, engine: str, error: Exception) -> str:
     """The message for a file that an engine has loaded and fails to run, in one line."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     # OpenVINO names the places in its source first.

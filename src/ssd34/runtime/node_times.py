@@ -38,7 +38,9 @@ class NodeTime(NamedTuple):
     milliseconds: float
 
 
-def node_times(path: Path, engine: str, tensor: NDArray[Any], *, threads: int) -> list[NodeTime]:
+def measure_node_times(
+    path: Path, engine: str, tensor: NDArray[Any], *, threads: int
+) -> list[NodeTime]:
     """Each node's median time, in order of execution; empty where the engine gives no times.
 
     The file is loaded once more for it, because profiling costs time itself.
@@ -56,7 +58,9 @@ def node_times(path: Path, engine: str, tensor: NDArray[Any], *, threads: int) -
     ]
 
 
-def tail_share(path: Path, engine: str, tensor: NDArray[Any], *, threads: int) -> float | None:
+def measure_tail_share(
+    path: Path, engine: str, tensor: NDArray[Any], *, threads: int
+) -> float | None:
     """The share of a graph's time that is spent on its tail, from the engine's own profile.
 
     The file is loaded once more for it.
@@ -70,7 +74,7 @@ def tail_share(path: Path, engine: str, tensor: NDArray[Any], *, threads: int) -
     Returns:
         0 to 1; None where the engine gives no times.
     """
-    return share_of_tail(node_times(path, engine, tensor, threads=threads))
+    return share_of_tail(measure_node_times(path, engine, tensor, threads=threads))
 
 
 def share_of_tail(nodes: Sequence[NodeTime]) -> float | None:

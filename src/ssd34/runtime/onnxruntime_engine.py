@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ssd34.core.contract import Port
 from ssd34.errors import ModelError
-from ssd34.runtime.engine import ONNXRUNTIME, failure, refusal
+from ssd34.runtime.engine import ONNXRUNTIME, describe_failure, describe_refusal
 from ssd34.runtime.libraries import int8_saturates, onnxruntime
 
 
@@ -41,7 +41,7 @@ class OnnxRuntimeEngine:
                 path, options or session_options(threads), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the library has no common base of its own
-            raise ModelError(refusal(path, error)) from None
+            raise ModelError(describe_refusal(path, error)) from None
         self._path = path
         self.inputs = tuple(_port(port) for port in self._session.get_inputs())
         self.outputs = tuple(_port(port) for port in self._session.get_outputs())
@@ -56,7 +56,7 @@ class OnnxRuntimeEngine:
         try:
             found: list[NDArray[Any]] = self._session.run(list(outputs), feed)
         except Exception as error:  # the library has no common base of its own
-            raise ModelError(failure(self._path, self.name, error)) from error
+            raise ModelError(describe_failure(self._path, self.name, error)) from error
         return found
 
     def end_profiling(self) -> str:

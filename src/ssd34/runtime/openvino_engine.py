@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ssd34.core.contract import LARGEST_NARROW_WEIGHT, Port
 from ssd34.errors import ModelError
-from ssd34.runtime.engine import OPENVINO, failure, refusal
+from ssd34.runtime.engine import OPENVINO, describe_failure, describe_refusal
 from ssd34.runtime.libraries import int8_saturates, load_openvino
 
 _UNKNOWN = re.compile(
@@ -73,7 +73,7 @@ class OpenVinoEngine:
         except Exception as error:  # RuntimeError of the C++ library, of many kinds
             raise ModelError(_refusal(path, error)) from None
         if not model.outputs:  # an empty file is a graph without nodes to OpenVINO
-            raise ModelError(refusal(path, ValueError("it has no outputs")))
+            raise ModelError(describe_refusal(path, ValueError("it has no outputs")))
         self._path = path
         self.inputs = tuple(_port(port) for port in model.inputs)
         self.outputs = tuple(_port(port) for port in model.outputs)
@@ -92,7 +92,7 @@ class OpenVinoEngine:
             request = self._request()
             request.infer(contiguous, share_inputs=True)
         except Exception as error:  # RuntimeError of the C++ library, of many kinds
-            raise ModelError(failure(self._path, self.name, error)) from error
+            raise ModelError(describe_failure(self._path, self.name, error)) from error
         # Copied: the next run writes into the same memory.
         return [request.get_output_tensor(self._indices[name]).data.copy() for name in outputs]
 
@@ -114,7 +114,7 @@ class OpenVinoEngine:
 def _refusal(path: Path, error: Exception) -> str:
     found = _UNKNOWN.search(str(error))
     if found is None:
-        return refusal(path, error)
+        return describe_refusal(path, error)
     return (
         f"{path}: OpenVINO cannot run its operators {' '.join(found[1].split())[:200]}; of int8 "
         "files it takes those in QDQ format; or use the engine onnxruntime"

@@ -25,7 +25,7 @@ from ssd34.errors import ModelError, OptionError
 from ssd34.files.checkpoint import is_named_checkpoint
 from ssd34.machine import thread_budget
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ONNXRUNTIME, Engine
-from ssd34.runtime.engine_choice import EngineChoice, faster_engine, open_engine
+from ssd34.runtime.engine_choice import EngineChoice, choose_faster_engine, open_engine
 
 REMEDY = "make the file with: ssd34 export"
 
@@ -101,7 +101,7 @@ class Session:
         if engine == AUTO:
             side = self.spec.image_size
             noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-            self.engine, self.choice = faster_engine(
+            self.engine, self.choice = choose_faster_engine(
                 self.engine, path, self.input_for(noise), threads=self.threads, streams=streams
             )
 

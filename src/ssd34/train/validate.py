@@ -15,7 +15,7 @@ from ssd34.core.postprocess import ZOO, Picked, Policy, postprocess
 from ssd34.core.preprocess import preprocess
 from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.evaluate.evaluator import Stages, detect_all
-from ssd34.evaluate.metrics.coco import CocoMetrics, coco_metrics
+from ssd34.evaluate.metrics.coco import CocoMetrics, measure_coco
 from ssd34.evaluate.results import Results
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks
@@ -114,4 +114,4 @@ def evaluate_network(
         image_ids[rows[:, 0].astype(np.int64)], rows[:, 6].astype(np.int64), rows[:, 1:5],
         rows[:, 5],
     )  # fmt: skip
-    return coco_metrics(dataset, results)
+    return measure_coco(dataset, results)

@@ -14,7 +14,7 @@ from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.evaluate.score_fit import FLOOR, Measured, Scored, fit_offset, look_at_scores
+from ssd34.evaluate.score_fit import Measured, Scored, fit_offset, look_at_scores
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session
@@ -58,23 +58,13 @@ class CalibratedScores:
         offset = self.calibration.background_offset
         return {
             "background_offset": offset,
-            "fit": _errors(self.fitted, offset),
+            "fit": self.fitted.to_dict(offset),
             "held_out": {
-                **_errors(self.held_out, offset),
+                **self.held_out.to_dict(offset),
                 "before": self.before.to_dict(),
                 "after": self.after.to_dict(),
             },
         }
-
-
-def _errors(scored: Scored, offset: float) -> dict[str, Any]:
-    return {
-        "detections": len(scored.right),
-        "right": int(scored.right.sum()),
-        "from_score": FLOOR,
-        "error_before": scored.error(0.0),
-        "error_after": scored.error(offset),
-    }
 
 
 def calibrate_scores(

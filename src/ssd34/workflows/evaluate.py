@@ -14,19 +14,19 @@ from typing import Any
 
 from ssd34.core.postprocess import POLICIES, Policy, named_policy
 from ssd34.core.preprocess import CARD
-from ssd34.datasets.coco import annotations_alone
+from ssd34.datasets.coco import read_annotations_alone
 from ssd34.datasets.dataset import Dataset, fingerprint
-from ssd34.datasets.open import of_classes, open_dataset, with_coco_names
+from ssd34.datasets.open import open_dataset, select_classes, use_coco_names
 from ssd34.errors import DatasetError, ModelError, OptionError, require
 from ssd34.evaluate.evaluator import Found, detect_all, stages_of
 from ssd34.evaluate.metrics.bootstrap import match
 from ssd34.evaluate.metrics.coco import categories_of, describe_unknown_classes
 from ssd34.evaluate.metrics.comparison import Comparison, compare
-from ssd34.evaluate.metrics.score import Score, ScoreOptions, score, under
+from ssd34.evaluate.metrics.score import Score, ScoreOptions, apply_metric, score
 from ssd34.evaluate.partial import Partial, engine_of, partial_file, partial_path
-from ssd34.evaluate.report.page import Provenance, machine, versions
+from ssd34.evaluate.report.page import Provenance, describe_machine, list_versions
 from ssd34.evaluate.report.write import NUMBERS, PAGE, STEPS, Report, check_report, write_report
-from ssd34.evaluate.results import Results, coverage_gap, read_results, write_results
+from ssd34.evaluate.results import Results, find_coverage_gap, read_results, write_results
 from ssd34.files.atomic import is_special, sha256_of, write_text
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE
@@ -340,21 +340,14 @@ def compare_detections(
             f"--report {options.report}: --compare takes two files of detections; leave it out"
         )
     everything, dataset = _open_boxes(data, options, files=files, listener=listener)
-    seen = under(options.metric, dataset)
+    seen = apply_metric(options.metric, dataset)
     first, second = (_read(file, everything, dataset, listener) for file in files)
-    done = 0
-
-    def advance(draws: int) -> None:
-        nonlocal done
-        done += draws
-        listener.progressed("resampling", done, 2 * options.resamples)
-
     found = compare(
         match(seen, first.within(seen)),
         match(seen, second.within(seen)),
         resamples=options.resamples,
         seed=options.seed,
-        progress=advance,
+        progress=lambda done: listener.progressed("resampling", done, 2 * options.resamples),
     )
     names = ("first", "second")
     values = {
@@ -409,7 +402,7 @@ def _read_boxes(data: str | Path, *, look: bool) -> Dataset:
     path = Path(data)
     if path.suffix.lower() != ".json" or not path.is_file():
         return open_dataset(data)
-    boxes = annotations_alone(path)
+    boxes = read_annotations_alone(path)
     if look:
         with suppress(DatasetError):
             opened = open_dataset(data)
@@ -422,10 +415,10 @@ def _chosen(everything: Dataset, options: ScoringOptions) -> tuple[Dataset, Data
     """Everything under the names that were asked for, and the part that counts; the metric and
     the report can be made of it, and the report's folder is there."""
     if options.coco_names:
-        everything = with_coco_names(everything, own_ids=True)  # detections have these
-    dataset = of_classes(everything, options.classes) if options.classes else everything
+        everything = use_coco_names(everything, own_ids=True)  # detections have these
+    dataset = select_classes(everything, options.classes) if options.classes else everything
     dataset = dataclasses.replace(dataset, samples=dataset.samples[: options.limit])
-    seen = under(options.metric, dataset)  # before the work, not after it
+    seen = apply_metric(options.metric, dataset)  # before the work, not after it
     if options.report:
         check_report(options.report, seen, options.report_classes)
         options.report.mkdir(parents=True, exist_ok=True)
@@ -527,7 +520,7 @@ def _progress(listener: Listener, step: str, total: int) -> Callable[[int], None
 
 def _read(file: Path, everything: Dataset, dataset: Dataset, listener: Listener) -> Results:
     results = read_results(file, everything).within(dataset)
-    gap = coverage_gap(results, dataset)
+    gap = find_coverage_gap(results, dataset)
     if gap:
         listener.warned(
             f"{file}: has no detections in the last {gap} of {len(dataset)} pictures, which count "
@@ -586,8 +579,8 @@ def _report(
             command=options.command,
             created=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             inputs={name.replace("_sha256", " SHA-256"): str(v) for name, v in inputs.items()},
-            versions=versions(),
-            machine=machine(threads=threads),
+            versions=list_versions(),
+            machine=describe_machine(threads=threads),
         ),
         classes=options.report_classes,
     )

@@ -17,7 +17,7 @@ from ssd34.errors import ImageError
 from ssd34.evaluate.report.page import render
 from ssd34.files.atomic import write_text
 from ssd34.files.checkpoint import read_checkpoint, read_header
-from ssd34.images.draw import dashed_box, draw
+from ssd34.images.draw import draw, draw_dashed_box
 from ssd34.text import counted
 
 PAGE = "report.html"
@@ -81,7 +81,7 @@ def _exhibits(checkpoint: Any, validation: Dataset, device: Any) -> list[Exhibit
         picture = draw(image, found.where(np.arange(len(found)) < SHOWN))
         canvas, line = ImageDraw.Draw(picture), max(1, round(min(picture.size) / 180))
         for box in sample.boxes[~sample.ignored].tolist():
-            dashed_box(canvas, tuple(box), colour=TRUTH, line=line)
+            draw_dashed_box(canvas, tuple(box), colour=TRUTH, line=line)
         picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
         exhibits.append(Exhibit.of(sample.file_name, picture))
     return exhibits

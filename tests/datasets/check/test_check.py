@@ -12,8 +12,8 @@ from PIL import Image
 
 from ssd34.core.spec import named_spec
 from ssd34.datasets.check.check import check, contents
-from ssd34.datasets.check.contact_sheet import contact_sheet
-from ssd34.datasets.check.statistics import SMALLEST_DEFAULT_BOX, statistics
+from ssd34.datasets.check.contact_sheet import draw_contact_sheet
+from ssd34.datasets.check.statistics import SMALLEST_DEFAULT_BOX, count_statistics
 from ssd34.datasets.dataset import Kind
 from ssd34.datasets.open import open_dataset
 from tests.conftest import shapes_dataset
@@ -282,7 +282,7 @@ def test_counts_are_those_of_plain_loops(tmp_path_factory, boxes):
         ],
     )
     boxes = [box for box in boxes if box[2] + box[4] <= 100]
-    counted = statistics(open_dataset(folder))
+    counted = count_statistics(open_dataset(folder))
     assert counted.boxes == sum(counted.relative_sizes) == len(boxes)
     assert [c.boxes for c in counted.classes] == [sum(b[0] == k for b in boxes) for k in range(3)]
     assert [c.pictures for c in counted.classes] == [
@@ -315,12 +315,12 @@ def red_share(image):
 
 
 def test_a_clean_set_has_no_sheet(folder):
-    assert contact_sheet(check([open_dataset(folder)]).findings, most=9) is None
+    assert draw_contact_sheet(check([open_dataset(folder)]).findings, most=9) is None
 
 
 def test_the_sheet_shows_the_box_in_question(folder):
     change_box(folder, [500, 10, 5, 20])
-    sheet = contact_sheet(check([open_dataset(folder)]).findings, most=9)
+    sheet = draw_contact_sheet(check([open_dataset(folder)]).findings, most=9)
     assert sheet is not None
     assert red_share(sheet) > 0.0003
 
@@ -331,7 +331,7 @@ def test_every_kind_gets_its_share(folder, most):
     picture(folder, 4).write_bytes(b"no picture")
     dataset = open_dataset(folder)
     findings = check([dataset, open_dataset(folder)]).findings
-    sheet = contact_sheet(findings, most=most)
+    sheet = draw_contact_sheet(findings, most=most)
     assert sheet is not None
     rows = math.ceil(min(most, 5) / 5)
     assert sheet.height > 200 * rows
@@ -343,7 +343,7 @@ def test_every_kind_gets_its_share(folder, most):
 @pytest.mark.parametrize("far", [-1e30, -5000.0, 5000.0, 1e30])
 def test_boxes_far_away_are_drawn(folder, far):
     change_box(folder, [far, far, 20, 20])
-    assert contact_sheet(check([open_dataset(folder)]).findings, most=9) is not None
+    assert draw_contact_sheet(check([open_dataset(folder)]).findings, most=9) is not None
 
 
 def test_hostile_names_are_drawn_in_their_place(folder):
@@ -352,7 +352,7 @@ def test_hostile_names_are_drawn_in_their_place(folder):
     shutil.copy(picture(folder, 1), folder / "images" / name)
     change(folder, images=[images[0] | {"file_name": name, "width": 500}, *images[1:]])
     dataset = open_dataset(folder)
-    assert contact_sheet(check([dataset]).findings, most=9) is not None
+    assert draw_contact_sheet(check([dataset]).findings, most=9) is not None
 
 
 def test_kinds_are_named_for_people():

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.datasets.convert.convert import Options, convert
-from ssd34.datasets.convert.dropped import Loss
+from ssd34.datasets.convert.dropped import Dropped
 from ssd34.datasets.dataset import Dataset, ImageStore, Sample
 from ssd34.datasets.open import find_dataset, open_dataset
 from ssd34.errors import DatasetError, ImageError, OptionError
@@ -279,14 +279,14 @@ def test_voc_makes_crowds_difficult(tmp_path):
     done = one(dataset(FLAGGED), tmp_path / "new", "voc")
     [after] = open_dataset(tmp_path / "new").samples
     assert after.difficult.tolist() == [True, True, False] and not after.crowd.any()
-    assert done.losses == {Loss.CROWD_DIFFICULT: 1, Loss.AREAS: 1}
+    assert done.losses == {Dropped.CROWD_DIFFICULT: 1, Dropped.AREAS: 1}
 
 
 def test_yolo_leaves_crowd_and_difficult_out(tmp_path):
     done = one(dataset(FLAGGED), tmp_path / "new", "yolo")
     [after] = open_dataset(tmp_path / "new").samples
     assert after.boxes.tolist() == [[5, 5, 9, 9]]
-    assert done.losses == {Loss.IGNORED_LEFT_OUT: 2, Loss.AREAS: 1}
+    assert done.losses == {Dropped.IGNORED_LEFT_OUT: 2, Dropped.AREAS: 1}
     assert done.splits == (("train", 1, 1),)
 
 
@@ -294,7 +294,7 @@ def test_yolo_makes_crowd_and_difficult_objects_if_asked(tmp_path):
     done = one(dataset(FLAGGED), tmp_path / "new", "yolo", ignored_as_objects=True)
     [after] = open_dataset(tmp_path / "new").samples
     assert len(after.boxes) == 3 and not after.ignored.any()
-    assert done.losses == {Loss.IGNORED_OBJECTS: 2, Loss.AREAS: 1}
+    assert done.losses == {Dropped.IGNORED_OBJECTS: 2, Dropped.AREAS: 1}
 
 
 @pytest.mark.parametrize("form", ["voc", "yolo"])
@@ -302,10 +302,10 @@ def test_numbers_that_change_are_counted(tmp_path, form):
     labels = LabelSet(("nut", "bolt"), (5, 2))
     samples_ = (sample("b.png", image_id=9), sample("a.png", [(0, 0, 2, 2)], image_id=1))
     done = one(Dataset("d", labels, samples_, Drawn(samples_)), tmp_path / "new", form)
-    assert done.losses[Loss.CATEGORY_IDS] == 1  # 5 becomes 1
+    assert done.losses[Dropped.CATEGORY_IDS] == 1  # 5 becomes 1
     after = open_dataset(tmp_path / "new")
     changed = {s.file_name: s.image_id for s in after.samples} != {"a.png": 1, "b.png": 9}
-    assert (done.losses[Loss.IMAGE_IDS] > 0) == changed
+    assert (done.losses[Dropped.IMAGE_IDS] > 0) == changed
 
 
 def test_coco_classes_keep_their_ids_everywhere(tmp_path):
@@ -319,7 +319,7 @@ def test_coco_classes_keep_their_ids_everywhere(tmp_path):
 
 def test_fractions_in_voc_are_pointed_out(tmp_path):
     done = one(dataset(sample("1.png", FRACTIONS)), tmp_path / "new", "voc")
-    assert done.losses == {Loss.FRACTIONS: 2}
+    assert done.losses == {Dropped.FRACTIONS: 2}
     text = (tmp_path / "new/Annotations/1.xml").read_text()
     assert "<xmin>8.1</xmin>" in text and "<ymax>10.4</ymax>" in text
     assert "<xmin>31</xmin>" in text and "<xmax>31</xmax>" in text
@@ -514,7 +514,7 @@ def test_pictures_that_cannot_be_used_are_left_out_and_reported(shapes, tmp_path
 def test_what_is_left_out_is_not_counted_as_changed(tmp_path):
     broken = sample("2", [(0, 0, 2.5, 2)], image_id=2, crowd=[True])
     done = one(dataset(FLAGGED, broken), tmp_path / "new", "voc")
-    assert done.losses == {Loss.CROWD_DIFFICULT: 1, Loss.AREAS: 1}
+    assert done.losses == {Dropped.CROWD_DIFFICULT: 1, Dropped.AREAS: 1}
 
 
 def test_no_usable_picture_at_all(tmp_path):

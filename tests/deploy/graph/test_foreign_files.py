@@ -19,7 +19,7 @@ from ssd34.deploy.publish.reference_data import write_test_data
 from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError
 from ssd34.runtime.detector import Detector
-from ssd34.runtime.node_times import node_times, share_of_tail
+from ssd34.runtime.node_times import measure_node_times, share_of_tail
 from ssd34.workflows.evaluate import _load
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (50, 70, 3)).astype(np.uint8)
@@ -138,7 +138,7 @@ def test_a_rewritten_file_finds_the_same(way, original, tmp_path):
         detector.detect(PIXELS, score=0.1).scores, expected.scores, atol=atol
     )
     tensor = detector.session.input_for(PIXELS)
-    assert share_of_tail(node_times(path, "onnxruntime", tensor, threads=1)) is not None
+    assert share_of_tail(measure_node_times(path, "onnxruntime", tensor, threads=1)) is not None
 
     if way == "renamed" and original.stem == "tiny":
         with pytest.raises(ModelError, match="--tail none"):

@@ -14,9 +14,9 @@ from pycocotools.cocoeval import COCOeval
 
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Dataset
-from ssd34.evaluate.analysis.analyse import analyse, best, worst
+from ssd34.evaluate.analysis.analyse import analyse, rank_best, rank_worst
 from ssd34.evaluate.analysis.counts import BACKGROUND, OTHERS, Confusion
-from ssd34.evaluate.metrics.coco import coco_metrics, ground_truth
+from ssd34.evaluate.metrics.coco import build_ground_truth, measure_coco
 from ssd34.evaluate.results import Results
 from ssd34.files.tree import FolderFiles
 from tests.support.scenes import every_error, random_scene, sample
@@ -28,7 +28,7 @@ def oracle(dataset, results):
     """pycocotools after accumulate, and per detection (score, found, ignored) at IoU 0.5."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        truth.dataset = ground_truth(dataset)
+        truth.dataset = build_ground_truth(dataset)
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes([dict(one) for one in results]), "bbox")
         evaluation.evaluate()
@@ -135,7 +135,7 @@ def test_confusion_loses_nothing(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_parts_are_those_of_the_metric(seed):
     dataset, results, _, told = case(seed)
-    metrics = coco_metrics(dataset, results)
+    metrics = measure_coco(dataset, results)
     assert {one.name: one.ap for one in told.classes if one.ap is not None} == pytest.approx(
         dict(metrics.class_ap)
     )
@@ -172,13 +172,18 @@ def test_the_scene_by_hand(tmp_path):
     assert told.confusion.counts.tolist() == [[1, 0, 4], [0, 1, 0], [0, 0, 0]]
     assert told.calibration.detections == 9  # not the cat in the crowd of cats
     assert {one.name: one.objects for one in told.classes} == {"cat": 5, "dog": 1}
-    assert told.errors.ap50 == pytest.approx(coco_metrics(dataset, results).ap50)
+    assert told.errors.ap50 == pytest.approx(measure_coco(dataset, results).ap50)
     # 3: nothing was said of the cat above 0.85.
     assert [(one.found, one.missed, one.false_alarms) for one in told.pictures] == [
         (1, 0, 0), (0, 1, 0), (0, 1, 0), (0, 1, 0), (0, 1, 0), (1, 0, 0), (0, 0, 0), (0, 0, 0),
     ]  # fmt: skip
-    assert [one.file_name for one in best(told.pictures)] == ["1.png", "6.png"]
-    assert [one.file_name for one in worst(told.pictures)] == ["2.png", "3.png", "4.png", "5.png"]
+    assert [one.file_name for one in rank_best(told.pictures)] == ["1.png", "6.png"]
+    assert [one.file_name for one in rank_worst(told.pictures)] == [
+        "2.png",
+        "3.png",
+        "4.png",
+        "5.png",
+    ]
 
 
 def test_what_errors_cost_by_hand():
@@ -211,7 +216,7 @@ def test_nothing_detected_or_nothing_there_is_an_answer(objects):
     assert told.scores.scores == () and told.calibration.bins == ()
     assert told.confusion.counts.sum() == objects
     assert sum(one.count for one in told.errors.kinds) == objects
-    assert told.errors.ap50 == 0 and best(told.pictures) == []
+    assert told.errors.ap50 == 0 and rank_best(told.pictures) == []
 
 
 def test_many_classes_are_gathered():

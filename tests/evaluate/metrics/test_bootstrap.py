@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 
 from ssd34.evaluate.metrics.bootstrap import (
-    accumulated,
-    as_they_are,
-    draws,
-    interval,
+    accumulate,
+    draw_pictures,
+    estimate_uncertainty,
     match,
+    measure_interval,
     nan_mean_of_classes,
-    summarised,
-    uncertainty,
+    summarise,
 )
-from ssd34.evaluate.metrics.coco import coco_metrics
+from ssd34.evaluate.metrics.coco import measure_coco
 from tests.support.coco_oracle import data_of, large_case, oracle, random_case
 
 
@@ -24,8 +23,8 @@ def test_every_picture_once_is_pycocotools_ap(seed):
     values, results = random_case(seed)
     matches = match(data_of(values), results)
     summary, class_ap, _ = oracle(values, results)
-    every = accumulated(matches, as_they_are(matches))
-    for name, (ours,) in summarised(every).items():
+    every = accumulate(matches, np.ones((1, matches.pictures), np.int32))
+    for name, (ours,) in summarise(every).items():
         if summary[name] is None:
             assert np.isnan(ours)
         else:
@@ -60,7 +59,7 @@ def test_weights_are_repetitions(seed):
     dice = np.random.default_rng(seed)
     counts = dice.integers(0, 4, (5, len(values["images"]))).astype(np.int32)
     counts[:, 0] = np.maximum(counts[:, 0], 1)
-    every = summarised(accumulated(matches, counts))
+    every = summarise(accumulate(matches, counts))
     for k, row in enumerate(counts):
         summary, _, _ = oracle(*repeated(values, results, row))
         for name, ours in every.items():
@@ -71,14 +70,14 @@ def test_weights_are_repetitions(seed):
 
 def test_draws_are_seeded_and_of_as_many_pictures():
     matches = match(data_of(random_case(1)[0]), random_case(1)[1])
-    first = np.concatenate(list(draws(matches, resamples=120, seed=3)))
-    again = np.concatenate(list(draws(matches, resamples=120, seed=3)))
-    other = np.concatenate(list(draws(matches, resamples=120, seed=4)))
+    first = np.concatenate(list(draw_pictures(matches, resamples=120, seed=3)))
+    again = np.concatenate(list(draw_pictures(matches, resamples=120, seed=3)))
+    other = np.concatenate(list(draw_pictures(matches, resamples=120, seed=4)))
     assert first.shape == (120, matches.pictures)
     assert (first.sum(axis=1) == matches.pictures).all()
     assert (first == again).all() and (first != other).any()
     # More draws begin with the same ones.
-    longer = np.concatenate(list(draws(matches, resamples=150, seed=3)))
+    longer = np.concatenate(list(draw_pictures(matches, resamples=150, seed=3)))
     assert (longer[:120] == first).all()
 
 
@@ -86,15 +85,17 @@ def test_uncertainty_holds_the_measured_numbers():
     values, results = large_case()
     dataset = data_of(values)
     steps: list[int] = []
-    found = uncertainty(match(dataset, results), resamples=130, seed=1, progress=steps.append)
-    metrics = coco_metrics(dataset, results)
+    found = estimate_uncertainty(
+        match(dataset, results), resamples=130, seed=1, progress=steps.append
+    )
+    metrics = measure_coco(dataset, results)
     assert set(found.summary) == {"AP", "AP50", "AP75"}
     assert set(found.class_ap) == set(metrics.class_ap)
     for name, k in found.summary.items():
         assert 0 <= k.low <= (metrics.summary[name] or 0) <= k.high <= 1
         assert k.low < k.high
     assert steps == [50, 100, 130]
-    assert found == uncertainty(match(dataset, results), resamples=130, seed=1)
+    assert found == estimate_uncertainty(match(dataset, results), resamples=130, seed=1)
     assert found.to_dict()["summary"]["AP"] == [found.summary["AP"].low, found.summary["AP"].high]
 
 
@@ -106,7 +107,7 @@ def test_perfect_detections_have_no_spread():
         {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}
         for a in values["annotations"]
     ]
-    found = uncertainty(match(data_of(values), results), resamples=20)
+    found = estimate_uncertainty(match(data_of(values), results), resamples=20)
     assert found.summary["AP"].low == pytest.approx(1) and found.summary["AP"].high <= 1
 
 
@@ -123,7 +124,7 @@ def test_few_pictures_have_no_interval(pictures, sure):
         {"image_id": k, "category_id": 7, "bbox": [10, 10, 50, 50], "score": 0.9}
         for k in range(1, 21, 2)
     ]
-    found = uncertainty(match(data_of(values), results), resamples=50)
+    found = estimate_uncertainty(match(data_of(values), results), resamples=50)
     assert set(found.class_ap) == ({"disc"} if sure else set())
     assert set(found.summary) == ({"AP", "AP50", "AP75"} if sure else set())
 
@@ -131,18 +132,18 @@ def test_few_pictures_have_no_interval(pictures, sure):
 def test_nothing_to_find_has_no_interval():
     values, results = random_case(2)
     values["annotations"] = []
-    found = uncertainty(match(data_of(values), results), resamples=10)
+    found = estimate_uncertainty(match(data_of(values), results), resamples=10)
     assert found.summary == found.class_ap == {}
 
 
 def test_the_interval_is_laid_around_the_measured_number():
     drawn = np.array([*np.linspace(0.4, 0.6, 101), np.nan])
-    found = interval(0.3, drawn)
+    found = measure_interval(0.3, drawn)
     assert found and found.low == pytest.approx(0.205) and found.high == pytest.approx(0.395)
-    cut = interval(0.05, drawn)
+    cut = measure_interval(0.05, drawn)
     assert cut and cut.low == 0
-    assert interval(float("nan"), drawn) is None
-    assert interval(0.3, np.full(3, np.nan)) is None
+    assert measure_interval(float("nan"), drawn) is None
+    assert measure_interval(0.3, np.full(3, np.nan)) is None
 
 
 def test_the_interval_is_as_wide_as_other_pictures_would_differ():
@@ -151,8 +152,8 @@ def test_the_interval_is_as_wide_as_other_pictures_would_differ():
     for seed in range(40):
         values, results = random_case(1000 + 2 * seed + 1)
         matches = match(data_of(values), results)
-        found = uncertainty(matches, resamples=50)
-        measured = summarised(accumulated(matches, as_they_are(matches)))["AP"][0]
+        found = estimate_uncertainty(matches, resamples=50)
+        measured = summarise(accumulate(matches, np.ones((1, matches.pictures), np.int32)))["AP"][0]
         if "AP" in found.summary and matches.pictures >= 5:
             aps.append(measured)
             widths.append(found.summary["AP"].high - found.summary["AP"].low)

@@ -15,8 +15,8 @@ from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError, MissingExtraError
 from ssd34.evaluate.analysis.analyse import analyse
 from ssd34.evaluate.evaluator import evaluate_detector
-from ssd34.evaluate.metrics.bootstrap import match, uncertainty
-from ssd34.evaluate.metrics.coco import categories_of, coco_metrics, ground_truth
+from ssd34.evaluate.metrics.bootstrap import estimate_uncertainty, match
+from ssd34.evaluate.metrics.coco import build_ground_truth, categories_of, measure_coco
 from ssd34.evaluate.results import coco_results
 from ssd34.files.tree import FolderFiles
 from ssd34.runtime.detector import Detector
@@ -37,7 +37,7 @@ from tests.support.scenes import random_scene
 @pytest.mark.parametrize("seed", range(200))
 def test_random_cases_against_pycocotools(seed):
     values, results = random_case(seed)
-    metrics = coco_metrics(data_of(values), results)
+    metrics = measure_coco(data_of(values), results)
     assert metrics.pictures == len(values["images"])
     assert_same_numbers(metrics, oracle(values, results))
 
@@ -65,7 +65,7 @@ def test_random_cases_hold_what_they_should():
 @pytest.mark.parametrize("seed", range(0, 200, 20))
 def test_ap_of_each_class_by_object_size(seed):
     values, results = random_case(seed)
-    metrics = coco_metrics(data_of(values), results)
+    metrics = measure_coco(data_of(values), results)
     sizes = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
     assert set(metrics.area_class_ap) == set(sizes)
     for area, by_class in metrics.area_class_ap.items():
@@ -83,7 +83,7 @@ def test_ap_of_each_class_by_object_size(seed):
 
 def test_no_results_score_zero():
     values, _ = random_case(1)
-    metrics = coco_metrics(data_of(values), [])
+    metrics = measure_coco(data_of(values), [])
     assert_same_numbers(metrics, oracle(values, []))
     assert metrics.ap == metrics.ap50 == metrics.summary["AP"] == 0
     assert set(metrics.class_ap.values()) == {0}
@@ -94,7 +94,7 @@ def test_nothing_to_find_is_none():
     values["annotations"] = []
     empty: list[dict] = []
     for found in (results, empty):
-        metrics = coco_metrics(data_of(values), found)
+        metrics = measure_coco(data_of(values), found)
         assert_same_numbers(metrics, oracle(values, found))
         assert set(metrics.summary.values()) == {None}
         assert metrics.ap == metrics.ap50 == 0
@@ -109,7 +109,7 @@ def test_perfect_results_score_one():
         {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}
         for a in values["annotations"]
     ]
-    metrics = coco_metrics(data_of(values), results)
+    metrics = measure_coco(data_of(values), results)
     assert metrics.ap == metrics.ap50 == pytest.approx(1)
     assert metrics.summary["AR100"] == pytest.approx(1)
     assert_same_numbers(metrics, oracle(values, results))
@@ -122,7 +122,7 @@ def test_difficult_boxes_count_as_crowd():
         annotation["difficult"] = annotation["iscrowd"]
         annotation["iscrowd"] = 0
     assert any(a["difficult"] for a in ours["annotations"])
-    assert_same_numbers(coco_metrics(data_of(ours), results), oracle(values, results))
+    assert_same_numbers(measure_coco(data_of(ours), results), oracle(values, results))
 
 
 def test_only_the_best_hundred_of_a_picture_count():
@@ -131,23 +131,23 @@ def test_only_the_best_hundred_of_a_picture_count():
     values = {"images": [image], "annotations": [box | {"area": 2500}], "categories": CATEGORIES}
     wrong = {"image_id": 1, "category_id": 3, "bbox": [80, 80, 10, 10], "score": 0.9}
     right = {"image_id": 1, "category_id": 3, "bbox": [10, 10, 50, 50], "score": 0.1}
-    assert coco_metrics(data_of(values), [wrong] * 99 + [right]).ap == pytest.approx(0.01)
-    assert coco_metrics(data_of(values), [wrong] * 100 + [right]).ap == 0
+    assert measure_coco(data_of(values), [wrong] * 99 + [right]).ap == pytest.approx(0.01)
+    assert measure_coco(data_of(values), [wrong] * 100 + [right]).ap == 0
     for count in (99, 100):
         results = [wrong] * count + [right]
-        assert_same_numbers(coco_metrics(data_of(values), results), oracle(values, results))
+        assert_same_numbers(measure_coco(data_of(values), results), oracle(values, results))
 
 
 def test_results_are_left_alone():
     values, results = random_case(3)
     before = copy.deepcopy(results)
-    coco_metrics(data_of(values), results)
+    measure_coco(data_of(values), results)
     assert results == before
 
 
 def test_to_dict_holds_everything():
     values, results = random_case(3)
-    metrics = coco_metrics(data_of(values), results)
+    metrics = measure_coco(data_of(values), results)
     assert metrics.to_dict() == {
         "pictures": len(values["images"]),
         "summary": dict(metrics.summary),
@@ -161,7 +161,7 @@ def test_missing_library_says_how_to_install_it(monkeypatch):
     values, results = random_case(3)
     monkeypatch.setitem(sys.modules, "hotcoco", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ssd34\[evaluate\]'"):
-        coco_metrics(data_of(values), results)
+        measure_coco(data_of(values), results)
 
 
 # --- the pieces -----------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_missing_library_says_how_to_install_it(monkeypatch):
 
 def test_ground_truth_gives_the_annotations_back():
     values, _ = random_case(7)
-    truth = ground_truth(data_of(values))
+    truth = build_ground_truth(data_of(values))
     assert truth["images"] == values["images"] and truth["categories"] == values["categories"]
     by_id = {image["id"]: k for k, image in enumerate(values["images"])}
     expected = sorted(values["annotations"], key=lambda a: (by_id[a["image_id"]], a["id"]))
@@ -276,8 +276,8 @@ def test_image_ids_that_float64_does_not_hold(seed):
     samples = (dataclasses.replace(s, image_id=s.image_id + far) for s in dataset.samples)
     shifted = dataclasses.replace(dataset, samples=tuple(samples))
     moved = dataclasses.replace(results, image_ids=results.image_ids + far)
-    assert coco_metrics(shifted, moved) == coco_metrics(dataset, results)
-    uncertain = [uncertainty(match(*both), resamples=20, seed=1).to_dict()
+    assert measure_coco(shifted, moved) == measure_coco(dataset, results)
+    uncertain = [estimate_uncertainty(match(*both), resamples=20, seed=1).to_dict()
                  for both in ((shifted, moved), (dataset, results))]  # fmt: skip
     assert uncertain[0] == uncertain[1]
     pictures = [analyse(*both).pictures for both in ((shifted, moved), (dataset, results))]

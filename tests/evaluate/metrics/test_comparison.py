@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ssd34.errors import OptionError
-from ssd34.evaluate.metrics.bootstrap import Interval, match, uncertainty
-from ssd34.evaluate.metrics.coco import coco_metrics
+from ssd34.evaluate.metrics.bootstrap import Interval, estimate_uncertainty, match
+from ssd34.evaluate.metrics.coco import measure_coco
 from ssd34.evaluate.metrics.comparison import compare
 from tests.support.coco_oracle import data_of, large_case, random_case
 
@@ -31,7 +31,7 @@ def test_numbers_are_those_of_each_alone(case):
     dataset, results = case
     other = worse(results, 0.3)
     found = compare(match(dataset, results), match(dataset, other), resamples=100)
-    ours, theirs = coco_metrics(dataset, results), coco_metrics(dataset, other)
+    ours, theirs = measure_coco(dataset, results), measure_coco(dataset, other)
     for name in ("AP", "AP50", "AP75"):
         assert found.summary[name].first == pytest.approx(ours.summary[name], abs=1e-9)
         assert found.summary[name].second == pytest.approx(theirs.summary[name], abs=1e-9)
@@ -69,7 +69,7 @@ def test_a_small_change_is_seen_more_sharply_than_by_two_intervals(case):
     dataset, results = case
     one, other = match(dataset, results), match(dataset, worse(results, 0.1))
     paired = compare(one, other, resamples=200).summary["AP"].interval
-    alone = uncertainty(one, resamples=200).summary["AP"]
+    alone = estimate_uncertainty(one, resamples=200).summary["AP"]
     assert paired
     assert paired.high - paired.low < 0.5 * (alone.high - alone.low)
 
@@ -118,7 +118,7 @@ def test_a_rare_class_has_no_interval_and_no_star():
     assert found.class_ap["disc"].difference < 0
     assert found.class_ap["disc"].interval is None and not found.class_ap["disc"].clear
     assert found.class_ap["square"].interval and found.summary["AP"].interval
-    assert set(uncertainty(one, resamples=50).class_ap) == {"square", "cross"}
+    assert set(estimate_uncertainty(one, resamples=50).class_ap) == {"square", "cross"}
 
 
 def test_nothing_to_find():

@@ -5,7 +5,7 @@ import pytest
 
 from ssd34.core.labels import COCO_LABELS
 from ssd34.errors import OptionError
-from ssd34.evaluate.metrics.score import LOST_CLASSES, ScoreOptions, score, seen_by_zoo_2021
+from ssd34.evaluate.metrics.score import LOST_CLASSES, ScoreOptions, apply_zoo_2021, score
 from ssd34.evaluate.results import Results
 from tests.support.coco_oracle import assert_same_numbers, data_of, oracle
 
@@ -63,7 +63,7 @@ def test_it_is_pycocotools_without_nine_classes_and_without_crowds():
 def test_the_data_set_itself_is_left_alone():
     dataset = data_of(coco_case(1)[0])
     crowds = sum(int(sample.crowd.sum()) for sample in dataset.samples)
-    seen = seen_by_zoo_2021(dataset)
+    seen = apply_zoo_2021(dataset)
     assert sum(int(sample.crowd.sum()) for sample in seen.samples) == 0 < crowds
     assert sum(int(sample.crowd.sum()) for sample in dataset.samples) == crowds
     assert len(dataset.labels) == 80
@@ -74,7 +74,7 @@ def test_other_classes_are_refused():
     for category in values["categories"]:
         category["name"] = category["name"].replace("toaster", "grill")
     with pytest.raises(OptionError, match=r"COCO's 80 classes.*'toaster'"):
-        seen_by_zoo_2021(data_of(values))
+        apply_zoo_2021(data_of(values))
 
 
 @pytest.mark.parametrize("options", [{"metric": "zoo"}, {"resamples": -1}])

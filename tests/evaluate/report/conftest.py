@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ssd34.evaluate.metrics.score import ScoreOptions, score
-from ssd34.evaluate.report.page import Provenance, machine, versions
+from ssd34.evaluate.report.page import Provenance, describe_machine, list_versions
 from ssd34.evaluate.report.write import Report, write_report
 from tests.support.scenes import every_error
 
@@ -25,8 +25,8 @@ def report_of(dataset, results, **options):
             command="ssd34 evaluate 'a <b> model' --report out",
             created="2026-01-02 03:04 UTC",
             inputs={"model": "a <b> model", "data SHA-256": "f0" * 32},
-            versions=versions(),
-            machine=machine(threads=3),
+            versions=list_versions(),
+            machine=describe_machine(threads=3),
         ),
         **options,
     )

@@ -14,14 +14,14 @@ from ssd34.evaluate.analysis.counts import BACKGROUND, Confusion, Part
 from ssd34.evaluate.report.plots import (
     MOST_CURVES,
     NAMES,
-    all_plots,
-    commonest,
+    find_commonest,
+    make_plots,
     plot_class_ap,
     plot_class_curves,
     plot_confusion,
     plot_size_ap,
 )
-from ssd34.evaluate.report.theme import DARK, LIGHT, png
+from ssd34.evaluate.report.theme import DARK, LIGHT, render_png
 from ssd34.evaluate.results import Results
 from tests.support.scenes import random_scene
 
@@ -32,11 +32,11 @@ def analysis():
 
 
 def pixels(plot, theme):
-    return np.asarray(Image.open(io.BytesIO(png(plot, theme))).convert("RGB"), int)
+    return np.asarray(Image.open(io.BytesIO(render_png(plot, theme))).convert("RGB"), int)
 
 
 def test_every_plot_has_words_and_numbers(analysis):
-    plots = list(all_plots(analysis))
+    plots = list(make_plots(analysis))
     assert tuple(plot.name for plot in plots) == NAMES
     for plot in plots:
         assert len(plot.alt) > 20 and plot.title
@@ -59,7 +59,7 @@ def test_a_plot_shows_its_numbers(analysis):
 
 def test_lines_keep_their_colours(analysis):
     """The palette of the file has room for every class's colour."""
-    shown = pixels(plot_class_curves(analysis.curves, commonest(analysis)), LIGHT)
+    shown = pixels(plot_class_curves(analysis.curves, find_commonest(analysis)), LIGHT)
     for colour in LIGHT.series[: len(analysis.curves.by_class)]:
         wanted = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
         assert (np.abs(shown - wanted).max(axis=-1) < 16).sum() > 100, colour
@@ -68,7 +68,7 @@ def test_lines_keep_their_colours(analysis):
 def test_zeros_are_drawn():
     """Objects, and nothing detected: no bar has a height, no axis is without extent."""
     dataset, _ = random_scene(3)
-    plots = list(all_plots(analyse(dataset, Results.of([]))))
+    plots = list(make_plots(analyse(dataset, Results.of([]))))
     assert set(NAMES) - {plot.name for plot in plots} == {"score-threshold", "calibration"}
     for plot in plots:
         assert pixels(plot, DARK).std() > 5
@@ -120,7 +120,7 @@ def test_a_large_confusion_matrix_is_gathered_and_its_data_are_whole():
 
 
 def test_the_commonest_classes_have_curves(analysis):
-    names = commonest(analysis)
+    names = find_commonest(analysis)
     objects = {one.name: one.objects for one in analysis.classes}
     assert list(names) == sorted(names, key=lambda name: -objects[name])
     assert MOST_CURVES == len(LIGHT.series) == len(DARK.series)

@@ -17,7 +17,7 @@ from ssd34.datasets.dataset import Dataset
 from ssd34.errors import MissingExtraError, OptionError
 from ssd34.evaluate.metrics.score import ScoreOptions, score
 from ssd34.evaluate.report import write
-from ssd34.evaluate.report.page import machine, versions
+from ssd34.evaluate.report.page import describe_machine, list_versions
 from ssd34.evaluate.report.plots import NAMES
 from ssd34.evaluate.report.write import STEPS, write_report
 from ssd34.evaluate.results import Results
@@ -159,9 +159,9 @@ def test_the_numbers_stand_on_the_page(page, written):
         assert f"{low:.4f} to {high:.4f}" in text
     assert "the middle 95 % of the spread of 50 draws" in text
     assert "the score 0.850 gives the best F1, 0.500: 100.0 %" in text
-    for name, version in versions().items():
+    for name, version in list_versions().items():
         assert f"{name}{version}" in text.replace(" ", "")
-    for value in machine(threads=3).values():
+    for value in describe_machine(threads=3).values():
         assert value in text
 
 
@@ -255,8 +255,8 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch, module):
 
 
 def test_the_machine_has_threads_only_where_something_ran():
-    assert machine(threads=3) == {**machine(), "threads": "3"}
-    assert machine()["processor"] and "threads" not in machine()
+    assert describe_machine(threads=3) == {**describe_machine(), "threads": "3"}
+    assert describe_machine()["processor"] and "threads" not in describe_machine()
 
 
 @pytest.mark.usefixtures("no_plots")

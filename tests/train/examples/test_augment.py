@@ -12,10 +12,10 @@ from ssd34.images.reduced import FACTORS
 from ssd34.train.examples.augment import (
     FILL,
     Augmentation,
-    cropped,
-    drawn_variation,
-    varied,
-    zoomed,
+    apply_variation,
+    crop,
+    draw_variation,
+    zoom,
 )
 from tests.conftest import EXAMPLES
 
@@ -29,8 +29,8 @@ class Example(NamedTuple):
 def augment(image, boxes, **given):
     """Draw a variation and apply it."""
     height, width = image.shape[:2]
-    variation = drawn_variation(width, height, boxes, **given)
-    picture = varied(Image.fromarray(image), variation, factor=1)
+    variation = draw_variation(width, height, boxes, **given)
+    picture = apply_variation(Image.fromarray(image), variation, factor=1)
     return Example(picture, variation.boxes, variation.kept)
 
 
@@ -108,7 +108,7 @@ def test_crops_keep_objects_by_their_centre():
     kept_counts = set()
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        variation = drawn_variation(200, 160, boxes, size=64, options=options, rng=rng)
+        variation = draw_variation(200, 160, boxes, size=64, options=options, rng=rng)
         left, top, right, bottom = variation.window
         x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
         inside = (left < x) & (x < right) & (top < y) & (y < bottom)
@@ -135,7 +135,7 @@ def test_crops_overlap_all_objects_by_the_bound_asked_for(choice, bound):
     picture = np.array([0, 0, 200, 160], np.float64)
     least = []
     for seed in range(12):
-        window, _ = cropped(picture, boxes, respected, bounded(choice, seed))
+        window, _ = crop(picture, boxes, respected, bounded(choice, seed))
         if bound is None:
             assert window.tolist() == picture.tolist()
             continue
@@ -153,7 +153,7 @@ def test_zooming_in_on_a_box_that_is_off_by_one_rounding():
     """A float box's left end above 0 by less than its right end resolves."""
     box = np.array([[4e-14, 0, 300, 200]], np.float32)
     for seed in range(200):
-        window = zoomed(400, 300, box, np.array([1]), np.random.default_rng(seed))
+        window = zoom(400, 300, box, np.array([1]), np.random.default_rng(seed))
         assert (window[2:] > window[:2]).all()
 
 
@@ -217,7 +217,7 @@ def test_the_factor_leaves_more_than_the_result_needs():
     boxes = np.array([[100, 200, 1500, 1000]], np.float32)
     seen = set()
     for seed in range(100):
-        variation = drawn_variation(
+        variation = draw_variation(
             1600, 1200, boxes, size=64, options=Augmentation(expand=0.5),
             rng=np.random.default_rng(seed),
         )  # fmt: skip
@@ -226,7 +226,7 @@ def test_the_factor_leaves_more_than_the_result_needs():
         assert factor == 8 or shortest / (2 * factor) < 1.5 * 64
         seen.add(factor)
     assert seen == {4, 8}
-    small = drawn_variation(
+    small = draw_variation(
         191, 150, boxes / np.float32(10), size=64, options=PLAIN, rng=np.random.default_rng(0)
     )
     assert small.factor == 1
@@ -240,14 +240,14 @@ def test_a_reduced_picture_gives_nearly_the_same(size, seed):
     boxes = np.array([[100, 200, 900, 700]], np.float32)
     options = Augmentation(expand=0.5, brightness=0, contrast=0, saturation=0, hue=0)
     width, height = size
-    variation = drawn_variation(
+    variation = draw_variation(
         width, height, boxes, size=64, options=options, rng=np.random.default_rng(seed)
     )
-    whole = varied(picture, variation, factor=1).astype(int)
+    whole = apply_variation(picture, variation, factor=1).astype(int)
     assert variation.factor > 1
     for factor in FACTORS:
         if factor <= variation.factor:
-            reduced = varied(picture.reduce(factor), variation, factor=factor)
+            reduced = apply_variation(picture.reduce(factor), variation, factor=factor)
             assert np.abs(reduced - whole).mean() <= 1.6
             assert np.abs(reduced - whole).max() <= 16
 
@@ -272,7 +272,7 @@ def test_what_is_zoomed_in_on_is_drawn_by_class():
     labels = np.array([1] * 9 + [2])
     options = dataclasses.replace(PLAIN, zoom=1)
     shown = [
-        drawn_variation(
+        draw_variation(
             200, 160, boxes, size=64, options=options, labels=labels,
             ignored=np.arange(10) == 0, rng=np.random.default_rng(seed),
         ).kept
@@ -291,7 +291,7 @@ def test_what_is_ignored_is_kept_as_far_as_it_is_seen(options, zoom):
     boxes = np.array([[20, 40, 60, 100], [100, 0, 200, 160]], np.float32)
     cut = 0
     for seed in range(60):
-        variation = drawn_variation(
+        variation = draw_variation(
             200, 160, boxes, size=64, options=dataclasses.replace(options, zoom=zoom),
             ignored=np.array([False, True]), rng=np.random.default_rng(seed),
         )  # fmt: skip
@@ -309,7 +309,7 @@ def test_what_is_ignored_is_kept_as_far_as_it_is_seen(options, zoom):
 def test_zooming_never_leaves_the_picture():
     boxes = np.array([[0, 0, 200, 160]], np.float32)
     for seed in range(20):
-        variation = drawn_variation(
+        variation = draw_variation(
             200, 160, boxes, size=64, options=dataclasses.replace(PLAIN, zoom=1),
             rng=np.random.default_rng(seed),
         )  # fmt: skip

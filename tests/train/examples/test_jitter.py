@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from ssd34.train.examples.jitter import BLOCK, Change, changed, drawn_changes, turned_hue
+from ssd34.train.examples.jitter import BLOCK, Change, apply_changes, draw_changes, turn_hue
 from tests.conftest import EXAMPLES
 
 AMOUNTS = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.05}
@@ -25,7 +25,7 @@ def picture(side=90):
 )
 @pytest.mark.parametrize("drawn", [-1.0, -0.5, -0.013, 0.0, 0.125, 0.5, 1.0])
 def test_three_of_them_are_pillows_enhancers_bit_for_bit(kind, enhancer, drawn):
-    ours = changed(picture(), (Change(kind, drawn),))
+    ours = apply_changes(picture(), (Change(kind, drawn),))
     theirs = enhancer(picture()).enhance(1 + drawn)
     assert np.array_equal(np.asarray(ours), np.asarray(theirs))
 
@@ -43,28 +43,28 @@ def test_hue_is_turned_as_colorsys_turns_it(share):
     for rgb in pixels / 255:
         hue, saturation, value = colorsys.rgb_to_hsv(*rgb)
         expected.append(colorsys.hsv_to_rgb((hue + share) % 1, saturation, value))
-    difference = np.abs(turned_hue(pixels, share) - np.array(expected) * 255)
+    difference = np.abs(turn_hue(pixels, share) - np.array(expected) * 255)
     assert difference.max() <= 0.5 + 1e-4
 
 
 def test_a_picture_of_several_blocks_is_turned_everywhere():
     side = int(BLOCK**0.5) + 40
     image = picture(side)
-    ours = np.asarray(changed(image, (Change("hue", 0.04),)))
-    expected = turned_hue(np.asarray(image).reshape(-1, 3), 0.04)
+    ours = np.asarray(apply_changes(image, (Change("hue", 0.04),)))
+    expected = turn_hue(np.asarray(image).reshape(-1, 3), 0.04)
     assert np.array_equal(ours, expected.reshape(side, side, 3))
 
 
 def test_changes_come_in_every_order_and_within_their_amounts():
     orders = set()
     for seed in range(300):
-        changes = drawn_changes(AMOUNTS, np.random.default_rng(seed))
+        changes = draw_changes(AMOUNTS, np.random.default_rng(seed))
         orders.add(tuple(kind for kind, _ in changes))
         assert all(abs(drawn) <= AMOUNTS[kind] for kind, drawn in changes)
     assert len(orders) == 24
 
 
 def test_what_has_no_amount_is_left_out():
-    changes = drawn_changes(AMOUNTS | {"hue": 0, "contrast": 0}, np.random.default_rng(1))
+    changes = draw_changes(AMOUNTS | {"hue": 0, "contrast": 0}, np.random.default_rng(1))
     assert sorted(kind for kind, _ in changes) == ["brightness", "saturation"]
-    assert np.array_equal(np.asarray(changed(picture(), ())), np.asarray(picture()))
+    assert np.array_equal(np.asarray(apply_changes(picture(), ())), np.asarray(picture()))

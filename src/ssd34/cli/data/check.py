@@ -90,9 +90,9 @@ def _opened(path: str) -> list[Dataset]:
 
 
 def _write_sheet(result: Check, target: Path, *, most: int) -> None:
-    from ssd34.datasets.check.contact_sheet import contact_sheet
+    from ssd34.datasets.check.contact_sheet import draw_contact_sheet
 
-    picture = contact_sheet(result.findings, most=most)
+    picture = draw_contact_sheet(result.findings, most=most)
     if picture is None:
         click.echo("no suspicious picture to draw: no sheet written", err=True)
         return

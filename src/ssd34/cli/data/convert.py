@@ -13,7 +13,7 @@ from ssd34.cli.console import PARTLY, progress_bar, warn, warn_of_problems
 from ssd34.datasets.convert.convert import FORMATS, Options
 from ssd34.datasets.convert.convert import convert as run_conversion
 from ssd34.datasets.dataset import Dataset, Layout
-from ssd34.datasets.open import find_dataset, renamed, split_path, with_coco_names
+from ssd34.datasets.open import find_dataset, rename_classes, split_path, use_coco_names
 from ssd34.errors import OptionError
 from ssd34.files.atomic import write_text
 from ssd34.text import counted
@@ -63,7 +63,7 @@ def convert(
     SOURCE is a COCO, Pascal VOC or YOLO data set, PATH@SPLIT for one split of it. NAME= says what
     the split is called in the destination; several sources become the splits of one data set.
     """
-    names = dict(_pair(text, "--rename", "OLD=NEW") for text in renames)
+    names = dict(map(_pair, renames))
     wanted = _wanted(sources, splits)
     opened = [(name, _opened(layout, split)) for name, layout, split in wanted]
     check_outputs(
@@ -72,9 +72,9 @@ def convert(
         datasets=[dataset for _, dataset in opened],
     )
     if coco_names:
-        opened = [(name, with_coco_names(dataset)) for name, dataset in opened]
+        opened = [(name, use_coco_names(dataset)) for name, dataset in opened]
     if names:
-        opened = [(name, renamed(dataset, names)) for name, dataset in opened]
+        opened = [(name, rename_classes(dataset, names)) for name, dataset in opened]
     options = Options(form, link=not copy, ignored_as_objects=ignored == "as-objects")
     with progress_bar() as bar:
         task = bar.add_task("converting", total=sum(len(dataset) for _, dataset in opened))
@@ -144,8 +144,8 @@ def _named(source: str) -> tuple[str, str]:
     return name, path
 
 
-def _pair(text: str, option: str, form: str) -> tuple[str, str]:
+def _pair(text: str) -> tuple[str, str]:
     old, separator, new = text.partition("=")
     if not separator or not old or not new:
-        raise OptionError(f"{option} {text}: expected {form}")
+        raise OptionError(f"--rename {text}: expected OLD=NEW")
     return old, new

@@ -17,10 +17,10 @@ from ssd34.cli.console import PARTLY, download_bar, warn, warn_of_problems
 from ssd34.cli.data.check import check_data
 from ssd34.cli.data.convert import convert
 from ssd34.core.labels import LabelSet
-from ssd34.datasets.check.statistics import statistics
+from ssd34.datasets.check.statistics import count_statistics
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.download import PublishedData, published_data
-from ssd34.datasets.open import find_dataset, open_dataset, split_path, with_coco_names
+from ssd34.datasets.open import find_dataset, open_dataset, split_path, use_coco_names
 
 _FIELDS = ("pictures", "empty", "boxes", "crowd", "difficult", "left_out")
 
@@ -62,7 +62,7 @@ def info(*, path: str, as_json: bool) -> None:
 
 def _counts(dataset: Dataset) -> dict[str, Any]:
     """What one split holds; the JSON form of it."""
-    counted = statistics(dataset)
+    counted = count_statistics(dataset)
     return {
         "pictures": counted.pictures,
         "empty": len(counted.empty),
@@ -132,11 +132,11 @@ for command in (info, check_data, convert, download_published):
     data.add_command(command)
 
 
-def opened(path: str, *, coco_names: bool = False, quiet: bool = False) -> Dataset:
+def open_warned(path: str, *, coco_names: bool = False, quiet: bool = False) -> Dataset:
     """A data set; its problems are warned of."""
     dataset = open_dataset(path)
     if coco_names:
-        dataset = with_coco_names(dataset)
+        dataset = use_coco_names(dataset)
     if not quiet:
         warn_of_problems(dataset)
     return dataset

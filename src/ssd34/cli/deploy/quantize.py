@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.cli.console import duration, ends_as_interrupted, errors, progress_bar, warn
-from ssd34.cli.data.group import opened, warn_of_unknown_classes
+from ssd34.cli.data.group import open_warned, warn_of_unknown_classes
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.errors import MissingExtraError, OptionError, require
 from ssd34.files.lock import folder_locked
@@ -155,7 +155,7 @@ def quantize(
         files=[config] if config else (), models=(model,), data=(data,), made=(output,),
     )  # fmt: skip
     click.get_current_context().with_resource(folder_locked(output))
-    dataset = opened(data, coco_names=coco_names)
+    dataset = open_warned(data, coco_names=coco_names)
     accepted = _run(
         model,
         dataclasses.replace(dataset, samples=dataset.samples[:limit]),

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.cli.console import PARTLY, progress_bar, warn
-from ssd34.cli.data.group import opened, warn_of_unknown_classes
+from ssd34.cli.data.group import open_warned, warn_of_unknown_classes
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.datasets.dataset import Dataset, Problem, fingerprint
 from ssd34.errors import OptionError, require
@@ -76,7 +76,7 @@ def calibrate(
     """
     require("onnx", extra="export", why="calibration of scores")
     require("hotcoco", extra="evaluate", why="calibration of scores")
-    from ssd34.evaluate.score_fit import chosen, halves
+    from ssd34.evaluate.score_fit import choose_samples, split_in_halves
     from ssd34.workflows.calibrate import CalibrateOptions, calibrate_scores
 
     source, checkpoint = _read(model)
@@ -89,15 +89,15 @@ def calibrate(
     inputs = [data] if test_data is None else [data, test_data]
     check_outputs((output, json_file), data=inputs)
     check_outputs((json_file,), models=(str(source),))
-    everything = opened(data, coco_names=coco_names)
+    everything = open_warned(data, coco_names=coco_names)
     if limit and limit < len(everything):
         some = np.random.default_rng(seed).permutation(len(everything))[:limit]
-        everything = chosen(everything, np.sort(some))
+        everything = choose_samples(everything, np.sort(some))
     if test_data is None:
-        fit, held_out = halves(everything, seed=seed)
+        fit, held_out = split_in_halves(everything, seed=seed)
         split = f"one half of {data} by chance (seed {seed}) fitted, the other measured"
     else:
-        fit, held_out = everything, opened(test_data, coco_names=coco_names)
+        fit, held_out = everything, open_warned(test_data, coco_names=coco_names)
         split = f"{data} fitted, {test_data} measured"
     check_outputs((target, json_file), datasets=(fit, held_out))
     warn_of_unknown_classes(fit, checkpoint.labels)
@@ -154,25 +154,21 @@ def _read(model: str) -> tuple[Path, Checkpoint]:
 
 
 def _show(found: CalibratedScores, fit: Dataset, held_out: Dataset) -> None:
-    before, after = found.before, found.after
+    both = (found.before, found.after)
     table = Table("", "before", "after")
     for name in ("AP", "AP50", "AR100"):
-        values = (each.score.metrics.summary[name] for each in (before, after))
+        values = (each.score.metrics.summary[name] for each in both)
         table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
     table.add_section()
-    for first, second in zip(before.score.precisions, after.score.precisions, strict=True):
-        cells = (
-            "-" if one.precision is None else f"{one.precision:.3f} of {one.detections}"
-            for one in (first, second)
-        )
-        table.add_row(f"right from score {first.score:g}", *cells)
+    for ones in zip(*(each.score.precisions for each in both), strict=True):
+        cells = (_share(one.precision, one.detections) for one in ones)
+        table.add_row(f"right from score {ones[0].score:g}", *cells)
     table.add_section()
-    bins = [{round(one.low, 1): one for one in each.curve.bins} for each in (before, after)]
+    bins = [{round(one.low, 1): one for one in each.curve.bins} for each in both]
     for low in sorted(bins[0].keys() | bins[1].keys()):
-        ones = [each.get(low) for each in bins]
-        cells = ("-" if one is None else f"{one.right:.3f} of {one.count}" for one in ones)
+        cells = (_share(one[low].right, one[low].count) if low in one else "-" for one in bins)
         table.add_row(f"right at score {low:g} to {low + 0.1:.1f}", *cells)
-    table.add_row("calibration error", *(f"{each.curve.ece:.4f}" for each in (before, after)))
+    table.add_row("calibration error", *(f"{each.curve.ece:.4f}" for each in both))
     console = Console(highlight=False, emoji=False)
     title = (
         f"fitted on {counted(len(fit), 'picture')} of {fit.name}; measured on "
@@ -180,3 +176,7 @@ def _show(found: CalibratedScores, fit: Dataset, held_out: Dataset) -> None:
     )
     console.print(title, style="table.title", markup=False, soft_wrap=True)
     console.print(table)
+
+
+def _share(right: float | None, count: int) -> str:
+    return "-" if right is None else f"{right:.3f} of {count}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from ssd34.cli.data.group import opened
+from ssd34.cli.data.group import open_warned
 from ssd34.cli.train.qat import calibrated_steps, check_options, settings_of_qat
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
@@ -118,10 +118,10 @@ def open_data(
 ) -> tuple[Sequence[tuple[Dataset, float]], Dataset]:
     """The data sets to learn from, each with its weight, and the one to measure on."""
     datasets = [
-        (opened(path, coco_names=coco_names, quiet=quiet), weight)
+        (open_warned(path, coco_names=coco_names, quiet=quiet), weight)
         for path, weight in map(weighted, data)
     ]
-    return datasets, opened(val, coco_names=coco_names, quiet=quiet)
+    return datasets, open_warned(val, coco_names=coco_names, quiet=quiet)
 
 
 def plan_run(

@@ -14,7 +14,7 @@ from ssd34.datasets.check.statistics import (
     RELATIVE_SIZES,
     SMALLEST_DEFAULT_BOX,
     Statistics,
-    statistics,
+    count_statistics,
 )
 from ssd34.datasets.dataset import Dataset, ImageStore, Kind, Problem, Sample
 from ssd34.errors import ImageError
@@ -115,7 +115,7 @@ def check(
             problems = [*_of_picture(sample, content), *_of_boxes(sample)]
             findings += [Finding(dataset, problem, sample) for problem in problems]
             findings += _twins(_Place(number, dataset, sample), content, firsts)
-    return Check(tuple(statistics(dataset) for dataset in datasets), tuple(findings))
+    return Check(tuple(count_statistics(dataset) for dataset in datasets), tuple(findings))
 
 
 def _counted_on(progress: Callable[[int], None], before: int) -> Callable[[int], None]:

@@ -47,7 +47,7 @@ class _Tile:
         return [finding.problem.box for finding in self.findings if finding.problem.box]
 
 
-def contact_sheet(findings: Sequence[Finding], *, most: int) -> Image.Image | None:
+def draw_contact_sheet(findings: Sequence[Finding], *, most: int) -> Image.Image | None:
     """Draw suspicious pictures.
 
     Where there are more than fit, every kind gets its share.

@@ -97,7 +97,7 @@ class Statistics:
         return tuple(count.name for count in self.classes if not count.boxes)
 
 
-def statistics(dataset: Dataset) -> Statistics:
+def count_statistics(dataset: Dataset) -> Statistics:
     """Count what a data set holds; pictures are not read."""
     samples = dataset.samples
     boxes = np.zeros(len(dataset.labels) + 1, np.int64)

@@ -16,7 +16,13 @@ import numpy as np
 
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.builder import size_of
-from ssd34.datasets.convert.dropped import Loss, WrittenPicture, WrittenSplit, holdable, renumbered
+from ssd34.datasets.convert.dropped import (
+    Dropped,
+    WrittenPicture,
+    WrittenSplit,
+    count_renumbered,
+    drop_unholdable,
+)
 from ssd34.datasets.convert.writers import (
     coco_folder,
     write_coco,
@@ -31,7 +37,7 @@ from ssd34.errors import DatasetError, ImageError, OptionError, require
 from ssd34.files.atomic import folder_written_whole
 from ssd34.files.lock import file_locked
 from ssd34.files.tree import FileNames, FolderFiles, path_of
-from ssd34.images.read import SUFFIXES, image_size
+from ssd34.images.read import SUFFIXES, read_image_size
 
 FORMATS = ("coco", "voc", "yolo")
 
@@ -69,7 +75,7 @@ class Conversion:
 
     format: str
     splits: tuple[tuple[str, int, int], ...]
-    losses: dict[Loss, int]
+    losses: dict[Dropped, int]
     problems: tuple[Problem, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,9 +118,9 @@ def convert(
         raise OptionError(f"{destination.absolute().parent}: no such folder; create it first")
     if options.format == "yolo":
         require("yaml", extra="data", why="writing a YOLO data set")
-    losses: Counter[Loss] = Counter()
+    losses: Counter[Dropped] = Counter()
     problems: list[Problem] = []
-    named = named_splits(sources, options.format, losses)
+    named = name_splits(sources, options.format, losses)
     splits: list[WrittenSplit] = []
     done = 0
     with file_locked(destination.absolute()), folder_written_whole(destination) as folder:
@@ -122,7 +128,7 @@ def convert(
         for name, dataset in named:
             pictures: list[WrittenPicture] = []
             for sample in dataset.samples:
-                kept, lost = holdable(
+                kept, lost = drop_unholdable(
                     sample, options.format, ignored_as_objects=options.ignored_as_objects
                 )
                 path, new = places.of(dataset, name, kept)
@@ -141,14 +147,14 @@ def convert(
                     f"{dataset.name}: no picture could be read; first problem: {problems[0]}"
                 )
             split = WrittenSplit(name, dataset.labels, tuple(pictures))
-            losses += renumbered(split, dataset, options.format)
+            losses += count_renumbered(split, dataset, options.format)
             splits.append(split)
         _WRITERS[options.format](folder, splits)
     counts = [(s.name, len(s.pictures), _boxes(s.pictures)) for s in splits]
     return Conversion(
         options.format,
         tuple(counts),
-        {loss: losses[loss] for loss in Loss if losses[loss]},
+        {loss: losses[loss] for loss in Dropped if losses[loss]},
         tuple(problems),
     )
 
@@ -170,8 +176,8 @@ UNDIVIDED = "train"
 """What a source without splits is called where a format wants a name."""
 
 
-def named_splits(
-    sources: Sequence[tuple[str, Dataset]], form: str, losses: Counter[Loss]
+def name_splits(
+    sources: Sequence[tuple[str, Dataset]], form: str, losses: Counter[Dropped]
 ) -> list[tuple[str, Dataset]]:
     """The splits under names that the format can hold, all with the same classes."""
     if not sources:
@@ -183,7 +189,7 @@ def named_splits(
         name = given or UNDIVIDED
         if form == "yolo":
             name = _yolo_name(name)
-            losses[Loss.SPLIT_NAMES] += given not in ("", name)
+            losses[Dropped.SPLIT_NAMES] += given not in ("", name)
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise OptionError(f"split {name!r}: expected letters, digits, '_', '-' and '.'")
         if name in dict(named):
@@ -284,7 +290,7 @@ def place(dataset: Dataset, sample: Sample, path: Path, *, link: bool) -> None:
     data = b""
     if not link:
         data = images.read_bytes(name)
-        size = image_size(io.BytesIO(data), name)
+        size = read_image_size(io.BytesIO(data), name)
     elif isinstance(images, FolderFiles):
         size = size_of(images, name)
     else:

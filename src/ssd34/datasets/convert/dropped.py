@@ -11,14 +11,14 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from ssd34.core.boxes import area
-from ssd34.core.labels import LabelSet, numbered
-from ssd34.datasets.builder import with_ids
+from ssd34.core.labels import LabelSet, number_classes
+from ssd34.datasets.builder import number_samples
 from ssd34.datasets.dataset import Dataset, Sample
 
 _AREA_TOLERANCE = 0.01
 
 
-class Loss(StrEnum):
+class Dropped(StrEnum):
     """What a format cannot hold, or holds in another way."""
 
     CROWD_DIFFICULT = "crowd boxes became difficult boxes"
@@ -32,9 +32,9 @@ class Loss(StrEnum):
     SPLIT_NAMES = "splits got another name"
 
 
-def holdable(
+def drop_unholdable(
     sample: Sample, form: str, *, ignored_as_objects: bool
-) -> tuple[Sample, Counter[Loss]]:
+) -> tuple[Sample, Counter[Dropped]]:
     """What a format can hold of a sample, and what is lost.
 
     Args:
@@ -42,40 +42,40 @@ def holdable(
         form: coco, voc or yolo.
         ignored_as_objects: as in `ssd34.datasets.convert.convert.Options`.
     """
-    losses: Counter[Loss] = Counter()
+    losses: Counter[Dropped] = Counter()
     if form == "coco":
         return sample, losses
     if form == "voc":
-        losses[Loss.CROWD_DIFFICULT] = int(sample.crowd.sum())
+        losses[Dropped.CROWD_DIFFICULT] = int(sample.crowd.sum())
         fractions = (sample.boxes != np.round(sample.boxes)).any(axis=1)
-        losses[Loss.FRACTIONS] = int(fractions.sum())
+        losses[Dropped.FRACTIONS] = int(fractions.sum())
     elif ignored_as_objects:
-        losses[Loss.IGNORED_OBJECTS] = int(sample.ignored.sum())
+        losses[Dropped.IGNORED_OBJECTS] = int(sample.ignored.sum())
     else:
-        losses[Loss.IGNORED_LEFT_OUT] = int(sample.ignored.sum())
+        losses[Dropped.IGNORED_LEFT_OUT] = int(sample.ignored.sum())
         sample = sample.of(~sample.ignored)
     areas = area(sample.boxes.astype(np.float64))
     changed = np.abs(areas - sample.areas) > _AREA_TOLERANCE * areas
-    losses[Loss.AREAS] = int(changed.sum())
+    losses[Dropped.AREAS] = int(changed.sum())
     return sample, losses
 
 
-def renumbered(split: WrittenSplit, dataset: Dataset, form: str) -> Counter[Loss]:
+def count_renumbered(split: WrittenSplit, dataset: Dataset, form: str) -> Counter[Dropped]:
     """Names and numbers that change."""
     names = {s.image_id: s.file_name for s in dataset.samples}
     written = [PurePosixPath(picture.path).name for picture in split.pictures]
     before = [PurePosixPath(names[picture.sample.image_id]).name for picture in split.pictures]
-    losses = Counter({Loss.NAMES: sum(a != b for a, b in zip(before, written, strict=True))})
+    losses = Counter({Dropped.NAMES: sum(a != b for a, b in zip(before, written, strict=True))})
     if form != "coco":
         # YOLO has no order but that of the names.
         pictures = (
             sorted(split.pictures, key=lambda p: p.path) if form == "yolo" else split.pictures
         )
         samples = [dataclasses.replace(p.sample, file_name=p.path) for p in pictures]
-        again = zip(samples, with_ids(samples), strict=True)
-        losses[Loss.IMAGE_IDS] = sum(a.image_id != b.image_id for a, b in again)
-        ids = numbered(dataset.labels.names).category_ids
-        losses[Loss.CATEGORY_IDS] = sum(
+        again = zip(samples, number_samples(samples), strict=True)
+        losses[Dropped.IMAGE_IDS] = sum(a.image_id != b.image_id for a, b in again)
+        ids = number_classes(dataset.labels.names).category_ids
+        losses[Dropped.CATEGORY_IDS] = sum(
             a != b for a, b in zip(ids, dataset.labels.category_ids, strict=True)
         )
     return losses

@@ -19,7 +19,7 @@ from ssd34.deploy.graph.layers import Network
 from ssd34.deploy.int8.calibrate import Statistics, may_detect
 from ssd34.deploy.int8.plan import NEGLIGIBLE
 from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
-from ssd34.runtime.node_times import NodeTime, node_times
+from ssd34.runtime.node_times import NodeTime, measure_node_times
 from ssd34.runtime.session import Session
 
 LEAST_MS = 1e-3
@@ -100,7 +100,7 @@ def layer_costs(
 
         def times(session: Session) -> dict[str, float]:
             tensor = session.input_for(pictures[0])
-            nodes = node_times(path, session.engine.name, tensor, threads=session.threads)
+            nodes = measure_node_times(path, session.engine.name, tensor, threads=session.threads)
             return layer_times(nodes, convolutions)
 
         exported = ExportOptions(opset=options.opset, policy=None)

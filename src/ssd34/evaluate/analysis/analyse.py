@@ -28,7 +28,7 @@ from ssd34.evaluate.analysis.curves import (
     measure_curves,
 )
 from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, Matching, read_matches
-from ssd34.evaluate.metrics.coco import countable, ground_truth, names_of
+from ssd34.evaluate.metrics.coco import build_ground_truth, make_countable, names_of
 from ssd34.evaluate.results import Results
 
 
@@ -98,14 +98,14 @@ def rate_pictures(
     return tuple(told)
 
 
-def best(pictures: Sequence[Picture]) -> list[Picture]:
+def rank_best(pictures: Sequence[Picture]) -> list[Picture]:
     """Pictures with objects, the best first: highest F1, then most objects."""
     return sorted(
         (one for one in pictures if one.found), key=lambda one: (-one.f1, -one.found, one.sample)
     )
 
 
-def worst(pictures: Sequence[Picture]) -> list[Picture]:
+def rank_worst(pictures: Sequence[Picture]) -> list[Picture]:
     """Pictures with errors, the worst first: lowest F1, then most errors."""
     return sorted(
         (one for one in pictures if one.missed or one.false_alarms),
@@ -149,8 +149,8 @@ def analyse(dataset: Dataset, results: Results) -> Analysis:
         MissingExtraError: hotcoco is not installed.
     """
     hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
-    dataset, results = countable(dataset, results)
-    values = ground_truth(dataset)
+    dataset, results = make_countable(dataset, results)
+    values = build_ground_truth(dataset)
     truth = hotcoco.COCO(values)
 
     def evaluation_of(truth: Any, chosen: Results) -> Any:

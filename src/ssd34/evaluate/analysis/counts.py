@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ssd34.datasets.dataset import Dataset
 from ssd34.evaluate.analysis.matches import IOU
-from ssd34.evaluate.metrics.coco import mean_measured, names_of
+from ssd34.evaluate.metrics.coco import average_measured, names_of
 
 SIZES = ("small", "medium", "large")
 
@@ -71,7 +71,11 @@ def _part(evaluation: Any, name: str, objects: int, *, classes: list[int], area:
     precision = np.asarray(evaluation.eval["precision"])[:, :, classes, area, -1]
     recall = np.asarray(evaluation.eval["recall"])[:, classes, area, -1]
     return Part(
-        name, objects, mean_measured(precision), mean_measured(precision[0]), mean_measured(recall)
+        name,
+        objects,
+        average_measured(precision),
+        average_measured(precision[0]),
+        average_measured(recall),
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import require
-from ssd34.evaluate.metrics.coco import countable, ground_truth
+from ssd34.evaluate.metrics.coco import build_ground_truth, make_countable
 from ssd34.evaluate.results import Results
 
 IOU = 0.5
@@ -46,7 +46,7 @@ class Matching:
         return found
 
 
-def matched(dataset: Dataset, results: Results) -> tuple[Any, Matching]:
+def match_detections(dataset: Dataset, results: Results) -> tuple[Any, Matching]:
     """An evaluation (hotcoco's COCOeval after `evaluate`) of detections, and its matching.
 
     Args:
@@ -57,8 +57,8 @@ def matched(dataset: Dataset, results: Results) -> tuple[Any, Matching]:
         MissingExtraError: hotcoco is not installed.
     """
     hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
-    dataset, results = countable(dataset, results)
-    values = ground_truth(dataset)
+    dataset, results = make_countable(dataset, results)
+    values = build_ground_truth(dataset)
     truth = hotcoco.COCO(values)
     evaluation = hotcoco.COCOeval(truth, truth.load_res(results.as_array()), "bbox")
     evaluation.evaluate()

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import require
-from ssd34.evaluate.metrics.coco import countable, ground_truth
+from ssd34.evaluate.metrics.coco import build_ground_truth, make_countable
 
 RECALLS = np.linspace(0, 1, 101)
 """At which COCO samples the precision."""
@@ -126,8 +126,8 @@ def match(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> DatasetMatc
         MissingExtraError: hotcoco is not installed.
     """
     hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
-    dataset, found = countable(dataset, results)
-    truth = hotcoco.COCO(ground_truth(dataset))
+    dataset, found = make_countable(dataset, results)
+    truth = hotcoco.COCO(build_ground_truth(dataset))
     evaluation = hotcoco.COCOeval(truth, truth.load_res(found.as_array()), "bbox")
     evaluation.params.area_rng = [_ANY_AREA]
     evaluation.params.area_rng_lbl = ["all"]
@@ -205,12 +205,9 @@ def average_precision(one: ClassMatches, counts: NDArray[np.int32]) -> NDArray[n
     return result
 
 
-def as_they_are(matches: DatasetMatches) -> NDArray[np.int32]:
-    """(1, P) int32: every picture once."""
-    return np.ones((1, matches.pictures), np.int32)
-
-
-def draws(matches: DatasetMatches, *, resamples: int, seed: int) -> Iterator[NDArray[np.int32]]:
+def draw_pictures(
+    matches: DatasetMatches, *, resamples: int, seed: int
+) -> Iterator[NDArray[np.int32]]:
     """(B, P) int32: how often each picture is drawn, in blocks of some draws."""
     generator = np.random.default_rng(seed)
     number = matches.pictures
@@ -222,14 +219,28 @@ def draws(matches: DatasetMatches, *, resamples: int, seed: int) -> Iterator[NDA
         yield counts.reshape(block, number).astype(np.int32)
 
 
-def accumulated(matches: DatasetMatches, counts: NDArray[np.int32]) -> NDArray[np.float64]:
+def accumulate(matches: DatasetMatches, counts: NDArray[np.int32]) -> NDArray[np.float64]:
     """(B, classes, 10) float64: AP of each class at each IoU threshold; NaN without objects."""
     if not matches.classes:
         return np.zeros((len(counts), 0, IOU_THRESHOLDS))
     return np.stack([average_precision(one, counts) for one in matches.classes.values()], axis=1)
 
 
-def summarised(class_ap: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def accumulate_draws(
+    matches: DatasetMatches, *, resamples: int, seed: int, progress: Callable[[int], None]
+) -> NDArray[np.float64]:
+    """(1 + resamples, classes, 10) float64: `accumulate` of the pictures as they are, then of each
+    draw; `progress` is called with the number of draws done."""
+    blocks = [accumulate(matches, np.ones((1, matches.pictures), np.int32))]
+    done = 0
+    for counts in draw_pictures(matches, resamples=resamples, seed=seed):
+        blocks.append(accumulate(matches, counts))
+        done += len(counts)
+        progress(done)
+    return np.concatenate(blocks)
+
+
+def summarise(class_ap: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """AP, AP50 and AP75 from (B, classes, 10) AP, as COCO means them, each (B,) float64; NaN
     where nothing was measured."""
     return {name: nan_mean(class_ap[:, :, where]) for name, where in SHORT.items()}
@@ -249,7 +260,7 @@ def nan_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(number > 0, sums / np.maximum(number, 1), np.nan)
 
 
-def interval(
+def measure_interval(
     measured: float, drawn: NDArray[np.float64], *, within: tuple[float, float] = (0, 1)
 ) -> Interval | None:
     """Where the middle of the draws lies once their mean is moved to the measured number.
@@ -270,7 +281,7 @@ def interval(
     return Interval(float(low), float(high))
 
 
-def uncertainty(
+def estimate_uncertainty(
     matches: DatasetMatches,
     *,
     resamples: int = 1000,
@@ -285,25 +296,20 @@ def uncertainty(
         seed: of the draws; the same one gives the same intervals.
         progress: called with the number of draws done.
     """
-    blocks = [accumulated(matches, as_they_are(matches))]
-    done = 0
-    for counts in draws(matches, resamples=resamples, seed=seed):
-        blocks.append(accumulated(matches, counts))
-        done += len(counts)
-        progress(done)
-    class_ap = np.concatenate(blocks)
-    numbers = summarised(class_ap)
-    summary = {name: interval(k[0], k[1:]) for name, k in numbers.items() if matches.enough}
-    by_class = {
-        name: interval(values[0], values[1:])
-        for (name, one), values in zip(
-            matches.classes.items(), nan_mean_of_classes(class_ap), strict=True
-        )
-        if one.enough
-    }
+    class_ap = accumulate_draws(matches, resamples=resamples, seed=seed, progress=progress)
+    numbers = summarise(class_ap).items()
+    by_class = zip(matches.classes.items(), nan_mean_of_classes(class_ap), strict=True)
     return Uncertainty(
-        summary={name: found for name, found in summary.items() if found},
-        class_ap={name: found for name, found in by_class.items() if found},
+        summary={
+            name: found
+            for name, k in numbers
+            if matches.enough and (found := measure_interval(k[0], k[1:]))
+        },
+        class_ap={
+            name: found
+            for (name, one), k in by_class
+            if one.enough and (found := measure_interval(k[0], k[1:]))
+        },
         resamples=resamples,
         seed=seed,
     )

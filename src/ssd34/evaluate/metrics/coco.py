@@ -95,7 +95,7 @@ def describe_unknown_classes(labels: LabelSet, dataset: Dataset) -> str | None:
     )
 
 
-def ground_truth(dataset: Dataset) -> dict[str, Any]:
+def build_ground_truth(dataset: Dataset) -> dict[str, Any]:
     """A data set as a COCO annotation object. VOC's difficult boxes become crowd boxes, which
     COCO's metric counts neither as found nor as missed."""
     annotations: list[dict[str, Any]] = []
@@ -128,7 +128,9 @@ def ground_truth(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def countable(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> tuple[Dataset, Results]:
+def make_countable(
+    dataset: Dataset, results: Sequence[Mapping[str, Any]]
+) -> tuple[Dataset, Results]:
     """Both with image ids that the library, like pycocotools, can tell apart: it keeps those of
     detections as float64. Other ones are replaced by numbers in the same order.
 
@@ -145,7 +147,7 @@ def countable(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> tuple[D
     return dataclasses.replace(dataset, samples=tuple(samples)), found.with_image_ids(new)
 
 
-def coco_metrics(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
+def measure_coco(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
     """Score detections against a data set's boxes.
 
     Every picture of the data set counts, also those without boxes or detections.
@@ -158,8 +160,8 @@ def coco_metrics(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
         MissingExtraError: hotcoco is not installed.
     """
     hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
-    dataset, found = countable(dataset, results)
-    truth = hotcoco.COCO(ground_truth(dataset))
+    dataset, found = make_countable(dataset, results)
+    truth = hotcoco.COCO(build_ground_truth(dataset))
     evaluation = hotcoco.COCOeval(truth, truth.load_res(found.as_array()), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
@@ -167,18 +169,20 @@ def coco_metrics(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
     precision = np.asarray(evaluation.eval["precision"])
     recall = np.asarray(evaluation.eval["recall"])
     summary: dict[str, float | None] = {
-        "AP": mean_measured(precision[:, :, :, 0, -1]),
-        "AP50": mean_measured(precision[0, :, :, 0, -1]),
-        "AP75": mean_measured(precision[5, :, :, 0, -1]),
+        "AP": average_measured(precision[:, :, :, 0, -1]),
+        "AP50": average_measured(precision[0, :, :, 0, -1]),
+        "AP75": average_measured(precision[5, :, :, 0, -1]),
     }
-    summary |= {f"AP_{n}": mean_measured(precision[:, :, :, k, -1]) for n, k in _AREAS.items()}
-    summary |= {f"AR{n}": mean_measured(recall[:, :, 0, k]) for k, n in enumerate(_MAX_DETECTIONS)}
-    summary |= {f"AR_{n}": mean_measured(recall[:, :, k, -1]) for n, k in _AREAS.items()}
+    summary |= {f"AP_{n}": average_measured(precision[:, :, :, k, -1]) for n, k in _AREAS.items()}
+    summary |= {
+        f"AR{n}": average_measured(recall[:, :, 0, k]) for k, n in enumerate(_MAX_DETECTIONS)
+    }
+    summary |= {f"AR_{n}": average_measured(recall[:, :, k, -1]) for n, k in _AREAS.items()}
     names = names_of(evaluation, dataset.labels)
 
     def by_class(values: NDArray[np.float64]) -> dict[str, float]:
         """The mean of (..., classes) for each class that has objects."""
-        means = {name: mean_measured(values[..., k]) for k, name in enumerate(names)}
+        means = {name: average_measured(values[..., k]) for k, name in enumerate(names)}
         return {name: value for name, value in means.items() if value is not None}
 
     return CocoMetrics(
@@ -196,7 +200,7 @@ def names_of(evaluation: Any, labels: LabelSet) -> list[str]:
     return [known[int(category)] for category in evaluation.params.cat_ids]
 
 
-def mean_measured(values: NDArray[np.float64]) -> float | None:
+def average_measured(values: NDArray[np.float64]) -> float | None:
     """The mean of what was measured; the library marks the rest with -1."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else None

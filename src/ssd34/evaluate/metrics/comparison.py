@@ -14,12 +14,10 @@ from ssd34.evaluate.metrics.bootstrap import (
     CONFIDENCE,
     DatasetMatches,
     Interval,
-    accumulated,
-    as_they_are,
-    draws,
-    interval,
+    accumulate_draws,
+    measure_interval,
     nan_mean_of_classes,
-    summarised,
+    summarise,
 )
 
 
@@ -107,15 +105,19 @@ def compare(
     """Draw the same pictures for both, again and again.
 
     What is hard in a picture is hard for both, so the interval of the difference is much smaller
-    than those of the two APs. Without draws the differences have no intervals.
+    than those of the two APs. Without draws the differences have no intervals. `progress` is called
+    with the number of draws done, of twice `resamples`.
 
     Raises:
         OptionError: they are not of the same pictures and objects.
     """
     if first.pictures != second.pictures or list(first.classes) != list(second.classes):
         raise OptionError("expected two sets of detections scored on the same data; score both")
-    ours, theirs = (_all_draws(m, resamples, seed, progress) for m in (first, second))
-    one, other = summarised(ours), summarised(theirs)
+    ours = accumulate_draws(first, resamples=resamples, seed=seed, progress=progress)
+    theirs = accumulate_draws(
+        second, resamples=resamples, seed=seed, progress=lambda done: progress(resamples + done)
+    )
+    one, other = summarise(ours), summarise(theirs)
     summary = {name: _difference(one[name], other[name], sure=first.enough) for name in one}
     by_class = {
         name: _difference(a, b, sure=first.classes[name].enough)
@@ -134,17 +136,6 @@ def compare(
     )
 
 
-def _all_draws(
-    matches: DatasetMatches, resamples: int, seed: int, progress: Callable[[int], None]
-) -> NDArray[np.float64]:
-    """(1 + resamples, classes, 10) float64, the first being of the pictures as they are."""
-    blocks = [accumulated(matches, as_they_are(matches))]
-    for counts in draws(matches, resamples=resamples, seed=seed):
-        blocks.append(accumulated(matches, counts))
-        progress(len(counts))
-    return np.concatenate(blocks)
-
-
 def _difference(
     one: NDArray[np.float64], other: NDArray[np.float64], *, sure: bool
 ) -> Difference | None:
@@ -153,7 +144,7 @@ def _difference(
     change = other - one
     if np.isnan(change[0]):
         return None
-    found = interval(change[0], change[1:], within=(-1, 1)) if sure else None
+    found = measure_interval(change[0], change[1:], within=(-1, 1)) if sure else None
     return Difference(float(one[0]), float(other[0]), found)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ssd34.datasets.dataset import Dataset
-from ssd34.datasets.open import of_classes
+from ssd34.datasets.open import select_classes
 from ssd34.errors import OptionError
-from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, matched
-from ssd34.evaluate.metrics.bootstrap import Uncertainty, match, uncertainty
-from ssd34.evaluate.metrics.coco import CocoMetrics, coco_metrics
+from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, match_detections
+from ssd34.evaluate.metrics.bootstrap import Uncertainty, estimate_uncertainty, match
+from ssd34.evaluate.metrics.coco import CocoMetrics, measure_coco
 from ssd34.evaluate.results import Results
 
 METRICS = ("coco", "zoo-2021")
@@ -89,13 +89,13 @@ class Score:
         }
 
 
-def under(metric: str, dataset: Dataset) -> Dataset:
+def apply_metric(metric: str, dataset: Dataset) -> Dataset:
     """A data set as a metric sees it.
 
     Raises:
         OptionError: the metric is not defined on it.
     """
-    return seen_by_zoo_2021(dataset) if metric == "zoo-2021" else dataset
+    return apply_zoo_2021(dataset) if metric == "zoo-2021" else dataset
 
 
 def score(
@@ -116,18 +116,18 @@ def score(
     Raises:
         OptionError: the metric is not defined on the data set.
     """
-    seen = under(options.metric, dataset)
+    seen = apply_metric(options.metric, dataset)
     counted = results.within(seen)
     sure = None
-    metrics = coco_metrics(seen, counted)
+    metrics = measure_coco(seen, counted)
     if options.resamples:
-        sure = uncertainty(
+        sure = estimate_uncertainty(
             match(seen, counted),
             resamples=options.resamples,
             seed=options.seed,
             progress=progress,
         )
-    return Score(metrics, options.metric, sure, precisions(seen, counted))
+    return Score(metrics, options.metric, sure, measure_precisions(seen, counted))
 
 
 LOST_CLASSES = (
@@ -136,7 +136,7 @@ LOST_CLASSES = (
 )  # fmt: skip
 
 
-def seen_by_zoo_2021(dataset: Dataset) -> Dataset:
+def apply_zoo_2021(dataset: Dataset) -> Dataset:
     """A data set as the metric behind the ONNX Model Zoo's published numbers saw it.
 
     It compared labels that count 1 to 80 with COCO's category ids, which have gaps, and so lost
@@ -152,14 +152,14 @@ def seen_by_zoo_2021(dataset: Dataset) -> Dataset:
             f"--metric zoo-2021 is defined on COCO's 80 classes; {dataset.name} has no "
             f"{missing[0]!r}; leave the option out"
         )
-    kept = of_classes(dataset, [n for n in dataset.labels.names if n not in LOST_CLASSES])
+    kept = select_classes(dataset, [n for n in dataset.labels.names if n not in LOST_CLASSES])
     samples = tuple(
         dataclasses.replace(sample, crowd=np.zeros_like(sample.crowd)) for sample in kept.samples
     )
     return dataclasses.replace(kept, samples=samples)
 
 
-def precisions(dataset: Dataset, results: Results) -> tuple[Precision, ...]:
+def measure_precisions(dataset: Dataset, results: Results) -> tuple[Precision, ...]:
     """Precision from each score of `PRECISION_AT` on, all classes together.
 
     Args:
@@ -167,7 +167,7 @@ def precisions(dataset: Dataset, results: Results) -> tuple[Precision, ...]:
         results: detections in its pictures and of its classes.
     """
     # Those below the lowest change nothing for those above it.
-    _, found = matched(dataset, results.where(results.scores >= PRECISION_AT[0]))
+    _, found = match_detections(dataset, results.where(results.scores >= PRECISION_AT[0]))
     told = []
     for threshold in PRECISION_AT:
         counts = (found.status != NOT_COUNTED) & (found.scores >= threshold)

@@ -22,7 +22,7 @@ from ssd34.evaluate.metrics.bootstrap import Interval
 from ssd34.evaluate.metrics.score import Score
 from ssd34.evaluate.report.theme import WIDTH, Plot
 from ssd34.evaluate.results import Results
-from ssd34.images.draw import Colour, labelled_box
+from ssd34.images.draw import Colour, draw_labelled_box
 from ssd34.machine import this_cpu
 
 SIDE = 480
@@ -58,7 +58,7 @@ Drawn = tuple[Boxes, str, Colour]
 """Box (4,) xyxy in pixels of the stored picture, label, colour."""
 
 
-def exhibits(
+def make_exhibits(
     chosen: Iterable[Picture],
     dataset: Dataset,
     results: Results,
@@ -119,7 +119,9 @@ def _draw(image: NDArray[np.uint8], boxes: Iterable[Drawn]) -> Image.Image:
         left, top, right, bottom = np.clip(box * scale, 0, limit).tolist()
         # In a crowded picture labels of small boxes would hide everything else.
         label = text if bottom - top >= _LABELLED and right - left >= _LABELLED else ""
-        labelled_box(canvas, (left, top, right, bottom), label, colour=colour, line=2, font=font)
+        draw_labelled_box(
+            canvas, (left, top, right, bottom), label, colour=colour, line=2, font=font
+        )
     return picture
 
 
@@ -151,7 +153,7 @@ class Provenance:
     machine: Mapping[str, str] = field(default_factory=dict)
 
 
-def versions() -> dict[str, str]:
+def list_versions() -> dict[str, str]:
     """Python, this package and the libraries that have a part in the numbers."""
     found = {"Python": platform.python_version()}
     for name in _LIBRARIES:
@@ -162,7 +164,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine(*, threads: int | None = None) -> dict[str, str]:
+def describe_machine(*, threads: int | None = None) -> dict[str, str]:
     """The processor, how many the system has, and the threads that were used."""
     cpu = this_cpu()
     facts = {
@@ -225,7 +227,7 @@ class Page:
     provenance: Provenance
 
 
-def html(page: Page) -> str:
+def render_page(page: Page) -> str:
     """The page of an evaluation as HTML; see `render`.
 
     Raises:

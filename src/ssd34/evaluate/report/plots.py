@@ -11,7 +11,7 @@ import numpy as np
 from ssd34.evaluate.analysis.analyse import Analysis
 from ssd34.evaluate.analysis.counts import Confusion, ErrorTypes, Part
 from ssd34.evaluate.analysis.curves import BINS, Calibration, Curve, Curves, ScoreChoice
-from ssd34.evaluate.report.theme import Plot, Theme, shortened
+from ssd34.evaluate.report.theme import Plot, Theme, shorten
 from ssd34.text import counted
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ NAMES = (
 )  # fmt: skip
 
 
-def all_plots(analysis: Analysis, classes: Sequence[str] = ()) -> Iterator[Plot]:
+def make_plots(analysis: Analysis, classes: Sequence[str] = ()) -> Iterator[Plot]:
     """The plots for which there is something to draw, in the order of `NAMES`.
 
     Args:
@@ -36,7 +36,7 @@ def all_plots(analysis: Analysis, classes: Sequence[str] = ()) -> Iterator[Plot]
     measured = bool(analysis.curves.by_iou)
     if measured:
         yield plot_iou_curves(analysis.curves)
-        shown = classes or commonest(analysis)
+        shown = classes or find_commonest(analysis)
         if any(curve.name in shown for curve in analysis.curves.by_class):
             yield plot_class_curves(analysis.curves, shown)
     if analysis.scores.scores:
@@ -52,7 +52,7 @@ def all_plots(analysis: Analysis, classes: Sequence[str] = ()) -> Iterator[Plot]
         yield plot_reliability(analysis.calibration)
 
 
-def commonest(analysis: Analysis) -> tuple[str, ...]:
+def find_commonest(analysis: Analysis) -> tuple[str, ...]:
     """The classes with the most objects, as many as a plot has colours for."""
     classes = sorted(analysis.classes, key=lambda one: -one.objects)
     return tuple(one.name for one in classes[:MOST_CURVES] if one.objects)
@@ -154,7 +154,7 @@ def _precision_recall(figure: Figure) -> Axes:
 
 
 def _name(curve: Curve) -> str:
-    return f"{shortened(curve.name, 20)} ({curve.ap:.3f})"
+    return f"{shorten(curve.name, 20)} ({curve.ap:.3f})"
 
 
 MOST_BARS = 80
@@ -173,7 +173,7 @@ def plot_class_ap(classes: Sequence[Part]) -> Plot:
         axes.barh(rows, [one.ap50 or 0 for one in shown], height=0.72, color=theme.grid,
                   edgecolor=theme.muted, linewidth=0.6, label="AP50")  # fmt: skip
         axes.barh(rows, [_ap(one) for one in shown], height=0.72, color=theme.series[0], label="AP")
-        axes.set_yticks(rows, [shortened(one.name, 24) for one in shown], fontsize=9)
+        axes.set_yticks(rows, [shorten(one.name, 24) for one in shown], fontsize=9)
         axes.set(ylim=(len(shown) - 0.5, -0.5), xlim=(0, None), xlabel="AP (filled) and AP50")
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
@@ -282,7 +282,7 @@ def plot_confusion(confusion: Confusion) -> Plot:
         ramp = LinearSegmentedColormap.from_list(theme.name, theme.ramp)
         axes = figure.subplots()
         axes.imshow(shares, cmap=ramp, vmin=0, vmax=1)
-        names = [shortened(name, 16) for name in shown.names]
+        names = [shorten(name, 16) for name in shown.names]
         size = 10 if len(names) <= _FEW else 8.5
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)

@@ -113,7 +113,7 @@ class Plot:
     data: Mapping[str, Any]
 
 
-def png(plot: Plot, theme: Theme) -> bytes:
+def render_png(plot: Plot, theme: Theme) -> bytes:
     """The plot as a PNG file.
 
     Raises:
@@ -139,6 +139,6 @@ def png(plot: Plot, theme: Theme) -> bytes:
     return file.getvalue()
 
 
-def shortened(name: str, limit: int) -> str:
+def shorten(name: str, limit: int) -> str:
     """A class name that has room."""
     return name if len(name) <= limit else f"{name[: limit - 1]}…"

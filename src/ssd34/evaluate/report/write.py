@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import OptionError, require
-from ssd34.evaluate.analysis.analyse import analyse, best, worst
-from ssd34.evaluate.metrics.score import Score, under
-from ssd34.evaluate.report.page import DrawnPlot, Page, Provenance, exhibits, html
-from ssd34.evaluate.report.plots import NAMES, all_plots
-from ssd34.evaluate.report.theme import DARK, LIGHT, png
+from ssd34.evaluate.analysis.analyse import analyse, rank_best, rank_worst
+from ssd34.evaluate.metrics.score import Score, apply_metric
+from ssd34.evaluate.report.page import DrawnPlot, Page, Provenance, make_exhibits, render_page
+from ssd34.evaluate.report.plots import NAMES, make_plots
+from ssd34.evaluate.report.theme import DARK, LIGHT, render_png
 from ssd34.evaluate.results import Results
 from ssd34.files.atomic import write_bytes, write_text
 from ssd34.files.cache import load_matplotlib
@@ -86,19 +86,21 @@ def write_report(
         OptionError: the folder is a file, or the data set lacks a class.
         OSError: the folder cannot be written.
     """
-    dataset = under(report.score.metric, report.dataset)
+    dataset = apply_metric(report.score.metric, report.dataset)
     check_report(folder, dataset, report.classes)
     results = report.results.within(dataset)
     analysis = analyse(dataset, results)
     progress(1)
     plots: dict[str, DrawnPlot] = {}
-    for done, plot in enumerate(all_plots(analysis, report.classes), start=2):
-        plots[plot.name] = DrawnPlot(plot, light=png(plot, LIGHT), dark=png(plot, DARK))
+    for done, plot in enumerate(make_plots(analysis, report.classes), start=2):
+        plots[plot.name] = DrawnPlot(
+            plot, light=render_png(plot, LIGHT), dark=render_png(plot, DARK)
+        )
         progress(done)
-    ranked = (best(analysis.pictures), worst(analysis.pictures))
-    good, bad = (exhibits(k, dataset, results, limit=report.pictures) for k in ranked)
+    ranked = (rank_best(analysis.pictures), rank_worst(analysis.pictures))
+    good, bad = (make_exhibits(k, dataset, results, limit=report.pictures) for k in ranked)
     wanted = sum(min(len(k), report.pictures) for k in ranked)
-    text = html(
+    text = render_page(
         Page(
             title=report.title,
             score=report.score,

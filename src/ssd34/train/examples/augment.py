@@ -19,7 +19,7 @@ from ssd34.core.boxes import Boxes, clip, pairwise_iou
 from ssd34.core.preprocess import MEAN
 from ssd34.images.reduced import FACTORS, GAP
 from ssd34.setting_types import Share, check_fields
-from ssd34.train.examples.jitter import Change, changed, drawn_changes
+from ssd34.train.examples.jitter import Change, apply_changes, draw_changes
 
 FILL = tuple(round(255 * value) for value in MEAN)
 """Colour around a picture that was zoomed out: the ImageNet mean."""
@@ -89,7 +89,7 @@ class Variation(NamedTuple):
         return max((factor for factor in FACTORS if factor <= allowed), default=1)
 
 
-def drawn_variation(
+def draw_variation(
     width: int,
     height: int,
     boxes: NDArray[np.float32],
@@ -115,15 +115,15 @@ def drawn_variation(
     """
     window = np.array([0, 0, width, height], np.float64)
     if rng.random() < options.expand:
-        window = expanded(width, height, options.largest_expand, rng)
+        window = expand(width, height, options.largest_expand, rng)
     kept = np.arange(len(boxes))
     respected = np.ones(len(boxes), np.bool_) if ignored is None else ~ignored
     if options.zoom and respected.any() and rng.random() < options.zoom:
         classes = np.zeros(len(boxes), np.int64) if labels is None else labels
-        window = zoomed(width, height, boxes[respected], classes[respected], rng)
-        kept = np.flatnonzero(centred_in(window, boxes) | ~respected)
+        window = zoom(width, height, boxes[respected], classes[respected], rng)
+        kept = np.flatnonzero(centre_in(window, boxes) | ~respected)
     elif options.crop:
-        window, kept = cropped(window, boxes, respected, rng)
+        window, kept = crop(window, boxes, respected, rng)
     extent = np.tile(window[2:] - window[:2], 2)
     shown = (boxes[kept] - np.tile(window[:2], 2)) / extent
     shown = clip(shown, width=1, height=1).astype(np.float32)
@@ -137,13 +137,15 @@ def drawn_variation(
         window=window,
         inside=clip(window, width=width, height=height),
         flipped=flipped,
-        changes=drawn_changes({kind: getattr(options, kind) for kind in COLOURS}, rng),
+        changes=draw_changes({kind: getattr(options, kind) for kind in COLOURS}, rng),
         boxes=shown.astype(np.float32),
         kept=kept,
     )
 
 
-def varied(picture: Image.Image, variation: Variation, *, factor: int) -> NDArray[np.uint8]:
+def apply_variation(
+    picture: Image.Image, variation: Variation, *, factor: int
+) -> NDArray[np.uint8]:
     """The variation of a picture, (S, S, 3) uint8 RGB.
 
     Args:
@@ -166,10 +168,10 @@ def varied(picture: Image.Image, variation: Variation, *, factor: int) -> NDArra
         result = canvas
     if variation.flipped:
         result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(changed(result, variation.changes))
+    return np.asarray(apply_changes(result, variation.changes))
 
 
-def expanded(width: int, height: int, largest: float, rng: Generator) -> NDArray[np.float64]:
+def expand(width: int, height: int, largest: float, rng: Generator) -> NDArray[np.float64]:
     """A window around the whole picture, up to `largest` times its size."""
     factor = rng.uniform(1, largest)
     left = -rng.uniform(0, width * (factor - 1))
@@ -177,7 +179,7 @@ def expanded(width: int, height: int, largest: float, rng: Generator) -> NDArray
     return np.array([left, top, left + width * factor, top + height * factor])
 
 
-def cropped(
+def crop(
     window: NDArray[np.float64],
     boxes: NDArray[np.float32],
     respected: NDArray[np.bool_],
@@ -206,12 +208,12 @@ def cropped(
         )
         if bound > 0 and not (pairwise_iou(boxes[respected], part[None]) > bound).all():
             continue
-        inside = centred_in(part, boxes)
+        inside = centre_in(part, boxes)
         if inside[respected].any():
             return part, np.flatnonzero(inside | ~respected)
 
 
-def zoomed(
+def zoom(
     width: int,
     height: int,
     boxes: NDArray[np.float32],
@@ -248,7 +250,7 @@ def zoomed(
     return np.array(sides).T.reshape(4)
 
 
-def centred_in(window: NDArray[np.float64], boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
+def centre_in(window: NDArray[np.float64], boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Which boxes (N, 4) have their centre in the window (4,)."""
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     return np.asarray(((centres > window[:2]) & (centres < window[2:])).all(axis=1))

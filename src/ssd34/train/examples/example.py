@@ -19,7 +19,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
 from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, ImageError
-from ssd34.train.examples.augment import Augmentation, drawn_variation, varied
+from ssd34.train.examples.augment import Augmentation, apply_variation, draw_variation
 from ssd34.train.examples.cache import PictureCache
 from ssd34.train.examples.matcher import Matches, levels_of, match
 
@@ -190,7 +190,7 @@ class Examples(TorchDataset[Any]):
         """The picture of a draw and what each default box learns from it."""
         source = self.sources[draw.source]
         sample = source.dataset.samples[draw.picture]
-        variation = drawn_variation(
+        variation = draw_variation(
             sample.width,
             sample.height,
             sample.boxes,
@@ -220,7 +220,7 @@ class Examples(TorchDataset[Any]):
             crowd_boxes=variation.boxes[crowd],
             levels=levels_of(self.spec.at_size(draw.size)) if self.matcher == "atss" else None,
         )
-        image = varied(picture, variation, factor=factor)
+        image = apply_variation(picture, variation, factor=factor)
         return Made(image, boxes, labels, variation.boxes[ignored], matches)
 
     def __getitem__(self, draw: Draw) -> tuple[NDArray[Any], ...] | Unreadable:

@@ -26,7 +26,7 @@ class Change(NamedTuple):
     drawn: float
 
 
-def drawn_changes(amounts: dict[str, float], rng: Generator) -> tuple[Change, ...]:
+def draw_changes(amounts: dict[str, float], rng: Generator) -> tuple[Change, ...]:
     """Changes in random order, each drawn from +- its amount; those of amount 0 are left out."""
     kinds = list(amounts)
     order = [kinds[index] for index in rng.permutation(len(kinds))]
@@ -35,7 +35,7 @@ def drawn_changes(amounts: dict[str, float], rng: Generator) -> tuple[Change, ..
     )
 
 
-def changed(picture: Image.Image, changes: tuple[Change, ...]) -> Image.Image:
+def apply_changes(picture: Image.Image, changes: tuple[Change, ...]) -> Image.Image:
     """A picture of mode RGB with its colours changed, one after the other."""
     for kind, drawn in changes:
         picture = _CHANGES[kind](picture, drawn)
@@ -66,11 +66,11 @@ def _turned(picture: Image.Image, drawn: float) -> Image.Image:
     pixels = np.asarray(picture).reshape(-1, 3)
     turned = np.empty_like(pixels)
     for start in range(0, len(pixels), BLOCK):
-        turned[start : start + BLOCK] = turned_hue(pixels[start : start + BLOCK], drawn)
+        turned[start : start + BLOCK] = turn_hue(pixels[start : start + BLOCK], drawn)
     return Image.frombuffer("RGB", picture.size, turned, "raw", "RGB", 0, 1)
 
 
-def turned_hue(pixels: NDArray[np.uint8], share: float) -> NDArray[np.int16]:
+def turn_hue(pixels: NDArray[np.uint8], share: float) -> NDArray[np.int16]:
     """Colours with their hue turned by a share of the circle, in HSV.
 
     Value and chroma stay, and the channel in between moves along until it meets one of them; what

@@ -72,7 +72,7 @@ def match(
     overlaps it most; then every other default box takes the object that it overlaps most, where
     IoU > 0.5.
 
-    With `levels` the rule of ATSS: see `candidates`. A default box takes the object that it
+    With `levels` the rule of ATSS: see `find_candidates`. A default box takes the object that it
     overlaps most of those that it is a candidate of; an object that is left without one claims
     as above.
 
@@ -129,7 +129,7 @@ def _by_candidates(
     levels: Sequence[Level],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The same by ATSS."""
-    objects, chosen, iou = candidates(boxes, default_boxes_cxcywh, levels)
+    objects, chosen, iou = find_candidates(boxes, default_boxes_cxcywh, levels)
     order = np.lexsort((objects, -iou, chosen))
     matched, first = np.unique(chosen[order], return_index=True)
     takers = objects[order][first]
@@ -142,7 +142,7 @@ def _by_candidates(
     return np.array([*object_of], np.int64), np.array([*object_of.values()], np.int64)
 
 
-def candidates(
+def find_candidates(
     boxes: NDArray[np.float32],
     default_boxes_cxcywh: NDArray[np.float32],
     levels: Sequence[Level],

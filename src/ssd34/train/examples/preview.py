@@ -17,7 +17,7 @@ from ssd34.core.boxes import cxcywh_from_xyxy, pairwise_iou, xyxy_from_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Problem
 from ssd34.errors import TrainingError
-from ssd34.images.draw import grid, labelled_box
+from ssd34.images.draw import draw_labelled_box, grid
 from ssd34.train.examples.example import Made, Unreadable
 from ssd34.train.examples.loader import Loader
 from ssd34.train.examples.matcher import MATCH_IOU
@@ -190,5 +190,5 @@ def _tile(
     ):
         colour = _FORCED if alone else _OBJECT
         text = f"{labels.name(int(label))} {count}"
-        labelled_box(canvas, (box * side).tolist(), text, colour=colour, line=2, font=font)
+        draw_labelled_box(canvas, (box * side).tolist(), text, colour=colour, line=2, font=font)
     return picture
