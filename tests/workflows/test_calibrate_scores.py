@@ -23,10 +23,9 @@ from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
 from ssd34.errors import CheckpointError, DatasetError, ModelError
-from ssd34.evaluate.score_fit import split_in_halves
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD, load_weights
-from ssd34.workflows.calibrate import CalibrateOptions, calibrate_scores
+from ssd34.workflows.calibrate import calibrate_scores, split_in_halves
 
 OFFSET = 1.5
 RAW = ExportOptions(policy=None, batch=None)
@@ -174,16 +173,14 @@ def test_broken_calibrations_are_errors(calibrated, tiny_checkpoint, tmp_path):
 def test_the_whole_step(tiny_checkpoint, found_shapes):
     fit, held_out = split_in_halves(open_dataset(str(found_shapes)), seed=0)
     done: list[int] = []
-    found = calibrate_scores(
-        tiny_checkpoint, fit, held_out, CalibrateOptions(policy=ZOO), progress=done.append
-    )
+    found = calibrate_scores(tiny_checkpoint, fit, held_out, policy=ZOO, progress=done.append)
     assert done == list(range(1, 13))
     offset = found.calibration.background_offset
     assert found.checkpoint.score_calibration == found.calibration
     assert found.checkpoint.weights is tiny_checkpoint.weights
     assert found.fitted.error(offset) < found.fitted.error(0)
     # A calibration that is there already is replaced, not added to.
-    again = calibrate_scores(found.checkpoint, fit, held_out, CalibrateOptions())
+    again = calibrate_scores(found.checkpoint, fit, held_out)
     assert again.calibration == found.calibration
     values = json.loads(json.dumps(found.to_dict()))
     assert values["background_offset"] == offset
@@ -196,4 +193,4 @@ def test_nothing_right_is_an_error(tiny_checkpoint, shapes):
         fit, samples=tuple(s.of(np.zeros(len(s.boxes), bool)) for s in fit.samples)
     )
     with pytest.raises(DatasetError, match="set"):
-        calibrate_scores(tiny_checkpoint, empty, held_out, CalibrateOptions())
+        calibrate_scores(tiny_checkpoint, empty, held_out)

@@ -1,36 +1,227 @@
-"""A checkpoint whose scores mean what they say, once it is exported."""
+"""A checkpoint whose scores mean what they say, once it is exported.
+
+A box's scores follow from its raw ones and the background's alone: with q the background's share,
+an offset b turns a score p into p / (1 - q + q exp(b)). So each detection is kept as three numbers.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd34.core.postprocess import ZOO, Policy
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd34.core.default_boxes import decode, default_boxes_cxcywh
+from ssd34.core.postprocess import ZOO, Picked, Policy, pick, pick_rows, softmax
 from ssd34.core.score_calibration import ScoreCalibration
-from ssd34.datasets.dataset import Dataset, Problem
+from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.evaluate.score_fit import Measured, Scored, fit_offset, look_at_scores
+from ssd34.errors import DatasetError
+from ssd34.evaluate.analysis.curves import Calibration, measure_calibration
+from ssd34.evaluate.evaluator import detect_all, stages_of
+from ssd34.evaluate.metrics.coco import FOUND, NOT_COUNTED, categories_of, match_detections
+from ssd34.evaluate.metrics.score import Score, ScoreOptions, score
+from ssd34.evaluate.results import Results
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session
+from ssd34.text import counted
+
+FLOOR = 0.05
+"""Raw scores from here on are fitted: far below, boxes are many and nobody looks at them."""
+
+LARGEST_OFFSET = 6.0
+FEWEST_RIGHT = 20
+"""Right detections that a fit needs; with so many its offset is still uncertain by half a unit."""
+
+_STEP = 0.25
+_CLOSE = 1e-4
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class CalibrateOptions:
-    """How scores are calibrated.
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Detections that count, and whether they are right at IoU 0.5; those in crowds or on
+    difficult boxes are left out.
 
     Attributes:
-        policy: how detections are picked to measure them; the fit has one of its own.
-        threads: None: what this process may use.
+        scores: (D,) float64, raw.
+        backgrounds: (D,) float64: the background's share in each one's default box.
+        right: (D,) bool.
     """
 
-    policy: Policy = ZOO
-    threads: int | None = None
+    scores: NDArray[np.float64]
+    backgrounds: NDArray[np.float64]
+    right: NDArray[np.bool_]
+
+    def error(self, offset: float) -> float:
+        """Mean negative log likelihood of right and wrong, with an offset on the background."""
+        scores = self.scores / (1 + self.backgrounds * math.expm1(offset))
+        wrong = np.log1p(-np.minimum(scores, 1 - 1e-12))
+        return float(-np.where(self.right, np.log(scores), wrong).mean())
+
+    def to_dict(self, offset: float) -> dict[str, Any]:
+        """A JSON-ready form, with the error before and after an offset."""
+        return {
+            "detections": len(self.right),
+            "right": int(self.right.sum()),
+            "from_score": FLOOR,
+            "error_before": self.error(0.0),
+            "error_after": self.error(offset),
+        }
+
+
+def fit_offset(scored: Scored, *, name: str) -> ScoreCalibration:
+    """The offset with the smallest error, by a grid and golden sections.
+
+    Args:
+        scored: detections.
+        name: of the data set, for messages.
+
+    Raises:
+        DatasetError: too few detections are right, none is wrong, or no offset within
+            `LARGEST_OFFSET` is the best.
+    """
+    right, count = int(scored.right.sum()), len(scored.right)
+    if right < FEWEST_RIGHT or right == count:
+        raise DatasetError(
+            f"{name}: {right} of {counted(count, 'detection')} that score {FLOOR:g} or more are "
+            f"right; expected at least {FEWEST_RIGHT}, and some that are not: give more annotated "
+            "pictures, of classes that the model knows"
+        )
+    grid = np.arange(-LARGEST_OFFSET, LARGEST_OFFSET + _STEP / 2, _STEP)
+    best = float(grid[np.argmin([scored.error(offset) for offset in grid])])
+    if abs(best) == LARGEST_OFFSET:
+        raise DatasetError(
+            f"{name}: the best offset is {best:+g} or further off, expected it within "
+            f"{LARGEST_OFFSET:g} of 0: the boxes do not belong to the pictures, or the model was "
+            "not trained"
+        )
+    low, high = best - _STEP, best + _STEP
+    while high - low > _CLOSE:
+        lower, upper = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        if scored.error(lower) <= scored.error(upper):
+            high = upper
+        else:
+            low = lower
+    return ScoreCalibration(background_offset=round((low + high) / 2, 3))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What scores are worth on some pictures.
+
+    Attributes:
+        score: COCO's numbers and the precision from some scores on.
+        curve: share of right detections by score.
+    """
+
+    score: Score
+    curve: Calibration
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {**self.score.to_dict(), "calibration": dataclasses.asdict(self.curve)}
+
+    @classmethod
+    def of(cls, dataset: Dataset, results: Results) -> Measured:
+        """What detections in a data set's pictures are worth."""
+        evaluation, _ = match_detections(dataset, results)
+        return cls(
+            score(dataset, results, ScoreOptions(resamples=0)), measure_calibration(evaluation)
+        )
+
+
+def look_at_scores(
+    detector: Detector,
+    dataset: Dataset,
+    calibrations: Sequence[ScoreCalibration | None] = (),
+    *,
+    policy: Policy = ZOO,
+    progress: Callable[[int], None] = lambda _: None,
+    problem: Callable[[Problem], None] = lambda _: None,
+) -> tuple[Scored, tuple[Measured, ...]]:
+    """Run a network over pictures once: its raw scores, and what some calibrations make of them.
+
+    Args:
+        detector: a file that ends at raw outputs and is not calibrated.
+        dataset: annotated pictures.
+        calibrations: what to measure; None: raw scores.
+        policy: how detections are picked to measure them.
+        progress: called with the number of pictures done.
+        problem: called for each unreadable picture, which is left out.
+
+    Raises:
+        DatasetError: no class in common, or no picture can be read.
+    """
+    known = categories_of(detector.labels, dataset) >= 0
+    default_boxes = default_boxes_cxcywh(detector.spec)
+    fitted = ZOO.replace(score_threshold=FLOOR)
+    backgrounds: list[NDArray[np.float32]] = []
+
+    def pick_all(raw: tuple[NDArray[np.float32], NDArray[np.float32]]) -> tuple[Picked, ...]:
+        loc, conf = raw
+        boxes, scores = decode(loc, default_boxes), softmax(conf)
+        rows, labels = pick_rows(boxes, scores, policy=fitted)
+        rows, labels = rows[known[labels]], labels[known[labels]]
+        # One thread brings the pictures here, in their order.
+        backgrounds.append(scores[0, rows])
+        logits = [conf if one is None else one.apply(conf) for one in calibrations]
+        return (
+            Picked(boxes[rows], labels, scores[labels, rows]),
+            *(pick(boxes, softmax(each), policy=policy) for each in logits),
+        )
+
+    stages = dataclasses.replace(stages_of(detector), pick=pick_all)
+    parts: list[tuple[Results, ...]] = []
+    readable: list[Sample] = []
+    for done, found in enumerate(detect_all(stages, dataset, detector.labels), start=1):
+        if found.problem:
+            problem(found.problem)
+        else:
+            parts.append(found.results)
+            readable.append(found.sample)
+        progress(done)
+    if not parts:
+        raise DatasetError(f"{dataset.name}: none of its pictures can be read; check their files")
+    seen = dataclasses.replace(dataset, samples=tuple(readable))
+    first, *others = (Results.joined(each) for each in zip(*parts, strict=True))
+    _, found_first = match_detections(seen, first)
+    counts = found_first.status != NOT_COUNTED
+    scored = Scored(
+        scores=first.scores[counts],
+        backgrounds=np.concatenate(backgrounds)[counts].astype(np.float64),
+        right=found_first.status[counts] == FOUND,
+    )
+    return scored, tuple(Measured.of(seen, results) for results in others)
+
+
+def split_in_halves(dataset: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
+    """Two halves of a data set by chance, each in the data set's order.
+
+    Raises:
+        DatasetError: it has fewer than two pictures.
+    """
+    if len(dataset) < 2:
+        raise DatasetError(
+            f"{dataset.name}: has {counted(len(dataset), 'picture')}; expected two or more, to fit "
+            "on one half and measure on the other"
+        )
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    first, second = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
+    return choose_samples(dataset, first), choose_samples(dataset, second)
+
+
+def choose_samples(dataset: Dataset, indices: NDArray[np.int64]) -> Dataset:
+    """Only some pictures of a data set; indices: (N,) int64."""
+    return dataclasses.replace(dataset, samples=tuple(dataset.samples[i] for i in indices))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +262,9 @@ def calibrate_scores(
     checkpoint: Checkpoint,
     fit: Dataset,
     held_out: Dataset,
-    options: CalibrateOptions,
     *,
+    policy: Policy = ZOO,
+    threads: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
     problem: Callable[[Problem], None] = lambda _: None,
 ) -> CalibratedScores:
@@ -82,7 +274,8 @@ def calibrate_scores(
         checkpoint: a calibration that it has already is replaced.
         fit: annotated pictures that the network was not trained on.
         held_out: others.
-        options: how.
+        policy: how detections are picked to measure them; the fit has one of its own.
+        threads: None: what this process may use.
         progress: called with the number of pictures done, of both.
         problem: called for each unreadable picture, which is left out.
 
@@ -94,14 +287,14 @@ def calibrate_scores(
     with tempfile.TemporaryDirectory(prefix="ssd34-") as folder:
         path = Path(folder) / "raw.onnx"
         save_model(onnx_model(raw, ExportOptions(policy=None)), path)
-        detector = Detector(Session(path, threads=options.threads))
+        detector = Detector(Session(path, threads=threads))
         fitted, _ = look_at_scores(detector, fit, progress=progress, problem=problem)
         calibration = fit_offset(fitted, name=fit.name)
         others, (before, after) = look_at_scores(
             detector,
             held_out,
             (None, calibration),
-            policy=options.policy,
+            policy=policy,
             progress=lambda done: progress(len(fit) + done),
             problem=problem,
         )

@@ -374,7 +374,7 @@ def test_the_faster_engine_of_an_interrupted_run_goes_on(
     def measured_again(*_, **__):
         raise AssertionError("the other one might be the faster now")
 
-    monkeypatch.setattr("ssd34.runtime.session.faster_engine", measured_again)
+    monkeypatch.setattr("ssd34.runtime.session.choose_faster_engine", measured_again)
     code, _, err = run_evaluate(*arguments, "--resume", "--engine", "auto")
     assert (code, err) == (0, "")
     assert json.loads((tmp_path / "r.json").read_text())["engine"] == "onnxruntime"

@@ -19,7 +19,7 @@ def no_plots(monkeypatch):
     """Drawing is what takes long."""
     dot = io.BytesIO()
     Image.new("RGB", (1, 1)).save(dot, format="png")
-    monkeypatch.setattr(write, "png", lambda *_: dot.getvalue())
+    monkeypatch.setattr(write, "render_png", lambda *_: dot.getvalue())
 
 
 def test_a_model_is_reported(run_evaluate, tiny_model, shapes, tmp_path):

@@ -64,7 +64,7 @@ def no_plots(monkeypatch):
     """For tests of the rest of the page: drawing is what takes long."""
     dot = io.BytesIO()
     Image.new("RGB", (1, 1)).save(dot, format="png")
-    monkeypatch.setattr(write, "png", lambda *_: dot.getvalue())
+    monkeypatch.setattr(write, "render_png", lambda *_: dot.getvalue())
 
 
 def decoded(address):

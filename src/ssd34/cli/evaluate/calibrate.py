@@ -76,8 +76,11 @@ def calibrate(
     """
     require("onnx", extra="export", why="calibration of scores")
     require("hotcoco", extra="evaluate", why="calibration of scores")
-    from ssd34.evaluate.score_fit import choose_samples, split_in_halves
-    from ssd34.workflows.calibrate import CalibrateOptions, calibrate_scores
+    from ssd34.workflows.calibrate import (
+        calibrate_scores,
+        choose_samples,
+        split_in_halves,
+    )
 
     source, checkpoint = _read(model)
     target = output or source
@@ -109,7 +112,8 @@ def calibrate(
             checkpoint,
             fit,
             held_out,
-            CalibrateOptions(policy=named_policy(policy_name), threads=threads),
+            policy=named_policy(policy_name),
+            threads=threads,
             progress=lambda done: bar.update(task, completed=done),
             problem=problems.append,
         )
@@ -118,22 +122,12 @@ def calibrate(
     click.echo(f"{target}: background offset {found.calibration.background_offset:+.3f}")
     if json_file:
         values = {
-            "model": model,
-            "checkpoint": str(target),
-            "data": data,
-            "test_data": test_data,
-            "limit": limit,
-            "seed": seed,
-            "split": split,
-            "policy": policy_name,
-            "fit_pictures": len(fit),
-            "fit_sha256": fingerprint(fit),
-            "held_out_pictures": len(held_out),
-            "held_out_sha256": fingerprint(held_out),
-            "unreadable": len(problems),
-            "ssd34": __version__,
-            **found.to_dict(),
-        }
+            "model": model, "checkpoint": str(target), "data": data, "test_data": test_data,
+            "limit": limit, "seed": seed, "split": split, "policy": policy_name,
+            "fit_pictures": len(fit), "fit_sha256": fingerprint(fit),
+            "held_out_pictures": len(held_out), "held_out_sha256": fingerprint(held_out),
+            "unreadable": len(problems), "ssd34": __version__, **found.to_dict(),
+        }  # fmt: skip
         write_text(json_file, json.dumps(values, indent=1) + "\n")
     for problem in problems[:5]:
         warn(f"left out {problem}")

@@ -27,8 +27,15 @@ from ssd34.evaluate.analysis.curves import (
     measure_calibration,
     measure_curves,
 )
-from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, Matching, read_matches
-from ssd34.evaluate.metrics.coco import build_ground_truth, make_countable, names_of
+from ssd34.evaluate.metrics.coco import (
+    FOUND,
+    NOT_COUNTED,
+    Matching,
+    build_ground_truth,
+    make_countable,
+    names_of,
+    read_matches,
+)
 from ssd34.evaluate.results import Results
 
 

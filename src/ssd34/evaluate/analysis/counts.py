@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.datasets.dataset import Dataset
-from ssd34.evaluate.analysis.matches import IOU
-from ssd34.evaluate.metrics.coco import average_measured, names_of
+from ssd34.evaluate.metrics.coco import IOU, average_measured, names_of
 
 SIZES = ("small", "medium", "large")
 

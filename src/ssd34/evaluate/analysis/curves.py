@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.labels import LabelSet
-from ssd34.evaluate.analysis.matches import FOUND, IOU, NOT_COUNTED, Matching
-from ssd34.evaluate.metrics.coco import names_of
+from ssd34.evaluate.metrics.coco import FOUND, IOU, NOT_COUNTED, Matching, names_of
 
 
 @dataclass(frozen=True)

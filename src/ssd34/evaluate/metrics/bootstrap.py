@@ -28,8 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.datasets.dataset import Dataset
-from ssd34.errors import require
-from ssd34.evaluate.metrics.coco import build_ground_truth, make_countable
+from ssd34.evaluate.metrics.coco import open_evaluation
 
 RECALLS = np.linspace(0, 1, 101)
 """At which COCO samples the precision."""
@@ -125,10 +124,7 @@ def match(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> DatasetMatc
     Raises:
         MissingExtraError: hotcoco is not installed.
     """
-    hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
-    dataset, found = make_countable(dataset, results)
-    truth = hotcoco.COCO(build_ground_truth(dataset))
-    evaluation = hotcoco.COCOeval(truth, truth.load_res(found.as_array()), "bbox")
+    evaluation, dataset, _ = open_evaluation(dataset, results)
     evaluation.params.area_rng = [_ANY_AREA]
     evaluation.params.area_rng_lbl = ["all"]
     evaluation.params.max_dets = [MAX_DETECTIONS]

@@ -12,9 +12,14 @@ import numpy as np
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import select_classes
 from ssd34.errors import OptionError
-from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, match_detections
 from ssd34.evaluate.metrics.bootstrap import Uncertainty, estimate_uncertainty, match
-from ssd34.evaluate.metrics.coco import CocoMetrics, measure_coco
+from ssd34.evaluate.metrics.coco import (
+    FOUND,
+    NOT_COUNTED,
+    CocoMetrics,
+    match_detections,
+    measure_coco,
+)
 from ssd34.evaluate.results import Results
 
 METRICS = ("coco", "zoo-2021")

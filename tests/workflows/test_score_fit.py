@@ -10,18 +10,18 @@ from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.datasets.dataset import Problem
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError
-from ssd34.evaluate.analysis.matches import FOUND, NOT_COUNTED, match_detections
 from ssd34.evaluate.evaluator import evaluate_detector
+from ssd34.evaluate.metrics.coco import FOUND, NOT_COUNTED, match_detections
 from ssd34.evaluate.metrics.score import PRECISION_AT, measure_precisions
-from ssd34.evaluate.score_fit import (
+from ssd34.runtime.detector import Detector
+from ssd34.runtime.session import Session
+from ssd34.workflows.calibrate import (
     FEWEST_RIGHT,
     Scored,
     fit_offset,
     look_at_scores,
     split_in_halves,
 )
-from ssd34.runtime.detector import Detector
-from ssd34.runtime.session import Session
 
 
 def drawn(offset, *, count=20000, seed=0):
