@@ -10,17 +10,25 @@ import base64
 import functools
 import os
 import sys
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from ssd34.errors import require
+from ssd34.files.tree import text_of
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # the library reads it when it is loaded
 
 import onnxruntime as onnxruntime
 
 _TELEMETRY = "openvino_telemetry"
+
+
+def open_onnx(path: Path, options: Any) -> Any:
+    """ONNX Runtime's session of a file on the CPU; it takes paths as UTF-8, whatever the locale."""
+    return onnxruntime.InferenceSession(text_of(path), options, providers=["CPUExecutionProvider"])
 
 
 def load_openvino() -> ModuleType:
