@@ -20,7 +20,7 @@ from ssd34.datasets.open import open_dataset
 from ssd34.files.atomic import write_text
 from ssd34.machine import this_cpu, thread_budget
 from ssd34.network.ssd import SSD
-from ssd34.runtime.timing import measure_speed_up, run_interleaved, summarise
+from ssd34.runtime.timing import interleaved, speed_up, summary
 from ssd34.train.examples.example import training_sets
 from ssd34.train.examples.loader import Loader
 from ssd34.train.settings.options import TrainOptions
@@ -69,17 +69,17 @@ def main() -> None:
     started = time.perf_counter()
     compiled()
     first = time.perf_counter() - started
-    times = run_interleaved(
+    times = interleaved(
         {"eager": eager, "compiled": compiled}, rounds=given.rounds, warm_up=2,
         progress=lambda done: print(f"round {done}", flush=True),
     )  # fmt: skip
-    faster = measure_speed_up(times["eager"], times["compiled"])
+    faster = speed_up(times["eager"], times["compiled"])
     found = {
         "spec": given.spec, "size": given.size, "batch": given.batch, "freeze": given.freeze,
         "threads": given.threads, "precision": options.precision, "torch": torch.__version__,
         "cpu": this_cpu().to_dict(), "first_compiled_step_s": round(first, 1),
-        "eager_ms": round(summarise(times["eager"]).median, 1),
-        "compiled_ms": round(summarise(times["compiled"]).median, 1),
+        "eager_ms": round(summary(times["eager"]).median, 1),
+        "compiled_ms": round(summary(times["compiled"]).median, 1),
         "speed_up": [round(v, 3) for v in (faster.value, faster.low, faster.high)],
     }  # fmt: skip
     print(json.dumps(found, indent=1))

@@ -34,7 +34,7 @@ from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
 from ssd34.files.atomic import write_text
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.ssd import SSD, arrays_of
-from ssd34.runtime.timing import measure_speed_up, run_interleaved, summarise
+from ssd34.runtime.timing import interleaved, speed_up, summary
 from ssd34.zoo.names import model_path
 
 INPUTS = ("uint8", "float32")
@@ -128,23 +128,21 @@ def _measured(
         for name, detector in detectors.items():
             timed[name, width] = partial(detector.detect, data)
     names = {key: f"{key[0]} {key[1]}" for key in timed}
-    times = run_interleaved(
-        {names[key]: run for key, run in timed.items()}, rounds=rounds, clock=clock
-    )
+    times = interleaved({names[key]: run for key, run in timed.items()}, rounds=rounds, clock=clock)
     bare = times[names[BARE, 0]]
     rows: list[dict[str, object]] = []
     for (name, width), label in names.items():
         if name == BARE:
             continue
-        ratio = measure_speed_up(times[label], bare)
+        ratio = speed_up(times[label], bare)
         rows.append(
             {
                 "side": some.spec.image_size,
                 "picture": f"{width} x {width * 3 // 4}",
                 "preprocess": name,
                 "threads": some.session.threads,
-                "bare_ms": round(summarise(bare).median, 2),
-                "detect_ms": round(summarise(times[label]).median, 2),
+                "bare_ms": round(summary(bare).median, 2),
+                "detect_ms": round(summary(times[label]).median, 2),
                 "ratio": ratio.to_dict(),
             }
         )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssd34.errors import OptionError
-from ssd34.runtime.timing import measure_speed_up, run_interleaved, summarise
+from ssd34.runtime.timing import interleaved, speed_up, summary
 
 
 class Clock:
@@ -33,7 +33,7 @@ def test_models_take_turns_and_the_warm_up_does_not_count():
     clock = Clock()
     calls: list[str] = []
     done: list[int] = []
-    times = run_interleaved(
+    times = interleaved(
         {
             "a": clock.model("a", [9, 9, 0.001, 0.002, 0.003], calls),
             "b": clock.model("b", [9, 9, 0.010, 0.020, 0.030], calls),
@@ -56,7 +56,7 @@ def test_models_take_turns_and_the_warm_up_does_not_count():
 )
 def test_nothing_to_time(models, options):
     with pytest.raises(OptionError, match="at least one model"):
-        run_interleaved(models, **options)
+        interleaved(models, **options)
 
 
 def test_an_error_of_a_model_is_passed_on():
@@ -64,7 +64,7 @@ def test_an_error_of_a_model_is_passed_on():
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        run_interleaved({"a": broken}, rounds=1)
+        interleaved({"a": broken}, rounds=1)
 
 
 # --- summary --------------------------------------------------------------------------------
@@ -72,12 +72,12 @@ def test_an_error_of_a_model_is_passed_on():
 
 def test_percentiles_are_times_that_were_measured():
     times = list(range(1, 101))
-    found = summarise(times)
+    found = summary(times)
     assert (found.p90, found.p99) == (90, 99)
     assert (found.fastest, found.slowest, found.rounds) == (1, 100, 100)
     assert found.median == statistics.median(times) == 50.5
-    assert summarise(range(1, 21)).p99 == 20
-    assert summarise([7]).to_dict() == {
+    assert summary(range(1, 21)).p99 == 20
+    assert summary([7]).to_dict() == {
         "rounds": 1, "median": 7, "p90": 7, "p99": 7, "fastest": 7, "slowest": 7,
     }  # fmt: skip
 
@@ -85,9 +85,9 @@ def test_percentiles_are_times_that_were_measured():
 @pytest.mark.parametrize("wrong", [[], [1, float("nan")], [0], [-1], [[1, 2]], [float("inf")]])
 def test_no_times(wrong):
     with pytest.raises(OptionError, match="at least one time"):
-        summarise(wrong)
+        summary(wrong)
     with pytest.raises(OptionError, match="at least one time"):
-        measure_speed_up([1, 2], wrong)
+        speed_up([1, 2], wrong)
 
 
 # --- speed-up -------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_no_times(wrong):
 def test_a_model_that_is_always_so_much_faster(factor, rounds):
     """Whatever the noise, if it is common to both there is no doubt about the ratio."""
     times = np.random.default_rng(rounds).lognormal(3, 2, rounds)
-    found = measure_speed_up(np.array(times) * factor, times)
+    found = speed_up(np.array(times) * factor, times)
     for value in (found.value, found.low, found.high):
         assert value == pytest.approx(factor, rel=1e-9)
 
@@ -110,9 +110,9 @@ def test_rounds_are_drawn_for_both_models_together():
     slow = np.repeat([1.0, 10.0], 20)
     model = slow * generator.normal(10, 0.1, 40)
     baseline = 3 * slow * generator.normal(10, 0.1, 40)
-    paired = measure_speed_up(baseline, model)
+    paired = speed_up(baseline, model)
     assert 2.9 < paired.low <= paired.value <= paired.high < 3.1
-    unpaired = measure_speed_up(generator.permutation(baseline), model)
+    unpaired = speed_up(generator.permutation(baseline), model)
     assert unpaired.high - unpaired.low > 10 * (paired.high - paired.low)
 
 
@@ -121,7 +121,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     inside = 0
     for _ in range(300):
         baseline, model = generator.lognormal(np.log(4), 0.2, 25), generator.lognormal(0, 0.2, 25)
-        found = measure_speed_up(baseline, model, resamples=400, confidence=0.9)
+        found = speed_up(baseline, model, resamples=400, confidence=0.9)
         assert found.low <= found.high and found.confidence == 0.9
         inside += found.low <= 4 <= found.high
     assert 0.85 <= inside / 300 <= 0.97
@@ -129,9 +129,9 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
 
 def test_equal_times_give_equal_intervals():
     baseline, model = [5.0, 6.0, 7.0], [1.0, 3.0, 2.0]
-    assert measure_speed_up(baseline, model) == measure_speed_up(baseline, model)
-    assert str(measure_speed_up([4, 4], [2, 2])) == "2.00 (2.00 to 2.00)"
-    assert measure_speed_up([4], [2]).to_dict() == {
+    assert speed_up(baseline, model) == speed_up(baseline, model)
+    assert str(speed_up([4, 4], [2, 2])) == "2.00 (2.00 to 2.00)"
+    assert speed_up([4], [2]).to_dict() == {
         "value": 2, "low": 2, "high": 2, "confidence": 0.95,
     }  # fmt: skip
 
@@ -147,4 +147,4 @@ def test_equal_times_give_equal_intervals():
 )
 def test_wrong_arguments_of_speed_up(arguments, options, word):
     with pytest.raises(OptionError, match=word):
-        measure_speed_up(*arguments, **options)
+        speed_up(*arguments, **options)

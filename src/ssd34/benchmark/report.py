@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ssd34.benchmark.run import Report, Result
 from ssd34.files.cache import load_matplotlib
-from ssd34.runtime.timing import SINGLE_STREAM, measure_speed_up, summarise
+from ssd34.runtime.timing import SINGLE_STREAM, speed_up, summary
 from ssd34.version import __version__
 
 
@@ -53,8 +53,8 @@ def _single_stream(result: Result, report: Report) -> dict[str, Any]:
     in_graph = graph * (result.graph_tail or 0)
     total = preprocess + graph + rest
     return {
-        "detect_ms": summarise(detect).to_dict(),
-        "network_ms": summarise(network).to_dict(),
+        "detect_ms": summary(detect).to_dict(),
+        "network_ms": summary(network).to_dict(),
         "images_per_second": _rate(1000 / detect.mean()),
         "detect_to_network": round(float(np.median(detect) / np.median(network)), 4),
         "share": {
@@ -64,8 +64,8 @@ def _single_stream(result: Result, report: Report) -> dict[str, Any]:
         },
         "tail_in_file_known": result.graph_tail is not None,
         "speed_up": {
-            "network": measure_speed_up(first[:, 1], network).to_dict(),
-            "detect": measure_speed_up(first.sum(axis=1), detect).to_dict(),
+            "network": speed_up(first[:, 1], network).to_dict(),
+            "detect": speed_up(first.sum(axis=1), detect).to_dict(),
         },
         "rounds": {
             name: [round(float(value), 3) for value in ours[:, column]]
@@ -83,8 +83,8 @@ def _offline(result: Result, report: Report) -> dict[str, Any]:
         "pictures_in_a_run": result.in_a_run,
         "pictures_per_round": result.chunk,
         "images_per_second": _rate(1000 / per_picture.mean()),
-        "per_picture_ms": summarise(per_picture).to_dict(),
-        "speed_up": {"detect": measure_speed_up(first, per_picture).to_dict()},
+        "per_picture_ms": summary(per_picture).to_dict(),
+        "speed_up": {"detect": speed_up(first, per_picture).to_dict()},
         "rounds": {"per_picture_ms": [round(float(value), 3) for value in per_picture]},
     }
 

@@ -13,7 +13,7 @@ from ssd34.errors import ModelError, OptionError
 from ssd34.images.read import read_image
 from ssd34.machine import Cpu, this_cpu
 from ssd34.runtime.engine import DEFAULT_ENGINE
-from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM, run_interleaved
+from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM, interleaved
 from ssd34.text import counted
 from ssd34.zoo.names import model_path
 
@@ -181,13 +181,7 @@ def check_pictures(plan: Plan, progress: Progress = lambda *_: None) -> None:
 
 
 def open_worker(
-    plan: Plan,
-    model: str,
-    engine: str,
-    threads: int,
-    *,
-    refused: list[Refusal],
-    batches: bool,
+    plan: Plan, model: str, engine: str, threads: int, *, refused: list[Refusal], batches: bool
 ) -> Worker | None:
     """The process of a model; None where it cannot run, which is added to `refused`.
 
@@ -204,11 +198,7 @@ def open_worker(
 
     def opened(*, streams: int) -> Worker:
         return Worker(
-            model,
-            engine=engine,
-            threads=threads // streams,
-            streams=streams,
-            pictures=plan.used,
+            model, engine=engine, threads=threads // streams, streams=streams, pictures=plan.used
         )
 
     streams = threads if plan.scenario == OFFLINE and plan.batch is None else 1
@@ -342,7 +332,7 @@ def _turns(
 
         return run_if_measured
 
-    run_interleaved(
+    interleaved(
         {str(number): guarded(*pair) for number, pair in enumerate(pairs)},
         rounds=plan.rounds,
         warm_up=plan.warm_up,

@@ -18,9 +18,7 @@ from rich.text import Text
 from ssd34.benchmark.loadgen_run import loadgen_values
 from ssd34.benchmark.report import FORMATS, draw_benchmark, report_values
 from ssd34.benchmark.run import SCENARIOS, Plan
-from ssd34.benchmark.run import (
-    benchmark as run_benchmark,
-)
+from ssd34.benchmark.run import benchmark as run_benchmark
 from ssd34.cli.console import INTERRUPTED, PARTLY, progress_bar, warn
 from ssd34.errors import OptionError, require
 from ssd34.files.atomic import write_text, written_whole

@@ -21,15 +21,7 @@ from typing import Any
 
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.builder import Findings, SampleBuilder, whole_of
-from ssd34.datasets.dataset import (
-    WHOLE,
-    Dataset,
-    ImageStore,
-    Kind,
-    Layout,
-    Problem,
-    Sample,
-)
+from ssd34.datasets.dataset import WHOLE, Dataset, ImageStore, Kind, Layout, Problem, Sample
 from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.files.tree import Files, FolderFiles, read_annotations
 

@@ -247,11 +247,7 @@ def _add_objects(builder: SampleBuilder, root: Element, file: str, labels: Label
             )
             continue
         builder.add(
-            box,
-            labels.label(name),
-            shown=shown,
-            place=place,
-            difficult=_text(element, "difficult"),
+            box, labels.label(name), shown=shown, place=place, difficult=_text(element, "difficult")
         )
 
 

@@ -101,12 +101,7 @@ def stages_of(detector: Detector, policies: Sequence[Policy] | None = None) -> S
 
 
 def detect_all(
-    stages: Stages,
-    dataset: Dataset,
-    labels: LabelSet,
-    *,
-    batch_size: int = 1,
-    start: int = 0,
+    stages: Stages, dataset: Dataset, labels: LabelSet, *, batch_size: int = 1, start: int = 0
 ) -> Iterator[Found]:
     """Run a detector over the pictures, one `Found` each, in the data set's order.
 

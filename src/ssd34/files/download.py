@@ -88,13 +88,7 @@ def download(
 
 
 def _complete(
-    part: Path,
-    fetch: Callable[[], None],
-    *,
-    size: int,
-    sha256: str,
-    attempts: int,
-    pause: float,
+    part: Path, fetch: Callable[[], None], *, size: int, sha256: str, attempts: int, pause: float
 ) -> None:
     """Bring `part` to the whole, right file by one mirror.
 

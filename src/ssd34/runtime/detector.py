@@ -141,11 +141,7 @@ class Detector:
         return self.session.labels
 
     def detect(
-        self,
-        image: Picture,
-        *,
-        score: float = DEFAULT_SCORE,
-        max_pixels: int = MAX_PIXELS,
+        self, image: Picture, *, score: float = DEFAULT_SCORE, max_pixels: int = MAX_PIXELS
     ) -> Detections:
         """Find objects in one picture.
 
@@ -306,9 +302,7 @@ class Detector:
         if self._default_boxes is None:
             return Picked(*outputs)
         return postprocess(
-            *outputs,
-            default_boxes_cxcywh=self._default_boxes,
-            policy=self.policy.at_least(score),
+            *outputs, default_boxes_cxcywh=self._default_boxes, policy=self.policy.at_least(score)
         )
 
 

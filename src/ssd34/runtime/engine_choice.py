@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ssd34.core.contract import METADATA_QUANTIZATION
 from ssd34.errors import MissingExtraError, ModelError, OptionError
 from ssd34.runtime.engine import AUTO, ENGINES, ONNXRUNTIME, OPENVINO, Engine
-from ssd34.runtime.timing import run_interleaved
+from ssd34.runtime.timing import interleaved
 
 ROUNDS = 5
 WARM_UP = 2
@@ -60,7 +60,7 @@ def choose_faster_engine(
     try:
         second = open_engine(path, name=OPENVINO, threads=threads, streams=streams)
         engines = {engine.name: engine for engine in (first, second)}
-        times = run_interleaved(
+        times = interleaved(
             {
                 name: lambda engine=engine: engine.run(  # type: ignore[misc]
                     [port.name for port in engine.outputs], {engine.inputs[0].name: tensor}

@@ -21,11 +21,7 @@ class OnnxRuntimeEngine:
     version: str = onnxruntime.__version__
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        threads: int,
-        options: onnxruntime.SessionOptions | None = None,
+        self, path: Path, *, threads: int, options: onnxruntime.SessionOptions | None = None
     ) -> None:
         """
         Args:

@@ -113,10 +113,7 @@ class Session:
         return partial(type(self), **options), (self.path.absolute(),)
 
     def prepare(
-        self,
-        image: NDArray[np.uint8] | Image.Image,
-        *,
-        out: NDArray[np.float32] | None = None,
+        self, image: NDArray[np.uint8] | Image.Image, *, out: NDArray[np.float32] | None = None
     ) -> NDArray[Any]:
         """One picture as this file takes it, the first axis being 1.
 

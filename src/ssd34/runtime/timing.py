@@ -59,7 +59,7 @@ class SpeedUp:
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def run_interleaved(
+def interleaved(
     models: Mapping[str, Callable[[], object]],
     *,
     rounds: int,
@@ -97,7 +97,7 @@ def run_interleaved(
     return {name: np.array(times[warm_up:]) for name, times in taken.items()}
 
 
-def summarise(times: Sequence[float] | Milliseconds) -> Summary:
+def summary(times: Sequence[float] | Milliseconds) -> Summary:
     """Median and percentiles of one model's times.
 
     Raises:
@@ -115,7 +115,7 @@ def summarise(times: Sequence[float] | Milliseconds) -> Summary:
     )
 
 
-def measure_speed_up(
+def speed_up(
     baseline: Sequence[float] | Milliseconds,
     model: Sequence[float] | Milliseconds,
     *,
@@ -129,7 +129,7 @@ def measure_speed_up(
     slow is drawn for both models or for neither.
 
     Args:
-        baseline, model: times of the same rounds of one `run_interleaved` run.
+        baseline, model: times of the same rounds of one `interleaved` run.
         confidence: of the interval.
         resamples: of the bootstrap.
         generator: None: always the same draws, so that equal times give equal intervals.

@@ -76,11 +76,7 @@ def calibrate(
     """
     require("onnx", extra="export", why="calibration of scores")
     require("hotcoco", extra="evaluate", why="calibration of scores")
-    from ssd34.workflows.calibrate import (
-        calibrate_scores,
-        choose_samples,
-        split_in_halves,
-    )
+    from ssd34.workflows.calibrate import calibrate_scores, choose_samples, split_in_halves
 
     source, checkpoint = _read(model)
     target = output or source

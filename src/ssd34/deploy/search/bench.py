@@ -26,7 +26,7 @@ from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.evaluate.evaluator import evaluate_detector
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session
-from ssd34.runtime.timing import measure_speed_up, run_interleaved, summarise
+from ssd34.runtime.timing import interleaved, speed_up, summary
 
 SENSITIVITY_PICTURES = 8
 WARM_UP = 3
@@ -141,7 +141,7 @@ class Bench:
             "float": self._float.session.input_for(self._picture),
             "int8": detector.session.input_for(self._picture),
         }
-        times = run_interleaved(
+        times = interleaved(
             {
                 "float": lambda: self._float.run(tensors["float"]),
                 "int8": lambda: detector.run(tensors["int8"]),
@@ -153,9 +153,9 @@ class Bench:
         return Measured(
             ap=ap,
             float_ap=float_ap,
-            ms=summarise(times["int8"]).median,
-            float_ms=summarise(times["float"]).median,
-            speedup=measure_speed_up(times["float"], times["int8"]),
+            ms=summary(times["int8"]).median,
+            float_ms=summary(times["float"]).median,
+            speedup=speed_up(times["float"], times["int8"]),
             seconds=round(time.monotonic() - started, 1),
             file_bytes=path.stat().st_size,
         )

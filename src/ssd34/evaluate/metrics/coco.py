@@ -283,9 +283,4 @@ def read_matches(evaluation: Any, results: Results, *, boxes: int) -> Matching:
         found_by[number - 1] = detection - 1
     counted = np.zeros(boxes, bool)
     counted[[number - 1 for number in told["gt_status"]]] = True
-    return Matching(
-        status=status,
-        scores=results.scores,
-        found_by=found_by,
-        counted=counted,
-    )
+    return Matching(status=status, scores=results.scores, found_by=found_by, counted=counted)

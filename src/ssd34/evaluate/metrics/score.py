@@ -127,10 +127,7 @@ def score(
     metrics = measure_coco(seen, counted)
     if options.resamples:
         sure = estimate_uncertainty(
-            match(seen, counted),
-            resamples=options.resamples,
-            seed=options.seed,
-            progress=progress,
+            match(seen, counted), resamples=options.resamples, seed=options.seed, progress=progress
         )
     return Score(metrics, options.metric, sure, measure_precisions(seen, counted))
 

@@ -59,11 +59,7 @@ Drawn = tuple[Boxes, str, Colour]
 
 
 def make_exhibits(
-    chosen: Iterable[Picture],
-    dataset: Dataset,
-    results: Results,
-    *,
-    limit: int,
+    chosen: Iterable[Picture], dataset: Dataset, results: Results, *, limit: int
 ) -> tuple[Exhibit, ...]:
     """The first `limit` of the pictures that can be read."""
     shown: list[Exhibit] = []

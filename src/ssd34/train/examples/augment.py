@@ -214,11 +214,7 @@ def crop(
 
 
 def zoom(
-    width: int,
-    height: int,
-    boxes: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    rng: Generator,
+    width: int, height: int, boxes: NDArray[np.float32], labels: NDArray[np.int64], rng: Generator
 ) -> NDArray[np.float64]:
     """A window in the picture around an object of a class drawn from those in it.
 

@@ -124,9 +124,7 @@ def _by_threshold(
 
 
 def _by_candidates(
-    boxes: NDArray[np.float32],
-    default_boxes_cxcywh: NDArray[np.float32],
-    levels: Sequence[Level],
+    boxes: NDArray[np.float32], default_boxes_cxcywh: NDArray[np.float32], levels: Sequence[Level]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The same by ATSS."""
     objects, chosen, iou = find_candidates(boxes, default_boxes_cxcywh, levels)
@@ -143,9 +141,7 @@ def _by_candidates(
 
 
 def find_candidates(
-    boxes: NDArray[np.float32],
-    default_boxes_cxcywh: NDArray[np.float32],
-    levels: Sequence[Level],
+    boxes: NDArray[np.float32], default_boxes_cxcywh: NDArray[np.float32], levels: Sequence[Level]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """The default boxes that ATSS gives to each object. Source: Zhang et al., 2020.
 
@@ -179,9 +175,7 @@ def find_candidates(
 
 
 def _nearest(
-    boxes: NDArray[np.float32],
-    default_boxes_cxcywh: NDArray[np.float32],
-    levels: Sequence[Level],
+    boxes: NDArray[np.float32], default_boxes_cxcywh: NDArray[np.float32], levels: Sequence[Level]
 ) -> NDArray[np.int64]:
     """(N, K): the default boxes of each level's nine cells that are nearest to each object."""
     middle_x, middle_y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T
