@@ -82,17 +82,22 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         return Batch(
-            *(tensor.to(device, non_blocking=True) for tensor in self[:-1]), problems=self.problems
+            self.images.to(device, non_blocking=True),
+            self.offsets.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.labelled.to(device, non_blocking=True),
+            self.problems,
         )
 
     def parts(self, count: int) -> list[Batch]:
         """The batch in so many parts of about the same size, the first with its problems."""
         if count == 1:
             return [self]
-        split = zip(*(tensor.tensor_split(count) for tensor in self[:-1]), strict=True)
+        tensors = (self.images, self.offsets, self.labels, self.labelled)
+        split = zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True)
         return [
-            Batch(*tensors, problems=self.problems if number == 0 else ())
-            for number, tensors in enumerate(split)
+            Batch(images, offsets, labels, labelled, self.problems if number == 0 else ())
+            for number, (images, offsets, labels, labelled) in enumerate(split)
         ]
 
 
