@@ -207,7 +207,7 @@ def detection_faults(
     faults += [f"label {label}: expected 1 to {num_classes}" for label in unknown]
     found = boxes[real].astype(np.float64)
     finite = np.isfinite(found).all(axis=1)
-    known = np.where(finite[:, None], found, np.nan)  # inf - inf would warn
+    known = np.where(np.isfinite(found), found, np.nan)  # inf - inf would warn
     centres = (known[:, :2] + known[:, 2:]) / 2
     outside = np.abs(centres - 0.5).max(axis=1) - 0.5  # in sides of the picture, from its edge
     most = OUTSIDE if np.median(outside[finite] if finite.any() else 0) > OUTSIDE else FARTHEST
