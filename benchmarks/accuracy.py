@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ssd34.cli.data.group import opened
-from ssd34.cli.train.setup import classes, start_from, weighted
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Picked, postprocess
@@ -50,6 +49,8 @@ from ssd34.train.settings.recipe import read_recipe, resolved
 from ssd34.train.settings.settings import Settings, parsed_setting
 from ssd34.train.step import computes_bf16
 from ssd34.train.validate import stages_of_network
+from ssd34.workflows.training.job import weighted
+from ssd34.workflows.training.new_run import classes, start_from
 
 RESULTS = "results.jsonl"
 DETECTIONS = "detections.json"

@@ -23,7 +23,7 @@ from ssd34.train.divergence import diverged
 from ssd34.train.examples.loader import Loader, batches_an_epoch, deaths_told, everyones
 from ssd34.train.examples.training_set import TrainingSet
 from ssd34.train.out_of_memory import advised
-from ssd34.train.progress import Listener, Outcome, Pace
+from ssd34.train.progress import SILENT, Listener, Outcome, Pace
 from ssd34.train.run import BEST, LAST, Run, pictures_of
 from ssd34.train.settings.options import Schedule, TrainOptions
 from ssd34.train.step import (
@@ -49,7 +49,7 @@ def train(
     resume: bool = False,
     device: torch.device | None = None,
     notes: dict[str, Any] | None = None,
-    listener: Listener | None = None,
+    listener: Listener = SILENT,
     ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train a network in place; evaluate and save after each epoch, or every so many.
@@ -76,7 +76,6 @@ def train(
         TrainingError: the memory is too small, no picture can be read, or there is nothing to
             resume.
     """
-    listener = listener or Listener()
     device = device or torch.device("cpu")
     _check_before(network, labels, validation, options, ranks)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
