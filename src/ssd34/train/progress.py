@@ -120,20 +120,19 @@ class Pace:
     def report(self, run: Run, *, share: float, rate: float, image_size: int) -> Progress:
         """The means since the last report; starts anew."""
         seconds = time.perf_counter() - self.started
-        elapsed = run.elapsed()
         count = max(1, len(self.steps))
         progress = Progress(
             step=run.step,
             batches_per_epoch=run.batches_per_epoch,
             share=share,
-            elapsed=elapsed,
+            elapsed=run.elapsed(),
             remaining=run.time_left(seconds / count),
             image_size=image_size,
             learning_rate=rate,
-            loss=sum(step.loss for step in self.steps) / count,
-            box_loss=sum(step.box_loss for step in self.steps) / count,
-            class_loss=sum(step.class_loss for step in self.steps) / count,
-            gradient_norm=sum(step.gradient_norm for step in self.steps) / count,
+            **{
+                name: sum(getattr(step, name) for step in self.steps) / count
+                for name in ("loss", "box_loss", "class_loss", "gradient_norm")
+            },
             images_per_second=sum(step.pictures for step in self.steps) / seconds,
             data_wait=self.waited / seconds,
             best_ap=run.best_ap,

@@ -147,11 +147,11 @@ def _settings_of(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[s
     """The settings that were given, by their own options and by ``--set``.
 
     Raises:
-        OptionError: one was given twice, or is unknown or has a value that it does not take.
+        OptionError: one was given twice, or one of ``--set`` is none.
     """
-    from ssd34.train.settings.settings import checked, parsed_setting
+    from ssd34.train.settings.settings import parsed_setting
 
-    given = {name: checked(name, value) for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value is not None}
     for text in assignments:
         key, value = parsed_setting(text)
         if key in given:
