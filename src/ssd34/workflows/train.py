@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ssd34.train.distributed import Ranks
     from ssd34.train.progress import Progress
 
+__all__ = ["Listener", "TrainJob", "Trained", "train"]
+
 RECIPE_FILE = "recipe.json"
 
 
