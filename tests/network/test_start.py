@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from ssd34.cli.train.setup import network_spec, start_from
 from ssd34.core.spec import named_spec
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.network.ssd import SSD
 from ssd34.train.settings.recipe import read_recipe, resolved
+from ssd34.workflows.training.new_run import network_spec, start_from
 from tests.conftest import TINY_LABELS, tiny_spec
 
 

@@ -9,7 +9,7 @@ import weakref
 import torch
 import torch.distributed as dist
 
-import ssd34.cli.train.setup
+import ssd34.workflows.training.new_run
 from ssd34.cli.app import commands
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import TrainingError
@@ -60,7 +60,7 @@ def lose_one(_):
 def adapt(folder, *arguments):
     """``ssd34 train --qat``; only the first process can calibrate."""
     if os.environ["RANK"] != "0":
-        setattr(ssd34.cli.train.setup, "calibrated_steps", None)  # noqa: B010
+        setattr(ssd34.workflows.training.new_run, "calibrated_steps", None)  # noqa: B010
     commands([*arguments, "--output", str(folder / "run")], standalone_mode=False)
 
 

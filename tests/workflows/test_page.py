@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 from PIL import Image
 
 from ssd34.train.run import read_history
-from ssd34.workflows.train_page import Exhibit, training_page
+from ssd34.workflows.training.page import Exhibit, training_page
 
 RECIPE = {"recipe": "fine-tune", "changed": {"epochs": 2}, "settings": {"epochs": 2, "init": None}}
 

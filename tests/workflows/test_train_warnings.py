@@ -9,7 +9,7 @@ from ssd34.datasets.open import open_dataset
 from ssd34.network.start import Start
 from ssd34.train.examples.example import training_sets
 from ssd34.train.settings.options import TrainOptions
-from ssd34.workflows.train_warnings import warnings_of
+from ssd34.workflows.training.new_run import warnings_of
 from ssd34.zoo.catalogue import IMAGENET_BACKBONES
 from tests.conftest import TINY_LABELS, tiny_spec
 

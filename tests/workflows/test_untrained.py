@@ -5,7 +5,7 @@ import pytest
 
 from ssd34.core.spec import named_spec
 from ssd34.train.settings.options import TrainOptions
-from ssd34.workflows.train_warnings import untrained_levels
+from ssd34.workflows.training.new_run import untrained_levels
 
 SMALL = TrainOptions(small_size=200, small_share=1.0)
 

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ssd34.network.ssd import SSD, arrays_of, load_weights
 from ssd34.text import counted
 from ssd34.train.divergence import LossWatch
 from ssd34.train.examples.example import TrainingSet
-from ssd34.train.settings.options import RESUMED, TrainOptions
+from ssd34.train.settings.options import TrainOptions
 from ssd34.train.step import AveragedWeights
 
 LAST = "last.safetensors"
@@ -32,6 +33,7 @@ HISTORY = "history.jsonl"
 _MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
 
 
+@dataclass(kw_only=True, eq=False)
 class Run:
     """Weights, optimizer, position, clock and history of a run.
 
@@ -44,38 +46,24 @@ class Run:
         writes: whether this process writes files; of several only the first does.
     """
 
-    def __init__(
-        self,
-        network: SSD,
-        labels: LabelSet,
-        optimizer: torch.optim.Optimizer,
-        averaged: AveragedWeights,
-        *,
-        options: TrainOptions,
-        output: Path,
-        notes: dict[str, Any],
-        batches_per_epoch: int,
-        pictures: Pictures,
-        writes: bool = True,
-    ) -> None:
-        self.network = network
-        self.labels = labels
-        self.optimizer = optimizer
-        self.averaged = averaged
-        self.options = options
-        self.output = output
-        self.notes = notes
-        self.batches_per_epoch = batches_per_epoch
-        self.pictures = pictures
-        self.writes = writes
-        self.step = 0
-        self.saved = -1
-        self.best_ap = -1.0
-        self.evaluated = 0
-        self.watch = LossWatch()
-        self._reported: set[tuple[str, str]] = set()
-        self._trained = 0.0
-        self._since = time.monotonic()
+    network: SSD
+    labels: LabelSet
+    optimizer: torch.optim.Optimizer
+    averaged: AveragedWeights
+    options: TrainOptions
+    output: Path
+    notes: dict[str, Any]
+    batches_per_epoch: int
+    pictures: Pictures
+    writes: bool = True
+    step: int = 0
+    saved: int = -1
+    best_ap: float = -1.0
+    evaluated: int = 0
+    watch: LossWatch = field(default_factory=LossWatch)
+    _reported: set[tuple[str, str]] = field(default_factory=set)
+    _trained: float = 0.0
+    _since: float = field(default_factory=time.monotonic)
 
     def elapsed(self) -> float:
         """Seconds of training over all sittings, without evaluation."""
@@ -175,17 +163,15 @@ class Run:
         ).save(self.output / name)
 
     def restore(self) -> None:
-        """Go on from the last checkpoint.
+        """Continue from the last checkpoint, of which network and options are.
 
         Raises:
-            TrainingError: there is none, or the run was of other length, data or optimizer.
-            CheckpointError: it is of another network.
+            TrainingError: the run was of other data.
+            CheckpointError: there is none.
         """
         path = self.output / LAST
-        if not path.is_file():
-            raise TrainingError(f"nothing to resume: {path} does not exist; leave --resume out")
         checkpoint = read_checkpoint(path, training=True)
-        self._check(checkpoint, path)
+        self._check(checkpoint.state, path)
         load_weights(self.averaged.network, checkpoint.weights, source=str(path))
         arrays = checkpoint.training
         model = {k.removeprefix("model."): a for k, a in arrays.items() if k.startswith("model.")}
@@ -212,36 +198,13 @@ class Run:
         if self.writes:
             remove_parts(self.output, (LAST, BEST, HISTORY))
 
-    def _check(self, checkpoint: Checkpoint, path: Path) -> None:
-        was, now = checkpoint.spec.to_dict(), self.network.spec.to_dict()
-        was["classes"], now["classes"] = checkpoint.labels.names, self.labels.names
-        for field in now:
-            if was[field] != now[field]:
-                raise CheckpointError(
-                    f"{path}: the run began with {field} {was[field]!r:.60}, now it is "
-                    f"{now[field]!r:.60}; resume with the same network and classes"
-                )
-        state = checkpoint.state
-        same: dict[str, tuple[Any, Any]] = {
-            "batches an epoch (--data, --batch)": (
-                state["batches_per_epoch"],
-                self.batches_per_epoch,
-            ),
-        }
-        begun = TrainOptions.from_dict(state["options"])
-        for name in {field.name for field in dataclasses.fields(begun)} - {
-            *RESUMED,
-            "decay_epochs",
-        }:
-            same[name] = getattr(begun, name), getattr(self.options, name)
-        for what, (before, after) in same.items():
-            if before != after:
-                raise TrainingError(
-                    f"{path}: the run began with {what} {before}, now it is {after}; "
-                    "resume with the same"
-                )
-        # Checkpoints did not say it at first.
+    def _check(self, state: Mapping[str, Any], path: Path) -> None:
+        """The network and the options come from the checkpoint; the data may be others."""
+        # Checkpoints did not name their pictures at first.
         other = other_pictures(state.get("pictures", self.pictures), self.pictures)
+        was, now = state["batches_per_epoch"], self.batches_per_epoch
+        if not other and was != now:
+            other = f"{was} batches an epoch (--data, --batch), now it is {now}"
         if other:
             raise TrainingError(
                 f"{path}: the run began with {other}; resume with the same pictures, boxes and "

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from ssd34.cli.train.screen import ending
 from ssd34.train.progress import Outcome
+from ssd34.workflows.train import describe_ending
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def ended(folder, *, target_map=None, best_ap=0.2314, finished=True):
         last=folder / "last.safetensors", best=folder / "best.safetensors", best_ap=best_ap,
         steps=80, finished=finished,
     )  # fmt: skip
-    return ending(outcome, target_map=target_map)
+    return describe_ending(outcome, target_map=target_map)
 
 
 def test_the_end_says_whether_the_target_was_reached(folder):

@@ -1,6 +1,5 @@
 import pytest
 
-from ssd34.errors import OptionError
 from ssd34.train.settings.options import Schedule
 
 
@@ -16,8 +15,3 @@ def test_steps():
     schedule = Schedule(peak=1, warmup_steps=0, kind="step")
     rates = [schedule.rate(step=100, progress=epoch / 60) for epoch in (0, 39, 40, 49, 50, 59)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
-
-
-def test_unknown_kind():
-    with pytest.raises(OptionError, match="unknown schedule 'linear'"):
-        Schedule(peak=1, warmup_steps=0, kind="linear")

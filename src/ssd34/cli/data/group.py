@@ -132,13 +132,12 @@ for command in (info, check_data, convert, download_published):
     data.add_command(command)
 
 
-def open_warned(path: str, *, coco_names: bool = False, quiet: bool = False) -> Dataset:
+def open_warned(path: str, *, coco_names: bool = False) -> Dataset:
     """A data set; its problems are warned of."""
     dataset = open_dataset(path)
     if coco_names:
         dataset = use_coco_names(dataset)
-    if not quiet:
-        warn_of_problems(dataset)
+    warn_of_problems(dataset)
     return dataset
 
 

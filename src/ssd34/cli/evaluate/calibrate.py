@@ -134,7 +134,7 @@ def calibrate(
 
 def _read(model: str) -> tuple[Path, Checkpoint]:
     """A checkpoint with all that is in it, or the one in an exported file."""
-    from ssd34.cli.train.setup import checkpoint_from_onnx
+    from ssd34.workflows.training.new_run import checkpoint_from_onnx
     from ssd34.zoo.names import float_file
 
     path = float_file(model)

@@ -201,10 +201,6 @@ class Schedule:
     kind: str = "cosine"
     decays: tuple[float, ...] = DECAYS
 
-    def __post_init__(self) -> None:
-        if self.kind not in ("cosine", "step"):
-            raise OptionError(f"unknown schedule {self.kind!r}; expected cosine or step")
-
     def rate(self, *, step: int, progress: float) -> float:
         """The learning rate of a step.
 
