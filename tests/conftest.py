@@ -87,9 +87,23 @@ def _refuse_to_fork() -> int:
     raise AssertionError("fork of a process in which engines have run threads")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """On networks as small as these, threads wait for each other more than they compute."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint() -> Checkpoint:
     return drawn_checkpoint(tiny_spec(), TINY_LABELS)
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint as a file; not to be written to."""
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    tiny_checkpoint.save(path)
+    return path
 
 
 @pytest.fixture(scope="session")
