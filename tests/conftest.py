@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -236,6 +237,16 @@ def found_shapes(shapes: Path, tiny_model: Path, tmp_path_factory: pytest.TempPa
             )
     (folder / "instances.json").write_text(json.dumps(values))
     return folder
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """For tests of the rest of the page: drawing is what takes long."""
+    from ssd34.evaluate.report import write
+
+    dot = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(dot, format="png")
+    monkeypatch.setattr(write, "png", lambda *_: dot.getvalue())
 
 
 @pytest.fixture

@@ -217,6 +217,7 @@ def test_scored_detections_and_their_report_are_two_files(run_evaluate, shapes, 
     assert (tmp_path / "found.json").read_text() == "[]"
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_report_needs_scores_that_it_can_draw(
     run_evaluate, found_shapes, found_detections, tmp_path
 ):
