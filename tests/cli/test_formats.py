@@ -59,7 +59,7 @@ def test_training_takes_voc_under_the_names_of_coco(tiny_file, tmp_path):
     data = f"{voc(tmp_path / 'voc')}@train"
     arguments = ("train", "--data", data, "--val", data, "--set", "labels=coco", "--epochs", "1",
                  "--init", tiny_file, *QUICK)  # fmt: skip
-    with pytest.raises(DatasetError, match="coco_names"):
+    with pytest.raises(DatasetError, match="--coco-names"):
         invoke(*arguments, "--output", tmp_path / "a")
     invoke(*arguments, "--output", tmp_path / "b", "--set", "coco_names=true")
     assert len(read_checkpoint(tmp_path / "b" / "last.safetensors").labels) == 80
