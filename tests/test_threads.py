@@ -29,31 +29,18 @@ def test_without_a_quota_the_affinity_counts(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "threads"),
-    [
-        ("max 100000\n", 8),
-        ("200000 100000\n", 2),
-        ("150000 100000\n", 2),
-        ("100000 100000\n", 1),
-        ("5000 100000\n", 1),
-        ("1600000 100000\n", 8),
-        ("50000 10000\n", 5),
-    ],
-)
+    [("max 100000\n", 8), ("200000 100000\n", 2), ("150000 100000\n", 2), ("100000 100000\n", 1),
+     ("5000 100000\n", 1), ("1600000 100000\n", 8), ("50000 10000\n", 5)],
+)  # fmt: skip
 def test_quota_of_cgroup_version_two(tmp_path, text, threads):
     assert thread_budget(version_two(tmp_path, text)) == threads
 
 
 @pytest.mark.parametrize(
     ("quota", "period", "threads"),
-    [
-        (-1, 100000, 8),
-        (300000, 100000, 3),
-        (250000, 100000, 3),
-        (1000, 100000, 1),
-        (9999999, 100000, 8),
-        (0, 100000, 8),
-    ],
-)
+    [(-1, 100000, 8), (300000, 100000, 3), (250000, 100000, 3), (1000, 100000, 1),
+     (9999999, 100000, 8), (0, 100000, 8)],
+)  # fmt: skip
 def test_quota_of_cgroup_version_one(tmp_path, quota, period, threads):
     assert thread_budget(version_one(tmp_path, quota, period)) == threads
 

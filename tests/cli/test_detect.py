@@ -109,9 +109,6 @@ def assert_no_leftovers(folder):
     assert [path for path in folder.rglob("*") if path.suffix == ".part"] == []
 
 
-# --- formats --------------------------------------------------------------------------------
-
-
 def test_table(detect, pictures, tiny_model):
     out = detect(pictures / "a.png").stdout
     found = expected_in(pictures / "a.png", tiny_model)
@@ -220,9 +217,6 @@ def test_yolo_on_stdout(detect, pictures, tiny_model):
     np.testing.assert_allclose([[float(c) for c in k[1:3]] for k in first], centre, atol=1e-5)
 
 
-# --- sources --------------------------------------------------------------------------------
-
-
 def files_in(result):
     return [entry["file"] for entry in json.loads(result.stdout)["pictures"]]
 
@@ -251,9 +245,6 @@ def test_exif_rotated_picture_is_measured_as_seen(detect, tmp_path):
     picture().save(tmp_path / "a.png", exif=exif)
     entry = json.loads(detect(tmp_path / "a.png", "--format", "json").stdout)["pictures"][0]
     assert (entry["width"], entry["height"]) == (50, 70)
-
-
-# --- options --------------------------------------------------------------------------------
 
 
 def test_class_keeps_only_that_class(detect, pictures, tiny_model):
@@ -312,10 +303,7 @@ def test_output_in_yolo_format_is_a_folder(detect, pictures, tmp_path):
 
 @pytest.mark.parametrize(
     ("names", "sources"),
-    [
-        (("set/a.png", "set/a.jpg"), ("set",)),
-        (("one/a.png", "two/a.png"), ("one", "two")),
-    ],
+    [(("set/a.png", "set/a.jpg"), ("set",)), (("one/a.png", "two/a.png"), ("one", "two"))],
 )
 def test_yolo_files_of_pictures_with_the_same_name_are_all_kept(detect, tmp_path, names, sources):
     for seed, name in enumerate(names):
@@ -325,9 +313,6 @@ def test_yolo_files_of_pictures_with_the_same_name_are_all_kept(detect, tmp_path
     written = list(target.rglob("*.txt"))
     assert len(written) == 2
     assert len({path.read_text() for path in written}) == 2
-
-
-# --- saving pictures ------------------------------------------------------------------------
 
 
 def saved_in(folder):
@@ -415,11 +400,9 @@ def test_save_replaces_older_results(detect, pictures, tmp_path):
 @pytest.mark.parametrize("way", ["same", "dotted", "link"])
 def test_save_refuses_to_overwrite_its_sources(detect, pictures, tmp_path, way):
     (tmp_path / "link").symlink_to(pictures)
-    target = {
-        "same": pictures,
-        "dotted": pictures / "nested" / "..",
-        "link": tmp_path / "link",
-    }[way]
+    target = {"same": pictures, "dotted": pictures / "nested" / "..", "link": tmp_path / "link"}[
+        way
+    ]
     before = {path: path.read_bytes() for path in pictures.rglob("*") if path.is_file()}
     with pytest.raises(Ssd34Error, match="would overwrite"):
         detect(pictures, "--save", target)
@@ -431,9 +414,6 @@ def test_save_refuses_to_overwrite_another_source(detect, tmp_path):
     save_picture(tmp_path / "two" / "a.png")
     with pytest.raises(Ssd34Error, match="would overwrite"):
         detect(tmp_path / "one", tmp_path / "two" / "a.png", "--save", tmp_path / "two")
-
-
-# --- input that cannot be used: one line, exit code 2, nothing left behind -------------------
 
 
 def png_header_only(width, height):
@@ -505,27 +485,11 @@ def bad_inputs(kind, root):
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        "missing file",
-        "folder without pictures",
-        "pattern without matches",
-        "text renamed",
-        "empty file",
-        "truncated",
-        "huge",
-        "missing model",
-        "folder as model",
-        "picture as model",
-        "empty model",
-        "foreign model",
-        "unknown class",
-        "absent output folder",
-        "folder as output",
-        "file as yolo output",
-        "save below a file",
-        "save over the source",
-    ],
-)
+    ["missing file", "folder without pictures", "pattern without matches", "text renamed",
+     "empty file", "truncated", "huge", "missing model", "folder as model", "picture as model",
+     "empty model", "foreign model", "unknown class", "absent output folder", "folder as output",
+     "file as yolo output", "save below a file", "save over the source"],
+)  # fmt: skip
 def test_unusable_input_is_one_line_and_exit_code_two(main, tiny_model, tmp_path, kind):
     arguments, model, word = bad_inputs(kind, tmp_path)
     before = saved_in(tmp_path)
@@ -613,9 +577,6 @@ def test_full_disk_keeps_the_older_output(main, pictures, tmp_path, monkeypatch)
     ]
 
 
-# --- some pictures are broken ---------------------------------------------------------------
-
-
 def test_broken_picture_among_good_ones(main, pictures, tmp_path):
     half_a_jpeg(pictures / "broken.jpg")
     target = tmp_path / "out"
@@ -666,9 +627,6 @@ def test_coco_ids_do_not_depend_on_what_could_be_read(main, tmp_path):
     assert ids == {"17.png": 2, "23.png": 3}
 
 
-# --- what the file leaves out itself --------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("score", "warned"), [("0.001", True), ("0.049", True), ("0.05", False), ("0.2", False)]
 )
@@ -683,9 +641,6 @@ def test_a_score_below_the_files_own_threshold(main, pictures, score, warned):
 
 def test_a_raw_file_has_no_threshold_of_its_own(main, pictures, tiny_raw_model):
     assert main(pictures / "a.png", "--score", "0.001", model=tiny_raw_model)[2] == ""
-
-
-# --- policies -------------------------------------------------------------------------------
 
 
 def test_a_raw_file_is_picked_from_by_the_policy_asked_for(main, pictures, tiny_raw_model):
@@ -710,9 +665,6 @@ def test_a_policy_for_a_file_that_picks_itself(main, pictures):
     assert (code, out) == (2, "")
     assert_one_error_line(err)
     assert "picks detections itself" in err and "ssd34 export --policy" in err
-
-
-# --- the surroundings -----------------------------------------------------------------------
 
 
 def test_all_is_well_from_outside(pictures, tiny_model):

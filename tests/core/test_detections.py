@@ -38,9 +38,6 @@ def none():
     return of([], [], [])
 
 
-# --- making ---------------------------------------------------------------------------------
-
-
 def test_from_picked_scales_clips_sorts_and_filters():
     picked = picked_of(
         [[0.25, 0.5, 0.75, 0.9], [-0.5, -1, 2, 3], [0, 0, 0.5, 0.5], [0.1, 0.1, 0.2, 0.2]],
@@ -86,9 +83,6 @@ def test_from_picked_leaves_its_input_alone():
     np.testing.assert_array_equal(picked.boxes, before)
 
 
-# --- looking --------------------------------------------------------------------------------
-
-
 def test_names_length_and_iteration(two):
     assert len(two) == 2
     assert two.names == ("stop sign", "person")
@@ -121,18 +115,11 @@ def test_an_integer_gives_what_iteration_gives(two):
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
-    [
-        (slice(None), ["stop sign", "person"]),
-        (slice(1), ["stop sign"]),
-        (slice(None, None, -1), ["person", "stop sign"]),
-        (slice(5, 9), []),
-        (np.array([False, True]), ["person"]),
-        ([True, False], ["stop sign"]),
-        (np.array([-1, 0, 0]), ["person", "stop sign", "stop sign"]),
-        ([1], ["person"]),
-        ([], []),
-    ],
-)
+    [(slice(None), ["stop sign", "person"]), (slice(1), ["stop sign"]),
+     (slice(None, None, -1), ["person", "stop sign"]), (slice(5, 9), []),
+     (np.array([False, True]), ["person"]), ([True, False], ["stop sign"]),
+     (np.array([-1, 0, 0]), ["person", "stop sign", "stop sign"]), ([1], ["person"]), ([], [])],
+)  # fmt: skip
 def test_slices_masks_and_indices_give_detections(two, rows, expected):
     kept = two[rows]
     assert isinstance(kept, Detections)
@@ -164,9 +151,6 @@ def test_detections_are_frozen(two):
 def test_empty_detections(none):
     assert len(none) == 0 and list(none) == [] and none.names == ()
     assert len(none.where(np.zeros(0, bool))) == 0
-
-
-# --- writing --------------------------------------------------------------------------------
 
 
 def test_to_dict(two):

@@ -23,24 +23,11 @@ def test_coco_has_eighty_classes_and_ten_gaps():
 
 @pytest.mark.parametrize(
     ("name", "label", "category"),
-    [
-        ("person", 1, 1),
-        ("bicycle", 2, 2),
-        ("fire hydrant", 11, 11),
-        ("stop sign", 12, 13),
-        ("cat", 16, 17),
-        ("dog", 17, 18),
-        ("backpack", 25, 27),
-        ("handbag", 27, 31),
-        ("wine glass", 41, 46),
-        ("dining table", 61, 67),
-        ("toilet", 62, 70),
-        ("tv", 63, 72),
-        ("book", 74, 84),
-        ("hair drier", 79, 89),
-        ("toothbrush", 80, 90),
-    ],
-)
+    [("person", 1, 1), ("bicycle", 2, 2), ("fire hydrant", 11, 11), ("stop sign", 12, 13),
+     ("cat", 16, 17), ("dog", 17, 18), ("backpack", 25, 27), ("handbag", 27, 31),
+     ("wine glass", 41, 46), ("dining table", 61, 67), ("toilet", 62, 70), ("tv", 63, 72),
+     ("book", 74, 84), ("hair drier", 79, 89), ("toothbrush", 80, 90)],
+)  # fmt: skip
 def test_coco_numbers_against_the_published_list(name, label, category):
     assert COCO_LABELS.label(name) == label
     assert COCO_LABELS.name(label) == name
@@ -96,14 +83,10 @@ def test_from_names_counts_from_one():
 
 @pytest.mark.parametrize(
     ("names", "ids", "reason"),
-    [
-        ((), (), "at least one"),
-        (("a", "b", "a"), (1, 2, 3), "'a' twice"),
-        (("a", "b", "c"), (1, 5, 5), "5 twice"),
-        (("a", "b"), (1,), "1 ids for 2 names"),
-        (("a",), (1, 2), "2 ids for 1 names"),
-    ],
-)
+    [((), (), "at least one"), (("a", "b", "a"), (1, 2, 3), "'a' twice"),
+     (("a", "b", "c"), (1, 5, 5), "5 twice"), (("a", "b"), (1,), "1 ids for 2 names"),
+     (("a",), (1, 2), "2 ids for 1 names")],
+)  # fmt: skip
 def test_impossible_sets_are_refused(names, ids, reason):
     with pytest.raises(OptionError) as caught:
         LabelSet(names, ids)

@@ -8,13 +8,11 @@ from ssd34.errors import OptionError
 
 @pytest.mark.parametrize(
     ("name", "sides", "boxes"),
-    [
-        ("ssd300-resnet34", (38, 19, 10, 5, 3, 1), 8732),
-        ("ssd300-resnet18", (38, 19, 10, 5, 3, 1), 8732),
-        ("ssd1200-resnet34", (50, 25, 13, 7, 3, 3), 15130),
-        ("ssd1200-resnet18", (50, 25, 13, 7, 3, 3), 15130),
-    ],
-)
+    [("ssd300-resnet34", (38, 19, 10, 5, 3, 1), 8732),
+     ("ssd300-resnet18", (38, 19, 10, 5, 3, 1), 8732),
+     ("ssd1200-resnet34", (50, 25, 13, 7, 3, 3), 15130),
+     ("ssd1200-resnet18", (50, 25, 13, 7, 3, 3), 15130)],
+)  # fmt: skip
 def test_published_feature_maps(name, sides, boxes):
     spec = named_spec(name)
     assert spec.feature_sizes == sides

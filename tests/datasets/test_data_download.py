@@ -102,9 +102,6 @@ def with_second(data, archive):
     return dataclasses.replace(data, archives=(data.archives[0], archive))
 
 
-# --- all well -----------------------------------------------------------------------------------
-
-
 def test_what_is_fetched_is_read_at_once(data, tmp_path, contents):
     folder = tmp_path / "new" / "coco"
     fetch(data, folder)
@@ -169,9 +166,6 @@ def test_what_a_desktop_hides_in_a_folder_does_no_harm(data, tmp_path, mirror):
     assert len(mirror.requests) == 2
 
 
-# --- servers ------------------------------------------------------------------------------------
-
-
 def test_a_download_that_breaks_off_is_gone_on_with(data, tmp_path, contents, mirror):
     content = zipped(contents[1])
     answers = [ranged(content, stop_after=5000)] * 3 + [ranged(content)]
@@ -195,13 +189,10 @@ def test_a_server_without_ranges(data, tmp_path, contents, mirror):
 
 @pytest.mark.parametrize(
     ("lie", "answer"),
-    [
-        (lambda content: whole(content, length=len(content) + 5), "announces"),
-        (lambda content: whole(bytes(len(content))), "sends a wrong file"),
-        (lambda _: whole(PAGE), "sends a web page"),
-        (lambda _: status(404), "answers 404"),
-    ],
-)
+    [(lambda content: whole(content, length=len(content) + 5), "announces"),
+     (lambda content: whole(bytes(len(content))), "sends a wrong file"),
+     (lambda _: whole(PAGE), "sends a web page"), (lambda _: status(404), "answers 404")],
+)  # fmt: skip
 def test_servers_that_lie(data, tmp_path, contents, mirror, lie, answer):
     content = zipped(contents[1])
     parts = data.archives[1].parts
@@ -211,9 +202,6 @@ def test_servers_that_lie(data, tmp_path, contents, mirror, lie, answer):
     assert f"SHA-256 {archive.file.sha256}" in message
     assert not (tmp_path / "val2017").exists()
     assert not (tmp_path / "archives" / "val2017.zip").exists()
-
-
-# --- interrupted while unpacking ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("after", [0, 1, 7, 12])
@@ -264,9 +252,6 @@ def test_two_at_once_do_not_disturb_each_other(data, tmp_path, contents):
     assert_whole(tmp_path, contents)
 
 
-# --- what is in the way -------------------------------------------------------------------------
-
-
 def test_a_folder_of_somebody_else_is_left_alone(data, tmp_path, mirror):
     (tmp_path / "val2017").mkdir()
     (tmp_path / "val2017" / "mine.jpg").write_bytes(b"x")
@@ -302,9 +287,6 @@ def test_room_is_looked_for_first(data, tmp_path, contents, mirror, monkeypatch,
         message = failure(DatasetError, data, folder)
         assert "GB are needed" in message and "(--output)" in message
         assert mirror.requests == [] and not folder.parent.exists()
-
-
-# --- the catalogue ------------------------------------------------------------------------------
 
 
 def test_the_catalogue():

@@ -69,9 +69,6 @@ def pictures(tmp_path):
     return root
 
 
-# --- folders --------------------------------------------------------------------------------
-
-
 def test_folder_reads_files_also_in_folders_below(pictures):
     store = FolderFiles(pictures)
     assert store.exists("a.png") and store.read_bytes("a.png") == png()
@@ -158,9 +155,6 @@ def test_files_above_the_limit_are_refused_unread(pictures, tmp_path, monkeypatc
     monkeypatch.setattr(files_module, "MAX_FILE_BYTES", len(png()))
     for store in (FolderFiles(pictures), packed):
         assert store.read_bytes("a.png") == png()
-
-
-# --- archives -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -268,9 +262,6 @@ def test_zip_works_in_a_forked_process_and_after_it(tmp_path):
             archive.writestr(f"images/{name}", name.encode() * length)
     result = subprocess.run([sys.executable, "-c", FORKED, path], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-
-
-# --- data sets ------------------------------------------------------------------------------
 
 
 def test_read_gives_the_pictures_pixels(shapes):

@@ -75,16 +75,10 @@ def test_names_that_lead_out(path, name):
 
 @pytest.mark.parametrize(
     ("kind", "link"),
-    [
-        (tarfile.SYMTYPE, "/etc/passwd"),
-        (tarfile.SYMTYPE, "a"),
-        (tarfile.LNKTYPE, "a"),
-        (tarfile.CHRTYPE, ""),
-        (tarfile.BLKTYPE, ""),
-        (tarfile.FIFOTYPE, ""),
-        (tarfile.GNUTYPE_SPARSE, ""),
-    ],
-)
+    [(tarfile.SYMTYPE, "/etc/passwd"), (tarfile.SYMTYPE, "a"), (tarfile.LNKTYPE, "a"),
+     (tarfile.CHRTYPE, ""), (tarfile.BLKTYPE, ""), (tarfile.FIFOTYPE, ""),
+     (tarfile.GNUTYPE_SPARSE, "")],
+)  # fmt: skip
 def test_members_that_are_neither_file_nor_folder(path, kind, link):
     packed(path, (member("a", size=1), b"a"), (member("b", kind=kind, link=link), b""))
     assert "'b' is neither a plain file nor a folder" in refused(path)

@@ -25,15 +25,13 @@ def models(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("environment", "platform", "expected"),
-    [
-        ({"SSD34_HOME": "/own", "XDG_CACHE_HOME": "/xdg"}, "linux", "/own"),
-        ({"SSD34_HOME": "", "XDG_CACHE_HOME": "/xdg"}, "linux", "/xdg/ssd34"),
-        ({"XDG_CACHE_HOME": "relative"}, "linux", "/home/me/.cache/ssd34"),
-        ({}, "darwin", "/home/me/.cache/ssd34"),
-        ({"LOCALAPPDATA": "/local", "XDG_CACHE_HOME": "/xdg"}, "win32", "/local/ssd34"),
-        ({"SSD34_HOME": "~/models"}, "linux", "/home/me/models"),
-    ],
-)
+    [({"SSD34_HOME": "/own", "XDG_CACHE_HOME": "/xdg"}, "linux", "/own"),
+     ({"SSD34_HOME": "", "XDG_CACHE_HOME": "/xdg"}, "linux", "/xdg/ssd34"),
+     ({"XDG_CACHE_HOME": "relative"}, "linux", "/home/me/.cache/ssd34"),
+     ({}, "darwin", "/home/me/.cache/ssd34"),
+     ({"LOCALAPPDATA": "/local", "XDG_CACHE_HOME": "/xdg"}, "win32", "/local/ssd34"),
+     ({"SSD34_HOME": "~/models"}, "linux", "/home/me/models")],
+)  # fmt: skip
 def test_folder(environment, platform, expected, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert cache_folder(environment, platform=platform) == Path(expected)

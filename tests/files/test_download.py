@@ -88,9 +88,6 @@ def assert_fetched(target):
     assert sorted(p.name for p in target.parent.iterdir()) == ["file.onnx"]
 
 
-# --- servers that do well -------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("answer", [whole(), whole(length=None), ranged()])
 def test_fetches_a_file(mirror, target, answer):
     fetch(target, mirror.serve(answer))
@@ -139,9 +136,6 @@ def test_a_wrong_file_that_is_there_is_replaced(mirror, target, content):
     target.write_bytes(content)
     fetch(target, mirror.serve(whole()))
     assert_fetched(target)
-
-
-# --- resume ---------------------------------------------------------------------------------
 
 
 def test_goes_on_where_the_last_call_stopped(mirror, target, part):
@@ -230,9 +224,6 @@ def test_a_pull_that_was_killed_goes_on(mirror, target):
     fetch(target, url)
     assert_fetched(target)
     assert mirror.ranges() == [None, REST]
-
-
-# --- servers that lie -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [SIZE + 1000, SIZE - 1000])
@@ -341,22 +332,12 @@ def test_a_server_that_falls_silent(mirror, target, part):
     assert part.stat().st_size == HALF
 
 
-# --- several mirrors ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "bad",
-    [
-        status(404),
-        whole(POINTER),
-        whole(PAGE),
-        whole(WRONG),
-        whole(length=SIZE + 1),
-        ranged(WRONG, stop_after=HALF // 5),
-        redirect("file:///etc/passwd"),
-        garbage(b"nonsense\r\n\r\n"),
-    ],
-)
+    [status(404), whole(POINTER), whole(PAGE), whole(WRONG), whole(length=SIZE + 1),
+     ranged(WRONG, stop_after=HALF // 5), redirect("file:///etc/passwd"),
+     garbage(b"nonsense\r\n\r\n")],
+)  # fmt: skip
 def test_the_second_mirror_helps(mirror, second, target, bad):
     fetch(target, mirror.serve(bad), second.serve(ranged()))
     assert_fetched(target)
@@ -382,9 +363,6 @@ def test_a_wrong_file_that_was_put_there_is_named(mirror, target):
     message = str(caught.value)
     assert message.startswith(f"the file there has SHA-256 {wrong}, expected {SHA256}; file.onnx")
     assert f"put it at {target}" in message
-
-
-# --- two at once ----------------------------------------------------------------------------
 
 
 def test_two_processes_fetch_a_file_once(mirror, target):
@@ -430,9 +408,6 @@ def test_who_waits_sees_the_other_ones_progress(mirror, target):
     assert HALF in seen
     assert_fetched(target)
     assert mirror.ranges() == [None, REST]
-
-
-# --- the disk -------------------------------------------------------------------------------
 
 
 def test_a_folder_that_cannot_be_written(mirror, tmp_path):

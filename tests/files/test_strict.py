@@ -34,14 +34,10 @@ def test_good_json_is_what_json_makes_of_it():
 
 @pytest.mark.parametrize(
     ("text", "key", "line", "first"),
-    [
-        ("a: 1\nb: 2\na: 3\n", "a", 3, 1),
-        ("s:\n  x: 1\n\n  'x': 2\n", "x", 4, 2),
-        ("- {k: 1,\n   k: 1}\n", "k", 2, 1),
-        ("1: a\n2: b\n0x1: c\n", "1", 3, 1),
-        ("a: {q: 1}\nb:\n- c: {q: 1, r: 2, q: 3}\n", "q", 3, 3),
-    ],
-)
+    [("a: 1\nb: 2\na: 3\n", "a", 3, 1), ("s:\n  x: 1\n\n  'x': 2\n", "x", 4, 2),
+     ("- {k: 1,\n   k: 1}\n", "k", 2, 1), ("1: a\n2: b\n0x1: c\n", "1", 3, 1),
+     ("a: {q: 1}\nb:\n- c: {q: 1, r: 2, q: 3}\n", "q", 3, 3)],
+)  # fmt: skip
 def test_a_key_twice_in_yaml(text, key, line, first):
     with pytest.raises(ValueError, match=rf"^line {line}: '?{key}'? .*line {first}$"):
         parse_yaml(text)
@@ -49,12 +45,10 @@ def test_a_key_twice_in_yaml(text, key, line, first):
 
 @pytest.mark.parametrize(
     ("text", "key", "line"),
-    [
-        ('{"a": 1,\n "a": 1}', "a", 2),
-        ('{"s": {"x": "}", "y": []},\n"t": [{"x": 1,\n\n"\\u0078": 2}]}', "x", 4),
-        ('{"a\\"": 1, "a\\"" : 2}', 'a"', 1),
-    ],
-)
+    [('{"a": 1,\n "a": 1}', "a", 2),
+     ('{"s": {"x": "}", "y": []},\n"t": [{"x": 1,\n\n"\\u0078": 2}]}', "x", 4),
+     ('{"a\\"": 1, "a\\"" : 2}', 'a"', 1)],
+)  # fmt: skip
 def test_a_key_twice_in_json(text, key, line):
     with pytest.raises(ValueError, match=f"^line {line}: '{key}'"):
         parse_json(text)

@@ -105,16 +105,9 @@ def test_nothing_found_draws_nothing():
 @pytest.mark.parametrize("name", ["a very long name of a class " * 8, "名前 😀", "two\nlines", ""])
 @pytest.mark.parametrize(
     "box",
-    [
-        (0, 0, 10, 10),
-        (130, 0, 140, 10),
-        (0, 90, 10, 100),
-        (130, 90, 140, 100),
-        (0, 0, 140, 100),
-        (140, 100, 140, 100),
-        (70.2, 50.7, 70.2, 50.7),
-    ],
-)
+    [(0, 0, 10, 10), (130, 0, 140, 10), (0, 90, 10, 100), (130, 90, 140, 100), (0, 0, 140, 100),
+     (140, 100, 140, 100), (70.2, 50.7, 70.2, 50.7)],
+)  # fmt: skip
 def test_labels_at_the_edges_do_not_fail(box, name):
     image = grey()
     drawn = draw(image, found_in(image, [box], names=(name,)))

@@ -107,9 +107,6 @@ def assert_rgb(image, height, width):
     assert image.shape == (height, width, 3)
 
 
-# --- colour modes ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM"])
 def test_rgb_comes_back_unchanged(form):
     pixels = noise()
@@ -183,14 +180,9 @@ def test_grey_with_alpha_is_shown_on_white():
 
 @pytest.mark.parametrize(
     ("inks", "seen"),
-    [
-        ((0, 0, 0, 0), (255, 255, 255)),
-        ((255, 0, 0, 0), (0, 255, 255)),
-        ((0, 255, 0, 0), (255, 0, 255)),
-        ((0, 0, 255, 0), (255, 255, 0)),
-        ((0, 0, 0, 255), (0, 0, 0)),
-    ],
-)
+    [((0, 0, 0, 0), (255, 255, 255)), ((255, 0, 0, 0), (0, 255, 255)),
+     ((0, 255, 0, 0), (255, 0, 255)), ((0, 0, 255, 0), (255, 255, 0)), ((0, 0, 0, 255), (0, 0, 0))],
+)  # fmt: skip
 def test_cmyk_jpeg_subtracts_its_inks(inks, seen):
     image = read_image(encoded(Image.new("CMYK", (16, 8), inks), "JPEG", quality=95))
     assert_rgb(image, 8, 16)
@@ -227,19 +219,11 @@ def test_float_tiff_in_bytes_keeps_its_values_and_cuts_the_rest():
     assert image[0, :, 2].tolist() == [0, 0, 51, 255, 255, 0]
 
 
-# --- formats --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("form", "options"),
-    [
-        ("JPEG", {"quality": 95}),
-        ("WEBP", {"quality": 95}),
-        ("WEBP", {"lossless": True}),
-        ("AVIF", {"quality": 95}),
-        ("JPEG2000", {}),
-    ],
-)
+    [("JPEG", {"quality": 95}), ("WEBP", {"quality": 95}), ("WEBP", {"lossless": True}),
+     ("AVIF", {"quality": 95}), ("JPEG2000", {})],
+)  # fmt: skip
 def test_other_formats_show_the_same_picture(form, options):
     y, x = np.mgrid[:32, :32]
     pixels = np.stack([y * 7, x * 7, np.full_like(x, 90)], axis=-1).astype(np.uint8)
@@ -281,9 +265,6 @@ def test_suffixes_are_lower_case_with_a_dot():
     assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in SUFFIXES)
     assert {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif"} <= SUFFIXES
     assert not SUFFIXES & {".txt", ".json", ".eps", ".pdf", ".svg"}
-
-
-# --- orientation ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF"])
@@ -433,9 +414,6 @@ def test_a_picture_to_go_on_with_is_the_same_without_the_copy():
     assert rgb_picture(upright) is upright
 
 
-# --- warnings -------------------------------------------------------------------------------
-
-
 def test_threads_leave_the_filters_of_warnings_as_they_were():
     """Two threads that leave in the order in which they came, not in the reverse one."""
     data = encoded(Image.fromarray(noise()), "PNG")
@@ -448,9 +426,6 @@ def test_threads_leave_the_filters_of_warnings_as_they_were():
     assert warnings.filters != before
     second.__exit__(None, None, None)
     assert warnings.filters == before
-
-
-# --- sources --------------------------------------------------------------------------------
 
 
 def test_path_and_bytes_give_the_same(tmp_path):
@@ -482,9 +457,6 @@ def test_name_longer_than_file_systems_allow(tmp_path):
 
 def test_name_with_a_null_byte(tmp_path):
     refused(tmp_path / "a\0b.jpg")
-
-
-# --- broken files ---------------------------------------------------------------------------
 
 
 def test_text_renamed_to_jpg(tmp_path):
@@ -544,9 +516,6 @@ def test_truncated_pillow_image_is_an_image_error():
     data = encoded(Image.fromarray(noise(64, 64)), "JPEG")
     with Image.open(io.BytesIO(data[: len(data) // 2])) as picture, pytest.raises(ImageError):
         rgb_array(picture)
-
-
-# --- size limit -----------------------------------------------------------------------------
 
 
 def test_huge_picture_is_refused_from_its_header(tmp_path):

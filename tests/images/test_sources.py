@@ -40,13 +40,7 @@ def refused(*sources):
 
 def test_folder_is_searched_through_without_hidden_files(tree):
     found = find_pictures([str(tree)])
-    assert relatives(found) == [
-        "UPPER.JPG",
-        "a.jpg",
-        "b.png",
-        "sub/c.webp",
-        "sub/deeper/d.jpeg",
-    ]
+    assert relatives(found) == ["UPPER.JPG", "a.jpg", "b.png", "sub/c.webp", "sub/deeper/d.jpeg"]
     assert all(picture.path == tree / picture.relative for picture in found)
 
 
@@ -110,12 +104,9 @@ def test_missing_source(tmp_path):
 
 @pytest.mark.parametrize(
     ("source", "words"),
-    [
-        ("-", "/dev/stdin"),
-        ("https://example.org/a.jpg", "download it first"),
-        ("set.zip", "unpack it, or measure on it with: ssd34 evaluate"),
-    ],
-)
+    [("-", "/dev/stdin"), ("https://example.org/a.jpg", "download it first"),
+     ("set.zip", "unpack it, or measure on it with: ssd34 evaluate")],
+)  # fmt: skip
 def test_what_people_try(tmp_path, monkeypatch, source, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "set.zip").write_bytes(b"PK")

@@ -59,9 +59,6 @@ def test_info_of_one_split_and_of_what_is_not_divided(tmp_path, shapes):
     assert "coco data set" in result.stdout and "12" in result.stdout
 
 
-# --- convert --------------------------------------------------------------------------------
-
-
 def voc(folder):
     """Two pictures, of VOC's classes; one box is difficult."""
     for place in ("Annotations", "JPEGImages", "ImageSets/Main"):
@@ -138,14 +135,12 @@ def test_convert_renames_classes(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
-    [
-        (("--split", "no"), OptionError, "--split no: no source has it"),
-        (("--split", "train", "--split", "no"), OptionError, "--split no: no source has it"),
-        (("--rename", "tvmonitor"), OptionError, "expected OLD=NEW"),
-        (("--rename", "telly=tv"), OptionError, "unknown class name 'telly'"),
-        (("--to", "voc", "--link", "--split", "train"), None, ""),
-    ],
-)
+    [(("--split", "no"), OptionError, "--split no: no source has it"),
+     (("--split", "train", "--split", "no"), OptionError, "--split no: no source has it"),
+     (("--rename", "tvmonitor"), OptionError, "expected OLD=NEW"),
+     (("--rename", "telly=tv"), OptionError, "unknown class name 'telly'"),
+     (("--to", "voc", "--link", "--split", "train"), None, "")],
+)  # fmt: skip
 def test_convert_with_bad_options(tmp_path, arguments, error, message):
     source = voc(tmp_path / "voc")
     arguments = ("convert", source, tmp_path / "new", "--to", "coco", *arguments)

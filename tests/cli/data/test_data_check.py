@@ -92,12 +92,10 @@ def test_vocs_trainval_is_no_leak(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
-    [
-        (("--sheet", "sheet.jpg"), "expected a file name that ends in .png"),
-        (("--sheet", "nowhere/sheet.png"), "expected a file to write in a folder that exists"),
-        (("--json", "."), "expected a file to write in a folder that exists"),
-    ],
-)
+    [(("--sheet", "sheet.jpg"), "expected a file name that ends in .png"),
+     (("--sheet", "nowhere/sheet.png"), "expected a file to write in a folder that exists"),
+     (("--json", "."), "expected a file to write in a folder that exists")],
+)  # fmt: skip
 def test_misuse_is_told_before_the_work(shapes, arguments, error):
     result = run(shapes, *arguments)
     assert isinstance(result.exception, OptionError)

@@ -64,9 +64,6 @@ def test_the_shared_example_set_is_clean(shapes):
     assert found(shapes, threads=3) == []
 
 
-# --- pictures ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_truncated_pictures_are_found(folder, suffix, share):
@@ -113,22 +110,13 @@ def test_swapped_sides_hint_at_the_rotation(folder):
     assert "the sides are swapped: was the EXIF rotation applied?" in the_only(folder)[2]
 
 
-# --- boxes ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("bbox", "kind"),
-    [
-        ([10, 10, 0, 20], "box without area"),
-        ([10, 10, -5, 20], "box without area"),
-        ([500, 10, 5, 20], "box outside"),
-        ([10, 10, float("nan"), 20], "box not finite"),
-        ([10, 10, float("inf"), 20], "box not finite"),
-        ([10, 10, 0.5, 20], "box under one pixel"),
-        ([-30, 10, 50, 20], "box over the edge"),
-        ([10, 10, 20], "broken entry"),
-    ],
-)
+    [([10, 10, 0, 20], "box without area"), ([10, 10, -5, 20], "box without area"),
+     ([500, 10, 5, 20], "box outside"), ([10, 10, float("nan"), 20], "box not finite"),
+     ([10, 10, float("inf"), 20], "box not finite"), ([10, 10, 0.5, 20], "box under one pixel"),
+     ([-30, 10, 50, 20], "box over the edge"), ([10, 10, 20], "broken entry")],
+)  # fmt: skip
 def test_broken_boxes_are_found(folder, bbox, kind):
     name = change_box(folder, bbox)
     assert the_only(folder)[:2] == (kind, name)
@@ -164,9 +152,6 @@ def test_the_same_box_of_another_class_is_not_the_same(folder):
     other = {3: 7, 7: 11, 11: 3}[annotations[0]["category_id"]]
     change(folder, annotations=[*annotations, annotations[0] | {"id": 99, "category_id": other}])
     assert found(folder) == []
-
-
-# --- twins ------------------------------------------------------------------------------------
 
 
 def test_the_same_file_twice_in_a_set(folder):
@@ -212,9 +197,6 @@ def test_the_same_pixels_in_another_shape_are_another_picture(folder):
     assert kinds == {"wrong size"}
 
 
-# --- the work itself --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_threads_change_nothing(shapes, threads):
     dataset = open_dataset(shapes)
@@ -256,9 +238,6 @@ def test_the_result_is_json(folder):
     outside, leak = values["findings"][0], values["findings"][-1]
     assert outside["box"] == [500, 10, 505, 30] and outside["image_id"] == 1
     assert leak["twin"] == {"data": str(folder), "where": "0004.png"}
-
-
-# --- counts -----------------------------------------------------------------------------------
 
 
 @settings(max_examples=25, deadline=None)
@@ -304,9 +283,6 @@ def test_the_smallest_default_box_is_that_of_the_papers():
     assert pytest.approx(21 / 300) == SMALLEST_DEFAULT_BOX
     assert pytest.approx(84 / 1200) == SMALLEST_DEFAULT_BOX
     assert named_spec("ssd300-resnet34").scales[0] == 21
-
-
-# --- the sheet --------------------------------------------------------------------------------
 
 
 def red_share(image):
