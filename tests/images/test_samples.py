@@ -16,7 +16,7 @@ from PIL import Image
 from ssd34.errors import ImageError
 from ssd34.images.read import image_size, read_image, rgb_array
 from ssd34.images.reduced import read_square
-from tests.images.test_image_io import encoded, png_chunk
+from tests.support.pictures import encoded, png_chunk
 
 WIDTH, HEIGHT = 32, 24
 GREY = np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))
