@@ -1,21 +1,13 @@
 """The command line as a whole: wrong ones get one line."""
 
-import sys
-
 import pytest
 
-from ssd34.cli.app import main
+from tests.support.cli import run_main
 
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    def ssd34(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ssd34", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return ssd34
+    return lambda *arguments: run_main(monkeypatch, capsys, *arguments)
 
 
 @pytest.mark.parametrize(

@@ -107,17 +107,13 @@ def right():
             wide = f"{order}u2"
             yield f"grey {name}", tiff(GREY.tobytes(), bits=8, **about), seen(GREY), 0
             yield (
-                f"white 0 {name}",
-                tiff((255 - GREY).tobytes(), bits=8, white=0, **about),
-                seen(GREY),
-                0,
-            )
+                f"white 0 {name}", tiff((255 - GREY).tobytes(), bits=8, white=0, **about),
+                seen(GREY), 0,
+            )  # fmt: skip
             yield (
-                f"grey 16 {name}",
-                tiff(SIXTEEN.astype(wide).tobytes(), bits=16, **about),
-                seen(GREY),
-                0,
-            )
+                f"grey 16 {name}", tiff(SIXTEEN.astype(wide).tobytes(), bits=16, **about),
+                seen(GREY), 0,
+            )  # fmt: skip
             for white in (0, 1) if order == "<" or not packed else ():  # refused, see below
                 stored = GREY / 255 if white else 1 - GREY / 255
                 yield (
@@ -130,11 +126,8 @@ def right():
                 )
             rgb = (RGB.astype(np.uint16) * 257).astype(wide)
             yield (
-                f"rgb 16 {name}",
-                tiff(rgb.tobytes(), bits=16, white=2, samples=3, **about),
-                RGB,
-                0,
-            )
+                f"rgb 16 {name}", tiff(rgb.tobytes(), bits=16, white=2, samples=3, **about), RGB, 0,
+            )  # fmt: skip
             planes = [np.ascontiguousarray(RGB[..., k]).tobytes() for k in range(3)]
             yield f"planes {name}", tiff(*planes, bits=8, white=2, samples=3, **about), RGB, 0
             yield f"inks 16 {name}", tiff(
@@ -163,26 +156,20 @@ def right():
             0,
         )
         yield (
-            f"grey 12 {packed}",
-            tiff(bits_of(SIXTEEN >> 4, 12), bits=12, packed=packed),
-            seen(GREY),
-            1,
-        )
+            f"grey 12 {packed}", tiff(bits_of(SIXTEEN >> 4, 12), bits=12, packed=packed),
+            seen(GREY), 1,
+        )  # fmt: skip
     wide = rows_of(SIXTEEN.astype(">u2"))
     clear = SIXTEEN[0, 9]
     yield "png 16", png(wide, bits=16, colour=0, gamma=45455), seen(GREY), 0
     yield (
-        "png 16 clear",
-        png(wide, bits=16, colour=0, clear=struct.pack(">H", clear)),
-        seen(GREY, clear == SIXTEEN),
-        0,
-    )
+        "png 16 clear", png(wide, bits=16, colour=0, clear=struct.pack(">H", clear)),
+        seen(GREY, clear == SIXTEEN), 0,
+    )  # fmt: skip
     yield (
-        "png 16 clear nowhere",
-        png(wide, bits=16, colour=0, clear=struct.pack(">H", clear + 1)),
-        seen(GREY),
-        0,
-    )
+        "png 16 clear nowhere", png(wide, bits=16, colour=0, clear=struct.pack(">H", clear + 1)),
+        seen(GREY), 0,
+    )  # fmt: skip
     for bits in (1, 2, 4):
         values = GREY >> (8 - bits)
         rows = [bits_of(row[None], bits) for row in values]
@@ -190,11 +177,9 @@ def right():
         yield f"png {bits}", png(rows, bits=bits, colour=0), seen(shown), 0
         for k in range(2**bits):
             yield (
-                f"png {bits} clear {k}",
-                png(rows, bits=bits, colour=0, clear=struct.pack(">H", k)),
-                seen(shown, values == k),
-                0,
-            )
+                f"png {bits} clear {k}", png(rows, bits=bits, colour=0, clear=struct.pack(">H", k)),
+                seen(shown, values == k), 0,
+            )  # fmt: skip
     for most in (1, 15, 100, 255, 1023, 65535):
         grey, colour = (np.rint(np.rint(p * (most / 255)) * (255 / most)) for p in (GREY, RGB))
         for kind, pixels, shown in ((2, GREY, seen(grey)), (5, GREY, seen(grey)),
