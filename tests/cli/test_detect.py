@@ -72,15 +72,11 @@ def main(tiny_model, monkeypatch, capfd):
     return run
 
 
-def command_line(*arguments, environment=None, **options):
+def command_line(*arguments, environment=None):
     return subprocess.run(
         [sys.executable, "-m", "ssd34", *map(str, arguments)],
-        capture_output=True,
-        timeout=60,
-        env=os.environ | (environment or {}),
-        check=False,
-        **options,
-    )
+        capture_output=True, timeout=60, env=os.environ | (environment or {}), check=False,
+    )  # fmt: skip
 
 
 def expected_in(path, model, *, score=float(SCORE)):
@@ -122,58 +118,68 @@ def test_the_ending_of_the_output_decides(detect, pictures, tmp_path, name, begi
     assert (tmp_path / name).read_text().startswith(begins)
 
 
-def test_json(detect, pictures, tiny_model):
+def of_json(text):
+    values = json.loads(text)
+    for entry in values["pictures"]:
+        assert (entry["width"], entry["height"]) == (70, 50)
+        for k in entry["detections"]:
+            yield entry["file"], k["name"], k["score"], k["box"]
+
+
+def of_csv(text):
+    lines = text.splitlines()
+    assert [k for k, line in enumerate(lines) if line.startswith("file,label")] == [0]
+    for row in csv.DictReader(io.StringIO(text)):
+        box = [float(row[k]) for k in ("left", "top", "right", "bottom")]
+        yield row["file"], row["name"], float(row["score"]), box
+
+
+def of_coco(text):
+    """Image ids are those of numbered names."""
+    names = dict(zip(TINY_LABELS.category_ids, TINY_LABELS.names, strict=True))
+    for k in json.loads(text):
+        left, top, width, height = k["bbox"]
+        assert k["image_id"] == int(Path(k["file_name"]).stem.split(",")[0])
+        box = [left, top, left + width, top + height]
+        yield k["file_name"], names[k["category_id"]], k["score"], box
+
+
+@pytest.mark.parametrize("read", [of_json, of_csv, of_coco])
+def test_each_format_holds_what_python_finds(detect, tmp_path, tiny_model, read):
+    last = "17, 18.png" if read is of_csv else "17.png"
+    files = [save_picture(tmp_path / "set" / n, 2) for n in ("000000000139.png", last)]
+    form = read.__name__.removeprefix("of_")
+    rows = list(read(detect(tmp_path / "set", "--format", form).stdout))
+    for file in files:
+        found = expected_in(file, tiny_model)
+        _, names, scores, boxes = zip(*(r for r in rows if r[0] == str(file)), strict=True)
+        assert names == found.names and len(names) > 3
+        np.testing.assert_allclose(scores, found.scores, atol=1e-5)
+        np.testing.assert_allclose(boxes, found.boxes, atol=0.012)
+
+
+def test_json_names_the_model(detect, pictures, tiny_model):
     values = json.loads(detect(pictures, "--format", "json").stdout)
     assert values["model"] == str(tiny_model) and values["failed"] == []
-    files = [pictures / "a.png", pictures / "b.jpg", pictures / "nested" / "a.png"]
-    assert [entry["file"] for entry in values["pictures"]] == [str(file) for file in files]
-    for entry, file in zip(values["pictures"], files, strict=True):
-        found = expected_in(file, tiny_model)
-        assert (entry["width"], entry["height"]) == (70, 50)
-        assert [k["name"] for k in entry["detections"]] == list(found.names)
-        np.testing.assert_allclose([k["box"] for k in entry["detections"]], found.boxes, atol=0.006)
-        np.testing.assert_allclose(
-            [k["score"] for k in entry["detections"]], found.scores, atol=1e-5
-        )
+    files = [str(pictures / name) for name in ("a.png", "b.jpg", "nested/a.png")]
+    assert [entry["file"] for entry in values["pictures"]] == files
 
 
-def test_csv(detect, tmp_path, tiny_model):
-    file = save_picture(tmp_path / "one, two.png")
-    save_picture(tmp_path / "x.png", 1)
-    text = detect(tmp_path, "--format", "csv").stdout
-    assert [k for k, s in enumerate(text.splitlines()) if s.startswith("file,label")] == [0]
-    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["file"] == str(file)]
-    found = expected_in(file, tiny_model)
-    assert len(rows) == len(found) > 0
-    assert [row["name"] for row in rows] == list(found.names)
-    corners = [[float(row[k]) for k in ("left", "top", "right", "bottom")] for row in rows]
-    np.testing.assert_allclose(corners, found.boxes, atol=0.006)
-
-
-def test_coco_takes_image_ids_from_numbered_names(detect, tmp_path, tiny_model):
-    for seed, name in enumerate(("000000000139.png", "17.png")):
-        save_picture(tmp_path / "set" / name, seed)
-    results = json.loads(detect(tmp_path / "set", "--format", "coco").stdout)
-    assert {(r["image_id"], Path(r["file_name"]).name) for r in results} == {
-        (139, "000000000139.png"),
-        (17, "17.png"),
-    }
-    found = expected_in(tmp_path / "set" / "17.png", tiny_model)
-    own = [r for r in results if r["image_id"] == 17]
-    ids = dict(zip(TINY_LABELS.names, TINY_LABELS.category_ids, strict=True))
-    assert [r["category_id"] for r in own] == [ids[name] for name in found.names]
-    sizes = found.boxes[:, 2:] - found.boxes[:, :2]
-    np.testing.assert_allclose([r["bbox"][2:] for r in own], sizes, atol=0.006)
-    np.testing.assert_allclose([r["bbox"][:2] for r in own], found.boxes[:, :2], atol=0.006)
-
-
-@pytest.mark.parametrize("names", [("7.png", "x.png"), ("1/7.png", "2/7.png"), ("7.png", "07.jpg")])
-def test_coco_counts_pictures_where_names_are_no_unique_numbers(detect, tmp_path, names):
+@pytest.mark.parametrize(
+    "names",
+    [("7.png", "x.png"), ("1/7.png", "2/7.png"), ("7.png", "07.jpg"), ("a.png", "a.jpg")],
+)
+def test_pictures_whose_names_are_no_unique_numbers_are_told_apart(detect, tmp_path, names):
+    """COCO's ids count them; YOLO's files are numbered."""
     for seed, name in enumerate(names):
         save_picture(tmp_path / "set" / name, seed)
-    results = json.loads(detect(tmp_path / "set", "--format", "coco").stdout)
+    folders = sorted({(tmp_path / "set" / name).parent for name in names})
+    results = json.loads(detect(*folders, "--format", "coco").stdout)
     assert {r["image_id"] for r in results} == {1, 2}
     assert len({r["file_name"] for r in results}) == 2
+    detect(*folders, "--format", "yolo", "--output", tmp_path / "labels")
+    written = list((tmp_path / "labels").rglob("*.txt"))
+    assert len(written) == len({path.read_text() for path in written}) == 2
 
 
 def test_yolo(detect, pictures, tiny_model, tmp_path):
@@ -196,15 +202,11 @@ def test_yolo(detect, pictures, tiny_model, tmp_path):
     assert joined == printed
 
 
-def files_in(result):
-    return [entry["file"] for entry in json.loads(result.stdout)["pictures"]]
-
-
 def test_several_sources_and_patterns(detect, pictures):
-    result = detect(
-        pictures / "nested", pictures / "*.jpg", pictures / "nested" / "a.png", "--format", "json"
-    )
-    assert files_in(result) == [str(pictures / "nested" / "a.png"), str(pictures / "b.jpg")]
+    nested = pictures / "nested"
+    text = detect(nested, pictures / "*.jpg", nested / "a.png", "--format", "json").stdout
+    files = [entry["file"] for entry in json.loads(text)["pictures"]]
+    assert files == [str(nested / "a.png"), str(pictures / "b.jpg")]
 
 
 def test_sizes_are_those_of_the_picture_as_seen(detect, tmp_path):
@@ -248,20 +250,6 @@ def test_output_writes_what_would_be_printed(detect, pictures, tmp_path):
         assert result.stdout == ""
         assert target.read_text(encoding="utf-8") == printed
     assert_no_leftovers(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("names", "sources"),
-    [(("set/a.png", "set/a.jpg"), ("set",)), (("one/a.png", "two/a.png"), ("one", "two"))],
-)
-def test_yolo_files_of_pictures_with_the_same_name_are_all_kept(detect, tmp_path, names, sources):
-    for seed, name in enumerate(names):
-        save_picture(tmp_path / name, seed)
-    target = tmp_path / "labels"
-    detect(*(tmp_path / s for s in sources), "--format", "yolo", "--output", target)
-    written = list(target.rglob("*.txt"))
-    assert len(written) == 2
-    assert len({path.read_text() for path in written}) == 2
 
 
 def saved_in(folder):

@@ -167,12 +167,6 @@ def test_a_wrong_beginning_is_thrown_away(mirror, target, part, beginning):
     assert mirror.ranges()[-1] is None
 
 
-def test_goes_on_after_the_server_broke_off(mirror, target):
-    fetch(target, mirror.serve(ranged(stop_after=HALF), ranged()))
-    assert_fetched(target)
-    assert mirror.ranges() == [None, REST]
-
-
 def test_the_second_mirror_goes_on_where_the_first_broke_off(mirror, second, target):
     first = mirror.serve(ranged(stop_after=HALF), status(503))
     fetch(target, first, second.serve(ranged()))
