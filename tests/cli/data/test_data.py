@@ -79,17 +79,14 @@ def test_convert_as_json(tmp_path):
 def test_convert_some_splits_and_name_them(tmp_path, shapes):
     source = voc(tmp_path / "voc")
     strange = shutil.copytree(shapes, tmp_path / "x=y")
-    for number, (arguments, form, splits) in enumerate((
-        ((source, "--split", "test"), "coco", ("",)),
-        ((f"val={source}@test",), "yolo", ("val",)),
-        ((shapes, f"val={shapes}"), "coco", ("train", "val")),
-        ((strange,), "coco", ("",)),
+    for number, (sources, options, splits) in enumerate((
+        ((source,), ("--to", "coco", "--split", "test"), ("",)),
+        ((f"val={source}@test",), ("--to", "yolo"), ("val",)),
+        ((shapes, f"val={shapes}"), ("--to", "coco"), ("train", "val")),
+        ((strange,), ("--to", "coco"), ("",)),
     )):  # fmt: skip
-        new = tmp_path / str(number)
-        sources, options = [a for a in arguments if a not in ("--split", "test")], arguments[1:]
-        options = options if "--split" in arguments else ()
-        assert run("convert", *sources, new, "--to", form, *options).exit_code == 0
-        assert find_dataset(new).splits == splits
+        assert run("convert", *sources, tmp_path / str(number), *options).exit_code == 0
+        assert find_dataset(tmp_path / str(number)).splits == splits
     assert len(open_dataset(f"{tmp_path / '2'}@val")) == len(open_dataset(tmp_path / "3")) == 12
 
 
