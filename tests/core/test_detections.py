@@ -165,10 +165,10 @@ def test_to_yolo(two, none):
     first, second = two.to_yolo().splitlines()
     assert first == "11 0.150000 0.500000 0.200000 0.600000 0.90000"
     index, x, y, width, height, score = map(float, second.split())
-    assert (index, score) == (0, pytest.approx(0.314159, abs=1e-5))
-    corners = (x - width / 2) * WIDTH, (y - height / 2) * HEIGHT
-    corners += (x + width / 2) * WIDTH, (y + height / 2) * HEIGHT
-    assert corners == pytest.approx([0.5, 0.25, 199.125, 99.75], abs=1e-3)
+    assert index == 0 and score == pytest.approx(0.314159, abs=1e-5)
+    left, top = (x - width / 2) * WIDTH, (y - height / 2) * HEIGHT
+    right, bottom = (x + width / 2) * WIDTH, (y + height / 2) * HEIGHT
+    assert [left, top, right, bottom] == pytest.approx([0.5, 0.25, 199.125, 99.75], abs=1e-3)
     assert two.to_yolo().endswith("\n") and none.to_yolo() == ""
 
 
