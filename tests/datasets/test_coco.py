@@ -198,7 +198,9 @@ def test_missing_pictures_are_reported_and_the_rest_is_read(tmp_path):
          *(box(1, 2, 3, 4, image_id=v) for v in ("x", None, INFINITE)),
          {"image_id": 1, "category_id": 7}, {"image_id": 1, "bbox": [1, 2, 3, 4]},
          {"bbox": [1, 2, 3, 4]}, "text", 5)),
-     (box(1, 2, 3, 4, image_id=77), Kind.ORPHAN, None), (box(HUGE, 2, 3, 4), None, None)],
+     (box(1, 2, 3, 4, image_id=77), Kind.ORPHAN, None), (box(HUGE, 2, 3, 4), None, None),
+     *((b, None, None) for b in (
+         box(1e308, 2, 3, 4), box(1, 2, 1e300, 1e300), box(-1e308, 2, 1e307, 4)))],
 )  # fmt: skip
 def test_an_unusable_box_is_reported_and_the_rest_is_read(tmp_path, bad, kind, place):
     dataset = read(tmp_path, annotations=[bad, box(1, 2, 3, 4, id=2)])
@@ -295,7 +297,8 @@ def test_a_flag_that_is_none_leaves_an_ordinary_object(tmp_path, flag, value, me
     ("other", "kind"),
     [(image(), Kind.IMAGE_ID_TWICE), (image(id=2, file_name="b.png"), Kind.MISSING),
      *((bad, Kind.BROKEN_ENTRY) for bad in (
-         *(image(id=2, width=v) for v in ("wide", 0, INFINITE)), image(id=2, height=-5),
+         *(image(id=2, width=v) for v in ("wide", 0, INFINITE, HUGE)),
+         *(image(id=2, height=v) for v in (-5, 2**31)),
          image(id=None), image(id=-2), {"id": 2}, {"id": 2, "width": 40, "height": 50},
          {"id": 2, "file_name": "a.png", "width": 40}, None, "a.png"))],
 )  # fmt: skip

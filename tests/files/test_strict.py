@@ -50,9 +50,10 @@ def test_a_key_twice(parse, text, key, line, first):
 
 @pytest.mark.parametrize(
     ("parse", "text"),
-    [*((parse_yaml, text) for text in ("[" * 600, "{a: " * 600, "a: [", "a: 2024-13-45", "\x00")),
+    [*((parse_yaml, text) for text in (
+        "[" * 600, "{a: " * 600, "a: [", "a: 2024-13-45", "\x00", "!!bool z", "!!timestamp z")),
      *((parse_json, text) for text in ("[" * 200_000, "{", "", "{'a': 1}"))],
-    ids=range(9),
+    ids=range(11),
 )  # fmt: skip
 def test_what_is_no_yaml_or_json(parse, text):
     with pytest.raises(ValueError, match=r"\w"):
