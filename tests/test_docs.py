@@ -1,7 +1,8 @@
 """The documentation's code runs.
 
 - ```python blocks are executed, all blocks of a page in one namespace, in the project's folder.
-- ```console blocks hold `$ ssd34 ...` lines that are executed and must succeed.
+- ```console blocks hold `$ ssd34 ...` lines that are executed and must succeed; training runs at
+  64 pixels.
 - ```sh blocks hold commands that take too long here; their options must exist.
 """
 
@@ -16,6 +17,7 @@ import pytest
 
 from ssd34.cli.app import commands
 from tests.conftest import ROOT
+from tests.support.cli import run_main
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -37,27 +39,41 @@ def command_lines(block):
             yield words
 
 
+RUN_PAGE = "import runpy; runpy.run_path('page.py', run_name='__main__')"
+"""Processes that a page starts do not run the page again."""
+
+
 @pytest.mark.parametrize("pieces", blocks("python"))
 def test_python_blocks_run(pieces, tmp_path):
-    script = tmp_path / "page.py"
-    script.write_text("\n".join(pieces))
+    (tmp_path / "page.py").write_text("\n".join(pieces))
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     result = subprocess.run(
-        [sys.executable, "-W", "error", script], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-W", "error", "-c", RUN_PAGE],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
 
 
+SMALLER = {
+    "train": ("--set", "small_size=64", "--set", "small_share=1", "--workers", "0"),
+    "benchmark": ("--rounds", "1"),
+}
+"""Options that make a command of a page quick enough for a test."""
+
+
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("pieces", blocks("console"))
-def test_console_blocks_run(pieces, tmp_path):
+def test_console_blocks_run(pieces, tmp_path, monkeypatch, capfd):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
     for block in pieces:
         for words in command_lines("\n".join(x for x in block.splitlines() if x[:2] == "$ ")):
             assert words[0] == "ssd34"
-            result = subprocess.run(
-                [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True
-            )
-            assert result.returncode == 0, result.stderr
+            command = (*words[1:], *SMALLER.get(words[1], ()))
+            code, _, err = run_main(monkeypatch, capfd, *command)
+            assert code == 0, err
 
 
 @pytest.mark.parametrize("pieces", blocks("sh"))

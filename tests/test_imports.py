@@ -56,15 +56,12 @@ def test_a_base_install_detects(tiny_model, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "extra"),
-    [
-        (("train", "--data", "x", "--val", "x", "--output", "x"), "train"),
-        (("export", "a", "b.onnx"), "export"),
-        (("convert", "a.pth", "b.safetensors"), "train"),
-        (("evaluate", "--data", "x"), "evaluate"),
-        (("detect", "examples", "--engine", "openvino"), "openvino"),
-        (("quantize", "default", "--data", "x", "--output", "x"), "quantize"),
-    ],
-)
+    [(("train", "--data", "x", "--val", "x", "--output", "x"), "train"),
+     (("export", "a", "b.onnx"), "export"), (("convert", "a.pth", "b.safetensors"), "train"),
+     (("evaluate", "--data", "x"), "evaluate"),
+     (("detect", "examples", "--engine", "openvino"), "openvino"),
+     (("quantize", "default", "--data", "x", "--output", "x"), "quantize")],
+)  # fmt: skip
 def test_a_missing_extra_is_named_with_the_remedy(arguments, extra):
     result = python(BLOCKED + "from ssd34.cli.app import main; main()", *arguments)
     assert result.returncode == 2

@@ -8,9 +8,9 @@ import pytest
 
 from ssd34.errors import DatasetError
 from ssd34.files.checkpoint import read_checkpoint
-from tests.cli.data.test_data import voc
 from tests.conftest import TINY_LABELS
 from tests.support.cli import invoke
+from tests.support.datasets import voc_monitor_and_dog
 from tests.support.training import QUICK
 
 
@@ -44,7 +44,7 @@ def test_training_takes_yolo(every_format, tiny_file, tmp_path):
 
 
 def test_names_of_voc_for_a_model_of_coco(tmp_path):
-    data = f"{voc(tmp_path / 'voc')}@train"
+    data = f"{voc_monitor_and_dog(tmp_path / 'voc')}@train"
     result = invoke("evaluate", "default", "--data", data, "--json", tmp_path / "a.json")
     assert "does not know aeroplane, diningtable, motorbike" in result.stderr
     assert "--coco-names" in result.stderr
@@ -56,7 +56,7 @@ def test_names_of_voc_for_a_model_of_coco(tmp_path):
 
 
 def test_training_takes_voc_under_the_names_of_coco(tiny_file, tmp_path):
-    data = f"{voc(tmp_path / 'voc')}@train"
+    data = f"{voc_monitor_and_dog(tmp_path / 'voc')}@train"
     arguments = ("train", "--data", data, "--val", data, "--set", "labels=coco", "--epochs", "1",
                  "--init", tiny_file, *QUICK)  # fmt: skip
     with pytest.raises(DatasetError, match="--coco-names"):

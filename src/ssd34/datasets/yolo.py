@@ -285,8 +285,6 @@ def _names(value: Any, file: str) -> dict[int, str]:
             raise TypeError
         pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
         names = {int(number): name for number, name in pairs}
-        if len(names) != len(value):
-            raise ValueError("a number twice")
         if not all(isinstance(name, str) and name for name in names.values()) or min(names) < 0:
             raise TypeError
     except (TypeError, ValueError):
