@@ -5,6 +5,7 @@
 - ```sh blocks hold commands that take too long here; their options must exist.
 """
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -85,6 +86,33 @@ def test_links_between_pages_lead_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+SOURCE = re.compile(r"`((?:ssd34|benchmarks|tests|src|\w+)/[\w./]+\.py)(?:[: ][^`]*)?`")
+MODULE = re.compile(r"(?:`|from |import )(ssd34(?:\.\w+){2,})")
+
+
+def test_code_that_pages_name_exists():
+    roots = (ROOT, ROOT / "src", ROOT / "src" / "ssd34")
+    named = 0
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        text = page.read_text()
+        for path in SOURCE.findall(text) + re.findall(r"python ([\w/]+\.py)", text):
+            assert any((root / path).is_file() for root in roots), f"{page}: {path}"
+            named += 1
+        for name in MODULE.findall(text):
+            assert exists(name), f"{page}: {name}"
+            named += 1
+    assert named > 20
+
+
+def exists(name):
+    """Whether the dotted name is a module, or what a module has."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return bool(importlib.util.find_spec(name))
+    except ModuleNotFoundError:
+        return hasattr(importlib.import_module(module), attribute)
 
 
 def every_command(group, prefix):
