@@ -130,3 +130,12 @@ def test_every_command_and_option_is_documented():
         for parameter in command.params:
             if isinstance(parameter, click.Option) and not parameter.hidden:
                 assert f"`{parameter.opts[0]}" in text, f"{name} {parameter.opts[0]}"
+
+
+def test_help_of_every_command_has_an_example_that_parses():
+    for name, command in every_command(commands, "ssd34"):
+        if name == "ssd34 data":
+            continue
+        [example] = re.findall(r"Example: ssd34 (.+)", command.help)
+        assert f"ssd34 {example} ".startswith(f"{name} "), name
+        parse(commands, shlex.split(example))
