@@ -76,12 +76,14 @@ WILD = dataclasses.replace(
 
 
 def test_divergence_before_any_checkpoint_does_not_advise_to_resume(tmp_path, shapes):
-    with pytest.raises(TrainingError, match=r"diverged; there is no checkpoint yet: start anew wi"):
+    with pytest.raises(
+        TrainingError, match=r"diverged; there is no checkpoint yet: start again wi"
+    ):
         run(tmp_path, shapes, options=WILD)
     assert not (tmp_path / "last.safetensors").exists()
     [stopped] = read_history(tmp_path / "history.jsonl")
     assert stopped["event"] == "diverged"
-    assert "start anew" in stopped["reason"]
+    assert "start again" in stopped["reason"]
 
 
 def test_a_checkpoint_of_broken_weights_is_called_so(tmp_path, shapes):

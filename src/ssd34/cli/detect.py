@@ -171,7 +171,7 @@ def detect(
 
 
 def _warn_of_own_threshold(session: Session, score: float) -> None:
-    """What a file with a tail leaves out itself, no option here brings back."""
+    """Warn where the NMS in the file leaves out more than --score does."""
     if session.raw:
         return
     try:
@@ -183,7 +183,7 @@ def _warn_of_own_threshold(session: Session, score: float) -> None:
         own = tail_policy(read_model(session.path).graph).score_threshold
     if np.float32(score) < np.float32(own):
         warn(
-            f"--score {score:g}: {session.path.name} leaves out what scores less than {own:.4g} "
+            f"--score {score:g}: {session.path.name} leaves out detections below {own:.4g} "
             "itself; make another file with ssd34 export --score or --tail none"
         )
 

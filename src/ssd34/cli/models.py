@@ -191,7 +191,7 @@ def _embedded(name: str) -> dict[str, Any]:
 
 
 def fetch(file: PublishedFile, target: Path) -> None:
-    """Have it at `target`, checked by its SHA-256; an interrupted fetch goes on where it stopped.
+    """Download it to `target`, checked by its SHA-256; a partial download is resumed.
 
     Raises:
         DownloadError: nobody has it; the message says where to put it by hand.

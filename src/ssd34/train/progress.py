@@ -1,4 +1,4 @@
-"""What a run tells about itself while it goes on."""
+"""What a run reports while it trains."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """What a caller wants to hear of a run; libraries do not print. `ready`: nothing speaks against
-    the run any more, it begins or goes on."""
+    """What a caller is told of a run; libraries do not print. `ready`: all checks have passed, and
+    the first step follows."""
 
     ready: Callable[[], None] = lambda: None
     stepped: Callable[[int, float], None] = lambda _step, _share: None
@@ -77,7 +77,7 @@ class Pace:
         self.waited += waited
 
     def report(self, run: Run, *, share: float, rate: float, image_size: int) -> Progress:
-        """The means since the last report; starts anew."""
+        """The means since the last report, which are then reset."""
         seconds = time.perf_counter() - self.started
         elapsed = run.elapsed()
         count = max(1, len(self.steps))

@@ -143,7 +143,7 @@ def verify_published(
         model=Stated(file.size, file.sha256),
         archive=Stated(packed.size, packed.sha256) if packed else None,
         lacking="the catalogue says nothing of inputs and outputs",
-        remedy=f"fetch it anew with: ssd34 models pull {name}",
+        remedy=f"fetch it again with: ssd34 models pull {name}",
     )
     return verify_against(
         path,
