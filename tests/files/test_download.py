@@ -366,7 +366,7 @@ def test_the_error_says_what_each_answered_and_what_to_do(mirror, second, target
     message = failure(target, mirror.serve(status(404)), second.serve(whole(POINTER)))
     assert message == (
         f"file.onnx could not be fetched: {mirror.host}: answers 404 Not Found; {second.host}: "
-        "sends a Git LFS pointer instead of the file; to go on by hand put it at "
+        "sends a Git LFS pointer instead of the file; to do it by hand put it at "
         f"{target} ({SIZE} bytes, SHA-256 {SHA256})"
     )
     assert issubclass(DownloadError, Ssd34Error)

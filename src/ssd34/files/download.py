@@ -87,7 +87,7 @@ def download(
                 part.replace(target)
                 return
     raise DownloadError(
-        f"{there}{target.name} could not be fetched: {'; '.join(answers)}; to go on by hand put it "
+        f"{there}{target.name} could not be fetched: {'; '.join(answers)}; to do it by hand put it "
         f"at {target} ({size} bytes, SHA-256 {sha256})"
     )
 
