@@ -59,7 +59,7 @@ def test_pictures_without_a_box_are_counted(shapes):
     sources = training_sets([(some, 1.0), (dataset, 1.0)], TINY_LABELS)
     options = TrainOptions(epochs=20, batch_size=4, warmup_steps=0)
     [text] = warnings_of(options, sources, start=TRAINED, spec=tiny_spec())
-    assert text == f"{dataset.name}: 2 of 12 pictures have no box to learn from and are not drawn"
+    assert text.startswith(f"{dataset.name}: 2 of 12 pictures have no box")
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset
 
 
-@click.group(short_help="Look at data sets, find what is wrong with them, fetch published ones.")
+@click.group(short_help="Look at data sets, check, convert and download them.")
 def data() -> None:
-    """Look at data sets, find what is wrong with them, fetch published ones.
+    """Look at data sets, check, convert and download them.
 
-    COCO, Pascal VOC and YOLO, in folders and zips; which it is is recognised.
+    COCO, Pascal VOC and YOLO, in folders and zips. The format is recognised.
     """
 
 
