@@ -1,7 +1,5 @@
 """The list of layers against the modules that torch trains."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -14,6 +12,7 @@ from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.rounded import FakeQuantizedSSD, Steps
 from ssd34.network.ssd import SSD
 from tests.conftest import tiny_spec
+from tests.support.refusals import refused
 
 ALL = [*SPECS.values(), *(s.replace(head_norm=True) for s in SPECS.values()), tiny_spec()]
 
@@ -54,7 +53,7 @@ def test_quantization_aware_training_rounds_the_same_values():
     with torch.device("meta"):
         FakeQuantizedSSD(spec, steps)
         for name in names:
-            with pytest.raises(CheckpointError, match=re.escape(name)):
+            with refused(CheckpointError, name):
                 FakeQuantizedSSD(spec, {n: v for n, v in steps.items() if n != name})
 
 
@@ -70,7 +69,7 @@ def test_quantization_aware_training_rounds_the_same_values():
 def test_arrays_of_another_shape_are_named(tiny_checkpoint, name):
     arrays = {**tiny_checkpoint.weights, name: tiny_checkpoint.weights[name][:-1]}
     broken = Checkpoint(spec=tiny_checkpoint.spec, labels=tiny_checkpoint.labels, weights=arrays)
-    with pytest.raises(CheckpointError, match=rf"{name}.*{arrays[name].shape[0]}"):
+    with refused(CheckpointError, name, arrays[name].shape[0]):
         network_of(broken)
 
 
@@ -78,5 +77,5 @@ def test_a_checkpoint_that_is_not_finite_is_no_network(tiny_checkpoint):
     arrays = dict(tiny_checkpoint.weights)
     arrays["heads.conf.1.bias"] = np.full_like(arrays["heads.conf.1.bias"], np.inf)
     broken = Checkpoint(spec=tiny_checkpoint.spec, labels=tiny_checkpoint.labels, weights=arrays)
-    with pytest.raises(ModelError, match=r"heads\.conf\.1"):
+    with refused(ModelError, "heads.conf.1"):
         network_of(broken)

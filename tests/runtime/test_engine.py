@@ -14,8 +14,6 @@ from ssd34.core.preprocess import preprocess
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.cut import without_tail
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.deploy.graph.layers import network_of
-from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
 from ssd34.errors import MissingExtraError, ModelError, OptionError
 from ssd34.images.read import read_image
@@ -24,7 +22,7 @@ from ssd34.runtime.engine import ENGINES, failure
 from ssd34.runtime.engine_choice import open_engine
 from ssd34.runtime.session import Session
 from ssd34.zoo.names import model_path
-from tests.conftest import EXAMPLES, TINY_LABELS, drawn_checkpoint, tiny_spec
+from tests.conftest import EXAMPLES, TINY_LABELS, tiny_spec
 from tests.support.refusals import assert_facts, refused
 
 PICTURES = [EXAMPLES / f"{name}.jpg" for name in ("astronaut", "chelsea", "coffee")]
@@ -217,14 +215,16 @@ def test_openvino_computes_the_int8_file_closer_than_int8_is_to_float(tmp_path):
 
 @needs_openvino
 @pytest.mark.parametrize("saturates", [True, False])
-def test_openvino_is_not_asked_for_what_it_computes_wrongly(saturates, tmp_path, monkeypatch):
+def test_openvino_is_not_asked_for_what_it_computes_wrongly(
+    saturates, tiny_checkpoint, tiny_network, tiny_statistics, tmp_path, monkeypatch
+):
     monkeypatch.setattr(openvino_engine, "int8_saturates", lambda: saturates)
-    network = network_of(drawn_checkpoint(tiny_spec(), TINY_LABELS))
-    statistics = calibrate(network, [read_image(EXAMPLES / "coffee.jpg")])
     options = PUBLISHED_FORMS["13-qdq"]
     for reduced in (True, False):
         path = tmp_path / f"{reduced}.onnx"
-        model = quantized_model(network, statistics, options.replace(reduce_range=reduced))
+        model = quantized_model(
+            tiny_network, tiny_statistics, options.replace(reduce_range=reduced)
+        )
         save_model(model, path)
         if saturates and not reduced:
             with refused(ModelError, "VNNI", "onnxruntime", "7"):
@@ -235,8 +235,7 @@ def test_openvino_is_not_asked_for_what_it_computes_wrongly(saturates, tmp_path,
         else:
             assert open_engine(path, name="openvino", threads=1).name == "openvino"
     stored = tmp_path / "stored.onnx"
-    checkpoint = drawn_checkpoint(tiny_spec(), TINY_LABELS)
-    save_model(onnx_model(checkpoint, ExportOptions(weight_format="int8")), stored)
+    save_model(onnx_model(tiny_checkpoint, ExportOptions(weight_format="int8")), stored)
     assert open_engine(stored, name="openvino", threads=1).name == "openvino"
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from ssd34.errors import ModelError
 from ssd34.zoo.catalogue import PUBLISHED, published
+from tests.support.refusals import refused
 
 # Literals on purpose: name, bytes and SHA-256 as published.
 FILES = {
@@ -80,5 +81,5 @@ def test_mirrors():
     ("name", "close"), [("ssd12", "ssd-12"), ("ssd-12.onnx", "ssd-12"), ("yolo", "ssd-10")]
 )
 def test_unknown_name(name, close):
-    with pytest.raises(ModelError, match=f"^{name}: no such published model.*{close}"):
+    with refused(ModelError, name, close):
         published(name)

