@@ -1,5 +1,7 @@
 """The list of layers against the modules that torch trains."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,6 @@ from torch import nn
 from ssd34.core.spec import SPECS
 from ssd34.deploy.graph.layers import CONV, IMAGE, MAXPOOL, layers_of, network_of
 from ssd34.errors import CheckpointError, ModelError
-from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.rounded import FakeQuantizedSSD, Steps
 from ssd34.network.ssd import SSD
 from tests.conftest import tiny_spec
@@ -59,23 +60,17 @@ def test_quantization_aware_training_rounds_the_same_values():
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "backbone.conv1.weight",
-        "backbone.bn1.running_var",
-        "extras.1.norm2.bias",
-        "heads.loc.0.bias",
-    ],
-)
+    ["backbone.conv1.weight", "backbone.bn1.running_var", "extras.1.norm2.bias",
+     "heads.loc.0.bias"],
+)  # fmt: skip
 def test_arrays_of_another_shape_are_named(tiny_checkpoint, name):
-    arrays = {**tiny_checkpoint.weights, name: tiny_checkpoint.weights[name][:-1]}
-    broken = Checkpoint(spec=tiny_checkpoint.spec, labels=tiny_checkpoint.labels, weights=arrays)
-    with refused(CheckpointError, name, arrays[name].shape[0]):
-        network_of(broken)
+    short = tiny_checkpoint.weights[name][:-1]
+    with refused(CheckpointError, name, short.shape[0]):
+        network_of(replace(tiny_checkpoint, weights={**tiny_checkpoint.weights, name: short}))
 
 
 def test_a_checkpoint_that_is_not_finite_is_no_network(tiny_checkpoint):
-    arrays = dict(tiny_checkpoint.weights)
-    arrays["heads.conf.1.bias"] = np.full_like(arrays["heads.conf.1.bias"], np.inf)
-    broken = Checkpoint(spec=tiny_checkpoint.spec, labels=tiny_checkpoint.labels, weights=arrays)
+    name = "heads.conf.1.bias"
+    infinite = np.full_like(tiny_checkpoint.weights[name], np.inf)
     with refused(ModelError, "heads.conf.1"):
-        network_of(broken)
+        network_of(replace(tiny_checkpoint, weights={**tiny_checkpoint.weights, name: infinite}))

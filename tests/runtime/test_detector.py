@@ -281,19 +281,11 @@ def test_what_is_no_policy(request, kind, policy, facts):
 
 @pytest.mark.parametrize(
     "array",
-    [
-        np.zeros((9, 9, 3), np.float32),
-        np.zeros((9, 9, 3), np.int64),
-        np.zeros((9, 9, 3), bool),
-        np.zeros((9, 9), np.uint8),
-        np.zeros((9, 9, 4), np.uint8),
-        np.zeros((3, 9, 9), np.uint8),
-        np.zeros((1, 9, 9, 3), np.uint8),
-        np.zeros((0, 9, 3), np.uint8),
-        np.zeros((), np.uint8),
-    ],
+    [*(np.zeros((9, 9, 3), kind) for kind in (np.float32, np.int64, bool)),
+     *(np.zeros(shape, np.uint8) for shape in ((9, 9), (9, 9, 4), (3, 9, 9), (1, 9, 9, 3),
+                                               (0, 9, 3), ()))],
     ids=lambda array: f"{array.shape}-{array.dtype}",
-)
+)  # fmt: skip
 def test_wrong_arrays(detector, array):
     with refused(ImageError, array.shape):
         detector.detect(array)

@@ -60,17 +60,6 @@ def test_detections_are_those_of_onnx_runtime(tiny_model):
     np.testing.assert_allclose(scores, expected[2][0], rtol=1e-5, atol=1e-6)
 
 
-def test_raw_outputs_take_several_pictures_at_once(tiny_raw_model):
-    session = Session(tiny_raw_model)
-    one, other = tiny_input(), tiny_input()[..., ::-1].copy()
-    loc, conf = session.run_raw(np.concatenate([one, other]))
-    assert loc.shape == conf.shape == (2, 4, session.spec.num_default_boxes)
-    for k, image in enumerate((one, other)):
-        alone_loc, alone_conf = session.run_raw(image)
-        np.testing.assert_allclose(loc[k], alone_loc[0], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(conf[k], alone_conf[0], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("threads", [0, -1, "x", 1.5])
 def test_threads_that_are_no_number_of_them(tiny_model, threads):
     with refused(OptionError, threads):

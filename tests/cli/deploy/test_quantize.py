@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from dataclasses import replace
+from functools import partial
 
 import click
 import numpy as np
@@ -35,8 +36,8 @@ from tests.support.refusals import assert_facts, refused
 KNOWN: dict[tuple[str, str], Statistics] = {}
 
 
-@pytest.fixture(autouse=True)
-def _calibrate_once(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def _calibrate_once():
     """The same pictures of the same network give the same statistics in every test."""
 
     def known(network, pictures, *, source, progress, **more):
@@ -47,23 +48,33 @@ def _calibrate_once(monkeypatch):
             pass
         return KNOWN[key]
 
-    monkeypatch.setattr("ssd34.workflows.quantize.calibrate", known, raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ssd34.workflows.quantize.calibrate", known, raising=False)
+        yield
+
+
+def quantize_into(folder, model, *arguments, data, code=0, output="out", rounds=2, **quantization):
+    config = folder / "given.yaml"
+    values = {"rounds": rounds, "calibration": {"pictures": 4}, "quantization": quantization}
+    config.write_text(yaml.safe_dump(values))
+    return invoke(
+        "quantize", model, "--data", data, "--output", folder / output, "--config", config,
+        *arguments, code=code,
+    )  # fmt: skip
 
 
 @pytest.fixture
 def run(found_shapes, tmp_path):
-    def quantize(
-        model, *arguments, code=0, output="out", data=found_shapes, rounds=2, **quantization
-    ):
-        config = tmp_path / "given.yaml"
-        values = {"rounds": rounds, "calibration": {"pictures": 4}, "quantization": quantization}
-        config.write_text(yaml.safe_dump(values))
-        return invoke(
-            "quantize", model, "--data", data, "--output", tmp_path / output,
-            "--config", config, *arguments, code=code,
-        )  # fmt: skip
+    return partial(quantize_into, tmp_path, **{"data": found_shapes})
 
-    return quantize
+
+@pytest.fixture(scope="module")
+def accepted(tiny_model, found_shapes, tmp_path_factory):
+    """A folder with accepted files of all kinds."""
+    folder = tmp_path_factory.mktemp("accepted")
+    more = {"data": found_shapes, "ranges": "minmax"}
+    quantize_into(folder, tiny_model, "--format", "both", *EASY, **more)
+    return folder / "out"
 
 
 EASY = ("--max-drop", "0.9", "--min-speedup", "0.001")
@@ -74,16 +85,14 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
 
 
-def test_accepted_files_come_with_their_proof(run, tiny_model, tmp_path):
-    run(tiny_model, "--format", "both", *EASY, ranges="minmax")
-    out = tmp_path / "out"
-    summary = json.loads((out / "quantize.json").read_text())
+def test_accepted_files_come_with_their_proof(accepted):
+    summary = json.loads((accepted / "quantize.json").read_text())
     for form, operator in (
         ("12-int8", "QLinearConv"),
         ("12-qdq", "DequantizeLinear"),
         ("13-qdq", "DequantizeLinear"),
     ):
-        path = out / f"tiny-{form}.onnx"
+        path = accepted / f"tiny-{form}.onnx"
         model = onnx.load(path)
         assert operator in {node.op_type for node in model.graph.node}
         assert [o.version for o in model.opset_import if not o.domain] == [int(form[:2])]
@@ -95,8 +104,8 @@ def test_accepted_files_come_with_their_proof(run, tiny_model, tmp_path):
         )
         assert summary["forms"][form]["file"] == path.name
         Detector.load(path).detect(np.zeros((50, 60, 3), np.uint8))
-    assert (out / "trials.png").read_bytes().startswith(b"\x89PNG")
-    assert [row["number"] for row in rows(out)[1:]] == [1, 2, 3]
+    assert (accepted / "trials.png").read_bytes().startswith(b"\x89PNG")
+    assert [row["number"] for row in rows(accepted)[1:]] == [1, 2, 3]
     assert proof["subject"]["pictures"] == 8
     assert proof["subject"]["calibration_pictures"] == 4
     exact = "exact (no VNNI) where weights have 8 bits"
@@ -123,15 +132,14 @@ def test_a_file_that_passes_stays_where_the_budget_ends_before_it(run, tiny_mode
     assert "kept from before" in again.output
 
 
-def test_a_file_of_a_kind_not_sought_now_is_judged_too(run, tiny_model, tmp_path):
+def test_a_file_of_a_kind_not_sought_now_is_judged_too(accepted, run, tiny_model, tmp_path):
     """It is kept where a trial of its kind passes, and removed where none does."""
-    out = tmp_path / "out"
+    out = shutil.copytree(accepted, tmp_path / "out")
 
     def search(speedup, *arguments, code=0):
         once = ("--max-trials", "3", "--max-drop", "0.9", "--min-speedup", speedup)
         return run(tiny_model, *once, *arguments, code=code, ranges="minmax")
 
-    search("0.001", "--format", "both")
     names = ["tiny-12-qdq", "tiny-13-qdq", "tiny-12-int8"]
     files = [out / f"{name}{suffix}" for name in names for suffix in (".onnx", ".json")]
     before = [path.read_bytes() for path in files[:4]]

@@ -99,8 +99,11 @@ def test_any_number_of_promising_boxes(monkeypatch, objects, opset):
     expected = postprocess(
         outputs[0][0], outputs[1][0], default_boxes_cxcywh=default_boxes_cxcywh(spec), policy=ZOO
     )
-    assert len(expected.scores) == left_out[2].size
-    np.testing.assert_allclose(left_out[2][0], expected.scores, atol=1e-6)
+    boxes, labels, scores = (array[0] for array in left_out)
+    assert (labels.dtype, boxes.dtype, scores.dtype) == (np.int64, np.float32, np.float32)
+    np.testing.assert_allclose(boxes, expected.boxes, atol=1e-5)
+    np.testing.assert_array_equal(labels, expected.labels)
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-6)
 
 
 def test_scores_beside_the_threshold_are_decided_by_the_softmax_alone(monkeypatch):

@@ -103,7 +103,7 @@ def test_files_that_are_no_calibration(tiny_statistics, tmp_path):
     (tmp_path / "text.npz").write_text("not a zip")
     damaged = bytearray(data)
     middle = len(data) // 3
-    damaged[middle : middle + 64] = bytes(64)
+    damaged[middle : middle + 64] = bytes(255 - byte for byte in data[middle : middle + 64])
     (tmp_path / "damaged.npz").write_bytes(damaged)
     np.savez(tmp_path / "other.npz", format=np.array("ssd34-calibration-0"))
     np.savez(tmp_path / "pickle.npz", format=np.array([{}], object))

@@ -324,11 +324,6 @@ def test_options_that_cannot_be(network, statistics, options, facts):
         raw(network, statistics, QuantizeOptions.from_dict(options))
 
 
-def test_options_travel_as_json():
-    options = QuantizeOptions(form="qdq", opset=13, ranges="mse", float_nodes=("backbone.conv1",))
-    assert QuantizeOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
-
-
 def test_statistics_of_another_network_are_refused(network, statistics):
     first = network.layers[0]
     moved = Conv(first.conv.weight, first.conv.bias + 1)

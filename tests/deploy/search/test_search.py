@@ -172,17 +172,13 @@ def test_the_front_holds_what_nothing_beats():
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("kind", "values"),
     [
-        lambda: Criterion(max_drop=-0.1),
-        lambda: Criterion(max_drop=float("nan")),
-        lambda: Criterion(drop="percent"),
-        lambda: Criterion(min_speedup=0),
-        lambda: Budget(max_trials=0),
-        lambda: Budget(timeout=0),
-        lambda: Budget(exit="last"),
+        *((Criterion, values) for values in ({"max_drop": -0.1}, {"max_drop": float("nan")},
+                                             {"drop": "percent"}, {"min_speedup": 0})),
+        *((Budget, values) for values in ({"max_trials": 0}, {"timeout": 0}, {"exit": "last"})),
     ],
-)
-def test_senseless_values_are_refused(make):
+)  # fmt: skip
+def test_senseless_values_are_refused(kind, values):
     with pytest.raises(OptionError):
-        make()
+        kind(**values)
