@@ -41,14 +41,12 @@ def test_everything_of_a_run(run, tiny_raw_model, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "b.png"]
 
 
-@pytest.mark.parametrize("scenario", ["single-stream", "offline"])
-def test_what_cannot_run_is_left_out_and_named(tiny_model, tmp_path, scenario):
+def test_what_cannot_run_is_left_out_and_named(tiny_model, tmp_path):
     """The second model is then what others are compared with."""
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
     result = invoke(
-        "benchmark", broken, tiny_model, "--rounds", 2, "--scenario", scenario,
-        "--json", tmp_path / "b.json", "--plot", tmp_path / "b.png", code=1,
+        "benchmark", broken, tiny_model, "--rounds", 2, "--json", tmp_path / "b.json", "--plot", tmp_path / "b.png", code=1,
     )  # fmt: skip
     assert result.stderr.count("warning: ") == result.stderr.count(str(broken)) == 2
     values = json.loads((tmp_path / "b.json").read_text())

@@ -23,6 +23,7 @@ from ssd34.runtime.engine_choice import open_engine
 from ssd34.runtime.session import Session
 from ssd34.zoo.names import model_path
 from tests.conftest import EXAMPLES, tiny_spec
+from tests.support.plain_runs import assert_all_close
 from tests.support.refusals import assert_facts, refused
 
 PICTURES = [EXAMPLES / f"{name}.jpg" for name in ("astronaut", "chelsea", "coffee")]
@@ -239,8 +240,7 @@ def test_openvino_is_not_asked_for_what_it_computes_wrongly(
 def test_openvino_takes_several_pictures_at_once(tiny_raw_model):
     expected = Session(tiny_raw_model).run_raw(pictures(3))
     found = Session(tiny_raw_model, engine="openvino").run_raw(pictures(3))
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert_all_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 # --- auto -----------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 import json
 
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import TensorProto
 
@@ -13,6 +12,7 @@ from ssd34.errors import ModelError, OptionError
 from ssd34.machine import thread_budget
 from ssd34.runtime.session import Session
 from tests.conftest import TINY_LABELS, tiny_spec
+from tests.support.plain_runs import assert_all_close, plain_session
 from tests.support.refusals import refused
 from tests.support.small_models import METADATA, metadata_of, raw_outputs, write_small_model
 
@@ -48,16 +48,14 @@ def test_our_own_files(kind, request):
 
 
 def test_detections_are_those_of_onnx_runtime(tiny_model):
-    plain = onnxruntime.InferenceSession(tiny_model, providers=["CPUExecutionProvider"])
-    expected = plain.run(["bboxes", "labels", "scores"], {plain.get_inputs()[0].name: tiny_input()})
+    outputs = ["bboxes", "labels", "scores"]
+    expected = plain_session(tiny_model).run(outputs, {"image": tiny_input()})
     boxes, labels, scores = Session(tiny_model).run_detections(tiny_input())[0]
     assert len(scores) > 0
     assert boxes.shape == (len(scores), 4) and labels.shape == scores.shape
     assert (boxes.dtype, labels.dtype, scores.dtype) == (np.float32, np.int64, np.float32)
     assert set(labels.tolist()) <= {1, 2, 3}
-    np.testing.assert_allclose(boxes, expected[0][0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(labels, expected[1][0])
-    np.testing.assert_allclose(scores, expected[2][0], rtol=1e-5, atol=1e-6)
+    assert_all_close((boxes, labels, scores), (array[0] for array in expected), atol=1e-5)
 
 
 @pytest.mark.parametrize("threads", [0, -1, "x", 1.5])

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -26,15 +25,8 @@ from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS
 from tests.support.commands import invoke
 from tests.support.golden import drawn_benchmark_weights
+from tests.support.plain_runs import assert_all_close, plain_session
 from tests.support.refusals import refused
-
-
-def session(model):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def torch_outputs(checkpoint, images):
@@ -43,6 +35,10 @@ def torch_outputs(checkpoint, images):
     with torch.no_grad():
         loc, conf = network(torch.from_numpy(images))
     return loc.numpy(), conf.numpy()
+
+
+def run_raw(model, image):
+    return plain_session(model).run(["loc", "conf"], {"image": image})
 
 
 def pictures(size, names=("astronaut", "chelsea", "coffee")):
@@ -61,12 +57,10 @@ def test_raw_outputs_equal_torch_at_every_opset_and_batch(tiny_checkpoint, opset
         assert model.ir_version == IR_VERSIONS[opset]
     images = pictures(64)
     expected = torch_outputs(tiny_checkpoint, images)
-    runner = session(model)
+    runner = plain_session(model)
     for batch in (images, images[:1]):
-        for ours, theirs in zip(
-            runner.run(["loc", "conf"], {"image": batch}), expected, strict=True
-        ):
-            np.testing.assert_allclose(ours, theirs[: len(batch)], atol=1e-4, rtol=0)
+        found = runner.run(["loc", "conf"], {"image": batch})
+        assert_all_close(found, [array[: len(batch)] for array in expected], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +73,7 @@ def test_smaller_weight_formats(tiny_checkpoint, weight_format, share, error):
         tiny_checkpoint, ExportOptions(policy=None, batch=None, weight_format=weight_format)
     )
     assert small.ByteSize() < share * model.ByteSize()
-    exact, stored = (session(m).run(["loc", "conf"], {"image": images}) for m in (model, small))
+    exact, stored = (run_raw(m, images) for m in (model, small))
     for a, b in zip(exact, stored, strict=True):
         assert 0 < np.abs(a - b).mean() < error * np.abs(a).max()
 
@@ -108,12 +102,9 @@ def test_the_published_network():
         assert abs(model.ByteSize() / size - 1) < 0.01
     smaller = dataclasses.replace(checkpoint, spec=spec.at_size(400))
     assert len(smaller.spec.feature_sizes) == len(spec.feature_sizes)
-    raw = session(onnx_model(smaller, ExportOptions(policy=None)))
+    model = onnx_model(smaller, ExportOptions(policy=None))
     image = pictures(400, ("coffee",))
-    for ours, theirs in zip(
-        raw.run(["loc", "conf"], {"image": image}), torch_outputs(smaller, image), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=0)
+    assert_all_close(run_raw(model, image), torch_outputs(smaller, image), atol=1e-3)
 
 
 def test_what_cannot_be_written_is_refused(tiny_checkpoint, tmp_path):
@@ -146,12 +137,7 @@ def test_bytes_input_gives_the_same_raw_outputs(tiny_checkpoint, opset):
     raw = np.stack(
         [resize(read_image(EXAMPLES / f"{n}.jpg"), 64) for n in ("astronaut", "chelsea", "coffee")]
     )
-    for ours, theirs in zip(
-        session(model).run(["loc", "conf"], {"image": raw}),
-        torch_outputs(tiny_checkpoint, images),
-        strict=True,
-    ):
-        np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=0)
+    assert_all_close(run_raw(model, raw), torch_outputs(tiny_checkpoint, images), atol=2e-4)
 
 
 def sorted_detections(boxes, labels, scores):
@@ -164,8 +150,8 @@ def sorted_detections(boxes, labels, scores):
 def test_a_tail_for_several_pictures_treats_each_alone(tiny_checkpoint, opset, batch):
     policy = ZOO.replace(score_threshold=0.4)
     images = pictures(64)
-    single = session(onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=policy)))
-    several = session(
+    single = plain_session(onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=policy)))
+    several = plain_session(
         onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=policy, batch=batch))
     )
     outputs = several.run(["bboxes", "labels", "scores"], {"image": images})
@@ -181,12 +167,8 @@ def test_a_tail_for_several_pictures_treats_each_alone(tiny_checkpoint, opset, b
         assert not scores[count:].any()
         assert not labels[count:].any()
         assert not boxes[count:].any()
-        for ours, theirs in zip(
-            sorted_detections(boxes[:count], labels[:count], scores[:count]),
-            sorted_detections(*expected),
-            strict=True,
-        ):
-            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        found = sorted_detections(boxes[:count], labels[:count], scores[:count])
+        assert_all_close(found, sorted_detections(*expected), atol=1e-5)
     assert len(counts) > 1
 
 
@@ -232,12 +214,9 @@ def test_a_file_exported_again_is_the_same_network(
     assert names[0] == names[1]
     if source_input == "float32":
         assert models[0].SerializeToString() == models[1].SerializeToString()
-    again, direct = map(session, models)
     pixels = resize(read_image(EXAMPLES / "chelsea.jpg"), 64)
     image = pixels[None] if image_input == "uint8" else preprocess(pixels, 64)
-    for ours, theirs in zip(*(r.run(["loc", "conf"], {"image": image}) for r in (again, direct)),
-                            strict=True):  # fmt: skip
-        np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
+    assert_all_close(*(run_raw(model, image) for model in models), atol=1e-4)
 
 
 @pytest.mark.parametrize("image_input", ["float32", "uint8"])

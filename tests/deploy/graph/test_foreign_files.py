@@ -19,6 +19,7 @@ from ssd34.runtime.detector import Detector
 from ssd34.runtime.node_times import node_times, share_of_tail
 from ssd34.workflows.evaluate import _load
 from tests.support.commands import invoke
+from tests.support.plain_runs import plain_session
 from tests.support.refusals import refused
 from tests.support.small_models import SET, save_data, write_small_model
 
@@ -98,16 +99,10 @@ def halve(model):
 
 
 def optimised(model, folder, level):
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = getattr(
-        onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}"
-    )
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return onnx.load(folder / "optimised.onnx")
+    path = folder / "optimised.onnx"
+    how = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
+    plain_session(model, graph_optimization_level=how, optimized_model_filepath=str(path))
+    return onnx.load(path)
 
 
 WAYS = {

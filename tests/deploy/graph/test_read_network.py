@@ -1,6 +1,5 @@
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -13,6 +12,7 @@ from ssd34.deploy.int8.calibrate import float_outputs
 from ssd34.errors import ModelError, OptionError
 from ssd34.zoo.names import model_path
 from tests.conftest import drawn_checkpoint
+from tests.support.plain_runs import plain_session
 from tests.support.refusals import refused
 
 
@@ -198,10 +198,7 @@ def test_onnxruntime_agrees_with_the_layers(tiny_checkpoint):
     network = network_of(tiny_checkpoint)
     image = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
     outputs = dict(float_outputs(network)(image))
-    model = onnx_model(tiny_checkpoint, ExportOptions(policy=None))
-    runner = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    runner = plain_session(onnx_model(tiny_checkpoint, ExportOptions(policy=None)))
     loc = runner.run(["loc"], {"image": image})[0]
     first = outputs["heads.loc.0"].reshape(4, -1)
     np.testing.assert_allclose(first, loc[0][:, : first.shape[1]], atol=1e-4)

@@ -22,6 +22,7 @@ from ssd34.runtime.detector import Detector
 from ssd34.runtime.onnxruntime_engine import session_options
 from tests.conftest import EXAMPLES, TINY_LABELS
 from tests.support.integer_reference import constants_of, integer_node
+from tests.support.plain_runs import assert_all_close, plain_session
 from tests.support.refusals import refused
 
 QOPERATOR = QuantizeOptions()
@@ -205,12 +206,7 @@ def test_weights_are_stored_once_in_int8(network, statistics, tiny_checkpoint, f
 @pytest.mark.parametrize("options", [QOPERATOR, QDQ])
 def test_onnxruntime_leaves_nothing_in_float(network, statistics, tmp_path, options, image_input):
     model = raw(network, statistics, options, image_input=image_input)
-    runtime = onnxruntime.SessionOptions()
-    runtime.log_severity_level = 4
-    runtime.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    onnxruntime.InferenceSession(
-        model.SerializeToString(), runtime, providers=["CPUExecutionProvider"]
-    )
+    plain_session(model, optimized_model_filepath=str(tmp_path / "optimised.onnx"))
     found = ops(onnx.load(tmp_path / "optimised.onnx"))
     if options is QOPERATOR:  # nothing has to be fused
         assert not {"Conv", "Add", "Relu", "Cast", "Sub"} & set(ops(model))
@@ -229,8 +225,7 @@ def test_all_nodes_in_float_is_the_float_graph(
     names = tuple(layer.name for layer in network.layers)
     model = raw(network, statistics, options.replace(float_nodes=names), image_input=image_input)
     assert not {"QuantizeLinear", "DequantizeLinear", "QLinearConv"} & set(ops(model))
-    for a, b in zip(outputs_of(model, inputs(image_input)), float_raw, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-4)
+    assert_all_close(outputs_of(model, inputs(image_input)), float_raw, atol=2e-4)
 
 
 @pytest.mark.parametrize(

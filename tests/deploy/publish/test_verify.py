@@ -10,7 +10,6 @@ import tarfile
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -23,6 +22,7 @@ from ssd34.files.download import PublishedFile
 from ssd34.zoo.catalogue import PUBLISHED, PublishedModel
 from ssd34.zoo.names import EMBEDDED, model_path
 from tests.conftest import tiny_spec
+from tests.support.plain_runs import plain_session
 from tests.support.refusals import assert_facts, refused
 from tests.support.small_models import (
     FOUND,
@@ -51,7 +51,7 @@ def small(tmp_path):
 def recorded_beside(model, folder):
     """A copy of a model with what ONNX Runtime computes."""
     shutil.copy(model, folder)
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = plain_session(model)
     image = np.random.default_rng(5).normal(0, 1, (1, 3, 64, 64)).astype(np.float32)
     names = [output.name for output in session.get_outputs()]
     save_data(folder, image, dict(zip(names, session.run(names, {"image": image}), strict=True)))
