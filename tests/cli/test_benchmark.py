@@ -46,7 +46,8 @@ def test_what_cannot_run_is_left_out_and_named(tiny_model, tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
     result = invoke(
-        "benchmark", broken, tiny_model, "--rounds", 2, "--json", tmp_path / "b.json", "--plot", tmp_path / "b.png", code=1,
+        "benchmark", broken, tiny_model, "--rounds", 2, "--json", tmp_path / "b.json",
+        "--plot", tmp_path / "b.png", code=1,
     )  # fmt: skip
     assert result.stderr.count("warning: ") == result.stderr.count(str(broken)) == 2
     values = json.loads((tmp_path / "b.json").read_text())

@@ -34,16 +34,9 @@ def test_models_take_turns_and_the_warm_up_does_not_count():
     clock = Clock()
     calls: list[str] = []
     done: list[int] = []
-    times = interleaved(
-        {
-            "a": clock.model("a", [9, 9, 0.001, 0.002, 0.003], calls),
-            "b": clock.model("b", [9, 9, 0.010, 0.020, 0.030], calls),
-        },
-        rounds=3,
-        warm_up=2,
-        clock=clock,
-        progress=done.append,
-    )
+    waits = {"a": [9, 9, 0.001, 0.002, 0.003], "b": [9, 9, 0.010, 0.020, 0.030]}
+    models = {name: clock.model(name, seconds, calls) for name, seconds in waits.items()}
+    times = interleaved(models, rounds=3, warm_up=2, clock=clock, progress=done.append)
     assert calls == ["a", "b"] * 5
     assert done == [1, 2, 3, 4, 5]
     assert list(times) == ["a", "b"]
@@ -123,9 +116,8 @@ def test_equal_times_give_equal_intervals():
     baseline, model = [5.0, 6.0, 7.0], [1.0, 3.0, 2.0]
     assert speed_up(baseline, model) == speed_up(baseline, model)
     assert str(speed_up([4, 4], [2, 2])) == "2.00 (2.00 to 2.00)"
-    assert speed_up([4], [2]).to_dict() == {
-        "value": 2, "low": 2, "high": 2, "confidence": 0.95,
-    }  # fmt: skip
+    values = {"value": 2, "low": 2, "high": 2, "confidence": 0.95}
+    assert speed_up([4], [2]).to_dict() == values
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from ssd34.deploy.int8.plan import value_steps
 from ssd34.deploy.search.bench import Bench
 from ssd34.deploy.search.config import QuantizeConfig
 from ssd34.deploy.search.pictures import from_path
+from ssd34.deploy.search.sensitivity import LayerCost
 from ssd34.errors import Ssd34Error
 from ssd34.files.atomic import sha256_of
 from ssd34.runtime.detector import Detector
@@ -155,8 +156,10 @@ def test_a_file_of_a_kind_not_sought_now_is_judged_too(accepted, run, tiny_model
     assert_facts(gone, "removed", "trial 2", "speed")
 
 
-def test_layers_go_back_to_float_until_the_gate_is_passed(run, tiny_model, tmp_path):
+def test_layers_go_back_to_float_until_the_gate_is_passed(run, tiny_model, tmp_path, monkeypatch):
     """With no loss allowed the search has to leave int8 step by step."""
+    costs = [LayerCost(name, 1.0, 1.0, 1.0) for name in ("backbone.conv1", "heads.loc.0")]
+    monkeypatch.setattr("ssd34.deploy.search.bench.layer_costs", lambda *_, **__: costs)
     result = run(
         tiny_model, "--max-drop", "0", "--min-speedup", "0.001", "--max-trials", "4",
         code=None, ranges="minmax",

@@ -62,7 +62,7 @@ def test_good(small, run, tmp_path):
 
 
 def test_many_mismatches_are_shortened_on_the_screen_only(run, tmp_path):
-    boxes = np.array([[[0, 2 * k, 1, 2 * k + 1] for k in range(30)]], np.float32)
+    boxes = np.array([[[0, 2 * k, 60, 2 * k + 1] for k in range(30)]], np.float32) / 60
     labels, scores = np.ones((1, 30), np.int64), np.full((1, 30), 0.9, np.float32)
     folder = small_folder(tmp_path, {"bboxes": boxes, "labels": labels, "scores": scores})
     save_tensor(folder / SET / "output_2.pb", "scores", scores / 2)
@@ -122,9 +122,9 @@ def test_a_model_by_name_whose_folder_has_square_brackets(small, run, monkeypatc
     """Through the same door as the other commands; and brackets are no markup."""
     folder = shutil.copytree(small, tmp_path / "[red]x[/blue]")
     monkeypatch.setattr("ssd34.zoo.names.model_path", lambda name: folder / f"{name}.onnx")
+    assert "[red]x[/blue]" in run(folder)[1]
     code, out, _ = run("small")
-    assert code == 0
-    assert_facts(out, "3 of 3", "[red]x[/blue]")
+    assert code == 0 and "3 of 3" in out
 
 
 @pytest.mark.parametrize(

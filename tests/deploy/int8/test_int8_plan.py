@@ -34,26 +34,17 @@ def plan(network, statistics, **changes):
 
 
 def test_the_heads_ranges_are_those_of_detections(network, statistics):
-    changed = dataclasses.replace(
-        statistics,
-        histograms={
-            **statistics.histograms,
-            "heads.conf.0": histogram_of(-200.0, 9.0),
-            "heads.conf.1": histogram_of(-5.0, 9.0),
-            "heads.loc.0": histogram_of(-30.0, 8.0),
-            "heads.loc.1": histogram_of(-30.0, 8.0),
-        },
-        peaks={
-            **statistics.peaks,
-            "heads.conf.0": histogram_of(-1.0, 9.0),
-            "heads.conf.1": histogram_of(-1.0, 9.0),
-        },
-        candidates={
-            **statistics.candidates,
-            "heads.loc.0": histogram_of(*np.linspace(-4, 3, 1000)),
-            "heads.loc.1": histogram_of(-4.0, 3.0),
-        },
-    )
+    conf, loc = ("heads.conf.0", "heads.conf.1"), ("heads.loc.0", "heads.loc.1")
+    seen = {conf[0]: (-200.0, 9.0), conf[1]: (-5.0, 9.0), **dict.fromkeys(loc, (-30.0, 8.0))}
+    kinds = {
+        "histograms": seen,
+        "peaks": dict.fromkeys(conf, (-1.0, 9.0)),
+        "candidates": {loc[0]: np.linspace(-4, 3, 1000), loc[1]: (-4.0, 3.0)},
+    }
+    changed = dataclasses.replace(statistics, **{
+        kind: {**getattr(statistics, kind), **{n: histogram_of(*v) for n, v in values.items()}}
+        for kind, values in kinds.items()
+    })  # fmt: skip
     found = head_ranges(network, changed)
     assert found["heads.conf.0"] == Range(-9.0, 9.0)
     assert found["heads.conf.1"] == Range(-5.0, 9.0)  # no more than was seen
@@ -112,14 +103,9 @@ def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(network, st
     name = "backbone.conv1"
     layer = network.by_name[name]
     for bytes_input in (False, True):
+        how = {"bytes_input": bytes_input, "largest_weight": 4}
         wrong, right = (
-            plan(
-                network,
-                statistics,
-                bias_correction=corrected,
-                bytes_input=bytes_input,
-                largest_weight=4,
-            )
+            plan(network, statistics, bias_correction=corrected, **how)
             for corrected in (False, True)
         )
         conv, value = wrong.convs[name], wrong.values[IMAGE]
@@ -148,8 +134,7 @@ def test_a_max_pool_keeps_its_inputs_steps(network, statistics):
 
 
 def test_nodes_in_float_have_no_int8_arrays(network, statistics):
-    found = plan(
-        network, statistics, float_nodes=frozenset({"backbone.conv1", "backbone.layer1.0.add"})
-    )
+    in_float = frozenset({"backbone.conv1", "backbone.layer1.0.add"})
+    found = plan(network, statistics, float_nodes=in_float)
     convs = {layer.name for layer in network.layers if layer.conv is not None}
     assert set(found.convs) == convs - {"backbone.conv1"}
