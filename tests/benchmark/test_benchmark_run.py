@@ -167,7 +167,8 @@ def test_offline(tiny_model, tiny_raw_model, batch):
     models = [str(tiny_model), str(tiny_raw_model)]
     report = benchmark(Plan(models=models, scenario="offline", rounds=2, threads=[2], batch=batch))
     results = report_values(report)["results"]
-    assert [one["batch"] for one in results] == ([1, None] if batch is None else [3])
+    sizes = [(one["batch"], one["pictures_in_a_run"]) for one in results]
+    assert sizes == ([(1, 1), (None, 1)] if batch is None else [(None, 3)])
     for result in results:
         assert result["pictures_per_round"] == (batch or 8) and result["threads"] == 2
         assert len(result["rounds"]["per_picture_ms"]) == 2 and result["images_per_second"] > 0

@@ -49,7 +49,7 @@ def test_what_cannot_run_is_left_out_and_named(tiny_model, tmp_path):
         "benchmark", broken, tiny_model, "--rounds", 2, "--json", tmp_path / "b.json",
         "--plot", tmp_path / "b.png", code=1,
     )  # fmt: skip
-    assert result.stderr.count("warning: ") == result.stderr.count(str(broken)) == 2
+    assert result.stderr.count("warning: ") == 2 and str(broken) in result.stderr.splitlines()[-1]
     values = json.loads((tmp_path / "b.json").read_text())
     (measured,), (left_out,) = values["results"], values["refused"]
     assert measured["model"] == str(tiny_model) and measured["speed_up"]["detect"]["value"] == 1
@@ -123,7 +123,7 @@ def test_interruption_prints_and_writes_what_there_is(run, tmp_path, monkeypatch
         (["--images", "no/such"], ["no/such"]),
         (["--json", "no/such/file.json"], ["no/such"]),
         (["--plot", "b.gif"], ["b.gif", "png, svg, pdf"]),
-        (["--plot", "b.png", "--loadgen", "logs"], ["--plot", "--loadgen"]),
+        (["--plot", "b.png", "--loadgen", "logs"], ["--plot", "LoadGen"]),
         (["--batch", "4"], ["--batch", "--scenario offline"]),
         (["--rate", "3"], ["single-stream", "offline"]),
         (["--bound", "3", "--scenario", "offline"], ["--loadgen"]),
