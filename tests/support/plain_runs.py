@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 
@@ -27,7 +27,7 @@ def plain_session(model: ModelProto | Path, **settings: Any) -> onnxruntime.Infe
 
 
 def assert_all_close(
-    found: Iterable[ArrayLike], expected: Iterable[ArrayLike], *, atol: float, rtol: float = 0
+    found: Iterable[NDArray[Any]], expected: Iterable[NDArray[Any]], *, atol: float, rtol: float = 0
 ) -> None:
     """As many arrays, each close to its partner."""
     for one, other in zip(found, expected, strict=True):

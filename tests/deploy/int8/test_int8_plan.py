@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def plan(network, statistics, **changes):
 def test_the_heads_ranges_are_those_of_detections(network, statistics):
     conf, loc = ("heads.conf.0", "heads.conf.1"), ("heads.loc.0", "heads.loc.1")
     seen = {conf[0]: (-200.0, 9.0), conf[1]: (-5.0, 9.0), **dict.fromkeys(loc, (-30.0, 8.0))}
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "histograms": seen,
         "peaks": dict.fromkeys(conf, (-1.0, 9.0)),
         "candidates": {loc[0]: np.linspace(-4, 3, 1000), loc[1]: (-4.0, 3.0)},

@@ -115,17 +115,17 @@ def scored(score):
         (spread(3)[1:], spread(3), FLOAT, 1, ["not recorded"]),
         # Close to the threshold of 0.05 they come and go.
         *(case for tolerance, near, far in ((FLOAT, 0.0509, 0.0511), (INT8, 0.099, 0.101))
-          for case in ((CERTAIN, faint(near), tolerance, 0, []),
-                       (faint(near), CERTAIN, tolerance, 0, []),
-                       (CERTAIN, faint(far), tolerance, 2, []),
-                       (faint(far), CERTAIN, tolerance, 2, []))),
+          for case in ((CERTAIN, faint(near), tolerance, 0, [""]),
+                       (faint(near), CERTAIN, tolerance, 0, [""]),
+                       (CERTAIN, faint(far), tolerance, 2, [""]),
+                       (faint(far), CERTAIN, tolerance, 2, [""]))),
         # int8 may lose two in a hundred, or one: 2 % of 149 are 2 still, of 10 none.
         *(case for count, lost in ((100, 2), (149, 2), (150, 3), (10, 1))
-          for case in ((spread(count), spread(count)[lost:], INT8, 0, []),
-                       (spread(count), spread(count)[lost + 1 :], INT8, lost + 1, []),
-                       (spread(count), spread(count)[lost:] + spread(lost, label=2), INT8, 0, []),
+          for case in ((spread(count), spread(count)[lost:], INT8, 0, [""]),
+                       (spread(count), spread(count)[lost + 1 :], INT8, lost + 1, [""]),
+                       (spread(count), spread(count)[lost:] + spread(lost, label=2), INT8, 0, [""]),
                        (spread(count), spread(count)[lost + 1 :] + spread(lost + 1, label=2), INT8,
-                        2 * lost + 2, []))),
+                        2 * lost + 2, [""]))),
         (spread(1), [], INT8, 1, ["0 of 1"]),
     ],
 )  # fmt: skip

@@ -140,7 +140,7 @@ def test_a_hostile_file_is_refused_in_one_short_line(file):
     laughs = "a0: &a0 [x]\n" + "".join(
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)
     )
-    for text in (laughs + "rounds: *a29", f"rounds: *a\n{laughs}", "[" * 9_000,
+    for text in (laughs + "rounds: *a29", f"rounds: *a\n{laughs}", "[" * 2_000,
                  "rounds: 2001-99-99", "rounds: " + "[9, " * 90 + "]" * 90):  # fmt: skip
         with pytest.raises(OptionError) as error:
             read_config(file(text))
