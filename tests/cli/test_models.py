@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
+from functools import partial
 
 import onnx
 import pytest
 from PIL import Image
 
-from ssd34.cli import app
 from ssd34.files.download import PublishedFile
 from ssd34.zoo.catalogue import PUBLISHED, PublishedModel
 from ssd34.zoo.names import model_path
+from tests.support.cli import run_main
 from tests.support.commands import invoke
 from tests.support.mirror import CONTENT, POINTER, SHA256, SIZE, ranged, status, whole
 from tests.support.refusals import assert_facts
@@ -43,16 +43,7 @@ def small(mirror, monkeypatch):
 @pytest.fixture
 def main(monkeypatch, capfd):
     """Run the whole command as its entry point does; returns exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ssd34", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            app.main()
-        code = caught.value.code
-        out, err = capfd.readouterr()
-        return 0 if code is None else code, out, err
-
-    return run
+    return partial(run_main, monkeypatch, capfd)
 
 
 def models(*arguments):

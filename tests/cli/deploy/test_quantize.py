@@ -293,7 +293,7 @@ def test_limit_takes_the_first_pictures_and_settings_come_from_a_file_too(
     [
         ((), {"ranges": "exact"}, ["exact"]),
         ((), {"ranges": "trained"}, ["ssd34 train --qat"]),
-        (("--max-drop", "-1"), {}, ["max-drop"]),
+        (("--max-drop", "-1"), {}, ["-1"]),
         ((), {"float_nodes": "backbone.conv9"}, ["backbone.conv9"]),
         ((), {"float_nodes": ["nope"]}, ["nope", "backbone.conv1, ", " ... heads.conf."]),
         (("--calibration", "nowhere"), {}, ["nowhere"]),

@@ -6,16 +6,17 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import onnx
 import pytest
 
-from ssd34.cli import app
 from ssd34.deploy.publish.manifest import MANIFEST_NAME
 from ssd34.deploy.publish.package import package
 from ssd34.images.read import read_image
 from tests.conftest import EXAMPLES, tiny_spec
+from tests.support.cli import run_main
 from tests.support.refusals import assert_facts
 from tests.support.small_models import (
     SET,
@@ -37,21 +38,7 @@ def small(tmp_path):
 def run(monkeypatch, capfd):
     """Run the whole command as its entry point does; returns exit code, stdout and stderr."""
     monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ssd34", "verify", *map(str, arguments)])
-        code: object = 0
-        try:
-            app.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        if code == 2:
-            assert out == "" and err.startswith("error: ")
-        assert err.count("\n") == (code != 0) or err.startswith("warning: ")
-        return code, out, err
-
-    return run
+    return partial(run_main, monkeypatch, capfd, "verify")
 
 
 def test_good(small, run, tmp_path):
@@ -168,6 +155,7 @@ def test_what_package_wrote(run, small, tmp_path):
 
 BLOCKED = """
 import sys
+from functools import partial
 for name in {names!r}:
     sys.modules[name] = None
 from ssd34.cli.app import main
