@@ -1,4 +1,5 @@
 import os
+from typing import Any
 
 import numpy as np
 import onnx
@@ -137,8 +138,8 @@ def external():
 
 
 def tensor_of(**changes):
-    fields = {"dims": [2], "data_type": TensorProto.FLOAT, "raw_data": bytes(8)} | changes
-    return TensorProto(**fields).SerializeToString()
+    fields: dict[str, Any] = {"dims": [2], "data_type": TensorProto.FLOAT, "raw_data": bytes(8)}
+    return TensorProto(**(fields | changes)).SerializeToString()
 
 
 @pytest.mark.parametrize(
