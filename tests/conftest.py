@@ -23,7 +23,10 @@ from ssd34.core.spec import ModelSpec, named_spec
 from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.layers import Network, network_of
+from ssd34.deploy.int8.calibrate import Statistics, calibrate
 from ssd34.files.checkpoint import Checkpoint
+from ssd34.images.read import read_image
 from ssd34.network.ssd import SSD, arrays_of
 from ssd34.runtime.detector import Detector
 from tests.support.mirror import Mirror
@@ -105,6 +108,18 @@ def tiny_file(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     tiny_checkpoint.save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_network(tiny_checkpoint: Checkpoint) -> Network:
+    return network_of(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_statistics(tiny_network: Network) -> Statistics:
+    """Its calibration with three pictures."""
+    names = ("astronaut", "chelsea", "coffee")
+    return calibrate(tiny_network, [read_image(EXAMPLES / f"{name}.jpg") for name in names])
 
 
 @pytest.fixture(scope="session")
