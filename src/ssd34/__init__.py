@@ -26,6 +26,7 @@ from ssd34.errors import (
     OptionError,
     Ssd34Error,
     TrainingError,
+    require,
 )
 from ssd34.images.draw import draw
 from ssd34.images.read import read_image
@@ -33,11 +34,19 @@ from ssd34.runtime.detector import Detector
 from ssd34.version import __version__
 
 if TYPE_CHECKING:
+    from ssd34.deploy.graph.export import ExportOptions
+    from ssd34.deploy.search.config import QuantizeConfig
     from ssd34.workflows.evaluate import EvaluateOptions, Evaluation, evaluate
+    from ssd34.workflows.export import Exported, export
+    from ssd34.workflows.quantize import Quantized, quantize
 
 load = Detector.load
 
-_WORKFLOWS = {"evaluate": "evaluate", "EvaluateOptions": "evaluate", "Evaluation": "evaluate"}
+_WORKFLOWS = {
+    "evaluate": "evaluate", "EvaluateOptions": "evaluate", "Evaluation": "evaluate",
+    "export": "export", "ExportOptions": "export", "Exported": "export",
+    "quantize": "quantize", "QuantizeConfig": "quantize", "Quantized": "quantize",
+}  # fmt: skip
 """Names that are imported when they are first asked for, and their modules in `workflows`."""
 
 
@@ -61,7 +70,10 @@ sys.modules[__name__].__class__ = _Package
 
 
 def _workflow(name: str) -> Any:
-    return getattr(import_module(f"ssd34.workflows.{_WORKFLOWS[name]}"), name)
+    module = _WORKFLOWS[name]
+    if module in ("export", "quantize"):
+        require("onnx", extra=module, why=f"ssd34.{name}")
+    return getattr(import_module(f"ssd34.workflows.{module}"), name)
 
 
 def __getattr__(name: str) -> Any:
@@ -88,6 +100,8 @@ __all__ = [
     "DownloadError",
     "EvaluateOptions",
     "Evaluation",
+    "ExportOptions",
+    "Exported",
     "ImageError",
     "LabelSet",
     "MissingExtraError",
@@ -95,13 +109,17 @@ __all__ = [
     "ModelSpec",
     "OptionError",
     "Policy",
+    "QuantizeConfig",
+    "Quantized",
     "Ssd34Error",
     "TrainingError",
     "__version__",
     "draw",
     "evaluate",
+    "export",
     "load",
     "named_policy",
     "named_spec",
+    "quantize",
     "read_image",
 ]

@@ -284,9 +284,9 @@ def test_settings_come_from_a_file_too(run, tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
-        ((), {"ranges": "exact"}, "unknown ranges 'exact'"),
+        ((), {"ranges": "exact"}, "quantization.ranges"),
         ((), {"ranges": "trained"}, "train it with: ssd34 train --qat"),
-        (("--max-drop", "-1"), {}, "max-drop"),
+        (("--max-drop", "-1"), {}, "criterion.max_drop"),
         ((), {"float_nodes": "backbone.conv9"}, "backbone.conv9"),
         ((), {"float_nodes": ["nope"]}, "layers are backbone.conv1, "),
         ((), {"float_nodes": ["nope"]}, " ... heads.conf."),

@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 
 from ssd34.deploy.graph.layers import IMAGE, Conv, network_of
+from ssd34.deploy.int8 import plan as int8_plan_module
 from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.histogram import Histogram
-from ssd34.deploy.int8.plan import head_ranges, int8_plan, int8_weight, rounded_windows
+from ssd34.deploy.int8.plan import (
+    QuantizeOptions,
+    head_ranges,
+    int8_plan,
+    int8_weight,
+    rounded_windows,
+)
 from ssd34.deploy.int8.ranges import Range
 
 GENERATOR = np.random.default_rng(3)
@@ -27,12 +34,9 @@ def statistics(network):
     return calibrate(network, [picture])
 
 
-def plan(network, statistics, **changes):
-    options = {
-        "ranges": "minmax", "percentile": 99.9, "per_channel": True, "largest_weight": 127,
-        "bias_correction": False, "bytes_input": False, "float_nodes": frozenset(),
-    }  # fmt: skip
-    return int8_plan(network, statistics, **{**options, **changes})
+def plan(network, statistics, *, bytes_input=False, **changes):
+    options = QuantizeOptions(percentile=99.9, bias_correction=False).replace(**changes)
+    return int8_plan(network, statistics, options, bytes_input=bytes_input)
 
 
 def test_the_heads_ranges_are_those_of_detections(network, statistics):
@@ -109,8 +113,11 @@ def test_few_odd_boxes_do_not_take_the_steps_of_many_classes(network, statistics
     assert head_ranges(many, changed)["heads.conf.0"].low == pytest.approx(-7, abs=0.01)
 
 
-def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(network, statistics):
+def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(
+    network, statistics, monkeypatch
+):
     """On a picture like the calibration's, each channel's mean is right again."""
+    monkeypatch.setattr(int8_plan_module, "LARGEST_WEIGHT", 4)
     name = "backbone.conv1"
     layer = network.by_name[name]
     for bytes_input in (False, True):
@@ -120,7 +127,6 @@ def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(network, st
                 statistics,
                 bias_correction=corrected,
                 bytes_input=bytes_input,
-                largest_weight=4,
             )
             for corrected in (False, True)
         )
@@ -150,8 +156,6 @@ def test_a_max_pool_keeps_its_inputs_steps(network, statistics):
 
 
 def test_nodes_in_float_have_no_int8_arrays(network, statistics):
-    found = plan(
-        network, statistics, float_nodes=frozenset({"backbone.conv1", "backbone.layer1.0.add"})
-    )
+    found = plan(network, statistics, float_nodes=("backbone.conv1", "backbone.layer1.0.add"))
     convs = {layer.name for layer in network.layers if layer.conv is not None}
     assert set(found.convs) == convs - {"backbone.conv1"}

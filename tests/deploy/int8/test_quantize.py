@@ -13,7 +13,8 @@ from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.deploy.graph.layers import Conv, network_of
 from ssd34.deploy.int8.calibrate import calibrate
-from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, QuantizeOptions, quantized_model
+from ssd34.deploy.int8.plan import QuantizeOptions
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
 from ssd34.deploy.publish.compare_outputs import INT8, tolerance_of
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.checkpoint import Checkpoint

@@ -6,7 +6,7 @@ import pytest
 
 from ssd34.deploy.graph.layers import network_of
 from ssd34.deploy.int8.calibrate import calibrate
-from ssd34.deploy.int8.quantize import QuantizeOptions
+from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.search.log import LayerLog
 from ssd34.deploy.search.sensitivity import LayerCost, layer_costs, layer_times, output_noise
 from ssd34.images.read import read_image
