@@ -34,11 +34,13 @@ from ssd34.runtime.detector import Detector
 from ssd34.version import __version__
 
 if TYPE_CHECKING:
-    from ssd34.deploy.graph.export import ExportOptions
-    from ssd34.deploy.search.config import QuantizeConfig
+    from ssd34.deploy.graph.export import ExportOptions as ExportOptions
+    from ssd34.deploy.search.config import QuantizeConfig as QuantizeConfig
     from ssd34.workflows.evaluate import EvaluateOptions, Evaluation, evaluate
-    from ssd34.workflows.export import Exported, export
-    from ssd34.workflows.quantize import Quantized, quantize
+    from ssd34.workflows.export import Exported as Exported
+    from ssd34.workflows.export import export as export
+    from ssd34.workflows.quantize import Quantized as Quantized
+    from ssd34.workflows.quantize import quantize as quantize
 
 load = Detector.load
 
@@ -47,7 +49,8 @@ _WORKFLOWS = {
     "export": "export", "ExportOptions": "export", "Exported": "export",
     "quantize": "quantize", "QuantizeConfig": "quantize", "Quantized": "quantize",
 }  # fmt: skip
-"""Names that are imported when they are first asked for, and their modules in `workflows`."""
+"""Names that are imported when they are first asked for, and their modules in `workflows`. Those
+that cannot be imported without an extra are not in `__all__`: the others can be had with ``*``."""
 
 
 class _Room(ModuleType):
@@ -72,7 +75,8 @@ sys.modules[__name__].__class__ = _Package
 def _workflow(name: str) -> Any:
     module = _WORKFLOWS[name]
     if module in ("export", "quantize"):
-        require("onnx", extra=module, why=f"ssd34.{name}")
+        for library in ("onnx", "msgspec") if module == "quantize" else ("onnx",):
+            require(library, extra=module, why=f"ssd34.{name}")
     return getattr(import_module(f"ssd34.workflows.{module}"), name)
 
 
@@ -100,8 +104,6 @@ __all__ = [
     "DownloadError",
     "EvaluateOptions",
     "Evaluation",
-    "ExportOptions",
-    "Exported",
     "ImageError",
     "LabelSet",
     "MissingExtraError",
@@ -109,17 +111,13 @@ __all__ = [
     "ModelSpec",
     "OptionError",
     "Policy",
-    "QuantizeConfig",
-    "Quantized",
     "Ssd34Error",
     "TrainingError",
     "__version__",
     "draw",
     "evaluate",
-    "export",
     "load",
     "named_policy",
     "named_spec",
-    "quantize",
     "read_image",
 ]

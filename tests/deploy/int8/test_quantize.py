@@ -327,13 +327,13 @@ def test_a_dead_channel_with_a_bias(network, tiny_checkpoint):
 def test_options_that_cannot_be(network, statistics):
     with pytest.raises(OptionError, match=r"one scale per channel needs opset 13"):
         QuantizeOptions(form="qdq", opset=12)
-    with pytest.raises(OptionError, match=r"need opset 12 or newer, got 11"):
+    with pytest.raises(OptionError, match=r"opset to be a whole number from 12, got 11"):
         QuantizeOptions(opset=11)
-    with pytest.raises(OptionError, match=r"unknown form 'tensor'"):
+    with pytest.raises(OptionError, match=r"form to be qdq or qoperator, got 'tensor'"):
         QuantizeOptions(form="tensor")
-    with pytest.raises(OptionError, match=r"unknown ranges 'max'; expected one of minmax"):
+    with pytest.raises(OptionError, match=r"ranges to be entropy or minmax .*, got 'max'"):
         QuantizeOptions(ranges="max")
-    with pytest.raises(OptionError, match=r"percentile from 50 to 100, got nan"):
+    with pytest.raises(OptionError, match=r"percentile to be a number from 50 to 100, got nan"):
         QuantizeOptions(percentile=float("nan"))
     with pytest.raises(
         OptionError, match=r"no node 'backbone\.conv2'; did you mean backbone\.conv1"
@@ -341,7 +341,7 @@ def test_options_that_cannot_be(network, statistics):
         raw(network, statistics, QuantizeOptions(float_nodes=("backbone.conv2",)))
     with pytest.raises(OptionError, match=r"unknown opset 99"):
         raw(network, statistics, QuantizeOptions(opset=99))
-    with pytest.raises(OptionError, match=r"unknown quantization option 'bits'"):
+    with pytest.raises(OptionError, match=r"'bits'"):
         QuantizeOptions.from_dict({"bits": 4})
 
 

@@ -127,6 +127,7 @@ def quantize(
     Exit code 4: nothing passed the gate, and no int8 file was written.
     """
     require("onnx", extra="quantize", why="quantization")
+    require("msgspec", extra="quantize", why="quantization")
     require("hotcoco", extra="quantize", why="the measurement of AP")
     from ssd34.deploy.search.config import QuantizeConfig, read_config
     from ssd34.workflows.quantize import WRITTEN

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from ssd34.core.contract import LARGEST_BIAS, LARGEST_NARROW_WEIGHT, LARGEST_WEIGHT
 from ssd34.deploy.graph.layers import IMAGE, MAXPOOL, Affine, Conv, Network
 from ssd34.deploy.int8.calibrate import Statistics
 from ssd34.deploy.int8.image_input import BYTES, means_of_bytes, reading_bytes
-from ssd34.deploy.int8.ranges import METHODS, TRAINED, Range, value_range
+from ssd34.deploy.int8.ranges import TRAINED, Range, value_range
 from ssd34.errors import OptionError
+from ssd34.setting_types import check_fields, read_fields
 
 NEGLIGIBLE = 8.0
 """A logit so far below its box's largest has a share of exp(-8), 3e-4, in the softmax."""
@@ -30,7 +32,8 @@ _ENOUGH = 1000
 """Offsets from which their extremes are taken for a range."""
 
 
-FORMS = ("qoperator", "qdq")
+Ranges = Literal["minmax", "percentile", "entropy", "mse", "trained"]
+Percentile = Annotated[float, Meta(ge=50, le=100)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,8 @@ class QuantizeOptions:
     Attributes:
         form: ``"qoperator"``: operators that compute in int8, from opset 12 on; ``"qdq"``: float
             operators between QuantizeLinear and DequantizeLinear, which runtimes fuse.
-        opset: version of the operators. ``"qdq"`` below 13 has one scale for all of a weight.
+        opset: version of the operators; max-pools of bytes came with 12. ``"qdq"`` below 13 has
+            one scale for all of a weight.
         ranges: how the ranges of activations are found; see `ranges.value_range`; or
             ``"trained"``: the steps that quantization-aware training used.
         percentile: for the ranges of that name.
@@ -52,34 +56,22 @@ class QuantizeOptions:
         float_nodes: names of layers that stay in float, for example ``"backbone.conv1"``.
     """
 
-    form: str = "qoperator"
-    opset: int = 12
-    ranges: str = "minmax"
-    percentile: float = 99.99
+    form: Literal["qoperator", "qdq"] = "qoperator"
+    opset: Annotated[int, Meta(ge=12)] = 12
+    ranges: Ranges = "minmax"
+    percentile: Percentile = 99.99
     per_channel: bool = True
     reduce_range: bool = False
     bias_correction: bool = True
     float_nodes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise OptionError(f"unknown form {self.form!r}; expected one of {', '.join(FORMS)}")
-        if self.opset < 12:
-            raise OptionError(
-                f"int8 files need opset 12 or newer, got {self.opset}: max-pools of bytes came "
-                "with 12"
-            )
+        check_fields(self)
         if self.form == "qdq" and self.per_channel and self.opset < 13:
             raise OptionError(
                 "a QDQ file with one scale per channel needs opset 13 or newer, got "
                 f"{self.opset}; use opset 13, per_channel=False or the form qoperator"
             )
-        if self.ranges not in (*METHODS, TRAINED):
-            raise OptionError(
-                f"unknown ranges {self.ranges!r}; expected one of {', '.join(METHODS)}"
-            )
-        if not 50 <= self.percentile <= 100:
-            raise OptionError(f"expected a percentile from 50 to 100, got {self.percentile}")
 
     def replace(self, **changes: Any) -> QuantizeOptions:
         """A copy with some values changed."""
@@ -101,13 +93,7 @@ class QuantizeOptions:
         Raises:
             OptionError: a value is unknown or outside what is allowed.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise OptionError(
-                f"unknown quantization option {unknown[0]!r}; expected {', '.join(sorted(known))}"
-            )
-        return cls(**{**values, "float_nodes": tuple(values.get("float_nodes", ()))})
+        return read_fields(cls, values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta
 
-from ssd34.deploy.int8.plan import QuantizeOptions
+from ssd34.deploy.int8.plan import Percentile, QuantizeOptions, Ranges
 from ssd34.deploy.int8.quantize import PUBLISHED_FORMS
 from ssd34.deploy.search.gate import Criterion
 from ssd34.deploy.search.search import Budget
@@ -60,11 +60,10 @@ class Quantization:
     forms: Annotated[tuple[Literal["12-int8", "12-qdq", "13-qdq"], ...], Meta(min_length=1)] = (
         "12-int8",
     )
-    ranges: Annotated[
-        tuple[Literal["minmax", "percentile", "mse", "entropy", "trained"], ...],
-        Meta(min_length=1),
-    ] = ("minmax", "percentile", "mse", "entropy")
-    percentile: Annotated[float, Meta(ge=50, le=100)] = 99.99
+    ranges: Annotated[tuple[Ranges, ...], Meta(min_length=1)] = (
+        "minmax", "percentile", "mse", "entropy",
+    )  # fmt: skip
+    percentile: Percentile = 99.99
     bias_correction: bool = True
     reduce_range: bool | None = None
     float_nodes: tuple[str, ...] = ()
