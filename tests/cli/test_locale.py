@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ def ssd34(*arguments, codes=(0,)):
     """The command in a plain locale, where opening text without an encoding is an error."""
     done = subprocess.run(
         [sys.executable, "-W", "error::EncodingWarning", "-X", "warn_default_encoding",
-         "-m", "ssd34", *map(str, arguments)],
+         "-W", "ignore::EncodingWarning:matplotlib.font_manager", "-m", "ssd34",
+         *map(str, arguments)],
         env={**os.environ, **PLAIN}, capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode in codes, done.stderr.decode(errors="replace")
@@ -84,3 +86,26 @@ def test_data(folder, tmp_path, form):
           tmp_path / f"{CAT}.png", codes=(0, 1))  # fmt: skip
     checked = json.loads((tmp_path / f"{CAT}.json").read_text(encoding="utf-8"))
     assert checked["data"][0]["boxes"] == 2
+
+
+def test_models(folder, tiny_model, tmp_path):
+    model = tmp_path / f"{CAT}.onnx"
+    shutil.copy(tiny_model, model)
+    annotations = folder / "annotations" / "instances_train.json"
+    text = annotations.read_text(encoding="utf-8")
+    annotations.write_text(text.replace(f'"name": "{CAT}"', '"name": "disc"'), encoding="utf-8")
+    for engine in ("onnxruntime", "openvino"):
+        ssd34("detect", folder / "train", "--model", model, "--engine", engine)
+    report = tmp_path / f"report{CAT}"
+    written = tmp_path / f"{CAT}.json"
+    ssd34("evaluate", model, "--data", folder, "--policy", "best", "--report", report,
+          "--json", written)  # fmt: skip
+    assert json.loads(written.read_text(encoding="utf-8"))["pictures"] == 2
+    assert (report / "report.html").is_file()
+    again = tmp_path / f"again{CAT}.onnx"
+    ssd34("export", model, again)
+    ssd34("verify", again)
+    ssd34("benchmark", again, "--images", folder / "train", "--rounds", "2")
+    ssd34("package", again, "--picture", folder / "train" / f"{CAT}1.png",
+          "--output", tmp_path / f"package{CAT}")  # fmt: skip
+    assert names_in(tmp_path / f"package{CAT}")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ssd34.errors import require
 
@@ -16,7 +18,14 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # the library reads it when
 
 import onnxruntime as onnxruntime
 
+from ssd34.files.tree import text_of
+
 _TELEMETRY = "openvino_telemetry"
+
+
+def open_onnx(path: Path, options: Any) -> Any:
+    """ONNX Runtime's session of a file on the CPU; it takes paths as UTF-8, whatever the locale."""
+    return onnxruntime.InferenceSession(text_of(path), options, providers=["CPUExecutionProvider"])
 
 
 def load_openvino() -> ModuleType:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ssd34.core.contract import Port
 from ssd34.errors import ModelError
 from ssd34.runtime.engine import ONNXRUNTIME, failure, refusal
-from ssd34.runtime.libraries import onnxruntime
+from ssd34.runtime.libraries import onnxruntime, open_onnx
 from ssd34.runtime.saturation import int8_saturates
 
 
@@ -38,9 +38,7 @@ class OnnxRuntimeEngine:
             ModelError: broken, or with operators that ONNX Runtime does not have.
         """
         try:
-            self._session = onnxruntime.InferenceSession(
-                path, options or session_options(threads), providers=["CPUExecutionProvider"]
-            )
+            self._session = open_onnx(path, options or session_options(threads))
         except Exception as error:  # the library has no common base of its own
             raise ModelError(refusal(path, error)) from None
         self._path = path

@@ -34,7 +34,7 @@ from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.atomic import sha256_of, write_bytes, write_text
 from ssd34.files.disk import naming
-from ssd34.runtime.libraries import onnxruntime
+from ssd34.runtime.libraries import open_onnx
 from ssd34.runtime.onnxruntime_engine import session_options
 from ssd34.runtime.session import Session
 from ssd34.text import counted
@@ -195,7 +195,7 @@ def _suffix(graph: onnx.GraphProto) -> str:
 def _record(model: Path, image: NDArray[Any], folder: Path) -> None:
     """Run the model once and keep input and outputs."""
     options = session_options(1)  # one thread: sums in one order, whatever machine packs
-    runner = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    runner = open_onnx(model, options)
     names = [output.name for output in runner.get_outputs()]
     image_name = runner.get_inputs()[0].name
     values = runner.run(names, {image_name: image})
