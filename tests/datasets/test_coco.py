@@ -375,6 +375,9 @@ def test_missing_picture_is_reported_and_the_rest_goes_on(tmp_path):
         (box(1, 2, 3, 4, category_id=99), "99"),
         (box(1, 2, 3, 4, category_id=None), "no valid form"),
         (box(HUGE, 2, 3, 4), ""),
+        (box(1e308, 2, 3, 4), ""),
+        (box(1, 2, 1e300, 1e300), ""),
+        (box(-1e308, 2, 1e307, 4), ""),
         (box(1, 2, 3, 4, category_id=INFINITE), ""),
     ],
 )
@@ -515,6 +518,8 @@ def test_annotation_with_an_infinite_image_id(tmp_path):
         image(id=2, width=0),
         image(id=2, height=-5),
         image(id=2, width=INFINITE),
+        image(id=2, width=HUGE),
+        image(id=2, height=2**31),
         None,
         "a.png",
     ],

@@ -189,7 +189,7 @@ def test_flat_folders_beside_the_pictures(tmp_path):
     assert sample.file_name == "0.png"
 
 
-@pytest.mark.parametrize("size", [None, (0, 0), ("", "x"), ("nan", "inf")])
+@pytest.mark.parametrize("size", [None, (0, 0), ("", "x"), ("nan", "inf"), ("9e300", 50)])
 def test_a_size_that_is_not_given_is_that_of_the_picture(tmp_path, size):
     text = annotation(element(), size=size)
     sample = only(open_dataset(devkit(tmp_path / "set", {"1": text})))

@@ -60,7 +60,10 @@ def test_a_key_twice_in_json(text, key, line):
         parse_json(text)
 
 
-@pytest.mark.parametrize("text", ["[" * 20_000, "{a: " * 20_000, "a: [", "a: 2024-13-45", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 20_000, "{a: " * 20_000, "a: [", "a: 2024-13-45", "\x00", "!!bool z", "!!timestamp z"],
+)
 def test_what_is_no_yaml(text):
     with pytest.raises(ValueError, match=r"\w"):
         parse_yaml(text)

@@ -446,3 +446,11 @@ def test_an_untrained_network_is_no_fault():
             pictures=1, num_classes=3,
         )  # fmt: skip
         assert len(found) == faults
+
+
+@pytest.mark.parametrize("box", [[np.inf] * 4, [-np.inf, 0, np.inf, 1], [np.nan, 0, 1, 1]])
+def test_boxes_that_are_not_finite_are_one_fault_and_no_warning(box):
+    (fault,) = detection_faults(
+        np.array([[box]], np.float32), np.ones((1, 1)), np.ones((1, 1)), pictures=1, num_classes=3
+    )
+    assert f"{box[0]:g}" in fault

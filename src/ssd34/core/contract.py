@@ -207,10 +207,11 @@ def detection_faults(
     faults += [f"label {label}: expected 1 to {num_classes}" for label in unknown]
     found = boxes[real].astype(np.float64)
     finite = np.isfinite(found).all(axis=1)
-    centres = (found[:, :2] + found[:, 2:]) / 2
+    known = np.where(np.isfinite(found), found, np.nan)  # inf - inf would warn
+    centres = (known[:, :2] + known[:, 2:]) / 2
     outside = np.abs(centres - 0.5).max(axis=1) - 0.5  # in sides of the picture, from its edge
     most = OUTSIDE if np.median(outside[finite] if finite.any() else 0) > OUTSIDE else FARTHEST
-    ordered = (found[:, 2:] - found[:, :2] >= -BOX_SLACK).all(axis=1)
+    ordered = (known[:, 2:] - known[:, :2] >= -BOX_SLACK).all(axis=1)
     usable = finite & (outside <= most) & ordered
     if not usable.all():
         box = ", ".join(f"{value:g}" for value in found[~usable][0])

@@ -16,6 +16,9 @@ from ssd34.images.read import image_size
 EDGE = 1.0
 """Pixels by which a box may reach over the edge unremarked: tools round differently."""
 
+LARGEST_SIDE = (1 << 31) - 1
+"""Pixels; no format of pictures has more."""
+
 FLAGS = {
     "0": False, "0.0": False, "false": False, "": False, "none": False, "unspecified": False,
     "1": True, "1.0": True, "true": True,
@@ -132,8 +135,9 @@ class SampleBuilder:
         """
         left, top, right, bottom = box
         own = (right - left) * (bottom - top)
-        cut = (max(0.0, left), max(0.0, top),
-               min(float(self.width), right), min(float(self.height), bottom))  # fmt: skip
+        width, height = float(self.width), float(self.height)
+        cut = (min(max(0.0, left), width), min(max(0.0, top), height),
+               max(0.0, min(width, right)), max(0.0, min(height, bottom)))  # fmt: skip
         single = np.array(cut, np.float32)
         if not all(map(math.isfinite, (*box, own))):
             kind, reason = Kind.NOT_FINITE, "is not finite"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.core.labels import LabelSet
-from ssd34.datasets.builder import Findings, SampleBuilder, whole_of
+from ssd34.datasets.builder import LARGEST_SIDE, Findings, SampleBuilder, whole_of
 from ssd34.datasets.dataset import (
     NO_PICTURES,
     WHOLE,
@@ -168,8 +168,8 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
         elif image_id in shared or image_id in seen:
             reason = f"image id {image_id} is used twice"
             problems.append(Problem(file_name, reason, Kind.IMAGE_ID_TWICE))
-        elif width < 1 or height < 1:
-            reason = f"size {width} x {height} is empty"
+        elif not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
+            reason = f"size {width!r:.20} x {height!r:.20}: expected 1 to {LARGEST_SIDE} pixels"
             problems.append(Problem(file_name, reason, Kind.BROKEN_ENTRY))
         elif not images.exists(file_name):
             lost = isinstance(images, FolderFiles) and images.is_lost_link(file_name)

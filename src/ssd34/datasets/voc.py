@@ -17,7 +17,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from ssd34.core.labels import LabelSet, numbered
-from ssd34.datasets.builder import Findings, SampleBuilder, size_of, with_ids
+from ssd34.datasets.builder import LARGEST_SIDE, Findings, SampleBuilder, size_of, with_ids
 from ssd34.datasets.dataset import NO_PICTURES, WHOLE, Dataset, Kind, Layout, Problem, Sample
 from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.files.tree import Files, read_annotations, read_lines
@@ -280,8 +280,9 @@ def _size(root: Element, pictures: Files, picture: str) -> tuple[int, int]:
         width, height = (int(float(_text(root, f"size/{side}"))) for side in ("width", "height"))
     except (ValueError, OverflowError):
         width = height = 0
-    if width > 0 and height > 0 and pictures.exists(picture):
-        return width, height
+    sides = (width, height)
+    if all(0 < side <= LARGEST_SIDE for side in sides) and pictures.exists(picture):
+        return sides
     return size_of(pictures, picture)
 
 

@@ -51,6 +51,8 @@ def parse_yaml(text: str | bytes, *, scalars_as_text: bool = False) -> Any:
         raise ValueError("its values are nested too deeply") from None
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
+    except (AttributeError, KeyError) as error:  # of PyYAML, for `!!bool maybe`
+        raise ValueError(f"a value does not fit its tag ({error!r})") from None
 
 
 @functools.cache
