@@ -330,9 +330,9 @@ def test_options_that_cannot_be(network, statistics):
     with pytest.raises(OptionError, match=r"opset to be a whole number from 12, got 11"):
         QuantizeOptions(opset=11)
     with pytest.raises(OptionError, match=r"form to be qdq or qoperator, got 'tensor'"):
-        QuantizeOptions(form="tensor")
+        QuantizeOptions(form="tensor")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match=r"ranges to be entropy or minmax .*, got 'max'"):
-        QuantizeOptions(ranges="max")
+        QuantizeOptions(ranges="max")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match=r"percentile to be a number from 50 to 100, got nan"):
         QuantizeOptions(percentile=float("nan"))
     with pytest.raises(

@@ -197,11 +197,11 @@ def test_the_front_holds_what_nothing_beats():
     [
         lambda: Criterion(max_drop=-0.1),
         lambda: Criterion(max_drop=float("nan")),
-        lambda: Criterion(drop="percent"),
+        lambda: Criterion(drop="percent"),  # type: ignore[arg-type]
         lambda: Criterion(min_speedup=0),
         lambda: Budget(max_trials=0),
         lambda: Budget(timeout=0),
-        lambda: Budget(exit="last"),
+        lambda: Budget(exit="last"),  # type: ignore[arg-type]
     ],
 )
 def test_senseless_values_are_refused(make):

@@ -178,7 +178,7 @@ def _screen() -> Iterator[Listener]:
 
 def _how(trial: Trial) -> str:
     options = trial.options
-    words = [options.ranges]
+    words: list[str] = [options.ranges]
     if options.reduce_range:
         words.append("7 bits")
     if options.float_nodes:
