@@ -165,6 +165,19 @@ def test_no_work_at_import():
     assert python(code).stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("name", ["export", "quantize", "QuantizeConfig"])
+def test_a_workflow_without_its_extra_says_what_to_install(name):
+    code = f"""
+from ssd34 import *
+import ssd34
+try:
+    ssd34.{name}
+except MissingExtraError as error:
+    print(error)
+"""
+    assert "pip install 'ssd34[" in python(BLOCKED + code).stdout
+
+
 @pytest.mark.parametrize(
     "first",
     ["ssd34", "ssd34.evaluate.results", "ssd34.workflows.evaluate", "ssd34.train.progress"],

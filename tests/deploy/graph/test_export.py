@@ -15,7 +15,7 @@ from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, network_model, onnx_model
 from ssd34.deploy.graph.opsets import newest_opset
 from ssd34.deploy.graph.read import read_network
-from ssd34.deploy.search.bench import Bench, FileOptions
+from ssd34.deploy.search.bench import Bench
 from ssd34.errors import CheckpointError, ModelError, OptionError
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.images.read import read_image
@@ -223,9 +223,9 @@ def test_a_file_exported_again_is_the_same_network(
 def test_the_gate_measures_against_the_exported_file(tiny_model, tmp_path, image_input):
     exported, baseline = tmp_path / "exported.onnx", tmp_path / "baseline.onnx"
     invoke("export", tiny_model, exported, "--input", image_input)
-    options = FileOptions(policy=ZOO, image_input=image_input)
+    files = ExportOptions(policy=ZOO, image_input=image_input)
     nothing: Any = None
-    with Bench(read_network(tiny_model), nothing, nothing, file_options=options) as bench:
+    with Bench(read_network(tiny_model), nothing, nothing, files=files) as bench:
         bench.write_float(baseline)
     assert baseline.read_bytes() == exported.read_bytes()
 

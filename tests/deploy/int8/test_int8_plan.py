@@ -6,7 +6,13 @@ import pytest
 
 from ssd34.deploy.graph.layers import IMAGE, Conv
 from ssd34.deploy.int8.histogram import Histogram
-from ssd34.deploy.int8.plan import head_ranges, int8_plan, int8_weight, rounded_windows
+from ssd34.deploy.int8.plan import (
+    QuantizeOptions,
+    head_ranges,
+    int8_plan,
+    int8_weight,
+    rounded_windows,
+)
 from ssd34.deploy.int8.ranges import Range
 
 GENERATOR = np.random.default_rng(3)
@@ -26,12 +32,9 @@ def statistics(tiny_statistics):
     return tiny_statistics
 
 
-def plan(network, statistics, **changes):
-    options = {
-        "ranges": "minmax", "percentile": 99.9, "per_channel": True, "largest_weight": 127,
-        "bias_correction": False, "bytes_input": False, "float_nodes": frozenset(),
-    }  # fmt: skip
-    return int8_plan(network, statistics, **{**options, **changes})
+def plan(network, statistics, *, bytes_input=False, **changes):
+    options = QuantizeOptions(percentile=99.9, bias_correction=False).replace(**changes)
+    return int8_plan(network, statistics, options, bytes_input=bytes_input)
 
 
 def test_the_heads_ranges_are_those_of_detections(network, statistics):
@@ -99,8 +102,11 @@ def test_few_odd_boxes_do_not_take_the_steps_of_many_classes(network, statistics
     assert head_ranges(many, changed)["heads.conf.0"].low == pytest.approx(-7, abs=0.01)
 
 
-def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(network, statistics):
+def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(
+    network, statistics, monkeypatch
+):
     """On a picture like the calibration's, each channel's mean is right again."""
+    monkeypatch.setattr("ssd34.deploy.int8.plan.LARGEST_WEIGHT", 4)
     name = "backbone.conv1"
     layer = network.by_name[name]
     for bytes_input in (False, True):
@@ -135,7 +141,6 @@ def test_a_max_pool_keeps_its_inputs_steps(network, statistics):
 
 
 def test_nodes_in_float_have_no_int8_arrays(network, statistics):
-    in_float = frozenset({"backbone.conv1", "backbone.layer1.0.add"})
-    found = plan(network, statistics, float_nodes=in_float)
+    found = plan(network, statistics, float_nodes=("backbone.conv1", "backbone.layer1.0.add"))
     convs = {layer.name for layer in network.layers if layer.conv is not None}
     assert set(found.convs) == convs - {"backbone.conv1"}

@@ -6,8 +6,8 @@ from ssd34.deploy.graph.builder import GraphBuilder
 from ssd34.deploy.graph.layers import CONV, IMAGE, Layer, network_of
 from ssd34.deploy.graph.opsets import newest_opset
 from ssd34.deploy.int8.calibrate import calibrate
-from ssd34.deploy.int8.plan import Int8Conv
-from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
+from ssd34.deploy.int8.plan import Int8Conv, QuantizeOptions
+from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.deploy.int8.writers import blocks_of_bytes, blocks_of_planes, in_blocks
 from tests.conftest import TINY_LABELS, drawn_checkpoint, tiny_spec
 from tests.support.integer_reference import constants_of, windows

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,8 @@ from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.deploy.graph.layers import Conv, network_of
 from ssd34.deploy.int8.calibrate import calibrate
-from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, QuantizeOptions, quantized_model
+from ssd34.deploy.int8.plan import QuantizeOptions
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
 from ssd34.deploy.publish.compare_outputs import INT8, tolerance_of
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.checkpoint import Checkpoint
@@ -175,7 +177,7 @@ def test_the_tail_and_the_metadata_are_those_of_export(network, statistics, tmp_
     policy = ZOO.replace(score_threshold=0.4)
     for batch, image_input in ((1, "float32"), (2, "uint8"), (None, "float32")):
         path = tmp_path / f"{batch}.onnx"
-        how = {"policy": policy, "batch": batch, "image_input": image_input}
+        how: dict[str, Any] = {"policy": policy, "batch": batch, "image_input": image_input}
         save_model(quantized_model(network, statistics, QOPERATOR, **how), path)
         detector = Detector.load(path)
         assert (detector.spec, detector.labels) == (network.spec, TINY_LABELS)
@@ -317,6 +319,11 @@ def test_a_dead_channel_with_a_bias(network, tiny_checkpoint):
 def test_options_that_cannot_be(network, statistics, options, facts):
     with refused(OptionError, *facts):
         raw(network, statistics, QuantizeOptions.from_dict(options))
+
+
+def test_options_travel_as_json():
+    options = QuantizeOptions(form="qdq", opset=13, ranges="mse", float_nodes=("backbone.conv1",))
+    assert QuantizeOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
 
 
 def test_statistics_of_another_network_are_refused(network, statistics):

@@ -6,8 +6,8 @@ import pytest
 
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.deploy.graph.layers import network_of
-from ssd34.deploy.int8.plan import value_steps
-from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
+from ssd34.deploy.int8.plan import QuantizeOptions, value_steps
+from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.errors import CheckpointError, OptionError
 from ssd34.files.checkpoint import read_checkpoint
 from tests.support.refusals import refused

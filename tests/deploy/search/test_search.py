@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from ssd34.deploy.int8.quantize import QuantizeOptions
+from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.search.gate import Criterion, Measured, Trial, judged, pareto_front
 from ssd34.deploy.search.search import Budget, Search
 from ssd34.errors import OptionError

@@ -6,7 +6,8 @@ import pytest
 
 from ssd34.core.preprocess import preprocess
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
+from ssd34.deploy.int8.plan import QuantizeOptions
+from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.deploy.search.log import LayerLog
 from ssd34.deploy.search.sensitivity import LayerCost, layer_costs, layer_times, output_noise
 from ssd34.images.read import read_image

@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from ssd34.deploy.int8.quantize import QuantizeOptions
+from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.search.gate import Criterion, Measured, judged
 from ssd34.deploy.search.log import TrialLog
 from ssd34.deploy.search.plot import plot_trials

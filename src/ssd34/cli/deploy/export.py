@@ -8,7 +8,6 @@ import click
 
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.errors import OptionError, require
-from ssd34.workflows.outputs import check_outputs
 
 IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 
@@ -67,14 +66,9 @@ def export(
     Example: ssd34 export runs/mine/best.safetensors mine.onnx
     """
     require("onnx", extra="export", why="export")
-    from ssd34.deploy.graph.builder import save_model
-    from ssd34.deploy.graph.export import ExportOptions, network_model
-    from ssd34.deploy.graph.read import read_network
-    from ssd34.zoo.names import float_file
+    from ssd34.deploy.graph.export import ExportOptions
+    from ssd34.workflows.export import export as write
 
-    if output.suffix.lower() != ".onnx":
-        raise OptionError(f"{output}: expected a name that ends in .onnx, as other commands do")
-    check_outputs((output,), models=(model,))
     changes = {"score_threshold": score, "iou_threshold": iou, "max_detections": max_detections}
     given = {name: value for name, value in changes.items() if value is not None}
     if tail == "none" and (given or policy_name != "zoo"):
@@ -87,12 +81,10 @@ def export(
         image_input=image_input,
         weight_format=weight_format,
     )
-    made = network_model(read_network(float_file(model)), options)
-    save_model(made, output)
-    outputs = ", ".join(value.name for value in made.graph.output)
+    written = write(model, output, options)
     click.echo(
         f"{output}: {output.stat().st_size / 1e6:.1f} MB, opset {options.opset}, "
-        f"weights {weight_format}, outputs {outputs}"
+        f"weights {weight_format}, outputs {', '.join(written.outputs)}"
     )
 
 

@@ -43,14 +43,8 @@ def add_tail(
             score and label 0.
 
     Raises:
-        OptionError: ONNX's NonMaxSuppression cannot express the policy, or the opset is too old
-            for several pictures.
+        OptionError: the opset is too old for several pictures.
     """
-    if not policy.in_graph:
-        raise OptionError(
-            f"the NMS policy {policy.name!r} cannot be expressed with ONNX's NonMaxSuppression; "
-            "export with --policy zoo, or with --tail none and apply it at run time"
-        )
     if not single and builder.opset < 11:
         raise OptionError(
             f"NMS in the file for several pictures needs opset 11 or newer, got {builder.opset}; "

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssd34.deploy.int8.quantize import QuantizeOptions
+from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.search.gate import Criterion, Trial, judged
 from ssd34.deploy.search.sensitivity import LayerCost
 from ssd34.errors import OptionError
