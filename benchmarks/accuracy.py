@@ -26,14 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssd34.cli.data.group import opened
-from ssd34.cli.train.setup import classes, start_from, weighted
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Picked, postprocess
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
 from ssd34.datasets.classes import of_classes
 from ssd34.datasets.dataset import Dataset
+from ssd34.datasets.open import open_dataset
 from ssd34.evaluate.evaluator import detect_all
 from ssd34.evaluate.metrics.bootstrap import match
 from ssd34.evaluate.metrics.coco import CocoMetrics, coco_metrics
@@ -50,6 +49,8 @@ from ssd34.train.settings.recipe import read_recipe, resolved
 from ssd34.train.settings.settings import Settings, parsed_setting
 from ssd34.train.step import computes_bf16
 from ssd34.train.validate import stages_of_network
+from ssd34.workflows.training.job import weighted
+from ssd34.workflows.training.new_run import classes, start_from
 
 RESULTS = "results.jsonl"
 DETECTIONS = "detections.json"
@@ -228,7 +229,7 @@ def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> di
 
 def load(path: str, options: argparse.Namespace) -> Dataset:
     """A data set, with the classes that count."""
-    dataset = opened(path, quiet=True)
+    dataset = open_dataset(path)
     return of_classes(dataset, VOC_CLASSES) if options.classes == "voc" else dataset
 
 

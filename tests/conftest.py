@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -87,9 +88,23 @@ def _refuse_to_fork() -> int:
     raise AssertionError("fork of a process in which engines have run threads")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """On networks as small as these, threads wait for each other more than they compute."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint() -> Checkpoint:
     return drawn_checkpoint(tiny_spec(), TINY_LABELS)
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint as a file; not to be written to."""
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    tiny_checkpoint.save(path)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -222,6 +237,16 @@ def found_shapes(shapes: Path, tiny_model: Path, tmp_path_factory: pytest.TempPa
             )
     (folder / "instances.json").write_text(json.dumps(values))
     return folder
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """For tests of the rest of the page: drawing is what takes long."""
+    from ssd34.evaluate.report import write
+
+    dot = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(dot, format="png")
+    monkeypatch.setattr(write, "png", lambda *_: dot.getvalue())
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@
 - ```sh blocks hold commands that take too long here; their options must exist.
 """
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -103,6 +104,33 @@ def test_links_between_pages_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page}: {target}"
 
 
+SOURCE = re.compile(r"`((?:ssd34|benchmarks|tests|src|\w+)/[\w./]+\.py)(?:[: ][^`]*)?`")
+MODULE = re.compile(r"(?:`|from |import )(ssd34(?:\.\w+){2,})")
+
+
+def test_code_that_pages_name_exists():
+    roots = (ROOT, ROOT / "src", ROOT / "src" / "ssd34")
+    named = 0
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        text = page.read_text()
+        for path in SOURCE.findall(text) + re.findall(r"python ([\w/]+\.py)", text):
+            assert any((root / path).is_file() for root in roots), f"{page}: {path}"
+            named += 1
+        for name in MODULE.findall(text):
+            assert exists(name), f"{page}: {name}"
+            named += 1
+    assert named > 20
+
+
+def exists(name):
+    """Whether the dotted name is a module, or what a module has."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return bool(importlib.util.find_spec(name))
+    except ModuleNotFoundError:
+        return hasattr(importlib.import_module(module), attribute)
+
+
 def every_command(group, prefix):
     for name, command in group.commands.items():
         yield f"{prefix} {name}", command
@@ -118,3 +146,12 @@ def test_every_command_and_option_is_documented():
         for parameter in command.params:
             if isinstance(parameter, click.Option) and not parameter.hidden:
                 assert f"`{parameter.opts[0]}" in text, f"{name} {parameter.opts[0]}"
+
+
+def test_help_of_every_command_has_an_example_that_parses():
+    for name, command in every_command(commands, "ssd34"):
+        if name == "ssd34 data":
+            continue
+        [example] = re.findall(r"Example: ssd34 (.+)", command.help)
+        assert f"ssd34 {example} ".startswith(f"{name} "), name
+        parse(commands, shlex.split(example))

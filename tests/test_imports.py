@@ -36,7 +36,9 @@ def modules(*, without=()):
 
 
 def test_only_network_and_train_import_torch():
+    below = "ssd34.workflows.training"
     names = [n for n in modules(without=("network", "train")) if n != "ssd34.__main__"]
+    names = [n for n in names if not n.startswith(f"{below}.")] + [f"{below}.job"]
     code = "import sys; sys.modules['torch'] = None\nimport importlib\n"
     code += f"for name in {names!r}: importlib.import_module(name)"
     result = python(code)
@@ -163,7 +165,10 @@ def test_no_work_at_import():
     assert python(code).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("first", ["ssd34", "ssd34.evaluate.results", "ssd34.workflows.evaluate"])
+@pytest.mark.parametrize(
+    "first",
+    ["ssd34", "ssd34.evaluate.results", "ssd34.workflows.evaluate", "ssd34.train.progress"],
+)
 def test_a_workflow_can_be_called_whatever_was_imported_first(first):
     code = f"""
 import {first}, ssd34
@@ -175,6 +180,13 @@ for evaluate in (ssd34.evaluate, __import__("ssd34", fromlist=["evaluate"]).eval
         evaluate("default", "nowhere")
     except Ssd34Error as error:
         assert "nowhere" in str(error)
+    else:
+        raise AssertionError
+for train in (ssd34.train, __import__("ssd34", fromlist=["train"]).train):
+    try:
+        train(data="nowhere", val="nowhere", output="nowhere", device="tpu")
+    except Ssd34Error as error:
+        assert "tpu" in str(error)
     else:
         raise AssertionError
 """

@@ -34,10 +34,14 @@ from ssd34.version import __version__
 
 if TYPE_CHECKING:
     from ssd34.workflows.evaluate import EvaluateOptions, Evaluation, evaluate
+    from ssd34.workflows.train import Trained, TrainJob, train
 
 load = Detector.load
 
-_WORKFLOWS = {"evaluate": "evaluate", "EvaluateOptions": "evaluate", "Evaluation": "evaluate"}
+_WORKFLOWS = {
+    **dict.fromkeys(("evaluate", "EvaluateOptions", "Evaluation"), "evaluate"),
+    **dict.fromkeys(("train", "TrainJob", "Trained"), "train"),
+}
 """Names that are imported when they are first asked for, and their modules in `workflows`."""
 
 
@@ -96,6 +100,8 @@ __all__ = [
     "OptionError",
     "Policy",
     "Ssd34Error",
+    "TrainJob",
+    "Trained",
     "TrainingError",
     "__version__",
     "draw",
@@ -104,4 +110,5 @@ __all__ = [
     "named_policy",
     "named_spec",
     "read_image",
+    "train",
 ]

@@ -173,10 +173,7 @@ def test_the_gradient_points_where_the_float_networks_does(quantized):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"extras.0.conv1": None},
-            r"no int8 steps for extras\.0\.conv1; begin another run",
-        ),
+        ({"extras.0.conv1": None}, r"no int8 steps for extras\.0\.conv1; begin another run"),
         ({"image": Steps(float("nan"), 3)}, "image: expected int8 steps .* got nan and 3"),
         ({"image": Steps(0.1, 256)}, "image: expected int8 steps .* got 0.1 and 256"),
     ],

@@ -5,7 +5,6 @@ import onnx
 import pytest
 import torch
 
-from ssd34.cli.train.setup import checkpoint_from_onnx
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
@@ -14,6 +13,7 @@ from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.from_onnx import has_unfolded_norm
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.runtime.session import Session
+from ssd34.workflows.training.new_run import checkpoint_from_onnx
 from ssd34.zoo.names import model_path
 from tests.conftest import TINY_LABELS, drawn_checkpoint, tiny_spec
 

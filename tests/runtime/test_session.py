@@ -184,7 +184,7 @@ def test_truncated_model(path, tiny_model):
     content = tiny_model.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     message = refused(path)
-    assert "not an ONNX file" in message and message.endswith("fetch or export it anew")
+    assert "not an ONNX file" in message and "export" in message
 
 
 # --- models of others -----------------------------------------------------------------------

@@ -11,7 +11,6 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from ssd34.cli.train.setup import checkpoint_from_onnx
 from ssd34.core.contract import METADATA_SCORES, NOTE_INT8_STEPS
 from ssd34.core.postprocess import ZOO
 from ssd34.core.score_calibration import ScoreCalibration
@@ -27,6 +26,7 @@ from ssd34.evaluate.score_fit import halves
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.workflows.calibrate import CalibrateOptions, calibrate_scores
+from ssd34.workflows.training.new_run import checkpoint_from_onnx
 
 OFFSET = 1.5
 RAW = ExportOptions(policy=None, batch=None)

@@ -5,11 +5,11 @@ import hashlib
 import pytest
 import torch
 
-from ssd34.cli.train.setup import start_from
 from ssd34.core.spec import BACKBONE_BLOCKS, named_spec
 from ssd34.errors import DownloadError
 from ssd34.files.download import PublishedFile
 from ssd34.network.ssd import SSD
+from ssd34.workflows.training.new_run import start_from
 from ssd34.zoo.catalogue import IMAGENET_BACKBONES, backbone_name
 from tests.conftest import TINY_LABELS
 from tests.support.mirror import status, whole

@@ -1,4 +1,4 @@
-"""A benchmark drawn: how long each model took, and with what."""
+"""A plot of a benchmark: how long each model took, and with what."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray
 
 
 def read_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """`read_image` as a Pillow image of mode RGB: spares a copy where Pillow goes on with it."""
+    """`read_image` as a Pillow image of mode RGB: spares a copy where Pillow uses it next."""
     with opened(source, max_pixels=max_pixels) as image:
         return upright(image)
 
@@ -282,7 +282,7 @@ def load(image: Image.Image) -> None:
 def turned(image: Image.Image, orientation: object) -> Image.Image:
     """A picture turned upright; the same one where it is.
 
-    Pillow's `exif_transpose` writes all of the EXIF anew, and fails where any tag is malformed.
+    Pillow's `exif_transpose` writes all of the EXIF again, and fails where any tag is malformed.
     """
     if not isinstance(orientation, int) or orientation not in _TURNS:
         return image

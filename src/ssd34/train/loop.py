@@ -22,12 +22,12 @@ from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
 from ssd34.train.divergence import diverged
 from ssd34.train.examples.loader import Loader, batches_an_epoch, deaths_told, everyones
 from ssd34.train.examples.training_set import TrainingSet
-from ssd34.train.out_of_memory import advised
-from ssd34.train.progress import Listener, Outcome, Pace
+from ssd34.train.progress import SILENT, Listener, Outcome, Pace
 from ssd34.train.run import BEST, LAST, Run, pictures_of
 from ssd34.train.settings.options import Schedule, TrainOptions
 from ssd34.train.step import (
     AveragedWeights,
+    advised,
     fewest_pictures,
     make_optimizer,
     set_training,
@@ -62,7 +62,7 @@ def train(
         options: the settings.
         output: an existing folder for ``last.safetensors``, ``best.safetensors`` and
             ``history.jsonl``.
-        resume: go on from ``last.safetensors``. With a length in epochs the result is the same
+        resume: continue from ``last.safetensors``. With a length in epochs the result is the same
             as without the interruption; with minutes the clock decides.
         device: None: the CPU.
         notes: kept in the checkpoints, such as where the first weights came from.
@@ -76,7 +76,7 @@ def train(
         TrainingError: the memory is too small, no picture can be read, or there is nothing to
             resume.
     """
-    listener = listener or Listener()
+    listener = listener or SILENT
     device = device or torch.device("cpu")
     _check_before(network, labels, validation, options, ranks)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -88,10 +88,10 @@ def train(
     optimizer = make_optimizer(network, options)
     averaged = AveragedWeights(network, decay=options.ema_decay)
     run = Run(
-        network,
-        labels,
-        optimizer,
-        averaged,
+        network=network,
+        labels=labels,
+        optimizer=optimizer,
+        averaged=averaged,
         options=options,
         output=output,
         notes=notes or {},

@@ -1,16 +1,18 @@
-"""What a run tells about itself while it goes on."""
+"""What a run reports while it trains."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ssd34.datasets.dataset import Problem
-from ssd34.evaluate.metrics.coco import CocoMetrics
-from ssd34.train.run import Run
-from ssd34.train.step import Step
+if TYPE_CHECKING:
+    from ssd34.datasets.dataset import Dataset, Problem
+    from ssd34.evaluate.metrics.coco import CocoMetrics
+    from ssd34.train.run import Run
+    from ssd34.train.step import Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +47,57 @@ class Outcome:
     finished: bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class Listener:
-    """What a caller wants to hear of a run; libraries do not print. `ready`: nothing speaks against
-    the run any more, it begins or goes on."""
+    """Hears of a training. This one does nothing: override what you want to hear, or give functions
+    by the names of its methods, such as ``Listener(stop=asked)``."""
 
-    ready: Callable[[], None] = lambda: None
-    stepped: Callable[[int, float], None] = lambda _step, _share: None
-    progress: Callable[[Progress], None] = lambda _: None
-    evaluating: Callable[[int, int], None] = lambda _done, _total: None
-    evaluated: Callable[[float, CocoMetrics], None] = lambda _epoch, _metrics: None
-    problem: Callable[[Problem], None] = lambda _: None
-    stop: Callable[[], bool] = lambda: False
+    def __init__(self, **heard: Callable[..., Any]) -> None:
+        if unknown := [name for name in heard if not hasattr(Listener, name)]:
+            raise TypeError(f"a listener does not hear {', '.join(unknown)}")
+        self.__dict__.update(heard)
+
+    def dataset_opened(self, dataset: Dataset) -> None:
+        """The data are open; ``dataset.problems`` had to be left out."""
+
+    def warned(self, message: str) -> None:
+        """Something is odd; the training continues."""
+
+    def downloaded(self, name: str, done: int, total: int) -> None:
+        """So many bytes of a file are there."""
+
+    def calibrated(self, done: int, total: int) -> None:
+        """So many pictures have been looked at for the steps of the int8 file."""
+
+    def begins(self, facts: Sequence[str], history: Sequence[Mapping[str, Any]]) -> None:
+        """Everything is settled, as lines say; a resumed run has a history."""
+
+    def ready(self) -> None:
+        """Nothing speaks against the run any more: it begins or continues."""
+
+    def stepped(self, step: int, share: float) -> None:
+        """A step was made; share: of the run, 0..1."""
+
+    def progress(self, now: Progress) -> None:
+        """Means of the last steps."""
+
+    def evaluating(self, done: int, total: int) -> None:
+        """So many pictures are measured."""
+
+    def evaluated(self, epoch: float, metrics: CocoMetrics) -> None:
+        """A result."""
+
+    def problem(self, problem: Problem) -> None:
+        """A picture was left out."""
+
+    def stop(self) -> bool:
+        """Whether to stop now, to be resumed; asked after every step."""
+        return False
+
+    def ended(self) -> None:
+        """The last step and evaluation are done."""
+
+
+SILENT = Listener()
 
 
 class Pace:
@@ -77,22 +118,21 @@ class Pace:
         self.waited += waited
 
     def report(self, run: Run, *, share: float, rate: float, image_size: int) -> Progress:
-        """The means since the last report; starts anew."""
+        """The means since the last report, which are then reset."""
         seconds = time.perf_counter() - self.started
-        elapsed = run.elapsed()
         count = max(1, len(self.steps))
         progress = Progress(
             step=run.step,
             batches_per_epoch=run.batches_per_epoch,
             share=share,
-            elapsed=elapsed,
+            elapsed=run.elapsed(),
             remaining=run.time_left(seconds / count),
             image_size=image_size,
             learning_rate=rate,
-            loss=sum(step.loss for step in self.steps) / count,
-            box_loss=sum(step.box_loss for step in self.steps) / count,
-            class_loss=sum(step.class_loss for step in self.steps) / count,
-            gradient_norm=sum(step.gradient_norm for step in self.steps) / count,
+            **{
+                name: sum(getattr(step, name) for step in self.steps) / count
+                for name in ("loss", "box_loss", "class_loss", "gradient_norm")
+            },
             images_per_second=sum(step.pictures for step in self.steps) / seconds,
             data_wait=self.waited / seconds,
             best_ap=run.best_ap,

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ssd34.network.ssd import SSD, arrays_of, load_weights
 from ssd34.text import counted
 from ssd34.train.divergence import LossWatch
 from ssd34.train.examples.training_set import TrainingSet
-from ssd34.train.settings.options import RESUMED, TrainOptions
+from ssd34.train.settings.options import TrainOptions
 from ssd34.train.step import AveragedWeights
 
 LAST = "last.safetensors"
@@ -33,6 +34,7 @@ HISTORY = "history.jsonl"
 _MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
 
 
+@dataclass(kw_only=True, eq=False)
 class Run:
     """Weights, optimizer, position, clock and history of a run.
 
@@ -45,41 +47,27 @@ class Run:
         writes: whether this process writes files; of several only the first does.
     """
 
-    def __init__(
-        self,
-        network: SSD,
-        labels: LabelSet,
-        optimizer: torch.optim.Optimizer,
-        averaged: AveragedWeights,
-        *,
-        options: TrainOptions,
-        output: Path,
-        notes: dict[str, Any],
-        batches_per_epoch: int,
-        pictures: Pictures,
-        writes: bool = True,
-    ) -> None:
-        self.network = network
-        self.labels = labels
-        self.optimizer = optimizer
-        self.averaged = averaged
-        self.options = options
-        self.output = output
-        self.notes = notes
-        self.batches_per_epoch = batches_per_epoch
-        self.pictures = pictures
-        self.writes = writes
-        self.step = 0
-        self.saved = -1
-        self.best_ap = -1.0
-        self.evaluated = 0
-        self.watch = LossWatch()
-        self._reported: set[tuple[str, str]] = set()
-        self._trained = 0.0
-        self._since = time.monotonic()
+    network: SSD
+    labels: LabelSet
+    optimizer: torch.optim.Optimizer
+    averaged: AveragedWeights
+    options: TrainOptions
+    output: Path
+    notes: dict[str, Any]
+    batches_per_epoch: int
+    pictures: Pictures
+    writes: bool = True
+    step: int = 0
+    saved: int = -1
+    best_ap: float = -1.0
+    evaluated: int = 0
+    watch: LossWatch = field(default_factory=LossWatch)
+    _reported: set[tuple[str, str]] = field(default_factory=set)
+    _trained: float = 0.0
+    _since: float = field(default_factory=time.monotonic)
 
     def elapsed(self) -> float:
-        """Seconds of training over all sittings, without evaluation."""
+        """Seconds of training, also before a resume, without evaluation."""
         return self._trained + time.monotonic() - self._since
 
     @contextmanager
@@ -136,7 +124,7 @@ class Run:
             write_text(self.output / HISTORY, "")
 
     def save_last(self) -> None:
-        """Write `LAST`, from which training can go on, unless it is of this very step."""
+        """Write `LAST`, from which training can resume, unless it is of this very step."""
         if self.saved != self.step:
             self._save(LAST, training=True)
             self.saved = self.step
@@ -146,7 +134,7 @@ class Run:
         self._save(BEST, training=False)
 
     def _save(self, name: str, *, training: bool) -> None:
-        """A checkpoint of the averaged weights; with what training needs, if it is to go on."""
+        """A checkpoint of the averaged weights; with what a resume needs, if asked for."""
         if not self.writes:
             return
         arrays: Arrays = {}
@@ -176,22 +164,20 @@ class Run:
         ).save(self.output / name)
 
     def restore(self) -> None:
-        """Go on from the last checkpoint.
+        """Continue from the last checkpoint, of which network and options are.
 
         Raises:
-            TrainingError: there is none, or the run was of other length, data or optimizer.
-            CheckpointError: it is of another network.
+            TrainingError: the run was of other data.
+            CheckpointError: there is none.
         """
         path = self.output / LAST
-        if not path.is_file():
-            raise TrainingError(f"nothing to resume: {path} does not exist; leave --resume out")
         checkpoint = read_checkpoint(path, training=True)
-        self._check(checkpoint, path)
+        self._check(checkpoint.state, path)
         load_weights(self.averaged.network, checkpoint.weights, source=str(path))
         arrays = checkpoint.training
         model = {k.removeprefix("model."): a for k, a in arrays.items() if k.startswith("model.")}
         if not model:
-            raise CheckpointError(_not_to_go_on(path))
+            raise CheckpointError(_not_resumable(path))
         load_weights(self.network, model, source=str(path))
         for name, parameter in self.network.named_parameters():
             for key in _MOMENTS:
@@ -213,36 +199,13 @@ class Run:
         if self.writes:
             remove_parts(self.output, (LAST, BEST, HISTORY))
 
-    def _check(self, checkpoint: Checkpoint, path: Path) -> None:
-        was, now = checkpoint.spec.to_dict(), self.network.spec.to_dict()
-        was["classes"], now["classes"] = checkpoint.labels.names, self.labels.names
-        for field in now:
-            if was[field] != now[field]:
-                raise CheckpointError(
-                    f"{path}: the run began with {field} {was[field]!r:.60}, now it is "
-                    f"{now[field]!r:.60}; resume with the same network and classes"
-                )
-        state = checkpoint.state
-        same: dict[str, tuple[Any, Any]] = {
-            "batches an epoch (--data, --batch)": (
-                state["batches_per_epoch"],
-                self.batches_per_epoch,
-            ),
-        }
-        begun = TrainOptions.from_dict(state["options"])
-        for name in {field.name for field in dataclasses.fields(begun)} - {
-            *RESUMED,
-            "decay_epochs",
-        }:
-            same[name] = getattr(begun, name), getattr(self.options, name)
-        for what, (before, after) in same.items():
-            if before != after:
-                raise TrainingError(
-                    f"{path}: the run began with {what} {before}, now it is {after}; "
-                    "resume with the same"
-                )
-        # Checkpoints did not say it at first.
+    def _check(self, state: Mapping[str, Any], path: Path) -> None:
+        """The network and the options come from the checkpoint; the data may be others."""
+        # Checkpoints did not name their pictures at first.
         other = other_pictures(state.get("pictures", self.pictures), self.pictures)
+        was, now = state["batches_per_epoch"], self.batches_per_epoch
+        if not other and was != now:
+            other = f"{was} batches an epoch (--data, --batch), now it is {now}"
         if other:
             raise TrainingError(
                 f"{path}: the run began with {other}; resume with the same pictures, boxes and "
@@ -281,13 +244,13 @@ def run_to_resume(path: Path) -> Checkpoint:
     """
     checkpoint = read_checkpoint(path)
     if not set(_STATE) <= set(checkpoint.state):
-        raise CheckpointError(_not_to_go_on(path))
+        raise CheckpointError(_not_resumable(path))
     return checkpoint
 
 
-def _not_to_go_on(path: Path) -> str:
+def _not_resumable(path: Path) -> str:
     return (
-        f"{path}: holds weights alone, no run that could go on; start a new one from it with "
+        f"{path}: holds weights alone, no run to resume; start a new run from it with "
         "--init, in another --output"
     )
 

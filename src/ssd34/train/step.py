@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +14,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ssd34.core.preprocess import MEAN, STD
+from ssd34.errors import TrainingError
 from ssd34.machine import this_cpu
 from ssd34.network.ssd import SSD
+from ssd34.text import counted
 from ssd34.train.distributed import ALONE, Ranks
-from ssd34.train.examples.loader import Batch
+from ssd34.train.examples.loader import Batch, lacks_memory
 from ssd34.train.loss import detection_loss
-from ssd34.train.out_of_memory import advised
 from ssd34.train.settings.options import TrainOptions
 
 
@@ -90,6 +93,37 @@ def train_step(
         if step.finite:
             optimizer.step()
     return step
+
+
+@contextmanager
+def advised(pictures: int, side: int, options: TrainOptions, *, least: int = 1) -> Iterator[None]:
+    """Within it a lack of memory says which batch to try.
+
+    Args:
+        pictures: that are in the network at once.
+        side: of its input, pixels.
+        options: of the run.
+        least: pictures that a part of a batch must have.
+
+    Raises:
+        TrainingError: the memory is too small.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        raise TrainingError(_advice(pictures, side, options, least)) from None
+
+
+def _advice(pictures: int, side: int, options: TrainOptions, least: int) -> str:
+    message = f"out of memory with {counted(pictures, 'picture')} of {side} pixels at once"
+    if pictures < 2 * least or options.batch_size < 2 * least * options.accumulate:
+        return f"{message}; use a smaller network or input, or another machine"
+    return (
+        f"{message}; add --set accumulate={2 * options.accumulate}, which computes the same "
+        f"batch in smaller parts, or try --batch {options.batch_size // 2}"
+    )
 
 
 def fewest_pictures(network: SSD, options: TrainOptions) -> int:

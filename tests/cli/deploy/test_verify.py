@@ -174,7 +174,7 @@ def test_unusable(run, tmp_path, monkeypatch, arguments, expected):
 def test_a_damaged_archive_is_a_failure(run, tmp_path):
     (tmp_path / "broken.tar.gz").write_bytes(b"hello")
     code, out, err = run(tmp_path / "broken.tar.gz")
-    assert code == 3 and "not a whole gzipped tar archive" in out and "fetch or make it anew" in out
+    assert code == 3 and "not a whole gzipped tar archive" in out and "make it again" in out
     assert err == f"warning: {tmp_path / 'broken.tar.gz'}: not verified: contents\n"
 
 

@@ -6,10 +6,10 @@ import sys
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from ssd34.cli.train.tensorboard import EventWriter
 from ssd34.errors import MissingExtraError
 from ssd34.evaluate.metrics.coco import CocoMetrics
 from ssd34.train.progress import Progress
+from ssd34.workflows.training.tensorboard import EventWriter
 
 
 def events(folder):

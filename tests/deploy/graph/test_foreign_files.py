@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from ssd34.cli.app import commands
-from ssd34.cli.train.setup import checkpoint_from_onnx
 from ssd34.core.external_data import check_weights_inside
 from ssd34.deploy.graph.onnx_file import read_model
 from ssd34.deploy.graph.read import read_network
@@ -21,6 +20,7 @@ from ssd34.errors import ModelError
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.node_times import node_times, share_of_tail
 from ssd34.workflows.evaluate import _load
+from ssd34.workflows.training.new_run import checkpoint_from_onnx
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (50, 70, 3)).astype(np.uint8)
 

@@ -639,7 +639,7 @@ def test_a_tarball_that_was_cut_off(small, tmp_path):
     assert [name for name, (passed, _) in checks.items() if not passed] == ["archive", "contents"]
     name, detail, _ = only_failure(archive)
     assert name == "contents" and "not a whole gzipped tar archive" in detail
-    assert detail.endswith("fetch or make it anew")
+    assert detail.endswith("make it again")
 
 
 def test_a_manifest_without_this_file(small):

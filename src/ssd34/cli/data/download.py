@@ -12,18 +12,20 @@ from ssd34.cli.console import download_bar
 from ssd34.datasets.download import PublishedData, published_data
 
 
-@click.command("download", short_help="Fetch a published data set.")
+@click.command("download", short_help="Download COCO 2017.")
 @click.argument("name", metavar="coco-val2017|coco-2017")
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("coco"),
-    metavar="DIR", help="Folder for it.",
+    metavar="DIR", help="Folder of the data set.",
 )  # fmt: skip
 @click.option("--keep-archives", is_flag=True, help="Leave the zips in DIR/archives.")
 def download_published(*, name: str, output: Path, keep_archives: bool) -> None:
-    """Fetch COCO 2017 from its official addresses, unpacked and checked.
+    """Download COCO 2017 from its official addresses, check and unpack it.
 
-    coco-val2017 is 1.1 GB to fetch, coco-2017 (train and val) 20.4 GB. An interrupted download goes
-    on where it stopped.
+    coco-val2017 is a download of 1.1 GB, coco-2017 (train and val) of 20.4 GB. The same command
+    resumes a partial download.
+
+    Example: ssd34 data download coco-val2017 --output coco
     """
     data = published_data(name)
     from ssd34.datasets.download import download_data

@@ -15,11 +15,11 @@ from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset
 
 
-@click.group(short_help="Look at data sets, find what is wrong with them, fetch published ones.")
+@click.group(short_help="Look at data sets, check, convert and download them.")
 def data() -> None:
-    """Look at data sets, find what is wrong with them, fetch published ones.
+    """Look at data sets, check, convert and download them.
 
-    COCO, Pascal VOC and YOLO, in folders and zips; which it is is recognised.
+    COCO, Pascal VOC and YOLO, in folders and zips. The format is recognised.
     """
 
 
@@ -27,13 +27,12 @@ for command in (info, check_data, convert, download_published):
     data.add_command(command)
 
 
-def opened(path: str, *, coco_names: bool = False, quiet: bool = False) -> Dataset:
+def opened(path: str, *, coco_names: bool = False) -> Dataset:
     """A data set; its problems are warned of."""
     dataset = open_dataset(path)
     if coco_names:
         dataset = with_coco_names(dataset)
-    if not quiet:
-        warn_of_problems(dataset)
+    warn_of_problems(dataset)
     return dataset
 
 

@@ -18,11 +18,14 @@ from ssd34.datasets.open import find_dataset, split_path
 _FIELDS = ("pictures", "empty", "boxes", "crowd", "difficult", "left_out")
 
 
-@click.command(short_help="What a data set holds.")
+@click.command(short_help="Show what a data set holds.")
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(*, path: str, as_json: bool) -> None:
-    """What the data set PATH holds: its format, splits, pictures, boxes and classes."""
+    """Show what the data set PATH holds: format, splits, pictures, boxes and classes.
+
+    Example: ssd34 data info VOCdevkit/VOC2007
+    """
     source, chosen = split_path(path)
     layout = find_dataset(source)
     names = layout.splits if chosen is None else (chosen,)

@@ -73,11 +73,11 @@ class QuantizeCommand(click.Command):
 
 
 @click.command(
-    cls=QuantizeCommand, short_help="Make an int8 file and prove it accurate and faster."
+    cls=QuantizeCommand, short_help="Write an int8 file that is proven accurate and faster."
 )
 @click.argument("model")
 @click.option("--data", required=True, metavar="PATH", help="Pictures and boxes to measure AP on.")
-@click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
+@click.option("--coco-names", is_flag=True, help="Use COCO's names for VOC's classes.")
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N",
     help="Only the first N pictures of --data, those that calibrate included.",
@@ -87,7 +87,7 @@ class QuantizeCommand(click.Command):
 )
 @click.option(
     "--config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
-    help="All settings; what the command line says goes first.",
+    help="All settings. Options of the command line override them.",
 )  # fmt: skip
 @click.option(
     "--format", "form", type=click.Choice(list(FORMATS)),
@@ -103,12 +103,14 @@ class QuantizeCommand(click.Command):
 )  # fmt: skip
 @click.option(
     "--policy", "policy_name", type=click.Choice(IN_GRAPH), default="zoo",
-    help="How the files pick detections; as for export, ONNX cannot express the mlperf policies.",
+    help="NMS policy of the files. ONNX cannot express the mlperf policies.",
 )  # fmt: skip
 @click.option("--max-trials", type=int, help="Most trials. [default: 20]")
-@click.option("--timeout", type=float, metavar="SECONDS", help="No trial starts later.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Start no trial after this time.")
 @click.option("--resume", is_flag=True, help="Continue with the trials in --output.")
-@click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
+)
 def quantize(
     *,
     model: str,
@@ -127,14 +129,16 @@ def quantize(
     resume: bool,
     threads: int | None,
 ) -> None:
-    """Quantize MODEL to int8 and publish it only if it is proven accurate and faster.
+    """Quantize MODEL to int8, and write the file only if it is proven accurate and faster.
 
     MODEL is a float ONNX file of this family, a checkpoint (.safetensors) or the name of a model.
     Every trial is a whole int8 file, measured against the float file: AP on the same pictures,
-    time in turns. If no way of finding ranges is accurate enough, the layers that lose most per
-    millisecond go back to float, the fewest that do.
+    time in turns. If no way of finding ranges is accurate enough, the fewest layers that suffice
+    return to float, first those that lose most per millisecond.
 
-    Exit code 4: nothing passed the gate, and no int8 file was written.
+    Exit code 4: no int8 file passed the gate, and none was written.
+
+    Example: ssd34 quantize mine.safetensors --data val.zip --output int8
     """
     require("onnx", extra="quantize", why="quantization")
     require("hotcoco", extra="quantize", why="the measurement of AP")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -14,20 +12,24 @@ from rich.table import Table
 from ssd34.cli.console import warn
 from ssd34.files.atomic import write_text, written_whole
 from ssd34.text import counted
-
-if TYPE_CHECKING:
-    from ssd34.cli.train.setup import Planned
+from ssd34.train.progress import Listener
+from ssd34.workflows.training.job import TrainJob
 
 SHEET = "preview.png"
 NUMBERS = "preview.json"
 
 
-def show_preview(planned: Planned, *, shown: int, folder: Path) -> None:
-    """Write the sheet and the counts of a planned run into a folder, and print them."""
+def show_preview(job: TrainJob, *, shown: int, listener: Listener) -> None:
+    """Write the sheet and the counts of a new run into its folder, and print them."""
     from ssd34.train.examples.loader import Loader
     from ssd34.train.examples.preview import preview
+    from ssd34.workflows.training.new_run import plan_run
+    from ssd34.workflows.training.resumed_run import check_resumable
 
-    spec, options = planned.spec, planned.plan.options
+    if job.resume:
+        check_resumable(job, others=("--preview",))
+    planned = plan_run(job, listener)
+    spec, options, folder = planned.spec, planned.plan.options, job.folder
 
     def size_now(step: int) -> int:
         """As the run has it; by the clock its first epoch counts as its beginning."""

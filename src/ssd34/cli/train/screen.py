@@ -5,25 +5,33 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import Progress as ProgressBar
+from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import duration, errors, warn
-from ssd34.files.checkpoint import read_header
-from ssd34.text import counted
+from ssd34.cli.console import (
+    download_bar,
+    duration,
+    errors,
+    progress_bar,
+    warn,
+    warn_of_problems,
+)
+from ssd34.train.progress import Listener
 
 if TYPE_CHECKING:
-    from ssd34.cli.train.tensorboard import EventWriter
-    from ssd34.datasets.dataset import Problem
+    from ssd34.datasets.dataset import Dataset, Problem
     from ssd34.evaluate.metrics.coco import CocoMetrics
-    from ssd34.train.progress import Outcome, Progress
+    from ssd34.train.progress import Progress
 
 
 PRINT_SECONDS = 15
@@ -110,34 +118,79 @@ class LiveTable:
         return Group(*lines, *([table] if shown else []))
 
 
-class Screen:
+class Screen(Listener):
     """A live table where somebody watches, else a line every few seconds.
 
-    Only what is within its `with` is drawn; the last state stays.
-
-    Attributes:
-        also: hears the same, if it is there.
+    Use it as a context manager. From `ready` to `ended` Ctrl-C or SIGTERM asks the run to stop
+    after its step; a second Ctrl-C stops at once. The last state of the table stays.
     """
 
-    def __init__(self, *, shown: bool = True, history: Sequence[Mapping[str, Any]] = ()) -> None:
-        """
-        Args:
-            shown: False: print nothing but warnings, as another process tells of the run.
-            history: records of a resumed run.
-        """
-        self.also: EventWriter | None = None
-        watched = shown and sys.stderr.isatty() and not errors.is_dumb_terminal
-        self._live = LiveTable(errors, history) if watched else None
+    def __init__(self) -> None:
+        super().__init__()
+        self._live: LiveTable | None = None
+        self._open = ExitStack()
+        self._bar: tuple[str, ProgressBar, TaskID] | None = None
         self._printed = 0.0
         self._step = 0
+        self._asked = False
 
-    def __enter__(self) -> None:
-        if self._live:
-            self._live.live.start()
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def dataset_opened(self, dataset: Dataset) -> None:
+        """Show what had to be left out."""
+        warn_of_problems(dataset)
+
+    def warned(self, message: str) -> None:
+        """Show it."""
+        warn(message)
+
+    def downloaded(self, name: str, done: int, total: int) -> None:
+        """Show how much is there."""
+        self._count(download_bar, name, done, total)
+
+    def calibrated(self, done: int, total: int) -> None:
+        """Show how many pictures are done."""
+        self._count(progress_bar, "calibrating", done, total)
+
+    def _count(self, new: Callable[[], ProgressBar], name: str, done: int, total: int) -> None:
+        if self._bar is None or self._bar[0] != name:
+            self._open.close()
+            bar = self._open.enter_context(new())
+            self._bar = name, bar, bar.add_task(name, total=total)
+        _, bar, task = self._bar
+        bar.update(task, completed=done)
+
+    def begins(self, facts: Sequence[str], history: Sequence[Mapping[str, Any]]) -> None:
+        """Print what was settled."""
+        self._open.close()
+        for line in facts:
+            errors.print(line, markup=False, soft_wrap=True)
+        if sys.stderr.isatty() and not errors.is_dumb_terminal:
+            self._live = LiveTable(errors, history)
+
+    def ready(self) -> None:
+        """Start to draw, and take signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._open.callback(signal.signal, number, signal.signal(number, self._ask))
         if self._live:
-            self._live.live.stop()
+            self._open.enter_context(self._live.live)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def stop(self) -> bool:
+        """Whether a signal came."""
+        return self._asked
+
+    def ended(self) -> None:
+        """Draw no more."""
+        self._open.close()
 
     def stepped(self, step: int, share: float) -> None:
         """Count a step."""
@@ -147,8 +200,6 @@ class Screen:
 
     def progress(self, now: Progress) -> None:
         """Show where the run stands."""
-        if self.also:
-            self.also.progress(now)
         if self._live:
             self._live.progress(now)
         elif time.monotonic() - self._printed >= PRINT_SECONDS:
@@ -162,8 +213,6 @@ class Screen:
 
     def evaluated(self, epoch: float, metrics: CocoMetrics) -> None:
         """Show a result; it stays."""
-        if self.also:
-            self.also.evaluated(metrics)
         if self._live:
             self._live.evaluated(epoch, self._step, metrics)
         else:
@@ -195,38 +244,3 @@ def _numbers(summary: Mapping[str, float | None]) -> tuple[float, float]:
 def _print(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
-
-
-class StopOnSignal:
-    """Ctrl-C or SIGTERM asks the loop to stop after its step; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> None:
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-def ending(outcome: Outcome, *, target_map: float | None) -> str:
-    """What the run did, what it reached and, if there was a target, whether it did."""
-    parts = [f"{'finished' if outcome.finished else 'stopped'} after "
-             f"{counted(outcome.steps, 'step')}"]  # fmt: skip
-    if outcome.best.exists() and outcome.best_ap >= 0:  # else what is there is of another policy
-        best = read_header(outcome.best).state
-        epoch = best["step"] / best["batches_per_epoch"]
-        parts[0] += f", best AP {outcome.best_ap:.4f} at epoch {epoch:.4g}"
-    if not outcome.finished:
-        parts.append("go on with --resume")
-    elif target_map is not None:
-        reached = "reached" if outcome.best_ap >= target_map else "not reached"
-        parts.append(f"target AP {target_map:g} {reached}")
-    return "; ".join(parts)

@@ -20,11 +20,11 @@ EXITS = ("first", "best")
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long a search may go on.
+    """How long a search may take.
 
     Attributes:
-        max_trials: most trials, those of earlier sittings included.
-        timeout: seconds of this sitting, without its calibration; no trial starts afterwards.
+        max_trials: most trials, those of earlier runs included.
+        timeout: seconds of this run, without its calibration; no trial starts afterwards.
             None: no limit.
         exit: ``"first"``: the first accepted trial ends the search; ``"best"``: all ways of
             finding ranges are tried, and the most accurate accepted one is taken.
@@ -81,7 +81,7 @@ class Search:
         criterion: the gate.
         budget: its limits.
         finished: called with each new trial.
-        earlier: trials of an earlier sitting, which are not measured again.
+        earlier: trials of an earlier run, which are not measured again.
         clock: seconds.
     """
 

@@ -42,7 +42,7 @@ class Picture:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 1 where there is nothing and nothing is said."""
+        """Harmonic mean of precision and recall; 1 where there are no objects and no detections."""
         everything = 2 * self.found + self.missed + self.false_alarms
         return 2 * self.found / everything if everything else 1.0
 

@@ -31,7 +31,6 @@ from ssd34.train.examples.augment import Augmentation
 from ssd34.train.examples.cache import start_workers_server
 from ssd34.train.examples.example import Draw, Examples, Unreadable
 from ssd34.train.examples.training_set import TrainingSet, draws_of
-from ssd34.train.out_of_memory import lacks_memory
 
 AHEAD = 3
 """Batches that each worker process prepares ahead, where the shared memory holds them."""
@@ -406,3 +405,11 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error of Python, NumPy or torch, on the CPU or a GPU, is a lack of memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "defaultcpuallocator" in text or "out of memory" in text or "bad_alloc" in text
+    )

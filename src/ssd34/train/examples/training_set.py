@@ -1,4 +1,4 @@
-"""Data sets to learn from: their classes as the network's, and how often each picture is drawn."""
+"""Data sets to learn from: their classes as the network's, and how often each picture is shown."""
 
 from __future__ import annotations
 

@@ -1,25 +1,25 @@
-"""``ssd34 train --qat``: the network with its int8 file's rounding, from a trained detector."""
+"""The network with its int8 file's rounding, from a trained detector."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ssd34.cli.console import progress_bar, warn
+import numpy as np
+from numpy.typing import NDArray
+
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.labels import LabelSet
+from ssd34.deploy.search.pictures import from_dataset
 from ssd34.errors import CheckpointError, OptionError, require
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from ssd34.network.rounded import FakeQuantizedSSD
-    from ssd34.network.ssd import SSD
-    from ssd34.network.start import Start
-    from ssd34.train.examples.training_set import TrainingSet
-    from ssd34.train.settings.options import TrainOptions
+from ssd34.files.checkpoint import Checkpoint
+from ssd34.network.rounded import FakeQuantizedSSD, Steps
+from ssd34.network.ssd import SSD, arrays_of
+from ssd34.network.start import Start
+from ssd34.train.examples.training_set import TrainingSet
+from ssd34.train.progress import Listener
+from ssd34.train.settings.options import TrainOptions
 
 CALIBRATION_PICTURES = 200
 RANGES = "mse"
@@ -60,7 +60,7 @@ def check_options(options: TrainOptions) -> None:
 
 
 def calibrated_steps(
-    network: SSD, labels: LabelSet, sources: Sequence[TrainingSet]
+    network: SSD, labels: LabelSet, sources: Sequence[TrainingSet], listener: Listener
 ) -> dict[str, Any]:
     """The steps of a network's values, which its checkpoints note: scale and zero point by name.
 
@@ -70,27 +70,18 @@ def calibrated_steps(
     from ssd34.deploy.graph.layers import network_of
     from ssd34.deploy.int8.calibrate import calibrate
     from ssd34.deploy.int8.plan import value_steps
-    from ssd34.files.checkpoint import Checkpoint
-    from ssd34.network.ssd import arrays_of
 
     weights = arrays_of(network)
     layers = network_of(Checkpoint(spec=network.spec, labels=labels, weights=weights))
     total = sum(len(source.usable) for source in sources)
     wanted = min(CALIBRATION_PICTURES, total)
-    with progress_bar() as bar:
-        task = bar.add_task("calibrating", total=wanted)
-        statistics = calibrate(
-            layers,
-            islice(_pictures(sources, wanted), wanted),
-            progress=lambda done: bar.update(task, completed=done),
-        )
+    statistics = calibrate(
+        layers,
+        islice(_pictures(sources, wanted, listener), wanted),
+        progress=lambda done: listener.calibrated(done, wanted),
+    )
     values = value_steps(layers, statistics, ranges=RANGES)
     return {name: [float(v.scale), int(v.zero_point)] for name, v in values.items()}
-
-
-def steps_of(notes: dict[str, Any]) -> dict[str, Any] | None:
-    """The steps in the notes of a run that goes on, or None where it does not round."""
-    return notes.get(NOTE_INT8_STEPS)
 
 
 def rounding_network(network: SSD, steps: dict[str, Any]) -> FakeQuantizedSSD:
@@ -99,8 +90,6 @@ def rounding_network(network: SSD, steps: dict[str, Any]) -> FakeQuantizedSSD:
     Raises:
         CheckpointError: the steps are not those of the network's values.
     """
-    from ssd34.network.rounded import FakeQuantizedSSD, Steps
-
     try:
         values = {name: Steps(float(s), int(z)) for name, (s, z) in steps.items()}
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -112,12 +101,12 @@ def rounding_network(network: SSD, steps: dict[str, Any]) -> FakeQuantizedSSD:
     return rounding
 
 
-def _pictures(sources: Sequence[TrainingSet], wanted: int) -> Iterator[NDArray[np.uint8]]:
+def _pictures(
+    sources: Sequence[TrainingSet], wanted: int, listener: Listener
+) -> Iterator[NDArray[np.uint8]]:
     """So many pictures, from each set in proportion, spread evenly over it."""
-    from ssd34.deploy.search.pictures import from_dataset
-
     total = sum(len(source.usable) for source in sources)
     for source in sources:
         share = max(1, round(wanted * len(source.usable) / total))
         pictures = from_dataset(source.dataset, pictures=share)
-        yield from pictures.read(lambda problem: warn(str(problem)))
+        yield from pictures.read(lambda problem: listener.warned(str(problem)))

@@ -1,0 +1,234 @@
+"""Pictures with boxes to a trained detector: what ``train`` does."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssd34.core.contract import NOTE_INT8_STEPS
+from ssd34.errors import DivergenceError, require
+from ssd34.files.atomic import remove_parts, write_text
+from ssd34.files.checkpoint import read_header
+from ssd34.files.lock import folder_locked
+from ssd34.machine import thread_budget
+from ssd34.text import counted
+from ssd34.train.progress import SILENT, Listener, Outcome
+from ssd34.workflows.training.job import Prepared, TrainJob, is_first_process
+
+if TYPE_CHECKING:
+    import torch
+
+    from ssd34.evaluate.metrics.coco import CocoMetrics
+    from ssd34.train.distributed import Ranks
+    from ssd34.train.progress import Progress
+
+__all__ = ["Listener", "TrainJob", "Trained", "train"]
+
+RECIPE_FILE = "recipe.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Outcome):
+    """How a run ended.
+
+    Attributes:
+        summary: a line on it.
+        report: a page with curves and pictures; None in a process that does not report.
+    """
+
+    summary: str
+    report: Path | None
+
+    @property
+    def weights(self) -> Path:
+        """The best ones; the last where none were measured."""
+        return self.best if self.best.exists() else self.last
+
+
+def train(job: TrainJob | None = None, *, listener: Listener = SILENT, **fields: Any) -> Trained:
+    """Train a detector on pictures, and measure it after every epoch.
+
+    Args:
+        job: what to do; None: what the `fields` say.
+        listener: hears of progress and warnings; its ``stop`` ends the run, to be resumed.
+        fields: those of `TrainJob` by name.
+
+    Raises:
+        OptionError: a setting is not allowed, or `output` holds another run or is written to.
+        DatasetError: a data set cannot be used.
+        CheckpointError: the weights to start from, or the run to resume, cannot be used.
+        TrainingError: training cannot go on; `DivergenceError`: it diverged.
+        MissingExtraError: an optional library is not installed.
+    """
+    job = job or TrainJob(**fields)
+    load_libraries(workers=job.given.get("workers") != 0)
+    import torch
+
+    from ssd34.train.distributed import joined
+    from ssd34.workflows.training.new_run import device_named, new_run
+    from ssd34.workflows.training.resumed_run import resumed_run
+
+    first = is_first_process()
+    if not first:
+        listener = Listener(ready=listener.ready, stop=listener.stop, ended=listener.ended)
+    with folder_locked(job.folder) if first else nullcontext():
+        device = device_named(job.device)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(job.threads or max(1, thread_budget() // here))
+        run = resumed_run(job, listener) if job.resume else new_run(job, listener)
+        if run.tensorboard:
+            require("tensorboardX", extra="tensorboard", why="--set tensorboard=true")
+        _warn(run, job, listener)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with joined(device) as ranks:
+                outcome = _learn(run, job, device, ranks, listener)
+        except DivergenceError as error:
+            if first:
+                _write_page(f"Stopped: {error}.", run, job, device)
+            raise
+        listener.ended()
+        summary = describe_ending(outcome, target_map=run.options.target_map)
+        ended = f"{summary[0].upper()}{summary[1:]}."
+        report = _write_page(ended, run, job, device) if first else None
+    return Trained(**vars(outcome), summary=summary, report=report)
+
+
+def load_libraries(*, workers: bool = True) -> None:
+    """Load what training needs, which takes a while.
+
+    Args:
+        workers: whether other processes will prepare pictures.
+
+    Raises:
+        MissingExtraError: one is not installed.
+    """
+    from ssd34.train.examples.cache import start_workers_server
+
+    if workers:
+        with suppress(OSError):  # if it cannot be started, who needs it tells
+            start_workers_server()  # it loads while this process does
+    require("torch", extra="train", why="training")
+    require("hotcoco", extra="evaluate", why="evaluation during training")
+    require("msgspec", extra="train", why="the settings of a training")
+
+
+def _warn(run: Prepared, job: TrainJob, listener: Listener) -> None:
+    from ssd34.workflows.training.new_run import untrained_levels
+
+    for name in sorted(set(run.validation.labels.names) - set(run.labels.names)):
+        listener.warned(f"{job.val}: the class {name!r} is not trained and counts as missed")
+    if untrained := untrained_levels(run.network.spec, run.options):
+        listener.warned(untrained)
+    for text in run.warnings:
+        listener.warned(text)
+
+
+def _learn(
+    run: Prepared, job: TrainJob, device: torch.device, ranks: Ranks, listener: Listener
+) -> Outcome:
+    """Begin or continue the run."""
+    import torch
+
+    from ssd34.train.loop import train as run_loop
+    from ssd34.train.run import HISTORY, read_history
+    from ssd34.workflows.training.page import PAGE
+    from ssd34.workflows.training.qat import rounding_network
+    from ssd34.workflows.training.tensorboard import EventWriter
+
+    folder, network, notes = job.folder, run.network, run.notes
+    # Processes on different machines would not find quite the same steps.
+    [steps] = ranks.everyone([run.steps])[:1]
+    if steps is not None:
+        network = rounding_network(network, steps)
+        notes = {**notes, NOTE_INT8_STEPS: steps}
+    events = None
+    if ranks.first:
+        remove_parts(folder, (RECIPE_FILE, PAGE))
+        if run.tensorboard:
+            events = EventWriter(folder, resumed_at=run.begun_at)
+        pictures = sum(len(source.usable) for source in run.sources)
+        facts = (
+            f"{network.spec.name}, {counted(len(run.labels), 'class')}, start: {run.origin}; "
+            f"{counted(pictures, 'picture')} to "
+            f"learn from, {len(run.validation)} to measure on; {device}, {run.options.precision}, "
+            f"{counted(torch.get_num_threads(), 'thread')}"
+            + (f", {ranks.count} processes" if ranks.count > 1 else "")
+        )
+        resumed = run.begun_at is not None
+        history = read_history(folder / HISTORY, until=run.begun_at) if resumed else []
+        listener.begins([*run.facts, facts], history)
+
+    def ready() -> None:
+        if ranks.first and "recipe" in notes:
+            write_text(folder / RECIPE_FILE, json.dumps(notes["recipe"], indent=2) + "\n")
+        listener.ready()
+
+    def progress(now: Progress) -> None:
+        if events:
+            events.progress(now)
+        listener.progress(now)
+
+    def evaluated(epoch: float, metrics: CocoMetrics) -> None:
+        if events:
+            events.evaluated(metrics)
+        listener.evaluated(epoch, metrics)
+
+    outcome = run_loop(
+        network,
+        run.labels,
+        sources=run.sources,
+        validation=run.validation,
+        options=run.options,
+        output=folder,
+        resume=job.resume,
+        device=device,
+        notes=notes,
+        listener=Listener(
+            ready=ready,
+            stepped=listener.stepped,
+            progress=progress,
+            evaluating=listener.evaluating,
+            evaluated=evaluated,
+            problem=listener.problem,
+            stop=listener.stop,
+        ),
+        ranks=ranks,
+    )
+    if events:
+        events.close()
+    return outcome
+
+
+def _write_page(ended: str, run: Prepared, job: TrainJob, device: torch.device) -> Path | None:
+    """The page, where there are weights."""
+    from ssd34.train.run import LAST
+    from ssd34.workflows.training.page import write_page
+
+    if not (job.folder / LAST).exists():
+        return None
+    trained_on = (
+        f"Trained on {', '.join(job.sources)}, measured on {job.val}; {device}, "
+        f"{run.options.precision}; start: {run.origin}."
+    )
+    return write_page(job.folder, run.validation, [ended, trained_on], device)
+
+
+def describe_ending(outcome: Outcome, *, target_map: float | None) -> str:
+    """What the run did, what it reached and, if there was a target, whether it did."""
+    parts = [f"{'finished' if outcome.finished else 'stopped'} after "
+             f"{counted(outcome.steps, 'step')}"]  # fmt: skip
+    if outcome.best.exists() and outcome.best_ap >= 0:  # else what is there is of another policy
+        best = read_header(outcome.best).state
+        epoch = best["step"] / best["batches_per_epoch"]
+        parts[0] += f", best AP {outcome.best_ap:.4f} at epoch {epoch:.4g}"
+    if not outcome.finished:
+        parts.append("go on with --resume")
+    elif target_map is not None:
+        reached = "reached" if outcome.best_ap >= target_map else "not reached"
+        parts.append(f"target AP {target_map:g} {reached}")
+    return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""What `ssd34.workflows.train` is made of; only this sub-room of the workflows loads torch."""

@@ -1,0 +1,288 @@
+"""A new run: its recipe, data sets, classes, network and first weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ssd34.core.labels import COCO_LABELS, LabelSet
+from ssd34.core.spec import SPECS, ModelSpec, named_spec
+from ssd34.datasets.dataset import Dataset
+from ssd34.errors import OptionError, require
+from ssd34.files.cache import cache_folder
+from ssd34.files.checkpoint import Checkpoint
+from ssd34.files.download import download
+from ssd34.network.from_onnx import unfolded_checkpoint
+from ssd34.network.ssd import SSD
+from ssd34.network.start import Start, read_start
+from ssd34.text import counted
+from ssd34.train.distributed import local_device
+from ssd34.train.examples.loader import batches_an_epoch
+from ssd34.train.examples.training_set import TrainingSet, training_sets
+from ssd34.train.progress import SILENT, Listener
+from ssd34.train.run import BEST, LAST
+from ssd34.train.settings.options import TrainOptions
+from ssd34.train.settings.recipe import RECIPES, Plan, Recipe, read_recipe, resolved
+from ssd34.train.settings.settings import checked, written
+from ssd34.train.step import computes_bf16
+from ssd34.version import __version__
+from ssd34.workflows.training.job import Prepared, TrainJob, is_first_process, open_data
+from ssd34.workflows.training.qat import calibrated_steps, check_options, settings_of_qat
+from ssd34.zoo.catalogue import IMAGENET_BACKBONES, backbone_name
+from ssd34.zoo.names import EMBEDDED, model_path
+
+USUAL_SPEC = "ssd300-resnet34"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Planned:
+    """A new run of which everything is settled, before there is a network."""
+
+    recipe: Recipe
+    plan: Plan
+    start: Start
+    spec: ModelSpec
+    labels: LabelSet
+    sources: Sequence[TrainingSet]
+    validation: Dataset
+
+
+def new_run(job: TrainJob, listener: Listener) -> Prepared:
+    """A new run with its first weights.
+
+    Raises:
+        OptionError: a setting is not allowed, or the folder holds another run.
+        DatasetError: a data set cannot be used.
+        CheckpointError: there are no first weights in ``init``, or those of another network.
+    """
+    check_empty(job.folder)
+    planned = plan_run(job, listener)
+    plan, labels, sources = planned.plan, planned.labels, planned.sources
+    torch.manual_seed(plan.options.seed)
+    network = SSD(planned.spec)
+    origin = planned.start.put_into(network, labels)
+    # The other processes get its weights and steps.
+    calibrates = job.qat and is_first_process()
+    return Prepared(
+        network=network,
+        labels=labels,
+        options=plan.options,
+        sources=sources,
+        validation=planned.validation,
+        origin=origin,
+        notes={
+            "command": job.command, "start": origin,
+            "recipe": plan.to_dict(), "version": __version__,
+        },
+        steps=calibrated_steps(network, labels, sources, listener) if calibrates else None,
+        tensorboard=plan.settings["tensorboard"],
+        warnings=tuple(
+            warnings_of(plan.options, sources, start=planned.start, spec=planned.spec)
+        ),
+        facts=tuple(_facts_of(planned)),
+    )  # fmt: skip
+
+
+def plan_run(job: TrainJob, listener: Listener) -> Planned:
+    """Settle a new run.
+
+    Raises:
+        OptionError: a setting is not allowed.
+        DatasetError: a data set cannot be used.
+        CheckpointError: there are no first weights in ``init``.
+    """
+    given = {key: checked(key, value) for key, value in job.given.items()}
+    recipe = read_recipe(job.recipe or next(iter(RECIPES)))
+    start = start_from(given.get("init", recipe.settings.get("init")), listener)
+    plan = resolved(
+        recipe,
+        settings_of_qat(given, start) if job.qat else given,
+        start=start.kind,
+        bf16=computes_bf16(device_named(job.device)),
+        folded=start.folded,
+    )
+    if job.qat:
+        check_options(plan.options)
+    datasets, validation = open_data(job, listener, coco_names=plan.settings["coco_names"])
+    labels = classes(plan.settings["labels"], [dataset for dataset, _ in datasets])
+    spec, plan = network_spec(plan, start, labels)
+    return Planned(
+        recipe=recipe,
+        plan=plan,
+        start=start,
+        spec=spec,
+        labels=labels,
+        sources=training_sets(datasets, labels, balance=plan.options.balance),
+        validation=validation,
+    )
+
+
+def check_empty(folder: Path) -> None:
+    """A new run does not overwrite the weights of another one.
+
+    Raises:
+        OptionError: the folder holds some.
+    """
+    if (folder / LAST).exists():
+        raise OptionError(
+            f"{folder}: already holds a run; add --resume to go on with it, or choose "
+            "another folder"
+        )
+    if (folder / BEST).exists():
+        raise OptionError(
+            f"{folder}: holds {BEST} of another run, which this one would replace; choose another "
+            "folder"
+        )
+
+
+BACKBONE_ALONE = ("backbone", "trunk")
+"""Behind a detector and @: only its backbone, which was called trunk before."""
+
+
+def start_from(init: str | None, listener: Listener = SILENT) -> Start:
+    """The first weights; ImageNet backbones are fetched by name."""
+    if init is None:
+        return Start()
+    detector, at, part = init.rpartition("@")
+    if at and part in BACKBONE_ALONE:
+        return start_from(detector, listener).backbone_alone
+    path = Path(init)
+    if init in IMAGENET_BACKBONES and not path.exists():
+        file = IMAGENET_BACKBONES[init]
+        path = cache_folder() / "trunks" / file.name
+        download(
+            file.urls, path, size=file.size, sha256=file.sha256,
+            progress=lambda have: listener.downloaded(file.name, have, file.size),
+        )  # fmt: skip
+    elif init in EMBEDDED:
+        # Training needs the weights that the int8 file was made from.
+        path = model_path("default-float")
+    if path.suffix.lower() == ".onnx":
+        return Start(str(path), detector=checkpoint_from_onnx(path))
+    return read_start(path)
+
+
+def checkpoint_from_onnx(path: Path) -> Checkpoint:
+    """The float network in an ONNX file, to be trained further.
+
+    Raises:
+        ModelError: missing, broken, computing in int8, or not a network of this family.
+    """
+    require("onnx", extra="export", why="reading weights from an ONNX file")
+    from ssd34.deploy.graph.read import read_network
+
+    network = read_network(path)
+    convs = {
+        layer.name: (layer.conv.weight, layer.conv.bias) for layer in network.layers if layer.conv
+    }
+    return unfolded_checkpoint(
+        network.spec, network.labels, convs, scores=network.score_calibration
+    )
+
+
+def classes(choice: str, datasets: Sequence[Dataset]) -> LabelSet:
+    """COCO's classes, or those of the data; ``auto``: COCO's if the data has them all."""
+    names = list(dict.fromkeys(name for dataset in datasets for name in dataset.labels.names))
+    if choice == "coco" or (choice == "auto" and set(names) == set(COCO_LABELS.names)):
+        return COCO_LABELS
+    if len(datasets) == 1:
+        return datasets[0].labels
+    return LabelSet.from_names(names)
+
+
+def network_spec(plan: Plan, start: Start, labels: LabelSet) -> tuple[ModelSpec, Plan]:
+    """The network of a new run, and the plan with everything about it settled."""
+    name, norm = plan.settings["spec"], plan.settings["head_norm"]
+    spec = start.spec or named_spec(USUAL_SPEC)
+    if name != "auto":
+        spec = named_spec(name).replace(head_norm=spec.head_norm)
+    if norm != "auto" or start.detector is None:
+        spec = spec.replace(head_norm=True if norm == "auto" else norm)
+    spec = spec.replace(num_classes=len(labels))
+    settled = {
+        "spec": spec.name if spec.name in SPECS else "auto",
+        "head_norm": spec.head_norm,
+        "labels": "coco" if labels == COCO_LABELS else "data",
+    }
+    return spec, dataclasses.replace(plan, settings={**plan.settings, **settled})
+
+
+def device_named(choice: str) -> torch.device:
+    """The torch device; of several processes each has its own."""
+    available = torch.cuda.is_available()
+    if choice == "cuda" and not available:
+        raise OptionError("--device cuda: no CUDA device is available here; use --device cpu")
+    return local_device(torch.device("cuda" if available and choice != "cpu" else "cpu"))
+
+
+def untrained_levels(spec: ModelSpec, options: TrainOptions) -> str | None:
+    """A warning of levels whose feature map vanishes at `small_size`; None where all are trained.
+
+    The network that is shipped has them at its full size, with the weights that they have then.
+    """
+    small = options.small_size
+    if small is None or options.small_share == 0:
+        return None
+    levels, left = len(spec.steps), len(spec.at_size(small).steps)
+    if left >= levels:
+        return None
+    enough = next(side for side in range(small, 2 * spec.image_size)
+                  if len(spec.at_size(side).steps) == levels)  # fmt: skip
+    lacks = (
+        f"at {small} pixels the network has only {left} of its {levels} levels: the default boxes "
+        "for the largest objects"
+    )
+    if options.small_share == 1:
+        return (
+            f"{lacks} are never trained; give --set small_size={enough} or more, or a "
+            "small_share below 1"
+        )
+    return (
+        f"{lacks} are not trained in the first {options.small_share:.0%} of the run; from "
+        f"--set small_size={enough} on they are"
+    )
+
+
+def warnings_of(
+    options: TrainOptions, sources: Sequence[TrainingSet], *, start: Start, spec: ModelSpec
+) -> Iterator[str]:
+    """A line on each setting that fits the run badly."""
+    if start.kind == "random":
+        yield (
+            "start: random weights; from few pictures far more is learned with --init "
+            f"{backbone_name(spec.backbone)}, an ImageNet backbone, or --recipe fine-tune, from a "
+            "detector"
+        )
+
+    for source in sources:
+        left_out = len(source.dataset) - len(source.usable)
+        if left_out:
+            yield (
+                f"{source.dataset.name}: {left_out} of {counted(len(source.dataset), 'picture')} "
+                "have no box to learn from and are left out"
+            )
+
+    if options.epochs is not None:
+        steps = options.epochs * batches_an_epoch(sources, options.batch_size)
+        # The rate falls while it still climbs, and does not come near its peak.
+        if options.warmup_steps > max(1, steps // 2):
+            yield (
+                f"{options.warmup_steps} steps of warm-up in a run of {counted(steps, 'step')}: "
+                "the learning rate does not come near its peak; try more epochs or --set "
+                f"warmup_steps={max(1, steps // 10)}"
+            )
+
+
+def _facts_of(planned: Planned) -> Iterator[str]:
+    """The recipe as it was settled, what was changed first."""
+    plan = planned.plan
+    yield f"recipe {plan.recipe}: {planned.recipe.about}"
+    changed = [f"{key}={written(plan.settings[key])}" for key in plan.changed]
+    if changed:
+        yield f"  changed: {' '.join(changed)}"
+    others = {k: v for k, v in plan.settings.items() if k not in plan.changed}
+    yield f"  {' '.join(f'{key}={written(value)}' for key, value in others.items())}"

@@ -1,0 +1,108 @@
+"""A training from Python: begun, stopped by its listener, resumed."""
+
+import json
+
+import numpy as np
+import pytest
+
+import ssd34
+from ssd34 import OptionError
+from ssd34.files.checkpoint import read_checkpoint
+from ssd34.workflows.train import Listener, Trained
+
+SETTINGS = {
+    "workers": 0, "batch_size": 4, "warmup_steps": 1, "labels": "data", "head_statistics": "frozen"
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def init(tiny_checkpoint, tmp_path_factory):
+    path = tmp_path_factory.mktemp("init") / "tiny.safetensors"
+    tiny_checkpoint.save(path)
+    return str(path)
+
+
+def begin(shapes, output, init, **more):
+    return ssd34.train(
+        data=shapes, val=shapes, output=output, init=init, epochs=2, settings=SETTINGS, threads=1,
+        **more,
+    )  # fmt: skip
+
+
+class Stopping(Listener):
+    """Stops after the first evaluation, and remembers what it heard."""
+
+    def __init__(self):
+        super().__init__()
+        self.aps, self.facts, self.warnings, self.has_ended = [], [], [], False
+
+    def warned(self, message):
+        self.warnings.append(message)
+
+    def begins(self, facts, history):
+        self.facts, self.history = facts, list(history)
+
+    def evaluated(self, epoch, metrics):
+        self.aps.append((epoch, metrics.ap))
+
+    def stop(self):
+        return len(self.aps) == 1
+
+    def ended(self):
+        self.has_ended = True
+
+
+def test_a_stopped_and_resumed_training_ends_as_a_whole_one(shapes, init, tmp_path, capfd):
+    whole = begin(shapes, tmp_path / "whole", init)
+    assert isinstance(whole, Trained) and whole.finished and whole.steps == 6
+    heard = Stopping()
+    stopped = begin(shapes, tmp_path / "parts", init, listener=heard)
+    assert (stopped.finished, stopped.steps) == (False, 3)
+    assert heard.aps == [(1, stopped.best_ap)] and heard.has_ended and heard.history == []
+    assert any("epochs=2" in fact for fact in heard.facts)
+    second = Stopping()
+    second.stop = lambda: False
+    parts = ssd34.train(
+        data=[str(shapes)], val=str(shapes), output=str(tmp_path / "parts"), resume=True, threads=1,
+        listener=second,
+    )  # fmt: skip
+    assert (parts.finished, parts.steps, parts.best_ap) == (True, 6, whole.best_ap)
+    assert [record["step"] for record in second.history if record["event"] == "evaluation"] == [3]
+    a, b = (read_checkpoint(result.last) for result in (whole, parts))
+    for key, value in a.weights.items():
+        np.testing.assert_array_equal(value, b.weights[key], err_msg=key)
+    best = read_checkpoint(parts.weights).state
+    assert parts.weights == parts.best and best["notes"]["command"] == "ssd34.train, from Python"
+    assert parts.report is not None and parts.report.read_text().count("Finished after 6 steps")
+    settings = json.loads((tmp_path / "parts" / "recipe.json").read_text())["settings"]
+    assert (settings["init"], settings["batch_size"]) == (init, 4)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"settings": {"hue": 7}}, "hue"),
+        ({"settings": {"speed": 3}}, "speed"),
+        ({"settings": {"epochs": 3}}, "epochs"),
+        ({"settings": {"init": 7}}, "init"),
+        ({"epochs": 0}, "epochs"),
+        ({"init": "nowhere", "qat": True, "recipe": "no-such"}, "no-such"),
+        ({"device": "tpu"}, "tpu"),
+        ({"threads": 0}, "threads"),
+    ],
+)
+def test_what_is_not_allowed_leaves_nothing_behind(shapes, tmp_path, wrong, named):
+    fields = {"data": shapes, "val": shapes, "output": tmp_path / "run", "epochs": 1, **wrong}
+    if "init" in wrong.get("settings", {}):
+        del fields["epochs"]
+    with pytest.raises(OptionError, match=named):
+        ssd34.train(**fields)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_field_or_event_is_refused(shapes):
+    with pytest.raises(TypeError, match="speed"):
+        ssd34.train(data=shapes, val=shapes, output="run", speed=3)
+    with pytest.raises(TypeError, match="finished"):
+        Listener(finished=print)
