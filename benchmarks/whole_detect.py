@@ -30,7 +30,8 @@ from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.layers import Network, network_of
 from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.int8.calibrate import calibrate
-from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
+from ssd34.deploy.int8.plan import QuantizeOptions
+from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.files.atomic import write_text
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.ssd import SSD, arrays_of

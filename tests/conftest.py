@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -22,7 +23,10 @@ from ssd34.core.spec import ModelSpec, named_spec
 from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.layers import Network, network_of
+from ssd34.deploy.int8.calibrate import Statistics, calibrate
 from ssd34.files.checkpoint import Checkpoint
+from ssd34.images.read import read_image
 from ssd34.network.ssd import SSD, arrays_of
 from ssd34.runtime.detector import Detector
 from tests.support.mirror import Mirror
@@ -87,9 +91,35 @@ def _refuse_to_fork() -> int:
     raise AssertionError("fork of a process in which engines have run threads")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """On networks as small as these, threads wait for each other more than they compute."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint() -> Checkpoint:
     return drawn_checkpoint(tiny_spec(), TINY_LABELS)
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint as a file; not to be written to."""
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    tiny_checkpoint.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_network(tiny_checkpoint: Checkpoint) -> Network:
+    return network_of(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_statistics(tiny_network: Network) -> Statistics:
+    """Its calibration with three pictures."""
+    names = ("astronaut", "chelsea", "coffee")
+    return calibrate(tiny_network, [read_image(EXAMPLES / f"{name}.jpg") for name in names])
 
 
 @pytest.fixture(scope="session")
@@ -222,6 +252,16 @@ def found_shapes(shapes: Path, tiny_model: Path, tmp_path_factory: pytest.TempPa
             )
     (folder / "instances.json").write_text(json.dumps(values))
     return folder
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """For tests of the rest of the page: drawing is what takes long."""
+    from ssd34.evaluate.report import write
+
+    dot = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(dot, format="png")
+    monkeypatch.setattr(write, "render_png", lambda *_: dot.getvalue())
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """The documentation's code runs.
 
 - ```python blocks are executed, all blocks of a page in one namespace, in the project's folder.
-- ```console blocks hold `$ ssd34 ...` lines that are executed and must succeed.
+- ```console blocks hold `$ ssd34 ...` lines that are executed and must succeed; training runs at
+  64 pixels.
 - ```sh blocks hold commands that take too long here; their options must exist.
 """
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -16,6 +18,7 @@ import pytest
 
 from ssd34.cli.app import commands
 from tests.conftest import ROOT
+from tests.support.cli import run_main
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -37,27 +40,41 @@ def command_lines(block):
             yield words
 
 
+RUN_PAGE = "import runpy; runpy.run_path('page.py', run_name='__main__')"
+"""Processes that a page starts do not run the page again."""
+
+
 @pytest.mark.parametrize("pieces", blocks("python"))
 def test_python_blocks_run(pieces, tmp_path):
-    script = tmp_path / "page.py"
-    script.write_text("\n".join(pieces))
+    (tmp_path / "page.py").write_text("\n".join(pieces))
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     result = subprocess.run(
-        [sys.executable, "-W", "error", script], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-W", "error", "-c", RUN_PAGE],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
 
 
+SMALLER = {
+    "train": ("--set", "small_size=64", "--set", "small_share=1", "--workers", "0"),
+    "benchmark": ("--rounds", "1"),
+}
+"""Options that make a command of a page quick enough for a test."""
+
+
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("pieces", blocks("console"))
-def test_console_blocks_run(pieces, tmp_path):
+def test_console_blocks_run(pieces, tmp_path, monkeypatch, capfd):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
     for block in pieces:
         for words in command_lines("\n".join(x for x in block.splitlines() if x[:2] == "$ ")):
             assert words[0] == "ssd34"
-            result = subprocess.run(
-                [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True
-            )
-            assert result.returncode == 0, result.stderr
+            command = (*words[1:], *SMALLER.get(words[1], ()))
+            code, _, err = run_main(monkeypatch, capfd, *command)
+            assert code == 0, err
 
 
 @pytest.mark.parametrize("pieces", blocks("sh"))
@@ -87,6 +104,33 @@ def test_links_between_pages_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page}: {target}"
 
 
+SOURCE = re.compile(r"`((?:ssd34|benchmarks|tests|src|\w+)/[\w./]+\.py)(?:[: ][^`]*)?`")
+MODULE = re.compile(r"(?:`|from |import )(ssd34(?:\.\w+){2,})")
+
+
+def test_code_that_pages_name_exists():
+    roots = (ROOT, ROOT / "src", ROOT / "src" / "ssd34")
+    named = 0
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        text = page.read_text()
+        for path in SOURCE.findall(text) + re.findall(r"python ([\w/]+\.py)", text):
+            assert any((root / path).is_file() for root in roots), f"{page}: {path}"
+            named += 1
+        for name in MODULE.findall(text):
+            assert exists(name), f"{page}: {name}"
+            named += 1
+    assert named > 20
+
+
+def exists(name):
+    """Whether the dotted name is a module, or what a module has."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return bool(importlib.util.find_spec(name))
+    except ModuleNotFoundError:
+        return hasattr(importlib.import_module(module), attribute)
+
+
 def every_command(group, prefix):
     for name, command in group.commands.items():
         yield f"{prefix} {name}", command
@@ -102,3 +146,12 @@ def test_every_command_and_option_is_documented():
         for parameter in command.params:
             if isinstance(parameter, click.Option) and not parameter.hidden:
                 assert f"`{parameter.opts[0]}" in text, f"{name} {parameter.opts[0]}"
+
+
+def test_help_of_every_command_has_an_example_that_parses():
+    for name, command in every_command(commands, "ssd34"):
+        if name == "ssd34 data":
+            continue
+        [example] = re.findall(r"Example: ssd34 (.+)", command.help)
+        assert f"ssd34 {example} ".startswith(f"{name} "), name
+        parse(commands, shlex.split(example))

@@ -56,15 +56,12 @@ def test_a_base_install_detects(tiny_model, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "extra"),
-    [
-        (("train", "--data", "x", "--val", "x", "--output", "x"), "train"),
-        (("export", "a", "b.onnx"), "export"),
-        (("convert", "a.pth", "b.safetensors"), "train"),
-        (("evaluate", "--data", "x"), "evaluate"),
-        (("detect", "examples", "--engine", "openvino"), "openvino"),
-        (("quantize", "default", "--data", "x", "--output", "x"), "quantize"),
-    ],
-)
+    [(("train", "--data", "x", "--val", "x", "--output", "x"), "train"),
+     (("export", "a", "b.onnx"), "export"), (("convert", "a.pth", "b.safetensors"), "train"),
+     (("evaluate", "--data", "x"), "evaluate"),
+     (("detect", "examples", "--engine", "openvino"), "openvino"),
+     (("quantize", "default", "--data", "x", "--output", "x"), "quantize")],
+)  # fmt: skip
 def test_a_missing_extra_is_named_with_the_remedy(arguments, extra):
     result = python(BLOCKED + "from ssd34.cli.app import main; main()", *arguments)
     assert result.returncode == 2
@@ -166,6 +163,19 @@ def test_no_work_at_import():
     rooms = ("ssd34.workflows", "ssd34.evaluate", "ssd34.deploy", "ssd34.train")
     code = f"import ssd34, sys; print([m for m in {EXTRAS + rooms!r} if m in sys.modules])"
     assert python(code).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["export", "quantize", "QuantizeConfig"])
+def test_a_workflow_without_its_extra_says_what_to_install(name):
+    code = f"""
+from ssd34 import *
+import ssd34
+try:
+    ssd34.{name}
+except MissingExtraError as error:
+    print(error)
+"""
+    assert "pip install 'ssd34[" in python(BLOCKED + code).stdout
 
 
 @pytest.mark.parametrize(

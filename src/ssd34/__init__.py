@@ -26,6 +26,7 @@ from ssd34.errors import (
     OptionError,
     Ssd34Error,
     TrainingError,
+    require,
 )
 from ssd34.images.draw import draw
 from ssd34.images.read import read_image
@@ -33,7 +34,13 @@ from ssd34.runtime.detector import Detector
 from ssd34.version import __version__
 
 if TYPE_CHECKING:
+    from ssd34.deploy.graph.export import ExportOptions as ExportOptions
+    from ssd34.deploy.search.config import QuantizeConfig as QuantizeConfig
     from ssd34.workflows.evaluate import EvaluateOptions, Evaluation, evaluate
+    from ssd34.workflows.export import Exported as Exported
+    from ssd34.workflows.export import export as export
+    from ssd34.workflows.quantize import Quantized as Quantized
+    from ssd34.workflows.quantize import quantize as quantize
     from ssd34.workflows.train import Trained, TrainJob, train
 
 load = Detector.load
@@ -41,8 +48,11 @@ load = Detector.load
 _WORKFLOWS = {
     **dict.fromkeys(("evaluate", "EvaluateOptions", "Evaluation"), "evaluate"),
     **dict.fromkeys(("train", "TrainJob", "Trained"), "train"),
+    **dict.fromkeys(("export", "ExportOptions", "Exported"), "export"),
+    **dict.fromkeys(("quantize", "QuantizeConfig", "Quantized"), "quantize"),
 }
-"""Names that are imported when they are first asked for, and their modules in `workflows`."""
+"""Names that are imported when they are first asked for, and their modules in `workflows`. Those
+that cannot be imported without an extra are not in `__all__`: the others can be had with ``*``."""
 
 
 class _Room(ModuleType):
@@ -65,7 +75,11 @@ sys.modules[__name__].__class__ = _Package
 
 
 def _workflow(name: str) -> Any:
-    return getattr(import_module(f"ssd34.workflows.{_WORKFLOWS[name]}"), name)
+    module = _WORKFLOWS[name]
+    if module in ("export", "quantize"):
+        for library in ("onnx", "msgspec") if module == "quantize" else ("onnx",):
+            require(library, extra=module, why=f"ssd34.{name}")
+    return getattr(import_module(f"ssd34.workflows.{module}"), name)
 
 
 def __getattr__(name: str) -> Any:

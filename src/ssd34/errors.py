@@ -8,7 +8,7 @@
     ├── CheckpointError    a weights file is missing, malformed or of another network
     ├── OptionError        an argument is outside what is allowed
     ├── MissingExtraError  an optional dependency is not installed
-    └── TrainingError      training cannot go on (no data, no memory, wrong resume)
+    └── TrainingError      training cannot continue (no data, no memory, wrong resume)
         └── DivergenceError    the loss is not finite, or explodes
 
 Messages are one line: what was expected, what came, what to do.
@@ -48,7 +48,7 @@ class OptionError(Ssd34Error):
 
 
 class TrainingError(Ssd34Error):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class DivergenceError(TrainingError):

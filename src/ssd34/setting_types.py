@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
+from reprlib import repr as shortened
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from ssd34.errors import OptionError
 T = typing.TypeVar("T")
 
 Share = typing.Annotated[float, Meta(ge=0, le=1)]
+Count = typing.Annotated[int, Meta(ge=1)]
 
 
 def kinds_of(owner: type) -> dict[str, Any]:
@@ -32,7 +34,9 @@ def check(name: str, value: Any, kind: Any) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        raise OptionError(f"expected {name} to be {described(kind)}, got {value!r}") from None
+        raise OptionError(
+            f"expected {name} to be {described(kind)}, got {shortened(value)}"
+        ) from None
 
 
 def check_fields(settings: Any) -> None:
@@ -74,7 +78,10 @@ def _described(kind: inspect.Type) -> str:
     if isinstance(kind, inspect.LiteralType):
         return " or ".join(map(str, kind.values))
     if isinstance(kind, inspect.VarTupleType):
-        return "numbers such as 40,50"
+        if isinstance(kind.item_type, inspect.LiteralType):
+            return f"one or more of {', '.join(map(str, kind.item_type.values))}"
+        names = isinstance(kind.item_type, inspect.StrType)
+        return "a list of names" if names else "numbers such as 40,50"
     if isinstance(kind, inspect.IntType | inspect.FloatType):
         name = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
         bounds = (("from", kind.ge), ("above", kind.gt), ("to", kind.le), ("below", kind.lt))

@@ -1,37 +1,26 @@
 """The command line as a whole: wrong ones get one line."""
 
-import sys
-
 import pytest
 
-from ssd34.cli.app import main
+from tests.support.cli import run_main
 
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    def ssd34(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ssd34", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return ssd34
+    return lambda *arguments: run_main(monkeypatch, capsys, *arguments)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words", "command"),
-    [
-        (("detekt",), ("detekt", "detect"), "ssd34"),
-        (("--nothing",), ("--nothing",), "ssd34"),
-        (("detect", "examples", "--formt", "json"), ("--formt", "--format"), "ssd34 detect"),
-        (("detect", "examples", "--format", "xml"), ("'xml'", "json"), "ssd34 detect"),
-        (("detect", "examples", "--score", "high"), ("'--score'", "'high'"), "ssd34 detect"),
-        (("detect", "examples", "--score"), ("'--score'", "argument"), "ssd34"),
-        (("export", "a"), ("missing argument 'OUT.onnx'",), "ssd34 export"),
-        (("data", "convert", "a", "b"), ("--to", "coco", "voc"), "ssd34 data convert"),
-        (("models", "path"), ("missing argument",), "ssd34 models path"),
-    ],
-)
+    [(("detekt",), ("detekt", "detect"), "ssd34"), (("--nothing",), ("--nothing",), "ssd34"),
+     (("detect", "examples", "--formt", "json"), ("--formt", "--format"), "ssd34 detect"),
+     (("detect", "examples", "--format", "xml"), ("'xml'", "json"), "ssd34 detect"),
+     (("detect", "examples", "--score", "high"), ("'--score'", "'high'"), "ssd34 detect"),
+     (("detect", "examples", "--score"), ("'--score'", "argument"), "ssd34"),
+     (("export", "a"), ("missing argument 'OUT.onnx'",), "ssd34 export"),
+     (("data", "convert", "a", "b"), ("--to", "coco", "voc"), "ssd34 data convert"),
+     (("models", "path"), ("missing argument",), "ssd34 models path")],
+)  # fmt: skip
 def test_a_wrong_command_line_gets_one_line(run, arguments, words, command):
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")

@@ -5,20 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from click.testing import CliRunner
 
-from ssd34.cli.app import commands
 from ssd34.errors import DatasetError
 from ssd34.files.checkpoint import read_checkpoint
-from tests.cli.data.test_data import voc
-from tests.cli.train.test_train import QUICK
 from tests.conftest import TINY_LABELS
-
-
-def invoke(*arguments, code=0):
-    result = CliRunner().invoke(commands, [*map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result
+from tests.support.cli import invoke
+from tests.support.datasets import voc_monitor_and_dog
+from tests.support.training import QUICK
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +35,16 @@ def test_evaluation_is_the_same_in_all_formats(every_format, shapes, tiny_model,
     assert all(summary == summaries[0] for summary in summaries)
 
 
-def test_training_takes_yolo(every_format, tmp_path):
+def test_training_takes_yolo(every_format, tiny_file, tmp_path):
     data = f"{every_format / 'yolo'}@val"
     result = invoke("train", "--data", f"{data}=0.7", "--val", data, "--output", tmp_path / "run",
-                    "--epochs", "1", *QUICK)  # fmt: skip
+                    "--init", tiny_file, "--epochs", "1", *QUICK)  # fmt: skip
     assert "finished after 2 steps" in result.output
     assert read_checkpoint(tmp_path / "run" / "last.safetensors").labels.names == TINY_LABELS.names
 
 
 def test_names_of_voc_for_a_model_of_coco(tmp_path):
-    data = f"{voc(tmp_path / 'voc')}@train"
+    data = f"{voc_monitor_and_dog(tmp_path / 'voc')}@train"
     result = invoke("evaluate", "default", "--data", data, "--json", tmp_path / "a.json")
     assert "does not know aeroplane, diningtable, motorbike" in result.stderr
     assert "--coco-names" in result.stderr
@@ -62,22 +55,11 @@ def test_names_of_voc_for_a_model_of_coco(tmp_path):
     assert list(json.loads((tmp_path / "b.json").read_text())["class_ap"]) == ["tv"]
 
 
-def test_training_takes_voc_under_the_names_of_coco(tmp_path):
-    data = f"{voc(tmp_path / 'voc')}@train"
-    arguments = (
-        "train",
-        "--data",
-        data,
-        "--val",
-        data,
-        "--labels",
-        "coco",
-        "--epochs",
-        "1",
-        *QUICK,
-    )
-    result = CliRunner().invoke(commands, [*arguments, "--output", str(tmp_path / "a")])
-    assert isinstance(result.exception, DatasetError)
-    assert "--coco-names" in str(result.exception)
-    invoke(*arguments, "--output", tmp_path / "b", "--coco-names")
+def test_training_takes_voc_under_the_names_of_coco(tiny_file, tmp_path):
+    data = f"{voc_monitor_and_dog(tmp_path / 'voc')}@train"
+    arguments = ("train", "--data", data, "--val", data, "--set", "labels=coco", "--epochs", "1",
+                 "--init", tiny_file, *QUICK)  # fmt: skip
+    with pytest.raises(DatasetError, match="--coco-names"):
+        invoke(*arguments, "--output", tmp_path / "a")
+    invoke(*arguments, "--output", tmp_path / "b", "--set", "coco_names=true")
     assert len(read_checkpoint(tmp_path / "b" / "last.safetensors").labels) == 80

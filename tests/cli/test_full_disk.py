@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.conftest import shapes_dataset
+
 pytestmark = pytest.mark.skipif(
     not shutil.which("unshare") or subprocess.call(["unshare", "-m", "true"]) != 0,
     reason="no mount namespace can be had",
@@ -17,6 +19,11 @@ TRAIN = (
     "train --data SHAPES --val SHAPES --spec ssd300-resnet18 --batch 4 --workers 0 "
     "--set warmup_steps=1 --set small_size=64 --set small_share=1 --output DISK/run --epochs "
 )
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    return shapes_dataset(tmp_path_factory.mktemp("few") / "set", pictures=4)
 
 
 @pytest.mark.parametrize(
@@ -29,12 +36,12 @@ TRAIN = (
         ("256k", "package MODEL --picture PICTURE --output DISK/zoo", "zoo", False),
     ],
 )
-def test_a_full_disk(size, command, file, needed, tiny_model, shapes, tmp_path):
+def test_a_full_disk(size, command, file, needed, tiny_model, few, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    picture = next((shapes / "images").iterdir())
+    picture = next((few / "images").iterdir())
     for word, place in (
-        ("SHAPES", shapes), ("MODEL", tiny_model), ("DISK", disk), ("PICTURE", picture)
+        ("SHAPES", few), ("MODEL", tiny_model), ("DISK", disk), ("PICTURE", picture)
     ):  # fmt: skip
         command = command.replace(word, str(place))
     script = (

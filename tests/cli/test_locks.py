@@ -3,12 +3,12 @@
 import os
 
 import pytest
-from click.testing import CliRunner
 
-from ssd34.cli.app import commands
 from ssd34.errors import OptionError
 from ssd34.files.lock import file_locked, folder_locked
 from tests.conftest import EXAMPLES
+from tests.support.commands import invoke
+from tests.support.refusals import refused
 
 
 def files(folder):
@@ -44,11 +44,6 @@ def test_what_another_process_writes_is_left_alone(
     lock = folder_locked if in_folder else file_locked
     with lock(target):
         before = files(tmp_path)
-        with pytest.raises(OptionError) as error:
-            CliRunner().invoke(
-                commands, [str(places.get(word, word)) for word in command.split()],
-                catch_exceptions=False, standalone_mode=False,
-            )  # fmt: skip
+        with refused(OptionError, target, f"process {os.getpid()} "):
+            invoke(*(places.get(word, word) for word in command.split()))
         assert files(tmp_path) == before
-    for fact in (str(target), f"process {os.getpid()} "):
-        assert fact in str(error.value)

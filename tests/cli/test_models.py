@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from contextlib import closing
+from functools import partial
 
 import onnx
 import pytest
-from click.testing import CliRunner
+from PIL import Image
 
-from ssd34.cli import app
 from ssd34.files.download import PublishedFile
 from ssd34.zoo.catalogue import PUBLISHED, PublishedModel
 from ssd34.zoo.names import model_path
-from tests.support.mirror import CONTENT, POINTER, SHA256, SIZE, Mirror, ranged, status, whole
+from tests.support.cli import run_main
+from tests.support.commands import invoke
+from tests.support.mirror import CONTENT, POINTER, SHA256, SIZE, ranged, status, whole
+from tests.support.refusals import assert_facts
 
 
 @pytest.fixture(autouse=True)
@@ -21,14 +22,7 @@ def home(tmp_path, monkeypatch):
     """A cache of the test's own."""
     monkeypatch.setenv("SSD34_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("no_proxy", "*")
     return tmp_path / "home" / "models"
-
-
-@pytest.fixture
-def mirror():
-    with closing(Mirror()) as mirror:
-        yield mirror
 
 
 @pytest.fixture
@@ -49,40 +43,28 @@ def small(mirror, monkeypatch):
 @pytest.fixture
 def main(monkeypatch, capfd):
     """Run the whole command as its entry point does; returns exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ssd34", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            app.main()
-        code = caught.value.code
-        out, err = capfd.readouterr()
-        return 0 if code is None else code, out, err
-
-    return run
+    return partial(run_main, monkeypatch, capfd)
 
 
 def models(*arguments):
-    """Run `ssd34 models` in this process; errors come out as they are raised."""
-    result = CliRunner().invoke(app.commands, ["models", *arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return invoke("models", *arguments).stdout
 
 
 def rows(text):
     return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
 
 
-def failed(result):
+def assert_failed(result, *facts):
     code, out, err = result
     assert (code, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1, err
-    return err
+    assert_facts(err, *facts)
 
 
 # --- list -----------------------------------------------------------------------------------
 
 
-def test_list_fits_into_100_columns(home):
+def test_list_fits_into_100_columns_and_says_what_the_numbers_are_worth(home):
     text = models()
     assert models("list") == text
     assert all(len(line.rstrip()) <= 100 for line in text.splitlines()[:-1])
@@ -93,12 +75,7 @@ def test_list_fits_into_100_columns(home):
         "20.5", "MB", "12", "int8", "QOperator", "0.1892", "*", "Apache-2.0", "no",
     ]  # fmt: skip
     assert set(PUBLISHED) <= set(found)
-
-
-def test_list_says_what_the_numbers_are_worth():
-    text = " ".join(models().split())
-    assert "sparse COCO ids: nine classes were dropped" in text
-    assert "never compare it with numbers by pycocotools" in text
+    assert_facts(" ".join(text.split()), "sparse COCO ids", "pycocotools")
 
 
 def test_json():
@@ -110,25 +87,16 @@ def test_json():
     assert (qdq["bytes"], qdq["precision"], qdq["form"]) == (20479614, "int8", "QDQ")
     assert (qdq["opset"], qdq["published_map"]) == (12, 0.1863)
     assert qdq["path"].startswith(values["cache"]) and not qdq["cached"]
-    assert "sparse COCO ids" in qdq["map_caveat"] and by_name["ssd-10"]["map_caveat"] == ""
+    assert qdq["map_caveat"] and by_name["ssd-10"]["map_caveat"] == ""
     assert by_name["default"]["embedded"] and by_name["default"].keys() == qdq.keys()
     assert qdq["test_data"]["bytes"] == 26976158
-
-
-@pytest.mark.parametrize("name", ["default", "default-float"])
-def test_an_embedded_model_is_what_the_list_says(name):
-    file = model_path(name)
-    model = onnx.load(file)
-    (listed,) = (m for m in json.loads(models("--json"))["models"] if m["name"] == name)
-    assert listed["opset"] == model.opset_import[0].version
-    assert listed["bytes"] == file.stat().st_size and listed["cached"]
-    integer = {n.op_type for n in model.graph.node} & {"QLinearConv", "QuantizeLinear"}
-    assert listed["precision"] == ("int8" if integer else "float32")
-
-
-@pytest.mark.usefixtures("small")
-def test_json_belongs_to_the_list(main):
-    assert "use: ssd34 models --json" in failed(main("models", "--json", "path", "small"))
+    for name in ("default", "default-float"):
+        file, listed = model_path(name), by_name[name]
+        model = onnx.load(file)
+        assert listed["opset"] == model.opset_import[0].version
+        assert listed["bytes"] == file.stat().st_size and listed["cached"]
+        integer = {n.op_type for n in model.graph.node} & {"QLinearConv", "QuantizeLinear"}
+        assert listed["precision"] == ("int8" if integer else "float32")
 
 
 # --- pull and path --------------------------------------------------------------------------
@@ -136,73 +104,55 @@ def test_json_belongs_to_the_list(main):
 
 @pytest.mark.usefixtures("small")
 def test_pull(main, mirror, home):
-    file = home / "small.onnx"
-    assert main("models", "pull", "small") == (0, f"{file}\n", "")
-    assert file.read_bytes() == CONTENT
-    assert main("models", "path", "small") == (0, f"{file}\n", "")
-    assert rows(models())["small"][-1] == "yes"
-    assert main("models", "pull", "small") == (0, f"{file}\n", "")
-    assert mirror.ranges("small.onnx") == [None]
-
-
-@pytest.mark.usefixtures("small")
-def test_pull_with_test_data(main, home):
     files = [home / "small.onnx", home / "small.tar.gz"]
+    for action in ("pull", "path", "pull"):
+        assert main("models", action, "small") == (0, f"{files[0]}\n", "")
+    assert rows(models())["small"][-1] == "yes"
+    assert mirror.ranges("small.onnx") == [None]
     code, out, _ = main("models", "pull", "small", "small", "--with-test-data")
     assert code == 0 and out == "".join(f"{file}\n" for file in files)
     assert all(file.read_bytes() == CONTENT for file in files)
+    assert main("models", "path", "default") == (0, f"{model_path('default')}\n", "")
 
 
 @pytest.mark.usefixtures("small")
 def test_pull_that_fails_says_what_to_do(main, mirror, home):
     mirror.serve(whole(POINTER), name="small.onnx")
-    message = failed(main("models", "pull", "small"))
-    assert f"{mirror.host}: sends a Git LFS pointer instead of the file" in message
-    assert f"put it at {home / 'small.onnx'} ({SIZE} bytes, SHA-256 {SHA256})" in message
+    facts = (mirror.host, "Git LFS pointer", home / "small.onnx", SIZE, SHA256)
+    assert_failed(main("models", "pull", "small"), *facts)
     assert not (home / "small.onnx").exists()
     mirror.serve(status(503), name="small.onnx")
-    assert "answers 503 Service Unavailable" in failed(main("models", "pull", "small"))
+    assert_failed(main("models", "pull", "small"), "503")
 
 
 @pytest.mark.parametrize(
-    ("names", "expected"),
+    ("arguments", "facts"),
     [
-        (["small", "ssd12"], "ssd12: no such published model; did you mean ssd-12"),
-        (["small", "default"], "default: comes with the package"),
-        (["resnet34-ssd1200", "--with-test-data"], "no test data is published with it"),
+        (["pull", "small", "ssd12"], ["ssd12", "ssd-12"]),
+        (["pull", "small", "default"], ["default"]),
+        (["pull", "resnet34-ssd1200", "--with-test-data"], ["test data"]),
+        (["path", "ssd-12"], ["ssd34 models pull ssd-12"]),
+        (["path", "README.md"], ["README.md"]),
+        (["--json", "path", "small"], ["ssd34 models --json"]),
     ],
 )
 @pytest.mark.usefixtures("small")
-def test_pull_of_what_is_not_there_fetches_nothing(main, mirror, names, expected):
-    assert expected in failed(main("models", "pull", *names))
+def test_what_is_not_there_is_not_fetched(main, mirror, arguments, facts):
+    assert_failed(main("models", *arguments), *facts)
     assert mirror.requests == []
 
 
-def test_path_of_what_is_not_there(main):
-    assert "run: ssd34 models pull ssd-12;" in failed(main("models", "path", "ssd-12"))
-    assert "no such published model" in failed(main("models", "path", "README.md"))
-
-
-def test_path_of_the_embedded_model(main):
-    code, out, _ = main("models", "path", "default")
-    assert code == 0 and out == f"{model_path('default')}\n"
-
-
-# --- names wherever a model is asked for ----------------------------------------------------
-
-
 def test_detect_takes_a_published_name(main, monkeypatch, tiny_model, home, tmp_path):
-    from PIL import Image
-
+    """As every command does where a model is asked for."""
     file = PublishedFile("tiny.onnx", tiny_model.stat().st_size, "0" * 64, ())
     entry = PublishedModel(
         name="tiny", model=file, test_data=None, opset=12, precision="float32", published_map=0.5
     )
     monkeypatch.setitem(PUBLISHED, "tiny", entry)
     Image.new("RGB", (70, 50)).save(tmp_path / "x.png")
-    message = failed(main("detect", tmp_path / "x.png", "--model", "tiny"))
-    assert f"run: ssd34 models pull tiny; or put tiny.onnx at {home / 'tiny.onnx'}" in message
+    command = ("detect", tmp_path / "x.png", "--model", "tiny")
+    assert_failed(main(*command), "ssd34 models pull tiny", home / "tiny.onnx")
     home.mkdir(parents=True)
     shutil.copy(tiny_model, home / "tiny.onnx")
-    code, out, _ = main("detect", tmp_path / "x.png", "--model", "tiny")
+    code, out, _ = main(*command)
     assert code == 0 and "x.png" in out

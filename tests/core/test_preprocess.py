@@ -57,14 +57,9 @@ def test_a_read_only_strided_view_works():
 
 @pytest.mark.parametrize(
     "array",
-    [
-        np.zeros((4, 4), np.uint8),
-        np.zeros((4, 4, 4), np.uint8),
-        np.zeros((3, 4, 4), np.uint8),
-        np.zeros((4, 4, 3), np.float32),
-        np.zeros((0, 4, 3), np.uint8),
-    ],
-)
+    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8),
+     np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)],
+)  # fmt: skip
 def test_other_arrays_are_refused(array):
     with pytest.raises(ImageError, match=r"expected a picture"):
         preprocess(array, 300)

@@ -36,6 +36,23 @@ def zipped(members):
     return stream.getvalue()
 
 
+def published(mirror, content, name, parts, *answers):
+    url = mirror.serve(*(answers or (ranged(content),)), name=name)
+    file = PublishedFile(name, len(content), hashlib.sha256(content).hexdigest(), (url,))
+    return Archive(file, parts)
+
+
+@pytest.fixture
+def data(mirror, contents):
+    boxes, pictures = contents
+    parts = {"val2017": sum(map(len, pictures.values()))}
+    archives = (
+        published(mirror, zipped(boxes), "boxes.zip", {BOXES: len(boxes[BOXES])}),
+        published(mirror, zipped(pictures), "val2017.zip", parts),
+    )
+    return PublishedData("small", archives, {"val2017": BOXES})
+
+
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory):
     """What the two archives of a small val2017 hold, laid out as COCO's."""
@@ -46,28 +63,6 @@ def contents(tmp_path_factory):
         BOXES: (folder / "instances.json").read_bytes(),
     }
     return boxes, {"val2017/": b"", **pictures}
-
-
-def published(mirror, content, name, parts, *answers):
-    url = mirror.serve(*(answers or (ranged(content),)), name=name)
-    file = PublishedFile(name, len(content), hashlib.sha256(content).hexdigest(), (url,))
-    return Archive(file, parts)
-
-
-@pytest.fixture
-def data(mirror, contents):
-    boxes, pictures = contents
-    return PublishedData(
-        "small",
-        (
-            published(mirror, zipped(boxes), "boxes.zip", {BOXES: len(boxes[BOXES])}),
-            published(
-                mirror, zipped(pictures), "val2017.zip",
-                {"val2017": sum(map(len, pictures.values()))},
-            ),
-        ),
-        {"val2017": BOXES},
-    )  # fmt: skip
 
 
 def fetch(data, folder, **options):
@@ -98,11 +93,10 @@ def failure(error, data, folder, **options):
     return message
 
 
-def with_second(data, archive):
+def with_pictures(data, mirror, content, *answers):
+    """The second archive, from a server that answers so."""
+    archive = published(mirror, content, "val2017.zip", data.archives[1].parts, *answers)
     return dataclasses.replace(data, archives=(data.archives[0], archive))
-
-
-# --- all well -----------------------------------------------------------------------------------
 
 
 def test_what_is_fetched_is_read_at_once(data, tmp_path, contents):
@@ -117,17 +111,16 @@ def test_what_is_fetched_is_read_at_once(data, tmp_path, contents):
 
 def test_a_second_call_fetches_nothing(data, tmp_path, mirror):
     fetch(data, tmp_path)
-    requests = len(mirror.requests)
+    (tmp_path / "val2017" / ".DS_Store").write_bytes(b"x")  # as a desktop leaves it
     fetch(data, tmp_path)
-    assert len(mirror.requests) == requests == 2
+    assert len(mirror.requests) == 2
 
 
 def test_archives_are_kept_on_request(data, tmp_path, contents, mirror):
-    fetch(data, tmp_path, keep_archives=True)
-    assert_whole(tmp_path, contents, archives=("boxes.zip", "val2017.zip"))
-    shutil.rmtree(tmp_path / "val2017")
-    fetch(data, tmp_path, keep_archives=True)
-    assert_whole(tmp_path, contents, archives=("boxes.zip", "val2017.zip"))
+    for _ in range(2):
+        fetch(data, tmp_path, keep_archives=True)
+        assert_whole(tmp_path, contents, archives=("boxes.zip", "val2017.zip"))
+        shutil.rmtree(tmp_path / "val2017")
     assert len(mirror.requests) == 2
 
 
@@ -151,69 +144,38 @@ def test_only_what_is_missing_is_fetched(data, tmp_path, contents, mirror):
 def test_progress(data, tmp_path):
     seen: dict[str, list[tuple[int, int]]] = {}
     fetch(data, tmp_path, progress=lambda what, n, of: seen.setdefault(what, []).append((n, of)))
-    assert list(seen) == [
-        "boxes.zip",
-        "unpacking boxes.zip",
-        "val2017.zip",
-        "unpacking val2017.zip",
-    ]
+    names = ("boxes.zip", "val2017.zip")
+    assert list(seen) == [what + name for name in names for what in ("", "unpacking ")]
     for steps in seen.values():
         assert steps == sorted(steps)
         assert steps[-1][0] == steps[-1][1] > 0
 
 
-def test_what_a_desktop_hides_in_a_folder_does_no_harm(data, tmp_path, mirror):
-    fetch(data, tmp_path)
-    (tmp_path / "val2017" / ".DS_Store").write_bytes(b"x")
-    fetch(data, tmp_path)
-    assert len(mirror.requests) == 2
-
-
-# --- servers ------------------------------------------------------------------------------------
-
-
-def test_a_download_that_breaks_off_is_gone_on_with(data, tmp_path, contents, mirror):
+def test_a_download_that_breaks_off_is_continued(data, tmp_path, contents, mirror):
     content = zipped(contents[1])
     answers = [ranged(content, stop_after=5000)] * 3 + [ranged(content)]
-    parts = data.archives[1].parts
-    data = with_second(data, published(mirror, content, "val2017.zip", parts, *answers))
+    data = with_pictures(data, mirror, content, *answers)
     message = failure(DownloadError, data, tmp_path)
-    assert "broke off after 15000 of" in message and str(tmp_path) in message
+    assert "15000 of" in message and str(tmp_path) in message
     assert files_of(tmp_path) == [BOXES, "archives/unpacked.json", "archives/val2017.zip.part"]
     fetch(data, tmp_path)
     assert_whole(tmp_path, contents)
     assert mirror.ranges("val2017.zip")[-1] == "bytes=15000-"
 
 
-def test_a_server_without_ranges(data, tmp_path, contents, mirror):
-    content = zipped(contents[1])
-    answers = (ranged(content, stop_after=5000), whole(content))
-    parts = data.archives[1].parts
-    fetch(with_second(data, published(mirror, content, "val2017.zip", parts, *answers)), tmp_path)
-    assert_whole(tmp_path, contents)
-
-
 @pytest.mark.parametrize(
-    ("lie", "answer"),
-    [
-        (lambda content: whole(content, length=len(content) + 5), "announces"),
-        (lambda content: whole(bytes(len(content))), "sends a wrong file"),
-        (lambda _: whole(PAGE), "sends a web page"),
-        (lambda _: status(404), "answers 404"),
-    ],
-)
-def test_servers_that_lie(data, tmp_path, contents, mirror, lie, answer):
+    ("lie", "fact"),
+    [(lambda content: whole(content, length=len(content) + 5), "bytes"),
+     (lambda content: whole(bytes(len(content))), "SHA-256"), (lambda _: whole(PAGE), "web page"),
+     (lambda _: status(404), "404")],
+)  # fmt: skip
+def test_servers_that_lie(data, tmp_path, contents, mirror, lie, fact):
     content = zipped(contents[1])
-    parts = data.archives[1].parts
-    archive = published(mirror, content, "val2017.zip", parts, lie(content))
-    message = failure(DownloadError, with_second(data, archive), tmp_path)
-    assert answer in message
-    assert f"SHA-256 {archive.file.sha256}" in message
+    data = with_pictures(data, mirror, content, lie(content))
+    message = failure(DownloadError, data, tmp_path)
+    assert fact in message and data.archives[1].file.sha256 in message
     assert not (tmp_path / "val2017").exists()
     assert not (tmp_path / "archives" / "val2017.zip").exists()
-
-
-# --- interrupted while unpacking ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("after", [0, 1, 7, 12])
@@ -264,28 +226,25 @@ def test_two_at_once_do_not_disturb_each_other(data, tmp_path, contents):
     assert_whole(tmp_path, contents)
 
 
-# --- what is in the way -------------------------------------------------------------------------
-
-
 def test_a_folder_of_somebody_else_is_left_alone(data, tmp_path, mirror):
     (tmp_path / "val2017").mkdir()
     (tmp_path / "val2017" / "mine.jpg").write_bytes(b"x")
-    message = failure(DatasetError, data, tmp_path)
-    assert "val2017: is there already, and not from this command" in message
+    assert "val2017" in failure(DatasetError, data, tmp_path)
     assert mirror.requests == [] and files_of(tmp_path) == ["val2017/mine.jpg"]
 
 
 def test_a_folder_that_was_changed_is_named(data, tmp_path):
     fetch(data, tmp_path)
     (tmp_path / "val2017" / "0003.png").unlink()
-    assert "was changed since it was unpacked (11 files of" in failure(DatasetError, data, tmp_path)
+    message = failure(DatasetError, data, tmp_path)
+    assert "val2017" in message and "11 files" in message
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"val2017": 3}'])
 def test_a_broken_receipt_is_none(data, tmp_path, text):
     fetch(data, tmp_path)
     (tmp_path / "archives" / "unpacked.json").write_text(text)
-    assert "not from this command" in failure(DatasetError, data, tmp_path)
+    failure(DatasetError, data, tmp_path)
 
 
 @pytest.mark.parametrize(("free", "enough"), [(1.0, False), (2.2, True)])
@@ -300,42 +259,25 @@ def test_room_is_looked_for_first(data, tmp_path, contents, mirror, monkeypatch,
         assert_whole(folder, contents)
     else:
         message = failure(DatasetError, data, folder)
-        assert "GB are needed" in message and "(--output)" in message
+        assert "GB" in message and "--output" in message
         assert mirror.requests == [] and not folder.parent.exists()
 
 
-# --- the catalogue ------------------------------------------------------------------------------
-
-
 def test_the_catalogue():
-    for data in PUBLISHED_DATA.values():
+    sizes = {}
+    for name, data in PUBLISHED_DATA.items():
         for archive in data.archives:
-            assert archive.file.urls[0] in (
-                "http://images.cocodataset.org/zips/train2017.zip",
-                "http://images.cocodataset.org/zips/val2017.zip",
-                "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
-            )
+            assert archive.file.urls[0].startswith("http://images.cocodataset.org/")
             assert len(bytes.fromhex(archive.file.sha256)) == 32
         parts = {part for archive in data.archives for part in archive.parts}
-        for split, file in data.splits.items():
-            assert {split, file} <= parts
-    sizes = {
-        name: sum(archive.file.size for archive in data.archives) / 1e9
-        for name, data in PUBLISHED_DATA.items()
-    }
-    assert sizes == {
-        "coco-val2017": pytest.approx(1.07, abs=0.01),
-        "coco-2017": pytest.approx(20.4, abs=0.01),
-    }
-
-
-def test_an_unknown_name():
-    with pytest.raises(OptionError, match="expected one of coco-val2017, coco-2017"):
+        assert {*data.splits, *data.splits.values()} <= parts
+        sizes[name] = round(sum(archive.file.size for archive in data.archives) / 1e9, 1)
+    assert sizes == {"coco-val2017": 1.1, "coco-2017": 20.4}
+    with pytest.raises(OptionError, match="coco-val2017, coco-2017"):
         published_data("voc")
 
 
 def test_receipts_name_the_checksum(data, tmp_path):
     fetch(data, tmp_path)
-    receipts = json.loads((tmp_path / "archives" / "unpacked.json").read_text())
-    assert receipts["val2017"]["sha256"] == data.archives[1].file.sha256
-    assert receipts["val2017"]["files"] == 12
+    receipt = json.loads((tmp_path / "archives" / "unpacked.json").read_text())["val2017"]
+    assert (receipt["sha256"], receipt["files"]) == (data.archives[1].file.sha256, 12)

@@ -25,31 +25,26 @@ def models(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("environment", "platform", "expected"),
-    [
-        ({"SSD34_HOME": "/own", "XDG_CACHE_HOME": "/xdg"}, "linux", "/own"),
-        ({"SSD34_HOME": "", "XDG_CACHE_HOME": "/xdg"}, "linux", "/xdg/ssd34"),
-        ({"XDG_CACHE_HOME": "relative"}, "linux", "/home/me/.cache/ssd34"),
-        ({}, "darwin", "/home/me/.cache/ssd34"),
-        ({"LOCALAPPDATA": "/local", "XDG_CACHE_HOME": "/xdg"}, "win32", "/local/ssd34"),
-        ({"SSD34_HOME": "~/models"}, "linux", "/home/me/models"),
-    ],
-)
+    [({"SSD34_HOME": "/own", "XDG_CACHE_HOME": "/xdg"}, "linux", "/own"),
+     ({"SSD34_HOME": "", "XDG_CACHE_HOME": "/xdg"}, "linux", "/xdg/ssd34"),
+     ({"XDG_CACHE_HOME": "relative"}, "linux", "/home/me/.cache/ssd34"),
+     ({}, "darwin", "/home/me/.cache/ssd34"),
+     ({"LOCALAPPDATA": "/local", "XDG_CACHE_HOME": "/xdg"}, "win32", "/local/ssd34"),
+     ({"SSD34_HOME": "~/models"}, "linux", "/home/me/models")],
+)  # fmt: skip
 def test_folder(environment, platform, expected, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert cache_folder(environment, platform=platform) == Path(expected)
 
 
-def test_a_relative_folder_becomes_absolute(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert cache_folder({"SSD34_HOME": "here"}) == tmp_path / "here"
-
-
-def test_no_home(monkeypatch):
+def test_a_relative_folder_becomes_absolute_and_none_is_told(tmp_path, monkeypatch):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
+    monkeypatch.chdir(tmp_path)
+    assert cache_folder({"SSD34_HOME": "here"}) == tmp_path / "here"
     monkeypatch.setattr(Path, "home", no_home)
-    with pytest.raises(OptionError, match="set SSD34_HOME"):
+    with pytest.raises(OptionError, match="SSD34_HOME"):
         cache_folder({})
 
 
@@ -92,24 +87,17 @@ def test_the_callers_folder_for_matplotlib_holds(tmp_path):
 def test_a_model_that_is_not_there(models):
     with pytest.raises(ModelError) as caught:
         model_path("ssd-12-int8")
-    assert str(caught.value) == (
-        "ssd-12-int8: not on this machine; run: ssd34 models pull ssd-12-int8; or put "
-        f"ssd-12-int8.onnx at {models / 'ssd-12-int8.onnx'} (20485276 bytes, SHA-256 "
-        "56d2c03a8c74c03f704509ccfcd91763991c6e1b92f63da730fb2b3d07565453)"
-    )
+    sha256 = "56d2c03a8c74c03f704509ccfcd91763991c6e1b92f63da730fb2b3d07565453"
+    place = str(models / "ssd-12-int8.onnx")
+    for fact in ("ssd34 models pull ssd-12-int8", place, "20485276", sha256):
+        assert fact in str(caught.value)
     assert not is_cached(published("ssd-12-int8").model)
-
-
-def test_a_file_of_another_size_is_not_the_model(models):
     (models / "ssd-12.onnx").write_bytes(b"pointer")
-    with pytest.raises(ModelError, match="its file here has 7 bytes instead of 80366315; run: "):
+    with pytest.raises(ModelError, match=r" 7 .*80366315"):
         cached_model("ssd-12")
-
-
-def test_a_folder_in_its_place_is_not_the_model(models):
-    (models / "ssd-12.onnx").mkdir()
-    with pytest.raises(ModelError, match="not on this machine"):
-        cached_model("ssd-12")
+    (models / "ssd-12-qdq.onnx").mkdir()
+    with pytest.raises(ModelError, match="ssd-12-qdq"):
+        cached_model("ssd-12-qdq")
 
 
 def test_a_published_name_stands_for_its_file(models, monkeypatch, tiny_model):
@@ -124,7 +112,5 @@ def test_a_published_name_stands_for_its_file(models, monkeypatch, tiny_model):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(
-        ModelError, match="default, default-float, ssd-10, ssd-12, ssd-12-int8, ssd-12-qdq"
-    ):
+    with pytest.raises(ModelError, match="default, default-float, ssd-10, ssd-12, ssd-12-int8"):
         model_path("ssd-13")

@@ -36,29 +36,20 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, tiny_checkpoint):
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_files_that_are_no_checkpoints(tmp_path, tiny_checkpoint):
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
-        read_checkpoint(tmp_path / "missing.safetensors")
+def test_files_that_are_no_checkpoints(tmp_path, tiny_checkpoint, tiny_model):
     (tmp_path / "text.safetensors").write_text("hello")
-    with pytest.raises(CheckpointError, match="not a safetensors file"):
-        read_checkpoint(tmp_path / "text.safetensors")
     save_file({"a": np.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="not an ssd34 checkpoint"):
-        read_checkpoint(tmp_path / "other.safetensors")
     meta = {"format": "ssd34-1", "spec": "{}", "labels": "{}", "state": "{}"}
     save_file({"a": np.zeros(1)}, tmp_path / "broken.safetensors", metadata=meta)
-    with pytest.raises(CheckpointError, match="broken checkpoint metadata"):
-        read_checkpoint(tmp_path / "broken.safetensors")
     odd = dataclasses.replace(tiny_checkpoint, labels=LabelSet.from_names(("a", "b")))
     odd.save(tmp_path / "odd.safetensors")
-    with pytest.raises(CheckpointError, match=r"3 classes and .* names 2 classes"):
-        read_checkpoint(tmp_path / "odd.safetensors")
+    names = ("missing", "text", "other", "broken", "odd")
+    for path in (*(tmp_path / f"{name}.safetensors" for name in names), tiny_model):
+        with pytest.raises(CheckpointError) as caught:
+            read_checkpoint(path)
+        assert str(path) in str(caught.value)
+        assert ("ONNX" in str(caught.value)) == (path == tiny_model)
     assert "a" in read_arrays(tmp_path / "other.safetensors")[1]
-
-
-def test_an_onnx_file_is_told_from_a_checkpoint(tiny_model):
-    with pytest.raises(CheckpointError, match="an ONNX file; expected a checkpoint"):
-        read_checkpoint(tiny_model)
 
 
 def test_a_checkpoint_that_says_trunk_for_backbone(tiny_checkpoint, tmp_path):

@@ -88,18 +88,11 @@ def assert_fetched(target):
     assert sorted(p.name for p in target.parent.iterdir()) == ["file.onnx"]
 
 
-# --- servers that do well -------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("answer", [whole(), whole(length=None), ranged()])
-def test_fetches_a_file(mirror, target, answer):
+def test_fetches_a_file(mirror, target, tmp_path, answer):
     fetch(target, mirror.serve(answer))
     assert_fetched(target)
     assert mirror.ranges() == [None]
-
-
-def test_the_file_gets_the_rights_of_any_new_file(mirror, target, tmp_path):
-    fetch(target, mirror.serve(whole()))
     (tmp_path / "other").touch()
     assert target.stat().st_mode == (tmp_path / "other").stat().st_mode
 
@@ -126,22 +119,19 @@ def test_says_who_asks(mirror, target):
     assert agents[0].startswith("ssd34/")
 
 
-def test_a_file_that_is_there_is_not_fetched(mirror, target):
-    target.parent.mkdir()
-    target.write_bytes(CONTENT)
+@pytest.mark.parametrize("name", ["file.onnx", "file.onnx.part"])
+def test_a_file_that_is_there_is_not_fetched(mirror, target, name):
+    begin(target.with_name(name), CONTENT)
     fetch(target, mirror.serve(whole()))
+    assert_fetched(target)
     assert mirror.requests == []
 
 
-@pytest.mark.parametrize("content", [WRONG, CONTENT[:-1], POINTER])
+@pytest.mark.parametrize("content", [WRONG, CONTENT[:-1], POINTER], ids=range(3))
 def test_a_wrong_file_that_is_there_is_replaced(mirror, target, content):
-    target.parent.mkdir()
-    target.write_bytes(content)
+    begin(target, content)
     fetch(target, mirror.serve(whole()))
     assert_fetched(target)
-
-
-# --- resume ---------------------------------------------------------------------------------
 
 
 def test_goes_on_where_the_last_call_stopped(mirror, target, part):
@@ -177,19 +167,6 @@ def test_a_wrong_beginning_is_thrown_away(mirror, target, part, beginning):
     assert mirror.ranges()[-1] is None
 
 
-def test_a_complete_part_needs_no_request(mirror, target, part):
-    begin(part, CONTENT)
-    fetch(target, mirror.serve(whole()))
-    assert_fetched(target)
-    assert mirror.requests == []
-
-
-def test_goes_on_after_the_server_broke_off(mirror, target):
-    fetch(target, mirror.serve(ranged(stop_after=HALF), ranged()))
-    assert_fetched(target)
-    assert mirror.ranges() == [None, REST]
-
-
 def test_the_second_mirror_goes_on_where_the_first_broke_off(mirror, second, target):
     first = mirror.serve(ranged(stop_after=HALF), status(503))
     fetch(target, first, second.serve(ranged()))
@@ -199,18 +176,12 @@ def test_the_second_mirror_goes_on_where_the_first_broke_off(mirror, second, tar
 
 def test_a_server_that_breaks_off_again_and_again(mirror, target, part):
     message = failure(target, mirror.serve(ranged(stop_after=1000)), attempts=3)
-    assert f"{mirror.host}: broke off after 3000 of {SIZE} bytes (attempt 3)" in message
+    assert mirror.host in message and f"3000 of {SIZE}" in message
     assert mirror.ranges() == [None, "bytes=1000-", "bytes=2000-"]
     assert part.read_bytes() == CONTENT[:3000]
     fetch(target, mirror.serve(ranged()))
     assert mirror.ranges()[-1] == "bytes=3000-"
     assert_fetched(target)
-
-
-def test_a_server_that_hangs_up_before_it_answers(mirror, target):
-    message = failure(target, mirror.serve(garbage(b"")), attempts=2)
-    assert "broke off before it answered (attempt 2)" in message
-    assert len(mirror.requests) == 2
 
 
 def test_a_pull_that_was_killed_goes_on(mirror, target):
@@ -232,13 +203,18 @@ def test_a_pull_that_was_killed_goes_on(mirror, target):
     assert mirror.ranges() == [None, REST]
 
 
-# --- servers that lie -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("length", [SIZE + 1000, SIZE - 1000])
-def test_a_length_other_than_published_is_refused(mirror, target, part, length):
-    message = failure(target, mirror.serve(whole(length=length)))
-    assert f"announces {length} bytes instead of {SIZE}" in message
+@pytest.mark.parametrize(
+    ("answer", "fact"),
+    [(whole(length=SIZE + 1000), f"{SIZE + 1000} bytes instead of {SIZE}"),
+     (whole(length=SIZE - 1000), f"{SIZE - 1000} bytes instead of {SIZE}"),
+     (whole(WRONG), "SHA-256"), (whole(POINTER), "Git LFS pointer"),
+     *((whole(page, content_type="text/html"), "web page") for page in (
+         PAGE, b"\xef\xbb\xbf<html lang=en>", PAGE * 200))],
+    ids=range(7),
+)  # fmt: skip
+def test_a_server_that_sends_something_else(mirror, target, part, answer, fact):
+    message = failure(target, mirror.serve(answer))
+    assert mirror.host in message and fact in message
     assert len(mirror.requests) == 1 and not part.exists()
 
 
@@ -261,24 +237,6 @@ def test_no_more_than_the_published_size_is_read(mirror, target):
     assert hung_up.wait(5) and sent < 50_000_000
 
 
-def test_a_wrong_file_of_the_right_length(mirror, target, part):
-    message = failure(target, mirror.serve(whole(WRONG)))
-    assert f"{mirror.host}: sends a wrong file (its SHA-256 is " in message
-    assert len(mirror.requests) == 1 and not part.exists()
-
-
-def test_a_pointer_file_is_named(mirror, target, part):
-    message = failure(target, mirror.serve(whole(POINTER)))
-    assert f"{mirror.host}: sends a Git LFS pointer instead of the file" in message
-    assert len(mirror.requests) == 1 and not part.exists()
-
-
-@pytest.mark.parametrize("page", [PAGE, b"\xef\xbb\xbf<html lang=en>", PAGE * 200])
-def test_a_web_page_is_named(mirror, target, page):
-    message = failure(target, mirror.serve(whole(page, content_type="text/html")))
-    assert "sends a web page instead of the file" in message
-
-
 @pytest.mark.parametrize("content", [POINTER, PAGE])
 def test_a_pointer_or_page_leaves_what_has_come(mirror, second, target, part, content):
     begin(part, CONTENT[:HALF])
@@ -287,31 +245,30 @@ def test_a_pointer_or_page_leaves_what_has_come(mirror, second, target, part, co
     assert part.read_bytes() == CONTENT[:HALF]
 
 
-def test_a_redirect_out_of_the_web_is_refused(mirror, target, tmp_path):
+def test_a_redirect_out_of_the_web_or_in_circles_is_refused(mirror, target, tmp_path):
     secret = tmp_path / "secret"
     secret.write_bytes(CONTENT)
     for place in (secret.as_uri(), "ftp://127.0.0.1/file", "data:,x"):
-        message = failure(target, mirror.serve(redirect(place)))
-        assert f"redirects to {place}; only http and https are fetched" in message
-
-
-def test_a_redirect_in_circles(mirror, target):
-    assert "answers 302" in failure(target, mirror.serve(redirect("/file")))
+        assert place in failure(target, mirror.serve(redirect(place)))
+    assert "302" in failure(target, mirror.serve(redirect("/file")))
 
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "/etc/hostname", ""])
 def test_other_schemes_are_refused(target, url):
-    assert "only http and https are fetched" in failure(target, url)
+    assert "https" in failure(target, url)
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 410, 416, 429, 500, 503])
 def test_an_error_is_not_retried(mirror, target, code):
-    assert f"{mirror.host}: answers {code} " in failure(target, mirror.serve(status(code)))
+    message = failure(target, mirror.serve(status(code)))
+    assert mirror.host in message and str(code) in message
     assert len(mirror.requests) == 1
 
 
 @pytest.mark.parametrize(
-    "line", [b"nonsense\r\n\r\n", b"HTTP/1.0 404 Not\x1b[31m\x07Found\r\n\r\n", b"\0" * 99_999]
+    "line",
+    [b"", b"nonsense\r\n\r\n", b"HTTP/1.0 404 Not\x1b[31m\x07Found\r\n\r\n", b"\0" * 99_999],
+    ids=range(4),
 )
 def test_answers_that_are_not_http(mirror, target, line):
     message = failure(target, mirror.serve(garbage(line)))
@@ -321,42 +278,26 @@ def test_answers_that_are_not_http(mirror, target, line):
 def test_nobody_there(target):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    assert f"127.0.0.1:{port}: cannot be reached" in failure(target, f"http://127.0.0.1:{port}/x")
+        host = f"127.0.0.1:{free.getsockname()[1]}"
+    assert host in failure(target, f"http://{host}/x")
 
 
-def test_a_server_that_never_answers(mirror, target):
-    done = threading.Event()
-    message = failure(target, mirror.serve(silence(done)), timeout=0.2)
-    done.set()
-    assert f"{mirror.host}: no answer within 0.2 s" in message
-
-
-def test_a_server_that_falls_silent(mirror, target, part):
+def test_a_server_that_never_answers_or_falls_silent(mirror, target, part):
     done = threading.Event()
     hanging = ranged(stop_after=HALF, then=lambda: done.wait(10))
-    message = failure(target, mirror.serve(hanging), timeout=0.2, attempts=1)
+    for answer, facts in ((silence(done), ("0.2 s",)), (hanging, ("0.2 s", f"{HALF} of {SIZE}"))):
+        message = failure(target, mirror.serve(answer), timeout=0.2, attempts=1)
+        assert all(fact in message for fact in (mirror.host, *facts))
     done.set()
-    assert f"sent nothing for 0.2 s after {HALF} of {SIZE} bytes" in message
     assert part.stat().st_size == HALF
-
-
-# --- several mirrors ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "bad",
-    [
-        status(404),
-        whole(POINTER),
-        whole(PAGE),
-        whole(WRONG),
-        whole(length=SIZE + 1),
-        ranged(WRONG, stop_after=HALF // 5),
-        redirect("file:///etc/passwd"),
-        garbage(b"nonsense\r\n\r\n"),
-    ],
-)
+    [status(404), whole(POINTER), whole(PAGE), whole(WRONG), whole(length=SIZE + 1),
+     ranged(WRONG, stop_after=HALF // 5), redirect("file:///etc/passwd"),
+     garbage(b"nonsense\r\n\r\n")],
+)  # fmt: skip
 def test_the_second_mirror_helps(mirror, second, target, bad):
     fetch(target, mirror.serve(bad), second.serve(ranged()))
     assert_fetched(target)
@@ -364,27 +305,20 @@ def test_the_second_mirror_helps(mirror, second, target, bad):
 
 def test_the_error_says_what_each_answered_and_what_to_do(mirror, second, target):
     message = failure(target, mirror.serve(status(404)), second.serve(whole(POINTER)))
-    assert message == (
-        f"file.onnx could not be fetched: {mirror.host}: answers 404 Not Found; {second.host}: "
-        "sends a Git LFS pointer instead of the file; to go on by hand put it at "
-        f"{target} ({SIZE} bytes, SHA-256 {SHA256})"
-    )
+    parts = ("file.onnx", mirror.host, "404", second.host, "LFS", str(target), str(SIZE), SHA256)
+    places = [message.index(part) for part in parts]
+    assert places == sorted(places)
     assert issubclass(DownloadError, Ssd34Error)
 
 
 def test_a_wrong_file_that_was_put_there_is_named(mirror, target):
     """Who put it there reads what is wrong with it before anything else."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(b"x" * SIZE)
-    wrong = hashlib.sha256(b"x" * SIZE).hexdigest()
+    begin(target, WRONG)
     with pytest.raises(DownloadError) as caught:
         fetch(target, mirror.serve(status(404)))
-    message = str(caught.value)
-    assert message.startswith(f"the file there has SHA-256 {wrong}, expected {SHA256}; file.onnx")
-    assert f"put it at {target}" in message
-
-
-# --- two at once ----------------------------------------------------------------------------
+    parts = (hashlib.sha256(WRONG).hexdigest(), SHA256, "file.onnx", str(target))
+    places = [str(caught.value).index(part) for part in parts]
+    assert places == sorted(places)
 
 
 def test_two_processes_fetch_a_file_once(mirror, target):
@@ -430,9 +364,6 @@ def test_who_waits_sees_the_other_ones_progress(mirror, target):
     assert HALF in seen
     assert_fetched(target)
     assert mirror.ranges() == [None, REST]
-
-
-# --- the disk -------------------------------------------------------------------------------
 
 
 def test_a_folder_that_cannot_be_written(mirror, tmp_path):

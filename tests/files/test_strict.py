@@ -33,46 +33,31 @@ def test_good_json_is_what_json_makes_of_it():
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "line", "first"),
-    [
-        ("a: 1\nb: 2\na: 3\n", "a", 3, 1),
-        ("s:\n  x: 1\n\n  'x': 2\n", "x", 4, 2),
-        ("- {k: 1,\n   k: 1}\n", "k", 2, 1),
-        ("1: a\n2: b\n0x1: c\n", "1", 3, 1),
-        ("a: {q: 1}\nb:\n- c: {q: 1, r: 2, q: 3}\n", "q", 3, 3),
-    ],
-)
-def test_a_key_twice_in_yaml(text, key, line, first):
-    with pytest.raises(ValueError, match=rf"^line {line}: '?{key}'? .*line {first}$"):
-        parse_yaml(text)
+    ("parse", "text", "key", "line", "first"),
+    [(parse_yaml, "a: 1\nb: 2\na: 3\n", "a", 3, 1),
+     (parse_yaml, "s:\n  x: 1\n\n  'x': 2\n", "x", 4, 2),
+     (parse_yaml, "- {k: 1,\n   k: 1}\n", "k", 2, 1),
+     (parse_yaml, "1: a\n2: b\n0x1: c\n", "1", 3, 1),
+     (parse_yaml, "a: {q: 1}\nb:\n- c: {q: 1, r: 2, q: 3}\n", "q", 3, 3),
+     (parse_json, '{"a": 1,\n "a": 1}', "a", 2, ""),
+     (parse_json, '{"s": {"x": "}", "y": []},\n"t": [{"x": 1,\n\n"\\u0078": 2}]}', "x", 4, ""),
+     (parse_json, '{"a\\"": 1, "a\\"" : 2}', 'a"', 1, "")],
+)  # fmt: skip
+def test_a_key_twice(parse, text, key, line, first):
+    with pytest.raises(ValueError, match=rf"^line {line}: '?{key}'? .*{first}$"):
+        parse(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "line"),
-    [
-        ('{"a": 1,\n "a": 1}', "a", 2),
-        ('{"s": {"x": "}", "y": []},\n"t": [{"x": 1,\n\n"\\u0078": 2}]}', "x", 4),
-        ('{"a\\"": 1, "a\\"" : 2}', 'a"', 1),
-    ],
-)
-def test_a_key_twice_in_json(text, key, line):
-    with pytest.raises(ValueError, match=f"^line {line}: '{key}'"):
-        parse_json(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["[" * 20_000, "{a: " * 20_000, "a: [", "a: 2024-13-45", "\x00", "!!bool z", "!!timestamp z"],
-)
-def test_what_is_no_yaml(text):
+    ("parse", "text"),
+    [*((parse_yaml, text) for text in (
+        "[" * 600, "{a: " * 600, "a: [", "a: 2024-13-45", "\x00", "!!bool z", "!!timestamp z")),
+     *((parse_json, text) for text in ("[" * 200_000, "{", "", "{'a': 1}"))],
+    ids=range(11),
+)  # fmt: skip
+def test_what_is_no_yaml_or_json(parse, text):
     with pytest.raises(ValueError, match=r"\w"):
-        parse_yaml(text)
-
-
-@pytest.mark.parametrize("text", ["[" * 200_000, "{", "", "{'a': 1}"])
-def test_what_is_no_json(text):
-    with pytest.raises(ValueError, match=r"\w"):
-        parse_json(text)
+        parse(text)
 
 
 def test_each_file_that_people_write(tmp_path):

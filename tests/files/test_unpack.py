@@ -47,7 +47,7 @@ def test_only_the_wanted_parts_are_unpacked(archive, folder):
 )
 def test_names_that_lead_out_are_refused(archive, folder, name, tmp_path):
     fill(archive, "a/1", name)
-    assert "may lead out" in refused(archive, folder, "a")
+    assert name in refused(archive, folder, "a").replace("\\\\", "\\")
     assert [f.name for f in tmp_path.rglob("*")] == ["a.zip"]
 
 
@@ -58,17 +58,23 @@ def test_names_elsewhere_are_not_touched(archive, folder, name, tmp_path):
     assert sorted(f.name for f in tmp_path.rglob("*") if f.is_file()) == ["1", "a.zip"]
 
 
-def test_links_are_refused(archive, folder):
+def test_what_else_is_refused(archive, folder):
     with zipfile.ZipFile(archive, "w") as opened:
         link = zipfile.ZipInfo("a/link")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         opened.writestr(link, "/etc/passwd")
-    assert "a link" in refused(archive, folder, "a")
-
-
-def test_names_that_are_one_on_some_systems_are_refused(archive, folder):
-    fill(archive, "a/x.jpg", "a/X.jpg")
-    assert "twice" in refused(archive, folder, "a")
+    assert "a/link" in refused(archive, folder, "a")
+    fill(archive, "a/x.jpg", "a/X.jpg")  # one on some systems
+    assert "a/X.jpg" in refused(archive, folder, "a")
+    fill(archive, "a/1")
+    assert "b" in refused(archive, folder, "a", "b").removeprefix(str(archive))
+    content = bytearray(archive.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(content)
+    assert "encrypted" in refused(archive, folder, "a")
+    archive.write_bytes(b"<html>")
+    refused(archive, folder, "a")
 
 
 def test_a_bomb_is_refused_before_anything_is_written(archive, folder):
@@ -88,31 +94,12 @@ def test_a_bomb_that_lies_about_its_size(archive, folder):
     assert (folder / "a/1").stat().st_size <= 100
 
 
-def test_a_missing_part_is_named(archive, folder):
-    fill(archive, "a/1")
-    assert "holds no b" in refused(archive, folder, "a", "b")
-
-
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.9])
 def test_damage_is_found(archive, folder, place):
     fill(archive, "a/1", content=bytes(range(256)) * 40, form=zipfile.ZIP_STORED)
     content = bytearray(archive.read_bytes())
     content[int(place * len(content))] ^= 0xFF
     archive.write_bytes(content)
-    assert "broken archive" in refused(archive, folder, "a")
-
-
-def test_an_encrypted_archive(archive, folder):
-    fill(archive, "a/1")
-    content = bytearray(archive.read_bytes())
-    content[6] |= 1
-    content[content.index(b"PK\x01\x02") + 8] |= 1
-    archive.write_bytes(content)
-    assert "encrypted" in refused(archive, folder, "a")
-
-
-def test_no_zip_at_all(archive, folder):
-    archive.write_bytes(b"<html>")
     assert "broken archive" in refused(archive, folder, "a")
 
 

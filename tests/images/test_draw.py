@@ -9,6 +9,7 @@ from ssd34.core.detections import Detections
 from ssd34.core.labels import LabelSet
 from ssd34.errors import ImageError
 from ssd34.images.draw import colour_of, draw, draw_dashed_box
+from tests.support.pictures import noise
 
 GREY = 128
 
@@ -30,40 +31,36 @@ def grey(height=100, width=140):
     return np.full((height, width, 3), GREY, np.uint8)
 
 
-def test_outline_has_the_colour_of_the_class():
-    image = grey()
-    drawn = np.asarray(draw(image, found_in(image, [(20, 40, 90, 80)])))
+def test_outline_name_and_score_have_the_colour_of_the_class():
+    image, box = grey(), (20, 40, 90, 80)
+    drawn = np.asarray(draw(image, found_in(image, [box])))
     colour = colour_of(1)
     assert colour != (GREY, GREY, GREY)
-    assert (drawn[80, 20:91] == colour).all()
-    assert (drawn[40:81, 20] == colour).all()
-    assert (drawn[40:81, 90] == colour).all()
-
-
-def test_inside_and_far_away_stay_as_they_were():
-    image = grey()
-    drawn = np.asarray(draw(image, found_in(image, [(20, 40, 90, 80)])))
-    assert (drawn[45:75, 25:85] == GREY).all()
-    assert (drawn[85:] == GREY).all() and (drawn[:, 125:] == GREY).all()
-
-
-def test_name_and_score_are_written_above_the_box():
-    image = grey()
-    drawn = np.asarray(draw(image, found_in(image, [(20, 40, 90, 80)])))
+    for side in (drawn[80, 20:91], drawn[40:81, 20], drawn[40:81, 90]):
+        assert (side == colour).all()
+    for untouched in (drawn[45:75, 25:85], drawn[85:], drawn[:, 125:]):
+        assert (untouched == GREY).all()
     label = drawn[25:38, 20:60].reshape(-1, 3)
-    assert (label == colour_of(1)).all(axis=1).any()
+    assert (label == colour).all(axis=1).any()
     assert len(np.unique(label, axis=0)) > 2
-    other = np.asarray(draw(image, found_in(image, [(20, 40, 90, 80)], scores=[0.9])))
+    other = np.asarray(draw(image, found_in(image, [box], scores=[0.9])))
     assert not np.array_equal(drawn, other)
 
 
-def test_input_is_untouched_and_may_be_read_only():
-    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
-    before = image.copy()
+def test_every_kind_of_picture_that_is_detected_in_is_drawn_on(tmp_path):
+    """And stays as it was; it may be read-only."""
+    image = noise(60, 80)
     image.setflags(write=False)
-    drawn = draw(image, found_in(image, [(5, 5, 50, 50)]))
-    np.testing.assert_array_equal(image, before)
-    assert not np.array_equal(np.asarray(drawn), before)
+    found = found_in(image, [(5, 5, 50, 50)])
+    expected = np.asarray(draw(image, found))
+    assert not np.array_equal(expected, image)
+    path = tmp_path / "a.png"
+    Image.fromarray(image).save(path)
+    before = Image.fromarray(image)
+    for form in (path, str(path), path.read_bytes(), before):
+        np.testing.assert_array_equal(np.asarray(draw(form, found)), expected)
+    np.testing.assert_array_equal(np.asarray(before), image)
+    np.testing.assert_array_equal(image, noise(60, 80))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (333, 500), (40, 40)])
@@ -74,47 +71,22 @@ def test_result_is_an_rgb_picture_of_the_same_size(size):
     assert drawn.mode == "RGB" and drawn.size == (size[1], size[0])
 
 
-def test_every_kind_of_picture_that_is_detected_in_is_drawn_on(tmp_path):
-    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
-    found = found_in(image, [(5, 5, 50, 50)])
-    expected = np.asarray(draw(image, found))
-    path = tmp_path / "a.png"
-    Image.fromarray(image).save(path)
-    before = Image.fromarray(image)
-    for form in (path, str(path), path.read_bytes(), before):
-        np.testing.assert_array_equal(np.asarray(draw(form, found)), expected)
-    np.testing.assert_array_equal(np.asarray(before), image)
-
-
 @pytest.mark.parametrize("wrong", ["no/such.jpg", b"no picture", np.zeros((9, 9), np.uint8), 3])
 def test_what_cannot_be_drawn_on(wrong):
     with pytest.raises(ImageError):
-        draw(wrong, found_in(grey(), []))
-
-
-def test_drawing_is_part_of_the_package():
-    assert ssd34.draw is draw and "draw" in ssd34.__all__
+        ssd34.draw(wrong, found_in(grey(), []))
 
 
 def test_nothing_found_draws_nothing():
-    image = grey()
-    drawn = draw(image, found_in(image, []))
-    np.testing.assert_array_equal(np.asarray(drawn), image)
+    np.testing.assert_array_equal(np.asarray(ssd34.draw(grey(), found_in(grey(), []))), grey())
 
 
 @pytest.mark.parametrize("name", ["a very long name of a class " * 8, "名前 😀", "two\nlines", ""])
 @pytest.mark.parametrize(
     "box",
-    [
-        (0, 0, 10, 10),
-        (130, 0, 140, 10),
-        (0, 90, 10, 100),
-        (130, 90, 140, 100),
-        (0, 0, 140, 100),
-        (140, 100, 140, 100),
-        (70.2, 50.7, 70.2, 50.7),
-    ],
-)
+    [(0, 0, 10, 10), (130, 0, 140, 10), (0, 90, 10, 100), (130, 90, 140, 100), (0, 0, 140, 100),
+     (140, 100, 140, 100), (70.2, 50.7, 70.2, 50.7)],
+)  # fmt: skip
 def test_labels_at_the_edges_do_not_fail(box, name):
     image = grey()
     drawn = draw(image, found_in(image, [box], names=(name,)))
@@ -122,15 +94,10 @@ def test_labels_at_the_edges_do_not_fail(box, name):
     assert not np.array_equal(np.asarray(drawn), image)
 
 
-def test_label_of_a_box_at_the_right_edge_stays_inside():
+def test_labels_stay_inside_the_picture():
     image = grey()
     drawn = np.asarray(draw(image, found_in(image, [(120, 50, 140, 70)])))
-    # Moved left: the label starts left of its box.
-    assert not (drawn[:50, :120] == GREY).all()
-
-
-def test_label_of_a_box_at_the_top_is_written_inside_it():
-    image = grey()
+    assert not (drawn[:50, :120] == GREY).all()  # moved left, to begin left of its box
     drawn = np.asarray(draw(image, found_in(image, [(10, 0, 130, 99)])))
     assert (drawn[2, 12] == colour_of(1)).all()
 

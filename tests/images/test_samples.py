@@ -16,7 +16,7 @@ from PIL import Image
 from ssd34.errors import ImageError
 from ssd34.images.read import read_image, read_image_size, rgb_picture
 from ssd34.images.reduced import read_square
-from tests.images.test_image_io import encoded, png_chunk
+from tests.support.pictures import encoded, png_chunk
 
 WIDTH, HEIGHT = 32, 24
 GREY = np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))
@@ -99,25 +99,15 @@ def pnm(kind, most, values):
 
 
 def right():
-    """Files, what they show, and by how much a decoder may be off."""
+    """Files; what they show, else `GREY`; by how much a decoder may be off, else not at all."""
     for order in "<>":
         for packed in (False, True):
             about = {"order": order, "packed": packed}
             name = f"{'packed ' if packed else ''}{order}"
             wide = f"{order}u2"
-            yield f"grey {name}", tiff(GREY.tobytes(), bits=8, **about), seen(GREY), 0
-            yield (
-                f"white 0 {name}",
-                tiff((255 - GREY).tobytes(), bits=8, white=0, **about),
-                seen(GREY),
-                0,
-            )
-            yield (
-                f"grey 16 {name}",
-                tiff(SIXTEEN.astype(wide).tobytes(), bits=16, **about),
-                seen(GREY),
-                0,
-            )
+            yield f"grey {name}", tiff(GREY.tobytes(), bits=8, **about)
+            yield f"white 0 {name}", tiff((255 - GREY).tobytes(), bits=8, white=0, **about)
+            yield f"grey 16 {name}", tiff(SIXTEEN.astype(wide).tobytes(), bits=16, **about)
             for white in (0, 1) if order == "<" or not packed else ():  # refused, see below
                 stored = GREY / 255 if white else 1 - GREY / 255
                 yield (
@@ -129,14 +119,9 @@ def right():
                     1,
                 )
             rgb = (RGB.astype(np.uint16) * 257).astype(wide)
-            yield (
-                f"rgb 16 {name}",
-                tiff(rgb.tobytes(), bits=16, white=2, samples=3, **about),
-                RGB,
-                0,
-            )
+            yield f"rgb 16 {name}", tiff(rgb.tobytes(), bits=16, white=2, samples=3, **about), RGB
             planes = [np.ascontiguousarray(RGB[..., k]).tobytes() for k in range(3)]
-            yield f"planes {name}", tiff(*planes, bits=8, white=2, samples=3, **about), RGB, 0
+            yield f"planes {name}", tiff(*planes, bits=8, white=2, samples=3, **about), RGB
             yield f"inks 16 {name}", tiff(
                 (INKS.astype(np.uint16) * 257).astype(wide).tobytes(),
                 bits=16, white=5, samples=4, **about,
@@ -152,49 +137,34 @@ def right():
                 yield (
                     f"{what} {name}",
                     tiff(GREY.tobytes(), bits=8, white=3, colours=colours, **about),
-                    seen(GREY),
-                    0,
-                )
+                )  # fmt: skip
     for packed in (False, True):
         yield (
             f"white 0 16 {packed}",
             tiff((65535 - SIXTEEN).astype("<u2").tobytes(), bits=16, white=0, packed=packed),
-            seen(GREY),
-            0,
-        )
+        )  # fmt: skip
         yield (
-            f"grey 12 {packed}",
-            tiff(bits_of(SIXTEEN >> 4, 12), bits=12, packed=packed),
-            seen(GREY),
-            1,
-        )
+            f"grey 12 {packed}", tiff(bits_of(SIXTEEN >> 4, 12), bits=12, packed=packed),
+            seen(GREY), 1,
+        )  # fmt: skip
     wide = rows_of(SIXTEEN.astype(">u2"))
     clear = SIXTEEN[0, 9]
-    yield "png 16", png(wide, bits=16, colour=0, gamma=45455), seen(GREY), 0
+    yield "png 16", png(wide, bits=16, colour=0, gamma=45455)
     yield (
-        "png 16 clear",
-        png(wide, bits=16, colour=0, clear=struct.pack(">H", clear)),
+        "png 16 clear", png(wide, bits=16, colour=0, clear=struct.pack(">H", clear)),
         seen(GREY, clear == SIXTEEN),
-        0,
-    )
-    yield (
-        "png 16 clear nowhere",
-        png(wide, bits=16, colour=0, clear=struct.pack(">H", clear + 1)),
-        seen(GREY),
-        0,
-    )
+    )  # fmt: skip
+    yield "png 16 clear nowhere", png(wide, bits=16, colour=0, clear=struct.pack(">H", clear + 1))
     for bits in (1, 2, 4):
         values = GREY >> (8 - bits)
         rows = [bits_of(row[None], bits) for row in values]
         shown = values * (255 // (2**bits - 1))
-        yield f"png {bits}", png(rows, bits=bits, colour=0), seen(shown), 0
+        yield f"png {bits}", png(rows, bits=bits, colour=0), seen(shown)
         for k in range(2**bits):
             yield (
-                f"png {bits} clear {k}",
-                png(rows, bits=bits, colour=0, clear=struct.pack(">H", k)),
+                f"png {bits} clear {k}", png(rows, bits=bits, colour=0, clear=struct.pack(">H", k)),
                 seen(shown, values == k),
-                0,
-            )
+            )  # fmt: skip
     for most in (1, 15, 100, 255, 1023, 65535):
         grey, colour = (np.rint(np.rint(p * (most / 255)) * (255 / most)) for p in (GREY, RGB))
         for kind, pixels, shown in ((2, GREY, seen(grey)), (5, GREY, seen(grey)),
@@ -206,10 +176,10 @@ def right():
         yield f"pfm {order}", head + values.tobytes(), seen(GREY), 1
     four = np.dstack([RGB[..., ::-1], CLEAR])
     masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
-    yield "bmp alpha", bmp(four.tobytes(), masks), seen(RGB, CLEAR == 0), 0
+    yield "bmp alpha", bmp(four.tobytes(), masks), seen(RGB, CLEAR == 0)
     four[..., 3] = 0
-    yield "bmp unused", bmp(four.tobytes()), RGB, 0
-    yield "bmp alpha unfilled", bmp(four.tobytes(), masks), RGB, 0
+    yield "bmp unused", bmp(four.tobytes()), RGB
+    yield "bmp alpha unfilled", bmp(four.tobytes(), masks), RGB
     red, green, blue = (RGB[..., k].astype(np.uint16) >> 3 for k in range(3))
     yield "bmp 16", bmp((red << 10 | green << 5 | blue).astype("<u2").tobytes()), RGB, 8
     lossless: dict[str, dict[str, object]] = {
@@ -221,8 +191,8 @@ def right():
         file = encoded(Image.fromarray(RGB), form, **lossless.get(form, {}))
         yield form, file, RGB, 4 if form in ("AVIF", "JPEG") else 0
     for picture in (Image.fromarray(SIXTEEN), Image.fromarray(GREY)):
-        yield f"jp2 {picture.mode}", encoded(picture, "JPEG2000"), seen(GREY), 0
-    yield "gif", encoded(Image.fromarray(GREY), "GIF"), seen(GREY), 0
+        yield f"jp2 {picture.mode}", encoded(picture, "JPEG2000")
+    yield "gif", encoded(Image.fromarray(GREY), "GIF")
     inks = Image.frombytes("CMYK", (WIDTH, HEIGHT), INKS.tobytes())
     yield "jpeg inks", encoded(inks, "JPEG", quality=100, subsampling=0), RGB, 4
 
@@ -244,7 +214,7 @@ def unknown():
         yield f"grey planes {packed}", tiff(*planes, bits=8, samples=2, extra=(2,), packed=packed)
 
 
-RIGHT = {name: (file, shown, off) for name, file, shown, off in right()}
+RIGHT = {name: (file, *rest, *(seen(GREY), 0)[len(rest) :]) for name, file, *rest in right()}
 UNKNOWN = dict(unknown())
 
 

@@ -9,8 +9,8 @@ import torch
 from ssd34.core.preprocess import preprocess
 from ssd34.deploy.graph.layers import network_of
 from ssd34.deploy.int8.calibrate import calibrate
-from ssd34.deploy.int8.plan import int8_plan
-from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
+from ssd34.deploy.int8.plan import QuantizeOptions, int8_plan
+from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.errors import CheckpointError
 from ssd34.images.read import read_image
 from ssd34.network.rounded import FakeQuantizedSSD, Steps
@@ -25,11 +25,7 @@ PICTURES = [read_image(EXAMPLES / f"{n}.jpg") for n in ("astronaut", "chelsea", 
 
 
 def plan_of(network, statistics):
-    return int8_plan(
-        network, statistics, ranges=OPTIONS.ranges, percentile=OPTIONS.percentile,
-        per_channel=True, largest_weight=64, bias_correction=False, bytes_input=False,
-        float_nodes=frozenset(),
-    )  # fmt: skip
+    return int8_plan(network, statistics, OPTIONS, bytes_input=False)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["norm", "no norm"])
@@ -173,10 +169,7 @@ def test_the_gradient_points_where_the_float_networks_does(quantized):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"extras.0.conv1": None},
-            r"no int8 steps for extras\.0\.conv1; begin another run",
-        ),
+        ({"extras.0.conv1": None}, r"no int8 steps for extras\.0\.conv1; begin another run"),
         ({"image": Steps(float("nan"), 3)}, "image: expected int8 steps .* got nan and 3"),
         ({"image": Steps(0.1, 256)}, "image: expected int8 steps .* got 0.1 and 256"),
     ],

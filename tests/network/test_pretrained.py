@@ -116,28 +116,20 @@ def test_a_pickle_with_code_is_refused_and_never_runs(tmp_path, capsys):
     assert "payload" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"\xff\xd8\xff", "expected a state dict|re-save"),
-        (b"", "not a readable torch file|refused"),
-        (b"hello there", "refused|not a readable"),
-    ],
-)
-def test_broken_torch_files(tmp_path, content, message):
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff", b"", b"hello there"])
+def test_broken_torch_files(tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=r"x\.pth"):
         read_torch_file(tmp_path / "x.pth")
 
 
 def test_other_torch_files(tmp_path):
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
-        read_torch_file(tmp_path / "missing.pth")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="expected a state dict"):
-        read_torch_file(tmp_path / "list.pth")
+    for name in ("missing.pth", "list.pth"):
+        with pytest.raises(CheckpointError, match=name):
+            read_torch_file(tmp_path / name)
     torch.save({"backbone.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match=r"unexpected key 'backbone\.weight'"):
+    with pytest.raises(CheckpointError, match=r"'backbone\.weight'"):
         weights_from_benchmark(read_torch_file(tmp_path / "other.pth"), source="other.pth")
 
 

@@ -1,7 +1,6 @@
 """What a run may start from."""
 
 import numpy as np
-import pytest
 import torch
 
 from ssd34.core.spec import named_spec
@@ -13,22 +12,15 @@ from ssd34.workflows.training.new_run import network_spec, start_from
 from tests.conftest import TINY_LABELS, tiny_spec
 
 
-@pytest.fixture
-def checkpoint(tiny_checkpoint, tmp_path):
-    path = tmp_path / "tiny.safetensors"
-    tiny_checkpoint.save(path)
-    return path
-
-
-def test_endings_count_in_either_case(checkpoint, tiny_checkpoint, tmp_path):
+def test_endings_count_in_either_case(tiny_checkpoint, tmp_path):
     save_model(onnx_model(tiny_checkpoint, ExportOptions()), tmp_path / "TINY.ONNX")
-    checkpoint.rename(tmp_path / "TINY.SAFETENSORS")
+    tiny_checkpoint.save(tmp_path / "TINY.SAFETENSORS")
     for name in ("TINY.ONNX", "TINY.SAFETENSORS"):
         assert start_from(str(tmp_path / name)).kind == "detector"
 
 
-def test_a_detectors_backbone_alone(checkpoint, tiny_checkpoint):
-    start = start_from(f"{checkpoint}@backbone")
+def test_a_detectors_backbone_alone(tiny_file, tiny_checkpoint):
+    start = start_from(f"{tiny_file}@backbone")
     assert (start.kind, start.folded) == ("backbone", ())
     torch.manual_seed(0)
     network = SSD(tiny_spec())
@@ -43,9 +35,9 @@ def test_a_detectors_backbone_alone(checkpoint, tiny_checkpoint):
         np.testing.assert_array_equal(array.numpy(), expected, err_msg=name)
 
 
-def test_a_backbone_alone_brings_the_detectors_network(checkpoint):
+def test_a_backbone_alone_brings_the_detectors_network(tiny_file):
     plan = resolved(read_recipe("small-data"), {}, start="backbone", bf16=False)
-    spec, _ = network_spec(plan, start_from(f"{checkpoint}@backbone"), TINY_LABELS)
+    spec, _ = network_spec(plan, start_from(f"{tiny_file}@backbone"), TINY_LABELS)
     assert spec == tiny_spec().replace(head_norm=True)
     default, _ = network_spec(plan, start_from("default@backbone"), TINY_LABELS)
     assert default.at_size(300).backbone == named_spec("ssd300-resnet34").backbone

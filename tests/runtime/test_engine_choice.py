@@ -4,20 +4,15 @@ import pytest
 from ssd34.core.contract import METADATA_QUANTIZATION
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.deploy.graph.layers import network_of
-from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
-from ssd34.images.read import read_image
 from ssd34.runtime.engine_choice import EXACT, FAST, int8_way, open_engine
-from tests.conftest import EXAMPLES
 
 
 @pytest.fixture(scope="module")
-def files(tiny_checkpoint, tiny_model, tmp_path_factory):
+def files(tiny_checkpoint, tiny_network, tiny_statistics, tiny_model, tmp_path_factory):
     """By what they are: a float file, one that only stores int8, and int8 ones."""
     folder = tmp_path_factory.mktemp("files")
-    network = network_of(tiny_checkpoint)
-    statistics = calibrate(network, [read_image(EXAMPLES / "coffee.jpg")])
+    network, statistics = tiny_network, tiny_statistics
     models = {"stored": onnx_model(tiny_checkpoint, ExportOptions(weight_format="int8"))}
     for form, options in PUBLISHED_FORMS.items():
         for bits in (7, 8):

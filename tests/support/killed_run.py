@@ -1,5 +1,6 @@
 """A small run in a process of its own, which may kill itself; see test_killed.py."""
 
+import dataclasses
 import os
 import resource
 import signal
@@ -9,20 +10,11 @@ from typing import Any
 import safetensors.numpy
 import torch
 
-from ssd34.datasets.open import open_dataset
-from ssd34.network.ssd import SSD
-from ssd34.train.examples.augment import Augmentation
-from ssd34.train.examples.example import training_sets
-from ssd34.train.loop import train
 from ssd34.train.run import LAST, Run
-from ssd34.train.settings.options import TrainOptions
-from tests.conftest import TINY_LABELS, tiny_spec
+from tests.support import training
+from tests.support.training import FAST
 
-OPTIONS = TrainOptions(
-    epochs=2, batch_size=4, warmup_steps=2, workers=0, learning_rate=1e-3, precision="bf16",
-    frozen_stages=0, backbone_statistics="batch", ema_decay=0.9,
-    augmentation=Augmentation(expand=0.3), checkpoint_minutes=1e-6,
-)  # fmt: skip
+OPTIONS = dataclasses.replace(FAST, precision="bf16", checkpoint_minutes=1e-6)
 """A checkpoint after every step."""
 
 
@@ -77,14 +69,4 @@ def run(folder, shapes, moment=None, count=0):
     """Train, or go on where the folder has a checkpoint."""
     torch.set_num_threads(1)
     die_at(moment, count)
-    dataset = open_dataset(shapes)
-    torch.manual_seed(1)
-    train(
-        SSD(tiny_spec()),
-        TINY_LABELS,
-        sources=training_sets([(dataset, 1.0)], TINY_LABELS),
-        validation=dataset,
-        options=OPTIONS,
-        output=folder,
-        resume=(folder / LAST).exists(),
-    )
+    training.run(folder, shapes, options=OPTIONS, resume=(folder / LAST).exists())

@@ -13,14 +13,10 @@ import ssd34.workflows.training.new_run
 from ssd34.cli.app import commands
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import TrainingError
-from ssd34.network.ssd import SSD
 from ssd34.train.distributed import joined
-from ssd34.train.examples.example import training_sets
-from ssd34.train.loop import train
 from ssd34.train.progress import Listener
-from ssd34.train.step import make_optimizer
-from tests.conftest import TINY_LABELS, tiny_spec
-from tests.train.test_loop import FAST
+from tests.support import training
+from tests.support.training import FAST
 
 CPU = torch.device("cpu")
 
@@ -33,17 +29,6 @@ def begin(work, rank, port, folder, *arguments):
     torch.set_num_threads(1)
     with (folder / f"{rank}.txt").open("w") as sys.stdout:
         work(folder, *arguments)
-
-
-def leave_nothing(_):
-    """The group and its threads end with the block, also where an optimizer was made in it."""
-    with joined(CPU) as ranks:
-        group = weakref.ref(dist.group.WORLD)
-        make_optimizer(SSD(tiny_spec()), FAST)
-        values = torch.ones(3)
-        ranks.add(values)
-        print(values.tolist(), ranks.everyone([]), ranks.everyone(["é"] * ranks.rank))
-    print(group())
 
 
 def lose_one(_):
@@ -65,16 +50,20 @@ def adapt(folder, *arguments):
 
 
 def learn(folder):
-    """Train and evaluate; print what was reported."""
+    """Train and evaluate; print what was reported, and what is left of the group and its threads,
+    which end with the block."""
     (folder / "run").mkdir(exist_ok=True)
     with joined(CPU) as ranks:
-        train(
-            SSD(tiny_spec()),
-            TINY_LABELS,
-            sources=training_sets([(open_dataset(folder / "train"), 1.0)], TINY_LABELS),
+        group = weakref.ref(dist.group.WORLD)
+        values = torch.ones(3)
+        ranks.add(values)
+        print(values.tolist(), ranks.everyone([]), ranks.everyone(["é"] * ranks.rank))
+        training.run(
+            folder / "run",
+            folder / "train",
             validation=open_dataset(folder / "val"),
             options=dataclasses.replace(FAST, epochs=1),
-            output=folder / "run",
             listener=Listener(problem=lambda problem: print(problem.where)),
             ranks=ranks,
         )
+    print(group())

@@ -20,16 +20,10 @@ from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.layers import network_of
 from ssd34.errors import OptionError
 from ssd34.files.checkpoint import read_checkpoint
-from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, SharedBatchNorm, joined, share_batch_norm
-from ssd34.train.examples.augment import Augmentation
-from ssd34.train.examples.example import training_sets
-from ssd34.train.examples.loader import Loader
-from ssd34.train.loop import train
-from tests.cli.train.test_train import invoke
-from tests.conftest import TINY_LABELS, tiny_spec
 from tests.support import two_processes
-from tests.train.test_loop import FAST
+from tests.support.cli import invoke
+from tests.support.training import FAST, loader_of, run
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +32,7 @@ def with_a_broken_picture(shapes, tmp_path_factory):
     alone for the first batch of three."""
     folder = tmp_path_factory.mktemp("broken") / "set"
     shutil.copytree(shapes, folder)
-    loader = Loader(
-        training_sets([(open_dataset(folder), 1.0)], TINY_LABELS), spec=tiny_spec(),
-        options=Augmentation(), batch_size=3, seed=34, workers=0, size_now=lambda _: 64,
-        ranks=Ranks(1, 2),
-    )  # fmt: skip
+    loader = loader_of(folder, batch_size=3, seed=34, ranks=Ranks(1, 2))
     [drawn] = next(loader.draws(0))
     name = loader.sources[0].dataset.samples[drawn.picture].file_name
     (folder / "images" / name).write_text("no picture")
@@ -50,17 +40,16 @@ def with_a_broken_picture(shapes, tmp_path_factory):
 
 
 def test_torchrun_trains_to_the_weights_of_one_process(
-    with_a_broken_picture, shapes, tiny_checkpoint, tmp_path
+    with_a_broken_picture, shapes, tiny_checkpoint, tiny_file, tmp_path
 ):
     """The same batches, batch norm over both processes, one of them once without a picture.
 
     Four steps: every further one multiplies the rounding of sums, on few pixels by batch norm most.
     Two threads instead of one move the weights as much as two processes do.
     """
-    tiny_checkpoint.save(tmp_path / "start.safetensors")
     arguments = [
         "train", "--data", str(with_a_broken_picture), "--val", str(shapes), "--init",
-        str(tmp_path / "start.safetensors"), "--epochs", "1", "--batch", "3", "--lr", "1e-3",
+        str(tiny_file), "--epochs", "1", "--batch", "3", "--lr", "1e-3",
         "--workers", "0", "--threads", "1", "--device", "cpu",
         *(f"--set={x}" for x in ("optimizer=sgd", "warmup_steps=1", "ema_decay=0.9",
                                  "precision=fp32", "backbone_statistics=batch", "frozen_stages=0")),
@@ -107,7 +96,7 @@ def together():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([two_processes.__name__])
 
-    def run(work, folder, *arguments, ends=(0, 0)):
+    def start(work, folder, *arguments, ends=(0, 0)):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -122,13 +111,7 @@ def together():
         assert tuple(process.exitcode for process in processes) == ends
         return [(folder / f"{rank}.txt").read_text().splitlines() for rank in range(2)]
 
-    return run
-
-
-def test_nothing_of_the_group_outlives_it(together, tmp_path):
-    """Its threads, which give tensors back, must not run on while Python ends."""
-    expected = ["[2.0, 2.0, 2.0] [] ['é']", "None"]
-    assert together(two_processes.leave_nothing, tmp_path) == [expected, expected]
+    return start
 
 
 def test_who_waits_for_a_dead_process_is_told(together, tmp_path):
@@ -137,7 +120,8 @@ def test_who_waits_for_a_dead_process_is_told(together, tmp_path):
 
 
 def test_pictures_that_any_process_could_not_read_are_told_once(together, shapes, tmp_path):
-    """Of those to learn from and of those to measure on, in the history of the first process."""
+    """Of those to learn from and of those to measure on, in the history of the first process.
+    Nothing of the group outlives it: its threads must not run on while Python ends."""
     expected = []
     for number, part in enumerate(("train", "val")):
         shutil.copytree(shapes, tmp_path / part)
@@ -145,34 +129,29 @@ def test_pictures_that_any_process_could_not_read_are_told_once(together, shapes
             (tmp_path / part / "images" / sample.file_name).write_text("no picture")
             expected.append(sample.file_name)
     first, second = together(two_processes.learn, tmp_path)
+    shared = "[2.0, 2.0, 2.0] [] ['é']"
     records = map(json.loads, (tmp_path / "run" / "history.jsonl").read_text().splitlines())
     told = [record["where"] for record in records if record["event"] == "problem"]
     assert sorted(told) == sorted(expected)
-    assert (first, second) == (told, [])
+    assert (first, second) == ([shared, *told, "None"], [shared, "None"])
 
 
 def test_the_first_process_finds_the_int8_steps_for_all(
-    together, with_a_broken_picture, shapes, tiny_checkpoint, tmp_path
+    together, with_a_broken_picture, shapes, tiny_file, tmp_path
 ):
     """The second of them has no picture in its part of the first batch."""
-    tiny_checkpoint.save(tmp_path / "start.safetensors")
     together(
         two_processes.adapt, tmp_path, "train", "--qat", "--data", str(with_a_broken_picture),
-        "--val", str(shapes), "--init", str(tmp_path / "start.safetensors"), "--epochs", "1",
+        "--val", str(shapes), "--init", str(tiny_file), "--epochs", "1",
         "--batch", "3", "--workers", "0", "--threads", "1", "--device", "cpu",
     )  # fmt: skip
-    run = read_checkpoint(tmp_path / "run" / "last.safetensors")
-    assert set(network_of(run).trained) == set(run.state["notes"][NOTE_INT8_STEPS])
+    last = read_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert set(network_of(last).trained) == set(last.state["notes"][NOTE_INT8_STEPS])
 
 
 def test_ranks_share_every_batch_without_overlap(shapes):
-    sources = training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
-
     def drawn(ranks):
-        loader = Loader(
-            sources, spec=tiny_spec(), options=Augmentation(), batch_size=5, seed=1, workers=0,
-            size_now=lambda _: 64, ranks=ranks,
-        )  # fmt: skip
+        loader = loader_of(shapes, batch_size=5, ranks=ranks)
         draws = loader.draws(0)
         return [next(draws) for _ in range(4)]
 
@@ -213,20 +192,10 @@ def test_shared_batch_norm_is_batch_norm_in_one_process():
 
 
 def test_what_several_processes_cannot_do(shapes, tmp_path):
-    dataset = open_dataset(shapes)
-
-    def begin(options, ranks):
-        train(
-            SSD(tiny_spec()),
-            TINY_LABELS,
-            sources=training_sets([(dataset, 1.0)], TINY_LABELS),
-            validation=dataset,
-            options=options,
-            output=tmp_path,
-            ranks=ranks,
-        )
-
-    with pytest.raises(OptionError, match="expected --epochs with several processes"):
-        begin(dataclasses.replace(FAST, epochs=None, minutes=1.0), Ranks(0, 2))
-    with pytest.raises(OptionError, match="expected --batch 8 or more, a picture for each"):
-        begin(dataclasses.replace(FAST, batch_size=6, accumulate=2), Ranks(0, 4))
+    for changes, ranks, named in (
+        ({"epochs": None, "minutes": 1.0}, Ranks(0, 2), "--epochs"),
+        ({"batch_size": 6, "accumulate": 2}, Ranks(0, 4), "--batch 8"),
+    ):
+        options = dataclasses.replace(FAST, **changes)
+        with pytest.raises(OptionError, match=named):
+            run(tmp_path, shapes, options=options, ranks=ranks)

@@ -13,7 +13,7 @@ from ssd34.train.loss import detection_loss
 from ssd34.train.run import Run, read_history
 from ssd34.train.validate import evaluate_network
 from tests.conftest import TINY_LABELS, tiny_spec
-from tests.train.test_loop import FAST, run, stop_after
+from tests.support.training import FAST, run, stop_after
 
 
 def exploded_at(losses):
@@ -51,10 +51,10 @@ def growing_from(first, factor):
 
 def test_a_resumed_run_remembers_how_low_the_loss_was(tmp_path, shapes, monkeypatch):
     """What explodes right after a resume is seen as it is without the interruption."""
-    options = dataclasses.replace(FAST, epochs=20, learning_rate=1e-6)
-    run(tmp_path, shapes, options=options, listener=stop_after(8))
+    options = dataclasses.replace(FAST, epochs=20, learning_rate=1e-6, evaluate_every=20)
+    run(tmp_path, shapes, options=options, listener=stop_after(5))
     was = read_checkpoint(tmp_path / "last.safetensors").state["loss"]
-    assert was["steps"] == 8
+    assert was["steps"] == 5
     assert 0 < was["lowest"] <= was["mean"]
     monkeypatch.setattr(step_module, "detection_loss", growing_from(1, 1000.0))
     with pytest.raises(TrainingError, match=rf"grown from {was['lowest']:.3g} to"):
@@ -76,34 +76,31 @@ WILD = dataclasses.replace(
 
 
 def test_divergence_before_any_checkpoint_does_not_advise_to_resume(tmp_path, shapes):
-    with pytest.raises(TrainingError, match=r"diverged; there is no checkpoint yet: start anew wi"):
+    with pytest.raises(TrainingError, match="no checkpoint yet"):
         run(tmp_path, shapes, options=WILD)
     assert not (tmp_path / "last.safetensors").exists()
     [stopped] = read_history(tmp_path / "history.jsonl")
-    assert stopped["event"] == "diverged"
-    assert "start anew" in stopped["reason"]
+    assert stopped["event"] == "diverged" and "no checkpoint yet" in stopped["reason"]
 
 
 def test_a_checkpoint_of_broken_weights_is_called_so(tmp_path, shapes):
     """One step an epoch: they are saved and measured, before they are tried."""
     options = dataclasses.replace(WILD, batch_size=12)
     for resume in (False, True):
-        with pytest.raises(TrainingError, match=r"has the very weights that led to it: start ane"):
+        with pytest.raises(TrainingError, match="the very weights"):
             run(tmp_path, shapes, options=options, resume=resume)
     assert read_checkpoint(tmp_path / "last.safetensors").state["step"] == 1
 
 
-@pytest.mark.parametrize(("factor", "message"), [(100.0, r"grown from \S+ to"), (1e30, "loss is")])
+@pytest.mark.parametrize(("factor", "message"), [(1000.0, "grown from"), (1e30, "loss is")])
 def test_weights_that_explode_do_not_replace_good_ones(
     tmp_path, shapes, monkeypatch, factor, message
 ):
-    monkeypatch.setattr(step_module, "detection_loss", growing_from(26, factor))
+    monkeypatch.setattr(step_module, "detection_loss", growing_from(8, factor))
     options = dataclasses.replace(FAST, epochs=20, learning_rate=1e-6)
-    with pytest.raises(
-        TrainingError, match=rf"{message}.*diverged; the last .*, step 24: .*--init"
-    ):
+    with pytest.raises(TrainingError, match=rf"{message}.*step 6.*--init"):
         run(tmp_path, shapes, options=options)
-    assert read_checkpoint(tmp_path / "last.safetensors").state["step"] == 24
+    assert read_checkpoint(tmp_path / "last.safetensors").state["step"] == 6
 
 
 def test_a_doubtful_moment_only_delays_the_checkpoint(tmp_path, shapes, monkeypatch):
@@ -123,7 +120,7 @@ def test_a_doubtful_moment_only_delays_the_checkpoint(tmp_path, shapes, monkeypa
 
     monkeypatch.setattr(step_module, "detection_loss", once)
     monkeypatch.setattr(Run, "save_last", noted)
-    run(tmp_path, shapes, options=dataclasses.replace(FAST, epochs=2, learning_rate=1e-6))
+    run(tmp_path, shapes, options=dataclasses.replace(FAST, learning_rate=1e-6))
     assert saved == [4, 6, 6]
 
 

@@ -20,7 +20,8 @@ from ssd34.deploy.graph.export import ExportOptions, network_model, onnx_model
 from ssd34.deploy.graph.layers import network_of
 from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.int8.calibrate import calibrate
-from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
+from ssd34.deploy.int8.plan import QuantizeOptions
+from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.errors import CheckpointError, DatasetError, ModelError
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD, load_weights

@@ -7,13 +7,7 @@ import pytest
 
 import ssd34
 from ssd34 import EvaluateOptions, OptionError
-from ssd34.workflows.evaluate import (
-    Listener,
-    ScoringOptions,
-    compare_detections,
-    score_detections,
-)
-from tests.conftest import shapes_dataset
+from ssd34.workflows.evaluate import Listener, ScoringOptions, compare_detections, score_detections
 from tests.support.coco_oracle import assert_same_numbers, oracle
 
 
@@ -61,26 +55,11 @@ def test_nothing_is_written_that_was_not_asked_for(tiny_model, shapes, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreadable_picture_is_heard_of_and_counted(tiny_model, tmp_path):
-    folder = shapes_dataset(tmp_path / "set", pictures=2)
-    (folder / "images" / "0002.png").write_bytes(b"no picture")
-    ears = Recorder()
-    measured = ssd34.evaluate(tiny_model, folder, EvaluateOptions(resamples=0), listener=ears)
-    assert (measured.unreadable, measured.problems, len(ears.warnings)) == (1, 0, 2)
-    assert "0002.png" in ears.warnings[0]
-
-
 @pytest.mark.parametrize(
     "fields",
-    [
-        {"limit": 0},
-        {"metric": "voc"},
-        {"resamples": -1},
-        {"report_classes": ("cat",)},
-        {"overwrite": True},
-        {"resume": True},
-    ],
-)
+    [{"limit": 0}, {"metric": "voc"}, {"resamples": -1}, {"report_classes": ("cat",)},
+     {"overwrite": True}, {"resume": True}],
+)  # fmt: skip
 def test_options_are_checked_when_they_are_made(fields):
     with pytest.raises(OptionError):
         EvaluateOptions(**fields)

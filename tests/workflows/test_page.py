@@ -3,7 +3,6 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from ssd34.train.run import read_history
 from ssd34.workflows.training.page import Exhibit, training_page
 
 RECIPE = {"recipe": "fine-tune", "changed": {"epochs": 2}, "settings": {"epochs": 2, "init": None}}
@@ -68,11 +67,6 @@ def test_names_are_escaped_and_nothing_is_fine():
     assert "<script" not in page
     empty = training_page("tiny", [], recipe={}, facts=[])
     assert empty.count("nothing yet") == 4
-
-
-def test_a_history_cut_by_a_crash_is_read(tmp_path):
-    (tmp_path / "h.jsonl").write_text('{"event": "step", "step": 1}\n{"event": "st')
-    assert read_history(tmp_path / "h.jsonl") == [{"event": "step", "step": 1}]
 
 
 def test_what_was_best_under_another_policy_does_not_count():

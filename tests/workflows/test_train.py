@@ -61,7 +61,7 @@ def test_a_stopped_and_resumed_training_ends_as_a_whole_one(shapes, init, tmp_pa
     assert heard.aps == [(1, stopped.best_ap)] and heard.has_ended and heard.history == []
     assert any("epochs=2" in fact for fact in heard.facts)
     second = Stopping()
-    second.stop = lambda: False
+    second.__dict__["stop"] = lambda: False
     parts = ssd34.train(
         data=[str(shapes)], val=str(shapes), output=str(tmp_path / "parts"), resume=True, threads=1,
         listener=second,

@@ -84,7 +84,7 @@ def loadgen_values(
         "ssd34": __version__,
         "loadgen": True,
         "scenario": plan.scenario,
-        "pictures": len(plan.used) or "one drawn picture of 640 x 480",
+        "pictures": len(plan.used) or "one random picture of 640 x 480",
         "interrupted": interrupted,
         "cpu": this_cpu().to_dict(),
         "results": results,

@@ -24,7 +24,7 @@ def report_values(report: Report) -> dict[str, Any]:
     return {
         "ssd34": __version__,
         "scenario": plan.scenario,
-        "pictures": len(plan.used) or "one drawn picture of 640 x 480",
+        "pictures": len(plan.used) or "one random picture of 640 x 480",
         "warm_up": plan.warm_up,
         "interrupted": report.interrupted,
         "cpu": report.cpu.to_dict(),

@@ -20,7 +20,7 @@ from ssd34.zoo.names import model_path
 SCENARIOS = (SINGLE_STREAM, OFFLINE)
 
 MAX_PICTURES = 64
-"""Pictures kept in memory by each process; a run with more rounds begins anew."""
+"""Pictures kept in memory by each process; a run with more rounds takes the first ones again."""
 
 PICTURES_A_THREAD = 4
 

@@ -1,6 +1,6 @@
 """The ``ssd34`` command.
 
-Exit codes: 0 all well; 1 some pictures failed and the rest went on; 2 a wrong argument or
+Exit codes: 0 all well; 1 some pictures failed and the others were done; 2 a wrong argument or
 unusable input, in one line; 3 a file did not pass ``verify``; 4 no int8
 file passed the gate of ``quantize``; 130 interrupted.
 """
@@ -54,7 +54,10 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="ssd34")
 def commands() -> None:
-    """Single Stage Detector: train, evaluate, export and run an SSD on a plain CPU."""
+    """Single Stage Detector: train, evaluate, export and run an SSD on a plain CPU.
+
+    Example: ssd34 detect photos --save out
+    """
 
 
 for command in (

@@ -43,30 +43,33 @@ def _refuse_removed(_: click.Context, option: click.Parameter, value: str | None
         )
 
 
-@click.command(short_help="Measure how fast models run here.")
+@click.command(short_help="Measure how fast models run on this machine.")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
     "--threads", metavar="N,M",
-    help="Run each model with each of these. [default: what this process may use]",
+    help="Thread counts for each model. [default: what this process may use]",
 )  # fmt: skip
 @click.option(
     "--engine", "engines", default=DEFAULT_ENGINE, metavar="NAME,NAME",
-    help=f"Run each model with each of these: {', '.join([*ENGINES, AUTO])}.",
+    help=f"Engines for each model: {', '.join([*ENGINES, AUTO])}.",
 )  # fmt: skip
 @click.option(
     "--images", multiple=True, metavar="PATH",
-    help="Pictures, as for detect. [default: one that is drawn]",
+    help="Pictures, as for detect; may be repeated. [default: one random picture]",
 )  # fmt: skip
-@click.option("--scenario", type=click.Choice(SCENARIOS), default=SINGLE_STREAM)
+@click.option(
+    "--scenario", type=click.Choice(SCENARIOS), default=SINGLE_STREAM,
+    help="One picture after the other, or all at once.",
+)  # fmt: skip
 @click.option(
     "--rounds", type=click.IntRange(1),
-    help=f"[default: {', '.join(f'{n} {name}' for name, n in ROUNDS.items())}]",
+    help=f"Rounds. [default: {', '.join(f'{n} {name}' for name, n in ROUNDS.items())}]",
 )  # fmt: skip
 @click.option(
     "--warm-up",
     type=click.IntRange(0),
     default=3,
-    help="Rounds that do not count; not with LoadGen.",
+    help="Rounds that do not count. Not with LoadGen.",
 )
 @click.option(
     "--batch", type=click.IntRange(1),
@@ -75,14 +78,14 @@ def _refuse_removed(_: click.Context, option: click.Parameter, value: str | None
 @click.option("--rate", "--bound", hidden=True, expose_value=False, callback=_refuse_removed)
 @click.option(
     "--loadgen", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    help="Let MLCommons LoadGen ask instead; its logs stay in DIR.",
+    help="Let MLCommons LoadGen ask for pictures, and keep its logs in DIR.",
 )  # fmt: skip
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=60.0,
     help="LoadGen: shortest run of each model.",
 )  # fmt: skip
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all numbers.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw them: .png, .svg or .pdf.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Plot them: .png, .svg or .pdf.")
 def benchmark(
     *,
     models: tuple[str, ...],
@@ -100,9 +103,11 @@ def benchmark(
 ) -> None:
     """Measure how fast models run on this machine, from JPEG bytes to detections.
 
-    Models, engines and thread counts take turns in one run, A B A B, each in its own process; what
-    slows the machine slows them all. The first is what the others are compared with. What an engine
-    cannot run here is left out and named.
+    Models, engines and thread counts take turns in one run, A B A B, each in its own process. What
+    slows the machine slows all of them. The others are compared with the first. Models that an
+    engine cannot run are listed with the reason.
+
+    Example: ssd34 benchmark float.onnx int8.onnx --images photos --threads 2
     """
     _check_scenario(scenario, loadgen=loadgen is not None)
     plan = Plan(

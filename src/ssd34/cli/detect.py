@@ -40,33 +40,36 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
     "--score",
     type=click.FloatRange(0, 1),
     default=DEFAULT_SCORE,
-    help="Leave out what scores less.",
+    help="Leave out detections that score less.",
 )
 @click.option(
     "--policy", "policy_name", type=click.Choice(list(POLICIES)),
-    help="How to pick detections from files that end at raw outputs; others pick themselves, "
-    "see ssd34 export --policy. [default: zoo]",
+    help="NMS policy, only for files that end at raw outputs. Others have the NMS in the file, see "
+    "ssd34 export --policy. [default: zoo]",
 )  # fmt: skip
 @click.option(
     "--class", "classes", multiple=True, metavar="NAME", help="Only this class; may be repeated."
 )
 @click.option(
     "--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    help="Write the pictures with boxes drawn into DIR.",
+    help="Write the pictures with their boxes into DIR.",
 )  # fmt: skip
 @click.option(
     "--format", "form", type=click.Choice(FORMATS),
-    help="[default: json or csv where --output ends so, else table]",
+    help="Form of the result. [default: json or csv where --output ends so, else table]",
 )  # fmt: skip
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write there instead of printing; with --format yolo a folder of one .txt a picture.",
+    help="Write to FILE instead of printing. With --format yolo it is a folder with one .txt a "
+    "picture.",
 )  # fmt: skip
 @click.option(
     "--preprocess", "preprocessing", type=click.Choice(PREPROCESSINGS), default=CARD,
-    help="card: bit for bit as published; fast: less work on large pictures.", show_default=True,
+    help="card: as published, bit for bit. fast: less work on large pictures.", show_default=True,
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
+)
 @engine_option
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse larger pictures."
@@ -88,9 +91,11 @@ def detect(
 ) -> None:
     """Find objects in pictures.
 
-    SOURCE is a picture, a folder (searched through) or a quoted pattern such as 'shots/*.jpg'.
-    A picture that cannot be read is reported and the rest goes on; the exit code is then 1. Where
-    none can be read, it is 2 and nothing is written.
+    SOURCE is a picture, a folder (with its folders) or a quoted pattern such as 'shots/*.jpg'.
+    An unreadable picture is reported, the others are done, and the exit code is 1. If none can be
+    read, the exit code is 2 and nothing is written.
+
+    Example: ssd34 detect photos --save out
     """
     if score != score:
         raise OptionError("--score nan: expected a number from 0 to 1")
@@ -166,7 +171,7 @@ def detect(
 
 
 def _warn_of_own_threshold(session: Session, score: float) -> None:
-    """What a file with a tail leaves out itself, no option here brings back."""
+    """Warn where the NMS in the file leaves out more than --score does."""
     if session.raw:
         return
     try:
@@ -178,7 +183,7 @@ def _warn_of_own_threshold(session: Session, score: float) -> None:
         own = tail_policy(read_model(session.path).graph).score_threshold
     if np.float32(score) < np.float32(own):
         warn(
-            f"--score {score:g}: {session.path.name} leaves out what scores less than {own:.4g} "
+            f"--score {score:g}: {session.path.name} leaves out detections below {own:.4g} "
             "itself; make another file with ssd34 export --score or --tail none"
         )
 

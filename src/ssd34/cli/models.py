@@ -31,8 +31,10 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 def models(context: click.Context, *, as_json: bool) -> None:
     """List, fetch and find the published models.
 
-    Without a command: the list. A name from it can stand wherever a model is asked for, once the
-    file has been pulled.
+    Without a command it prints the list. Each name in it stands for a model in all commands, once
+    the file is pulled.
+
+    Example: ssd34 models pull ssd-12-int8
     """
     if context.invoked_subcommand is None:
         _print_list(as_json=as_json)
@@ -40,10 +42,13 @@ def models(context: click.Context, *, as_json: bool) -> None:
         raise OptionError("--json belongs to the list; use: ssd34 models --json")
 
 
-@models.command("list", short_help="What is published, and what is on this machine.")
+@models.command("list", short_help="List the published files and those on this machine.")
 @_json_option
 def list_models(*, as_json: bool) -> None:
-    """List the published files and the model that comes with the package."""
+    """List the published files and the models in the package.
+
+    Example: ssd34 models list --json
+    """
     _print_list(as_json=as_json)
 
 
@@ -51,12 +56,14 @@ def list_models(*, as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option(
     "--with-test-data", is_flag=True,
-    help="Also the .tar.gz, which holds the model, a tested input and its outputs.",
+    help="Fetch the .tar.gz, too: the model, a tested input and its outputs.",
 )  # fmt: skip
 def pull(*, names: tuple[str, ...], with_test_data: bool) -> None:
     """Fetch published models into the cache, checked by their SHA-256.
 
-    An interrupted pull goes on where it stopped. What is there already is checked, not fetched.
+    The next pull resumes a partial download. A file that is there already is checked, not fetched.
+
+    Example: ssd34 models pull ssd-10 ssd-12 --with-test-data
     """
     wanted: list[PublishedFile] = []
     for name in names:
@@ -72,12 +79,14 @@ def pull(*, names: tuple[str, ...], with_test_data: bool) -> None:
         click.echo(str(cache_path(file)))
 
 
-@models.command(short_help="Print where a model's file lies.")
+@models.command(short_help="Print the path of a model's file.")
 @click.argument("name")
 def path(*, name: str) -> None:
-    """Print where the file of NAME lies.
+    """Print the path of the file of NAME.
 
-    A published model that has not been pulled is an error, which says where its file belongs.
+    If a published model is not pulled, an error says where its file belongs.
+
+    Example: ssd34 models path default
     """
     from ssd34.zoo.names import EMBEDDED, model_path
 
@@ -180,7 +189,7 @@ def _embedded(name: str) -> dict[str, Any]:
 
 
 def fetch(file: PublishedFile, target: Path) -> None:
-    """Have it at `target`, checked by its SHA-256; an interrupted fetch goes on where it stopped.
+    """Download it to `target`, checked by its SHA-256; a partial download is resumed.
 
     Raises:
         DownloadError: nobody has it; the message says where to put it by hand.

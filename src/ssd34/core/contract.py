@@ -24,7 +24,7 @@ RAW_OUTPUTS = ("loc", "conf")
 """Outputs of a file that ends at the network."""
 
 TAIL_INPUTS = ("tail.loc", "tail.conf")
-"""What the same two are called inside a file that goes on from them to detections."""
+"""What the same two are called inside a file that computes detections from them."""
 
 METADATA_SPEC = "ssd34.spec"
 """Metadata key of the model spec, as JSON."""

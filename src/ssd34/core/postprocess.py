@@ -88,7 +88,7 @@ MLPERF_UNCLAMPED = MLPERF.replace(name="mlperf-unclamped", clamp_iou=False)
 BEST = ZOO.replace(
     name="best", score_threshold=0.02, iou_threshold=0.55, kept_per_class=100, max_detections=1000
 )
-"""The highest AP of those that a graph can hold, with the embedded model; see
+"""More room for detections, and still in the form that a graph can hold; see
 docs/decisions/0005-policies.md."""
 
 POLICIES: dict[str, Policy] = {
@@ -106,7 +106,7 @@ def named_policy(name: str) -> Policy:
         return POLICIES[name]
     except KeyError:
         raise OptionError(
-            f"unknown policy {name!r}; expected one of {', '.join(POLICIES)}"
+            f"unknown NMS policy {name!r}; expected one of {', '.join(POLICIES)}"
         ) from None
 
 
@@ -154,7 +154,7 @@ def postprocess(
 
 
 _SLACK = 0.01
-"""Logits are rounded a thousand times finer; what this lets through too much, `pick` drops."""
+"""Logits are rounded a thousand times finer; `pick` drops what this lets through in excess."""
 
 
 def promising_margin(score_threshold: float) -> float | None:

@@ -41,7 +41,7 @@ def download_data(
     """Have a data set in a folder, whole and checked; what is there is not fetched again.
 
     Each zip lies in ``archives/`` until it is unpacked. Folders and files appear under their own
-    names only when they are whole; an interrupted call is gone on with by the next.
+    names only when they are whole; the next call resumes an interrupted one.
 
     Args:
         data: which.

@@ -1,4 +1,4 @@
-"""Detections kept while an evaluation runs, so that an interrupted one can go on.
+"""Detections kept while an evaluation runs, so that an interrupted one can be resumed.
 
 A text file: the first line says of which evaluation, each further line holds one picture. A line
 is written at once; the last one, torn by a crash, is done again. Numbers are written so that they
@@ -79,9 +79,9 @@ def partial_file(
 
     Args:
         path: the file.
-        identity: JSON-ready; what must be the same for the evaluation to go on.
+        identity: JSON-ready; what must be the same to resume the evaluation.
         dataset: its pictures.
-        resume: go on with what is there; with nothing there, begin.
+        resume: continue with the pictures in the file; without a file, start.
 
     Raises:
         OptionError: without `resume`, there is one already; with it, it is of another evaluation
@@ -105,13 +105,21 @@ def partial_file(
             found = ()
             file.write(head)
         try:
-            with naming(path):
-                file.flush()
-            yield Partial(path, file, found)
-        finally:
-            with naming(path):
-                file.close()
-        path.unlink()
+            file = path.open("xb")
+        except FileExistsError:
+            raise OptionError(
+                f"{path}: left by an interrupted evaluation; continue with --resume, or delete it"
+            ) from None
+        found = ()
+        file.write(head)
+    try:
+        with naming(path):
+            file.flush()
+        yield Partial(path, file, found)
+    finally:
+        with naming(path):
+            file.close()
+    path.unlink()
 
 
 def _read(
@@ -134,7 +142,7 @@ def _read(
                     found.append(_found(values, dataset.samples[number - 2]))
             except (ValueError, TypeError, KeyError, IndexError):
                 raise OptionError(
-                    f"{path}: damaged at line {number}; delete it and evaluate anew"
+                    f"{path}: damaged at line {number}; delete it and evaluate again"
                 ) from None
             length += len(line)
     return tuple(found), length
@@ -153,7 +161,7 @@ def _check(path: Path, values: Any, identity: Mapping[str, Any]) -> None:
             raise OptionError(
                 f"{path}: belongs to another evaluation, its {key.replace('_', ' ')} being "
                 f"{kept!s:.64} and not {value!s:.64}; repeat that command, or delete the file "
-                "and evaluate anew"
+                "and evaluate again"
             )
 
 

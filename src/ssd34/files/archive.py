@@ -33,7 +33,7 @@ def unpack(
 ) -> None:
     """Bring parts of an archive into a folder.
 
-    What an interrupted call has left is checked by the archive's CRC and gone on with.
+    The files of an interrupted call are checked by the archive's CRC and kept.
 
     Args:
         archive: a zip.

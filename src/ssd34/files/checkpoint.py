@@ -1,7 +1,7 @@
 """Checkpoint files: weights, the spec that shapes them and the class names, in one safetensors.
 
 The keys are the network's own parameter names, for example ``backbone.layer3.0.conv1.weight``.
-Training adds what it needs to go on under the prefix ``training.``; everything else ignores it.
+Training adds what it needs to resume under the prefix ``training.``; everything else ignores it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Checkpoint:
         training: momentum and other arrays that only training needs.
         state: JSON values that only training needs, and notes on where weights came from.
         score_calibration: what an exported file adds to its scores' biases; not in `weights`,
-            from which training goes on.
+            from which training resumes.
     """
 
     spec: ModelSpec

@@ -40,11 +40,11 @@ def download(
     attempts: int = ATTEMPTS,
     pause: float = PAUSE,
 ) -> None:
-    """Have the file at `target`, whole and checked; nothing is fetched if it is there already.
+    """Download the file to `target`, whole and checked; nothing is fetched if it is there already.
 
-    What has come stays in ``target.part`` and is gone on with, by the next mirror or the next
-    call. `target` appears only with the right size and SHA-256. Of two processes that want the
-    same file one waits for the other.
+    A partial download stays in ``target.part``, and the next mirror or the next call resumes it.
+    `target` appears only with the right size and SHA-256. Of two processes that want the same file
+    one waits for the other.
 
     Args:
         urls: mirrors, tried in this order; http or https.
@@ -82,7 +82,7 @@ def download(
                 part.replace(target)
                 return
     raise DownloadError(
-        f"{there}{target.name} could not be fetched: {'; '.join(answers)}; to go on by hand put it "
+        f"{there}{target.name} could not be fetched: {'; '.join(answers)}; to do it by hand put it "
         f"at {target} ({size} bytes, SHA-256 {sha256})"
     )
 
@@ -146,7 +146,7 @@ class Refused(Exception):  # noqa: N818 - not an error of ours: an answer, told 
 
 
 class BrokenOff(Exception):  # noqa: N818
-    """The connection ended early; the file keeps what has come."""
+    """The connection ended early; the partial download is kept."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -251,7 +251,7 @@ class ZipFiles(Files):
 
     @property
     def leads_out(self) -> bool:
-        """No: what is a link in an archive is not followed."""
+        """No: links in an archive are not followed."""
         return False
 
     def _zip(self) -> zipfile.ZipFile:
@@ -292,11 +292,11 @@ class ZipFiles(Files):
             return self._member(name) in self._zip().NameToInfo
 
     def is_lost_link(self, name: str) -> bool:  # noqa: ARG002
-        """No: what is a link in an archive is not followed."""
+        """No: links in an archive are not followed."""
         return False
 
     def _member(self, name: str) -> str:
-        """As it is called in the archive; what leads out of the prefix is called so by none."""
+        """The name in the archive. Names that lead out of the prefix match no file."""
         literal = self.prefix + name
         clean = normal(name)
         known = literal in self._zip().NameToInfo or clean is None

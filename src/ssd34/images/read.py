@@ -88,9 +88,18 @@ def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray
 
 
 def read_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """`read_image` as a Pillow image of mode RGB: spares a copy where Pillow goes on with it."""
+    """`read_image` as a Pillow image of mode RGB: spares a copy where Pillow uses it next."""
     with open_picture(source, max_pixels=max_pixels) as image:
         return decode_upright(image)
+
+
+def rgb_array(image: Image.Image) -> NDArray[np.uint8]:
+    """A Pillow image of any mode as (H, W, 3) uint8 RGB, its EXIF orientation applied.
+
+    Raises:
+        ImageError: it is lazily read from a file that is broken.
+    """
+    return np.asarray(rgb_picture(image))
 
 
 def rgb_picture(image: Image.Image) -> Image.Image:
@@ -274,7 +283,7 @@ def load(image: Image.Image) -> None:
 def turn_upright(image: Image.Image, orientation: object) -> Image.Image:
     """A picture turned upright; the same one where it is.
 
-    Pillow's `exif_transpose` writes all of the EXIF anew, and fails where any tag is malformed.
+    Pillow's `exif_transpose` writes all of the EXIF again, and fails where any tag is malformed.
     """
     if not isinstance(orientation, int) or orientation not in _TURNS:
         return image

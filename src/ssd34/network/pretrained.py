@@ -59,7 +59,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path}: not a readable torch file ({reason}); expected a state dict that torch.save "
-            "wrote; if it was cut off, fetch it anew"
+            "wrote; if it was cut off, fetch it again"
         ) from None
     if isinstance(values, dict) and isinstance(values.get("model"), dict):
         values = values["model"]

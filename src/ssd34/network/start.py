@@ -58,7 +58,7 @@ class Start:
 
     @property
     def backbone_alone(self) -> Start:
-        """The same without a detector's extra blocks and heads, which then start anew."""
+        """The same without a detector's extra blocks and heads, which then get random weights."""
         if self.detector is None:
             return self
         weights = self.detector.weights.items()

@@ -77,7 +77,7 @@ class Detector:
             preprocessing: one of `ssd34.core.preprocess.PREPROCESSINGS`.
 
         Raises:
-            OptionError: there is no such preprocessing or policy, or the file has its own tail,
+            OptionError: there is no such preprocessing or policy, or the NMS is in the file,
                 which no policy changes.
         """
         if preprocessing not in PREPROCESSINGS:
@@ -307,7 +307,7 @@ class Detector:
 
 
 def _policy_for(session: Session, policy: Policy | str | None) -> Policy:
-    """The policy asked for, where it can have an effect."""
+    """The NMS policy asked for, where it can have an effect."""
     if policy is None:
         return ZOO
     if isinstance(policy, str):
@@ -319,8 +319,9 @@ def _policy_for(session: Session, policy: Policy | str | None) -> Policy:
         )
     if not session.raw:
         raise OptionError(
-            f"{session.path}: picks detections itself, the policy {policy.name!r} would change "
-            "nothing; leave it out, or make another file with ssd34 export --policy or --tail none"
+            f"{session.path}: has the NMS in the file, so the NMS policy {policy.name!r} "
+            "would change nothing; leave it out, or make another file with ssd34 export --policy "
+            "or --tail none"
         )
     return policy
 

@@ -41,7 +41,7 @@ def describe_refusal(path: Path, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200]
     return (
         f"{path}: not an ONNX file that can be run ({reason}); if it was cut off or is something "
-        "else, fetch or export it anew"
+        "else, fetch or export it again"
     )
 
 
@@ -53,5 +53,5 @@ def describe_failure(path: Path, engine: str, error: Exception) -> str:
     reason = lines[0][:200] if lines else type(error).__name__
     return (
         f"{path}: loaded, but the engine {engine} failed to run it ({reason}); try another engine, "
-        "or export the file anew"
+        "or export the file again"
     )

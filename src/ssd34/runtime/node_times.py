@@ -1,4 +1,4 @@
-"""What each node of a graph takes, and its tail, from the engine's own profile."""
+"""What each node of a graph takes, and the NMS in the file, from the engine's own profile."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def measure_node_times(
 def measure_tail_share(
     path: Path, engine: str, tensor: NDArray[Any], *, threads: int
 ) -> float | None:
-    """The share of a graph's time that is spent on its tail, from the engine's own profile.
+    """The share of a graph's time that goes to the NMS in it, from the engine's own profile.
 
     The file is loaded once more for it.
 

@@ -23,7 +23,7 @@ class LossWatch:
     """Compares the running mean of the loss with the lowest that it was.
 
     Attributes:
-        steps: losses taken in, over all sittings.
+        steps: losses taken in, also before a resume.
         last: the last of them.
         mean: their running mean.
         lowest: the lowest that it was.
@@ -69,16 +69,16 @@ def diverged(what: str, *, rate: float, step: int, saved: int) -> str:
     lower = f"a lower --lr (now {rate:.2g}) or a smaller --set gradient_clip"
     if saved < 0:
         advice = (
-            f"there is no checkpoint yet: start anew with {lower}, or a longer --set warmup_steps"
+            f"there is no checkpoint yet: start again with {lower}, or a longer --set warmup_steps"
         )
     elif saved == step:
         advice = (
-            f"the last checkpoint has the very weights that led to it: start anew, in another "
+            f"the last checkpoint has the very weights that led to it: start again, in another "
             f"folder, with {lower}, or a longer --set warmup_steps"
         )
     else:
         advice = (
             f"the last checkpoint is from before, step {saved}: begin another run with --init "
-            f"last.safetensors and {lower}, or start anew with a longer --set warmup_steps"
+            f"last.safetensors and {lower}, or start again with a longer --set warmup_steps"
         )
     return f"{what}: training diverged; {advice}"

@@ -62,7 +62,7 @@ def train(
         options: the settings.
         output: an existing folder for ``last.safetensors``, ``best.safetensors`` and
             ``history.jsonl``.
-        resume: go on from ``last.safetensors``. With a length in epochs the result is the same
+        resume: continue from ``last.safetensors``. With a length in epochs the result is the same
             as without the interruption; with minutes the clock decides.
         device: None: the CPU.
         notes: kept in the checkpoints, such as where the first weights came from.

@@ -1,4 +1,4 @@
-"""What a run tells about itself while it continues."""
+"""What a run reports while it trains."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Pace:
         self.waited += waited
 
     def report(self, run: Run, *, share: float, rate: float, image_size: int) -> Progress:
-        """The means since the last report; starts anew."""
+        """The means since the last report, which are then reset."""
         seconds = time.perf_counter() - self.started
         count = max(1, len(self.steps))
         progress = Progress(

@@ -66,7 +66,7 @@ class Run:
     _since: float = field(default_factory=time.monotonic)
 
     def elapsed(self) -> float:
-        """Seconds of training over all sittings, without evaluation."""
+        """Seconds of training, also before a resume, without evaluation."""
         return self._trained + time.monotonic() - self._since
 
     @contextmanager
@@ -123,7 +123,7 @@ class Run:
             write_text(self.output / HISTORY, "")
 
     def save_last(self) -> None:
-        """Write `LAST`, from which training can go on, unless it is of this very step."""
+        """Write `LAST`, from which training can resume, unless it is of this very step."""
         if self.saved != self.step:
             self._save(LAST, training=True)
             self.saved = self.step
@@ -133,7 +133,7 @@ class Run:
         self._save(BEST, training=False)
 
     def _save(self, name: str, *, training: bool) -> None:
-        """A checkpoint of the averaged weights; with what training needs, if it is to go on."""
+        """A checkpoint of the averaged weights; with what a resume needs, if asked for."""
         if not self.writes:
             return
         arrays: Arrays = {}
@@ -176,7 +176,7 @@ class Run:
         arrays = checkpoint.training
         model = {k.removeprefix("model."): a for k, a in arrays.items() if k.startswith("model.")}
         if not model:
-            raise CheckpointError(_not_to_go_on(path))
+            raise CheckpointError(_not_resumable(path))
         load_weights(self.network, model, source=str(path))
         for name, parameter in self.network.named_parameters():
             for key in _MOMENTS:
@@ -243,13 +243,13 @@ def run_to_resume(path: Path) -> Checkpoint:
     """
     checkpoint = read_checkpoint(path)
     if not set(_STATE) <= set(checkpoint.state):
-        raise CheckpointError(_not_to_go_on(path))
+        raise CheckpointError(_not_resumable(path))
     return checkpoint
 
 
-def _not_to_go_on(path: Path) -> str:
+def _not_resumable(path: Path) -> str:
     return (
-        f"{path}: holds weights alone, no run that could go on; start a new one from it with "
+        f"{path}: holds weights alone, no run to resume; start a new run from it with "
         "--init, in another --output"
     )
 

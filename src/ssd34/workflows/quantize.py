@@ -1,47 +1,229 @@
-"""``ssd34 quantize``: calibrate once, search for each kind of file, write what passed."""
+"""A float model to int8 files that are proven accurate and faster: what ``quantize`` does.
+
+Calibrate once, search for each kind of file, write what passed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd34.datasets.dataset import Dataset, Problem, fingerprint
+from ssd34.core.postprocess import named_policy
+from ssd34.datasets.dataset import Dataset, fingerprint
+from ssd34.datasets.open import open_dataset, use_coco_names
+from ssd34.deploy.graph.export import ExportOptions
 from ssd34.deploy.graph.layers import Network
 from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.int8.calibrate import Statistics, calibrate
+from ssd34.deploy.int8.plan import check_ranges
 from ssd34.deploy.int8.quantize import PUBLISHED_FORMS
 from ssd34.deploy.int8.ranges import TRAINED
 from ssd34.deploy.search.bench import Bench
 from ssd34.deploy.search.config import QuantizeConfig
 from ssd34.deploy.search.gate import Trial
 from ssd34.deploy.search.log import LayerLog, TrialLog
-from ssd34.deploy.search.pictures import CalibrationPictures
+from ssd34.deploy.search.pictures import CalibrationPictures, from_path, split
+from ssd34.deploy.search.plot import plot_trials
 from ssd34.deploy.search.search import Outcome, Search
-from ssd34.errors import ModelError
+from ssd34.errors import MissingExtraError, ModelError, OptionError, require
+from ssd34.evaluate.metrics.coco import categories_of, describe_unknown_classes
 from ssd34.files.atomic import sha256_of, write_text
+from ssd34.files.lock import folder_locked
 from ssd34.machine import this_cpu, thread_budget
 from ssd34.runtime.engine_choice import EXACT, FAST
 from ssd34.runtime.libraries import int8_saturates, onnxruntime
 from ssd34.version import __version__
+from ssd34.workflows import evaluate
+from ssd34.workflows.outputs import check_outputs
 from ssd34.zoo.names import float_file
 
+WRITTEN = ("quantize.json", "trials.jsonl", "layers.json", "calibration.npz", "trials.png")
+"""What lies in the folder beside the int8 files and their proofs."""
 
-def network_from(model: str) -> tuple[str, Network]:
-    """The float network of an ONNX file, a checkpoint or a model's name, and the file's stem.
+
+class Listener(evaluate.Listener):
+    """Hears what happens meanwhile. This one does nothing; override what you want to hear.
+
+    Its steps are ``calibrating``, ``measuring AP``, ``timing`` and ``ranking layers``. Where it is
+    told of an interruption, `done` counts the trials of `total` that the folder keeps.
+    """
+
+    def noted(self, message: str) -> None:
+        """Something was decided that is worth knowing."""
+
+    def tried(self, trial: Trial) -> None:
+        """A new trial is measured and kept."""
+
+
+SILENT = Listener()
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """How a search ended.
+
+    Attributes:
+        files: the int8 files of the kinds that were searched for and pass, by kind.
+        outcomes: of each kind that was searched for: its trials and why the search ended.
+        removed: files of earlier sittings that do not pass any more, each with the best trial of
+            its kind.
+    """
+
+    files: Mapping[str, Path]
+    outcomes: Mapping[str, Outcome]
+    removed: Mapping[Path, Trial]
+
+
+def quantize(
+    model: str | Path,
+    data: str | Path,
+    output: str | Path,
+    settings: QuantizeConfig | None = None,
+    *,
+    coco_names: bool = False,
+    limit: int | None = None,
+    policy: str = "zoo",
+    resume: bool = False,
+    threads: int | None = None,
+    listener: Listener = SILENT,
+) -> Quantized:
+    """Search for int8 files of a model, and write those that are proven accurate and faster.
+
+    An interruption keeps the trials that are done, for `resume`.
+
+    Args:
+        model: path of a float ONNX file or a checkpoint, or a name.
+        data: path of the data set to measure AP on.
+        output: folder for the files, their proofs and the trials; it is made.
+        settings: what to try and what is good enough; None: as the defaults say.
+        coco_names: COCO's names for VOC's classes.
+        limit: only the first so many pictures of the data, those that calibrate included.
+        policy: name of the NMS policy in the files.
+        resume: continue with the trials in the folder.
+        threads: None: what this process may use.
+        listener: hears of progress, trials and warnings.
 
     Raises:
-        ModelError, CheckpointError, OptionError: it is none of these.
+        DatasetError: the data cannot be used, have no class in common with the model, or the
+            float model finds nothing in them.
+        ModelError, CheckpointError: no such model, or none that can be quantized.
+        OptionError: a setting does not fit the model, the folder holds trials that cannot be
+            continued, or it cannot be written.
+        MissingExtraError: an optional library is not installed.
     """
-    path = float_file(model)
-    return path.stem, read_network(path)
+    require("hotcoco", extra="quantize", why="the measurement of AP")
+    settings, output = settings or QuantizeConfig(), Path(output)
+    files = ExportOptions(
+        policy=named_policy(policy), image_input=settings.quantization.image_input
+    )
+    if limit is not None and limit < 1:
+        raise OptionError(f"expected a limit of at least 1 picture, got {limit}")
+    if output.is_file():
+        raise OptionError(f"{output}: is a file; expected a folder to write into")
+    check_outputs(
+        [output / name for name in WRITTEN], models=(str(model),), data=(data,), made=(output,)
+    )
+    with folder_locked(output):
+        dataset = open_dataset(data)
+        if coco_names:
+            dataset = use_coco_names(dataset)
+        listener.dataset_opened(dataset)
+        dataset = dataclasses.replace(dataset, samples=dataset.samples[:limit])
+
+        path = float_file(str(model))
+        network = read_network(path)
+        settings = _checked(settings, network, dataset, listener)
+        own = settings.calibration.data
+        if own is None:
+            calibrating, measured = split(dataset, pictures=settings.calibration.pictures)
+        else:
+            calibrating = from_path(own, pictures=settings.calibration.pictures)
+            measured = dataset
+
+        subject = _subject_of(
+            network, measured, calibrating, settings, policy=policy, threads=threads
+        )
+        log = TrialLog(
+            output / "trials.jsonl", subject=subject, criterion=settings.criterion, resume=resume
+        )
+        if shared := subject["calibration_pictures_measured"]:
+            listener.warned(
+                f"{shared} of the {len(calibrating)} calibration pictures "
+                f"{'is' if shared == 1 else 'are'} also measured on; the "
+                "int8 files may look better than they are"
+            )
+        statistics = _calibrate(
+            network,
+            calibrating,
+            output / "calibration.npz",
+            source=subject["calibration_sha256"],
+            reuse=resume,
+            threads=threads,
+            listener=listener,
+        )
+        bench = Bench(
+            network,
+            statistics,
+            measured,
+            files=files,
+            rounds=settings.rounds,
+            threads=threads,
+            progress=listener.progressed,
+            problem=lambda problem: listener.warned(f"counts as missed: {problem}"),
+        )
+        with _telling_what_is_kept(listener, log, settings.search.max_trials, output), bench:
+            layers = LayerLog(output / "layers.json", subject=subject, resume=resume)
+            outcomes = _search_forms(
+                bench, settings, trained=bool(network.trained), log=log, layers=layers,
+                listener=listener,
+            )  # fmt: skip
+            # Unreadable pictures were planned with, but did not calibrate.
+            proven = {**subject, "calibration_pictures": statistics.pictures}
+            found = _publish(
+                bench, outcomes, output, stem=path.stem, subject=proven, settings=settings,
+                earlier=log.earlier,
+            )  # fmt: skip
+        for removed, trial in found.removed.items():
+            listener.warned(
+                f"{removed}: removed with its proof: trial {trial.number} now {trial.verdict}"
+            )
+        trials = list(dict.fromkeys(t for outcome in outcomes.values() for t in outcome.trials))
+        if trials:
+            try:
+                plot_trials(
+                    trials, output / "trials.png", criterion=settings.criterion,
+                    title=f"{path.stem} on {measured.name}",
+                )  # fmt: skip
+            except MissingExtraError as error:
+                listener.warned(str(error))
+        return found
 
 
-def subject_of(
+def _checked(
+    settings: QuantizeConfig, network: Network, dataset: Dataset, listener: Listener
+) -> QuantizeConfig:
+    """The settings with this network's names; what cannot work is better said before the work."""
+    in_float = network.resolve_names(settings.quantization.float_nodes)
+    settings = settings.changed({"quantization": {"float_nodes": in_float or None}})
+    check_ranges(network, settings.quantization.ranges)
+    categories_of(network.labels, dataset)
+    if unknown := describe_unknown_classes(network.labels, dataset):
+        listener.warned(unknown)
+    if settings.quantization.reduce_range is None and settings.quantization.narrow_weights:
+        listener.noted(
+            "weights get 7 bits, as 8 would need a slower way on this processor, which has no "
+            "VNNI; for 8 set quantization.reduce_range to false in --config"
+        )
+    return settings
+
+
+def _subject_of(
     network: Network,
     measured: Dataset,
     calibrating: CalibrationPictures,
@@ -75,7 +257,7 @@ def subject_of(
     }
 
 
-def calibrated(
+def _calibrate(
     network: Network,
     pictures: CalibrationPictures,
     path: Path,
@@ -83,21 +265,9 @@ def calibrated(
     source: str,
     reuse: bool,
     threads: int | None,
-    progress: Callable[[int], None],
-    problem: Callable[[Problem], None],
+    listener: Listener,
 ) -> Statistics:
-    """The statistics in a file, where it may be reused and fits, or new ones, written there.
-
-    Args:
-        network: in float.
-        pictures: to calibrate with.
-        path: the file.
-        source: `CalibrationPictures.fingerprint`; statistics of other pictures do not fit.
-        reuse: whether the file may serve.
-        threads: None: what this process may use.
-        progress: called with the number of pictures done.
-        problem: called for each unreadable picture.
-    """
+    """The statistics in a file, where it may be reused and fits, or new ones, written there."""
     if reuse and path.exists():
         try:
             statistics = Statistics.load(path)
@@ -107,35 +277,44 @@ def calibrated(
         except ModelError:  # broken, of an older version, or of another network
             pass
     statistics = calibrate(
-        network, pictures.read(problem), source=source, threads=threads, progress=progress
+        network,
+        pictures.read(lambda problem: listener.warned(f"{pictures.name}: left out {problem}")),
+        source=source,
+        threads=threads,
+        progress=lambda done: listener.progressed("calibrating", done, len(pictures)),
     )
     statistics.save(path)
     return statistics
 
 
-def search_forms(
+@contextmanager
+def _telling_what_is_kept(
+    listener: Listener, log: TrialLog, most: int, output: Path
+) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        listener.interrupted(log.count, most, output)
+        raise
+
+
+def _search_forms(
     bench: Bench,
     settings: QuantizeConfig,
     *,
     trained: bool,
     log: TrialLog,
     layers: LayerLog,
-    finished: Callable[[Trial], None],
+    listener: Listener,
 ) -> dict[str, Outcome]:
     """Search for each kind of file; what passed for one is tried first for the next.
 
-    Args:
-        bench: measures.
-        settings: what to try and what is good enough.
-        trained: the network comes from quantization-aware training: its own steps go first.
-        log: receives the trials, and has those of earlier sittings.
-        layers: the same for what the layers cost.
-        finished: called with each new trial.
+    A network that comes from quantization-aware training is `trained`: its own steps go first.
     """
 
     def note(trial: Trial) -> None:
         log.add(trial)
-        finished(trial)
+        listener.tried(trial)
 
     def ranked(trial: Trial) -> Sequence[str]:
         costs = layers.known(trial.options)
@@ -172,20 +351,7 @@ def search_forms(
     return outcomes
 
 
-@dataclass(frozen=True)
-class Published:
-    """What lies in the folder after a search.
-
-    Attributes:
-        files: the int8 files of the forms that were searched for, by form.
-        removed: files of earlier sittings that are gone, each with the best trial of its form.
-    """
-
-    files: dict[str, Path]
-    removed: dict[Path, Trial]
-
-
-def publish(
+def _publish(
     bench: Bench,
     outcomes: Mapping[str, Outcome],
     output: Path,
@@ -193,21 +359,13 @@ def publish(
     stem: str,
     subject: Mapping[str, Any],
     settings: QuantizeConfig,
-    earlier: Sequence[Trial] = (),
-) -> Published:
+    earlier: Sequence[Trial],
+) -> Quantized:
     """Write each accepted file with its proof beside it, and ``quantize.json`` over all.
 
     Of the other forms, searched for or not, a file of an earlier sitting stays as long as a trial
-    of its form passes, or none is known; else it goes with its proof.
-
-    Args:
-        bench: writes.
-        outcomes: of the forms that were searched for.
-        output: the folder.
-        stem: of the files' names.
-        subject: what was measured.
-        settings: the gate and what else was asked for.
-        earlier: trials of earlier sittings, judged by today's criterion.
+    of its form passes, or none is known; else it goes with its proof. The `earlier` trials are
+    judged by today's criterion.
     """
     files: dict[str, Path] = {}
     removed: dict[Path, Trial] = {}
@@ -243,7 +401,7 @@ def publish(
         },
     }
     write_text(output / "quantize.json", json.dumps(summary, indent=1) + "\n")
-    return Published(files, removed)
+    return Quantized(files, outcomes, removed)
 
 
 def _is_proven(path: Path) -> bool:

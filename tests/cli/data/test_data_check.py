@@ -5,16 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-from ssd34.cli.app import commands
 from ssd34.errors import DatasetError, OptionError
 from tests.conftest import shapes_dataset
+from tests.support.cli import attempt
+from tests.support.datasets import voc_annotation, voc_folder, voc_object
+from tests.support.pictures import save_picture
 
 
 def run(*arguments):
-    return CliRunner().invoke(commands, ["data", "check", *map(str, arguments)])
+    return attempt("data", "check", *arguments)
 
 
 @pytest.fixture
@@ -27,11 +28,9 @@ def broken(tmp_path):
 
 
 def test_a_clean_set(shapes, tmp_path):
-    sheet = tmp_path / "sheet.png"
-    result = run(shapes, "--sheet", sheet)
-    assert result.exit_code == 0
-    assert "nothing wrong found" in result.stdout
-    assert "no sheet written" in result.stderr and not sheet.exists()
+    result = run(shapes, "--sheet", tmp_path / "sheet.png")
+    assert result.exit_code == 0 and not (tmp_path / "sheet.png").exists()
+    assert result.stdout and result.stderr
 
 
 def test_the_table_says_what_is_wrong(shapes, broken):
@@ -71,62 +70,39 @@ def test_all_splits_are_compared(tmp_path):
 
 
 def test_vocs_trainval_is_no_leak(tmp_path):
-    folder = tmp_path / "VOC"
-    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
-        (folder / name).mkdir(parents=True)
-    for stem in ("1", "2"):
-        Image.new("RGB", (40, 30), (int(stem), 0, 0)).save(folder / f"JPEGImages/{stem}.jpg")
-        (folder / f"Annotations/{stem}.xml").write_text(
-            f"<annotation><filename>{stem}.jpg</filename>"
-            "<size><width>40</width><height>30</height><depth>3</depth></size>"
-            "<object><name>cat</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>20</xmax>"
-            "<ymax>20</ymax></bndbox></object></annotation>"
-        )
-    for split, stems in (("train", "1\n"), ("val", "2\n"), ("trainval", "1\n2\n")):
-        (folder / f"ImageSets/Main/{split}.txt").write_text(stems)
-    result = run(folder)
-    assert result.exit_code == 0, result.output
+    splits = {"train": ["1"], "val": ["2"], "trainval": ["1", "2"]}
+    texts = dict.fromkeys("12", voc_annotation(voc_object()))
+    folder = voc_folder(tmp_path / "VOC", texts, splits=splits)
+    save_picture(folder / "JPEGImages/2.jpg", colour="blue")
+    assert run(folder).exit_code == 0
     shutil.copy(folder / "JPEGImages/1.jpg", folder / "JPEGImages/2.jpg")
     assert run(folder).exit_code == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        (("--sheet", "sheet.jpg"), "expected a file name that ends in .png"),
-        (("--sheet", "nowhere/sheet.png"), "expected a file to write in a folder that exists"),
-        (("--json", "."), "expected a file to write in a folder that exists"),
-    ],
+    ("option", "value"),
+    [("--sheet", "sheet.jpg"), ("--sheet", "nowhere/sheet.png"), ("--json", ".")],
 )
-def test_misuse_is_told_before_the_work(shapes, arguments, error):
-    result = run(shapes, *arguments)
+def test_misuse_is_told_before_the_work(shapes, option, value):
+    result = run(shapes, option, value)
     assert isinstance(result.exception, OptionError)
-    assert error in str(result.exception)
-    assert result.stdout == ""
+    assert value in str(result.exception) and result.stdout == ""
+    assert isinstance(run("nowhere.zip").exception, DatasetError)
+    assert run().exit_code == 2
 
 
 @pytest.mark.parametrize("form", ["zip", "file", "folder"])
 def test_outputs_over_inputs_are_refused(tmp_path, form):
     folder = shapes_dataset(tmp_path / "set", pictures=2)
-    picture = next((folder / "images").iterdir())
+    picture, boxes = next((folder / "images").iterdir()), folder / "instances.json"
     archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", folder))
-    path, kept = {
-        "zip": (archive, archive),
-        "file": (folder / "instances.json", folder / "instances.json"),
-        "folder": (folder, folder / "instances.json"),
-    }[form]
+    path, kept = {"zip": (archive,) * 2, "file": (boxes,) * 2, "folder": (folder, boxes)}[form]
     before = kept.read_bytes()
-    refused = [run(path, "--json", kept)]
-    if form != "zip":
-        refused.append(run(path, "--sheet", picture))
-    for result in refused:
+    twice = tmp_path / "a.png"
+    outputs = [("--json", kept), ("--json", twice, "--sheet", twice)]
+    outputs += [("--sheet", picture)] if form != "zip" else []
+    for output in outputs:
+        result = run(path, *output)
         assert isinstance(result.exception, OptionError)
-        assert "not read here" in str(result.exception)
+        assert str(output[-1]) in str(result.exception)
     assert kept.read_bytes() == before
-    twice = run(path, "--json", tmp_path / "a.png", "--sheet", tmp_path / "a.png")
-    assert "written twice" in str(twice.exception)
-
-
-def test_what_is_no_data_set_is_told():
-    assert isinstance(run("nowhere.zip").exception, DatasetError)
-    assert run().exit_code == 2

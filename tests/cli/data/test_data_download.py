@@ -4,28 +4,19 @@ import hashlib
 import io
 import shlex
 import zipfile
-from contextlib import closing
 
 import pytest
-from click.testing import CliRunner
 
-from ssd34.cli.app import commands
 from ssd34.datasets import download as datasets
 from ssd34.errors import DownloadError, OptionError
 from ssd34.files.download import PublishedFile
 from tests.conftest import shapes_dataset
-from tests.support.mirror import Mirror, ranged, status
+from tests.support.cli import attempt
+from tests.support.mirror import ranged, status
 
 
 def run(*arguments):
-    return CliRunner().invoke(commands, ["data", *map(str, arguments)])
-
-
-@pytest.fixture
-def mirror(monkeypatch):
-    monkeypatch.setenv("no_proxy", "*")
-    with closing(Mirror()) as mirror:
-        yield mirror
+    return attempt("data", *arguments)
 
 
 @pytest.fixture

@@ -3,31 +3,22 @@
 import dataclasses
 import json
 import shutil
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
-from ssd34.cli import app
 from ssd34.cli.console import PARTLY
 from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.evaluate.metrics.score import PRECISION_AT
 from ssd34.files.checkpoint import read_checkpoint
 from tests.conftest import drawn_checkpoint, tiny_spec
+from tests.support.cli import run_main
 
 
 @pytest.fixture
 def run_ssd34(monkeypatch, capfd):
-    """Run the whole command as its entry point does; returns exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ssd34", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            app.main()
-        out, err = capfd.readouterr()
-        return caught.value.code or 0, out, err
-
-    return run
+    return partial(run_main, monkeypatch, capfd)
 
 
 @pytest.fixture

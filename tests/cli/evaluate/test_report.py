@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 
 import pytest
-from PIL import Image
 
-from ssd34.evaluate.report import write
 from ssd34.workflows import evaluate as workflow
 from tests.conftest import shapes_dataset
 
-
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch):
-    """Drawing is what takes long."""
-    dot = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(dot, format="png")
-    monkeypatch.setattr(write, "render_png", lambda *_: dot.getvalue())
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def test_a_model_is_reported(run_evaluate, tiny_model, shapes, tmp_path):

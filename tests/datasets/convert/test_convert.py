@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import tempfile
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from pycocotools.coco import COCO
 
 from ssd34.core.labels import COCO_LABELS, LabelSet
@@ -22,7 +20,7 @@ from ssd34.datasets.dataset import Dataset, ImageStore, Sample
 from ssd34.datasets.open import find_dataset, open_dataset
 from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.files.tree import FolderFiles
-from tests.datasets.test_coco import png
+from tests.support.pictures import png
 
 TOLERANCE = 1e-8
 """Pixels, beside the last bit of a float32, by which boxes may differ after a round trip."""
@@ -38,6 +36,8 @@ class Drawn(ImageStore):
         return file_name in self.sizes
 
     def read_bytes(self, file_name):
+        if file_name.endswith(".ppm"):  # without the pixels: large pictures take a moment
+            return b"P6 %d %d 255\n" % self.sizes[file_name]
         return png(*self.sizes[file_name])
 
 
@@ -75,50 +75,33 @@ def assert_same(a, b, *, ignored=True):
             np.testing.assert_array_equal(sample_.ignored, other.ignored)
 
 
-# --- round trips ----------------------------------------------------------------------------
-
-
 @st.composite
 def samples(draw, number):
     width, height = draw(st.integers(1, 5000)), draw(st.integers(1, 5000))
-    boxes, labels, crowd, difficult = [], [], [], []
-    for _ in range(draw(st.integers(0, 4))):
-        ends = []
-        for size in (width, height):
-            # Any float32 within the picture, often whole, often at the edge.
-            side = st.one_of(
-                st.sampled_from([0.0, float(size)]),
-                st.integers(0, size).map(float),
-                st.floats(0, size, width=32),
-            )
-            first, second = sorted((draw(side), draw(side)))
-            ends.append((first, second) if second - first >= 1e-4 else (0.0, float(size)))
-        (left, right), (top, bottom) = ends
-        boxes.append((left, top, right, bottom))
-        labels.append(draw(st.integers(1, 3)))
-        crowd.append(draw(st.booleans()))
-        difficult.append(draw(st.booleans()))
+
+    def ends(size):
+        # Any float32 within the picture, often whole, often at the edge.
+        side = st.one_of(
+            st.sampled_from([0.0, float(size)]),
+            st.integers(0, size).map(float),
+            st.floats(0, size, width=32),
+        )
+        first, second = sorted((draw(side), draw(side)))
+        return (first, second) if second - first >= 1e-4 else (0.0, float(size))
+
+    corners = [(ends(width), ends(height)) for _ in range(draw(st.integers(0, 4)))]
+    count = len(corners)
+    flags = st.lists(st.booleans(), min_size=count, max_size=count).map(lambda v: np.array(v, bool))
+    labels = st.lists(st.integers(1, 3), min_size=count, max_size=count)
     return sample(
-        f"{number}.png",
-        boxes,
-        width=width,
-        height=height,
-        image_id=number,
-        labels=np.array(labels, np.int64),
-        crowd=np.array(crowd, bool),
-        difficult=np.array(difficult, bool),
-    )
+        f"{number}.ppm",
+        [(left, top, right, bottom) for (left, right), (top, bottom) in corners],
+        width=width, height=height, image_id=number, labels=np.array(draw(labels), np.int64),
+        crowd=draw(flags), difficult=draw(flags),
+    )  # fmt: skip
 
 
 pictures = st.integers(1, 3).flatmap(lambda n: st.tuples(*(samples(k) for k in range(1, n + 1))))
-
-
-class Header(Drawn):
-    """As `Drawn`, without the pixels that nobody looks at: large pictures take a moment."""
-
-    def read_bytes(self, file_name):
-        width, height = self.sizes[file_name]
-        return b"P6 %d %d 255\n" % (width, height)
 
 
 @pytest.mark.parametrize(
@@ -130,9 +113,8 @@ class Header(Drawn):
 )  # fmt: skip
 @given(drawn=pictures)
 def test_boxes_are_equal_after_a_round_trip(ways, drawn):
-    drawn = tuple(dataclasses.replace(s, file_name=s.file_name[:-3] + "ppm") for s in drawn)
     labels = LabelSet.from_names(["nut", "x & <y>", "Schraube ä"])
-    first = before = Dataset("drawn", labels, drawn, Header(drawn))
+    first = before = Dataset("drawn", labels, drawn, Drawn(drawn))
     with tempfile.TemporaryDirectory() as folder:
         for number, form in enumerate(ways):
             path = Path(folder) / str(number)
@@ -151,15 +133,19 @@ def test_boxes_are_equal_after_a_round_trip(ways, drawn):
                 np.testing.assert_array_equal(a.difficult, b.difficult)
 
 
+@pytest.mark.parametrize("link", [False, True])
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
-def test_pictures_are_the_same_bytes(shapes, tmp_path, form):
+def test_pictures_are_the_same_bytes(shapes, tmp_path, form, link):
     before = open_dataset(shapes)
-    one(before, tmp_path / "new", form)
+    one(before, tmp_path / "new", form, link=link)
     after = open_dataset(tmp_path / "new")
     assert_same(before, after)
+    after.read(after.samples[0])
+    assert isinstance(after.images, FolderFiles)
     for name in (sample.file_name for sample in before.samples):
         assert after.images.read_bytes(name) == before.images.read_bytes(name)
-        after.read(after.samples[0])
+        same = os.path.samefile(after.images.path(name), shapes / "images" / name)
+        assert same == link
 
 
 def test_coco_keeps_ids_areas_and_flags(tmp_path):
@@ -174,9 +160,6 @@ def test_coco_keeps_ids_areas_and_flags(tmp_path):
     assert (again.image_id, again.file_name) == (77, "sub/9.png")
     for name in ("boxes", "labels", "areas", "crowd", "difficult"):
         np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
-
-
-# --- other readers --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -208,33 +191,23 @@ def theirs(data):
     }
 
 
-def assert_fractional(boxes):
+@pytest.mark.parametrize(
+    ("form", "reader", "places"),
+    [("yolo", "from_yolo", ("images/train", "labels/train", "data.yaml")),
+     ("voc", "from_pascal_voc", ("JPEGImages", "Annotations")),
+     ("coco", "from_coco", ("images", "instances.json"))],
+)  # fmt: skip
+def test_another_reader_finds_the_same(supervision, tmp_path, form, reader, places):
+    new = fractional(tmp_path / "new", form)
+    data = getattr(supervision.DetectionDataset, reader)(*(str(new / place) for place in places))
+    boxes = theirs(data)
     assert boxes["2.png"] == []
     assert [name for _, name in boxes["1.png"]] == ["nut", "bolt", "nut", "bolt"]
     np.testing.assert_allclose([box for box, _ in boxes["1.png"]], FRACTIONS, atol=1e-5)
 
 
-def test_another_reader_finds_the_same_in_yolo(supervision, tmp_path):
-    new = fractional(tmp_path / "new", "yolo")
-    data = supervision.DetectionDataset.from_yolo(
-        str(new / "images/train"), str(new / "labels/train"), str(new / "data.yaml")
-    )
-    assert_fractional(theirs(data))
-
-
-def test_another_reader_finds_the_same_in_voc(supervision, tmp_path):
-    new = fractional(tmp_path / "new", "voc")
-    data = supervision.DetectionDataset.from_pascal_voc(
-        str(new / "JPEGImages"), str(new / "Annotations")
-    )
-    assert_fractional(theirs(data))
-
-
-def test_other_readers_find_the_same_in_coco(supervision, tmp_path, capsys):
-    new = fractional(tmp_path / "new", "coco")
-    file = str(new / "instances.json")
-    assert_fractional(theirs(supervision.DetectionDataset.from_coco(str(new / "images"), file)))
-    loaded = COCO(file)
+def test_pycocotools_finds_the_same(tmp_path, capsys):
+    loaded = COCO(str(fractional(tmp_path / "new", "coco") / "instances.json"))
     capsys.readouterr()
     assert len(loaded.getAnnIds(imgIds=[1])) == 4 and loaded.getAnnIds(imgIds=[2]) == []
     np.testing.assert_allclose(loaded.anns[2]["bbox"], [1.25, 2.5, 2.5, 17.5])
@@ -264,8 +237,6 @@ def test_what_another_writer_wrote_reads_the_same(supervision, tmp_path, form):
     assert [read.labels.name(int(label)) for label in first.labels] == ["nut", "bolt"] * 2
 
 
-# --- what is lost ---------------------------------------------------------------------------
-
 FLAGGED = sample(
     "1.png",
     [(0, 0, 2, 2), (1, 1, 4, 4), (5, 5, 9, 9)],
@@ -275,30 +246,24 @@ FLAGGED = sample(
 )
 
 
-def test_voc_makes_crowds_difficult(tmp_path):
-    done = one(dataset(FLAGGED), tmp_path / "new", "voc")
+@pytest.mark.parametrize(
+    ("form", "options", "lost", "boxes", "difficult"),
+    [("voc", {}, {Dropped.CROWD_DIFFICULT: 1}, 3, [True, True, False]),
+     ("yolo", {}, {Dropped.IGNORED_LEFT_OUT: 2}, 1, [False]),
+     ("yolo", {"ignored_as_objects": True}, {Dropped.IGNORED_OBJECTS: 2}, 3, [False] * 3)],
+)  # fmt: skip
+def test_what_becomes_of_crowd_and_difficult(tmp_path, form, options, lost, boxes, difficult):
+    done = one(dataset(FLAGGED), tmp_path / "new", form, **options)
     [after] = open_dataset(tmp_path / "new").samples
-    assert after.difficult.tolist() == [True, True, False] and not after.crowd.any()
-    assert done.losses == {Dropped.CROWD_DIFFICULT: 1, Dropped.AREAS: 1}
-
-
-def test_yolo_leaves_crowd_and_difficult_out(tmp_path):
-    done = one(dataset(FLAGGED), tmp_path / "new", "yolo")
-    [after] = open_dataset(tmp_path / "new").samples
-    assert after.boxes.tolist() == [[5, 5, 9, 9]]
-    assert done.losses == {Dropped.IGNORED_LEFT_OUT: 2, Dropped.AREAS: 1}
-    assert done.splits == (("train", 1, 1),)
-
-
-def test_yolo_makes_crowd_and_difficult_objects_if_asked(tmp_path):
-    done = one(dataset(FLAGGED), tmp_path / "new", "yolo", ignored_as_objects=True)
-    [after] = open_dataset(tmp_path / "new").samples
-    assert len(after.boxes) == 3 and not after.ignored.any()
-    assert done.losses == {Dropped.IGNORED_OBJECTS: 2, Dropped.AREAS: 1}
+    assert after.boxes.tolist() == FLAGGED.boxes[-boxes:].tolist()
+    assert after.difficult.tolist() == difficult and not after.crowd.any()
+    assert done.losses == lost | {Dropped.AREAS: 1}
+    assert [(count, n) for _, count, n in done.splits] == [(1, boxes)]
 
 
 @pytest.mark.parametrize("form", ["voc", "yolo"])
 def test_numbers_that_change_are_counted(tmp_path, form):
+    """Not those of what is left out."""
     labels = LabelSet(("nut", "bolt"), (5, 2))
     samples_ = (sample("b.png", image_id=9), sample("a.png", [(0, 0, 2, 2)], image_id=1))
     done = one(Dataset("d", labels, samples_, Drawn(samples_)), tmp_path / "new", form)
@@ -306,6 +271,9 @@ def test_numbers_that_change_are_counted(tmp_path, form):
     after = open_dataset(tmp_path / "new")
     changed = {s.file_name: s.image_id for s in after.samples} != {"a.png": 1, "b.png": 9}
     assert (done.losses[Dropped.IMAGE_IDS] > 0) == changed
+    broken = sample("2", [(0, 0, 2.5, 2)], image_id=2, crowd=[True])
+    done = one(dataset(FLAGGED, broken), tmp_path / "other", "voc")
+    assert done.losses == {Dropped.CROWD_DIFFICULT: 1, Dropped.AREAS: 1}
 
 
 def test_coco_classes_keep_their_ids_everywhere(tmp_path):
@@ -325,25 +293,17 @@ def test_fractions_in_voc_are_pointed_out(tmp_path):
     assert "<xmin>31</xmin>" in text and "<xmax>31</xmax>" in text
 
 
-# --- names ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
 @pytest.mark.parametrize(
     "names",
-    [
-        ("a/1.png", "b/1.png", "a_1.png"),
-        ("1.png", "1.jpg", "1-2.png"),
-        ("A.png", "a.png"),
-        ("my picture 1.png", "my picture 2.png"),
-        (".hidden.png", "..dots.png", " blank.png"),
-        ("../../up.png", "/etc/root.png", "C:\\windows\\1.png"),
-        ("line\nbreak.png", "tab\t.png", "bell\a.png", "nel\u0085.png", "ls\u2028.png"),
-        ("images/1.png", "images/images/1.png", "labels/1.png"),
-        ("ünï©ode ☃.png", "per%20cent&<>'\".png", "1;2 #3.png"),
-        ("train.png", "data.yaml.png", "classes.txt.png", "instances.json.png"),
-    ],
-)
+    [("a/1.png", "b/1.png", "a_1.png"), ("1.png", "1.jpg", "1-2.png"), ("A.png", "a.png"),
+     ("my picture 1.png", "my picture 2.png"), (".hidden.png", "..dots.png", " blank.png"),
+     ("../../up.png", "/etc/root.png", "C:\\windows\\1.png"),
+     ("line\nbreak.png", "tab\t.png", "bell\a.png", "nel\u0085.png", "ls\u2028.png"),
+     ("images/1.png", "images/images/1.png", "labels/1.png"),
+     ("ünï©ode ☃.png", "per%20cent&<>'\".png", "1;2 #3.png"),
+     ("train.png", "data.yaml.png", "classes.txt.png", "instances.json.png")],
+)  # fmt: skip
 def test_awkward_file_names(tmp_path, names, form):
     samples_ = [
         sample(name, [(0, 0, k, k)], image_id=k, width=40 + k)
@@ -366,7 +326,7 @@ def test_awkward_file_names(tmp_path, names, form):
 @pytest.mark.parametrize("form", ["voc", "yolo"])
 @pytest.mark.parametrize("name", ["a\nb", " a", "", "a\0", "\u2028"])
 def test_class_names_that_a_line_cannot_hold_are_refused(tmp_path, form, name):
-    with pytest.raises(DatasetError, match=r"class name .*--rename"):
+    with pytest.raises(DatasetError, match="--rename"):
         one(dataset(sample(), names=("nut", name)), tmp_path / "new", form)
     assert list(tmp_path.iterdir()) == []
 
@@ -379,9 +339,6 @@ def test_class_names_that_yaml_or_xml_take_for_something_else(tmp_path, name):
         assert_same(before, open_dataset(tmp_path / form))
 
 
-# --- splits ---------------------------------------------------------------------------------
-
-
 def halves():
     samples_ = sample("1.png", [(0, 0, 9, 9)]), sample("1.png", [(1, 1, 3, 4)], width=44)
     return [dataset(each) for each in samples_]
@@ -389,22 +346,19 @@ def halves():
 
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
 def test_splits_with_equal_file_names(tmp_path, form):
-    first, second = halves()
-    second.images.sizes["1.png"] = (44, 50)
-    second = dataclasses.replace(second, images=Drawn(second.samples))
-    done = convert([("train", first), ("val", second)], tmp_path / "new", Options(form))
+    splits = list(zip(("train", "val"), halves(), strict=True))
+    done = convert(splits, tmp_path / "new", Options(form))
     assert [name for name, _, _ in done.splits] == ["train", "val"]
     assert find_dataset(tmp_path / "new").splits == ("train", "val")
-    for name, before in (("train", first), ("val", second)):
+    for name, before in splits:
         after = open_dataset(f"{tmp_path / 'new'}@{name}")
         assert after.samples[0].boxes.tolist() == before.samples[0].boxes.tolist()
         assert after.read(after.samples[0]).shape[1] == before.samples[0].width
 
 
 def test_splits_of_voc_share_pictures(tmp_path):
-    one(
-        dataset(sample("1.png", [(0, 0, 9, 9)]), sample("2.png", image_id=2)), tmp_path / "a", "voc"
-    )
+    data = dataset(sample("1.png", [(0, 0, 9, 9)]), sample("2.png", image_id=2))
+    one(data, tmp_path / "a", "voc")
     lists = tmp_path / "a" / "ImageSets" / "Main"
     (lists / "trainval.txt").write_text("1\n2\n")
     (lists / "train.txt").write_text("1\n")
@@ -413,7 +367,7 @@ def test_splits_of_voc_share_pictures(tmp_path):
     convert(opened, tmp_path / "b", Options("voc"))
     assert sorted(os.listdir(tmp_path / "b" / "JPEGImages")) == ["1.png", "2.png"]
     assert len(open_dataset(f"{tmp_path / 'b'}@trainval")) == 2
-    with pytest.raises(OptionError, match="two splits would be called 'train'"):
+    with pytest.raises(OptionError, match="'train'"):
         convert(opened, tmp_path / "c", Options("yolo"))
 
 
@@ -421,11 +375,10 @@ def test_split_names_that_yolo_has_not(tmp_path):
     first, second = halves()
     convert([("train2017", first), ("valid", second)], tmp_path / "a", Options("yolo"))
     assert find_dataset(tmp_path / "a").splits == ("train", "val")
-    with pytest.raises(OptionError, match="train, val, test, got 'dev'"):
-        convert([("dev", first)], tmp_path / "b", Options("yolo"))
-    with pytest.raises(OptionError, match=r"split '\.\./up'"):
-        convert([("../up", first)], tmp_path / "b", Options("voc"))
-    assert not (tmp_path / "b").exists()
+    for form, split in (("yolo", "dev"), ("voc", "../up")):
+        with pytest.raises(OptionError) as caught:
+            convert([(split, first)], tmp_path / "b", Options(form))
+        assert repr(split) in str(caught.value) and not (tmp_path / "b").exists()
 
 
 def test_classes_of_splits_are_matched_by_name(tmp_path):
@@ -435,26 +388,21 @@ def test_classes_of_splits_are_matched_by_name(tmp_path):
     after = open_dataset(f"{tmp_path / 'new'}@val")
     assert after.labels.name(int(after.samples[0].labels[0])) == "bolt"
     other = dataclasses.replace(second, labels=LabelSet.from_names(["bolt", "gear"]))
-    with pytest.raises(DatasetError, match=r"other classes than the first split.*gear, nut"):
+    with pytest.raises(DatasetError, match="gear, nut"):
         convert([("train", first), ("val", other)], tmp_path / "no", Options("voc"))
     convert([("train", first), ("val", other)], tmp_path / "coco", Options("coco"))
     assert open_dataset(f"{tmp_path / 'coco'}@val").labels.names == ("bolt", "gear")
 
 
-# --- whole or not at all --------------------------------------------------------------------
-
-
 def test_what_is_there_is_not_overwritten(tmp_path):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "a").write_text("a")
-    (tmp_path / "file").write_text("a")
+    for name in ("full", "empty"):
+        (tmp_path / name).mkdir()
+    for name in ("full/a", "file"):
+        (tmp_path / name).write_text("a")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for name in ("full", "file", "link"):
-        with pytest.raises(OptionError, match=f"{name}: exists already"):
+    for name in ("full", "file", "link", "no/new"):
+        with pytest.raises(OptionError, match=name.split("/")[0]):
             one(dataset(sample()), tmp_path / name, "coco")
-    with pytest.raises(OptionError, match="no such folder"):
-        one(dataset(sample()), tmp_path / "no" / "new", "coco")
-    (tmp_path / "empty").mkdir()
     one(dataset(sample()), tmp_path / "empty", "coco")
     assert len(open_dataset(tmp_path / "empty")) == 1
 
@@ -471,17 +419,13 @@ def test_nothing_is_left_of_an_interrupted_conversion(tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_new_folder_has_ordinary_rights(tmp_path):
-    one(dataset(sample()), tmp_path / "new", "coco")
-    (tmp_path / "plain").mkdir()
-    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-def test_progress_counts_pictures(tmp_path):
+def test_progress_counts_pictures_and_the_new_folder_has_ordinary_rights(tmp_path):
     seen: list[int] = []
     data = dataset(*(sample(f"{k}.png", image_id=k) for k in range(3)))
     convert([("", data)], tmp_path / "new", Options("voc"), progress=seen.append)
     assert seen == [1, 2, 3]
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
@@ -511,49 +455,23 @@ def test_pictures_that_cannot_be_used_are_left_out_and_reported(shapes, tmp_path
     assert files == []
 
 
-def test_what_is_left_out_is_not_counted_as_changed(tmp_path):
-    broken = sample("2", [(0, 0, 2.5, 2)], image_id=2, crowd=[True])
-    done = one(dataset(FLAGGED, broken), tmp_path / "new", "voc")
-    assert done.losses == {Dropped.CROWD_DIFFICULT: 1, Dropped.AREAS: 1}
-
-
-def test_no_usable_picture_at_all(tmp_path):
-    data = dataset(sample("1"))
-    with pytest.raises(DatasetError, match="no picture could be read; first problem: 1: has no"):
-        one(data, tmp_path / "new", "yolo")
+def test_what_cannot_be_converted(tmp_path):
+    with pytest.raises(DatasetError, match="1"):
+        one(dataset(sample("1")), tmp_path / "new", "yolo")
     assert list(tmp_path.iterdir()) == []
-
-
-# --- links ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
-def test_links_share_the_bytes_and_can_be_read(shapes, tmp_path, form):
-    before = open_dataset(shapes)
-    one(before, tmp_path / "new", form, link=True)
-    after = open_dataset(tmp_path / "new")
-    assert_same(before, after)
-    name = before.samples[0].file_name
-    assert isinstance(after.images, FolderFiles)
-    assert os.path.samefile(after.images.path(name), shapes / "images" / name)
+    with pytest.raises(OptionError, match="tfrecord"):
+        Options("tfrecord")
 
 
 def test_links_that_cannot_be(shapes, tmp_path, monkeypatch):
-    with pytest.raises(OptionError, match="in a zip cannot be linked; leave --link out"):
-        one(dataset(sample()), tmp_path / "new", "coco", link=True)
-
     def other_device(*_):
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(Path, "hardlink_to", other_device)
-    with pytest.raises(OptionError, match=r"cross-device.*leave --link out"):
-        one(open_dataset(shapes), tmp_path / "new", "coco", link=True)
+    for data in (dataset(sample()), open_dataset(shapes)):
+        with pytest.raises(OptionError, match="--link"):
+            one(data, tmp_path / "new", "coco", link=True)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_format_that_there_is_not():
-    with pytest.raises(OptionError, match="coco, voc, yolo, got 'tfrecord'"):
-        Options("tfrecord")
 
 
 def test_written_json_is_what_coco_has(tmp_path):
@@ -567,9 +485,3 @@ def test_written_json_is_what_coco_has(tmp_path):
         ],
         "categories": [{"id": 1, "name": "nut"}, {"id": 2, "name": "bolt"}],
     }  # fmt: skip
-
-
-def test_written_pictures_open(tmp_path):
-    one(dataset(sample()), tmp_path / "new", "voc")
-    data = (tmp_path / "new" / "JPEGImages" / "1.png").read_bytes()
-    assert Image.open(io.BytesIO(data)).size == (40, 50)

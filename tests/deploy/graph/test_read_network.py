@@ -1,12 +1,10 @@
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ssd34.core.labels import COCO_LABELS
 from ssd34.core.spec import named_spec
-from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.deploy.graph.layers import network_of
 from ssd34.deploy.graph.read import network_of_model, read_network
@@ -14,6 +12,8 @@ from ssd34.deploy.int8.calibrate import float_outputs
 from ssd34.errors import ModelError, OptionError
 from ssd34.zoo.names import model_path
 from tests.conftest import drawn_checkpoint
+from tests.support.plain_runs import plain_session
+from tests.support.refusals import refused
 
 
 def same(one, other, *, atol):
@@ -117,20 +117,6 @@ def test_foreign_names_without_metadata_are_the_published_network():
     same(network, expected, atol=1e-6)
 
 
-def without_metadata(model):
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.metadata_props[:]
-    return copy
-
-
-def changed(model, op, change):
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    change(next(node for node in copy.graph.node if node.op_type == op))
-    return copy
-
-
 def other_stride(node):
     next(a for a in node.attribute if a.name == "strides").ints[:] = [1, 1]
 
@@ -156,40 +142,35 @@ def rename(name):
 
 
 @pytest.mark.parametrize(
-    ("op", "change", "message"),
+    ("op", "change", "facts"),
     [
-        ("Conv", other_stride, r"found no backbone\.conv1 \(conv 7x7, stride 2, behind image\)"),
-        ("Conv", other_pads, "same padding around"),
-        ("Conv", grouped, "groups or dilations"),
-        ("Conv", computed_weight, "image is computed; expected a constant"),
-        ("MaxPool", rename("AveragePool"), r"found no backbone\.conv1"),
-        ("Relu", rename("Sigmoid"), r"found no backbone\.conv1"),
-        ("Relu", rename("QuantizeLinear"), "is quantized already"),
+        ("Conv", other_stride, ["backbone.conv1", "7x7", "stride 2"]),
+        ("Conv", other_pads, ["padding"]),
+        ("Conv", grouped, ["groups"]),
+        ("Conv", computed_weight, ["image"]),
+        ("MaxPool", rename("AveragePool"), ["backbone.conv1"]),
+        ("Relu", rename("Sigmoid"), ["backbone.conv1"]),
+        ("Relu", rename("QuantizeLinear"), ["quantized"]),
+        ("Relu", None, ["ssd1200-resnet34"]),  # without metadata
     ],
 )
-def test_other_graphs_are_refused(tiny_checkpoint, op, change, message):
+def test_other_graphs_are_refused(tiny_checkpoint, op, change, facts):
     model = onnx_model(tiny_checkpoint, ExportOptions())
-    with pytest.raises(ModelError, match=message):
-        network_of_model(changed(model, op, change))
+    if change is None:
+        del model.metadata_props[:]
+    else:
+        change(next(node for node in model.graph.node if node.op_type == op))
+    with refused(ModelError, *facts):
+        network_of_model(model)
 
 
-def test_the_wrong_network_for_its_metadata(tiny_checkpoint):
-    model = onnx_model(tiny_checkpoint, ExportOptions())
-    with pytest.raises(ModelError, match=r"not the network of ssd1200-resnet34"):
-        network_of_model(without_metadata(model))
-
-
-def test_files_that_cannot_be_read(tiny_checkpoint, tmp_path):
-    with pytest.raises(ModelError, match="no such model file"):
-        read_network(tmp_path / "x.onnx")
+def test_files_that_cannot_be_read(tiny_model, tmp_path):
+    data = tiny_model.read_bytes()
     (tmp_path / "text.onnx").write_text("not a protobuf, really")
-    with pytest.raises(ModelError, match=r"text\.onnx: "):
-        read_network(tmp_path / "text.onnx")
-    save_model(onnx_model(tiny_checkpoint, ExportOptions()), tmp_path / "whole.onnx")
-    data = (tmp_path / "whole.onnx").read_bytes()
     (tmp_path / "half.onnx").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ModelError, match=r"half\.onnx: "):
-        read_network(tmp_path / "half.onnx")
+    for name in ("missing.onnx", "text.onnx", "half.onnx"):
+        with refused(ModelError, tmp_path / name):
+            read_network(tmp_path / name)
 
 
 def test_weights_that_are_not_finite(tiny_checkpoint):
@@ -198,23 +179,17 @@ def test_weights_that_are_not_finite(tiny_checkpoint):
     values = numpy_helper.to_array(tensor).copy()
     values[3] = np.nan
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    with pytest.raises(ModelError, match=r"weights of extras\.0\.conv1 are not finite"):
+    with refused(ModelError, "extras.0.conv1"):
         network_of_model(model)
 
 
 def test_the_names_of_nodes_are_checked_with_a_hint(tiny_checkpoint):
     network = network_of(tiny_checkpoint)
-    names = [
-        "backbone.layer1.0.add",
-        "backbone.conv1.linear",
-        "backbone.conv1",
-        "backbone.layer1.0.conv1.relu",
-    ]
+    names = ["backbone.layer1.0.add", "backbone.conv1.linear", "backbone.conv1",
+             "backbone.layer1.0.conv1.relu"]  # fmt: skip
     layers = ("backbone.layer1.0.add", "backbone.conv1", "backbone.layer1.0.conv1")
     assert network.resolve_names(names) == layers
-    with pytest.raises(
-        OptionError, match=r"no node 'backbone\.layer1\.0\.ad'; did you mean backbone"
-    ):
+    with refused(OptionError, "'backbone.layer1.0.ad'", "backbone.layer1.0.add"):
         network.resolve_names(["backbone.layer1.0.ad"])
 
 
@@ -223,10 +198,7 @@ def test_onnxruntime_agrees_with_the_layers(tiny_checkpoint):
     network = network_of(tiny_checkpoint)
     image = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
     outputs = dict(float_outputs(network)(image))
-    model = onnx_model(tiny_checkpoint, ExportOptions(policy=None))
-    runner = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    runner = plain_session(onnx_model(tiny_checkpoint, ExportOptions(policy=None)))
     loc = runner.run(["loc"], {"image": image})[0]
     first = outputs["heads.loc.0"].reshape(4, -1)
     np.testing.assert_allclose(first, loc[0][:, : first.shape[1]], atol=1e-4)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -18,6 +17,7 @@ from ssd34.deploy.graph.opsets import newest_opset
 from ssd34.images.read import read_image
 from ssd34.zoo.names import model_path
 from tests.conftest import EXAMPLES, TINY_LABELS, tiny_spec
+from tests.support.plain_runs import assert_all_close, plain_session
 
 OPSETS = (10, 12, 13, newest_opset())
 
@@ -40,12 +40,8 @@ def run(loc, conf, *, spec, policy, opset):
     ]
     labels = COCO_LABELS if spec.num_classes == 80 else TINY_LABELS
     model = finished_model(builder, inputs=inputs, outputs=outputs, spec=spec, labels=labels)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(["bboxes", "labels", "scores"], {"loc": loc, "conf": conf})
+    found = plain_session(model).run(["bboxes", "labels", "scores"], {"loc": loc, "conf": conf})
+    return [np.asarray(array) for array in found]
 
 
 def drawn(spec, *, objects, seed=0):
@@ -62,10 +58,7 @@ def drawn(spec, *, objects, seed=0):
 @pytest.fixture(scope="module")
 def real():
     """Raw outputs of the embedded float network for a picture."""
-    raw = without_tail(onnx.load(model_path("default-float")))
-    session = onnxruntime.InferenceSession(
-        raw.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = plain_session(without_tail(onnx.load(model_path("default-float"))))
     image = preprocess(read_image(EXAMPLES / "coffee.jpg"), 300)
     return session.run(["loc", "conf"], {"image": image})
 
@@ -84,8 +77,7 @@ def test_a_real_pictures_detections_are_the_same_bit_for_bit(monkeypatch, real, 
     spec = named_spec("ssd300-resnet34")
     whole, left_out = both_ways(monkeypatch, real, spec=spec, policy=policy, opset=opset)
     assert whole[2].size > 0
-    for a, b in zip(whole, left_out, strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_all_close(whole, left_out, atol=0)
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -94,13 +86,15 @@ def test_any_number_of_promising_boxes(monkeypatch, objects, opset):
     spec = tiny_spec()
     outputs = drawn(spec, objects=objects)
     whole, left_out = both_ways(monkeypatch, outputs, spec=spec, policy=ZOO, opset=opset)
-    for a, b in zip(whole, left_out, strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_all_close(whole, left_out, atol=0)
     expected = postprocess(
         outputs[0][0], outputs[1][0], default_boxes_cxcywh=default_boxes_cxcywh(spec), policy=ZOO
     )
-    assert len(expected.scores) == left_out[2].size
-    np.testing.assert_allclose(left_out[2][0], expected.scores, atol=1e-6)
+    boxes, labels, scores = (array[0] for array in left_out)
+    assert (labels.dtype, boxes.dtype, scores.dtype) == (np.int64, np.float32, np.float32)
+    np.testing.assert_allclose(boxes, expected.boxes, atol=1e-5)
+    np.testing.assert_array_equal(labels, expected.labels)
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-6)
 
 
 def test_scores_beside_the_threshold_are_decided_by_the_softmax_alone(monkeypatch):

@@ -1,12 +1,18 @@
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ssd34.deploy.graph.layers import IMAGE, Conv, network_of
-from ssd34.deploy.int8.calibrate import calibrate
+from ssd34.deploy.graph.layers import IMAGE, Conv
 from ssd34.deploy.int8.histogram import Histogram
-from ssd34.deploy.int8.plan import head_ranges, int8_plan, int8_weight, rounded_windows
+from ssd34.deploy.int8.plan import (
+    QuantizeOptions,
+    head_ranges,
+    int8_plan,
+    int8_weight,
+    rounded_windows,
+)
 from ssd34.deploy.int8.ranges import Range
 
 GENERATOR = np.random.default_rng(3)
@@ -16,46 +22,33 @@ def histogram_of(*values):
     return Histogram.empty().with_values(np.array(values, np.float32))
 
 
-@pytest.fixture(scope="module")
-def network(tiny_checkpoint):
-    return network_of(tiny_checkpoint)
+@pytest.fixture
+def network(tiny_network):
+    return tiny_network
 
 
-@pytest.fixture(scope="module")
-def statistics(network):
-    picture = GENERATOR.integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    return calibrate(network, [picture])
+@pytest.fixture
+def statistics(tiny_statistics):
+    return tiny_statistics
 
 
-def plan(network, statistics, **changes):
-    options = {
-        "ranges": "minmax", "percentile": 99.9, "per_channel": True, "largest_weight": 127,
-        "bias_correction": False, "bytes_input": False, "float_nodes": frozenset(),
-    }  # fmt: skip
-    return int8_plan(network, statistics, **{**options, **changes})
+def plan(network, statistics, *, bytes_input=False, **changes):
+    options = QuantizeOptions(percentile=99.9, bias_correction=False).replace(**changes)
+    return int8_plan(network, statistics, options, bytes_input=bytes_input)
 
 
 def test_the_heads_ranges_are_those_of_detections(network, statistics):
-    changed = dataclasses.replace(
-        statistics,
-        histograms={
-            **statistics.histograms,
-            "heads.conf.0": histogram_of(-200.0, 9.0),
-            "heads.conf.1": histogram_of(-5.0, 9.0),
-            "heads.loc.0": histogram_of(-30.0, 8.0),
-            "heads.loc.1": histogram_of(-30.0, 8.0),
-        },
-        peaks={
-            **statistics.peaks,
-            "heads.conf.0": histogram_of(-1.0, 9.0),
-            "heads.conf.1": histogram_of(-1.0, 9.0),
-        },
-        candidates={
-            **statistics.candidates,
-            "heads.loc.0": histogram_of(*np.linspace(-4, 3, 1000)),
-            "heads.loc.1": histogram_of(-4.0, 3.0),
-        },
-    )
+    conf, loc = ("heads.conf.0", "heads.conf.1"), ("heads.loc.0", "heads.loc.1")
+    seen = {conf[0]: (-200.0, 9.0), conf[1]: (-5.0, 9.0), **dict.fromkeys(loc, (-30.0, 8.0))}
+    kinds: dict[str, dict[str, Any]] = {
+        "histograms": seen,
+        "peaks": dict.fromkeys(conf, (-1.0, 9.0)),
+        "candidates": {loc[0]: np.linspace(-4, 3, 1000), loc[1]: (-4.0, 3.0)},
+    }
+    changed = dataclasses.replace(statistics, **{
+        kind: {**getattr(statistics, kind), **{n: histogram_of(*v) for n, v in values.items()}}
+        for kind, values in kinds.items()
+    })  # fmt: skip
     found = head_ranges(network, changed)
     assert found["heads.conf.0"] == Range(-9.0, 9.0)
     assert found["heads.conf.1"] == Range(-5.0, 9.0)  # no more than was seen
@@ -109,19 +102,17 @@ def test_few_odd_boxes_do_not_take_the_steps_of_many_classes(network, statistics
     assert head_ranges(many, changed)["heads.conf.0"].low == pytest.approx(-7, abs=0.01)
 
 
-def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(network, statistics):
+def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(
+    network, statistics, monkeypatch
+):
     """On a picture like the calibration's, each channel's mean is right again."""
+    monkeypatch.setattr("ssd34.deploy.int8.plan.LARGEST_WEIGHT", 4)
     name = "backbone.conv1"
     layer = network.by_name[name]
     for bytes_input in (False, True):
+        how = {"bytes_input": bytes_input, "largest_weight": 4}
         wrong, right = (
-            plan(
-                network,
-                statistics,
-                bias_correction=corrected,
-                bytes_input=bytes_input,
-                largest_weight=4,
-            )
+            plan(network, statistics, bias_correction=corrected, **how)
             for corrected in (False, True)
         )
         conv, value = wrong.convs[name], wrong.values[IMAGE]
@@ -150,8 +141,6 @@ def test_a_max_pool_keeps_its_inputs_steps(network, statistics):
 
 
 def test_nodes_in_float_have_no_int8_arrays(network, statistics):
-    found = plan(
-        network, statistics, float_nodes=frozenset({"backbone.conv1", "backbone.layer1.0.add"})
-    )
+    found = plan(network, statistics, float_nodes=("backbone.conv1", "backbone.layer1.0.add"))
     convs = {layer.name for layer in network.layers if layer.conv is not None}
     assert set(found.convs) == convs - {"backbone.conv1"}

@@ -1,5 +1,4 @@
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -7,11 +6,12 @@ from ssd34.deploy.graph.builder import GraphBuilder
 from ssd34.deploy.graph.layers import CONV, IMAGE, Layer, network_of
 from ssd34.deploy.graph.opsets import newest_opset
 from ssd34.deploy.int8.calibrate import calibrate
-from ssd34.deploy.int8.plan import Int8Conv
-from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
+from ssd34.deploy.int8.plan import Int8Conv, QuantizeOptions
+from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.deploy.int8.writers import blocks_of_bytes, blocks_of_planes, in_blocks
 from tests.conftest import TINY_LABELS, drawn_checkpoint, tiny_spec
 from tests.support.integer_reference import constants_of, windows
+from tests.support.plain_runs import plain_session
 
 SIDE = 20
 
@@ -67,10 +67,7 @@ def test_the_picture_in_blocks(opset):
         )  # fmt: skip
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
         model.ir_version = 8
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), providers=["CPUExecutionProvider"]
-        )
-        found = session.run(None, {"image": image})[0]
+        found = plain_session(model).run(None, {"image": image})[0]
         np.testing.assert_array_equal(found, block_reference(pixels))
 
 
@@ -83,4 +80,4 @@ def test_a_picture_of_odd_size_stays_pixels(image_input):
         network, statistics, QuantizeOptions(), policy=None, image_input=image_input
     )
     assert constants_of(model)["backbone.conv1.weight"].shape[1:] == (3, 7, 7)
-    onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    plain_session(model)

@@ -5,6 +5,7 @@ from ssd34.deploy.graph.layers import Affine
 from ssd34.deploy.int8.histogram import Histogram
 from ssd34.deploy.int8.ranges import METHODS, Range, value_range
 from ssd34.errors import OptionError
+from tests.support.refusals import refused
 
 
 def histogram_of(values):
@@ -125,7 +126,7 @@ def test_a_tensor_that_was_never_seen(method):
 
 
 def test_an_unknown_method():
-    with pytest.raises(OptionError, match="unknown ranges 'max'"):
+    with refused(OptionError, "'max'"):
         found([1.0], "max")
 
 
@@ -135,7 +136,6 @@ def test_an_unknown_method():
         (0, 6),
         (-1, 1),
         (-0.3, 7.1),
-        (-1.1, 7.1),
         (-9, 0.001),
         (-0.001, 9),
         (-4, 0),

@@ -6,28 +6,19 @@ import pytest
 
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.deploy.graph.layers import network_of
-from ssd34.deploy.int8.calibrate import calibrate
-from ssd34.deploy.int8.plan import value_steps
-from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
+from ssd34.deploy.int8.plan import QuantizeOptions, value_steps
+from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.errors import CheckpointError, OptionError
 from ssd34.files.checkpoint import read_checkpoint
-from ssd34.images.read import read_image
-from tests.conftest import EXAMPLES
+from tests.support.refusals import refused
 
 PERCENTILE = QuantizeOptions(ranges="percentile", percentile=99.5, bias_correction=False)
 TRAINED = PERCENTILE.replace(ranges="trained")
 
 
 @pytest.fixture(scope="module")
-def statistics(tiny_checkpoint):
-    return calibrate(network_of(tiny_checkpoint), [read_image(EXAMPLES / "coffee.jpg")])
-
-
-@pytest.fixture(scope="module")
-def steps(tiny_checkpoint, statistics):
-    values = value_steps(
-        network_of(tiny_checkpoint), statistics, ranges="percentile", percentile=99.5
-    )
+def steps(tiny_network, tiny_statistics):
+    values = value_steps(tiny_network, tiny_statistics, ranges="percentile", percentile=99.5)
     return {name: [float(v.scale), int(v.zero_point)] for name, v in values.items()}
 
 
@@ -36,20 +27,20 @@ def noted(checkpoint, steps):
 
 
 def test_they_survive_the_file_and_make_the_same_int8_network(
-    tiny_checkpoint, statistics, steps, tmp_path
+    tiny_checkpoint, tiny_statistics, steps, tmp_path
 ):
     noted(tiny_checkpoint, steps).save(tmp_path / "qat.safetensors")
     network = network_of(read_checkpoint(tmp_path / "qat.safetensors"))
-    trained = quantized_model(network, statistics, TRAINED)
-    usual = quantized_model(network, statistics, PERCENTILE)
+    trained = quantized_model(network, tiny_statistics, TRAINED)
+    usual = quantized_model(network, tiny_statistics, PERCENTILE)
     assert trained.graph.SerializeToString() == usual.graph.SerializeToString()
-    other = quantized_model(network, statistics, PERCENTILE.replace(ranges="minmax"))
+    other = quantized_model(network, tiny_statistics, PERCENTILE.replace(ranges="minmax"))
     assert trained.graph.SerializeToString() != other.graph.SerializeToString()
 
 
-def test_without_them_the_way_to_get_them_is_named(tiny_checkpoint, statistics):
-    with pytest.raises(OptionError, match="ssd34 train --qat"):
-        quantized_model(network_of(tiny_checkpoint), statistics, TRAINED)
+def test_without_them_the_way_to_get_them_is_named(tiny_network, tiny_statistics):
+    with refused(OptionError, "ssd34 train --qat"):
+        quantized_model(tiny_network, tiny_statistics, TRAINED)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +56,7 @@ def test_without_them_the_way_to_get_them_is_named(tiny_checkpoint, statistics):
     ],
 )
 def test_broken_notes_are_refused(tiny_checkpoint, steps, change):
-    with pytest.raises(CheckpointError, match=NOTE_INT8_STEPS):
+    with refused(CheckpointError, NOTE_INT8_STEPS):
         network_of(noted(tiny_checkpoint, change(steps)))
 
 

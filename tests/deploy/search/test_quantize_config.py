@@ -8,6 +8,7 @@ from ssd34.deploy.search import config as quantize_config
 from ssd34.deploy.search.config import QuantizeConfig, read_config
 from ssd34.errors import OptionError
 from tests.conftest import ROOT
+from tests.support.refusals import refused
 
 EVERYTHING = """
 calibration:
@@ -104,37 +105,34 @@ def test_weights_are_narrow_where_this_processor_saturates(file, saturates, monk
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "facts"),
     [
-        ("rounds: ten", "rounds: expected a whole number, got 'ten'"),
-        ("rounds: 0", "rounds"),
-        ("rounds: true", "expected a whole number"),
-        ("search: {max_trials: 1.5}", "search.max_trials: expected a whole number"),
-        ("search: {exit: [first]}", "search.exit: expected a text"),
-        ("search: {trials: 3}", "unknown setting 'search.trials'; expected one of max_trials"),
-        ("tuning: {}", "unknown setting 'tuning'"),
-        ("quantization: {ranges: []}", "ranges"),
-        ("quantization: {ranges: [3]}", "expected a list of names"),
-        ("quantization: {ranges: [exact]}", "unknown ranges 'exact'"),
-        ("quantization: {forms: [14-int8]}", "unknown form '14-int8'"),
-        ("quantization: {image_input: int8}", "image_input"),
-        ("quantization: {percentile: 101}", "percentile"),
-        ("quantization: {bias_correction: 1}", "expected true or false"),
-        ("calibration: {pictures: 0}", "calibration picture"),
-        ("criterion: {max_drop: .nan}", "max-drop"),
-        ("criterion: 3", "criterion: expected settings by name"),
-        ("[1, 2]", "expected settings by name"),
-        ("a: [", "not YAML"),
-        ("!!python/object/apply:os.getcwd []", "not YAML"),
+        ("rounds: ten", ["rounds", "ten"]),
+        ("rounds: 0", ["rounds"]),
+        ("rounds: true", ["rounds"]),
+        ("search: {max_trials: 1.5}", ["search.max_trials", "1.5"]),
+        ("search: {exit: [first]}", ["search.exit"]),
+        ("search: {trials: 3}", ["search.trials", "max_trials"]),
+        ("tuning: {}", ["tuning"]),
+        ("quantization: {ranges: []}", ["ranges"]),
+        ("quantization: {ranges: [3]}", ["ranges"]),
+        ("quantization: {ranges: [exact]}", ["exact"]),
+        ("quantization: {forms: [14-int8]}", ["14-int8"]),
+        ("quantization: {image_input: int8}", ["image_input"]),
+        ("quantization: {percentile: 101}", ["percentile"]),
+        ("quantization: {bias_correction: 1}", ["bias_correction"]),
+        ("calibration: {pictures: 0}", ["picture", "0"]),
+        ("criterion: {max_drop: .nan}", ["max", "nan"]),
+        ("criterion: 3", ["criterion"]),
+        ("[1, 2]", []),
+        ("a: [", []),
+        ("!!python/object/apply:os.getcwd []", []),
     ],
 )
-def test_what_is_wrong_is_named(file, text, message):
+def test_what_is_wrong_is_named(file, text, facts):
     path = file(text)
-    with pytest.raises(OptionError) as error:
+    with refused(OptionError, path, *facts):
         read_config(path)
-    assert message in str(error.value)
-    assert str(error.value).startswith(f"{path}: ")
-    assert "\n" not in str(error.value)
 
 
 def test_a_hostile_file_is_refused_in_one_short_line(file):
@@ -142,18 +140,11 @@ def test_a_hostile_file_is_refused_in_one_short_line(file):
     laughs = "a0: &a0 [x]\n" + "".join(
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)
     )
-    for text in (
-        laughs + "rounds: *a29",
-        f"rounds: *a\n{laughs}",
-        "[" * 50_000,
-        "rounds: 2001-99-99",
-    ):
+    for text in (laughs + "rounds: *a29", f"rounds: *a\n{laughs}", "[" * 2_000,
+                 "rounds: 2001-99-99", "rounds: " + "[9, " * 90 + "]" * 90):  # fmt: skip
         with pytest.raises(OptionError) as error:
             read_config(file(text))
         assert len(str(error.value)) < 500
-    with pytest.raises(OptionError) as error:
-        read_config(file("rounds: " + "[9, 9, 9, 9, 9, " * 90 + "]" * 90))
-    assert len(str(error.value)) < 500
 
 
 def test_the_documented_file_can_be_read(file):
@@ -169,9 +160,7 @@ def test_the_documented_file_can_be_read(file):
 
 
 def test_a_missing_or_huge_file_is_refused(tmp_path):
-    with pytest.raises(OptionError, match="no such file"):
-        read_config(tmp_path / "none.yaml")
-    big = tmp_path / "big.yaml"
-    big.write_bytes(b"#" * 2_000_000)
-    with pytest.raises(OptionError, match="too large"):
-        read_config(big)
+    (tmp_path / "big.yaml").write_bytes(b"#" * 2_000_000)
+    for name in ("none.yaml", "big.yaml"):
+        with refused(OptionError, tmp_path / name):
+            read_config(tmp_path / name)

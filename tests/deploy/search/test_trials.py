@@ -1,12 +1,15 @@
 import json
 
 import pytest
+from PIL import Image
 
-from ssd34.deploy.int8.quantize import QuantizeOptions
+from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.search.gate import Criterion, Measured, judged
 from ssd34.deploy.search.log import TrialLog
+from ssd34.deploy.search.plot import plot_trials
 from ssd34.errors import OptionError
 from ssd34.runtime.timing import SpeedUp
+from tests.support.refusals import refused
 
 SUBJECT = {"network": "abc", "pictures": "def"}
 
@@ -45,10 +48,6 @@ def two(path):
 
 def test_trials_come_back(path, two):
     assert log(path, resume=True).earlier == two
-
-
-@pytest.mark.usefixtures("two")
-def test_every_line_is_json(path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows[0]["subject"] == SUBJECT
     assert [row["number"] for row in rows[1:]] == [1, 2]
@@ -64,7 +63,7 @@ def test_another_criterion_judges_anew(path, two):
 @pytest.mark.usefixtures("two")
 def test_earlier_trials_are_not_overwritten_by_accident(path):
     before = path.read_bytes()
-    with pytest.raises(OptionError, match="--resume"):
+    with refused(OptionError, path, "--resume"):
         log(path)
     assert path.read_bytes() == before
 
@@ -82,7 +81,7 @@ def test_a_trial_that_was_cut_off_is_left_out(path, two, kept):
 
 @pytest.mark.usefixtures("two")
 def test_trials_of_something_else_are_refused(path):
-    with pytest.raises(OptionError, match="network was abc, now xyz"):
+    with refused(OptionError, "network", "abc", "xyz"):
         log(path, resume=True, subject={**SUBJECT, "network": "xyz"})
 
 
@@ -91,7 +90,7 @@ def test_trials_of_something_else_are_refused(path):
 )
 def test_another_file_is_refused(path, data):
     path.write_bytes(data)
-    with pytest.raises(OptionError, match="no list of trials"):
+    with refused(OptionError, path):
         log(path, resume=True)
     assert path.read_bytes() == data
 
@@ -110,5 +109,13 @@ def test_a_broken_line_is_refused(path, two, change):
     row = change if "number" in change else {**two[0].to_dict(), **change}
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
-    with pytest.raises(OptionError, match="not a trial"):
+    with refused(OptionError, path):
         log(path, resume=True)
+
+
+def test_a_name_is_no_formula(tmp_path):
+    """A file may be called so, and the text between dollars would be read as mathematics."""
+    path = tmp_path / "trials.png"
+    plot_trials([trial(1)], path, criterion=Criterion(), title=r"$\broken{$ on $_$")
+    with Image.open(path) as image:
+        assert image.size == (960, 600)

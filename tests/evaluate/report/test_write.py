@@ -16,7 +16,6 @@ from ssd34.core.labels import COCO_LABELS
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import MissingExtraError, OptionError
 from ssd34.evaluate.metrics.score import ScoreOptions, score
-from ssd34.evaluate.report import write
 from ssd34.evaluate.report.page import describe_machine, list_versions
 from ssd34.evaluate.report.plots import NAMES
 from ssd34.evaluate.report.write import STEPS, write_report
@@ -57,14 +56,6 @@ class Elements(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def page(written):
     return Elements(written.read_text())
-
-
-@pytest.fixture
-def no_plots(monkeypatch):
-    """For tests of the rest of the page: drawing is what takes long."""
-    dot = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(dot, format="png")
-    monkeypatch.setattr(write, "render_png", lambda *_: dot.getvalue())
 
 
 def decoded(address):

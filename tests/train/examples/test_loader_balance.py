@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from ssd34.datasets.open import open_dataset
-from ssd34.train.examples.augment import Augmentation
 from ssd34.train.examples.example import frequencies, training_sets
-from ssd34.train.examples.loader import Loader
-from tests.conftest import TINY_LABELS, tiny_spec
+from tests.conftest import TINY_LABELS
+from tests.support.training import loader_of
 
 
 def test_frequency_is_that_of_the_rarest_class():
@@ -22,10 +21,7 @@ def test_frequency_is_that_of_the_rarest_class():
 def test_draws_follow_the_frequency(shapes, weight):
     [source] = training_sets([(open_dataset(shapes), weight)], TINY_LABELS)
     source.frequency[:2] = 4.0
-    loader = Loader(
-        [source], spec=tiny_spec(), options=Augmentation(), batch_size=2, seed=1, workers=0,
-        size_now=lambda _: 64,
-    )  # fmt: skip
+    loader = loader_of(shapes, sources=[source], batch_size=2)
     epochs = 300
     drawn = [[picture for _, picture in loader.order(epoch)] for epoch in range(epochs)]
     assert {len(order) for order in drawn} == {round(len(source.usable) * weight)}

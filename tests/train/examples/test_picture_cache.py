@@ -14,8 +14,9 @@ from ssd34.train.distributed import Ranks
 from ssd34.train.examples.augment import Augmentation
 from ssd34.train.examples.cache import PictureCache, start_workers_server
 from ssd34.train.examples.example import training_sets
-from ssd34.train.examples.loader import Loader, cache_bytes
-from tests.conftest import TINY_LABELS, tiny_spec
+from ssd34.train.examples.loader import cache_bytes
+from tests.conftest import TINY_LABELS
+from tests.support.training import loader_of
 
 
 def noise(number, size=(7, 5)):
@@ -145,12 +146,10 @@ def test_more_than_the_system_gives():
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_batches_are_the_same_with_and_without(shapes, workers):
-    sources = training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
-
     def made(cache_mb):
-        loader = Loader(
-            sources, spec=tiny_spec(), options=Augmentation(expand=0.3), batch_size=4, seed=1,
-            workers=workers, size_now=lambda step: 64 if step % 2 else 32, cache_mb=cache_mb,
+        loader = loader_of(
+            shapes, options=Augmentation(expand=0.3), workers=workers, cache_mb=cache_mb,
+            size_now=lambda step: 64 if step % 2 else 32,
         )  # fmt: skip
         batches = loader.batches(0)
         return [next(batches) for _ in range(12)], loader.examples.cache
@@ -186,10 +185,7 @@ MEMINFO = "MemTotal:  24000000 kB\nMemFree:  1000 kB\nMemAvailable:  2000000 kB\
         ({"memory.max": "max", "memory.current": "5"}, 2_000_000 * 1024),
         ({"memory.max": "1000000", "memory.current": "400000"}, 600_000),
         ({"memory.max": "1000", "memory.current": "4000"}, 0),
-        (
-            {"memory/memory.limit_in_bytes": "5000", "memory/memory.usage_in_bytes": "1000"},
-            4000,
-        ),
+        ({"memory/memory.limit_in_bytes": "5000", "memory/memory.usage_in_bytes": "1000"}, 4000),
         (
             {
                 "memory/memory.limit_in_bytes": str(2**63 - 4096),

@@ -12,8 +12,8 @@ from ssd34.train.examples.augment import Augmentation
 from ssd34.train.examples.example import training_sets
 from ssd34.train.examples.loader import Loader
 from ssd34.train.examples.preview import preview
-from tests.cli.train.test_train import invoke
 from tests.conftest import TINY_LABELS, tiny_spec
+from tests.support.cli import invoke
 
 STILL = Augmentation(crop=False, expand=0, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
 

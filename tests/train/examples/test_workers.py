@@ -20,10 +20,10 @@ from ssd34.datasets.open import open_dataset
 from ssd34.errors import TrainingError
 from ssd34.train.distributed import Ranks
 from ssd34.train.examples import loader as loader_module
-from ssd34.train.examples.augment import Augmentation
 from ssd34.train.examples.example import training_sets
-from ssd34.train.examples.loader import Loader, deaths_told
+from ssd34.train.examples.loader import deaths_told
 from tests.conftest import TINY_LABELS, tiny_spec
+from tests.support import training
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
@@ -53,10 +53,8 @@ class Sleeping(Dataset):
 def loader_of(shapes, kind=Dataset):
     opened = open_dataset(shapes)
     dataset = kind(**{f.name: getattr(opened, f.name) for f in dataclasses.fields(opened)})
-    return Loader(
-        training_sets([(dataset, 1.0)], TINY_LABELS), spec=tiny_spec(),
-        options=Augmentation(), batch_size=4, seed=7, workers=2, size_now=lambda _step: 64,
-    )  # fmt: skip
+    sources = training_sets([(dataset, 1.0)], TINY_LABELS)
+    return training.loader_of(shapes, sources=sources, workers=2)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def test_benchmark_is_the_published_recipe():
     assert options.augmentation == Augmentation(
         expand=0, crop=True, flip=0.5, brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05
     )
-    assert options.matcher == "iou"
+    assert (options.matcher, options.policy) == ("iou", "mlperf")
     settings = settle("benchmark").settings
     assert settings["spec"] == "ssd300-resnet34"
     assert settings["head_norm"] is False
@@ -42,6 +42,7 @@ def test_ours_match_by_atss_and_a_trained_detector_changes_slowly():
     assert settle("small-data").options.matcher == "atss"
     options = settle("fine-tune").options
     assert (options.matcher, options.peak_rate, options.backbone_rate) == ("atss", 1e-4, 0.3)
+    assert options.policy == "zoo"
 
 
 @pytest.mark.parametrize(("name", "first", "second"), [("benchmark", 40, 50),
@@ -113,15 +114,6 @@ def test_a_recipe_file_of_an_older_version_is_taken_as_it_was_settled(tmp_path):
     assert again == dataclasses.replace(plan.options, learning_rate=3e-4, weight_decay=0.05)
 
 
-def test_the_benchmark_is_measured_in_its_own_way():
-    for name, policy in (
-        ("benchmark", "mlperf"),
-        ("benchmark-256", "mlperf"),
-        ("fine-tune", "zoo"),
-    ):
-        assert settle(name).options.policy == policy
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -138,18 +130,15 @@ def test_settings_are_typed(text, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "facts"),
     [
-        ("epochs", "expected --set key=value, got 'epochs'"),
-        ("epoch=3", "training has no setting 'epoch'; did you mean epochs"),
-        ("epochs=2.5", "expected epochs to be a whole number .* or none, got 2.5"),
-        ("crop=maybe", "expected crop to be true or false, got 'maybe'"),
-        ("decay_epochs=a,b", "expected decay_epochs to be numbers such as 40,50 or none"),
-        ("hue=pink", "expected hue to be a number .*, got 'pink'"),
+        ("epochs", "key=value.*'epochs'"), ("epoch=3", "'epoch'.* epochs"),
+        ("epochs=2.5", "epochs.* 2.5"), ("crop=maybe", "crop.* 'maybe'"),
+        ("decay_epochs=a,b", "decay_epochs.* 40,50"), ("hue=pink", "hue.* 'pink'"),
     ],
-)
-def test_settings_of_the_wrong_type_are_refused(text, message):
-    with pytest.raises(OptionError, match=message):
+)  # fmt: skip
+def test_settings_of_the_wrong_type_are_refused(text, facts):
+    with pytest.raises(OptionError, match=facts):
         parsed_setting(text)
 
 
@@ -186,8 +175,8 @@ def test_a_recipes_decays_keep_their_share_of_the_run(tmp_path, name, changed, e
     ("name", "changed", "message"),
     [
         ("benchmark", ["epochs=30", "decay_epochs=20,30"],
-         "before the run's end at 30, got 20,30; give others with --set decay_epochs=20,25"),
-        ("small-data", ["decay_epochs=40,50"], "needs schedule=step, got cosine"),
+         "30.*20,30.*--set decay_epochs=20,25"),
+        ("small-data", ["decay_epochs=40,50"], "schedule=step.*cosine"),
     ],
 )  # fmt: skip
 def test_decays_that_would_never_come_are_refused(name, changed, message):
@@ -206,7 +195,7 @@ def test_a_length_by_the_clock_replaces_the_epochs():
 def test_a_resumed_run_keeps_its_decays_unless_they_would_never_come():
     options = settle("benchmark").options
     assert resume_options(options, {"epochs": 70}).decay_epochs == (40, 50)
-    with pytest.raises(OptionError, match=r"end at 45, got 40,50"):
+    with pytest.raises(OptionError, match=r"45.*40,50"):
         resume_options(options, {"epochs": 45})
     # As a run of an older version may be.
     never = dataclasses.replace(options, epochs=30)
@@ -239,29 +228,23 @@ def test_a_small_size_alone_is_for_the_usual_share(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "named"),
     [
-        ("[]", "not a recipe"), ('{"recipe": "x"}', "not a recipe"), ("{", "not a recipe"),
-        ('{"recipe": "x", "settings": {"epochs": "3"}}', "expected epochs to be a whole number"),
-        ('{"recipe": "x", "settings": {"crop": 1}}', "expected crop to be true or false, got 1"),
-        ('{"recipe": "x", "settings": {"decay_epochs": ["a"]}}', "expected decay_epochs"),
-        ('{"recipe": "x", "settings": {"speed": 1}}', "no setting 'speed'"),
-        ('{"recipe": "x", "settings": {}, "settled": {"hue": "auto"}}', "expected hue to be a num"),
-        ('{"recipe": "x", "settings": {}, "settled": 3}', "not a recipe"),
+        ("[]", "recipe"), ('{"recipe": "x"}', "recipe"), ("{", "recipe"),
+        ('{"recipe": "x", "settings": {"epochs": "3"}}', "epochs"),
+        ('{"recipe": "x", "settings": {"crop": 1}}', "crop.* 1"),
+        ('{"recipe": "x", "settings": {"decay_epochs": ["a"]}}', "decay_epochs"),
+        ('{"recipe": "x", "settings": {"speed": 1}}', "'speed'"),
+        ('{"recipe": "x", "settings": {}, "settled": {"hue": "auto"}}', "hue"),
+        ('{"recipe": "x", "settings": {}, "settled": 3}', "recipe"),
+        ('{"recipe": "x", "settings": {"epochs": 0, "schedule": "step", "decay_epochs": [1]}}',
+         "epochs .* 1 to"),
     ],
 )  # fmt: skip
-def test_broken_recipe_files_are_refused(tmp_path, content, message):
+def test_broken_recipe_files_are_refused(tmp_path, content, named):
     path = tmp_path / "recipe.json"
     path.write_text(content)
-    with pytest.raises(OptionError, match=message):
-        read_recipe(str(path))
-
-
-def test_a_recipe_file_without_a_length_is_refused_by_its_range(tmp_path):
-    path = tmp_path / "recipe.json"
-    settings = {"epochs": 0, "schedule": "step", "decay_epochs": [1]}
-    path.write_text(json.dumps({"recipe": "x", "settings": settings}))
-    with pytest.raises(OptionError, match=r"expected epochs .* from 1 to"):
+    with pytest.raises(OptionError, match=named):
         read_recipe(str(path))
 
 
@@ -300,7 +283,21 @@ def test_options_of_older_checkpoints_are_read():
     for key in ("accumulate", "decayed", "decay_epochs", "head_statistics", "target_map"):
         del old[key]
     assert TrainOptions.from_dict(json.loads(json.dumps(old))) == TrainOptions()
-    with pytest.raises(OptionError, match="no option 'speed'; it is of a newer version"):
+    with pytest.raises(OptionError, match="'speed'"):
         TrainOptions.from_dict({**old, "speed": 1})
-    with pytest.raises(OptionError, match="no option 'mosaic'; it is of a newer version"):
+    with pytest.raises(OptionError, match="'mosaic'"):
         TrainOptions.from_dict({**old, "augmentation": {"mosaic": 0.5}})
+
+
+def test_warm_up_then_cosine():
+    schedule = Schedule(peak=0.1, warmup_steps=10)
+    for step, progress, rate in ((0, 0, 0.01), (9, 0, 0.1), (100, 0.5, 0.05), (100, 1, 0)):
+        assert schedule.rate(step=step, progress=progress) == pytest.approx(rate)
+
+
+def test_steps():
+    schedule = Schedule(peak=1, warmup_steps=0, kind="step")
+    rates = [schedule.rate(step=100, progress=epoch / 60) for epoch in (0, 39, 40, 49, 50, 59)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    with pytest.raises(OptionError, match="'linear'"):
+        Schedule(peak=1, warmup_steps=0, kind="linear")

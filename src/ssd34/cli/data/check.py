@@ -29,19 +29,19 @@ _SHOWN_CLASSES = 15
 _BAR = 20
 
 
-@click.command("check", short_help="What is wrong with data sets.")
+@click.command("check", short_help="Find what is wrong with data sets.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write everything: all findings, all counts.",
+    help="Write all findings and counts.",
 )  # fmt: skip
 @click.option(
     "--sheet", type=click.Path(path_type=Path), metavar="FILE.png",
-    help="Write a picture of the suspicious pictures with boxes and reasons.",
+    help="Write an overview of the suspicious pictures, with boxes and reasons.",
 )  # fmt: skip
 @click.option(
     "--sheet-pictures", type=click.IntRange(1, 1000), default=60, metavar="N",
-    help="Most pictures on it.",
+    help="Most pictures on the sheet.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Threads that decode. [default: all]")
 def check_data(
@@ -52,10 +52,12 @@ def check_data(
     sheet_pictures: int,
     threads: int | None,
 ) -> None:
-    """Look for what is wrong with the data sets at PATH.
+    """Find what is wrong with the data sets at PATH.
 
-    Every picture is decoded. Of a data set that is divided, all splits are checked, or only the
-    one in PATH@SPLIT. A picture that is in two splits or paths leaks from one into the other.
+    Every picture is decoded. All splits of a data set are checked, or only the one in PATH@SPLIT.
+    A picture that is in two splits or paths leaks from one into the other.
+
+    Example: ssd34 data check mine.zip mine-val.zip --sheet suspicious.png
     """
     if sheet and sheet.suffix.lower() != ".png":
         raise OptionError(f"--sheet {sheet}: expected a file name that ends in .png")

@@ -35,9 +35,9 @@ from ssd34.workflows.outputs import check_outputs
 )
 @click.option(
     "--ignored", type=click.Choice(["leave-out", "as-objects"]), default="leave-out",
-    help="Crowd and difficult boxes where the format, YOLO, has no flags for them.",
+    help="What YOLO gets of crowd and difficult boxes, for which it has no flags.",
 )  # fmt: skip
-@click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
+@click.option("--coco-names", is_flag=True, help="Use COCO's names for VOC's classes.")
 @click.option(
     "--rename", "renames", multiple=True, metavar="OLD=NEW",
     help="Another name for a class; may be repeated. Classes of the same name become one.",
@@ -60,8 +60,10 @@ def convert(
 ) -> None:
     """Write the data set SOURCE, pictures included, into the new folder DESTINATION.
 
-    SOURCE is a COCO, Pascal VOC or YOLO data set, PATH@SPLIT for one split of it. NAME= says what
-    the split is called in the destination; several sources become the splits of one data set.
+    SOURCE is a COCO, Pascal VOC or YOLO data set, PATH@SPLIT one split of it. NAME= is the name of
+    the split in the destination. Several sources become the splits of one data set.
+
+    Example: ssd34 data convert mine.zip mine-yolo --to yolo
     """
     names = dict(map(_pair, renames))
     wanted = _wanted(sources, splits)

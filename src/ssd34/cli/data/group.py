@@ -25,11 +25,14 @@ from ssd34.datasets.open import find_dataset, open_dataset, split_path, use_coco
 _FIELDS = ("pictures", "empty", "boxes", "crowd", "difficult", "left_out")
 
 
-@click.command(short_help="What a data set holds.")
+@click.command(short_help="Show what a data set holds.")
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(*, path: str, as_json: bool) -> None:
-    """What the data set PATH holds: its format, splits, pictures, boxes and classes."""
+    """Show what the data set PATH holds: format, splits, pictures, boxes and classes.
+
+    Example: ssd34 data info VOCdevkit/VOC2007
+    """
     source, chosen = split_path(path)
     layout = find_dataset(source)
     names = layout.splits if chosen is None else (chosen,)
@@ -77,18 +80,20 @@ def _counts(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-@click.command("download", short_help="Fetch a published data set.")
+@click.command("download", short_help="Download COCO 2017.")
 @click.argument("name", metavar="coco-val2017|coco-2017")
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("coco"),
-    metavar="DIR", help="Folder for it.",
+    metavar="DIR", help="Folder of the data set.",
 )  # fmt: skip
 @click.option("--keep-archives", is_flag=True, help="Leave the zips in DIR/archives.")
 def download_published(*, name: str, output: Path, keep_archives: bool) -> None:
-    """Fetch COCO 2017 from its official addresses, unpacked and checked.
+    """Download COCO 2017 from its official addresses, check and unpack it.
 
-    coco-val2017 is 1.1 GB to fetch, coco-2017 (train and val) 20.4 GB. An interrupted download goes
-    on where it stopped.
+    coco-val2017 is a download of 1.1 GB, coco-2017 (train and val) of 20.4 GB. The same command
+    resumes a partial download.
+
+    Example: ssd34 data download coco-val2017 --output coco
     """
     data = published_data(name)
     from ssd34.datasets.download import download_data
@@ -120,11 +125,11 @@ def _next_steps(data: PublishedData, folder: Path) -> list[str]:
     return [*places.values(), f"next: {command}"]
 
 
-@click.group(short_help="Look at data sets, find what is wrong with them, fetch published ones.")
+@click.group(short_help="Look at data sets, check, convert and download them.")
 def data() -> None:
-    """Look at data sets, find what is wrong with them, fetch published ones.
+    """Look at data sets, check, convert and download them.
 
-    COCO, Pascal VOC and YOLO, in folders and zips; which it is is recognised.
+    COCO, Pascal VOC and YOLO, in folders and zips. The format is recognised.
     """
 
 

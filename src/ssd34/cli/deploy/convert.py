@@ -18,14 +18,16 @@ from ssd34.workflows.outputs import check_outputs
 @click.argument("output", type=click.Path(path_type=Path), metavar="OUT.safetensors")
 @click.option(
     "--spec", "spec_name", type=click.Choice(list(SPECS)),
-    help="The network that the file belongs to: the weights of the 300 and 1200 pixel networks "
-    "have the same shapes. [default: ssd1200, on the file's backbone]",
+    help="The network of the file: the weights of the 300 and 1200 pixel networks have the same "
+    "shapes. [default: ssd1200, on the file's backbone]",
 )  # fmt: skip
 def convert(*, source: Path, output: Path, spec_name: str | None) -> None:
     """Turn a checkpoint of the SSD training or inference benchmark (.pth, .pytorch) into a
     checkpoint of ours.
 
-    The file is a pickle: only tensors are read from it, anything else is refused.
+    The file is a pickle: only tensors are read from it, and anything else is refused.
+
+    Example: ssd34 convert resnet34-ssd1200.pth ssd1200.safetensors
     """
     require("torch", extra="train", why="reading a .pth file")
     from ssd34.core.labels import COCO_LABELS, LabelSet

@@ -8,7 +8,6 @@ import click
 
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.errors import OptionError, require
-from ssd34.workflows.outputs import check_outputs
 
 IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 
@@ -18,20 +17,21 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.onnx")
 @click.option(
     "--opset", default="12", metavar="N|newest",
-    help="Version of the ONNX operators, 10 or later; newest: what ONNX Runtime here runs.",
+    help="Version of the ONNX operators, 10 or later. newest: the newest for this ONNX Runtime.",
 )  # fmt: skip
 @click.option(
     "--tail", type=click.Choice(["nms", "none"]), default="nms",
-    help="nms: the file ends at detections, as the published ones. none: at raw loc and conf.",
+    help="NMS in the file. nms: it ends at detections, as the published files. none: it ends at "
+    "raw loc and conf.",
 )  # fmt: skip
 @click.option(
     "--policy", "policy_name", type=click.Choice(IN_GRAPH), default="zoo",
-    help="How the file picks detections; the next three change its values. ONNX cannot express the "
-    "mlperf policies: --tail none leaves the choice to detect and evaluate.",
+    help="NMS policy of the file; the next three options change its values. ONNX cannot express "
+    "the mlperf policies: --tail none leaves the choice to detect and evaluate.",
 )  # fmt: skip
 @click.option("--score", type=click.FloatRange(0, 1), help="Score threshold in the file.")
-@click.option("--iou", type=click.FloatRange(0, 1), help="Overlap threshold of the NMS.")
-@click.option("--max-detections", type=click.IntRange(1), help="Most detections of a picture.")
+@click.option("--iou", type=click.FloatRange(0, 1), help="IoU threshold of the NMS in the file.")
+@click.option("--max-detections", type=click.IntRange(1), help="Most detections in a picture.")
 @click.option(
     "--batch", metavar="N|dynamic", help="Pictures at once. [default: 1; dynamic for --tail none]"
 )
@@ -42,7 +42,7 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 @click.option(
     "--weights", "weight_format", type=click.Choice(["float32", "float16", "int8"]),
     default="float32",
-    help="How weights are stored; the arithmetic is float32 in any case.",
+    help="How weights are stored. The arithmetic is always float32.",
 )  # fmt: skip
 def export(
     *,
@@ -62,16 +62,13 @@ def export(
 
     MODEL is a checkpoint (.safetensors), a float ONNX file of this family or the name of a model,
     such as default-float.
+
+    Example: ssd34 export runs/mine/best.safetensors mine.onnx
     """
     require("onnx", extra="export", why="export")
-    from ssd34.deploy.graph.builder import save_model
-    from ssd34.deploy.graph.export import ExportOptions, network_model
-    from ssd34.deploy.graph.read import read_network
-    from ssd34.zoo.names import float_file
+    from ssd34.deploy.graph.export import ExportOptions
+    from ssd34.workflows.export import export as write
 
-    if output.suffix.lower() != ".onnx":
-        raise OptionError(f"{output}: expected a name that ends in .onnx, as other commands do")
-    check_outputs((output,), models=(model,))
     changes = {"score_threshold": score, "iou_threshold": iou, "max_detections": max_detections}
     given = {name: value for name, value in changes.items() if value is not None}
     if tail == "none" and (given or policy_name != "zoo"):
@@ -84,12 +81,10 @@ def export(
         image_input=image_input,
         weight_format=weight_format,
     )
-    made = network_model(read_network(float_file(model)), options)
-    save_model(made, output)
-    outputs = ", ".join(value.name for value in made.graph.output)
+    written = write(model, output, options)
     click.echo(
         f"{output}: {output.stat().st_size / 1e6:.1f} MB, opset {options.opset}, "
-        f"weights {weight_format}, outputs {outputs}"
+        f"weights {weight_format}, outputs {', '.join(written.outputs)}"
     )
 
 

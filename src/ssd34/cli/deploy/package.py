@@ -10,7 +10,7 @@ from ssd34.errors import require
 from ssd34.zoo.catalogue import PUBLISHED
 
 
-@click.command(short_help="Publish a model: file, test data, manifest, card.")
+@click.command(short_help="Write a model with test data, manifest and model card.")
 @click.argument("model")
 @click.option(
     "--output", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR"
@@ -19,19 +19,20 @@ from ssd34.zoo.catalogue import PUBLISHED
     "--picture", required=True, type=click.Path(path_type=Path), metavar="FILE",
     help="A real picture: the input of the test data.",
 )  # fmt: skip
-@click.option("--name", help="What the files are called. [default: the network's name]")
+@click.option("--name", help="Name of the files. [default: the network's name]")
 @click.option(
     "--measured", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-    help="JSON of ssd34 evaluate or ssd34 benchmark, for the card; may be repeated.",
+    help="JSON of ssd34 evaluate or ssd34 benchmark, for the model card; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--license", "licence", metavar="ID",
-    help="Of the weights, such as apache-2.0, for the card. [default: that of a model given by "
-    "name, else of the card that is there]",
+    help="Licence of the weights, such as apache-2.0, for the model card. [default: that of a "
+    "model given by name, else that of the existing model card]",
 )  # fmt: skip
 @click.option(
     "--replace", is_flag=True,
-    help="Another model of the same file name, or a README.md that is no card of ours, may go.",
+    help="Replace another model of the same file name, or a README.md that is no model card of "
+    "ours.",
 )  # fmt: skip
 def package(
     *,
@@ -43,11 +44,13 @@ def package(
     replace: bool,
     licence: str | None,
 ) -> None:
-    """Write MODEL as the ONNX Model Zoo publishes it.
+    """Write MODEL in the form of the ONNX Model Zoo.
 
     The folder gets NAME-OPSET[-int8|-qdq].onnx, the same as .tar.gz with a test data set,
     ONNX_HUB_MANIFEST.json and README.md. What does not pass ssd34 verify is not written. Numbers on
-    the card come from measurements of this very file; cells without one stay empty.
+    the model card come from measurements of this very file. Cells without one stay empty.
+
+    Example: ssd34 package mine.onnx --output out --picture photo.jpg
     """
     require("onnx", extra="export", why="packaging")
     from ssd34.deploy.publish.package import package as write_package

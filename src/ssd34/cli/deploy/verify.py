@@ -30,7 +30,7 @@ _RESULTS = {
 _SHOWN_LINES = 12
 
 
-@click.command(short_help="Check a published file against its test data and manifest.")
+@click.command(short_help="Check a file against its test data and manifest.")
 @click.argument("target", metavar="FILE|TARBALL|FOLDER")
 @click.option(
     "--manifest", type=click.Path(path_type=Path), metavar="FILE",
@@ -40,7 +40,9 @@ _SHOWN_LINES = 12
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), help="Write every check and mismatch."
 )
-@click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
+)
 def verify(
     *,
     target: str,
@@ -51,9 +53,11 @@ def verify(
 ) -> None:
     """Check an ONNX file, a tarball or folder with one, or a model given by name.
 
-    Checksum, structure, inputs and outputs, and every test_data_set_* folder replayed. Of a folder
-    that ssd34 package wrote every file and tarball; of a published model also the tarball that was
-    pulled with it. The exit code is 3 where a check fails.
+    It checks checksum, structure, inputs and outputs, and replays every test_data_set_* folder. In
+    a folder that ssd34 package wrote it checks every file and tarball. For a published model it
+    also checks the tarball that was pulled with it. If a check fails, the exit code is 3.
+
+    Example: ssd34 verify ssd-12.tar.gz --require-test-data
     """
     require("onnx", extra="export", why="verify")
     from ssd34.machine import thread_budget
@@ -139,7 +143,7 @@ def verify_published(
         model=Stated(file.size, file.sha256),
         archive=Stated(packed.size, packed.sha256) if packed else None,
         lacking="the catalogue says nothing of inputs and outputs",
-        remedy=f"fetch it anew with: ssd34 models pull {name}",
+        remedy=f"fetch it again with: ssd34 models pull {name}",
     )
     return verify_against(
         path,

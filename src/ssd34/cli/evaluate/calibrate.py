@@ -34,26 +34,30 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--test", "test_data", metavar="PATH",
-    help="Others to measure on; then all of --data is fitted on. [default: half of --data]",
+    help="Other pictures to measure on. All of --data is then fitted. [default: half of --data]",
 )  # fmt: skip
-@click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
+@click.option("--coco-names", is_flag=True, help="Use COCO's names for VOC's classes.")
 @click.option(
-    "--limit", type=click.IntRange(2), metavar="N", help="N pictures of --data by chance."
+    "--limit", type=click.IntRange(2), metavar="N", help="Only N random pictures of --data."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of the halves and of --limit.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, help="Seed of the halves and of --limit."
+)
 @click.option(
     "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.safetensors",
     help="Where the calibrated checkpoint goes. [default: CHECKPOINT itself, whose weights stay]",
 )  # fmt: skip
 @click.option(
     "--policy", "policy_name", type=click.Choice(list(POLICIES)), default="zoo",
-    help="How detections are picked to measure them.",
+    help="NMS policy to measure with.",
 )  # fmt: skip
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
     help="Write all numbers.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
+)
 def calibrate(
     *,
     model: str,
@@ -67,12 +71,13 @@ def calibrate(
     json_file: Path | None,
     threads: int | None,
 ) -> None:
-    """Fit what is added to the background's logit, so that of the detections that score 0.7 seven
-    in ten are right.
+    """Make scores mean what they say: of the detections that score 0.7, seven in ten are right.
 
-    It is fitted on one half of the pictures and measured on the other. CHECKPOINT, or a float ONNX
-    file that ssd34 export has written, keeps its weights: export and quantize fold the offset into
-    what they write, and training goes on without it.
+    It fits an offset on the background's logit to one half of the pictures and measures on the
+    other. CHECKPOINT is a checkpoint, or a float ONNX file that ssd34 export has written. Its
+    weights stay: export and quantize add the offset to what they write, and training ignores it.
+
+    Example: ssd34 calibrate runs/mine/best.safetensors --data val.zip
     """
     require("onnx", extra="export", why="calibration of scores")
     require("hotcoco", extra="evaluate", why="calibration of scores")

@@ -31,22 +31,22 @@ class _Preprocessing(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
-@click.command(short_help="Measure a model, or anybody's detections, on annotated pictures.")
+@click.command(short_help="Measure a model, or detections from any source, on annotated pictures.")
 @click.argument("model", required=False)
 @click.option("--data", required=True, metavar="PATH", help="Pictures and boxes, as for train.")
 @click.option(
     "--policy", "policy_name", type=click.Choice([*POLICIES, workflow.ALL]),
-    help="How detections are picked, instead of the file's own way; all: side by side. "
-    "[default: the file's own way, zoo where it has none]",
+    help="NMS policy, instead of the file's own. all: every one, side by side. "
+    "[default: the file's own, zoo where it has none]",
 )  # fmt: skip
 @click.option(
     "--class", "classes", multiple=True, metavar="NAME",
     help="Count only this class; may be repeated.",
 )  # fmt: skip
-@click.option("--coco-names", is_flag=True, help="COCO's names for VOC's classes.")
+@click.option("--coco-names", is_flag=True, help="Use COCO's names for VOC's classes.")
 @click.option(
     "--preprocess", "preprocessing", type=_Preprocessing(PREPROCESSINGS),
-    help="card: bit for bit as published; fast: less work on large pictures. [default: card]",
+    help="card: as published, bit for bit. fast: less work on large pictures. [default: card]",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
 @click.option(
@@ -55,38 +55,38 @@ class _Preprocessing(click.Choice[str]):
 )  # fmt: skip
 @click.option(
     "--detections", type=click.Path(path_type=Path), metavar="FILE",
-    help="With MODEL: write its detections as COCO results into a new FILE. Without: score those "
-    "in FILE.",
+    help="With MODEL: write its detections as COCO results into a new FILE. Without MODEL: score "
+    "the detections in FILE.",
 )  # fmt: skip
 @click.option(
     "--report", "report_folder", type=click.Path(path_type=Path), metavar="DIR",
-    help="Write a page with curves, errors and pictures, and its plots and their numbers.",
+    help="Write a page with curves, errors and pictures, and all plots with their numbers.",
 )  # fmt: skip
 @click.option(
     "--report-class", "report_classes", multiple=True, metavar="NAME",
-    help="Class with a curve of its own in the report; may be repeated. [default: the commonest]",
+    help="Class with its own curve in the report; may be repeated. [default: the commonest]",
 )  # fmt: skip
 @click.option(
     "--compare", type=click.Path(path_type=Path), nargs=2, metavar="A B",
-    help="Compare two files of detections instead.",
+    help="Compare two files of detections.",
 )  # fmt: skip
 @click.option(
     "--metric", type=click.Choice(METRICS), default="coco",
-    help="zoo-2021: with the defects of the published numbers, only to compare with them.",
+    help="zoo-2021: with the defects of the published numbers, to compare with them only.",
 )  # fmt: skip
 @click.option(
     "--resamples", type=click.IntRange(0), default=1000, metavar="N",
-    help="Draws of pictures for the intervals; 0: no intervals.",
+    help="Random samples of pictures for the intervals. 0: no intervals.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of these draws.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of these samples.")
 @click.option(
     "--resume", is_flag=True,
-    help="Go on with what an interrupted evaluation left beside the first output file.",
+    help="Resume an interrupted evaluation from the partial file beside the first output.",
 )  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="With MODEL: replace the FILE of --detections.")
 @click.option(
-    "--overwrite", is_flag=True, help="With MODEL: the FILE of --detections may be replaced."
+    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
 )
-@click.option("--threads", type=click.IntRange(1), help="[default: what this process may use]")
 @engine_option
 def evaluate(
     *,
@@ -112,8 +112,11 @@ def evaluate(
 ) -> None:
     """Measure MODEL on annotated pictures with COCO's box metrics.
 
-    AP is the mean over IoU 0.50 to 0.95, at most 100 detections a picture. Without MODEL,
-    --detections FILE is scored and --compare A B compared; without these, MODEL is default.
+    AP is the mean over IoU 0.50 to 0.95, with at most 100 detections of a class in a picture.
+    Without MODEL, --detections FILE is scored, or --compare A B compared. Without all three, MODEL
+    is default.
+
+    Example: ssd34 evaluate mine.onnx --data val.zip --json ap.json
     """
     require("hotcoco", extra="evaluate", why="evaluation")
 

@@ -45,17 +45,17 @@ class TrainCommand(click.Command):
 @click.command(cls=TrainCommand, short_help="Train a detector on your pictures.")
 @click.option(
     "--data", "data", multiple=True, required=True, metavar="PATH[=WEIGHT]",
-    help="Pictures to learn from; may be given again. WEIGHT: draws per picture and epoch.",
+    help="Pictures to learn from; may be repeated. WEIGHT: how often an epoch shows each.",
 )  # fmt: skip
 @click.option("--val", required=True, metavar="PATH", help="Pictures to measure on.")
 @click.option(
     "--recipe", metavar="NAME",
-    help="Settings that are not given: small-data, fine-tune, benchmark, benchmark-256, or the "
+    help="Values of all other settings: small-data, fine-tune, benchmark, benchmark-256, or the "
     "recipe.json of a run. [default: small-data]",
 )  # fmt: skip
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE",
-    help="Any setting of a recipe, such as frozen_stages=2; may be given again.",
+    help="Any setting of a recipe, such as frozen_stages=2; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--spec", type=click.Choice(list(SPECS)),
@@ -63,13 +63,16 @@ class TrainCommand(click.Command):
 )  # fmt: skip
 @click.option(
     "--init",
-    help="Start from a detector: default, a checkpoint or an exported ONNX file; with @backbone "
-    "behind it from its backbone alone; or from an ImageNet backbone: torchvision's .pth, "
+    help="Start from a detector: default, a checkpoint or an exported ONNX file. With @backbone "
+    "behind it, from its backbone alone. Or from an ImageNet backbone: torchvision's .pth, "
     "safetensors, or a name such as resnet34-b627a593, which is downloaded.",
 )  # fmt: skip
-@click.option("--output", required=True, type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the run.",
+)  # fmt: skip
 @click.option("--epochs", type=int, help="Length in epochs.")
-@click.option("--minutes", type=float, help="Length by the clock, instead.")
+@click.option("--minutes", type=float, help="Length by the clock instead.")
 @click.option(
     "--batch", "batch_size", type=int, help="Pictures a step, over all parts and processes."
 )  # fmt: skip
@@ -79,13 +82,17 @@ class TrainCommand(click.Command):
 )  # fmt: skip
 @click.option("--workers", type=int, help="Processes that prepare pictures.")
 @click.option(
-    "--threads", type=click.IntRange(1), help="Threads that compute. [default: what there is]"
+    "--threads", type=click.IntRange(1),
+    help="Threads that compute. [default: what this process may use]",
 )  # fmt: skip
-@click.option("--device", type=click.Choice(DEVICES), default="auto")
-@click.option("--resume", is_flag=True, help="Go on where the run in --output stopped.")
+@click.option(
+    "--device", type=click.Choice(DEVICES), default="auto",
+    help="What computes. auto: cuda where it is.",
+)  # fmt: skip
+@click.option("--resume", is_flag=True, help="Continue the run in --output.")
 @click.option(
     "--preview", "shown", type=click.IntRange(1, 100), metavar="N",
-    help="Do not train: draw N varied pictures with their boxes and the default boxes that learn "
+    help="Do not train: show N varied pictures with their boxes and the default boxes that learn "
     "them, and count the objects that none overlaps by half.",
 )  # fmt: skip
 @click.option(
@@ -107,15 +114,16 @@ def train(
 ) -> None:
     """Train a detector on your pictures and measure it after every epoch.
 
-    PATH is a COCO, Pascal VOC or YOLO data set, a folder or zip; PATH@SPLIT where it is divided,
-    FILE.json@FOLDER where the pictures of a COCO file lie elsewhere. In pictures of a data set
-    that labels only some classes the others are left out of the loss.
+    PATH is a COCO, Pascal VOC or YOLO data set, a folder or zip. PATH@SPLIT names a split,
+    FILE.json@FOLDER the pictures of a COCO file. If a data set labels only some classes, the others
+    are left out of the loss in its pictures.
 
-    Writes last.safetensors, best.safetensors, history.jsonl, recipe.json and, at the end,
-    report.html into --output.
-    Ctrl-C saves and stops; --resume goes on with the settings of the run. It takes another length,
-    --workers, --device, --threads and --set cache_mb, no other settings. Several processes train
-    together when torchrun starts them.
+    The run writes last.safetensors, best.safetensors, history.jsonl, recipe.json and, at the end,
+    report.html into --output. Ctrl-C saves and stops. --resume continues with the settings of the
+    run; only the length, --workers, --device, --threads and --set cache_mb may change. Several
+    processes train together when torchrun starts them.
+
+    Example: ssd34 train --data mine.zip --val val.zip --output runs/mine
     """
     workflow.load_libraries(workers=flags["workers"] != 0 and not shown)
     job = TrainJob(

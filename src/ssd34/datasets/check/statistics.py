@@ -14,7 +14,7 @@ from ssd34.core.spec import SPECS
 from ssd34.datasets.dataset import Dataset
 
 COCO_SIZES = {"small": 0.0, "medium": 32.0**2, "large": 96.0**2}
-"""COCO's names for areas in square pixels, each from its number on."""
+"""COCO's names for areas in square pixels, with the lower limit of each."""
 
 RELATIVE_SIZES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Limits of the histogram of box sizes: side of the square of the same area, in sides of a

@@ -1,4 +1,4 @@
-"""A file with its own tail as one that ends at raw outputs."""
+"""A file with the NMS in it as one that ends at raw outputs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def without_tail(model: onnx.ModelProto) -> onnx.ModelProto:
     conf (N, channels, A), float32; the model itself is left alone.
 
     Raises:
-        ModelError: it has no tail of ours to cut off.
+        ModelError: the NMS in the file is not ours, so it cannot be cut off.
     """
     known = {name for node in model.graph.node for name in node.output}
     if not known.issuperset(TAIL_INPUTS):
         raise ModelError(
-            "its tail is not one that ssd34 export writes, so the network's raw outputs are not "
-            "known; export the checkpoint with --tail none"
+            "the NMS in the file is not as ssd34 export writes it, so the network's raw outputs "
+            "are not known; export the checkpoint with --tail none"
         )
     spec, _ = identity(model)
     batch = model.graph.input[0].type.tensor_type.shape.dim[0]

@@ -47,6 +47,12 @@ class ExportOptions:
     weight_format: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.policy and not self.policy.in_graph:
+            raise OptionError(
+                f"the policy {self.policy.name!r} cannot be expressed with ONNX's "
+                "NonMaxSuppression; export with --policy zoo, or with --tail none and apply it at "
+                "run time"
+            )
         if self.batch is not None and self.batch < 1:
             raise OptionError(f"expected a batch of 1 or more, or dynamic, got {self.batch}")
         if self.image_input not in IMAGE_INPUTS:

@@ -147,7 +147,7 @@ class Layer:
             ModelError: they are not finite.
         """
         if not (np.isfinite(conv.weight).all() and np.isfinite(conv.bias).all()):
-            raise ModelError(f"the weights of {self.name} are not finite; train or export it anew")
+            raise ModelError(f"the weights of {self.name} are not finite; train or export it again")
         return dataclasses.replace(self, conv=conv)
 
 
@@ -320,7 +320,7 @@ def network_of(checkpoint: Checkpoint) -> Network:
     usable = all(np.isfinite(v.scale) and v.scale > 0 for v in trained.values())
     if not usable or set(trained) != {IMAGE, *network.by_name}:
         raise CheckpointError(
-            f"the checkpoint's {NOTE_INT8_STEPS} are not those of its layers; train it anew"
+            f"the checkpoint's {NOTE_INT8_STEPS} are not those of its layers; train it again"
         )
     if scores is not None:
         offset = scores.background_offset

@@ -9,11 +9,11 @@ from ssd34.errors import OptionError
 from ssd34.runtime.libraries import onnxruntime
 
 OLDEST = 10
-"""NonMaxSuppression came with it."""
+"""The first with NonMaxSuppression."""
 
 
 def ir_version(opset: int) -> int:
-    """The file format that came with an opset, as in the published files (10: 5, 12: 7)."""
+    """The file format of an opset, as in the published files (10: 5, 12: 7)."""
     return helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
 
 

@@ -64,7 +64,7 @@ def read_network(path: Path) -> Network:
 
 
 def network_of_model(model: onnx.ModelProto) -> Network:
-    """The float network in an ONNX model.
+    """The float network in a tidied ONNX model, see `onnx_file.tidy`.
 
     Raises:
         ModelError: already quantized, or not a network of this family.
@@ -134,29 +134,22 @@ class _Walk:
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
         tensors = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-                tensors[node.output[0]] = node.attribute[0].t
-        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors.values()):
-            raise ModelError("keeps weights in other files; expected them inside")
         self._tensors = tensors
         self._arrays: dict[str, NDArray[Any]] = {}
         self._uses = Counter(name for node in graph.node for name in node.input)
-        pictures = [value for value in graph.input if value.name not in tensors]
-        if len(pictures) != 1:
-            raise ModelError(f"has {counted(len(pictures), 'input')}; expected one picture")
-        self._bytes = pictures[0].type.tensor_type.elem_type == TensorProto.UINT8
+        if len(graph.input) != 1:
+            raise ModelError(f"has {counted(len(graph.input), 'input')}; expected one picture")
+        (picture,) = graph.input
+        self._bytes = picture.type.tensor_type.elem_type == TensorProto.UINT8
         # Values of the graph to the layers that they come from.
-        self._values = {pictures[0].name: IMAGE}
+        self._values = {picture.name: IMAGE}
         self._layers: dict[str, Layer] = {}
         for node in graph.node:
             self._visit(node)
         self.layers = list(self._layers.values())
 
     def _visit(self, node: onnx.NodeProto) -> None:
-        if not node.output or node.output[0] in self._tensors:
-            return
-        if self._folds(node):
+        if not node.output or self._folds(node):
             return
         known = [name in self._values for name in node.input]
         if not known or not known[0]:

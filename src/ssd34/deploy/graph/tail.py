@@ -1,4 +1,4 @@
-"""The tail: raw outputs to boxes, labels and scores as ONNX operators.
+"""The NMS in the file: raw outputs to boxes, labels and scores as ONNX operators.
 
 The same arithmetic as `ssd34.core.postprocess` under the zoo policy, which is what the
 published files carry. The tail for one picture uses only operators of opset 10, so every opset gets
@@ -42,17 +42,11 @@ def add_tail(
             score and label 0.
 
     Raises:
-        OptionError: ONNX's NonMaxSuppression cannot express the policy, or the opset is too old
-            for several pictures.
+        OptionError: the opset is too old for several pictures.
     """
-    if not policy.in_graph:
-        raise OptionError(
-            f"the policy {policy.name!r} cannot be expressed with ONNX's NonMaxSuppression; "
-            "export with --policy zoo, or with --tail none and apply it at run time"
-        )
     if not single and builder.opset < 11:
         raise OptionError(
-            f"a tail for several pictures needs opset 11 or newer, got {builder.opset}; "
+            f"NMS in the file for several pictures needs opset 11 or newer, got {builder.opset}; "
             "export with --batch 1 or --opset 12"
         )
     defaults = default_boxes_cxcywh(spec)[None]

@@ -85,7 +85,7 @@ class Statistics:
             ModelError: missing, broken or another file.
         """
         if not path.is_file():
-            raise ModelError(f"{path}: no such calibration file; calibrate anew")
+            raise ModelError(f"{path}: no such calibration file; calibrate again")
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 if str(file["format"]) != FORMAT:
@@ -104,7 +104,7 @@ class Statistics:
         ) as error:  # fmt: skip
             reason = " ".join(str(error).split())[:120]
             raise ModelError(
-                f"{path}: not a calibration of ssd34, or broken ({reason}); calibrate anew"
+                f"{path}: not a calibration of ssd34, or broken ({reason}); calibrate again"
             ) from None
 
     def check_network(self, network: Network) -> None:
@@ -114,7 +114,7 @@ class Statistics:
         """
         if self.network != network.fingerprint:
             raise ModelError(
-                "the calibration belongs to another network or other weights; calibrate anew"
+                "the calibration belongs to another network or other weights; calibrate again"
             )
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from ssd34.core.contract import LARGEST_BIAS
+from ssd34.core.contract import LARGEST_BIAS, LARGEST_NARROW_WEIGHT, LARGEST_WEIGHT
 from ssd34.deploy.graph.layers import IMAGE, MAXPOOL, Affine, Conv, Network
 from ssd34.deploy.int8.calibrate import Statistics
 from ssd34.deploy.int8.image_input import BYTES, means_of_bytes, reading_bytes
 from ssd34.deploy.int8.ranges import TRAINED, Range, value_range
 from ssd34.errors import OptionError
+from ssd34.setting_types import check_fields, read_fields
 
 NEGLIGIBLE = 8.0
 """A logit so far below its box's largest has a share of exp(-8), 3e-4, in the softmax."""
@@ -26,6 +30,70 @@ _MANY_CHANNELS = 40
 
 _ENOUGH = 1000
 """Offsets from which their extremes are taken for a range."""
+
+
+Ranges = Literal["minmax", "percentile", "entropy", "mse", "trained"]
+Percentile = Annotated[float, Meta(ge=50, le=100)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+    """How a network is quantized.
+
+    Attributes:
+        form: ``"qoperator"``: operators that compute in int8, from opset 12 on; ``"qdq"``: float
+            operators between QuantizeLinear and DequantizeLinear, which runtimes fuse.
+        opset: version of the operators; max-pools of bytes came with 12. ``"qdq"`` below 13 has
+            one scale for all of a weight.
+        ranges: how the ranges of activations are found; see `ranges.value_range`; or
+            ``"trained"``: the steps that quantization-aware training used.
+        percentile: for the ranges of that name.
+        per_channel: one scale for each output channel of a weight instead of one for all.
+        reduce_range: weights of 7 bits, -64 to 64: processors without VNNI add two products in 16
+            bits, which saturates with more.
+        bias_correction: keep the mean of what rounded weights compute: their windows keep their
+            sums, and the mean error on the calibration pictures is taken out of the biases.
+        float_nodes: names of layers that stay in float, for example ``"backbone.conv1"``.
+    """
+
+    form: Literal["qoperator", "qdq"] = "qoperator"
+    opset: Annotated[int, Meta(ge=12)] = 12
+    ranges: Ranges = "minmax"
+    percentile: Percentile = 99.99
+    per_channel: bool = True
+    reduce_range: bool = False
+    bias_correction: bool = True
+    float_nodes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.form == "qdq" and self.per_channel and self.opset < 13:
+            raise OptionError(
+                "a QDQ file with one scale per channel needs opset 13 or newer, got "
+                f"{self.opset}; use opset 13, per_channel=False or the form qoperator"
+            )
+
+    def replace(self, **changes: Any) -> QuantizeOptions:
+        """A copy with some values changed."""
+        return dataclasses.replace(self, **changes)
+
+    def is_kind_of(self, other: QuantizeOptions) -> bool:
+        """Whether they make the same kind of file."""
+        mine, theirs = ((o.form, o.opset, o.per_channel) for o in (self, other))
+        return mine == theirs
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; `from_dict` is its inverse."""
+        return {**dataclasses.asdict(self), "float_nodes": list(self.float_nodes)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> QuantizeOptions:
+        """The inverse of `to_dict`.
+
+        Raises:
+            OptionError: a value is unknown or outside what is allowed.
+        """
+        return read_fields(cls, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,22 +131,13 @@ class Int8Plan:
 
 
 def int8_plan(
-    network: Network,
-    statistics: Statistics,
-    *,
-    ranges: str,
-    percentile: float,
-    per_channel: bool,
-    largest_weight: int,
-    bias_correction: bool,
-    bytes_input: bool,
-    float_nodes: frozenset[str],
+    network: Network, statistics: Statistics, options: QuantizeOptions, *, bytes_input: bool
 ) -> Int8Plan:
-    """Find all numbers; `QuantizeOptions` says what the arguments mean."""
-    values = value_steps(network, statistics, ranges=ranges, percentile=percentile)
+    """Find all numbers; the options' `float_nodes` are names of layers."""
+    values = value_steps(network, statistics, ranges=options.ranges, percentile=options.percentile)
     convs = {}
     for layer in network.convs:
-        if layer.name in float_nodes:
+        if layer.name in options.float_nodes:
             continue
         conv, means = layer.arrays, statistics.window_means[layer.name]
         if bytes_input and IMAGE in layer.inputs:
@@ -88,12 +147,12 @@ def int8_plan(
         weight, scale = int8_weight(
             conv,
             input_scale,
-            per_channel=per_channel,
-            largest=largest_weight,
-            keep_sums=bias_correction,
+            per_channel=options.per_channel,
+            largest=LARGEST_NARROW_WEIGHT if options.reduce_range else LARGEST_WEIGHT,
+            keep_sums=options.bias_correction,
         )
         bias = conv.bias.astype(np.float64)
-        if bias_correction:
+        if options.bias_correction:
             rounded = weight * scale.astype(np.float64).reshape(-1, 1, 1, 1)
             bias -= np.einsum("oikl,ikl->o", rounded - conv.weight, means)
         steps = np.rint(bias / (scale.astype(np.float64) * float(input_scale)))
@@ -101,7 +160,7 @@ def int8_plan(
         convs[layer.name] = Int8Conv(
             weight, scale, np.clip(steps, limit.min, limit.max).astype(np.int32)
         )
-    return Int8Plan(network, values, convs, float_nodes, bytes_input)
+    return Int8Plan(network, values, convs, frozenset(options.float_nodes), bytes_input)
 
 
 def value_steps(

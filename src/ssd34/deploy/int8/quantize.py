@@ -7,104 +7,21 @@ before anything joins them.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
-from typing import Any
 
 import onnx
 
-from ssd34.core.contract import LARGEST_NARROW_WEIGHT, LARGEST_WEIGHT, METADATA_QUANTIZATION
+from ssd34.core.contract import METADATA_QUANTIZATION
 from ssd34.core.postprocess import ZOO, Policy
 from ssd34.deploy.graph.builder import GraphBuilder, add_flattened_head
 from ssd34.deploy.graph.export import ExportOptions, with_outputs
 from ssd34.deploy.graph.layers import Network
 from ssd34.deploy.int8.calibrate import Statistics
-from ssd34.deploy.int8.plan import int8_plan
-from ssd34.deploy.int8.ranges import METHODS, TRAINED
+from ssd34.deploy.int8.plan import QuantizeOptions, int8_plan
 from ssd34.deploy.int8.writers import QdqWriter, QOperatorWriter
-from ssd34.errors import OptionError
 from ssd34.version import __version__
 
-FORMS = ("qoperator", "qdq")
 _WRITERS = {"qoperator": QOperatorWriter, "qdq": QdqWriter}
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizeOptions:
-    """How a network is quantized.
-
-    Attributes:
-        form: ``"qoperator"``: operators that compute in int8, from opset 12 on; ``"qdq"``: float
-            operators between QuantizeLinear and DequantizeLinear, which runtimes fuse.
-        opset: version of the operators. ``"qdq"`` below 13 has one scale for all of a weight.
-        ranges: how the ranges of activations are found; see `ranges.value_range`; or
-            ``"trained"``: the steps that quantization-aware training used.
-        percentile: for the ranges of that name.
-        per_channel: one scale for each output channel of a weight instead of one for all.
-        reduce_range: weights of 7 bits, -64 to 64: processors without VNNI add two products in 16
-            bits, which saturates with more.
-        bias_correction: keep the mean of what rounded weights compute: their windows keep their
-            sums, and the mean error on the calibration pictures is taken out of the biases.
-        float_nodes: names of layers that stay in float, for example ``"backbone.conv1"``.
-    """
-
-    form: str = "qoperator"
-    opset: int = 12
-    ranges: str = "minmax"
-    percentile: float = 99.99
-    per_channel: bool = True
-    reduce_range: bool = False
-    bias_correction: bool = True
-    float_nodes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise OptionError(f"unknown form {self.form!r}; expected one of {', '.join(FORMS)}")
-        if self.opset < 12:
-            raise OptionError(
-                f"int8 files need opset 12 or newer, got {self.opset}: max-pools of bytes came "
-                "with 12"
-            )
-        if self.form == "qdq" and self.per_channel and self.opset < 13:
-            raise OptionError(
-                "a QDQ file with one scale per channel needs opset 13 or newer, got "
-                f"{self.opset}; use opset 13, per_channel=False or the form qoperator"
-            )
-        if self.ranges not in (*METHODS, TRAINED):
-            raise OptionError(
-                f"unknown ranges {self.ranges!r}; expected one of {', '.join(METHODS)}"
-            )
-        if not 50 <= self.percentile <= 100:
-            raise OptionError(f"expected a percentile from 50 to 100, got {self.percentile}")
-
-    def replace(self, **changes: Any) -> QuantizeOptions:
-        """A copy with some values changed."""
-        return dataclasses.replace(self, **changes)
-
-    def is_kind_of(self, other: QuantizeOptions) -> bool:
-        """Whether they make the same kind of file."""
-        mine, theirs = ((o.form, o.opset, o.per_channel) for o in (self, other))
-        return mine == theirs
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form; `from_dict` is its inverse."""
-        return {**dataclasses.asdict(self), "float_nodes": list(self.float_nodes)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> QuantizeOptions:
-        """The inverse of `to_dict`.
-
-        Raises:
-            OptionError: a value is unknown or outside what is allowed.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise OptionError(
-                f"unknown quantization option {unknown[0]!r}; expected {', '.join(sorted(known))}"
-            )
-        return cls(**{**values, "float_nodes": tuple(values.get("float_nodes", ()))})
 
 
 PUBLISHED_FORMS = {
@@ -142,17 +59,7 @@ def quantized_model(
     statistics.check_network(network)
     options = options.replace(float_nodes=network.resolve_names(options.float_nodes))
     export = ExportOptions(opset=options.opset, policy=policy, batch=batch, image_input=image_input)
-    plan = int8_plan(
-        network,
-        statistics,
-        ranges=options.ranges,
-        percentile=options.percentile,
-        per_channel=options.per_channel,
-        largest_weight=LARGEST_NARROW_WEIGHT if options.reduce_range else LARGEST_WEIGHT,
-        bias_correction=options.bias_correction,
-        bytes_input=image_input == "uint8",
-        float_nodes=frozenset(options.float_nodes),
-    )
+    plan = int8_plan(network, statistics, options, bytes_input=image_input == "uint8")
     builder = GraphBuilder(opset=options.opset)
     writer = _WRITERS[options.form](builder, plan)
     for layer in plan.network.layers:

@@ -1,1 +1,1 @@
-"""Files that others are given: checked, with test data, card and manifest."""
+"""Files that others are given: checked, with test data, model card and manifest."""

@@ -154,17 +154,17 @@ def _accuracy(file: Path, values: dict[str, Any]) -> Accuracy:
         )
     if "policies" in values:
         raise OptionError(
-            f"{file}: holds several policies, the model has one; measure without --policy all"
+            f"{file}: holds several NMS policies, the model has one; measure without --policy all"
         )
     if values.get("tail_cut"):
         raise OptionError(
-            f"{file}: measured under the policy {values['policy']} instead of the model's own "
-            "tail; measure without --policy"
+            f"{file}: measured under the NMS policy {values['policy']} instead of the "
+            "model's own; measure without --policy"
         )
     if (way := values.get("preprocess", "card")) != "card":
         raise OptionError(
-            f"{file}: measured with --preprocess {way}; a card's numbers are of the exact way: "
-            "measure without it"
+            f"{file}: measured with --preprocess {way}; a model card's numbers are of the exact "
+            "way: measure without it"
         )
     if (classes := values.get("classes")) is not None:
         raise OptionError(

@@ -29,14 +29,14 @@ _LAST_LINE = "Wei Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016. Mad
 
 
 def is_card(file: Path) -> bool:
-    """Whether a file is a card that `model_card` made, even if somebody has added to it."""
+    """Whether a file is a model card that `model_card` made, even if somebody has added to it."""
     if not file.is_file():
         return False
     return _LAST_LINE in file.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def licence_of(card: Path) -> str | None:
-    """The licence in the front matter of a card; None: it has none, or is not there."""
+    """The licence in the front matter of a model card; None: it has none, or is not there."""
     if not card.is_file():
         return None
     front = card.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]

@@ -1,4 +1,4 @@
-"""A model as the ONNX Model Zoo publishes it: file, test data, manifest entry, card."""
+"""A model as the ONNX Model Zoo publishes it: file, test data, manifest entry, model card."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def package(
     readme = output / "README.md"
     if not replace and readme.exists() and not is_card(readme):
         raise OptionError(
-            f"{readme}: expected a card that ssd34 package wrote, got another text, which the card "
+            f"{readme}: expected a model card that ssd34 package wrote, got another text, which it "
             "would replace; move it away, package into another folder, or give --replace"
         )
     with (
@@ -161,10 +161,11 @@ def package(
 
 
 def _check_same_network(other: Path, session: Session) -> None:
-    """The card describes one network; files of another one need a folder of their own."""
+    """The model card describes one network; files of another one need a folder of their own."""
     if not other.is_file():
         raise ModelError(
-            f"{other}: the manifest names it, but it is gone; put it back, or start anew"
+            f"{other}: the manifest names it, but it is gone; put it back, or "
+            "package into an empty folder"
         )
     try:
         spec, labels = identity(read_model(other))

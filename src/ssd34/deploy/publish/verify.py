@@ -164,7 +164,7 @@ def _archive_checks(
             model = _model_in(folder, shown=archive)
             return checks + _model_checks(model, inner, require, threads)
     except DamagedArchiveError as error:
-        checks.append(check("contents", [f"{error}; fetch or make it anew"], ""))
+        checks.append(check("contents", [f"{error}; fetch or make it again"], ""))
     except ModelError as error:
         if checks[0].passed is not False:
             raise

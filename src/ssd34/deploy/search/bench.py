@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -13,16 +12,16 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.postprocess import Policy
 from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, network_model
 from ssd34.deploy.graph.layers import Network
 from ssd34.deploy.int8.calibrate import Statistics
-from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
+from ssd34.deploy.int8.plan import QuantizeOptions
+from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.deploy.search.gate import Measured
 from ssd34.deploy.search.sensitivity import LayerCost, layer_costs
-from ssd34.errors import DatasetError, ImageError, OptionError
+from ssd34.errors import DatasetError, ImageError
 from ssd34.evaluate.evaluator import evaluate_detector
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session
@@ -31,29 +30,6 @@ from ssd34.runtime.timing import interleaved, speed_up, summary
 SENSITIVITY_PICTURES = 8
 WARM_UP = 3
 """Rounds before those that are timed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileOptions:
-    """What float and int8 files have in common.
-
-    Attributes:
-        policy: of the tail.
-        image_input: ``"float32"`` or ``"uint8"``, as for export.
-    """
-
-    policy: Policy
-    image_input: str = "float32"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watcher:
-    """What a caller wants to hear of the measurements; libraries do not print."""
-
-    evaluating: Callable[[int, int], None] = lambda _done, _total: None
-    timing: Callable[[int, int], None] = lambda _done, _total: None
-    ranking: Callable[[int, int], None] = lambda _done, _total: None
-    unreadable: Callable[[Problem], None] = lambda _problem: None
 
 
 class Bench:
@@ -65,33 +41,31 @@ class Bench:
         statistics: Statistics,
         pictures: Dataset,
         *,
-        file_options: FileOptions,
+        files: ExportOptions,
         rounds: int = 30,
         threads: int | None = None,
-        watcher: Watcher | None = None,
+        progress: Callable[[str, int, int], None] = lambda _step, _done, _total: None,
+        problem: Callable[[Problem], None] = lambda _: None,
     ) -> None:
         """
         Args:
             network: in float.
             statistics: its calibration.
             pictures: to measure AP on; those used for calibration should not be among them.
-            file_options: of the files.
-            rounds: how often each file is timed in a trial.
+            files: what the float file is; int8 files share its policy and kind of input.
+            rounds: how often each file is timed in a trial, 1 or more.
             threads: None: what this process may use.
-            watcher: hears of progress.
-
-        Raises:
-            OptionError: rounds below 1.
+            progress: called with a step, and how much of it is done.
+            problem: called for each picture that cannot be measured on.
         """
-        if rounds < 1:
-            raise OptionError(f"expected rounds of 1 or more, got {rounds}")
         self._network = network
         self._statistics = statistics
         self._pictures = pictures
-        self._file_options = file_options
+        self._files = files
         self._rounds = rounds
         self._threads = threads
-        self._watcher = watcher or Watcher()
+        self._progress = progress
+        self._problem = problem
         self._folder = tempfile.TemporaryDirectory(prefix="ssd34-quantize-")
 
     def __enter__(self) -> Bench:
@@ -111,18 +85,15 @@ class Bench:
             self._network,
             self._statistics,
             options,
-            policy=self._file_options.policy,
-            image_input=self._file_options.image_input,
+            policy=self._files.policy,
+            image_input=self._files.image_input,
         )
         save_model(model, path)
 
     def write_float(self, path: Path) -> None:
         """Write the float file that int8 is measured against: the one that ``ssd34 export`` writes
         for the same policy and input."""
-        options = ExportOptions(
-            policy=self._file_options.policy, image_input=self._file_options.image_input
-        )
-        save_model(network_model(self._network, options), path)
+        save_model(network_model(self._network, self._files), path)
 
     def measure(self, options: QuantizeOptions) -> Measured:
         """Make an int8 file and measure it.
@@ -148,7 +119,7 @@ class Bench:
             },
             rounds=self._rounds,
             warm_up=WARM_UP,
-            progress=lambda done: self._watcher.timing(done, WARM_UP + self._rounds),
+            progress=lambda done: self._progress("timing", done, WARM_UP + self._rounds),
         )
         return Measured(
             ap=ap,
@@ -177,13 +148,13 @@ class Bench:
             options,
             pictures,
             threads=self._threads,
-            progress=lambda done: self._watcher.ranking(done, total),
+            progress=lambda done: self._progress("ranking layers", done, total),
         )
 
     @cached_property
     def float_ap(self) -> float:
         """AP of the float file."""
-        ap = self._ap(self._float, unreadable=self._watcher.unreadable)
+        ap = self._ap(self._float, problem=self._problem)
         if ap == 0:
             raise DatasetError(
                 f"{self._pictures.name}: the float network reaches AP 0 on these pictures, so no "
@@ -210,13 +181,13 @@ class Bench:
         return Detector(Session(path, threads=self._threads))
 
     def _ap(
-        self, detector: Detector, *, unreadable: Callable[[Problem], None] = lambda _: None
+        self, detector: Detector, *, problem: Callable[[Problem], None] = lambda _: None
     ) -> float:
         total = len(self._pictures)
         metrics, _ = evaluate_detector(
             detector,
             self._pictures,
-            progress=lambda done: self._watcher.evaluating(done, total),
-            problem=unreadable,
+            progress=lambda done: self._progress("measuring AP", done, total),
+            problem=problem,
         )
         return metrics.ap

@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as shortened
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, QuantizeOptions
+from msgspec import Meta
+
+from ssd34.deploy.int8.plan import Percentile, QuantizeOptions, Ranges
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS
 from ssd34.deploy.search.gate import Criterion
 from ssd34.deploy.search.search import Budget
 from ssd34.errors import OptionError, require
 from ssd34.runtime.libraries import int8_saturates
+from ssd34.setting_types import Count, check, check_fields, kinds_of
 from ssd34.text import parse_yaml
+
+T = TypeVar("T")
 
 MAX_CONFIG_BYTES = 1_000_000
 
@@ -29,11 +35,10 @@ class Calibration:
     """
 
     data: str | None = None
-    pictures: int = 200
+    pictures: Count = 200
 
     def __post_init__(self) -> None:
-        if self.pictures < 1:
-            raise OptionError(f"expected 1 calibration picture or more, got {self.pictures}")
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,27 +57,20 @@ class Quantization:
         image_input: ``float32`` or ``uint8``, as for export.
     """
 
-    forms: tuple[str, ...] = ("12-int8",)
-    ranges: tuple[str, ...] = ("minmax", "percentile", "mse", "entropy")
-    percentile: float = 99.99
+    forms: Annotated[tuple[Literal["12-int8", "12-qdq", "13-qdq"], ...], Meta(min_length=1)] = (
+        "12-int8",
+    )
+    ranges: Annotated[tuple[Ranges, ...], Meta(min_length=1)] = (
+        "minmax", "percentile", "mse", "entropy",
+    )  # fmt: skip
+    percentile: Percentile = 99.99
     bias_correction: bool = True
     reduce_range: bool | None = None
     float_nodes: tuple[str, ...] = ()
-    image_input: str = "float32"
+    image_input: Literal["float32", "uint8"] = "float32"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("forms", tuple(PUBLISHED_FORMS)), ("ranges", None)):
-            values = getattr(self, name)
-            if not values:
-                raise OptionError(f"expected at least one of {name}, got none")
-            if allowed and (wrong := [v for v in values if v not in allowed]):
-                raise OptionError(f"unknown form {wrong[0]!r}; expected {', '.join(allowed)}")
-        if self.image_input not in ("float32", "uint8"):
-            raise OptionError(
-                f"unknown image_input {self.image_input!r}; expected float32 or uint8"
-            )
-        for form in self.forms:
-            self.candidates(form)
+        check_fields(self)
 
     @property
     def narrow_weights(self) -> bool:
@@ -109,11 +107,10 @@ class QuantizeConfig:
     quantization: Quantization = field(default_factory=Quantization)
     criterion: Criterion = field(default_factory=Criterion)
     search: Budget = field(default_factory=Budget)
-    rounds: int = 30
+    rounds: Count = 30
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise OptionError(f"expected rounds of 1 or more, got {self.rounds}")
+        check_fields(self)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` is its inverse."""
@@ -127,8 +124,7 @@ class QuantizeConfig:
             OptionError: a section or setting is unknown, of another type, or outside what is
                 allowed.
         """
-        config: QuantizeConfig = _built(cls, values, where="")
-        return config
+        return _read(cls, values)
 
     def changed(self, changes: Mapping[str, Mapping[str, Any] | Any]) -> QuantizeConfig:
         """A copy with some settings changed; None changes nothing."""
@@ -141,55 +137,24 @@ class QuantizeConfig:
         return self.from_dict(values)
 
 
-_SECTIONS = {
-    "calibration": Calibration,
-    "quantization": Quantization,
-    "criterion": Criterion,
-    "search": Budget,
-}
-
-
-def _built(kind: type[Any], values: object, *, where: str) -> Any:
+def _read(owner: type[T], values: object, where: str = "") -> T:
+    """A section, and those in it; a list may be a single name."""
     if not isinstance(values, Mapping):
         raise OptionError(
             f"{where or 'the file'}: expected settings by name, got {shortened(values)}"
         )
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    kinds = kinds_of(owner)
     made: dict[str, Any] = {}
     for name, value in values.items():
         label = f"{where}.{name}" if where else str(name)
-        if name not in fields:
-            raise OptionError(f"unknown setting {label!r}; expected one of {', '.join(fields)}")
-        if name in _SECTIONS and kind is QuantizeConfig:
-            made[name] = _built(_SECTIONS[name], {} if value is None else value, where=label)
+        if name not in kinds:
+            raise OptionError(f"unknown setting {label!r}; expected one of {', '.join(kinds)}")
+        if dataclasses.is_dataclass(kinds[name]):
+            made[name] = _read(kinds[name], {} if value is None else value, label)
         else:
-            made[name] = _typed(value, str(fields[name].type), label)
-    return kind(**made)
-
-
-def _typed(value: object, kind: str, label: str) -> Any:
-    """A value of the setting's type, or an error that names it."""
-    kinds = [part.strip() for part in kind.split("|")]
-    if value is None and "None" in kinds:
-        return None
-    match kinds[0]:
-        case "bool" if isinstance(value, bool):
-            return value
-        case "int" if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        case "float" if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        case "str" if isinstance(value, str):
-            return value
-        case "tuple[str, ...]" if isinstance(value, str):
-            return (value,)
-        case "tuple[str, ...]" if isinstance(value, list | tuple) and all(
-            isinstance(each, str) for each in value
-        ):
-            return tuple(value)
-    expected = {"tuple[str, ...]": "a list of names", "str": "a text", "int": "a whole number",
-                "float": "a number", "bool": "true or false"}[kinds[0]]  # fmt: skip
-    raise OptionError(f"{label}: expected {expected}, got {shortened(value)}")
+            alone = isinstance(value, str) and name in ("forms", "ranges", "float_nodes")
+            made[name] = check(label, [value] if alone else value, kinds[name])
+    return owner(**made)
 
 
 def read_config(path: Path) -> QuantizeConfig:

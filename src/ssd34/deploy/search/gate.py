@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from ssd34.deploy.int8.quantize import QuantizeOptions
-from ssd34.errors import OptionError
+from msgspec import Meta
+
+from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.runtime.timing import SpeedUp
-
-DROPS = ("relative", "absolute")
+from ssd34.setting_types import Share, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +24,12 @@ class Criterion:
             measured interval has to reach it.
     """
 
-    max_drop: float = 0.003
-    drop: str = "relative"
-    min_speedup: float = 1.5
+    max_drop: Share = 0.003
+    drop: Literal["relative", "absolute"] = "relative"
+    min_speedup: Annotated[float, Meta(gt=0, le=100)] = 1.5
 
     def __post_init__(self) -> None:
-        if self.drop not in DROPS:
-            raise OptionError(f"unknown drop {self.drop!r}; expected {' or '.join(DROPS)}")
-        if not 0 <= self.max_drop <= 1:
-            raise OptionError(f"expected a max-drop from 0 to 1, got {self.max_drop}")
-        if not 0 < self.min_speedup <= 100:
-            raise OptionError(f"expected a min-speedup above 0, up to 100, got {self.min_speedup}")
+        check_fields(self)
 
     def drop_of(self, *, float_ap: float, ap: float) -> float:
         """The loss of AP in the criterion's measure; below 0 where int8 is the better one."""

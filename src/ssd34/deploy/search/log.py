@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssd34.deploy.int8.quantize import QuantizeOptions
+from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.search.gate import Criterion, Trial, judged
 from ssd34.deploy.search.sensitivity import LayerCost
 from ssd34.errors import OptionError
@@ -34,7 +34,7 @@ class TrialLog:
             path: in an existing folder.
             subject: what trials must have in common to be compared: network, pictures, machine.
             criterion: the gate.
-            resume: go on with the trials that are there; else there must be none.
+            resume: continue with the trials that are there; else there must be none.
 
         Raises:
             OptionError: there are trials and `resume` is not given, or they are of another
@@ -48,7 +48,7 @@ class TrialLog:
             return
         if not resume:
             raise OptionError(
-                f"{path}: holds trials of an earlier search; give --resume to go on with them, "
+                f"{path}: holds trials of an earlier search; give --resume to continue with them, "
                 "or another --output"
             )
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")

@@ -9,38 +9,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-from ssd34.deploy.int8.quantize import QuantizeOptions
+from msgspec import Meta
+
+from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.search.gate import Criterion, Measured, Trial, judged
-from ssd34.errors import OptionError
+from ssd34.setting_types import Count, check_fields
 from ssd34.text import counted
-
-EXITS = ("first", "best")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long a search may go on.
+    """How long a search may take.
 
     Attributes:
-        max_trials: most trials, those of earlier sittings included.
-        timeout: seconds of this sitting, without its calibration; no trial starts afterwards.
+        max_trials: most trials, those of earlier runs included.
+        timeout: seconds of this run, without its calibration; no trial starts afterwards.
             None: no limit.
         exit: ``"first"``: the first accepted trial ends the search; ``"best"``: all ways of
             finding ranges are tried, and the most accurate accepted one is taken.
     """
 
-    max_trials: int = 20
-    timeout: float | None = None
-    exit: str = "first"
+    max_trials: Count = 20
+    timeout: Annotated[float, Meta(gt=0)] | None = None
+    exit: Literal["first", "best"] = "first"
 
     def __post_init__(self) -> None:
-        if self.max_trials < 1:
-            raise OptionError(f"expected max-trials of 1 or more, got {self.max_trials}")
-        if self.timeout is not None and not self.timeout > 0:
-            raise OptionError(f"expected a timeout above 0 seconds, got {self.timeout}")
-        if self.exit not in EXITS:
-            raise OptionError(f"unknown exit {self.exit!r}; expected {' or '.join(EXITS)}")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class Search:
         criterion: the gate.
         budget: its limits.
         finished: called with each new trial.
-        earlier: trials of an earlier sitting, which are not measured again.
+        earlier: trials of an earlier run, which are not measured again.
         clock: seconds.
     """
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from ssd34.deploy.graph.export import ExportOptions, network_model
 from ssd34.deploy.graph.layers import Network
 from ssd34.deploy.int8.calibrate import Statistics, may_detect
-from ssd34.deploy.int8.plan import NEGLIGIBLE
-from ssd34.deploy.int8.quantize import QuantizeOptions, quantized_model
+from ssd34.deploy.int8.plan import NEGLIGIBLE, QuantizeOptions
+from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.runtime.node_times import NodeTime, measure_node_times
 from ssd34.runtime.session import Session
 

@@ -132,7 +132,7 @@ _LIBRARIES = ("ssd34", "hotcoco", "onnxruntime", "numpy", "pillow", "matplotlib"
 
 @dataclass(frozen=True)
 class Provenance:
-    """How the numbers came about; all of it is shown as it is.
+    """How the numbers were measured; the page shows all of it.
 
     Attributes:
         command: the command line.

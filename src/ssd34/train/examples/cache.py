@@ -32,7 +32,8 @@ def start_workers_server() -> ForkServerContext | SpawnContext:
 
     A copy of a process in which ONNX Runtime, OpenVINO or the metrics library have run threads can
     hang or crash. On Linux a server, itself a new program that has only loaded what workers need,
-    forks them; elsewhere each is started anew. The server loads beside the caller: call this early.
+    forks them; elsewhere each starts as a new program. The server loads beside the caller: call
+    this early.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")

@@ -41,7 +41,7 @@ class TrainOptions:
     Attributes:
         epochs: length of the run, or None with `minutes`.
         minutes: length of the run by the clock, without evaluations, or None with `epochs`.
-        target_map: stop where an evaluation reaches this AP; None: go on to the end.
+        target_map: stop where an evaluation reaches this AP; None: train to the end.
         batch_size: pictures a step, over all parts and processes.
         accumulate: parts in which each process computes its share of a batch, one after the
             other, to save memory; batch norm sees one part at a time.
@@ -69,7 +69,7 @@ class TrainOptions:
         small_size: input size of the first part of the run, in pixels; None: full size.
         small_share: share of the run at that size.
         matcher: which default box learns which object: ``"iou"``, as published, or ``"atss"``.
-        policy: how detections are picked for evaluations, which decide on the best weights and on
+        policy: the NMS policy of evaluations, which decide on the best weights and on
             `target_map`.
         balance: pictures of a class that fewer than this share of its data set's pictures show
             are drawn more often; 0: all alike.

@@ -182,7 +182,7 @@ class Plan:
 def read_recipe(name: str) -> Recipe:
     """A recipe by its name, or from a ``recipe.json`` that a run has written.
 
-    What was settled for that run is settled anew for the next one.
+    What was decided for that run is decided again for the next one.
 
     Raises:
         OptionError: neither; or the file is not such a recipe.

@@ -263,7 +263,7 @@ def warnings_of(
         if left_out:
             yield (
                 f"{source.dataset.name}: {left_out} of {counted(len(source.dataset), 'picture')} "
-                "have no box to learn from and are not drawn"
+                "have no box to learn from and are left out"
             )
 
     if options.epochs is not None:

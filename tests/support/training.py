@@ -1,0 +1,51 @@
+"""Small trainings, by function and by command."""
+
+import torch
+
+from ssd34.datasets.open import open_dataset
+from ssd34.network.ssd import SSD
+from ssd34.train.examples.augment import Augmentation
+from ssd34.train.examples.example import training_sets
+from ssd34.train.examples.loader import Loader
+from ssd34.train.loop import train
+from ssd34.train.progress import Listener
+from ssd34.train.settings.options import TrainOptions
+from tests.conftest import TINY_LABELS, tiny_spec
+
+FAST = TrainOptions(
+    epochs=2, batch_size=4, warmup_steps=2, workers=0, learning_rate=1e-3,
+    precision="fp32", frozen_stages=0, backbone_statistics="batch", ema_decay=0.9,
+    augmentation=Augmentation(expand=0.3),
+)  # fmt: skip
+"""Six steps on the twelve pictures of ``shapes``, an evaluation after the third and the last."""
+
+QUICK = ("--batch", "4", "--workers", "0", "--threads", "1", "--set", "warmup_steps=1")
+"""Options of ``ssd34 train``; the network is for a test to choose."""
+
+
+def run(folder, shapes, *, options=FAST, spec=None, weight=1.0, validation=None, **given):
+    """Train the tiny network on these pictures."""
+    folder.mkdir(exist_ok=True)
+    dataset = open_dataset(shapes)
+    torch.manual_seed(1)
+    return train(
+        SSD(spec or tiny_spec()),
+        TINY_LABELS,
+        sources=training_sets([(dataset, weight)], TINY_LABELS),
+        validation=validation or dataset,
+        options=options,
+        output=folder,
+        **given,
+    )
+
+
+def stop_after(steps):
+    seen: list[int] = []
+    return Listener(stepped=lambda step, _share: seen.append(step), stop=lambda: len(seen) >= steps)
+
+
+def loader_of(shapes, *, weight=1.0, sources=None, **changes):
+    """Batches of four for the tiny network, made in this process."""
+    given = {"options": Augmentation(), "batch_size": 4, "seed": 7, "workers": 0, **changes}
+    sources = sources or training_sets([(open_dataset(shapes), weight)], TINY_LABELS)
+    return Loader(sources, **{"spec": tiny_spec(), "size_now": lambda _step: 64, **given})

@@ -1,0 +1,127 @@
+"""From a checkpoint to int8 files in Python; what they compute is tested in tests/deploy."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+import ssd34
+from ssd34 import ExportOptions, ModelError, OptionError, QuantizeConfig
+from ssd34.files.lock import folder_locked
+from ssd34.workflows.quantize import Listener
+
+EASY = QuantizeConfig.from_dict(
+    {
+        "calibration": {"pictures": 4},
+        "quantization": {"ranges": "minmax"},
+        "criterion": {"max_drop": 0.9, "min_speedup": 0.001},
+        "rounds": 2,
+    }
+)
+STRICT = EASY.changed(
+    {
+        "quantization": {"ranges": ["minmax", "percentile"]},
+        "criterion": {"min_speedup": 99},
+    }
+)
+
+
+class Recorder(Listener):
+    def __init__(self):
+        self.trials, self.warnings, self.steps, self.datasets = [], [], set(), []
+        self.kept = None
+
+    def dataset_opened(self, dataset):
+        self.datasets.append(dataset)
+
+    def warned(self, message):
+        self.warnings.append(message)
+
+    def progressed(self, step, done, total):
+        assert 0 < done <= total
+        self.steps.add(step)
+
+    def tried(self, trial):
+        self.trials.append(trial)
+
+    def interrupted(self, done, total, kept):
+        self.kept = (done, total, kept)
+
+
+def test_a_checkpoint_is_exported(tiny_checkpoint, tiny_model, tmp_path, capfd):
+    tiny_checkpoint.save(tmp_path / "tiny.safetensors")
+    made = ssd34.export(tmp_path / "tiny.safetensors", tmp_path / "tiny.onnx")
+    assert made.path.read_bytes() == tiny_model.read_bytes()
+    assert made.outputs == ("bboxes", "labels", "scores")
+    raw = ssd34.export(str(made.path), str(tmp_path / "raw.onnx"), ExportOptions(policy=None))
+    assert raw.outputs == ("loc", "conf") and raw.path == tmp_path / "raw.onnx"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_cannot_be_exported_leaves_no_file(tiny_model, tmp_path):
+    for model, output, kind, fact in (
+        (tiny_model, tmp_path / "tiny.pb", OptionError, "tiny.pb"),
+        (tiny_model, tiny_model, OptionError, "tiny.onnx"),
+        (tmp_path / "none.onnx", tmp_path / "x.onnx", ModelError, "none.onnx"),
+    ):
+        before = tiny_model.read_bytes()
+        with pytest.raises(kind, match=fact):
+            ssd34.export(model, output)
+        assert tiny_model.read_bytes() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_is_quantized(tiny_model, found_shapes, tmp_path, capfd):
+    ears = Recorder()
+    found = ssd34.quantize(tiny_model, found_shapes, tmp_path / "out", EASY, listener=ears)
+    path = found.files["12-int8"]
+    assert path == tmp_path / "out" / "tiny-12-int8.onnx" and not found.removed
+    proof = json.loads(path.with_suffix(".json").read_text())
+    assert proof["model_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [t.number for t in ears.trials] == [1] == [proof["trial"]["number"]]
+    assert found.outcomes["12-int8"].accepted == ears.trials[0]
+    assert ears.steps == {"calibrating", "measuring AP", "timing"} and len(ears.datasets) == 1
+    picture = np.zeros((50, 60, 3), np.uint8)
+    assert ssd34.load(path).detect(picture, score=0).width == 60
+    with pytest.raises(ModelError, match="QuantizeLinear"):
+        ssd34.quantize(path, found_shapes, tmp_path / "again", EASY)
+    assert not (tmp_path / "again").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "fact"),
+    [({"limit": 0}, "limit"), ({"policy": "mlperf"}, "mlperf"), ({"policy": "none"}, "none")],
+)
+def test_what_cannot_be_is_refused_before_the_work(
+    tiny_model, found_shapes, tmp_path, fields, fact
+):
+    ears = Recorder()
+    with pytest.raises(OptionError, match=fact):
+        ssd34.quantize(tiny_model, found_shapes, tmp_path / "out", listener=ears, **fields)
+    assert not (tmp_path / "out").exists() and not ears.steps
+
+
+def test_an_interruption_keeps_the_trials(tiny_model, found_shapes, tmp_path):
+    class Impatient(Recorder):
+        def tried(self, trial):
+            super().tried(trial)
+            raise KeyboardInterrupt
+
+    out, ears = tmp_path / "out", Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        ssd34.quantize(tiny_model, found_shapes, out, STRICT, listener=ears)
+    assert ears.kept == (1, 20, out)
+    with folder_locked(out):  # it is free again
+        pass
+    with pytest.raises(OptionError, match=r"trials\.jsonl"):
+        ssd34.quantize(tiny_model, found_shapes, out, STRICT)
+    again = Recorder()
+    found = ssd34.quantize(tiny_model, found_shapes, out, STRICT, resume=True, listener=again)
+    assert [trial.number for trial in again.trials] == [2]
+    assert "calibrating" not in again.steps
+    assert not found.files
+    trials = found.outcomes["12-int8"].trials
+    assert trials == (*ears.trials, *again.trials)
+    assert not list(out.glob("*.onnx"))
