@@ -100,26 +100,19 @@ def partial_file(
                 file = path.open("xb")
             except FileExistsError:
                 raise OptionError(
-                    f"{path}: left by an interrupted evaluation; go on with --resume, or delete it"
+                    f"{path}: left by an interrupted evaluation; continue with --resume, or "
+                    "delete it"
                 ) from None
             found = ()
             file.write(head)
         try:
-            file = path.open("xb")
-        except FileExistsError:
-            raise OptionError(
-                f"{path}: left by an interrupted evaluation; continue with --resume, or delete it"
-            ) from None
-        found = ()
-        file.write(head)
-    try:
-        with naming(path):
-            file.flush()
-        yield Partial(path, file, found)
-    finally:
-        with naming(path):
-            file.close()
-    path.unlink()
+            with naming(path):
+                file.flush()
+            yield Partial(path, file, found)
+        finally:
+            with naming(path):
+                file.close()
+        path.unlink()
 
 
 def _read(

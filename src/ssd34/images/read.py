@@ -93,15 +93,6 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image
         return decode_upright(image)
 
 
-def rgb_array(image: Image.Image) -> NDArray[np.uint8]:
-    """A Pillow image of any mode as (H, W, 3) uint8 RGB, its EXIF orientation applied.
-
-    Raises:
-        ImageError: it is lazily read from a file that is broken.
-    """
-    return np.asarray(rgb_picture(image))
-
-
 def rgb_picture(image: Image.Image) -> Image.Image:
     """A Pillow image of any mode as one of mode RGB, its EXIF orientation applied; the same one if
     there is nothing to do.
