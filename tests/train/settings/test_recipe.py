@@ -300,4 +300,4 @@ def test_steps():
     rates = [schedule.rate(step=100, progress=epoch / 60) for epoch in (0, 39, 40, 49, 50, 59)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     with pytest.raises(OptionError, match="'linear'"):
-        Schedule(peak=1, warmup_steps=0, kind="linear")
+        TrainOptions.from_dict({"schedule": "linear"})
