@@ -34,8 +34,8 @@ from ssd34.train.examples.loader import Loader
 
 PARTS = (
     (Dataset, "read_reduced", "decode"),
-    (example, "drawn_variation", "draw"),
-    (example, "varied", "resample, jitter"),
+    (example, "draw_variation", "draw"),
+    (example, "apply_variation", "resample, jitter"),
     (example, "match", "match"),
     (example, "encode", "encode"),
 )
