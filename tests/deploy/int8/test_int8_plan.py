@@ -110,9 +110,8 @@ def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(
     name = "backbone.conv1"
     layer = network.by_name[name]
     for bytes_input in (False, True):
-        how = {"bytes_input": bytes_input, "largest_weight": 4}
         wrong, right = (
-            plan(network, statistics, bias_correction=corrected, **how)
+            plan(network, statistics, bias_correction=corrected, bytes_input=bytes_input)
             for corrected in (False, True)
         )
         conv, value = wrong.convs[name], wrong.values[IMAGE]
