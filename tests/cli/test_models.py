@@ -8,7 +8,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from ssd34.files.download import PublishedFile
+from ssd34.files.cache import PublishedFile
 from ssd34.zoo.catalogue import PUBLISHED, PublishedModel
 from ssd34.zoo.names import model_path
 from tests.support.cli import run_main

@@ -21,7 +21,7 @@ from ssd34.datasets.download import (
 )
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError, DownloadError, OptionError
-from ssd34.files.download import PublishedFile
+from ssd34.files.cache import PublishedFile
 from tests.conftest import shapes_dataset
 from tests.support.mirror import PAGE, ranged, status, whole
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from ssd34.errors import ModelError, OptionError
-from ssd34.files.cache import cache_folder
-from ssd34.files.download import PublishedFile
+from ssd34.files.cache import PublishedFile, cache_folder
 from ssd34.runtime.detector import Detector
 from ssd34.zoo.catalogue import PUBLISHED, PublishedModel, published
 from ssd34.zoo.names import cached_model, is_cached, model_path

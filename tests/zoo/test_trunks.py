@@ -6,7 +6,7 @@ import torch
 
 from ssd34.core.spec import BACKBONE_BLOCKS, named_spec
 from ssd34.errors import DownloadError
-from ssd34.files.download import PublishedFile
+from ssd34.files.cache import PublishedFile
 from ssd34.network.ssd import SSD
 from ssd34.workflows.training.new_run import start_from
 from ssd34.zoo.catalogue import IMAGENET_BACKBONES, backbone_name

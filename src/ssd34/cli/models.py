@@ -13,8 +13,7 @@ from rich.table import Table
 
 from ssd34.cli.console import download_bar
 from ssd34.errors import OptionError
-from ssd34.files.cache import cache_folder
-from ssd34.files.download import PublishedFile
+from ssd34.files.cache import PublishedFile, cache_folder
 from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedModel, published
 from ssd34.zoo.names import cache_path, is_cached
 

@@ -13,7 +13,8 @@ from typing import Any
 from ssd34.errors import DatasetError, OptionError
 from ssd34.files.archive import require_space, unpack
 from ssd34.files.atomic import write_text
-from ssd34.files.download import PAUSE, TIMEOUT, PublishedFile, download
+from ssd34.files.cache import PublishedFile
+from ssd34.files.download import PAUSE, TIMEOUT, download
 from ssd34.files.lock import folder_locked
 
 ATTEMPTS = 20

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ssd34.errors import OptionError, require
@@ -74,3 +75,20 @@ def _matplotlib_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="ssd34-matplotlib-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file for download.
+
+    Attributes:
+        name: the file's own name.
+        size: bytes.
+        sha256: 64 hexadecimal digits.
+        urls: mirrors, best first.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    urls: tuple[str, ...]

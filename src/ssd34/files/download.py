@@ -9,7 +9,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -293,20 +292,3 @@ def _check_head(head: bytes) -> None:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
         raise Refused("sends a web page instead of the file")
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """One file for download.
-
-    Attributes:
-        name: the file's own name.
-        size: bytes.
-        sha256: 64 hexadecimal digits.
-        urls: mirrors, best first.
-    """
-
-    name: str
-    size: int
-    sha256: str
-    urls: tuple[str, ...]

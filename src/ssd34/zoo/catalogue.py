@@ -9,7 +9,7 @@ import difflib
 from dataclasses import dataclass
 
 from ssd34.errors import ModelError
-from ssd34.files.download import PublishedFile
+from ssd34.files.cache import PublishedFile
 
 _FOLDER = "validated/vision/object_detection_segmentation/ssd/model"
 

@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 from ssd34.errors import ModelError, OptionError
-from ssd34.files.cache import cache_folder
+from ssd34.files.cache import PublishedFile, cache_folder
 from ssd34.files.checkpoint import is_named_checkpoint
-from ssd34.files.download import PublishedFile
 from ssd34.zoo.catalogue import PUBLISHED, published
 
 FOREIGN = (".pth", ".pt", ".pytorch")

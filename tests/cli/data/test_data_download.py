@@ -9,7 +9,7 @@ import pytest
 
 from ssd34.datasets import download as datasets
 from ssd34.errors import DownloadError, OptionError
-from ssd34.files.download import PublishedFile
+from ssd34.files.cache import PublishedFile
 from tests.conftest import shapes_dataset
 from tests.support.cli import attempt
 from tests.support.mirror import ranged, status
