@@ -156,3 +156,15 @@ def assert_same_numbers(metrics, expected):
     assert_same_summary(metrics.summary, summary)
     assert metrics.class_ap == pytest.approx(class_ap, abs=1e-9)
     assert metrics.class_ap50 == pytest.approx(class_ap50, abs=1e-9)
+
+
+def perfect_case(seed):
+    """`random_case` without crowds, and results that are its very boxes."""
+    values, _ = random_case(seed)
+    for annotation in values["annotations"]:
+        annotation["iscrowd"] = 0
+    results = [
+        {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+        for a in values["annotations"]
+    ]
+    return values, results

@@ -15,7 +15,7 @@ from ssd34.evaluate.metrics.bootstrap import (
     summarise,
 )
 from ssd34.evaluate.metrics.coco import measure_coco
-from tests.support.coco_oracle import data_of, large_case, oracle, random_case
+from tests.support.coco_oracle import data_of, large_case, oracle, perfect_case, random_case
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -100,13 +100,7 @@ def test_uncertainty_holds_the_measured_numbers():
 
 
 def test_perfect_detections_have_no_spread():
-    values, _ = random_case(4)
-    for annotation in values["annotations"]:
-        annotation["iscrowd"] = 0
-    results = [
-        {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}
-        for a in values["annotations"]
-    ]
+    values, results = perfect_case(4)
     found = estimate_uncertainty(match(data_of(values), results), resamples=20)
     assert found.summary["AP"].low == pytest.approx(1) and found.summary["AP"].high <= 1
 

@@ -22,7 +22,14 @@ from ssd34.files.tree import FolderFiles
 from ssd34.runtime.detector import Detector
 from tests.conftest import COCO_NUMBERS as NAMES
 from tests.conftest import TINY_LABELS
-from tests.support.coco_oracle import CATEGORIES, assert_same_numbers, data_of, oracle, random_case
+from tests.support.coco_oracle import (
+    CATEGORIES,
+    assert_same_numbers,
+    data_of,
+    oracle,
+    perfect_case,
+    random_case,
+)
 from tests.support.scenes import random_scene
 
 # --- against pycocotools --------------------------------------------------------------------
@@ -96,13 +103,7 @@ def test_nothing_to_find_is_none():
 
 
 def test_perfect_results_score_one():
-    values, _ = random_case(4)
-    for annotation in values["annotations"]:
-        annotation["iscrowd"] = 0
-    results = [
-        {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}
-        for a in values["annotations"]
-    ]
+    values, results = perfect_case(4)
     metrics = measure_coco(data_of(values), results)
     assert metrics.ap == metrics.ap50 == pytest.approx(1)
     assert metrics.summary["AR100"] == pytest.approx(1)
