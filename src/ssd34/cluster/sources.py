@@ -493,8 +493,8 @@ class _UrlStore(Store):
     def _read(self, name: str) -> bytes:
         for tried in range(_URL_TRIES):
             try:
-                with self.system.open(f"{self.root}/{name}" if self.root else name, "rb") as file:
-                    data: bytes = file.read(MAX_FILE_BYTES + 1)
+                where = f"{self.root}/{name}" if self.root else name
+                data: bytes = self.system.cat_file(where, start=0, end=MAX_FILE_BYTES + 1)
                 break
             except (FileNotFoundError, PermissionError) as error:
                 raise ImageError(f"{name}: {_reason(error)}") from None
@@ -524,7 +524,7 @@ def _in_url(source: str) -> Pictures:
             found = system.glob(path, detail=True)
         else:
             found = system.find(path, detail=True)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         raise OptionError(f"{shown}: {error}; install what reads such URLs") from None
     except Exception as error:  # each protocol has its own
         raise ImageError(f"{shown}: {_reason(error)}; expected {FORMS}") from None

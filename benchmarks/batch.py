@@ -1,0 +1,143 @@
+"""Pictures a second of plain `detect_many`, `ssd34 batch` with 1 and 2 workers, and Ray with 2
+actors, in turns; and memory over many pictures.
+
+    python benchmarks/batch.py photos --pictures 400 --rounds 3 --json batch.json
+    python benchmarks/batch.py photos --pictures 5000 --memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ssd34.cluster.job import BatchOptions
+from ssd34.cluster.run import RAY, Batch, Runner, run_batch
+from ssd34.cluster.sources import open_source
+from ssd34.files.atomic import write_text
+from ssd34.machine import thread_budget
+from ssd34.runtime.detector import Detector
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("source", type=Path, help="a folder of pictures")
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--pictures", type=int, default=400, help="the set is repeated")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument("--memory", action="store_true", help="memory of one job, instead of speed")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = _repeated(options.source, Path(name) / "set", options.pictures)
+        measure = _memory if options.memory else _speeds
+        rows = measure(folder, options)
+    table = Table(*rows[0], title=f"{options.pictures} pictures, {thread_budget()} processors")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console(width=120).print(table)
+    if options.json:
+        machine = f"{platform.system()} {platform.machine()}"
+        write_text(options.json, json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+
+
+def _repeated(source: Path, folder: Path, count: int) -> Path:
+    """So many links to the pictures of a folder."""
+    folder.mkdir()
+    names = open_source(str(source)).names
+    copies = [shutil.copy(source / n, folder.parent / f"{k}") for k, n in enumerate(names)]
+    for number, copy in zip(range(count), itertools.cycle(copies), strict=False):
+        os.link(copy, folder / f"{number:07}{Path(names[number % len(names)]).suffix}")
+    return folder
+
+
+def _speeds(folder: Path, options: argparse.Namespace) -> list[dict[str, object]]:
+    """Each way once a round; Ray's cluster and the processes start within the time."""
+    runners: dict[str, Runner] = {
+        "batch, 1 worker": Runner(workers=1),
+        "batch, 2 workers": Runner(workers=2),
+    }
+    if not options.no_ray:
+        runners["Ray, 2 actors"] = Runner(RAY, workers=2)
+    ways: dict[str, Callable[[], float]] = {"detect": lambda: _plain(folder, options.model)}
+    for name, runner in runners.items():
+        ways[name] = lambda runner=runner: _batch(folder, options.model, runner).seconds
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(options.rounds):
+        for name, run in ways.items():
+            seconds[name].append(run())
+    plain = statistics.median(seconds["detect"])
+    return [
+        {
+            "way": name,
+            "pictures/s": round(options.pictures / statistics.median(times), 2),
+            "of detect": round(plain / statistics.median(times), 3),
+            "seconds": ", ".join(f"{value:.1f}" for value in times),
+        }
+        for name, times in seconds.items()
+    ]
+
+
+def _plain(folder: Path, model: str) -> float:
+    """The detector alone on all processors, the next picture read meanwhile; loading counts."""
+    started = time.monotonic()
+    detector = Detector.load(model)
+    for _ in detector.detect_many(sorted(folder.iterdir())):
+        pass
+    return time.monotonic() - started
+
+
+def _batch(folder: Path, model: str, runner: Runner) -> Batch:
+    with tempfile.TemporaryDirectory() as output:
+        return run_batch(str(folder), Path(output), BatchOptions(model=model), runner=runner)
+
+
+def _memory(folder: Path, options: argparse.Namespace) -> list[dict[str, object]]:
+    """Of this process and the largest worker, MB, at some moments of a job."""
+    rows: list[dict[str, object]] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        started = time.monotonic()
+        while not over.wait(0.5):
+            own = _resident(os.getpid())
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            largest = max((_resident(int(pid)) for pid in children), default=0)
+            rows.append({"s": round(time.monotonic() - started), "command": own, "worker": largest})
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        _batch(folder, options.model, Runner())
+    finally:
+        over.set()
+        watcher.join()
+    step = max(1, len(rows) // 10)
+    return [rows[k] for k in range(0, len(rows), step)] + [rows[-1]]
+
+
+def _resident(pid: int) -> int:
+    """MB of memory of a process; 0 where it has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+
+if __name__ == "__main__":
+    main()
