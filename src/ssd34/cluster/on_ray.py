@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +25,9 @@ _TRIES = 5
 
 _LOOK = 1.0
 """Seconds in which an interruption is noticed at the latest."""
+
+_REACHED = 10.0
+"""Seconds in which the cluster's address has to answer."""
 
 
 class _Actor:
@@ -94,6 +99,9 @@ def _connected(
         else {}
     )
     try:
+        if address and (found := re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)):
+            # Ray itself tries for minutes.
+            socket.create_connection((found[1], int(found[2])), timeout=_REACHED).close()
         with _own_signals():
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **here)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
