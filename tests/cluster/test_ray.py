@@ -1,18 +1,20 @@
 """The same job on a Ray cluster of two node processes on this machine, one of which is killed."""
 
-import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+from ssd34.cluster.job import BatchOptions, plan_job
 from ssd34.cluster.run import run_batch
-from ssd34.errors import OptionError
+from ssd34.cluster.sources import open_source
+from ssd34.errors import ModelError, OptionError
 from tests.conftest import ROOT
 from tests.support.batches import (
     files_of,
     many_pictures,
+    rows_of,
     start_job,
     wait_for_parts,
 )
@@ -32,8 +34,7 @@ def cluster():
     )  # fmt: skip
     assert process.stdin and process.stdout
     yield process, process.stdout.readline().strip()
-    process.stdin.close()
-    process.wait(60)
+    process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +62,10 @@ def test_a_killed_node_loses_and_doubles_nothing(cluster, command, whole, tmp_pa
     assert not (output / "manifest.json").exists()
     _, err = job.communicate(timeout=200)
     assert job.returncode == 1, err
-    assert "2 processors in the cluster" in err and "another one takes its part" in err
+    assert "room for 2 workers" in err and "another one takes its part" in err
     assert files_of(output) == files_of(whole)
-    ids = [number for part in json.loads((output / "manifest.json").read_text())["parts"]
-           for number in [part["pictures"]]]  # fmt: skip
-    assert sum(ids) == 300
+    ids = [row["id"] for row in rows_of(output)]
+    assert sorted(ids) == list(range(300))
 
 
 def test_nobody_at_the_address(command, tmp_path):
@@ -83,3 +83,16 @@ def test_without_ray_the_extra_is_named(command, tmp_path, monkeypatch):
 
     with pytest.raises(MissingExtraError, match=r"ssd34\[ray\]"):
         run_batch(str(command[0]), tmp_path / "out", runner=Runner("ray"))
+
+
+def test_what_an_actor_refuses_is_raised(cluster, command, tiny_raw_model, tmp_path):
+    from ssd34.cluster.on_ray import run_on_ray
+
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes(tiny_raw_model.read_bytes())
+    job = plan_job(open_source(str(command[0])), BatchOptions(model=str(copy)))
+    copy.write_bytes(copy.read_bytes() + b"\n\x00")
+    with pytest.raises(ModelError, match=r"copy\.onnx"):
+        list(run_on_ray(job, [0], address=cluster[1], workers=1, threads=1))
+    with pytest.raises(OptionError, match="99"):
+        list(run_on_ray(job, [0], address=cluster[1], workers=1, threads=99))

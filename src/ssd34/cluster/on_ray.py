@@ -19,6 +19,7 @@ from ssd34.cluster.part import PartWorker
 from ssd34.cluster.sources import Picture
 from ssd34.errors import ModelError, OptionError, Ssd34Error, require
 from ssd34.machine import thread_budget
+from ssd34.text import counted
 
 _TRIES = 5
 """A part whose actor has died so often is given up, and with it the job."""
@@ -34,10 +35,12 @@ class _Actor:
     """A detector on a node."""
 
     def __init__(self, task: Task, threads: int) -> None:
-        self._worker = PartWorker(task, threads=threads)
+        self._given = task, threads
 
     def ready(self) -> None:
-        """Answers once the detector is loaded."""
+        """Load the detector. Not in the constructor, of whose errors Ray tells the text only."""
+        task, threads = self._given
+        self._worker = PartWorker(task, threads=threads)
 
     def detect(self, part: int, pictures: Sequence[Picture]) -> bytes:
         """See `PartWorker.detect`."""
@@ -82,10 +85,11 @@ def run_on_ray(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     ray = require("ray", extra="ray", why="--runner ray")
     with _connected(ray, address, workers=workers, threads=threads):
-        room = int(ray.cluster_resources().get("CPU", 0)) // threads
+        sizes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        room = sum(int(size) // threads for size in sizes)
         if room == 0:
             raise OptionError(f"the cluster has no node with {threads} processors for an actor")
-        note(f"{room * threads} processors in the cluster")
+        note(f"{counted(len(sizes), 'node')} in the cluster, with room for {room} workers")
         yield from _run(ray, job, parts, workers=workers or room, threads=threads, note=note)
 
 
@@ -190,9 +194,3 @@ def _raise_own(ray: Any, error: Exception) -> None:
     if isinstance(error, ray.exceptions.RayTaskError):
         cause = getattr(error, "cause", None)
         raise cause if isinstance(cause, Ssd34Error) else error
-    if isinstance(error, ray.exceptions.ActorDiedError):
-        # Of a constructor that raised there is the text only.
-        text = str(error)
-        for kind in (ModelError, OptionError):
-            if f"{kind.__module__}.{kind.__name__}: " in text or f"{kind.__name__}: " in text:
-                raise kind(text.rpartition(f"{kind.__name__}: ")[2].splitlines()[0])
