@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ssd34.cluster.sources import Pictures, Store
+from ssd34.cluster.pictures import Pictures, Store
 from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import CARD
 from ssd34.errors import ModelError, OptionError

@@ -16,7 +16,7 @@ from typing import Any
 from ssd34.cluster.job import Job, Task
 from ssd34.cluster.local import Events, Finished
 from ssd34.cluster.part import PartWorker
-from ssd34.cluster.sources import Picture
+from ssd34.cluster.pictures import Picture
 from ssd34.errors import ModelError, OptionError, Ssd34Error, require
 from ssd34.machine import thread_budget
 from ssd34.text import counted

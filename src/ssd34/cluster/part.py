@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ssd34.cluster.job import Task
-from ssd34.cluster.sources import Loader, Picture
+from ssd34.cluster.pictures import Loader, Picture
 from ssd34.core.detections import Detections
 from ssd34.errors import ImageError
 from ssd34.images.read import LargeImageError
