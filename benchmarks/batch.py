@@ -1,8 +1,9 @@
 """Pictures a second of plain `detect_many`, `ssd34 batch` with 1 and 2 workers, and Ray with 2
-actors, in turns; and memory over many pictures.
+actors, in turns; memory over many pictures; processor time of each stage.
 
     python benchmarks/batch.py photos --pictures 400 --rounds 3 --json batch.json
-    python benchmarks/batch.py photos --pictures 5000 --memory
+    python benchmarks/batch.py photos --pictures 5000 --what memory
+    python benchmarks/batch.py photos --pictures 200 --what stages
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ssd34.cluster.job import BatchOptions
+from ssd34.cluster.job import BatchOptions, plan_job
+from ssd34.cluster.part import PartWorker, read_facts
 from ssd34.cluster.run import RAY, Batch, Runner, run_batch
 from ssd34.cluster.sources import open_source
-from ssd34.files.atomic import write_text
+from ssd34.files.atomic import sha256_of, write_bytes, write_text
 from ssd34.machine import thread_budget
-from ssd34.runtime.detector import Detector
+from ssd34.runtime.detector import DEFAULT_SCORE, Detector
 
 
 def main() -> None:
@@ -39,13 +41,13 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=400, help="the set is repeated")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-ray", action="store_true")
-    parser.add_argument("--memory", action="store_true", help="memory of one job, instead of speed")
+    parser.add_argument("--what", choices=("speed", "memory", "stages"), default="speed")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = _repeated(options.source, Path(name) / "set", options.pictures)
-        measure = _memory if options.memory else _speeds
-        rows = measure(folder, options)
+        measures = {"speed": _speeds, "memory": _memory, "stages": _stages}
+        rows = measures[options.what](folder, options)
     table = Table(*rows[0], title=f"{options.pictures} pictures, {thread_budget()} processors")
     for row in rows:
         table.add_row(*map(str, row.values()))
@@ -128,6 +130,42 @@ def _memory(folder: Path, options: argparse.Namespace) -> list[dict[str, object]
         watcher.join()
     step = max(1, len(rows) // 10)
     return [rows[k] for k in range(0, len(rows), step)] + [rows[-1]]
+
+
+def _stages(folder: Path, options: argparse.Namespace) -> list[dict[str, object]]:
+    """Processor time of one picture in each stage of a worker of one thread, and what a part costs
+    the process that writes it."""
+    job = plan_job(open_source(str(folder)), BatchOptions(options.model, part_size=10**6))
+    worker = PartWorker(job.task, threads=1)
+    detector = job.task.load(threads=1)
+    stages = dict.fromkeys(("read", "decode, resize", "network", "pick"), 0.0)
+    count = len(job.pictures)
+    for picture in job.pictures.some(0, count):
+        times = [time.process_time()]
+        data = job.task.store.read(picture)
+        times.append(time.process_time())
+        prepared = detector.prepare(data)
+        times.append(time.process_time())
+        outputs = detector.compute(prepared)
+        times.append(time.process_time())
+        detector.finish(prepared, outputs, score=DEFAULT_SCORE)
+        times.append(time.process_time())
+        for name, (start, end) in zip(stages, itertools.pairwise(times), strict=True):
+            stages[name] += 1000 * (end - start) / count
+    started = time.process_time()
+    part = worker.detect(0, job.pictures.some(0, count))
+    stages["all, rows and Parquet included"] = 1000 * (time.process_time() - started) / count
+    file = folder.parent / "part.parquet"
+    started = time.process_time()
+    for _ in range(20):
+        write_bytes(file, part)
+        read_facts(file, job.task, 0)
+        sha256_of(file)
+    stages["the writing process, each part"] = 1000 * (time.process_time() - started) / 20
+    rows: list[dict[str, object]] = [
+        {"stage": name, "ms": round(value, 3)} for name, value in stages.items()
+    ]
+    return [*rows, {"stage": "bytes out for each picture", "ms": round(len(part) / count)}]
 
 
 def _resident(pid: int) -> int:

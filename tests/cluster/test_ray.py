@@ -60,9 +60,10 @@ def test_a_killed_node_loses_and_doubles_nothing(cluster, command, whole, tmp_pa
     node.stdin.flush()
     assert node.stdout.readline() == "killed\n"
     assert not (output / "manifest.json").exists()
-    _, err = job.communicate(timeout=200)
+    out, err = job.communicate(timeout=200)
     assert job.returncode == 1, err
     assert "room for 2 workers" in err and "another one takes its part" in err
+    assert len(out.splitlines()) == 1 and str(output) in out
     assert files_of(output) == files_of(whole)
     ids = [row["id"] for row in rows_of(output)]
     assert sorted(ids) == list(range(300))

@@ -9,8 +9,9 @@ import socket
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ssd34.cluster.job import Job, Task
@@ -113,10 +114,12 @@ def _connected(
             f"--address {address}: no Ray cluster there ({' '.join(str(error).split())[:200]}); "
             "start one with: ray start --head"
         ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # On standard output Ray prints pages about nodes that are lost, at the end at the latest.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextmanager
@@ -169,8 +172,8 @@ def _run(
                 if not isinstance(error, ray.exceptions.RayError):
                     raise
                 _raise_own(ray, error)
-                note(f"an actor died ({type(error).__name__}); another one takes its part")
                 if call.part is not None:
+                    note(f"an actor died ({type(error).__name__}); another one takes its part")
                     tries[call.part] += 1
                     if tries[call.part] == _TRIES:
                         raise ModelError(
