@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +27,7 @@ from rich.table import Table
 
 from ssd34.cluster.job import BatchOptions, plan_job
 from ssd34.cluster.part import PartWorker, read_facts
-from ssd34.cluster.run import RAY, Batch, Runner, run_batch
+from ssd34.cluster.run import RAY, Runner, run_batch
 from ssd34.cluster.sources import open_source
 from ssd34.files.atomic import sha256_of, write_bytes, write_text
 from ssd34.machine import thread_budget
@@ -77,7 +78,7 @@ def _speeds(folder: Path, options: argparse.Namespace) -> list[dict[str, object]
         runners["Ray, 2 actors"] = Runner(RAY, workers=2)
     ways: dict[str, Callable[[], float]] = {"detect": lambda: _plain(folder, options.model)}
     for name, runner in runners.items():
-        ways[name] = lambda runner=runner: _batch(folder, options.model, runner).seconds
+        ways[name] = partial(_batch, folder, options.model, runner)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
         for name, run in ways.items():
@@ -103,9 +104,12 @@ def _plain(folder: Path, model: str) -> float:
     return time.monotonic() - started
 
 
-def _batch(folder: Path, model: str, runner: Runner) -> Batch:
+def _batch(folder: Path, model: str, runner: Runner) -> float:
+    """Seconds."""
     with tempfile.TemporaryDirectory() as output:
-        return run_batch(str(folder), Path(output), BatchOptions(model=model), runner=runner)
+        return run_batch(
+            str(folder), Path(output), BatchOptions(model=model), runner=runner
+        ).seconds
 
 
 def _memory(folder: Path, options: argparse.Namespace) -> list[dict[str, object]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssd34.cluster.job import BatchOptions
+from ssd34.cluster.job import BatchOptions, plan_job
 from ssd34.cluster.part import PartWorker
-from ssd34.cluster.run import Runner, plan_job, run_batch
+from ssd34.cluster.run import Runner, run_batch
 from ssd34.cluster.sources import open_source
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.lock import folder_locked
@@ -211,9 +211,9 @@ def test_only_some_classes_by_another_policy(pictures, tiny_raw_model):
 def test_refused_options(pictures):
     for wrong in ({"score": 2}, {"engine": "auto"}, {"part_size": 0}):
         with pytest.raises(OptionError):
-            BatchOptions(**wrong)  # type: ignore[arg-type]
+            BatchOptions(**wrong)
     for wrong in ({"name": "x"}, {"address": "auto"}, {"workers": 0}):
         with pytest.raises(OptionError):
-            Runner(**wrong)  # type: ignore[arg-type]
+            Runner(**wrong)
     with pytest.raises(OptionError, match="unicorn"):
         plan_job(open_source(str(pictures)), BatchOptions(classes=("unicorn",)))

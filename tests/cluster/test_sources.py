@@ -239,7 +239,7 @@ def test_urls_by_fsspec(folder):
 @pytest.fixture
 def slept(monkeypatch):
     """The pauses between tries, not slept."""
-    pauses = []
+    pauses: list[float] = []
     monkeypatch.setattr("ssd34.cluster.urls.time.sleep", pauses.append)
     return pauses
 

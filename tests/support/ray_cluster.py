@@ -5,6 +5,7 @@ Prints its address. A line on standard input kills a node; its end ends all.
 
 import sys
 import warnings
+from typing import Any
 
 warnings.simplefilter("ignore")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -14,7 +15,7 @@ STORE = 100 << 20
 
 
 def main():
-    small = {"object_store_memory": STORE}
+    small: dict[str, Any] = {"object_store_memory": STORE}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]
     cluster.wait_for_nodes()

@@ -158,7 +158,7 @@ def plan_job(pictures: Pictures, options: BatchOptions) -> Job:
     path = model_path(options.model)
     detector = options.load(threads=1)
     size = options.part_size or min(_LARGEST, max(_SMALLEST, len(pictures) // _WANTED))
-    facts = {
+    facts: dict[str, Any] = {
         "format": FORMAT,
         "ssd34": __version__,
         "model_sha256": sha256_of(path),

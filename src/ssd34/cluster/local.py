@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -41,7 +41,7 @@ class Finished(NamedTuple):
     data: bytes
 
 
-Events = Iterator[Progress | Finished]
+Events = Generator[Progress | Finished, None, None]
 
 
 @dataclass(eq=False)
