@@ -15,6 +15,7 @@ import os
 import platform
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -27,7 +28,7 @@ from rich.table import Table
 
 from ssd34.cluster.job import BatchOptions, plan_job
 from ssd34.cluster.part import PartWorker, read_facts
-from ssd34.cluster.run import RAY, Runner, run_batch
+from ssd34.cluster.run import RAY, Listener, Runner, run_batch
 from ssd34.cluster.sources import open_source
 from ssd34.files.atomic import sha256_of, write_bytes, write_text
 from ssd34.machine import thread_budget
@@ -69,47 +70,63 @@ def _repeated(source: Path, folder: Path, count: int) -> Path:
 
 
 def _speeds(folder: Path, options: argparse.Namespace) -> list[dict[str, object]]:
-    """Each way once a round; Ray's cluster and the processes start within the time."""
-    runners: dict[str, Runner] = {
-        "batch, 1 worker": Runner(workers=1),
-        "batch, 2 workers": Runner(workers=2),
-    }
+    """Each way once a round, from the first pictures to the end: loading models and starting
+    processes and Ray's cluster is left out."""
+    runners = {"batch, 1 worker": Runner(workers=1), "batch, 2 workers": Runner(workers=2)}
     if not options.no_ray:
         runners["Ray, 2 actors"] = Runner(RAY, workers=2)
-    ways: dict[str, Callable[[], float]] = {"detect": lambda: _plain(folder, options.model)}
+    ways: dict[str, Callable[[], float]] = {"detect": partial(_plain, folder, options.model)}
     for name, runner in runners.items():
         ways[name] = partial(_batch, folder, options.model, runner)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
         for name, run in ways.items():
-            seconds[name].append(run())
-    plain = statistics.median(seconds["detect"])
+            rates[name].append(run())
+            print(f"{name}: {rates[name][-1]:.2f} pictures/s", file=sys.stderr)
+    plain = statistics.median(rates["detect"])
     return [
         {
             "way": name,
-            "pictures/s": round(options.pictures / statistics.median(times), 2),
-            "of detect": round(plain / statistics.median(times), 3),
-            "seconds": ", ".join(f"{value:.1f}" for value in times),
+            "pictures/s": round(statistics.median(every), 2),
+            "of detect": round(statistics.median(every) / plain, 3),
+            "rounds": ", ".join(f"{value:.1f}" for value in every),
         }
-        for name, times in seconds.items()
+        for name, every in rates.items()
     ]
 
 
+class _Clock(Listener):
+    """When so many pictures were done."""
+
+    def __init__(self) -> None:
+        self.times: list[tuple[float, int]] = []
+
+    def moved(self, pictures: int, errors: int) -> None:  # noqa: ARG002
+        """Another moment."""
+        self.times.append((time.monotonic(), pictures))
+
+    def rate(self) -> float:
+        """Pictures a second from the first moment on."""
+        (start, before), (end, after) = self.times[0], self.times[-1]
+        return (after - before) / (end - start)
+
+
 def _plain(folder: Path, model: str) -> float:
-    """The detector alone on all processors, the next picture read meanwhile; loading counts."""
-    started = time.monotonic()
+    """The detector alone on all processors, the next picture read meanwhile; pictures a second."""
+    clock = _Clock()
     detector = Detector.load(model)
-    for _ in detector.detect_many(sorted(folder.iterdir())):
-        pass
-    return time.monotonic() - started
+    for done, _ in enumerate(detector.detect_many(sorted(folder.iterdir())), 1):
+        clock.moved(done, 0)
+    return clock.rate()
 
 
 def _batch(folder: Path, model: str, runner: Runner) -> float:
-    """Seconds."""
+    """Pictures a second."""
+    clock = _Clock()
     with tempfile.TemporaryDirectory() as output:
-        return run_batch(
-            str(folder), Path(output), BatchOptions(model=model), runner=runner
-        ).seconds
+        given = BatchOptions(model=model, part_size=10)
+        run_batch(str(folder), Path(output), given, runner=runner, listener=clock)
+    return clock.rate()
 
 
 def _memory(folder: Path, options: argparse.Namespace) -> list[dict[str, object]]:
