@@ -11,16 +11,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 FEATURES = {
-    "avx2": ("avx2",),
-    "avx512": ("avx512f",),
-    "vnni": ("avx512_vnni", "avx_vnni"),
-    "bf16": ("avx512_bf16",),
-    "amx": ("amx_tile",),
+    "avx2": {"avx2"},
+    "avx512": {"avx512f"},
+    "vnni": {"avx512_vnni", "avx_vnni"},
+    "bf16": {"avx512_bf16"},
+    "amx": {"amx_tile"},
 }
 """Instruction sets that change the speed, and any of the kernel's flags that stands for each.
 VNNI multiplies bytes, BF16 half-width floats; AMX has tiles of both."""
@@ -32,10 +31,8 @@ _STATUS = _PROC / "self" / "status"
 
 
 def thread_budget(cgroup: Path = _CGROUP) -> int:
-    """Processors that this process may use, at least 1.
-
-    The smaller of the CPU affinity and the container's CPU quota (cgroup v2 or v1), rounded up.
-    """
+    """Processors that this process may use, at least 1: the smaller of the CPU affinity and the
+    container's CPU quota (cgroup v2 or v1), rounded up."""
     try:
         allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
@@ -45,17 +42,16 @@ def thread_budget(cgroup: Path = _CGROUP) -> int:
 
 
 def _quota(cgroup: Path) -> float | None:
-    try:
-        limit, period = (cgroup / "cpu.max").read_text(encoding="utf-8").split()[:2]
-        return None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        pass
-    try:
-        microseconds = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text(encoding="utf-8"))
-        period_us = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text(encoding="utf-8"))
-        return microseconds / period_us if microseconds > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
+    """Processors that a container may use; None: any."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            text = " ".join((cgroup / name).read_text(encoding="utf-8") for name in files)
+            limit, period = text.split()[:2]
+            no_limit = limit == "max" or int(limit) <= 0
+            return None if no_limit else int(limit) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return None
 
 
 @dataclass(frozen=True)
@@ -97,11 +93,9 @@ def this_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:
         system=f"{platform.system()} {platform.machine()}",
         processors=os.cpu_count() or 1,
         thread_budget=thread_budget(),
-        features=(
-            {name: bool(flags & set(any_of)) for name, any_of in FEATURES.items()}
-            if flags
-            else None
-        ),
+        features={name: bool(flags & any_of) for name, any_of in FEATURES.items()}
+        if flags
+        else None,
     )
 
 
@@ -151,10 +145,8 @@ def _of_container(cgroup: Path) -> list[int]:
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            left = int((cgroup / limit).read_text(encoding="utf-8")) - int(
-                (cgroup / used).read_text(encoding="utf-8")
-            )
-            return [max(0, left)]
+            most, taken = (int((cgroup / f).read_text(encoding="utf-8")) for f in (limit, used))
+            return [max(0, most - taken)]
         except (OSError, ValueError):
             continue
     return []
@@ -166,17 +158,10 @@ def trim_heap() -> None:
     glibc keeps freed tensors for the next ones, but aligned ones do not fit into the gaps that the
     last left, so the heap grows by every tensor of a large network.
     """
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
-
-
-@cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return found
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 Item = TypeVar("Item")
@@ -190,8 +175,8 @@ def overlapped(
 
     Memory holds at most `ahead` results that the caller has not taken yet. `items` is run through
     in the caller's own thread. When the caller stops early, calls not yet begun are dropped and
-    those that have are waited for. An error is raised at its turn, after all results before it,
-    and ends the loop; where it should not, let `function` return it.
+    those that have are waited for. An error is raised at its turn and ends the loop; where it
+    should not, let `function` return it.
     """
     waiting: deque[Future[Made]] = deque()
     source, failure = iter(items), None

@@ -7,8 +7,8 @@ import torch
 from ssd34.core.labels import LabelSet
 from ssd34.errors import CheckpointError
 from ssd34.files.checkpoint import Checkpoint
-from ssd34.network.new_classes import with_classes
 from ssd34.network.ssd import SSD, load_weights
+from ssd34.network.start import with_classes
 from tests.conftest import TINY_LABELS
 
 

@@ -32,8 +32,7 @@ def loadgen_values(
         progress: called with the number of models done and of all.
 
     Raises:
-        Ssd34Error: the scenario is none that LoadGen is driven in here, a model is missing, none
-            can be run, or a picture cannot be read.
+        Ssd34Error: a model is missing, none can be run, or a picture cannot be read.
     """
     offline = plan.scenario == OFFLINE
     plan = replace(plan, batch=None)  # LoadGen asks for one picture after the other

@@ -16,10 +16,8 @@ from ssd34.version import __version__
 
 
 def report_values(report: Report) -> dict[str, Any]:
-    """Everything that was measured, JSON-ready; the times of every round included.
-
-    Where a run was interrupted, only the rounds that every model has finished count.
-    """
+    """Everything that was measured, JSON-ready; the times of every round included. Where a run was
+    interrupted, only the rounds that every model has finished count."""
     plan = report.plan
     return {
         "ssd34": __version__,
@@ -98,15 +96,8 @@ COLOURS = {"preprocess": "#9aa5b1", "network": "#2b6cb0", "tail": "#dd6b20"}
 
 
 def draw_benchmark(values: dict[str, Any], path: Path, *, form: str) -> None:
-    """Draw a report of the single-stream or offline scenario.
-
-    Left a dot for each round and a line at the median; right, where the stages are known, the mean
-    time of each.
-
-    Args:
-        values: of `report_values`.
-        path: of the picture.
-        form: one of `FORMATS`.
+    """Draw the values of `report_values` into a file, in one of `FORMATS`: left a dot for each
+    round and a line at the median; right, where the stages are known, the mean time of each.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ MAX_PICTURES = 64
 """Pictures kept in memory by each process; a run with more rounds takes the first ones again."""
 
 PICTURES_A_THREAD = 4
-
+"""In a round of the offline scenario, of a file that takes one picture at once."""
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
@@ -34,11 +35,10 @@ class Plan:
 
     Attributes:
         models: files or names; the first that can run is what the others are compared with.
-        engines: each runs every model.
-        threads: each model runs with each of these.
+        engines, threads: each model runs with each engine and each number of threads.
         pictures: files; none: a drawn one. The first `MAX_PICTURES` are used.
-        scenario: single-stream: one picture after the other, as ``detect`` does. Offline: all
-            at hand, as many a second as possible.
+        scenario: single-stream: one picture after the other, as ``detect`` does. Offline: all at
+            hand, as many a second as possible.
         rounds: timed rounds.
         warm_up: rounds before these.
         batch: offline: pictures in one run; None: as many as the file takes where that is a fixed
@@ -92,8 +92,7 @@ class Result:
         facts: what its process said of it.
         stages: single-stream: of each picture, warm-up left out.
         chunks_ms: offline: milliseconds for each `chunk` pictures, warm-up left out.
-        chunk: offline: pictures of a round.
-        in_a_run: offline: pictures in one run of the file.
+        chunk, in_a_run: offline: pictures of a round, and of one run of the file.
         peak_memory: bytes; None: unknown, interrupted before the end, or the process failed then.
         graph_tail: share of the tail in the file's own time; None as above.
     """
@@ -125,14 +124,12 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
     """Measure everything in a plan, each model in its own process.
 
     An interruption (``KeyboardInterrupt``) ends the measuring; what was measured until then is in
-    the report. Without a single whole round it is passed on.
-
-    An engine may not be able to run a model here, or fail at it later; the others are measured
-    without it.
+    the report. Without a single whole round it is passed on. A model that an engine cannot run, or
+    fails to run later, is left out.
 
     Raises:
-        Ssd34Error: a model is missing, none can be run, or a picture cannot be read, which is
-            found out before anything is measured.
+        Ssd34Error: a model is missing, none can be run, or a picture cannot be read, which is found
+            out before anything is measured.
     """
     check_pictures(plan, progress)
     with ExitStack() as stack:
@@ -147,12 +144,13 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
             if worker:
                 stack.enter_context(worker)
                 model, _, threads = combination
-                facts = worker.facts
-                pairs.append((worker, Result(model, facts["engine"], threads, facts)))
+                result = Result(model, worker.facts["engine"], threads, worker.facts)
+                batch = _in_one_run(worker, plan)
+                result.chunk, result.in_a_run = batch or PICTURES_A_THREAD * threads, batch or 1
+                pairs.append((worker, result))
         report = Report(plan, this_cpu(), [result for _, result in pairs], refused=refused)
-        measure = _single_stream if plan.scenario == SINGLE_STREAM else _offline
         try:
-            measure(report, pairs, progress)
+            _take_turns(report, pairs, progress)
             for number, (worker, result) in enumerate(pairs):
                 progress("memory and profile", number, len(pairs))
                 if not _is_measured(report, result):
@@ -170,11 +168,8 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
 
 
 def check_pictures(plan: Plan, progress: Progress = lambda *_: None) -> None:
-    """Decode every picture of a plan once: a broken one would end a long run at its turn.
-
-    Raises:
-        ImageError: one cannot be read.
-    """
+    """Decode every picture of a plan once: a broken one, of which it is an ImageError, would end a
+    long run at its turn."""
     for number, path in enumerate(plan.used):
         progress("pictures", number, len(plan.used))
         read_image(path)
@@ -188,7 +183,7 @@ def open_worker(
     Args:
         plan: what to measure.
         model, engine, threads: one of its combinations.
-        refused: what cannot run.
+        refused: gets what cannot run.
         batches: whether a file may be asked for several pictures in one run.
 
     Raises:
@@ -248,12 +243,10 @@ def _in_one_run(worker: Worker, plan: Plan) -> int | None:
 
 @contextmanager
 def _left_out_if_it_fails(report: Report, worker: Worker, result: Result) -> Iterator[None]:
-    """A model that fails inside the block goes from the results to what is refused.
+    """A model that fails inside the block goes from the results to what is refused; ModelError
+    where it was the last.
 
     Its own rounds go with it: they would be compared with rounds that it did not take part in.
-
-    Raises:
-        ModelError: it was the last.
     """
     try:
         yield
@@ -270,71 +263,41 @@ def _is_measured(report: Report, result: Result) -> bool:
     return any(one is result for one in report.results)
 
 
-def _single_stream(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
-    plan = report.plan
-
-    def turn(worker: Worker, result: Result) -> Callable[[], None]:
-        number = -plan.warm_up
-
-        def run() -> None:
-            nonlocal number
-            stages = StageTimes(*worker.ask("detect", number=number))
-            if number >= 0:
-                result.stages.append(stages)
-            number += 1
-
-        return run
-
-    _turns(report, pairs, turn, progress)
-
-
-def _offline(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
-    plan = report.plan
-
-    def turn(worker: Worker, result: Result) -> Callable[[], None]:
-        batch = _in_one_run(worker, plan)
-        result.chunk = batch or PICTURES_A_THREAD * result.threads
-        result.in_a_run = batch or 1
-        number = -plan.warm_up
-
-        def run() -> None:
-            nonlocal number
-            first = number * result.chunk
-            if batch:
-                taken = worker.ask("batches", first=first, count=batch, batch=batch)
-            else:
-                taken = worker.ask("many", first=first, count=result.chunk, workers=result.threads)
-            if number >= 0:
-                result.chunks_ms.append(taken)
-            number += 1
-
-        return run
-
-    _turns(report, pairs, turn, progress)
-
-
-def _turns(
-    report: Report,
-    pairs: list[tuple[Worker, Result]],
-    turn: Callable[[Worker, Result], Callable[[], None]],
-    progress: Progress,
-) -> None:
+def _take_turns(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+    """Every model's rounds, into its result."""
     plan = report.plan
     total = plan.warm_up + plan.rounds
+    measure = _detect_one if plan.scenario == SINGLE_STREAM else _detect_many
 
-    def guarded(worker: Worker, result: Result) -> Callable[[], None]:
-        run = turn(worker, result)
+    def turn(worker: Worker, result: Result) -> Callable[[], None]:
+        numbers = count(-plan.warm_up)
 
-        def run_if_measured() -> None:
+        def run() -> None:
             if _is_measured(report, result):
                 with _left_out_if_it_fails(report, worker, result):
-                    run()
+                    measure(worker, result, next(numbers))
 
-        return run_if_measured
+        return run
 
     interleaved(
-        {str(number): guarded(*pair) for number, pair in enumerate(pairs)},
+        {str(number): turn(*pair) for number, pair in enumerate(pairs)},
         rounds=plan.rounds,
         warm_up=plan.warm_up,
         progress=lambda done: progress("rounds", done, total),
     )
+
+
+def _detect_one(worker: Worker, result: Result, number: int) -> None:
+    stages = StageTimes(*worker.ask("detect", number=number))
+    if number >= 0:
+        result.stages.append(stages)
+
+
+def _detect_many(worker: Worker, result: Result, number: int) -> None:
+    chunk, batch = result.chunk, result.in_a_run
+    if batch == chunk:
+        taken = worker.ask("batches", first=number * chunk, count=chunk, batch=batch)
+    else:
+        taken = worker.ask("many", first=number * chunk, count=chunk, workers=result.threads)
+    if number >= 0:
+        result.chunks_ms.append(taken)

@@ -10,10 +10,8 @@ from PIL import Image
 
 from ssd34.errors import ImageError
 
-MEAN = (0.485, 0.456, 0.406)
-"""ImageNet mean of red, green and blue, of values in 0..1."""
-STD = (0.229, 0.224, 0.225)
-"""ImageNet standard deviation of red, green and blue, of values in 0..1."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's of red, green and blue, of values in 0..1."""
 
 CARD, FAST = "card", "fast"
 PREPROCESSINGS = (CARD, FAST)
@@ -25,21 +23,18 @@ work where they are larger than the input, see `ssd34.images.reduced`."""
 def normalisation_table() -> NDArray[np.float32]:
     """The normalised value of every byte: (3, 256) float32, read-only.
 
-    The published model card normalises in float64 and stores float32. A byte has only 256
-    values, so a table of its results is the same arithmetic bit for bit, and faster.
+    The published model card normalises in float64 and stores float32; a table of its results is the
+    same bit for bit, and faster.
     """
-    scaled = np.arange(256, dtype=np.float64) / 255
     mean, std = np.array(MEAN)[:, None], np.array(STD)[:, None]
-    normalised = (scaled[None, :] - mean) / std
-    table = np.asarray(normalised, np.float32)
+    table = ((np.arange(256) / 255 - mean) / std).astype(np.float32)
     table.setflags(write=False)
     return table
 
 
 def resize(image: NDArray[np.uint8] | Image.Image, size: int) -> NDArray[np.uint8]:
-    """A picture stretched to (size, size, 3) uint8 with Pillow's bilinear filter.
-
-    The filter averages when it shrinks, as on the published model card.
+    """A picture stretched to (size, size, 3) uint8 with Pillow's bilinear filter, which averages
+    when it shrinks, as on the published model card.
 
     Args:
         image: (H, W, 3) uint8 RGB, or a Pillow image of mode RGB, which saves a copy.
@@ -68,22 +63,17 @@ def resize(image: NDArray[np.uint8] | Image.Image, size: int) -> NDArray[np.uint
 def preprocess(
     image: NDArray[np.uint8] | Image.Image, size: int, *, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """A picture as network input.
-
-    Source: the published model card's snippet; equal to it bit for bit.
+    """A picture as network input (1, 3, size, size) float32, normalised with the ImageNet mean and
+    deviation; equal to the published model card's snippet bit for bit.
 
     Args:
-        image: (H, W, 3) uint8 RGB of any size, or a Pillow image of mode RGB.
+        image: as `resize` takes it.
         size: side of the network's input in pixels.
-        out: (1, 3, size, size) float32 to write into. A new one costs more than filling it: at
-            1200 pixels the system hands out 17 MB in pages.
-
-    Returns:
-        (1, 3, size, size) float32, normalised with the ImageNet mean and deviation; `out` where
-        it was given.
+        out: where to write it. A new array costs more than filling it: at 1200 pixels the system
+            hands out 17 MB in pages.
 
     Raises:
-        ImageError: it is not a picture of that form.
+        ImageError: as `resize`.
     """
     pixels = resize(image, size)
     tensor = np.empty((1, 3, size, size), np.float32) if out is None else out
@@ -97,11 +87,7 @@ def preprocess(
 
 
 def check_pixels(image: NDArray[np.uint8]) -> None:
-    """Refuse arrays that are no pictures (H, W, 3) uint8.
-
-    Raises:
-        ImageError: shape or dtype are others, or there is no pixel.
-    """
+    """Refuse with ImageError what is no picture (H, W, 3) uint8 of at least one pixel."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ImageError(
             f"expected a picture of shape (H, W, 3) and dtype uint8, RGB, got shape "

@@ -1,7 +1,7 @@
 """Checkpoint files: weights, the spec that shapes them and the class names, in one safetensors.
 
 The keys are the network's own parameter names, for example ``backbone.layer3.0.conv1.weight``.
-Training adds what it needs to resume under the prefix ``training.``; everything else ignores it.
+Training adds what it needs to resume under the prefix ``training.``.
 """
 
 from __future__ import annotations
@@ -36,13 +36,11 @@ class Checkpoint:
     """The contents of a checkpoint file.
 
     Attributes:
-        spec: the network's shape.
-        labels: its classes.
         weights: parameter name to array.
         training: momentum and other arrays that only training needs.
         state: JSON values that only training needs, and notes on where weights came from.
-        score_calibration: what an exported file adds to its scores' biases; not in `weights`,
-            from which training resumes.
+        score_calibration: what an exported file adds to its scores' biases; not in `weights`, from
+            which training resumes.
     """
 
     spec: ModelSpec
@@ -67,11 +65,8 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
         numpy_format = require("safetensors.numpy", extra="export", why="writing a checkpoint")
-        arrays = {key: np.asarray(array, order="C") for key, array in self.weights.items()}
-        arrays |= {
-            TRAINING_PREFIX + key: np.asarray(array, order="C")
-            for key, array in self.training.items()
-        }
+        training = {TRAINING_PREFIX + key: array for key, array in self.training.items()}
+        arrays = {k: np.asarray(a, order="C") for k, a in (self.weights | training).items()}
         metadata = {
             "format": FORMAT,
             "spec": json.dumps(self.spec.to_dict()),
@@ -109,11 +104,7 @@ def read_header(path: Path) -> Checkpoint:
 
 
 def read_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
-    """Read a checkpoint file.
-
-    Args:
-        path: the file.
-        training: read the arrays that only training needs, too.
+    """Read a checkpoint file, with the arrays that only training needs where `training` is set.
 
     Raises:
         CheckpointError: missing, broken, or not one of ours.
@@ -133,24 +124,15 @@ def _checkpoint(path: Path, metadata: dict[str, str], arrays: Arrays) -> Checkpo
         calibration = ScoreCalibration.in_metadata(metadata, _SCORES)
     except (KeyError, ValueError, ModelError, OptionError) as error:
         raise CheckpointError(f"{path}: broken checkpoint metadata ({error})") from None
-    split = len(TRAINING_PREFIX)
-    arrays = {rename_trunk(name): array for name, array in arrays.items()}
-    return Checkpoint(
-        spec=spec,
-        labels=labels,
-        weights={k: a for k, a in arrays.items() if not k.startswith(TRAINING_PREFIX)},
-        training={k[split:]: a for k, a in arrays.items() if k.startswith(TRAINING_PREFIX)},
-        state=state,
-        score_calibration=calibration,
-    )
+    weights, training = Arrays(), Arrays()
+    for name, array in arrays.items():
+        kind = training if name.startswith(TRAINING_PREFIX) else weights
+        kind[rename_trunk(name.removeprefix(TRAINING_PREFIX))] = array
+    return Checkpoint(spec, labels, weights, training, state, calibration)
 
 
 def read_arrays(path: Path, *, skip: tuple[str, ...] = ()) -> tuple[dict[str, str], Arrays]:
-    """The metadata and arrays of any safetensors file.
-
-    Args:
-        path: the file.
-        skip: leave out keys that start with one of these.
+    """The metadata and arrays of any safetensors file, but for keys that start with one of `skip`.
 
     Raises:
         CheckpointError: missing or not a safetensors file.

@@ -28,10 +28,6 @@ def folder_locked(folder: Path, *, waiting: Callable[[str], None] | None = None)
 
     The folder and those above it are made where they are missing, and removed again if the block
     leaves them empty.
-
-    Raises:
-        OptionError: another process writes into it; says which one.
-        OSError: the folder cannot be written.
     """
     missing = [f for f in (folder, *folder.absolute().parents) if not f.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +98,6 @@ def _write_holder(descriptor: int) -> None:
 
 
 def _holder(file: Path) -> str:
-    """Who holds a lock, in words."""
     try:
         text = file.read_text(encoding="utf-8", errors="replace")[:500]
     except OSError:  # Windows lets nobody read it; or it is free by now

@@ -36,53 +36,43 @@ class Files(Protocol):
     @property
     def leads_out(self) -> bool:
         """Whether the place itself is behind a link that leads out of the data set's folder."""
-        ...
 
     def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
         """The file's bytes; ImageError if it is missing, unreadable or larger than the limit in
         bytes, `MAX_FILE_BYTES` where none is given."""
-        ...
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
         """The file as a stream, to look at its beginning; ImageError if it is missing."""
-        ...
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
-        ...
 
     def is_lost_link(self, name: str) -> bool:
         """Whether there is a link of that name, which leads out or to nothing."""
-        ...
 
     def is_folder(self, name: str) -> bool:
         """Whether there is such a folder."""
-        ...
 
     def names(self, folder: str = "", *, deep: bool = False) -> list[str]:
         """The files in a folder, or also in those below it, sorted; without hidden ones."""
-        ...
 
     def folders(self, folder: str = "") -> list[str]:
         """The folders in a folder, sorted; without hidden ones."""
-        ...
 
     def below(self, folder: str) -> Files:
         """The files below a folder."""
-        ...
 
     def inside(self, path: str) -> str | None:
         """A path that a file of the data set gives, absolute or relative, as a name; None where
         it leads out."""
-        ...
 
 
 def read_annotations(files: Files, name: str, *, limit: int) -> bytes:
-    """An annotation file.
+    """An annotation file of at most so many bytes.
 
     Raises:
-        DatasetError: missing, unreadable or larger than the limit in bytes.
+        DatasetError: missing, unreadable or larger.
     """
     try:
         return files.read_bytes(name, limit=limit)
@@ -95,7 +85,7 @@ def read_lines(files: Files, name: str, *, limit: int) -> list[str]:
     """The lines of a UTF-8 annotation file, with or without a byte order mark.
 
     Raises:
-        DatasetError: missing, larger than the limit in bytes, or not text.
+        DatasetError: as `read_annotations`, or it is not text.
     """
     try:
         return read_annotations(files, name, limit=limit).decode("utf-8-sig").splitlines()
@@ -384,8 +374,8 @@ class FileNames:
 
     Attributes:
         flat: no folders; those of a name become part of it.
-        by_stem: names that differ in their ending only count as one, as label files have the
-            same name with another ending.
+        by_stem: names that differ in their ending only count as one, as label files have the same
+            name with another ending.
     """
 
     def __init__(self, *, flat: bool, by_stem: bool) -> None:
@@ -394,12 +384,7 @@ class FileNames:
         self._taken: set[str] = set()
 
     def name(self, folder: str, file_name: str) -> str:
-        """The path of a picture, taken from now on.
-
-        Args:
-            folder: where it shall lie.
-            file_name: what it is called where it is now.
-        """
+        """The path in `folder` of a picture that is called `file_name` now; taken from now on."""
         parts = [_safe(part) for part in file_name.replace("\\", "/").split("/")]
         parts = [part for part in parts if part]
         path = PurePosixPath("_".join(parts) if self.flat else "/".join(parts) or "_")

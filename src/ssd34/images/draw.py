@@ -34,15 +34,12 @@ def colour_of(label: int) -> Colour:
 
 
 def draw(image: Picture, detections: Detections) -> Image.Image:
-    """A copy of a picture with boxes, class names and scores.
+    """A copy of a picture with boxes, class names and scores: a Pillow image of mode RGB.
 
     Args:
         image: the picture that the detections belong to: a path, encoded bytes, an (H, W, 3) uint8
             RGB array, or a Pillow image.
         detections: drawn worst first, so that the best lie on top.
-
-    Returns:
-        A Pillow image of mode RGB, as large as the picture.
 
     Raises:
         ImageError: the picture cannot be read.
@@ -67,14 +64,8 @@ def draw_dashed_box(
     colour: Colour,
     line: int,
 ) -> None:
-    """Draw the outline of a box in dashes.
-
-    Args:
-        canvas: of the picture.
-        box: xyxy, pixels.
-        colour: of the dashes.
-        line: their width, pixels; they are six times as long, as are the gaps.
-    """
+    """Draw the outline of a box, xyxy in pixels, in dashes of a width of `line` pixels; they are
+    six times as long, as are the gaps."""
     left, top, right, bottom = box
     dash = 6 * line
     for x in np.arange(left, right, 2 * dash):
@@ -94,16 +85,8 @@ def draw_labelled_box(
     line: int,
     font: Font,
 ) -> None:
-    """Draw one box with its label above it, or inside where there is no room.
-
-    Args:
-        canvas: of the picture.
-        box: xyxy, pixels.
-        text: the label; none if empty.
-        colour: of the line and behind the label.
-        line: width, pixels.
-        font: of the label.
-    """
+    """Draw a box, xyxy in pixels, with lines of `line` pixels, and its label, if it has one, above
+    it, or inside where there is no room."""
     canvas.rectangle(box, outline=colour, width=line)
     if not text:
         return

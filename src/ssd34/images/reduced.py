@@ -7,8 +7,6 @@ Savings, all of them only where a picture is much larger than the network's inpu
 - What is still much larger is averaged in whole steps before the bilinear filter.
 - The EXIF orientation is applied to the small picture.
 
-`read_reduced` serves training, where the part of the picture that will be seen is known before.
-
 A picture both of whose sides are less than three times the input's, and that EXIF does not turn,
 comes out bit for bit as the exact way gives it.
 """
@@ -35,19 +33,13 @@ GAP = 1.5
 """Both savings stop at this many times the input; the filter does the rest exactly. Nearer to the
 input, differences grow fast: see docs/decisions/0014-fast-preprocessing.md."""
 
-
 FACTORS = (1, 2, 4, 8)
 """A JPEG can be decoded at 1/factor of its size."""
 
 
 class Reduced(NamedTuple):
-    """A picture made smaller.
-
-    Attributes:
-        picture: Pillow image of mode RGB.
-        width: of the original, upright, pixels.
-        height: of the original, upright, pixels.
-    """
+    """A Pillow image of mode RGB, made smaller, and the size of the original, upright, in
+    pixels."""
 
     picture: Image.Image
     width: int
@@ -55,12 +47,7 @@ class Reduced(NamedTuple):
 
 
 def read_square(source: Path | bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> Reduced:
-    """Decode a picture and stretch it to side x side pixels.
-
-    Args:
-        source: a file, or the bytes of one.
-        side: of the network's input, pixels.
-        max_pixels: refuse a picture with more pixels, before decoding it.
+    """Decode a picture, a file or the bytes of one, and stretch it to side x side pixels.
 
     Raises:
         ImageError: as `ssd34.images.read.read_image`.
@@ -88,8 +75,8 @@ def stretch(
 
 
 def read_reduced(source: Path | bytes, factor: int, *, max_pixels: int = MAX_PIXELS) -> Reduced:
-    """Decode a picture at a part of its size, its sides rounded up: by the JPEG decoder, else by
-    averaging.
+    """Decode a picture at 1/factor of its size, its sides rounded up: by the JPEG decoder, else by
+    averaging. Training uses it where it knows which part of a picture it needs.
 
     Args:
         source: a file, or the bytes of one.

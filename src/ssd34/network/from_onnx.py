@@ -1,8 +1,8 @@
-"""A checkpoint from the network of an ONNX file.
+"""A checkpoint from the network of an ONNX file, whose batch norm was folded into the convolutions.
 
-Batch norm was folded into the convolutions when the file was made. Each normalisation is given
-back as one that only adds the folded bias: weight 1, mean 0, variance 1 - epsilon. The function
-is the same; the statistics are lost, and such norms have to stay frozen in training.
+Each normalisation is given back as one that only adds the folded bias: weight 1, mean 0, variance 1
+- epsilon. The function is the same; the statistics are lost, and such norms have to stay frozen in
+training.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ def unfolded_checkpoint(
 ) -> Checkpoint:
     """The checkpoint of a network whose normalisations were folded.
 
-    A score calibration that the file's biases hold is taken out of them and kept beside them.
-
     Args:
         spec: the network.
         labels: its classes.
         convs: weight and bias of each convolution, by the name of its layer.
-        scores: the calibration that the biases hold; None: none.
+        scores: the calibration that the biases hold, which is taken out of them and kept beside
+            them; None: none.
     """
     weights: Arrays = {}
     for name, (weight, bias) in convs.items():

@@ -1,7 +1,7 @@
 """Foreign weights: the benchmark's checkpoints and ImageNet backbones.
 
-Files in torch's own format are pickles. They are read with ``weights_only=True``, which
-refuses everything but tensors.
+Files in torch's own format are pickles. They are read with ``weights_only=True``, which refuses
+everything but tensors.
 """
 
 from __future__ import annotations
@@ -136,12 +136,9 @@ def benchmark_names(spec: ModelSpec) -> dict[str, str]:
 
 
 def read_backbone(path: Path) -> Arrays:
-    """An ImageNet backbone file: torchvision's ``.pth`` or safetensors in torchvision's naming.
-
-    A file whose batch norm is folded into the convolutions is accepted too.
-
-    Returns:
-        torchvision parameter name to float32 array; ``layer4`` and ``fc`` left out.
+    """An ImageNet backbone, without ``layer4`` and ``fc``, by torchvision's names, in float32: from
+    torchvision's ``.pth`` or safetensors of its naming. Batch norm may be folded into the
+    convolutions.
 
     Raises:
         CheckpointError: missing, broken, or not a ResNet.
@@ -176,15 +173,10 @@ def _unfolded(backbone: Arrays) -> Arrays:
 
 @torch.no_grad()
 def start_backbone(network: SSD, backbone: Arrays, *, source: str) -> None:
-    """Start a network's backbone from ImageNet weights, in place.
+    """Start a network's backbone from the weights of `read_backbone`, in place.
 
-    A ResNet-34 starts from a ResNet-18 by copying the blocks that both have; the last
-    normalisation of each further block starts at zero, so that the block starts as identity.
-
-    Args:
-        network: changed in place.
-        backbone: the result of `read_backbone`.
-        source: for messages.
+    A ResNet-34 starts from a ResNet-18 by copying the blocks that both have; the last normalisation
+    of each further block starts at zero, so that the block starts as identity.
 
     Raises:
         CheckpointError: it belongs to another backbone.

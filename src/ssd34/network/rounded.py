@@ -19,8 +19,7 @@ from ssd34.core.contract import LARGEST_BIAS, LARGEST_NARROW_WEIGHT
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import CheckpointError
 from ssd34.network.backbone import BasicBlock, folded_parameters
-from ssd34.network.heads import ExtraFeatures
-from ssd34.network.ssd import SSD
+from ssd34.network.ssd import SSD, ExtraFeatures
 
 
 class Steps(NamedTuple):
@@ -38,20 +37,13 @@ class _Value(NamedTuple):
 
 
 class FakeQuantizedSSD(SSD):
-    """An `SSD` that computes as its int8 file does, in float32.
-
-    Batch norm is folded with the statistics that it has: it has to be frozen.
-    """
+    """An `SSD` that computes as its int8 file does, in float32. Batch norm is folded with the
+    statistics that it has: it has to be frozen."""
 
     def __init__(self, spec: ModelSpec, values: Mapping[str, Steps]) -> None:
-        """
-        Args:
-            spec: the network.
-            values: the steps of the picture, ``"image"``, and of each layer's output, by the
-                names of the int8 file's layers, such as ``"backbone.layer1.0.conv1"``.
-
-        Raises:
-            CheckpointError: a value has none, or steps that are no uint8 steps.
+        """With the steps of the picture, ``"image"``, and of each layer's output, by the names of
+        the int8 file's layers, such as ``"backbone.layer1.0.conv1"``; CheckpointError where a value
+        has none, or steps that are no uint8 steps.
         """
         super().__init__(spec)
         self.values = dict(values)

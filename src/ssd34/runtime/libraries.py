@@ -60,8 +60,8 @@ bytes of 255 is 255."""
 
 @functools.cache
 def int8_saturates() -> bool:
-    """Whether sums of unsigned times signed bytes come out too small here, as ONNX Runtime
-    computes them by default.
+    """Whether sums of unsigned times signed bytes come out too small here, as ONNX Runtime computes
+    them by default.
 
     Processors with VNNI add the products at 32 bits; others add pairs of them at 16 bits first,
     which 255 * 127 * 2 exceeds. The system may not say what the processor has, so it is tried.

@@ -1,8 +1,4 @@
-"""Interleaved timing: models take turns in one run, so that what slows the machine slows them all.
-
-timings = interleaved({"float": run_float, "int8": run_int8}, rounds=30)
-speed_up(timings["float"], timings["int8"])
-"""
+"""Interleaved timing: models take turns in one run, so that what slows the machine slows all."""
 
 from __future__ import annotations
 
@@ -24,11 +20,8 @@ Milliseconds = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Summary:
-    """One model's times, in milliseconds.
-
-    Percentiles are times that were measured, none is interpolated: with fewer than a hundred
-    rounds p99 is the slowest.
-    """
+    """One model's times, in milliseconds. No percentile is interpolated: with fewer than a hundred
+    rounds p99 is the slowest."""
 
     rounds: int
     median: float
@@ -67,7 +60,7 @@ def interleaved(
     progress: Callable[[int], None] = lambda _: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Milliseconds]:
-    """Time models in turns: A B C, A B C, ...
+    """Time models in turns: A B C, A B C, ... Round k of one belongs to round k of the others.
 
     Args:
         models: what runs each model once, by name; the order is that of the turns.
@@ -75,9 +68,6 @@ def interleaved(
         warm_up: rounds before these that are not timed.
         progress: called after each round with the number of rounds done, warm-up included.
         clock: seconds.
-
-    Returns:
-        The times of each model. Round k of one belongs to round k of the others.
 
     Raises:
         OptionError: no models, or fewer rounds than one.
@@ -98,11 +88,7 @@ def interleaved(
 
 
 def summary(times: Sequence[float] | Milliseconds) -> Summary:
-    """Median and percentiles of one model's times.
-
-    Raises:
-        OptionError: there are none.
-    """
+    """Median and percentiles of one model's times; OptionError where there are none."""
     values = np.sort(_checked(times))
     p90, p99 = np.quantile(values, [0.9, 0.99], method="inverted_cdf")
     return Summary(
@@ -121,18 +107,16 @@ def speed_up(
     *,
     confidence: float = 0.95,
     resamples: int = 2000,
-    generator: np.random.Generator | None = None,
 ) -> SpeedUp:
     """The ratio of two models' median times, above 1 where the model is faster.
 
-    The interval is a percentile bootstrap over whole rounds: a round in which the machine was
-    slow is drawn for both models or for neither.
+    The interval is a percentile bootstrap over whole rounds: a round in which the machine was slow
+    is drawn for both models or for neither. Equal times give equal intervals.
 
     Args:
         baseline, model: times of the same rounds of one `interleaved` run.
         confidence: of the interval.
         resamples: of the bootstrap.
-        generator: None: always the same draws, so that equal times give equal intervals.
 
     Raises:
         OptionError: no times, or different numbers of rounds.
@@ -146,8 +130,7 @@ def speed_up(
         raise OptionError(
             f"expected 0 < confidence < 1 and resamples >= 1, got {confidence} and {resamples}"
         )
-    generator = generator or np.random.default_rng(0)
-    drawn = generator.integers(0, len(before), (resamples, len(before)))
+    drawn = np.random.default_rng(0).integers(0, len(before), (resamples, len(before)))
     ratios = np.median(before[drawn], axis=1) / np.median(after[drawn], axis=1)
     low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
     return SpeedUp(
