@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-import ssd34
 from ssd34.core.detections import Detections
 from ssd34.core.labels import LabelSet
 from ssd34.errors import ImageError
@@ -63,22 +62,18 @@ def test_every_kind_of_picture_that_is_detected_in_is_drawn_on(tmp_path):
     np.testing.assert_array_equal(image, noise(60, 80))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (333, 500), (40, 40)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (333, 500)])
 def test_result_is_an_rgb_picture_of_the_same_size(size):
     image = grey(*size)
     drawn = draw(image, found_in(image, [(0, 0, size[1], size[0])]))
-    assert isinstance(drawn, Image.Image)
     assert drawn.mode == "RGB" and drawn.size == (size[1], size[0])
+    np.testing.assert_array_equal(np.asarray(draw(image, found_in(image, []))), image)
 
 
 @pytest.mark.parametrize("wrong", ["no/such.jpg", b"no picture", np.zeros((9, 9), np.uint8), 3])
 def test_what_cannot_be_drawn_on(wrong):
     with pytest.raises(ImageError):
-        ssd34.draw(wrong, found_in(grey(), []))
-
-
-def test_nothing_found_draws_nothing():
-    np.testing.assert_array_equal(np.asarray(ssd34.draw(grey(), found_in(grey(), []))), grey())
+        draw(wrong, found_in(grey(), []))
 
 
 @pytest.mark.parametrize("name", ["a very long name of a class " * 8, "名前 😀", "two\nlines", ""])
@@ -94,16 +89,12 @@ def test_labels_at_the_edges_do_not_fail(box, name):
     assert not np.array_equal(np.asarray(drawn), image)
 
 
-def test_labels_stay_inside_the_picture():
+def test_labels_stay_inside_the_picture_and_the_best_lies_on_top():
     image = grey()
     drawn = np.asarray(draw(image, found_in(image, [(120, 50, 140, 70)])))
     assert not (drawn[:50, :120] == GREY).all()  # moved left, to begin left of its box
     drawn = np.asarray(draw(image, found_in(image, [(10, 0, 130, 99)])))
     assert (drawn[2, 12] == colour_of(1)).all()
-
-
-def test_best_lies_on_top():
-    image = grey()
     boxes = [(20, 40, 90, 80)] * 2
     drawn = np.asarray(draw(image, found_in(image, boxes, labels=[2, 1], scores=[0.9, 0.4])))
     assert (drawn[80, 20:91] == colour_of(2)).all()
