@@ -48,12 +48,8 @@ class MissingExtraError(Ssd34Error):
 
 
 def require(module: str, *, extra: str, why: str) -> ModuleType:
-    """Import an optional dependency.
-
-    Args:
-        module: importable name, for example ``"onnx"``.
-        extra: the extra of this package that installs it.
-        why: what needs it, as the subject of the message.
+    """Import an optional dependency, which an extra of this package installs; `why` it is needed is
+    the subject of the message.
 
     Raises:
         MissingExtraError: it is not installed, or cannot be imported here; the message says how to

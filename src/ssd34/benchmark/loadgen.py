@@ -46,19 +46,11 @@ class LoadgenOptions:
 def run_loadgen(
     detector: Detector, pictures: Sequence[bytes], options: LoadgenOptions, *, folder: Path
 ) -> dict[str, Any]:
-    """Run LoadGen once, with its logs in a folder that exists.
+    """Run LoadGen once on encoded pictures, with its logs in a folder that exists: its summary, see
+    `parse_summary`, and under "settings" what it was asked for.
 
     As in its benchmark, pictures are decoded and normalised before the clock starts; the network
     and the policy are timed.
-
-    Args:
-        detector: answers.
-        pictures: encoded; the set that LoadGen draws from.
-        options: LoadGen's.
-        folder: exists; gets LoadGen's logs.
-
-    Returns:
-        LoadGen's summary, see `parse_summary`, and under "settings" what it was asked for.
 
     Raises:
         MissingExtraError: LoadGen is not installed.

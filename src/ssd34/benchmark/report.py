@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ssd34.benchmark.run import Report, Result
 from ssd34.files.cache import load_matplotlib
 from ssd34.runtime.timing import SINGLE_STREAM, speed_up, summary
+from ssd34.text import counted
 from ssd34.version import __version__
 
 
@@ -53,7 +54,7 @@ def _single_stream(result: Result, report: Report) -> dict[str, Any]:
     return {
         "detect_ms": summary(detect).to_dict(),
         "network_ms": summary(network).to_dict(),
-        "images_per_second": _rate(1000 / detect.mean()),
+        "images_per_second": round(float(1000 / detect.mean()), 3),
         "detect_to_network": round(float(np.median(detect) / np.median(network)), 4),
         "share": {
             "preprocess": round(float(preprocess / total), 4),
@@ -80,15 +81,11 @@ def _offline(result: Result, report: Report) -> dict[str, Any]:
     return {
         "pictures_in_a_run": result.in_a_run,
         "pictures_per_round": result.chunk,
-        "images_per_second": _rate(1000 / per_picture.mean()),
+        "images_per_second": round(float(1000 / per_picture.mean()), 3),
         "per_picture_ms": summary(per_picture).to_dict(),
         "speed_up": {"detect": speed_up(first, per_picture).to_dict()},
         "rounds": {"per_picture_ms": [round(float(value), 3) for value in per_picture]},
     }
-
-
-def _rate(value: float) -> float:
-    return round(float(value), 3)
 
 
 FORMATS = ("png", "svg", "pdf")
@@ -154,7 +151,5 @@ def _times(result: dict[str, Any]) -> NDArray[np.float64]:
 
 
 def _label(result: dict[str, Any]) -> str:
-    threads = result["threads"]
-    return (
-        f"{Path(result['model']).name}\n{result['engine']}, {threads} thread{'s' * (threads > 1)}"
-    )
+    threads = counted(result["threads"], "thread")
+    return f"{Path(result['model']).name}\n{result['engine']}, {threads}"

@@ -178,13 +178,8 @@ def check_pictures(plan: Plan, progress: Progress = lambda *_: None) -> None:
 def open_worker(
     plan: Plan, model: str, engine: str, threads: int, *, refused: list[Refusal], batches: bool
 ) -> Worker | None:
-    """The process of a model; None where it cannot run, which is added to `refused`.
-
-    Args:
-        plan: what to measure.
-        model, engine, threads: one of its combinations.
-        refused: gets what cannot run.
-        batches: whether a file may be asked for several pictures in one run.
+    """The process of one combination of a plan; None where it cannot run, which is added to
+    `refused`. Only with `batches` may a file be asked for several pictures in one run.
 
     Raises:
         Ssd34Error: the model is missing, a picture cannot be read, or nothing in the plan can run.

@@ -93,11 +93,8 @@ class Worker:
             raise
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Run a command of `_Model` there and wait for its answer.
-
-        Raises:
-            Ssd34Error: what the command raised; ModelError: the process died.
-        """
+        """Run a command of `_Model` there and wait for its answer; errors come out as what they
+        are, and a ModelError if the process died."""
         assert self._process.stdin and self._process.stdout
         try:
             self._process.stdin.write(json.dumps([command, arguments]) + "\n")

@@ -231,10 +231,7 @@ def raw_faults(
 
 def identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet]:
     """Spec and classes in a file's metadata; where it has neither, those of the published files.
-
-    Raises:
-        ModelError: one of the two is missing or broken, or they do not fit each other.
-    """
+    ModelError where one of them is missing or broken, or they do not fit each other."""
     return stated_identity(metadata) or PUBLISHED
 
 
@@ -246,11 +243,8 @@ def stated_identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet] |
 
 
 def score_calibration(metadata: Mapping[str, str]) -> ScoreCalibration | None:
-    """The score calibration that an ONNX file's biases hold, if any.
-
-    Raises:
-        ModelError: it is broken.
-    """
+    """The score calibration that an ONNX file's biases hold, if any; ModelError where it is
+    broken."""
     try:
         return ScoreCalibration.in_metadata(metadata, METADATA_SCORES)
     except OptionError as error:
@@ -260,11 +254,8 @@ def score_calibration(metadata: Mapping[str, str]) -> ScoreCalibration | None:
 def parsed_identity(
     metadata: Mapping[str, str], *, spec_key: str, labels_key: str
 ) -> tuple[ModelSpec, LabelSet]:
-    """Spec and classes, which have to be there as JSON under these keys.
-
-    Raises:
-        ModelError: one of the two is missing or broken, or they do not fit each other.
-    """
+    """Spec and classes, which have to be there as JSON under these keys; ModelError as
+    `identity`."""
     try:
         spec = ModelSpec.from_dict(json.loads(metadata[spec_key]))
         labels = LabelSet.from_dict(json.loads(metadata[labels_key]))

@@ -156,11 +156,7 @@ class Detections:
         )
 
     def to_supervision(self) -> supervision.Detections:
-        """The same as `supervision.Detections`; class ids count from 0.
-
-        Raises:
-            MissingExtraError: supervision is not installed.
-        """
+        """The same as `supervision.Detections`, an extra; class ids count from 0."""
         library = require("supervision", extra="supervision", why="to_supervision()")
         converted: supervision.Detections = library.Detections(
             xyxy=self.boxes.reshape(-1, 4),

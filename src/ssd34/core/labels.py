@@ -51,11 +51,8 @@ class LabelSet:
         return self.names[label - 1]
 
     def label(self, name: str) -> int:
-        """The label (1..N) of a class name.
-
-        Raises:
-            OptionError: no such class; the message names close ones.
-        """
+        """The label (1..N) of a class name; OptionError, which names close ones, where there is
+        none."""
         try:
             return self.names.index(name) + 1
         except ValueError:
@@ -114,11 +111,7 @@ COCO_LABELS = LabelSet(
 
 
 def number_classes(names: Iterable[str]) -> LabelSet:
-    """Category ids for classes that come without: COCO's where all are COCO's, else 1..N.
-
-    Raises:
-        OptionError: no name, or one of them twice.
-    """
+    """Category ids for classes that come without: COCO's where all are COCO's, else 1..N."""
     ordered = tuple(names)
     official = dict(zip(COCO_LABELS.names, COCO_LABELS.category_ids, strict=True))
     if not set(ordered) <= set(official):

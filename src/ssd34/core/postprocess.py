@@ -94,11 +94,7 @@ POLICIES: dict[str, Policy] = {
 
 
 def named_policy(name: str) -> Policy:
-    """Look a policy up by name.
-
-    Raises:
-        OptionError: no such policy; the message lists them.
-    """
+    """The policy of a name; OptionError, which lists them, where there is none."""
     try:
         return POLICIES[name]
     except KeyError:

@@ -33,16 +33,9 @@ def normalisation_table() -> NDArray[np.float32]:
 
 
 def resize(image: NDArray[np.uint8] | Image.Image, size: int) -> NDArray[np.uint8]:
-    """A picture stretched to (size, size, 3) uint8 with Pillow's bilinear filter, which averages
-    when it shrinks, as on the published model card.
-
-    Args:
-        image: (H, W, 3) uint8 RGB, or a Pillow image of mode RGB, which saves a copy.
-        size: side of the network's input in pixels.
-
-    Raises:
-        ImageError: it is not a picture of that form.
-    """
+    """A picture, (H, W, 3) uint8 RGB or a Pillow image of mode RGB, stretched to (size, size, 3)
+    uint8 with Pillow's bilinear filter, which averages when it shrinks, as on the published model
+    card; ImageError where it is not a picture of that form."""
     if isinstance(image, Image.Image):
         picture = image
         if picture.mode != "RGB" or 0 in picture.size:
@@ -63,17 +56,11 @@ def resize(image: NDArray[np.uint8] | Image.Image, size: int) -> NDArray[np.uint
 def preprocess(
     image: NDArray[np.uint8] | Image.Image, size: int, *, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """A picture as network input (1, 3, size, size) float32, normalised with the ImageNet mean and
-    deviation; equal to the published model card's snippet bit for bit.
+    """A picture, as `resize` takes it, as network input (1, 3, size, size) float32, normalised with
+    the ImageNet mean and deviation; equal to the published model card's snippet bit for bit.
 
-    Args:
-        image: as `resize` takes it.
-        size: side of the network's input in pixels.
-        out: where to write it. A new array costs more than filling it: at 1200 pixels the system
-            hands out 17 MB in pages.
-
-    Raises:
-        ImageError: as `resize`.
+    It is written into `out` where that is given. A new array costs more than filling it: at 1200
+    pixels the system hands out 17 MB in pages.
     """
     pixels = resize(image, size)
     tensor = np.empty((1, 3, size, size), np.float32) if out is None else out

@@ -55,11 +55,7 @@ class ScoreCalibration:
 
     @classmethod
     def in_metadata(cls, metadata: Mapping[str, str], key: str) -> ScoreCalibration | None:
-        """The one under a key of a file's metadata, if there is any.
-
-        Raises:
-            OptionError: it is broken.
-        """
+        """The one under a key of a file's metadata, if any; OptionError where it is broken."""
         if key not in metadata:
             return None
         try:

@@ -158,11 +158,8 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
-        """The inverse of `to_dict`.
-
-        Raises:
-            OptionError: a field is missing, unknown or of the wrong form.
-        """
+        """The inverse of `to_dict`; OptionError where a field is missing, unknown or of the wrong
+        form."""
         values = {"backbone" if name == "trunk" else name: v for name, v in values.items()}
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
@@ -231,11 +228,7 @@ SPECS: dict[str, ModelSpec] = {
 
 
 def named_spec(name: str) -> ModelSpec:
-    """Look a spec up by name.
-
-    Raises:
-        OptionError: no such spec; the message lists them.
-    """
+    """The spec of a name; OptionError, which lists them, where there is none."""
     try:
         return SPECS[name]
     except KeyError:

@@ -137,11 +137,8 @@ def _reading(archive: Path) -> Iterator[None]:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Check that the disk of a folder, which need not exist, has room for so many bytes.
-
-    Raises:
-        DatasetError: it has not.
-    """
+    """Refuse, by a DatasetError, a folder, which need not exist, whose disk has less than `size`
+    bytes."""
     place = folder.absolute()
     while not os.path.isdir(place):
         place = place.parent

@@ -93,11 +93,8 @@ def remove_parts(folder: Path, names: Iterable[str]) -> None:
 
 @contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends without error.
-
-    Raises:
-        OSError: `path` exists and is not an empty folder, or the folder above cannot be written.
-    """
+    """A temporary folder beside `path` that takes its place when the block ends without error;
+    OSError where `path` exists and is no empty folder, or the folder above cannot be written."""
     path = path.absolute()
     temporary = _folder_beside(path)
     try:

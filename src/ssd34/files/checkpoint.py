@@ -86,29 +86,19 @@ def is_named_checkpoint(path: Path) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file is a checkpoint of ours.
-
-    Raises:
-        CheckpointError: it ends in .safetensors and is missing or broken.
-    """
+    """Whether a file is a checkpoint of ours; CheckpointError where it ends in .safetensors and is
+    missing or broken."""
     return is_named_checkpoint(path) and read_arrays(path, skip=("",))[0].get("format") == FORMAT
 
 
 def read_header(path: Path) -> Checkpoint:
-    """A checkpoint file without its arrays: spec, labels and state.
-
-    Raises:
-        CheckpointError: missing, broken, or not one of ours.
-    """
+    """`read_checkpoint` without the arrays: spec, labels and state."""
     return _checkpoint(path, *read_arrays(path, skip=("",)))
 
 
 def read_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
-    """Read a checkpoint file, with the arrays that only training needs where `training` is set.
-
-    Raises:
-        CheckpointError: missing, broken, or not one of ours.
-    """
+    """Read a checkpoint file, with the arrays that only training needs where `training` is set;
+    CheckpointError where it is missing, broken, or not one of ours."""
     return _checkpoint(path, *read_arrays(path, skip=() if training else (TRAINING_PREFIX,)))
 
 
@@ -132,11 +122,8 @@ def _checkpoint(path: Path, metadata: dict[str, str], arrays: Arrays) -> Checkpo
 
 
 def read_arrays(path: Path, *, skip: tuple[str, ...] = ()) -> tuple[dict[str, str], Arrays]:
-    """The metadata and arrays of any safetensors file, but for keys that start with one of `skip`.
-
-    Raises:
-        CheckpointError: missing or not a safetensors file.
-    """
+    """The metadata and arrays of any safetensors file, but for keys that start with one of `skip`;
+    CheckpointError where it is missing or something else."""
     safetensors = require("safetensors", extra="export", why="reading a checkpoint")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file; expected a .safetensors")

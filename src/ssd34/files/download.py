@@ -84,11 +84,8 @@ def download(
 def _complete(
     part: Path, fetch: Callable[[], None], *, size: int, sha256: str, attempts: int, pause: float
 ) -> None:
-    """Bring `part` to the whole, right file by one mirror.
-
-    Raises:
-        Refused: it has another file, or broke off too often.
-    """
+    """Bring `part` to the whole, right file by one mirror; Refused where that has another file, or
+    broke off too often."""
     inherited = _length(part) > 0
     broken_off = 0
     while True:

@@ -24,11 +24,8 @@ _POLL = 0.1
 
 @contextmanager
 def folder_locked(folder: Path, *, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Keep others from writing into a folder within the block; see `file_locked`.
-
-    The folder and those above it are made where they are missing, and removed again if the block
-    leaves them empty.
-    """
+    """`file_locked` for a folder to write into. It and those above it are made where they are
+    missing, and removed again if the block leaves them empty."""
     missing = [f for f in (folder, *folder.absolute().parents) if not f.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -69,11 +69,8 @@ class Files(Protocol):
 
 
 def read_annotations(files: Files, name: str, *, limit: int) -> bytes:
-    """An annotation file of at most so many bytes.
-
-    Raises:
-        DatasetError: missing, unreadable or larger.
-    """
+    """An annotation file; DatasetError where it is missing, unreadable or of more than `limit`
+    bytes."""
     try:
         return files.read_bytes(name, limit=limit)
     except ImageError as error:
@@ -82,11 +79,8 @@ def read_annotations(files: Files, name: str, *, limit: int) -> bytes:
 
 
 def read_lines(files: Files, name: str, *, limit: int) -> list[str]:
-    """The lines of a UTF-8 annotation file, with or without a byte order mark.
-
-    Raises:
-        DatasetError: as `read_annotations`, or it is not text.
-    """
+    """The lines of a UTF-8 annotation file, with or without a byte order mark; DatasetError as
+    `read_annotations`, or where it is not text."""
     try:
         return read_annotations(files, name, limit=limit).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -115,7 +109,6 @@ class FolderFiles(Files):
 
     @property
     def leads_out(self) -> bool:
-        """Whether the folder itself is behind such a link."""
         return os.path.isdir(self.root) and self._path("") is None
 
     def _is_outside(self, root: str) -> bool:
@@ -134,7 +127,6 @@ class FolderFiles(Files):
         return path
 
     def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
-        """The file's bytes."""
         path = self.path(name)
         limit = MAX_FILE_BYTES if limit is None else limit
         try:
@@ -146,7 +138,6 @@ class FolderFiles(Files):
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
-        """The file as a stream."""
         try:
             stream = self.path(name).open("rb")
         except OSError as error:
@@ -155,12 +146,10 @@ class FolderFiles(Files):
             yield stream
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
         path = self._path(name)
         return path is not None and os.path.isfile(path)
 
     def is_lost_link(self, name: str) -> bool:
-        """Whether there is a link of that name, which leads out or to nothing."""
         inside = normal(name)
         if not inside or self.exists(name):
             return False
@@ -170,12 +159,10 @@ class FolderFiles(Files):
             return False
 
     def is_folder(self, name: str) -> bool:
-        """Whether there is such a folder."""
         path = self._path(name)
         return path is not None and os.path.isdir(path)
 
     def names(self, folder: str = "", *, deep: bool = False) -> list[str]:
-        """The files in a folder, or also in those below it."""
         return sorted(self._walk(folder, deep=deep))
 
     def _walk(self, folder: str, *, deep: bool) -> Iterator[str]:
@@ -190,7 +177,6 @@ class FolderFiles(Files):
                     yield posixpath.normpath(posixpath.join(folder, below, name))
 
     def folders(self, folder: str = "") -> list[str]:
-        """The folders in a folder."""
         start = self._path(folder)
         try:
             found = sorted(text_of(p.name) for p in start.iterdir()) if start is not None else []
@@ -200,11 +186,9 @@ class FolderFiles(Files):
         return [name for name in names if self.is_folder(name)]
 
     def below(self, folder: str) -> FolderFiles:
-        """The files below a folder."""
         return FolderFiles(self.root / path_of(folder), around=self._around)
 
     def inside(self, path: str) -> str | None:
-        """A path as a name."""
         if not Path(path).is_absolute():
             return normal(path)
         try:
@@ -251,7 +235,6 @@ class ZipFiles(Files):
         return self._open[1]
 
     def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
-        """The file's bytes."""
         limit = MAX_FILE_BYTES if limit is None else limit
         with self._lock, self._explained(name):
             member = self._zip().getinfo(self._member(name))
@@ -261,7 +244,6 @@ class ZipFiles(Files):
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
-        """The file as a stream."""
         with self._lock, self._explained(name), self._zip().open(self._member(name)) as stream:
             yield cast(BinaryIO, stream)
 
@@ -277,7 +259,6 @@ class ZipFiles(Files):
             raise ImageError(f"{name}: broken in {self.archive} ({error})") from None
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
         with self._lock:
             return self._member(name) in self._zip().NameToInfo
 
@@ -293,19 +274,16 @@ class ZipFiles(Files):
         return literal if known else f"{self.prefix}{clean}"
 
     def is_folder(self, name: str) -> bool:
-        """Whether there is such a folder."""
         start = self.prefix + (f"{name}/" if name else "")
         return any(member.startswith(start) for member in self._members())
 
     def names(self, folder: str = "", *, deep: bool = False) -> list[str]:
-        """The files in a folder, or also in those below it."""
         return sorted(
             name for name in self._within(folder) if not name.endswith("/")
             and (deep or "/" not in name[len(folder) :].lstrip("/"))
         )  # fmt: skip
 
     def folders(self, folder: str = "") -> list[str]:
-        """The folders in a folder."""
         first = {name[len(folder) :].lstrip("/").split("/")[0] for name in self._within(folder)
                  if "/" in name[len(folder) :].lstrip("/")}  # fmt: skip
         return sorted(posixpath.join(folder, name) for name in first)
@@ -324,11 +302,9 @@ class ZipFiles(Files):
             return list(self._zip().NameToInfo)
 
     def below(self, folder: str) -> ZipFiles:
-        """The files below a folder."""
         return ZipFiles(self.archive, f"{self.prefix}{folder}/" if folder else self.prefix)
 
     def inside(self, path: str) -> str | None:
-        """A path as a name."""
         return normal(path)
 
     def __getstate__(self) -> dict[str, object]:

@@ -34,16 +34,8 @@ def colour_of(label: int) -> Colour:
 
 
 def draw(image: Picture, detections: Detections) -> Image.Image:
-    """A copy of a picture with boxes, class names and scores: a Pillow image of mode RGB.
-
-    Args:
-        image: the picture that the detections belong to: a path, encoded bytes, an (H, W, 3) uint8
-            RGB array, or a Pillow image.
-        detections: drawn worst first, so that the best lie on top.
-
-    Raises:
-        ImageError: the picture cannot be read.
-    """
+    """A copy of a picture of any kind with its detections' boxes, class names and scores, the best
+    on top: a Pillow image of mode RGB; ImageError where the picture cannot be read."""
     picture = picture_of(image).copy()
     canvas = ImageDraw.Draw(picture)
     side = min(picture.size)

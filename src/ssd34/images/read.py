@@ -101,11 +101,8 @@ def rgb_picture(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def open_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """A picture file with its header read and nothing decoded.
-
-    Raises:
-        ImageError: as `read_image`, also for what Pillow raises while decoding inside the block.
-    """
+    """A picture file with its header read and nothing decoded; ImageError as `read_image`, also for
+    what Pillow raises while decoding inside the block."""
     what = "the picture" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes):
         source = make_reopenable(source)
@@ -136,11 +133,9 @@ def _opened(source: Path | bytes | BinaryIO, what: str, max_pixels: int) -> Iter
 
 
 def make_reopenable(source: Path) -> Path | bytes:
-    """A file, or what comes out of a pipe, in which a picture's reader could not go back.
-
-    Raises:
-        ImageError: missing, a folder, unreadable, or a pipe with more than `MAX_PIPED_BYTES`.
-    """
+    """A file, or what comes out of a pipe, in which a picture's reader could not go back;
+    ImageError where it is missing, a folder, unreadable, or a pipe with more than
+    `MAX_PIPED_BYTES`."""
     if os.path.isfile(source):
         return source
     if os.path.isdir(source) or not os.path.exists(source):
@@ -159,12 +154,8 @@ def make_reopenable(source: Path) -> Path | bytes:
 def read_image_size(
     stream: BinaryIO, name: str = "the picture", *, max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int]:
-    """Width and height that `read_image` gives a picture, called `name` in messages, without
-    decoding its pixels, unless it is a PNG with words behind them.
-
-    Raises:
-        ImageError: not a picture that is read here, or too large.
-    """
+    """Width and height that `read_image` gives a picture, without decoding its pixels, unless it is
+    a PNG with words behind them; ImageError, which calls it `name`, as there."""
     with _opened(stream, name, max_pixels) as image:
         width, height = image.size
         turns = _turns_before_pixels(image, stream)

@@ -47,11 +47,8 @@ class Reduced(NamedTuple):
 
 
 def read_square(source: Path | bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> Reduced:
-    """Decode a picture, a file or the bytes of one, and stretch it to side x side pixels.
-
-    Raises:
-        ImageError: as `ssd34.images.read.read_image`.
-    """
+    """A picture, a file or the bytes of one, decoded and stretched to side x side pixels;
+    ImageError as `ssd34.images.read.read_image`."""
     with open_picture(source, max_pixels=max_pixels) as image:
         width, height = image.size
         at_least = math.ceil(side * GAP)
@@ -75,17 +72,10 @@ def stretch(
 
 
 def read_reduced(source: Path | bytes, factor: int, *, max_pixels: int = MAX_PIXELS) -> Reduced:
-    """Decode a picture at 1/factor of its size, its sides rounded up: by the JPEG decoder, else by
-    averaging. Training uses it where it knows which part of a picture it needs.
-
-    Args:
-        source: a file, or the bytes of one.
-        factor: one of `FACTORS`.
-        max_pixels: refuse a picture with more pixels, before decoding it.
-
-    Raises:
-        ImageError: as `ssd34.images.read.read_image`.
-    """
+    """A picture, a file or the bytes of one, at 1/factor of its size, one of `FACTORS`, sides
+    rounded up: by the JPEG decoder, else by averaging; ImageError as
+    `ssd34.images.read.read_image`. Training uses it where it knows which part of a picture it
+    needs."""
     with open_picture(source, max_pixels=max_pixels) as image:
         width, height = image.size
         drafted = _draft(image, factor)

@@ -31,8 +31,7 @@ def unfolded_checkpoint(
         spec: the network.
         labels: its classes.
         convs: weight and bias of each convolution, by the name of its layer.
-        scores: the calibration that the biases hold, which is taken out of them and kept beside
-            them; None: none.
+        scores: the calibration that the biases hold, if any: taken out and kept beside them.
     """
     weights: Arrays = {}
     for name, (weight, bias) in convs.items():

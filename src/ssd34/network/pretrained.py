@@ -33,11 +33,8 @@ _BENCHMARK_BACKBONE = {
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict saved by torch, plain or under the key ``model``.
-
-    Raises:
-        CheckpointError: missing, broken, or holding more than tensors.
-    """
+    """The tensors of a state dict saved by torch, plain or under the key ``model``; CheckpointError
+    where it is missing, broken, or holds more than tensors."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
@@ -74,18 +71,11 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
 def weights_from_benchmark(
     state: Mapping[str, Tensor], *, source: str, spec: ModelSpec | None = None
 ) -> tuple[ModelSpec, Arrays]:
-    """The weights of a training or inference benchmark checkpoint under our names.
+    """The weights of a training or inference benchmark checkpoint under our names; CheckpointError,
+    which names the source, where it is none of this family.
 
-    Both published networks have the same weights' shapes, so a file does not tell which it is.
-
-    Args:
-        state: the benchmark's state dict.
-        source: for messages.
-        spec: the network it belongs to, but for the number of classes, which the file tells;
-            None: ssd1200, the one with published files, on the backbone that the file has.
-
-    Raises:
-        CheckpointError: not a checkpoint of this family.
+    Both published networks have the same weights' shapes, so a file tells the backbone and the
+    number of classes, but not which it is: without a spec ssd1200, the one with published files.
     """
     weights: Arrays = {}
     for key, tensor in state.items():
@@ -138,11 +128,7 @@ def benchmark_names(spec: ModelSpec) -> dict[str, str]:
 def read_backbone(path: Path) -> Arrays:
     """An ImageNet backbone, without ``layer4`` and ``fc``, by torchvision's names, in float32: from
     torchvision's ``.pth`` or safetensors of its naming. Batch norm may be folded into the
-    convolutions.
-
-    Raises:
-        CheckpointError: missing, broken, or not a ResNet.
-    """
+    convolutions. CheckpointError where it is missing, broken, or no ResNet."""
     if is_named_checkpoint(path):
         arrays = {k: a.astype(np.float32) for k, a in read_arrays(path)[1].items()}
     else:
@@ -173,13 +159,11 @@ def _unfolded(backbone: Arrays) -> Arrays:
 
 @torch.no_grad()
 def start_backbone(network: SSD, backbone: Arrays, *, source: str) -> None:
-    """Start a network's backbone from the weights of `read_backbone`, in place.
+    """Start a network's backbone from the weights of `read_backbone`, in place; CheckpointError,
+    which names the source, where they belong to another backbone.
 
     A ResNet-34 starts from a ResNet-18 by copying the blocks that both have; the last normalisation
     of each further block starts at zero, so that the block starts as identity.
-
-    Raises:
-        CheckpointError: it belongs to another backbone.
     """
     own = {k: v for k, v in network.backbone.state_dict().items() if "num_batches" not in k}
     unused = sorted(set(backbone) - set(own))

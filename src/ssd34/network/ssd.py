@@ -82,14 +82,9 @@ class SSD(nn.Module):
                     nn.init.xavier_uniform_(module.weight)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw outputs for pictures of the spec's size, or of one that `ModelSpec.at_size` takes.
-
-        Args:
-            images: (N, 3, S, S), normalised.
-
-        Returns:
-            loc (N, 4, A) offsets and conf (N, classes + 1, A) logits, channel 0 background.
-        """
+        """Raw outputs, loc (N, 4, A) offsets and conf (N, classes + 1, A) logits, channel 0
+        background, for normalised pictures (N, 3, S, S) of a size that `ModelSpec.at_size`
+        takes."""
         levels = len(self.spec.at_size(images.shape[-1]).steps)
         features = self.backbone(images)
         outputs = [self.heads(features, 0)]
@@ -103,11 +98,8 @@ class SSD(nn.Module):
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Any], *, source: str) -> None:
-    """Copy arrays into a network; every parameter must be there with its shape.
-
-    Raises:
-        CheckpointError: the first missing, unexpected or differently shaped name.
-    """
+    """Copy arrays into a network; CheckpointError names the first parameter that is missing,
+    unexpected or differently shaped."""
     own = network.state_dict()
     given = {k: torch.from_numpy(np.array(a)) for k, a in weights.items()}
     for key in own:

@@ -92,29 +92,21 @@ class Start:
 
 
 def read_start(path: Path) -> Start:
-    """First weights from a file: a checkpoint of ours, or an ImageNet backbone.
-
-    Raises:
-        CheckpointError: missing, broken or something else.
-    """
+    """First weights from a file: a checkpoint of ours, or an ImageNet backbone; CheckpointError
+    where it is missing, broken or something else."""
     if is_checkpoint(path):
         return Start(str(path), detector=read_checkpoint(path))
     return Start(str(path), backbone=read_backbone(path))
 
 
 def with_classes(checkpoint: Checkpoint, labels: LabelSet) -> tuple[Checkpoint, tuple[str, ...]]:
-    """The same detector with other classes; those that both lists name keep their weights. Upper
-    and lower case do not matter, unless both are there.
+    """The same detector with other classes, without what training left in it, and the classes that
+    kept their weights: those that both lists name. Upper and lower case do not matter, unless both
+    are there. CheckpointError where a confidence head has not one row for each class and box.
 
     Background keeps its weights, too. A class that is new starts as the mean of the old ones: it
     scores where the old network saw an object of any kind, and nowhere highly, so that training
     begins without a flood of false detections.
-
-    Returns:
-        The checkpoint, without what training left in it, and the classes that kept their weights.
-
-    Raises:
-        CheckpointError: a confidence head has not one row for each class and box.
     """
     old = checkpoint.labels
     exact = {name: row for row, name in enumerate(old.names, start=1)}

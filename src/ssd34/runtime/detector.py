@@ -68,11 +68,7 @@ class Detector:
     def __init__(
         self, session: Session, *, policy: Policy | str | None = None, preprocessing: str = CARD
     ) -> None:
-        """A loaded file with a policy and a preprocessing; see `load`.
-
-        Raises:
-            OptionError: there is no such preprocessing or policy, or the NMS is in the file.
-        """
+        """A loaded file with a policy and a preprocessing; see `load`."""
         if preprocessing not in PREPROCESSINGS:
             raise OptionError(
                 f"unknown preprocessing {preprocessing!r}; expected one of "
@@ -170,11 +166,8 @@ class Detector:
                 yield self.find(prepared, score=score)
 
     def prepare(self, image: Picture, *, max_pixels: int = MAX_PIXELS) -> Prepared:
-        """The first half of `detect`: read, resize, normalise. May run in several threads.
-
-        Raises:
-            ImageError: the picture cannot be read.
-        """
+        """The first half of `detect`: read, resize, normalise; ImageError where the picture cannot
+        be read. May run in several threads."""
         if self.preprocessing == FAST:
             square = self._square(image, max_pixels=max_pixels)
             picture, size = square.picture, (square.width, square.height)
@@ -185,20 +178,14 @@ class Detector:
 
     def find(self, prepared: Prepared, *, score: float = DEFAULT_SCORE) -> Detections:
         """The second half of `detect`: the network and the policy. Uses the prepared picture up,
-        whose memory later ones get.
-
-        Raises:
-            OptionError: it was used already, or the score is not in 0..1.
-        """
+        whose memory later ones get; OptionError where it was used already, or the score is not in
+        0..1."""
         _check_score(score)
         return self.finish(prepared, self.compute(prepared), score=score)
 
     def compute(self, prepared: Prepared) -> Outputs:
-        """The first half of `find`: the network.
-
-        Raises:
-            OptionError: the prepared picture was used already.
-        """
+        """The first half of `find`: the network; OptionError where the prepared picture was used
+        already."""
         tensor, prepared.tensor = prepared.tensor, None
         if tensor is None:
             raise OptionError("this prepared picture was used already; prepare it again")

@@ -80,13 +80,8 @@ def int8_way(path: Path, engine: Engine) -> str | None:
 
 
 def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Engine:
-    """Load an ONNX file that exists.
-
-    Args:
-        path: the file.
-        name: one of `ENGINES`.
-        threads: that one call of `run` uses.
-        streams: calls of `run` that will be under way at once.
+    """Load an ONNX file that exists into one of `ENGINES`; `streams` calls of `run`, of so many
+    threads each, will be under way at once.
 
     Raises:
         ModelError: the file is broken, or the engine cannot run it.

@@ -32,13 +32,8 @@ def open_onnx(path: Path, options: Any) -> Any:
 
 
 def load_openvino() -> ModuleType:
-    """OpenVINO, whose conversion tools find no package to report their use with.
-
-    That package fails where the home folder cannot be written.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+    """OpenVINO, whose conversion tools find no package to report their use with: that package fails
+    where the home folder cannot be written. MissingExtraError where it is not installed."""
     hidden = _TELEMETRY not in sys.modules
     if hidden:
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]

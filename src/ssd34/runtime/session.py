@@ -126,11 +126,8 @@ class Session:
         return np.repeat(tensor, self.batch, axis=0)
 
     def run_raw(self, images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The file's input for N pictures to loc (N, 4, A) and conf (N, channels, A).
-
-        Raises:
-            ModelError: the outputs are not those of the file's network.
-        """
+        """The file's input for N pictures to loc (N, 4, A) and conf (N, channels, A); ModelError
+        where the outputs are not those of the file's network."""
         assert self.raw
         loc, conf = self.engine.run(RAW_OUTPUTS, {self._input: images})
         self._check(raw_faults(loc, conf, pictures=len(images), spec=self.spec))
@@ -140,11 +137,7 @@ class Session:
         self, images: NDArray[Any]
     ) -> list[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]]:
         """The file's input for N pictures to each one's boxes (D, 4) in fractions, labels (D,) and
-        scores (D,).
-
-        Raises:
-            ModelError: the outputs are no detections.
-        """
+        scores (D,); ModelError where the outputs are no detections."""
         assert not self.raw
         boxes, labels, scores = self.engine.run(DETECTION_OUTPUTS, {self._input: images})
         classes = len(self.labels)

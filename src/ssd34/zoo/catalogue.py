@@ -138,11 +138,8 @@ PUBLISHED = {model.name: model for model in _MODELS}
 
 
 def published(name: str) -> PublishedModel:
-    """The published model of that name.
-
-    Raises:
-        ModelError: there is none; the message names close ones, else all.
-    """
+    """The published model of that name; ModelError, which names close ones or all, where there is
+    none."""
     if name not in PUBLISHED:
         close = difflib.get_close_matches(name, PUBLISHED, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(PUBLISHED)}"

@@ -70,11 +70,8 @@ def is_cached(file: PublishedFile) -> bool:
 
 
 def cached_model(name: str) -> Path:
-    """The ONNX file of a published model that has been pulled or put there by hand.
-
-    Raises:
-        ModelError: it is not there, or has another size; the message says what to do.
-    """
+    """The ONNX file of a published model that has been pulled or put there by hand; ModelError,
+    which says what to do, where it is not there or has another size."""
     file = published(name).model
     path = cache_path(file)
     if is_cached(file):
