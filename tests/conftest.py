@@ -28,7 +28,7 @@ from ssd34.deploy.graph.layers import Network, network_of
 from ssd34.deploy.int8.calibrate import Statistics, calibrate
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.images.read import read_image
-from ssd34.network.ssd import SSD, arrays_of
+from ssd34.network.ssd import SSD, copy_arrays
 from ssd34.runtime.detector import Detector
 from tests.support.mirror import Mirror
 
@@ -56,7 +56,7 @@ def drawn_checkpoint(spec: ModelSpec, labels: LabelSet, *, seed: int = 0) -> Che
     torch.manual_seed(seed)
     network = SSD(spec)
     generator = np.random.default_rng(seed)
-    weights = arrays_of(network)
+    weights = copy_arrays(network)
     for name, array in weights.items():
         if name.endswith("running_var"):
             weights[name] = generator.uniform(0.5, 1.5, array.shape).astype(np.float32)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssd34.machine import peak_memory, this_cpu, thread_budget, trim_heap
+from ssd34.machine import describe_cpu, peak_memory, thread_budget, trim_heap
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ ARM = "processor\t: 0\nBogoMIPS\t: 100.00\nFeatures\t: fp asimd asimddp\n"
 def test_features_of_the_first_processor(text, features, tmp_path):
     path = tmp_path / "cpuinfo"
     path.write_text(text)
-    cpu = this_cpu(path)
+    cpu = describe_cpu(path)
     assert (cpu.model == "Some CPU @ 2.00GHz") == (text == NEW)
     found = cpu.features and {name for name, has in cpu.features.items() if has}
     assert found == features
 
 
 def test_a_system_without_the_file(tmp_path):
-    cpu = this_cpu(tmp_path / "no")
+    cpu = describe_cpu(tmp_path / "no")
     assert cpu.features is None and cpu.model
     assert cpu.processors == os.cpu_count() and cpu.thread_budget == thread_budget()
     assert set(cpu.to_dict()) == {"model", "system", "processors", "thread_budget", "features"}

@@ -71,7 +71,7 @@ class Cpu:
         return asdict(self)
 
 
-def this_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:
+def describe_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:
     """The processor that this process runs on."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -111,7 +111,7 @@ def peak_memory(status: Path = _STATUS) -> int | None:
     return most if platform.system() == "Darwin" else 1024 * most
 
 
-def free_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
+def measure_free_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
     """Bytes that can be taken without swapping; half of the machine's where it does not say; 0
     where nothing is known."""
     return min([_of_machine(proc), *_of_container(cgroup)])

@@ -32,7 +32,7 @@ def check(name: str, value: Any, kind: Any) -> Any:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
         raise OptionError(
-            f"expected {name} to be {described(kind)}, got {shortened(value)}"
+            f"expected {name} to be {describe_kind(kind)}, got {shortened(value)}"
         ) from None
 
 
@@ -57,7 +57,7 @@ def read_fields(owner: type[T], values: Mapping[str, Any]) -> T:
     return owner(**given)
 
 
-def described(kind: Any) -> str:
+def describe_kind(kind: Any) -> str:
     """What values a type has, in words."""
     return _described(inspect.type_info(kind))
 

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from ssd34.benchmark.loadgen import LoadgenOptions, parse_summary, run_loadgen
-from ssd34.benchmark.loadgen_run import loadgen_values
-from ssd34.benchmark.run import Plan
+from ssd34.benchmark.loadgen_run import benchmark_with_loadgen
+from ssd34.benchmark.run import BenchmarkPlan
 from ssd34.errors import MissingExtraError, ModelError
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES
@@ -104,8 +104,8 @@ def test_a_detector_that_fails_does_not_hang(detector, pictures, tmp_path, monke
 
 @needs_loadgen
 def test_a_plan_keeps_what_it_measured_of_the_others(failing_model, tiny_model, tmp_path):
-    plan = Plan(models=[str(tiny_model), str(failing_model)], rounds=2)
-    values = loadgen_values(plan, tmp_path, seconds=0.01)
+    plan = BenchmarkPlan(models=[str(tiny_model), str(failing_model)], rounds=2)
+    values = benchmark_with_loadgen(plan, tmp_path, seconds=0.01)
     assert [result["model"] for result in values["results"]] == [str(tiny_model)]
     assert str(failing_model) in values["refused"][0]["reason"]
 

@@ -10,8 +10,8 @@ import pytest
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
 from ssd34.runtime.detector import Detector
-from ssd34.zoo.catalogue import PUBLISHED, PublishedModel, published
-from ssd34.zoo.names import cached_model, is_cached, model_path
+from ssd34.zoo.catalogue import PUBLISHED, PublishedModel, find_published
+from ssd34.zoo.names import find_cached_model, is_cached, model_path
 from tests.support.refusals import refused
 
 
@@ -88,13 +88,13 @@ def test_a_model_that_is_not_there(models):
     place = models / "ssd-12-int8.onnx"
     with refused(ModelError, "ssd34 models pull ssd-12-int8", place, "20485276", sha256):
         model_path("ssd-12-int8")
-    assert not is_cached(published("ssd-12-int8").model)
+    assert not is_cached(find_published("ssd-12-int8").model)
     (models / "ssd-12.onnx").write_bytes(b"pointer")
     with refused(ModelError, " 7 ", "80366315"):
-        cached_model("ssd-12")
+        find_cached_model("ssd-12")
     (models / "ssd-12-qdq.onnx").mkdir()
     with refused(ModelError, "ssd-12-qdq"):
-        cached_model("ssd-12-qdq")
+        find_cached_model("ssd-12-qdq")
     with refused(ModelError, "default, default-float, ssd-10, ssd-12, ssd-12-int8"):
         model_path("ssd-13")
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from ssd34.core.detections import Detections
 from ssd34.core.labels import LabelSet
 from ssd34.errors import ImageError
-from ssd34.images.draw import colour_of, draw, draw_dashed_box
+from ssd34.images.draw import choose_colour, draw, draw_dashed_box
 from tests.support.pictures import noise
 
 GREY = 128
@@ -33,7 +33,7 @@ def grey(height=100, width=140):
 def test_outline_name_and_score_have_the_colour_of_the_class():
     image, box = grey(), (20, 40, 90, 80)
     drawn = np.asarray(draw(image, found_in(image, [box])))
-    colour = colour_of(1)
+    colour = choose_colour(1)
     assert colour != (GREY, GREY, GREY)
     for side in (drawn[80, 20:91], drawn[40:81, 20], drawn[40:81, 90]):
         assert (side == colour).all()
@@ -94,10 +94,10 @@ def test_labels_stay_inside_the_picture_and_the_best_lies_on_top():
     drawn = np.asarray(draw(image, found_in(image, [(120, 50, 140, 70)])))
     assert not (drawn[:50, :120] == GREY).all()  # moved left, to begin left of its box
     drawn = np.asarray(draw(image, found_in(image, [(10, 0, 130, 99)])))
-    assert (drawn[2, 12] == colour_of(1)).all()
+    assert (drawn[2, 12] == choose_colour(1)).all()
     boxes = [(20, 40, 90, 80)] * 2
     drawn = np.asarray(draw(image, found_in(image, boxes, labels=[2, 1], scores=[0.9, 0.4])))
-    assert (drawn[80, 20:91] == colour_of(2)).all()
+    assert (drawn[80, 20:91] == choose_colour(2)).all()
 
 
 def test_lines_grow_with_the_picture():
@@ -113,7 +113,7 @@ def test_lines_grow_with_the_picture():
 
 
 def test_neighbouring_labels_have_distant_bright_colours():
-    colours = [np.array(colour_of(label)) for label in range(1, 91)]
+    colours = [np.array(choose_colour(label)) for label in range(1, 91)]
     for colour in colours:
         assert colour.dtype.kind == "i" and colour.min() >= 0 and colour.max() > 200
     assert min(abs(a - b).sum() for a, b in pairwise(colours)) > 150

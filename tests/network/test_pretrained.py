@@ -9,11 +9,11 @@ from torch import nn
 from ssd34.core.spec import named_spec
 from ssd34.errors import CheckpointError
 from ssd34.network.pretrained import (
-    benchmark_names,
+    convert_benchmark_weights,
+    map_benchmark_names,
     read_backbone,
     read_torch_file,
     start_backbone,
-    weights_from_benchmark,
 )
 from ssd34.network.ssd import SSD, load_weights
 from tests.support.golden import drawn_benchmark_weights
@@ -47,7 +47,7 @@ def test_benchmark_checkpoints_in_each_container(tmp_path):
         torch.save(saved, tmp_path / "ssd.pth")
         read = read_torch_file(tmp_path / "ssd.pth")
         assert read.keys() == state.keys()
-    spec, weights = weights_from_benchmark(read, source="ssd.pth")
+    spec, weights = convert_benchmark_weights(read, source="ssd.pth")
     assert spec == named_spec("ssd1200-resnet34")
     load_weights(SSD(spec), weights, source="ssd.pth")
     for ours, theirs in (
@@ -68,7 +68,7 @@ def test_torchs_first_format_is_refused_with_what_to_take(tmp_path):
 
 
 def test_benchmark_names_are_the_published_ones():
-    names = benchmark_names(R34)
+    names = map_benchmark_names(R34)
     assert names["model.layer1.0.weight"] == "backbone.conv1.weight"
     assert names["model.layer1.5.3.bn2.running_var"] == "backbone.layer2.3.bn2.running_var"
     assert names["additional_blocks.0.0.weight"] == "extras.0.conv1.weight"
@@ -78,9 +78,9 @@ def test_benchmark_names_are_the_published_ones():
 
 def test_class_count_and_backbone_come_from_the_file():
     spec = R18.replace(num_classes=20)
-    found, _ = weights_from_benchmark(drawn_benchmark_weights(spec), source="x")
+    found, _ = convert_benchmark_weights(drawn_benchmark_weights(spec), source="x")
     assert (found.name, found.num_classes) == ("ssd1200-resnet18", 20)
-    found, _ = weights_from_benchmark(
+    found, _ = convert_benchmark_weights(
         drawn_benchmark_weights(spec), source="x", spec=named_spec("ssd300-resnet18")
     )
     assert found == named_spec("ssd300-resnet18").replace(num_classes=20)
@@ -111,7 +111,7 @@ def test_broken_and_other_torch_files(tmp_path):
             read_torch_file(tmp_path / name)
     torch.save({"backbone.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with refused(CheckpointError, "'backbone.weight'"):
-        weights_from_benchmark(read_torch_file(tmp_path / "other.pth"), source="other.pth")
+        convert_benchmark_weights(read_torch_file(tmp_path / "other.pth"), source="other.pth")
 
 
 def test_torchvision_backbone_is_copied_exactly(tmp_path):

@@ -12,7 +12,7 @@ from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.errors import CheckpointError
 from ssd34.network.ssd import SSD
-from ssd34.network.start import with_classes
+from ssd34.network.start import change_classes
 from ssd34.train.settings.recipe import read_recipe, resolved
 from ssd34.workflows.training.new_run import network_spec, start_from
 from tests.conftest import TINY_LABELS, tiny_spec
@@ -61,7 +61,7 @@ IMAGES = np.random.default_rng(1).normal(size=(1, 3, 64, 64)).astype(np.float32)
 
 def test_shared_classes_keep_their_logits_and_new_ones_start_as_the_mean(tiny_checkpoint):
     names = ("Cross", "star", "square")
-    changed, kept = with_classes(tiny_checkpoint, LabelSet.from_names(names))
+    changed, kept = change_classes(tiny_checkpoint, LabelSet.from_names(names))
     assert kept == ("Cross", "square")
     assert changed.spec.num_classes == 3
     loc, conf = torch_outputs(tiny_checkpoint, IMAGES)
@@ -77,7 +77,7 @@ def test_shared_classes_keep_their_logits_and_new_ones_start_as_the_mean(tiny_ch
 )  # fmt: skip
 def test_names_in_both_cases_are_told_apart(tiny_checkpoint, old, new, kept, rows):
     before = dataclasses.replace(tiny_checkpoint, labels=LabelSet.from_names(old))
-    changed, found = with_classes(before, LabelSet.from_names(new))
+    changed, found = change_classes(before, LabelSet.from_names(new))
     assert found == kept
     expected = torch_outputs(tiny_checkpoint, IMAGES)[1][:, rows]
     np.testing.assert_allclose(torch_outputs(changed, IMAGES)[1], expected, atol=1e-5, rtol=1e-5)
@@ -86,8 +86,8 @@ def test_names_in_both_cases_are_told_apart(tiny_checkpoint, old, new, kept, row
 def test_weights_that_do_not_fit_the_class_list(tiny_checkpoint):
     wrong = dataclasses.replace(tiny_checkpoint, labels=LabelSet.from_names("ab"))
     with refused(CheckpointError, "heads.conf.0.weight", "16 rows", "of 3"):
-        with_classes(wrong, TINY_LABELS)
-    many, _ = with_classes(tiny_checkpoint, LabelSet.from_names("abcdefg"))
+        change_classes(wrong, TINY_LABELS)
+    many, _ = change_classes(tiny_checkpoint, LabelSet.from_names("abcdefg"))
     assert torch_outputs(many, IMAGES)[1].shape[1] == 8
-    same, _ = with_classes(tiny_checkpoint, TINY_LABELS)
+    same, _ = change_classes(tiny_checkpoint, TINY_LABELS)
     assert all(np.array_equal(a, same.weights[k]) for k, a in tiny_checkpoint.weights.items())

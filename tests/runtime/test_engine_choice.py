@@ -5,7 +5,7 @@ from ssd34.core.contract import METADATA_QUANTIZATION
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
-from ssd34.runtime.engine_choice import EXACT, FAST, int8_way, open_engine
+from ssd34.runtime.engine_choice import EXACT, FAST, find_int8_way, open_engine
 
 
 @pytest.fixture(scope="module")
@@ -42,4 +42,4 @@ def test_the_exact_way_is_for_eight_bits_where_the_fast_one_is_wrong(files, satu
             expected = None
         else:
             expected = EXACT if saturates and not name.endswith("7") else FAST
-        assert int8_way(path, engine) == expected, name
+        assert find_int8_way(path, engine) == expected, name

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ssd34.core.preprocess import preprocess
-from ssd34.runtime.node_times import NodeTime, measure_node_times, share_of_tail
+from ssd34.runtime.node_times import NodeTime, compute_tail_share, measure_node_times
 from tests.support.engines import EACH_ENGINE
 
 
@@ -17,14 +17,14 @@ from tests.support.engines import EACH_ENGINE
 )  # fmt: skip
 def test_share_of_tail(nodes, share):
     nodes = [NodeTime(f"node{k}", *node) for k, node in enumerate(nodes)]
-    assert share_of_tail(nodes) == (None if share is None else pytest.approx(share))
+    assert compute_tail_share(nodes) == (None if share is None else pytest.approx(share))
 
 
 @pytest.mark.parametrize("engine", EACH_ENGINE)
 def test_the_engines_own_profiles(engine, tiny_model, tiny_raw_model):
     tensor = preprocess(np.zeros((64, 64, 3), np.uint8), 64)
     share, raw = (
-        share_of_tail(measure_node_times(path, engine, tensor, threads=1))
+        compute_tail_share(measure_node_times(path, engine, tensor, threads=1))
         for path in (tiny_model, tiny_raw_model)
     )
     assert share is not None and raw is not None

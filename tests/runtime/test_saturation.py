@@ -2,7 +2,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from ssd34.machine import this_cpu
+from ssd34.machine import describe_cpu
 from ssd34.runtime import onnxruntime_engine
 from ssd34.runtime.libraries import PROBE, int8_saturates
 from ssd34.runtime.onnxruntime_engine import session_options
@@ -24,7 +24,8 @@ def test_the_probe_is_what_it_says():
 
 
 @pytest.mark.skipif(
-    not (this_cpu().features or {}).get("vnni"), reason="this processor is not known to have VNNI"
+    not (describe_cpu().features or {}).get("vnni"),
+    reason="this processor is not known to have VNNI",
 )
 def test_vnni_does_not_saturate():
     assert not int8_saturates()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from ssd34.core.contract import detection_faults
+from ssd34.core.contract import find_detection_faults
 from ssd34.core.labels import COCO_LABELS
 from ssd34.core.preprocess import preprocess
 from ssd34.core.spec import named_spec
@@ -198,7 +198,7 @@ def test_an_untrained_network_is_no_fault():
     """Its boxes scatter: some centres lie several pictures away, most near the picture."""
     boxes = np.array([[0.1, 0.1, 0.5, 0.5], [0, 0, 3, 1], [-9, -6, 3, 3], [0, 0, 90, 1]])
     for count, faults in ((3, 0), (4, 1)):
-        found = detection_faults(
+        found = find_detection_faults(
             boxes[None, :count], np.ones((1, count)), np.full((1, count), 0.1),
             pictures=1, num_classes=3,
         )  # fmt: skip
@@ -207,7 +207,7 @@ def test_an_untrained_network_is_no_fault():
 
 @pytest.mark.parametrize("box", [[np.inf] * 4, [-np.inf, 0, np.inf, 1], [np.nan, 0, 1, 1]])
 def test_boxes_that_are_not_finite_are_one_fault_and_no_warning(box):
-    (fault,) = detection_faults(
+    (fault,) = find_detection_faults(
         np.array([[box]], np.float32), np.ones((1, 1)), np.ones((1, 1)), pictures=1, num_classes=3
     )
     assert f"{box[0]:g}" in fault

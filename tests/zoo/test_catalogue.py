@@ -8,7 +8,7 @@ from ssd34.errors import DownloadError, ModelError
 from ssd34.files.cache import PublishedFile
 from ssd34.network.ssd import SSD
 from ssd34.workflows.training.new_run import start_from
-from ssd34.zoo.catalogue import IMAGENET_BACKBONES, PUBLISHED, backbone_name, published
+from ssd34.zoo.catalogue import IMAGENET_BACKBONES, PUBLISHED, find_published, name_backbone
 from tests.conftest import TINY_LABELS
 from tests.support.mirror import status, whole
 from tests.support.refusals import refused
@@ -67,17 +67,17 @@ def test_names():
         assert model.test_data is None or model.test_data.name == f"{name}.tar.gz"
     for name, file in IMAGENET_BACKBONES.items():
         assert file.name == f"{name}.pth" and file.sha256.startswith(name.split("-")[1])
-    assert {backbone_name(backbone) for backbone in BACKBONE_BLOCKS} == set(IMAGENET_BACKBONES)
+    assert {name_backbone(backbone) for backbone in BACKBONE_BLOCKS} == set(IMAGENET_BACKBONES)
 
 
 def test_mirrors():
     folder = "validated/vision/object_detection_segmentation/ssd/model"
-    assert published("ssd-12").model.urls == (
+    assert find_published("ssd-12").model.urls == (
         f"https://huggingface.co/onnxmodelzoo/legacy_models/resolve/main/{folder}/ssd-12.onnx",
         f"https://media.githubusercontent.com/media/onnx/models/main/{folder}/ssd-12.onnx",
     )
     sibling = "https://zenodo.org/record/3228411/files/resnet34-ssd1200.onnx"
-    assert published("resnet34-ssd1200").model.urls[0] == sibling
+    assert find_published("resnet34-ssd1200").model.urls[0] == sibling
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_mirrors():
 )
 def test_unknown_name(name, close):
     with refused(ModelError, name, close):
-        published(name)
+        find_published(name)
 
 
 def test_a_backbone_is_fetched_once_and_checked(mirror, tmp_path, monkeypatch):

@@ -7,15 +7,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ssd34.benchmark.run import Plan, Refusal, check_pictures, open_worker
+from ssd34.benchmark.run import BenchmarkPlan, Refusal, check_pictures, open_worker
 from ssd34.errors import ModelError
-from ssd34.machine import this_cpu
+from ssd34.machine import describe_cpu
 from ssd34.runtime.timing import OFFLINE
 from ssd34.version import __version__
 
 
-def loadgen_values(
-    plan: Plan,
+def benchmark_with_loadgen(
+    plan: BenchmarkPlan,
     folder: Path,
     *,
     seconds: float,
@@ -85,7 +85,7 @@ def loadgen_values(
         "scenario": plan.scenario,
         "pictures": len(plan.used) or "one random picture of 640 x 480",
         "interrupted": interrupted,
-        "cpu": this_cpu().to_dict(),
+        "cpu": describe_cpu().to_dict(),
         "results": results,
         "refused": [asdict(refusal) for refusal in refused],
     }

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.benchmark.run import Report, Result
+from ssd34.benchmark.run import BenchmarkReport, Result
 from ssd34.files.cache import load_matplotlib
 from ssd34.runtime.timing import SINGLE_STREAM, speed_up, summary
 from ssd34.text import counted
 from ssd34.version import __version__
 
 
-def report_values(report: Report) -> dict[str, Any]:
+def make_report(report: BenchmarkReport) -> dict[str, Any]:
     """Everything that was measured, JSON-ready; the times of every round included. Where a run was
     interrupted, only the rounds that every model has finished count."""
     plan = report.plan
@@ -32,7 +32,7 @@ def report_values(report: Report) -> dict[str, Any]:
     }
 
 
-def _values(result: Result, report: Report) -> dict[str, Any]:
+def _values(result: Result, report: BenchmarkReport) -> dict[str, Any]:
     values: dict[str, Any] = {
         "model": result.model,
         **result.facts,
@@ -44,7 +44,7 @@ def _values(result: Result, report: Report) -> dict[str, Any]:
     return values | scenario(result, report)
 
 
-def _single_stream(result: Result, report: Report) -> dict[str, Any]:
+def _single_stream(result: Result, report: BenchmarkReport) -> dict[str, Any]:
     rounds = min(len(one.stages) for one in report.results)
     ours, first = (np.array(one.stages[:rounds]) for one in (result, report.results[0]))
     detect, network = ours.sum(axis=1), ours[:, 1]
@@ -73,7 +73,7 @@ def _single_stream(result: Result, report: Report) -> dict[str, Any]:
     }
 
 
-def _offline(result: Result, report: Report) -> dict[str, Any]:
+def _offline(result: Result, report: BenchmarkReport) -> dict[str, Any]:
     rounds = min(len(one.chunks_ms) for one in report.results)
     per_picture, first = (
         np.array(one.chunks_ms[:rounds]) / one.chunk for one in (result, report.results[0])
@@ -93,7 +93,7 @@ COLOURS = {"preprocess": "#9aa5b1", "network": "#2b6cb0", "tail": "#dd6b20"}
 
 
 def draw_benchmark(values: dict[str, Any], path: Path, *, form: str) -> None:
-    """Draw the values of `report_values` into a file, in one of `FORMATS`: left a dot for each
+    """Draw the values of `make_report` into a file, in one of `FORMATS`: left a dot for each
     round and a line at the median; right, where the stages are known, the mean time of each.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 from ssd34.benchmark.worker import StageTimes, Worker
 from ssd34.errors import ModelError, OptionError
 from ssd34.images.read import read_image
-from ssd34.machine import Cpu, this_cpu
+from ssd34.machine import Cpu, describe_cpu
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM, interleaved
 from ssd34.text import counted
@@ -30,7 +30,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """What to measure.
 
     Attributes:
@@ -110,17 +110,17 @@ class Result:
 
 
 @dataclass
-class Report:
+class BenchmarkReport:
     """A benchmark, whole or `interrupted`; `refused` is what could not run."""
 
-    plan: Plan
+    plan: BenchmarkPlan
     cpu: Cpu
     results: list[Result]
     interrupted: bool = False
     refused: list[Refusal] = field(default_factory=list)
 
 
-def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
+def benchmark(plan: BenchmarkPlan, *, progress: Progress = lambda *_: None) -> BenchmarkReport:
     """Measure everything in a plan, each model in its own process.
 
     An interruption (``KeyboardInterrupt``) ends the measuring; what was measured until then is in
@@ -148,7 +148,9 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
                 batch = _in_one_run(worker, plan)
                 result.chunk, result.in_a_run = batch or PICTURES_A_THREAD * threads, batch or 1
                 pairs.append((worker, result))
-        report = Report(plan, this_cpu(), [result for _, result in pairs], refused=refused)
+        report = BenchmarkReport(
+            plan, describe_cpu(), [result for _, result in pairs], refused=refused
+        )
         try:
             _take_turns(report, pairs, progress)
             for number, (worker, result) in enumerate(pairs):
@@ -167,7 +169,7 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
     return report
 
 
-def check_pictures(plan: Plan, progress: Progress = lambda *_: None) -> None:
+def check_pictures(plan: BenchmarkPlan, progress: Progress = lambda *_: None) -> None:
     """Decode every picture of a plan once: a broken one, of which it is an ImageError, would end a
     long run at its turn."""
     for number, path in enumerate(plan.used):
@@ -176,7 +178,13 @@ def check_pictures(plan: Plan, progress: Progress = lambda *_: None) -> None:
 
 
 def open_worker(
-    plan: Plan, model: str, engine: str, threads: int, *, refused: list[Refusal], batches: bool
+    plan: BenchmarkPlan,
+    model: str,
+    engine: str,
+    threads: int,
+    *,
+    refused: list[Refusal],
+    batches: bool,
 ) -> Worker | None:
     """The process of one combination of a plan; None where it cannot run, which is added to
     `refused`. Only with `batches` may a file be asked for several pictures in one run.
@@ -211,7 +219,7 @@ def open_worker(
         return None
 
 
-def _check_batch(file: Path, fixed: int | None, plan: Plan, *, batches: bool) -> None:
+def _check_batch(file: Path, fixed: int | None, plan: BenchmarkPlan, *, batches: bool) -> None:
     """Refuse a file whose fixed number of pictures at once is not the one that is measured.
 
     A picture alone would be repeated to fill the batch and cost as much as all of them.
@@ -230,14 +238,16 @@ def _check_batch(file: Path, fixed: int | None, plan: Plan, *, batches: bool) ->
         )
 
 
-def _in_one_run(worker: Worker, plan: Plan) -> int | None:
+def _in_one_run(worker: Worker, plan: BenchmarkPlan) -> int | None:
     """Offline: pictures in one run of the file; None: one, and several runs at the same time."""
     fixed: int | None = worker.facts["batch"]
     return plan.batch or (fixed if fixed and fixed > 1 else None)
 
 
 @contextmanager
-def _left_out_if_it_fails(report: Report, worker: Worker, result: Result) -> Iterator[None]:
+def _left_out_if_it_fails(
+    report: BenchmarkReport, worker: Worker, result: Result
+) -> Iterator[None]:
     """A model that fails inside the block goes from the results to what is refused; ModelError
     where it was the last.
 
@@ -253,12 +263,14 @@ def _left_out_if_it_fails(report: Report, worker: Worker, result: Result) -> Ite
             raise
 
 
-def _is_measured(report: Report, result: Result) -> bool:
+def _is_measured(report: BenchmarkReport, result: Result) -> bool:
     """Whether a model has not failed; two may have equal results."""
     return any(one is result for one in report.results)
 
 
-def _take_turns(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
+def _take_turns(
+    report: BenchmarkReport, pairs: list[tuple[Worker, Result]], progress: Progress
+) -> None:
     """Every model's rounds, into its result."""
     plan = report.plan
     total = plan.warm_up + plan.rounds

@@ -26,8 +26,8 @@ from ssd34.files.atomic import sha256_of
 from ssd34.images.read import Picture, read_image
 from ssd34.machine import peak_memory
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector
-from ssd34.runtime.engine_choice import int8_way
-from ssd34.runtime.node_times import measure_node_times, share_of_tail
+from ssd34.runtime.engine_choice import find_int8_way
+from ssd34.runtime.node_times import compute_tail_share, measure_node_times
 from ssd34.runtime.session import Session
 from ssd34.zoo.names import model_path
 
@@ -154,7 +154,7 @@ class _Model:
             "spec": session.spec.name,
             "engine": session.engine.name,
             "engine_version": session.engine.version,
-            "int8": int8_way(session.path, session.engine),
+            "int8": find_int8_way(session.path, session.engine),
             "choice": session.choice.reason if session.choice else None,
             "batch": session.batch,
             "load_ms": round(1000 * loading, 1),
@@ -195,7 +195,7 @@ class _Model:
         session = self._detector.session
         tensor = session.input_for(read_image(self._picture(0)))
         name, threads = session.engine.name, session.threads
-        return share_of_tail(measure_node_times(session.path, name, tensor, threads=threads))
+        return compute_tail_share(measure_node_times(session.path, name, tensor, threads=threads))
 
     def named(self, error: ImageError) -> ImageError:
         """The error with the name of the file: pictures are decoded from memory, many at once."""

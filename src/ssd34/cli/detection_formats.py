@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.core.detections import CSV_HEADER, Detections
-from ssd34.files.tree import numbers_of, text_of
+from ssd34.files.tree import number_files, text_of
 
 FORMATS = ("table", "json", "coco", "csv", "yolo")
 
@@ -72,7 +72,7 @@ def _coco(run: Run) -> list[dict[str, Any]]:
     it; where that is not so for every file, or not unique, pictures count from 1. Those that could
     not be read count, too: an id does not depend on them. File and class are named as well, which
     ``evaluate --detections`` goes by: a data set may have other ids."""
-    numbers = numbers_of([file.name for file in run.files])
+    numbers = number_files([file.name for file in run.files])
     ids = dict(zip(run.files, numbers, strict=True))
     return [
         {**result, "file_name": text_of(looked.file), "category_name": found.name}

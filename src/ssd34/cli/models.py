@@ -14,7 +14,7 @@ from rich.table import Table
 from ssd34.cli.console import download_bar
 from ssd34.errors import OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
-from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedModel, published
+from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedModel, find_published
 from ssd34.zoo.names import cache_path, is_cached
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def pull(*, names: tuple[str, ...], with_test_data: bool) -> None:
     wanted: list[PublishedFile] = []
     for name in names:
         _refuse_embedded(name)
-        entry = published(name)
+        entry = find_published(name)
         wanted.append(entry.model)
         if with_test_data:
             if entry.test_data is None:
@@ -90,7 +90,7 @@ def path(*, name: str) -> None:
     from ssd34.zoo.names import EMBEDDED, model_path
 
     if name not in EMBEDDED:
-        published(name)
+        find_published(name)
     click.echo(str(model_path(name)))
 
 

@@ -83,7 +83,7 @@ def fits(shape: Sequence[int | None], form: Sequence[int | None]) -> bool:
     )
 
 
-def port_faults(
+def find_port_faults(
     inputs: Sequence[Port], outputs: Sequence[Port], metadata: Mapping[str, str]
 ) -> list[str]:
     """What keeps inputs and outputs from being those of a detector with this metadata.
@@ -91,7 +91,7 @@ def port_faults(
     An output may leave dimensions free; its values are looked at when the file runs.
     """
     try:
-        stated = stated_identity(metadata)
+        stated = _read_stated_identity(metadata)
     except ModelError as error:
         return [str(error)]
     spec, _ = stated or PUBLISHED
@@ -159,7 +159,7 @@ LARGEST_OFFSET, LARGEST_LOGIT = 400.0, 1e6
 """Of loc, twice what an untrained network gives; of conf, where a trained one gives some tens."""
 
 
-def detection_faults(
+def find_detection_faults(
     boxes: NDArray[Any],
     labels: NDArray[Any],
     scores: NDArray[Any],
@@ -201,7 +201,7 @@ def detection_faults(
     return faults
 
 
-def raw_faults(
+def find_raw_faults(
     loc: NDArray[Any], conf: NDArray[Any], *, pictures: int, spec: ModelSpec
 ) -> list[str]:
     """What keeps a file's outputs from being a network's raw ones: offsets `loc` (N, 4, A) and
@@ -229,20 +229,20 @@ def raw_faults(
     return faults
 
 
-def identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet]:
+def read_identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet]:
     """Spec and classes in a file's metadata; where it has neither, those of the published files.
     ModelError where one of them is missing or broken, or they do not fit each other."""
-    return stated_identity(metadata) or PUBLISHED
+    return _read_stated_identity(metadata) or PUBLISHED
 
 
-def stated_identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet] | None:
+def _read_stated_identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet] | None:
     """The same; None where the metadata has neither, as in the published files."""
     if not {METADATA_SPEC, METADATA_LABELS} & set(metadata):
         return None
-    return parsed_identity(metadata, spec_key=METADATA_SPEC, labels_key=METADATA_LABELS)
+    return parse_identity(metadata, spec_key=METADATA_SPEC, labels_key=METADATA_LABELS)
 
 
-def score_calibration(metadata: Mapping[str, str]) -> ScoreCalibration | None:
+def read_score_calibration(metadata: Mapping[str, str]) -> ScoreCalibration | None:
     """The score calibration that an ONNX file's biases hold, if any; ModelError where it is
     broken."""
     try:
@@ -251,11 +251,11 @@ def score_calibration(metadata: Mapping[str, str]) -> ScoreCalibration | None:
         raise ModelError(f"broken ssd34 metadata ({error})") from None
 
 
-def parsed_identity(
+def parse_identity(
     metadata: Mapping[str, str], *, spec_key: str, labels_key: str
 ) -> tuple[ModelSpec, LabelSet]:
     """Spec and classes, which have to be there as JSON under these keys; ModelError as
-    `identity`."""
+    `read_identity`."""
     try:
         spec = ModelSpec.from_dict(json.loads(metadata[spec_key]))
         labels = LabelSet.from_dict(json.loads(metadata[labels_key]))

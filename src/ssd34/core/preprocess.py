@@ -20,7 +20,7 @@ work where they are larger than the input, see `ssd34.images.reduced`."""
 
 
 @cache
-def normalisation_table() -> NDArray[np.float32]:
+def _normalisation_table() -> NDArray[np.float32]:
     """The normalised value of every byte: (3, 256) float32, read-only.
 
     The published model card normalises in float64 and stores float32; a table of its results is the
@@ -66,7 +66,7 @@ def preprocess(
     tensor = np.empty((1, 3, size, size), np.float32) if out is None else out
     assert tensor.shape == (1, 3, size, size) and tensor.dtype == np.float32
     for plane, table, channel in zip(
-        tensor[0], normalisation_table(), np.moveaxis(pixels, 2, 0), strict=True
+        tensor[0], _normalisation_table(), np.moveaxis(pixels, 2, 0), strict=True
     ):
         # "clip" never clips a byte; it spares take() a buffer between the table and `plane`.
         np.take(table, channel, out=plane, mode="clip")

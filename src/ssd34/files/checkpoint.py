@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.contract import parsed_identity
+from ssd34.core.contract import parse_identity
 from ssd34.core.labels import LabelSet
 from ssd34.core.score_calibration import CONFIDENCE_BIASES, ScoreCalibration
 from ssd34.core.spec import ModelSpec, rename_trunk
@@ -109,7 +109,7 @@ def _checkpoint(path: Path, metadata: dict[str, str], arrays: Arrays) -> Checkpo
             "turn foreign weights into one with: ssd34 convert"
         )
     try:
-        spec, labels = parsed_identity(metadata, spec_key="spec", labels_key="labels")
+        spec, labels = parse_identity(metadata, spec_key="spec", labels_key="labels")
         state = json.loads(rename_trunk(metadata["state"]))
         calibration = ScoreCalibration.in_metadata(metadata, _SCORES)
     except (KeyError, ValueError, ModelError, OptionError) as error:

@@ -87,7 +87,7 @@ def read_lines(files: Files, name: str, *, limit: int) -> list[str]:
         raise DatasetError(f"{name}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
 
 
-def normal(name: str) -> str | None:
+def normalise_name(name: str) -> str | None:
     """A relative name without `.` and `..`; None where it leads out."""
     clean = posixpath.normpath(name.replace("\\", "/"))
     if clean.startswith(("/", "../")) or clean == "..":
@@ -150,7 +150,7 @@ class FolderFiles(Files):
         return path is not None and os.path.isfile(path)
 
     def is_lost_link(self, name: str) -> bool:
-        inside = normal(name)
+        inside = normalise_name(name)
         if not inside or self.exists(name):
             return False
         try:
@@ -190,10 +190,10 @@ class FolderFiles(Files):
 
     def inside(self, path: str) -> str | None:
         if not Path(path).is_absolute():
-            return normal(path)
+            return normalise_name(path)
         try:
             there = os.path.realpath(path_of(path))
-            return normal(text_of(os.path.relpath(there, os.path.realpath(self.root))))
+            return normalise_name(text_of(os.path.relpath(there, os.path.realpath(self.root))))
         except ValueError:  # another drive, a null byte
             return None
 
@@ -269,7 +269,7 @@ class ZipFiles(Files):
     def _member(self, name: str) -> str:
         """The name in the archive. Names that lead out of the prefix match no file."""
         literal = self.prefix + name
-        clean = normal(name)
+        clean = normalise_name(name)
         known = literal in self._zip().NameToInfo or clean is None
         return literal if known else f"{self.prefix}{clean}"
 
@@ -305,7 +305,7 @@ class ZipFiles(Files):
         return ZipFiles(self.archive, f"{self.prefix}{folder}/" if folder else self.prefix)
 
     def inside(self, path: str) -> str | None:
-        return normal(path)
+        return normalise_name(path)
 
     def __getstate__(self) -> dict[str, object]:
         return {"archive": self.archive, "prefix": self.prefix}
@@ -334,7 +334,7 @@ _DIGITS = 15
 """Of the longest number that counts: far below what any file format holds exactly."""
 
 
-def numbers_of(names: Sequence[str]) -> list[int]:
+def number_files(names: Sequence[str]) -> list[int]:
     """A number for each of some files: the one that names it, as in COCO's and VOC's own files;
     where that is not so for every file, or not unique, they count from 1."""
     stems = [PurePosixPath(name).stem for name in names]

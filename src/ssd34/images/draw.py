@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ssd34.core.detections import Detections
-from ssd34.images.read import Picture, picture_of
+from ssd34.images.read import Picture, load_picture
 
 _GOLDEN_RATIO = 0.618033988749895
 
@@ -27,7 +27,7 @@ Words = tuple[str | Colour, str]
 """A line of text and its colour."""
 
 
-def colour_of(label: int) -> Colour:
+def choose_colour(label: int) -> Colour:
     """A bright colour for a class; neighbouring labels get distant hues."""
     red, green, blue = colorsys.hsv_to_rgb((label * _GOLDEN_RATIO) % 1, 0.85, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -36,7 +36,7 @@ def colour_of(label: int) -> Colour:
 def draw(image: Picture, detections: Detections) -> Image.Image:
     """A copy of a picture of any kind with its detections' boxes, class names and scores, the best
     on top: a Pillow image of mode RGB; ImageError where the picture cannot be read."""
-    picture = picture_of(image).copy()
+    picture = load_picture(image).copy()
     canvas = ImageDraw.Draw(picture)
     side = min(picture.size)
     line = max(1, round(side / 180))
@@ -44,7 +44,7 @@ def draw(image: Picture, detections: Detections) -> Image.Image:
     for found in reversed(list(detections)):
         text = f"{found.name} {found.score:.0%}"
         draw_labelled_box(
-            canvas, found.box, text, colour=colour_of(found.label), line=line, font=font
+            canvas, found.box, text, colour=choose_colour(found.label), line=line, font=font
         )
     return picture
 
@@ -91,7 +91,7 @@ def draw_labelled_box(
     canvas.text((x + line + 2 - left, y + line + 1 - top), text, fill=ink, font=font)
 
 
-def grid(
+def draw_grid(
     tiles: Sequence[Image.Image],
     captions: Sequence[Sequence[Words]] = (),
     *,

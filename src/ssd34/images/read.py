@@ -201,7 +201,7 @@ def _turns_before_pixels(image: Image.Image, stream: BinaryIO) -> object:
     # Of a PNG, Pillow decodes all pixels to see whether EXIF comes behind them.
     if image.format == "PNG" and not _words_behind_pixels(stream):
         return Image.Image.getexif(image).get(Tag.Orientation)
-    return orientation_of(image)
+    return read_orientation(image)
 
 
 def _words_behind_pixels(stream: BinaryIO) -> bool:
@@ -228,7 +228,7 @@ def _broken(what: str, error: Exception) -> ImageError:
 def decode_upright(image: Image.Image) -> Image.Image:
     """Decode an opened picture: mode RGB, its EXIF orientation applied."""
     load(image)
-    return turn_upright(convert_to_rgb(image), orientation_of(image))
+    return turn_upright(convert_to_rgb(image), read_orientation(image))
 
 
 def load(image: Image.Image) -> None:
@@ -254,7 +254,7 @@ def turn_upright(image: Image.Image, orientation: object) -> Image.Image:
     return picture
 
 
-def orientation_of(image: Image.Image) -> object:
+def read_orientation(image: Image.Image) -> object:
     """The EXIF orientation of a loaded picture: 2 to 8 if it is still to be turned."""
     return image.getexif().get(Tag.Orientation)
 
@@ -346,7 +346,7 @@ Picture = str | Path | bytes | NDArray[np.uint8] | Image.Image
 or a Pillow image."""
 
 
-def picture_of(image: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_picture(image: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Any kind of picture as a Pillow image of mode RGB; ImageError where it cannot be read."""
     if isinstance(image, np.ndarray):
         check_pixels(image)

@@ -25,7 +25,7 @@ from ssd34.images.read import (
     decode_upright,
     load,
     open_picture,
-    orientation_of,
+    read_orientation,
     turn_upright,
 )
 
@@ -54,7 +54,7 @@ def read_square(source: Path | bytes, side: int, *, max_pixels: int = MAX_PIXELS
         at_least = math.ceil(side * GAP)
         drafted = image.draft(None, (at_least, at_least))
         load(image)
-        orientation = orientation_of(image)
+        orientation = read_orientation(image)
         # The scaled size is rounded up; the original's edge may lie within its last pixel.
         box = drafted[1] if drafted else None
         picture = stretch(convert_to_rgb(image), side, box=box)
@@ -82,7 +82,7 @@ def read_reduced(source: Path | bytes, factor: int, *, max_pixels: int = MAX_PIX
         picture = decode_upright(image)
         if not drafted:
             return Reduced(picture.reduce(factor) if factor > 1 else picture, *picture.size)
-        if orientation_of(image) in range(5, 9):
+        if read_orientation(image) in range(5, 9):
             width, height = height, width
     return Reduced(picture, width, height)
 
@@ -92,7 +92,7 @@ def _draft(image: Image.Image, factor: int) -> bool:
     width, height = image.size
     if factor == 1 or image.format not in ("JPEG", "MPO") or min(width, height) < factor:
         return False
-    if orientation_of(image) in range(2, 9) and (width % factor or height % factor):
+    if read_orientation(image) in range(2, 9) and (width % factor or height % factor):
         # Turned, the last pixel of the scaled picture, which is partly beyond the edge, could
         # become the first.
         return False

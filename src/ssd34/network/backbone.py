@@ -19,11 +19,11 @@ def convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor) -> Tensor:
     if norm is None or norm.training:
         y: Tensor = conv(x) if norm is None else norm(conv(x))
         return y
-    weight, bias = folded_parameters(conv, norm)
+    weight, bias = fold_parameters(conv, norm)
     return functional.conv2d(x, weight, bias, conv.stride, conv.padding)
 
 
-def folded_parameters(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+def fold_parameters(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
     """Weight (O, I, K, K) and bias (O,) of a convolution, the normalisation behind it folded in
     with the statistics that it has. Gradients reach the parameters of both."""
     bias = conv.bias

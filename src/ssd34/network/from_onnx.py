@@ -19,7 +19,7 @@ from ssd34.core.spec import NORM_EPSILON, ModelSpec
 from ssd34.files.checkpoint import Arrays, Checkpoint
 
 
-def unfolded_checkpoint(
+def unfold_checkpoint(
     spec: ModelSpec,
     labels: LabelSet,
     convs: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
@@ -40,7 +40,7 @@ def unfolded_checkpoint(
         if norm is None:
             weights[f"{conv}.bias"] = bias
         else:
-            weights |= unfolded_norm(norm, bias)
+            weights |= make_unfolded_norm(norm, bias)
     if scores is not None:
         for name in weights:
             if re.fullmatch(CONFIDENCE_BIASES, name):
@@ -59,7 +59,7 @@ def _parameters(name: str, spec: ModelSpec) -> tuple[str, str | None]:
     return name, None
 
 
-def unfolded_norm(name: str, bias: NDArray[np.float32]) -> Arrays:
+def make_unfolded_norm(name: str, bias: NDArray[np.float32]) -> Arrays:
     """A normalisation that only adds a bias (C,)."""
     return {
         f"{name}.weight": np.ones_like(bias),
@@ -70,7 +70,7 @@ def unfolded_norm(name: str, bias: NDArray[np.float32]) -> Arrays:
 
 
 def has_unfolded_norm(weights: Arrays, prefix: str) -> bool:
-    """Whether a normalisation below a name is one of `unfolded_norm`'s."""
+    """Whether a normalisation below a name is one of `make_unfolded_norm`'s."""
     variance = 1 - np.float32(NORM_EPSILON)
     return any(
         bool((array == variance).all())

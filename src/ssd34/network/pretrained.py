@@ -19,7 +19,7 @@ from torch import Tensor
 from ssd34.core.spec import SPECS, ModelSpec
 from ssd34.errors import CheckpointError
 from ssd34.files.checkpoint import Arrays, is_named_checkpoint, read_arrays
-from ssd34.network.from_onnx import unfolded_norm
+from ssd34.network.from_onnx import make_unfolded_norm
 from ssd34.network.ssd import SSD
 
 _BENCHMARK_BACKBONE = {
@@ -68,7 +68,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     return {key: tensor.detach() for key, tensor in tensors.items()}  # some are parameters
 
 
-def weights_from_benchmark(
+def convert_benchmark_weights(
     state: Mapping[str, Tensor], *, source: str, spec: ModelSpec | None = None
 ) -> tuple[ModelSpec, Arrays]:
     """The weights of a training or inference benchmark checkpoint under our names; CheckpointError,
@@ -108,7 +108,7 @@ def _our_name(key: str) -> str | None:
     return None
 
 
-def benchmark_names(spec: ModelSpec) -> dict[str, str]:
+def map_benchmark_names(spec: ModelSpec) -> dict[str, str]:
     """Benchmark checkpoint key to our parameter name, for every parameter of a network."""
     inverse = {
         f"backbone.{ours}.": f"model.{theirs}." for theirs, ours in _BENCHMARK_BACKBONE.items()
@@ -153,7 +153,7 @@ def _unfolded(backbone: Arrays) -> Arrays:
             continue
         norm = key.removesuffix(".bias")
         norm = norm.removesuffix("0") + "1" if "downsample" in norm else norm.replace("conv", "bn")
-        plain |= unfolded_norm(norm, array)
+        plain |= make_unfolded_norm(norm, array)
     return plain
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from ssd34.core.contract import LARGEST_BIAS, LARGEST_NARROW_WEIGHT
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import CheckpointError
-from ssd34.network.backbone import BasicBlock, folded_parameters
+from ssd34.network.backbone import BasicBlock, fold_parameters
 from ssd34.network.ssd import SSD, ExtraFeatures
 
 
@@ -131,7 +131,7 @@ class FakeQuantizedSSD(SSD):
         *,
         relu: bool = False,
     ) -> _Value:
-        weight, bias = folded_parameters(conv, norm)
+        weight, bias = fold_parameters(conv, norm)
         weight, bias = _rounded_parameters(weight, bias, input_scale=x.scale)
         y = functional.conv2d(x.tensor, weight, bias, conv.stride, conv.padding)
         return self._rounded(name, functional.relu(y) if relu else y)

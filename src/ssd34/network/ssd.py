@@ -118,7 +118,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Any], *, source: str)
     network.load_state_dict(given)
 
 
-def arrays_of(network: nn.Module) -> Arrays:
+def copy_arrays(network: nn.Module) -> Arrays:
     """A network's parameters and statistics as float32 arrays, without batch counters."""
     return {
         key: value.detach().cpu().float().numpy().copy()

@@ -82,7 +82,7 @@ class Start:
         if self.detector.labels.names == labels.names:
             load_weights(network, self.detector.weights, source=self.source)
             return f"all weights from {Path(self.source).name}"
-        adapted, kept = with_classes(self.detector, labels)
+        adapted, kept = change_classes(self.detector, labels)
         load_weights(network, adapted.weights, source=self.source)
         names = LabelSet.from_names(kept).preview(4) if kept else "none"
         return (
@@ -99,7 +99,7 @@ def read_start(path: Path) -> Start:
     return Start(str(path), backbone=read_backbone(path))
 
 
-def with_classes(checkpoint: Checkpoint, labels: LabelSet) -> tuple[Checkpoint, tuple[str, ...]]:
+def change_classes(checkpoint: Checkpoint, labels: LabelSet) -> tuple[Checkpoint, tuple[str, ...]]:
     """The same detector with other classes, without what training left in it, and the classes that
     kept their weights: those that both lists name. Upper and lower case do not matter, unless both
     are there. CheckpointError where a confidence head has not one row for each class and box.

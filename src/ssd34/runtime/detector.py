@@ -21,7 +21,7 @@ from ssd34.core.postprocess import POLICIES, ZOO, Picked, Policy, named_policy, 
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import OptionError
-from ssd34.images.read import MAX_PIXELS, Picture, picture_of
+from ssd34.images.read import MAX_PIXELS, Picture, load_picture
 from ssd34.images.reduced import Reduced, read_square, stretch
 from ssd34.machine import overlapped
 from ssd34.runtime.engine import DEFAULT_ENGINE
@@ -41,7 +41,7 @@ boxes (D, 4) in fractions, labels (D,) and scores (D,)."""
 
 
 @dataclass(eq=False)
-class Prepared:
+class PreparedPicture:
     """A picture on its way to the network, for one `Detector.find`.
 
     Attributes:
@@ -165,25 +165,25 @@ class Detector:
             for prepared in pictures:
                 yield self.find(prepared, score=score)
 
-    def prepare(self, image: Picture, *, max_pixels: int = MAX_PIXELS) -> Prepared:
+    def prepare(self, image: Picture, *, max_pixels: int = MAX_PIXELS) -> PreparedPicture:
         """The first half of `detect`: read, resize, normalise; ImageError where the picture cannot
         be read. May run in several threads."""
         if self.preprocessing == FAST:
             square = self._square(image, max_pixels=max_pixels)
             picture, size = square.picture, (square.width, square.height)
         else:
-            picture = picture_of(image, max_pixels=max_pixels)
+            picture = load_picture(image, max_pixels=max_pixels)
             size = picture.size
-        return Prepared(self.session.prepare(picture, out=self._buffer()), *size)
+        return PreparedPicture(self.session.prepare(picture, out=self._buffer()), *size)
 
-    def find(self, prepared: Prepared, *, score: float = DEFAULT_SCORE) -> Detections:
+    def find(self, prepared: PreparedPicture, *, score: float = DEFAULT_SCORE) -> Detections:
         """The second half of `detect`: the network and the policy. Uses the prepared picture up,
         whose memory later ones get; OptionError where it was used already, or the score is not in
         0..1."""
         _check_score(score)
         return self.finish(prepared, self.compute(prepared), score=score)
 
-    def compute(self, prepared: Prepared) -> Outputs:
+    def compute(self, prepared: PreparedPicture) -> Outputs:
         """The first half of `find`: the network; OptionError where the prepared picture was used
         already."""
         tensor, prepared.tensor = prepared.tensor, None
@@ -194,7 +194,7 @@ class Detector:
             self._spare.append(tensor)
         return outputs
 
-    def finish(self, prepared: Prepared, outputs: Outputs, *, score: float) -> Detections:
+    def finish(self, prepared: PreparedPicture, outputs: Outputs, *, score: float) -> Detections:
         """The second half of `find`: the policy, pixels and names."""
         return Detections.from_picked(
             self._pick(outputs, score=score),
@@ -209,7 +209,7 @@ class Detector:
         if isinstance(image, str | Path | bytes):
             source = Path(image) if isinstance(image, str) else image
             return read_square(source, side, max_pixels=max_pixels)
-        picture = picture_of(image, max_pixels=max_pixels)
+        picture = load_picture(image, max_pixels=max_pixels)
         return Reduced(stretch(picture, side), *picture.size)
 
     def _buffer(self) -> NDArray[np.float32] | None:

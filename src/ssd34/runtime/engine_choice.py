@@ -62,7 +62,7 @@ def choose_faster_engine(
     return engines[best], EngineChoice(best, medians, f"engine {best}: {measured}")
 
 
-def int8_way(path: Path, engine: Engine) -> str | None:
+def find_int8_way(path: Path, engine: Engine) -> str | None:
     """`FAST` or `EXACT`, as a loaded engine computes an int8 file; None for a file that computes in
     float. A file that does not say how it was quantized counts as one with weights of 8 bits."""
     from ssd34.runtime.libraries import int8_saturates

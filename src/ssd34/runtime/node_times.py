@@ -46,7 +46,7 @@ def measure_node_times(
     ]
 
 
-def share_of_tail(nodes: Sequence[NodeTime]) -> float | None:
+def compute_tail_share(nodes: Sequence[NodeTime]) -> float | None:
     """The share of time, 0 to 1, of what is no part of a network, of nodes in order of execution;
     None where there are no times.
 

@@ -14,10 +14,10 @@ from PIL import Image
 from ssd34.core.contract import (
     DETECTION_OUTPUTS,
     RAW_OUTPUTS,
-    detection_faults,
-    identity,
-    port_faults,
-    raw_faults,
+    find_detection_faults,
+    find_port_faults,
+    find_raw_faults,
+    read_identity,
 )
 from ssd34.core.external_data import check_weights_inside
 from ssd34.core.preprocess import preprocess, resize
@@ -83,10 +83,10 @@ class Session:
         name = ONNXRUNTIME if engine == AUTO else engine
         self.engine: Engine = open_engine(path, name=name, threads=self.threads, streams=streams)
         inputs, outputs = self.engine.inputs, self.engine.outputs
-        faults = port_faults(inputs, outputs, self.engine.metadata)
+        faults = find_port_faults(inputs, outputs, self.engine.metadata)
         if faults:
             raise ModelError(f"{path}: not an SSD detector: {faults[0]}; {REMEDY}")
-        self.spec, self.labels = identity(self.engine.metadata)
+        self.spec, self.labels = read_identity(self.engine.metadata)
         self.raw = set(RAW_OUTPUTS) <= {port.name for port in outputs}
         self.takes_bytes = inputs[0].type == "tensor(uint8)"
         self.batch = inputs[0].sizes[0] if inputs[0].sizes else None
@@ -130,7 +130,7 @@ class Session:
         where the outputs are not those of the file's network."""
         assert self.raw
         loc, conf = self.engine.run(RAW_OUTPUTS, {self._input: images})
-        self._check(raw_faults(loc, conf, pictures=len(images), spec=self.spec))
+        self._check(find_raw_faults(loc, conf, pictures=len(images), spec=self.spec))
         return loc, conf
 
     def run_detections(
@@ -142,7 +142,7 @@ class Session:
         boxes, labels, scores = self.engine.run(DETECTION_OUTPUTS, {self._input: images})
         classes = len(self.labels)
         self._check(
-            detection_faults(boxes, labels, scores, pictures=len(images), num_classes=classes)
+            find_detection_faults(boxes, labels, scores, pictures=len(images), num_classes=classes)
         )
         # Files for several pictures fill up with detections of score 0.
         real = scores > 0

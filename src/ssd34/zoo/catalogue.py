@@ -137,7 +137,7 @@ PUBLISHED = {model.name: model for model in _MODELS}
 """Every published model by name."""
 
 
-def published(name: str) -> PublishedModel:
+def find_published(name: str) -> PublishedModel:
     """The published model of that name; ModelError, which names close ones or all, where there is
     none."""
     if name not in PUBLISHED:
@@ -171,7 +171,7 @@ benchmark started from ``resnet34-333f7ec4``, the same weights in torch's first 
 read any more (source: pytorch/vision, issue 2068 and pull request 3620)."""
 
 
-def backbone_name(backbone: str) -> str:
+def name_backbone(backbone: str) -> str:
     """The name of the ImageNet weights for a backbone, such as ``"resnet34"``."""
     [name] = (name for name in IMAGENET_BACKBONES if name.split("-")[0] == backbone)
     return name
