@@ -1,3 +1,5 @@
+import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -246,3 +248,24 @@ def test_auto_leaves_openvino_that_is_missing_or_broken(tiny_model, monkeypatch,
     session = Session(tiny_model, engine="auto")
     assert session.engine.name == "onnxruntime" and session.choice is not None
     assert session.choice.milliseconds == {} and fact in session.choice.reason
+
+
+SIGNALS = """
+import signal, sys
+from pathlib import Path
+from ssd34.runtime.engine_choice import open_engine
+first, second = (open_engine(Path(sys.argv[1]), name="openvino", threads=1) for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("caught"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+@needs_openvino
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal")
+def test_engines_that_ended_leave_signals_as_they_were(tiny_model):
+    """Each core of OpenVINO brings a stack for signals, and two could leave one that is gone."""
+    command = [sys.executable, "-c", SIGNALS, str(tiny_model)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "caught\n")

@@ -44,6 +44,17 @@ def load_openvino() -> ModuleType:
             sys.modules.pop(_TELEMETRY, None)
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """The one core of this process; MissingExtraError where OpenVINO is not installed.
+
+    On Linux each core gives the thread that makes it another stack for signals, and puts back the
+    one before when it ends. Two that end in the order in which they were made leave a stack that is
+    gone: the next signal with a handler, Ctrl+C or the end of a process, would end this one.
+    """
+    return load_openvino().Core()
+
+
 PROBE = base64.b64decode(
     "CAU6tgEKKAoBeAoBcwoBegoBdwoBcwoBdgoBdAoBehIBeSILUUxpbmVhckNvbnYSAWcqCxABQgFzSgQAAIA/KggQ"
     "AkIBekoBACofCAQIBAgBCAEQA0IBd0oQf39/f39/f39/f39/f39/fyoIEANCAXZKAQAqCxABQgF0SgQAAP5DWhsK"

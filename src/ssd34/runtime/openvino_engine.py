@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ssd34.core.contract import LARGEST_NARROW_WEIGHT, Port
 from ssd34.errors import ModelError
 from ssd34.runtime.engine import OPENVINO, describe_failure, describe_refusal
-from ssd34.runtime.libraries import int8_saturates, load_openvino
+from ssd34.runtime.libraries import int8_saturates, load_openvino, openvino_core
 
 _UNKNOWN = re.compile(
     "(?:Conversion is failed for|No conversion rule found for operations):(.+)", re.DOTALL
@@ -54,7 +54,7 @@ class OpenVinoEngine:
                 "quantize with reduce_range: true in its --config"
             )
         try:
-            self._compiled = openvino.Core().compile_model(
+            self._compiled = openvino_core().compile_model(
                 model,
                 "CPU",
                 {
