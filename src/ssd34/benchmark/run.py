@@ -83,7 +83,7 @@ class Refusal:
     reason: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Result:
     """What one model did, run by one engine with so many threads.
 
@@ -155,7 +155,7 @@ def benchmark(plan: BenchmarkPlan, *, progress: Progress = lambda *_: None) -> B
             _take_turns(report, pairs, progress)
             for number, (worker, result) in enumerate(pairs):
                 progress("memory and profile", number, len(pairs))
-                if not _is_measured(report, result):
+                if result not in report.results:
                     continue
                 with suppress(ModelError):  # its times stay; what it did not say is unknown
                     result.peak_memory = worker.ask("memory")
@@ -257,15 +257,10 @@ def _left_out_if_it_fails(
         yield
     except ModelError as error:
         worker.close()
-        report.results[:] = [one for one in report.results if one is not result]
+        report.results.remove(result)
         report.refused.append(Refusal(result.model, result.engine, result.threads, str(error)))
         if not report.results:
             raise
-
-
-def _is_measured(report: BenchmarkReport, result: Result) -> bool:
-    """Whether a model has not failed; two may have equal results."""
-    return any(one is result for one in report.results)
 
 
 def _take_turns(
@@ -280,7 +275,7 @@ def _take_turns(
         numbers = count(-plan.warm_up)
 
         def run() -> None:
-            if _is_measured(report, result):
+            if result in report.results:
                 with _left_out_if_it_fails(report, worker, result):
                     measure(worker, result, next(numbers))
 

@@ -37,20 +37,19 @@ def resize(image: NDArray[np.uint8] | Image.Image, size: int) -> NDArray[np.uint
     uint8 with Pillow's bilinear filter, which averages when it shrinks, as on the published model
     card; ImageError where it is not a picture of that form."""
     if isinstance(image, Image.Image):
-        picture = image
-        if picture.mode != "RGB" or 0 in picture.size:
+        if image.mode != "RGB" or 0 in image.size:
             raise ImageError(
-                f"expected a picture of mode RGB with at least one pixel, got mode "
-                f"{picture.mode} and size {picture.size}"
+                "expected a picture of mode RGB with at least one pixel, got mode "
+                f"{image.mode} and size {image.size}"
             )
     else:
         check_pixels(image)
         if image.shape[:2] == (size, size):
             return image
-        picture = Image.fromarray(image)
-    if picture.size != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(picture)
+        image = Image.fromarray(image)
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image)
 
 
 def preprocess(
@@ -75,10 +74,8 @@ def preprocess(
 
 def check_pixels(image: NDArray[np.uint8]) -> None:
     """Refuse with ImageError what is no picture (H, W, 3) uint8 of at least one pixel."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise ImageError(
-            f"expected a picture of shape (H, W, 3) and dtype uint8, RGB, got shape "
-            f"{image.shape} and dtype {image.dtype}"
+            "expected a picture of shape (H, W, 3), RGB, dtype uint8 and at least one pixel, got "
+            f"shape {image.shape} and dtype {image.dtype}"
         )
-    if 0 in image.shape:
-        raise ImageError(f"expected a picture with at least one pixel, got shape {image.shape}")

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, cast
 
@@ -102,7 +103,6 @@ class FolderFiles(Files):
     def __init__(self, root: Path, *, around: Path | None = None) -> None:
         self.root = root
         self._around = root if around is None else around
-        self._outside: bool | None = None
 
     def __str__(self) -> str:
         return str(self.root)
@@ -111,11 +111,10 @@ class FolderFiles(Files):
     def leads_out(self) -> bool:
         return os.path.isdir(self.root) and self._path("") is None
 
-    def _is_outside(self, root: str) -> bool:
-        """Whether the folder, of that real path, leads out; looked at once, not for each file."""
-        if self._outside is None:
-            self._outside = not _is_below(root, os.path.realpath(self._around))
-        return self._outside
+    @cached_property
+    def _is_outside(self) -> bool:
+        """Whether the folder leads out; looked at once, not for each file."""
+        return not _is_below(os.path.realpath(self.root), os.path.realpath(self._around))
 
     def path(self, name: str) -> Path:
         """Where a file is; ImageError if it is missing."""
@@ -201,7 +200,7 @@ class FolderFiles(Files):
         try:
             root = os.path.realpath(self.root)
             path = os.path.realpath(os.path.join(root, path_of(name.replace("\\", "/"))))
-            inside = _is_below(path, root) and not self._is_outside(root)
+            inside = _is_below(path, root) and not self._is_outside
         except ValueError:  # another drive, a null byte, a character that no file name can have
             return None
         return Path(path) if inside else None
@@ -307,13 +306,8 @@ class ZipFiles(Files):
     def inside(self, path: str) -> str | None:
         return normalise_name(path)
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"archive": self.archive, "prefix": self.prefix}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        archive, prefix = state["archive"], state["prefix"]
-        assert isinstance(archive, Path) and isinstance(prefix, str)
-        ZipFiles.__init__(self, archive, prefix)
+    def __reduce__(self) -> tuple[type[ZipFiles], tuple[Path, str]]:
+        return ZipFiles, (self.archive, self.prefix)
 
 
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff<>:"|?*]')

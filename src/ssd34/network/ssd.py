@@ -86,15 +86,27 @@ class SSD(nn.Module):
         background, for normalised pictures (N, 3, S, S) of a size that `ModelSpec.at_size`
         takes."""
         levels = len(self.spec.at_size(images.shape[-1]).steps)
-        features = self.backbone(images)
-        outputs = [self.heads(features, 0)]
+        features = self._backbone(images)
+        outputs = [self._level(features, 0)]
         for level in range(1, levels):
-            features = self.extras[level - 1](features)
-            outputs.append(self.heads(features, level))
+            features = self._extra(features, level - 1)
+            outputs.append(self._level(features, level))
         return (
             torch.cat([loc for loc, _ in outputs], dim=2),
             torch.cat([conf for _, conf in outputs], dim=2),
         )
+
+    # The three steps that a network which computes otherwise replaces.
+
+    def _backbone(self, images: Tensor) -> Any:
+        return self.backbone(images)
+
+    def _extra(self, features: Any, index: int) -> Any:
+        return self.extras[index](features)
+
+    def _level(self, features: Any, level: int) -> tuple[Tensor, Tensor]:
+        loc, conf = self.heads(features, level)
+        return loc, conf
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Any], *, source: str) -> None:
