@@ -170,7 +170,7 @@ def benchmark(plan: BenchmarkPlan, *, progress: Progress = lambda *_: None) -> B
 
 
 def check_pictures(plan: BenchmarkPlan, progress: Progress = lambda *_: None) -> None:
-    """Decode every picture of a plan once: a broken one, of which it is an ImageError, would end a
+    """Decode every picture of a plan once: a broken one, which an ImageError names, would end a
     long run at its turn."""
     for number, path in enumerate(plan.used):
         progress("pictures", number, len(plan.used))
