@@ -176,11 +176,11 @@ def _warn_of_own_threshold(session: Session, score: float) -> None:
         return
     try:
         from ssd34.deploy.graph.onnx_file import read_model
-        from ssd34.deploy.publish.compare_outputs import tail_policy
+        from ssd34.deploy.graph.tail import read_tail_policy
     except ModuleNotFoundError:  # a base install: most files have the published threshold
         own = ZOO.score_threshold
     else:
-        own = tail_policy(read_model(session.path).graph).score_threshold
+        own = read_tail_policy(read_model(session.path).graph).score_threshold
     if np.float32(score) < np.float32(own):
         warn(
             f"--score {score:g}: {session.path.name} leaves out detections below {own:.4g} "

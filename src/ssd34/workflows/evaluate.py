@@ -388,13 +388,13 @@ def _open_boxes(
 ) -> tuple[Dataset, Dataset]:
     """All that detections in files may name, and what counts of it."""
     require("hotcoco", extra="evaluate", why="evaluation")
-    everything = _read_boxes(data, look=bool(options.report))
+    everything = read_boxes(data, look=bool(options.report))
     _check_outputs(options, everything, data=data, files=files)
     listener.dataset_opened(everything)
     return _chosen(everything, options)
 
 
-def _read_boxes(data: str | Path, *, look: bool) -> Dataset:
+def read_boxes(data: str | Path, *, look: bool) -> Dataset:
     """A data set whose pictures are not needed: of a COCO .json, they need not be there.
 
     To `look` at them they are opened, if they all are there.

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd34.core.postprocess import named_policy
+from ssd34.core.postprocess import Policy, named_policy
 from ssd34.datasets.dataset import Dataset, fingerprint
 from ssd34.datasets.open import open_dataset, use_coco_names
 from ssd34.deploy.graph.export import ExportOptions
 from ssd34.deploy.graph.layers import Network
+from ssd34.deploy.graph.onnx_file import read_model
 from ssd34.deploy.graph.read import read_network
+from ssd34.deploy.graph.tail import read_tail_policy
 from ssd34.deploy.int8.calibrate import Statistics, calibrate
 from ssd34.deploy.int8.plan import check_ranges
 from ssd34.deploy.int8.quantize import PUBLISHED_FORMS
@@ -28,12 +30,13 @@ from ssd34.deploy.search.bench import Bench
 from ssd34.deploy.search.config import QuantizeConfig
 from ssd34.deploy.search.gate import Trial
 from ssd34.deploy.search.log import LayerLog, TrialLog
-from ssd34.deploy.search.pictures import CalibrationPictures, from_path, split
+from ssd34.deploy.search.pictures import CalibrationPictures, count_seen, from_path, split
 from ssd34.deploy.search.plot import plot_trials
 from ssd34.deploy.search.search import Outcome, Search
 from ssd34.errors import MissingExtraError, ModelError, OptionError, require
 from ssd34.evaluate.metrics.coco import categories_of, describe_unknown_classes
 from ssd34.files.atomic import sha256_of, write_text
+from ssd34.files.checkpoint import is_named_checkpoint
 from ssd34.files.lock import folder_locked
 from ssd34.machine import this_cpu, thread_budget
 from ssd34.runtime.engine_choice import EXACT, FAST
@@ -50,7 +53,8 @@ WRITTEN = ("quantize.json", "trials.jsonl", "layers.json", "calibration.npz", "t
 class Listener(evaluate.Listener):
     """Hears what happens meanwhile. This one does nothing; override what you want to hear.
 
-    Its steps are ``calibrating``, ``measuring AP``, ``timing`` and ``ranking layers``. Where it is
+    Its steps are ``reading what was seen``, ``calibrating``, ``measuring AP``, ``timing`` and
+    ``ranking layers``. Where it is
     told of an interruption, `done` counts the trials of `total` that the folder keeps.
     """
 
@@ -73,11 +77,16 @@ class Quantized:
         outcomes: of each kind that was searched for: its trials and why the search ended.
         removed: files of earlier sittings that do not pass any more, each with the best trial of
             its kind.
+        pictures: how many were measured on.
+        seen: how many of them are also in the data sets that the settings say the network was
+            trained on; None where they name none.
     """
 
     files: Mapping[str, Path]
     outcomes: Mapping[str, Outcome]
     removed: Mapping[Path, Trial]
+    pictures: int
+    seen: int | None
 
 
 def quantize(
@@ -88,7 +97,7 @@ def quantize(
     *,
     coco_names: bool = False,
     limit: int | None = None,
-    policy: str = "zoo",
+    policy: str | None = None,
     resume: bool = False,
     threads: int | None = None,
     listener: Listener = SILENT,
@@ -104,7 +113,8 @@ def quantize(
         settings: what to try and what is good enough; None: as the defaults say.
         coco_names: COCO's names for VOC's classes.
         limit: only the first so many pictures of the data, those that calibrate included.
-        policy: name of the NMS policy in the files.
+        policy: name of the NMS policy in the files; None: ``zoo``, with the score threshold of an
+            ONNX file's own NMS. The settings may give another threshold.
         resume: continue with the trials in the folder.
         threads: None: what this process may use.
         listener: hears of progress, trials and warnings.
@@ -119,9 +129,8 @@ def quantize(
     """
     require("hotcoco", extra="quantize", why="the measurement of AP")
     settings, output = settings or QuantizeConfig(), Path(output)
-    files = ExportOptions(
-        policy=named_policy(policy), image_input=settings.quantization.image_input
-    )
+    nms = named_policy(policy or evaluate.DEFAULT_POLICY)
+    files = ExportOptions(policy=nms, image_input=settings.quantization.image_input)
     if limit is not None and limit < 1:
         raise OptionError(f"expected a limit of at least 1 picture, got {limit}")
     if output.is_file():
@@ -138,6 +147,12 @@ def quantize(
 
         path = float_file(str(model))
         network = read_network(path)
+        threshold = settings.quantization.score_threshold
+        if threshold is None and policy is None and not is_named_checkpoint(path):
+            threshold = read_tail_policy(read_model(path).graph).score_threshold
+        if threshold is not None:
+            nms = nms.replace(score_threshold=threshold)
+            files = dataclasses.replace(files, policy=nms)
         settings = _checked(settings, network, dataset, listener)
         own = settings.calibration.data
         if own is None:
@@ -146,9 +161,7 @@ def quantize(
             calibrating = from_path(own, pictures=settings.calibration.pictures)
             measured = dataset
 
-        subject = _subject_of(
-            network, measured, calibrating, settings, policy=policy, threads=threads
-        )
+        subject = _subject_of(network, measured, calibrating, settings, policy=nms, threads=threads)
         log = TrialLog(
             output / "trials.jsonl", subject=subject, criterion=settings.criterion, resume=resume
         )
@@ -158,6 +171,7 @@ def quantize(
                 f"{'is' if shared == 1 else 'are'} also measured on; the "
                 "int8 files may look better than they are"
             )
+        seen = _count_seen(settings.seen, measured, listener)
         statistics = _calibrate(
             network,
             calibrating,
@@ -184,7 +198,9 @@ def quantize(
                 listener=listener,
             )  # fmt: skip
             # Unreadable pictures were planned with, but did not calibrate.
-            proven = {**subject, "calibration_pictures": statistics.pictures}
+            proven = {
+                **subject, "calibration_pictures": statistics.pictures, "seen_in_training": seen
+            }  # fmt: skip
             found = _publish(
                 bench, outcomes, output, stem=path.stem, subject=proven, settings=settings,
                 earlier=log.earlier,
@@ -223,13 +239,26 @@ def _checked(
     return settings
 
 
+def _count_seen(paths: Sequence[str], measured: Dataset, listener: Listener) -> int | None:
+    """How many pictures the network was trained on, or None where nobody says."""
+    if not paths:
+        return None
+    datasets = [evaluate.read_boxes(path, look=True) for path in paths]
+    total = sum(map(len, datasets))
+    return count_seen(
+        measured,
+        datasets,
+        progress=lambda done: listener.progressed("reading what was seen", done, total),
+    )
+
+
 def _subject_of(
     network: Network,
     measured: Dataset,
     calibrating: CalibrationPictures,
     settings: QuantizeConfig,
     *,
-    policy: str,
+    policy: Policy,
     threads: int | None,
 ) -> dict[str, Any]:
     """What trials must have in common to be compared."""
@@ -246,7 +275,8 @@ def _subject_of(
         "calibration_pictures": len(calibrating),
         "calibration_pictures_measured": calibrating.shared_with(measured),
         "image_input": settings.quantization.image_input,
-        "policy": policy,
+        "policy": policy.name,
+        "score_threshold": policy.score_threshold,
         "rounds": settings.rounds,
         "threads": threads or thread_budget(),
         "cpu": cpu.model,
@@ -401,7 +431,7 @@ def _publish(
         },
     }
     write_text(output / "quantize.json", json.dumps(summary, indent=1) + "\n")
-    return Quantized(files, outcomes, removed)
+    return Quantized(files, outcomes, removed, subject["pictures"], subject["seen_in_training"])
 
 
 def _is_proven(path: Path) -> bool:

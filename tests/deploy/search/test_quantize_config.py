@@ -22,6 +22,7 @@ quantization:
   reduce_range: true
   float_nodes: [backbone.conv1]
   image_input: uint8
+  score_threshold: 0.01
 criterion:
   drop: absolute
   max_drop: 0.01
@@ -31,6 +32,7 @@ search:
   timeout: 600
   exit: best
 rounds: 12
+seen: train.zip
 """
 
 
@@ -56,10 +58,12 @@ def test_every_setting_can_be_given(file):
             "reduce_range": True,
             "float_nodes": ("backbone.conv1",),
             "image_input": "uint8",
+            "score_threshold": 0.01,
         },
         "criterion": {"drop": "absolute", "max_drop": 0.01, "min_speedup": 2.0},
         "search": {"max_trials": 5, "timeout": 600.0, "exit": "best"},
         "rounds": 12,
+        "seen": ("train.zip",),
     }
     default = QuantizeConfig().to_dict()
     assert all(config.to_dict()[name] != default[name] for name in default)
@@ -119,6 +123,8 @@ def test_weights_are_narrow_where_this_processor_saturates(file, saturates, monk
         ("quantization: {ranges: [exact]}", ["exact"]),
         ("quantization: {forms: [14-int8]}", ["14-int8"]),
         ("quantization: {image_input: int8}", ["image_input"]),
+        ("quantization: {score_threshold: 1.5}", ["score_threshold", "1.5"]),
+        ("seen: [3]", ["seen"]),
         ("quantization: {percentile: 101}", ["percentile"]),
         ("quantization: {bias_correction: 1}", ["bias_correction"]),
         ("calibration: {pictures: 0}", ["picture", "0"]),

@@ -92,8 +92,9 @@ class QuantizeCommand(click.Command):
     "picture of --data, which is then not measured on]",
 )  # fmt: skip
 @click.option(
-    "--policy", "policy_name", type=click.Choice(IN_GRAPH), default="zoo",
-    help="NMS policy of the files. ONNX cannot express the mlperf policies.",
+    "--policy", "policy_name", type=click.Choice(IN_GRAPH),
+    help="NMS policy of the files. ONNX cannot express the mlperf policies. [default: zoo, with "
+    "the score threshold of MODEL's own NMS]",
 )  # fmt: skip
 @click.option("--max-trials", type=int, help="Most trials. [default: 20]")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Start no trial after this time.")
@@ -113,7 +114,7 @@ def quantize(
     max_drop: float | None,
     min_speedup: float | None,
     calibration: str | None,
-    policy_name: str,
+    policy_name: str | None,
     max_trials: int | None,
     timeout: float | None,
     resume: bool,
@@ -219,6 +220,9 @@ def _print(found: Quantized) -> None:
                 trial.verdict,
             )
     out.print(table)
+    if found.seen is not None:
+        out.print(f"{found.seen} of {counted(found.pictures, 'picture')} measured on were seen in "
+                  "training", soft_wrap=True)  # fmt: skip
     for form, outcome in found.outcomes.items():
         if form in found.files:
             kept = "" if outcome.accepted else "kept from before, as it passes the gate; now "

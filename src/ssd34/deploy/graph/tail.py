@@ -8,11 +8,12 @@ the same; the one for several needs opset 11.
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto
+import onnx
+from onnx import TensorProto, numpy_helper
 
 from ssd34.core.contract import DETECTION_OUTPUTS
 from ssd34.core.default_boxes import CENTRE_VARIANCE, SIZE_VARIANCE, default_boxes_cxcywh
-from ssd34.core.postprocess import Policy, promising_margin
+from ssd34.core.postprocess import ZOO, Policy, promising_margin
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph.builder import GraphBuilder
 from ssd34.errors import OptionError
@@ -75,6 +76,33 @@ def add_tail(
         _best_of_each(
             builder, selected, boxes=boxes, scores=scores, count=count, spec=spec, policy=policy
         )
+
+
+def read_tail_policy(graph: onnx.GraphProto) -> Policy:
+    """The zoo policy with the score threshold and largest number of detections of a tidied graph.
+
+    The threshold is NonMaxSuppression's. The number is the fixed size of ``scores``, else the
+    constant of our own tail. Where they cannot be found they are those of the published files.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+
+    def scalar(name: str, default: float) -> float:
+        if name not in constants:
+            return default
+        values = numpy_helper.to_array(constants[name])
+        usable = values.size == 1 and np.isfinite(values).all()
+        return float(str(values.flat[0])) if usable else default  # 0.01, not 0.0099999998
+
+    threshold = ZOO.score_threshold
+    for node in graph.node:
+        if node.op_type == "NonMaxSuppression" and len(node.input) == 5:
+            threshold = scalar(node.input[4], threshold)
+    most = int(scalar("tail.max_detections", ZOO.max_detections))
+    for output in graph.output:
+        dimensions = output.type.tensor_type.shape.dim
+        if output.name == "scores" and len(dimensions) == 2:
+            most = dimensions[1].dim_value or most
+    return ZOO.replace(score_threshold=min(max(threshold, 0.0), 1.0), max_detections=max(1, most))
 
 
 def most_detections(spec: ModelSpec, policy: Policy) -> int:

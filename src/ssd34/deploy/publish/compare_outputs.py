@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from ssd34.core.boxes import pairwise_iou
-from ssd34.core.postprocess import ZOO, Picked, Policy
+from ssd34.core.postprocess import Picked, Policy
 from ssd34.deploy.graph.layers import QUANTIZED
 from ssd34.text import counted
 
@@ -220,30 +219,3 @@ def tolerance_of(graph: onnx.GraphProto) -> Tolerance:
         node.op_type in QUANTIZED or node.op_type.startswith("QLinear") for node in graph.node
     )
     return INT8 if quantized else FLOAT
-
-
-def tail_policy(graph: onnx.GraphProto) -> Policy:
-    """The zoo policy with the score threshold and largest number of detections of a tidied graph.
-
-    The threshold is NonMaxSuppression's. The number is the fixed size of ``scores``, else the
-    constant of our own tail. Where they cannot be found they are those of the published files.
-    """
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-
-    def scalar(name: str, default: float) -> float:
-        if name not in constants:
-            return default
-        values = numpy_helper.to_array(constants[name])
-        usable = values.size == 1 and np.isfinite(values).all()
-        return float(values.flat[0]) if usable else default
-
-    threshold = ZOO.score_threshold
-    for node in graph.node:
-        if node.op_type == "NonMaxSuppression" and len(node.input) == 5:
-            threshold = scalar(node.input[4], threshold)
-    most = int(scalar("tail.max_detections", ZOO.max_detections))
-    for output in graph.output:
-        dimensions = output.type.tensor_type.shape.dim
-        if output.name == "scores" and len(dimensions) == 2:
-            most = dimensions[1].dim_value or most
-    return ZOO.replace(score_threshold=min(max(threshold, 0.0), 1.0), max_detections=max(1, most))

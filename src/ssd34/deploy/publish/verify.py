@@ -16,8 +16,9 @@ from ssd34.core.external_data import check_weights_inside
 from ssd34.deploy.graph.builder import MAX_MODEL_BYTES
 from ssd34.deploy.graph.onnx_file import tidy
 from ssd34.deploy.graph.ports import graph_ports, identity, metadata_of
+from ssd34.deploy.graph.tail import read_tail_policy
 from ssd34.deploy.publish.checks import Check, Verification, check, not_run
-from ssd34.deploy.publish.compare_outputs import tail_policy, tolerance_of
+from ssd34.deploy.publish.compare_outputs import tolerance_of
 from ssd34.deploy.publish.manifest import MANIFEST_NAME, Expected, by_manifest, listed_files
 from ssd34.deploy.publish.reference_data import find_test_data
 from ssd34.deploy.publish.replay import Arrays, Replayer, replay
@@ -224,7 +225,7 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
         outputs=outputs,
         spec=identity(model)[0],
         tolerance=tolerance_of(model.graph),
-        policy=tail_policy(model.graph),
+        policy=read_tail_policy(model.graph),
     )
     return checks + [one for folder in folders for one in replay(folder, replayer)]
 

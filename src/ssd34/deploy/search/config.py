@@ -17,7 +17,7 @@ from ssd34.deploy.search.gate import Criterion
 from ssd34.deploy.search.search import Budget
 from ssd34.errors import OptionError, require
 from ssd34.runtime.libraries import int8_saturates
-from ssd34.setting_types import Count, check, check_fields, kinds_of
+from ssd34.setting_types import Count, Share, check, check_fields, kinds_of
 from ssd34.text import parse_yaml
 
 T = TypeVar("T")
@@ -55,6 +55,7 @@ class Quantization:
         reduce_range: weights of 7 bits in all trials; None: if this processor's fast int8
             arithmetic is wrong with 8, as without VNNI.
         image_input: ``float32`` or ``uint8``, as for export.
+        score_threshold: of the NMS in the files; None: see `ssd34.workflows.quantize.quantize`.
     """
 
     forms: Annotated[tuple[Literal["12-int8", "12-qdq", "13-qdq"], ...], Meta(min_length=1)] = (
@@ -68,6 +69,7 @@ class Quantization:
     reduce_range: bool | None = None
     float_nodes: tuple[str, ...] = ()
     image_input: Literal["float32", "uint8"] = "float32"
+    score_threshold: Share | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -101,6 +103,8 @@ class QuantizeConfig:
         criterion: what is good enough.
         search: how long to look for it.
         rounds: how often each file is timed in a trial.
+        seen: data sets that the network was trained on; the proof says how many of the pictures
+            measured on are among them.
     """
 
     calibration: Calibration = field(default_factory=Calibration)
@@ -108,6 +112,7 @@ class QuantizeConfig:
     criterion: Criterion = field(default_factory=Criterion)
     search: Budget = field(default_factory=Budget)
     rounds: Count = 30
+    seen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -152,7 +157,7 @@ def _read(owner: type[T], values: object, where: str = "") -> T:
         if dataclasses.is_dataclass(kinds[name]):
             made[name] = _read(kinds[name], {} if value is None else value, label)
         else:
-            alone = isinstance(value, str) and name in ("forms", "ranges", "float_nodes")
+            alone = isinstance(value, str) and name in ("forms", "ranges", "float_nodes", "seen")
             made[name] = check(label, [value] if alone else value, kinds[name])
     return owner(**made)
 

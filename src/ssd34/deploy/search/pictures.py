@@ -84,6 +84,35 @@ class CalibrationPictures:
         return sum(digest is not None and digest in found for digest, found in digests)
 
 
+def count_seen(
+    measured: Dataset,
+    seen: Sequence[Dataset],
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+) -> int:
+    """How many pictures are also in other data sets: the same file, under any name. Where a file
+    cannot be read, as beside annotations alone, its name counts.
+
+    Args:
+        measured: the pictures that are counted.
+        seen: the data sets that they are looked for in.
+        progress: called with the number of pictures of `seen` that were read.
+    """
+    names: set[str] = set()
+    digests: set[str] = set()
+    every = (file for dataset in seen for file in _files(dataset, dataset.samples))
+    for done, file in enumerate(every, start=1):
+        if digest := _digest_of(file):
+            digests.add(digest)
+        else:
+            names.add(Path(file.name).name)
+        progress(done)
+    return sum(
+        Path(file.name).name in names or _digest_of(file) in digests
+        for file in _files(measured, measured.samples)
+    )
+
+
 def _digest_of(file: CalibrationPicture) -> str | None:
     """Its SHA-256; None: the file cannot be read."""
     try:
