@@ -166,8 +166,7 @@ def test_json_names_the_model(detect, pictures, tiny_model):
 
 
 @pytest.mark.parametrize(
-    "names",
-    [("7.png", "x.png"), ("1/7.png", "2/7.png"), ("7.png", "07.jpg"), ("a.png", "a.jpg")],
+    "names", [("7.png", "x.png"), ("1/7.png", "2/7.png"), ("7.png", "07.jpg"), ("a.png", "a.jpg")]
 )
 def test_pictures_whose_names_are_no_unique_numbers_are_told_apart(detect, tmp_path, names):
     """COCO's ids count them; YOLO's files are numbered."""

@@ -22,10 +22,7 @@ EASY = QuantizeConfig.from_dict(
     }
 )
 STRICT = EASY.changed(
-    {
-        "quantization": {"ranges": ["minmax", "percentile"]},
-        "criterion": {"min_speedup": 99},
-    }
+    {"quantization": {"ranges": ["minmax", "percentile"]}, "criterion": {"min_speedup": 99}}
 )
 
 

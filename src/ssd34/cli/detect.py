@@ -14,8 +14,15 @@ from click.core import ParameterSource
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssd34.cli.console import PARTLY, engine_option, progress_bar, say_choice, warn
-from ssd34.cli.detection_formats import FORMATS, Looked, Run, as_text
+from ssd34.cli.console import (
+    PARTLY,
+    engine_option,
+    progress_bar,
+    say_choice,
+    threads_option,
+    warn,
+)
+from ssd34.cli.detection_formats import FORMATS, DetectRun, Looked, as_text
 from ssd34.core.detections import Detections
 from ssd34.core.postprocess import POLICIES, ZOO
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
@@ -37,11 +44,9 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--model", default="default", help="An ONNX file, or the name of a model.")
 @click.option(
-    "--score",
-    type=click.FloatRange(0, 1),
-    default=DEFAULT_SCORE,
+    "--score", type=click.FloatRange(0, 1), default=DEFAULT_SCORE,
     help="Leave out detections that score less.",
-)
+)  # fmt: skip
 @click.option(
     "--policy", "policy_name", type=click.Choice(list(POLICIES)),
     help="NMS policy, only for files that end at raw outputs. Others have the NMS in the file, see "
@@ -67,9 +72,7 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
     "--preprocess", "preprocessing", type=click.Choice(PREPROCESSINGS), default=CARD,
     help="card: as published, bit for bit. fast: less work on large pictures.", show_default=True,
 )  # fmt: skip
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
-)
+@threads_option
 @engine_option
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse larger pictures."
@@ -124,7 +127,7 @@ def detect(
         _warn_of_own_threshold(detector.session, score)
     wanted = [detector.labels.label(name) for name in classes]
 
-    run = Run(model=model, files=[picture.path for picture in pictures])
+    run = DetectRun(model=model, files=[picture.path for picture in pictures])
 
     def prepare(picture: PictureFile) -> tuple[Prepared, Image.Image | None] | ImageError:
         """In a thread, while the network works on the picture before."""
@@ -241,7 +244,7 @@ def _usual_format(output: Path | None) -> str:
     return ending if ending in ("json", "csv") else "table"
 
 
-def _emit(run: Run, form: str, output: Path | None, label_files: dict[Path, Path]) -> None:
+def _emit(run: DetectRun, form: str, output: Path | None, label_files: dict[Path, Path]) -> None:
     if output is None:
         width = shutil.get_terminal_size((100, 24)).columns
         click.echo(as_text(run, form, width=width), nl=False)

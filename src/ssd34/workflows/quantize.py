@@ -1,15 +1,12 @@
-"""A float model to int8 files that are proven accurate and faster: what ``quantize`` does.
-
-Calibrate once, search for each kind of file, write what passed.
-"""
+"""A float model to int8 files that are proven accurate and faster: what ``quantize`` does."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +19,16 @@ from ssd34.deploy.graph.layers import Network
 from ssd34.deploy.graph.onnx_file import read_model
 from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.graph.tail import read_tail_policy
-from ssd34.deploy.int8.calibrate import Statistics, calibrate
+from ssd34.deploy.int8.calibrate import CalibrationStatistics, calibrate
 from ssd34.deploy.int8.plan import check_ranges
 from ssd34.deploy.int8.quantize import PUBLISHED_FORMS
 from ssd34.deploy.int8.ranges import TRAINED
 from ssd34.deploy.search.bench import Bench
 from ssd34.deploy.search.config import QuantizeConfig
-from ssd34.deploy.search.gate import Trial
+from ssd34.deploy.search.gate import Trial, plot_trials
 from ssd34.deploy.search.log import LayerLog, TrialLog
 from ssd34.deploy.search.pictures import CalibrationPictures, count_seen, from_path, split
-from ssd34.deploy.search.plot import plot_trials
-from ssd34.deploy.search.search import Outcome, Search
+from ssd34.deploy.search.search import Search, SearchOutcome
 from ssd34.errors import MissingExtraError, ModelError, OptionError, require
 from ssd34.evaluate.metrics.coco import categories_of, describe_unknown_classes
 from ssd34.files.atomic import sha256_of, write_text
@@ -83,7 +79,7 @@ class Quantized:
     """
 
     files: Mapping[str, Path]
-    outcomes: Mapping[str, Outcome]
+    outcomes: Mapping[str, SearchOutcome]
     removed: Mapping[Path, Trial]
     pictures: int
     seen: int | None
@@ -120,8 +116,8 @@ def quantize(
         listener: hears of progress, trials and warnings.
 
     Raises:
-        DatasetError: the data cannot be used, have no class in common with the model, or the
-            float model finds nothing in them.
+        DatasetError: the data cannot be used, have no class in common with the model, or the float
+            model finds nothing in them.
         ModelError, CheckpointError: no such model, or none that can be quantized.
         OptionError: a setting does not fit the model, the folder holds trials that cannot be
             continued, or it cannot be written.
@@ -181,17 +177,17 @@ def quantize(
             threads=threads,
             listener=listener,
         )
-        bench = Bench(
-            network,
-            statistics,
-            measured,
-            files=files,
-            rounds=settings.rounds,
-            threads=threads,
-            progress=listener.progressed,
-            problem=lambda problem: listener.warned(f"counts as missed: {problem}"),
-        )
-        with _telling_what_is_kept(listener, log, settings.search.max_trials, output), bench:
+        with (
+            evaluate.telling_what_is_kept(
+                listener, lambda: log.count, settings.search.max_trials, output
+            ),
+            tempfile.TemporaryDirectory(prefix="ssd34-quantize-") as work,
+        ):
+            bench = Bench(
+                network, statistics, measured, files=files, folder=Path(work),
+                rounds=settings.rounds, threads=threads, progress=listener.progressed,
+                problem=lambda problem: listener.warned(f"counts as missed: {problem}"),
+            )  # fmt: skip
             layers = LayerLog(output / "layers.json", subject=subject, resume=resume)
             outcomes = _search_forms(
                 bench, settings, trained=bool(network.trained), log=log, layers=layers,
@@ -296,11 +292,11 @@ def _calibrate(
     reuse: bool,
     threads: int | None,
     listener: Listener,
-) -> Statistics:
+) -> CalibrationStatistics:
     """The statistics in a file, where it may be reused and fits, or new ones, written there."""
     if reuse and path.exists():
         try:
-            statistics = Statistics.load(path)
+            statistics = CalibrationStatistics.load(path)
             statistics.check_network(network)
             if statistics.source == source:
                 return statistics
@@ -317,17 +313,6 @@ def _calibrate(
     return statistics
 
 
-@contextmanager
-def _telling_what_is_kept(
-    listener: Listener, log: TrialLog, most: int, output: Path
-) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        listener.interrupted(log.count, most, output)
-        raise
-
-
 def _search_forms(
     bench: Bench,
     settings: QuantizeConfig,
@@ -336,7 +321,7 @@ def _search_forms(
     log: TrialLog,
     layers: LayerLog,
     listener: Listener,
-) -> dict[str, Outcome]:
+) -> dict[str, SearchOutcome]:
     """Search for each kind of file; what passed for one is tried first for the next.
 
     A network that comes from quantization-aware training is `trained`: its own steps go first.
@@ -361,7 +346,7 @@ def _search_forms(
         finished=note,
         earlier=log.earlier,
     )
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, SearchOutcome] = {}
     for form in settings.quantization.forms:
         candidates = settings.quantization.candidates(form)
         if trained:
@@ -383,7 +368,7 @@ def _search_forms(
 
 def _publish(
     bench: Bench,
-    outcomes: Mapping[str, Outcome],
+    outcomes: Mapping[str, SearchOutcome],
     output: Path,
     *,
     stem: str,
@@ -393,9 +378,8 @@ def _publish(
 ) -> Quantized:
     """Write each accepted file with its proof beside it, and ``quantize.json`` over all.
 
-    Of the other forms, searched for or not, a file of an earlier sitting stays as long as a trial
-    of its form passes, or none is known; else it goes with its proof. The `earlier` trials are
-    judged by today's criterion.
+    A file of an earlier sitting stays as long as a trial of its form passes, by today's criterion,
+    or none is known; else it goes with its proof.
     """
     files: dict[str, Path] = {}
     removed: dict[Path, Trial] = {}

@@ -499,6 +499,7 @@ def test_a_report_instead_of_detections_is_named(run_evaluate, shapes, tmp_path)
         (("--detections", "a", "--threads", "2"), "--threads 2"),
         (("--detections", "a", "--engine", "openvino"), "--engine openvino"),
         (("--compare", "a", "b", "--engine", "onnxruntime"), "--engine onnxruntime"),
+        (("--detections", "a", "--preprocess", "fast"), "--preprocess fast: no model runs"),
         (("--detections", "no.json"), "no.json: No such file"),
         (("--metric", "zoo-2021", "default"), "COCO's 80 classes"),
         (("default", "--policy", "all", "--detections", "a"), "one policy"),
@@ -616,16 +617,3 @@ def test_a_preprocessing_is_the_detectors_own(tiny_raw_model, large, tmp_path, n
     ]
     scores = [result["score"] for result in json.loads(found.read_text())]
     assert sorted(scores) == pytest.approx(sorted(expected), abs=1e-5)
-
-
-def test_both_preprocessings_at_once_name_what_stands_in_for_them(run_evaluate, tiny_model, large):
-    code, out, err = run_evaluate(tiny_model, "--data", large, "--preprocess", "both")
-    assert (code, out) == (2, "")
-    assert "--preprocess both" in err and "--compare" in err
-
-
-def test_preprocess_without_a_model_is_refused(run_evaluate, large, tmp_path):
-    code, _, err = run_evaluate(
-        "--data", large, "--detections", tmp_path / "x.json", "--preprocess", "fast"
-    )
-    assert code == 2 and "--preprocess fast: no model runs here" in err

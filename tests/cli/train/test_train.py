@@ -1,7 +1,6 @@
 import json
 import shutil
 
-import click
 import pytest
 import torch
 
@@ -133,25 +132,6 @@ def test_another_length_is_written_down_once_the_run_is_resumed(shapes, few, tin
     assert after["changed"] == {**before["changed"], **new}
     assert read_checkpoint(output / "last.safetensors").state["notes"]["recipe"] == after
     assert "<td>epochs</td><td>2</td><td>changed</td>" in (output / "report.html").read_text()
-
-
-@pytest.mark.parametrize(
-    ("former", "now"),
-    [
-        (("--freeze", "2"), "frozen_stages=2"), (("--ema=0.9",), "ema_decay=0.9"),
-        (("--no-head-norm",), "head_norm=false"), (("--tensorboard",), "tensorboard=true"),
-        (("--coco-names",), "coco_names=true"), (("--global-batch", "8"), "batch_size=8"),
-        (("--target-map", "0.23"), "target_map=0.23"),
-    ],
-)  # fmt: skip
-def test_a_former_option_names_its_setting(tmp_path, former, now):
-    with pytest.raises(OptionError, match=f"--set {now}$"):
-        train("a", "a", tmp_path, *former)
-
-
-def test_what_is_no_option_is_refused(tmp_path):
-    with pytest.raises(click.NoSuchOption):
-        train("a", "a", tmp_path, "--speed", "3")
 
 
 def test_fine_tuning_to_other_classes(trained, tmp_path):

@@ -129,7 +129,8 @@ def test_pictures_seen_in_training_are_the_same_files_under_any_name(dataset, sh
         content = source.read_bytes() + (b"!" if number > 5 else b"")
         (tmp_path / "images" / image["file_name"]).write_bytes(content)
     (tmp_path / "instances.json").write_text(json.dumps(values))
-    trained, read = open_dataset(str(tmp_path)), []
+    trained = open_dataset(str(tmp_path))
+    read: list[int] = []
     assert count_seen(dataset, [trained], progress=read.append) == 5
     assert read == list(range(1, 13))
     alone = read_annotations_alone(tmp_path / "instances.json")

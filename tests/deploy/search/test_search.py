@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.search.gate import Criterion, Measured, Trial, judged, pareto_front
+from ssd34.deploy.search.gate import Criterion, Measurement, Trial, judged, pareto_front
 from ssd34.deploy.search.search import Budget, Search
 from ssd34.errors import OptionError
 from ssd34.runtime.timing import SpeedUp
@@ -32,7 +32,7 @@ class World:
         lost = sum(self.costs[n] for n in in_int8) + self.extra.get(options.ranges, 0.0)
         ms = FLOAT_MS - self.saved * len(in_int8)
         ratio = FLOAT_MS / ms
-        return Measured(
+        return Measurement(
             ap=FLOAT_AP - lost,
             float_ap=FLOAT_AP,
             ms=ms,

@@ -18,14 +18,7 @@ from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import (
-    download_bar,
-    duration,
-    errors,
-    progress_bar,
-    warn,
-    warn_of_problems,
-)
+from ssd34.cli.console import download_bar, duration, errors, progress_bar, warn, warn_of_problems
 from ssd34.train.progress import Listener
 
 if TYPE_CHECKING:
@@ -39,7 +32,7 @@ REFRESH_SECONDS = 0.25
 SHOWN_EVALUATIONS = 8
 
 
-class Evaluation(NamedTuple):
+class EvaluationRow(NamedTuple):
     """A row of the table."""
 
     epoch: float
@@ -53,16 +46,12 @@ class LiveTable:
     last stays when training ends, however it ends."""
 
     def __init__(self, console: Console, history: Sequence[Mapping[str, Any]] = ()) -> None:
-        """
-        Args:
-            console: where to draw.
-            history: records of a resumed run.
-        """
+        """`history`: records of a resumed run."""
         self._where = self._means = self._measuring = ""
         self._drawn_at = 0.0
         per_epoch = next((r["batches_per_epoch"] for r in history if r["event"] == "step"), 1)
         self._evaluations = [
-            Evaluation(record["step"] / per_epoch, record["step"], *_numbers(record["summary"]))
+            EvaluationRow(record["step"] / per_epoch, record["step"], *_numbers(record["summary"]))
             for record in history
             if record["event"] == "evaluation"
         ]
@@ -87,7 +76,7 @@ class LiveTable:
     def evaluated(self, epoch: float, step: int, metrics: CocoMetrics) -> None:
         """A result."""
         self._measuring = ""
-        self._evaluations.append(Evaluation(epoch, step, *_numbers(metrics.summary)))
+        self._evaluations.append(EvaluationRow(epoch, step, *_numbers(metrics.summary)))
         self._draw(now=True)
 
     def problem(self, problem: Problem) -> None:
@@ -118,7 +107,7 @@ class LiveTable:
         return Group(*lines, *([table] if shown else []))
 
 
-class Screen(Listener):
+class TrainScreen(Listener):
     """A live table where somebody watches, else a line every few seconds.
 
     Use it as a context manager. From `ready` to `ended` Ctrl-C or SIGTERM asks the run to stop

@@ -16,7 +16,7 @@ from ssd34.text import counted
 
 
 @dataclass(frozen=True)
-class Comparison:
+class OutputComparison:
     """What differs.
 
     Attributes:
@@ -38,15 +38,10 @@ class Pair:
 
 
 def paired(recorded: Picked, replayed: Picked, *, least_iou: float) -> list[Pair]:
-    """Pairs of one class whose boxes overlap, each detection in one pair at most.
+    """Pairs of one class whose boxes overlap by `least_iou`, each detection in one pair at most.
 
     Greedy: the largest overlap first; among equal ones the highest recorded, then the highest
     replayed score. The order of the detections does not matter.
-
-    Args:
-        recorded: detections.
-        replayed: detections.
-        least_iou: smallest overlap of a pair.
     """
     candidates: list[Pair] = []
     for row, label in enumerate(recorded.labels):
@@ -77,22 +72,16 @@ def _overlaps(box: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.float64]:
 
 def compare_detections(
     recorded: Picked, replayed: Picked, *, tolerance: Tolerance, policy: Policy
-) -> Comparison:
+) -> OutputComparison:
     """Compare the detections of one picture.
 
     A detection without a partner is no mismatch where its score lies so close to the policy's
-    threshold, or to the lowest score of a full list, that rounding decides whether it is there.
-    At least half of what is recorded must be found all the same.
-
-    Args:
-        recorded: what the file's maker got.
-        replayed: what this machine got.
-        tolerance: what counts as the same.
-        policy: threshold and largest number of detections of the file.
+    threshold, or to the lowest score of a full list, that rounding decides whether it is there. At
+    least half of what is recorded must be found all the same.
     """
     for name, picked in (("recorded", recorded), ("replayed", replayed)):
         if not (np.isfinite(picked.boxes).all() and np.isfinite(picked.scores).all()):
-            return Comparison((f"{name} values are not finite",), "")
+            return OutputComparison((f"{name} values are not finite",), "")
     floor = policy.score_threshold
     for picked in (recorded, replayed):
         if len(picked.scores) >= policy.max_detections:
@@ -129,7 +118,7 @@ def compare_detections(
         f"{counted(len(replayed.labels) - len(pairs), 'other')}; largest score difference "
         f"{worst:.2g} (limit {tolerance.score:g}), lowest IoU {lowest} (limit {tolerance.iou:g})"
     )
-    return Comparison(tuple(mismatches), summary)
+    return OutputComparison(tuple(mismatches), summary)
 
 
 def _certain(picked: Picked, partnered: set[int], score: float) -> list[int]:
@@ -155,29 +144,22 @@ def _nearest(picked: Picked, index: int, others: Picked) -> str:
 
 def compare_raw(
     name: str, recorded: NDArray[Any], replayed: NDArray[Any], *, tolerance: Tolerance
-) -> Comparison:
-    """Compare an output element by element.
-
-    Args:
-        name: the output's.
-        recorded: any shape, numbers.
-        replayed: the same shape.
-        tolerance: what counts as the same.
-    """
+) -> OutputComparison:
+    """Compare an output of any shape element by element."""
     if recorded.shape != replayed.shape:
         shapes = f"{list(replayed.shape)}, recorded is {list(recorded.shape)}"
-        return Comparison((f"{name}: has shape {shapes}",), "")
+        return OutputComparison((f"{name}: has shape {shapes}",), "")
     was, now = recorded.astype(np.float64), replayed.astype(np.float64)
     if not (np.isfinite(was).all() and np.isfinite(now).all()):
-        return Comparison((f"{name}: values are not finite",), "")
+        return OutputComparison((f"{name}: values are not finite",), "")
     difference = np.abs(was - now)
     beyond = int((difference > tolerance.raw).sum())
     largest = float(difference.max(initial=0))
     summary = f"{name}: largest difference {largest:.2g} (limit {tolerance.raw:g})"
     if beyond <= tolerance.share * difference.size:
-        return Comparison((), summary)
+        return OutputComparison((), summary)
     place = ", ".join(str(k) for k in np.unravel_index(difference.argmax(), difference.shape))
-    return Comparison(
+    return OutputComparison(
         (f"{summary} at [{place}]; {beyond} of {difference.size} elements are beyond it",), summary
     )
 

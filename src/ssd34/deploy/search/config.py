@@ -26,13 +26,9 @@ MAX_CONFIG_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Which pictures the ranges come from.
-
-    Attributes:
-        data: a folder or data set; None: a part of the evaluation pictures.
-        pictures: most pictures.
-    """
+class CalibrationSettings:
+    """Which pictures the ranges come from: a folder or data set (None: a part of the evaluation
+    pictures), and at most how many."""
 
     data: str | None = None
     pictures: Count = 200
@@ -107,7 +103,7 @@ class QuantizeConfig:
             measured on are among them.
     """
 
-    calibration: Calibration = field(default_factory=Calibration)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     quantization: Quantization = field(default_factory=Quantization)
     criterion: Criterion = field(default_factory=Criterion)
     search: Budget = field(default_factory=Budget)
@@ -123,12 +119,8 @@ class QuantizeConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QuantizeConfig:
-        """The settings of a mapping; what it leaves out keeps its default.
-
-        Raises:
-            OptionError: a section or setting is unknown, of another type, or outside what is
-                allowed.
-        """
+        """The settings of a mapping; what it leaves out keeps its default. OptionError: one is
+        unknown or not allowed."""
         return _read(cls, values)
 
     def changed(self, changes: Mapping[str, Mapping[str, Any] | Any]) -> QuantizeConfig:
@@ -163,12 +155,8 @@ def _read(owner: type[T], values: object, where: str = "") -> T:
 
 
 def read_config(path: Path) -> QuantizeConfig:
-    """Read a YAML file of settings.
-
-    Raises:
-        OptionError: missing, not YAML, a key stands twice, or a setting is not as expected.
-        MissingExtraError: PyYAML is not installed.
-    """
+    """Read a YAML file of settings; OptionError: missing, not YAML, a key stands twice, or a
+    setting is not as expected."""
     require("yaml", extra="quantize", why="a YAML configuration")
     if not path.is_file():
         raise OptionError(f"{path}: no such file; expected a YAML file of settings")
