@@ -58,19 +58,6 @@ def test_a_checkpoint_is_exported(tiny_checkpoint, tiny_model, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_cannot_be_exported_leaves_no_file(tiny_model, tmp_path):
-    for model, output, kind, fact in (
-        (tiny_model, tmp_path / "tiny.pb", OptionError, "tiny.pb"),
-        (tiny_model, tiny_model, OptionError, "tiny.onnx"),
-        (tmp_path / "none.onnx", tmp_path / "x.onnx", ModelError, "none.onnx"),
-    ):
-        before = tiny_model.read_bytes()
-        with pytest.raises(kind, match=fact):
-            ssd34.export(model, output)
-        assert tiny_model.read_bytes() == before
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_model_is_quantized(tiny_model, found_shapes, tmp_path, capfd):
     ears = Recorder()
     found = ssd34.quantize(tiny_model, found_shapes, tmp_path / "out", EASY, listener=ears)

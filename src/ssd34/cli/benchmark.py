@@ -83,12 +83,11 @@ def benchmark(
     images: tuple[str, ...],
     scenario: str,
     rounds: int | None,
-    warm_up: int,
-    batch: int | None,
     loadgen: Path | None,
     seconds: float,
     json_file: Path | None,
     plot: Path | None,
+    **options: Any,
 ) -> None:
     """Measure how fast models run on this machine, from JPEG bytes to detections.
 
@@ -106,8 +105,7 @@ def benchmark(
         pictures=[picture.path for picture in find_pictures(images)],
         scenario=scenario,
         rounds=rounds or ROUNDS[scenario],
-        warm_up=warm_up,
-        batch=batch,
+        **options,
     )
     check_outputs((json_file, plot), files=plan.pictures, models=models)
     if plot:

@@ -105,7 +105,9 @@ def detect(
     pictures = find_pictures(sources)
     from ssd34.runtime.detector import Detector, Prepared
 
-    form = form or _usual_format(output)
+    if form is None:
+        ending = output.suffix.lower().removeprefix(".") if output else ""
+        form = ending if ending in ("json", "csv") else "table"
     targets = _targets(pictures, save) if save else {}
     if form == "yolo" and output and output.exists() and not output.is_dir():
         raise OptionError(f"--output {output}: is a file; --format yolo writes a folder")
@@ -116,12 +118,9 @@ def detect(
         made=(save, output if form == "yolo" else None),
     )  # fmt: skip
     detector = Detector.load(
-        model,
-        threads=threads,
-        policy=policy_name,
-        engine=engine or DEFAULT_ENGINE,
+        model, threads=threads, policy=policy_name, engine=engine or DEFAULT_ENGINE,
         preprocessing=preprocessing,
-    )
+    )  # fmt: skip
     say_choice(detector.session)
     if click.get_current_context().get_parameter_source("score") is ParameterSource.COMMANDLINE:
         _warn_of_own_threshold(detector.session, score)
@@ -237,11 +236,6 @@ def _save(target: Path, pixels: NDArray[np.uint8], found: Detections) -> None:
     form = SAVED_SUFFIXES[target.suffix.lower()]
     with written_whole(target) as temporary:
         draw(pixels, found).save(temporary, form, quality=92)
-
-
-def _usual_format(output: Path | None) -> str:
-    ending = output.suffix.lower().removeprefix(".") if output else ""
-    return ending if ending in ("json", "csv") else "table"
 
 
 def _emit(run: DetectRun, form: str, output: Path | None, label_files: dict[Path, Path]) -> None:

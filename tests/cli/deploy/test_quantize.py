@@ -112,14 +112,6 @@ def test_accepted_files_come_with_their_proof(accepted):
     assert proof["subject"]["int8"] == (exact if int8_saturates() else "fast")
 
 
-def test_nothing_acceptable_publishes_nothing(run, tiny_model, tmp_path):
-    result = run(tiny_model, *STRICT, code=4, ranges="minmax")
-    assert "trial 1" in result.output
-    out = tmp_path / "out"
-    assert not list(out.glob("*.onnx"))
-    assert json.loads((out / "quantize.json").read_text())["forms"]["12-int8"]["best_trial"] == 1
-
-
 def test_a_file_that_passes_stays_where_the_budget_ends_before_it(run, tiny_model, tmp_path):
     """Another percentile makes another trial, for which there is no budget any more."""
     out = tmp_path / "out"
@@ -173,16 +165,6 @@ def test_layers_go_back_to_float_until_the_gate_is_passed(run, tiny_model, tmp_p
         (file,) = (tmp_path / "out").glob("*.onnx")
         metadata = {p.key: p.value for p in onnx.load(file).metadata_props}
         assert "float_nodes" in " ".join(metadata.values())
-
-
-def test_an_interrupted_search_goes_on(run, tiny_model, tmp_path):
-    out = tmp_path / "out"
-    run(tiny_model, *STRICT, "--max-trials", "1", code=4)
-    with refused(Ssd34Error, "--resume"):
-        run(tiny_model, *STRICT)
-    first = rows(out)[1]
-    run(tiny_model, *STRICT, "--resume", "--max-trials", "2", code=4)
-    assert rows(out)[1] == first and len(rows(out)) == 3
 
 
 @pytest.fixture
@@ -300,14 +282,6 @@ def test_limit_takes_the_first_pictures_and_settings_come_from_a_file_too(
 def test_bad_input_writes_nothing(run, tiny_model, tmp_path, arguments, settings, facts):
     with refused(Ssd34Error, *facts):
         run(tiny_model, *arguments, **settings)
-    assert not (tmp_path / "out").exists()
-
-
-def test_models_that_are_quantized_already_or_torchs(run, tmp_path):
-    (tmp_path / "ssd.pth").write_bytes(b"torch")
-    for model, fact in ((tmp_path / "ssd.pth", "ssd34 convert"), ("default", "quantized")):
-        with refused(Ssd34Error, fact):
-            run(model, *EASY)
     assert not (tmp_path / "out").exists()
 
 

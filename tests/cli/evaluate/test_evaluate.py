@@ -209,14 +209,6 @@ def test_somebodys_detections_are_not_overwritten(run_evaluate, tiny_model, shap
     assert [p.name for p in tmp_path.iterdir()] == ["theirs.json"]
 
 
-def test_scored_detections_and_their_report_are_two_files(run_evaluate, shapes, tmp_path):
-    (tmp_path / "found.json").write_text("[]")
-    arguments = ("--data", shapes, "--detections", tmp_path / "found.json")
-    code, _, err = run_evaluate(*arguments, "--json", tmp_path / "found.json")
-    assert code == 2 and "found.json" in err
-    assert (tmp_path / "found.json").read_text() == "[]"
-
-
 @pytest.mark.usefixtures("no_plots")
 def test_a_report_needs_scores_that_it_can_draw(
     run_evaluate, found_shapes, found_detections, tmp_path
@@ -339,12 +331,6 @@ def test_an_interruption_while_the_outputs_are_written_says_what_is_kept(
     assert err.startswith(f"3 of 3 pictures done, kept in {partial}; go on with --resume")
     assert run_evaluate(*arguments, "--resume")[0] == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.json", "r.json"]
-
-
-def test_resume_with_nothing_there_begins(run_evaluate, tiny_model, shapes, tmp_path):
-    arguments = (tiny_model, "--data", shapes, "--json", tmp_path / "r.json", "--resume")
-    assert run_evaluate(*arguments)[0] == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
 
 def test_without_an_output_nothing_is_kept(run_evaluate, monkeypatch, tiny_model, shapes, tmp_path):
@@ -478,14 +464,6 @@ def test_two_files_are_compared(found_shapes, found_detections, half, tmp_path, 
         assert "interval" not in result.stdout and "draws" not in result.stdout
 
 
-def test_a_report_instead_of_detections_is_named(run_evaluate, shapes, tmp_path):
-    report, found = tmp_path / "report.json", tmp_path / "found.json"
-    report.write_text(json.dumps({"summary": {}}))
-    found.write_text("[]")
-    code, _, err = run_evaluate("--data", shapes, "--compare", found, report)
-    assert code == 2 and str(report) in err and "--detections" in err
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -538,19 +516,6 @@ def test_all_policies_are_what_each_is_alone(tiny_raw_model, tiny_model, found_s
         other = together[tiny_model][name]
         for key, value in found["summary"].items():
             assert other["summary"][key] == pytest.approx(value, abs=5e-3)
-
-
-def test_one_policy_for_a_file_with_a_tail(tiny_raw_model, tiny_model, found_shapes, tmp_path):
-    """Detections are those of the same network without the tail."""
-    scores = []
-    for model in (tiny_raw_model, tiny_model):
-        found = tmp_path / "found.json"
-        values = report_of(tmp_path, model, "--data", found_shapes, "--policy", "best",
-                           "--detections", found, "--overwrite")  # fmt: skip
-        assert (values["policy"], values["tail_cut"]) == ("best", model == tiny_model)
-        scores.append(sorted((r["score"] for r in json.loads(found.read_text())), reverse=True))
-    assert len(scores[1]) == pytest.approx(len(scores[0]), rel=0.01)
-    assert scores[1][:20] == pytest.approx(scores[0][:20], abs=1e-4)
 
 
 def test_all_policies_go_on_too(run_evaluate, monkeypatch, tiny_raw_model, shapes, tmp_path):

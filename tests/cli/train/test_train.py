@@ -9,7 +9,6 @@ from ssd34.errors import (
     CheckpointError,
     DatasetError,
     DivergenceError,
-    ModelError,
     OptionError,
     TrainingError,
 )
@@ -213,20 +212,6 @@ def test_convert_writes_a_checkpoint_of_ours(tmp_path):
     assert "--spec ssd300-resnet18" in result.stderr
     with pytest.raises(OptionError, match=r"\.safetensors"):
         invoke("convert", tmp_path / "ssd.pth", tmp_path / "ssd.bin")
-
-
-def test_export_refuses_before_writing(tiny_file, tmp_path):
-    pth = tmp_path / "ssd.pth"
-    pth.write_bytes(b"torch")
-    for model, output, more, error, fact in (
-        (tiny_file, "x.onnx", ("--opset", "9"), OptionError, "opset 9"),
-        (tiny_file, "no/x.onnx", (), OptionError, "no"),
-        (EXAMPLES / "coffee.jpg", "x.onnx", (), ModelError, r"coffee\.jpg"),
-        (pth, "x.onnx", (), OptionError, "ssd34 convert"),
-    ):
-        with pytest.raises(error, match=fact):
-            invoke("export", model, tmp_path / output, *more)
-    assert list(tmp_path.iterdir()) == [pth]
 
 
 def test_a_run_that_diverges_leaves_a_page(shapes, few, tiny_file, tmp_path):
