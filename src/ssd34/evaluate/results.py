@@ -220,7 +220,7 @@ def _parts(file_name: str) -> tuple[str, ...]:
 
 
 def _best_fitting(parts: tuple[str, ...], pictures: list[Sample]) -> list[Sample]:
-    """Those pictures of one name whose folders agree with a path farthest up; the very path wins."""
+    """The pictures of one name whose folders agree with a path farthest up. The very path wins."""
     same = [sample for sample in pictures if _parts(sample.file_name) == parts]
     if same or len(pictures) < 2:
         return same or pictures
