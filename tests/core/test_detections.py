@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,12 +98,13 @@ def test_slices_masks_and_indices_give_detections(two, rows, expected):
 
 def test_an_integer_gives_what_iteration_gives(two):
     listed = list(two)
-    for index in (0, 1, -1, -2, np.int64(1), np.uint8(0)):
+    within: tuple[int | np.integer[Any], ...] = (0, 1, -1, -2, np.int64(1), np.uint8(0))
+    for index in within:
         assert two[index] == listed[index]
         assert type(two[index].label) is int and type(two[index].score) is float
-    for index in (2, -3, np.ones(3, bool)):
+    for outside in (2, -3, np.ones(3, bool)):
         with pytest.raises(IndexError):
-            two[index]
+            two[outside]
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,8 @@ def test_score_is_a_lower_limit(detector):
     assert 0 < len(found) < len(everything)
     for score in (0.3, np.float32(0.3), np.float64(0.3)):
         assert len(detector.detect(noise(), score=score)) == len(detector.detect(noise()))
-    for score in (1, True, np.int64(1)):
-        assert len(detector.detect(noise(), score=score)) == 0
+    for whole in (1, True, np.int64(1)):
+        assert len(detector.detect(noise(), score=whole)) == 0
     assert len(detector.detect(noise())) == (everything.scores >= 0.3).sum()
 
 

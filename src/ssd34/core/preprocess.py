@@ -27,7 +27,7 @@ def _normalisation_table() -> NDArray[np.float32]:
     same bit for bit, and faster.
     """
     mean, std = np.array(MEAN)[:, None], np.array(STD)[:, None]
-    table = ((np.arange(256) / 255 - mean) / std).astype(np.float32)
+    table = np.asarray((np.arange(256) / 255 - mean) / std, np.float32)
     table.setflags(write=False)
     return table
 
