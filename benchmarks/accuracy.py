@@ -44,8 +44,8 @@ from ssd34.train.loop import train
 from ssd34.train.progress import Listener, Progress
 from ssd34.train.run import HISTORY, LAST
 from ssd34.train.settings.options import TrainOptions
-from ssd34.train.settings.recipe import read_recipe, resolved
-from ssd34.train.settings.settings import Settings, parsed_setting
+from ssd34.train.settings.recipe import read_recipe, settle_recipe
+from ssd34.train.settings.settings import Settings, parse_setting
 from ssd34.train.step import computes_bf16
 from ssd34.train.validate import stages_of_network
 from ssd34.workflows.training.job import weighted
@@ -159,8 +159,8 @@ def read(results: Path) -> list[dict[str, Any]]:
 def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train one variant and measure it."""
     start = start_from(options.init).backbone_alone
-    common = dict(parsed_setting(text) for text in options.common)
-    plan = resolved(
+    common = dict(parse_setting(text) for text in options.common)
+    plan = settle_recipe(
         read_recipe(options.recipe),
         {"epochs": 1, "workers": 0, "checkpoint_minutes": 2.0, **common, **changed},
         start=start.kind,

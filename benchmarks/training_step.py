@@ -49,11 +49,14 @@ def main() -> None:
         epochs=1,
         batch_size=given.batch,
         frozen_stages=given.freeze,
+        workers=0,
+        cache_mb=0,
+        seed=1,
         precision="bf16" if computes_bf16(CPU) else "fp32",
     )
     loader = Loader(
-        training_sets([(dataset, 1.0)], dataset.labels), spec=spec, options=options.augmentation,
-        batch_size=given.batch, seed=1, workers=0, size_now=lambda _: given.size,
+        training_sets([(dataset, 1.0)], dataset.labels), spec=spec, options=options,
+        size_now=lambda _: given.size,
     )  # fmt: skip
     batch = next(loader.batches(0))
 

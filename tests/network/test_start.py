@@ -7,7 +7,7 @@ from ssd34.core.spec import named_spec
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.network.ssd import SSD
-from ssd34.train.settings.recipe import read_recipe, resolved
+from ssd34.train.settings.recipe import read_recipe, settle_recipe
 from ssd34.workflows.training.new_run import network_spec, start_from
 from tests.conftest import TINY_LABELS, tiny_spec
 
@@ -36,7 +36,7 @@ def test_a_detectors_backbone_alone(tiny_file, tiny_checkpoint):
 
 
 def test_a_backbone_alone_brings_the_detectors_network(tiny_file):
-    plan = resolved(read_recipe("small-data"), {}, start="backbone", bf16=False)
+    plan = settle_recipe(read_recipe("small-data"), {}, start="backbone", bf16=False)
     spec, _ = network_spec(plan, start_from(f"{tiny_file}@backbone"), TINY_LABELS)
     assert spec == tiny_spec().replace(head_norm=True)
     default, _ = network_spec(plan, start_from("default@backbone"), TINY_LABELS)

@@ -46,6 +46,12 @@ def stop_after(steps):
 
 def loader_of(shapes, *, weight=1.0, sources=None, **changes):
     """Batches of four for the tiny network, made in this process."""
-    given = {"options": Augmentation(), "batch_size": 4, "seed": 7, "workers": 0, **changes}
     sources = sources or training_sets([(open_dataset(shapes), weight)], TINY_LABELS)
-    return Loader(sources, **{"spec": tiny_spec(), "size_now": lambda _step: 64, **given})
+    given = {name: changes.pop(name) for name in ("spec", "size_now", "ranks") if name in changes}
+    options = TrainOptions(
+        **{"batch_size": 4, "seed": 7, "workers": 0, "cache_mb": 0,
+           "augmentation": Augmentation(), **changes}
+    )  # fmt: skip
+    return Loader(
+        sources, **{"spec": tiny_spec(), "size_now": lambda _step: 64, "options": options, **given}
+    )

@@ -430,7 +430,7 @@ def test_the_loader_matches_as_it_is_told(shapes):
     spec = tiny_spec()
     sources = training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
     for matcher, levels in (("iou", None), ("atss", levels_of(spec))):
-        examples = Examples(sources, spec, Augmentation(), matcher)
+        examples = Examples(sources, spec, dataclasses.replace(FAST, matcher=matcher))
         made = examples.make(Draw(0, 0, (1, 2, 3), 64))
         assert isinstance(made, Made)
         expected = match(
@@ -453,9 +453,8 @@ def test_the_loader_tells_crowds_from_difficult_objects(shapes):
         )  # fmt: skip
         sources = training_sets([(dataclasses.replace(dataset, samples=(marked,)), 1.0)],
                                 TINY_LABELS)  # fmt: skip
-        made = Examples(sources, tiny_spec(), Augmentation(crop=False)).make(
-            Draw(0, 0, (1, 2, 3), 64)
-        )
+        options = dataclasses.replace(FAST, augmentation=Augmentation(crop=False))
+        made = Examples(sources, tiny_spec(), options).make(Draw(0, 0, (1, 2, 3), 64))
         assert isinstance(made, Made)
         found.append((made.matches.labels == 0).mean())
     assert found[0] < 0.2

@@ -24,7 +24,7 @@ from ssd34.train.examples.example import TrainingSet
 from ssd34.train.examples.loader import Loader, batches_an_epoch, deaths_told, everyones
 from ssd34.train.progress import SILENT, Listener, Outcome, Pace
 from ssd34.train.run import BEST, LAST, Run, pictures_of
-from ssd34.train.settings.options import Schedule, TrainOptions
+from ssd34.train.settings.options import TrainOptions
 from ssd34.train.step import (
     AveragedWeights,
     advised,
@@ -103,23 +103,12 @@ def train(
     loader = Loader(
         sources,
         spec=network.spec,
-        options=options.augmentation,
-        matcher=options.matcher,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        workers=options.workers,
-        cache_mb=options.cache_mb,
+        options=options,
         size_now=lambda step: options.size_at(run.share(step), network.spec.image_size),
         pinned=device.type == "cuda",
         ranks=ranks,
     )
     listener.ready()
-    schedule = Schedule(
-        peak=options.peak_rate,
-        warmup_steps=options.warmup_steps,
-        kind=options.schedule,
-        decays=options.decays,
-    )
     pace = Pace()
     saved_at = run.elapsed()
     due = False
@@ -137,7 +126,7 @@ def train(
             waited = time.perf_counter() - waited
             problems = everyones(batch.problems, ranks)
             _report(problems, run, listener, ranks)
-            rate = schedule.rate(step=run.step, progress=share)
+            rate = options.rate_at(run.step, share)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             set_training(network, options, frozen=share < options.frozen_share)

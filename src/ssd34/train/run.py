@@ -157,7 +157,7 @@ class Run:
                 "loss": dataclasses.asdict(self.watch),
                 "batches_per_epoch": self.batches_per_epoch,
                 "pictures": self.pictures,
-                "options": self.options.to_dict(),
+                "options": dataclasses.asdict(self.options),
                 "notes": self.notes,
             },
         ).save(self.output / name)

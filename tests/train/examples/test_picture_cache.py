@@ -148,7 +148,7 @@ def test_more_than_the_system_gives():
 def test_batches_are_the_same_with_and_without(shapes, workers):
     def made(cache_mb):
         loader = loader_of(
-            shapes, options=Augmentation(expand=0.3), workers=workers, cache_mb=cache_mb,
+            shapes, augmentation=Augmentation(expand=0.3), workers=workers, cache_mb=cache_mb,
             size_now=lambda step: 64 if step % 2 else 32,
         )  # fmt: skip
         batches = loader.batches(0)

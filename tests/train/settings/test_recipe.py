@@ -5,14 +5,20 @@ import pytest
 
 from ssd34.errors import OptionError
 from ssd34.train.examples.augment import Augmentation
-from ssd34.train.settings.options import Schedule, TrainOptions
-from ssd34.train.settings.recipe import RECIPES, read_recipe, resolved, resume_note, resume_options
-from ssd34.train.settings.settings import SETTINGS, parsed_setting
+from ssd34.train.settings.options import TrainOptions
+from ssd34.train.settings.recipe import (
+    RECIPES,
+    read_recipe,
+    resume_note,
+    resume_options,
+    settle_recipe,
+)
+from ssd34.train.settings.settings import SETTINGS, parse_setting
 
 
 def settle(name, changed=(), *, start="backbone", bf16=True):
-    given = dict(parsed_setting(text) for text in changed)
-    return resolved(RECIPES[name], given, start=start, bf16=bf16)
+    given = dict(parse_setting(text) for text in changed)
+    return settle_recipe(RECIPES[name], given, start=start, bf16=bf16)
 
 
 def test_benchmark_is_the_published_recipe():
@@ -50,12 +56,9 @@ def test_ours_match_by_atss_and_a_trained_detector_changes_slowly():
 def test_the_rate_falls_exactly_at_the_epochs(name, first, second):
     options = settle(name).options
     assert options.epochs == 60
-    schedule = Schedule(
-        peak=options.peak_rate, warmup_steps=0, kind=options.schedule, decays=options.decays
-    )
     per_epoch = 457
     rates = [
-        schedule.rate(step=step, progress=step / (60 * per_epoch)) / options.peak_rate
+        options.rate_at(step, step / (60 * per_epoch)) / options.peak_rate
         for epoch in (first, second)
         for step in (epoch * per_epoch - 1, epoch * per_epoch)
     ]
@@ -85,14 +88,16 @@ def test_every_recipe_names_settings_that_exist_and_comes_back_from_its_file(tmp
     for name in RECIPES:
         plan = settle(name, ["epochs=3", "hue=0.01"])
         assert set(plan.settings) == set(SETTINGS)
-        again = resolved(saved(plan, tmp_path / "recipe.json"), {}, start="backbone", bf16=True)
+        again = settle_recipe(
+            saved(plan, tmp_path / "recipe.json"), {}, start="backbone", bf16=True
+        )
         assert (again.options, again.settings) == (plan.options, plan.settings)
 
 
 def test_what_was_settled_for_a_run_is_settled_anew_for_the_next(tmp_path):
     plan = settle("small-data", ["weight_decay=0.01"])
     recipe = saved(plan, tmp_path / "recipe.json")
-    other = resolved(
+    other = settle_recipe(
         recipe, {"optimizer": "sgd", "batch_size": 64}, start="random", bf16=False
     ).options
     assert other.peak_rate == pytest.approx(5e-3)
@@ -100,7 +105,7 @@ def test_what_was_settled_for_a_run_is_settled_anew_for_the_next(tmp_path):
     assert (other.precision, other.backbone_statistics, other.frozen_stages) == ("fp32", "batch", 0)
     # What the user chose stays.
     own = saved(settle("small-data", ["frozen_stages=1", "learning_rate=1e-4"]), tmp_path / "own")
-    later = resolved(own, {}, start="random", bf16=True)
+    later = settle_recipe(own, {}, start="random", bf16=True)
     assert (later.options.frozen_stages, later.options.learning_rate) == (1, 1e-4)
 
 
@@ -108,7 +113,7 @@ def test_a_recipe_file_of_an_older_version_is_taken_as_it_was_settled(tmp_path):
     plan = settle("small-data")
     old = {key: plan.to_dict()[key] for key in ("recipe", "changed", "settings")}
     (tmp_path / "recipe.json").write_text(json.dumps(old))
-    again = resolved(
+    again = settle_recipe(
         read_recipe(str(tmp_path / "recipe.json")), {}, start="random", bf16=False
     ).options
     assert again == dataclasses.replace(plan.options, learning_rate=3e-4, weight_decay=0.05)
@@ -124,7 +129,7 @@ def test_a_recipe_file_of_an_older_version_is_taken_as_it_was_settled(tmp_path):
     ],
 )  # fmt: skip
 def test_settings_are_typed(text, expected):
-    value = parsed_setting(text)[1]
+    value = parse_setting(text)[1]
     assert value == expected
     assert type(value) is type(expected)
 
@@ -139,7 +144,7 @@ def test_settings_are_typed(text, expected):
 )  # fmt: skip
 def test_settings_of_the_wrong_type_are_refused(text, facts):
     with pytest.raises(OptionError, match=facts):
-        parsed_setting(text)
+        parse_setting(text)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +172,7 @@ def test_settings_outside_their_range_are_refused(text):
 def test_a_recipes_decays_keep_their_share_of_the_run(tmp_path, name, changed, expected):
     plan = settle(name, changed)
     assert plan.options.decay_epochs == expected
-    again = resolved(saved(plan, tmp_path / "recipe.json"), {}, start="backbone", bf16=True)
+    again = settle_recipe(saved(plan, tmp_path / "recipe.json"), {}, start="backbone", bf16=True)
     assert again.options.decay_epochs == expected
 
 
@@ -223,7 +228,7 @@ def test_a_small_size_alone_is_for_the_usual_share(tmp_path):
         ({"small_size": 260, "small_share": 0.2}, 0.2),
         ({"small_size": None}, 0),
     ):
-        again = resolved(read_recipe(str(path)), given, start="backbone", bf16=True)
+        again = settle_recipe(read_recipe(str(path)), given, start="backbone", bf16=True)
         assert again.options.small_share == expected
 
 
@@ -250,10 +255,12 @@ def test_broken_recipe_files_are_refused(tmp_path, content, named):
 
 @pytest.mark.parametrize("key", ["backbone_statistics", "head_statistics"])
 def test_batch_norm_that_was_folded_stays_frozen(key):
-    plan = resolved(RECIPES["small-data"], {}, start="detector", bf16=False, folded=(key,))
+    plan = settle_recipe(RECIPES["small-data"], {}, start="detector", bf16=False, folded=(key,))
     assert plan.settings[key] == "frozen"
     with pytest.raises(OptionError, match=f"{key}=batch"):
-        resolved(RECIPES["small-data"], {key: "batch"}, start="detector", bf16=False, folded=(key,))
+        settle_recipe(
+            RECIPES["small-data"], {key: "batch"}, start="detector", bf16=False, folded=(key,)
+        )
 
 
 FORMER = {"box_loss": "smooth-l1", "class_loss": "softmax", "multi_scale": 0.0}
@@ -263,12 +270,12 @@ FORMER = {"box_loss": "smooth-l1", "class_loss": "softmax", "multi_scale": 0.0}
                                             ("multi_scale", 0.25)])  # fmt: skip
 def test_settings_that_are_gone_are_read_where_they_changed_nothing(tmp_path, key, other):
     plan = settle("small-data")
-    note, options = plan.to_dict(), json.loads(json.dumps(plan.options.to_dict()))
+    note, options = plan.to_dict(), json.loads(json.dumps(dataclasses.asdict(plan.options)))
     assert TrainOptions.from_dict({**options, **FORMER}) == plan.options
     note["settings"] = {**note["settings"], **FORMER}
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(note))
-    again = resolved(read_recipe(str(path)), {}, start="backbone", bf16=True)
+    again = settle_recipe(read_recipe(str(path)), {}, start="backbone", bf16=True)
     assert again.options == plan.options
     with pytest.raises(OptionError, match=f"{key}={other} is gone"):
         TrainOptions.from_dict({**options, **FORMER, key: other})
@@ -279,7 +286,7 @@ def test_settings_that_are_gone_are_read_where_they_changed_nothing(tmp_path, ke
 
 
 def test_options_of_older_checkpoints_are_read():
-    old = TrainOptions().to_dict()
+    old = dataclasses.asdict(TrainOptions())
     for key in ("accumulate", "decayed", "decay_epochs", "head_statistics", "target_map"):
         del old[key]
     assert TrainOptions.from_dict(json.loads(json.dumps(old))) == TrainOptions()
@@ -290,14 +297,14 @@ def test_options_of_older_checkpoints_are_read():
 
 
 def test_warm_up_then_cosine():
-    schedule = Schedule(peak=0.1, warmup_steps=10)
-    for step, progress, rate in ((0, 0, 0.01), (9, 0, 0.1), (100, 0.5, 0.05), (100, 1, 0)):
-        assert schedule.rate(step=step, progress=progress) == pytest.approx(rate)
+    options = TrainOptions(learning_rate=0.1, warmup_steps=10)
+    for step, share, rate in ((0, 0, 0.01), (9, 0, 0.1), (100, 0.5, 0.05), (100, 1, 0)):
+        assert options.rate_at(step, share) == pytest.approx(rate)
 
 
 def test_steps():
-    schedule = Schedule(peak=1, warmup_steps=0, kind="step")
-    rates = [schedule.rate(step=100, progress=epoch / 60) for epoch in (0, 39, 40, 49, 50, 59)]
+    options = TrainOptions(learning_rate=1, warmup_steps=0, schedule="step")
+    rates = [options.rate_at(100, epoch / 60) for epoch in (0, 39, 40, 49, 50, 59)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     with pytest.raises(OptionError, match="'linear'"):
         TrainOptions.from_dict({"schedule": "linear"})

@@ -28,10 +28,10 @@ class TrainCommand(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            from ssd34.train.settings.settings import SETTINGS, setting_of_option
+            from ssd34.train.settings.settings import SETTINGS, find_setting
 
             option = error.option_name
-            key = setting_of_option(option)
+            key = find_setting(option)
             if key is None:
                 raise
             if bool in (SETTINGS[key], *get_args(SETTINGS[key])):
@@ -157,11 +157,11 @@ def _settings_of(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[s
     Raises:
         OptionError: one was given twice, or one of ``--set`` is none.
     """
-    from ssd34.train.settings.settings import parsed_setting
+    from ssd34.train.settings.settings import parse_setting
 
     given = {name: value for name, value in flags.items() if value is not None}
     for text in assignments:
-        key, value = parsed_setting(text)
+        key, value = parse_setting(text)
         if key in given:
             raise OptionError(f"expected {key} once, got it again as --set {text}")
         given[key] = value

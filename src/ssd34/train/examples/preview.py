@@ -56,9 +56,7 @@ class SizeRow:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; no upper bound is null."""
-        to = None if math.isinf(self.side_to) else self.side_to
-        return {"side_from": self.side_from, "side_to": to, "objects": self.objects,
-                "forced": self.forced, "default_boxes": self.default_boxes}  # fmt: skip
+        return vars(self) | {"side_to": None if math.isinf(self.side_to) else self.side_to}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +100,7 @@ def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
     tiles: list[Image.Image] = []
     problems: list[Problem] = []
     sides: list[int] = []
-    adaptive = loader.examples.matcher == "atss"
+    adaptive = loader.examples.options.matcher == "atss"
     for made in itertools.islice(_made(loader), max(shown, COUNTED)):
         if isinstance(made, Unreadable):
             problems.append(made.problem)

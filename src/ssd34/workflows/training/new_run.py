@@ -26,8 +26,8 @@ from ssd34.train.examples.loader import batches_an_epoch
 from ssd34.train.progress import SILENT, Listener
 from ssd34.train.run import BEST, LAST
 from ssd34.train.settings.options import TrainOptions
-from ssd34.train.settings.recipe import RECIPES, Plan, Recipe, read_recipe, resolved
-from ssd34.train.settings.settings import checked, written
+from ssd34.train.settings.recipe import RECIPES, Recipe, SettledRecipe, read_recipe, settle_recipe
+from ssd34.train.settings.settings import check_setting, write_setting
 from ssd34.train.step import computes_bf16
 from ssd34.version import __version__
 from ssd34.workflows.training.job import Prepared, TrainJob, is_first_process, open_data
@@ -43,7 +43,7 @@ class Planned:
     """A new run of which everything is settled, before there is a network."""
 
     recipe: Recipe
-    plan: Plan
+    plan: SettledRecipe
     start: Start
     spec: ModelSpec
     labels: LabelSet
@@ -95,10 +95,10 @@ def plan_run(job: TrainJob, listener: Listener) -> Planned:
         DatasetError: a data set cannot be used.
         CheckpointError: there are no first weights in ``init``.
     """
-    given = {key: checked(key, value) for key, value in job.given.items()}
+    given = {key: check_setting(key, value) for key, value in job.given.items()}
     recipe = read_recipe(job.recipe or next(iter(RECIPES)))
     start = start_from(given.get("init", recipe.settings.get("init")), listener)
-    plan = resolved(
+    plan = settle_recipe(
         recipe,
         settings_of_qat(given, start) if job.qat else given,
         start=start.kind,
@@ -194,7 +194,9 @@ def classes(choice: str, datasets: Sequence[Dataset]) -> LabelSet:
     return LabelSet.from_names(names)
 
 
-def network_spec(plan: Plan, start: Start, labels: LabelSet) -> tuple[ModelSpec, Plan]:
+def network_spec(
+    plan: SettledRecipe, start: Start, labels: LabelSet
+) -> tuple[ModelSpec, SettledRecipe]:
     """The network of a new run, and the plan with everything about it settled."""
     name, norm = plan.settings["spec"], plan.settings["head_norm"]
     spec = start.spec or named_spec(USUAL_SPEC)
@@ -281,8 +283,8 @@ def _facts_of(planned: Planned) -> Iterator[str]:
     """The recipe as it was settled, what was changed first."""
     plan = planned.plan
     yield f"recipe {plan.recipe}: {planned.recipe.about}"
-    changed = [f"{key}={written(plan.settings[key])}" for key in plan.changed]
+    changed = [f"{key}={write_setting(plan.settings[key])}" for key in plan.changed]
     if changed:
         yield f"  changed: {' '.join(changed)}"
     others = {k: v for k, v in plan.settings.items() if k not in plan.changed}
-    yield f"  {' '.join(f'{key}={written(value)}' for key, value in others.items())}"
+    yield f"  {' '.join(f'{key}={write_setting(value)}' for key, value in others.items())}"

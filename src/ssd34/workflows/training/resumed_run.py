@@ -14,7 +14,7 @@ from ssd34.train.progress import Listener
 from ssd34.train.run import LAST, run_to_resume
 from ssd34.train.settings.options import RESUMED, TrainOptions
 from ssd34.train.settings.recipe import resume_note, resume_options
-from ssd34.train.settings.settings import written
+from ssd34.train.settings.settings import write_setting
 from ssd34.workflows.training.job import Prepared, TrainJob, open_data
 
 
@@ -34,7 +34,9 @@ def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:
         raise TrainingError(f"nothing to resume: {last} does not exist; leave --resume out")
     options = {"--recipe": job.recipe, "--qat": job.qat}
     more = [*(option for option, value in options.items() if value), *others]
-    more += [f"{key}={written(value)}" for key, value in job.given.items() if key not in RESUMED]
+    more += [
+        f"{key}={write_setting(value)}" for key, value in job.given.items() if key not in RESUMED
+    ]
     if more:
         raise OptionError(
             "--resume takes --epochs, --minutes, --workers, --device, --threads and --set "
