@@ -11,6 +11,7 @@ from ssd34.train import step as step_module
 from ssd34.train.divergence import LossWatch
 from ssd34.train.loss import detection_loss
 from ssd34.train.run import Run, read_history
+from ssd34.train.step import Step
 from ssd34.train.validate import evaluate_network
 from tests.conftest import TINY_LABELS, tiny_spec
 from tests.support.training import FAST, run, stop_after
@@ -19,7 +20,10 @@ from tests.support.training import FAST, run, stop_after
 def exploded_at(losses):
     """The number, from 1, of the loss at which a watch stops a run; 0: it goes on."""
     watch = LossWatch()
-    return next((n for n, loss in enumerate(losses, start=1) if watch.exploded(loss)), 0)
+    steps = [
+        Step(pictures=1, loss=loss, box_loss=0, class_loss=loss, gradient_norm=1) for loss in losses
+    ]
+    return next((n for n, step in enumerate(steps, start=1) if watch.find_wrong(step)), 0)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from ssd34.errors import DatasetError, DivergenceError, OptionError, TrainingErr
 from ssd34.evaluate.metrics.coco import categories_of
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
-from ssd34.train.divergence import diverged
+from ssd34.train.divergence import advise
 from ssd34.train.examples.example import TrainingSet
 from ssd34.train.examples.loader import Loader, batches_an_epoch, deaths_told, everyones
 from ssd34.train.progress import SILENT, Listener, Outcome, Pace
@@ -27,7 +27,7 @@ from ssd34.train.run import BEST, LAST, Run, pictures_of
 from ssd34.train.settings.options import TrainOptions
 from ssd34.train.step import (
     AveragedWeights,
-    advised,
+    advise_on_memory,
     fewest_pictures,
     make_optimizer,
     set_training,
@@ -55,16 +55,14 @@ def train(
     """Train a network in place; evaluate and save after each epoch, or every so many.
 
     Args:
-        network: the start.
-        labels: its classes.
+        network: the start, with the classes `labels`.
         sources: what to learn from.
         validation: what to measure on.
-        options: the settings.
         output: an existing folder for ``last.safetensors``, ``best.safetensors`` and
             ``history.jsonl``.
         resume: continue from ``last.safetensors``. With a length in epochs the result is the same
             as without the interruption; with minutes the clock decides.
-        device: None: the CPU.
+        device: to train on; None: the CPU.
         notes: kept in the checkpoints, such as where the first weights came from.
         listener: hears of progress; its ``stop`` ends the run after a step or within an
             evaluation, resumable.
@@ -134,9 +132,9 @@ def train(
                 network, optimizer, batch, options=options, device=device, ranks=ranks
             )
             if step is not None:
-                what = run.watch.wrong(step)
+                what = run.watch.find_wrong(step)
                 if what:
-                    advice = diverged(what, rate=rate, step=run.step, saved=run.saved)
+                    advice = f"{what}: {advise(rate=rate, step=run.step, saved=run.saved)}"
                     run.log({"event": "diverged", "reason": advice})
                     raise DivergenceError(advice)
                 averaged.update(network, step=run.step)
@@ -227,8 +225,7 @@ def _evaluate(
     at_once = max(1, options.batch_size // (options.accumulate * ranks.count))
     with run.clock_stopped():
         try:
-            least = fewest_pictures(run.network, options)
-            with advised(at_once, side, options, least=least):
+            with advise_on_memory(run.network, options, at_once, side):
                 metrics = evaluate_network(
                     run.averaged.network,
                     run.labels,
