@@ -47,7 +47,7 @@ from ssd34.train.settings.options import TrainOptions
 from ssd34.train.settings.recipe import read_recipe, settle_recipe
 from ssd34.train.settings.settings import Settings, parse_setting
 from ssd34.train.step import computes_bf16
-from ssd34.train.validate import stages_of_network
+from ssd34.train.validate import stage_network
 from ssd34.workflows.training.job import weighted
 from ssd34.workflows.training.new_run import classes, start_from
 
@@ -249,7 +249,7 @@ def detected(
     network: SSD, labels: LabelSet, dataset: Dataset, options: TrainOptions
 ) -> dict[str, Results]:
     """What a network finds under each of `POLICIES`."""
-    stages = stages_of_network(network, device=torch.device("cpu"), precision=options.precision)
+    stages = stage_network(network, device=torch.device("cpu"), precision=options.precision)
     boxes = default_boxes_cxcywh(network.spec)
 
     def pick(raw: Any) -> tuple[Picked, ...]:

@@ -8,7 +8,7 @@ import pytest
 from ssd34.core.postprocess import POLICIES
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import OptionError
-from ssd34.evaluate.evaluator import detect_all, stages_of
+from ssd34.evaluate.evaluator import detect_all, stage_detector
 from ssd34.evaluate.partial import engine_of, partial_file, partial_path
 from ssd34.evaluate.results import Results
 from ssd34.runtime.detector import Detector
@@ -33,7 +33,7 @@ def data(tmp_path_factory):
 def run(tiny_raw_model, data):
     """Run or go on, stopping before the given picture; returns what was found."""
     detector = Detector.load(tiny_raw_model)
-    stages = stages_of(detector, [POLICIES["zoo"], POLICIES["mlperf"]])
+    stages = stage_detector(detector, [POLICIES["zoo"], POLICIES["mlperf"]])
 
     def go(path, *, resume=False, stop=None, identity=IDENTITY):
         with partial_file(path, identity, data, resume=resume) as partial:

@@ -3,7 +3,8 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from ssd34.workflows.training.page import Exhibit, training_page
+from ssd34.evaluate.report.page import encode_jpeg
+from ssd34.workflows.training.page import training_page
 
 RECIPE = {"recipe": "fine-tune", "changed": {"epochs": 2}, "settings": {"epochs": 2, "init": None}}
 
@@ -41,7 +42,7 @@ class Whole(HTMLParser):
 def test_the_page_is_whole_and_refers_to_nothing_outside():
     history = [step(5, 4.0), step(10, 3.0), evaluation(10, 0.2, {"cat": 0.2}), step(20, 2.0),
                evaluation(20, 0.1, {"cat": 0.1})]  # fmt: skip
-    exhibit = Exhibit.of("a.jpg", Image.new("RGB", (20, 10), "red"))
+    exhibit = ("a.jpg", encode_jpeg(Image.new("RGB", (20, 10), "red")))
     page = training_page("tiny", history, recipe=RECIPE, facts=["fine"], exhibits=[exhibit])
     parser = Whole()
     parser.feed(page)

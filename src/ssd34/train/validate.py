@@ -22,7 +22,7 @@ from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.examples.loader import everyones
 
 
-def stages_of_network(
+def stage_network(
     network: SSD, *, device: torch.device, precision: str = "fp32", policy: Policy = ZOO
 ) -> Stages:
     """A torch network under a policy, in the evaluator's stages; left in evaluation mode."""
@@ -86,7 +86,7 @@ def evaluate_network(
     Raises:
         StoppedError: before all pictures were measured.
     """
-    stages = stages_of_network(network, device=device, precision=precision, policy=policy)
+    stages = stage_network(network, device=device, precision=precision, policy=policy)
     share = dataclasses.replace(dataset, samples=dataset.samples[ranks.rank :: ranks.count])
     parts: list[Results] = []
     unreadable: list[Problem] = []

@@ -24,8 +24,8 @@ from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.errors import DatasetError
-from ssd34.evaluate.analysis.curves import Calibration, measure_calibration
-from ssd34.evaluate.evaluator import detect_all, stages_of
+from ssd34.evaluate.analysis.curves import Reliability, measure_calibration
+from ssd34.evaluate.evaluator import detect_all, stage_detector
 from ssd34.evaluate.metrics.coco import FOUND, NOT_COUNTED, categories_of, match_detections
 from ssd34.evaluate.metrics.score import Score, ScoreOptions, score
 from ssd34.evaluate.results import Results
@@ -124,7 +124,7 @@ class Measured:
     """
 
     score: Score
-    curve: Calibration
+    curve: Reliability
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
@@ -179,7 +179,7 @@ def look_at_scores(
             *(pick(boxes, softmax(each), policy=policy) for each in logits),
         )
 
-    stages = dataclasses.replace(stages_of(detector), pick=pick_all)
+    stages = dataclasses.replace(stage_detector(detector), pick=pick_all)
     parts: list[tuple[Results, ...]] = []
     readable: list[Sample] = []
     for done, found in enumerate(detect_all(stages, dataset, detector.labels), start=1):

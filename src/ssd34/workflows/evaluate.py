@@ -18,14 +18,21 @@ from ssd34.datasets.coco import read_annotations_alone
 from ssd34.datasets.dataset import Dataset, fingerprint
 from ssd34.datasets.open import open_dataset, select_classes, use_coco_names
 from ssd34.errors import DatasetError, ModelError, OptionError, require
-from ssd34.evaluate.evaluator import Found, detect_all, stages_of
+from ssd34.evaluate.evaluator import Found, detect_all, stage_detector
 from ssd34.evaluate.metrics.bootstrap import match
 from ssd34.evaluate.metrics.coco import categories_of, describe_unknown_classes
-from ssd34.evaluate.metrics.comparison import Comparison, compare
+from ssd34.evaluate.metrics.comparison import Differences, compare
 from ssd34.evaluate.metrics.score import Score, ScoreOptions, apply_metric, score
 from ssd34.evaluate.partial import Partial, engine_of, partial_file, partial_path
 from ssd34.evaluate.report.page import Provenance, describe_machine, list_versions
-from ssd34.evaluate.report.write import NUMBERS, PAGE, STEPS, Report, check_report, write_report
+from ssd34.evaluate.report.write import (
+    NUMBERS,
+    PAGE,
+    STEPS,
+    EvaluationReport,
+    check_report,
+    write_report,
+)
 from ssd34.evaluate.results import Results, find_coverage_gap, read_results, write_results
 from ssd34.files.atomic import is_special, sha256_of, write_text
 from ssd34.runtime.detector import Detector
@@ -176,7 +183,7 @@ class ComparedDetections:
     """
 
     title: str
-    comparison: Comparison
+    comparison: Differences
     problems: int
     values: Mapping[str, Any]
 
@@ -494,7 +501,7 @@ def _detect(
         if found.problem:
             listener.warned(str(found.problem))
     for found in detect_all(
-        stages_of(detector, policies or None),
+        stage_detector(detector, policies or None),
         dataset,
         detector.labels,
         batch_size=detector.session.batch or 1,
@@ -570,7 +577,7 @@ def _report(
     if options.limit:
         inputs["limit"] = f"the first {counted(options.limit, 'picture')}"
     inputs["metric"] = found.metric
-    report = Report(
+    report = EvaluationReport(
         title=f"{subject} on {Path(dataset.name).name}",
         dataset=dataset,
         results=results,

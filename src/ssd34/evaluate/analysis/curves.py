@@ -37,12 +37,7 @@ class Curves:
 
 
 def measure_curves(evaluation: Any, labels: LabelSet) -> Curves:
-    """The curves of an evaluation.
-
-    Args:
-        evaluation: hotcoco's COCOeval after `accumulate`.
-        labels: the data set's classes.
-    """
+    """The curves of an evaluation (hotcoco's COCOeval after `accumulate`)."""
     # (IoU thresholds, recalls, classes); -1 for classes without objects.
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     measured = (precision > -1).all(axis=(0, 1))
@@ -79,9 +74,7 @@ class ScoreChoice:
         f1: harmonic mean of the two.
         best: the threshold of the highest F1 among all scores that occur; 0.5 if nothing was
             found.
-        best_precision: there.
-        best_recall: there.
-        best_f1: there.
+        best_precision, best_recall, best_f1: there.
     """
 
     scores: tuple[float, ...]
@@ -140,7 +133,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Reliability:
     """Whether a score of 0.7 means right in 7 of 10 cases, at IoU 0.5.
 
     Attributes:
@@ -156,10 +149,10 @@ class Calibration:
     detections: int
 
 
-def measure_calibration(evaluation: Any) -> Calibration:
+def measure_calibration(evaluation: Any) -> Reliability:
     """Calibration of an evaluation (hotcoco's COCOeval after `evaluate`)."""
     told = evaluation.calibration(n_bins=BINS, iou_threshold=IOU)
-    return Calibration(
+    return Reliability(
         bins=tuple(
             Bin(
                 low=float(one["bin_lower"]),
