@@ -28,7 +28,7 @@ from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset
 from ssd34.files.atomic import write_text
 from ssd34.train.examples import example
-from ssd34.train.examples.example import Draw, TrainingSet, training_sets
+from ssd34.train.examples.example import Draw, TrainingSet, make_training_sets
 from ssd34.train.examples.loader import Loader
 from ssd34.train.settings.options import TrainOptions
 
@@ -60,7 +60,7 @@ def main() -> None:
         if options.width:
             data = _recoded(open_dataset(data), Path(folder), options.width, options.pictures)
         dataset = open_dataset(data)
-        sources = training_sets([(dataset, 1.0)], dataset.labels)
+        sources = make_training_sets([(dataset, 1.0)], dataset.labels)
         rows = [
             _measured(sources, size, cache, options.workers, options.pictures)
             for size in options.sizes

@@ -21,7 +21,7 @@ from ssd34.files.atomic import write_text
 from ssd34.machine import this_cpu, thread_budget
 from ssd34.network.ssd import SSD
 from ssd34.runtime.timing import interleaved, speed_up, summary
-from ssd34.train.examples.example import training_sets
+from ssd34.train.examples.example import make_training_sets
 from ssd34.train.examples.loader import Loader
 from ssd34.train.settings.options import TrainOptions
 from ssd34.train.step import computes_bf16, make_optimizer, set_training, train_step
@@ -55,7 +55,7 @@ def main() -> None:
         precision="bf16" if computes_bf16(CPU) else "fp32",
     )
     loader = Loader(
-        training_sets([(dataset, 1.0)], dataset.labels), spec=spec, options=options,
+        make_training_sets([(dataset, 1.0)], dataset.labels), spec=spec, options=options,
         size_now=lambda _: given.size,
     )  # fmt: skip
     batch = next(loader.batches(0))

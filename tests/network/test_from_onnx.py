@@ -13,7 +13,7 @@ from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.from_onnx import has_unfolded_norm
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.runtime.session import Session
-from ssd34.workflows.training.new_run import checkpoint_from_onnx
+from ssd34.workflows.training.new_run import read_onnx_checkpoint
 from ssd34.zoo.names import model_path
 from tests.conftest import TINY_LABELS, drawn_checkpoint, tiny_spec
 
@@ -35,7 +35,7 @@ def test_torch_computes_what_the_file_does(tmp_path, weight_format, image_input,
     )
     path = tmp_path / "tiny.onnx"
     save_model(onnx_model(drawn_checkpoint(spec, TINY_LABELS), options), path)
-    back = checkpoint_from_onnx(path)
+    back = read_onnx_checkpoint(path)
     assert (back.spec, back.labels) == (spec, TINY_LABELS)
     pixels = np.random.default_rng(1).integers(0, 256, (1, 64, 64, 3)).astype(np.uint8)
     normal = ((pixels / 255 - MEAN) / STD).astype(np.float32).transpose(0, 3, 1, 2).copy()
@@ -48,7 +48,7 @@ def test_the_embedded_default_comes_back(tmp_path):
     """Its int8 weights give the same raw outputs in torch as in the file; the file itself ends
     behind its own selection, so its graph is cut at the network's outputs."""
     path = model_path("default-float")
-    checkpoint = checkpoint_from_onnx(path)
+    checkpoint = read_onnx_checkpoint(path)
     assert len(checkpoint.labels) == 80
     assert has_unfolded_norm(checkpoint.weights, "backbone.")
     assert has_unfolded_norm(checkpoint.weights, "extras.")
@@ -69,17 +69,17 @@ def test_the_embedded_default_comes_back(tmp_path):
 
 def test_files_that_cannot_be_trained_are_refused(tmp_path, tiny_model):
     with pytest.raises(ModelError, match=r"missing\.onnx"):
-        checkpoint_from_onnx(tmp_path / "missing.onnx")
+        read_onnx_checkpoint(tmp_path / "missing.onnx")
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(ModelError, match=r"text\.onnx"):
-        checkpoint_from_onnx(tmp_path / "text.onnx")
+        read_onnx_checkpoint(tmp_path / "text.onnx")
     model = onnx.load(tiny_model)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "bare.onnx")
     with pytest.raises(ModelError, match="ssd1200-resnet34"):
-        checkpoint_from_onnx(tmp_path / "bare.onnx")
+        read_onnx_checkpoint(tmp_path / "bare.onnx")
     with pytest.raises(ModelError, match="QuantizeLinear"):
-        checkpoint_from_onnx(model_path("default"))
+        read_onnx_checkpoint(model_path("default"))
 
 
 def test_ordinary_checkpoints_have_their_statistics(tiny_checkpoint):

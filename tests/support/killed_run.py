@@ -10,7 +10,7 @@ from typing import Any
 import safetensors.numpy
 import torch
 
-from ssd34.train.run import LAST, Run
+from ssd34.train.run import LAST, TrainingRun
 from tests.support import training
 from tests.support.training import FAST
 
@@ -52,7 +52,7 @@ def die_at(moment, count):
 
         setattr(Path, "replace", replace_not)  # noqa: B010
     elif moment in ("evaluation not yet in the history", "history line half written"):
-        log = Run.log
+        log = TrainingRun.log
 
         def log_half(self, record):
             if record["event"] == "evaluation" and now():
@@ -62,7 +62,7 @@ def die_at(moment, count):
                 die()
             log(self, record)
 
-        setattr(Run, "log", log_half)  # noqa: B010
+        setattr(TrainingRun, "log", log_half)  # noqa: B010
 
 
 def run(folder, shapes, moment=None, count=0):

@@ -5,7 +5,7 @@ import torch
 from ssd34.datasets.open import open_dataset
 from ssd34.network.ssd import SSD
 from ssd34.train.examples.augment import Augmentation
-from ssd34.train.examples.example import training_sets
+from ssd34.train.examples.example import make_training_sets
 from ssd34.train.examples.loader import Loader
 from ssd34.train.loop import train
 from ssd34.train.progress import Listener
@@ -31,7 +31,7 @@ def run(folder, shapes, *, options=FAST, spec=None, weight=1.0, validation=None,
     return train(
         SSD(spec or tiny_spec()),
         TINY_LABELS,
-        sources=training_sets([(dataset, weight)], TINY_LABELS),
+        sources=make_training_sets([(dataset, weight)], TINY_LABELS),
         validation=validation or dataset,
         options=options,
         output=folder,
@@ -46,7 +46,7 @@ def stop_after(steps):
 
 def loader_of(shapes, *, weight=1.0, sources=None, **changes):
     """Batches of four for the tiny network, made in this process."""
-    sources = sources or training_sets([(open_dataset(shapes), weight)], TINY_LABELS)
+    sources = sources or make_training_sets([(open_dataset(shapes), weight)], TINY_LABELS)
     given = {name: changes.pop(name) for name in ("spec", "size_now", "ranks") if name in changes}
     options = TrainOptions(
         **{"batch_size": 4, "seed": 7, "workers": 0, "cache_mb": 0,

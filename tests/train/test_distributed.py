@@ -20,7 +20,7 @@ from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.layers import network_of
 from ssd34.errors import OptionError
 from ssd34.files.checkpoint import read_checkpoint
-from ssd34.train.distributed import ALONE, Ranks, SharedBatchNorm, joined, share_batch_norm
+from ssd34.train.distributed import ALONE, Ranks, SharedBatchNorm, join_processes, share_batch_norm
 from tests.support import two_processes
 from tests.support.cli import invoke
 from tests.support.training import FAST, loader_of, run
@@ -164,7 +164,7 @@ def test_ranks_share_every_batch_without_overlap(shapes):
 def test_shared_batch_norm_is_batch_norm_in_one_process():
     """Against torch's own, forward, backward and statistics."""
     environment = {"RANK": "0", "WORLD_SIZE": "1"}
-    with joined(torch.device("cpu"), environment) as ranks:
+    with join_processes(torch.device("cpu"), environment) as ranks:
         assert ranks == ALONE
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)

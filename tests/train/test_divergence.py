@@ -10,7 +10,7 @@ from ssd34.network.ssd import SSD
 from ssd34.train import step as step_module
 from ssd34.train.divergence import LossWatch
 from ssd34.train.loss import detection_loss
-from ssd34.train.run import Run, read_history
+from ssd34.train.run import TrainingRun, read_history
 from ssd34.train.step import Step
 from ssd34.train.validate import evaluate_network
 from tests.conftest import TINY_LABELS, tiny_spec
@@ -116,14 +116,14 @@ def test_a_doubtful_moment_only_delays_the_checkpoint(tmp_path, shapes, monkeypa
         return loss if loss.total != other.total else detection_loss(*args, **keywords)
 
     saved = []
-    save = Run.save_last
+    save = TrainingRun.save_last
 
     def noted(of):
         saved.append(of.step)
         save(of)
 
     monkeypatch.setattr(step_module, "detection_loss", once)
-    monkeypatch.setattr(Run, "save_last", noted)
+    monkeypatch.setattr(TrainingRun, "save_last", noted)
     run(tmp_path, shapes, options=dataclasses.replace(FAST, learning_rate=1e-6))
     assert saved == [4, 6, 6]
 

@@ -20,11 +20,11 @@ from ssd34.network.ssd import SSD
 from ssd34.train import validate
 from ssd34.train.examples import loader as loader_module
 from ssd34.train.examples.augment import Augmentation
-from ssd34.train.examples.example import Draw, Examples, Made, training_sets
-from ssd34.train.examples.matcher import levels_of, match
+from ssd34.train.examples.example import Draw, Examples, Made, make_training_sets
+from ssd34.train.examples.matcher import list_levels, match
 from ssd34.train.loop import train
 from ssd34.train.progress import Listener
-from ssd34.train.run import other_pictures, pictures_of, read_history
+from ssd34.train.run import describe_pictures, find_other_pictures, read_history
 from ssd34.train.step import make_optimizer, set_training, train_step
 from ssd34.train.validate import evaluate_network
 from tests.conftest import TINY_LABELS, shapes_dataset, tiny_spec
@@ -115,10 +115,10 @@ def test_what_cannot_be_measured_on_is_refused_before_training(tmp_path, shapes)
 def test_classes_that_no_set_labels_are_taught_as_background(shapes):
     wider = LabelSet.from_names([*TINY_LABELS.names, "never labelled"])
     dataset = open_dataset(shapes)
-    [alone] = training_sets([(dataset, 1.0)], wider)
+    [alone] = make_training_sets([(dataset, 1.0)], wider)
     assert alone.labelled.tolist() == [True] * 5
     only_discs = select_classes(dataset, ["disc"])
-    first, second = training_sets([(dataset, 1.0), (only_discs, 1.0)], wider)
+    first, second = make_training_sets([(dataset, 1.0), (only_discs, 1.0)], wider)
     assert first.labelled.tolist() == [True] * 5
     assert second.labelled.tolist() == [True, False, True, False, True]
 
@@ -284,8 +284,8 @@ def test_resume_on_other_pictures_is_refused(tmp_path, shapes):
         run(tmp_path, shapes, resume=True, options=dataclasses.replace(FAST, batch_size=6))
     with pytest.raises(TrainingError, match=r"--data .*12 pictures, \w{8}"):
         train(
-            SSD(tiny_spec()), TINY_LABELS, sources=training_sets([(changed, 1.0)], TINY_LABELS),
-            validation=dataset, options=FAST, output=tmp_path, resume=True,
+            SSD(tiny_spec()), TINY_LABELS, validation=dataset, options=FAST, output=tmp_path,
+            sources=make_training_sets([(changed, 1.0)], TINY_LABELS), resume=True,
         )  # fmt: skip
 
 
@@ -299,14 +299,14 @@ def test_pictures_are_the_same_under_another_name_and_not_with_other_weights(sha
     dataset = open_dataset(shapes)
 
     def of(*sets, val=dataset):
-        return pictures_of(training_sets(sets, TINY_LABELS), val)
+        return describe_pictures(make_training_sets(sets, TINY_LABELS), val)
 
     was, whole = of((dataset, 1.0)), (dataset, 1.0)
     moved = dataclasses.replace(dataset, name="elsewhere")
-    assert other_pictures(was, of((moved, 1.0))) is None
-    assert "weight 0.5" in (other_pictures(was, of((dataset, 0.5), (dataset, 0.5))) or "")
-    assert "now it is nothing" in (other_pictures(of(whole, whole), was) or "")
-    assert "--val" in (other_pictures(was, of(whole, val=one_pixel_less(dataset))) or "")
+    assert find_other_pictures(was, of((moved, 1.0))) is None
+    assert "weight 0.5" in (find_other_pictures(was, of((dataset, 0.5), (dataset, 0.5))) or "")
+    assert "now it is nothing" in (find_other_pictures(of(whole, whole), was) or "")
+    assert "--val" in (find_other_pictures(was, of(whole, val=one_pixel_less(dataset))) or "")
 
 
 def evaluated_at(folder):
@@ -428,8 +428,8 @@ def test_small_pictures_first(tmp_path, shapes):
 
 def test_the_loader_matches_as_it_is_told(shapes):
     spec = tiny_spec()
-    sources = training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
-    for matcher, levels in (("iou", None), ("atss", levels_of(spec))):
+    sources = make_training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
+    for matcher, levels in (("iou", None), ("atss", list_levels(spec))):
         examples = Examples(sources, spec, dataclasses.replace(FAST, matcher=matcher))
         made = examples.make(Draw(0, 0, (1, 2, 3), 64))
         assert isinstance(made, Made)
@@ -451,7 +451,7 @@ def test_the_loader_tells_crowds_from_difficult_objects(shapes):
             labels=np.append(sample.labels, 1), areas=np.append(sample.areas, 1.0),
             crowd=np.append(sample.crowd, crowd), difficult=np.append(sample.difficult, not crowd),
         )  # fmt: skip
-        sources = training_sets([(dataclasses.replace(dataset, samples=(marked,)), 1.0)],
+        sources = make_training_sets([(dataclasses.replace(dataset, samples=(marked,)), 1.0)],
                                 TINY_LABELS)  # fmt: skip
         options = dataclasses.replace(FAST, augmentation=Augmentation(crop=False))
         made = Examples(sources, tiny_spec(), options).make(Draw(0, 0, (1, 2, 3), 64))
@@ -507,7 +507,7 @@ def test_a_set_without_usable_boxes_is_refused(tmp_path):
         annotation["iscrowd"] = 1
     (shapes / "instances.json").write_text(json.dumps(values))
     with pytest.raises(DatasetError, match="no picture has a box to learn from"):
-        training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
+        make_training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
 
 
 def test_evaluation_does_not_depend_on_the_batch(shapes):

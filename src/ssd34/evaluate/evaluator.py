@@ -18,8 +18,8 @@ from ssd34.core.postprocess import Picked, Policy, pick, softmax
 from ssd34.core.preprocess import FAST
 from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.errors import ImageError
-from ssd34.evaluate.metrics.coco import CocoMetrics, categories_of, measure_coco
-from ssd34.evaluate.results import Results, coco_results
+from ssd34.evaluate.metrics.coco import CocoMetrics, match_categories, measure_coco
+from ssd34.evaluate.results import Results, convert_picked
 from ssd34.machine import overlapped
 from ssd34.runtime.detector import Detector
 
@@ -104,7 +104,7 @@ def detect_all(
     Raises:
         DatasetError: the detector and the data set have no class in common.
     """
-    categories = categories_of(labels, dataset)
+    categories = match_categories(labels, dataset)
 
     def prepared(sample: Sample) -> Any | ImageError:
         try:
@@ -124,7 +124,9 @@ def detect_all(
     def picked(sample: Sample, raw: Any) -> Found:
         if isinstance(raw, ImageError):
             return Found(sample, (), Problem.of(sample, raw))
-        results = (coco_results(p, sample=sample, categories=categories) for p in stages.pick(raw))
+        results = (
+            convert_picked(p, sample=sample, categories=categories) for p in stages.pick(raw)
+        )
         return Found(sample, tuple(results))
 
     def pick_all(batch: _Batch) -> list[Found]:

@@ -52,12 +52,12 @@ class Partial:
             self._file.flush()
 
 
-def partial_path(output: Path) -> Path:
+def locate_partial(output: Path) -> Path:
     """Where the partial file of an evaluation lies that will write `output`."""
     return output.with_name(f"{output.name}.partial")
 
 
-def engine_of(path: Path) -> str | None:
+def read_engine(path: Path) -> str | None:
     """The engine that an interrupted evaluation ran with; None where that is not known."""
     try:
         with path.open("rb") as file:
@@ -69,7 +69,7 @@ def engine_of(path: Path) -> str | None:
 
 
 @contextmanager
-def partial_file(
+def open_partial(
     path: Path, identity: Mapping[str, Any], dataset: Dataset, *, resume: bool
 ) -> Iterator[Partial]:
     """Open a partial file; it is deleted if the block ends without error.

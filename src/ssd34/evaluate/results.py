@@ -108,7 +108,7 @@ class Results(Sequence[Result]):
         return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
 
-def coco_results(picked: Picked, *, sample: Sample, categories: NDArray[np.int64]) -> Results:
+def convert_picked(picked: Picked, *, sample: Sample, categories: NDArray[np.int64]) -> Results:
     """Detections of one picture in COCO's results form, in the data set's own category ids.
 
     Args:

@@ -68,7 +68,7 @@ def train_step(
     """
     parts = batch.parts(options.accumulate)
     counts = ranks.total([len(part.images) for part in parts])
-    least = fewest_pictures(network, options)
+    least = count_fewest_pictures(network, options)
     pictures = sum(count for count in counts if count >= least)
     if pictures == 0:
         return None
@@ -103,7 +103,7 @@ def advise_on_memory(
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise
-        least = 2 * fewest_pictures(network, options)
+        least = 2 * count_fewest_pictures(network, options)
         advice = "use a smaller network or input, or another machine"
         if pictures >= least and options.batch_size >= least * options.accumulate:
             advice = (
@@ -115,7 +115,7 @@ def advise_on_memory(
         ) from None
 
 
-def fewest_pictures(network: SSD, options: TrainOptions) -> int:
+def count_fewest_pictures(network: SSD, options: TrainOptions) -> int:
     """That a part of a batch can have: batch norm needs two."""
     return 2 if network.spec.head_norm and options.head_statistics == "batch" else 1
 
@@ -125,7 +125,7 @@ def _learn(network: SSD, part: Batch, pictures: int, *, options: TrainOptions) -
     with torch.autocast(
         part.images.device.type, torch.bfloat16, enabled=options.precision == "bf16"
     ):
-        loc, conf = network(normalised(part.images))
+        loc, conf = network(normalise(part.images))
     if len(part.images) == 0:
         # Another process has pictures, and its batch norm waits for this one's part.
         nothing: Tensor = loc.float().sum() + conf.float().sum()
@@ -139,7 +139,7 @@ def _learn(network: SSD, part: Batch, pictures: int, *, options: TrainOptions) -
     return torch.stack(loss).detach() * share
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalise(images: Tensor) -> Tensor:
     """(N, S, S, 3) uint8 pictures to (N, 3, S, S) float32 input, channels last in memory."""
     mean = torch.tensor(MEAN, device=images.device) * 255
     std = torch.tensor(STD, device=images.device) * 255

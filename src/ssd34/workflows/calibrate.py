@@ -26,7 +26,7 @@ from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.errors import DatasetError
 from ssd34.evaluate.analysis.curves import Reliability, measure_calibration
 from ssd34.evaluate.evaluator import detect_all, stage_detector
-from ssd34.evaluate.metrics.coco import FOUND, NOT_COUNTED, categories_of, match_detections
+from ssd34.evaluate.metrics.coco import FOUND, NOT_COUNTED, match_categories, match_detections
 from ssd34.evaluate.metrics.score import Score, ScoreOptions, score
 from ssd34.evaluate.results import Results
 from ssd34.files.checkpoint import Checkpoint
@@ -161,7 +161,7 @@ def look_at_scores(
     Raises:
         DatasetError: no class in common, or no picture can be read.
     """
-    known = categories_of(detector.labels, dataset) >= 0
+    known = match_categories(detector.labels, dataset) >= 0
     default_boxes = default_boxes_cxcywh(detector.spec)
     fitted = ZOO.replace(score_threshold=FLOOR)
     backgrounds: list[NDArray[np.float32]] = []

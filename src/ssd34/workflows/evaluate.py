@@ -20,10 +20,10 @@ from ssd34.datasets.open import open_dataset, select_classes, use_coco_names
 from ssd34.errors import DatasetError, ModelError, OptionError, require
 from ssd34.evaluate.evaluator import Found, detect_all, stage_detector
 from ssd34.evaluate.metrics.bootstrap import match
-from ssd34.evaluate.metrics.coco import categories_of, describe_unknown_classes
+from ssd34.evaluate.metrics.coco import describe_unknown_classes, match_categories
 from ssd34.evaluate.metrics.comparison import Differences, compare
 from ssd34.evaluate.metrics.score import Score, ScoreOptions, apply_metric, score
-from ssd34.evaluate.partial import Partial, engine_of, partial_file, partial_path
+from ssd34.evaluate.partial import Partial, locate_partial, open_partial, read_engine
 from ssd34.evaluate.report.page import Provenance, describe_machine, list_versions
 from ssd34.evaluate.report.write import (
     NUMBERS,
@@ -228,7 +228,7 @@ def evaluate(
     engine = options.engine
     if options.resume and beside and engine == AUTO:
         # Measured again, the other one might be the faster.
-        engine = engine_of(partial_path(beside)) or engine
+        engine = read_engine(locate_partial(beside)) or engine
     path = model_path(model)
     session, tail_cut = _load(
         path, threads=options.threads, engine=engine, raw=options.policy is not None
@@ -240,7 +240,7 @@ def evaluate(
     unknown = describe_unknown_classes(detector.labels, dataset)
     if unknown:
         listener.warned(unknown)
-    categories_of(detector.labels, dataset)  # before a partial file is there
+    match_categories(detector.labels, dataset)  # before a partial file is there
     identity: dict[str, Any] = {
         "model_sha256": sha256_of(path),
         "data_sha256": about_data["data_sha256"],
@@ -256,7 +256,7 @@ def evaluate(
         partial = None
         if beside:
             partial = stack.enter_context(
-                partial_file(partial_path(beside), identity, dataset, resume=options.resume)
+                open_partial(locate_partial(beside), identity, dataset, resume=options.resume)
             )
         stack.enter_context(_telling_what_is_kept(listener, partial, every, len(dataset)))
         _detect(detector, policies, dataset, partial, every, listener)

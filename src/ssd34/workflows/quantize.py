@@ -32,7 +32,7 @@ from ssd34.deploy.search.pictures import CalibrationPictures, from_path, split
 from ssd34.deploy.search.plot import plot_trials
 from ssd34.deploy.search.search import Outcome, Search
 from ssd34.errors import MissingExtraError, ModelError, OptionError, require
-from ssd34.evaluate.metrics.coco import categories_of, describe_unknown_classes
+from ssd34.evaluate.metrics.coco import describe_unknown_classes, match_categories
 from ssd34.files.atomic import sha256_of, write_text
 from ssd34.files.lock import folder_locked
 from ssd34.machine import this_cpu, thread_budget
@@ -212,7 +212,7 @@ def _checked(
     in_float = network.resolve_names(settings.quantization.float_nodes)
     settings = settings.changed({"quantization": {"float_nodes": in_float or None}})
     check_ranges(network, settings.quantization.ranges)
-    categories_of(network.labels, dataset)
+    match_categories(network.labels, dataset)
     if unknown := describe_unknown_classes(network.labels, dataset):
         listener.warned(unknown)
     if settings.quantization.reduce_range is None and settings.quantization.narrow_weights:

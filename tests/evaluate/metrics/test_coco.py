@@ -16,8 +16,8 @@ from ssd34.errors import DatasetError, MissingExtraError
 from ssd34.evaluate.analysis.analyse import analyse
 from ssd34.evaluate.evaluator import evaluate_detector
 from ssd34.evaluate.metrics.bootstrap import estimate_uncertainty, match
-from ssd34.evaluate.metrics.coco import build_ground_truth, categories_of, measure_coco
-from ssd34.evaluate.results import coco_results
+from ssd34.evaluate.metrics.coco import build_ground_truth, match_categories, measure_coco
+from ssd34.evaluate.results import convert_picked
 from ssd34.files.tree import FolderFiles
 from ssd34.runtime.detector import Detector
 from tests.conftest import COCO_NUMBERS as NAMES
@@ -170,7 +170,7 @@ def test_coco_results_are_in_pixels_and_the_data_sets_ids():
         np.array([2, 1, 3]),
         np.array([0.5, 0.25, 0.125], np.float32),
     )
-    results = coco_results(picked, sample=sample, categories=np.array([-1, 40, 7, -1]))
+    results = convert_picked(picked, sample=sample, categories=np.array([-1, 40, 7, -1]))
     assert [(r["image_id"], r["category_id"], r["bbox"], r["score"]) for r in results] == [
         (sample.image_id, 7, [80, 160, 160, 160], 0.5),
         (sample.image_id, 40, [0, 0, 160, 320], 0.25),
@@ -180,13 +180,13 @@ def test_coco_results_are_in_pixels_and_the_data_sets_ids():
 def test_categories_are_matched_by_name():
     dataset = data_of(random_case(6)[0])
     network = LabelSet.from_names(["disc", "unicorn", "cross"])
-    assert categories_of(network, dataset).tolist() == [-1, 7, -1, 11]
+    assert match_categories(network, dataset).tolist() == [-1, 7, -1, 11]
 
 
 def test_categories_without_a_common_class():
     dataset = data_of(random_case(6)[0])
     with pytest.raises(DatasetError) as caught:
-        categories_of(LabelSet.from_names(["unicorn"]), dataset)
+        match_categories(LabelSet.from_names(["unicorn"]), dataset)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert "unicorn" in message and "cross, square, disc" in message

@@ -8,7 +8,7 @@ import pytest
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import TrainingError
 from ssd34.train.examples.augment import Augmentation
-from ssd34.train.examples.example import training_sets
+from ssd34.train.examples.example import make_training_sets
 from ssd34.train.examples.preview import preview
 from tests.conftest import TINY_LABELS
 from tests.support.cli import invoke
@@ -18,7 +18,7 @@ STILL = Augmentation(crop=False, expand=0, flip=0, brightness=0, contrast=0, sat
 
 
 def look(dataset, *, shown, sizes=(64,), matcher="iou"):
-    sources = training_sets([(dataset, 1.0)], TINY_LABELS)
+    sources = make_training_sets([(dataset, 1.0)], TINY_LABELS)
     loader = loader_of(
         None, sources=sources, augmentation=STILL, seed=0, matcher=matcher,
         size_now=lambda step: sizes[step % len(sizes)],

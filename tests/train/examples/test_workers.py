@@ -20,8 +20,8 @@ from ssd34.datasets.open import open_dataset
 from ssd34.errors import TrainingError
 from ssd34.train.distributed import Ranks
 from ssd34.train.examples import loader as loader_module
-from ssd34.train.examples.example import training_sets
-from ssd34.train.examples.loader import deaths_told
+from ssd34.train.examples.example import make_training_sets
+from ssd34.train.examples.loader import report_deaths
 from tests.conftest import TINY_LABELS, tiny_spec
 from tests.support import training
 
@@ -53,7 +53,7 @@ class Sleeping(Dataset):
 def loader_of(shapes, kind=Dataset):
     opened = open_dataset(shapes)
     dataset = kind(**{f.name: getattr(opened, f.name) for f in dataclasses.fields(opened)})
-    sources = training_sets([(dataset, 1.0)], TINY_LABELS)
+    sources = make_training_sets([(dataset, 1.0)], TINY_LABELS)
     return training.loader_of(shapes, sources=sources, workers=2)
 
 
@@ -86,7 +86,7 @@ def test_a_worker_killed_between_two_batches_says_what_to_try(shapes):
     batches = loader_of(shapes).batches(0)
     next(batches)
     os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
-    with pytest.raises(TrainingError, match=r"killed.*memory"), deaths_told():
+    with pytest.raises(TrainingError, match=r"killed.*memory"), report_deaths():
         for _ in range(12):  # what was ready is still handed over
             next(batches)
     assert multiprocessing.active_children() == []

@@ -32,8 +32,8 @@ from ssd34.evaluate.metrics.coco import (
     NOT_COUNTED,
     Matching,
     build_ground_truth,
+    list_class_names,
     make_countable,
-    names_of,
     read_matches,
 )
 from ssd34.evaluate.results import Results
@@ -168,7 +168,7 @@ def analyse(dataset: Dataset, results: Results) -> Analysis:
         sizes=count_by_size(evaluation, dataset),
         confusion=count_confusion(
             evaluation_of(hotcoco.COCO(without_crowds), counted),
-            names_of(evaluation, dataset.labels),
+            list_class_names(evaluation, dataset.labels),
             score=scores.best,
         ),
         errors=count_error_types(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.datasets.dataset import Dataset
-from ssd34.evaluate.metrics.coco import IOU, average_measured, names_of
+from ssd34.evaluate.metrics.coco import IOU, average_measured, list_class_names
 
 SIZES = ("small", "medium", "large")
 
@@ -40,7 +40,7 @@ class Part:
 def count_by_class(evaluation: Any, dataset: Dataset) -> tuple[Part, ...]:
     """One part a class of the data set that was evaluated (hotcoco's COCOeval after `accumulate`),
     in label order."""
-    column = {name: k for k, name in enumerate(names_of(evaluation, dataset.labels))}
+    column = {name: k for k, name in enumerate(list_class_names(evaluation, dataset.labels))}
     objects = _objects(dataset, low=0, high=np.inf)
     return tuple(
         _part(evaluation, name, int(objects[label]), classes=[column[name]], area=0)

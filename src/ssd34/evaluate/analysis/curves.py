@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.labels import LabelSet
-from ssd34.evaluate.metrics.coco import FOUND, IOU, NOT_COUNTED, Matching, names_of
+from ssd34.evaluate.metrics.coco import FOUND, IOU, NOT_COUNTED, Matching, list_class_names
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def measure_curves(evaluation: Any, labels: LabelSet) -> Curves:
     # (IoU thresholds, recalls, classes); -1 for classes without objects.
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     measured = (precision > -1).all(axis=(0, 1))
-    names = names_of(evaluation, labels)
+    names = list_class_names(evaluation, labels)
     return Curves(
         recall=tuple(map(float, evaluation.params.rec_thrs)),
         by_iou=tuple(

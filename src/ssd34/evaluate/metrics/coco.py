@@ -65,7 +65,7 @@ class CocoMetrics:
         }
 
 
-def categories_of(labels: LabelSet, dataset: Dataset) -> NDArray[np.int64]:
+def match_categories(labels: LabelSet, dataset: Dataset) -> NDArray[np.int64]:
     """Each network label's category id in a data set, matched by name; -1: it has no such class.
 
     Raises:
@@ -84,7 +84,7 @@ def categories_of(labels: LabelSet, dataset: Dataset) -> NDArray[np.int64]:
 
 def describe_unknown_classes(labels: LabelSet, dataset: Dataset) -> str | None:
     """Which of a data set's classes a model does not know, and what may help; None where it knows
-    all, or none, which is an error of `categories_of`."""
+    all, or none, which is an error of `match_categories`."""
     unknown = [name for name in dataset.labels.names if name not in labels.names]
     if len(unknown) in (0, len(dataset.labels)):
         return None
@@ -176,7 +176,7 @@ def measure_coco(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
         f"AR{n}": average_measured(recall[:, :, 0, k]) for k, n in enumerate(_MAX_DETECTIONS)
     }
     summary |= {f"AR_{n}": average_measured(recall[:, :, k, -1]) for n, k in _AREAS.items()}
-    names = names_of(evaluation, dataset.labels)
+    names = list_class_names(evaluation, dataset.labels)
 
     def by_class(values: NDArray[np.float64]) -> dict[str, float]:
         means = {name: average_measured(values[..., k]) for k, name in enumerate(names)}
@@ -191,7 +191,7 @@ def measure_coco(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
     )
 
 
-def names_of(evaluation: Any, labels: LabelSet) -> list[str]:
+def list_class_names(evaluation: Any, labels: LabelSet) -> list[str]:
     """The class names in the order of the library's arrays."""
     known = dict(zip(labels.category_ids, labels.names, strict=True))
     return [known[int(category)] for category in evaluation.params.cat_ids]

@@ -21,7 +21,7 @@ from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, ImageError
 from ssd34.train.examples.augment import apply_variation, draw_variation
 from ssd34.train.examples.cache import PictureCache
-from ssd34.train.examples.matcher import Matches, levels_of, match
+from ssd34.train.examples.matcher import Matches, list_levels, match
 from ssd34.train.settings.options import TrainOptions
 
 
@@ -46,11 +46,11 @@ class TrainingSet:
     frequency: NDArray[np.float64]
 
 
-def training_sets(
+def make_training_sets(
     datasets: Sequence[tuple[Dataset, float]], target: LabelSet, *, balance: float = 0.0
 ) -> list[TrainingSet]:
     """Prepare data sets, each with its draws per picture and epoch, for a network with the classes
-    `target`; `balance` as in `frequencies`.
+    `target`; `balance` as in `weigh_pictures`.
 
     Classes that no data set labels are taught as background everywhere: left out of every loss
     they would keep their first, meaningless scores.
@@ -71,11 +71,11 @@ def _training_set(dataset: Dataset, weight: float, target: LabelSet, balance: fl
     usable = [number for number, classes in enumerate(shown) if classes]
     if not usable:
         raise DatasetError(f"{dataset.name}: no picture has a box to learn from")
-    frequency = frequencies([shown[number] for number in usable], balance)
+    frequency = weigh_pictures([shown[number] for number in usable], balance)
     return TrainingSet(dataset, weight, labels, labelled, np.array(usable), frequency)
 
 
-def frequencies(shown: Sequence[set[int]], balance: float) -> NDArray[np.float64]:
+def weigh_pictures(shown: Sequence[set[int]], balance: float) -> NDArray[np.float64]:
     """How often to draw each picture, in relation to the others.
 
     That of its rarest class: max(1, sqrt(`balance` / share of the pictures that show the class)).
@@ -87,7 +87,7 @@ def frequencies(shown: Sequence[set[int]], balance: float) -> NDArray[np.float64
     return np.sqrt(np.maximum(1.0, balance * len(shown) / rarest))
 
 
-def draws_of(source: TrainingSet) -> int:
+def count_draws(source: TrainingSet) -> int:
     """Pictures that an epoch draws from a data set; at least one."""
     return max(1, round(len(source.usable) * source.weight))
 
@@ -197,7 +197,7 @@ class Examples(TorchDataset[Any]):
             default_boxes_cxcywh=self.default_boxes(draw.size),
             ignored_boxes=variation.boxes[ignored & ~crowd],
             crowd_boxes=variation.boxes[crowd],
-            levels=levels_of(self.spec.at_size(draw.size)) if adaptive else None,
+            levels=list_levels(self.spec.at_size(draw.size)) if adaptive else None,
         )
         image = apply_variation(picture, variation, factor=factor)
         return Made(image, boxes, labels, variation.boxes[ignored], matches)

@@ -28,7 +28,7 @@ from ssd34.machine import free_memory, thread_budget
 from ssd34.text import counted
 from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.examples.cache import start_workers_server
-from ssd34.train.examples.example import Draw, Examples, TrainingSet, Unreadable, draws_of
+from ssd34.train.examples.example import Draw, Examples, TrainingSet, Unreadable, count_draws
 from ssd34.train.settings.options import TrainOptions
 
 AHEAD = 3
@@ -53,7 +53,7 @@ CACHE_SHARE = 0.25
 """Of the free memory: what the cache takes at most unless it is told how much."""
 
 
-def cache_bytes(sources: Sequence[TrainingSet], cache_mb: int | None, *, here: int = 1) -> int:
+def limit_cache(sources: Sequence[TrainingSet], cache_mb: int | None, *, here: int = 1) -> int:
     """Bytes of decoded pictures that each of `here` processes on this machine keeps with its
     workers, of `cache_mb` MiB in all; None: what all pictures take, at most `CACHE_SHARE`."""
     allowed = int(free_memory() * CACHE_SHARE) if cache_mb is None else cache_mb << 20
@@ -145,21 +145,21 @@ class Loader:
         """
         self.sources = tuple(sources)
         self.ranks = ranks
-        cached = cache_bytes(sources, options.cache_mb, here=ranks.here)
+        cached = limit_cache(sources, options.cache_mb, here=ranks.here)
         self.examples = Examples(sources, spec, options, cached=cached)
         self.batch_size = options.batch_size
         self.seed = options.seed
         self.workers = min(options.workers, thread_budget())  # more would wait for each other
         self.size_now = size_now
         self.pinned = pinned
-        self.batches_per_epoch = batches_an_epoch(self.sources, options.batch_size)
+        self.batches_per_epoch = count_batches(self.sources, options.batch_size)
 
     def order(self, number: int) -> list[tuple[int, int]]:
         """(source, picture) of one round of all draws, shuffled."""
         rng = np.random.default_rng((self.seed, number))
         order: list[tuple[int, int]] = []
         for position, source in enumerate(self.sources):
-            wanted = draws_of(source)
+            wanted = count_draws(source)
             drawn = rng.permutation(len(source.usable))
             # A comb with one tooth a draw: each picture's share of the line catches its draws.
             line = source.frequency[drawn].cumsum()
@@ -174,7 +174,7 @@ class Loader:
         One round follows the other without a gap: what an epoch of whole batches leaves over, the
         next one begins with.
         """
-        number, first = divmod(step * self.batch_size, sum(map(draws_of, self.sources)))
+        number, first = divmod(step * self.batch_size, sum(map(count_draws, self.sources)))
         stream = itertools.islice(self._rounds(number), first, None)
         for now in itertools.count(step):
             size = self.size_now(now)
@@ -206,7 +206,7 @@ class Loader:
         """
         workers, ahead = self._within_shared_memory()
         others = multiprocessing.active_children()
-        with _failures_told(self.batch_size):
+        with _report_failures(self.batch_size):
             try:
                 loader = DataLoader(
                     self.examples,
@@ -279,7 +279,7 @@ def _free_shared_memory() -> int | None:
 
 
 @contextmanager
-def deaths_told() -> Iterator[None]:
+def report_deaths() -> Iterator[None]:
     """Within it the death of a worker process is a TrainingError. torch tells of it wherever the
     main process is, also between two batches."""
     try:
@@ -294,11 +294,11 @@ def deaths_told() -> Iterator[None]:
 
 
 @contextmanager
-def _failures_told(batch_size: int) -> Iterator[None]:
+def _report_failures(batch_size: int) -> Iterator[None]:
     """Within it whatever keeps worker processes from handing over a batch is a TrainingError: they
     cannot be started, were killed, or lack memory or descriptors."""
     try:
-        with deaths_told():
+        with report_deaths():
             yield
     except (RuntimeError, MemoryError, OSError, EOFError) as error:
         text = str(error)
@@ -341,14 +341,14 @@ def _end(processes: Sequence[BaseProcess]) -> None:
         signal.signal(told, before)
 
 
-def batches_an_epoch(sources: Sequence[TrainingSet], batch_size: int) -> int:
+def count_batches(sources: Sequence[TrainingSet], batch_size: int) -> int:
     """Whole batches that an epoch of some data sets has; at least one."""
-    return max(1, sum(map(draws_of, sources)) // batch_size)
+    return max(1, sum(map(count_draws, sources)) // batch_size)
 
 
-def everyones(problems: Sequence[Problem], ranks: Ranks) -> list[Problem]:
+def gather_problems(problems: Sequence[Problem], ranks: Ranks) -> list[Problem]:
     """The pictures that any of the processes could not read; each gives its own."""
-    met = ranks.everyone([(problem.where, problem.reason) for problem in problems])
+    met = ranks.gather_values([(problem.where, problem.reason) for problem in problems])
     return [Problem(where, reason, Kind.UNREADABLE) for where, reason in met]
 
 

@@ -33,13 +33,8 @@ class Level(NamedTuple):
     side: int
     boxes_per_cell: int
 
-    @property
-    def cells(self) -> int:
-        """All of them."""
-        return self.side * self.side
 
-
-def levels_of(spec: ModelSpec) -> tuple[Level, ...]:
+def list_levels(spec: ModelSpec) -> tuple[Level, ...]:
     """The levels of a network, in the default boxes' order."""
     sides = zip(spec.feature_sizes, spec.boxes_per_cell, strict=True)
     return tuple(Level(side, count) for side, count in sides)
@@ -149,11 +144,6 @@ def find_candidates(
     fit whose IoU is at least the competitors' mean plus their standard deviation, and whose
     centre lies in the object.
 
-    Args:
-        boxes: (N, 4) float32 xyxy, fractions of the picture.
-        default_boxes_cxcywh: (A, 4) float32.
-        levels: how many default boxes each level has.
-
     Returns:
         Pairs that overlap: objects (K,), default boxes (K,), their IoU (K,).
     """
@@ -191,9 +181,9 @@ def _nearest(
         nearest = np.take_along_axis(
             cells.reshape(len(boxes), -1), order[:, :NEAREST_CELLS], axis=1
         )
-        shapes = start + np.arange(level.boxes_per_cell) * level.cells
+        shapes = start + np.arange(level.boxes_per_cell) * level.side**2
         numbers.append((shapes[:, None] + nearest[:, None, :]).reshape(len(boxes), -1))
-        start += level.cells * level.boxes_per_cell
+        start += level.side**2 * level.boxes_per_cell
     return np.concatenate(numbers, axis=1)
 
 

@@ -1,5 +1,4 @@
-"""The training data as the network sees it: varied pictures, matched default boxes, and how many
-objects no default box overlaps by half."""
+"""The training data as the network sees it, and how many objects no default box overlaps much."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ _MATCHED, _OBJECT = (255, 214, 10), (48, 209, 88)
 _FORCED, _IGNORED = (255, 69, 58), (142, 142, 147)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SizeRow:
     """Objects of one range of sizes.
 
@@ -154,15 +153,8 @@ def _rows(
     rows = []
     for low, high in itertools.pairwise(SIDES):
         within = (sizes >= low) & (sizes < high)
-        rows.append(
-            SizeRow(
-                side_from=low,
-                side_to=high,
-                objects=int(within.sum()),
-                forced=int(forced[within].sum()),
-                default_boxes=float(learners[within].mean()) if within.any() else 0.0,
-            )
-        )
+        mean = float(learners[within].mean()) if within.any() else 0.0
+        rows.append(SizeRow(low, high, int(within.sum()), int(forced[within].sum()), mean))
     return tuple(rows)
 
 

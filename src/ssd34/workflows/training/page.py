@@ -35,7 +35,7 @@ def write_page(folder: Path, validation: Dataset, facts: Sequence[str], device: 
 
     weights = next(folder / name for name in (BEST, LAST) if (folder / name).exists())
     checkpoint = read_checkpoint(weights)
-    page = training_page(
+    page = render_training_page(
         f"{checkpoint.spec.name}, {counted(len(checkpoint.labels), 'class')}",
         read_history(folder / HISTORY),
         # The best weights may be from before a resume that changed settings.
@@ -94,7 +94,7 @@ _MOST_POINTS = 600
 """Points of a curve; longer ones are thinned out."""
 
 
-def training_page(
+def render_training_page(
     title: str,
     history: Records,
     *,
