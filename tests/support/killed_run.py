@@ -1,6 +1,5 @@
 """A small run in a process of its own, which may kill itself; see test_killed.py."""
 
-import dataclasses
 import os
 import resource
 import signal
@@ -12,10 +11,6 @@ import torch
 
 from ssd34.train.run import LAST, TrainingRun
 from tests.support import training
-from tests.support.training import FAST
-
-OPTIONS = dataclasses.replace(FAST, precision="bf16", checkpoint_minutes=1e-6)
-"""A checkpoint after every step."""
 
 
 def die():
@@ -69,4 +64,6 @@ def run(folder, shapes, moment=None, count=0):
     """Train, or go on where the folder has a checkpoint."""
     torch.set_num_threads(1)
     die_at(moment, count)
-    training.run(folder, shapes, options=OPTIONS, resume=(folder / LAST).exists())
+    # A checkpoint after every step.
+    changes = {"precision": "bf16", "checkpoint_minutes": 1e-6}
+    training.run(folder, shapes, resume=(folder / LAST).exists(), **changes)

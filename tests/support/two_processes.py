@@ -1,6 +1,5 @@
 """What each of two processes that work together does; see test_distributed.py."""
 
-import dataclasses
 import os
 import signal
 import sys
@@ -16,7 +15,6 @@ from ssd34.errors import TrainingError
 from ssd34.train.distributed import join_processes
 from ssd34.train.progress import Listener
 from tests.support import training
-from tests.support.training import FAST
 
 CPU = torch.device("cpu")
 
@@ -62,7 +60,7 @@ def learn(folder):
             folder / "run",
             folder / "train",
             validation=open_dataset(folder / "val"),
-            options=dataclasses.replace(FAST, epochs=1),
+            epochs=1,
             listener=Listener(problem=lambda problem: print(problem.where)),
             ranks=ranks,
         )

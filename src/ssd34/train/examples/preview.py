@@ -28,8 +28,6 @@ what is below 32 small and what is above 96 large."""
 COUNTED = 300
 """Pictures over which objects are counted, unless more are shown or an epoch has fewer."""
 
-MOST = 100
-
 _PAPER = "#1c1c1e"
 _MATCHED, _OBJECT = (255, 214, 10), (48, 209, 88)
 _FORCED, _IGNORED = (255, 69, 58), (142, 142, 147)
@@ -83,12 +81,8 @@ class Preview:
 
 
 def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
-    """Make the first pictures that training would make, and look at them.
-
-    Args:
-        loader: of the run.
-        labels: the network's classes.
-        shown: pictures on the sheet, up to `MOST`.
+    """Make the first pictures that training would make, and look at them; up to `shown` of them are
+    on the sheet.
 
     Raises:
         TrainingError: no picture can be read.

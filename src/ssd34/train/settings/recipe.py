@@ -85,17 +85,6 @@ RECIPES: dict[str, Recipe] = {
             name="small-data",
             about="hundreds to thousands of pictures, best from an ImageNet backbone (--init)",
             settings={
-                "spec": AUTO,
-                "head_norm": AUTO,
-                "init": None,
-                "labels": AUTO,
-                "epochs": 60,
-                "batch_size": 16,
-                "optimizer": "adamw",
-                "schedule": "cosine",
-                "warmup_steps": 100,
-                "ema_decay": 0.999,
-                "gradient_clip": 10.0,
                 "precision": AUTO,
                 "backbone_statistics": AUTO,
                 "head_statistics": AUTO,
@@ -108,20 +97,13 @@ RECIPES: dict[str, Recipe] = {
             name="fine-tune",
             about="a trained detector adapts to other pictures and classes",
             settings={
-                "spec": AUTO,
-                "head_norm": AUTO,
                 "init": "default",
-                "labels": AUTO,
                 "epochs": 12,
-                "batch_size": 16,
-                "optimizer": "adamw",
                 "learning_rate": 1e-4,
                 "backbone_rate": 0.3,
                 "matcher": "atss",
-                "schedule": "cosine",
                 "warmup_steps": 20,
                 "ema_decay": 0.98,
-                "gradient_clip": 10.0,
                 "precision": AUTO,
                 "backbone_statistics": "frozen",
                 "head_statistics": "frozen",
@@ -218,7 +200,7 @@ def settle_recipe(
 
     Args:
         recipe: where the values come from.
-        changed: what the user set otherwise.
+        changed: what the user set otherwise, by name.
         start: ``"random"``, ``"backbone"`` or ``"detector"``: what the first weights are.
         bf16: whether the processor computes in bf16.
         folded: settings of batch norm that the start has folded into its convolutions: it has no
