@@ -73,14 +73,14 @@ def stop_after(steps):
     return Listener(stepped=lambda step, _share: seen.append(step), stop=lambda: len(seen) >= steps)
 
 
-def loader_of(shapes, *, weight=1.0, sources=None, **changes):
+def loader_of(
+    shapes, *, weight=1.0, sources=None, spec=None, size_now=lambda _step: 64, ranks=ALONE,
+    **changes,
+):  # fmt: skip
     """Batches of four for the tiny network, made in this process."""
     sources = sources or make_training_sets([(open_dataset(shapes), weight)], TINY_LABELS)
-    given = {name: changes.pop(name) for name in ("spec", "size_now", "ranks") if name in changes}
-    options = TrainOptions(
-        **{"batch_size": 4, "seed": 7, "workers": 0, "cache_mb": 0,
-           "augmentation": Augmentation(), **changes}
-    )  # fmt: skip
+    given = {"batch_size": 4, "seed": 7, "workers": 0, "cache_mb": 0, **changes}
+    options = TrainOptions(**{"augmentation": Augmentation(), **given})
     return Loader(
-        sources, **{"spec": tiny_spec(), "size_now": lambda _step: 64, "options": options, **given}
+        sources, spec=spec or tiny_spec(), options=options, size_now=size_now, ranks=ranks
     )

@@ -20,6 +20,7 @@ from ssd34.errors import OptionError
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.train.distributed import ALONE, Ranks, SharedBatchNorm, join_processes, share_batch_norm
 from ssd34.train.run import read_history
+from tests.conftest import shapes_dataset
 from tests.support import two_processes
 from tests.support.cli import invoke
 from tests.support.training import evaluations_of, loader_of, run
@@ -85,6 +86,11 @@ def test_torchrun_trains_to_the_weights_of_one_process(
 
 
 @pytest.fixture(scope="module")
+def two_pictures(tmp_path_factory):
+    return shapes_dataset(tmp_path_factory.mktemp("two") / "set", pictures=2)
+
+
+@pytest.fixture(scope="module")
 def together():
     """Runs a function of two_processes.py in two processes; returns what each has printed."""
     context = multiprocessing.get_context("forkserver")
@@ -131,12 +137,12 @@ def test_pictures_that_any_process_could_not_read_are_told_once(together, shapes
 
 
 def test_the_first_process_finds_the_int8_steps_for_all(
-    together, with_a_broken_picture, shapes, tiny_file, tmp_path
+    together, with_a_broken_picture, two_pictures, tiny_file, tmp_path
 ):
     """The second of them has no picture in its part of the first batch."""
     together(
         two_processes.adapt, tmp_path, "train", "--qat", "--data", str(with_a_broken_picture),
-        "--val", str(shapes), "--init", str(tiny_file), "--epochs", "1",
+        "--val", str(two_pictures), "--init", str(tiny_file), "--epochs", "1",
         "--batch", "3", "--workers", "0", "--threads", "1", "--device", "cpu",
     )  # fmt: skip
     last = read_checkpoint(tmp_path / "run" / "last.safetensors")

@@ -132,8 +132,9 @@ def _learn(network: SSD, part: Batch, pictures: int, *, options: TrainOptions) -
         nothing.backward()  # type: ignore[no-untyped-call]
         return nothing.detach().expand(3)
     loss = detection_loss(
-        loc, conf, offsets=part.offsets, labels=part.labels, labelled=part.labelled
-    )
+        loc, conf, offsets=part.offsets, labels=part.labels, labelled=part.labelled,
+        weights=part.weights if part.weights.numel() else None,
+    )  # fmt: skip
     share = len(part.images) / pictures
     (loss.total * share).backward()  # type: ignore[no-untyped-call]
     return torch.stack(loss).detach() * share

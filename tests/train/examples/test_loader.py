@@ -3,12 +3,13 @@
 import dataclasses
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from ssd34.core.default_boxes import default_boxes_cxcywh
+from ssd34.core.default_boxes import decode, default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.open import open_dataset, select_classes
 from ssd34.errors import DatasetError
@@ -63,6 +64,34 @@ def test_the_loader_tells_crowds_from_difficult_objects(shapes):
         found.append((made.matches.labels == 0).mean())
     assert found[0] < 0.2
     assert found[1] > 0.5
+
+
+def test_the_score_of_a_box_is_the_weight_of_what_learns_it(shapes, tmp_path):
+    """As a file has it; a box without one counts whole, and a text is told of."""
+    values = json.loads((shapes / "instances.json").read_text())
+    scores = {box["id"]: 0.1 + 0.02 * box["id"] for box in values["annotations"][1:]}
+    scores[2] = "sure"
+    for box in values["annotations"][1:]:
+        box["score"] = scores[box["id"]]
+    shutil.copytree(shapes / "images", tmp_path / "images")
+    (tmp_path / "instances.json").write_text(json.dumps(values))
+    dataset = open_dataset(tmp_path)
+    assert ["'sure'" in remark.reason for remark in dataset.remarks] == [True]
+    assert dataset.samples[0].scores is None
+    last = dataset.samples[-1]
+    chosen = last.of(np.arange(len(last.boxes)) == 0)
+    assert last.scores is not None and chosen.scores == last.scores[:1]
+    sources = make_training_sets([(dataset, 1.0)], TINY_LABELS)
+    batch = next(loader_of(shapes, sources=sources, batch_size=12, score_weight=True).batches(0))
+    possible = [1.0, *(score for score in scores.values() if score != "sure")]
+    learned = batch.labels > 0
+    assert (batch.weights[~learned] == 1).all()
+    found = np.unique(batch.weights[learned].numpy())
+    assert len(found) > 6 and np.isclose(found[:, None], possible, atol=1e-6).any(axis=1).all()
+    for weights, offsets, labels in zip(batch.weights, batch.offsets, batch.labels, strict=True):
+        boxes = decode(offsets.numpy().T, default_boxes_cxcywh(tiny_spec()))[labels > 0].round(3)
+        assert len(np.unique(boxes, axis=0)) == len(np.unique(weights[labels > 0]))
+    assert next(loader_of(shapes, sources=sources).batches(0)).weights.shape == (4, 0)
 
 
 def test_loader_order_weights_and_targets(shapes):

@@ -117,6 +117,7 @@ class Made(NamedTuple):
         labels: (N,) int64, the network's.
         ignored_boxes: (M, 4) float32 xyxy, crowds and difficult objects.
         matches: what each default box learns.
+        scores: (N,) float32, of the objects; None: there are none.
     """
 
     image: NDArray[np.uint8]
@@ -124,6 +125,7 @@ class Made(NamedTuple):
     labels: NDArray[np.int64]
     ignored_boxes: NDArray[np.float32]
     matches: Matches
+    scores: NDArray[np.float32] | None
 
 
 class Examples(TorchDataset[Any]):
@@ -200,7 +202,10 @@ class Examples(TorchDataset[Any]):
             levels=list_levels(self.spec.at_size(draw.size)) if adaptive else None,
         )
         image = apply_variation(picture, variation, factor=factor)
-        return Made(image, boxes, labels, variation.boxes[ignored], matches)
+        scores = sample.scores
+        if scores is not None:
+            scores = scores[variation.kept][~ignored]
+        return Made(image, boxes, labels, variation.boxes[ignored], matches, scores)
 
     def __getitem__(self, draw: Draw) -> tuple[NDArray[Any], ...] | Unreadable:
         made = self.make(draw)
@@ -209,4 +214,8 @@ class Examples(TorchDataset[Any]):
         default_boxes, learned = self.default_boxes(draw.size), made.matches.labels > 0
         offsets = np.zeros_like(default_boxes)
         offsets[learned] = encode(made.matches.boxes_cxcywh[learned], default_boxes[learned])
-        return made.image, offsets, made.matches.labels, self.sources[draw.source].labelled
+        weights = np.ones(len(offsets) if self.options.score_weight else 0, np.float32)
+        if self.options.score_weight and made.scores is not None:
+            weights[learned] = made.scores[made.matches.objects[learned]]
+        labelled = self.sources[draw.source].labelled
+        return made.image, offsets, made.matches.labels, weights, labelled

@@ -70,6 +70,7 @@ class Batch(NamedTuple):
         images: (N, S, S, 3) uint8 RGB.
         offsets: (N, A, 4) float32.
         labels: (N, A) int64.
+        weights: (N, A) float32, of what the default boxes learn; (N, 0): all count alike.
         labelled: (N, classes + 1) bool.
         problems: pictures that could not be read and were left out.
     """
@@ -77,19 +78,21 @@ class Batch(NamedTuple):
     images: Tensor
     offsets: Tensor
     labels: Tensor
+    weights: Tensor
     labelled: Tensor
     problems: tuple[Problem, ...]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         *tensors, problems = self
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), problems)
+        moved = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        return Batch._make((*moved, problems))
 
     def parts(self, count: int) -> list[Batch]:
         """The batch in so many parts of about the same size, the first with its problems."""
         *tensors, problems = self
         split = zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True)
-        return [Batch(*part, problems if n == 0 else ()) for n, part in enumerate(split)]
+        return [Batch._make((*part, problems if n == 0 else ())) for n, part in enumerate(split)]
 
 
 class _Parcel:
@@ -117,8 +120,10 @@ def _collate(examples: list[tuple[NDArray[Any], ...] | Unreadable]) -> Batch:
     made = [e for e in examples if not isinstance(e, Unreadable)]
     if not made:
         none, side = torch.zeros(0), unreadable[0].size
-        return Batch(torch.zeros(0, side, side, 3, dtype=torch.uint8), none, none, none, problems)
-    return Batch(*(torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True)), problems)
+        images = torch.zeros(0, side, side, 3, dtype=torch.uint8)
+        return Batch(images, none, none, none, none, problems)
+    tensors = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
+    return Batch._make((*tensors, problems))
 
 
 class Loader:
@@ -266,7 +271,8 @@ class Loader:
         spec = self.examples.spec
         size = max(spec.image_size, self.size_now(0))
         boxes = len(self.examples.default_boxes(size))
-        picture = 3 * size**2 + boxes * (4 * 4 + 8) + len(self.sources[0].labelled)
+        each = 4 * 4 + 8 + 4 * self.examples.options.score_weight
+        picture = 3 * size**2 + boxes * each + len(self.sources[0].labelled)
         return -(-self.batch_size // self.ranks.count) * picture
 
 

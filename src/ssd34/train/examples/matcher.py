@@ -46,10 +46,12 @@ class Matches(NamedTuple):
     Attributes:
         labels: (A,) int64: class 1..N, 0 background, `IGNORED`.
         boxes_cxcywh: (A, 4) float32: its object's box, or the default box itself.
+        objects: (A,) int64: which object that is; -1: none.
     """
 
     labels: NDArray[np.int64]
     boxes_cxcywh: NDArray[np.float32]
+    objects: NDArray[np.int64]
 
 
 def match(
@@ -90,15 +92,17 @@ def match(
     if crowd_boxes is not None and len(crowd_boxes):
         covered = pairwise_coverage(crowd_boxes, _corners(default_boxes_cxcywh)).max(axis=0)
         target_labels[covered > CROWD_SHARE] = IGNORED
+    learned = np.full(len(target_labels), -1)
     if len(boxes) == 0:
-        return Matches(target_labels, targets)
+        return Matches(target_labels, targets, learned)
     if levels is None:
         matched, objects = _by_threshold(boxes, default_boxes_cxcywh)
     else:
         matched, objects = _by_candidates(boxes, default_boxes_cxcywh, levels)
     target_labels[matched] = labels[objects]
     targets[matched] = cxcywh_from_xyxy(boxes)[objects]
-    return Matches(target_labels, targets)
+    learned[matched] = objects
+    return Matches(target_labels, targets, learned)
 
 
 def _corners(default_boxes_cxcywh: NDArray[np.float32]) -> NDArray[np.float32]:

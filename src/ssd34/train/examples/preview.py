@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ssd34.core.boxes import cxcywh_from_xyxy, pairwise_iou, xyxy_from_cxcywh
+from ssd34.core.boxes import pairwise_iou, xyxy_from_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Problem
 from ssd34.errors import TrainingError
@@ -135,10 +135,7 @@ def _made(loader: Loader) -> Iterator[Made | Unreadable]:
 
 def _learned_by(made: Made) -> NDArray[np.bool_]:
     """(N, A): which default box learns which object."""
-    if not len(made.boxes):
-        return np.zeros((0, len(made.matches.labels)), np.bool_)
-    targets = made.matches.boxes_cxcywh[None] == cxcywh_from_xyxy(made.boxes)[:, None]
-    return np.asarray(targets.all(axis=2) & (made.matches.labels > 0))
+    return np.asarray(made.matches.objects == np.arange(len(made.boxes))[:, None])
 
 
 def _rows(

@@ -75,6 +75,8 @@ class TrainOptions:
             `target_map`.
         balance: pictures of a class that fewer than this share of its data set's pictures show
             are drawn more often; 0: all alike.
+        score_weight: the loss of the default boxes that learn a box counts as much as the box's
+            ``score``, where the data have one.
         augmentation: how the pictures are varied.
         seed: of everything random.
         workers: processes that prepare pictures; at most one a processor is used.
@@ -111,6 +113,7 @@ class TrainOptions:
     matcher: Literal["iou", "atss"] = "iou"
     policy: str = ZOO.name
     balance: Share = 0.0
+    score_weight: bool = False
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(expand=0.3))
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 34
     workers: Annotated[int, Meta(ge=0, le=10**4)] = 1
