@@ -200,16 +200,15 @@ def settle_recipe(
 
     Args:
         recipe: where the values come from.
-        changed: what the user set otherwise, by name.
+        changed: what the user set otherwise, by name, as `check_setting` returns it.
         start: ``"random"``, ``"backbone"`` or ``"detector"``: what the first weights are.
         bf16: whether the processor computes in bf16.
         folded: settings of batch norm that the start has folded into its convolutions: it has no
             statistics to train with any more.
 
     Raises:
-        OptionError: a setting is unknown or outside what is allowed.
+        OptionError: settings that do not go together.
     """
-    changed = {key: check_setting(key, value) for key, value in changed.items()}
     given = dict(changed)
     if given.get("minutes") is not None and "epochs" not in given:
         given["epochs"] = None
@@ -246,7 +245,7 @@ def settle_recipe(
     settings |= list_settings(options)
     return SettledRecipe(
         recipe=recipe.name,
-        changed=changed,
+        changed=dict(changed),
         settings=settings,
         settled={k: v for k, v in chosen.items() if v == AUTO or v != settings[k]},
         options=options,
