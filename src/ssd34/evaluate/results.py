@@ -205,11 +205,11 @@ def _parts(file_name: str) -> tuple[str, ...]:
 
 
 def _best_fitting(parts: tuple[str, ...], pictures: list[Sample]) -> list[Sample]:
-    """Those pictures of one name whose folders agree with a path farthest up."""
-    agreeing = [
-        sum(takewhile(bool, map(eq, reversed(_parts(sample.file_name)), reversed(parts))))
-        for sample in pictures
-    ]
+    """Those pictures of one name whose folders agree most with a path's, from the end on."""
+    paths = [_parts(sample.file_name) for sample in pictures]
+    if parts in paths:
+        return [sample for sample, path in zip(pictures, paths, strict=True) if path == parts]
+    agreeing = [sum(takewhile(bool, map(eq, reversed(path), reversed(parts)))) for path in paths]
     most = max(agreeing, default=0)
     return [s for s, count in zip(pictures, agreeing, strict=True) if count == most]
 
