@@ -24,7 +24,7 @@ from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.deploy.graph.layers import Network, network_of
-from ssd34.deploy.int8.calibrate import Statistics, calibrate
+from ssd34.deploy.int8.calibrate import CalibrationStatistics, calibrate
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.images.read import read_image
 from ssd34.network.ssd import SSD, arrays_of
@@ -116,7 +116,7 @@ def tiny_network(tiny_checkpoint: Checkpoint) -> Network:
 
 
 @pytest.fixture(scope="session")
-def tiny_statistics(tiny_network: Network) -> Statistics:
+def tiny_statistics(tiny_network: Network) -> CalibrationStatistics:
     """Its calibration with three pictures."""
     names = ("astronaut", "chelsea", "coffee")
     return calibrate(tiny_network, [read_image(EXAMPLES / f"{name}.jpg") for name in names])

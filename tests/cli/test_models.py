@@ -11,8 +11,7 @@ from PIL import Image
 from ssd34.files.cache import PublishedFile
 from ssd34.zoo.catalogue import PUBLISHED, PublishedModel
 from ssd34.zoo.names import model_path
-from tests.support.cli import run_main
-from tests.support.commands import invoke
+from tests.support.cli import invoke, run_main
 from tests.support.mirror import CONTENT, POINTER, SHA256, SIZE, ranged, status, whole
 from tests.support.refusals import assert_facts
 

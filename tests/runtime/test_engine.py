@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 from ssd34 import Detector
 from ssd34.core.preprocess import preprocess
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.cut import without_tail
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.tail import without_tail
 from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
 from ssd34.errors import MissingExtraError, ModelError, OptionError
 from ssd34.images.read import read_image

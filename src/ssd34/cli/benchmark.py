@@ -35,14 +35,6 @@ from ssd34.workflows.outputs import check_outputs
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10}
 
 
-def _refuse_removed(_: click.Context, option: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        raise OptionError(
-            f"{' and '.join(option.opts)} belonged to the simulated server, which is gone; use "
-            f"--scenario {' or '.join(SCENARIOS)}, or --loadgen"
-        )
-
-
 @click.command(short_help="Measure how fast models run on this machine.")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
@@ -66,16 +58,13 @@ def _refuse_removed(_: click.Context, option: click.Parameter, value: str | None
     help=f"Rounds. [default: {', '.join(f'{n} {name}' for name, n in ROUNDS.items())}]",
 )  # fmt: skip
 @click.option(
-    "--warm-up",
-    type=click.IntRange(0),
-    default=3,
-    help="Rounds that do not count. Not with LoadGen.",
-)
+    "--warm-up", type=click.IntRange(0), default=3, help="Rounds that do not count. Not with "
+    "LoadGen.",
+)  # fmt: skip
 @click.option(
     "--batch", type=click.IntRange(1),
     help="Offline: pictures in one run. [default: the file's own number, or one a thread]",
 )  # fmt: skip
-@click.option("--rate", "--bound", hidden=True, expose_value=False, callback=_refuse_removed)
 @click.option(
     "--loadgen", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Let MLCommons LoadGen ask for pictures, and keep its logs in DIR.",
@@ -94,12 +83,11 @@ def benchmark(
     images: tuple[str, ...],
     scenario: str,
     rounds: int | None,
-    warm_up: int,
-    batch: int | None,
     loadgen: Path | None,
     seconds: float,
     json_file: Path | None,
     plot: Path | None,
+    **options: Any,
 ) -> None:
     """Measure how fast models run on this machine, from JPEG bytes to detections.
 
@@ -117,8 +105,7 @@ def benchmark(
         pictures=[picture.path for picture in find_pictures(images)],
         scenario=scenario,
         rounds=rounds or ROUNDS[scenario],
-        warm_up=warm_up,
-        batch=batch,
+        **options,
     )
     check_outputs((json_file, plot), files=plan.pictures, models=models)
     if plot:

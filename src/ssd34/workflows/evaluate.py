@@ -173,14 +173,8 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class ComparedDetections:
-    """Two files of detections on the same pictures.
-
-    Attributes:
-        title: on what.
-        comparison: the differences.
-        problems: how many pictures or boxes of the data set had to be left out.
-        values: all numbers and where they come from, JSON-ready.
-    """
+    """Two files of detections on the same pictures: on what, the differences, how many pictures or
+    boxes of the data set had to be left out, and all numbers, JSON-ready."""
 
     title: str
     comparison: Differences
@@ -258,7 +252,8 @@ def evaluate(
             partial = stack.enter_context(
                 open_partial(locate_partial(beside), identity, dataset, resume=options.resume)
             )
-        stack.enter_context(_telling_what_is_kept(listener, partial, every, len(dataset)))
+        kept = partial.path if partial else None
+        stack.enter_context(telling_what_is_kept(listener, lambda: len(every), len(dataset), kept))
         _detect(detector, policies, dataset, partial, every, listener)
         results = [
             Results.joined(found.results[k] for found in every if found.results)
@@ -305,19 +300,8 @@ def score_detections(
     file: Path, data: str | Path, options: ScoringOptions | None = None, *,
     listener: Listener = SILENT,
 ) -> Evaluation:  # fmt: skip
-    """Score anybody's detections.
-
-    Args:
-        file: COCO results.
-        data: path of the data set that they are of; the pictures need not be there.
-        options: how; None: as the defaults say.
-        listener: hears of progress and warnings.
-
-    Raises:
-        DatasetError: the data or the detections cannot be used.
-        OptionError: options that do not go together, or a file that cannot be written.
-        MissingExtraError: an optional library is not installed.
-    """
+    """Score anybody's detections, a file of COCO results, on a data set whose pictures need not be
+    there; errors as `evaluate`."""
     options = options or ScoringOptions()
     everything, dataset = _open_boxes(data, options, files=(file,), listener=listener)
     results = _read(file, everything, dataset, listener)
@@ -395,17 +379,15 @@ def _open_boxes(
 ) -> tuple[Dataset, Dataset]:
     """All that detections in files may name, and what counts of it."""
     require("hotcoco", extra="evaluate", why="evaluation")
-    everything = _read_boxes(data, look=bool(options.report))
+    everything = read_boxes(data, look=bool(options.report))
     _check_outputs(options, everything, data=data, files=files)
     listener.dataset_opened(everything)
     return _chosen(everything, options)
 
 
-def _read_boxes(data: str | Path, *, look: bool) -> Dataset:
-    """A data set whose pictures are not needed: of a COCO .json, they need not be there.
-
-    To `look` at them they are opened, if they all are there.
-    """
+def read_boxes(data: str | Path, *, look: bool) -> Dataset:
+    """A data set whose pictures are not needed: of a COCO .json, they need not be there. To `look`
+    at them they are opened, if they all are there."""
     path = Path(data)
     if path.suffix.lower() != ".json" or not path.is_file():
         return open_dataset(data)
@@ -419,8 +401,8 @@ def _read_boxes(data: str | Path, *, look: bool) -> Dataset:
 
 
 def _chosen(everything: Dataset, options: ScoringOptions) -> tuple[Dataset, Dataset]:
-    """Everything under the names that were asked for, and the part that counts; the metric and
-    the report can be made of it, and the report's folder is there."""
+    """Everything under the names that were asked for, and the part that counts; metric and report
+    can be made of it, and the report's folder is there."""
     if options.coco_names:
         everything = use_coco_names(everything, own_ids=True)  # detections have these
     dataset = select_classes(everything, options.classes) if options.classes else everything
@@ -456,8 +438,8 @@ def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> tuple[S
     if session.raw or not raw:
         return session, False
     require("onnx", extra="export", why="--policy with a file that picks detections itself")
-    from ssd34.deploy.graph.cut import without_tail
     from ssd34.deploy.graph.onnx_file import read_model
+    from ssd34.deploy.graph.tail import without_tail
 
     model = read_model(path)
     try:
@@ -476,14 +458,14 @@ def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> tuple[S
 
 
 @contextmanager
-def _telling_what_is_kept(
-    listener: Listener, partial: Partial | None, every: Sequence[Found], total: int
+def telling_what_is_kept(
+    listener: Listener, done: Callable[[], int], total: int, kept: Path | None
 ) -> Iterator[None]:
-    """On an interruption, until the last output is written, say what is kept."""
+    """Tell the listener of an interruption."""
     try:
         yield
     except KeyboardInterrupt:
-        listener.interrupted(len(every), total, partial.path if partial else None)
+        listener.interrupted(done(), total, kept)
         raise
 
 
@@ -564,10 +546,8 @@ def _report(
     listener: Listener,
     threads: int | None = None,
 ) -> Path | None:
-    """Write the report that was asked for; returns its page.
-
-    `about` is what is known of the subject; `threads` is None where nothing was computed here.
-    """
+    """Write the report that was asked for; returns its page. `about` is what is known of the
+    subject."""
     if not options.report:
         return None
     data = about_data["data"]

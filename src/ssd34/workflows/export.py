@@ -15,13 +15,7 @@ from ssd34.zoo.names import float_file
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
-
-    Attributes:
-        path: the ONNX file.
-        options: what it is.
-        outputs: names of its outputs.
-    """
+    """The ONNX file that was written, what it is, and the names of its outputs."""
 
     path: Path
     options: ExportOptions

@@ -99,14 +99,8 @@ def train(job: TrainJob | None = None, *, listener: Listener = SILENT, **fields:
 
 
 def load_libraries(*, workers: bool = True) -> None:
-    """Load what training needs, which takes a while.
-
-    Args:
-        workers: whether other processes will prepare pictures.
-
-    Raises:
-        MissingExtraError: one is not installed.
-    """
+    """Load what training needs, which takes a while; MissingExtraError: one is not installed.
+    `workers`: other processes will prepare pictures."""
     from ssd34.train.examples.cache import start_workers_server
 
     if workers:

@@ -23,7 +23,7 @@ from ssd34.network.pretrained import weights_from_benchmark
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS
-from tests.support.commands import invoke
+from tests.support.cli import invoke
 from tests.support.golden import drawn_benchmark_weights
 from tests.support.plain_runs import assert_all_close, plain_session
 from tests.support.refusals import refused
@@ -225,8 +225,7 @@ def test_the_gate_measures_against_the_exported_file(tiny_model, tmp_path, image
     invoke("export", tiny_model, exported, "--input", image_input)
     files = ExportOptions(policy=ZOO, image_input=image_input)
     nothing: Any = None
-    with Bench(read_network(tiny_model), nothing, nothing, files=files) as bench:
-        bench.write_float(baseline)
+    Bench(read_network(tiny_model), nothing, nothing, files, tmp_path).write_float(baseline)
     assert baseline.read_bytes() == exported.read_bytes()
 
 

@@ -18,7 +18,7 @@ from ssd34.runtime.detector import Detector
 from ssd34.runtime.node_times import measure_node_times, share_of_tail
 from ssd34.workflows.evaluate import _load
 from ssd34.workflows.training.new_run import read_onnx_checkpoint
-from tests.support.commands import invoke
+from tests.support.cli import invoke
 from tests.support.plain_runs import plain_session
 from tests.support.refusals import refused
 from tests.support.small_models import SET, save_data, write_small_model

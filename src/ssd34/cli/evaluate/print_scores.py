@@ -24,7 +24,7 @@ SHOWN_CLASSES = 8
 FEW = f"no interval where objects lie in fewer than {FEWEST_PICTURES} pictures"
 
 
-class Screen(Listener):
+class EvaluateScreen(Listener):
     """Bars and warnings on stderr. Use it as a context manager."""
 
     def __init__(self) -> None:

@@ -6,43 +6,20 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
 from ssd34.cli.console import INTERRUPTED
 from ssd34.cli.train.preview import show_preview
-from ssd34.cli.train.screen import Screen
+from ssd34.cli.train.screen import TrainScreen
 from ssd34.core.spec import SPECS
 from ssd34.errors import OptionError
 from ssd34.workflows import train as workflow
 from ssd34.workflows.training.job import DEVICES, TrainJob
 
 
-class TrainCommand(click.Command):
-    """A command whose former options name the settings that took their place."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click; args: what follows the command's name."""
-        given = list(args)
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            from ssd34.train.settings.settings import SETTINGS, find_setting
-
-            option = error.option_name
-            key = find_setting(option)
-            if key is None:
-                raise
-            if bool in (SETTINGS[key], *get_args(SETTINGS[key])):
-                value = "false" if option.startswith("--no-") else "true"
-            else:
-                at = next(n for n, text in enumerate(given) if text.split("=")[0] == option)
-                value = "".join(given[at].split("=", 1)[1:] or given[at + 1 : at + 2]) or "VALUE"
-            raise OptionError(f"{option} is a setting now: --set {key}={value}") from None
-
-
-@click.command(cls=TrainCommand, short_help="Train a detector on your pictures.")
+@click.command(short_help="Train a detector on your pictures.")
 @click.option(
     "--data", "data", multiple=True, required=True, metavar="PATH[=WEIGHT]",
     help="Pictures to learn from; may be repeated. WEIGHT: how often an epoch shows each.",
@@ -138,7 +115,7 @@ def train(
         threads=threads,
         command=shlex.join(sys.argv[1:]),
     )
-    with Screen() as screen:
+    with TrainScreen() as screen:
         if shown:
             show_preview(job, shown=shown, listener=screen)
             return

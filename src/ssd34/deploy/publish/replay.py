@@ -19,9 +19,9 @@ from ssd34.core.contract import (
 )
 from ssd34.core.postprocess import Picked, Policy
 from ssd34.core.spec import ModelSpec
-from ssd34.deploy.publish.checks import Check, check, not_run
+from ssd34.deploy.publish.checks import FileCheck, check, not_run
 from ssd34.deploy.publish.compare_outputs import (
-    Comparison,
+    OutputComparison,
     Tolerance,
     compare_detections,
     compare_raw,
@@ -54,20 +54,16 @@ class Replayer:
     policy: Policy
 
 
-def replay(folder: Path, replayer: Replayer) -> list[Check]:
-    """Check a folder of test data. What follows a failed check is not run.
-
-    Args:
-        folder: holds ``input_*.pb`` and ``output_*.pb``.
-        replayer: the model.
-    """
+def replay(folder: Path, replayer: Replayer) -> list[FileCheck]:
+    """Check a folder of ``input_*.pb`` and ``output_*.pb``. What follows a failed check is not
+    run."""
     names = [f"{folder.name} {what}" for what in ("names", "shapes", "types", "values")]
     try:
         data = read_test_data(folder)
     except ModelError as error:
         return [check(f"{folder.name} files", [str(error)], ""), *not_run(names, "broken files")]
     steps = (_names, _shapes, _types, _values)
-    checks: list[Check] = []
+    checks: list[FileCheck] = []
     for name, step in zip(names, steps, strict=True):
         checks.append(check(name, *step(data, replayer)))
         if not checks[-1].passed:
@@ -150,7 +146,7 @@ def _values(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
     ]
     if faults:
         return faults, ""
-    comparisons: list[Comparison] = []
+    comparisons: list[OutputComparison] = []
     if set(DETECTION_OUTPUTS) <= set(recorded):
         comparisons += _compare_pictures(recorded, replayed, replayer)
     comparisons += [
@@ -177,7 +173,9 @@ def _faults(inputs: Arrays, outputs: Arrays, replayer: Replayer) -> list[str]:
     )
 
 
-def _compare_pictures(recorded: Arrays, replayed: Arrays, replayer: Replayer) -> list[Comparison]:
+def _compare_pictures(
+    recorded: Arrays, replayed: Arrays, replayer: Replayer
+) -> list[OutputComparison]:
     """One comparison for each picture."""
     ours, theirs = _pictures(recorded), _pictures(replayed)
     comparisons = []
@@ -187,7 +185,7 @@ def _compare_pictures(recorded: Arrays, replayed: Arrays, replayer: Replayer) ->
         )  # fmt: skip
         before = f"picture {number}: " if len(ours) > 1 else ""
         comparisons.append(
-            Comparison(
+            OutputComparison(
                 tuple(f"{before}{line}" for line in found.mismatches), f"{before}{found.summary}"
             )
         )

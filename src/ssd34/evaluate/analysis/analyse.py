@@ -20,8 +20,8 @@ from ssd34.evaluate.analysis.counts import (
     count_error_types,
 )
 from ssd34.evaluate.analysis.curves import (
+    CalibrationCurve,
     Curves,
-    Reliability,
     ScoreChoice,
     choose_score,
     measure_calibration,
@@ -132,7 +132,7 @@ class Analysis:
     sizes: tuple[Part, ...]
     confusion: Confusion
     errors: ErrorTypes
-    calibration: Reliability
+    calibration: CalibrationCurve
     pictures: tuple[Picture, ...]
 
 

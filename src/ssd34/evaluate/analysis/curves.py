@@ -133,7 +133,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Reliability:
+class CalibrationCurve:
     """Whether a score of 0.7 means right in 7 of 10 cases, at IoU 0.5.
 
     Attributes:
@@ -149,10 +149,10 @@ class Reliability:
     detections: int
 
 
-def measure_calibration(evaluation: Any) -> Reliability:
+def measure_calibration(evaluation: Any) -> CalibrationCurve:
     """Calibration of an evaluation (hotcoco's COCOeval after `evaluate`)."""
     told = evaluation.calibration(n_bins=BINS, iou_threshold=IOU)
-    return Reliability(
+    return CalibrationCurve(
         bins=tuple(
             Bin(
                 low=float(one["bin_lower"]),

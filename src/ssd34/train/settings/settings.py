@@ -46,18 +46,11 @@ FORMER_OPTIONS = {
     "warmup": "warmup_steps", "ema": "ema_decay", "clip": "gradient_clip",
     "freeze": "frozen_stages", "freeze_share": "frozen_share", "no_head_norm": "head_norm",
 }  # fmt: skip
-"""Settings whose option on the command line has or had another name."""
+"""Settings whose option on the command line has or had another name, by that one."""
 
 _WORDS = {
     "true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "none": None,
 }  # fmt: skip
-
-
-def find_setting(option: str) -> str | None:
-    """The setting that an option such as ``--freeze`` stands for; None where it is none."""
-    name = option.removeprefix("--").replace("-", "_")
-    name = FORMER_OPTIONS.get(name, name)
-    return name if name in SETTINGS else None
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -102,7 +95,7 @@ def write_setting(value: Any) -> str:
 
 def _kind(key: str) -> Any:
     if key not in SETTINGS:
-        named = find_setting(key)
+        named = FORMER_OPTIONS.get(key)
         close = [named] if named else difflib.get_close_matches(key, SETTINGS, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(SETTINGS)}"
         raise OptionError(f"training has no setting {key!r}; {hint}")
