@@ -21,7 +21,7 @@ from ssd34.files.atomic import write_text
 from ssd34.machine import describe_cpu, thread_budget
 from ssd34.network.ssd import SSD
 from ssd34.runtime.timing import interleaved, speed_up, summary
-from ssd34.train.examples.example import training_sets
+from ssd34.train.examples.example import make_training_sets
 from ssd34.train.examples.loader import Loader
 from ssd34.train.settings.options import TrainOptions
 from ssd34.train.step import computes_bf16, make_optimizer, set_training, train_step
@@ -49,11 +49,14 @@ def main() -> None:
         epochs=1,
         batch_size=given.batch,
         frozen_stages=given.freeze,
+        workers=0,
+        cache_mb=0,
+        seed=1,
         precision="bf16" if computes_bf16(CPU) else "fp32",
     )
     loader = Loader(
-        training_sets([(dataset, 1.0)], dataset.labels), spec=spec, options=options.augmentation,
-        batch_size=given.batch, seed=1, workers=0, size_now=lambda _: given.size,
+        make_training_sets([(dataset, 1.0)], dataset.labels), spec=spec, options=options,
+        size_now=lambda _: given.size,
     )  # fmt: skip
     batch = next(loader.batches(0))
 

@@ -10,7 +10,7 @@ from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.errors import ModelError
 from ssd34.network.from_onnx import has_unfolded_norm
 from ssd34.runtime.session import Session
-from ssd34.workflows.training.new_run import checkpoint_from_onnx
+from ssd34.workflows.training.new_run import read_onnx_checkpoint
 from ssd34.zoo.names import model_path
 from tests.conftest import TINY_LABELS, drawn_checkpoint, tiny_spec
 from tests.support.plain_runs import assert_all_close, plain_session, torch_outputs
@@ -27,7 +27,7 @@ def test_torch_computes_what_the_file_does(tmp_path, weight_format, image_input,
     )
     path = tmp_path / "tiny.onnx"
     save_model(onnx_model(drawn_checkpoint(spec, TINY_LABELS), options), path)
-    back = checkpoint_from_onnx(path)
+    back = read_onnx_checkpoint(path)
     assert (back.spec, back.labels) == (spec, TINY_LABELS)
     pixels = np.random.default_rng(1).integers(0, 256, (1, 64, 64, 3)).astype(np.uint8)
     normal = ((pixels / 255 - MEAN) / STD).astype(np.float32).transpose(0, 3, 1, 2).copy()
@@ -39,7 +39,7 @@ def test_the_embedded_default_comes_back(tmp_path):
     """Its int8 weights give the same raw outputs in torch as in the file; the file itself ends
     behind its own selection, so its graph is cut at the network's outputs."""
     path = model_path("default-float")
-    checkpoint = checkpoint_from_onnx(path)
+    checkpoint = read_onnx_checkpoint(path)
     assert len(checkpoint.labels) == 80
     assert has_unfolded_norm(checkpoint.weights, "backbone.")
     assert has_unfolded_norm(checkpoint.weights, "extras.")
@@ -62,4 +62,4 @@ def test_files_that_cannot_be_trained_are_refused(tmp_path, tiny_model):
         (tmp_path / "bare.onnx", "ssd1200-resnet34"), (model_path("default"), "QuantizeLinear"),
     ):  # fmt: skip
         with refused(ModelError, fact):
-            checkpoint_from_onnx(path)
+            read_onnx_checkpoint(path)

@@ -13,8 +13,8 @@ from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.errors import CheckpointError
 from ssd34.network.ssd import SSD
 from ssd34.network.start import change_classes
-from ssd34.train.settings.recipe import read_recipe, resolved
-from ssd34.workflows.training.new_run import network_spec, start_from
+from ssd34.train.settings.recipe import read_recipe, settle_recipe
+from ssd34.workflows.training.new_run import choose_spec, find_start
 from tests.conftest import TINY_LABELS, tiny_spec
 from tests.support.plain_runs import assert_all_close, torch_outputs
 from tests.support.refusals import refused
@@ -24,11 +24,11 @@ def test_endings_count_in_either_case(tiny_checkpoint, tmp_path):
     save_model(onnx_model(tiny_checkpoint, ExportOptions()), tmp_path / "TINY.ONNX")
     tiny_checkpoint.save(tmp_path / "TINY.SAFETENSORS")
     for name in ("TINY.ONNX", "TINY.SAFETENSORS"):
-        assert start_from(str(tmp_path / name)).kind == "detector"
+        assert find_start(str(tmp_path / name)).kind == "detector"
 
 
 def test_a_detectors_backbone_alone(tiny_file, tiny_checkpoint):
-    start = start_from(f"{tiny_file}@backbone")
+    start = find_start(f"{tiny_file}@backbone")
     assert (start.kind, start.folded) == ("backbone", ())
     torch.manual_seed(0)
     network = SSD(tiny_spec())
@@ -44,16 +44,16 @@ def test_a_detectors_backbone_alone(tiny_file, tiny_checkpoint):
 
 
 def test_a_backbone_alone_brings_the_detectors_network(tiny_file):
-    plan = resolved(read_recipe("small-data"), {}, start="backbone", bf16=False)
-    spec, _ = network_spec(plan, start_from(f"{tiny_file}@backbone"), TINY_LABELS)
+    plan = settle_recipe(read_recipe("small-data"), {}, start="backbone", bf16=False)
+    spec, _ = choose_spec(plan, find_start(f"{tiny_file}@backbone"), TINY_LABELS)
     assert spec == tiny_spec().replace(head_norm=True)
-    default, _ = network_spec(plan, start_from("default@backbone"), TINY_LABELS)
+    default, _ = choose_spec(plan, find_start("default@backbone"), TINY_LABELS)
     assert default.at_size(300).backbone == named_spec("ssd300-resnet34").backbone
 
 
 def test_what_was_folded():
-    assert start_from("default@backbone").folded == ("backbone_statistics",)
-    assert start_from("default").folded == ("backbone_statistics", "head_statistics")
+    assert find_start("default@backbone").folded == ("backbone_statistics",)
+    assert find_start("default").folded == ("backbone_statistics", "head_statistics")
 
 
 IMAGES = np.random.default_rng(1).normal(size=(1, 3, 64, 64)).astype(np.float32)

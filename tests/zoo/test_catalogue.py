@@ -7,7 +7,7 @@ from ssd34.core.spec import BACKBONE_BLOCKS, named_spec
 from ssd34.errors import DownloadError, ModelError
 from ssd34.files.cache import PublishedFile
 from ssd34.network.ssd import SSD
-from ssd34.workflows.training.new_run import start_from
+from ssd34.workflows.training.new_run import find_start
 from ssd34.zoo.catalogue import IMAGENET_BACKBONES, PUBLISHED, find_published, name_backbone
 from tests.conftest import TINY_LABELS
 from tests.support.mirror import status, whole
@@ -103,7 +103,7 @@ def test_a_backbone_is_fetched_once_and_checked(mirror, tmp_path, monkeypatch):
         IMAGENET_BACKBONES, name, PublishedFile(f"{name}.pth", len(content), digest, (url,))
     )
     for _ in range(2):
-        start = start_from(name)
+        start = find_start(name)
         network = SSD(spec)
         assert start.put_into(network, TINY_LABELS) == f"backbone from {name}.pth"
         assert torch.equal(network.backbone.conv1.weight, state["conv1.weight"])
@@ -113,7 +113,7 @@ def test_a_backbone_is_fetched_once_and_checked(mirror, tmp_path, monkeypatch):
     fetched.write_bytes(b"something else")
     mirror.serve(status(404), name=f"{name}.pth")
     with refused(DownloadError, digest):
-        start_from(name)
+        find_start(name)
     assert fetched.read_bytes() == b"something else"
     mirror.serve(whole(content), name=f"{name}.pth")
-    assert start_from(name).kind == "backbone"
+    assert find_start(name).kind == "backbone"

@@ -204,4 +204,5 @@ def _labelled(
         areas=sides[kept].prod(axis=1).astype(np.float64),
         crowd=np.zeros(int(kept.sum()), bool),
         difficult=scores[kept] < np.float32(how.score),
+        scores=scores[kept].clip(0, 1).astype(np.float32),
     )

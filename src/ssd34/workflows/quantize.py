@@ -30,7 +30,7 @@ from ssd34.deploy.search.log import LayerLog, TrialLog
 from ssd34.deploy.search.pictures import CalibrationPictures, count_seen, from_path, split
 from ssd34.deploy.search.search import Search, SearchOutcome
 from ssd34.errors import MissingExtraError, ModelError, OptionError, require
-from ssd34.evaluate.metrics.coco import categories_of, describe_unknown_classes
+from ssd34.evaluate.metrics.coco import describe_unknown_classes, match_categories
 from ssd34.files.atomic import sha256_of, write_text
 from ssd34.files.checkpoint import is_named_checkpoint
 from ssd34.files.lock import folder_locked
@@ -224,7 +224,7 @@ def _checked(
     in_float = network.resolve_names(settings.quantization.float_nodes)
     settings = settings.changed({"quantization": {"float_nodes": in_float or None}})
     check_ranges(network, settings.quantization.ranges)
-    categories_of(network.labels, dataset)
+    match_categories(network.labels, dataset)
     if unknown := describe_unknown_classes(network.labels, dataset):
         listener.warned(unknown)
     if settings.quantization.reduce_range is None and settings.quantization.narrow_weights:

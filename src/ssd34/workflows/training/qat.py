@@ -28,7 +28,7 @@ RANGES = "mse"
 NEEDED = {"backbone_statistics": "frozen", "head_statistics": "frozen", "precision": "fp32"}
 
 
-def settings_of_qat(given: Mapping[str, Any], start: Start) -> dict[str, Any]:
+def apply_qat(given: Mapping[str, Any], start: Start) -> dict[str, Any]:
     """The given settings with those that rounding needs: frozen batch norm, float32 arithmetic.
 
     Raises:
@@ -46,10 +46,7 @@ def settings_of_qat(given: Mapping[str, Any], start: Start) -> dict[str, Any]:
 
 
 def check_options(options: TrainOptions) -> None:
-    """
-    Raises:
-        OptionError: the network would not be the one whose rounding is known.
-    """
+    """OptionError where the network would not be the one whose rounding is known."""
     if options.small_size:
         raise OptionError(
             "--qat: the ranges are those of the full input size; leave small_size out"
@@ -59,7 +56,7 @@ def check_options(options: TrainOptions) -> None:
             raise OptionError(f"--qat needs {key}={value}, got {got}; leave it out")
 
 
-def calibrated_steps(
+def calibrate_steps(
     network: SSD, labels: LabelSet, sources: Sequence[TrainingSet], listener: Listener
 ) -> dict[str, Any]:
     """The steps of a network's values, which its checkpoints note: scale and zero point by name.
@@ -84,7 +81,7 @@ def calibrated_steps(
     return {name: [float(v.scale), int(v.zero_point)] for name, v in values.items()}
 
 
-def rounding_network(network: SSD, steps: dict[str, Any]) -> FakeQuantizedSSD:
+def make_rounding_network(network: SSD, steps: dict[str, Any]) -> FakeQuantizedSSD:
     """A network's weights in one that rounds.
 
     Raises:
