@@ -18,7 +18,7 @@ import torch
 from ssd34.core.spec import SPECS, named_spec
 from ssd34.datasets.open import open_dataset
 from ssd34.files.atomic import write_text
-from ssd34.machine import this_cpu, thread_budget
+from ssd34.machine import describe_cpu, thread_budget
 from ssd34.network.ssd import SSD
 from ssd34.runtime.timing import interleaved, speed_up, summary
 from ssd34.train.examples.example import make_training_sets
@@ -80,7 +80,7 @@ def main() -> None:
     found = {
         "spec": given.spec, "size": given.size, "batch": given.batch, "freeze": given.freeze,
         "threads": given.threads, "precision": options.precision, "torch": torch.__version__,
-        "cpu": this_cpu().to_dict(), "first_compiled_step_s": round(first, 1),
+        "cpu": describe_cpu().to_dict(), "first_compiled_step_s": round(first, 1),
         "eager_ms": round(summary(times["eager"]).median, 1),
         "compiled_ms": round(summary(times["compiled"]).median, 1),
         "speed_up": [round(v, 3) for v in (faster.value, faster.low, faster.high)],

@@ -12,7 +12,7 @@ import numpy as np
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import NO_PICTURES, Dataset, ImageStore, Kind, Problem, Sample
 from ssd34.errors import DatasetError
-from ssd34.files.tree import Files, numbers_of
+from ssd34.files.tree import Files, number_files
 from ssd34.images.read import read_image_size
 
 EDGE = 1.0
@@ -219,8 +219,8 @@ def size_of(files: Files, name: str) -> tuple[int, int]:
 
 
 def number_samples(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Samples of a format without picture numbers, with `numbers_of` their files."""
-    ids = numbers_of([sample.file_name for sample in samples])
+    """Samples of a format without picture numbers, with `number_files` their files."""
+    ids = number_files([sample.file_name for sample in samples])
     return tuple(
         dataclasses.replace(sample, image_id=image_id)
         for sample, image_id in zip(samples, ids, strict=True)

@@ -19,7 +19,7 @@ from ssd34.datasets.dataset import Dataset, Problem, fingerprint
 from ssd34.errors import CheckpointError, TrainingError
 from ssd34.files.atomic import naming, remove_parts, write_text
 from ssd34.files.checkpoint import Arrays, Checkpoint, read_checkpoint
-from ssd34.network.ssd import SSD, arrays_of, load_weights
+from ssd34.network.ssd import SSD, copy_arrays, load_weights
 from ssd34.text import counted
 from ssd34.train.divergence import LossWatch
 from ssd34.train.examples.example import TrainingSet
@@ -138,7 +138,7 @@ class TrainingRun:
             return
         arrays: Arrays = {}
         if training:
-            arrays = {f"model.{k}": a for k, a in arrays_of(self.network).items()}
+            arrays = {f"model.{k}": a for k, a in copy_arrays(self.network).items()}
             for name_of, parameter in self.network.named_parameters():
                 for key in _MOMENTS:
                     value = self.optimizer.state.get(parameter, {}).get(key)
@@ -147,7 +147,7 @@ class TrainingRun:
         Checkpoint(
             spec=self.network.spec,
             labels=self.labels,
-            weights=arrays_of(self.averaged.network),
+            weights=copy_arrays(self.averaged.network),
             training=arrays,
             state={
                 "step": self.step,

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.errors import TrainingError
-from ssd34.machine import this_cpu
+from ssd34.machine import describe_cpu
 from ssd34.network.ssd import SSD
 from ssd34.text import counted
 from ssd34.train.distributed import ALONE, Ranks
@@ -205,4 +205,4 @@ def computes_bf16(device: torch.device) -> bool:
     """Whether bf16 is arithmetic of the processor, and not emulated, which is slow."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool((this_cpu().features or {}).get("bf16"))
+    return bool((describe_cpu().features or {}).get("bf16"))

@@ -37,7 +37,7 @@ from ssd34.evaluate.results import Results, find_coverage_gap, read_results, wri
 from ssd34.files.atomic import is_special, sha256_of, write_text
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE
-from ssd34.runtime.engine_choice import int8_way
+from ssd34.runtime.engine_choice import find_int8_way
 from ssd34.runtime.session import Session
 from ssd34.text import counted
 from ssd34.version import __version__
@@ -271,7 +271,7 @@ def evaluate(
             "unreadable": unreadable,
             "preprocess": options.preprocessing,
             "tail_cut": tail_cut,
-            "int8": int8_way(path, session.engine),
+            "int8": find_int8_way(path, session.engine),
         }
         title = f"{model} on {dataset.name}: {counted(len(dataset), 'picture')}"
         if options.policy == ALL:

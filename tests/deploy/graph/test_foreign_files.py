@@ -15,7 +15,7 @@ from ssd34.deploy.publish.package import package
 from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError
 from ssd34.runtime.detector import Detector
-from ssd34.runtime.node_times import measure_node_times, share_of_tail
+from ssd34.runtime.node_times import compute_tail_share, measure_node_times
 from ssd34.workflows.evaluate import _load
 from ssd34.workflows.training.new_run import read_onnx_checkpoint
 from tests.support.cli import invoke
@@ -134,7 +134,9 @@ def test_a_rewritten_file_finds_the_same(kind, way, request, tmp_path):
     detector = Detector.load(path)
     np.testing.assert_allclose(detector.detect(PIXELS, score=0.1).scores, expected, atol=atol)
     tensor = detector.session.input_for(PIXELS)
-    assert share_of_tail(measure_node_times(path, "onnxruntime", tensor, threads=1)) is not None
+    assert (
+        compute_tail_share(measure_node_times(path, "onnxruntime", tensor, threads=1)) is not None
+    )
 
     if (kind, way) == ("tiny_model", "renamed"):
         with pytest.raises(ModelError, match="--tail none"):

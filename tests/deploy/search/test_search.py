@@ -114,8 +114,10 @@ def test_the_low_end_of_the_interval_has_to_be_fast_enough():
 def test_relative_and_absolute_drops():
     options = QuantizeOptions()
     measured = World([0.001] + [0] * 11).measure(options)
-    for drop, lost, accurate in (("relative", 0.005, False), ("absolute", 0.001, True)):
-        criterion = Criterion(max_drop=0.004, drop=drop)
+    for criterion, lost, accurate in (
+        (Criterion(max_drop=0.004, drop="relative"), 0.005, False),
+        (Criterion(max_drop=0.004, drop="absolute"), 0.001, True),
+    ):
         trial = judged(measured, options, number=1, criterion=criterion)
         assert trial.drop == pytest.approx(lost) and trial.accurate is accurate
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import OptionError
-from ssd34.machine import free_memory
+from ssd34.machine import measure_free_memory
 from ssd34.train.distributed import Ranks
 from ssd34.train.examples.augment import Augmentation
 from ssd34.train.examples.cache import PictureCache, start_workers_server
@@ -197,8 +197,8 @@ def test_free_memory_is_that_of_the_container(tmp_path, files, expected):
     for name, text in files.items():
         (cgroup / name).parent.mkdir(parents=True, exist_ok=True)
         (cgroup / name).write_text(f"{text}\n")
-    assert free_memory(proc, cgroup) == expected
+    assert measure_free_memory(proc, cgroup) == expected
 
 
 def test_free_memory_where_the_system_does_not_say(tmp_path):
-    assert 0 < free_memory(tmp_path, tmp_path) < 1 << 50
+    assert 0 < measure_free_memory(tmp_path, tmp_path) < 1 << 50

@@ -21,7 +21,7 @@ from ssd34.evaluate.analysis.analyse import Picture
 from ssd34.evaluate.report.theme import Plot
 from ssd34.evaluate.results import Results
 from ssd34.images.draw import Colour, draw_labelled_box
-from ssd34.machine import this_cpu
+from ssd34.machine import describe_cpu
 
 SIDE = 480
 """Pixels of the longer side; small pictures are enlarged, so that labels do not cover them."""
@@ -140,7 +140,7 @@ def list_versions() -> dict[str, str]:
 
 def describe_machine(*, threads: int | None = None) -> dict[str, str]:
     """The processor, how many the system has, and the threads that were used."""
-    cpu = this_cpu()
+    cpu = describe_cpu()
     facts = {
         "processor": cpu.model,
         "processors": str(cpu.processors),

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from ssd34.core.spec import ModelSpec
 from ssd34.datasets.dataset import Kind, Problem
 from ssd34.errors import TrainingError
-from ssd34.machine import free_memory, thread_budget
+from ssd34.machine import measure_free_memory, thread_budget
 from ssd34.text import counted
 from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.examples.cache import start_workers_server
@@ -56,7 +56,7 @@ CACHE_SHARE = 0.25
 def limit_cache(sources: Sequence[TrainingSet], cache_mb: int | None, *, here: int = 1) -> int:
     """Bytes of decoded pictures that each of `here` processes on this machine keeps with its
     workers, of `cache_mb` MiB in all; None: what all pictures take, at most `CACHE_SHARE`."""
-    allowed = int(free_memory() * CACHE_SHARE) if cache_mb is None else cache_mb << 20
+    allowed = int(measure_free_memory() * CACHE_SHARE) if cache_mb is None else cache_mb << 20
     samples = (source.dataset.samples[i] for source in sources for i in source.usable)
     # Pictures may also be kept at half their size and less: at most a third more.
     whole = 3 * sum(int(sample.width) * int(sample.height) for sample in samples)

@@ -16,7 +16,7 @@ from ssd34.core.boxes import pairwise_iou, xyxy_from_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Problem
 from ssd34.errors import TrainingError
-from ssd34.images.draw import draw_labelled_box, grid
+from ssd34.images.draw import draw_grid, draw_labelled_box
 from ssd34.train.examples.example import Made, Unreadable
 from ssd34.train.examples.loader import Loader
 from ssd34.train.examples.matcher import MATCH_IOU
@@ -119,7 +119,7 @@ def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
         (_IGNORED, "ignored"),
     ]
     return Preview(
-        sheet=grid(tiles, head=[legend], paper=_PAPER),
+        sheet=draw_grid(tiles, head=[legend], paper=_PAPER),
         pictures=len(sides),
         sides=(min(sides), max(sides)),
         rows=_rows(np.concatenate(sizes), np.concatenate(forced), np.concatenate(learners)),

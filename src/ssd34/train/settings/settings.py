@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ssd34.core.spec import SPECS, rename_trunk
 from ssd34.errors import OptionError
-from ssd34.setting_types import check, described, kinds_of
+from ssd34.setting_types import check, describe_kind, kinds_of
 from ssd34.train.examples.augment import Augmentation
 from ssd34.train.settings.options import TrainOptions
 
@@ -104,7 +104,7 @@ def _kind(key: str) -> Any:
 
 def _parsed(text: str, kind: Any) -> Any:
     """What a text looks like: a word, numbers or just a text."""
-    words = described(kind)
+    words = describe_kind(kind)
     if text.lower() in _WORDS and (text.lower() == "none" or "a text" not in words):
         return _WORDS[text.lower()]
     try:

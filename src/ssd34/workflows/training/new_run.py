@@ -16,7 +16,7 @@ from ssd34.errors import OptionError, require
 from ssd34.files.cache import cache_folder
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.files.download import download
-from ssd34.network.from_onnx import unfolded_checkpoint
+from ssd34.network.from_onnx import unfold_checkpoint
 from ssd34.network.ssd import SSD
 from ssd34.network.start import Start, read_start
 from ssd34.text import counted
@@ -32,7 +32,7 @@ from ssd34.train.step import computes_bf16
 from ssd34.version import __version__
 from ssd34.workflows.training.job import PreparedRun, TrainJob, is_first_process, open_data
 from ssd34.workflows.training.qat import apply_qat, calibrate_steps, check_options
-from ssd34.zoo.catalogue import IMAGENET_BACKBONES, backbone_name
+from ssd34.zoo.catalogue import IMAGENET_BACKBONES, PUBLISHED, name_backbone
 from ssd34.zoo.names import EMBEDDED, model_path
 
 USUAL_SPEC = "ssd300-resnet34"
@@ -145,6 +145,8 @@ def find_start(init: str | None, listener: Listener = SILENT) -> Start:
     elif init in EMBEDDED:
         # Training needs the weights that the int8 file was made from.
         path = model_path("default-float")
+    elif init in PUBLISHED and not path.exists():
+        path = model_path(init)
     if path.suffix.lower() == ".onnx":
         return Start(str(path), detector=read_onnx_checkpoint(path))
     return read_start(path)
@@ -159,9 +161,7 @@ def read_onnx_checkpoint(path: Path) -> Checkpoint:
     convs = {
         layer.name: (layer.conv.weight, layer.conv.bias) for layer in network.layers if layer.conv
     }
-    return unfolded_checkpoint(
-        network.spec, network.labels, convs, scores=network.score_calibration
-    )
+    return unfold_checkpoint(network.spec, network.labels, convs, scores=network.score_calibration)
 
 
 def choose_classes(choice: str, datasets: Sequence[Dataset]) -> LabelSet:
@@ -234,7 +234,7 @@ def list_warnings(
     if start.kind == "random":
         yield (
             "start: random weights; from few pictures far more is learned with --init "
-            f"{backbone_name(spec.backbone)}, an ImageNet backbone, or --recipe fine-tune, from a "
+            f"{name_backbone(spec.backbone)}, an ImageNet backbone, or --recipe fine-tune, from a "
             "detector"
         )
 

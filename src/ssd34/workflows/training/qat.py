@@ -15,7 +15,7 @@ from ssd34.deploy.search.pictures import from_dataset
 from ssd34.errors import CheckpointError, OptionError, require
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.rounded import FakeQuantizedSSD, Steps
-from ssd34.network.ssd import SSD, arrays_of
+from ssd34.network.ssd import SSD, copy_arrays
 from ssd34.network.start import Start
 from ssd34.train.examples.example import TrainingSet
 from ssd34.train.progress import Listener
@@ -68,7 +68,7 @@ def calibrate_steps(
     from ssd34.deploy.int8.calibrate import calibrate
     from ssd34.deploy.int8.plan import value_steps
 
-    weights = arrays_of(network)
+    weights = copy_arrays(network)
     layers = network_of(Checkpoint(spec=network.spec, labels=labels, weights=weights))
     total = sum(len(source.usable) for source in sources)
     wanted = min(CALIBRATION_PICTURES, total)
