@@ -132,14 +132,3 @@ def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(
             errors.append(np.abs(error + found.bias * step - bias))
         assert errors[0].max() > 10 * step.max()
         assert (errors[1] <= 0.51 * step + 1e-6).all()
-
-
-def test_a_max_pool_keeps_its_inputs_steps(network, statistics):
-    values = plan(network, statistics, ranges="mse").values
-    assert values["backbone.maxpool"] is values["backbone.conv1"]
-
-
-def test_nodes_in_float_have_no_int8_arrays(network, statistics):
-    found = plan(network, statistics, float_nodes=("backbone.conv1", "backbone.layer1.0.add"))
-    convs = {layer.name for layer in network.layers if layer.conv is not None}
-    assert set(found.convs) == convs - {"backbone.conv1"}

@@ -233,14 +233,12 @@ def test_all_nodes_in_float_is_the_float_graph(
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        (QOPERATOR, ["backbone.conv1"]),
         (QDQ, ["backbone.conv1"]),
         (QOPERATOR, ["backbone.maxpool"]),
         (QDQ, ["backbone.layer1.0.add"]),
         (QOPERATOR, ["backbone.layer1.0.conv2", "backbone.layer1.0.add", "backbone.layer1.1.add"]),
         (QDQ, ["backbone.layer2.0.downsample"]),
         (QOPERATOR, ["heads.conf.0", "extras.0.conv1"]),
-        (QDQ, ["heads.conf.0", "extras.0.conv1"]),
     ],
 )
 def test_single_nodes_in_float(network, statistics, float_raw, options, names):
@@ -319,11 +317,6 @@ def test_a_dead_channel_with_a_bias(network, tiny_checkpoint):
 def test_options_that_cannot_be(network, statistics, options, facts):
     with refused(OptionError, *facts):
         raw(network, statistics, QuantizeOptions.from_dict(options))
-
-
-def test_options_travel_as_json():
-    options = QuantizeOptions(form="qdq", opset=13, ranges="mse", float_nodes=("backbone.conv1",))
-    assert QuantizeOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
 
 
 def test_statistics_of_another_network_are_refused(network, statistics):

@@ -111,13 +111,15 @@ def test_the_low_end_of_the_interval_has_to_be_fast_enough():
     assert world.search(Criterion(min_speedup=ratio.low)).run(candidates()).accepted
 
 
-def test_relative_and_absolute_drops():
+@pytest.mark.parametrize(
+    ("drop", "lost", "accurate"), [("relative", 0.005, False), ("absolute", 0.001, True)]
+)
+def test_relative_and_absolute_drops(drop, lost, accurate):
     options = QuantizeOptions()
     measured = World([0.001] + [0] * 11).measure(options)
-    for drop, lost, accurate in (("relative", 0.005, False), ("absolute", 0.001, True)):
-        criterion = Criterion(max_drop=0.004, drop=drop)
-        trial = judged(measured, options, number=1, criterion=criterion)
-        assert trial.drop == pytest.approx(lost) and trial.accurate is accurate
+    criterion = Criterion(max_drop=0.004, drop=drop)
+    trial = judged(measured, options, number=1, criterion=criterion)
+    assert trial.drop == pytest.approx(lost) and trial.accurate is accurate
 
 
 def test_the_number_of_trials_is_bounded():

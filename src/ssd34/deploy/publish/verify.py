@@ -24,8 +24,6 @@ from ssd34.files.archive import SUFFIXES, DamagedArchiveError, is_archive, unpac
 from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.onnxruntime_engine import session_options
 
-__all__ = ["FileCheck", "Verification", "verify", "verify_against", "verify_folder"]
-
 
 def verify(
     target: Path, *, manifest: Path | None = None, require_test_data: bool = False, threads: int = 1

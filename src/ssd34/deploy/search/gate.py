@@ -35,11 +35,6 @@ class Criterion:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def drop_of(self, *, float_ap: float, ap: float) -> float:
-        """The loss of AP in the criterion's measure; below 0 where int8 is the better one."""
-        lost = float_ap - ap
-        return lost / float_ap if self.drop == "relative" else lost
-
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
@@ -71,7 +66,7 @@ class Trial(Measurement):
     Attributes:
         number: 1, 2, ...
         options: how the file was quantized.
-        drop: loss of AP in the criterion's measure.
+        drop: loss of AP in the criterion's measure; below 0 where int8 is the better one.
         accurate: the drop is small enough.
         fast: the speed-up is large enough.
     """
@@ -117,7 +112,8 @@ def judged(
     measured: Measurement, options: QuantizeOptions, *, number: int, criterion: Criterion
 ) -> Trial:
     """A measurement with the gate's verdict."""
-    drop = criterion.drop_of(float_ap=measured.float_ap, ap=measured.ap)
+    lost = measured.float_ap - measured.ap
+    drop = lost / measured.float_ap if criterion.drop == "relative" else lost
     return Trial(
         number=number,
         options=options,
