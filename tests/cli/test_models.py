@@ -117,6 +117,14 @@ def test_pull_that_fails_says_what_to_do(main, mirror, home):
     assert_failed(main("models", "pull", "small"), "503")
 
 
+@pytest.mark.usefixtures("small", "home")
+def test_pull_of_test_data_that_nobody_has_says_how_to_make_it(main, mirror):
+    mirror.serve(status(404), name="small.tar.gz")
+    code, out, err = main("models", "pull", "small", "--with-test-data")
+    assert (code, out.count("\n")) == (2, 1)
+    assert_facts(err, "small.tar.gz", "404", "ssd34 package")
+
+
 @pytest.mark.parametrize(
     ("arguments", "facts"),
     [

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.cli.console import download_bar
-from ssd34.errors import OptionError
+from ssd34.errors import DownloadError, OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
 from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedModel, published
 from ssd34.zoo.names import EMBEDDED, cache_path, is_cached, model_path
@@ -72,7 +72,15 @@ def pull(*, names: tuple[str, ...], with_test_data: bool) -> None:
                 raise OptionError(f"{name}: no test data is published with it")
             wanted.append(entry.test_data)
     for file in dict.fromkeys(wanted):
-        fetch(file, cache_path(file))
+        try:
+            fetch(file, cache_path(file))
+        except DownloadError as error:
+            if not file.name.endswith(".tar.gz"):
+                raise
+            raise DownloadError(
+                f"{error}; the mirrors were seen to have no test data: ssd34 package makes it from "
+                "a model"
+            ) from None
         click.echo(str(cache_path(file)))
 
 

@@ -220,9 +220,10 @@ def _parts(file_name: str) -> tuple[str, ...]:
 
 
 def _best_fitting(parts: tuple[str, ...], pictures: list[Sample]) -> list[Sample]:
-    """Those pictures of one name whose folders agree with a path farthest up."""
-    if len(pictures) < 2:
-        return pictures
+    """The pictures of one name whose folders agree with a path farthest up. The very path wins."""
+    same = [sample for sample in pictures if _parts(sample.file_name) == parts]
+    if same or len(pictures) < 2:
+        return same or pictures
     agreeing = [_agreeing(_parts(sample.file_name), parts) for sample in pictures]
     most = max(agreeing)
     return [s for s, count in zip(pictures, agreeing, strict=True) if count == most]

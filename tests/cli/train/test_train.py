@@ -9,6 +9,7 @@ from ssd34.errors import (
     CheckpointError,
     DatasetError,
     DivergenceError,
+    ModelError,
     OptionError,
     TrainingError,
 )
@@ -173,6 +174,7 @@ def test_folded_batch_norm_stays_frozen(shapes, few, tiny_model, tmp_path):
     [
         (("--set", "labels=coco"), DatasetError, r"'square'.*labels=data"),
         (("--init", "missing.pth"), CheckpointError, r"missing\.pth"),
+        (("--init", "ssd-12"), ModelError, "ssd34 models pull ssd-12"),
         (("--minutes", "1"), OptionError, "epochs or minutes"),
         (("--batch", "0"), OptionError, "batch_size.* 1 .*0"),
         (("--set", "batch_size=4"), OptionError, "batch_size.*--set"),
@@ -196,6 +198,11 @@ def test_bad_input(shapes, few, tmp_path, more, error, facts):
             *(("--batch", "4") if "--batch" not in more else ()), *(names.get(m, m) for m in more),
         )  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+def test_without_val_the_way_to_divide_is_named(shapes, tmp_path):
+    with pytest.raises(OptionError, match=r"--val.*ssd34 data split"):
+        invoke("train", "--data", shapes, "--output", tmp_path / "run", "--epochs", "1")
 
 
 def test_convert_writes_a_checkpoint_of_ours(tmp_path):

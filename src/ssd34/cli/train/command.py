@@ -24,7 +24,7 @@ from ssd34.workflows.training.job import DEVICES, TrainJob
     "--data", "data", multiple=True, required=True, metavar="PATH[=WEIGHT]",
     help="Pictures to learn from; may be repeated. WEIGHT: how often an epoch shows each.",
 )  # fmt: skip
-@click.option("--val", required=True, metavar="PATH", help="Pictures to measure on.")
+@click.option("--val", metavar="PATH", help="Pictures to measure on.  [required]")
 @click.option(
     "--recipe", metavar="NAME",
     help="Values of all other settings: small-data, fine-tune, benchmark, benchmark-256, or the "
@@ -78,7 +78,7 @@ from ssd34.workflows.training.job import DEVICES, TrainJob
 )  # fmt: skip
 def train(
     data: tuple[str, ...],
-    val: str,
+    val: str | None,
     recipe: str | None,
     assignments: tuple[str, ...],
     output: Path,
@@ -102,6 +102,11 @@ def train(
 
     Example: ssd34 train --data mine.zip --val val.zip --output runs/mine
     """
+    if val is None:
+        raise OptionError(
+            "expected --val PATH, pictures to measure on that are not trained on; to divide one data "
+            f"set: ssd34 data split {data[0].partition('=')[0]} NEW_FOLDER"
+        )
     workflow.load_libraries(workers=flags["workers"] != 0 and not shown)
     job = TrainJob(
         data=data,

@@ -32,7 +32,7 @@ from ssd34.train.step import computes_bf16
 from ssd34.version import __version__
 from ssd34.workflows.training.job import Prepared, TrainJob, is_first_process, open_data
 from ssd34.workflows.training.qat import calibrated_steps, check_options, settings_of_qat
-from ssd34.zoo.catalogue import IMAGENET_BACKBONES, backbone_name
+from ssd34.zoo.catalogue import IMAGENET_BACKBONES, PUBLISHED, backbone_name
 from ssd34.zoo.names import EMBEDDED, model_path
 
 USUAL_SPEC = "ssd300-resnet34"
@@ -161,6 +161,8 @@ def start_from(init: str | None, listener: Listener = SILENT) -> Start:
     elif init in EMBEDDED:
         # Training needs the weights that the int8 file was made from.
         path = model_path("default-float")
+    elif init in PUBLISHED and not path.exists():
+        path = model_path(init)
     if path.suffix.lower() == ".onnx":
         return Start(str(path), detector=checkpoint_from_onnx(path))
     return read_start(path)
