@@ -158,7 +158,7 @@ def test_layers_go_back_to_float_until_the_gate_is_passed(run, tiny_model, tmp_p
     trials = rows(tmp_path / "out")[1:]
     in_float = [len(trial["options"]["float_nodes"]) for trial in trials]
     if trials[0]["drop"] > 0:
-        assert in_float[:3] == [0, 1, 2]
+        assert len(in_float) > 1 and in_float[:3] == [0, 1, 2][: len(in_float)]
     accepted = [trial for trial in trials if trial["accepted"]]
     assert result.exit_code == (0 if accepted else 4), result.output
     if accepted:

@@ -104,8 +104,8 @@ def train(
     """
     if val is None:
         raise OptionError(
-            "expected --val PATH, pictures to measure on that are not trained on; to divide one data "
-            f"set: ssd34 data split {data[0].partition('=')[0]} NEW_FOLDER"
+            "expected --val PATH, pictures to measure on that are not trained on; to divide one "
+            f"data set: ssd34 data split {data[0].partition('=')[0]} NEW_FOLDER"
         )
     workflow.load_libraries(workers=flags["workers"] != 0 and not shown)
     job = TrainJob(

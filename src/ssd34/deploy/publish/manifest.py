@@ -128,7 +128,11 @@ def manifest_entry(manifest: Path, file_name: str) -> ManifestEntry | None:
         ModelError: not a manifest, several such entries, or a broken one.
         OSError: the manifest cannot be read.
     """
-    found = [entry for entry in _entries(manifest) if file_name in _file_names(entry)]
+    found = [
+        entry
+        for entry in _entries(manifest)
+        if file_name in [_name(path) for path in _paths(entry) if path]
+    ]
     if len(found) > 1:
         raise ModelError(f"{manifest}: has {len(found)} entries for {file_name}, expected one")
     if not found:
@@ -144,11 +148,9 @@ def listed_files(manifest: Path) -> list[Listed]:
     """The files of every entry that names one; errors as `manifest_entry`."""
     listed = []
     for entry in _entries(manifest):
-        path, metadata = entry.get("model_path"), entry.get("metadata")
-        archive = metadata.get("model_with_data_path") if isinstance(metadata, dict) else None
-        if isinstance(path, str):
-            archive = _name(archive) if isinstance(archive, str) else None
-            listed.append(Listed(_name(path), archive, here="/" not in path))
+        model, archive = _paths(entry)
+        if model:
+            listed.append(Listed(_name(model), archive and _name(archive), here="/" not in model))
     return listed
 
 
@@ -164,12 +166,12 @@ def _entries(manifest: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _file_names(entry: dict[str, Any]) -> set[str]:
+def _paths(entry: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Of the model and of the archive, as the entry has them."""
     metadata = entry.get("metadata")
-    paths = [entry.get("model_path")]
-    if isinstance(metadata, dict):
-        paths.append(metadata.get("model_with_data_path"))
-    return {_name(path) for path in paths if isinstance(path, str)}
+    archive = metadata.get("model_with_data_path") if isinstance(metadata, dict) else None
+    model = entry.get("model_path")
+    return model if isinstance(model, str) else None, archive if isinstance(archive, str) else None
 
 
 def _name(path: str) -> str:
