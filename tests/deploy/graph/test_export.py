@@ -13,7 +13,7 @@ from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import named_spec
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, network_model, onnx_model
-from ssd34.deploy.graph.opsets import newest_opset
+from ssd34.deploy.graph.opsets import find_newest_opset
 from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.search.bench import Bench
 from ssd34.errors import CheckpointError, ModelError, OptionError
@@ -49,7 +49,7 @@ IR_VERSIONS = {10: 5, 11: 6, 12: 7, 13: 7, 17: 8}
 """From the table in ONNX's own versioning document."""
 
 
-@pytest.mark.parametrize("opset", [10, 11, 12, 13, 17, newest_opset()])
+@pytest.mark.parametrize("opset", [10, 11, 12, 13, 17, find_newest_opset()])
 def test_raw_outputs_equal_torch_at_every_opset_and_batch(tiny_checkpoint, opset):
     """Of normalised pictures, and of their bytes."""
     options = ExportOptions(opset=opset, policy=None, batch=None)

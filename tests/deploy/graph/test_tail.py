@@ -12,10 +12,10 @@ from ssd34.core.postprocess import BEST, ZOO, postprocess
 from ssd34.core.preprocess import preprocess
 from ssd34.core.spec import named_spec
 from ssd34.deploy.graph import tail
-from ssd34.deploy.graph.builder import GraphBuilder, finished_model, save_model
+from ssd34.deploy.graph.builder import GraphBuilder, finish_model, save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.deploy.graph.opsets import OLDEST, newest_opset
-from ssd34.deploy.graph.tail import without_tail
+from ssd34.deploy.graph.opsets import OLDEST, find_newest_opset
+from ssd34.deploy.graph.tail import cut_tail
 from ssd34.errors import ModelError
 from ssd34.images.read import read_image
 from ssd34.runtime.session import Session
@@ -23,7 +23,7 @@ from ssd34.zoo.names import model_path
 from tests.conftest import EXAMPLES, TINY_LABELS, tiny_spec
 from tests.support.plain_runs import assert_all_close, plain_session
 
-OPSETS = (10, 12, 13, newest_opset())
+OPSETS = (10, 12, 13, find_newest_opset())
 
 
 def run(loc, conf, *, spec, policy, opset):
@@ -43,7 +43,7 @@ def run(loc, conf, *, spec, policy, opset):
         port("scores", TensorProto.FLOAT, 1, "n"),
     ]
     labels = COCO_LABELS if spec.num_classes == 80 else TINY_LABELS
-    model = finished_model(builder, inputs=inputs, outputs=outputs, spec=spec, labels=labels)
+    model = finish_model(builder, inputs=inputs, outputs=outputs, spec=spec, labels=labels)
     found = plain_session(model).run(["bboxes", "labels", "scores"], {"loc": loc, "conf": conf})
     return [np.asarray(array) for array in found]
 
@@ -62,7 +62,7 @@ def drawn(spec, *, objects, seed=0):
 @pytest.fixture(scope="module")
 def real():
     """Raw outputs of the embedded float network for a picture."""
-    session = plain_session(without_tail(onnx.load(model_path("default-float"))))
+    session = plain_session(cut_tail(onnx.load(model_path("default-float"))))
     image = preprocess(read_image(EXAMPLES / "coffee.jpg"), 300)
     return session.run(["loc", "conf"], {"image": image})
 
@@ -123,7 +123,7 @@ def test_a_threshold_of_zero_leaves_nothing_out():
 
 
 @pytest.mark.parametrize(
-    ("opset", "batch"), [(OLDEST, 1), *((newest_opset(), batch) for batch in (1, 2, None))]
+    ("opset", "batch"), [(OLDEST, 1), *((find_newest_opset(), batch) for batch in (1, 2, None))]
 )
 @pytest.mark.parametrize("image_input", ["float32", "uint8"])
 def test_cut_off_it_leaves_the_network_that_was_exported_without_a_tail(
@@ -132,7 +132,7 @@ def test_cut_off_it_leaves_the_network_that_was_exported_without_a_tail(
     common = {"opset": opset, "batch": batch, "image_input": image_input}
     tailed = onnx_model(tiny_checkpoint, ExportOptions(policy=ZOO, **common))
     before = tailed.SerializeToString()
-    cut = without_tail(tailed)
+    cut = cut_tail(tailed)
     assert tailed.SerializeToString() == before
     onnx.checker.check_model(cut, full_check=True)
     raw = onnx_model(tiny_checkpoint, ExportOptions(policy=None, **common))
@@ -150,4 +150,4 @@ def test_cut_off_it_leaves_the_network_that_was_exported_without_a_tail(
 
 def test_another_tail_is_named(tiny_raw_model):
     with pytest.raises(ModelError, match="--tail none"):
-        without_tail(onnx.load(tiny_raw_model))
+        cut_tail(onnx.load(tiny_raw_model))

@@ -16,7 +16,7 @@ from ssd34.deploy.graph.layers import Conv, network_of
 from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
-from ssd34.deploy.publish.compare_outputs import INT8, tolerance_of
+from ssd34.deploy.publish.compare_outputs import INT8, choose_tolerance
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.images.read import read_image
@@ -110,7 +110,7 @@ def test_int8_stays_close_to_float(network, statistics, float_raw, options, imag
     assert model.opset_import[0].version == options.opset
     scales = [v for k, v in constants_of(model).items() if k.endswith(".weight.scale")]
     assert {scale.ndim for scale in scales} == {int(options.per_channel)}
-    assert tolerance_of(model.graph) is INT8
+    assert choose_tolerance(model.graph) is INT8
 
 
 def with_all_outputs(model):

@@ -3,7 +3,7 @@ import pytest
 
 from ssd34.deploy.graph.layers import Affine
 from ssd34.deploy.int8.histogram import Histogram
-from ssd34.deploy.int8.ranges import Range, value_range
+from ssd34.deploy.int8.ranges import Range, find_range
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
 
@@ -13,7 +13,7 @@ def histogram_of(values):
 
 
 def found(values, method, percentile=99.9):
-    return value_range(histogram_of(values), method=method, percentile=percentile)
+    return find_range(histogram_of(values), method=method, percentile=percentile)
 
 
 def rounded(values, affine):
@@ -122,7 +122,7 @@ def test_a_tensor_of_one_value(method, value):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_tensor_that_was_never_seen(method):
-    assert value_range(Histogram.empty(), method=method, percentile=99) == Range(0, 0)
+    assert find_range(Histogram.empty(), method=method, percentile=99) == Range(0, 0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.search.gate import Criterion, Measurement, Trial, judged, pareto_front
+from ssd34.deploy.search.gate import Criterion, Measurement, Trial, find_pareto_front, judge
 from ssd34.deploy.search.search import Budget, Search
 from ssd34.errors import OptionError
 from ssd34.runtime.timing import SpeedUp
@@ -118,7 +118,7 @@ def test_relative_and_absolute_drops(drop, lost, accurate):
     options = QuantizeOptions()
     measured = World([0.001] + [0] * 11).measure(options)
     criterion = Criterion(max_drop=0.004, drop=drop)
-    trial = judged(measured, options, number=1, criterion=criterion)
+    trial = judge(measured, options, number=1, criterion=criterion)
     assert trial.drop == pytest.approx(lost) and trial.accurate is accurate
 
 
@@ -166,7 +166,7 @@ def test_the_front_holds_what_nothing_beats():
     trials = [
         dataclasses.replace(trial, number=i, ms=ms, ap=ap) for i, (ms, ap) in enumerate(points)
     ]
-    assert [t.number for t in pareto_front(trials)] == [2, 0, 3]
+    assert [t.number for t in find_pareto_front(trials)] == [2, 0, 3]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class Range:
     high: float
 
 
-def value_range(histogram: Histogram, *, method: str, percentile: float) -> Range:
+def find_range(histogram: Histogram, *, method: str, percentile: float) -> Range:
     """The range of a tensor.
 
     Args:
