@@ -18,11 +18,8 @@ APT := $(if $(filter 0,$(shell id -u)),,sudo -n )apt-get -o Acquire::Retries=2 -
 detect: .venv/.base
 	$(BIN)/ssd34 detect examples --save out/examples
 
-# The engines' tests in a process of their own: after many others in one process, OpenVINO's threads among
-# them, starting a program there ends in a segmentation fault that nobody has explained yet.
 test: .venv/.dev
-	$(BIN)/python -m pytest --ignore tests/runtime
-	$(BIN)/python -m pytest tests/runtime
+	$(BIN)/python -m pytest
 
 # Never an error: without a browser its tests are skipped and say so.
 browser:

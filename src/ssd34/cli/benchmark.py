@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.benchmark.loadgen_run import loadgen_values
-from ssd34.benchmark.report import FORMATS, draw_benchmark, report_values
-from ssd34.benchmark.run import SCENARIOS, Plan
+from ssd34.benchmark.loadgen_run import benchmark_with_loadgen
+from ssd34.benchmark.report import FORMATS, draw_benchmark, make_report
+from ssd34.benchmark.run import SCENARIOS, BenchmarkPlan
 from ssd34.benchmark.run import benchmark as run_benchmark
 from ssd34.cli.console import INTERRUPTED, PARTLY, progress_bar, warn
 from ssd34.errors import OptionError, require
@@ -98,7 +98,7 @@ def benchmark(
     Example: ssd34 benchmark float.onnx int8.onnx --images photos --threads 2
     """
     _check_scenario(scenario, loadgen=loadgen is not None)
-    plan = Plan(
+    plan = BenchmarkPlan(
         models=models,
         engines=_engines(engines),
         threads=_thread_counts(threads),
@@ -173,21 +173,21 @@ def _form(plot: Path) -> str:
     return plot.suffix.lower().removeprefix(".")
 
 
-def _measured(plan: Plan) -> dict[str, Any]:
+def _measured(plan: BenchmarkPlan) -> dict[str, Any]:
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
 
         def show(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        return report_values(run_benchmark(plan, progress=show))
+        return make_report(run_benchmark(plan, progress=show))
 
 
-def _with_loadgen(plan: Plan, folder: Path, seconds: float) -> dict[str, Any]:
+def _with_loadgen(plan: BenchmarkPlan, folder: Path, seconds: float) -> dict[str, Any]:
     require("mlperf_loadgen", extra="loadgen", why="--loadgen")
     with folder_locked(folder), progress_bar() as bar:
         task = bar.add_task("LoadGen", total=None)
-        return loadgen_values(
+        return benchmark_with_loadgen(
             plan,
             folder,
             seconds=seconds,

@@ -103,7 +103,7 @@ def detect(
     if score != score:
         raise OptionError("--score nan: expected a number from 0 to 1")
     pictures = find_pictures(sources)
-    from ssd34.runtime.detector import Detector, Prepared
+    from ssd34.runtime.detector import Detector, PreparedPicture
 
     if form is None:
         ending = output.suffix.lower().removeprefix(".") if output else ""
@@ -128,7 +128,7 @@ def detect(
 
     run = DetectRun(model=model, files=[picture.path for picture in pictures])
 
-    def prepare(picture: PictureFile) -> tuple[Prepared, Image.Image | None] | ImageError:
+    def prepare(picture: PictureFile) -> tuple[PreparedPicture, Image.Image | None] | ImageError:
         """In a thread, while the network works on the picture before."""
         try:
             if save is None:

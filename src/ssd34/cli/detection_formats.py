@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.core.detections import CSV_HEADER, Detections
-from ssd34.files.tree import numbers_of, text_of
+from ssd34.files.tree import number_files, text_of
 
 FORMATS = ("table", "json", "coco", "csv", "yolo")
 
@@ -65,7 +65,7 @@ def _coco(run: DetectRun) -> list[dict[str, Any]]:
     """COCO results. The image id is the number that names the file, as in COCO; where that is not
     so for every file, or not unique, pictures count from 1, unreadable ones included. File and
     class are named as well, which ``evaluate --detections`` goes by."""
-    numbers = numbers_of([file.name for file in run.files])
+    numbers = number_files([file.name for file in run.files])
     ids = dict(zip(run.files, numbers, strict=True))
     return [
         {**result, "file_name": text_of(looked.file), "category_name": found.name}

@@ -15,7 +15,7 @@ from rich.table import Table
 from ssd34.cli.console import download_bar
 from ssd34.errors import DownloadError, OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
-from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedModel, published
+from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedModel, find_published
 from ssd34.zoo.names import EMBEDDED, cache_path, is_cached, model_path
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -65,7 +65,7 @@ def pull(*, names: tuple[str, ...], with_test_data: bool) -> None:
     for name in names:
         if name in EMBEDDED:
             raise OptionError(f"{name}: comes with the package, there is nothing to pull")
-        entry = published(name)
+        entry = find_published(name)
         wanted.append(entry.model)
         if with_test_data:
             if entry.test_data is None:
@@ -94,7 +94,7 @@ def path(*, name: str) -> None:
     Example: ssd34 models path default
     """
     if name not in EMBEDDED:
-        published(name)
+        find_published(name)
     click.echo(str(model_path(name)))
 
 

@@ -24,9 +24,9 @@ from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.errors import DatasetError
-from ssd34.evaluate.analysis.curves import Calibration, measure_calibration
-from ssd34.evaluate.evaluator import detect_all, stages_of
-from ssd34.evaluate.metrics.coco import FOUND, NOT_COUNTED, categories_of, match_detections
+from ssd34.evaluate.analysis.curves import CalibrationCurve, measure_calibration
+from ssd34.evaluate.evaluator import detect_all, stage_detector
+from ssd34.evaluate.metrics.coco import FOUND, NOT_COUNTED, match_categories, match_detections
 from ssd34.evaluate.metrics.score import Score, ScoreOptions, score
 from ssd34.evaluate.results import Results
 from ssd34.files.checkpoint import Checkpoint
@@ -116,7 +116,7 @@ class Reliability:
     score."""
 
     score: Score
-    curve: Calibration
+    curve: CalibrationCurve
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
@@ -145,7 +145,7 @@ def look_at_scores(
     Raises:
         DatasetError: no class in common, or no picture can be read.
     """
-    known = categories_of(detector.labels, dataset) >= 0
+    known = match_categories(detector.labels, dataset) >= 0
     default_boxes = default_boxes_cxcywh(detector.spec)
     fitted = ZOO.replace(score_threshold=FLOOR)
     backgrounds: list[NDArray[np.float32]] = []
@@ -163,7 +163,7 @@ def look_at_scores(
             *(pick(boxes, softmax(each), policy=policy) for each in logits),
         )
 
-    stages = dataclasses.replace(stages_of(detector), pick=pick_all)
+    stages = dataclasses.replace(stage_detector(detector), pick=pick_all)
     parts: list[tuple[Results, ...]] = []
     readable: list[Sample] = []
     for done, found in enumerate(detect_all(stages, dataset, detector.labels), start=1):

@@ -18,19 +18,26 @@ from ssd34.datasets.coco import read_annotations_alone
 from ssd34.datasets.dataset import Dataset, fingerprint
 from ssd34.datasets.open import open_dataset, select_classes, use_coco_names
 from ssd34.errors import DatasetError, ModelError, OptionError, require
-from ssd34.evaluate.evaluator import Found, detect_all, stages_of
+from ssd34.evaluate.evaluator import Found, detect_all, stage_detector
 from ssd34.evaluate.metrics.bootstrap import match
-from ssd34.evaluate.metrics.coco import categories_of, describe_unknown_classes
-from ssd34.evaluate.metrics.comparison import Comparison, compare
+from ssd34.evaluate.metrics.coco import describe_unknown_classes, match_categories
+from ssd34.evaluate.metrics.comparison import Differences, compare
 from ssd34.evaluate.metrics.score import Score, ScoreOptions, apply_metric, score
-from ssd34.evaluate.partial import Partial, engine_of, partial_file, partial_path
+from ssd34.evaluate.partial import Partial, locate_partial, open_partial, read_engine
 from ssd34.evaluate.report.page import Provenance, describe_machine, list_versions
-from ssd34.evaluate.report.write import NUMBERS, PAGE, STEPS, Report, check_report, write_report
+from ssd34.evaluate.report.write import (
+    NUMBERS,
+    PAGE,
+    STEPS,
+    EvaluationReport,
+    check_report,
+    write_report,
+)
 from ssd34.evaluate.results import Results, find_coverage_gap, read_results, write_results
 from ssd34.files.atomic import is_special, sha256_of, write_text
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE
-from ssd34.runtime.engine_choice import int8_way
+from ssd34.runtime.engine_choice import find_int8_way
 from ssd34.runtime.session import Session
 from ssd34.text import counted
 from ssd34.version import __version__
@@ -170,7 +177,7 @@ class ComparedDetections:
     boxes of the data set had to be left out, and all numbers, JSON-ready."""
 
     title: str
-    comparison: Comparison
+    comparison: Differences
     problems: int
     values: Mapping[str, Any]
 
@@ -215,7 +222,7 @@ def evaluate(
     engine = options.engine
     if options.resume and beside and engine == AUTO:
         # Measured again, the other one might be the faster.
-        engine = engine_of(partial_path(beside)) or engine
+        engine = read_engine(locate_partial(beside)) or engine
     path = model_path(model)
     session, tail_cut = _load(
         path, threads=options.threads, engine=engine, raw=options.policy is not None
@@ -227,7 +234,7 @@ def evaluate(
     unknown = describe_unknown_classes(detector.labels, dataset)
     if unknown:
         listener.warned(unknown)
-    categories_of(detector.labels, dataset)  # before a partial file is there
+    match_categories(detector.labels, dataset)  # before a partial file is there
     identity: dict[str, Any] = {
         "model_sha256": sha256_of(path),
         "data_sha256": about_data["data_sha256"],
@@ -243,7 +250,7 @@ def evaluate(
         partial = None
         if beside:
             partial = stack.enter_context(
-                partial_file(partial_path(beside), identity, dataset, resume=options.resume)
+                open_partial(locate_partial(beside), identity, dataset, resume=options.resume)
             )
         kept = partial.path if partial else None
         stack.enter_context(telling_what_is_kept(listener, lambda: len(every), len(dataset), kept))
@@ -264,7 +271,7 @@ def evaluate(
             "unreadable": unreadable,
             "preprocess": options.preprocessing,
             "tail_cut": tail_cut,
-            "int8": int8_way(path, session.engine),
+            "int8": find_int8_way(path, session.engine),
         }
         title = f"{model} on {dataset.name}: {counted(len(dataset), 'picture')}"
         if options.policy == ALL:
@@ -476,7 +483,7 @@ def _detect(
         if found.problem:
             listener.warned(str(found.problem))
     for found in detect_all(
-        stages_of(detector, policies or None),
+        stage_detector(detector, policies or None),
         dataset,
         detector.labels,
         batch_size=detector.session.batch or 1,
@@ -550,7 +557,7 @@ def _report(
     if options.limit:
         inputs["limit"] = f"the first {counted(options.limit, 'picture')}"
     inputs["metric"] = found.metric
-    report = Report(
+    report = EvaluationReport(
         title=f"{subject} on {Path(dataset.name).name}",
         dataset=dataset,
         results=results,

@@ -30,17 +30,17 @@ from ssd34.deploy.search.log import LayerLog, TrialLog
 from ssd34.deploy.search.pictures import CalibrationPictures, count_seen, from_path, split
 from ssd34.deploy.search.search import Search, SearchOutcome
 from ssd34.errors import MissingExtraError, ModelError, OptionError, require
-from ssd34.evaluate.metrics.coco import categories_of, describe_unknown_classes
+from ssd34.evaluate.metrics.coco import describe_unknown_classes, match_categories
 from ssd34.files.atomic import sha256_of, write_text
 from ssd34.files.checkpoint import is_named_checkpoint
 from ssd34.files.lock import folder_locked
-from ssd34.machine import this_cpu, thread_budget
+from ssd34.machine import describe_cpu, thread_budget
 from ssd34.runtime.engine_choice import EXACT, FAST
 from ssd34.runtime.libraries import int8_saturates, onnxruntime
 from ssd34.version import __version__
 from ssd34.workflows import evaluate
 from ssd34.workflows.outputs import check_outputs
-from ssd34.zoo.names import float_file
+from ssd34.zoo.names import find_float_file
 
 WRITTEN = ("quantize.json", "trials.jsonl", "layers.json", "calibration.npz", "trials.png")
 """What lies in the folder beside the int8 files and their proofs."""
@@ -141,7 +141,7 @@ def quantize(
         listener.dataset_opened(dataset)
         dataset = dataclasses.replace(dataset, samples=dataset.samples[:limit])
 
-        path = float_file(str(model))
+        path = find_float_file(str(model))
         network = read_network(path)
         threshold = settings.quantization.score_threshold
         if threshold is None and policy is None and not is_named_checkpoint(path):
@@ -224,7 +224,7 @@ def _checked(
     in_float = network.resolve_names(settings.quantization.float_nodes)
     settings = settings.changed({"quantization": {"float_nodes": in_float or None}})
     check_ranges(network, settings.quantization.ranges)
-    categories_of(network.labels, dataset)
+    match_categories(network.labels, dataset)
     if unknown := describe_unknown_classes(network.labels, dataset):
         listener.warned(unknown)
     if settings.quantization.reduce_range is None and settings.quantization.narrow_weights:
@@ -258,7 +258,7 @@ def _subject_of(
     threads: int | None,
 ) -> dict[str, Any]:
     """What trials must have in common to be compared."""
-    cpu = this_cpu()
+    cpu = describe_cpu()
     return {
         "network": network.fingerprint,
         "classes_sha256": hashlib.sha256(json.dumps(network.labels.to_dict()).encode()).hexdigest(),

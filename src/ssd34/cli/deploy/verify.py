@@ -17,8 +17,8 @@ from ssd34.cli.console import threads_option, warn
 from ssd34.errors import require
 from ssd34.files.atomic import write_text
 from ssd34.workflows.outputs import check_outputs
-from ssd34.zoo.catalogue import PUBLISHED, published
-from ssd34.zoo.names import cache_path, cached_model
+from ssd34.zoo.catalogue import PUBLISHED, find_published
+from ssd34.zoo.names import cache_path, find_cached_model
 
 if TYPE_CHECKING:
     from ssd34.deploy.publish.checks import FileCheck, Verification
@@ -123,11 +123,11 @@ def verify_published(
     from ssd34.deploy.publish.manifest import Expected, Stated
     from ssd34.deploy.publish.verify import verify_against
 
-    model = published(name)
+    model = find_published(name)
     file, packed = model.model, model.test_data
     archive = cache_path(packed) if packed else None
     # Of another size it is not the published file; the checks say so better than an error.
-    path = cache_path(file) if cache_path(file).is_file() else cached_model(name)
+    path = cache_path(file) if cache_path(file).is_file() else find_cached_model(name)
     expected = Expected(
         source="the catalogue",
         model=Stated(file.size, file.sha256),

@@ -141,13 +141,13 @@ def calibrate(
 
 def _read(model: str) -> tuple[Path, Checkpoint]:
     """A checkpoint with all that is in it, or the one in an exported file."""
-    from ssd34.workflows.training.new_run import checkpoint_from_onnx
-    from ssd34.zoo.names import float_file
+    from ssd34.workflows.training.new_run import read_onnx_checkpoint
+    from ssd34.zoo.names import find_float_file
 
-    path = float_file(model)
+    path = find_float_file(model)
     if is_named_checkpoint(path):
         return path, read_checkpoint(path, training=True)
-    return path, checkpoint_from_onnx(path)
+    return path, read_onnx_checkpoint(path)
 
 
 def _show(found: CalibratedScores, fit: Dataset, held_out: Dataset) -> None:

@@ -139,11 +139,11 @@ def _settings_of(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[s
     Raises:
         OptionError: one was given twice, or one of ``--set`` is none.
     """
-    from ssd34.train.settings.settings import parsed_setting
+    from ssd34.train.settings.settings import parse_setting
 
     given = {name: value for name, value in flags.items() if value is not None}
     for text in assignments:
-        key, value = parsed_setting(text)
+        key, value = parse_setting(text)
         if key in given:
             raise OptionError(f"expected {key} once, got it again as --set {text}")
         given[key] = value

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ssd34.core.contract import METADATA_SPEC, score_calibration
+from ssd34.core.contract import METADATA_SPEC, read_score_calibration
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph.layers import (
@@ -75,7 +75,7 @@ def read_network_of_model(model: onnx.ModelProto) -> Network:
                 "file that it was made from, which runs as fast"
             )
     spec, labels = identity(model)
-    scores = score_calibration(metadata_of(model))
+    scores = read_score_calibration(metadata_of(model))
     try:
         layers = _match(_Walk(model).layers, spec)
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:

@@ -13,9 +13,9 @@ from ssd34.core.contract import (
     DETECTION_OUTPUTS,
     RAW_OUTPUTS,
     Port,
-    detection_faults,
+    find_detection_faults,
+    find_raw_faults,
     fits,
-    raw_faults,
 )
 from ssd34.core.postprocess import Picked, Policy
 from ssd34.core.spec import ModelSpec
@@ -163,10 +163,10 @@ def _faults(inputs: Arrays, outputs: Arrays, replayer: Replayer) -> list[str]:
     """What the contract says of values."""
     (image,) = inputs.values()
     if set(RAW_OUTPUTS) <= set(outputs):
-        return raw_faults(
+        return find_raw_faults(
             *(outputs[name] for name in RAW_OUTPUTS), pictures=len(image), spec=replayer.spec
         )
-    return detection_faults(
+    return find_detection_faults(
         *(outputs[name] for name in DETECTION_OUTPUTS),
         pictures=len(image),
         num_classes=replayer.spec.num_classes,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from ssd34.core.contract import port_faults
+from ssd34.core.contract import find_port_faults
 from ssd34.core.external_data import check_weights_inside
 from ssd34.deploy.graph.builder import MAX_MODEL_BYTES
 from ssd34.deploy.graph.onnx_file import tidy
@@ -177,7 +177,7 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
 
     tidy(model)
     inputs, outputs = read_ports(model.graph)
-    faults = port_faults(inputs, outputs, metadata_of(model))
+    faults = find_port_faults(inputs, outputs, metadata_of(model))
     contract = check("ports", faults, "; ".join(map(str, (*inputs, *outputs))))
     checks.append(contract)
     checks.append(expected.ports_check(inputs, outputs))
