@@ -112,12 +112,15 @@ def test_the_low_end_of_the_interval_has_to_be_fast_enough():
 
 
 @pytest.mark.parametrize(
-    ("drop", "lost", "accurate"), [("relative", 0.005, False), ("absolute", 0.001, True)]
+    ("criterion", "lost", "accurate"),
+    [
+        (Criterion(max_drop=0.004, drop="relative"), 0.005, False),
+        (Criterion(max_drop=0.004, drop="absolute"), 0.001, True),
+    ],
 )
-def test_relative_and_absolute_drops(drop, lost, accurate):
+def test_relative_and_absolute_drops(criterion, lost, accurate):
     options = QuantizeOptions()
     measured = World([0.001] + [0] * 11).measure(options)
-    criterion = Criterion(max_drop=0.004, drop=drop)
     trial = judge(measured, options, number=1, criterion=criterion)
     assert trial.drop == pytest.approx(lost) and trial.accurate is accurate
 
