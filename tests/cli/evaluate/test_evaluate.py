@@ -229,15 +229,6 @@ def test_a_report_needs_scores_that_it_can_draw(
     assert run_evaluate(*arguments)[0] == 0
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="no such device")
-def test_a_device_as_output_keeps_nothing(run_evaluate, monkeypatch, tiny_model, shapes):
-    assert run_evaluate(tiny_model, "--data", shapes, "--limit", 2, "--json", "/dev/null")[0] == 0
-    assert not os.path.isfile("/dev/null")
-    interrupted_at(monkeypatch, 8)
-    code, _, err = run_evaluate(tiny_model, "--data", shapes, "--json", "/dev/null")
-    assert code == 130 and "not kept" in err and not os.path.exists("/dev/null.partial")
-
-
 # --- limit, interruption, resumption --------------------------------------------------------
 
 
@@ -333,13 +324,20 @@ def test_an_interruption_while_the_outputs_are_written_says_what_is_kept(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.json", "r.json"]
 
 
-def test_without_an_output_nothing_is_kept(run_evaluate, monkeypatch, tiny_model, shapes, tmp_path):
+@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="no such device")
+@pytest.mark.parametrize("output", [(), ("--json", "/dev/null")])
+def test_without_a_file_as_output_nothing_is_kept(
+    run_evaluate, monkeypatch, tiny_model, shapes, tmp_path, output
+):
     monkeypatch.chdir(tmp_path)
+    arguments = (tiny_model, "--data", shapes, *output)
+    assert run_evaluate(*arguments, "--limit", 2)[0] == 0
     interrupted_at(monkeypatch, 8)
-    code, _, err = run_evaluate(tiny_model, "--data", shapes)
+    code, _, err = run_evaluate(*arguments)
     assert code == 130 and "not kept" in err
-    assert list(tmp_path.iterdir()) == []
-    code, _, err = run_evaluate(tiny_model, "--data", shapes, "--resume")
+    assert list(tmp_path.iterdir()) == [] and not os.path.exists("/dev/null.partial")
+    assert not os.path.isfile("/dev/null")
+    code, _, err = run_evaluate(*arguments, "--resume")
     assert code == 2 and "--json" in err
 
 
