@@ -26,6 +26,7 @@ from ssd34.errors import (
     OptionError,
     Ssd34Error,
     TrainingError,
+    VideoError,
     require,
 )
 from ssd34.images.draw import draw
@@ -117,6 +118,7 @@ __all__ = [
     "TrainJob",
     "Trained",
     "TrainingError",
+    "VideoError",
     "__version__",
     "draw",
     "evaluate",

@@ -2,6 +2,7 @@
 
     Ssd34Error
     ├── ImageError         a picture cannot be read, or is too large
+    ├── VideoError         a film or stream cannot be read
     ├── DatasetError       annotations are missing, malformed or empty
     ├── ModelError         an ONNX file is missing or is not a detector that we can run
     ├── DownloadError      no mirror has a published file, or only a wrong one
@@ -25,6 +26,10 @@ class Ssd34Error(Exception):
 
 class ImageError(Ssd34Error):
     """A picture cannot be read, or is larger than the limit."""
+
+
+class VideoError(Ssd34Error):
+    """A film, a stream or a camera cannot be read."""
 
 
 class DatasetError(Ssd34Error):
