@@ -131,15 +131,19 @@ class Server:
     def _serve(self, connection, turn):
         try:
             with connection:
-                if self.scheme == "http":
+                chunked = self.scheme == "http"
+                if chunked:
                     while b"\r\n\r\n" not in connection.recv(65536):
                         pass
-                    connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n")
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
                 for step in turn:
                     if isinstance(step, bytes):
-                        connection.sendall(step)
+                        head = b"%x\r\n" % len(step)
+                        connection.sendall(head + step + b"\r\n" if chunked else step)
                     elif self.closed.wait(step):
                         return
+                if chunked:
+                    connection.sendall(b"0\r\n\r\n")
         except OSError:
             pass
 

@@ -147,10 +147,10 @@ def test_damaged_frames_are_counted(tmp_path, codec, kept):
     """One decoder leaves them out, the other one shows what it can."""
     path = film(tmp_path / "a.mkv", frames=100, codec=codec, gop=5)
     with av.open(str(path)) as file:
-        places = [packet.pos for packet in file.demux(video=0) if packet.size]
+        places = [(p.pos, p.size) for p in file.demux(video=0) if p.size]
     data = bytearray(path.read_bytes())
-    for place in places[40:50]:
-        data[place + 12 : place + 44] = bytes(32)
+    for place, size in places[40:50]:
+        data[place + 12 : place + min(76, size)] = bytes(min(64, size - 12))
     path.write_bytes(data)
     damaged = opened(path)
     frames = list(damaged.read())

@@ -84,7 +84,10 @@ class Follower:
                 )
             rows = np.flatnonzero(found.labels == label)
             infos = self._trackers[label].update(
-                found.boxes[rows], found.scores[rows], found.labels[rows], round(time * 1e9)
+                found.boxes[rows],
+                found.scores[rows],
+                found.labels[rows].astype(np.uintp),
+                round(time * 1e9),
             )
             for row, info in zip(rows.tolist(), infos, strict=True):
                 tracks[row] = None if info is None else self._number_of(info.uuid)
