@@ -44,13 +44,17 @@ def film(
         video.codec_context.time_base = TICK
         video.codec_context.gop_size = gop
         audio = out.add_stream(sound, rate=SAMPLES, layout="mono") if sound else None
+        tone = _tone(times[-1], audio) if audio else iter(())
         for pixels, seconds in zip(pictures, times, strict=True):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = round(seconds / TICK), TICK
             out.mux(video.encode(frame))
+            for chunk in tone:
+                out.mux(audio.encode(chunk))
+                if chunk.pts > seconds * SAMPLES:
+                    break
         out.mux(video.encode(None))
         if audio:
-            out.mux([p for chunk in _tone(times[-1], audio) for p in audio.encode(chunk)])
             out.mux(audio.encode(None))
     return target
 

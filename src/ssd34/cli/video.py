@@ -175,8 +175,9 @@ def _report(feed: Feed, frames: int, target: Path | None, writer: FilmWriter | N
     """What came of it, on stderr; exits with `PARTLY` where something of it is missing."""
     name = feed.source.name
     if writer and target:
-        for kind in writer.silent:
-            warn(f"{target.name} cannot hold sound of the kind {kind}: left out; .mkv can")
+        for kind, ways in writer.silent.items():
+            others = f"; {', '.join(ways)} can" if ways else ""
+            warn(f"sound ({kind}) is left out: {target.name} cannot hold it{others}")
         click.echo(f"saved {counted(frames, 'frame')} in {target}", err=True)
     if feed.live:
         skipped = f", {feed.skipped} skipped to keep pace" if feed.skipped else ""

@@ -68,12 +68,17 @@ class Sound:
     """A packet of a film's sound, as it is, not decoded.
 
     Attributes:
-        packet: its time is still that of the source.
-        shift: seconds to add to it.
+        packet: its time is still that of the source. Its stream must not be asked: the source may
+            be closed by now.
+        shift: seconds to add to its time.
+        index: of its stream in the source.
+        kind: name of its codec.
     """
 
     packet: Packet[AudioStream]
     shift: float
+    index: int
+    kind: str
 
 
 def turn_upright(pixels: NDArray[np.uint8], matrix: bytes) -> NDArray[np.uint8]:
@@ -140,8 +145,8 @@ class Film:
         rate: frames a second, as it says.
         frames: how many there will be, about; None: it does not say, or is live.
         sounds: its audio streams.
-        broken: frames after the first one that were damaged; some decoders show what is left of one,
-            others nothing.
+        broken: frames after the first one that were damaged; some decoders show what is left of
+            one, others nothing.
         cut: where a truncated film ends, in words; None: it is whole.
     """
 
@@ -269,7 +274,8 @@ class Film:
             if packet.stream.index == self.video.index:
                 yield from self._frames(packet)
             elif packet.size and packet.dts is not None and self.clock.shift is not None:
-                yield Sound(packet, self.clock.shift)
+                stream = packet.stream
+                yield Sound(packet, self.clock.shift, stream.index, stream.codec_context.name)
 
     def _frames(self, packet: Any) -> Generator[Frame, None, None]:
         """The frames that a packet completes; None: those that are still in the decoder."""

@@ -76,7 +76,7 @@ class Follower:
             found: also boxes that score too little to be shown.
             time: of the frame, seconds; never smaller than before.
         """
-        tracks: list[int | None] = [None] * len(found)
+        names: list[str | None] = [None] * len(found)
         for label in {*self._trackers, *found.labels.tolist()}:
             if label not in self._trackers:
                 self._trackers[label] = self._library.ByteTrack(
@@ -90,7 +90,8 @@ class Follower:
                 round(time * 1e9),
             )
             for row, info in zip(rows.tolist(), infos, strict=True):
-                tracks[row] = None if info is None else self._number_of(info.uuid)
+                names[row] = None if info is None else info.uuid
+        tracks = [None if name is None else self._number_of(name) for name in names]
         self._forget()
         return tracks
 

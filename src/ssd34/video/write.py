@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,37 +63,53 @@ class FilmWriter:
 
     Attributes:
         frames: how many were written.
-        silent: kinds of sound that the form cannot hold.
+        silent: kinds of sound that the form cannot hold, or that the source does not describe, and
+            the endings of films that can hold it.
     """
 
-    def __init__(
-        self, path: Path, *, form: str, rate: Fraction, sounds: Sequence[AudioStream]
-    ) -> None:
+    def __init__(self, path: Path, *, rate: Fraction, sounds: Sequence[AudioStream]) -> None:
         """Open a film.
 
         Args:
-            path: the file.
-            form: one of the values of `WRITTEN`.
+            path: the file; its ending is one of `WRITTEN`.
             rate: frames a second, about; each frame has a time of its own.
-            sounds: streams of sound that will come.
+            sounds: streams of sound that will come, of a source that is still open.
 
         Raises:
             OSError: the file cannot be opened.
         """
         self._av = load_av()
-        self.container: OutputContainer = self._av.open(str(path), "w", format=form)
-        self._rate = rate
-        self._video: VideoStream | None = None
+        self.container: OutputContainer = self._av.open(
+            str(path), "w", format=WRITTEN[path.suffix.lower()]
+        )
+        encoder = next(name for name in ENCODERS if name in self._av.codecs_available)
+        self._video: VideoStream = self.container.add_stream(
+            encoder, rate=rate, options=ENCODERS[encoder]
+        )
+        self._sounds: dict[int, tuple[AudioStream, str]] = {}
+        self.silent: dict[str, list[str]] = {}
+        for one in sounds:
+            kind = one.codec_context.name
+            ways = self._ways_to_hold(one.codec_context.codec.canonical_name)
+            if not one.codec_context.sample_rate:
+                self.silent[f"{kind} of unknown rate"] = []
+            elif path.suffix.lower() in ways:
+                self._sounds[one.index] = self.container.add_stream_from_template(one), kind
+            else:
+                self.silent[kind] = ways
         self._waiting: deque[Sound] = deque(maxlen=_WAITING)
-        held = self.container.supported_codecs
-        kinds = {one.index: one.codec_context.name for one in sounds}
-        fits = [one for one in sounds if one.codec_context.codec.canonical_name in held]
-        self.silent = sorted({kinds[one.index] for one in sounds if one not in fits})
-        self._fitting = fits
-        self._sounds: dict[int, tuple[Any, str]] = {}
         self._reached: dict[int, float] = {}
         self._tick = -1
         self.frames = 0
+
+    def _ways_to_hold(self, codec: str) -> list[str]:
+        """The endings of films that can hold a codec."""
+        ways = []
+        for ending, form in WRITTEN.items():
+            with self._av.open(os.devnull, "w", format=form) as film:
+                if codec in film.supported_codecs:
+                    ways.append(ending)
+        return ways
 
     def write(self, picture: NDArray[np.uint8] | Image.Image, time: float) -> None:
         """Write a frame.
@@ -106,8 +123,8 @@ class FilmWriter:
             OSError: the film cannot be written.
         """
         pixels = np.asarray(picture)
-        if self._video is None:
-            self._video = self._begin(pixels.shape[1], pixels.shape[0])
+        if not self.frames:
+            self._begin(pixels.shape[1], pixels.shape[0])
         video = self._video
         even = ((0, -pixels.shape[0] % 2), (0, -pixels.shape[1] % 2), (0, 0))
         if any(after for _, after in even):  # what encodes halves the colours' size
@@ -123,21 +140,13 @@ class FilmWriter:
         while self._waiting:
             self.write_sound(self._waiting.popleft())
 
-    def _begin(self, width: int, height: int) -> VideoStream:
-        encoder = next(name for name in ENCODERS if name in self._av.codecs_available)
-        video: VideoStream = self.container.add_stream(
-            encoder, rate=self._rate, options=ENCODERS[encoder]
-        )
-        context = video.codec_context
+    def _begin(self, width: int, height: int) -> None:
+        context = self._video.codec_context
         context.width, context.height = width + width % 2, height + height % 2
         context.pix_fmt = "yuv420p"
         context.time_base = _TICK
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED
-        for one in self._fitting:
-            added = self.container.add_stream_from_template(one)
-            self._sounds[one.index] = (added, one.codec_context.name)
-        return video
 
     def write_sound(self, sound: Sound) -> None:
         """Write a packet of sound, as it is; one of another kind than announced is left out.
@@ -145,13 +154,13 @@ class FilmWriter:
         Raises:
             OSError: the film cannot be written.
         """
-        if self._video is None:
+        if not self.frames:
             self._waiting.append(sound)
             return
         packet = sound.packet
-        stream, kind = self._sounds.get(packet.stream.index, (None, ""))
+        stream, kind = self._sounds.get(sound.index, (None, ""))
         base = packet.time_base
-        if stream is None or packet.stream.codec_context.name != kind or not base:
+        if stream is None or sound.kind != kind or not base:
             return
         shift = round(sound.shift / base)
         packet.dts = (packet.pts if packet.dts is None else packet.dts) + shift
@@ -169,7 +178,7 @@ class FilmWriter:
         Raises:
             OSError: the film cannot be written.
         """
-        if self._video is not None:
+        if self.frames:
             self.container.mux(self._video.encode(None))
         self.container.close()
 
@@ -187,9 +196,7 @@ def film_written(path: Path, film: Film) -> Iterator[FilmWriter]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as temporary:
-        writer = FilmWriter(
-            temporary, form=WRITTEN[path.suffix.lower()], rate=film.rate, sounds=film.sounds
-        )
+        writer = FilmWriter(temporary, rate=film.rate, sounds=film.sounds)
         try:
             yield writer
             writer.close()
