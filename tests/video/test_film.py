@@ -130,9 +130,9 @@ def test_a_film_without_its_end_gives_what_is_there(tmp_path):
     broken = opened(cut)
     frames = [item for item in broken.read() if isinstance(item, Frame)]
     assert 20 < len(frames) < 80
-    assert broken.cut is not None and "4.0" in broken.cut
+    assert "4.0" in broken.cut
     entire = opened(whole)
-    assert len(list(entire.read())) == 100 and entire.cut is None
+    assert len(list(entire.read())) == 100 and not entire.cut
 
 
 def test_a_film_whose_table_was_at_the_end_cannot_be_read(tmp_path):

@@ -41,7 +41,7 @@ def test_a_stream_is_looked_at_frame_by_frame(serve, scheme):
     for frame in frames:
         assert round(number_of(frame.pixels())) == frame.number
         assert frame.time == pytest.approx(frame.number / 25, abs=0.002)
-    assert feed.lost is None
+    assert not feed.lost
 
 
 def test_who_is_slow_gets_the_newest_frame(serve):
@@ -50,7 +50,7 @@ def test_who_is_slow_gets_the_newest_frame(serve):
         numbers = []
         for frame in feed:
             numbers.append(frame.number)
-            waiting = len(feed._frames)
+            waiting = len(feed._items)
             assert waiting <= 1
             time.sleep(0.25)
     assert numbers[-1] == 49 and len(numbers) < 15
@@ -79,7 +79,7 @@ def test_a_broken_stream_is_connected_again(serve):
     assert [line.partition(" again in ")[2].split()[0] for line in said][-3:] == [
         "0.02", "0.04", "0.05",
     ]  # fmt: skip
-    assert feed.lost is not None
+    assert feed.lost
     assert len(feed.source.name) < len(said[0]) and feed.source.name in said[0]
 
 
@@ -89,7 +89,7 @@ def test_a_silent_stream_counts_as_broken(serve):
     began = time.monotonic()
     with Feed(source, patience=patience) as feed:
         assert len(list(feed)) > 0
-    assert feed.lost is not None
+    assert feed.lost
     assert time.monotonic() - began < 30
 
 

@@ -114,7 +114,7 @@ def detect_video(source: VideoSource, load: Callable[[], Detector], options: Vid
             skipped = f", {feed.skipped} skipped" if feed.skipped else ""
             bar.update(task, advance=1, description=f"detecting{skipped}")
         if not frames:  # of a live source, which was ended or broke before the first one
-            if feed.lost is None:
+            if not feed.lost:
                 raise KeyboardInterrupt
             raise VideoError(f"{source.name}: no frame came ({feed.lost}); check the source")
     _report(feed, frames, target, writer)

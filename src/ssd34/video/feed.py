@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 from ssd34.errors import VideoError
@@ -18,9 +17,10 @@ FRAMES_AHEAD = 4
 """Most decoded frames that wait."""
 
 PACKETS_AHEAD = 2000
-"""Most packets of sound that wait; of a live source the oldest are dropped, a film is stopped."""
+"""Most packets that wait; of a live source the oldest are dropped, the decoding of a film waits."""
 
 _LEAVE = 1.0
+_LOOK = 0.1
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,15 @@ class Patience:
 
 
 class Feed:
-    """What comes out of a source, ready to be looked at. Use it in a ``with`` block.
+    """What comes out of a source, in its order. Use it in a ``with`` block, and iterate over it.
+
+    Iteration raises `VideoError` where nothing of a film can be decoded, and `LargeImageError`.
 
     Attributes:
         film: the open film or connection.
         live: it does not wait for us.
         skipped: frames of a live source that came while no one had time.
-        broken: damaged frames.
-        lost: why a live source was given up, or where a film broke off; None: neither. A live
+        lost: why a live source was given up, or where a film broke off; empty: neither. A live
             source that ends is not given up where no one is to connect again.
     """
 
@@ -75,20 +76,14 @@ class Feed:
             LargeImageError: its frames are too large.
             MissingExtraError: PyAV is not installed.
         """
-        self.source = source
-        self.every = every
-        self.max_pixels = max_pixels
-        self.patience = patience or Patience()
-        self.say = say
+        self.source, self.every, self.max_pixels = source, every, max_pixels
+        self.patience, self.say = patience or Patience(), say
         self.film = self._connect(begins=0.0, first=0)
         self.live = self.film.live
-        self.skipped = 0
-        self.lost: str | None = None
-        self._broken_before = 0
+        self.skipped, self.lost = 0, ""
+        self._broken = self._tries = self._next = 0
         self._began = time.monotonic()
-        self._tries = 0
-        self._next = 0
-        self._frames: deque[Frame | Sound] = deque()
+        self._items: deque[Frame | Sound] = deque()
         self._change = threading.Condition()
         self._stopped = threading.Event()
         self._ended = False
@@ -98,7 +93,7 @@ class Feed:
     @property
     def broken(self) -> int:
         """Damaged frames of all connections."""
-        return self._broken_before + self.film.broken
+        return self._broken + self.film.broken
 
     def __enter__(self) -> Feed:
         self._thread.start()
@@ -106,8 +101,8 @@ class Feed:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._thread.join(_LEAVE)
-        if not self._thread.is_alive():  # else it waits for a silent stream, and closes it then
+        self._thread.join(_LEAVE)  # it may wait for a silent stream
+        if not self._thread.is_alive():
             self.film.close()
 
     def stop(self) -> None:
@@ -115,51 +110,37 @@ class Feed:
         self._stopped.set()
 
     def __iter__(self) -> Iterator[Frame | Sound]:
-        """Frames and sound in their order, until the source ends or is stopped.
-
-        Raises:
-            VideoError: nothing of the film could be decoded.
-            LargeImageError: a frame is too large.
-        """
         while (item := self._take()) is not None:
             yield item
 
     def _take(self) -> Frame | Sound | None:
         with self._change:
-            while not self._frames and not self._ended and not self._stopped.is_set():
-                self._change.wait(0.1)  # a signal's handler cannot wake it
-            if self._stopped.is_set():
-                return None
-            if not self._frames:
-                if self._failure is not None:
-                    raise self._failure
+            while not (self._items or self._ended or self._stopped.is_set()):
+                self._change.wait(_LOOK)  # a signal's handler cannot wake it
+            if self._failure is not None and not self._items:
+                raise self._failure
+            if self._stopped.is_set() or not self._items:
                 return None
             self._change.notify_all()
-            return self._frames.popleft()
+            return self._items.popleft()
 
-    def _put(self, item: Frame | Sound) -> bool:
-        """Hand something over; False: no one wants more."""
+    def _put(self, item: Frame | Sound) -> None:
         with self._change:
             if self.live:
-                self._make_room(item)
-            else:
-                while self._is_full() and not self._stopped.is_set():
-                    self._change.wait(0.1)
-            self._frames.append(item)
+                if isinstance(item, Frame):  # the newest one is the only one
+                    sounds = [one for one in self._items if isinstance(one, Sound)]
+                    self.skipped += len(self._items) - len(sounds)
+                    self._items = deque(sounds)
+                while len(self._items) >= PACKETS_AHEAD:
+                    self._items.popleft()
+            while self._is_full() and not self._stopped.is_set():
+                self._change.wait(_LOOK)
+            self._items.append(item)
             self._change.notify_all()
-            return not self._stopped.is_set()
 
     def _is_full(self) -> bool:
-        frames = sum(isinstance(item, Frame) for item in self._frames)
-        return frames >= FRAMES_AHEAD or len(self._frames) >= PACKETS_AHEAD
-
-    def _make_room(self, item: Frame | Sound) -> None:
-        if isinstance(item, Frame):
-            kept = [one for one in self._frames if isinstance(one, Sound)]
-            self.skipped += len(self._frames) - len(kept)
-            self._frames = deque(kept)
-        while len(self._frames) >= PACKETS_AHEAD:
-            self._frames.popleft()
+        frames = sum(isinstance(item, Frame) for item in self._items)
+        return frames >= FRAMES_AHEAD or len(self._items) >= PACKETS_AHEAD
 
     def _run(self) -> None:
         try:
@@ -167,58 +148,51 @@ class Feed:
                 pass
         except BaseException as error:
             self._failure = error
-        finally:
-            if self._stopped.is_set():
-                with suppress(Exception):
-                    self.film.close()
-            with self._change:
-                self._ended = True
-                self._change.notify_all()
+        with self._change:
+            self._ended = True
+            self._change.notify_all()
 
     def _read(self) -> bool:
         """Hand over all of the film; True: a live source broke, and is to be connected again."""
-        reason = "it ended" if self.patience.tries else None
+        reason = "it ended" if self.patience.tries else ""
         try:
             for item in self.film.read():
+                if self._stopped.is_set():
+                    return False
                 if isinstance(item, Frame):
-                    self._tries = 0
-                    self._next = item.number + 1
+                    self._tries, self._next = 0, item.number + 1
                     if item.number % self.every:
                         continue
-                if not self._put(item):
-                    return False
+                self._put(item)
         except VideoError as error:
             if not self.live:
                 raise
             reason = str(error)
-        if not self.live:
-            self.lost = self.film.cut
-            return False
-        self.lost = reason
-        return not self._stopped.is_set()
+        self.lost = reason if self.live else self.film.cut
+        return self.live
 
     def _reconnect(self) -> bool:
+        """Whether there is a new connection."""
         self.film.close()
-        self._broken_before += self.film.broken
-        self.film.broken = 0
-        patience = self.patience
+        self._broken, self.film.broken = self.broken, 0
+        patience, name = self.patience, self.source.name
         while self._tries < patience.tries:
             wait = min(patience.wait * 2**self._tries, patience.longest)
             self._tries += 1
             self.say(
-                f"{self.source.name}: the stream broke ({self.lost}); connecting again in "
-                f"{wait:g} s, try {self._tries} of {patience.tries}"
+                f"{name}: the stream broke ({self.lost}); connecting again in {wait:g} s, try "
+                f"{self._tries} of {patience.tries}"
             )
             if self._stopped.wait(wait):
                 return False
+            clock = self.film.clock
+            begins = max(time.monotonic() - self._began, clock.now + clock.period)
             try:
-                clock = self.film.clock
-                begins = max(time.monotonic() - self._began, clock.now + clock.period)
                 self.film = self._connect(begins=begins, first=self._next)
             except VideoError as error:
-                self.lost = str(error).removeprefix(f"{self.source.name}: ")
+                self.lost = str(error).removeprefix(f"{name}: ")
                 continue
-            self.lost = None
+            self.lost = ""
             return True
         return False
 

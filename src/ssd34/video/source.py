@@ -19,10 +19,7 @@ FILMS = frozenset(
 )  # fmt: skip
 """File name endings of films. A file with another ending is taken for a picture."""
 
-SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "rtp", "srt")
-"""What an address of a stream begins with."""
-
-_DEVICE = re.compile(r"/dev/video\d+")
+_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "rtp", "srt")
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class VideoSource:
     """A film, a stream or a camera.
 
     Attributes:
-        name: for people, and for what it is called in results: without user name and password.
+        name: for people: without user name and password.
         address: what FFmpeg opens.
         form: FFmpeg's name of the input, of a camera; None: it finds out.
         path: the file, of a film; None: it is none.
@@ -52,51 +49,34 @@ class VideoSource:
 def find_video(sources: Sequence[str]) -> VideoSource | None:
     """The film, stream or camera among what was named; None: all are pictures.
 
-    A number is a camera, unless a file or folder has that name.
-
     Raises:
         OptionError: there is something else beside it.
         VideoError: the file does not exist.
     """
-    kinds = [_video_of(source) for source in sources]
-    found = [kind for kind in kinds if kind is not None]
-    if not found:
-        return None
-    if len(kinds) > 1:
+    found = next((video for source in sources if (video := _video_of(source))), None)
+    if found is not None and len(sources) > 1:
         raise OptionError(
-            f"{found[0].name}: expected one film, stream or camera alone, got {len(kinds)} "
+            f"{found.name}: expected one film, stream or camera alone, got {len(sources)} "
             "sources; give each a command of its own"
         )
-    path = found[0].path
-    if path is not None and not path.exists():
-        raise VideoError(f"{path}: expected a film, there is no such file; check the path")
-    return found[0]
+    if found is not None and found.path is not None and not found.path.exists():
+        raise VideoError(f"{found.path}: expected a film, there is no such file; check the path")
+    return found
 
 
 def _video_of(source: str) -> VideoSource | None:
-    scheme, colon, _ = source.partition("://")
-    if colon and scheme.lower() in SCHEMES:
-        parts = urlsplit(source)
+    path = Path(source)
+    if "://" in source and (parts := urlsplit(source)).scheme in _SCHEMES:
         if parts.scheme in ("http", "https") and Path(parts.path).suffix.lower() in PICTURES:
             return None
         return VideoSource(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), source)
-    path = Path(source)
-    if source.isdecimal() and source.isascii() and not path.exists():
-        return _camera(int(source))
-    if _DEVICE.fullmatch(source):
+    if re.fullmatch(r"/dev/video\d+", source):
         return VideoSource(source, source, "v4l2")
+    if re.fullmatch(r"\d+", source, re.ASCII) and not path.exists():
+        if sys.platform == "darwin":
+            return VideoSource(f"camera {source}", source, "avfoundation")
+        return VideoSource(f"camera {source}", f"/dev/video{source}", "v4l2")
     if path.suffix.lower() not in FILMS or path.is_dir():
         return None
-    # Else a file whose name begins like an address would be taken for one.
+    # Without file: a name that begins like an address would be taken for one.
     return VideoSource(source, f"file:{path}", path=path)
-
-
-def _camera(number: int) -> VideoSource:
-    """A camera by its number. Not tried: no machine with a camera was at hand."""
-    if sys.platform == "darwin":
-        return VideoSource(f"camera {number}", str(number), "avfoundation")
-    if sys.platform == "win32":
-        raise OptionError(
-            f"camera {number}: on Windows a camera has no number; give the address of a stream"
-        )
-    return VideoSource(f"camera {number}", f"/dev/video{number}", "v4l2")
