@@ -11,10 +11,8 @@ import pytest
 
 from ssd34.cli.console import INTERRUPTED, PARTLY
 from ssd34.errors import OptionError, VideoError
-from ssd34.images.draw import draw
 from ssd34.images.read import LargeImageError
 from ssd34.runtime.detector import Detector
-from ssd34.video.look import Look
 from tests.support.cli import invoke, run_main
 from tests.support.films import (
     Server,
@@ -213,11 +211,3 @@ def test_what_does_not_fit_is_refused(detect, tmp_path, monkeypatch, arguments, 
     with pytest.raises(kind, match=fact):
         detect(*arguments)
     assert path.read_bytes() == before
-
-
-def test_numbers_of_tracks_are_drawn(tiny_model):
-    picture = np.zeros((200, 300, 3), np.uint8)
-    found = Detector.load(tiny_model).detect(noise(200, 300, seed=1), score=0.4)[:2]
-    look = Look(0, 0.0, picture, found, tracks=(7, 8))
-    plain = np.asarray(draw(picture, look.found))
-    assert not np.array_equal(np.asarray(draw(picture, look.found, tracks=look.tracks)), plain)

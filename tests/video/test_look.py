@@ -50,7 +50,7 @@ def test_who_is_away_for_long_is_another(away, number):
 
 def test_a_weak_box_continues_a_track_and_begins_none():
     follower = Follower(score=0.5)
-    assert follower.follow(found((100, 1), score=0.3), 0.0) == [None]
+    assert follower.follow(found((100, 1), score=0.3), 0.0) == [0]
     assert follower.follow(found((100, 1)), 0.1) == [1]
     for k in range(30):
         assert follower.follow(found((100, 1), score=0.3), 0.2 + k / 10) == [1]

@@ -23,7 +23,7 @@ from ssd34.video.feed import Feed, Patience
 from ssd34.video.film import Sound
 from ssd34.video.look import Follower, Look, look_at
 from ssd34.video.source import VideoSource
-from ssd34.video.write import FilmWriter, choose_target, film_written
+from ssd34.video.write import WRITTEN, FilmWriter, choose_target, film_written
 from ssd34.workflows.outputs import check_outputs
 
 JSONL = "jsonl"
@@ -132,7 +132,7 @@ def _open(source: VideoSource, options: VideoOptions) -> Feed:
 
 
 def _draw(writer: FilmWriter, look: Look) -> None:
-    writer.write(draw(look.pixels, look.found, tracks=look.tracks), look.time)
+    writer.write(draw(look.pixels, look.found, tracks=look.tracks), look.frame.time)
 
 
 @contextmanager
@@ -175,9 +175,9 @@ def _report(feed: Feed, frames: int, target: Path | None, writer: FilmWriter | N
     """What came of it, on stderr; exits with `PARTLY` where something of it is missing."""
     name = feed.source.name
     if writer and target:
-        for kind, ways in writer.silent.items():
-            others = f"; {', '.join(ways)} can" if ways else ""
-            warn(f"sound ({kind}) is left out: {target.name} cannot hold it{others}")
+        for kind in writer.silent:
+            others = ", ".join(ending for ending in WRITTEN if ending != target.suffix.lower())
+            warn(f"sound ({kind}) is left out: {target.name} cannot hold it; try one of {others}")
         click.echo(f"saved {counted(frames, 'frame')} in {target}", err=True)
     if feed.live:
         skipped = f", {feed.skipped} skipped to keep pace" if feed.skipped else ""

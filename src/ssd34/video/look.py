@@ -31,22 +31,21 @@ class Look:
     """A frame and what was found in it.
 
     Attributes:
-        number: of the frame in the source, from 0.
-        time: seconds since the beginning.
+        frame: the frame.
         pixels: (H, W, 3) uint8 RGB, upright.
         found: what scores enough.
         tracks: the number of each object, from 1; None: they are not followed.
     """
 
-    number: int
-    time: float
+    frame: Frame
     pixels: NDArray[np.uint8]
     found: Detections
-    tracks: tuple[int, ...] | None = None
+    tracks: list[int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form: frame, time, and `Detections.to_dict`, each object with its track."""
-        values = {"frame": self.number, "time": round(self.time, 6), **self.found.to_dict()}
+        time = round(self.frame.time, 6)
+        values = {"frame": self.frame.number, "time": time, **self.found.to_dict()}
         for one, track in zip(values["detections"], self.tracks or (), strict=bool(self.tracks)):
             one["track"] = track
         return values
@@ -69,46 +68,42 @@ class Follower:
         self._numbers: dict[str, int] = {}
         self._last = 0
 
-    def follow(self, found: Detections, time: float) -> list[int | None]:
-        """The track of each object of the next frame; None: it is too weak to begin one.
+    def follow(self, found: Detections, time: float) -> list[int]:
+        """The track of each object of the next frame; 0: it is too weak to begin one.
 
         Args:
             found: also boxes that score too little to be shown.
             time: of the frame, seconds; never smaller than before.
         """
-        names: list[str | None] = [None] * len(found)
+        names = [""] * len(found)
+        now = round(time * 1e9)
         for label in {*self._trackers, *found.labels.tolist()}:
             if label not in self._trackers:
                 self._trackers[label] = self._library.ByteTrack(
                     high_conf=self._score, iou=_OVERLAP, lifespan_ns=round(LOST_AFTER * 1e9)
                 )
             rows = np.flatnonzero(found.labels == label)
-            infos = self._trackers[label].update(
-                found.boxes[rows],
-                found.scores[rows],
-                found.labels[rows].astype(np.uintp),
-                round(time * 1e9),
+            labels = found.labels[rows].astype(np.uintp)
+            tracks = self._trackers[label].update(
+                found.boxes[rows], found.scores[rows], labels, now
             )
-            for row, info in zip(rows.tolist(), infos, strict=True):
-                names[row] = None if info is None else info.uuid
-        tracks = [None if name is None else self._number_of(name) for name in names]
-        self._forget()
-        return tracks
+            for row, track in zip(rows.tolist(), tracks, strict=True):
+                names[row] = track.uuid if track else ""
+        return [self._numbers.get(name, 0) for name in self._remember(names)]
 
-    def _number_of(self, track: str) -> int:
-        if track not in self._numbers:
-            self._last += 1
-            self._numbers[track] = self._last
-        return self._numbers[track]
-
-    def _forget(self) -> None:
-        """Drop tracks that have ended: a film may be long."""
-        active = {
+    def _remember(self, names: list[str]) -> list[str]:
+        """Number new tracks, and forget those that have ended: a film may be long."""
+        alive = {
             track.info.uuid
             for tracker in self._trackers.values()
             for track in tracker.get_active_tracks()
         }
-        self._numbers = {name: number for name, number in self._numbers.items() if name in active}
+        self._numbers = {name: number for name, number in self._numbers.items() if name in alive}
+        for name in names:
+            if name and name not in self._numbers:
+                self._last += 1
+                self._numbers[name] = self._last
+        return names
 
 
 def look_at(
@@ -128,7 +123,7 @@ def look_at(
         detector: looks for objects.
         score: leave out what scores less.
         wanted: labels to keep; empty: all.
-        track: follow the objects.
+        track: follow the objects. It changes nothing of what is found.
 
     Raises:
         VideoError: nothing of the film could be decoded.
@@ -153,13 +148,9 @@ def look_at(
             found = detector.find(prepared, score=score * WEAK if follower else score)
             if wanted:
                 found = found.where(np.isin(found.labels, wanted))
-            if follower is None:
-                yield Look(frame.number, frame.time, pixels, found)
-                continue
-            tracks = follower.follow(found, frame.time)
-            shown = found.scores >= score
-            # From the score on every box has a track: it begins one where it continues none.
-            numbers = [number for number, keep in zip(tracks, shown, strict=True) if keep]
-            known = tuple(number for number in numbers if number is not None)
-            assert len(known) == len(numbers)
-            yield Look(frame.number, frame.time, pixels, found.where(shown), known)
+            tracks = None
+            if follower is not None:
+                shown = np.flatnonzero(found.scores >= score)
+                numbers = follower.follow(found, frame.time)
+                tracks, found = [numbers[row] for row in shown], found[shown]
+            yield Look(frame, pixels, found, tracks)

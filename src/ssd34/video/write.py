@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +18,12 @@ from ssd34.files.atomic import written_whole
 from ssd34.video.film import Film, Sound, load_av
 from ssd34.video.source import FILMS
 
-if TYPE_CHECKING:
-    from av.audio.stream import AudioStream
-    from av.container.output import OutputContainer
-    from av.video.stream import VideoStream
-
 WRITTEN = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """Endings of films that are written, and FFmpeg's name of the form."""
 
-ENCODERS = {
-    "libx264": {"preset": "veryfast", "crf": "23", "bf": "0"},
-    "libopenh264": {},
-    "mpeg4": {"qscale": "4"},
-}
-"""What may encode, best first; an FFmpeg without GPL code lacks the first."""
+ENCODERS = {"libx264": {"preset": "veryfast", "crf": "23", "bf": "0"}, "mpeg4": {"qscale": "4"}}
+"""What may encode, best first; an FFmpeg without GPL code lacks the first. Without frames that
+point forwards (bf), the first frame's time is that of the film's beginning."""
 
 _TICK = Fraction(1, 90_000)
 _WAITING = 1000
@@ -43,16 +34,15 @@ _LIMITED = 1
 def choose_target(save: Path, film: Film) -> Path:
     """The file that ``--save`` means: itself, or one in it, named after the source.
 
-    A film in another form than `WRITTEN`, and every stream, becomes Matroska, which holds any sound
-    and can be played also where writing it was broken off.
+    A film that is not in one of the forms of `WRITTEN`, and every stream, becomes Matroska.
 
     Raises:
         OptionError: a film of this ending is not written.
     """
     ending = save.suffix.lower()
-    if ending in WRITTEN and not save.is_dir():
-        return save
     if ending in FILMS and not save.is_dir():
+        if ending in WRITTEN:
+            return save
         raise OptionError(f"--save {save}: expected a film in {', '.join(WRITTEN)}, or a folder")
     own = film.source.path.suffix if film.source.path else ""
     return save / f"{film.source.stem}{own if own.lower() in WRITTEN else '.mkv'}"
@@ -62,54 +52,31 @@ class FilmWriter:
     """Writes frames and sound. The first frame says how large the film is.
 
     Attributes:
-        frames: how many were written.
-        silent: kinds of sound that the form cannot hold, or that the source does not describe, and
-            the endings of films that can hold it.
+        silent: kinds of sound that the form cannot hold, or that the source does not describe.
     """
 
-    def __init__(self, path: Path, *, rate: Fraction, sounds: Sequence[AudioStream]) -> None:
-        """Open a film.
-
+    def __init__(self, path: Path, film: Film) -> None:
+        """
         Args:
             path: the file; its ending is one of `WRITTEN`.
-            rate: frames a second, about; each frame has a time of its own.
-            sounds: streams of sound that will come, of a source that is still open.
-
-        Raises:
-            OSError: the file cannot be opened.
+            film: is still open, and gives the rate and the kinds of sound.
         """
         self._av = load_av()
-        self.container: OutputContainer = self._av.open(
-            str(path), "w", format=WRITTEN[path.suffix.lower()]
-        )
+        self.container = self._av.open(str(path), "w", format=WRITTEN[path.suffix.lower()])
         encoder = next(name for name in ENCODERS if name in self._av.codecs_available)
-        self._video: VideoStream = self.container.add_stream(
-            encoder, rate=rate, options=ENCODERS[encoder]
-        )
-        self._sounds: dict[int, tuple[AudioStream, str]] = {}
-        self.silent: dict[str, list[str]] = {}
-        for one in sounds:
-            kind = one.codec_context.name
-            ways = self._ways_to_hold(one.codec_context.codec.canonical_name)
-            if not one.codec_context.sample_rate:
-                self.silent[f"{kind} of unknown rate"] = []
-            elif path.suffix.lower() in ways:
-                self._sounds[one.index] = self.container.add_stream_from_template(one), kind
+        self._video = self.container.add_stream(encoder, rate=film.rate, options=ENCODERS[encoder])
+        self._sounds: dict[int, tuple[Any, str]] = {}
+        self.silent: list[str] = []
+        for one in film.sounds:
+            context = one.codec_context
+            held = context.codec.canonical_name in self.container.supported_codecs
+            if held and context.sample_rate:
+                self._sounds[one.index] = self.container.add_stream_from_template(one), context.name
             else:
-                self.silent[kind] = ways
+                self.silent.append(context.name)
         self._waiting: deque[Sound] = deque(maxlen=_WAITING)
         self._reached: dict[int, float] = {}
         self._tick = -1
-        self.frames = 0
-
-    def _ways_to_hold(self, codec: str) -> list[str]:
-        """The endings of films that can hold a codec."""
-        ways = []
-        for ending, form in WRITTEN.items():
-            with self._av.open(os.devnull, "w", format=form) as film:
-                if codec in film.supported_codecs:
-                    ways.append(ending)
-        return ways
 
     def write(self, picture: NDArray[np.uint8] | Image.Image, time: float) -> None:
         """Write a frame.
@@ -123,30 +90,25 @@ class FilmWriter:
             OSError: the film cannot be written.
         """
         pixels = np.asarray(picture)
-        if not self.frames:
-            self._begin(pixels.shape[1], pixels.shape[0])
-        video = self._video
-        even = ((0, -pixels.shape[0] % 2), (0, -pixels.shape[1] % 2), (0, 0))
-        if any(after for _, after in even):  # what encodes halves the colours' size
-            pixels = np.pad(pixels, even, mode="edge")
+        height, width = pixels.shape[:2]
+        if height % 2 or width % 2:  # what encodes halves the size of the colours
+            pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        context = self._video.codec_context
+        if self._tick < 0:
+            context.height, context.width = pixels.shape[:2]
+            context.pix_fmt, context.time_base = "yuv420p", _TICK
+            context.colorspace = context.color_primaries = context.color_trc = _BT709
+            context.color_range = _LIMITED
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         frame = frame.reformat(
-            video.width, video.height, "yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED
-        )
+            context.width, context.height, "yuv420p", dst_colorspace=_BT709,
+            dst_color_range=_LIMITED,
+        )  # fmt: skip
         self._tick = max(round(time / _TICK), self._tick + 1)
         frame.pts, frame.time_base = self._tick, _TICK
-        self.container.mux(video.encode(frame))
-        self.frames += 1
+        self.container.mux(self._video.encode(frame))
         while self._waiting:
             self.write_sound(self._waiting.popleft())
-
-    def _begin(self, width: int, height: int) -> None:
-        context = self._video.codec_context
-        context.width, context.height = width + width % 2, height + height % 2
-        context.pix_fmt = "yuv420p"
-        context.time_base = _TICK
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = _LIMITED
 
     def write_sound(self, sound: Sound) -> None:
         """Write a packet of sound, as it is; one of another kind than announced is left out.
@@ -154,23 +116,21 @@ class FilmWriter:
         Raises:
             OSError: the film cannot be written.
         """
-        if not self.frames:
+        if self._tick < 0:
             self._waiting.append(sound)
             return
-        packet = sound.packet
+        packet, base = sound.packet, sound.packet.time_base
         stream, kind = self._sounds.get(sound.index, (None, ""))
-        base = packet.time_base
-        if stream is None or sound.kind != kind or not base:
+        if stream is None or sound.kind != kind or packet.dts is None or not base:
             return
         shift = round(sound.shift / base)
-        packet.dts = (packet.pts if packet.dts is None else packet.dts) + shift
+        packet.dts += shift
         packet.pts = None if packet.pts is None else packet.pts + shift
         time = float(packet.dts * base)
-        if time <= self._reached.get(stream.index, -float("inf")):
-            return
-        self._reached[stream.index] = time
-        packet.stream = stream
-        self.container.mux(packet)
+        if time > self._reached.get(stream.index, -float("inf")):
+            self._reached[stream.index] = time
+            packet.stream = stream
+            self.container.mux(packet)
 
     def close(self) -> None:
         """Write what is still in the encoder, and the end.
@@ -178,25 +138,21 @@ class FilmWriter:
         Raises:
             OSError: the film cannot be written.
         """
-        if self.frames:
+        if self._tick >= 0:
             self.container.mux(self._video.encode(None))
         self.container.close()
 
 
 @contextmanager
 def film_written(path: Path, film: Film) -> Iterator[FilmWriter]:
-    """A writer whose film takes the place of `path` when the block ends without error.
-
-    Args:
-        path: the file; its ending is one of `WRITTEN`.
-        film: gives the rate and the sound.
+    """A `FilmWriter` whose film takes the place of `path` when the block ends without error.
 
     Raises:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as temporary:
-        writer = FilmWriter(temporary, rate=film.rate, sounds=film.sounds)
+        writer = FilmWriter(temporary, film)
         try:
             yield writer
             writer.close()
