@@ -8,13 +8,22 @@ import struct
 import threading
 import time
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
 
+from ssd34.video.source import find_video
+
 TICK = Fraction(1, 1000)
 RATE = 25
 SAMPLES = 16_000
+
+
+def source_of(name):
+    found = find_video([str(name)])
+    assert found is not None
+    return found
 
 
 def grey(level, width=64, height=48):
@@ -43,7 +52,7 @@ def film(
         video.pix_fmt = {"ffv1": "bgr0", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
         video.codec_context.time_base = TICK
         video.codec_context.gop_size = gop
-        audio = out.add_stream(sound, rate=SAMPLES, layout="mono") if sound else None
+        audio: Any = out.add_stream(sound, rate=SAMPLES, layout="mono") if sound else None
         tone = _tone(times[-1], audio) if audio else iter(())
         for pixels, seconds in zip(pictures, times, strict=True):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -100,7 +109,7 @@ def sound_of(path):
     """Time in seconds and bytes of each packet of sound."""
     with av.open(str(path)) as opened:
         packets = [p for p in opened.demux(opened.streams.audio[0]) if p.size]
-        return [(float(p.pts * p.time_base), bytes(p)) for p in packets]
+        return [(float((p.pts or 0) * p.time_base), bytes(p)) for p in packets]
 
 
 class Server:

@@ -11,11 +11,19 @@ from ssd34.images.read import LargeImageError
 from ssd34.video.feed import FRAMES_AHEAD, Feed
 from ssd34.video.film import Clock, Film, Frame, Sound
 from ssd34.video.source import find_video
-from tests.support.films import RATE, film, number_of, transport_stream, turn, wait_until
+from tests.support.films import (
+    RATE,
+    film,
+    number_of,
+    source_of,
+    transport_stream,
+    turn,
+    wait_until,
+)
 
 
 def opened(path, **options):
-    return Film(find_video([str(path)]), **options)
+    return Film(source_of(path), **options)
 
 
 def frames_of(path):
@@ -147,7 +155,7 @@ def test_damaged_frames_are_counted(tmp_path, codec, kept):
     """One decoder leaves them out, the other one shows what it can."""
     path = film(tmp_path / "a.mkv", frames=100, codec=codec, gop=5)
     with av.open(str(path)) as file:
-        places = [(p.pos, p.size) for p in file.demux(video=0) if p.size]
+        places = [(p.pos or 0, p.size) for p in file.demux(video=0) if p.size]
     data = bytearray(path.read_bytes())
     for place, size in places[40:50]:
         data[place + 12 : place + min(76, size)] = bytes(min(64, size - 12))
@@ -166,7 +174,7 @@ def test_large_frames_are_refused(tmp_path):
 
 def test_few_frames_of_a_long_film_wait(tmp_path):
     path = film(tmp_path / "a.mp4", frames=300)
-    with Feed(find_video([str(path)])) as feed:
+    with Feed(source_of(path)) as feed:
         coming = iter(feed)
         next(coming)
         wait_until(lambda: feed._is_full())

@@ -1,6 +1,7 @@
 """Objects are followed."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,8 @@ from ssd34.core.detections import Detections
 from ssd34.runtime.detector import Detector
 from ssd34.video.feed import Feed
 from ssd34.video.look import LOST_AFTER, Follower, look_at
-from ssd34.video.source import find_video
 from tests.conftest import TINY_LABELS
-from tests.support.films import film
+from tests.support.films import film, source_of
 from tests.support.pictures import noise
 
 SCORE = 0.37
@@ -59,9 +59,9 @@ def test_a_weak_box_continues_a_track_and_begins_none():
 def test_following_changes_nothing_of_what_is_found(tmp_path, tiny_model):
     path = film(tmp_path / "a.mp4", frames=6, picture=noise(48, 64, seed=1))
     detector = Detector.load(tiny_model)
-    looks = {}
+    looks: dict[bool, Any] = {}
     for track in (False, True):
-        with Feed(find_video([str(path)])) as feed:
+        with Feed(source_of(path)) as feed:
             looks[track] = list(look_at(feed, detector, score=SCORE, track=track))
     assert len(looks[True]) == 6 and len(looks[True][0].found) > 3
     for plain, followed in zip(looks[False], looks[True], strict=True):

@@ -1,6 +1,7 @@
 """Live streams: pace, breaks, back-off, silence, the end."""
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,14 @@ import pytest
 from ssd34.errors import VideoError
 from ssd34.video.feed import Feed, Patience
 from ssd34.video.film import Frame, Sound
-from ssd34.video.source import find_video
-from tests.support.films import Server, number_of, paced, transport_stream, wait_until
+from tests.support.films import (
+    Server,
+    number_of,
+    paced,
+    source_of,
+    transport_stream,
+    wait_until,
+)
 
 QUICK = Patience(tries=3, wait=0.02, longest=0.05, timeout=2)
 
@@ -22,7 +29,7 @@ def serve(monkeypatch):
 
     def start(*script, scheme="http"):
         servers.append(Server(script, scheme=scheme))
-        return find_video([servers[-1].address])
+        return source_of(servers[-1].address)
 
     yield start
     for server in servers:
@@ -48,6 +55,7 @@ def test_who_is_slow_gets_the_newest_frame(serve):
     source = serve(paced(transport_stream(frames=50), 1.0, steps=50), [])
     with Feed(source, patience=Patience(tries=0, timeout=2)) as feed:
         numbers = []
+        frame: Any
         for frame in feed:
             numbers.append(frame.number)
             waiting = len(feed._items)
@@ -60,15 +68,16 @@ def test_who_is_slow_gets_the_newest_frame(serve):
 def test_every_other_frame(serve):
     source = serve([transport_stream(frames=50)], [])
     with Feed(source, every=5, patience=Patience(tries=0, timeout=2)) as feed:
-        assert all(frame.number % 5 == 0 for frame in feed)
+        frames: list[Any] = list(feed)
+    assert frames and all(frame.number % 5 == 0 for frame in frames)
 
 
 def test_a_broken_stream_is_connected_again(serve):
     data = transport_stream(frames=50)
     source = serve(paced(data[: len(data) // 2], 0.2), [], paced(data, 0.2), [])
-    said = []
+    said: list[str] = []
     with Feed(source, patience=QUICK, say=said.append) as feed:
-        frames = list(feed)
+        frames: list[Any] = list(feed)
     numbers = [frame.number for frame in frames]
     times = [frame.time for frame in frames]
     assert numbers[-1] > 60 and len(numbers) + feed.skipped == numbers[-1] + 1
@@ -111,4 +120,4 @@ def test_an_address_where_nothing_is(serve):
     with pytest.raises(VideoError, match="127"):
         Feed(source, patience=QUICK)
     with pytest.raises(VideoError, match="refused"):
-        Feed(find_video(["tcp://me:secret@127.0.0.1:1"]), patience=QUICK)
+        Feed(source_of("tcp://me:secret@127.0.0.1:1"), patience=QUICK)

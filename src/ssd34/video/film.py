@@ -54,7 +54,7 @@ class Frame:
     def pixels(self) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB, upright."""
         pixels = np.asarray(self.picture.to_ndarray(format="rgb24"), np.uint8)
-        matrix = self.picture.side_data.get("DISPLAYMATRIX")
+        matrix: Any = self.picture.side_data.get("DISPLAYMATRIX")
         return pixels if matrix is None else turn_upright(pixels, bytes(matrix))
 
 

@@ -23,7 +23,8 @@ WEAK = 0.5
 LOST_AFTER = 1.0
 """Seconds without a box after which a track has ended."""
 
-_OVERLAP = 0.25
+_OVERLAP = 0.1
+_GAIN = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,10 @@ class Follower:
         for label in {*self._trackers, *found.labels.tolist()}:
             if label not in self._trackers:
                 self._trackers[label] = self._library.ByteTrack(
-                    high_conf=self._score, iou=_OVERLAP, lifespan_ns=round(LOST_AFTER * 1e9)
+                    high_conf=self._score,
+                    iou=_OVERLAP,
+                    update=_GAIN,
+                    lifespan_ns=round(LOST_AFTER * 1e9),
                 )
             rows = np.flatnonzero(found.labels == label)
             labels = found.labels[rows].astype(np.uintp)
