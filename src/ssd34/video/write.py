@@ -25,6 +25,9 @@ ENCODERS = {"libx264": {"preset": "veryfast", "crf": "23", "bf": "0"}, "mpeg4": 
 """What may encode, best first; an FFmpeg without GPL code lacks the first. Without frames that
 point forwards (bf), the first frame's time is that of the film's beginning."""
 
+_OFTEN = {"cluster_time_limit": "1000", "flush_packets": "1"}
+"""Matroska that is on the disk after a second, and can be played when the process was killed."""
+
 _TICK = Fraction(1, 90_000)
 _WAITING = 1000
 _BT709 = 1
@@ -62,7 +65,9 @@ class FilmWriter:
             film: is still open, and gives the rate and the kinds of sound.
         """
         self._av = load_av()
-        self.container = self._av.open(str(path), "w", format=WRITTEN[path.suffix.lower()])
+        form = WRITTEN[path.suffix.lower()]
+        options = _OFTEN if form == "matroska" else {}
+        self.container = self._av.open(str(path), "w", format=form, container_options=options)
         encoder = next(name for name in ENCODERS if name in self._av.codecs_available)
         self._video = self.container.add_stream(encoder, rate=film.rate, options=ENCODERS[encoder])
         self._sounds: dict[int, tuple[Any, str]] = {}
