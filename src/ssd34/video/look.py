@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ssd34.core.detections import Detections
 from ssd34.errors import require
 from ssd34.machine import overlapped
-from ssd34.runtime.detector import DEFAULT_SCORE, Detector, Prepared
+from ssd34.runtime.detector import DEFAULT_SCORE, Detector, PreparedPicture
 from ssd34.video.feed import Feed
 from ssd34.video.film import Frame, Sound
 
@@ -136,7 +136,7 @@ def look_at(
     """
     follower = Follower(score=score) if track else None
 
-    def prepare(item: Frame | Sound) -> Sound | tuple[Frame, NDArray[np.uint8], Prepared]:
+    def prepare(item: Frame | Sound) -> Sound | tuple[Frame, NDArray[np.uint8], PreparedPicture]:
         if isinstance(item, Sound):
             return item
         pixels = item.pixels()
