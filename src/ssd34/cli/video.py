@@ -46,11 +46,7 @@ class VideoOptions:
 
 
 def refuse_for_pictures(options: VideoOptions) -> None:
-    """Refuse what only films, streams and cameras have.
-
-    Raises:
-        OptionError: the option, and what it is for.
-    """
+    """OptionError for what only films, streams and cameras have."""
     for given, name in (
         (options.every, "--every"), (options.track, "--track"),
         (options.reconnect is not None, "--reconnect"), (options.form == JSONL, "--format jsonl"),
@@ -62,16 +58,8 @@ def refuse_for_pictures(options: VideoOptions) -> None:
 
 
 def detect_video(source: VideoSource, load: Callable[[], Detector], options: VideoOptions) -> None:
-    """Find objects in every frame, write them as JSON lines, and write the film with its boxes.
-
-    Args:
-        source: the film, stream or camera.
-        load: gives the detector; called once the source is open.
-        options: of the command.
-
-    Raises:
-        Ssd34Error: a wrong option, or the source or the model cannot be read.
-    """
+    """Find objects in every frame, write them as JSON lines, and write the film with its boxes. The
+    detector is loaded once the source is open."""
     if options.form not in (None, JSONL):
         raise OptionError(
             f"--format {options.form}: is for pictures; a film gives {JSONL}, a line for each frame"

@@ -62,20 +62,8 @@ class Feed:
         patience: Patience | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Open the source.
-
-        Args:
-            source: what to open.
-            every: pass over all frames but each one of so many.
-            max_pixels: refuse larger frames.
-            patience: with a live source.
-            say: called, in another thread, with a line where a stream is connected again.
-
-        Raises:
-            VideoError: it cannot be opened.
-            LargeImageError: its frames are too large.
-            MissingExtraError: PyAV is not installed.
-        """
+        """Open a source, of which `every` how many-th frame is wanted. `say` is called, in another
+        thread, with a line where a stream is connected again. Errors as of `Film`."""
         self.source, self.every, self.max_pixels = source, every, max_pixels
         self.patience, self.say = patience or Patience(), say
         self.film = self._connect(begins=0.0, first=0)

@@ -29,23 +29,14 @@ _MISSING = 1.0
 
 
 def load_av() -> Any:
-    """PyAV.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+    """PyAV; MissingExtraError where it is not installed."""
     return require("av", extra="video", why="a film, a stream or a camera")
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A decoded frame.
-
-    Attributes:
-        number: in the source, from 0; those that are passed over count.
-        time: seconds since the beginning, as a player shows them.
-        picture: as it was decoded, not turned yet.
-    """
+    """A decoded frame, not turned yet; its number in the source, from 0, those that are passed over
+    included; and its time in seconds since the beginning, as a player shows it."""
 
     number: int
     time: float
@@ -60,15 +51,8 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Sound:
-    """A packet of a film's sound, not decoded.
-
-    Attributes:
-        packet: its time is still that of the source. Its stream must not be asked: the source may
-            be closed by now.
-        shift: seconds to add to its time.
-        index: of its stream in the source.
-        kind: name of its codec.
-    """
+    """A packet of a film's sound, not decoded: index of its stream, name of its codec, and seconds
+    to add to its time. The packet's own stream must not be asked: it may be closed by now."""
 
     packet: Packet[Any]
     shift: float
@@ -99,12 +83,8 @@ class Clock:
     """
 
     def __init__(self, period: float, *, start: float | None, begins: float = 0.0) -> None:
-        """
-        Args:
-            period: seconds from frame to frame, where a frame has no timestamp.
-            start: timestamp of the beginning; None: that of the first frame.
-            begins: time of the beginning, seconds.
-        """
+        """A frame without timestamp comes a period after the one before. The beginning has the
+        timestamp `start`, or that of the first frame, and the time `begins`."""
         self.period, self.begins, self.now = period, begins, -1.0
         self.shift = None if start is None else begins - start
 
@@ -141,13 +121,8 @@ class Film:
         begins: float = 0.0,
         first: int = 0,
     ) -> None:
-        """
-        Args:
-            source: what to open.
-            max_pixels: refuse larger frames.
-            timeout: seconds that a stream may be silent.
-            begins: time of its beginning, seconds.
-            first: number of its first frame.
+        """Open a source whose beginning has the time `begins` and whose first frame the number
+        `first`. The timeout is in seconds, and not for films.
 
         Raises:
             VideoError: it cannot be opened, or shows nothing.

@@ -56,13 +56,8 @@ class Follower:
     """Tracks of objects: ByteTrack, for each class by itself, so that a track keeps its class."""
 
     def __init__(self, *, score: float) -> None:
-        """
-        Args:
-            score: boxes that score less continue tracks, and begin none.
-
-        Raises:
-            MissingExtraError: the tracker is not installed.
-        """
+        """Boxes that score less than `score` continue tracks, and begin none. MissingExtraError
+        where the tracker is not installed."""
         self._library = require("edgefirst.tracker", extra="video", why="--track")
         self._score = score
         self._trackers: dict[int, Any] = {}
@@ -70,12 +65,8 @@ class Follower:
         self._last = 0
 
     def follow(self, found: Detections, time: float) -> list[int]:
-        """The track of each object of the next frame; 0: it is too weak to begin one.
-
-        Args:
-            found: also boxes that score too little to be shown.
-            time: of the frame, seconds; never smaller than before.
-        """
+        """The track of each object of the next frame, also of those that score too little to be
+        shown; 0: it is too weak to begin one. Times, in seconds, never get smaller."""
         names = [""] * len(found)
         now = round(time * 1e9)
         for label in {*self._trackers, *found.labels.tolist()}:
@@ -120,18 +111,17 @@ def look_at(
 ) -> Iterator[Look | Sound]:
     """Find objects in every frame, and pass the sound on, in their order.
 
-    The next frame of a film is made ready while the network works on this one.
+    The next frame of a film is made ready while the network works on this one. To follow the
+    objects changes nothing of what is found.
 
     Args:
-        feed: within its ``with`` block.
+        feed: within its ``with`` block; its errors come out.
         detector: looks for objects.
         score: leave out what scores less.
         wanted: labels to keep; empty: all.
-        track: follow the objects. It changes nothing of what is found.
+        track: follow the objects.
 
     Raises:
-        VideoError: nothing of the film could be decoded.
-        LargeImageError: a frame is too large.
         MissingExtraError: the tracker is not installed.
     """
     follower = Follower(score=score) if track else None

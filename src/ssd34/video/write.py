@@ -52,18 +52,15 @@ def choose_target(save: Path, film: Film) -> Path:
 
 
 class FilmWriter:
-    """Writes frames and sound. The first frame says how large the film is.
+    """Writes frames and sound; OSError where that fails. The first frame gives the size.
 
     Attributes:
         silent: kinds of sound that the form cannot hold, or that the source does not describe.
     """
 
     def __init__(self, path: Path, film: Film) -> None:
-        """
-        Args:
-            path: the file; its ending is one of `WRITTEN`.
-            film: is still open, and gives the rate and the kinds of sound.
-        """
+        """Open a file with one of the endings of `WRITTEN`, for the rate and the sound of a film
+        that is still open."""
         self._av = load_av()
         form = WRITTEN[path.suffix.lower()]
         options = _OFTEN if form == "matroska" else {}
@@ -84,16 +81,8 @@ class FilmWriter:
         self._tick = -1
 
     def write(self, picture: NDArray[np.uint8] | Image.Image, time: float) -> None:
-        """Write a frame.
-
-        Args:
-            picture: (H, W, 3) uint8 RGB or a Pillow image of mode RGB. Of another size than the
-                first one, it is scaled to that.
-            time: seconds since the beginning, later than the frame before.
-
-        Raises:
-            OSError: the film cannot be written.
-        """
+        """Write a frame: (H, W, 3) uint8 RGB or a Pillow image of mode RGB, scaled to the size of
+        the first one, at a time in seconds, later than the frame before."""
         pixels = np.asarray(picture)
         height, width = pixels.shape[:2]
         if height % 2 or width % 2:  # what encodes halves the size of the colours
@@ -116,11 +105,7 @@ class FilmWriter:
             self.write_sound(self._waiting.popleft())
 
     def write_sound(self, sound: Sound) -> None:
-        """Write a packet of sound, as it is; one of another kind than announced is left out.
-
-        Raises:
-            OSError: the film cannot be written.
-        """
+        """Write a packet of sound, as it is; one of another kind than announced is left out."""
         if self._tick < 0:
             self._waiting.append(sound)
             return
@@ -138,11 +123,7 @@ class FilmWriter:
             self.container.mux(packet)
 
     def close(self) -> None:
-        """Write what is still in the encoder, and the end.
-
-        Raises:
-            OSError: the film cannot be written.
-        """
+        """Write what is still in the encoder, and the end."""
         if self._tick >= 0:
             self.container.mux(self._video.encode(None))
         self.container.close()
