@@ -119,8 +119,8 @@ class Server:
     that have sent all are closed.
     """
 
-    def __init__(self, script, *, scheme="http"):
-        self.script, self.scheme, self.served = script, scheme, 0
+    def __init__(self, script, *, scheme="http", kind="video/mp2t"):
+        self.script, self.scheme, self.kind, self.served = script, scheme, kind, 0
         self.closed = threading.Event()
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address = f"{scheme}://127.0.0.1:{self.socket.getsockname()[1]}"
@@ -148,7 +148,8 @@ class Server:
                 if chunked:
                     while b"\r\n\r\n" not in connection.recv(65536):
                         pass
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                    head = f"HTTP/1.1 200 OK\r\nContent-Type: {self.kind}\r\n"
+                    connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
                 for step in turn:
                     if isinstance(step, bytes):
                         head = b"%x\r\n" % len(step)

@@ -1,16 +1,20 @@
 """Live streams: pace, breaks, back-off, silence, the end."""
 
+import io
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ssd34.errors import VideoError
 from ssd34.video.feed import Feed, Patience
 from ssd34.video.film import Frame, Sound
 from tests.support.films import (
     Server,
+    grey,
     number_of,
     paced,
     source_of,
@@ -27,8 +31,8 @@ def serve(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     servers = []
 
-    def start(*script, scheme="http"):
-        servers.append(Server(script, scheme=scheme))
+    def start(*script, **options):
+        servers.append(Server(script, **options))
         return source_of(servers[-1].address)
 
     yield start
@@ -49,6 +53,20 @@ def test_a_stream_is_looked_at_frame_by_frame(serve, scheme):
         assert round(number_of(frame.pixels())) == frame.number
         assert frame.time == pytest.approx(frame.number / 25, abs=0.002)
     assert not feed.lost
+
+
+def test_a_stream_without_timestamps_has_those_of_its_arrival(serve):
+    """As web cameras send: one JPEG after the other, here five a second."""
+    data = io.BytesIO()
+    Image.fromarray(grey(128)).save(data, "jpeg")
+    head = f"--box\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data.getvalue())}\r\n\r\n"
+    turn = [head.encode() + data.getvalue() + b"\r\n", 0.2] * 9
+    source = serve(turn, [], kind="multipart/x-mixed-replace; boundary=box")
+    with Feed(source, patience=Patience(tries=0, timeout=2)) as feed:
+        frames: list[Any] = list(feed)
+    assert frames[0].time == pytest.approx(0, abs=0.01)
+    passed = [(b.time - a.time) / (b.number - a.number) for a, b in pairwise(frames[1:])]
+    assert len(passed) > 3 and np.median(passed) == pytest.approx(0.2, abs=0.1)
 
 
 def test_who_is_slow_gets_the_newest_frame(serve):

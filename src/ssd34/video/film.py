@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -93,10 +94,10 @@ class Clock:
         usual = self.now + self.period if self.now >= 0 else self.begins
         if self.shift is None and stamp is not None:
             self.shift = usual - stamp
-        time = usual if stamp is None or self.shift is None else stamp + self.shift
-        if stamp is not None and time <= self.now - _BACK:  # the timestamps begin again
-            self.shift, time = usual - stamp, usual
-        self.now = max(time, 0.0, self.now + _STEP)
+        wanted = usual if stamp is None or self.shift is None else stamp + self.shift
+        if stamp is not None and wanted <= self.now - _BACK:  # the timestamps begin again
+            self.shift, wanted = usual - stamp, usual
+        self.now = max(wanted, 0.0, self.now + _STEP)
         return self.now
 
 
@@ -149,6 +150,9 @@ class Film:
         self.rate = Fraction(self.video.average_rate or self.video.guessed_rate or _RATE)
         about = self.video.frames or math.ceil(self.length * self.rate)
         self.frames = None if self.live or not about else about
+        # FFmpeg counts the frames of such forms at an invented rate.
+        untimed = self._av.format.Flags.no_timestamps.value & self.container.format.flags
+        self._by_arrival = self.live and untimed
         start = None if start is None or self.live else start / 1_000_000
         self.clock = Clock(float(1 / self.rate), start=start, begins=begins)
         self.broken, self.cut = 0, ""
@@ -228,9 +232,10 @@ class Film:
             self._check_size(picture)
             self.broken += picture.is_corrupt and self._number > self._first
             timed = picture.pts is not None and picture.time_base
-            time = self.clock.tick(float(picture.pts * picture.time_base) if timed else None)
-            self._reached = max(self._reached, time + self.clock.period)
-            yield Frame(self._number, time, picture)
+            stamp = float(picture.pts * picture.time_base) if timed else None
+            now = self.clock.tick(time.monotonic() if self._by_arrival else stamp)
+            self._reached = max(self._reached, now + self.clock.period)
+            yield Frame(self._number, now, picture)
             self._number += 1
 
     def close(self) -> None:
