@@ -286,9 +286,10 @@ def test_an_area_that_can_be_one_stays(tmp_path, area):
      (2, None), (-1, None), (0.5, None), ("x", None), (INFINITE, None), ([], None)],
 )  # fmt: skip
 def test_a_flag_that_is_none_leaves_an_ordinary_object(tmp_path, flag, value, meant):
-    dataset = read(tmp_path, annotations=[box(1, 2, 3, 4, **{flag: value})])
+    boxes = [box(1, 2, 3, 4, **{flag: value}), box(1, 2, 3, 4, id=2)]
+    dataset = read(tmp_path, annotations=boxes)
     (sample,) = dataset.samples
-    assert sample.ignored.tolist() == [bool(meant)]
+    assert sample.ignored.tolist() == [bool(meant), False]
     assert [r.kind for r in dataset.remarks] == [Kind.VALUE] * (meant is None)
     assert dataset.problems == ()
 

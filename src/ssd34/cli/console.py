@@ -64,7 +64,9 @@ def warn(message: str) -> None:
 
 
 def warn_of_problems(dataset: Dataset) -> None:
-    """The first problems of a data set, and how many more there are."""
+    """What was assumed, the first problems of a data set, and how many more there are."""
+    for assumed in dataset.assumed:
+        warn(f"{dataset.name}: {assumed}")
     for problem in dataset.problems[:SHOWN_PROBLEMS]:
         warn(f"{dataset.name}: left out {problem}")
     more = len(dataset.problems) - SHOWN_PROBLEMS

@@ -16,7 +16,9 @@ import numpy as np
 
 from ssd34.core.labels import COCO_LABELS, LabelSet, number_classes
 from ssd34.datasets import coco, voc, yolo
+from ssd34.datasets.contents import Contents
 from ssd34.datasets.dataset import Dataset, Layout
+from ssd34.datasets.foreign import name_foreign
 from ssd34.datasets.voc import COCO_NAMES
 from ssd34.errors import DatasetError
 from ssd34.files.tree import BROKEN_ZIP, Files, FolderFiles, ZipFiles
@@ -27,9 +29,14 @@ FORMS = (
     "FILE.json@FOLDER, or a YOLO .yaml"
 )
 
-_FINDERS: tuple[Callable[[Files, str], Layout | None], ...] = (
-    coco.find_coco, voc.find_voc, yolo.find_yolo
-)  # fmt: skip
+_Finder = Callable[[Contents, str], Layout | None]
+
+_FINDERS: tuple[tuple[_Finder, ...], ...] = (
+    (coco.find_coco, voc.find_voc, yolo.find_yolo),
+    (coco.find_any_coco, yolo.find_any_yolo, voc.find_any_voc),
+)
+"""How a data set is known: first by the names that its form usually has, then by what is in files
+of any name."""
 
 _DEPTH = 3
 """How many folders around everything are looked through."""
@@ -106,23 +113,29 @@ def find_dataset(path: str | Path) -> Layout:
     if source.suffix.lower() == ".json":
         return coco.open_coco_file(source, text)
     if source.suffix.lower() in yolo.SUFFIXES:
-        return yolo.open_yolo_file(FolderFiles(source.parent), source.name, text)
+        return yolo.open_yolo_file(Contents(FolderFiles(source.parent)), source.name, text)
     raise DatasetError(f"{source}: not a zip, a folder, a .json or a .yaml; expected {FORMS}")
 
 
 def _search(files: Files, name: str) -> Layout:
     """Look in a place, then in the only folder in it, as archives have one around everything."""
-    place = files
-    for _ in range(_DEPTH):
-        for find in _FINDERS:
-            layout = find(place, name)
-            if layout is not None:
-                return layout
-        folders = place.folders()
-        if len(folders) != 1:
-            break
-        place = place.below(folders[0])
-    raise DatasetError(f"{name}: holds no data set that is known; expected {FORMS}")
+    places = [Contents(files)]
+    while len(places) < _DEPTH and len(folders := places[-1].files.folders()) == 1:
+        places.append(Contents(places[-1].files.below(folders[0])))
+    for finders in _FINDERS:
+        for place in places:
+            for find in finders:
+                layout = find(place, name)
+                if layout is not None:
+                    return layout
+    known = name_foreign(places[0])
+    raise DatasetError(f"{name}: {known}" if known else _nothing_in(places[0], name))
+
+
+def _nothing_in(contents: Contents, name: str) -> str:
+    some = ", ".join(contents.names[:4]) or "nothing"
+    more = ", ..." if len(contents.names) > 4 else ""
+    return f"{name}: holds no data set that is known, but {some:.200}{more}; expected {FORMS}"
 
 
 def select_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:

@@ -74,6 +74,7 @@ def _counts(dataset: Dataset) -> dict[str, Any]:
         "difficult": counted.difficult,
         "left_out": len(dataset.problems),
         "problems": [str(problem) for problem in dataset.problems],
+        "assumed": list(dataset.assumed),
         "classes": [
             {"name": one.name, "id": one.category_id, "boxes": one.boxes} for one in counted.classes
         ],
