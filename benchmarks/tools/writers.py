@@ -159,7 +159,12 @@ def globox_data(truth: Truth) -> Any:
         globox.Annotation(
             picture["file"],
             (picture["width"], picture["height"]),
-            [globox.BoundingBox.create(label=b[0], coords=tuple(b[1:])) for b in picture["boxes"]],
+            [
+                globox.BoundingBox.create(
+                    label=b[0], coords=tuple(b[1:]), box_format=globox.BoxFormat.LTWH
+                )
+                for b in picture["boxes"]
+            ],
         )
         for picture in truth["pictures"]
     )
@@ -173,6 +178,8 @@ def globox(method: str, place: str, pictures: str = "images") -> Callable[[Truth
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {"auto_ids": True} if method == "save_coco" else {}
+        if method == "save_via_json":
+            options["image_folder"] = folder / pictures
         if "yolo" in method:
             options["label_to_id"] = {name: k for k, name in enumerate(truth["classes"])}
             (folder / "classes.txt").write_text("\n".join(truth["classes"]))
@@ -223,7 +230,7 @@ def labelformat(form: str) -> Callable[[Truth, Path], None]:
             out = module.KittiObjectDetectionOutput(output_folder=folder / "label_2")
         else:
             module = load("labelformat.formats.yolov8")
-            copy_pictures(truth, folder / "images" / "train")
+            copy_pictures(truth, folder / "images")
             out = module.YOLOv8ObjectDetectionOutput(
                 output_file=folder / "data.yaml", output_split="train"
             )
@@ -232,24 +239,24 @@ def labelformat(form: str) -> Callable[[Truth, Path], None]:
     return write
 
 
-def coco_values(truth: Truth, pictures: list[Any], prefix: str = "") -> dict[str, Any]:
-    """The truth as COCO has it, written by hand for the tools that begin with that."""
+def coco_values(truth: Truth, pictures: list[Any], first: int = 1) -> dict[str, Any]:
+    """The truth as COCO has it, for the tools that begin with that; classes count from `first`."""
     rows = [(k, box) for k, p in enumerate(pictures, start=1) for box in p["boxes"]]
     return {
         "images": [
-            {"id": k, "file_name": prefix + p["file"], "width": p["width"], "height": p["height"]}
+            {"id": k, "file_name": p["file"], "width": p["width"], "height": p["height"]}
             for k, p in enumerate(pictures, start=1)
         ],
         "annotations": [
             {
-                "id": n, "image_id": k, "category_id": truth["classes"].index(box[0]) + 1,
+                "id": n, "image_id": k, "category_id": truth["classes"].index(box[0]) + first,
                 "bbox": box[1:], "area": box[3] * box[4], "iscrowd": 0, "segmentation": [],
             }
             for n, (k, box) in enumerate(rows, start=1)
         ],
         "categories": [
             {"id": k, "name": name, "supercategory": "none"}
-            for k, name in enumerate(truth["classes"], start=1)
+            for k, name in enumerate(truth["classes"], start=first)
         ],
     }  # fmt: skip
 
@@ -268,7 +275,7 @@ def pylabel(form: str) -> Callable[[Truth, Path], None]:
         data = importer.ImportCoco(str(file), path_to_images="images")
         file.unlink()
         if form == "coco":
-            data.export.ExportToCoco(str(folder / "annotations.json"), cat_id_index=1)
+            data.export.ExportToCoco(str(folder / "annotations.json"))
         elif form == "voc":
             data.export.ExportToVoc(str(folder / "annotations"))
         else:
@@ -276,9 +283,7 @@ def pylabel(form: str) -> Callable[[Truth, Path], None]:
             here = Path.cwd()
             os.chdir(folder)
             try:
-                data.export.ExportToYoloV5(
-                    "training/labels", copy_images=form == "yolo", cat_id_index=0
-                )
+                data.export.ExportToYoloV5("training/labels", copy_images=True)
             finally:
                 os.chdir(here)
             shutil.rmtree(folder / "images")
@@ -297,7 +302,7 @@ def sahi(form: str) -> Callable[[Truth, Path], None]:
         folder.mkdir(parents=True)
         copy_pictures(truth, folder / "pictures")
         file = folder / "truth.json"
-        file.write_text(json.dumps(coco_values(truth, truth["pictures"])))
+        file.write_text(json.dumps(coco_values(truth, truth["pictures"], first=0)))
         coco = module.Coco.from_coco_dict_or_path(str(file), image_dir=str(folder / "pictures"))
         file.unlink()
         if form == "coco":
@@ -336,7 +341,8 @@ def label_img(form: str, beside: bool) -> Callable[[Truth, Path], None]:
     """As its window saves: nothing for a picture that nobody labelled."""
 
     def write(truth: Truth, folder: Path) -> None:
-        pictures, labels = ("", "") if beside else ("images", "labels")
+        pictures = "" if beside else "images"
+        labels = "" if beside else "labels" if form == "yolo" else "Annotations"
         copy_pictures(truth, folder / pictures)
         for picture in truth["pictures"]:
             if not picture["boxes"]:
@@ -390,9 +396,6 @@ def label_studio(module: str, form: str) -> Callable[[Truth, Path], None]:
                                    download_resources=form != "coco_without_pictures")  # fmt: skip
         if form.startswith("coco"):
             made.convert_to_coco(str(file), str(folder), is_dir=False)
-            if form == "coco_without_pictures":
-                shutil.rmtree(folder / "images")
-                copy_pictures(truth, folder / "images")
         elif form == "voc":
             made.convert_to_voc(str(file), str(folder), is_dir=False)
         elif form == "yolo":
@@ -401,6 +404,9 @@ def label_studio(module: str, form: str) -> Callable[[Truth, Path], None]:
             shutil.copy(file, folder / "result.json")
         else:
             made.convert_to_json_min(str(file), str(folder), is_dir=False)
+        if not any((folder / "images").rglob("*.*")):  # where it found none on its server
+            for picture in truth["pictures"]:  # in its exports no picture is in a folder
+                shutil.copy(Path(truth["root"]) / picture["file"], folder / "images")
 
     return write
 

@@ -74,9 +74,15 @@ class Findings:
         self.remarks.append(Problem(where, reason, Kind.ASSUMED))
 
     def dataset(
-        self, name: str, labels: LabelSet, samples: Sequence[Sample], images: ImageStore, *, of: int,
+        self,
+        name: str,
+        labels: LabelSet,
+        samples: Sequence[Sample],
+        images: ImageStore,
+        *,
+        of: int,
         remedy: str = "",
-    ) -> Dataset:  # fmt: skip
+    ) -> Dataset:
         """The samples as a data set; `of`: how many pictures the files name, `remedy`: what to do
         where all of them are missing.
 
@@ -92,8 +98,8 @@ class Findings:
         if boxes and all(sample.ignored.all() for sample in samples):
             flag = "iscrowd" if any(sample.crowd.any() for sample in samples) else "difficult"
             reason = (
-                f"every box is flagged {flag} ({boxes}), so none counts as an object in training or "
-                "evaluation; write 0 where it is one, or export boxes instead of masks"
+                f"every box is flagged {flag} ({boxes}), so none counts as an object in training "
+                "or evaluation; write 0 where it is one, or export boxes instead of masks"
             )
             self.remarks.append(Problem(name, reason, Kind.ALL_IGNORED))
         found = (tuple(self.problems), tuple(self.remarks))

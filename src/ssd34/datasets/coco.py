@@ -121,7 +121,7 @@ def read_coco_file(contents: Contents, file: str, name: str) -> Dataset:
     there = [f for f in places if files.is_folder(f)]
     place = (holding or linked or there)[0]
     store = files.below(place)
-    elsewhere = (contents.find(n) for n in some if not store.exists(n))
+    elsewhere = (contents.find(n) for n in some if not (store.exists(n) or store.is_lost_link(n)))
     if linked[:1] == [place] or all(_is_below(f, place) for found in elsewhere for f in found):
         return read_coco(values, store, name, contents=Contents(store))
     return read_coco(values, files, name, contents=contents, place=place if holding else "")

@@ -76,10 +76,12 @@ class Contents:
 
     Attributes:
         files: the place.
+        outer: what the place is in, and the folder of it; None: it was given.
     """
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, *, outer: tuple[Contents, str] | None = None) -> None:
         self.files = files
+        self.outer = outer
 
     @cached_property
     def names(self) -> list[str]:
@@ -130,14 +132,23 @@ class Contents:
         same = [one for one in found if posixpath.splitext(one)[0] == stem]
         return next(iter(same or found), None)
 
-    def find(self, path: str) -> list[str]:
-        """The files that a foreign path may mean: of its base name, those that agree with its
-        folders farthest. None in the folder of another split."""
+    def find(self, path: str, *, wanted: Callable[[str], bool] = is_picture) -> list[str]:
+        """The pictures that a foreign path may mean: of its base name, those that agree with its
+        folders farthest. None in the folder of another split, and no link that leads out.
+
+        Args:
+            path: any text.
+            wanted: whether a name can be what is looked for.
+        """
         for text in dict.fromkeys((path, unquote(path))):
             parts = _foreign_parts(text)
             same = self._by_base.get(parts[-1].lower(), [])
             exact = [name for name in same if posixpath.basename(name) == parts[-1]]
-            fitting = [n for n in exact or same if not _other_split(parts[:-1], n.split("/")[:-1])]
+            fitting = [
+                name for name in exact or same
+                if wanted(name) and not _other_split(parts[:-1], name.split("/")[:-1])
+                and self.files.exists(name)
+            ]  # fmt: skip
             if fitting:
                 return best_fitting(parts, fitting, str)
         return []
@@ -195,7 +206,8 @@ def locate(names: Iterable[str], contents: Contents, place: str) -> Iterator[tup
         else:
             others.append(name)
     taken = set(own.values())
-    meant = {name: contents.find(name) for name in others if name}
+    lost = {n for n in others if files.is_lost_link(posixpath.join(place, n) if place else n)}
+    meant = {name: contents.find(name) for name in others if name and name not in lost}
     of_one = Counter(found[0] for found in meant.values() if len(found) == 1)
     for name in others:
         found = meant.get(name, [])

@@ -37,8 +37,8 @@ ADVICE = {
     "CreateML or Pascal VOC",
     "WIDER FACE": "convert it: pip install datumaro[cli]; datum convert -if wider_face -i FOLDER "
     "-f coco_instances -o NEW -- --save-media",
-    "DOTA": "convert it to YOLO OBB with ultralytics' convert_dota_to_yolo_obb; of rotated boxes the "
-    "upright ones around them are read",
+    "DOTA": "convert it to YOLO OBB with ultralytics' convert_dota_to_yolo_obb; of a rotated box "
+    "the upright one around it is read",
     "COCO results": "give the annotations; results belong to evaluate --detections",
     "Supervisely": 'export it with the app "Export to COCO" or "Export to YOLOv8"',
     "Labelbox NDJSON": "convert it: pip install labelformat; labelformat convert "

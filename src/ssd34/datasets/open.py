@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import posixpath
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -119,9 +120,10 @@ def find_dataset(path: str | Path) -> Layout:
 
 def _search(files: Files, name: str) -> Layout:
     """Look in a place, then in the only folder in it, as archives have one around everything."""
-    places = [Contents(files)]
+    places, folder = [Contents(files)], ""
     while len(places) < _DEPTH and len(folders := places[-1].files.folders()) == 1:
-        places.append(Contents(places[-1].files.below(folders[0])))
+        folder = posixpath.join(folder, folders[0])
+        places.append(Contents(files.below(folder), outer=(places[0], folder)))
     for finders in _FINDERS:
         for place in places:
             for find in finders:

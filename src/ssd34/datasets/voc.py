@@ -63,6 +63,7 @@ MAX_LIST_BYTES = 64 << 20
 
 
 _PICTURES = (PICTURES, "images", "image", "imgs", "img", "pictures")
+_LABEL_ME = ("object/polygon/pt", "source/sourceImage", "imagesize")
 _FEW = 5
 
 
@@ -161,13 +162,12 @@ def _holds_voc(files: Files, folder: str, *, deep: bool = False) -> bool:
 
 
 def _is_voc(files: Files, file: str) -> bool:
-    """Whether a file has VOC's form; LabelMe's XML has the same root, but polygons."""
+    """Whether a file has VOC's form; LabelMe's XML has the same root."""
     try:
         root = _parse(files, file)
     except DatasetError:
         return False
-    box, polygon = (root.find(f"object/{what}") for what in ("bndbox", "polygon"))
-    return root.tag == "annotation" and (box is not None or polygon is None)
+    return root.tag == "annotation" and not any(map(root.findall, _LABEL_ME))
 
 
 def _is_xml(files: Files, file: str) -> bool:
@@ -267,7 +267,15 @@ def _classes(
                 f"{name}: no object in {counted(survey.files, 'XML file')}, so no class; name the "
                 f"classes in {CLASSES}, a line each{why}"
             )
-        return number_classes(NAMES if occurring <= set(NAMES) else sorted(occurring))
+        if not occurring <= set(NAMES):
+            return number_classes(sorted(occurring))
+        if len(occurring) < len(NAMES):
+            found.assume(
+                name,
+                f"classes: VOC's {len(NAMES)}, as all that occur ({len(occurring)}) are among them; "
+                f"name yours in {CLASSES}, a line each, if these are not meant",
+            )
+        return number_classes(NAMES)
     except OptionError as error:
         raise DatasetError(f"{name}: {error}") from None
 

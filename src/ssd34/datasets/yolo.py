@@ -83,6 +83,9 @@ def open_yolo_file(contents: Contents, file: str, name: str) -> Layout:
     """
     darknet = file.lower().endswith(DARKNET)
     config = read_darknet(contents, file) if darknet else read_config(contents, file)
+    if contents.outer and config.root and contents.files.inside(config.root) is None:
+        outer, folder = contents.outer  # `path: ..`
+        return open_yolo_file(outer, posixpath.join(folder, file), name)
     return _layout(contents, config, name)
 
 
@@ -287,5 +290,5 @@ def place_of(contents: Contents, config: YoloConfig, entry: str) -> tuple[str | 
     folder = contents.find_folder(entry)
     if folder and any(is_picture(n) for n in files.names(folder, deep=True)):
         return folder, False
-    lists = contents.find(entry) if entry.lower().endswith(".txt") else []
+    lists = contents.find(entry, wanted=lambda name: name.lower().endswith(".txt"))
     return (lists[0], False) if len(lists) == 1 else (None, False)

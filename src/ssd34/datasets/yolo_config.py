@@ -96,7 +96,7 @@ def read_darknet(contents: Contents, file: str) -> YoloConfig:
     """
     pairs = (line.partition("=") for line in _lines(contents.files, file))
     values = {key.strip().lower(): value.strip() for key, _, value in pairs}
-    names = contents.find(values.get("names", "")) or contents.ending(".names")
+    names = contents.find(values.get("names", ""), wanted=bool) or contents.ending(".names")
     if not names:
         raise DatasetError(f"{file}: no file of class names such as obj.names is there; add it")
     entries: dict[str, tuple[str, ...]] = {s: (values[s],) for s in KEYS if values.get(s)}
