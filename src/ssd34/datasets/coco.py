@@ -26,7 +26,7 @@ from ssd34.datasets.contents import Contents, locate, split_of
 from ssd34.datasets.dataset import WHOLE, Dataset, ImageStore, Kind, Layout, Problem, Sample
 from ssd34.datasets.foreign import form_of_json
 from ssd34.errors import DatasetError, ImageError, OptionError
-from ssd34.files.tree import FolderFiles, read_annotations
+from ssd34.files.tree import Files, FolderFiles, read_annotations
 from ssd34.text import counted
 
 ANNOTATIONS = "instances.json"
@@ -66,7 +66,7 @@ def find_any_coco(contents: Contents, name: str) -> Layout | None:
         DatasetError: several are there, which are no splits.
     """
     some = contents.ending(".json")[:_LOOKED_FOR]
-    found = [file for file in some if form_of_json(contents.files, file) == "COCO"]
+    found = [file for file in some if is_coco(contents.files, file)]
     if len(found) < 2:
         return _layout(contents, name, {WHOLE: found[0]}) if found else None
     for part in (posixpath.basename, posixpath.dirname):
@@ -76,6 +76,11 @@ def find_any_coco(contents: Contents, name: str) -> Layout | None:
     raise DatasetError(
         f"{name}: holds several COCO files ({', '.join(found[:8])}); name one: {name}/{found[0]}"
     )
+
+
+def is_coco(files: Files, file: str) -> bool:
+    """Whether a .json begins as COCO's annotations do."""
+    return form_of_json(files, file) == "COCO"
 
 
 def _split_in(name: str) -> str:
@@ -116,6 +121,9 @@ def read_coco_file(contents: Contents, file: str, name: str) -> Dataset:
     places = list(dict.fromkeys(place.rstrip("/") for place in joined))
     some = _some_files(values)
     holding = [f for f in places if any(map(files.below(f).exists, some))]
+    if not holding:
+        ends = ((n, f) for n in some for f in contents.find(n)[:1] if f.endswith(f"/{n}"))
+        holding = [f.removesuffix(f"/{n}") for n, f in islice(ends, 1)]
     # Refused below with what to do, where a link leads out.
     linked = [f for f in places if files.below(f).leads_out]
     there = [f for f in places if files.is_folder(f)]

@@ -52,11 +52,18 @@ ADVICE = {
 def name_foreign(contents: Contents) -> str:
     """The form of a data set that is not read, by the first file that tells, and what to do; ""
     where nothing is recognised."""
-    for suffixes, form_of in _BY_SUFFIX.items():
+    for suffixes in _BY_SUFFIX:
         for file in contents.ending(*suffixes)[:_FEW]:
-            form = form_of(contents.files, file)
-            if form in ADVICE:
-                return f"{file} is {form}, which is not read; {ADVICE[form]}"
+            if known := form_of_file(contents.files, file):
+                return f"{file} is {known}"
+    return ""
+
+
+def form_of_file(files: Files, file: str) -> str:
+    """The form of a file that is not read, and what to do; "" where it is not recognised."""
+    for suffixes, form_of in _BY_SUFFIX.items():
+        if file.lower().endswith(suffixes) and (form := form_of(files, file)) in ADVICE:
+            return f"{form}, which is not read; {ADVICE[form]}"
     return ""
 
 

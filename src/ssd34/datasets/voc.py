@@ -272,8 +272,8 @@ def _classes(
         if len(occurring) < len(NAMES):
             found.assume(
                 name,
-                f"classes: VOC's {len(NAMES)}, as all that occur ({len(occurring)}) are among them; "
-                f"name yours in {CLASSES}, a line each, if these are not meant",
+                f"classes: VOC's {len(NAMES)}, as all {len(occurring)} that occur are among them; "
+                f"write {CLASSES}, a name a line, where others are meant",
             )
         return number_classes(NAMES)
     except OptionError as error:

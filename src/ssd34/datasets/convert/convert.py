@@ -124,7 +124,7 @@ def convert(
     splits: list[WrittenSplit] = []
     done = 0
     with file_locked(destination.absolute()), folder_written_whole(destination) as folder:
-        places = Places(options.format, divided=len(named) > 1)
+        places = Places(options.format)
         for name, dataset in named:
             pictures: list[WrittenPicture] = []
             for sample in dataset.samples:
@@ -182,7 +182,7 @@ def name_splits(
     """The splits under names that the format can hold, all with the same classes."""
     if not sources:
         raise OptionError("expected at least one data set to convert, got none")
-    if form == "coco" and len(sources) == 1:
+    if form == "coco" and len(sources) == 1 and sources[0][0] == WHOLE:
         return [(WHOLE, sources[0][1])]
     named: list[tuple[str, Dataset]] = []
     for given, dataset in sources:
@@ -245,16 +245,15 @@ class Places:
     """Where every picture goes. In VOC, splits share pictures; the other formats have a folder a
     split."""
 
-    def __init__(self, form: str, *, divided: bool) -> None:
+    def __init__(self, form: str) -> None:
         self.form = form
-        self.divided = divided
         self.names = FileNames(flat=form == "voc", by_stem=form != "coco")
         self._known: dict[tuple[str, str, str], tuple[str, Sample]] = {}
 
     def of(self, dataset: Dataset, split: str, sample: Sample) -> tuple[str, bool]:
         """The path, and whether the picture is not there yet."""
         folder = {
-            "coco": coco_folder(split, divided=self.divided),
+            "coco": coco_folder(split),
             "voc": PICTURES,
             "yolo": yolo_folder(split),
         }[self.form]
