@@ -77,18 +77,18 @@ def _box(draw: random.Random, width: int, height: int) -> list[int]:
 
 
 def boxes_of(datasets: list[Dataset]) -> Boxes:
-    """By the pictures' names without folder and ending."""
+    """By the pictures' names without folder and ending; some tools list all pictures twice."""
     found: Boxes = {}
     for dataset in datasets:
         for sample in dataset.samples:
             rows = zip(sample.labels.tolist(), sample.boxes.tolist(), strict=True)
-            found.setdefault(Path(sample.file_name).stem, []).extend(
+            found[Path(sample.file_name).stem] = [
                 [dataset.labels.name(label), x, y, r - x, b - y] for label, (x, y, r, b) in rows
-            )
+            ]
     return found
 
 
-def differs(found: Boxes, truth: dict[str, Any], there: set[str]) -> str:
+def differs(found: Boxes, truth: dict[str, Any], there: set[str], near: float = NEAR) -> str:
     """What is not as in the truth; "" if nothing. Pictures that a tool left out may be missing."""
     expected = {Path(p["file"]).stem: p["boxes"] for p in truth["pictures"]}
     there |= {stem for stem, boxes in expected.items() if boxes}
@@ -98,7 +98,7 @@ def differs(found: Boxes, truth: dict[str, Any], there: set[str]) -> str:
         left = sorted(expected[stem], key=lambda b: [str(b[0]), *map(round, b[1:])])
         right = sorted(found[stem], key=lambda b: [str(b[0]), *map(round, b[1:])])
         same = len(left) == len(right) and all(
-            a[0] == b[0] and all(abs(p - q) < NEAR for p, q in zip(a[1:], b[1:], strict=True))
+            a[0] == b[0] and all(abs(p - q) < near for p, q in zip(a[1:], b[1:], strict=True))
             for a, b in zip(left, right, strict=True)
         )
         if not same:
@@ -162,14 +162,16 @@ def back_cases(env: Path, truth_file: Path, out: Path) -> Iterator[dict[str, Any
     for form in ("coco", "voc", "yolo"):
         convert([("", find_dataset(source).open())], out / form, Options(form))
         for tool in ("datumaro", "supervision", "globox"):
-            if not versions.get(tool):
+            if not versions.get(tool) or (tool, form) == ("globox", "yolo"):  # knows no names
                 continue
             case = {"tool": tool, "version": versions[tool], "form": f"{form} back", "as": "folder"}
             try:
                 found = {
                     Path(key).stem: b for key, b in started(env, "read", tool, form, out / form)
                 }
-                wrong = differs(found, truth, set(found))
+                # These two count VOC's corners from 0.
+                shifted = form == "voc" and tool != "supervision"
+                wrong = differs(found, truth, set(found), near=1.01 if shifted else NEAR)
             except subprocess.CalledProcessError as error:
                 wrong = (error.stderr or "").strip().splitlines()[-1][:200]
             yield {**case, "wrong": wrong}
@@ -196,7 +198,10 @@ def main() -> None:
             truth = make_truth(kind, work / kind / "truth")
             for env in options.tools:
                 out = work / kind / env.name
-                for case in (*tool_cases(env, truth, out), *back_cases(env, truth, out / "back")):
+                cases = [*tool_cases(env, truth, out)]
+                if kind != "folders":  # which VOC has not, and most readers of YOLO do not enter
+                    cases += back_cases(env, truth, out / "back")
+                for case in cases:
                     case["truth"] = kind
                     rows.append(case)
                     told = f"WRONG {case['wrong']}" if case["wrong"] else "right"

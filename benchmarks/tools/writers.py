@@ -283,7 +283,7 @@ def pylabel(form: str) -> Callable[[Truth, Path], None]:
             here = Path.cwd()
             os.chdir(folder)
             try:
-                data.export.ExportToYoloV5("training/labels", copy_images=True)
+                data.export.ExportToYoloV5("training/labels", copy_images=True, cat_id_index=0)
             finally:
                 os.chdir(here)
             shutil.rmtree(folder / "images")

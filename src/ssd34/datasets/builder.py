@@ -73,6 +73,11 @@ class Findings:
         """Say what is taken for granted, which the user cannot see from the result."""
         self.remarks.append(Problem(where, reason, Kind.ASSUMED))
 
+    @property
+    def lacks_pictures(self) -> bool:
+        """Whether some are missing."""
+        return any(problem.kind == Kind.MISSING for problem in self.problems)
+
     def dataset(
         self,
         name: str,
@@ -84,15 +89,14 @@ class Findings:
         remedy: str = "",
     ) -> Dataset:
         """The samples as a data set; `of`: how many pictures the files name, `remedy`: what to do
-        where all of them are missing.
+        where no sample is left.
 
         Raises:
             DatasetError: there is no sample.
         """
         if not samples:
             first = f"first problem: {self.problems[0]}" if self.problems else NO_PICTURES
-            if remedy and any(problem.kind == Kind.MISSING for problem in self.problems):
-                first += f"; {remedy}"
+            first += f"; {remedy}" if remedy else ""
             raise DatasetError(f"{name}: no usable picture among {of}; {first}")
         boxes = sum(len(sample.boxes) for sample in samples)
         if boxes and all(sample.ignored.all() for sample in samples):

@@ -289,10 +289,10 @@ def read_coco(
             f"{counted(len(moved), 'picture')} not where the file says, taken by the end of the "
             f"path: {first:.120} is {where}",
         )
-    remedy = f"put the pictures below {images}, or give the file as FILE.json@FOLDER"
-    return found.dataset(
-        name, labels, samples, images, of=len(values["images"]), remedy=remedy if contents else ""
-    )
+    remedy = ""
+    if contents and found.lacks_pictures:
+        remedy = f"put the pictures below {images}, or give the file as FILE.json@FOLDER"
+    return found.dataset(name, labels, samples, images, of=len(values["images"]), remedy=remedy)
 
 
 def _locate(

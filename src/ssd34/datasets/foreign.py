@@ -20,8 +20,8 @@ _FEW = 20
 ADVICE = {
     "CVAT XML": 'export it from CVAT as "COCO 1.0", "Pascal VOC 1.1" or "Ultralytics YOLO '
     'Detection 1.0", with "Save images"',
-    "LabelMe": "convert it: pip install globox; globox convert -f labelme -F pascalvoc FOLDER "
-    "FOLDER/Annotations",
+    "LabelMe": "convert it: pip install globox; globox convert -f labelme -F pascalvoc "
+    "FOLDER FOLDER",
     "LabelMe XML": "convert it: pip install datumaro[cli]; datum convert -if label_me -i FOLDER "
     "-f voc -o NEW -- --save-media",
     "Label Studio JSON": 'export it from Label Studio as "YOLO with images", "COCO" or "Pascal VOC '
@@ -41,8 +41,7 @@ ADVICE = {
     "the upright one around it is read",
     "COCO results": "give the annotations; results belong to evaluate --detections",
     "Supervisely": 'export it with the app "Export to COCO" or "Export to YOLOv8"',
-    "Labelbox NDJSON": "convert it: pip install labelformat; labelformat convert "
-    "--input-format labelbox",
+    "Labelbox NDJSON": "convert it: pip install labelformat; labelformat convert --help",
     "TFRecord": 'export it as "COCO", "Pascal VOC" or "YOLO" where it was made',
     "a table of boxes (CSV)": 'export it as "COCO", "Pascal VOC" or "YOLO" where it was made',
 }

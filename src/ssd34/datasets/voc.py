@@ -366,12 +366,12 @@ class _Place:
     def stem_of(self, line: str) -> str:
         """A line of a list as a stem: a name, which may hold blanks and an ending, or one with a
         second column; of a picture in a folder below, the name alone is enough."""
-        texts = [line, line.strip('"'), _without_flag(line)]
-        texts += [_stem(text) for text in texts if is_picture(text)]
-        texts = [text for text in texts if text]
+        texts = [text for text in (line, line.strip('"'), _without_flag(line)) if text]
         for text in texts:
-            if text in self.xml_of or self.picture_of(text):
-                return text
+            stem = _stem(text) if is_picture(text) else text
+            known = [one for one in (stem, text) if one in self.xml_of]
+            if known or self.picture_of(stem):
+                return known[0] if known else stem
         for text in texts:
             found = self._by_base.get(text, [])
             if len(found) == 1:
@@ -456,6 +456,7 @@ def _read(split: _Split, title: str, labels: LabelSet, survey: _Survey, found: F
             "all splits have one below 1, so all are taken as they are",
         )
     remedy = f"export the pictures, too, or put them into {PICTURES} beside {ANNOTATIONS}"
+    remedy = remedy if found.lacks_pictures else ""
     numbered = number_samples(samples)
     of = len(entries) + len(bare)
     return found.dataset(title, labels, numbered, pictures, of=of, remedy=remedy)
