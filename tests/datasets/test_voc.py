@@ -52,7 +52,7 @@ def test_endings_count_in_either_case(tmp_path):
      ("-1", None), ("hard", None)],
 )  # fmt: skip
 def test_difficult(tmp_path, flag, meant):
-    text = annotation(element(extra=f"<difficult>{flag}</difficult>"), element())
+    text = annotation(element("nut", extra=f"<difficult>{flag}</difficult>"), element("nut"))
     dataset = open_dataset(devkit(tmp_path, {"1": text}))
     assert only(dataset).difficult.tolist() == [bool(meant), False]
     assert not only(dataset).crowd.any()
