@@ -166,8 +166,7 @@ def test_json_names_the_model(detect, pictures, tiny_model):
 
 
 @pytest.mark.parametrize(
-    "names",
-    [("7.png", "x.png"), ("1/7.png", "2/7.png"), ("7.png", "07.jpg"), ("a.png", "a.jpg")],
+    "names", [("7.png", "x.png"), ("1/7.png", "2/7.png"), ("7.png", "07.jpg"), ("a.png", "a.jpg")]
 )
 def test_pictures_whose_names_are_no_unique_numbers_are_told_apart(detect, tmp_path, names):
     """COCO's ids count them; YOLO's files are numbered."""
@@ -256,8 +255,7 @@ def saved_in(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-@pytest.mark.parametrize("way", ["card", "fast"])
-@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize(("name", "way"), [("a.jpg", "fast"), ("a.png", "card")])
 def test_saving_does_not_change_what_is_found(detect, tmp_path, way, name):
     large = Image.fromarray(np.kron(np.asarray(picture(5)), np.ones((14, 14, 1), np.uint8)))
     large.save(tmp_path / name, exif=exif_of(6))
@@ -384,14 +382,6 @@ def test_unusable_input_is_one_line_and_exit_code_two(main, tiny_model, bad_fold
     assert (code, out) == (2, "")
     assert err.count("\n") == 1 and fact.strip() in err
     assert saved_in(bad_folder) == before
-
-
-@pytest.mark.usefixtures("bad_folder")
-def test_unusable_input_from_outside():
-    ended = command_line("detect", "a.png", "--model", "other.onnx")
-    assert (ended.returncode, ended.stdout) == (2, b"")
-    err = ended.stderr.decode()
-    assert err.startswith("error: ") and err.count("\n") == 1 and "other.onnx" in err
 
 
 @pytest.mark.parametrize("folder", ["no", "file"])

@@ -108,8 +108,8 @@ def large_case():
     return values, results
 
 
-def oracle(values, results):
-    """The twelve numbers and the AP and AP50 of each class by pycocotools; None for -1."""
+def evaluated(values, results):
+    """pycocotools' evaluation, after `summarize`."""
     values, results = copy.deepcopy(values), copy.deepcopy(results)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
@@ -125,6 +125,12 @@ def oracle(values, results):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
+    return evaluation
+
+
+def oracle(values, results):
+    """The twelve numbers and the AP and AP50 of each class by pycocotools; None for -1."""
+    evaluation = evaluated(values, results)
     summary = {
         name: None if value == -1 else float(value)
         for name, value in zip(NAMES, evaluation.stats, strict=True)

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import takewhile
+from operator import eq
 from pathlib import PurePosixPath
 from typing import TypeVar
 from urllib.parse import unquote
@@ -40,24 +41,20 @@ def parts_of(path: str) -> tuple[str, ...]:
     return PurePosixPath(path.replace("\\", "/")).parts or ("",)
 
 
-def best_fitting(path: Sequence[str], among: Sequence[T], name: Callable[[T], str]) -> list[T]:
-    """Those whose parts agree with a path farthest up from the end.
+def best_fitting(path: tuple[str, ...], among: Sequence[T], name: Callable[[T], str]) -> list[T]:
+    """Those that have a path, else those whose parts agree most with it, from the end on.
 
     Args:
         path: its parts.
         among: what may be meant.
         name: the path of one of these.
     """
-    if len(among) < 2:
-        return list(among)
-    agreeing = [_agreeing(parts_of(name(one)), path) for one in among]
-    most = max(agreeing)
+    paths = [parts_of(name(one)) for one in among]
+    if path in paths:
+        return [one for one, parts in zip(among, paths, strict=True) if parts == path]
+    agreeing = [sum(takewhile(bool, map(eq, reversed(parts), reversed(path)))) for parts in paths]
+    most = max(agreeing, default=0)
     return [one for one, count in zip(among, agreeing, strict=True) if count == most]
-
-
-def _agreeing(one: Sequence[str], other: Sequence[str]) -> int:
-    pairs = zip(reversed(one), reversed(other), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _foreign_parts(path: str) -> tuple[str, ...]:

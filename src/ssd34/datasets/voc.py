@@ -30,7 +30,7 @@ from ssd34.datasets.builder import (
     number_samples,
     size_of,
 )
-from ssd34.datasets.contents import Contents, best_fitting, group_by, is_picture, split_of
+from ssd34.datasets.contents import Contents, best_fitting, group_by, is_picture, parts_of, split_of
 from ssd34.datasets.dataset import WHOLE, Dataset, Kind, Layout, Problem, Sample
 from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.files.tree import Files, read_annotations, read_lines
@@ -360,7 +360,7 @@ class _Place:
         found = self.contents.find(named) if is_picture(named) else []
         if not found:
             same = self._by_name.get(posixpath.basename(stem), [])
-            found = best_fitting(stem.split("/"), same, _stem)
+            found = best_fitting(parts_of(stem), same, _stem)
         return found[0] if len(found) == 1 else ""
 
     def stem_of(self, line: str) -> str:

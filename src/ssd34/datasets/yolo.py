@@ -28,7 +28,7 @@ from ssd34.datasets.yolo_config import (
     read_darknet,
 )
 from ssd34.errors import DatasetError, ImageError
-from ssd34.files.tree import Files, FolderFiles, normal, read_lines
+from ssd34.files.tree import Files, FolderFiles, normalise_name, read_lines
 from ssd34.text import counted
 
 SUFFIXES = (".yaml", ".yml")
@@ -185,7 +185,7 @@ def _pictures(contents: Contents, place: str, found: Findings, moved: dict[str, 
         path = line.strip()
         if not path:
             continue
-        relative = [normal(posixpath.join(here, path)), files.inside(path)]
+        relative = [normalise_name(posixpath.join(here, path)), files.inside(path)]
         name = next((n for n in relative if n is not None and files.exists(n)), None)
         if name is None and len(fitting := contents.find(path)) == 1:
             name = fitting[0]
@@ -217,10 +217,10 @@ def _label_file(contents: Contents, picture: str) -> str | None:
 
 
 def _rows(files: Files, label_file: str) -> list[tuple[str, str]]:
-    """The rows of a label file, each with its place."""
+    """The rows of a label file but comments, as `ssd34 detect` writes some, each with its place."""
     lines = read_lines(files, label_file, limit=MAX_LABEL_BYTES)
     rows = [(f"{label_file} line {n}", line.strip()) for n, line in enumerate(lines, start=1)]
-    return [(place, row) for place, row in rows if row]
+    return [(place, row) for place, row in rows if row and not row.startswith("#")]
 
 
 def _add_row(builder: SampleBuilder, row: str, place: str, config: YoloConfig) -> bool:

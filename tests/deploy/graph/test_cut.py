@@ -4,17 +4,16 @@ import pytest
 
 from ssd34.core.postprocess import ZOO
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.cut import without_tail
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.deploy.graph.opsets import OLDEST, newest_opset
+from ssd34.deploy.graph.tail import without_tail
 from ssd34.errors import ModelError
 from ssd34.runtime.session import Session
 from tests.support.plain_runs import assert_all_close
 
 
 @pytest.mark.parametrize(
-    ("opset", "batch"),
-    [(OLDEST, 1), *((newest_opset(), batch) for batch in (1, 2, None))],
+    ("opset", "batch"), [(OLDEST, 1), *((newest_opset(), batch) for batch in (1, 2, None))]
 )
 @pytest.mark.parametrize("image_input", ["float32", "uint8"])
 def test_it_is_the_network_that_was_exported_without_a_tail(

@@ -19,11 +19,11 @@ from ssd34.deploy.search.bench import Bench
 from ssd34.errors import CheckpointError, ModelError, OptionError
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.images.read import read_image
-from ssd34.network.pretrained import weights_from_benchmark
+from ssd34.network.pretrained import convert_benchmark_weights
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS
-from tests.support.commands import invoke
+from tests.support.cli import invoke
 from tests.support.golden import drawn_benchmark_weights
 from tests.support.plain_runs import assert_all_close, plain_session
 from tests.support.refusals import refused
@@ -95,7 +95,7 @@ def test_nodes_are_named_after_modules_and_metadata_travels(tiny_checkpoint):
 def test_the_published_network():
     """The published files' size; and with drawn weights, on a smaller picture, equal to torch."""
     spec = named_spec("ssd1200-resnet34")
-    _, weights = weights_from_benchmark(drawn_benchmark_weights(spec), source="x", spec=spec)
+    _, weights = convert_benchmark_weights(drawn_benchmark_weights(spec), source="x", spec=spec)
     checkpoint = Checkpoint(spec=spec, labels=COCO_LABELS, weights=weights)
     for opset, size in {10: 80_363_696, 12: 80_366_315}.items():
         model = onnx_model(checkpoint, ExportOptions(opset=opset))
@@ -225,8 +225,7 @@ def test_the_gate_measures_against_the_exported_file(tiny_model, tmp_path, image
     invoke("export", tiny_model, exported, "--input", image_input)
     files = ExportOptions(policy=ZOO, image_input=image_input)
     nothing: Any = None
-    with Bench(read_network(tiny_model), nothing, nothing, files=files) as bench:
-        bench.write_float(baseline)
+    Bench(read_network(tiny_model), nothing, nothing, files, tmp_path).write_float(baseline)
     assert baseline.read_bytes() == exported.read_bytes()
 
 

@@ -12,8 +12,8 @@ from ssd34.core.preprocess import preprocess
 from ssd34.core.spec import named_spec
 from ssd34.deploy.graph import tail
 from ssd34.deploy.graph.builder import GraphBuilder, finished_model
-from ssd34.deploy.graph.cut import without_tail
 from ssd34.deploy.graph.opsets import newest_opset
+from ssd34.deploy.graph.tail import without_tail
 from ssd34.images.read import read_image
 from ssd34.zoo.names import model_path
 from tests.conftest import EXAMPLES, TINY_LABELS, tiny_spec

@@ -6,7 +6,7 @@ import pytest
 from ssd34.core.preprocess import preprocess
 from ssd34.deploy.graph.layers import CONV, IMAGE, Conv, Layer
 from ssd34.deploy.int8.calibrate import (
-    Statistics,
+    CalibrationStatistics,
     calibrate,
     float_outputs,
     head_values,
@@ -81,7 +81,7 @@ def test_what_of_the_heads_decides_on_detections():
 def test_statistics_travel_through_a_file(tiny_statistics, tmp_path):
     statistics = tiny_statistics
     statistics.save(tmp_path / "calibration.npz")
-    read = Statistics.load(tmp_path / "calibration.npz")
+    read = CalibrationStatistics.load(tmp_path / "calibration.npz")
     assert (read.network, read.pictures) == (statistics.network, 3)
     assert list(read.histograms) == list(statistics.histograms)
     for kind in ("histograms", "peaks", "candidates"):
@@ -109,7 +109,7 @@ def test_files_that_are_no_calibration(tiny_statistics, tmp_path):
     np.savez(tmp_path / "pickle.npz", format=np.array([{}], object))
     for name in ("missing", "half", "text", "damaged", "other", "pickle"):
         with refused(ModelError, tmp_path / f"{name}.npz"):
-            Statistics.load(tmp_path / f"{name}.npz")
+            CalibrationStatistics.load(tmp_path / f"{name}.npz")
 
 
 def test_what_cannot_be_calibrated(tiny_network):

@@ -132,16 +132,7 @@ def test_an_unknown_method():
 
 @pytest.mark.parametrize(
     ("low", "high"),
-    [
-        (0, 6),
-        (-1, 1),
-        (-0.3, 7.1),
-        (-9, 0.001),
-        (-0.001, 9),
-        (-4, 0),
-        (2, 5),
-        (-5, -2),
-    ],
+    [(0, 6), (-1, 1), (-0.3, 7.1), (-9, 0.001), (-0.001, 9), (-4, 0), (2, 5), (-5, -2)],
 )
 def test_steps_hold_both_ends_and_zero(low, high):
     steps = Affine.spanning(low, high)

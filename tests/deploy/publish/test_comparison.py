@@ -5,6 +5,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ssd34.core.postprocess import ZOO, Picked
+from ssd34.deploy.graph.tail import read_tail_policy
 from ssd34.deploy.publish.compare_outputs import (
     FLOAT,
     INT8,
@@ -12,7 +13,6 @@ from ssd34.deploy.publish.compare_outputs import (
     compare_detections,
     compare_raw,
     paired,
-    tail_policy,
     tolerance_of,
 )
 from tests.support.refusals import assert_facts
@@ -215,8 +215,8 @@ def test_policy_of_a_graph():
     most = numpy_helper.from_array(np.array([70], np.float32), "tail.max_detections")
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [2, 30])
     free = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, "nbox"])
-    assert tail_policy(graph()) == ZOO
-    assert tail_policy(graph(node)) == ZOO
-    assert tail_policy(graph(node, initializer=[threshold])).score_threshold == 0.25
-    assert tail_policy(graph(outputs=[free], initializer=[most])).max_detections == 70
-    assert tail_policy(graph(outputs=[scores], initializer=[most])).max_detections == 30
+    assert read_tail_policy(graph()) == ZOO
+    assert read_tail_policy(graph(node)) == ZOO
+    assert read_tail_policy(graph(node, initializer=[threshold])).score_threshold == 0.25
+    assert read_tail_policy(graph(outputs=[free], initializer=[most])).max_detections == 70
+    assert read_tail_policy(graph(outputs=[scores], initializer=[most])).max_detections == 30

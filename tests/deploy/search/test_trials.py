@@ -4,9 +4,8 @@ import pytest
 from PIL import Image
 
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.search.gate import Criterion, Measured, judged
+from ssd34.deploy.search.gate import Criterion, Measurement, judged, plot_trials
 from ssd34.deploy.search.log import TrialLog
-from ssd34.deploy.search.plot import plot_trials
 from ssd34.errors import OptionError
 from ssd34.runtime.timing import SpeedUp
 from tests.support.refusals import refused
@@ -15,7 +14,7 @@ SUBJECT = {"network": "abc", "pictures": "def"}
 
 
 def trial(number, *, ap=0.1, ranges="minmax"):
-    measured = Measured(
+    measured = Measurement(
         ap=ap,
         float_ap=0.1,
         ms=40.0,

@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import warn
+from ssd34.cli.console import threads_option, warn
 from ssd34.errors import require
 from ssd34.files.atomic import write_text
 from ssd34.workflows.outputs import check_outputs
-from ssd34.zoo.catalogue import PUBLISHED, published
-from ssd34.zoo.names import cache_path, cached_model
+from ssd34.zoo.catalogue import PUBLISHED, find_published
+from ssd34.zoo.names import cache_path, find_cached_model
 
 if TYPE_CHECKING:
-    from ssd34.deploy.publish.checks import Check, Verification
+    from ssd34.deploy.publish.checks import FileCheck, Verification
 
 FAILED = 3
 _RESULTS = {
@@ -40,9 +40,7 @@ _SHOWN_LINES = 12
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), help="Write every check and mismatch."
 )
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
-)
+@threads_option
 def verify(
     *,
     target: str,
@@ -124,20 +122,16 @@ def verify_published(
     name: str, *, require_test_data: bool = False, threads: int = 1
 ) -> Verification:
     """Check a published model that is on this machine: it has to be the very file that was
-    published. The test data of its archive are replayed if it has been pulled, too.
-
-    Raises:
-        ModelError: no such model, or it is not on this machine.
-        OSError: something cannot be read.
-    """
+    published. The test data of its archive are replayed if it has been pulled, too. ModelError: no
+    such model, or it is not here."""
     from ssd34.deploy.publish.manifest import Expected, Stated
     from ssd34.deploy.publish.verify import verify_against
 
-    model = published(name)
+    model = find_published(name)
     file, packed = model.model, model.test_data
     archive = cache_path(packed) if packed else None
     # Of another size it is not the published file; the checks say so better than an error.
-    path = cache_path(file) if cache_path(file).is_file() else cached_model(name)
+    path = cache_path(file) if cache_path(file).is_file() else find_cached_model(name)
     expected = Expected(
         source="the catalogue",
         model=Stated(file.size, file.sha256),
@@ -164,7 +158,7 @@ def _print(verification: Verification, title: str) -> None:
     Console(highlight=False, emoji=False).print(table)
 
 
-def _shortened(check: Check) -> str:
+def _shortened(check: FileCheck) -> str:
     lines = check.detail.splitlines()
     more = len(lines) - _SHOWN_LINES
     if more > 0:

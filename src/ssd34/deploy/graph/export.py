@@ -65,23 +65,18 @@ def onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProt
     """Build the ONNX model of a checkpoint, its score calibration folded into the biases.
 
     Input ``image``. Outputs with a policy: ``bboxes`` (N, D, 4) float32 xyxy in fractions of the
-    picture, ``labels`` (N, D) int64, ``scores`` (N, D) float32, best first; without: ``loc``
-    (N, 4, A) and ``conf`` (N, channels, A), float32.
+    picture, ``labels`` (N, D) int64, ``scores`` (N, D) float32, best first; without: ``loc`` (N, 4,
+    A) and ``conf`` (N, channels, A), float32.
 
     Raises:
         OptionError: an option is outside what is allowed.
-        CheckpointError: an array is missing or has another shape.
-        ModelError: the weights are not finite.
+        CheckpointError, ModelError: an array is missing, misshapen or not finite.
     """
     return network_model(network_of(checkpoint), options)
 
 
 def network_model(network: Network, options: ExportOptions) -> onnx.ModelProto:
-    """Build the ONNX model of a network; inputs and outputs are those of `onnx_model`.
-
-    Raises:
-        OptionError: an option is outside what is allowed.
-    """
+    """`onnx_model` of a network."""
     builder = GraphBuilder(opset=options.opset, weight_format=options.weight_format)
     values = {IMAGE: IMAGE}
     for layer in network.layers:
@@ -101,14 +96,8 @@ def with_outputs(
     *,
     metadata: dict[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """A builder's network with the outputs that the options ask for.
-
-    Args:
-        builder: holds the network, which reads the input ``image``, and its flattened heads.
-        network: the network.
-        options: policy, batch and kind of input.
-        metadata: entries beside spec, classes and score calibration.
-    """
+    """A builder's network, which reads ``image`` and has flattened heads, with the outputs that the
+    options ask for; `metadata`: entries beside spec, classes and score calibration."""
     spec = network.spec
     loc, conf = (
         builder.node("Concat", output, [f"{name}.flat" for name in heads], axis=2)

@@ -34,10 +34,7 @@ def newest_opset() -> int:
 
 
 def check_opset(opset: int) -> None:
-    """
-    Raises:
-        OptionError: the opset is not one of `known_opsets`.
-    """
+    """Raise an OptionError where the opset is not one of `known_opsets`."""
     if opset not in known_opsets():
         raise OptionError(
             f"unknown opset {opset}; expected {OLDEST} to {known_opsets()[-1]}, the newest that "
@@ -50,9 +47,7 @@ def _loads(opset: int) -> bool:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "smallest", [x], [y])
     model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=ir_version(opset),
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version(opset)
     )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

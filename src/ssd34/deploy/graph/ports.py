@@ -40,7 +40,7 @@ def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
 
 def identity(model: onnx.ModelProto) -> tuple[ModelSpec, LabelSet]:
     """See `ssd34.core.contract.identity`."""
-    return contract.identity(metadata_of(model))
+    return contract.read_identity(metadata_of(model))
 
 
 def differences(what: str, ports: Sequence[Port], stated: Sequence[Port]) -> list[str]:

@@ -1,9 +1,5 @@
-"""Calibration: one pass of pictures through the float network, kept as statistics.
-
-The statistics serve every choice that quantization has: the ranges by any method, and the
-correction of biases. A picture's tensors are looked at and forgotten, so memory does not grow with
-the number of pictures.
-"""
+"""Calibration: one pass of pictures through the float network, kept as statistics for every choice
+of ranges and for the correction of biases."""
 
 from __future__ import annotations
 
@@ -36,7 +32,7 @@ _OPSET = 13
 
 
 @dataclass(frozen=True, eq=False)
-class Statistics:
+class CalibrationStatistics:
     """What a calibration saw.
 
     Attributes:
@@ -78,12 +74,8 @@ class Statistics:
             np.savez_compressed(file, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> Statistics:
-        """Read what `save` wrote.
-
-        Raises:
-            ModelError: missing, broken or another file.
-        """
+    def load(cls, path: Path) -> CalibrationStatistics:
+        """Read what `save` wrote; ModelError: missing, broken or another file."""
         if not path.is_file():
             raise ModelError(f"{path}: no such calibration file; calibrate again")
         try:
@@ -108,10 +100,7 @@ class Statistics:
             ) from None
 
     def check_network(self, network: Network) -> None:
-        """
-        Raises:
-            ModelError: the statistics are of another network or other weights.
-        """
+        """Raise a ModelError where the statistics are of another network or other weights."""
         if self.network != network.fingerprint:
             raise ModelError(
                 "the calibration belongs to another network or other weights; calibrate again"
@@ -135,7 +124,7 @@ def calibrate(
     source: str = "",
     threads: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
-) -> Statistics:
+) -> CalibrationStatistics:
     """Run pictures through the float network and keep statistics of every tensor.
 
     Args:
@@ -184,7 +173,9 @@ def calibrate(
             "calibration needs at least one picture, got none; a few hundred are good"
         )
     means = {name: total / count for name, total in sums.items()}
-    return Statistics(network.fingerprint, count, source, histograms, peaks, candidates, means)
+    return CalibrationStatistics(
+        network.fingerprint, count, source, histograms, peaks, candidates, means
+    )
 
 
 def _empty(names: Iterable[str]) -> dict[str, Histogram]:
@@ -194,16 +185,9 @@ def _empty(names: Iterable[str]) -> dict[str, Histogram]:
 def head_values(
     loc: NDArray[np.float32], conf: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What of a level's heads decides on detections.
-
-    Args:
-        loc: (1, boxes * 4, H, W), the location head's output.
-        conf: (1, boxes * channels, H, W), the confidence head's.
-
-    Returns:
-        The largest logit of each default box, and the offsets (4, M) of those with an object's
-        score above `CANDIDATE`.
-    """
+    """What of a level's heads decides on detections: of loc (1, boxes * 4, H, W) and conf (1, boxes
+    * channels, H, W) the largest logit of each default box, and the offsets (4, M) of those that
+    `may_detect`."""
     offsets = loc.reshape(4, -1)
     logits = conf.reshape(-1, offsets.shape[1])
     highest = logits.max(axis=0, keepdims=True)
@@ -211,30 +195,16 @@ def head_values(
 
 
 def may_detect(logits: NDArray[np.float32], highest: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which default boxes may become a detection: those with an object's score above `CANDIDATE`.
-
-    Args:
-        logits: (..., channels, A), channel 0 background.
-        highest: (..., 1, A), the largest of each default box.
-
-    Returns:
-        (..., A) bool.
-    """
+    """(..., A) bool: the default boxes with an object's score above `CANDIDATE`, of logits (...,
+    channels, A), channel 0 background, and their `highest` (..., 1, A)."""
     shares = np.exp(logits - highest)
     scores = shares[..., 1:, :].max(axis=-2) / shares.sum(axis=-2)
     return np.asarray(scores > CANDIDATE)
 
 
 def window_means(x: NDArray[np.float32], layer: Layer) -> NDArray[np.float64]:
-    """What each weight of a convolution is multiplied with, on average over the places.
-
-    Args:
-        x: (I, H, W), the convolution's input.
-        layer: the convolution.
-
-    Returns:
-        (I, K, K) float64.
-    """
+    """(I, K, K) float64: what each weight of a convolution is multiplied with, on average over the
+    places of its input x (I, H, W)."""
     kernel, stride, padding = layer.kernel, layer.stride, layer.padding
     height, width = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[1:])
     sums = np.zeros((len(x), kernel, kernel), np.float64)
@@ -265,9 +235,8 @@ def float_outputs(
 
     Returns:
         A function from a picture (1, 3, S, S) to each value's name and tensor (1, C, H, W), the
-        picture first, in the order of the layers. Only what is still to be read is kept: at 1200
-        pixels all values together are a gigabyte. What is not is given back to the system, where
-        it would stay with the process: 2.4 GB instead of 0.6 at 1200 pixels.
+        picture first. Only what is still to be read is kept, and the rest given back to the system:
+        0.6 GB instead of 2.4 at 1200 pixels.
 
     Raises:
         ModelError: ONNX Runtime cannot run a layer.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ssd34.core.contract import LARGEST_BIAS, LARGEST_NARROW_WEIGHT, LARGEST_WEIGHT
 from ssd34.deploy.graph.layers import IMAGE, MAXPOOL, Affine, Conv, Network
-from ssd34.deploy.int8.calibrate import Statistics
+from ssd34.deploy.int8.calibrate import CalibrationStatistics
 from ssd34.deploy.int8.image_input import BYTES, means_of_bytes, reading_bytes
 from ssd34.deploy.int8.ranges import TRAINED, Range, value_range
 from ssd34.errors import OptionError
@@ -88,11 +88,7 @@ class QuantizeOptions:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> QuantizeOptions:
-        """The inverse of `to_dict`.
-
-        Raises:
-            OptionError: a value is unknown or outside what is allowed.
-        """
+        """The inverse of `to_dict`; OptionError: a value is unknown or not allowed."""
         return read_fields(cls, values)
 
 
@@ -131,7 +127,11 @@ class Int8Plan:
 
 
 def int8_plan(
-    network: Network, statistics: Statistics, options: QuantizeOptions, *, bytes_input: bool
+    network: Network,
+    statistics: CalibrationStatistics,
+    options: QuantizeOptions,
+    *,
+    bytes_input: bool,
 ) -> Int8Plan:
     """Find all numbers; the options' `float_nodes` are names of layers."""
     values = value_steps(network, statistics, ranges=options.ranges, percentile=options.percentile)
@@ -164,13 +164,9 @@ def int8_plan(
 
 
 def value_steps(
-    network: Network, statistics: Statistics, *, ranges: str, percentile: float = 99.99
+    network: Network, statistics: CalibrationStatistics, *, ranges: str, percentile: float = 99.99
 ) -> dict[str, Affine]:
-    """The steps of the picture and of each layer's output.
-
-    Raises:
-        OptionError: the ranges are to be those of training, and it had none.
-    """
+    """The steps of the picture and of each layer's output; OptionError as `check_ranges`."""
     if ranges == TRAINED:
         check_ranges(network, [ranges])
         return dict(network.trained)
@@ -186,10 +182,7 @@ def value_steps(
 
 
 def check_ranges(network: Network, ranges: Collection[str]) -> None:
-    """
-    Raises:
-        OptionError: the ranges are to be those of training, and it had none.
-    """
+    """Raise an OptionError where the ranges are to be those of training, and it had none."""
     if TRAINED in ranges and not network.trained:
         raise OptionError(
             f"ranges {TRAINED!r}: the network does not come from quantization-aware training, or "
@@ -197,12 +190,12 @@ def check_ranges(network: Network, ranges: Collection[str]) -> None:
         )
 
 
-def head_ranges(network: Network, statistics: Statistics) -> dict[str, Range]:
+def head_ranges(network: Network, statistics: CalibrationStatistics) -> dict[str, Range]:
     """The ranges of the heads, by what decides on detections instead of by the bulk of values.
 
-    Most logits lie far below the largest of their default box, where the softmax makes nothing of
-    them: steps spent on them are lost. And a detection is a rare large logit, which must not be cut
-    off. Offsets count only where they may become a detection's.
+    Most logits lie so far below the largest of their default box that the softmax makes nothing of
+    them, a detection is a rare large logit, and offsets count only where they may become a
+    detection's.
     """
     ranges: dict[str, Range] = {}
     for loc, conf in zip(network.loc, network.conf, strict=True):
@@ -219,13 +212,14 @@ def head_ranges(network: Network, statistics: Statistics) -> dict[str, Range]:
 def int8_weight(
     conv: Conv, input_scale: np.float32, *, per_channel: bool, largest: int, keep_sums: bool
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Weights in steps, and the scales, wide enough for the bias to fit into int32.
+    """Weights in steps of -largest to largest, and the scales, (O,) or () with one for all, wide
+    enough for the bias to fit into int32.
 
     Args:
         conv: weight (O, I, K, K) and bias (O,).
         input_scale: of the convolution's input.
-        per_channel: a scale for each output channel, (O,), instead of one for all, ().
-        largest: the steps are -largest to largest.
+        per_channel: a scale for each output channel.
+        largest: step.
         keep_sums: round as `rounded_windows` does instead of to the nearest step.
     """
     reach = np.abs(conv.weight).max(axis=(1, 2, 3)).astype(np.float64)
@@ -241,14 +235,10 @@ def int8_weight(
 
 
 def rounded_windows(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights rounded so that each window's sum stays, to half a step.
+    """Steps (O, I, K, K) rounded so that each window's sum stays, to half a step.
 
-    Neighbouring pixels are alike, so a window multiplies much the same value with all its weights,
-    and their errors add up. Where the sum of the nearest steps is off, those weights go the other
-    way that lose least by it.
-
-    Args:
-        steps: (O, I, K, K), not rounded.
+    Neighbouring pixels are alike, so the errors of a window's weights add up. Where their sum is
+    off, those weights go the other way that lose least by it.
     """
     flat = steps.reshape(*steps.shape[:2], -1)
     nearest = np.rint(flat)

@@ -101,13 +101,8 @@ def _entropy(histogram: Histogram, seen: Range) -> Range:
 
 
 def _divergence(counts: NDArray[np.float64], histogram: Histogram, limits: Range) -> float:
-    """Kullback-Leibler divergence of the quantized from the true distribution.
-
-    Args:
-        counts: (BINS,) of the true distribution.
-        histogram: whose bins these are.
-        limits: beyond which values saturate.
-    """
+    """Kullback-Leibler divergence of the quantized from the true distribution, `counts` (BINS,),
+    where values beyond the limits saturate."""
     affine = Affine.spanning(limits.low, limits.high)
     scale, zero = float(affine.scale), float(affine.zero_point)
     centres, width = histogram.centres, histogram.width

@@ -1,8 +1,5 @@
-"""The two forms of int8 files: operators that compute in int8, or float ones in between
-QuantizeLinear and DequantizeLinear.
-
-Rectifiers are not written: a rectified value's zero point is 0, and saturation does the rest.
-"""
+"""The two forms of int8 files. Rectifiers are not written: a rectified value's zero point is 0, and
+saturation does the rest."""
 
 from __future__ import annotations
 
@@ -24,9 +21,8 @@ _MICROSOFT = "com.microsoft"
 class Int8Writer(ABC):
     """Adds layers to a builder and keeps track of what each value is called, in int8 and in float.
 
-    A layer's output has one form, the other one is made where something needs it. So a float layer
-    amid int8 ones gets its own DequantizeLinear and QuantizeLinear, and two float layers in a row
-    get none in between.
+    The form that an output does not have is made where something needs it: a float layer amid int8
+    ones gets DequantizeLinear and QuantizeLinear, two float layers in a row get none in between.
     """
 
     def __init__(self, builder: GraphBuilder, plan: Int8Plan) -> None:
@@ -173,10 +169,10 @@ _SIDE = 2
 
 
 def in_blocks(layer: Layer, conv: Int8Conv, *, side: int) -> tuple[Layer, Int8Conv]:
-    """A convolution of pixels as one of blocks.
+    """A convolution that moves by two pixels as one of blocks.
 
     Args:
-        layer: its window, which moves by two pixels.
+        layer: its window.
         conv: its numbers, weight (O, C, K, K).
         side: of the picture in pixels, even.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ssd34.core.contract import Port
 from ssd34.deploy.graph.ports import differences
-from ssd34.deploy.publish.checks import Check, check
+from ssd34.deploy.publish.checks import FileCheck, check
 from ssd34.errors import ModelError
 from ssd34.files.atomic import sha256_of
 from ssd34.text import parse_json
@@ -37,24 +37,24 @@ class Expected:
     required: bool = False
     remedy: str = ""
 
-    def model_check(self, name: str, file: Path) -> Check:
+    def model_check(self, name: str, file: Path) -> FileCheck:
         """Size and SHA-256 of the ONNX file."""
         if self.model is None:
-            return Check(name, False if self.required else None, self.lacking)
+            return FileCheck(name, False if self.required else None, self.lacking)
         return check(name, *self._differences(file, self.model))
 
-    def archive_check(self, file: Path) -> Check:
+    def archive_check(self, file: Path) -> FileCheck:
         """Size and SHA-256 of the archive."""
         if self.archive is not None:
             return check("archive", *self._differences(file, self.archive))
         if self.model is not None:
             return check("archive", [f"{self.source} states nothing of the archive"], "")
-        return Check("archive", False if self.required else None, self.lacking)
+        return FileCheck("archive", False if self.required else None, self.lacking)
 
-    def ports_check(self, inputs: list[Port], outputs: list[Port]) -> Check:
+    def ports_check(self, inputs: list[Port], outputs: list[Port]) -> FileCheck:
         """Inputs and outputs of the graph."""
         if self.ports is None:
-            return Check("manifest ports", None, self.lacking)
+            return FileCheck("manifest ports", None, self.lacking)
         unlike = differences("input", inputs, self.ports[0])
         unlike += differences("output", outputs, self.ports[1])
         return check("manifest ports", unlike, "as the manifest says")
@@ -73,15 +73,8 @@ class Expected:
 
 
 def by_manifest(file: Path, manifest: Path | None) -> Expected:
-    """What a manifest says of a file.
-
-    Args:
-        file: ONNX file or archive.
-        manifest: it has to know the file; None: one that lies beside it, if there is one.
-
-    Raises:
-        ModelError: a broken manifest.
-    """
+    """What a manifest says of an ONNX file or archive; None: one that lies beside the file, if
+    there is one. A manifest that is given has to know the file. ModelError: it is broken."""
     beside = file.parent / MANIFEST_NAME
     source = manifest or (beside if beside.is_file() else None)
     if source is None:
@@ -109,14 +102,8 @@ class Stated:
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """One model of a manifest.
-
-    Attributes:
-        model: of the ONNX file.
-        archive: of the tarball with test data; None: there is none.
-        inputs: the graph's inputs.
-        outputs: the graph's outputs.
-    """
+    """One model of a manifest: its ONNX file, the tarball with test data (None: there is none), and
+    the graph's inputs and outputs."""
 
     model: Stated
     archive: Stated | None
@@ -126,13 +113,8 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class Listed:
-    """The files of an entry, without their folders.
-
-    Attributes:
-        model: the ONNX file.
-        archive: the tarball with test data; None: there is none.
-        here: the entry names no folder: they belong beside the manifest.
-    """
+    """The files of an entry, without their folders; `here`: the entry names no folder: they belong
+    beside the manifest."""
 
     model: str
     archive: str | None
@@ -159,12 +141,7 @@ def manifest_entry(manifest: Path, file_name: str) -> ManifestEntry | None:
 
 
 def listed_files(manifest: Path) -> list[Listed]:
-    """The files of every entry that names one.
-
-    Raises:
-        ModelError: not a manifest.
-        OSError: the manifest cannot be read.
-    """
+    """The files of every entry that names one; errors as `manifest_entry`."""
     listed = []
     for entry in _entries(manifest):
         path, metadata = entry.get("model_path"), entry.get("metadata")

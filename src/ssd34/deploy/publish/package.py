@@ -73,18 +73,16 @@ def package(
         output: the folder; it is made once everything is found to be well.
         picture: (H, W, 3) uint8 RGB, the input of the test data.
         name: what the files are called; None: the spec's name.
-        measured: JSON files that ``ssd34 evaluate`` or ``ssd34 benchmark`` wrote. They are kept
-            in the package, each in place of an older one of the same model and kind.
-        replace: another model of the same file name may go, and a README.md that is no card of
-            ours.
-        licence: of the weights, for the card: an identifier such as ``"apache-2.0"``; None: that
-            of the card that is there, else none.
+        measured: JSON files that ``ssd34 evaluate`` or ``ssd34 benchmark`` wrote. They are kept in
+            the package, each in place of an older one of the same model and kind.
+        replace: another model of that file name may go, and a README.md that is no card of ours.
+        licence: of the weights, an identifier such as ``"apache-2.0"``; None: that of the card that
+            is there, else none.
 
     Raises:
         ModelError: the model cannot be run, or what was packed does not verify.
-        OptionError: a measurement file is not one, the name or licence cannot be one, another
-            model has the name, the README.md is somebody else's, or the folder holds files of
-            another network.
+        OptionError: a measurement file, name or licence cannot be one, another model has the name,
+            the README.md is somebody else's, or the folder holds files of another network.
     """
     session = Session(model)
     tensor = session.input_for(picture)
@@ -142,10 +140,7 @@ def package(
             for e in entries
         ]
         card = model_card(
-            rows,
-            spec=session.spec,
-            labels=session.labels,
-            licence=licence or licence_of(readme),
+            rows, spec=session.spec, labels=session.labels, licence=licence or licence_of(readme)
         )
 
         output.mkdir(parents=True, exist_ok=True)
@@ -231,11 +226,7 @@ def _pack(folder: Path, tarball: Path) -> None:
 
 
 def _entry(
-    model: Path,
-    tarball: Path,
-    proto: onnx.ModelProto,
-    opset: int,
-    name: str,
+    model: Path, tarball: Path, proto: onnx.ModelProto, opset: int, name: str
 ) -> dict[str, Any]:
     inputs, outputs = graph_ports(proto.graph)
     return {

@@ -104,12 +104,7 @@ class LayerLog:
     """``layers.json``: the layers as they were ranked, for each file that was taken apart."""
 
     def __init__(self, path: Path, *, subject: Mapping[str, Any], resume: bool) -> None:
-        """
-        Args:
-            path: in an existing folder.
-            subject: as for the trials; what was measured of another is left out.
-            resume: whether what the file holds may serve.
-        """
+        """What is in the file serves with `resume`, and if it is of the same subject."""
         self.path = path
         self._subject = json.loads(json.dumps(dict(subject)))
         self._known: dict[QuantizeOptions, list[LayerCost]] = {}
