@@ -182,7 +182,7 @@ def name_splits(
     """The splits under names that the format can hold, all with the same classes."""
     if not sources:
         raise OptionError("expected at least one data set to convert, got none")
-    if form == "coco" and len(sources) == 1 and sources[0][0] == WHOLE:
+    if form == "coco" and len(sources) == 1:
         return [(WHOLE, sources[0][1])]
     named: list[tuple[str, Dataset]] = []
     for given, dataset in sources:
