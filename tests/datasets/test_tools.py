@@ -93,6 +93,12 @@ LAYOUTS = {
         {"train/annotations/p.xml": xml(), "train/images/p.jpg": None,
          "val/annotations/q.xml": xml(), "val/images/q.jpg": None},
         {"train": {"p.jpg": BOX}, "val": {"q.jpg": BOX}}),
+    "voc in folders of other names": (
+        {"labels/p.xml": xml(), "data/p.jpg": None}, {"": {"p.jpg": BOX}}),
+    "voc in folders of other names, of splits": (
+        {"labels/train/p.xml": xml(file_name="p.jpg"), "data/train/p.jpg": None,
+         "labels/val/p.xml": xml(file_name="p.jpg"), "data/val/p.jpg": None},
+        {"": {"train/p.jpg": BOX, "val/p.jpg": BOX}}),
     "voc whose pictures have other names": (
         {"Annotations/1.xml": xml(file_name="C:\\pics\\p.jpg"), "JPEGImages/p.jpg": None,
          "Annotations/q.jpg.xml": xml(), "JPEGImages/q.jpg": None},

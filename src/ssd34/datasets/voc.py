@@ -62,7 +62,7 @@ MAX_XML_BYTES = 8 << 20
 MAX_LIST_BYTES = 64 << 20
 
 
-_PICTURES = (PICTURES, "images", "image", "imgs", "img", "pictures")
+_PICTURES = (PICTURES, "images", "image", "imgs", "img", "pictures", "data")
 _LABEL_ME = ("object/polygon/pt", "source/sourceImage", "imagesize")
 _FEW = 5
 
@@ -91,6 +91,8 @@ def find_voc(contents: Contents, name: str) -> Layout | None:
     if _holds_voc(files, ""):
         return _layout(contents, name, {WHOLE: _Split(_Place(contents, ""))})
     flat = [folder for folder in files.folders() if _holds_voc(files, folder)]
+    if len(flat) == 1 and not any(_is_below(name, flat[0]) for name in contents.pictures):
+        return _layout(contents, name, {WHOLE: _Split(_Place(contents, flat[0]))})
     splits = {folder: _Split(_Place(Contents(files.below(folder)), "")) for folder in flat}
     return _layout(contents, name, splits) if splits else None
 
@@ -357,10 +359,8 @@ class _Place:
             named = _text(_parse(self.files, file), "filename")
         except DatasetError:
             return ""
-        found = self.contents.find(named) if is_picture(named) else []
-        if not found:
-            same = self._by_name.get(posixpath.basename(stem), [])
-            found = best_fitting(parts_of(stem), same, _stem)
+        same = self.contents.find(named) or self._by_name.get(posixpath.basename(stem), [])
+        found = best_fitting(parts_of(stem), same, _stem)
         return found[0] if len(found) == 1 else ""
 
     def stem_of(self, line: str) -> str:
