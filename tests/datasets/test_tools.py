@@ -111,8 +111,9 @@ LAYOUTS = {
         {"train": {"img.jpg": BOX, "img 2  1.jpg": BOX, "img 2.jpg": []}}),
     "voc with lists right in ImageSets, of files": (
         {"Annotations/p.xml": xml(), "JPEGImages/p.jpg": None, "JPEGImages/q.jpg": None,
-         "ImageSets/train.txt": "p.jpg\n", "ImageSets/val.txt": "q.jpg\n"},
-        {"train": {"p.jpg": BOX}, "val": {"q.jpg": []}}),
+         "ImageSets/train.txt": "p.jpg\n", "ImageSets/val.txt": "q.jpg\n",
+         "ImageSets/test.txt": "JPEGImages/p.jpg\n", "ImageSets/none.txt": "\n"},
+        {"train": {"p.jpg": BOX}, "test": {"p.jpg": BOX}, "val": {"q.jpg": []}}),
     "voc whose lists leave out the folders": (
         {"Annotations/a/p.xml": xml(), "JPEGImages/a/p.jpg": None,
          "ImageSets/Main/train.txt": "p\n"},
@@ -192,6 +193,10 @@ LAYOUTS = {
     "yolo with other machines' lists": (
         {"data.yaml": "train: /home/x/lists/train.txt\nnames: [nut]\n",
          "lists/train.txt": "/home/x/images/p.jpg\n", "images/p.jpg": None, "labels/p.txt": ROW},
+        {"train": {"p.jpg": BOX}}),
+    "yolo beside files of other kinds": (
+        {"my.yaml": "train: images\n'names': [nut]\n", "args.yaml": "a: b\n", "images/p.jpg": None,
+         "labels/p.txt": ROW},
         {"train": {"p.jpg": BOX}}),
     "yolo with valid": (
         {"data.yaml": "valid: images\nnames: [nut]\n", "images/p.jpg": None, "labels/p.txt": ROW},
@@ -383,6 +388,8 @@ def test_links_inside_the_folder_are_followed_and_others_named(tmp_path):
       "CreateML"),
      ({"wider_face_train_bbx_gt.txt": "p.jpg\n1\n1 2 3 4 0 0 0 0 0 0\n"}, "WIDER FACE"),
      ({"labels/p.txt": "imagesource:x\ngsd:1\n1 2 3 2 3 4 1 4 plane 0\n"}, "DOTA"),
+     ({"labels/p.txt": ROW, "images/p.jpg": None}, "YOLO without classes"),
+     ({"train/_annotations.txt": "p.jpg 1,2,3,4,0\n"}, "Keras TXT"),
      ({"x.json": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}]}, "COCO results")],
 )  # fmt: skip
 @pytest.mark.parametrize("given", ["folder", "zip", "file"])

@@ -22,7 +22,7 @@ from typing import Any
 
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.builder import LARGEST_SIDE, Findings, SampleBuilder, size_of, whole_of
-from ssd34.datasets.contents import Contents, locate, split_of
+from ssd34.datasets.contents import Contents, is_below, locate, split_of
 from ssd34.datasets.dataset import WHOLE, Dataset, ImageStore, Kind, Layout, Problem, Sample
 from ssd34.datasets.foreign import form_of_json
 from ssd34.errors import DatasetError, ImageError, OptionError
@@ -130,13 +130,9 @@ def read_coco_file(contents: Contents, file: str, name: str) -> Dataset:
     place = (holding or linked or there)[0]
     store = files.below(place)
     elsewhere = (contents.find(n) for n in some if not (store.exists(n) or store.is_lost_link(n)))
-    if linked[:1] == [place] or all(_is_below(f, place) for found in elsewhere for f in found):
+    if linked[:1] == [place] or all(is_below(f, place) for found in elsewhere for f in found):
         return read_coco(values, store, name, contents=Contents(store))
     return read_coco(values, files, name, contents=contents, place=place if holding else "")
-
-
-def _is_below(file: str, folder: str) -> bool:
-    return not folder or file.startswith(f"{folder}/")
 
 
 def open_coco_file(file: Path, name: str, *, pictures: Path | None = None) -> Layout:

@@ -36,6 +36,21 @@ def is_picture(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
+def is_below(name: str, folder: str) -> bool:
+    """Whether a name lies in a folder; "" is the whole."""
+    return not folder or name.startswith(f"{folder}/")
+
+
+def name_below(name: str, folder: str) -> str:
+    """A name that lies in a folder, relative to it."""
+    return name[len(folder) :].lstrip("/") if folder else name
+
+
+def without_ending(name: str) -> str:
+    """A path without the ending of its file."""
+    return posixpath.splitext(name)[0]
+
+
 def parts_of(path: str) -> tuple[str, ...]:
     """Folders and name; at least one."""
     return PurePosixPath(path.replace("\\", "/")).parts or ("",)
@@ -108,11 +123,11 @@ class Contents:
 
     def is_twin(self, picture: str) -> bool:
         """Whether another picture differs from one in its ending only."""
-        return len(self._stems.get(_stem(picture), ())) > 1
+        return len(self._stems.get(without_ending(picture), ())) > 1
 
     @cached_property
     def _stems(self) -> Mapping[str, list[str]]:
-        return group_by(self.pictures, _stem)
+        return group_by(self.pictures, without_ending)
 
     @cached_property
     def _by_base(self) -> Mapping[str, list[str]]:
@@ -125,8 +140,7 @@ class Contents:
     def in_any_case(self, name: str) -> str | None:
         """The file of a name, its letters in any case."""
         found = self._any_case.get(name.lower(), [])
-        stem = posixpath.splitext(name)[0]
-        same = [one for one in found if posixpath.splitext(one)[0] == stem]
+        same = [one for one in found if without_ending(one) == without_ending(name)]
         return next(iter(same or found), None)
 
     def find(self, path: str, *, wanted: Callable[[str], bool] = is_picture) -> list[str]:
@@ -161,10 +175,6 @@ class Contents:
             if folder and self.files.is_folder(folder):
                 return folder
         return None
-
-
-def _stem(name: str) -> str:
-    return posixpath.splitext(name)[0]
 
 
 def group_by(names: Iterable[str], key: Callable[[str], str]) -> Mapping[str, list[str]]:

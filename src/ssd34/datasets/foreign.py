@@ -43,6 +43,8 @@ ADVICE = {
     "Supervisely": 'export it with the app "Export to COCO" or "Export to YOLOv8"',
     "Labelbox NDJSON": "convert it: pip install labelformat; labelformat convert --help",
     "TFRecord": 'export it as "COCO", "Pascal VOC" or "YOLO" where it was made',
+    "YOLO without classes": "write classes.txt beside it, a name a line in their order",
+    "Keras TXT": 'export it as "COCO", "Pascal VOC" or "YOLO" for PyTorch or Darknet',
     "a table of boxes (CSV)": 'export it as "COCO", "Pascal VOC" or "YOLO" where it was made',
 }
 """What to do with a form that is not read."""
@@ -142,6 +144,7 @@ def _form_of_table(files: Files, file: str) -> str:
 
 
 _KITTI = re.compile(r"\S+( -?\d+(\.\d+)?(e-?\d+)?){14,15}\s*$", re.ASCII)
+_YOLO = re.compile(r"\d+( [01](\.\d+)?(e-?\d+)?){4,5}\s*$", re.ASCII)
 _DOTA = re.compile(r"(-?\d+(\.\d+)? ){8}\S+ \d+\s*$", re.ASCII)
 
 
@@ -151,9 +154,13 @@ def _form_of_text(files: Files, file: str) -> str:
         return "WIDER FACE"
     if posixpath.basename(folder).lower().startswith("labeltxt"):
         return "DOTA"
+    if name == "_annotations.txt":
+        return "Keras TXT"
     for line in islice(_head(files, file).splitlines(), 4):
         if _KITTI.match(line) and not line[0].isdigit():
             return "KITTI"
+        if _YOLO.match(line):
+            return "YOLO without classes"
         if _DOTA.match(line) or line.startswith("imagesource:"):
             return "DOTA"
     return ""

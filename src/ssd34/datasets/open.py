@@ -34,7 +34,7 @@ _Finder = Callable[[Contents, str], Layout | None]
 
 _FINDERS: tuple[tuple[_Finder, ...], ...] = (
     (coco.find_coco, voc.find_voc, yolo.find_yolo),
-    (coco.find_any_coco, yolo.find_any_yolo, voc.find_any_voc),
+    (coco.find_any_coco, voc.find_any_voc, yolo.find_any_yolo),
 )
 """How a data set is known: first by the names that its form usually has, then by what is in files
 of any name."""

@@ -23,6 +23,7 @@ from ssd34.datasets.dataset import Dataset, Kind, Layout, Problem, Sample
 from ssd34.datasets.yolo_config import (
     CLASS_LISTS,
     YoloConfig,
+    names_classes,
     read_class_list,
     read_config,
     read_darknet,
@@ -47,19 +48,21 @@ _FEW = 100
 def find_yolo(contents: Contents, name: str) -> Layout | None:
     """A YOLO data set in a folder or zip by its usual names, if that is what it is."""
     here = contents.files.names()
-    yaml = [n for n in here if n.lower().endswith(SUFFIXES)]
-    file = next((n for n in USUAL if n in yaml), yaml[0] if len(yaml) == 1 else None)
-    if file is None:
-        darknet = [n for n in here if n.lower().endswith(DARKNET)]
-        file = darknet[0] if len(darknet) == 1 else None
-    return open_yolo_file(contents, file, name) if file else None
+    usual = [n for n in USUAL if n in here][:1]
+    yaml = [n for n in here if n.lower().endswith(SUFFIXES) and names_classes(contents.files, n)]
+    darknet = [n for n in here if n.lower().endswith(DARKNET)]
+    for files in (usual, yaml, darknet):
+        if len(files) == 1:
+            return open_yolo_file(contents, files[0], name)
+    return None
 
 
 def find_any_yolo(contents: Contents, name: str) -> Layout | None:
     """A YOLO data set by a .yaml in a folder below, or by a list of classes and label files."""
-    below = [n for n in contents.ending(*SUFFIXES, DARKNET) if "/" in n]
-    usual = [n for n in below if posixpath.basename(n) in (*USUAL, "obj.data")]
-    for files in (usual, below):
+    some = contents.ending(*SUFFIXES, DARKNET)[:_FEW]
+    usual = [n for n in some if posixpath.basename(n) in (*USUAL, "obj.data")]
+    telling = [n for n in some if names_classes(contents.files, n)]
+    for files in (usual, telling):
         if len(files) == 1:
             return open_yolo_file(contents, files[0], name)
     lists = [n for n in contents.ending(*CLASS_LISTS) if posixpath.basename(n) in CLASS_LISTS]

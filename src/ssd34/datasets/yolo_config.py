@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from ssd34.core.labels import LabelSet, number_classes
 from ssd34.datasets.contents import Contents, split_of
 from ssd34.datasets.dataset import WHOLE
-from ssd34.errors import DatasetError, OptionError, require
+from ssd34.errors import DatasetError, ImageError, OptionError, require
 from ssd34.files.tree import Files, read_annotations, read_lines
 from ssd34.text import parse_yaml
 
@@ -46,6 +47,16 @@ class YoloConfig:
     entries: Mapping[str, tuple[str, ...]]
     root: str = ""
     keypoints: bool = False
+
+
+def names_classes(files: Files, file: str) -> bool:
+    """Whether a .yaml or .data has names, without reading it as YAML."""
+    try:
+        with files.opened(file) as stream:
+            text = stream.read(MAX_YAML_BYTES)
+    except ImageError:
+        return False
+    return re.search(rb"^\W*names\W*[:=]", text, re.MULTILINE) is not None
 
 
 def read_config(contents: Contents, file: str) -> YoloConfig:

@@ -31,7 +31,7 @@ from ssd34.datasets.convert.writers import (
     yolo_folder,
 )
 from ssd34.datasets.dataset import WHOLE, Dataset, Problem, Sample, check_size
-from ssd34.datasets.voc import PICTURES
+from ssd34.datasets.voc_places import PICTURES
 from ssd34.datasets.yolo_config import SPLITS as YOLO_SPLITS
 from ssd34.errors import DatasetError, ImageError, OptionError, require
 from ssd34.files.atomic import folder_written_whole

@@ -12,8 +12,9 @@ from ssd34.core.labels import LabelSet
 from ssd34.datasets.coco import SPLIT_PREFIX, UNDIVIDED
 from ssd34.datasets.convert.dropped import WrittenSplit
 from ssd34.datasets.dataset import Sample
-from ssd34.datasets.voc import ANNOTATIONS as VOC_ANNOTATIONS
-from ssd34.datasets.voc import BACKGROUND, CLASSES, LABEL_MAP, SPLITS
+from ssd34.datasets.voc import BACKGROUND, CLASSES, LABEL_MAP
+from ssd34.datasets.voc_places import ANNOTATIONS as VOC_ANNOTATIONS
+from ssd34.datasets.voc_places import SPLITS
 from ssd34.datasets.yolo import USUAL, label_name
 from ssd34.errors import require
 from ssd34.files.tree import path_of
