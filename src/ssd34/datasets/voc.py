@@ -227,7 +227,13 @@ def _read(
     if not split.listed:
         known = broken | {posixpath.join(place.folder, picture) for picture in annotated}
         bare = [name_below(name, place.folder) for name in _beside(place) if name not in known]
-    samples += _without_objects(bare, pictures, title, found)
+    of = len(entries) + len(bare)
+    empty = _without_objects(bare, pictures, found)
+    samples += empty
+    if empty:
+        few = ", ".join(sample.file_name for sample in empty[:3])
+        what = f"{len(empty)} of {counted(of, 'picture')} without an XML file"
+        found.assume(title, f"{what}, taken as without objects: {few}")
     if survey.below_one:
         found.assume(
             title,
@@ -236,9 +242,7 @@ def _read(
         )
     remedy = f"export the pictures, too, or put them into {PICTURES} beside {ANNOTATIONS}"
     remedy = remedy if found.lacks_pictures else ""
-    numbered = number_samples(samples)
-    of = len(entries) + len(bare)
-    return found.dataset(title, labels, numbered, pictures, of=of, remedy=remedy)
+    return found.dataset(title, labels, number_samples(samples), pictures, of=of, remedy=remedy)
 
 
 def _beside(place: VocPlace) -> list[str]:
@@ -249,9 +253,7 @@ def _beside(place: VocPlace) -> list[str]:
     return [n for n in place.contents.pictures if posixpath.dirname(n) in folders]
 
 
-def _without_objects(
-    names: Sequence[str], pictures: Files, title: str, found: Findings
-) -> list[Sample]:
+def _without_objects(names: Sequence[str], pictures: Files, found: Findings) -> list[Sample]:
     """Pictures that no XML file is about."""
     samples = []
     for name in names:
@@ -263,10 +265,6 @@ def _without_objects(
             continue
         builder = SampleBuilder(name, width=width, height=height, findings=found)
         samples.append(builder.sample(0))
-    if samples:
-        few = ", ".join(sample.file_name for sample in samples[:3])
-        what = counted(len(samples), "picture")
-        found.assume(title, f"{what} without an XML file taken as without objects: {few}")
     return samples
 
 
