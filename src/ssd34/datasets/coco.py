@@ -228,8 +228,8 @@ def read_coco(
         try:
             image_id, written = whole_of(entry["id"]), str(entry["file_name"])
             file_name, exact = there[written]
-            if contents and file_name and not (entry.get("width") or entry.get("height")):
-                width, height = size_of(contents.files, file_name)
+            if contents and not (entry.get("width") or entry.get("height")):
+                width, height = size_of(contents.files, file_name) if file_name else (1, 1)
             else:
                 width, height = whole_of(entry["width"]), whole_of(entry["height"])
         except ImageError as error:

@@ -134,6 +134,7 @@ def _read(contents: Contents, config: YoloConfig, split: str, title: str) -> Dat
     base = posixpath.commonpath([posixpath.dirname(picture) for picture in pictures])
     sharing = Counter(file for picture, file in labelled.items() if file)
     samples: list[Sample] = []
+    twins: list[str] = []
     scored = 0
     for picture, count in Counter(pictures).items():
         name = posixpath.relpath(picture, base or ".")
@@ -141,7 +142,7 @@ def _read(contents: Contents, config: YoloConfig, split: str, title: str) -> Dat
             reason = f"is listed {count} times"
             found.problems.append(Problem(name, reason, Kind.PICTURE_TWICE))
         file = labelled[picture]
-        if file and (sharing[file] > 1 or contents.is_twin(picture)):
+        if file and sharing[file] > 1:
             reason = f"another picture has the same label file, {file}; rename one of them"
             found.problems.append(Problem(name, reason, Kind.PICTURE_TWICE))
             continue
@@ -153,6 +154,8 @@ def _read(contents: Contents, config: YoloConfig, split: str, title: str) -> Dat
             kind = Kind.UNREADABLE if isinstance(error, ImageError) else Kind.BROKEN_ENTRY
             found.problems.append(Problem(name, reason, kind))
             continue
+        if file and contents.is_twin(picture):
+            twins.append(name)
         builder = SampleBuilder(name, width=width, height=height, findings=found)
         for place, row in rows:
             scored += _add_row(builder, row, place, config)
@@ -163,6 +166,11 @@ def _read(contents: Contents, config: YoloConfig, split: str, title: str) -> Dat
             title,
             f"{counted(len(moved), 'path')} not where {config.name} or a list says, taken by the "
             f"end of the path: {first:.120} is {where}",
+        )
+    if twins:
+        what = counted(len(twins), "picture")
+        found.assume(
+            title, f"{what} with the label file of another, not listed picture: {twins[0]}"
         )
     if scored:
         what = counted(scored, "row")
