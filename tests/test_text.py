@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ssd34.datasets.open import open_dataset
-from ssd34.deploy.publish.manifest import manifest_entry
+from ssd34.deploy.publish.manifest import find_manifest_entry
 from ssd34.deploy.search.config import read_config
 from ssd34.errors import DatasetError, ModelError, OptionError
 from ssd34.text import counted, parse_json, parse_yaml
@@ -92,4 +92,4 @@ def test_each_file_that_people_write(tmp_path):
     manifest = tmp_path / "ONNX_HUB_MANIFEST.json"
     manifest.write_text('[{"model_path": "a.onnx",\n"model_path": "b.onnx"}]')
     with pytest.raises(ModelError, match=r"MANIFEST\.json.*line 2: 'model_path'"):
-        manifest_entry(manifest, "b.onnx")
+        find_manifest_entry(manifest, "b.onnx")

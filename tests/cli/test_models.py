@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import partial
 
 import onnx
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 from ssd34.files.cache import PublishedFile
 from ssd34.zoo.catalogue import PUBLISHED, PublishedModel
 from ssd34.zoo.names import model_path
-from tests.support.cli import invoke, run_main
+from tests.support.cli import invoke
 from tests.support.mirror import CONTENT, POINTER, SHA256, SIZE, ranged, status, whole
 from tests.support.refusals import assert_facts
 
@@ -37,12 +36,6 @@ def small(mirror, monkeypatch):
     )  # fmt: skip
     monkeypatch.setitem(PUBLISHED, "small", entry)
     return entry
-
-
-@pytest.fixture
-def main(monkeypatch, capfd):
-    """Run the whole command as its entry point does; returns exit code, stdout and stderr."""
-    return partial(run_main, monkeypatch, capfd)
 
 
 def models(*arguments):

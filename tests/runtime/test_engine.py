@@ -13,7 +13,7 @@ from ssd34 import Detector
 from ssd34.core.preprocess import preprocess
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.deploy.graph.tail import without_tail
+from ssd34.deploy.graph.tail import cut_tail
 from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
 from ssd34.errors import MissingExtraError, ModelError, OptionError
 from ssd34.images.read import read_image
@@ -154,7 +154,7 @@ def test_openvino_computes_the_int8_file_closer_than_int8_is_to_float(tmp_path):
 
     def detector(model, engine):
         path = tmp_path / f"{model}.onnx"
-        save_model(without_tail(onnx.load(model_path(model))), path)
+        save_model(cut_tail(onnx.load(model_path(model))), path)
         return Detector.load(path, engine=engine, threads=1)
 
     def raw(detector, example):

@@ -22,7 +22,7 @@ from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.int8.quantize import quantized_model
-from ssd34.errors import CheckpointError, DatasetError, ModelError
+from ssd34.errors import CheckpointError, ModelError
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.workflows.calibrate import calibrate_scores, split_in_halves
@@ -186,12 +186,3 @@ def test_the_whole_step(tiny_checkpoint, found_shapes):
     values = json.loads(json.dumps(found.to_dict()))
     assert values["background_offset"] == offset
     assert values["held_out"]["before"]["precision_at"].keys() == {"0.3", "0.5", "0.7"}
-
-
-def test_nothing_right_is_an_error(tiny_checkpoint, shapes):
-    fit, held_out = split_in_halves(open_dataset(str(shapes)), seed=0)
-    empty = dataclasses.replace(
-        fit, samples=tuple(s.of(np.zeros(len(s.boxes), bool)) for s in fit.samples)
-    )
-    with pytest.raises(DatasetError, match="set"):
-        calibrate_scores(tiny_checkpoint, empty, held_out)

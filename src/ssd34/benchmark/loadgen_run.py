@@ -42,11 +42,12 @@ def benchmark_with_loadgen(
     interrupted = False
     check_pictures(plan)
     try:
-        for number, (model, engine, threads) in enumerate(combinations):
+        for number, combination in enumerate(combinations):
             progress(number, len(combinations))
-            opened = open_worker(plan, model, engine, threads, refused=refused, batches=False)
+            opened = open_worker(plan, combination, refused=refused, batches=False)
             if opened is None:
                 continue
+            model, engine, threads = combination
             logs = folder / f"{number:02}-{Path(model).stem}-{engine}-{threads}"
             try:
                 with opened as worker:
@@ -61,7 +62,7 @@ def benchmark_with_loadgen(
                     )
                     memory = worker.ask("memory")
             except ModelError as error:  # what the others did is kept
-                refused.append(Refusal(model, engine, threads, str(error)))
+                refused.append(Refusal(*combination, str(error)))
                 if len(refused) == len(combinations):
                     raise
                 continue

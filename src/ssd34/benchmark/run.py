@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -25,6 +25,10 @@ MAX_PICTURES = 64
 
 PICTURES_A_THREAD = 4
 """In a round of the offline scenario, of a file that takes one picture at once."""
+
+Combination = tuple[str, str, int]
+"""A model, an engine and a number of threads."""
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
@@ -68,7 +72,7 @@ class BenchmarkPlan:
         return list(self.pictures[:MAX_PICTURES])
 
     @property
-    def combinations(self) -> list[tuple[str, str, int]]:
+    def combinations(self) -> list[Combination]:
         """Every model with every engine and every number of threads."""
         return [(m, e, t) for m in self.models for e in self.engines for t in self.threads]
 
@@ -138,10 +142,8 @@ def benchmark(plan: BenchmarkPlan, *, progress: Progress = lambda *_: None) -> B
         combinations = plan.combinations
         for number, combination in enumerate(combinations):
             progress("loading", number, len(combinations))
-            worker = open_worker(
-                plan, *combination, refused=refused, batches=plan.scenario == OFFLINE
-            )
-            if worker:
+            batches = plan.scenario == OFFLINE
+            if worker := open_worker(plan, combination, refused=refused, batches=batches):
                 stack.enter_context(worker)
                 model, _, threads = combination
                 result = Result(model, worker.facts["engine"], threads, worker.facts)
@@ -170,7 +172,7 @@ def benchmark(plan: BenchmarkPlan, *, progress: Progress = lambda *_: None) -> B
 
 
 def check_pictures(plan: BenchmarkPlan, progress: Progress = lambda *_: None) -> None:
-    """Decode every picture of a plan once: a broken one, of which it is an ImageError, would end a
+    """Decode every picture of a plan once: a broken one, which an ImageError names, would end a
     long run at its turn."""
     for number, path in enumerate(plan.used):
         progress("pictures", number, len(plan.used))
@@ -178,13 +180,7 @@ def check_pictures(plan: BenchmarkPlan, progress: Progress = lambda *_: None) ->
 
 
 def open_worker(
-    plan: BenchmarkPlan,
-    model: str,
-    engine: str,
-    threads: int,
-    *,
-    refused: list[Refusal],
-    batches: bool,
+    plan: BenchmarkPlan, combination: Combination, *, refused: list[Refusal], batches: bool
 ) -> Worker | None:
     """The process of one combination of a plan; None where it cannot run, which is added to
     `refused`. Only with `batches` may a file be asked for several pictures in one run.
@@ -192,6 +188,7 @@ def open_worker(
     Raises:
         Ssd34Error: the model is missing, a picture cannot be read, or nothing in the plan can run.
     """
+    model, engine, threads = combination
     file = model_path(model)  # a wrong name is a mistake of the plan's, not an engine's
 
     def opened(*, streams: int) -> Worker:
@@ -213,7 +210,7 @@ def open_worker(
             worker = opened(streams=1)
         return worker
     except ModelError as error:
-        refused.append(Refusal(model, engine, threads, str(error)))
+        refused.append(Refusal(*combination, str(error)))
         if len(refused) == len(plan.combinations):
             raise
         return None
@@ -244,29 +241,14 @@ def _in_one_run(worker: Worker, plan: BenchmarkPlan) -> int | None:
     return plan.batch or (fixed if fixed and fixed > 1 else None)
 
 
-@contextmanager
-def _left_out_if_it_fails(
-    report: BenchmarkReport, worker: Worker, result: Result
-) -> Iterator[None]:
-    """A model that fails inside the block goes from the results to what is refused; ModelError
-    where it was the last.
-
-    Its own rounds go with it: they would be compared with rounds that it did not take part in.
-    """
-    try:
-        yield
-    except ModelError as error:
-        worker.close()
-        report.results.remove(result)
-        report.refused.append(Refusal(result.model, result.engine, result.threads, str(error)))
-        if not report.results:
-            raise
-
-
 def _take_turns(
     report: BenchmarkReport, pairs: list[tuple[Worker, Result]], progress: Progress
 ) -> None:
-    """Every model's rounds, into its result."""
+    """Every model's rounds, into its result.
+
+    A model that fails goes to what is refused, with its own rounds: they would be compared with
+    rounds that it did not take part in. ModelError where it was the last.
+    """
     plan = report.plan
     total = plan.warm_up + plan.rounds
     measure = _detect_one if plan.scenario == SINGLE_STREAM else _detect_many
@@ -275,9 +257,17 @@ def _take_turns(
         numbers = count(-plan.warm_up)
 
         def run() -> None:
-            if result in report.results:
-                with _left_out_if_it_fails(report, worker, result):
-                    measure(worker, result, next(numbers))
+            if result not in report.results:
+                return
+            try:
+                measure(worker, result, next(numbers))
+            except ModelError as error:
+                worker.close()
+                report.results.remove(result)
+                refusal = Refusal(result.model, result.engine, result.threads, str(error))
+                report.refused.append(refusal)
+                if not report.results:
+                    raise
 
         return run
 

@@ -116,7 +116,7 @@ def benchmark(
     console = Console(
         highlight=False, emoji=False, width=shutil.get_terminal_size((110, 24)).columns
     )
-    console.print(cpu_line(values["cpu"]), markup=False, soft_wrap=True)
+    console.print(describe_cpu(values["cpu"]), markup=False, soft_wrap=True)
     console.print(table_of(values))
     if json_file:
         write_text(json_file, json.dumps(values, indent=1) + "\n")
@@ -226,7 +226,7 @@ Row = dict[str, str]
 """Cells by column; a cell may have several lines."""
 
 
-def cpu_line(cpu: dict[str, Any]) -> str:
+def describe_cpu(cpu: dict[str, Any]) -> str:
     """One line about the processor."""
     features = cpu["features"]
     known = "unknown" if features is None else " ".join(n for n, has in features.items() if has)

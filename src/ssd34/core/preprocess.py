@@ -11,7 +11,7 @@ from PIL import Image
 from ssd34.errors import ImageError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's of red, green and blue, of values in 0..1."""
+"""ImageNet mean and standard deviation of red, green and blue, of values in 0..1."""
 
 CARD, FAST = "card", "fast"
 PREPROCESSINGS = (CARD, FAST)

@@ -22,7 +22,7 @@ BACKBONE_BLOCKS: dict[str, tuple[int, int, int]] = {
 """BasicBlocks in layer1, layer2 and layer3 of each backbone."""
 
 BACKBONE_CHANNELS, BACKBONE_STRIDES = (64, 128, 256), (1, 2, 1)
-"""Output channels and strides of the three; ImageNet's layer3 has stride 2."""
+"""Output channels and strides of layer1, layer2 and layer3; ImageNet's layer3 has stride 2."""
 
 NORM_EPSILON = 1e-5
 """What batch norm adds to the variance."""

@@ -245,7 +245,7 @@ def size_of(files: Files, name: str) -> tuple[int, int]:
 
 
 def number_samples(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Samples of a format without picture numbers, with `number_files` their files."""
+    """Samples of a format without picture numbers, numbered by `number_files`."""
     ids = number_files([sample.file_name for sample in samples])
     return tuple(
         dataclasses.replace(sample, image_id=image_id)

@@ -137,8 +137,7 @@ def _reading(archive: Path) -> Iterator[None]:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Refuse, by a DatasetError, a folder, which need not exist, whose disk has less than `size`
-    bytes."""
+    """DatasetError unless the disk of a folder, which need not exist, has `size` bytes free."""
     place = folder.absolute()
     while not os.path.isdir(place):
         place = place.parent

@@ -439,11 +439,11 @@ def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> tuple[S
         return session, False
     require("onnx", extra="export", why="--policy with a file that picks detections itself")
     from ssd34.deploy.graph.onnx_file import read_model
-    from ssd34.deploy.graph.tail import without_tail
+    from ssd34.deploy.graph.tail import cut_tail
 
     model = read_model(path)
     try:
-        network = without_tail(model)
+        network = cut_tail(model)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     with tempfile.TemporaryDirectory() as folder:

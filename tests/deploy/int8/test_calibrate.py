@@ -8,8 +8,8 @@ from ssd34.deploy.graph.layers import CONV, IMAGE, Conv, Layer
 from ssd34.deploy.int8.calibrate import (
     CalibrationStatistics,
     calibrate,
-    float_outputs,
-    head_values,
+    pick_head_values,
+    prepare_float_run,
     window_means,
 )
 from ssd34.errors import ImageError, ModelError, OptionError
@@ -26,7 +26,7 @@ def test_one_pass_sees_every_value(tiny_network):
     assert seen == [1, 2]
     assert statistics.pictures == 2
     assert set(statistics.histograms) == {IMAGE, *tiny_network.by_name}
-    run = float_outputs(tiny_network)
+    run = prepare_float_run(tiny_network)
     one, other = (
         {name: (values.size, values.min(), values.max()) for name, values in run(preprocess(p, 64))}
         for p in PICTURES
@@ -69,7 +69,7 @@ def test_what_of_the_heads_decides_on_detections():
     logits[2, 1, 0, 0] = 6.0
     logits[1, 0, 0, 1] = 5.0 - np.log(60)
     offsets = np.arange(4 * boxes * 2, dtype=np.float32).reshape(4, boxes, 1, 2)
-    highest, likely = head_values(
+    highest, likely = pick_head_values(
         offsets.reshape(1, 4 * boxes, 1, 2), logits.reshape(1, channels * boxes, 1, 2)
     )
     assert sorted(highest) == [5, 5, 5, 6]

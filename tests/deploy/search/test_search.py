@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.search.gate import Criterion, Measurement, Trial, judged, pareto_front
+from ssd34.deploy.search.gate import Criterion, Measurement, Trial, find_pareto_front, judge
 from ssd34.deploy.search.search import Budget, Search
 from ssd34.errors import OptionError
 from ssd34.runtime.timing import SpeedUp
@@ -111,15 +111,18 @@ def test_the_low_end_of_the_interval_has_to_be_fast_enough():
     assert world.search(Criterion(min_speedup=ratio.low)).run(candidates()).accepted
 
 
-def test_relative_and_absolute_drops():
-    options = QuantizeOptions()
-    measured = World([0.001] + [0] * 11).measure(options)
-    for criterion, lost, accurate in (
+@pytest.mark.parametrize(
+    ("criterion", "lost", "accurate"),
+    [
         (Criterion(max_drop=0.004, drop="relative"), 0.005, False),
         (Criterion(max_drop=0.004, drop="absolute"), 0.001, True),
-    ):
-        trial = judged(measured, options, number=1, criterion=criterion)
-        assert trial.drop == pytest.approx(lost) and trial.accurate is accurate
+    ],
+)
+def test_relative_and_absolute_drops(criterion, lost, accurate):
+    options = QuantizeOptions()
+    measured = World([0.001] + [0] * 11).measure(options)
+    trial = judge(measured, options, number=1, criterion=criterion)
+    assert trial.drop == pytest.approx(lost) and trial.accurate is accurate
 
 
 def test_the_number_of_trials_is_bounded():
@@ -166,7 +169,7 @@ def test_the_front_holds_what_nothing_beats():
     trials = [
         dataclasses.replace(trial, number=i, ms=ms, ap=ap) for i, (ms, ap) in enumerate(points)
     ]
-    assert [t.number for t in pareto_front(trials)] == [2, 0, 3]
+    assert [t.number for t in find_pareto_front(trials)] == [2, 0, 3]
 
 
 @pytest.mark.parametrize(

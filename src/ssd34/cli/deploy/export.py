@@ -93,10 +93,10 @@ def export(
 
 
 def _opset(text: str) -> int:
-    from ssd34.deploy.graph.opsets import newest_opset
+    from ssd34.deploy.graph.opsets import find_newest_opset
 
     if text == "newest":
-        return newest_opset()
+        return find_newest_opset()
     if not text.isdecimal():
         raise OptionError(f"--opset {text}: expected a number or 'newest'")
     return int(text)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -62,8 +62,9 @@ def verify(
 
     check_outputs((json_file,), files=_read_by_verify(target, manifest), models=(target,))
     found = _verified(
-        target, manifest=manifest, require=require_test_data, threads=threads or thread_budget()
-    )
+        target, manifest=manifest, require_test_data=require_test_data,
+        threads=threads or thread_budget(),
+    )  # fmt: skip
     for verification in found:
         _print(verification, target if len(found) == 1 else str(verification.file))
     if json_file:
@@ -102,20 +103,15 @@ def _read_by_verify(target: str, manifest: Path | None) -> Iterator[Path]:
         yield from path.parent.glob("test_data_set_*/*.pb")
 
 
-def _verified(
-    target: str, *, manifest: Path | None, require: bool, threads: int
-) -> list[Verification]:
+def _verified(target: str, *, manifest: Path | None, **how: Any) -> list[Verification]:
     from ssd34.deploy.publish.verify import verify, verify_folder
     from ssd34.zoo.names import model_path
 
     if target in PUBLISHED and manifest is None:
-        return [verify_published(target, require_test_data=require, threads=threads)]
+        return [verify_published(target, **how)]
     if os.path.isdir(target):
-        return verify_folder(
-            Path(target), manifest=manifest, require_test_data=require, threads=threads
-        )
-    path = model_path(target)
-    return [verify(path, manifest=manifest, require_test_data=require, threads=threads)]
+        return verify_folder(Path(target), manifest=manifest, **how)
+    return [verify(model_path(target), manifest=manifest, **how)]
 
 
 def verify_published(
@@ -139,12 +135,9 @@ def verify_published(
         lacking="the catalogue says nothing of inputs and outputs",
         remedy=f"fetch it again with: ssd34 models pull {name}",
     )
+    archive = archive if archive and archive.is_file() else None
     return verify_against(
-        path,
-        archive if archive and archive.is_file() else None,
-        expected,
-        require_test_data=require_test_data,
-        threads=threads,
+        path, archive, expected, require_test_data=require_test_data, threads=threads
     )
 
 

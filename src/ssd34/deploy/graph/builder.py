@@ -133,7 +133,7 @@ def normalise_bytes(builder: GraphBuilder, stem: Layer) -> tuple[str, Layer]:
     return centred, dataclasses.replace(stem, conv=conv)
 
 
-def finished_model(
+def finish_model(
     builder: GraphBuilder,
     *,
     inputs: Sequence[onnx.ValueInfoProto],

@@ -13,11 +13,11 @@ from ssd34.deploy.graph.builder import (
     GraphBuilder,
     add_flattened_head,
     add_float_layer,
-    finished_model,
+    finish_model,
     normalise_bytes,
 )
 from ssd34.deploy.graph.layers import IMAGE, Network, network_of
-from ssd34.deploy.graph.tail import add_tail, most_detections
+from ssd34.deploy.graph.tail import add_tail, count_most_detections
 from ssd34.errors import OptionError
 from ssd34.files.checkpoint import Checkpoint
 
@@ -86,10 +86,10 @@ def network_model(network: Network, options: ExportOptions) -> onnx.ModelProto:
         values[layer.name] = add_float_layer(builder, layer, inputs)
         if layer.head is not None:
             add_flattened_head(builder, network.spec, layer, values[layer.name])
-    return with_outputs(builder, network, options)
+    return finish_with_outputs(builder, network, options)
 
 
-def with_outputs(
+def finish_with_outputs(
     builder: GraphBuilder,
     network: Network,
     options: ExportOptions,
@@ -121,7 +121,7 @@ def with_outputs(
     else:
         single = options.batch == 1
         add_tail(builder, loc=loc, conf=conf, spec=spec, policy=options.policy, single=single)
-        found = "nbox" if single else most_detections(spec, options.policy)
+        found = "nbox" if single else count_most_detections(spec, options.policy)
         shapes = {
             "bboxes": (TensorProto.FLOAT, [batch, found, 4]),
             "labels": (TensorProto.INT64, [batch, found]),
@@ -130,7 +130,7 @@ def with_outputs(
     outputs = [helper.make_tensor_value_info(n, t, s) for n, (t, s) in shapes.items()]
     if network.score_calibration is not None:
         metadata = {METADATA_SCORES: network.score_calibration.to_json(), **(metadata or {})}
-    return finished_model(
+    return finish_model(
         builder,
         inputs=[image],
         outputs=outputs,

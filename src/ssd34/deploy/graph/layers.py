@@ -146,7 +146,7 @@ class Layer:
         return dataclasses.replace(self, conv=conv)
 
 
-def layers_of(spec: ModelSpec) -> tuple[Layer, ...]:
+def list_layers(spec: ModelSpec) -> tuple[Layer, ...]:
     """The description of a network: its layers without weights, each after those that it reads."""
     layers: list[Layer] = []
     width = {IMAGE: 3}
@@ -214,7 +214,7 @@ class Network:
     Attributes:
         spec: the network's shape.
         labels: its classes.
-        layers: `layers_of` the spec, with weights.
+        layers: `list_layers` the spec, with weights.
         trained: the picture and each layer to the steps that quantization-aware training used;
             empty without.
         score_calibration: what the biases of the confidence heads hold already; None: nothing.
@@ -296,7 +296,7 @@ def network_of(checkpoint: Checkpoint) -> Network:
     weights, scores = checkpoint.calibrated.weights, checkpoint.score_calibration
     layers = tuple(
         layer.with_arrays(_arrays_of(layer, weights)) if layer.kind == CONV else layer
-        for layer in layers_of(checkpoint.spec)
+        for layer in list_layers(checkpoint.spec)
     )
     network = Network(checkpoint.spec, checkpoint.labels, layers, score_calibration=scores)
     notes = checkpoint.state.get("notes") or {}

@@ -30,7 +30,7 @@ from ssd34.deploy.graph.layers import (
     Layer,
     Network,
     fold_batch_norm,
-    layers_of,
+    list_layers,
     network_of,
 )
 from ssd34.deploy.graph.onnx_file import read_model
@@ -54,14 +54,14 @@ def read_network(path: Path) -> Network:
         return network_of(read_checkpoint(path))
     model = read_model(path)
     try:
-        return network_of_model(model)
+        return read_network_of_model(model)
     except ModelError as error:
         bare = METADATA_SPEC not in metadata_of(model)
         hint = "; without ssd34 metadata it has to be the published network" if bare else ""
         raise ModelError(f"{path}: {error}{hint}") from None
 
 
-def network_of_model(model: onnx.ModelProto) -> Network:
+def read_network_of_model(model: onnx.ModelProto) -> Network:
     """The float network in a tidied ONNX model; ModelError as `read_network`."""
     for node in model.graph.node:
         if node.op_type in QUANTIZED or node.op_type.startswith("QLinear"):
@@ -91,7 +91,7 @@ def _match(found: Sequence[Layer], spec: ModelSpec) -> tuple[Layer, ...]:
     read = {name for layer in found for name in layer.inputs}
     names = {IMAGE: IMAGE}  # ours to the file's
     layers: list[Layer] = []
-    for wanted in layers_of(spec):
+    for wanted in list_layers(spec):
         inputs = {names[name] for name in wanted.inputs}
         alike = [
             layer

@@ -40,7 +40,7 @@ def add_tail(
         conf: name of the (N, channels, A) logits.
         spec: the network.
         policy: one that ONNX's operator can express.
-        single: N is 1, and D is the number found. Else D is `most_detections`, filled up with
+        single: N is 1, and D is the number found. Else D is `count_most_detections`, filled up with
             score and label 0.
 
     Raises:
@@ -104,7 +104,7 @@ def read_tail_policy(graph: onnx.GraphProto) -> Policy:
     return ZOO.replace(score_threshold=min(max(threshold, 0.0), 1.0), max_detections=max(1, most))
 
 
-def most_detections(spec: ModelSpec, policy: Policy) -> int:
+def count_most_detections(spec: ModelSpec, policy: Policy) -> int:
     """The largest number of detections that a policy can return for a picture."""
     return min(policy.max_detections, spec.num_classes * spec.num_default_boxes)
 
@@ -250,7 +250,7 @@ def _best_of_each(
         "ScatterElements", "tail.survivors", [nothing, place, kept_scores], axis=0
     )
     by_picture = _flat(builder, "tail.by_picture", survivors, per_picture)
-    most = builder.integers("tail.count", most_detections(spec, policy))
+    most = builder.integers("tail.count", count_most_detections(spec, policy))
     top = ["scores", "tail.top.places"]
     builder.node("TopK", "tail.top", [by_picture, most], outputs=top, axis=1)
 
@@ -286,7 +286,7 @@ def _unsqueeze(builder: GraphBuilder, name: str, x: str, *, axis: int) -> str:
     return builder.node("Unsqueeze", name, [x, builder.integers(f"tail.axis.{axis}", axis)])
 
 
-def without_tail(model: onnx.ModelProto) -> onnx.ModelProto:
+def cut_tail(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of an exported model that ends at loc (N, 4, A) and conf (N, channels, A), float32.
 
     Raises:

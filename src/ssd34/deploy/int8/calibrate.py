@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ssd34.core.preprocess import preprocess
-from ssd34.deploy.graph.builder import GraphBuilder, add_float_layer, finished_model
+from ssd34.deploy.graph.builder import GraphBuilder, add_float_layer, finish_model
 from ssd34.deploy.graph.layers import IMAGE, Layer, Network
 from ssd34.deploy.int8.histogram import BINS, Histogram
 from ssd34.errors import ModelError, OptionError
@@ -139,7 +139,7 @@ def calibrate(
         ModelError: a tensor is not finite.
         ImageError: an array is not a picture.
     """
-    run = float_outputs(network, threads=threads)
+    run = prepare_float_run(network, threads=threads)
     histograms = _empty((IMAGE, *network.by_name))
     peaks, candidates = _empty(network.conf), _empty(network.loc)
     level = dict(zip(network.conf, network.loc, strict=True))
@@ -163,7 +163,7 @@ def calibrate(
                 offsets[name] = tensor
             elif name in peaks:
                 loc = level[name]
-                highest, likely = head_values(offsets.pop(loc), tensor)
+                highest, likely = pick_head_values(offsets.pop(loc), tensor)
                 peaks[name] = peaks[name].with_values(highest)
                 candidates[loc] = candidates[loc].with_values(likely)
         count += 1
@@ -182,7 +182,7 @@ def _empty(names: Iterable[str]) -> dict[str, Histogram]:
     return {name: Histogram.empty() for name in names}
 
 
-def head_values(
+def pick_head_values(
     loc: NDArray[np.float32], conf: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What of a level's heads decides on detections: of loc (1, boxes * 4, H, W) and conf (1, boxes
@@ -228,7 +228,7 @@ def _visited(offset: int, steps: int, stride: int, side: int) -> slice:
     return slice(first, max(0, min(side, offset + (steps - 1) * stride + 1)), stride)
 
 
-def float_outputs(
+def prepare_float_run(
     network: Network, *, threads: int | None = None
 ) -> Callable[[NDArray[np.float32]], Iterator[tuple[str, NDArray[np.float32]]]]:
     """Runs the float network layer by layer.
@@ -270,7 +270,7 @@ def _layer_session(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, None, None, None])
         for name in (*dict.fromkeys(layer.inputs), output)
     ]
-    model = finished_model(
+    model = finish_model(
         builder, inputs=ports[:-1], outputs=ports[-1:], spec=network.spec, labels=network.labels
     )
     options = session_options(threads or thread_budget())

@@ -23,7 +23,7 @@ _MEAN = np.array(MEAN).reshape(3, 1, 1)
 _STD = np.array(STD).reshape(3, 1, 1)
 
 
-def reading_bytes(layer: Layer) -> Layer:
+def fold_normalisation(layer: Layer) -> Layer:
     """A convolution of normalised values as one of bytes / 255, with the padding already there."""
     weight = layer.arrays.weight / _STD
     bias = layer.arrays.bias - (weight * _MEAN).sum(axis=(1, 2, 3))
@@ -31,12 +31,12 @@ def reading_bytes(layer: Layer) -> Layer:
     return dataclasses.replace(layer, conv=conv, padding=0)
 
 
-def means_of_bytes(means: NDArray[np.float64]) -> NDArray[np.float64]:
+def convert_means_to_bytes(means: NDArray[np.float64]) -> NDArray[np.float64]:
     """`CalibrationStatistics.window_means` of normalised values for bytes / 255."""
     return np.asarray(means * _STD + _MEAN, np.float64)
 
 
-def framed(builder: GraphBuilder, image: str, *, side: int, width: int) -> str:
+def add_frame(builder: GraphBuilder, image: str, *, side: int, width: int) -> str:
     """Add a frame of the mean colour, `width` pixels wide, around ``image`` (N, side, side, 3)
     uint8; returns the name of the larger picture."""
     colour = np.rint(np.array(MEAN) * 255).astype(np.uint8)
@@ -55,6 +55,6 @@ def framed(builder: GraphBuilder, image: str, *, side: int, width: int) -> str:
     return larger
 
 
-def planes(builder: GraphBuilder, pixels: str) -> str:
+def add_planes(builder: GraphBuilder, pixels: str) -> str:
     """(N, S, S, 3) as (N, 3, S, S)."""
     return builder.node("Transpose", "input.planes", [pixels], perm=[0, 3, 1, 2])

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ssd34.core.contract import LARGEST_BIAS, LARGEST_NARROW_WEIGHT, LARGEST_WEIGHT
 from ssd34.deploy.graph.layers import IMAGE, MAXPOOL, Affine, Conv, Network
 from ssd34.deploy.int8.calibrate import CalibrationStatistics
-from ssd34.deploy.int8.image_input import BYTES, means_of_bytes, reading_bytes
-from ssd34.deploy.int8.ranges import TRAINED, Range, value_range
+from ssd34.deploy.int8.image_input import BYTES, convert_means_to_bytes, fold_normalisation
+from ssd34.deploy.int8.ranges import TRAINED, Range, find_range
 from ssd34.errors import OptionError
 from ssd34.setting_types import check_fields, read_fields
 
@@ -45,7 +45,7 @@ class QuantizeOptions:
             operators between QuantizeLinear and DequantizeLinear, which runtimes fuse.
         opset: version of the operators; max-pools of bytes came with 12. ``"qdq"`` below 13 has
             one scale for all of a weight.
-        ranges: how the ranges of activations are found; see `ranges.value_range`; or
+        ranges: how the ranges of activations are found; see `ranges.find_range`; or
             ``"trained"``: the steps that quantization-aware training used.
         percentile: for the ranges of that name.
         per_channel: one scale for each output channel of a weight instead of one for all.
@@ -134,7 +134,7 @@ def int8_plan(
     bytes_input: bool,
 ) -> Int8Plan:
     """Find all numbers; the options' `float_nodes` are names of layers."""
-    values = value_steps(network, statistics, ranges=options.ranges, percentile=options.percentile)
+    values = choose_steps(network, statistics, ranges=options.ranges, percentile=options.percentile)
     convs = {}
     for layer in network.convs:
         if layer.name in options.float_nodes:
@@ -142,9 +142,9 @@ def int8_plan(
         conv, means = layer.arrays, statistics.window_means[layer.name]
         if bytes_input and IMAGE in layer.inputs:
             values[IMAGE] = BYTES
-            conv, means = reading_bytes(layer).arrays, means_of_bytes(means)
+            conv, means = fold_normalisation(layer).arrays, convert_means_to_bytes(means)
         input_scale = values[layer.inputs[0]].scale
-        weight, scale = int8_weight(
+        weight, scale = quantize_weight(
             conv,
             input_scale,
             per_channel=options.per_channel,
@@ -163,17 +163,17 @@ def int8_plan(
     return Int8Plan(network, values, convs, frozenset(options.float_nodes), bytes_input)
 
 
-def value_steps(
+def choose_steps(
     network: Network, statistics: CalibrationStatistics, *, ranges: str, percentile: float = 99.99
 ) -> dict[str, Affine]:
     """The steps of the picture and of each layer's output; OptionError as `check_ranges`."""
     if ranges == TRAINED:
         check_ranges(network, [ranges])
         return dict(network.trained)
-    heads = head_ranges(network, statistics)
+    heads = choose_head_ranges(network, statistics)
     values = {}
     for name, histogram in statistics.histograms.items():
-        limits = heads.get(name) or value_range(histogram, method=ranges, percentile=percentile)
+        limits = heads.get(name) or find_range(histogram, method=ranges, percentile=percentile)
         values[name] = Affine.spanning(limits.low, limits.high)
     for layer in network.layers:
         if layer.kind == MAXPOOL:  # picks values, so it keeps their steps
@@ -190,7 +190,7 @@ def check_ranges(network: Network, ranges: Collection[str]) -> None:
         )
 
 
-def head_ranges(network: Network, statistics: CalibrationStatistics) -> dict[str, Range]:
+def choose_head_ranges(network: Network, statistics: CalibrationStatistics) -> dict[str, Range]:
     """The ranges of the heads, by what decides on detections instead of by the bulk of values.
 
     Most logits lie so far below the largest of their default box that the softmax makes nothing of
@@ -209,7 +209,7 @@ def head_ranges(network: Network, statistics: CalibrationStatistics) -> dict[str
     return ranges
 
 
-def int8_weight(
+def quantize_weight(
     conv: Conv, input_scale: np.float32, *, per_channel: bool, largest: int, keep_sums: bool
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Weights in steps of -largest to largest, and the scales, (O,) or () with one for all, wide
@@ -220,7 +220,7 @@ def int8_weight(
         input_scale: of the convolution's input.
         per_channel: a scale for each output channel.
         largest: step.
-        keep_sums: round as `rounded_windows` does instead of to the nearest step.
+        keep_sums: round as `round_windows` does instead of to the nearest step.
     """
     reach = np.abs(conv.weight).max(axis=(1, 2, 3)).astype(np.float64)
     for_bias = np.abs(conv.bias) / (float(input_scale) * LARGEST_BIAS)
@@ -230,11 +230,11 @@ def int8_weight(
     scale = np.where(scale > 0, scale, 1.0)
     narrow = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
     exact = conv.weight / narrow.reshape(-1, 1, 1, 1).astype(np.float64)
-    steps = rounded_windows(exact) if keep_sums else np.rint(exact)
+    steps = round_windows(exact) if keep_sums else np.rint(exact)
     return np.clip(steps, -largest, largest).astype(np.int8), narrow
 
 
-def rounded_windows(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+def round_windows(steps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Steps (O, I, K, K) rounded so that each window's sum stays, to half a step.
 
     Neighbouring pixels are alike, so the errors of a window's weights add up. Where their sum is

@@ -12,7 +12,7 @@ import onnx
 from ssd34.core.contract import METADATA_QUANTIZATION
 from ssd34.core.postprocess import ZOO, Policy
 from ssd34.deploy.graph.builder import GraphBuilder, add_flattened_head
-from ssd34.deploy.graph.export import ExportOptions, with_outputs
+from ssd34.deploy.graph.export import ExportOptions, finish_with_outputs
 from ssd34.deploy.graph.layers import Network
 from ssd34.deploy.int8.calibrate import CalibrationStatistics
 from ssd34.deploy.int8.plan import QuantizeOptions, int8_plan
@@ -65,7 +65,7 @@ def quantized_model(
     for name, value in heads.items():
         add_flattened_head(builder, network.spec, network.by_name[name], value)
     how = {**options.to_dict(), "pictures": statistics.pictures, "ssd34": __version__}
-    return with_outputs(
+    return finish_with_outputs(
         builder,
         network,
         export,

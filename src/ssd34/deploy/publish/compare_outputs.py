@@ -37,7 +37,7 @@ class Pair:
     iou: float
 
 
-def paired(recorded: Picked, replayed: Picked, *, least_iou: float) -> list[Pair]:
+def pair_detections(recorded: Picked, replayed: Picked, *, least_iou: float) -> list[Pair]:
     """Pairs of one class whose boxes overlap by `least_iou`, each detection in one pair at most.
 
     Greedy: the largest overlap first; among equal ones the highest recorded, then the highest
@@ -86,7 +86,7 @@ def compare_detections(
     for picked in (recorded, replayed):
         if len(picked.scores) >= policy.max_detections:
             floor = max(floor, float(picked.scores.min()))
-    pairs = paired(recorded, replayed, least_iou=tolerance.iou)
+    pairs = pair_detections(recorded, replayed, least_iou=tolerance.iou)
     mismatches: list[str] = []
     worst = 0.0
     for pair in pairs:
@@ -195,7 +195,7 @@ INT8 = Tolerance(name="int8", score=0.05, iou=0.9, raw=0.5, share=0.02)
 with sums that saturate where there is no VNNI."""
 
 
-def tolerance_of(graph: onnx.GraphProto) -> Tolerance:
+def choose_tolerance(graph: onnx.GraphProto) -> Tolerance:
     """`INT8` where the graph has an operator of quantized networks, else `FLOAT`."""
     quantized = any(
         node.op_type in QUANTIZED or node.op_type.startswith("QLinear") for node in graph.node

@@ -83,7 +83,7 @@ def read_measurements(files: Iterable[Path], *, model_sha256: str) -> Measuremen
     return Measurements(accuracy, latency)
 
 
-def measurements_to_keep(files: Iterable[Path]) -> dict[str, Path]:
+def choose_measurements(files: Iterable[Path]) -> dict[str, Path]:
     """Measured files under the names that they are kept by: one for each model and kind.
     OptionError: a file is no measurement, or two measure the same thing."""
     keep: dict[str, Path] = {}
@@ -99,7 +99,7 @@ def measurements_to_keep(files: Iterable[Path]) -> dict[str, Path]:
     return keep
 
 
-def kept_measurements(
+def read_kept_measurements(
     folder: Path, model_sha256: str, *, newer: Mapping[str, Path]
 ) -> Measurements:
     """The numbers of one model in a package's folder of kept files, which need not exist; `newer`

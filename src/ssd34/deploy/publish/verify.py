@@ -12,19 +12,22 @@ from ssd34.core.contract import find_port_faults
 from ssd34.core.external_data import check_weights_inside
 from ssd34.deploy.graph.builder import MAX_MODEL_BYTES
 from ssd34.deploy.graph.onnx_file import tidy
-from ssd34.deploy.graph.ports import graph_ports, identity, metadata_of
+from ssd34.deploy.graph.ports import identity, metadata_of, read_ports
 from ssd34.deploy.graph.tail import read_tail_policy
 from ssd34.deploy.publish.checks import FileCheck, Verification, check, not_run
-from ssd34.deploy.publish.compare_outputs import tolerance_of
-from ssd34.deploy.publish.manifest import MANIFEST_NAME, Expected, by_manifest, listed_files
+from ssd34.deploy.publish.compare_outputs import choose_tolerance
+from ssd34.deploy.publish.manifest import (
+    MANIFEST_NAME,
+    Expected,
+    list_manifest_files,
+    read_expected,
+)
 from ssd34.deploy.publish.reference_data import find_test_data
 from ssd34.deploy.publish.replay import Arrays, Replayer, replay
 from ssd34.errors import ModelError
 from ssd34.files.archive import SUFFIXES, DamagedArchiveError, is_archive, unpacked
 from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.onnxruntime_engine import session_options
-
-__all__ = ["FileCheck", "Verification", "verify", "verify_against", "verify_folder"]
 
 
 def verify(
@@ -50,10 +53,10 @@ def verify(
             raise ModelError(
                 f"{target}: expected an .onnx file, a folder, or {' or '.join(SUFFIXES)}"
             )
-        expected = by_manifest(model, manifest)
+        expected = read_expected(model, manifest)
         checks = _model_checks(model, expected, require_test_data, threads)
         return Verification(target, tuple(checks))
-    expected = by_manifest(target, manifest)
+    expected = read_expected(target, manifest)
     return Verification(
         target, tuple(_archive_checks(target, expected, expected, require_test_data, threads))
     )
@@ -73,13 +76,13 @@ def verify_folder(
     found = []
     if own.is_file() and own.parent.resolve() == folder.resolve():
         known = set()
-        for listed in listed_files(own):
+        for listed in list_manifest_files(own):
             model = folder / listed.model
             archive = folder / listed.archive if listed.archive else None
             known.add(model)
             if listed.here or model.is_file():
                 checks = _pair_checks(
-                    model, archive, by_manifest(model, own), require_test_data, threads
+                    model, archive, read_expected(model, own), require_test_data, threads
                 )
                 found.append(Verification(model, tuple(checks)))
         found += [one(file) for file in _models(folder) if file not in known]
@@ -173,7 +176,7 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
         return checks + not_run(names, "structure failed")
 
     tidy(model)
-    inputs, outputs = graph_ports(model.graph)
+    inputs, outputs = read_ports(model.graph)
     faults = find_port_faults(inputs, outputs, metadata_of(model))
     contract = check("ports", faults, "; ".join(map(str, (*inputs, *outputs))))
     checks.append(contract)
@@ -198,7 +201,7 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
         inputs=inputs,
         outputs=outputs,
         spec=identity(model)[0],
-        tolerance=tolerance_of(model.graph),
+        tolerance=choose_tolerance(model.graph),
         policy=read_tail_policy(model.graph),
     )
     return checks + [one for folder in folders for one in replay(folder, replayer)]

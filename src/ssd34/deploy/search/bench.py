@@ -21,7 +21,7 @@ from ssd34.deploy.int8.calibrate import CalibrationStatistics
 from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.deploy.search.gate import Measurement
-from ssd34.deploy.search.sensitivity import LayerCost, layer_costs
+from ssd34.deploy.search.sensitivity import LayerCost, measure_layer_costs
 from ssd34.errors import DatasetError, ImageError
 from ssd34.evaluate.evaluator import evaluate_detector
 from ssd34.runtime.detector import Detector
@@ -113,7 +113,7 @@ class Bench:
         """The layers by what int8 costs there per millisecond, worst first."""
         pictures = list(islice(self._readable(), SENSITIVITY_PICTURES))
         total = len(self.network.convs)
-        return layer_costs(
+        return measure_layer_costs(
             self.network,
             self.statistics,
             options,

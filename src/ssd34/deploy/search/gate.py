@@ -35,11 +35,6 @@ class Criterion:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def drop_of(self, *, float_ap: float, ap: float) -> float:
-        """The loss of AP in the criterion's measure; below 0 where int8 is the better one."""
-        lost = float_ap - ap
-        return lost / float_ap if self.drop == "relative" else lost
-
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
@@ -71,7 +66,7 @@ class Trial(Measurement):
     Attributes:
         number: 1, 2, ...
         options: how the file was quantized.
-        drop: loss of AP in the criterion's measure.
+        drop: loss of AP in the criterion's measure; below 0 where int8 is the better one.
         accurate: the drop is small enough.
         fast: the speed-up is large enough.
     """
@@ -113,11 +108,12 @@ class Trial(Measurement):
         return cls(**{**known, "options": options, "speedup": SpeedUp(**values["speedup"])})
 
 
-def judged(
+def judge(
     measured: Measurement, options: QuantizeOptions, *, number: int, criterion: Criterion
 ) -> Trial:
     """A measurement with the gate's verdict."""
-    drop = criterion.drop_of(float_ap=measured.float_ap, ap=measured.ap)
+    lost = measured.float_ap - measured.ap
+    drop = lost / measured.float_ap if criterion.drop == "relative" else lost
     return Trial(
         number=number,
         options=options,
@@ -148,7 +144,7 @@ def plot_trials(trials: Sequence[Trial], path: Path, *, criterion: Criterion, ti
             facecolors="#1f6fb2" if trial.accepted else "none",
         )  # fmt: skip
         axes.annotate(str(trial.number), (trial.ms, trial.ap), (6, 5), textcoords="offset points")
-    front = pareto_front(trials)
+    front = find_pareto_front(trials)
     axes.plot([t.ms for t in front], [t.ap for t in front], color="#1f6fb2", alpha=0.4, zorder=2)
     allowed = criterion.max_drop * (first.float_ap if criterion.drop == "relative" else 1)
     axes.axhline(first.float_ap - allowed, color="#b23a1f", ls="--", lw=1)
@@ -166,7 +162,7 @@ def plot_trials(trials: Sequence[Trial], path: Path, *, criterion: Criterion, ti
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
+def find_pareto_front(trials: Sequence[Trial]) -> list[Trial]:
     """The trials that no other one beats in both AP and time, fastest first."""
     front: list[Trial] = []
     for trial in sorted(trials, key=lambda t: (t.ms, -t.ap)):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.search.gate import Criterion, Trial, judged
+from ssd34.deploy.search.gate import Criterion, Trial, judge
 from ssd34.deploy.search.sensitivity import LayerCost
 from ssd34.errors import OptionError
 from ssd34.files.atomic import naming, write_text
@@ -59,7 +59,7 @@ class TrialLog:
         try:
             found = [Trial.from_dict(json.loads(row)) for row in rows]
             self.earlier = tuple(
-                judged(trial, trial.options, number=number, criterion=criterion)
+                judge(trial, trial.options, number=number, criterion=criterion)
                 for number, trial in enumerate(found, start=1)
             )
         except (ValueError, KeyError, TypeError, AttributeError, OptionError) as error:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.search.gate import Criterion, Measurement, Trial, judged
+from ssd34.deploy.search.gate import Criterion, Measurement, Trial, judge
 from ssd34.setting_types import Count, check_fields
 from ssd34.text import counted
 
@@ -166,7 +166,7 @@ class Search:
             return self._known[options]
         self._check_budget()
         number = len(self._known) + 1
-        trial = judged(self.measure(options), options, number=number, criterion=self.criterion)
+        trial = judge(self.measure(options), options, number=number, criterion=self.criterion)
         self._known[options] = trial
         self.finished(trial)
         return trial

@@ -33,7 +33,7 @@ class LayerCost:
     Attributes:
         name: the layer.
         noise: mean square of the change of what decides on detections when this layer alone is
-            in int8, as `output_noise` measures it.
+            in int8, as `measure_output_noise` measures it.
         float_ms: what it takes in the file without int8, by the engine's profile. What was merged
             into it counts as its own, for example an addition.
         int8_ms: what it takes in the file with everything in int8.
@@ -60,7 +60,7 @@ class LayerCost:
         return cls(**{name: values[name] for name in names})
 
 
-def layer_costs(
+def measure_layer_costs(
     network: Network,
     statistics: CalibrationStatistics,
     options: QuantizeOptions,
@@ -93,7 +93,7 @@ def layer_costs(
         def times(session: Session) -> dict[str, float]:
             tensor = session.input_for(pictures[0])
             nodes = measure_node_times(path, session.engine.name, tensor, threads=session.threads)
-            return layer_times(nodes, convolutions)
+            return sum_layer_times(nodes, convolutions)
 
         exported = ExportOptions(opset=options.opset, policy=None)
         float_session = loaded(network_model(network, exported))
@@ -102,21 +102,21 @@ def layer_costs(
         costs: list[LayerCost] = []
         for name in convolutions:
             changed = outputs(quantized(other for other in network.by_name if other != name))
-            noise = output_noise(reference, changed)
+            noise = measure_output_noise(reference, changed)
             costs.append(LayerCost(name, noise, float_ms[name], int8_ms[name]))
             progress(len(costs))
     return sorted(costs, key=lambda cost: -cost.noise_per_ms)
 
 
-def output_noise(
+def measure_output_noise(
     reference: tuple[NDArray[np.float32], NDArray[np.float32]],
     changed: tuple[NDArray[np.float32], NDArray[np.float32]],
 ) -> float:
     """The change of raw outputs, loc (N, 4, A) and conf (N, channels, A), as far as it decides on
     detections: mean squares as shares of the variances, together.
 
-    What int8 cuts off on purpose (`head_ranges`) does not count: negligible logits, and the offsets
-    of boxes that are no detection's.
+    What int8 cuts off on purpose (`choose_head_ranges`) does not count: negligible logits, and the
+    offsets of boxes that are no detection's.
     """
     (loc, conf), (new_loc, new_conf) = reference, changed
     highest = conf.max(axis=1, keepdims=True)
@@ -131,7 +131,7 @@ def output_noise(
     return sum(float(np.mean((b - a) ** 2) / max(float(a.var()), 1e-12)) for a, b in pairs)
 
 
-def layer_times(nodes: Sequence[NodeTime], layers: Collection[str]) -> dict[str, float]:
+def sum_layer_times(nodes: Sequence[NodeTime], layers: Collection[str]) -> dict[str, float]:
     """Milliseconds of each layer. Engines add to the names of layers, as in
     ``backbone.conv1.relu_nchwc`` and ``backbone.conv1_token_21``."""
     times = dict.fromkeys(layers, 0.0)

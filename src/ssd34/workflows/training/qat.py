@@ -66,7 +66,7 @@ def calibrate_steps(
     require("onnx", extra="export", why="quantization-aware training")
     from ssd34.deploy.graph.layers import network_of
     from ssd34.deploy.int8.calibrate import calibrate
-    from ssd34.deploy.int8.plan import value_steps
+    from ssd34.deploy.int8.plan import choose_steps
 
     weights = copy_arrays(network)
     layers = network_of(Checkpoint(spec=network.spec, labels=labels, weights=weights))
@@ -77,7 +77,7 @@ def calibrate_steps(
         islice(_pictures(sources, wanted, listener), wanted),
         progress=lambda done: listener.calibrated(done, wanted),
     )
-    values = value_steps(layers, statistics, ranges=RANGES)
+    values = choose_steps(layers, statistics, ranges=RANGES)
     return {name: [float(v.scale), int(v.zero_point)] for name, v in values.items()}
 
 
