@@ -134,6 +134,10 @@ class Contents:
         return group_by(self.names, lambda name: posixpath.basename(name).lower())
 
     @cached_property
+    def _by_stem(self) -> Mapping[str, list[str]]:
+        return group_by(self.pictures, lambda n: without_ending(posixpath.basename(n)).lower())
+
+    @cached_property
     def _any_case(self) -> Mapping[str, list[str]]:
         return group_by(self.names, str.lower)
 
@@ -144,8 +148,9 @@ class Contents:
         return next(iter(same or found), None)
 
     def find(self, path: str, *, wanted: Callable[[str], bool] = is_picture) -> list[str]:
-        """The pictures that a foreign path may mean: of its base name, those that agree with its
-        folders farthest. None in the folder of another split, and no link that leads out.
+        """The pictures that a foreign path may mean: of those called as its end is, which may lack
+        the ending, the ones that agree with its folders farthest. None in the folder of another
+        split, and no link that leads out.
 
         Args:
             path: any text.
@@ -153,7 +158,7 @@ class Contents:
         """
         for text in dict.fromkeys((path, unquote(path))):
             parts = _foreign_parts(text)
-            same = self._by_base.get(parts[-1].lower(), [])
+            same = self._by_base.get(parts[-1].lower()) or self._by_stem.get(parts[-1].lower(), [])
             exact = [name for name in same if posixpath.basename(name) == parts[-1]]
             fitting = [
                 name for name in exact or same

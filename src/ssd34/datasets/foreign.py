@@ -79,13 +79,16 @@ def form_of_json(files: Files, file: str) -> str:
             "annotations" in below or "coordinates" in keys[4]
         ):
             return "CreateML"
-        studio = {"data", "annotation_id", "annotator", "completions"}
-        return "Label Studio JSON" if "id" in below and studio & below else ""
+        studio = {"data", "annotation_id", "annotator", "completions"} & below
+        known = "id" in below and (studio or "completed_by" in keys[4])
+        return "Label Studio JSON" if known else ""
+    if {"data", "annotations"} <= top:
+        return "Label Studio JSON"
     if "dm_format_version" in top or {"items", "categories"} <= top:
         return "Datumaro JSON"
     if {"_via_settings", "_via_img_metadata"} & top or {"filename", "regions"} <= below:
         return "VIA"
-    if "shapes" in top and {"imagePath", "imageData", "flags", "version"} & top:
+    if "imageData" in top or ("shapes" in top and {"imagePath", "flags", "version"} & top):
         return "LabelMe"
     if "classTitle" in below | keys[3] | keys[4]:
         return "Supervisely"
