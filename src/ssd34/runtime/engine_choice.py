@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ssd34.core.contract import METADATA_QUANTIZATION
 from ssd34.errors import MissingExtraError, ModelError, OptionError
-from ssd34.runtime.engine import AUTO, ENGINES, ONNXRUNTIME, OPENVINO, Engine
+from ssd34.runtime.engine import AUTO, ENGINES, NATIVE, ONNXRUNTIME, OPENVINO, Engine
 from ssd34.runtime.timing import interleaved
 
 ROUNDS = 5
@@ -123,4 +123,8 @@ def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Eng
         from ssd34.runtime.openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine(path, threads=threads, streams=streams)
+    if name == NATIVE:
+        from ssd34.runtime.native.native_engine import NativeEngine
+
+        return NativeEngine(path, threads=threads, streams=streams)
     raise OptionError(f"unknown engine {name!r}; expected {', '.join(ENGINES)} or {AUTO}")
