@@ -4,8 +4,10 @@ import json
 import runpy
 import sys
 
+import numpy as np
 import pytest
 
+from ssd34.datasets.open import open_dataset
 from ssd34.zoo.names import EMBEDDED
 from tests.conftest import EXAMPLES, ROOT
 
@@ -23,7 +25,8 @@ def test_every_script_says_what_it_takes(name, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         run(monkeypatch, name, "--help")
     assert caught.value.code == 0
-    assert "--json" in capsys.readouterr().out or name in ("accuracy.py", "drawn_files.py")
+    writes_files = ("accuracy.py", "drawn_files.py", "picture_sets.py")
+    assert "--json" in capsys.readouterr().out or name in writes_files
 
 
 def test_whole_detect(monkeypatch, tmp_path, tiny_model):
@@ -53,3 +56,16 @@ def test_evaluation(monkeypatch, tmp_path, tiny_model, shapes):
         "--threads", 1, "--no-memory", "--json", tmp_path / "r.json",
     )  # fmt: skip
     assert json.loads((tmp_path / "r.json").read_text())
+
+
+def test_picture_sets(monkeypatch, tmp_path, capsys):
+    """A listed picture of COCO is there, smaller, with its boxes; a missing one is named."""
+    ids, zipped = tmp_path / "ids.txt", tmp_path / "set.zip"
+    ids.write_text("3\n77\n")
+    place = f"{EXAMPLES / 'instances.json'}@{EXAMPLES}"
+    run(monkeypatch, "picture_sets.py", ids, zipped, "--coco", place, "--side", 150)
+    assert "77" in capsys.readouterr().out
+    [sample] = open_dataset(zipped).samples
+    assert (sample.width, sample.height) == (150, 100)
+    original = open_dataset(place).samples[2]
+    np.testing.assert_allclose(sample.boxes, original.boxes / 4, atol=0.02)

@@ -24,6 +24,7 @@ from ssd34.cli.deploy.package import package
 from ssd34.cli.deploy.quantize import quantize
 from ssd34.cli.deploy.verify import verify
 from ssd34.cli.detect import detect
+from ssd34.cli.doctor import doctor
 from ssd34.cli.evaluate.calibrate import calibrate
 from ssd34.cli.evaluate.command import evaluate
 from ssd34.cli.models import models
@@ -62,7 +63,7 @@ def commands() -> None:
 
 for command in (
     package, detect, train, evaluate, calibrate, export, quantize, convert, data, models, verify,
-    benchmark,
+    benchmark, doctor,
 ):  # fmt: skip
     commands.add_command(command)
 

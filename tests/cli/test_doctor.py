@@ -1,0 +1,71 @@
+"""``ssd34 doctor``: what is installed, what the processor can do, and what would be faster."""
+
+import json
+from importlib import metadata
+
+import pytest
+
+from ssd34.cli.doctor import advise, examine
+from ssd34.machine import FEATURES, Cpu, thread_budget
+from tests.support.cli import run_main
+
+
+def cpu(*features, budget=4, processors=4):
+    return Cpu(
+        model="x", system="Linux x86_64", processors=processors, thread_budget=budget,
+        features={name: name in features for name in FEATURES},
+    )  # fmt: skip
+
+
+def test_it_prints_what_a_report_of_a_problem_needs(monkeypatch, capfd):
+    code, out, _ = run_main(monkeypatch, capfd, "doctor")
+    assert code == 0
+    for fact in ("onnxruntime", metadata.version("onnxruntime"), str(thread_budget())):
+        assert fact in out
+
+
+def test_json_has_the_same(monkeypatch, capfd):
+    code, out, _ = run_main(monkeypatch, capfd, "doctor", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["libraries"]["numpy"] == metadata.version("numpy")
+    assert found["extras"]["export"] == []
+    assert "dev" not in found["extras"]
+
+
+def test_an_extra_names_what_it_lacks_also_through_another_one(monkeypatch):
+    real = metadata.version
+
+    def version(name):
+        if name == "hotcoco":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    extras = examine(cpu())["extras"]
+    assert extras["evaluate"] == extras["train"] == ["hotcoco"]
+    assert extras["export"] == []
+
+
+def test_without_an_installed_package_there_are_no_extras(monkeypatch):
+    def requires(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", requires)
+    assert examine(cpu())["extras"] == {}
+
+
+@pytest.mark.parametrize(
+    ("machine", "openvino", "facts"),
+    [
+        (cpu("avx2", "vnni"), True, []),
+        (cpu("avx2", "vnni", "amx"), False, ["ssd34[openvino]"]),
+        (cpu("avx2", "vnni", "amx"), True, ["--engine openvino"]),
+        (cpu("avx2"), True, ["VNNI"]),
+        (cpu("vnni", budget=2, processors=64), True, ["2 of 64"]),
+    ],
+)
+def test_advice(machine, openvino, facts):
+    advice = advise(machine, openvino=openvino)
+    assert len(advice) == len(facts)
+    assert all(fact in text for fact, text in zip(facts, advice, strict=True))
