@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,9 @@ class EngineChoice:
 def choose_faster_engine(
     first: Engine, path: Path, tensor: NDArray[Any], *, threads: int, streams: int = 1
 ) -> tuple[Engine, EngineChoice]:
-    """The faster of a loaded engine and OpenVINO for one file.
+    """The fastest for one file, of a loaded engine and the others that can run it.
 
-    Both run the same input in turns, two times to warm up and five times measured. The answer
+    All run the same input in turns, two times to warm up and five times measured. The answer
     is not kept: it depends on the threads, the versions and what else the machine does.
 
     Args:
@@ -57,25 +58,30 @@ def choose_faster_engine(
         threads: that one run uses.
         streams: runs that will be under way at once.
     """
-    try:
-        second = open_engine(path, name=OPENVINO, threads=threads, streams=streams)
-        engines = {engine.name: engine for engine in (first, second)}
-        times = interleaved(
-            {
-                name: lambda engine=engine: engine.run(  # type: ignore[misc]
-                    [port.name for port in engine.outputs], {engine.inputs[0].name: tensor}
-                )
-                for name, engine in engines.items()
-            },
-            rounds=ROUNDS,
-            warm_up=WARM_UP,
-        )
-    except (MissingExtraError, ModelError) as error:
-        return first, EngineChoice(first.name, {}, f"engine {first.name}: {error}")
-    medians = {name: float(np.median(values)) for name, values in times.items()}
-    best = min(medians, key=medians.__getitem__)
+    engines, refusals = {first.name: first}, []
+
+    def run(engine: Engine) -> None:
+        engine.run([port.name for port in engine.outputs], {engine.inputs[0].name: tensor})
+
+    for name in ENGINES:
+        if name == first.name:
+            continue
+        try:
+            engine = open_engine(path, name=name, threads=threads, streams=streams)
+            run(engine)
+        except (MissingExtraError, ModelError) as error:
+            refusals.append(str(error))
+        else:
+            engines[name] = engine
+    medians: dict[str, float] = {}
+    if len(engines) > 1:
+        jobs = {name: partial(run, engine) for name, engine in engines.items()}
+        times = interleaved(jobs, rounds=ROUNDS, warm_up=WARM_UP)
+        medians = {name: float(np.median(values)) for name, values in times.items()}
+    best = min(medians, key=medians.__getitem__, default=first.name)
     measured = ", ".join(f"{name} {value:.1f} ms" for name, value in medians.items())
-    return engines[best], EngineChoice(best, medians, f"engine {best}: {measured}")
+    reason = "; ".join([measured] * bool(measured) + refusals)
+    return engines[best], EngineChoice(best, medians, f"engine {best}: {reason}")
 
 
 def int8_way(path: Path, engine: Engine) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.runtime.engine import OPENVINO, Engine
+from ssd34.runtime.engine import NATIVE, OPENVINO, Engine
 
 RUNS = 5
 
@@ -51,6 +51,8 @@ def measure_node_times(
         tensor: its input.
         threads: that one run uses.
     """
+    if engine == NATIVE:
+        return []
     runs = (_openvino_runs if engine == OPENVINO else _onnxruntime_runs)(path, tensor, threads)
     times = np.median([[node.milliseconds for node in run] for run in runs], axis=0)
     return [

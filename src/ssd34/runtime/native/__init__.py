@@ -1,1 +1,1 @@
-"""The native engine: exact int8 convolutions, written as LLVM code and compiled when a file loads."""
+"""The native engine: exact int8 convolutions as LLVM code, compiled when a file is loaded."""

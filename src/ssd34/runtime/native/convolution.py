@@ -180,5 +180,3 @@ def aligned(values: NDArray[Any]) -> NDArray[Any]:
     room = empty(values.nbytes).view(values.dtype).reshape(values.shape)
     room[...] = values
     return room
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def cut(model: onnx.ModelProto) -> Parts | None:
     for node in graph.node:
         if node.op_type == "QLinearConv":
             conv = _read_convolution(node, constants)
-            if conv is None or conv.weight.shape[1] % CHANNELS and conv.source not in ours:
+            if conv is None or (conv.weight.shape[1] % CHANNELS and conv.source not in ours):
                 continue
             entry = entry or conv.source
             if conv.source == entry or conv.source in ours:
@@ -196,8 +196,8 @@ def _model(
     model: onnx.ModelProto,
     nodes: list[onnx.NodeProto],
     *,
-    inputs: list[tuple[str, int, Any]],
-    outputs: list[tuple[str, int, Any]],
+    inputs: Sequence[tuple[str, int, Any]],
+    outputs: Sequence[tuple[str, int, Any]],
     ports: Iterable[onnx.ValueInfoProto] = (),
 ) -> onnx.ModelProto:
     """A model of some nodes, with those of the file's own inputs and constants that they read."""
@@ -210,8 +210,7 @@ def _model(
         [helper.make_tensor_value_info(*port) for port in outputs] + list(ports),
         [tensor for tensor in model.graph.initializer if tensor.name in read],
     )
-    part = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    return part
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def _leading_to(

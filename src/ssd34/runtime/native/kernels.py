@@ -31,18 +31,19 @@ ALIGN = 64
 _BYTES, _WORDS = 4, 2
 """Numbers that one instruction multiplies and adds into a 32-bit sum."""
 
-LAYER = np.dtype(
-    [(name, np.int64) for name in (
-        "source", "target", "residual", "weights", "bias", "scale", "padding",
-        "winograd", "items", "per_item", "total", "across",
-        "width", "height", "channels", "out_width", "out_height", "outputs",
-        "kernel", "stride", "top", "left", "zero",
-    )] + [(name, np.float32) for name in ("low", "high", "own", "other", "offset", "unused")]
+INTEGERS = (
+    "source", "target", "residual", "weights", "bias", "scale", "padding",
+    "winograd", "items", "per_item", "total", "across",
+    "width", "height", "channels", "out_width", "out_height", "outputs",
+    "kernel", "stride", "top", "left", "zero",
 )  # fmt: skip
+_REALS = ("low", "high", "own", "other", "offset", "unused")
+LAYER = np.dtype([(name, np.int64) for name in INTEGERS] + [(name, np.float32) for name in _REALS])
 """A convolution as the code reads it, one after the other in memory.
 
 source, target, residual: addresses of pictures; residual is 0 without an addition.
-weights, bias, scale: addresses, see `pack_weights`; bias (outputs,) int32, scale (outputs,) float32.
+weights, bias, scale: addresses, see `convolution.pack_weights`; bias and scale are (outputs,) int32
+and float32.
 padding: address of a row of zero points of the source.
 winograd: 1 with F(4x4, 3x3), 0 with the window's bytes side by side.
 items, per_item, total: the work, in tiles or in results; across: how many there are in a row.
@@ -55,8 +56,14 @@ own, other, offset: of the addition, see `_finish`.
 
 def read(layer: Value, name: str) -> Value:
     """A field of a layer."""
-    kind, place = LAYER.fields[name][:2]
-    return (layer + place).load(F32 if kind == np.float32 else I64, align=4)
+    if name in INTEGERS:
+        return (layer + 8 * INTEGERS.index(name)).load(I64, align=8)
+    return (layer + 8 * len(INTEGERS) + 4 * _REALS.index(name)).load(F32, align=4)
+
+
+def read_address(layer: Value, name: str) -> Value:
+    """A field that is an address."""
+    return (layer + 8 * INTEGERS.index(name)).load(POINTER, align=8)
 
 
 def write_kernels(code: Code, level: Level) -> None:
@@ -292,9 +299,9 @@ def _write_window(code: Code, *, words: bool) -> None:
     [kernel][kernel][channels], as bytes or words. y and x are where the window begins."""
     p = code.function("window", {"layer": POINTER, "y": I64, "x": I64, "target": POINTER})
     layer = p["layer"]
-    names = ("source", "padding", "width", "height", "channels", "kernel")
-    _, _, width, height, channels, kernel = (read(layer, name) for name in names)
-    source, padding = ((layer + LAYER.fields[n][1]).load(POINTER, align=8) for n in names[:2])
+    names = ("width", "height", "channels", "kernel")
+    width, height, channels, kernel = (read(layer, name) for name in names)
+    source, padding = (read_address(layer, name) for name in ("source", "padding"))
     size = 2 if words else 1
     with code.loop(kernel) as i, code.loop(kernel) as j:
         y, x = p["y"] + i, p["x"] + j

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.contract import Port
 from ssd34.errors import ModelError, require
 from ssd34.runtime.engine import NATIVE, describe_failure, describe_refusal
 from ssd34.runtime.libraries import onnxruntime
@@ -39,13 +37,14 @@ class NativeEngine:
             MissingExtraError: llvmlite or onnx is not installed.
             ModelError: broken, not in int8, or not for this processor.
         """
-        for module in ("llvmlite", "onnx"):
-            require(module, extra="native", why="the engine native")
+        require_libraries()
         from ssd34.runtime.native.graph import cut, optimize
         from ssd34.runtime.native.levels import choose_level
         from ssd34.runtime.native.network import Network
+        from ssd34.runtime.native.self_check import check_level
 
         chosen = choose_level(level)
+        check_level(chosen)
         self.level = chosen.name
         self.version = f"{onnxruntime.__version__} and {chosen.name}"
         self._path = path
@@ -71,7 +70,9 @@ class NativeEngine:
             raise
         except Exception as error:  # the library has no common base of its own
             raise ModelError(describe_refusal(path, error)) from None
-        size = self._before.get_outputs()[0].shape[1:3]
+        entry, *others = self._before.get_outputs()
+        self._passed_on = [port.name for port in others]
+        size = entry.shape[1:3]
         if not all(isinstance(side, int) for side in size):
             raise ModelError(
                 f"{path}: the engine native needs pictures of one size, got {size}; use the engine "
@@ -102,10 +103,19 @@ class NativeEngine:
         with self._network.run(entry) as exits:
             given: dict[str, NDArray[Any]] = {name + TURNED: x for name, x in exits.items()}
             wanted = {port.name for port in self._after.get_inputs()}
-            given |= {port.name: x for port, x in zip(self._before.get_outputs()[1:], others)}
+            given |= dict(zip(self._passed_on, others, strict=True))
             given |= {name: x for name, x in feed.items() if name in wanted}
             try:
                 found: list[NDArray[Any]] = self._after.run(list(outputs), given)
             except Exception as error:
                 raise ModelError(describe_failure(self._path, self.name, error)) from error
         return found
+
+
+def require_libraries() -> None:
+    """
+    Raises:
+        MissingExtraError: what the engine needs is not installed.
+    """
+    for module in ("llvmlite", "onnx"):
+        require(module, extra="native", why="the engine native")

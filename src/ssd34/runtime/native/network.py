@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ssd34.errors import ModelError
 from ssd34.runtime.native.convolution import Convolution, Packed, empty, rounded_up
-from ssd34.runtime.native.kernels import ALIGN, CHANNELS, LAYER
+from ssd34.runtime.native.kernels import ALIGN, CHANNELS
 from ssd34.runtime.native.levels import Level
 from ssd34.runtime.native.program import COUNTERS, compile_program, scratch_bytes
 
@@ -60,14 +60,12 @@ class Network:
             if min(made[:2]) < 1 or (residual is not None and residual != made):
                 raise ModelError(f"{conv.name}: makes {made} of {self._sizes[conv.source]}")
             self._sizes[conv.target] = made
-            self._packed.append(
-                Packed(conv, level, height=height, width=width, threads=threads)
-            )
+            self._packed.append(Packed(conv, level, height=height, width=width, threads=threads))
         self._convolutions, self._exits = list(convolutions), list(exits)
-        self._places, self._bytes = _places(self._convolutions, self._sizes, entry, self._exits)
+        self._places, self._bytes = _places(self._convolutions, self._sizes, self._exits)
         self._records = np.concatenate([packed.record for packed in self._packed])
         self._scratch = max(scratch_bytes(level, record) for record in self._records)
-        self._run = compile_program(level)
+        self._program = compile_program(level)
         self._pool = ThreadPoolExecutor(max((threads - 1) * streams, 1), "ssd34-native")
         self._free: queue.LifoQueue[_Memory | None] = queue.LifoQueue()
         for _ in range(streams):
@@ -83,7 +81,7 @@ class Network:
         assert pictures.shape[1:] == self._sizes[self._entry] and pictures.dtype == np.uint8
         memory = self._free.get()
         try:
-            memory = memory or self._new_memory()
+            memory = memory or _Memory(self)
             if len(pictures) == 1:
                 self._run_one(memory, pictures[0])
                 yield {name: memory.view(name)[None] for name in self._exits}
@@ -105,16 +103,13 @@ class Network:
         memory.counters[:] = 0
         shared = memory.records.ctypes.data, len(memory.records), memory.counters.ctypes.data
         calls = [
-            self._pool.submit(self._run, *shared, scratch.ctypes.data)
+            self._pool.submit(self._program.run, *shared, scratch.ctypes.data)
             for scratch in memory.scratch[1:]
         ]
-        self._run(*shared, memory.scratch[0].ctypes.data)
+        self._program.run(*shared, memory.scratch[0].ctypes.data)
         for call in calls:
             if not call.cancel():  # else it came too late to help
                 call.result()
-
-    def _new_memory(self) -> _Memory:
-        return _Memory(self)
 
 
 class _Memory:
@@ -150,7 +145,7 @@ class _Memory:
 
 
 def _places(
-    convolutions: Sequence[Convolution], sizes: Sizes, entry: str, exits: Sequence[str]
+    convolutions: Sequence[Convolution], sizes: Sizes, exits: Sequence[str]
 ) -> tuple[dict[str, int], int]:
     """Where each value's picture begins, and how many bytes all take: the room of values that
     nobody reads any more is given to later ones."""

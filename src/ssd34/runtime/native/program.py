@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from llvmlite import binding
 
-from ssd34.runtime.native.emit import I32, I64, POINTER, Code, Value
-from ssd34.runtime.native.kernels import ALIGN, LAYER, per_step, read, write_kernels
+from ssd34.runtime.native.emit import I64, POINTER, Code, Value
+from ssd34.runtime.native.kernels import (
+    ALIGN,
+    INTEGERS,
+    LAYER,
+    per_step,
+    read,
+    read_address,
+    write_kernels,
+)
 from ssd34.runtime.native.levels import Level
 from ssd34.runtime.native.winograd import PATCH, PLACES, TILE
 
@@ -21,43 +30,47 @@ COUNTERS = 128
 _SPINS = 2000
 """Looks at a counter before a waiting thread lets others run."""
 
-Run = Callable[[int, int, int, int], None]
-"""Compute layers: their address (`LAYER`), how many they are, the address of `COUNTERS` bytes for
-each, all zero, and of scratch memory of this thread's own. Each thread of a team calls it once with
-the same first three; all return when everything is done. A team may be one thread, and a thread
-that comes late finds less to do. The interpreter's lock is not held."""
+
+@dataclass(frozen=True)
+class Program:
+    """Compiled code, ready to run.
+
+    Attributes:
+        run: compute layers: their address (`LAYER`), how many they are, the address of `COUNTERS`
+            bytes for each, all zero, and of scratch memory of this thread's own. Each thread of a
+            team calls it once, with the same first three; all return when everything is done. A
+            thread that comes late finds less to do. The interpreter's lock is not held.
+        engine: what owns the memory that the code is in.
+    """
+
+    run: Callable[[int, int, int, int], None]
+    engine: binding.ExecutionEngine
 
 
 @cache
-def compile_program(level: Level) -> Run:
-    """The program for one instruction set; takes some 0.3 s once."""
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    module, machine = _optimized(level)
+def compile_program(level: Level) -> Program:
+    """The program for one instruction set; takes some 0.7 s, once."""
+    module, machine = _optimize(level)
     binding.add_symbol(_YIELD, _address_of_yield())
     engine = binding.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p] * 1,
-                            ctypes.c_void_p)  # fmt: skip
-    run = kind(engine.get_function_address("run"))
-    run.engine = engine  # which owns the memory that the code is in
-    return run
+    address, number = ctypes.c_void_p, ctypes.c_int64
+    kind = ctypes.CFUNCTYPE(None, address, number, address, address)
+    return Program(kind(engine.get_function_address("run")), engine)
 
 
 def assembly_of(level: Level) -> str:
     """The program as the processor gets it, to look at."""
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    module, machine = _optimized(level)
+    module, machine = _optimize(level)
     text: str = machine.emit_assembly(module)
     return text
 
 
-def _optimized(level: Level) -> tuple[binding.ModuleRef, binding.TargetMachine]:
+def _optimize(level: Level) -> tuple[binding.ModuleRef, binding.TargetMachine]:
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
     target = binding.Target.from_default_triple()
-    machine = target.create_target_machine(
-        cpu=level.cpu, features=level.features, opt=3, jit=True
-    )
+    machine = target.create_target_machine(cpu=level.cpu, features=level.features, opt=3, jit=True)
     module = binding.parse_assembly(str(write_program(level).module))
     module.verify()
     builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(3))
@@ -95,8 +108,8 @@ def group_of(level: Level) -> int:
     return 2 * level.rows
 
 
-def scratch_bytes(level: Level, layer: LAYER) -> int:
-    """Memory that one thread needs for a layer."""
+def scratch_bytes(level: Level, layer: Any) -> int:
+    """Memory that one thread needs for a layer, a record of `LAYER`."""
     per_item, channels = int(layer["per_item"]), int(layer["channels"])
     sums = group_of(level) * level.outputs * 4 + ALIGN
     if layer["winograd"]:
@@ -117,7 +130,7 @@ def _write_winograd_item(code: Code, level: Level) -> None:
     are 64 bytes more than needed: at distances of a power of two they would share cache lines.
     """
     p = code.function("winograd_item", _ITEM)
-    layer, f = p["layer"], _Fields(p["layer"])
+    f = _Fields(p["layer"])
     block, group = level.outputs, group_of(level)
     channels, first, count = f["channels"], p["item"] * f["per_item"], _share(code, f, p["item"])
     steps = channels // 2
@@ -164,7 +177,6 @@ def _write_winograd_item(code: Code, level: Level) -> None:
                     output, strides["sums"], f["out_width"] * f["outputs"], f["outputs"],
                     rows, columns, whole=(rows > TILE - 1) & (columns > TILE - 1),
                 )  # fmt: skip
-    del layer
     code.finish()
 
 
@@ -254,15 +266,14 @@ class _Fields:
 
     def __init__(self, layer: Value) -> None:
         self.layer = layer
-        self._values = {
-            name: read(layer, name) for name, (kind, *_) in LAYER.fields.items() if kind.kind == "i"
-        }
+        self._values = {name: read(layer, name) for name in INTEGERS}
 
     def __getitem__(self, name: str) -> Value:
         return self._values[name]
 
     def pointer(self, name: str) -> Value:
-        return (self.layer + LAYER.fields[name][1]).load(POINTER, align=8)
+        """A field that is an address."""
+        return read_address(self.layer, name)
 
 
 def _share(code: Code, f: _Fields, item: Value) -> Value:
