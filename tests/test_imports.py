@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "ssd34"
 EXTRAS = (
     "torch", "onnx", "safetensors", "hotcoco", "supervision", "cv2", "matplotlib", "yaml",
     "jinja2", "msgspec",
-    "openvino", "mlperf_loadgen",
+    "openvino", "mlperf_loadgen", "llvmlite",
 )  # fmt: skip
 
 BLOCKED = f"""
@@ -60,6 +60,7 @@ def test_a_base_install_detects(tiny_model, tmp_path):
      (("export", "a", "b.onnx"), "export"), (("convert", "a.pth", "b.safetensors"), "train"),
      (("evaluate", "--data", "x"), "evaluate"),
      (("detect", "examples", "--engine", "openvino"), "openvino"),
+     (("detect", "examples", "--engine", "native"), "native"),
      (("quantize", "default", "--data", "x", "--output", "x"), "quantize")],
 )  # fmt: skip
 def test_a_missing_extra_is_named_with_the_remedy(arguments, extra):
