@@ -82,7 +82,7 @@ def duration(seconds: float) -> str:
 engine_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--engine",
     type=click.Choice([*ENGINES, AUTO]),
-    help=f"What computes. auto times both and takes the faster. [default: {DEFAULT_ENGINE}]",
+    help=f"What computes. auto times all and takes the fastest. [default: {DEFAULT_ENGINE}]",
 )
 
 
