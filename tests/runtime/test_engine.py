@@ -231,7 +231,7 @@ def test_openvino_is_not_asked_for_what_it_computes_wrongly(
                 open_engine(path, name="openvino", threads=1)
             session = Session(path, engine="auto", threads=1)
             assert session.choice
-            assert session.choice.engine == "onnxruntime" and "VNNI" in session.choice.reason
+            assert session.choice.engine != "openvino" and "VNNI" in session.choice.reason
         else:
             assert open_engine(path, name="openvino", threads=1).name == "openvino"
     stored = tmp_path / "stored.onnx"
