@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -37,12 +38,22 @@ def main() -> None:
     parser.add_argument("--float", help="the same network in float")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument(
+        "--cpu-time", action="store_true",
+        help="count processor time, for machines that do other work meanwhile; with one thread",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = [
         row
         for threads in options.threads
-        for row in _measured(options.model, options.float, threads, rounds=options.rounds)
+        for row in _measured(
+            options.model,
+            options.float,
+            threads,
+            rounds=options.rounds,
+            clock=time.process_time if options.cpu_time else time.perf_counter,
+        )
     ]
     columns = list(rows[0])
     table = Table(*columns, title=f"{options.model}, {this_cpu().model}")
@@ -50,12 +61,17 @@ def main() -> None:
         table.add_row(*(str(row[name]) for name in columns))
     Console(width=120).print(table)
     if options.json:
-        values = {"cpu": this_cpu().to_dict(), "rows": rows}
+        values = {"cpu": this_cpu().to_dict(), "cpu_time": options.cpu_time, "rows": rows}
         write_text(options.json, json.dumps(values, indent=1) + "\n")
 
 
 def _measured(
-    model: str, in_float: str | None, threads: int, *, rounds: int
+    model: str,
+    in_float: str | None,
+    threads: int,
+    *,
+    rounds: int,
+    clock: Callable[[], float],
 ) -> list[dict[str, object]]:
     """A row for each engine that can run the file; the ratio is to ONNX Runtime on it."""
     path = model_path(model)
@@ -79,7 +95,7 @@ def _measured(
         seconds[name] = time.perf_counter() - started
         names = [port.name for port in engine.outputs]
         jobs[name] = partial(engine.run, names, {engine.inputs[0].name: _noise(engine)})
-    times = interleaved(jobs, rounds=rounds, warm_up=2)
+    times = interleaved(jobs, rounds=rounds, warm_up=2, clock=clock)
     base = times["int8 onnxruntime"]
     return [
         {
