@@ -15,8 +15,12 @@ from ssd34.runtime.native.winograd import TILE, fits
 _FEWEST_TILES = 16
 """With fewer the transformed weights, four times the bytes, take longer than they save."""
 
-_SCRATCH = 2**21
-"""Bytes of transformed inputs of one thread."""
+_TILES = 112
+"""Tiles of an item of work: enough for the weights that are transformed for each, and few enough
+for the second-level cache to keep their results until all channels are there."""
+
+_WINDOWS = 2**19
+"""Bytes of an item's windows in a direct convolution."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +103,11 @@ class Packed:
         )  # fmt: skip
         channels = rounded_up(inputs, CHANNELS)
         if winograd:
-            total, bytes_each, most = across * down, 36 * 2 * channels, _SCRATCH
+            total, most = across * down, _TILES
         else:
             total, across = out_width * out_height, out_width
-            bytes_each = kernel**2 * channels * 4 // per_step(level, winograd=False)
-            most = _SCRATCH // 4
-        per_item = share(total, at_most=max(1, most // bytes_each), threads=threads)
+            most = _WINDOWS * per_step(level, winograd=False) // (4 * kernel**2 * channels)
+        per_item = share(total, at_most=max(1, most), threads=threads)
         padded = rounded_up(outputs, CHANNELS)
         sums = conv.weight.sum(axis=(1, 2, 3), dtype=np.int64) * conv.source_zero
         bias = (conv.bias - sums).astype(np.int32)  # wraps, as the kernels do

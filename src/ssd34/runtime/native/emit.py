@@ -204,6 +204,12 @@ class Code:
         """Tell the processor that this thread waits."""
         self.intrinsic("llvm.x86.sse2.pause", NOTHING, [])
 
+    def prefetch(self, place: Value, *, to_write: bool = False) -> None:
+        """Have a line of the cache brought near; the address need not exist."""
+        name = "llvm.prefetch.p0"
+        numbers = [self.value(number, I32) for number in (int(to_write), 3, 1)]
+        self.intrinsic(name, NOTHING, [place, *numbers])
+
     def select(self, condition: Value, one: Value, other: Value) -> Value:
         """One where the condition holds, else the other."""
         return Value(self, self.builder.select(condition.raw, one.raw, other.raw))

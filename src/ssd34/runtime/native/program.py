@@ -97,6 +97,7 @@ def write_program(level: Level) -> Code:
     code = Code()
     code.declare(_YIELD)
     write_kernels(code, level)
+    _write_prefetch(code, level)
     _write_winograd_item(code, level)
     _write_direct_item(code, level)
     _write_run(code)
@@ -163,6 +164,8 @@ def _write_winograd_item(code: Code, level: Level) -> None:
             start = g * group
             here = code.smaller(count - start, code.value(group, I64))
             with code.loop(PLACES) as place:
+                with code.when(place < here):
+                    code.call("prefetch_tile", p["layer"], first + start + place, k)
                 a = inputs + place * strides["inputs"] + start * row
                 b, to = weights + place * strides["weights"], sums + place * strides["sums"]
                 code.call(f"products_{per_step(level, winograd=True)}", a, b, to, steps, row, here)
@@ -177,6 +180,26 @@ def _write_winograd_item(code: Code, level: Level) -> None:
                     output, strides["sums"], f["out_width"] * f["outputs"], f["outputs"],
                     rows, columns, whole=(rows > TILE - 1) & (columns > TILE - 1),
                 )  # fmt: skip
+    code.finish()
+
+
+def _write_prefetch(code: Code, level: Level) -> None:
+    """``prefetch_tile``: bring the places near that a tile's results will be written to, and its
+    residual, while products are computed."""
+    p = code.function("prefetch_tile", {"layer": POINTER, "tile": I64, "block": I64})
+    f = _Fields(p["layer"])
+    y, x = _place(p["tile"], f["across"])
+    start = (y * TILE * f["out_width"] + x * TILE) * f["outputs"] + p["block"] * level.outputs
+    adds = f["residual"].equals(0).equals(0)
+    for i in range(TILE):
+        for j in range(TILE):
+            by = start + (f["out_width"] * i + j) * f["outputs"]
+            code.prefetch(f.pointer("target") + by, to_write=True)
+    with code.when(adds):
+        for i in range(TILE):
+            for j in range(TILE):
+                by = start + (f["out_width"] * i + j) * f["outputs"]
+                code.prefetch(f.pointer("residual") + by)
     code.finish()
 
 
