@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from llvmlite import binding
 
 from ssd34.runtime.native.convolution import Packed, share
+from ssd34.runtime.native.kernels import WINOGRAD
 from ssd34.runtime.native.levels import AVX2, AVX512_VNNI, LEVELS
 from ssd34.runtime.native.program import assembly_of
 from tests.support.convolutions import (
@@ -31,8 +32,8 @@ def drawn_picture(seed, *shape, kind="any"):
 
 
 def is_winograd(conv, level, height, width):
-    record = Packed(conv, level, height=height, width=width, threads=1).record
-    return bool(record["winograd"][0])
+    record = Packed(conv, level, height=height, width=width, threads=1).records[-1]
+    return bool(record["kind"] == WINOGRAD)
 
 
 @each_level

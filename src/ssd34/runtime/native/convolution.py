@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.runtime.native.kernels import ALIGN, CHANNELS, LAYER, per_step
+from ssd34.runtime.native.kernels import ALIGN, CHANNELS, DIRECT, LAYER, WEIGHTS, WINOGRAD, per_step
 from ssd34.runtime.native.levels import Level
 from ssd34.runtime.native.winograd import TILE, fits
 
-_FEWEST_TILES = 16
-"""With fewer the transformed weights, four times the bytes, take longer than they save."""
+_FEW_TILES = 16
+"""With fewer a layer is computed directly: its weights are four times as many bytes when they are
+transformed, which takes longer than it saves."""
 
-_TILES = 112
-"""Tiles of an item of work: enough for the weights that are transformed for each, and few enough
-for the second-level cache to keep their results until all channels are there."""
+_SHARED = 4
+"""Times as many tiles as that are the fewest for several threads."""
+
+_MANY_TILES = 128
+"""From so many on all weights are transformed first, and tiles are taken in small groups, so that
+their transformed inputs stay in the second-level cache. With fewer a thread transforms the weights
+of one block, and multiplies them with all its tiles."""
 
 _WINDOWS = 2**19
 """Bytes of an item's windows in a direct convolution."""
@@ -77,11 +82,11 @@ class Convolution:
 
 
 class Packed:
-    """A convolution's arrays for one instruction set, and its record without the addresses of
-    pictures.
+    """A convolution's arrays for one instruction set, and its records without the addresses of
+    pictures and of the memory for transformed weights.
 
     Attributes:
-        record: (1,) `LAYER`.
+        records: (1,) `LAYER`, or (2,) where the first transforms the weights.
     """
 
     def __init__(
@@ -97,13 +102,14 @@ class Packed:
         outputs, inputs, kernel, _ = conv.weight.shape
         out_height, out_width = conv.size_of_target(height, width)
         across, down = -(-out_width // TILE), -(-out_height // TILE)
+        fewest = _FEW_TILES * (_SHARED if threads > 1 else 1)
         winograd = (
-            kernel == 3 and conv.stride == 1 and across * down >= _FEWEST_TILES
-            and fits(conv.weight)
-        )  # fmt: skip
+            kernel == 3 and conv.stride == 1 and across * down >= fewest and fits(conv.weight)
+        )
+        shares = winograd and (threads > 1 or across * down >= _MANY_TILES)
         channels = rounded_up(inputs, CHANNELS)
         if winograd:
-            total, most = across * down, _TILES
+            total, most = across * down, level.group if shares else across * down
         else:
             total, across = out_width * out_height, out_width
             most = _WINDOWS * per_step(level, winograd=False) // (4 * kernel**2 * channels)
@@ -120,7 +126,8 @@ class Packed:
         }
         values: dict[str, Any] = {
             **{name: array.ctypes.data for name, array in self._arrays.items()},
-            "winograd": winograd, "items": -(-total // per_item), "per_item": per_item,
+            "kind": WINOGRAD if winograd else DIRECT, "shares": shares,
+            "items": -(-total // per_item), "per_item": per_item,
             "total": total, "across": across, "width": width, "height": height,
             "channels": channels, "out_width": out_width, "out_height": out_height,
             "outputs": padded, "kernel": kernel, "stride": conv.stride, "top": conv.pads[0],
@@ -128,9 +135,11 @@ class Packed:
             "high": 255 - conv.target_zero,
             **({"own": add.own, "other": add.other, "offset": add.offset} if add else {}),
         }  # fmt: skip
-        self.record = np.zeros(1, LAYER)
+        self.records = np.zeros(1 + shares, LAYER)
         for name, value in values.items():
-            self.record[name] = value
+            self.records[name] = value
+        if shares:
+            self.records["kind"][0], self.records["items"][0] = WEIGHTS, padded // level.outputs
 
 
 def share(total: int, *, at_most: int, threads: int) -> int:

@@ -31,9 +31,10 @@ ALIGN = 64
 _BYTES, _WORDS = 4, 2
 """Numbers that one instruction multiplies and adds into a 32-bit sum."""
 
+DIRECT, WINOGRAD, WEIGHTS = 0, 1, 2
 INTEGERS = (
     "source", "target", "residual", "weights", "bias", "scale", "padding",
-    "winograd", "items", "per_item", "total", "across",
+    "spread", "shares", "kind", "items", "per_item", "total", "across",
     "width", "height", "channels", "out_width", "out_height", "outputs",
     "kernel", "stride", "top", "left", "zero",
 )  # fmt: skip
@@ -45,7 +46,9 @@ source, target, residual: addresses of pictures; residual is 0 without an additi
 weights, bias, scale: addresses, see `convolution.pack_weights`; bias and scale are (outputs,) int32
 and float32.
 padding: address of a row of zero points of the source.
-winograd: 1 with F(4x4, 3x3), 0 with the window's bytes side by side.
+shares: 1 where all transformed weights lie in memory that threads share, at `spread`; 0 where each
+thread transforms those of one block at a time.
+kind: `DIRECT`, `WINOGRAD`, or `WEIGHTS`: only transform the weights of the layer behind it.
 items, per_item, total: the work, in tiles or in results; across: how many there are in a row.
 width, height, channels; out_width, out_height, outputs: of source and target.
 kernel, stride, top, left: the window; the last two are its padding.

@@ -42,6 +42,11 @@ class Level:
         """Channels of a block of sums."""
         return 2 * self.lanes
 
+    @property
+    def group(self) -> int:
+        """Tiles or results whose sums are kept before they become bytes."""
+        return self.rows * max(1, 12 // self.rows)
+
 
 AVX512_VNNI = Level(
     name="avx512vnni",

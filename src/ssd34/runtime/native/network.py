@@ -14,7 +14,7 @@ from ssd34.errors import ModelError
 from ssd34.runtime.native.convolution import Convolution, Packed, empty, rounded_up
 from ssd34.runtime.native.kernels import ALIGN, CHANNELS
 from ssd34.runtime.native.levels import Level
-from ssd34.runtime.native.program import COUNTERS, compile_program, scratch_bytes
+from ssd34.runtime.native.program import COUNTERS, compile_program, scratch_bytes, weight_bytes
 
 Sizes = dict[str, tuple[int, int, int]]
 """Values to height, width and channels in memory."""
@@ -63,8 +63,12 @@ class Network:
             self._packed.append(Packed(conv, level, height=height, width=width, threads=threads))
         self._convolutions, self._exits = list(convolutions), list(exits)
         self._places, self._bytes = _places(self._convolutions, self._sizes, self._exits)
-        self._records = np.concatenate([packed.record for packed in self._packed])
+        self._records = np.concatenate([packed.records for packed in self._packed])
+        self._ends = np.cumsum([len(packed.records) for packed in self._packed])
         self._scratch = max(scratch_bytes(level, record) for record in self._records)
+        self._weights = max(
+            weight_bytes(level, record) * record["shares"] for record in self._records
+        )
         self._program = compile_program(level)
         self._pool = ThreadPoolExecutor(max((threads - 1) * streams, 1), "ssd34-native")
         self._free: queue.LifoQueue[_Memory | None] = queue.LifoQueue()
@@ -123,7 +127,9 @@ class _Memory:
         self.counters = empty(COUNTERS * len(self.records))
         self.scratch = [empty(network._scratch) for _ in range(network._threads)]
         self._readers: list[tuple[int, str]] = []
-        for number, conv in enumerate(network._convolutions):
+        self._weights = empty(int(network._weights))
+        self.records["spread"] = self._weights.ctypes.data
+        for number, conv in zip(network._ends - 1, network._convolutions, strict=True):
             names = {"source": conv.source, "target": conv.target}
             if conv.addition is not None:
                 names["residual"] = conv.addition.residual

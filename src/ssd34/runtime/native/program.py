@@ -14,8 +14,11 @@ from llvmlite import binding
 from ssd34.runtime.native.emit import I64, POINTER, Code, Value
 from ssd34.runtime.native.kernels import (
     ALIGN,
+    DIRECT,
     INTEGERS,
     LAYER,
+    WEIGHTS,
+    WINOGRAD,
     per_step,
     read,
     read_address,
@@ -99,40 +102,44 @@ def write_program(level: Level) -> Code:
     write_kernels(code, level)
     _write_prefetch(code, level)
     _write_winograd_item(code, level)
+    _write_weights_item(code, level)
     _write_direct_item(code, level)
     _write_run(code)
     return code
 
 
-def group_of(level: Level) -> int:
-    """Tiles or results whose sums are kept before they become bytes."""
-    return 2 * level.rows
+def weight_bytes(level: Level, layer: Any) -> int:
+    """Memory for a layer's transformed weights, one block after the other."""
+    block = PLACES * (int(layer["channels"]) * level.outputs * 2 + ALIGN)
+    return int(layer["outputs"]) // level.outputs * block
 
 
 def scratch_bytes(level: Level, layer: Any) -> int:
     """Memory that one thread needs for a layer, a record of `LAYER`."""
     per_item, channels = int(layer["per_item"]), int(layer["channels"])
-    sums = group_of(level) * level.outputs * 4 + ALIGN
-    if layer["winograd"]:
-        inputs = per_item * channels * 2 + ALIGN
-        return PLACES * (inputs + channels * level.outputs * 2 + ALIGN + sums)
-    size = 1 if level.multiplies_bytes else 2
-    return per_item * int(layer["kernel"]) ** 2 * channels * size + ALIGN + sums
+    sums = level.group * level.outputs * 4 + ALIGN
+    if layer["kind"] == DIRECT:
+        size = 1 if level.multiplies_bytes else 2
+        return per_item * int(layer["kernel"]) ** 2 * channels * size + sums
+    weights = 0 if layer["shares"] else channels * level.outputs * 2 + ALIGN
+    return PLACES * (per_item * channels * 2 + ALIGN + sums + weights)
 
 
+_ITEMS = {DIRECT: "direct_item", WINOGRAD: "winograd_item", WEIGHTS: "weights_item"}
 _ITEM = {"layer": POINTER, "item": I64, "scratch": POINTER}
 
 
 def _write_winograd_item(code: Code, level: Level) -> None:
     """``winograd_item``: some tiles of a layer, all its outputs.
 
-    In the scratch memory lie, each for 36 places: the tiles' transformed inputs, one block of
-    outputs' transformed weights, and their sums for a group of tiles. From place to place there
-    are 64 bytes more than needed: at distances of a power of two they would share cache lines.
+    In the scratch memory lie, each for 36 places: the tiles' transformed inputs, the sums of one
+    block of outputs for a group of tiles, and that block's transformed weights, where threads do
+    not share them. From place to place there are 64 bytes more than needed: at distances of a power
+    of two they would share cache lines.
     """
     p = code.function("winograd_item", _ITEM)
     f = _Fields(p["layer"])
-    block, group = level.outputs, group_of(level)
+    block, group = level.outputs, level.group
     channels, first, count = f["channels"], p["item"] * f["per_item"], _share(code, f, p["item"])
     steps = channels // 2
     row, sums_row = channels * 2, 4 * block
@@ -142,8 +149,9 @@ def _write_winograd_item(code: Code, level: Level) -> None:
         "sums": code.value(group * sums_row + ALIGN, I64),
     }
     inputs = p["scratch"]
-    weights = inputs + strides["inputs"] * PLACES
-    sums = weights + strides["weights"] * PLACES
+    sums = inputs + strides["inputs"] * PLACES
+    own = sums + strides["sums"] * PLACES
+    shares = f["shares"].equals(1)
 
     with code.loop(count) as t:
         y, x = _place(first + t, f["across"])
@@ -158,8 +166,11 @@ def _write_winograd_item(code: Code, level: Level) -> None:
             code.call("tile_edge", *arguments, f.pointer("padding"), y, x, f["height"], f["width"])
 
     with code.loop(f["outputs"] // block) as k:
-        source = f.pointer("weights") + k * channels * (9 * block)
-        code.call("block_weights", source, weights, steps, strides["weights"])
+        with code.when(shares.equals(0)):
+            source = f.pointer("weights") + k * channels * (9 * block)
+            code.call("block_weights", source, own, steps, strides["weights"])
+        spread = f.pointer("spread") + k * strides["weights"] * PLACES
+        weights = code.select(shares, spread, own)
         with code.loop((count + (group - 1)) // group) as g:
             start = g * group
             here = code.smaller(count - start, code.value(group, I64))
@@ -180,6 +191,18 @@ def _write_winograd_item(code: Code, level: Level) -> None:
                     output, strides["sums"], f["out_width"] * f["outputs"], f["outputs"],
                     rows, columns, whole=(rows > TILE - 1) & (columns > TILE - 1),
                 )  # fmt: skip
+    code.finish()
+
+
+def _write_weights_item(code: Code, level: Level) -> None:
+    """``weights_item``: transform one block of a layer's weights."""
+    p = code.function("weights_item", _ITEM)
+    f, block = _Fields(p["layer"]), level.outputs
+    steps = f["channels"] // 2
+    stride = steps * (4 * block) + ALIGN
+    source = f.pointer("weights") + p["item"] * f["channels"] * (9 * block)
+    target = f.pointer("spread") + p["item"] * stride * PLACES
+    code.call("block_weights", source, target, steps, stride)
     code.finish()
 
 
@@ -208,7 +231,7 @@ def _write_direct_item(code: Code, level: Level) -> None:
     with all weights."""
     p = code.function("direct_item", _ITEM)
     f = _Fields(p["layer"])
-    block, group = level.outputs, group_of(level)
+    block, group = level.outputs, level.group
     first, count = p["item"] * f["per_item"], _share(code, f, p["item"])
     numbers = f["kernel"] * f["kernel"] * f["channels"]
     each = per_step(level, winograd=False)
@@ -264,14 +287,13 @@ def _write_run(code: Code) -> None:
     with code.loop(p["count"]) as k:
         layer, taken = p["layers"] + k * LAYER.itemsize, p["counters"] + k * COUNTERS
         done, items = taken + COUNTERS // 2, read(layer, "items")
-        direct = read(layer, "winograd").equals(0)
+        kind = read(layer, "kind")
         with code.forever() as leave_if:
             item = code.fetch_add(taken, 1)
             leave_if(item.within(items).equals(0))
-            with code.when(direct):
-                code.call("direct_item", layer, item, p["scratch"])
-            with code.when(direct.equals(0)):
-                code.call("winograd_item", layer, item, p["scratch"])
+            for number, name in _ITEMS.items():
+                with code.when(kind.equals(number)):
+                    code.call(name, layer, item, p["scratch"])
             code.fetch_add(done, 1)
         looks = code.variable(I64)
         looks.store(0)
