@@ -15,9 +15,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ssd34.runtime.libraries import onnxruntime, open_onnx
+from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.native.convolution import Addition, Convolution, rounded_up
 from ssd34.runtime.native.kernels import CHANNELS
+from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine
 
 TURNED = ".pixels"
 """What a value is called where its channels are last: (N, H, W, C)."""
@@ -45,20 +46,20 @@ class Parts:
     after: onnx.ModelProto
 
 
-def optimize(path: Path) -> onnx.ModelProto:
-    """The file as ONNX Runtime computes it: both forms of int8 files become QLinearConv and
-    QLinearAdd.
+def optimize(path: Path, *, threads: int) -> tuple[OnnxRuntimeEngine, onnx.ModelProto]:
+    """The file in ONNX Runtime and as that computes it: both forms of int8 files become
+    QLinearConv and QLinearAdd.
 
     Raises:
-        Exception: ONNX Runtime does not load it.
+        ModelError: broken, or with operators that ONNX Runtime does not have.
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.log_severity_level = 4  # it warns that such a file belongs to this machine
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        open_onnx(path, options)
-        return onnx.load(options.optimized_model_filepath)
+        engine = OnnxRuntimeEngine(path, threads=threads, options=options)
+        return engine, onnx.load(options.optimized_model_filepath)
 
 
 def cut(model: onnx.ModelProto) -> Parts | None:
@@ -138,17 +139,20 @@ def _read_convolution(node: onnx.NodeProto, constants: Constants) -> Convolution
         and set(attributes.get("dilations", [1])) == {1}
         and attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
     )
-    if not plain or len(kernel) != 1 or len(strides) != 1:
+    if not plain or len(kernel) != 1 or len(strides) != 1 or min(strides) < 1:
         return None
     outputs = len(weight)
+    bias = constants[names[8]] if names[8] else np.zeros(outputs, np.int32)
+    if bias.shape != (outputs,) or bias.dtype != np.int32 or w_scale.size not in (1, outputs):
+        return None
     factor = (np.float32(x_scale.item()) * w_scale.astype(np.float32)) / np.float32(scale.item())
     return Convolution(
         name=node.name,
         source=node.input[0],
         target=node.output[0],
         weight=weight,
-        bias=constants[names[8]] if names[8] else np.zeros(outputs, np.int32),
-        scale=np.broadcast_to(factor, outputs).astype(np.float32),
+        bias=bias,
+        scale=np.broadcast_to(factor.reshape(-1), outputs).astype(np.float32),
         source_zero=int(x_zero.item()),
         target_zero=int(zero.item()),
         stride=strides.pop(),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ssd34.errors import ModelError, require
 from ssd34.runtime.engine import NATIVE, describe_failure, describe_refusal
 from ssd34.runtime.libraries import onnxruntime
-from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine, session_options
+from ssd34.runtime.onnxruntime_engine import session_options
 
 
 class NativeEngine:
@@ -48,16 +48,15 @@ class NativeEngine:
         self.level = chosen.name
         self.version = f"{onnxruntime.__version__} and {chosen.name}"
         self._path = path
-        whole = OnnxRuntimeEngine(path, threads=threads)
+        whole, model = optimize(path, threads=threads)
         self.inputs, self.outputs, self.metadata = whole.inputs, whole.outputs, whole.metadata
-        del whole
+        parts = cut(model)
+        if parts is None:
+            raise ModelError(
+                f"{path}: has no int8 convolutions that the engine native computes; use the "
+                "engine onnxruntime, or make an int8 file with: ssd34 quantize"
+            )
         try:
-            parts = cut(optimize(path))
-            if parts is None:
-                raise ModelError(
-                    f"{path}: has no int8 convolutions that the engine native computes; use the "
-                    "engine onnxruntime, or make an int8 file with: ssd34 quantize"
-                )
             self._before, self._after = (
                 onnxruntime.InferenceSession(
                     part.SerializeToString(),
@@ -66,8 +65,6 @@ class NativeEngine:
                 )
                 for part in (parts.before, parts.after)
             )
-        except ModelError:
-            raise
         except Exception as error:  # the library has no common base of its own
             raise ModelError(describe_refusal(path, error)) from None
         entry, *others = self._before.get_outputs()

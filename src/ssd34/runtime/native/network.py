@@ -54,11 +54,16 @@ class Network:
         self._sizes: Sizes = {entry: (*size, convolutions[0].weight.shape[1])}
         self._packed = []
         for conv in convolutions:
-            height, width, _ = self._sizes[conv.source]
+            height, width, channels = self._sizes[conv.source]
             made = (*conv.size_of_target(height, width), rounded_up(len(conv.weight), CHANNELS))
             residual = conv.addition and self._sizes[conv.addition.residual]
-            if min(made[:2]) < 1 or (residual is not None and residual != made):
-                raise ModelError(f"{conv.name}: makes {made} of {self._sizes[conv.source]}")
+            fits = channels == rounded_up(conv.weight.shape[1], CHANNELS) and min(made[:2]) > 0
+            if not fits or residual not in (None, made):
+                raise ModelError(
+                    f"{conv.name}: weights {conv.weight.shape} do not fit a picture of "
+                    f"{self._sizes[conv.source]}, or its residual is of another size; export the "
+                    "file again"
+                )
             self._sizes[conv.target] = made
             self._packed.append(Packed(conv, level, height=height, width=width, threads=threads))
         self._convolutions, self._exits = list(convolutions), list(exits)
@@ -82,7 +87,9 @@ class Network:
         They are (N, H, W, C), C filled up to a multiple of 32, and hold until the context ends.
         """
         pictures = np.ascontiguousarray(pictures)
-        assert pictures.shape[1:] == self._sizes[self._entry] and pictures.dtype == np.uint8
+        expected = self._sizes[self._entry]
+        if pictures.shape[1:] != expected or pictures.dtype != np.uint8:
+            raise ModelError(f"expected {expected} of uint8, got {pictures.shape[1:]}")
         memory = self._free.get()
         try:
             memory = memory or _Memory(self)
