@@ -10,19 +10,11 @@ from numpy.typing import NDArray
 
 from ssd34.runtime.native.kernels import ALIGN, CHANNELS, DIRECT, LAYER, WEIGHTS, WINOGRAD, per_step
 from ssd34.runtime.native.levels import Level
-from ssd34.runtime.native.winograd import TILE, fits
+from ssd34.runtime.native.winograd import PLACES, TILE, fits
 
-_FEW_TILES = 16
-"""With fewer a layer is computed directly: its weights are four times as many bytes when they are
-transformed, which takes longer than it saves."""
-
-_SHARED = 4
-"""Times as many tiles as that are the fewest for several threads."""
-
-_MANY_TILES = 128
-"""From so many on all weights are transformed first, and tiles are taken in small groups, so that
-their transformed inputs stay in the second-level cache. With fewer a thread transforms the weights
-of one block, and multiplies them with all its tiles."""
+_WEIGHTS = 2**17
+"""Bytes of transformed weights for each tile of a layer from which on it is computed directly:
+there are four times as many as before, and moving them takes longer than it saves."""
 
 _WINDOWS = 2**19
 """Bytes of an item's windows in a direct convolution."""
@@ -102,19 +94,15 @@ class Packed:
         outputs, inputs, kernel, _ = conv.weight.shape
         out_height, out_width = conv.size_of_target(height, width)
         across, down = -(-out_width // TILE), -(-out_height // TILE)
-        fewest = _FEW_TILES * (_SHARED if threads > 1 else 1)
-        winograd = (
-            kernel == 3 and conv.stride == 1 and across * down >= fewest and fits(conv.weight)
-        )
-        shares = winograd and (threads > 1 or across * down >= _MANY_TILES)
-        channels = rounded_up(inputs, CHANNELS)
+        channels, padded = rounded_up(inputs, CHANNELS), rounded_up(outputs, CHANNELS)
+        few = 2 * PLACES * channels * padded <= _WEIGHTS * across * down
+        winograd = kernel == 3 and conv.stride == 1 and few and fits(conv.weight)
         if winograd:
-            total, most = across * down, level.group if shares else across * down
+            total, most = across * down, level.group
         else:
             total, across = out_width * out_height, out_width
             most = _WINDOWS * per_step(level, winograd=False) // (4 * kernel**2 * channels)
         per_item = share(total, at_most=max(1, most), threads=threads)
-        padded = rounded_up(outputs, CHANNELS)
         sums = conv.weight.sum(axis=(1, 2, 3), dtype=np.int64) * conv.source_zero
         bias = (conv.bias - sums).astype(np.int32)  # wraps, as the kernels do
         add = conv.addition
@@ -126,7 +114,7 @@ class Packed:
         }
         values: dict[str, Any] = {
             **{name: array.ctypes.data for name, array in self._arrays.items()},
-            "kind": WINOGRAD if winograd else DIRECT, "shares": shares,
+            "kind": WINOGRAD if winograd else DIRECT,
             "items": -(-total // per_item), "per_item": per_item,
             "total": total, "across": across, "width": width, "height": height,
             "channels": channels, "out_width": out_width, "out_height": out_height,
@@ -135,10 +123,10 @@ class Packed:
             "high": 255 - conv.target_zero,
             **({"own": add.own, "other": add.other, "offset": add.offset} if add else {}),
         }  # fmt: skip
-        self.records = np.zeros(1 + shares, LAYER)
+        self.records = np.zeros(1 + winograd, LAYER)
         for name, value in values.items():
             self.records[name] = value
-        if shares:
+        if winograd:
             self.records["kind"][0], self.records["items"][0] = WEIGHTS, padded // level.outputs
 
 

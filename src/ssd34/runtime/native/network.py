@@ -71,9 +71,7 @@ class Network:
         self._records = np.concatenate([packed.records for packed in self._packed])
         self._ends = np.cumsum([len(packed.records) for packed in self._packed])
         self._scratch = max(scratch_bytes(level, record) for record in self._records)
-        self._weights = max(
-            weight_bytes(level, record) * record["shares"] for record in self._records
-        )
+        self._weights = max(weight_bytes(level, record) for record in self._records)
         self._program = compile_program(level)
         self._pool = ThreadPoolExecutor(max((threads - 1) * streams, 1), "ssd34-native")
         self._free: queue.LifoQueue[_Memory | None] = queue.LifoQueue()
@@ -129,12 +127,11 @@ class _Memory:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._room = empty(network._bytes)
-        self._views: dict[str, NDArray[np.uint8]] = {}
         self.records = network._records.copy()
         self.counters = empty(COUNTERS * len(self.records))
         self.scratch = [empty(network._scratch) for _ in range(network._threads)]
         self._readers: list[tuple[int, str]] = []
-        self._weights = empty(int(network._weights))
+        self._weights = empty(network._weights)
         self.records["spread"] = self._weights.ctypes.data
         for number, conv in zip(network._ends - 1, network._convolutions, strict=True):
             names = {"source": conv.source, "target": conv.target}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +28,8 @@ def check_level(level: Level) -> None:
     network = Network(
         [first, second], level, entry="0", size=(_SIDE, _SIDE), exits=["3", "1"], threads=1
     )
-    between = compute(first, picture)
-    expected = compute(second, between, residual=picture)
+    between = _compute(first, picture, picture)
+    expected = _compute(second, between, picture)
     with network.run(picture[None]) as found:
         right = {"3": between, "1": expected}
         if not all(np.array_equal(found[name][0], values) for name, values in right.items()):
@@ -58,43 +57,23 @@ def _drawn(generator: np.random.Generator, kernel: int) -> Convolution:
     )
 
 
-def compute(
-    conv: Convolution, picture: NDArray[np.uint8], residual: NDArray[np.uint8] | None = None
+def _compute(
+    conv: Convolution, picture: NDArray[np.uint8], residual: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """A convolution and its addition as the kernels are meant to compute them.
-
-    Args:
-        conv: what to compute.
-        picture: (H, W, I) uint8.
-        residual: (H', W', O) uint8.
-
-    Returns:
-        (H', W', O) uint8.
-    """
-    kernel, (top, left, bottom, right) = conv.weight.shape[2], conv.pads
-    real = np.pad(
-        picture.astype(np.float64) - conv.source_zero, ((top, bottom), (left, right), (0, 0))
-    )
+    """A convolution of stride 1 and its addition, (H, W, C), as kernels are meant to compute it."""
+    kernel, top = conv.weight.shape[2], conv.pads[0]
+    # Whole numbers below 2^53, which float64 holds exactly.
+    real = np.pad(picture.astype(np.float64) - conv.source_zero, ((top, top), (top, top), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(real, (kernel, kernel), axis=(0, 1))
-    windows = windows[:: conv.stride, :: conv.stride]
-    # Whole numbers below 2^53, so float64 holds them exactly.
     sums = np.tensordot(windows, conv.weight.astype(np.float64), ((2, 3, 4), (1, 2, 3)))
     scaled = (sums + conv.bias).astype(np.float32) * conv.scale
     zero = np.float32(conv.target_zero)
     steps = np.rint(np.clip(scaled, -zero, 255 - zero)) + zero
     if conv.addition is not None:
-        assert residual is not None
-        add = conv.addition
-        inner = _fma(residual, add.other, np.float64(add.offset))
-        steps = np.clip(np.rint(_fma(steps, add.own, inner)), 0, 255)
+        own, other, offset = (
+            np.float64(v) for v in (conv.addition.own, conv.addition.other, conv.addition.offset)
+        )
+        inner = (residual * other + offset).astype(np.float32)  # rounded once, as an FMA does
+        steps = np.clip(np.rint((steps * own + inner).astype(np.float32)), 0, 255)
     made: NDArray[np.uint8] = steps.astype(np.uint8)
     return made
-
-
-def _fma(
-    values: NDArray[Any], factor: np.float32, plus: NDArray[Any] | np.float64
-) -> NDArray[np.float64]:
-    """values * factor + plus, rounded once to float32."""
-    exact = values.astype(np.float64) * np.float64(factor) + plus
-    rounded: NDArray[np.float64] = exact.astype(np.float32).astype(np.float64)
-    return rounded
