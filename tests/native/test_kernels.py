@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -6,9 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llvmlite import binding
 
+from ssd34.errors import ModelError
 from ssd34.runtime.native.convolution import Packed, share
 from ssd34.runtime.native.kernels import WINOGRAD
 from ssd34.runtime.native.levels import AVX2, AVX512_VNNI, LEVELS
+from ssd34.runtime.native.network import Network
 from ssd34.runtime.native.program import assembly_of
 from tests.support.convolutions import (
     bytes_of,
@@ -17,6 +20,7 @@ from tests.support.convolutions import (
     run_network,
     sums_of,
 )
+from tests.support.refusals import refused
 
 each_level = pytest.mark.parametrize("level", levels())
 quick = settings(
@@ -148,3 +152,25 @@ def test_the_inner_loop_stays_in_registers(level, name, instruction, number):
     assert sum(line.startswith(instruction) for line in loop) == number, said
     assert not any("%rsp" in line or "%rbp" in line for line in loop), said
     assert len(loop) < 2 * number + 30, said
+
+
+def test_convolutions_that_do_not_fit_together_are_refused():
+    """A broken file must not make the kernels read where nothing is."""
+    first = drawn_convolution(5, outputs=32, inputs=32)
+    others = {
+        "channels": drawn_convolution(5, outputs=32, inputs=64),
+        "kernel": drawn_convolution(5, outputs=32, inputs=32, kernel=9, pads=(0,) * 4),
+        "residual": drawn_convolution(5, outputs=32, inputs=32, stride=2, adds="in"),
+    }
+    for name, conv in others.items():
+        second = dataclasses.replace(conv, name=name, source="out", target="end")
+        with refused(ModelError, name):
+            Network([first, second], LEVELS[0], entry="in", size=(6, 6), exits=["end"], threads=1)
+
+
+@each_level
+def test_a_picture_of_another_size_is_refused(level):
+    conv = drawn_convolution(6, outputs=32, inputs=32)
+    network = Network([conv], level, entry="in", size=(6, 6), exits=["out"], threads=1)
+    with refused(ModelError, "(6, 7, 32)"), network.run(np.zeros((1, 6, 7, 32), np.uint8)):
+        pass

@@ -12,9 +12,17 @@ from ssd34.runtime.native.kernels import ALIGN, CHANNELS, DIRECT, LAYER, WEIGHTS
 from ssd34.runtime.native.levels import Level
 from ssd34.runtime.native.winograd import PLACES, TILE, fits
 
-_WEIGHTS = 2**17
-"""Bytes of transformed weights for each tile of a layer from which on it is computed directly:
-there are four times as many as before, and moving them takes longer than it saves."""
+_MANY_TILES = 128
+"""From so many on all weights are transformed first, and tiles are taken in small groups whose
+transformed inputs stay in the second-level cache."""
+
+_SOME_TILES = 24
+"""With so many for each thread, each transforms the weights of one block at a time and multiplies
+them with all its tiles, so that these weights stay there."""
+
+_FEW_WEIGHTS = 2**17
+"""With fewer tiles still, and more bytes of transformed weights than that for each, a layer is
+computed directly: moving the weights would take longer than it saves."""
 
 _WINDOWS = 2**19
 """Bytes of an item's windows in a direct convolution."""
@@ -95,10 +103,14 @@ class Packed:
         out_height, out_width = conv.size_of_target(height, width)
         across, down = -(-out_width // TILE), -(-out_height // TILE)
         channels, padded = rounded_up(inputs, CHANNELS), rounded_up(outputs, CHANNELS)
-        few = 2 * PLACES * channels * padded <= _WEIGHTS * across * down
-        winograd = kernel == 3 and conv.stride == 1 and few and fits(conv.weight)
+        tiles = across * down
+        own = _SOME_TILES * threads <= tiles < _MANY_TILES
+        few = 2 * PLACES * channels * padded <= _FEW_WEIGHTS * tiles
+        suits = kernel == 3 and conv.stride == 1 and fits(conv.weight)
+        winograd = suits and (tiles >= _MANY_TILES or own or few)
+        shares = winograd and not own
         if winograd:
-            total, most = across * down, level.group
+            total, most = tiles, tiles if own else level.group
         else:
             total, across = out_width * out_height, out_width
             most = _WINDOWS * per_step(level, winograd=False) // (4 * kernel**2 * channels)
@@ -114,7 +126,7 @@ class Packed:
         }
         values: dict[str, Any] = {
             **{name: array.ctypes.data for name, array in self._arrays.items()},
-            "kind": WINOGRAD if winograd else DIRECT,
+            "kind": WINOGRAD if winograd else DIRECT, "shares": shares,
             "items": -(-total // per_item), "per_item": per_item,
             "total": total, "across": across, "width": width, "height": height,
             "channels": channels, "out_width": out_width, "out_height": out_height,
@@ -123,10 +135,10 @@ class Packed:
             "high": 255 - conv.target_zero,
             **({"own": add.own, "other": add.other, "offset": add.offset} if add else {}),
         }  # fmt: skip
-        self.records = np.zeros(1 + winograd, LAYER)
+        self.records = np.zeros(1 + shares, LAYER)
         for name, value in values.items():
             self.records[name] = value
-        if winograd:
+        if shares:
             self.records["kind"][0], self.records["items"][0] = WEIGHTS, padded // level.outputs
 
 

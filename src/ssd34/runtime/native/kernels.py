@@ -34,7 +34,7 @@ _BYTES, _WORDS = 4, 2
 DIRECT, WINOGRAD, WEIGHTS = 0, 1, 2
 INTEGERS = (
     "source", "target", "residual", "weights", "bias", "scale", "padding",
-    "spread", "kind", "items", "per_item", "total", "across",
+    "spread", "shares", "kind", "items", "per_item", "total", "across",
     "width", "height", "channels", "out_width", "out_height", "outputs",
     "kernel", "stride", "top", "left", "zero",
 )  # fmt: skip
@@ -46,7 +46,8 @@ source, target, residual: addresses of pictures; residual is 0 without an additi
 weights, bias, scale: addresses, see `convolution.pack_weights`; bias and scale are (outputs,) int32
 and float32.
 padding: address of a row of zero points of the source.
-spread: address of the transformed weights, which threads share.
+shares: 1 where threads share all transformed weights, at the address `spread`; 0 where each
+transforms those of one block at a time.
 kind: `DIRECT`, `WINOGRAD`, or `WEIGHTS`: only transform the weights of the layer behind it.
 items, per_item, total: the work, in tiles or in results; across: how many there are in a row.
 width, height, channels; out_width, out_height, outputs: of source and target.

@@ -111,7 +111,7 @@ def write_program(level: Level) -> Code:
 def weight_bytes(level: Level, layer: Any) -> int:
     """Memory for a layer's transformed weights, one block after the other."""
     block = PLACES * (int(layer["channels"]) * level.outputs * 2 + ALIGN)
-    return int(layer["outputs"]) // level.outputs * block * int(layer["kind"] != DIRECT)
+    return int(layer["outputs"]) // level.outputs * block * int(layer["shares"])
 
 
 def scratch_bytes(level: Level, layer: Any) -> int:
@@ -121,7 +121,8 @@ def scratch_bytes(level: Level, layer: Any) -> int:
     if layer["kind"] == DIRECT:
         size = 1 if level.multiplies_bytes else 2
         return per_item * int(layer["kernel"]) ** 2 * channels * size + sums
-    return PLACES * (per_item * channels * 2 + ALIGN + sums)
+    weights = 0 if layer["shares"] else channels * level.outputs * 2 + ALIGN
+    return PLACES * (per_item * channels * 2 + ALIGN + sums + weights)
 
 
 _ITEMS = {DIRECT: "direct_item", WINOGRAD: "winograd_item", WEIGHTS: "weights_item"}
@@ -131,23 +132,26 @@ _ITEM = {"layer": POINTER, "item": I64, "scratch": POINTER}
 def _write_winograd_item(code: Code, level: Level) -> None:
     """``winograd_item``: some tiles of a layer, all its outputs.
 
-    In the scratch memory lie, each for 36 places, the tiles' transformed inputs, and their sums for
-    one block of outputs. From place to place there are 64 bytes more than needed: at distances of a
-    power of two they would share cache lines.
+    In the scratch memory lie, each for 36 places: the tiles' transformed inputs, the sums of a
+    group of tiles for one block of outputs, and that block's transformed weights, where threads do
+    not share them. From place to place there are 64 bytes more than needed: at distances of a power
+    of two they would share cache lines.
     """
     p = code.function("winograd_item", _ITEM)
     f = _Fields(p["layer"])
-    block = level.outputs
+    block, group = level.outputs, level.group
     channels, first, count = f["channels"], p["item"] * f["per_item"], _share(code, f, p["item"])
     steps = channels // 2
     row, sums_row = channels * 2, 4 * block
     strides = {
         "inputs": f["per_item"] * row + ALIGN,
         "weights": steps * (4 * block) + ALIGN,
-        "sums": code.value(level.group * sums_row + ALIGN, I64),
+        "sums": code.value(group * sums_row + ALIGN, I64),
     }
     inputs = p["scratch"]
     sums = inputs + strides["inputs"] * PLACES
+    own = sums + strides["sums"] * PLACES
+    shares = f["shares"].equals(1)
 
     with code.loop(count) as t:
         y, x = _place(first + t, f["across"])
@@ -162,24 +166,31 @@ def _write_winograd_item(code: Code, level: Level) -> None:
             code.call("tile_edge", *arguments, f.pointer("padding"), y, x, f["height"], f["width"])
 
     with code.loop(f["outputs"] // block) as k:
-        weights = f.pointer("spread") + k * strides["weights"] * PLACES
-        with code.loop(PLACES) as place:
-            with code.when(place < count):
-                code.call("prefetch_tile", p["layer"], first + place, k)
-            a, b = inputs + place * strides["inputs"], weights + place * strides["weights"]
-            to = sums + place * strides["sums"]
-            code.call(f"products_{per_step(level, winograd=True)}", a, b, to, steps, row, count)
-        with code.loop(count) as t, code.loop(2) as half:
-            y, x = _place(first + t, f["across"])
-            y, x = y * TILE, x * TILE
-            output = k * block + half * level.lanes
-            by = (y * f["out_width"] + x) * f["outputs"] + output
-            rows, columns = f["out_height"] - y, f["out_width"] - x
-            _finish_block(
-                code, f, "tile_results", sums + t * sums_row + half * (4 * level.lanes), by,
-                output, strides["sums"], f["out_width"] * f["outputs"], f["outputs"],
-                rows, columns, whole=(rows > TILE - 1) & (columns > TILE - 1),
-            )  # fmt: skip
+        with code.when(shares.equals(0)):
+            source = f.pointer("weights") + k * channels * (9 * block)
+            code.call("block_weights", source, own, steps, strides["weights"])
+        spread = f.pointer("spread") + k * strides["weights"] * PLACES
+        weights = code.select(shares, spread, own)
+        with code.loop((count + (group - 1)) // group) as g:
+            start = g * group
+            here = code.smaller(count - start, code.value(group, I64))
+            with code.loop(PLACES) as place:
+                with code.when(place < here):
+                    code.call("prefetch_tile", p["layer"], first + start + place, k)
+                a = inputs + place * strides["inputs"] + start * row
+                b, to = weights + place * strides["weights"], sums + place * strides["sums"]
+                code.call(f"products_{per_step(level, winograd=True)}", a, b, to, steps, row, here)
+            with code.loop(here) as t, code.loop(2) as half:
+                y, x = _place(first + start + t, f["across"])
+                y, x = y * TILE, x * TILE
+                output = k * block + half * level.lanes
+                by = (y * f["out_width"] + x) * f["outputs"] + output
+                rows, columns = f["out_height"] - y, f["out_width"] - x
+                _finish_block(
+                    code, f, "tile_results", sums + t * sums_row + half * (4 * level.lanes), by,
+                    output, strides["sums"], f["out_width"] * f["outputs"], f["outputs"],
+                    rows, columns, whole=(rows > TILE - 1) & (columns > TILE - 1),
+                )  # fmt: skip
     code.finish()
 
 
