@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import re
 
 import numpy as np
@@ -125,9 +126,12 @@ def test_work_is_shared_evenly(total, at_most, threads):
     assert (rounds - 1) * threads * each < total
 
 
-def inner_loop(assembly, name):
+assembly = functools.cache(assembly_of)
+
+
+def inner_loop(text, name):
     """The instructions of a function's only loop, as their names and operands."""
-    body = assembly.split(f"\n{name}:")[1].split("\n.Lfunc_end")[0]
+    body = text.split(f"\n{name}:")[1].split("\n.Lfunc_end")[0]
     lines = [line.strip() for line in body.splitlines()]
     for number, line in enumerate(lines):
         jump = re.fullmatch(r"j\w+\s+(\.LBB\w+)", line)
@@ -146,8 +150,7 @@ def inner_loop(assembly, name):
 )
 def test_the_inner_loop_stays_in_registers(level, name, instruction, number):
     """With LLVM 22: what else it does is load and broadcast. A newer LLVM may need a new look."""
-    assert level in LEVELS
-    loop = inner_loop(assembly_of(level), name)
+    loop = inner_loop(assembly(level), name)
     said = f"LLVM {'.'.join(map(str, binding.llvm_version_info))}: {loop}"
     assert sum(line.startswith(instruction) for line in loop) == number, said
     assert not any("%rsp" in line or "%rbp" in line for line in loop), said

@@ -93,7 +93,9 @@ def cut(model: onnx.ModelProto) -> Parts | None:
     after = _leading_to(graph.node, ends, stop={entry, *ours})
     read = [name for node in after for name in node.input] + ends
     exits = {name: len(conv.weight) for name, conv in ours.items() if name in read}
-    before = _leading_to(graph.node, [entry, *({entry} & set(read))], stop=set())
+    if not exits:
+        return None
+    before = _leading_to(graph.node, [entry], stop=set())
     turned = helper.make_node("Transpose", [entry], [entry + TURNED], perm=[0, 2, 3, 1])
     outputs = [(entry + TURNED, TensorProto.UINT8, None)]
     if entry in read:  # something that is not ours reads it, too
@@ -131,7 +133,9 @@ def _read_convolution(node: onnx.NodeProto, constants: Constants) -> Convolution
     )
     if weight.dtype != np.int8 or weight.ndim != 4 or w_zero.any():
         return None
-    if x_zero.dtype != np.uint8 or zero.dtype != np.uint8 or not x_scale.size == scale.size == 1:
+    if any(one.size != 1 for one in (x_scale, x_zero, scale, zero)):
+        return None
+    if x_zero.dtype != np.uint8 or zero.dtype != np.uint8:
         return None
     kernel, strides = set(weight.shape[2:]), set(attributes.get("strides", [1]))
     plain = (
