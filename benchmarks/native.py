@@ -22,7 +22,7 @@ from rich.table import Table
 
 from ssd34.errors import Ssd34Error
 from ssd34.files.atomic import write_text
-from ssd34.machine import this_cpu
+from ssd34.machine import describe_cpu
 from ssd34.runtime.engine import NATIVE, ONNXRUNTIME, OPENVINO, Engine
 from ssd34.runtime.engine_choice import open_engine
 from ssd34.runtime.native.levels import available_levels
@@ -56,12 +56,12 @@ def main() -> None:
         )
     ]
     columns = list(rows[0])
-    table = Table(*columns, title=f"{options.model}, {this_cpu().model}")
+    table = Table(*columns, title=f"{options.model}, {describe_cpu().model}")
     for row in rows:
         table.add_row(*(str(row[name]) for name in columns))
     Console(width=120).print(table)
     if options.json:
-        values = {"cpu": this_cpu().to_dict(), "cpu_time": options.cpu_time, "rows": rows}
+        values = {"cpu": describe_cpu().to_dict(), "cpu_time": options.cpu_time, "rows": rows}
         write_text(options.json, json.dumps(values, indent=1) + "\n")
 
 
@@ -75,10 +75,13 @@ def _measured(
 ) -> list[dict[str, object]]:
     """A row for each engine that can run the file; the ratio is to ONNX Runtime on it."""
     path = model_path(model)
-    openers = {"int8 onnxruntime": partial(open_engine, path, name=ONNXRUNTIME, threads=threads)}
+    openers: dict[str, Callable[[], Engine]] = {
+        "int8 onnxruntime": partial(open_engine, path, name=ONNXRUNTIME, threads=threads)
+    }
     for level in available_levels():
-        opener = partial(NativeEngine, path, threads=threads, level=level.name)
-        openers[f"int8 {NATIVE} {level.name}"] = opener
+        openers[f"int8 {NATIVE} {level.name}"] = partial(
+            NativeEngine, path, threads=threads, level=level.name
+        )
     openers["int8 openvino"] = partial(open_engine, path, name=OPENVINO, threads=threads)
     if in_float:
         openers["float onnxruntime"] = partial(
@@ -88,7 +91,7 @@ def _measured(
     for name, opener in openers.items():
         started = time.perf_counter()
         try:
-            engine: Engine = opener()
+            engine = opener()
         except Ssd34Error as error:
             print(f"{name}: {error}")
             continue

@@ -97,11 +97,10 @@ def cut(model: onnx.ModelProto) -> Parts | None:
         return None
     before = _leading_to(graph.node, [entry], stop=set())
     turned = helper.make_node("Transpose", [entry], [entry + TURNED], perm=[0, 2, 3, 1])
-    outputs = [(entry + TURNED, TensorProto.UINT8, None)]
-    if entry in read:  # something that is not ours reads it, too
-        outputs.append((entry, TensorProto.UINT8, None))
+    # Something that is not ours may read the entry, too.
+    outputs = [entry + TURNED, *([entry] if entry in read else [])]
     return Parts(
-        before=_model(model, [*before, turned], inputs=[], outputs=outputs),
+        before=_model(model, [*before, turned], [], [_port(name, None) for name in outputs]),
         convolutions=tuple(_needed(ours, exits)),
         entry=entry,
         exits=exits,
@@ -183,7 +182,7 @@ def _after(
     inputs, added, numbers = [], [], []
     for name, channels in exits.items():
         filled = rounded_up(channels, CHANNELS)
-        inputs.append((name + TURNED, TensorProto.UINT8, [None, None, None, filled]))
+        inputs.append(_port(name + TURNED, [None, None, None, filled]))
         bounds = [f"{name}.from", f"{name}.to", f"{name}.axis"]
         for bound, value in zip(bounds, (0, channels, 1), strict=True):
             numbers.append(numpy_helper.from_array(np.array([value]), bound))
@@ -193,29 +192,29 @@ def _after(
             helper.make_node("Slice", [turned, *bounds], [name]),
         ]
     if entry is not None:
-        inputs.append((entry, TensorProto.UINT8, [None] * 4))
-    outputs = list(model.graph.output)
-    after = _model(model, [*added, *nodes], inputs=inputs, outputs=[], ports=outputs)
+        inputs.append(_port(entry, [None] * 4))
+    after = _model(model, [*added, *nodes], inputs, list(model.graph.output))
     after.graph.initializer.extend(numbers)
     return after
+
+
+def _port(name: str, shape: Sequence[int | None] | None) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.UINT8, shape)
 
 
 def _model(
     model: onnx.ModelProto,
     nodes: list[onnx.NodeProto],
-    *,
-    inputs: Sequence[tuple[str, int, Any]],
-    outputs: Sequence[tuple[str, int, Any]],
-    ports: Iterable[onnx.ValueInfoProto] = (),
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
 ) -> onnx.ModelProto:
     """A model of some nodes, with those of the file's own inputs and constants that they read."""
     read = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
         nodes,
         model.graph.name,
-        [port for port in model.graph.input if port.name in read]
-        + [helper.make_tensor_value_info(*port) for port in inputs],
-        [helper.make_tensor_value_info(*port) for port in outputs] + list(ports),
+        [port for port in model.graph.input if port.name in read] + inputs,
+        outputs,
         [tensor for tensor in model.graph.initializer if tensor.name in read],
     )
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)

@@ -213,16 +213,16 @@ def _write_prefetch(code: Code, level: Level) -> None:
     f = _Fields(p["layer"])
     y, x = _place(p["tile"], f["across"])
     start = (y * TILE * f["out_width"] + x * TILE) * f["outputs"] + p["block"] * level.outputs
-    adds = f["residual"].equals(0).equals(0)
-    for i in range(TILE):
-        for j in range(TILE):
-            by = start + (f["out_width"] * i + j) * f["outputs"]
-            code.prefetch(f.pointer("target") + by, to_write=True)
-    with code.when(adds):
+
+    def bring(name: str) -> None:
         for i in range(TILE):
             for j in range(TILE):
                 by = start + (f["out_width"] * i + j) * f["outputs"]
-                code.prefetch(f.pointer("residual") + by)
+                code.prefetch(f.pointer(name) + by, to_write=name == "target")
+
+    bring("target")
+    with code.when(f["residual"].equals(0).equals(0)):
+        bring("residual")
     code.finish()
 
 
