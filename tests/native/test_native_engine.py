@@ -1,10 +1,13 @@
 import dataclasses
+import platform
 import sys
 import threading
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from llvmlite import binding
 
 from ssd34 import Detector
 from ssd34.core.labels import COCO_LABELS
@@ -29,7 +32,7 @@ from tests.support.refusals import assert_facts, refused
 
 each_level = pytest.mark.parametrize("level", levels())
 
-FORMS = {
+FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qoperator, 8 bits": ("12-int8", {"reduce_range": False}, {}),
     "qoperator, 7 bits, raw": ("12-int8", {"reduce_range": True}, {"policy": None}),
     "qoperator, bytes": ("12-int8", {}, {"image_input": "uint8"}),
@@ -87,8 +90,8 @@ def test_equal_to_onnx_runtime(files, form, level):
 
 def test_several_pictures_in_a_run(files):
     path = files["qdq, raw, any batch"]
-    engines = [open_engine(path, name=name, threads=2) for name in ("native", "onnxruntime")]
-    assert_equal_outputs(*engines, input_of(engines[0], 5, pictures=4))
+    ours, theirs = (open_engine(path, name=name, threads=2) for name in ("native", "onnxruntime"))
+    assert_equal_outputs(ours, theirs, input_of(ours, 5, pictures=4))
 
 
 @each_level
@@ -212,9 +215,9 @@ def test_a_missing_extra(files, monkeypatch, library):
 def test_an_unfit_processor_or_system(files, monkeypatch, why):
     facts = {"features": "avx2", "machine": "aarch64", "memory": "executable memory"}
     if why == "features":
-        monkeypatch.setattr(levels_module.binding, "get_host_cpu_features", dict)
+        monkeypatch.setattr(binding, "get_host_cpu_features", dict)
     elif why == "machine":
-        monkeypatch.setattr(levels_module.platform, "machine", lambda: "aarch64")
+        monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     else:
         monkeypatch.setattr(levels_module, "may_execute", lambda: False)
     with refused(ModelError, facts[why], "onnxruntime"):

@@ -66,13 +66,12 @@ def sums_of(conv: Convolution, picture: np.ndarray) -> np.ndarray:
     kernel, weight = conv.weight.shape[2], conv.weight.astype(np.int64)
     rows = range(0, padded.shape[0] - kernel + 1, conv.stride)
     columns = range(0, padded.shape[1] - kernel + 1, conv.stride)
-    return np.array(
-        [
-            [np.einsum("yxi,oiyx->o", padded[y : y + kernel, x : x + kernel], weight)
-             for x in columns]
-            for y in rows
-        ]
-    ) + conv.bias  # fmt: skip
+    sums = np.array([
+        [np.einsum("yxi,oiyx->o", padded[y : y + kernel, x : x + kernel], weight) for x in columns]
+        for y in rows
+    ])  # fmt: skip
+    total: np.ndarray = sums + conv.bias
+    return total
 
 
 def bytes_of(conv: Convolution, sums: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
