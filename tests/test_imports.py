@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "ssd34"
 EXTRAS = (
     "torch", "onnx", "safetensors", "hotcoco", "supervision", "cv2", "matplotlib", "yaml",
     "jinja2", "msgspec",
-    "openvino", "mlperf_loadgen", "av", "edgefirst",
+    "openvino", "mlperf_loadgen", "av", "edgefirst", "llvmlite",
 )  # fmt: skip
 
 BLOCKED = f"""
@@ -61,6 +61,7 @@ def test_a_base_install_detects(tiny_model, tmp_path):
      (("evaluate", "--data", "x"), "evaluate"),
      (("detect", "examples", "--engine", "openvino"), "openvino"),
      (("detect", "rtsp://127.0.0.1/door"), "video"),
+     (("detect", "examples", "--engine", "native"), "native"),
      (("quantize", "default", "--data", "x", "--output", "x"), "quantize")],
 )  # fmt: skip
 def test_a_missing_extra_is_named_with_the_remedy(arguments, extra):

@@ -88,7 +88,7 @@ def duration(seconds: float) -> str:
 
 engine_option = click.option(
     "--engine", type=click.Choice([*ENGINES, AUTO]),
-    help=f"What computes. auto times both and takes the faster. [default: {DEFAULT_ENGINE}]",
+    help=f"What computes. auto times all and takes the fastest. [default: {DEFAULT_ENGINE}]",
 )  # fmt: skip
 
 
