@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssd34.cli.console import PARTLY, engine_option, progress_bar, say_choice, warn
-from ssd34.cli.detection_formats import FORMATS, Looked, Run, as_text
 from ssd34.core.detections import Detections
 from ssd34.core.postprocess import POLICIES, ZOO
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
@@ -28,6 +27,7 @@ from ssd34.runtime.detector import DEFAULT_SCORE
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
 from ssd34.text import counted
+from ssd34.workflows.detection_formats import FORMATS, Looked, Run, as_text
 from ssd34.workflows.outputs import check_outputs
 
 SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}

@@ -46,9 +46,9 @@ class Run:
 def as_text(run: Run, form: str, *, width: int | None = None) -> str:
     """The whole run in one of `FORMATS`. Width in characters, for the table."""
     if form == "json":
-        return json.dumps(_json(run), indent=1) + "\n"
+        return json.dumps(as_json(run), indent=1) + "\n"
     if form == "coco":
-        return json.dumps(_coco(run)) + "\n"
+        return json.dumps(as_coco(run)) + "\n"
     if form == "csv":
         lines = [looked.detections.to_csv(text_of(looked.file)) for looked in run.looked]
         return f"{CSV_HEADER}\n" + "".join(lines)
@@ -59,7 +59,8 @@ def as_text(run: Run, form: str, *, width: int | None = None) -> str:
     return _table(run, width)
 
 
-def _json(run: Run) -> dict[str, Any]:
+def as_json(run: Run) -> dict[str, Any]:
+    """A JSON-ready form: model, pictures with their detections, and what could not be read."""
     return {
         "model": run.model,
         "pictures": [{"file": text_of(k.file), **k.detections.to_dict()} for k in run.looked],
@@ -67,7 +68,7 @@ def _json(run: Run) -> dict[str, Any]:
     }
 
 
-def _coco(run: Run) -> list[dict[str, Any]]:
+def as_coco(run: Run) -> list[dict[str, Any]]:
     """COCO results. The image id is the number that names the file, as COCO's own files have
     it; where that is not so for every file, or not unique, pictures count from 1. Those that could
     not be read count, too: an id does not depend on them. File and class are named as well, which

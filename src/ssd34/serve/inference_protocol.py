@@ -1,0 +1,416 @@
+"""The Open Inference Protocol, version 2, over HTTP, with the binary tensor extension.
+
+https://github.com/kserve/open-inference-protocol and, for the extension, Triton's protocol
+documentation.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ssd34.core.contract import DETECTION_OUTPUTS, RAW_OUTPUTS, Port
+from ssd34.errors import ImageError, ModelError, Ssd34Error
+from ssd34.runtime.detector import Detector, Outputs, Prepared
+from ssd34.serve.bodies import Parsers, body_of, parse_json
+from ssd34.serve.detecting import raise_other
+from ssd34.serve.jobs import READ, Job
+from ssd34.serve.metrics import log
+from ssd34.serve.model import Loaded
+from ssd34.serve.options import Refusal
+from ssd34.serve.service import Service, wait_until_gone
+from ssd34.version import __version__
+
+VERSION = "1"
+"""Of every model: one at a time is served."""
+
+BYTES = "BYTES"
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+_DATATYPES: dict[str, tuple[str, np.dtype[Any]]] = {
+    "tensor(float)": ("FP32", np.dtype("<f4")),
+    "tensor(uint8)": ("UINT8", np.dtype("u1")),
+    "tensor(int64)": ("INT64", np.dtype("<i8")),
+}
+
+
+class Tensor(msgspec.Struct):
+    """An input of a request."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: msgspec.Raw | None = None
+    parameters: dict[str, Any] = {}
+
+
+class WantedOutput(msgspec.Struct):
+    """An output that a request asks for."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferRequest(msgspec.Struct):
+    """The JSON of an infer request."""
+
+    inputs: list[Tensor]
+    id: str | None = None
+    outputs: list[WantedOutput] | None = None
+    parameters: dict[str, Any] = {}
+
+
+class LoadRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON of a load request; nothing can be chosen."""
+
+    parameters: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A checked infer request.
+
+    Attributes:
+        id: to be repeated in the answer.
+        pictures: encoded pictures, or (1, ...) tensors.
+        outputs: the wanted ones' names, and whether each is to be binary.
+        timeout: seconds that the client waits; None: as long as the server does.
+    """
+
+    id: str | None
+    pictures: Sequence[bytes | NDArray[Any]]
+    outputs: dict[str, bool]
+    timeout: float | None
+
+
+async def answer_server(_: Request) -> Response:
+    """``GET /v2``."""
+    extensions = ["binary_tensor_data", "model_repository"]
+    return JSONResponse({"name": "ssd34", "version": __version__, "extensions": extensions})
+
+
+async def answer_live(_: Request) -> Response:
+    """``GET /v2/health/live``."""
+    return JSONResponse({"live": True})
+
+
+async def answer_ready(request: Request) -> Response:
+    """``GET /v2/health/ready``, and of the model: 503 once the server is about to end."""
+    service: Service = request.app.state.service
+    if "name" in request.path_params:
+        _model(request)
+    ready = not service.draining
+    return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
+
+
+async def answer_metadata(request: Request) -> Response:
+    """``GET /v2/models/{name}``."""
+    loaded = _model(request)
+    return JSONResponse(
+        {
+            "name": loaded.name,
+            "versions": [VERSION],
+            "platform": "onnx",
+            "inputs": [_described(port) for port in loaded.session.engine.inputs],
+            "outputs": [_described(port) for port in _outputs(loaded)],
+            "parameters": {"labels": list(loaded.session.labels.names)},
+        }
+    )
+
+
+async def answer_load(request: Request) -> Response:
+    """``POST /v2/repository/models/{name}/load``, where the operator allows it."""
+    service: Service = request.app.state.service
+    if not service.options.allow_reload:
+        raise Refusal(403, "loading is not enabled on this server")
+    if request.path_params["name"] != service.loaded.name:
+        raise _unknown_model(request)
+    async with body_of(request, service.options, service.buffer) as body:
+        if body and parse_json(body, LoadRequest).parameters:
+            raise Refusal(400, "parameters: nothing of the model can be chosen; leave them out")
+    try:
+        await run_in_threadpool(service.reload)
+    except Ssd34Error as error:
+        log.error("the model was not loaded again: %s", error)
+        raise Refusal(
+            400, "the model could not be loaded, the old one stays; the server's log says why"
+        ) from None
+    return JSONResponse({})
+
+
+async def answer_infer(request: Request) -> Response:
+    """``POST /v2/models/{name}/infer``: the file's outputs for one picture or more."""
+    service: Service = request.app.state.service
+    parsers: Parsers = request.app.state.parsers
+    loaded, options = _model(request), service.options
+    started = time.monotonic()
+    service.check_room()
+    async with body_of(request, options, service.buffer) as body:
+        stated = request.headers.get(HEADER_LENGTH)
+        asked = await parsers.run(
+            lambda: read_request(body, stated, loaded=loaded, max_pictures=options.max_pictures)
+        )
+        service.metrics.stages.labels(READ).observe(time.monotonic() - started)
+        timeout = min(options.timeout, asked.timeout or math.inf)
+        prepare = partial(_prepare, max_pixels=options.max_pixels)
+        jobs = [
+            Job(loaded, None, partial(prepare, one), _keep, started + timeout)
+            for one in asked.pictures
+        ]
+        answers = await service.results(jobs, gone=wait_until_gone(request.receive))
+    request.state.facts = {"pictures": len(jobs)}
+    for picture, answer in zip(asked.pictures, answers, strict=True):
+        if isinstance(answer, ImageError):
+            raise Refusal(422, str(answer))
+        if isinstance(answer, ModelError) and not isinstance(picture, bytes):
+            raise Refusal(422, "the tensor's values are not those of pictures: the model fails")
+        if isinstance(answer, BaseException):
+            raise_other(answer)
+    return await parsers.run(lambda: _response(loaded, asked, _stacked(loaded, answers)))
+
+
+def _prepare(picture: bytes | NDArray[Any], detector: Detector, *, max_pixels: int) -> Prepared:
+    if isinstance(picture, bytes):
+        return detector.prepare(picture, max_pixels=max_pixels)
+    return Prepared(picture, 1, 1)
+
+
+def _keep(_: Detector, __: Prepared, outputs: Outputs) -> Outputs:
+    return outputs
+
+
+def _model(request: Request) -> Loaded:
+    """
+    Raises:
+        Refusal: there is no such model or version.
+    """
+    loaded: Loaded = request.app.state.service.loaded
+    version = request.path_params.get("version", VERSION)
+    if request.path_params["name"] != loaded.name or version != VERSION:
+        raise _unknown_model(request)
+    return loaded
+
+
+def _unknown_model(request: Request) -> Refusal:
+    loaded: Loaded = request.app.state.service.loaded
+    return Refusal(404, f"no such model; this server has {loaded.name!r}, version {VERSION}")
+
+
+def _outputs(loaded: Loaded) -> list[Port]:
+    names = RAW_OUTPUTS if loaded.session.raw else DETECTION_OUTPUTS
+    return [port for port in loaded.session.engine.outputs if port.name in names]
+
+
+def _described(port: Port) -> dict[str, Any]:
+    sizes = port.sizes if port.sizes is not None else ()
+    shape = [-1 if size is None else size for size in sizes]
+    return {"name": port.name, "datatype": _DATATYPES[port.type][0], "shape": shape}
+
+
+def read_request(body: bytes, stated: str | None, *, loaded: Loaded, max_pictures: int) -> Asked:
+    """An infer request.
+
+    Args:
+        body: JSON, and the binary tensors behind it.
+        stated: the header that says how long the JSON is; None: the whole body.
+        loaded: the model.
+        max_pictures: in one request.
+
+    Raises:
+        Refusal: it is malformed, or not for this model.
+    """
+    length = len(body)
+    if stated is not None:
+        if not stated.isdecimal() or len(stated) > 15 or int(stated) > len(body):
+            raise Refusal(
+                400, f"{HEADER_LENGTH} {stated[:50]!r}: expected at most the body's {len(body)}"
+            )
+        length = int(stated)
+    told = parse_json(body[:length], InferRequest)
+    if len(told.inputs) != 1:
+        raise Refusal(400, f"{len(told.inputs)} inputs: expected one")
+    [tensor] = told.inputs
+    binary = memoryview(body)[length:]
+    size = tensor.parameters.get("binary_data_size")
+    if (size is None and len(binary)) or (size is not None and size != len(binary)):
+        raise Refusal(
+            400, f"binary_data_size {size!r:.50}: {len(binary)} bytes stand behind the JSON"
+        )
+    if (size is None) == (tensor.data is None):
+        raise Refusal(400, f"input {tensor.name[:100]!r}: expected data, or binary_data_size")
+    pictures = _pictures(tensor, binary, loaded=loaded, most=max_pictures)
+    return Asked(told.id, pictures, _wanted(told, loaded), _timeout(told.parameters))
+
+
+def _timeout(parameters: dict[str, Any]) -> float | None:
+    """The parameter that Triton's clients send, in microseconds; 0: none."""
+    timeout = parameters.get("timeout")
+    if timeout is None or timeout == 0:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0:
+        raise Refusal(400, "timeout: expected microseconds")
+    return timeout / 1e6
+
+
+def _wanted(told: InferRequest, loaded: Loaded) -> dict[str, bool]:
+    known = [port.name for port in _outputs(loaded)]
+    as_binary = told.parameters.get("binary_data_output") is True
+    wanted = {}
+    for output in told.outputs or [WantedOutput(name) for name in known]:
+        if output.name not in known or output.name in wanted:
+            raise Refusal(
+                400, f"output {output.name[:100]!r}: expected {', '.join(known)}, each once"
+            )
+        if output.parameters.get("classification"):
+            raise Refusal(400, "classification: not for a detector")
+        wanted[output.name] = output.parameters.get("binary_data", as_binary) is True
+    return wanted
+
+
+def _pictures(
+    tensor: Tensor, binary: memoryview, *, loaded: Loaded, most: int
+) -> Sequence[bytes | NDArray[Any]]:
+    """Each picture of an input."""
+    [port] = loaded.session.engine.inputs
+    datatype, dtype = _DATATYPES[port.type]
+    sizes = (port.sizes or ())[1:]
+    if tensor.name != port.name:
+        raise Refusal(400, f"input {tensor.name[:100]!r}: expected {port.name!r}")
+    if tensor.datatype not in (datatype, BYTES):
+        raise Refusal(
+            400, f"datatype {tensor.datatype[:100]!r}: expected {datatype}, or {BYTES} for "
+            "encoded pictures",
+        )  # fmt: skip
+    shape = tuple(tensor.shape)
+    expected = (1, 2) if tensor.datatype == BYTES else (1 + len(sizes),)
+    right = len(shape) in expected and shape[0] >= 1 and (
+        shape[1:] in ((), (1,)) if tensor.datatype == BYTES else shape[1:] == sizes
+    )  # fmt: skip
+    if not right:
+        form = "[N] or [N, 1]" if tensor.datatype == BYTES else f"[N, {str(list(sizes))[1:]}"
+        raise Refusal(400, f"shape {str(shape)[:100]}: expected {form}, N being 1 or more")
+    if shape[0] > most:
+        raise Refusal(413, f"{shape[0]} pictures in one request: expected at most {most}")
+    if tensor.datatype == BYTES:
+        encoded = _encoded_in_json(tensor) if tensor.data is not None else [*_elements(binary)]
+        if len(encoded) != shape[0]:
+            raise Refusal(400, f"{len(encoded)} elements, and the shape says {shape[0]}")
+        return encoded
+    values = _in_json(tensor, dtype, shape) if tensor.data is not None else _as(binary, dtype)
+    if values.size != math.prod(shape):
+        raise Refusal(400, f"{values.size} elements, and the shape says {math.prod(shape)}")
+    values = values.reshape(shape)
+    if not np.isfinite(values).all():
+        raise Refusal(400, f"input {port.name!r}: has values that are not finite")
+    # Each in memory of its own, which the detector uses again.
+    return [values[k : k + 1].astype(dtype.newbyteorder("="), copy=True) for k in range(shape[0])]
+
+
+def _as(binary: memoryview, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if len(binary) % dtype.itemsize:
+        raise Refusal(400, f"{len(binary)} bytes are not elements of {dtype.itemsize} bytes")
+    return np.frombuffer(binary, dtype)
+
+
+def _in_json(tensor: Tensor, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Numbers in JSON: in one list, or in lists in lists as deep as the shape."""
+    assert tensor.data is not None
+    for kind in (list[float], list[list[list[list[float]]]]):
+        try:
+            values = np.array(msgspec.json.decode(tensor.data, type=kind))
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
+            continue
+        if dtype.kind != "f" and not (np.isin(values, range(256)).all()):
+            break
+        if values.ndim == 1 or values.shape == shape:
+            with np.errstate(over="ignore"):
+                return values.astype(dtype).ravel()
+    raise Refusal(
+        400, f"data: expected a list of numbers, or lists in lists of the shape {list(shape)}"
+    )
+
+
+def _encoded_in_json(tensor: Tensor) -> list[bytes]:
+    assert tensor.data is not None
+    texts: list[str] = []
+    for kind in (list[str], list[list[str]]):
+        try:
+            found: list[Any] = msgspec.json.decode(tensor.data, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        texts = [one if isinstance(one, str) else "".join(one) for one in found]
+        break
+    try:
+        return [base64.b64decode(text, validate=True) for text in texts]
+    except (binascii.Error, ValueError):
+        raise Refusal(400, "data: expected a list of pictures, each as base64 text") from None
+
+
+def _elements(binary: memoryview) -> Iterator[bytes]:
+    """The elements of a binary BYTES tensor: each its length in 4 bytes, then its bytes."""
+    start = 0
+    while start < len(binary):
+        if start + 4 > len(binary):
+            raise Refusal(400, "the binary data ends within an element's length")
+        (length,) = struct.unpack_from("<I", binary, start)
+        start += 4
+        if start + length > len(binary):
+            raise Refusal(400, f"an element of {length} bytes goes over the end of the data")
+        yield bytes(binary[start : start + length])
+        start += length
+
+
+def _stacked(loaded: Loaded, answers: Sequence[Outputs]) -> dict[str, NDArray[Any]]:
+    """Outputs of pictures as those of one run: filled up with detections of score 0."""
+    if loaded.session.raw:
+        return dict(zip(RAW_OUTPUTS, map(np.stack, zip(*answers, strict=True)), strict=True))
+    fixed = {port.name: port.sizes for port in _outputs(loaded)}["scores"]
+    most = (fixed[1] if fixed else None) or max(len(scores) for *_, scores in answers)
+    filled = {}
+    for name, values in zip(DETECTION_OUTPUTS, zip(*answers, strict=True), strict=True):
+        whole = np.zeros((len(answers), most, *values[0].shape[1:]), values[0].dtype)
+        for k, one in enumerate(values):
+            whole[k, : len(one)] = one
+        filled[name] = whole
+    return filled
+
+
+def _response(loaded: Loaded, asked: Asked, outputs: dict[str, NDArray[Any]]) -> Response:
+    described, binaries = [], []
+    types = {port.name: _DATATYPES[port.type] for port in _outputs(loaded)}
+    for name, binary in asked.outputs.items():
+        datatype, dtype = types[name]
+        values = outputs[name]
+        one: dict[str, Any] = {"name": name, "shape": list(values.shape), "datatype": datatype}
+        if binary:
+            binaries.append(values.astype(dtype).tobytes())
+            one["parameters"] = {"binary_data_size": len(binaries[-1])}
+        else:
+            one["data"] = values.ravel().tolist()
+        described.append(one)
+    answer: dict[str, Any] = {"model_name": loaded.name, "model_version": VERSION}
+    if asked.id is not None:
+        answer["id"] = asked.id
+    head = json.dumps({**answer, "outputs": described}).encode()
+    if not binaries:
+        return Response(head, media_type="application/json")
+    return Response(
+        b"".join((head, *binaries)),
+        media_type="application/octet-stream",
+        headers={HEADER_LENGTH: str(len(head))},
+    )
