@@ -68,7 +68,7 @@ class Look:
         if self.picture is None:
             return found
         drawn = io.BytesIO()
-        draw(self.picture, found).save(drawn, "JPEG", quality=90)
+        draw(self.picture, found).save(drawn, "JPEG", quality=92)
         return drawn.getvalue()
 
 

@@ -55,7 +55,7 @@ class Tensor(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw()
     parameters: dict[str, Any] = {}
 
 
@@ -251,7 +251,7 @@ def read_request(body: bytes, stated: str | None, *, loaded: Loaded, max_picture
         raise Refusal(
             400, f"binary_data_size {size!r:.50}: {len(binary)} bytes stand behind the JSON"
         )
-    if (size is None) == (tensor.data is None):
+    if (size is None) != bool(bytes(tensor.data)):
         raise Refusal(400, f"input {tensor.name[:100]!r}: expected data, or binary_data_size")
     pictures = _pictures(tensor, binary, loaded=loaded, most=max_pictures)
     return Asked(told.id, pictures, _wanted(told, loaded), _timeout(told.parameters))
@@ -307,11 +307,11 @@ def _pictures(
     if shape[0] > most:
         raise Refusal(413, f"{shape[0]} pictures in one request: expected at most {most}")
     if tensor.datatype == BYTES:
-        encoded = _encoded_in_json(tensor) if tensor.data is not None else [*_elements(binary)]
+        encoded = _encoded_in_json(tensor) if bytes(tensor.data) else [*_elements(binary)]
         if len(encoded) != shape[0]:
             raise Refusal(400, f"{len(encoded)} elements, and the shape says {shape[0]}")
         return encoded
-    values = _in_json(tensor, dtype, shape) if tensor.data is not None else _as(binary, dtype)
+    values = _in_json(tensor, dtype, shape) if bytes(tensor.data) else _as(binary, dtype)
     if values.size != math.prod(shape):
         raise Refusal(400, f"{values.size} elements, and the shape says {math.prod(shape)}")
     values = values.reshape(shape)
@@ -329,7 +329,6 @@ def _as(binary: memoryview, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _in_json(tensor: Tensor, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """Numbers in JSON: in one list, or in lists in lists as deep as the shape."""
-    assert tensor.data is not None
     for kind in (list[float], list[list[list[list[float]]]]):
         try:
             values = np.array(msgspec.json.decode(tensor.data, type=kind))
@@ -346,7 +345,6 @@ def _in_json(tensor: Tensor, dtype: np.dtype[Any], shape: tuple[int, ...]) -> ND
 
 
 def _encoded_in_json(tensor: Tensor) -> list[bytes]:
-    assert tensor.data is not None
     texts: list[str] = []
     for kind in (list[str], list[list[str]]):
         try:

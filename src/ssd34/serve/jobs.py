@@ -106,12 +106,13 @@ class JobQueue:
                 if taken:
                     return taken
 
-    def remove(self, jobs: Sequence[Job]) -> None:
-        """Leave out those that still wait."""
+    def remove(self, jobs: Sequence[Job]) -> int:
+        """Leave out those that still wait; returns how many."""
         with self._changed:
-            for job in jobs:
-                if job in self._jobs:
-                    self._jobs.remove(job)
+            waiting = [job for job in jobs if job in self._jobs]
+            for job in waiting:
+                self._jobs.remove(job)
+            return len(waiting)
 
     def close(self) -> None:
         """Take no more; what waits is still given out."""

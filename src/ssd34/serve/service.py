@@ -124,7 +124,7 @@ class Service:
             answers.cancel()
             for job in jobs:
                 job.future.cancel()
-            self.queue.remove(jobs)
+            self.metrics.pictures.labels("dropped").inc(self.queue.remove(jobs))
 
     def reload(self) -> None:
         """Load the file again; requests that were accepted before are answered by the old model.
