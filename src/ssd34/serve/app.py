@@ -41,12 +41,12 @@ EXAMPLES = ("astronaut", "chelsea", "coffee")
 """Pictures that the page offers; see examples/README.md."""
 
 
-def make_app(service: Service) -> Starlette:
-    """The application around a service."""
+def make_routes() -> list[Route]:
+    """Every path and what answers it."""
     get = partial(Route, methods=["GET"])
     post = partial(Route, methods=["POST"])
     model = "/v2/models/{name}"
-    routes = [
+    return [
         get("/", answer_page),
         get("/examples/{name}.jpg", answer_example),
         get("/openapi.json", answer_openapi),
@@ -66,6 +66,10 @@ def make_app(service: Service) -> Starlette:
             )
         ),
     ]
+
+
+def make_app(service: Service) -> Starlette:
+    """The application around a service."""
     middleware = [Middleware(Guard, service=service)]
     if service.options.cors_origins:
         cors = Middleware(
@@ -77,7 +81,7 @@ def make_app(service: Service) -> Starlette:
         )
         middleware.insert(0, cors)
     app = Starlette(
-        routes=routes,
+        routes=make_routes(),
         middleware=middleware,
         exception_handlers={
             Refusal: answer_refusal,

@@ -57,7 +57,7 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """An answer is written; what is left of the request's body still comes and is dropped."""
         super().on_response_complete()
-        if self.conn.their_state is h11.SEND_BODY:
+        if self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]:
             self._watch()
 
     def pause_writing(self) -> None:

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
@@ -89,12 +89,11 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-def start_logging(level: str, *, stream: TextIO | None = None) -> None:
-    """Let this server and uvicorn write JSON lines to standard error."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+def start_logging(level: str) -> None:
+    """Let whatever this process logs be JSON lines on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, least in (("ssd34.serve", level), ("uvicorn", "warning"), ("asyncio", "warning")):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.setLevel(least.upper())
-        logger.propagate = False
+    logging.getLogger().handlers[:] = [handler]
+    logging.captureWarnings(True)
+    log.setLevel(level.upper())
+    logging.getLogger("python_multipart").setLevel("ERROR")  # or it warns of each hostile body
