@@ -101,11 +101,13 @@ class Soak:
         self.shape = [1, *port_["shape"][1:]]
 
     def fetch(self, path: str) -> bytes:
+        """What a path gives."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         connection.request("GET", path)
         return connection.getresponse().read()
 
     def send_json(self) -> bytes:
+        """What the good picture gives."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         connection.request("POST", "/detect", self.good, {"Content-Type": "image/jpeg"})
         return connection.getresponse().read()
@@ -156,9 +158,11 @@ class Soak:
                 self.left -= name.startswith("mutated")
 
     def send_mutated(self, generator: random.Random) -> str:
+        """As a body."""
         return self.send("POST", "/detect", mutate(generator, self.originals), kind="image/jpeg")
 
     def send_mutated_json(self, generator: random.Random) -> str:
+        """As base64 in JSON."""
         text = base64.b64encode(mutate(generator, self.originals)).decode()
         return self.send(
             "POST", "/detect", json.dumps({"image": text}).encode(), kind="application/json"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +15,12 @@ import pytest
 
 from ssd34.errors import OptionError
 from ssd34.serve.options import ServeOptions
+from tests.conftest import EXAMPLES, ROOT
 from tests.support.refusals import refused
 from tests.support.server import CHELSEA, serving
 
 KEY = "s3cret"
+GUIDE = ROOT / "docs" / "serving.md"
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +240,24 @@ def test_auto_says_what_it_measured(tiny_model, tmp_path):
 def test_options_that_contradict_each_other(options, facts):
     with refused(OptionError, *facts):
         ServeOptions(**options)
+
+
+LINES = [
+    line
+    for block in re.findall(r"^```bash\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_lines_of_the_guide(slow, tmp_path):
+    """What is shown with curl works as it stands, but for the port."""
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    assert len(LINES) > 5
+    for line in LINES:
+        command = line.replace(":8000/", f":{slow.port}/")
+        assert command != line
+        result = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True)
+        assert result.returncode == 0, (line, result.stderr)
+        assert result.stdout or "-o found.jpg" in line
+    assert (tmp_path / "found.jpg").stat().st_size > 1000

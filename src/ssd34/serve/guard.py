@@ -4,6 +4,7 @@ errors."""
 from __future__ import annotations
 
 import hmac
+import logging
 import re
 import time
 import uuid
@@ -108,7 +109,9 @@ class Guard:
             "client": (scope.get("client") or ("",))[0],
             **state.get("facts", {}),
         }
-        log.info("request", extra={"facts": facts})
+        # Balancers ask for these every second.
+        level = logging.DEBUG if endpoint in ("live", "ready") else logging.INFO
+        log.log(level, "request", extra={"facts": facts})
 
 
 def as_response(refusal: Refusal) -> Response:
