@@ -32,6 +32,7 @@ CLIENTS = (1, 8, 64)
 
 
 def main() -> None:
+    """Run it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("picture", type=Path, help="a JPEG")
     parser.add_argument("--model", default="default")
@@ -95,7 +96,6 @@ def serving(model: str, *options: str) -> Iterator[tuple[str, str]]:
                 if not line:
                     raise SystemExit("the server did not start")
                 said += line
-            time.sleep(1)
             yield found[1], said.strip()
         finally:
             process.terminate()

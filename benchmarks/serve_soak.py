@@ -28,6 +28,7 @@ FORMS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 
 def main() -> None:
+    """Run it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url", help="of a running server, such as 127.0.0.1:8000")
     parser.add_argument("picture", type=Path, help="a good one")

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -140,10 +139,6 @@ def serving(folder: Path, model: object, *options: object) -> Iterator[Server]:
             assert line, log.read_text()
             said += line
         server = Server(int(found[1]), said, process, log)
-        end = time.monotonic() + _SECONDS
-        while not server.logged("serving") or not _listens(server):
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.02)
         yield server
         if process.poll() is None:
             assert server.stop() == 0, log.read_text()
@@ -151,11 +146,3 @@ def serving(folder: Path, model: object, *options: object) -> Iterator[Server]:
         process.kill()
         process.wait()
         process.stdout.close()
-
-
-def _listens(server: Server) -> bool:
-    try:
-        server.connect().close()
-    except ConnectionRefusedError:
-        return False
-    return True

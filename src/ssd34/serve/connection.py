@@ -202,6 +202,7 @@ def serve(options: ServeOptions, *, say: Callable[[str], None] = lambda _: None)
         server = Server(config)
         server.service = service
         host = f"[{options.host}]" if ":" in options.host else options.host
+        bound.listen(_BACKLOG)  # from now on clients wait instead of being refused
         say(f"model {loaded.name} on http://{host}:{bound.getsockname()[1]}")
         log.info("serving", extra={"facts": {"model": loaded.name}})
         with suppress(KeyboardInterrupt):
