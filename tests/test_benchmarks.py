@@ -42,20 +42,15 @@ def test_whole_detect(monkeypatch, tmp_path, tiny_model):
     }
 
 
-def test_loader(monkeypatch, tmp_path, shapes):
-    run(
-        monkeypatch, "loader.py", shapes, "--pictures", 4, "--sizes", 64, "--workers", 0,
-        "--cache-mb", 0, "--json", tmp_path / "r.json",
-    )  # fmt: skip
-    assert json.loads((tmp_path / "r.json").read_text())
-
-
-def test_evaluation(monkeypatch, tmp_path, tiny_model, shapes):
-    run(
-        monkeypatch, "evaluation.py", "--data", shapes, "--model", tiny_model, "--loop", 3,
-        "--threads", 1, "--no-memory", "--json", tmp_path / "r.json",
-    )  # fmt: skip
-    assert json.loads((tmp_path / "r.json").read_text())
+def test_loader_and_evaluation(monkeypatch, tmp_path, tiny_model, shapes):
+    for arguments in (
+        ("loader.py", shapes, "--pictures", 4, "--sizes", 64, "--workers", 0, "--cache-mb", 0),
+        ("evaluation.py", "--data", shapes, "--model", tiny_model, "--loop", 3, "--threads", 1,
+         "--no-memory"),
+    ):  # fmt: skip
+        file = tmp_path / f"{arguments[0]}.json"
+        run(monkeypatch, *arguments, "--json", file)
+        assert json.loads(file.read_text())
 
 
 def test_picture_sets(monkeypatch, tmp_path, capsys):

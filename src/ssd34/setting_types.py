@@ -26,36 +26,26 @@ def kinds_of(owner: type) -> dict[str, Any]:
 
 
 def check(name: str, value: Any, kind: Any) -> Any:
-    """A value as its type has it: a list becomes a tuple, a whole number a float.
-
-    Raises:
-        OptionError: of another type, or out of its range.
-    """
+    """A value as its type has it: a list becomes a tuple, a whole number a float; OptionError where
+    it is of another type, or out of its range."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
         raise OptionError(
-            f"expected {name} to be {described(kind)}, got {shortened(value)}"
+            f"expected {name} to be {describe_kind(kind)}, got {shortened(value)}"
         ) from None
 
 
 def check_fields(settings: Any) -> None:
-    """Check every value of a dataclass, but for those that are dataclasses themselves.
-
-    Raises:
-        OptionError: as `check`.
-    """
+    """`check` every value of a dataclass, but for those that are dataclasses themselves."""
     for name, kind in kinds_of(type(settings)).items():
         if not dataclasses.is_dataclass(kind):
             check(name, getattr(settings, name), kind)
 
 
 def read_fields(owner: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass from JSON or YAML values; what is left out gets its default.
-
-    Raises:
-        OptionError: a value is unknown or not allowed.
-    """
+    """A dataclass from JSON or YAML values; what is left out gets its default. OptionError where a
+    value is unknown or not allowed."""
     kinds = kinds_of(owner)
     given = {}
     for name, value in values.items():
@@ -67,7 +57,7 @@ def read_fields(owner: type[T], values: Mapping[str, Any]) -> T:
     return owner(**given)
 
 
-def described(kind: Any) -> str:
+def describe_kind(kind: Any) -> str:
     """What values a type has, in words."""
     return _described(inspect.type_info(kind))
 

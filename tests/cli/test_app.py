@@ -2,13 +2,6 @@
 
 import pytest
 
-from tests.support.cli import run_main
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    return lambda *arguments: run_main(monkeypatch, capsys, *arguments)
-
 
 @pytest.mark.parametrize(
     ("arguments", "words", "command"),
@@ -21,20 +14,20 @@ def run(capsys, monkeypatch):
      (("data", "convert", "a", "b"), ("--to", "coco", "voc"), "ssd34 data convert"),
      (("models", "path"), ("missing argument",), "ssd34 models path")],
 )  # fmt: skip
-def test_a_wrong_command_line_gets_one_line(run, arguments, words, command):
-    code, out, err = run(*arguments)
+def test_a_wrong_command_line_gets_one_line(main, arguments, words, command):
+    code, out, err = main(*arguments)
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
     assert line.startswith("error: ") and line.endswith(f" (see {command} --help)")
     assert all(word in line for word in words), line
 
 
-def test_help_and_version_are_no_errors(run):
+def test_help_and_version_are_no_errors(main):
     for arguments in (("--help",), ("detect", "-h"), ("--version",)):
-        code, out, err = run(*arguments)
+        code, out, err = main(*arguments)
         assert not code and out and not err
 
 
-def test_no_command_shows_them_all(run):
-    code, _, err = run()
+def test_no_command_shows_them_all(main):
+    code, _, err = main()
     assert code == 2 and "quantize" in err and err.startswith("Usage: ssd34")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -79,11 +79,22 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-engine_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
-    "--engine",
-    type=click.Choice([*ENGINES, AUTO]),
+engine_option = click.option(
+    "--engine", type=click.Choice([*ENGINES, AUTO]),
     help=f"What computes. auto times both and takes the faster. [default: {DEFAULT_ENGINE}]",
+)  # fmt: skip
+
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
 )
+coco_names_option = click.option(
+    "--coco-names", is_flag=True, help="Use COCO's names for VOC's classes."
+)
+json_option = click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write all numbers.",
+)  # fmt: skip
 
 
 def say_choice(session: Session) -> None:

@@ -14,7 +14,14 @@ from click.core import ParameterSource
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssd34.cli.console import PARTLY, engine_option, progress_bar, say_choice, warn
+from ssd34.cli.console import (
+    PARTLY,
+    engine_option,
+    progress_bar,
+    say_choice,
+    threads_option,
+    warn,
+)
 from ssd34.core.detections import Detections
 from ssd34.core.postprocess import POLICIES, ZOO
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
@@ -27,7 +34,7 @@ from ssd34.runtime.detector import DEFAULT_SCORE
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
 from ssd34.text import counted
-from ssd34.workflows.detection_formats import FORMATS, Looked, Run, as_text
+from ssd34.workflows.detection_formats import FORMATS, DetectRun, Looked, as_text
 from ssd34.workflows.outputs import check_outputs
 
 SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
@@ -37,11 +44,9 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--model", default="default", help="An ONNX file, or the name of a model.")
 @click.option(
-    "--score",
-    type=click.FloatRange(0, 1),
-    default=DEFAULT_SCORE,
+    "--score", type=click.FloatRange(0, 1), default=DEFAULT_SCORE,
     help="Leave out detections that score less.",
-)
+)  # fmt: skip
 @click.option(
     "--policy", "policy_name", type=click.Choice(list(POLICIES)),
     help="NMS policy, only for files that end at raw outputs. Others have the NMS in the file, see "
@@ -67,9 +72,7 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
     "--preprocess", "preprocessing", type=click.Choice(PREPROCESSINGS), default=CARD,
     help="card: as published, bit for bit. fast: less work on large pictures.", show_default=True,
 )  # fmt: skip
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
-)
+@threads_option
 @engine_option
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse larger pictures."
@@ -100,9 +103,11 @@ def detect(
     if score != score:
         raise OptionError("--score nan: expected a number from 0 to 1")
     pictures = find_pictures(sources)
-    from ssd34.runtime.detector import Detector, Prepared
+    from ssd34.runtime.detector import Detector, PreparedPicture
 
-    form = form or _usual_format(output)
+    if form is None:
+        ending = output.suffix.lower().removeprefix(".") if output else ""
+        form = ending if ending in ("json", "csv") else "table"
     targets = _targets(pictures, save) if save else {}
     if form == "yolo" and output and output.exists() and not output.is_dir():
         raise OptionError(f"--output {output}: is a file; --format yolo writes a folder")
@@ -113,20 +118,17 @@ def detect(
         made=(save, output if form == "yolo" else None),
     )  # fmt: skip
     detector = Detector.load(
-        model,
-        threads=threads,
-        policy=policy_name,
-        engine=engine or DEFAULT_ENGINE,
+        model, threads=threads, policy=policy_name, engine=engine or DEFAULT_ENGINE,
         preprocessing=preprocessing,
-    )
+    )  # fmt: skip
     say_choice(detector.session)
     if click.get_current_context().get_parameter_source("score") is ParameterSource.COMMANDLINE:
         _warn_of_own_threshold(detector.session, score)
     wanted = [detector.labels.label(name) for name in classes]
 
-    run = Run(model=model, files=[picture.path for picture in pictures])
+    run = DetectRun(model=model, files=[picture.path for picture in pictures])
 
-    def prepare(picture: PictureFile) -> tuple[Prepared, Image.Image | None] | ImageError:
+    def prepare(picture: PictureFile) -> tuple[PreparedPicture, Image.Image | None] | ImageError:
         """In a thread, while the network works on the picture before."""
         try:
             if save is None:
@@ -176,11 +178,11 @@ def _warn_of_own_threshold(session: Session, score: float) -> None:
         return
     try:
         from ssd34.deploy.graph.onnx_file import read_model
-        from ssd34.deploy.publish.compare_outputs import tail_policy
+        from ssd34.deploy.graph.tail import read_tail_policy
     except ModuleNotFoundError:  # a base install: most files have the published threshold
         own = ZOO.score_threshold
     else:
-        own = tail_policy(read_model(session.path).graph).score_threshold
+        own = read_tail_policy(read_model(session.path).graph).score_threshold
     if np.float32(score) < np.float32(own):
         warn(
             f"--score {score:g}: {session.path.name} leaves out detections below {own:.4g} "
@@ -236,12 +238,7 @@ def _save(target: Path, pixels: NDArray[np.uint8], found: Detections) -> None:
         draw(pixels, found).save(temporary, form, quality=92)
 
 
-def _usual_format(output: Path | None) -> str:
-    ending = output.suffix.lower().removeprefix(".") if output else ""
-    return ending if ending in ("json", "csv") else "table"
-
-
-def _emit(run: Run, form: str, output: Path | None, label_files: dict[Path, Path]) -> None:
+def _emit(run: DetectRun, form: str, output: Path | None, label_files: dict[Path, Path]) -> None:
     if output is None:
         width = shutil.get_terminal_size((100, 24)).columns
         click.echo(as_text(run, form, width=width), nl=False)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ssd34.files.cache import cache_folder
-from ssd34.machine import Cpu, free_memory, this_cpu
+from ssd34.machine import Cpu, describe_cpu, measure_free_memory
 from ssd34.version import __version__
 
 FEATURES = {
@@ -37,7 +37,7 @@ def doctor(*, as_json: bool) -> None:
 
     Example: ssd34 doctor --json
     """
-    found = examine(this_cpu())
+    found = examine(describe_cpu())
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
@@ -75,7 +75,7 @@ def examine(cpu: Cpu) -> dict[str, Any]:
         "ssd34": __version__,
         "python": platform.python_version(),
         "cpu": cpu.to_dict(),
-        "free_memory": free_memory(),
+        "free_memory": measure_free_memory(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "extras": extras,
         "cache": str(cache_folder()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,8 +44,7 @@ class Detections:
         labels: (N,) int64, 1..classes.
         scores: (N,) float32, 0..1.
         label_set: the classes.
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        width, height: of the picture, pixels.
     """
 
     boxes: NDArray[np.float32]
@@ -91,14 +92,8 @@ class Detections:
             box, score = tuple(self.boxes[index].tolist()), float(self.scores[index])
             return Detection(box, label, self.label_set.name(label), score)
         rows = index if isinstance(index, slice) else _rows(index)
-        return Detections(
-            self.boxes[rows],
-            self.labels[rows],
-            self.scores[rows],
-            self.label_set,
-            self.width,
-            self.height,
-        )
+        boxes, labels, scores = self.boxes[rows], self.labels[rows], self.scores[rows]
+        return Detections(boxes, labels, scores, self.label_set, self.width, self.height)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,11 +101,8 @@ class Detections:
         return tuple(self.label_set.name(int(label)) for label in self.labels)
 
     def where(self, mask: NDArray[np.bool_]) -> Detections:
-        """Only the objects for which (N,) `mask` holds.
-
-        Raises:
-            IndexError: the mask has another length.
-        """
+        """Only the objects for which the mask (N,) holds; IndexError where it has another
+        length."""
         return self[mask]
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,9 +139,6 @@ class Detections:
 
     def to_csv(self, file: str) -> str:
         """Lines in the columns of `CSV_HEADER`, without the header."""
-        import csv
-        import io
-
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         for found in self:
@@ -167,11 +156,7 @@ class Detections:
         )
 
     def to_supervision(self) -> supervision.Detections:
-        """The same as `supervision.Detections`; class ids count from 0.
-
-        Raises:
-            MissingExtraError: supervision is not installed.
-        """
+        """The same as `supervision.Detections`, an extra; class ids count from 0."""
         library = require("supervision", extra="supervision", why="to_supervision()")
         converted: supervision.Detections = library.Detections(
             xyxy=self.boxes.reshape(-1, 4),

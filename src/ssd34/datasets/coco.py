@@ -252,6 +252,7 @@ def _sample(
         kept = builder.add(
             box, label, shown=annotation["bbox"], area=annotation.get("area"),
             crowd=annotation.get("iscrowd"), difficult=annotation.get("difficult"),
+            score=annotation.get("score"),
         )  # fmt: skip
         number = annotation.get("id")
         with suppress(ValueError):

@@ -87,6 +87,7 @@ class Sample:
         areas: (N,) float64, the annotation's ``area``, square pixels.
         crowd: (N,) bool, COCO's ``iscrowd``: the box covers a group.
         difficult: (N,) bool, VOC's ``difficult``.
+        scores: (N,) float32, 0..1, how sure who found the boxes was; None: nobody says.
     """
 
     file_name: str
@@ -98,6 +99,7 @@ class Sample:
     areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
     difficult: NDArray[np.bool_]
+    scores: NDArray[np.float32] | None = None
 
     @property
     def ignored(self) -> NDArray[np.bool_]:
@@ -113,6 +115,7 @@ class Sample:
             areas=self.areas[mask],
             crowd=self.crowd[mask],
             difficult=self.difficult[mask],
+            scores=None if self.scores is None else self.scores[mask],
         )
 
 

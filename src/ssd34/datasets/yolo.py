@@ -22,7 +22,7 @@ from ssd34.core.labels import LabelSet, number_classes
 from ssd34.datasets.builder import Findings, SampleBuilder, number_samples, size_of
 from ssd34.datasets.dataset import Dataset, Kind, Layout, Problem, Sample
 from ssd34.errors import DatasetError, ImageError, OptionError, require
-from ssd34.files.tree import Files, normal, read_annotations, read_lines
+from ssd34.files.tree import Files, normalise_name, read_annotations, read_lines
 from ssd34.images.read import SUFFIXES as PICTURE_SUFFIXES
 from ssd34.text import counted, parse_yaml
 
@@ -129,7 +129,7 @@ def _pictures(files: Files, place: str, found: Findings) -> list[str]:
         path = line.strip()
         if not path:
             continue
-        relative = [normal(posixpath.join(here, path)), files.inside(path)]
+        relative = [normalise_name(posixpath.join(here, path)), files.inside(path)]
         name = next((n for n in relative if n is not None and files.exists(n)), None)
         if name is None:
             reason = f"line {number}: no such picture: {path:.200}"

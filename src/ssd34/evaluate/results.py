@@ -1,6 +1,5 @@
 """Detections of many pictures in COCO's results form: as columns, 56 bytes a detection, and as its
-JSON, a list of objects with image_id, category_id, bbox and score.
-"""
+JSON, a list of objects with image_id, category_id, bbox and score."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from operator import eq
 from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
@@ -94,11 +94,7 @@ class Results(Sequence[Result]):
         return self.where(known & np.isin(self.category_ids, dataset.labels.category_ids))
 
     def with_image_ids(self, new: Mapping[int, int]) -> Results:
-        """Under other image ids.
-
-        Args:
-            new: by the present ones.
-        """
+        """Under other image ids, given by the present ones."""
         ids = np.array([new[image_id] for image_id in self.image_ids.tolist()], np.int64)
         return replace(self, image_ids=ids)
 
@@ -108,14 +104,11 @@ class Results(Sequence[Result]):
         return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
 
-def coco_results(picked: Picked, *, sample: Sample, categories: NDArray[np.int64]) -> Results:
-    """Detections of one picture in COCO's results form, in the data set's own category ids.
+def convert_picked(picked: Picked, *, sample: Sample, categories: NDArray[np.int64]) -> Results:
+    """Detections of one picture, picked in fractions of it, in COCO's results form.
 
-    Args:
-        picked: in fractions of the picture.
-        sample: the picture.
-        categories: (network classes + 1,) int64: category id of each network label, -1 where
-            the data set does not have the class; such detections are left out.
+    `categories`, (network classes + 1,) int64, has the data set's category id of each network
+    label, -1 where it does not have the class; such detections are left out.
     """
     size = np.array([sample.width, sample.height] * 2, np.float64)
     boxes = xywh_from_xyxy(np.clip(picked.boxes.astype(np.float64), 0, 1) * size)
@@ -145,15 +138,11 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def read_results(path: Path, dataset: Dataset) -> Results:
-    """Read anybody's detections on a data set.
+    """Read anybody's detections on a data set from COCO's results JSON.
 
     Detections that name their picture and class (``file_name`` and ``category_name``, as ``ssd34
     detect`` writes them) are taken by these names, whatever their ids; those of a class that the
     data set does not have are left out. Of several pictures with one name, folders decide.
-
-    Args:
-        path: COCO's results JSON. Further keys of a detection are not looked at.
-        dataset: the pictures and classes that they may name.
 
     Raises:
         DatasetError: not such a file, or a detection is malformed, or of a picture or class that
@@ -183,11 +172,7 @@ def read_results(path: Path, dataset: Dataset) -> Results:
 
 
 def _by_name(path: Path, values: list[Any], dataset: Dataset) -> list[Any]:
-    """Detections with the data set's ids where they name their picture and class.
-
-    Raises:
-        DatasetError: a picture is none of the data set's.
-    """
+    """Detections with the data set's ids where they name their picture and class."""
     if not any(map(_is_named, values)):
         return values
     pictures: defaultdict[str, list[Sample]] = defaultdict(list)
@@ -220,18 +205,13 @@ def _parts(file_name: str) -> tuple[str, ...]:
 
 
 def _best_fitting(parts: tuple[str, ...], pictures: list[Sample]) -> list[Sample]:
-    """Those pictures of one name whose folders agree with a path farthest up."""
-    if len(pictures) < 2:
-        return pictures
-    agreeing = [_agreeing(_parts(sample.file_name), parts) for sample in pictures]
-    most = max(agreeing)
+    """Those pictures of one name whose folders agree most with a path's, from the end on."""
+    paths = [_parts(sample.file_name) for sample in pictures]
+    if parts in paths:
+        return [sample for sample, path in zip(pictures, paths, strict=True) if path == parts]
+    agreeing = [sum(takewhile(bool, map(eq, reversed(path), reversed(parts)))) for path in paths]
+    most = max(agreeing, default=0)
     return [s for s, count in zip(pictures, agreeing, strict=True) if count == most]
-
-
-def _agreeing(one: tuple[str, ...], other: tuple[str, ...]) -> int:
-    """How many parts at the end are the same."""
-    pairs = zip(reversed(one), reversed(other), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _is_named(value: Any) -> bool:

@@ -29,11 +29,8 @@ class Engine(Protocol):
     metadata: dict[str, str]
 
     def run(self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The named outputs, in that order, for inputs by name.
-
-        Raises:
-            ModelError: the engine cannot run the file on them.
-        """
+        """The named outputs, in that order, for inputs by name; ModelError where the engine cannot
+        run the file on them."""
 
 
 def describe_refusal(path: Path, error: Exception) -> str:

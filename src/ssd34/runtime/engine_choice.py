@@ -15,9 +15,6 @@ from ssd34.errors import MissingExtraError, ModelError, OptionError
 from ssd34.runtime.engine import AUTO, ENGINES, ONNXRUNTIME, OPENVINO, Engine
 from ssd34.runtime.timing import interleaved
 
-ROUNDS = 5
-WARM_UP = 2
-
 FAST = "fast"
 EXACT = "exact (no VNNI)"
 """Slower; see `ssd34.runtime.onnxruntime_engine.session_options`."""
@@ -29,13 +26,8 @@ another q, belongs to files that only store their weights so."""
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What was chosen and why.
-
-    Attributes:
-        engine: its name.
-        milliseconds: median time of one run of each engine that could run the file.
-        reason: one sentence for a reader.
-    """
+    """The name of the engine chosen, the median milliseconds of one run of each that could run the
+    file, and the reason in one sentence."""
 
     engine: str
     milliseconds: dict[str, float]
@@ -45,17 +37,9 @@ class EngineChoice:
 def choose_faster_engine(
     first: Engine, path: Path, tensor: NDArray[Any], *, threads: int, streams: int = 1
 ) -> tuple[Engine, EngineChoice]:
-    """The faster of a loaded engine and OpenVINO for one file.
+    """The faster of a loaded engine and OpenVINO for one file, which run the same input in turns.
 
-    Both run the same input in turns, two times to warm up and five times measured. The answer
-    is not kept: it depends on the threads, the versions and what else the machine does.
-
-    Args:
-        first: the file in ONNX Runtime.
-        path: the file.
-        tensor: its input.
-        threads: that one run uses.
-        streams: runs that will be under way at once.
+    The answer is not kept: it depends on the threads, the versions and what else the machine does.
     """
     try:
         second = open_engine(path, name=OPENVINO, threads=threads, streams=streams)
@@ -67,8 +51,8 @@ def choose_faster_engine(
                 )
                 for name, engine in engines.items()
             },
-            rounds=ROUNDS,
-            warm_up=WARM_UP,
+            rounds=5,
+            warm_up=2,
         )
     except (MissingExtraError, ModelError) as error:
         return first, EngineChoice(first.name, {}, f"engine {first.name}: {error}")
@@ -78,15 +62,9 @@ def choose_faster_engine(
     return engines[best], EngineChoice(best, medians, f"engine {best}: {measured}")
 
 
-def int8_way(path: Path, engine: Engine) -> str | None:
-    """`FAST` or `EXACT`; None for a file that computes in float.
-
-    A file that does not say how it was quantized counts as one with weights of 8 bits.
-
-    Args:
-        path: the file.
-        engine: it, loaded.
-    """
+def find_int8_way(path: Path, engine: Engine) -> str | None:
+    """`FAST` or `EXACT`, as a loaded engine computes an int8 file; None for a file that computes in
+    float. A file that does not say how it was quantized counts as one with weights of 8 bits."""
     from ssd34.runtime.libraries import int8_saturates
 
     content = path.read_bytes()
@@ -102,13 +80,8 @@ def int8_way(path: Path, engine: Engine) -> str | None:
 
 
 def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Engine:
-    """Load an ONNX file.
-
-    Args:
-        path: an ONNX file that exists.
-        name: one of `ENGINES`.
-        threads: that one call of `run` uses.
-        streams: calls of `run` that will be under way at once.
+    """Load an ONNX file that exists into one of `ENGINES`; `streams` calls of `run`, of so many
+    threads each, will be under way at once.
 
     Raises:
         ModelError: the file is broken, or the engine cannot run it.

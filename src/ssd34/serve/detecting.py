@@ -19,14 +19,14 @@ from ssd34.core.preprocess import FAST
 from ssd34.errors import ImageError
 from ssd34.images.draw import draw
 from ssd34.images.read import read_picture
-from ssd34.runtime.detector import DEFAULT_SCORE, Detector, Outputs, Prepared
+from ssd34.runtime.detector import DEFAULT_SCORE, Detector, Outputs, PreparedPicture
 from ssd34.serve.bodies import Parsers, Sent, body_of
 from ssd34.serve.jobs import READ, STAGES, Job
 from ssd34.serve.metrics import log
 from ssd34.serve.model import Loaded
 from ssd34.serve.options import Refusal
 from ssd34.serve.service import Service, wait_until_gone
-from ssd34.workflows.detection_formats import Looked, Run, as_coco, as_json
+from ssd34.workflows.detection_formats import DetectRun, Looked, as_coco, as_json
 
 JSON, COCO, IMAGE = FORMATS = ("json", "coco", "image")
 
@@ -51,7 +51,7 @@ class Look:
     max_pixels: int
     picture: Image.Image | None = field(default=None, init=False)
 
-    def prepare(self, detector: Detector) -> Prepared:
+    def prepare(self, detector: Detector) -> PreparedPicture:
         """Decode and resize."""
         if self.asked.form != IMAGE:
             return detector.prepare(self.sent.data, max_pixels=self.max_pixels)
@@ -61,7 +61,7 @@ class Look:
         return detector.prepare(seen, max_pixels=self.max_pixels)
 
     def finish(
-        self, detector: Detector, prepared: Prepared, outputs: Outputs
+        self, detector: Detector, prepared: PreparedPicture, outputs: Outputs
     ) -> Detections | bytes:
         """The detections, or a JPEG with them."""
         found = detector.finish(prepared, outputs, score=self.asked.score)
@@ -117,7 +117,7 @@ def _response(
     Raises:
         Refusal: no picture could be read.
     """
-    run = Run(model=model, files=[Path(sent.name) for sent in pictures])
+    run = DetectRun(model=model, files=[Path(sent.name) for sent in pictures])
     for file, answer in zip(run.files, answers, strict=True):
         if isinstance(answer, ImageError):
             run.failed.append((file, str(answer)))

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 
 from ssd34.core.contract import DETECTION_OUTPUTS, RAW_OUTPUTS, Port
 from ssd34.errors import ImageError, ModelError, Ssd34Error
-from ssd34.runtime.detector import Detector, Outputs, Prepared
+from ssd34.runtime.detector import Detector, Outputs, PreparedPicture
 from ssd34.serve.bodies import Parsers, body_of, parse_json
 from ssd34.serve.detecting import raise_other
 from ssd34.serve.jobs import READ, Job
@@ -184,13 +184,15 @@ async def answer_infer(request: Request) -> Response:
     return await parsers.run(lambda: _response(loaded, asked, _stacked(loaded, answers)))
 
 
-def _prepare(picture: bytes | NDArray[Any], detector: Detector, *, max_pixels: int) -> Prepared:
+def _prepare(
+    picture: bytes | NDArray[Any], detector: Detector, *, max_pixels: int
+) -> PreparedPicture:
     if isinstance(picture, bytes):
         return detector.prepare(picture, max_pixels=max_pixels)
-    return Prepared(picture, 1, 1)
+    return PreparedPicture(picture, 1, 1)
 
 
-def _keep(_: Detector, __: Prepared, outputs: Outputs) -> Outputs:
+def _keep(_: Detector, __: PreparedPicture, outputs: Outputs) -> Outputs:
     return outputs
 
 

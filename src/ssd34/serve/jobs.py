@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssd34.runtime.detector import Detector, Outputs, Prepared
+from ssd34.runtime.detector import Detector, Outputs, PreparedPicture
 from ssd34.serve.model import Loaded
 
 READ, WAIT, PREPARE, INFER, FINISH = "read", "wait", "prepare", "infer", "finish"
@@ -35,8 +35,8 @@ class Job:
 
     loaded: Loaded
     policy: str | None
-    prepare: Callable[[Detector], Prepared]
-    finish: Callable[[Detector, Prepared, Outputs], Any]
+    prepare: Callable[[Detector], PreparedPicture]
+    finish: Callable[[Detector, PreparedPicture, Outputs], Any]
     deadline: float
     future: Future[Any] = field(default_factory=Future)
     spent: dict[str, float] = field(default_factory=dict)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ssd34.core.postprocess import POLICIES
 from ssd34.machine import thread_budget
-from ssd34.runtime.detector import Detector, Outputs, Prepared
+from ssd34.runtime.detector import Detector, Outputs, PreparedPicture
 from ssd34.runtime.engine import ONNXRUNTIME
 from ssd34.runtime.session import Session
 from ssd34.serve.options import ServeOptions
@@ -94,7 +94,7 @@ class Loaded:
         """An instance's detector; a policy is one of `policies`, None the default."""
         return self._policies[policy][instance] if policy else self.detectors[instance]
 
-    def compute(self, instance: int, pictures: Sequence[Prepared]) -> list[Outputs]:
+    def compute(self, instance: int, pictures: Sequence[PreparedPicture]) -> list[Outputs]:
         """The network's output for each picture, at most `batch` of them.
 
         Raises:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from ssd34.errors import ImageError
-from ssd34.runtime.detector import Prepared
+from ssd34.runtime.detector import PreparedPicture
 from ssd34.serve.jobs import FINISH, INFER, PREPARE, WAIT, Job, JobQueue, QueueFullError
 from ssd34.serve.metrics import Metrics, log
 from ssd34.serve.model import Arrangement, Loaded
@@ -161,7 +161,7 @@ class Service:
             del jobs
 
     def _process(self, instance: int, jobs: Sequence[Job]) -> None:
-        ready: list[tuple[Job, Prepared]] = []
+        ready: list[tuple[Job, PreparedPicture]] = []
         for job in jobs:
             now = time.monotonic()
             job.spent[WAIT] = now - job.queued
@@ -179,7 +179,7 @@ class Service:
         if ready:
             self._infer(instance, ready)
 
-    def _infer(self, instance: int, ready: Sequence[tuple[Job, Prepared]]) -> None:
+    def _infer(self, instance: int, ready: Sequence[tuple[Job, PreparedPicture]]) -> None:
         started = time.monotonic()
         first = ready[0][0]
         try:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.core.detections import CSV_HEADER, Detections
-from ssd34.files.tree import numbers_of, text_of
+from ssd34.files.tree import number_files, text_of
 
 FORMATS = ("table", "json", "coco", "csv", "yolo")
 
@@ -27,15 +27,9 @@ class Looked:
 
 
 @dataclass
-class Run:
-    """A run.
-
-    Attributes:
-        model: as it was asked for.
-        files: all its pictures, in order, each once.
-        looked: those in which objects were looked for.
-        failed: those that could not be read, and why.
-    """
+class DetectRun:
+    """A run: its model as it was asked for, all its pictures in order, each once, those in which
+    objects were looked for, and those that could not be read, and why."""
 
     model: str
     files: list[Path]
@@ -43,7 +37,7 @@ class Run:
     failed: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def as_text(run: Run, form: str, *, width: int | None = None) -> str:
+def as_text(run: DetectRun, form: str, *, width: int | None = None) -> str:
     """The whole run in one of `FORMATS`. Width in characters, for the table."""
     if form == "json":
         return json.dumps(as_json(run), indent=1) + "\n"
@@ -59,7 +53,7 @@ def as_text(run: Run, form: str, *, width: int | None = None) -> str:
     return _table(run, width)
 
 
-def as_json(run: Run) -> dict[str, Any]:
+def as_json(run: DetectRun) -> dict[str, Any]:
     """A JSON-ready form: model, pictures with their detections, and what could not be read."""
     return {
         "model": run.model,
@@ -68,12 +62,11 @@ def as_json(run: Run) -> dict[str, Any]:
     }
 
 
-def as_coco(run: Run) -> list[dict[str, Any]]:
-    """COCO results. The image id is the number that names the file, as COCO's own files have
-    it; where that is not so for every file, or not unique, pictures count from 1. Those that could
-    not be read count, too: an id does not depend on them. File and class are named as well, which
-    ``evaluate --detections`` goes by: a data set may have other ids."""
-    numbers = numbers_of([file.name for file in run.files])
+def as_coco(run: DetectRun) -> list[dict[str, Any]]:
+    """COCO results. The image id is the number that names the file, as in COCO; where that is not
+    so for every file, or not unique, pictures count from 1, unreadable ones included. File and
+    class are named as well, which ``evaluate --detections`` goes by."""
+    numbers = number_files([file.name for file in run.files])
     ids = dict(zip(run.files, numbers, strict=True))
     return [
         {**result, "file_name": text_of(looked.file), "category_name": found.name}
@@ -84,7 +77,7 @@ def as_coco(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _table(run: Run, width: int | None) -> str:
+def _table(run: DetectRun, width: int | None) -> str:
     table = Table("picture", "object", "score", "left", "top", "right", "bottom")
     for column in table.columns[2:]:
         column.justify = "right"

@@ -39,8 +39,7 @@ def check_outputs(
         made: folders that will be made; None: nothing.
 
     Raises:
-        OptionError: an output is a folder, has no folder to lie in, is written twice, or is an
-            input; the message says which.
+        OptionError: an output is a folder, has no folder to lie in, is written twice or an input.
     """
     wanted = [output for output in outputs if output is not None]
     folders = [folder.absolute() for folder in made if folder is not None]

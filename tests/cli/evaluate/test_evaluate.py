@@ -209,14 +209,6 @@ def test_somebodys_detections_are_not_overwritten(run_evaluate, tiny_model, shap
     assert [p.name for p in tmp_path.iterdir()] == ["theirs.json"]
 
 
-def test_scored_detections_and_their_report_are_two_files(run_evaluate, shapes, tmp_path):
-    (tmp_path / "found.json").write_text("[]")
-    arguments = ("--data", shapes, "--detections", tmp_path / "found.json")
-    code, _, err = run_evaluate(*arguments, "--json", tmp_path / "found.json")
-    assert code == 2 and "found.json" in err
-    assert (tmp_path / "found.json").read_text() == "[]"
-
-
 @pytest.mark.usefixtures("no_plots")
 def test_a_report_needs_scores_that_it_can_draw(
     run_evaluate, found_shapes, found_detections, tmp_path
@@ -339,12 +331,6 @@ def test_an_interruption_while_the_outputs_are_written_says_what_is_kept(
     assert err.startswith(f"3 of 3 pictures done, kept in {partial}; go on with --resume")
     assert run_evaluate(*arguments, "--resume")[0] == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.json", "r.json"]
-
-
-def test_resume_with_nothing_there_begins(run_evaluate, tiny_model, shapes, tmp_path):
-    arguments = (tiny_model, "--data", shapes, "--json", tmp_path / "r.json", "--resume")
-    assert run_evaluate(*arguments)[0] == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
 
 def test_without_an_output_nothing_is_kept(run_evaluate, monkeypatch, tiny_model, shapes, tmp_path):
@@ -478,14 +464,6 @@ def test_two_files_are_compared(found_shapes, found_detections, half, tmp_path, 
         assert "interval" not in result.stdout and "draws" not in result.stdout
 
 
-def test_a_report_instead_of_detections_is_named(run_evaluate, shapes, tmp_path):
-    report, found = tmp_path / "report.json", tmp_path / "found.json"
-    report.write_text(json.dumps({"summary": {}}))
-    found.write_text("[]")
-    code, _, err = run_evaluate("--data", shapes, "--compare", found, report)
-    assert code == 2 and str(report) in err and "--detections" in err
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -499,6 +477,7 @@ def test_a_report_instead_of_detections_is_named(run_evaluate, shapes, tmp_path)
         (("--detections", "a", "--threads", "2"), "--threads 2"),
         (("--detections", "a", "--engine", "openvino"), "--engine openvino"),
         (("--compare", "a", "b", "--engine", "onnxruntime"), "--engine onnxruntime"),
+        (("--detections", "a", "--preprocess", "fast"), "--preprocess fast: no model runs"),
         (("--detections", "no.json"), "no.json: No such file"),
         (("--metric", "zoo-2021", "default"), "COCO's 80 classes"),
         (("default", "--policy", "all", "--detections", "a"), "one policy"),
@@ -537,19 +516,6 @@ def test_all_policies_are_what_each_is_alone(tiny_raw_model, tiny_model, found_s
         other = together[tiny_model][name]
         for key, value in found["summary"].items():
             assert other["summary"][key] == pytest.approx(value, abs=5e-3)
-
-
-def test_one_policy_for_a_file_with_a_tail(tiny_raw_model, tiny_model, found_shapes, tmp_path):
-    """Detections are those of the same network without the tail."""
-    scores = []
-    for model in (tiny_raw_model, tiny_model):
-        found = tmp_path / "found.json"
-        values = report_of(tmp_path, model, "--data", found_shapes, "--policy", "best",
-                           "--detections", found, "--overwrite")  # fmt: skip
-        assert (values["policy"], values["tail_cut"]) == ("best", model == tiny_model)
-        scores.append(sorted((r["score"] for r in json.loads(found.read_text())), reverse=True))
-    assert len(scores[1]) == pytest.approx(len(scores[0]), rel=0.01)
-    assert scores[1][:20] == pytest.approx(scores[0][:20], abs=1e-4)
 
 
 def test_all_policies_go_on_too(run_evaluate, monkeypatch, tiny_raw_model, shapes, tmp_path):
@@ -616,16 +582,3 @@ def test_a_preprocessing_is_the_detectors_own(tiny_raw_model, large, tmp_path, n
     ]
     scores = [result["score"] for result in json.loads(found.read_text())]
     assert sorted(scores) == pytest.approx(sorted(expected), abs=1e-5)
-
-
-def test_both_preprocessings_at_once_name_what_stands_in_for_them(run_evaluate, tiny_model, large):
-    code, out, err = run_evaluate(tiny_model, "--data", large, "--preprocess", "both")
-    assert (code, out) == (2, "")
-    assert "--preprocess both" in err and "--compare" in err
-
-
-def test_preprocess_without_a_model_is_refused(run_evaluate, large, tmp_path):
-    code, _, err = run_evaluate(
-        "--data", large, "--detections", tmp_path / "x.json", "--preprocess", "fast"
-    )
-    assert code == 2 and "--preprocess fast: no model runs here" in err

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ssd34.cli.console import PARTLY, progress_bar, warn, warn_of_problems
-from ssd34.datasets.convert.convert import FORMATS, Options
+from ssd34.datasets.convert.convert import FORMATS, Conversion, Options
 from ssd34.datasets.convert.convert import convert as run_conversion
 from ssd34.datasets.dataset import Dataset, Layout
 from ssd34.datasets.open import find_dataset, rename_classes, split_path, use_coco_names
@@ -83,13 +83,8 @@ def convert(
         done = run_conversion(
             opened, destination, options, progress=lambda n: bar.update(task, completed=n)
         )
-    for problem in done.problems:
-        warn(f"left out {problem}")
-    for loss, count in done.losses.items():
-        warn(f"{count} x {loss}")
+    report(done)
     before = [problem for _, dataset in opened for problem in dataset.problems]
-    for name, pictures, boxes in done.splits:
-        click.echo(f"{name or 'all'}: {counted(pictures, 'picture')}, {counted(boxes, 'box')}")
     click.echo(f"written: {destination} ({done.format})")
     if json_file:
         values = {"destination": str(destination), **done.to_dict()}
@@ -97,6 +92,16 @@ def convert(
         write_text(json_file, json.dumps(values, indent=1) + "\n")
     if before or done.problems:
         raise SystemExit(PARTLY)
+
+
+def report(done: Conversion) -> None:
+    """Warn of what was left out and changed, and print what each split holds."""
+    for problem in done.problems:
+        warn(f"left out {problem}")
+    for loss, count in done.losses.items():
+        warn(f"{count} x {loss}")
+    for name, pictures, boxes in done.splits:
+        click.echo(f"{name or 'all'}: {counted(pictures, 'picture')}, {counted(boxes, 'box')}")
 
 
 def _wanted(sources: Sequence[str], splits: Sequence[str]) -> list[tuple[str, Layout, str]]:

@@ -16,6 +16,8 @@ from rich.text import Text
 from ssd34.cli.console import PARTLY, download_bar, warn, warn_of_problems
 from ssd34.cli.data.check import check_data
 from ssd34.cli.data.convert import convert
+from ssd34.cli.data.label import label
+from ssd34.cli.data.split import split
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.check.statistics import count_statistics
 from ssd34.datasets.dataset import Dataset
@@ -125,15 +127,15 @@ def _next_steps(data: PublishedData, folder: Path) -> list[str]:
     return [*places.values(), f"next: {command}"]
 
 
-@click.group(short_help="Look at data sets, check, convert and download them.")
+@click.group(short_help="Look at data sets, check, convert, split, make and download them.")
 def data() -> None:
-    """Look at data sets, check, convert and download them.
+    """Look at data sets, check, convert, split, make and download them.
 
     COCO, Pascal VOC and YOLO, in folders and zips. The format is recognised.
     """
 
 
-for command in (info, check_data, convert, download_published):
+for command in (info, check_data, convert, split, label, download_published):
     data.add_command(command)
 
 

@@ -54,10 +54,12 @@ def _values(split: WrittenSplit, pictures: PurePosixPath) -> dict[str, Any]:
                 "height": sample.height,
             }
         )
+        scores = [None] * len(sample.boxes) if sample.scores is None else sample.scores
         rows = zip(
-            sample.boxes, sample.labels, sample.areas, sample.crowd, sample.difficult, strict=True
-        )
-        for box, label, area, crowd, difficult in rows:
+            sample.boxes, sample.labels, sample.areas, sample.crowd, sample.difficult, scores,
+            strict=True,
+        )  # fmt: skip
+        for box, label, area, crowd, difficult, score in rows:
             left, top, right, bottom = map(shortest, box)
             annotation = {
                 "id": len(annotations) + 1,
@@ -69,6 +71,8 @@ def _values(split: WrittenSplit, pictures: PurePosixPath) -> dict[str, Any]:
             }
             if flagged:
                 annotation["difficult"] = int(difficult)
+            if score is not None:
+                annotation["score"] = float(shortest(score))
             annotations.append(annotation)
     names = zip(split.labels.names, split.labels.category_ids, strict=True)
     return {

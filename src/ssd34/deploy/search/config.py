@@ -17,7 +17,7 @@ from ssd34.deploy.search.gate import Criterion
 from ssd34.deploy.search.search import Budget
 from ssd34.errors import OptionError, require
 from ssd34.runtime.libraries import int8_saturates
-from ssd34.setting_types import Count, check, check_fields, kinds_of
+from ssd34.setting_types import Count, Share, check, check_fields, kinds_of
 from ssd34.text import parse_yaml
 
 T = TypeVar("T")
@@ -26,13 +26,9 @@ MAX_CONFIG_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Which pictures the ranges come from.
-
-    Attributes:
-        data: a folder or data set; None: a part of the evaluation pictures.
-        pictures: most pictures.
-    """
+class CalibrationSettings:
+    """Which pictures the ranges come from: a folder or data set (None: a part of the evaluation
+    pictures), and at most how many."""
 
     data: str | None = None
     pictures: Count = 200
@@ -55,6 +51,7 @@ class Quantization:
         reduce_range: weights of 7 bits in all trials; None: if this processor's fast int8
             arithmetic is wrong with 8, as without VNNI.
         image_input: ``float32`` or ``uint8``, as for export.
+        score_threshold: of the NMS in the files; None: see `ssd34.workflows.quantize.quantize`.
     """
 
     forms: Annotated[tuple[Literal["12-int8", "12-qdq", "13-qdq"], ...], Meta(min_length=1)] = (
@@ -68,6 +65,7 @@ class Quantization:
     reduce_range: bool | None = None
     float_nodes: tuple[str, ...] = ()
     image_input: Literal["float32", "uint8"] = "float32"
+    score_threshold: Share | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -101,13 +99,16 @@ class QuantizeConfig:
         criterion: what is good enough.
         search: how long to look for it.
         rounds: how often each file is timed in a trial.
+        seen: data sets that the network was trained on; the proof says how many of the pictures
+            measured on are among them.
     """
 
-    calibration: Calibration = field(default_factory=Calibration)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     quantization: Quantization = field(default_factory=Quantization)
     criterion: Criterion = field(default_factory=Criterion)
     search: Budget = field(default_factory=Budget)
     rounds: Count = 30
+    seen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -118,12 +119,8 @@ class QuantizeConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QuantizeConfig:
-        """The settings of a mapping; what it leaves out keeps its default.
-
-        Raises:
-            OptionError: a section or setting is unknown, of another type, or outside what is
-                allowed.
-        """
+        """The settings of a mapping; what it leaves out keeps its default. OptionError: one is
+        unknown or not allowed."""
         return _read(cls, values)
 
     def changed(self, changes: Mapping[str, Mapping[str, Any] | Any]) -> QuantizeConfig:
@@ -152,18 +149,14 @@ def _read(owner: type[T], values: object, where: str = "") -> T:
         if dataclasses.is_dataclass(kinds[name]):
             made[name] = _read(kinds[name], {} if value is None else value, label)
         else:
-            alone = isinstance(value, str) and name in ("forms", "ranges", "float_nodes")
+            alone = isinstance(value, str) and name in ("forms", "ranges", "float_nodes", "seen")
             made[name] = check(label, [value] if alone else value, kinds[name])
     return owner(**made)
 
 
 def read_config(path: Path) -> QuantizeConfig:
-    """Read a YAML file of settings.
-
-    Raises:
-        OptionError: missing, not YAML, a key stands twice, or a setting is not as expected.
-        MissingExtraError: PyYAML is not installed.
-    """
+    """Read a YAML file of settings; OptionError: missing, not YAML, a key stands twice, or a
+    setting is not as expected."""
     require("yaml", extra="quantize", why="a YAML configuration")
     if not path.is_file():
         raise OptionError(f"{path}: no such file; expected a YAML file of settings")

@@ -1,4 +1,4 @@
-"""A key that stands twice is an error wherever people write YAML or JSON by hand."""
+"""Numbers with their nouns; a key that stands twice is an error where people write by hand."""
 
 import json
 
@@ -6,11 +6,22 @@ import pytest
 import yaml
 
 from ssd34.datasets.open import open_dataset
-from ssd34.deploy.publish.manifest import manifest_entry
+from ssd34.deploy.publish.manifest import find_manifest_entry
 from ssd34.deploy.search.config import read_config
 from ssd34.errors import DatasetError, ModelError, OptionError
-from ssd34.text import parse_json, parse_yaml
+from ssd34.text import counted, parse_json, parse_yaml
 from ssd34.train.settings.recipe import read_recipe
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0 pictures", "1 picture", "21 varied pictures", "1 box", "2 boxes", "1 class", "80 classes"],
+)
+def test_one_and_many(text):
+    number, noun = text.split(" ", 1)
+    singular = {"boxes": "box", "classes": "class"}.get(noun, noun.removesuffix("s"))
+    assert counted(int(number), noun if number == "1" else singular) == text
+
 
 GOOD = """
 a: &base {x: 1, "y": [1, 2], no: yes}
@@ -81,4 +92,4 @@ def test_each_file_that_people_write(tmp_path):
     manifest = tmp_path / "ONNX_HUB_MANIFEST.json"
     manifest.write_text('[{"model_path": "a.onnx",\n"model_path": "b.onnx"}]')
     with pytest.raises(ModelError, match=r"MANIFEST\.json.*line 2: 'model_path'"):
-        manifest_entry(manifest, "b.onnx")
+        find_manifest_entry(manifest, "b.onnx")

@@ -1,0 +1,92 @@
+"""``ssd34 data label``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ssd34.cli.console import PARTLY, engine_option, progress_bar, say_choice, warn
+from ssd34.cli.data.convert import report
+from ssd34.datasets.convert.convert import FORMATS, Options, convert
+from ssd34.errors import OptionError
+from ssd34.images.sources import find_pictures
+
+
+@click.command(short_help="Annotate pictures with a model's detections.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--model", help="An ONNX file, or the name of a model. [default: default]")
+@click.option(
+    "--detections", type=click.Path(path_type=Path), metavar="FILE",
+    help="Take another detector's: COCO's results JSON, instead of --model.",
+)  # fmt: skip
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, metavar="DIR",
+    help="A new folder for the data set.",
+)  # fmt: skip
+@click.option("--format", "form", type=click.Choice(FORMATS), default="coco", help="Its format.")
+@click.option(
+    "--score", type=click.FloatRange(0, 1), default=0.5,
+    help="Detections that score so much become objects.",
+)  # fmt: skip
+@click.option(
+    "--uncertain", type=click.FloatRange(0, 1), metavar="SCORE",
+    help="Those from here to --score become difficult: neither object nor background for training. "
+    "[default: they are left out]",
+)  # fmt: skip
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
+)
+@engine_option
+def label(
+    *,
+    sources: tuple[str, ...],
+    model: str | None,
+    detections: Path | None,
+    output: Path,
+    form: str,
+    score: float,
+    uncertain: float | None,
+    threads: int | None,
+    engine: str | None,
+) -> None:
+    """Make a data set of pictures that nobody has annotated, with the detections of a model.
+
+    SOURCE is as for detect. Correct the result in a labelling tool, or train on it: a stronger
+    detector's findings can teach this one.
+
+    Example: ssd34 data label photos --output photos-labelled --uncertain 0.2
+    """
+    from ssd34.runtime.detector import Detector
+    from ssd34.runtime.engine import DEFAULT_ENGINE
+    from ssd34.workflows.label import Labelling, label_with_model, label_with_results
+
+    if detections is not None and (model, threads, engine) != (None, None, None):
+        raise OptionError("--detections: no model runs; leave out --model, --engine and --threads")
+    how = Labelling(score=score, uncertain=uncertain)
+    pictures = find_pictures(sources)
+    with progress_bar() as bar:
+        if detections is not None:
+            dataset = label_with_results(pictures, detections, how)
+        else:
+            detector = Detector.load(
+                model or "default", threads=threads, engine=engine or DEFAULT_ENGINE
+            )
+            say_choice(detector.session)
+            task = bar.add_task("detecting", total=len(pictures))
+            dataset = label_with_model(
+                pictures, detector, how, progress=lambda n: bar.update(task, completed=n)
+            )
+        writing = bar.add_task("writing", total=len(dataset))
+        done = convert(
+            [("", dataset)], output, Options(form),
+            progress=lambda n: bar.update(writing, completed=n),
+        )  # fmt: skip
+    for problem in dataset.problems:
+        warn(f"left out {problem}")
+    report(done)
+    sure = sum(int((~one.difficult).sum()) for one in dataset.samples)
+    click.echo(f"{sure} objects, {sum(len(s.boxes) for s in dataset.samples) - sure} uncertain")
+    click.echo(f"written: {output} ({form})")
+    if dataset.problems or done.problems:
+        raise SystemExit(PARTLY)
