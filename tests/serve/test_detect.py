@@ -10,7 +10,7 @@ import requests
 from PIL import Image
 
 from tests.conftest import EXAMPLES
-from tests.support.commands import invoke
+from tests.support.cli import invoke
 from tests.support.pictures import ORIENTATION, encoded, noise
 from tests.support.server import CHELSEA, COFFEE, serving
 

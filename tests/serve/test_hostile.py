@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 import pytest
 
 from tests.conftest import ROOT
-from tests.support.pictures import png
+from tests.support.pictures import png, png_chunk
 from tests.support.server import CHELSEA, serving
 
 MIB = 1 << 20
@@ -169,19 +169,12 @@ def test_path_tricks(server, path):
         assert answer.status in (404, 405) and answer.error
 
 
-def bomb(width, height, *, lines=None):
-    """A PNG of one colour: some KB that decode to 3 bytes a pixel."""
-
-    def chunk(name, data):
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
-    pixels = zlib.compress(bytes(1 + 3 * width) * (height if lines is None else lines), 9)
+def bomb(width, height, *, lines):
+    """A PNG of one colour: some KB that claim to be as many pixels."""
     size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    )
+    pixels = zlib.compress(bytes(1 + 3 * width) * lines, 9)
+    chunks = (b"IHDR", size), (b"IDAT", pixels), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
 def test_decompression_bombs(server):
@@ -189,7 +182,7 @@ def test_decompression_bombs(server):
     for sent in (
         bomb(20_000, 20_000, lines=100),
         bomb(2**31 - 1, 2**31 - 1, lines=0),
-        bomb(1_500, 1_400),
+        bomb(1_500, 1_400, lines=1_400),
     ):
         answer = server.detect(sent)
         assert answer.status == 422 and "pixels" in answer.error

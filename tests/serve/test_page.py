@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from ssd34.images.draw import choose_colour
 from tests.conftest import EXAMPLES
 from tests.support.browser import CHROMIUM, HOW_TO_GET_IT, chromium
 from tests.support.server import CHELSEA, serving
@@ -91,9 +92,7 @@ def test_an_upload_shows_what_the_server_finds(browser, cats):
     pixels = "document.getElementById('canvas').getContext('2d').getImageData"
     edge = browser.run(f"[...{pixels}({right}, {(top + bottom) // 2}, 1, 1).data]")
     inside = browser.run(f"[...{pixels}({(left + right) // 2}, {bottom - 40}, 1, 1).data]")
-    from ssd34.images.draw import colour_of
-
-    assert np.abs(np.subtract(edge[:3], colour_of(expected[0]["label"]))).max() < 90
+    assert np.abs(np.subtract(edge[:3], choose_colour(expected[0]["label"]))).max() < 90
     assert edge != inside
     assert "ms" in browser.run("document.getElementById('timing').innerText")
 
