@@ -12,7 +12,7 @@ from PIL import Image
 from tests.conftest import EXAMPLES
 from tests.support.cli import invoke
 from tests.support.pictures import ORIENTATION, encoded, noise
-from tests.support.server import CHELSEA, COFFEE, serving
+from tests.support.server import CHELSEA, COFFEE, serving, wait_for
 
 
 def said_by_command(model, *names, form="json", **options):
@@ -102,7 +102,7 @@ def test_timing_and_request_id(server):
     assert timing["infer"] > 0 and sum(parts) <= timing["total"] + 0.1
     assert f"total;dur={timing['total']}" in answer.headers["server-timing"]
     assert answer.headers["x-request-id"] == "mine-1"
-    [line] = [line for line in server.logged() if line["id"] == "mine-1"]
+    [line] = wait_for(lambda: [line for line in server.logged() if line["id"] == "mine-1"])
     assert (line["path"], line["status"], line["pictures"]) == ("/detect", 200, 1)
     assert line["timing_ms"] == timing
     strange = server.detect(CHELSEA, headers={"X-Request-ID": 'a"b'}).headers["x-request-id"]

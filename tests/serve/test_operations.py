@@ -17,7 +17,7 @@ from ssd34.errors import OptionError
 from ssd34.serve.options import ServeOptions
 from tests.conftest import EXAMPLES, ROOT
 from tests.support.refusals import refused
-from tests.support.server import CHELSEA, serving
+from tests.support.server import CHELSEA, serving, wait_for
 
 KEY = "s3cret"
 GUIDE = ROOT / "docs" / "serving.md"
@@ -29,13 +29,6 @@ def slow(tmp_path_factory):
     options = ("--instances", 1, "--threads", 1, "--queue", 3, "--max-pictures", 3)
     with serving(tmp_path_factory.mktemp("slow"), "default", *options) as one:
         yield one
-
-
-def wait_for(condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_full_queue_answers_at_once(slow):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from ssd34.images.draw import choose_colour
 from tests.conftest import EXAMPLES
 from tests.support.browser import CHROMIUM, HOW_TO_GET_IT, chromium
-from tests.support.server import CHELSEA, serving
+from tests.support.server import CHELSEA, serving, wait_for
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason=HOW_TO_GET_IT)
 
@@ -38,12 +37,8 @@ def open_page(browser, server, *, width=1280, dark=False):
     browser.open(f"http://127.0.0.1:{server.port}/", width=width, dark=dark)
 
 
-def wait_for(browser, script):
-    end = time.monotonic() + 30
-    while not (value := browser.run(script)):
-        assert time.monotonic() < end, script
-        time.sleep(0.02)
-    return value
+def wait_until(browser, script):
+    wait_for(lambda: browser.run(script))
 
 
 def upload(browser, *files):
@@ -56,7 +51,7 @@ def upload(browser, *files):
 def shown_cat(browser, server, **how):
     open_page(browser, server, **how)
     upload(browser, EXAMPLES / "chelsea.jpg")
-    wait_for(browser, "!document.getElementById('result').hidden")
+    wait_until(browser, "!document.getElementById('result').hidden")
 
 
 def rows(browser):
@@ -129,7 +124,7 @@ def test_by_keyboard(browser, cats):
         if browser.run("document.activeElement.dataset.example") == "chelsea":
             break
     press("Enter", 13)
-    wait_for(browser, "!document.getElementById('result').hidden")
+    wait_until(browser, "!document.getElementById('result').hidden")
     assert "cat" in {row[0] for row in rows(browser)}
     for _ in range(12):
         press("Tab", 9)
@@ -151,7 +146,7 @@ def test_a_pasted_and_a_dropped_picture(browser, cats):
               document.body.dispatchEvent(event);
             }})"""
         )
-        wait_for(browser, "!document.getElementById('result').hidden")
+        wait_until(browser, "!document.getElementById('result').hidden")
         assert "cat" in {row[0] for row in rows(browser)}
 
 
@@ -159,12 +154,12 @@ def test_errors_are_shown_and_end(browser, cats, tmp_path):
     (tmp_path / "no.jpg").write_bytes(b"<b>no picture</b>")
     open_page(browser, cats)
     upload(browser, tmp_path / "no.jpg")
-    wait_for(browser, "!document.getElementById('error').hidden")
+    wait_until(browser, "!document.getElementById('error').hidden")
     message = browser.run("document.getElementById('message').innerText")
     assert cats.detect(b"<b>no picture</b>").error in message
     assert browser.run("document.getElementById('error').role") == "alert"
     upload(browser, EXAMPLES / "chelsea.jpg")
-    wait_for(browser, "!document.getElementById('result').hidden")
+    wait_until(browser, "!document.getElementById('result').hidden")
     assert browser.run("document.getElementById('error').hidden")
 
 
@@ -172,10 +167,10 @@ def test_the_page_asks_for_the_key(browser, tiny_model, tmp_path):
     with serving(tmp_path, tiny_model, "--instances", 1, "--api-key", "k") as one:
         open_page(browser, one)
         upload(browser, EXAMPLES / "chelsea.jpg")
-        wait_for(browser, "!document.getElementById('keyform').hidden")
+        wait_until(browser, "!document.getElementById('keyform').hidden")
         browser.run("document.getElementById('key').value = 'k'")
         browser.run("document.querySelector('#keyform button').click()")
-        wait_for(browser, "!document.getElementById('result').hidden")
+        wait_until(browser, "!document.getElementById('result').hidden")
 
 
 def test_downloads(browser, cats):

@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,15 @@ class Server:
         """Its exit code, after SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(_SECONDS)
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """What a condition gives once that is true."""
+    end = time.monotonic() + _SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return value
 
 
 @contextmanager
