@@ -6,16 +6,15 @@ documentation.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import math
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -49,6 +48,25 @@ _DATATYPES: dict[str, tuple[str, np.dtype[Any]]] = {
 }
 
 
+class InputParameters(msgspec.Struct, frozen=True):
+    """What is known of an input's parameters; others are passed over."""
+
+    binary_data_size: int | None = None
+
+
+class OutputParameters(msgspec.Struct, frozen=True):
+    """Of an output's."""
+
+    binary_data: bool | None = None
+
+
+class RequestParameters(msgspec.Struct, frozen=True):
+    """Of a request's; `timeout` is in microseconds, and 0 is none."""
+
+    binary_data_output: bool = False
+    timeout: Annotated[float, msgspec.Meta(ge=0)] = 0
+
+
 class Tensor(msgspec.Struct):
     """An input of a request."""
 
@@ -56,29 +74,29 @@ class Tensor(msgspec.Struct):
     shape: list[int]
     datatype: str
     data: msgspec.Raw = msgspec.Raw()
-    parameters: dict[str, Any] = {}
+    parameters: InputParameters = InputParameters()
 
 
 class WantedOutput(msgspec.Struct):
     """An output that a request asks for."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: OutputParameters = OutputParameters()
 
 
 class InferRequest(msgspec.Struct):
     """The JSON of an infer request."""
 
-    inputs: list[Tensor]
+    inputs: Annotated[list[Tensor], msgspec.Meta(min_length=1, max_length=1)]
     id: str | None = None
     outputs: list[WantedOutput] | None = None
-    parameters: dict[str, Any] = {}
+    parameters: RequestParameters = RequestParameters()
 
 
 class LoadRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The JSON of a load request; nothing can be chosen."""
 
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, msgspec.Raw] = {}
 
 
 @dataclass(frozen=True)
@@ -89,13 +107,13 @@ class Asked:
         id: to be repeated in the answer.
         pictures: encoded pictures, or (1, ...) tensors.
         outputs: the wanted ones' names, and whether each is to be binary.
-        timeout: seconds that the client waits; None: as long as the server does.
+        timeout: seconds that the client waits; 0: as long as the server does.
     """
 
     id: str | None
     pictures: Sequence[bytes | NDArray[Any]]
     outputs: dict[str, bool]
-    timeout: float | None
+    timeout: float
 
 
 async def answer_server(_: Request) -> Response:
@@ -166,7 +184,7 @@ async def answer_infer(request: Request) -> Response:
             lambda: read_request(body, stated, loaded=loaded, max_pictures=options.max_pictures)
         )
         service.metrics.stages.labels(READ).observe(time.monotonic() - started)
-        timeout = min(options.timeout, asked.timeout or math.inf)
+        timeout = min(options.timeout, asked.timeout or options.timeout)
         prepare = partial(_prepare, max_pixels=options.max_pixels)
         jobs = [
             Job(loaded, None, partial(prepare, one), _keep, started + timeout)
@@ -244,78 +262,61 @@ def read_request(body: bytes, stated: str | None, *, loaded: Loaded, max_picture
             )
         length = int(stated)
     told = parse_json(body[:length], InferRequest)
-    if len(told.inputs) != 1:
-        raise Refusal(400, f"{len(told.inputs)} inputs: expected one")
     [tensor] = told.inputs
     binary = memoryview(body)[length:]
-    size = tensor.parameters.get("binary_data_size")
-    if (size is None and len(binary)) or (size is not None and size != len(binary)):
+    size, data = tensor.parameters.binary_data_size, bytes(tensor.data)
+    if (size or 0) != len(binary) or (size is None) != bool(data):
         raise Refusal(
-            400, f"binary_data_size {size!r:.50}: {len(binary)} bytes stand behind the JSON"
-        )
-    if (size is None) != bool(bytes(tensor.data)):
-        raise Refusal(400, f"input {tensor.name[:100]!r}: expected data, or binary_data_size")
-    pictures = _pictures(tensor, binary, loaded=loaded, most=max_pictures)
-    return Asked(told.id, pictures, _wanted(told, loaded), _timeout(told.parameters))
-
-
-def _timeout(parameters: dict[str, Any]) -> float | None:
-    """The parameter that Triton's clients send, in microseconds; 0: none."""
-    timeout = parameters.get("timeout")
-    if timeout is None or timeout == 0:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0:
-        raise Refusal(400, "timeout: expected microseconds")
-    return timeout / 1e6
+            400, f"input {tensor.name[:100]!r}: expected data, or binary_data_size of the "
+            f"{len(binary)} bytes behind the JSON",
+        )  # fmt: skip
+    return Asked(
+        id=told.id,
+        pictures=_pictures(tensor, data, binary, loaded=loaded, most=max_pictures),
+        outputs=_wanted(told, loaded),
+        timeout=told.parameters.timeout / 1e6,
+    )
 
 
 def _wanted(told: InferRequest, loaded: Loaded) -> dict[str, bool]:
     known = [port.name for port in _outputs(loaded)]
-    as_binary = told.parameters.get("binary_data_output") is True
-    wanted = {}
-    for output in told.outputs or [WantedOutput(name) for name in known]:
-        if output.name not in known or output.name in wanted:
-            raise Refusal(
-                400, f"output {output.name[:100]!r}: expected {', '.join(known)}, each once"
-            )
-        if output.parameters.get("classification"):
-            raise Refusal(400, "classification: not for a detector")
-        wanted[output.name] = output.parameters.get("binary_data", as_binary) is True
-    return wanted
+    outputs = told.outputs or [WantedOutput(name) for name in known]
+    names = [output.name for output in outputs]
+    if not set(names) <= set(known) or len(names) > len(known):
+        raise Refusal(400, f"outputs: expected {', '.join(known)}, each at most once")
+    wanted = {output.name: output.parameters.binary_data for output in outputs}
+    usual = told.parameters.binary_data_output
+    return {name: usual if binary is None else binary for name, binary in wanted.items()}
 
 
 def _pictures(
-    tensor: Tensor, binary: memoryview, *, loaded: Loaded, most: int
+    tensor: Tensor, data: bytes, binary: memoryview, *, loaded: Loaded, most: int
 ) -> Sequence[bytes | NDArray[Any]]:
     """Each picture of an input."""
     [port] = loaded.session.engine.inputs
     datatype, dtype = _DATATYPES[port.type]
-    sizes = (port.sizes or ())[1:]
-    if tensor.name != port.name:
-        raise Refusal(400, f"input {tensor.name[:100]!r}: expected {port.name!r}")
-    if tensor.datatype not in (datatype, BYTES):
+    sizes = () if tensor.datatype == BYTES else (port.sizes or ())[1:]
+    if tensor.name != port.name or tensor.datatype not in (datatype, BYTES):
         raise Refusal(
-            400, f"datatype {tensor.datatype[:100]!r}: expected {datatype}, or {BYTES} for "
-            "encoded pictures",
+            400, f"input {tensor.name[:100]!r}, {tensor.datatype[:100]!r}: expected {port.name!r}, "
+            f"{datatype}, or {BYTES} for encoded pictures",
         )  # fmt: skip
     shape = tuple(tensor.shape)
-    expected = (1, 2) if tensor.datatype == BYTES else (1 + len(sizes),)
-    right = len(shape) in expected and shape[0] >= 1 and (
-        shape[1:] in ((), (1,)) if tensor.datatype == BYTES else shape[1:] == sizes
-    )  # fmt: skip
-    if not right:
-        form = "[N] or [N, 1]" if tensor.datatype == BYTES else f"[N, {str(list(sizes))[1:]}"
-        raise Refusal(400, f"shape {str(shape)[:100]}: expected {form}, N being 1 or more")
+    if not shape or shape[0] < 1 or shape[1:] != sizes:
+        form = ", ".join(map(str, ("N", *sizes)))
+        raise Refusal(400, f"shape {str(shape)[:100]}: expected [{form}], N being 1 or more")
     if shape[0] > most:
         raise Refusal(413, f"{shape[0]} pictures in one request: expected at most {most}")
     if tensor.datatype == BYTES:
-        encoded = _encoded_in_json(tensor) if bytes(tensor.data) else [*_elements(binary)]
+        # No more than one too many, however many there are.
+        encoded = _texts(data) if data else [*islice(_elements(binary), shape[0] + 1)]
         if len(encoded) != shape[0]:
-            raise Refusal(400, f"{len(encoded)} elements, and the shape says {shape[0]}")
+            raise Refusal(400, f"the shape says {shape[0]} elements, and there are not so many")
         return encoded
-    values = _in_json(tensor, dtype, shape) if bytes(tensor.data) else _as(binary, dtype)
-    if values.size != math.prod(shape):
-        raise Refusal(400, f"{values.size} elements, and the shape says {math.prod(shape)}")
+    elements = math.prod(shape)
+    values = _numbers(data, dtype, shape) if data else _as(binary, dtype)
+    if values.size != elements:
+        raise Refusal(400, f"{values.size} elements, and the shape says {elements}")
     values = values.reshape(shape)
     if not np.isfinite(values).all():
         raise Refusal(400, f"input {port.name!r}: has values that are not finite")
@@ -329,35 +330,25 @@ def _as(binary: memoryview, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.frombuffer(binary, dtype)
 
 
-def _in_json(tensor: Tensor, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Numbers in JSON: in one list, or in lists in lists as deep as the shape."""
-    for kind in (list[float], list[list[list[list[float]]]]):
-        try:
-            values = np.array(msgspec.json.decode(tensor.data, type=kind))
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
-            continue
-        if dtype.kind != "f" and not (np.isin(values, range(256)).all()):
-            break
-        if values.ndim == 1 or values.shape == shape:
-            with np.errstate(over="ignore"):
-                return values.astype(dtype).ravel()
-    raise Refusal(
-        400, f"data: expected a list of numbers, or lists in lists of the shape {list(shape)}"
-    )
+def _numbers(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Numbers in JSON: in one list, or in lists in lists as the shape is."""
+    # Commas stand between numbers however they are nested: so no list is longer than wanted.
+    if data.count(b",") == math.prod(shape) - 1:
+        for kind in (list[float], list[list[list[list[float]]]]):
+            with suppress(msgspec.DecodeError, UnicodeDecodeError, ValueError):
+                values = np.array(msgspec.json.decode(data, type=kind))
+                fits = values.ndim == 1 or values.shape == shape
+                if fits and (dtype.kind == "f" or np.isin(values, range(256)).all()):
+                    with np.errstate(over="ignore"):
+                        return values.astype(dtype).ravel()
+    raise Refusal(400, f"data: expected {math.prod(shape)} numbers in a list, or nested as {shape}")
 
 
-def _encoded_in_json(tensor: Tensor) -> list[bytes]:
-    texts: list[str] = []
-    for kind in (list[str], list[list[str]]):
-        try:
-            found: list[Any] = msgspec.json.decode(tensor.data, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-        texts = [one if isinstance(one, str) else "".join(one) for one in found]
-        break
+def _texts(data: bytes) -> list[bytes]:
+    """Base64 texts in JSON."""
     try:
-        return [base64.b64decode(text, validate=True) for text in texts]
-    except (binascii.Error, ValueError):
+        return msgspec.json.decode(data, type=list[bytes])
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise Refusal(400, "data: expected a list of pictures, each as base64 text") from None
 
 
@@ -401,12 +392,14 @@ def _response(loaded: Loaded, asked: Asked, outputs: dict[str, NDArray[Any]]) ->
             binaries.append(values.astype(dtype).tobytes())
             one["parameters"] = {"binary_data_size": len(binaries[-1])}
         else:
-            one["data"] = values.ravel().tolist()
+            # A picture at a time, as Python's numbers take four times as much memory.
+            rows = [msgspec.json.encode(row.ravel().tolist())[1:-1] for row in values]
+            one["data"] = msgspec.Raw(b"[" + b",".join(filter(None, rows)) + b"]")
         described.append(one)
     answer: dict[str, Any] = {"model_name": loaded.name, "model_version": VERSION}
     if asked.id is not None:
         answer["id"] = asked.id
-    head = json.dumps({**answer, "outputs": described}).encode()
+    head = msgspec.json.encode({**answer, "outputs": described})
     if not binaries:
         return Response(head, media_type="application/json")
     return Response(
