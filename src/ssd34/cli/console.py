@@ -63,8 +63,15 @@ def warn(message: str) -> None:
     errors.print(f"warning: {message}", markup=False, soft_wrap=True)
 
 
+def warn_of_assumptions(dataset: Dataset) -> None:
+    """What was taken for granted while a data set was read."""
+    for assumed in dataset.assumed:
+        warn(f"{dataset.name}: {assumed}")
+
+
 def warn_of_problems(dataset: Dataset) -> None:
-    """The first problems of a data set, and how many more there are."""
+    """What was assumed, the first problems of a data set, and how many more there are."""
+    warn_of_assumptions(dataset)
     for problem in dataset.problems[:SHOWN_PROBLEMS]:
         warn(f"{dataset.name}: left out {problem}")
     more = len(dataset.problems) - SHOWN_PROBLEMS
@@ -81,7 +88,7 @@ def duration(seconds: float) -> str:
 
 engine_option = click.option(
     "--engine", type=click.Choice([*ENGINES, AUTO]),
-    help=f"What computes. auto times both and takes the faster. [default: {DEFAULT_ENGINE}]",
+    help=f"What computes. auto times all and takes the fastest. [default: {DEFAULT_ENGINE}]",
 )  # fmt: skip
 
 
