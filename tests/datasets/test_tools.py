@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ def found_in(path):
 
 CLASS_LIST = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nnut:::\na:b:1,2,3::\n"
 
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # VOC
     "voc in folders below, with a list": (
         {"Annotations/a/p.xml": xml(), "JPEGImages/a/p.jpg": None, "JPEGImages/a/q.jpg": None,

@@ -115,10 +115,11 @@ def read_coco_file(contents: Contents, file: str, name: str) -> Dataset:
     folder = posixpath.dirname(file)
     up, stem = posixpath.dirname(folder), posixpath.splitext(posixpath.basename(file))[0]
     split = _split_of(file)
-    beside = [(folder, "images"), (folder, ""), (folder, "data"), (folder, stem)]
-    above = [(up, split or stem), (up, "images", split or stem), (up, "images"), (up, "")]
-    joined = (posixpath.join(*parts) for parts in (above + beside if split else beside + above))
-    places = list(dict.fromkeys(place.rstrip("/") for place in joined))
+    beside = [posixpath.join(folder, below) for below in ("images", "", "data", stem)]
+    called = split or stem
+    above = [posixpath.join(up, below) for below in (called, f"images/{called}", "images", "")]
+    ordered = above + beside if split else beside + above
+    places = list(dict.fromkeys(place.rstrip("/") for place in ordered))
     some = _some_files(values)
     holding = [f for f in places if any(map(files.below(f).exists, some))]
     if not holding:
