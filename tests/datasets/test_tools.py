@@ -148,6 +148,10 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
          **dict.fromkeys(("images/p.jpg", "images/q.jpg", "images/r s.jpg", "images/t.jpg",
                           "images/a/u.jpg", "images/b/u.jpg", "images/v.jpg"))},
         {"": {"p.jpg": BOX, "q.jpg": [], "r s.jpg": [], "t.jpg": [], "b/u.jpg": [], "v.jpg": []}}),
+    "coco with other machines' paths to pictures of one name": (
+        {f"annotations/instances_{split}.json": boxed("/x/1.jpg") for split in ("train", "val")}
+        | {"images/train/1.jpg": None, "images/val/1.jpg": None},
+        {"train": {"1.jpg": BOX}, "val": {"1.jpg": BOX}}),
     "coco without sizes": (
         {"result.json": boxed(images=[{"id": 1, "file_name": "p.jpg", "width": None}]),
          "images/p.jpg": None},
