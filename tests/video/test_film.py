@@ -192,7 +192,7 @@ def test_frames_leave_at_once(tmp_path):
     try:
         for frame in film_of_many.read():
             assert isinstance(frame, Frame) and frame.pixels().any()
-        assert sum(isinstance(one, av.VideoFrame) for one in gc.get_objects()) < 5
+        assert sum(type(one) is av.VideoFrame for one in gc.get_objects()) < 5
     finally:
         gc.enable()
 
