@@ -22,7 +22,6 @@ from ssd34.cli.console import (
     threads_option,
     warn,
 )
-from ssd34.cli.detection_formats import FORMATS, DetectRun, Looked, as_text
 from ssd34.cli.video import JSONL, VideoOptions, detect_video, refuse_for_pictures
 from ssd34.core.detections import Detections
 from ssd34.core.postprocess import POLICIES, ZOO
@@ -37,6 +36,7 @@ from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
 from ssd34.text import counted
 from ssd34.video.source import find_video
+from ssd34.workflows.detection_formats import FORMATS, DetectRun, Looked, as_text
 from ssd34.workflows.outputs import check_outputs
 
 SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
