@@ -120,6 +120,7 @@ def test_who_does_not_take_the_answer_is_cut_off(strict):
     """Answers of some MiB, asked for over and over, never read."""
     with closing(socket.socket()) as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one.settimeout(30)
         one.connect(("127.0.0.1", strict.port))
         request = head(method="GET", path="/openapi.json") * 2000
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
