@@ -157,8 +157,8 @@ def _write_products(code: Code, level: Level, rows: int, quantities: int) -> Non
     """``products_Q_R``: sums[r][o] = the sum over k of a[r][k] * b[k][o], R rows, one block of
     outputs. Each step takes Q numbers of each row, 4 bytes; sums stay in registers to the end.
 
-    Meanwhile what lies ``ahead``, the rows that come next, is brought near: hardware does not see
-    that 14 rows which are read side by side are one piece of memory.
+    Meanwhile what comes next is brought near: the weights behind these, and the rows ``ahead``.
+    Hardware does not see that 14 rows which are read side by side are one piece of memory.
     """
     lanes = level.lanes
     sums, numbers = vector(I32, lanes), vector(I16, 2 * lanes)
@@ -168,12 +168,15 @@ def _write_products(code: Code, level: Level, rows: int, quantities: int) -> Non
         for place in row:
             place.store(code.value(0, sums))
     starts = [p["a"] + p["a_row"] * r for r in range(rows)]
+    next_weights = p["b"] + p["steps"] * (8 * lanes) + ALIGN
     with code.loop(p["steps"]) as k:
-        b = [
-            (p["b"] + k * (8 * lanes) + v * (4 * lanes)).load(numbers, align=4 * lanes)
-            for v in range(2)
-        ]
-        code.prefetch(p["ahead"] + k * ALIGN)
+        b = []
+        for v in range(2):
+            by = k * (8 * lanes) + v * (4 * lanes)
+            b.append((p["b"] + by).load(numbers, align=4 * lanes))
+            if v * 4 * lanes % ALIGN == 0:
+                code.prefetch(next_weights + by)
+        code.prefetch(p["ahead"] + k * (4 * rows))
         for start, row in zip(starts, total, strict=True):
             a = code.value((start + k * 4).load(I32, align=4), sums)
             for place, weights in zip(row, b, strict=True):
