@@ -40,9 +40,9 @@ class DetectRun:
 def as_text(run: DetectRun, form: str, *, width: int | None = None) -> str:
     """The whole run in one of `FORMATS`. Width in characters, for the table."""
     if form == "json":
-        return json.dumps(_json(run), indent=1) + "\n"
+        return json.dumps(as_json(run), indent=1) + "\n"
     if form == "coco":
-        return json.dumps(_coco(run)) + "\n"
+        return json.dumps(as_coco(run)) + "\n"
     if form == "csv":
         lines = [looked.detections.to_csv(text_of(looked.file)) for looked in run.looked]
         return f"{CSV_HEADER}\n" + "".join(lines)
@@ -53,7 +53,8 @@ def as_text(run: DetectRun, form: str, *, width: int | None = None) -> str:
     return _table(run, width)
 
 
-def _json(run: DetectRun) -> dict[str, Any]:
+def as_json(run: DetectRun) -> dict[str, Any]:
+    """A JSON-ready form: model, pictures with their detections, and what could not be read."""
     return {
         "model": run.model,
         "pictures": [{"file": text_of(k.file), **k.detections.to_dict()} for k in run.looked],
@@ -61,7 +62,7 @@ def _json(run: DetectRun) -> dict[str, Any]:
     }
 
 
-def _coco(run: DetectRun) -> list[dict[str, Any]]:
+def as_coco(run: DetectRun) -> list[dict[str, Any]]:
     """COCO results. The image id is the number that names the file, as in COCO; where that is not
     so for every file, or not unique, pictures count from 1, unreadable ones included. File and
     class are named as well, which ``evaluate --detections`` goes by."""
