@@ -23,6 +23,7 @@ from ssd34.errors import MissingExtraError, ModelError
 from ssd34.images.read import read_image
 from ssd34.runtime.engine_choice import open_engine
 from ssd34.runtime.native import levels as levels_module
+from ssd34.runtime.native.levels import available_levels
 from ssd34.runtime.native.native_engine import NativeEngine
 from ssd34.runtime.node_times import measure_tail_share
 from ssd34.runtime.session import Session
@@ -31,6 +32,7 @@ from tests.conftest import EXAMPLES, drawn_checkpoint
 from tests.support.convolutions import levels
 from tests.support.refusals import assert_facts, refused
 
+pytestmark = pytest.mark.skipif(not available_levels(), reason="no kernels for this processor")
 each_level = pytest.mark.parametrize("level", levels())
 
 FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
