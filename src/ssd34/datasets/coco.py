@@ -146,13 +146,19 @@ def open_coco_file(file: Path, name: str, *, pictures: Path | None = None) -> La
     def read(_: str) -> Dataset:
         data = read_annotations(FolderFiles(file.parent), file.name, limit=MAX_JSON_BYTES)
         values = _parse(data, str(file))
-        store = FolderFiles(pictures or _find_images(file, values))
+        store = FolderFiles(pictures or find_images(file, values))
         return read_coco(values, store, name, contents=Contents(store))
 
     return Layout("coco", name, (WHOLE,), read)
 
 
-def _find_images(annotations: Path, values: dict[str, Any]) -> Path:
+def find_images(annotations: Path, values: dict[str, Any]) -> Path:
+    """The folder in which the pictures of an annotation file are, where they usually are.
+
+    Args:
+        annotations: the file.
+        values: it, parsed.
+    """
     split = annotations.stem.removeprefix(SPLIT_PREFIX)
     folder = annotations.parent
     candidates = (
