@@ -2,6 +2,7 @@
 # make test     run the tests
 # make browser  install Chromium where it is missing, with apt: some tests look at pages in it
 # make check    format, lint, types
+# make licences the licences of all that is depended on, as docs/licences.md, and an SBOM in out/
 # Everything lives in .venv; set PYTHON to choose the interpreter.
 
 PYTHON ?= python3
@@ -12,16 +13,13 @@ PIP := PIP_CONSTRAINT=$(CURDIR)/$(CONSTRAINTS) $(BIN)/python -m pip --disable-pi
 
 APT := $(if $(filter 0,$(shell id -u)),,sudo -n )apt-get -o Acquire::Retries=2 -o Acquire::http::Timeout=30
 
-.PHONY: detect test browser check format clean
+.PHONY: detect test browser check format licences clean
 
 detect: .venv/.base
 	$(BIN)/ssd34 detect examples --save out/examples
 
-# The engines' tests in a process of their own: after many others in one process, OpenVINO's threads among
-# them, starting a program there ends in a segmentation fault that nobody has explained yet.
 test: .venv/.dev
-	$(BIN)/python -m pytest --ignore tests/runtime
-	$(BIN)/python -m pytest tests/runtime
+	$(BIN)/python -m pytest
 
 # Never an error: without a browser its tests are skipped and say so.
 browser:
@@ -41,6 +39,17 @@ check: .venv/.dev
 format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Its tools need an environment of their own, so that they do not list themselves.
+licences: .venv/.dev
+	$(PYTHON) -m venv .venv/tools
+	PIP_CONSTRAINT=$(CURDIR)/$(CONSTRAINTS) .venv/tools/bin/pip install --quiet pip-licenses cyclonedx-bom
+	{ echo "# Licences"; echo; \
+	  echo "Of all that the extras and the development install bring, read from the packages by \`make licences\`."; \
+	  echo "The package itself is Apache-2.0, code and weights."; echo; \
+	  .venv/tools/bin/pip-licenses --python $(BIN)/python --format=markdown --with-urls --ignore-packages ssd34; \
+	} > docs/licences.md
+	mkdir -p out && .venv/tools/bin/cyclonedx-py environment $(BIN)/python --output-file out/sbom.json
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -39,17 +39,17 @@ from ssd34.evaluate.metrics.comparison import compare
 from ssd34.evaluate.results import Results, read_results, write_results
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD, load_weights
-from ssd34.train.examples.example import training_sets
+from ssd34.train.examples.example import make_training_sets
 from ssd34.train.loop import train
 from ssd34.train.progress import Listener, Progress
 from ssd34.train.run import HISTORY, LAST
 from ssd34.train.settings.options import TrainOptions
-from ssd34.train.settings.recipe import read_recipe, resolved
-from ssd34.train.settings.settings import Settings, parsed_setting
+from ssd34.train.settings.recipe import read_recipe, settle_recipe
+from ssd34.train.settings.settings import Settings, parse_setting
 from ssd34.train.step import computes_bf16
-from ssd34.train.validate import stages_of_network
+from ssd34.train.validate import stage_network
 from ssd34.workflows.training.job import weighted
-from ssd34.workflows.training.new_run import classes, start_from
+from ssd34.workflows.training.new_run import choose_classes, find_start
 
 RESULTS = "results.jsonl"
 DETECTIONS = "detections.json"
@@ -158,9 +158,9 @@ def read(results: Path) -> list[dict[str, Any]]:
 
 def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train one variant and measure it."""
-    start = start_from(options.init).backbone_alone
-    common = dict(parsed_setting(text) for text in options.common)
-    plan = resolved(
+    start = find_start(options.init).backbone_alone
+    common = dict(parse_setting(text) for text in options.common)
+    plan = settle_recipe(
         read_recipe(options.recipe),
         {"epochs": 1, "workers": 0, "checkpoint_minutes": 2.0, **common, **changed},
         start=start.kind,
@@ -169,7 +169,7 @@ def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> di
     )
     datasets = [(load(path, options), weight) for path, weight in map(weighted, options.data)]
     validation = load(options.val, options)
-    labels = classes("auto", [dataset for dataset, _ in datasets])
+    labels = choose_classes("auto", [dataset for dataset, _ in datasets])
     all_draws = sum(weight * _learnable(dataset) for dataset, weight in datasets)
     datasets = [(data, weight * options.pictures / all_draws) for data, weight in datasets]
     torch.manual_seed(plan.options.seed)
@@ -190,7 +190,7 @@ def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> di
     outcome = train(
         network,
         labels,
-        sources=training_sets(datasets, labels, balance=plan.options.balance),
+        sources=make_training_sets(datasets, labels, balance=plan.options.balance),
         validation=validation,
         options=plan.options,
         output=folder,
@@ -249,7 +249,7 @@ def detected(
     network: SSD, labels: LabelSet, dataset: Dataset, options: TrainOptions
 ) -> dict[str, Results]:
     """What a network finds under each of `POLICIES`."""
-    stages = stages_of_network(network, device=torch.device("cpu"), precision=options.precision)
+    stages = stage_network(network, device=torch.device("cpu"), precision=options.precision)
     boxes = default_boxes_cxcywh(network.spec)
 
     def pick(raw: Any) -> tuple[Picked, ...]:

@@ -24,7 +24,7 @@ from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
 from ssd34.deploy.search.pictures import from_folder
 from ssd34.files.checkpoint import Checkpoint
-from ssd34.network.ssd import SSD, arrays_of
+from ssd34.network.ssd import SSD, copy_arrays
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(34)
     spec = named_spec(options.spec)
-    checkpoint = Checkpoint(spec=spec, labels=COCO_LABELS, weights=arrays_of(SSD(spec)))
+    checkpoint = Checkpoint(spec=spec, labels=COCO_LABELS, weights=copy_arrays(SSD(spec)))
     options.output.mkdir(parents=True, exist_ok=True)
     model = onnx_model(checkpoint, ExportOptions(policy=ZOO, image_input=options.input))
     save_model(model, options.output / "float.onnx")

@@ -23,7 +23,7 @@ from typing import Any
 from ssd34 import Detector
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset
-from ssd34.evaluate.evaluator import detect_all, stages_of
+from ssd34.evaluate.evaluator import detect_all, stage_detector
 from ssd34.evaluate.metrics.bootstrap import estimate_uncertainty, match
 from ssd34.evaluate.metrics.coco import build_ground_truth, measure_coco
 from ssd34.evaluate.results import Results, read_results
@@ -131,7 +131,7 @@ def loop(model: str, dataset: Dataset, *, number: int, threads: int | None) -> d
     """Pictures a second of evaluate and of detect one after the other, in turns."""
     detector = Detector.load(model, threads=threads)
     some = Dataset(dataset.name, dataset.labels, dataset.samples[:number], dataset.images)
-    stages = stages_of(detector)
+    stages = stage_detector(detector)
 
     def plain() -> None:
         for sample in some.samples:

@@ -21,7 +21,7 @@ import torch
 
 from ssd34 import named_spec
 from ssd34.files.atomic import write_text
-from ssd34.network.pretrained import benchmark_names
+from ssd34.network.pretrained import map_benchmark_names
 from ssd34.network.ssd import SSD
 
 PUBLISHED_BYTES = {10: 80_363_696, 12: 80_366_315}
@@ -64,7 +64,7 @@ def _draw(path: Path) -> None:
     ours = SSD(spec).state_dict()
     state = {
         theirs: _drawn(theirs, ours[name], generator)
-        for theirs, name in sorted(benchmark_names(spec).items())
+        for theirs, name in sorted(map_benchmark_names(spec).items())
     }
     torch.save({"model": state}, path)
 

@@ -28,9 +28,9 @@ from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset
 from ssd34.files.atomic import write_text
 from ssd34.train.examples import example
-from ssd34.train.examples.augment import Augmentation
-from ssd34.train.examples.example import Draw, TrainingSet, training_sets
+from ssd34.train.examples.example import Draw, TrainingSet, make_training_sets
 from ssd34.train.examples.loader import Loader
+from ssd34.train.settings.options import TrainOptions
 
 PARTS = (
     (Dataset, "read_reduced", "decode"),
@@ -60,7 +60,7 @@ def main() -> None:
         if options.width:
             data = _recoded(open_dataset(data), Path(folder), options.width, options.pictures)
         dataset = open_dataset(data)
-        sources = training_sets([(dataset, 1.0)], dataset.labels)
+        sources = make_training_sets([(dataset, 1.0)], dataset.labels)
         rows = [
             _measured(sources, size, cache, options.workers, options.pictures)
             for size in options.sizes
@@ -76,8 +76,8 @@ def main() -> None:
 
 def _loader(sources: list[TrainingSet], size: int, cache_mb: int, workers: int) -> Loader:
     return Loader(
-        sources, spec=named_spec("ssd300-resnet34"), options=Augmentation(expand=0.3),
-        batch_size=16, seed=1, workers=workers, size_now=lambda _: size, cache_mb=cache_mb,
+        sources, spec=named_spec("ssd300-resnet34"), size_now=lambda _: size,
+        options=TrainOptions(batch_size=16, seed=1, workers=workers, cache_mb=cache_mb),
     )  # fmt: skip
 
 

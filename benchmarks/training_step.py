@@ -18,10 +18,10 @@ import torch
 from ssd34.core.spec import SPECS, named_spec
 from ssd34.datasets.open import open_dataset
 from ssd34.files.atomic import write_text
-from ssd34.machine import this_cpu, thread_budget
+from ssd34.machine import describe_cpu, thread_budget
 from ssd34.network.ssd import SSD
 from ssd34.runtime.timing import interleaved, speed_up, summary
-from ssd34.train.examples.example import training_sets
+from ssd34.train.examples.example import make_training_sets
 from ssd34.train.examples.loader import Loader
 from ssd34.train.settings.options import TrainOptions
 from ssd34.train.step import computes_bf16, make_optimizer, set_training, train_step
@@ -49,11 +49,14 @@ def main() -> None:
         epochs=1,
         batch_size=given.batch,
         frozen_stages=given.freeze,
+        workers=0,
+        cache_mb=0,
+        seed=1,
         precision="bf16" if computes_bf16(CPU) else "fp32",
     )
     loader = Loader(
-        training_sets([(dataset, 1.0)], dataset.labels), spec=spec, options=options.augmentation,
-        batch_size=given.batch, seed=1, workers=0, size_now=lambda _: given.size,
+        make_training_sets([(dataset, 1.0)], dataset.labels), spec=spec, options=options,
+        size_now=lambda _: given.size,
     )  # fmt: skip
     batch = next(loader.batches(0))
 
@@ -77,7 +80,7 @@ def main() -> None:
     found = {
         "spec": given.spec, "size": given.size, "batch": given.batch, "freeze": given.freeze,
         "threads": given.threads, "precision": options.precision, "torch": torch.__version__,
-        "cpu": this_cpu().to_dict(), "first_compiled_step_s": round(first, 1),
+        "cpu": describe_cpu().to_dict(), "first_compiled_step_s": round(first, 1),
         "eager_ms": round(summary(times["eager"]).median, 1),
         "compiled_ms": round(summary(times["compiled"]).median, 1),
         "speed_up": [round(v, 3) for v in (faster.value, faster.low, faster.high)],

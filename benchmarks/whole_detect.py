@@ -34,7 +34,7 @@ from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.files.atomic import write_text
 from ssd34.files.checkpoint import Checkpoint
-from ssd34.network.ssd import SSD, arrays_of
+from ssd34.network.ssd import SSD, copy_arrays
 from ssd34.runtime.timing import interleaved, speed_up, summary
 from ssd34.zoo.names import model_path
 
@@ -107,7 +107,7 @@ def _int8_files(side: int, picture: np.ndarray, folder: Path) -> dict[str, Path]
 def _drawn() -> Network:
     torch.manual_seed(34)
     spec = named_spec("ssd1200-resnet34")
-    return network_of(Checkpoint(spec=spec, labels=COCO_LABELS, weights=arrays_of(SSD(spec))))
+    return network_of(Checkpoint(spec=spec, labels=COCO_LABELS, weights=copy_arrays(SSD(spec))))
 
 
 def _measured(

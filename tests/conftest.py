@@ -7,9 +7,10 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,10 +25,10 @@ from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.deploy.graph.layers import Network, network_of
-from ssd34.deploy.int8.calibrate import Statistics, calibrate
+from ssd34.deploy.int8.calibrate import CalibrationStatistics, calibrate
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.images.read import read_image
-from ssd34.network.ssd import SSD, arrays_of
+from ssd34.network.ssd import SSD, copy_arrays
 from ssd34.runtime.detector import Detector
 from tests.support.mirror import Mirror
 
@@ -35,19 +36,9 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 COCO_NUMBERS = (
-    "AP",
-    "AP50",
-    "AP75",
-    "AP_small",
-    "AP_medium",
-    "AP_large",
-    "AR1",
-    "AR10",
-    "AR100",
-    "AR_small",
-    "AR_medium",
-    "AR_large",
-)
+    "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
+    "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
+)  # fmt: skip
 """COCO's numbers in the order in which pycocotools prints them."""
 
 TINY_LABELS = LabelSet(("square", "disc", "cross"), (3, 7, 11))
@@ -57,9 +48,7 @@ def tiny_spec() -> ModelSpec:
     """A slim network on 64 pixels with four levels and three classes."""
     spec = named_spec("ssd300-resnet18").at_size(64)
     slim = tuple(dataclasses.replace(b, middle_channels=32, channels=64) for b in spec.extra_blocks)
-    return spec.replace(
-        name="tiny", num_classes=len(TINY_LABELS), head_norm=True, extra_blocks=slim
-    )
+    return spec.replace(name="tiny", num_classes=3, head_norm=True, extra_blocks=slim)
 
 
 def drawn_checkpoint(spec: ModelSpec, labels: LabelSet, *, seed: int = 0) -> Checkpoint:
@@ -67,7 +56,7 @@ def drawn_checkpoint(spec: ModelSpec, labels: LabelSet, *, seed: int = 0) -> Che
     torch.manual_seed(seed)
     network = SSD(spec)
     generator = np.random.default_rng(seed)
-    weights = arrays_of(network)
+    weights = copy_arrays(network)
     for name, array in weights.items():
         if name.endswith("running_var"):
             weights[name] = generator.uniform(0.5, 1.5, array.shape).astype(np.float32)
@@ -116,38 +105,43 @@ def tiny_network(tiny_checkpoint: Checkpoint) -> Network:
 
 
 @pytest.fixture(scope="session")
-def tiny_statistics(tiny_network: Network) -> Statistics:
+def tiny_statistics(tiny_network: Network) -> CalibrationStatistics:
     """Its calibration with three pictures."""
     names = ("astronaut", "chelsea", "coffee")
     return calibrate(tiny_network, [read_image(EXAMPLES / f"{name}.jpg") for name in names])
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the ONNX files below."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_checkpoint: Checkpoint, model_folder: Path) -> Path:
     """An ONNX file with its own tail."""
-    path = tmp_path_factory.mktemp("models") / "tiny.onnx"
-    save_model(onnx_model(tiny_checkpoint, ExportOptions(policy=ZOO)), path)
-    return path
+    return exported(tiny_checkpoint, model_folder / "tiny.onnx", policy=ZOO)
 
 
 @pytest.fixture(scope="session")
-def tiny_raw_model(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_raw_model(tiny_checkpoint: Checkpoint, model_folder: Path) -> Path:
     """The same network, ending at loc and conf."""
-    path = tmp_path_factory.mktemp("models") / "tiny-raw.onnx"
-    save_model(onnx_model(tiny_checkpoint, ExportOptions(policy=None, batch=None)), path)
-    return path
+    return exported(tiny_checkpoint, model_folder / "tiny-raw.onnx", policy=None, batch=None)
 
 
 @pytest.fixture(scope="session")
-def tiny_batch_model(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_batch_model(tiny_checkpoint: Checkpoint, model_folder: Path) -> Path:
     """The same network for four pictures at once, no more and no fewer."""
-    path = tmp_path_factory.mktemp("models") / "tiny-batch.onnx"
-    save_model(onnx_model(tiny_checkpoint, ExportOptions(policy=None, batch=4)), path)
+    return exported(tiny_checkpoint, model_folder / "tiny-batch.onnx", policy=None, batch=4)
+
+
+def exported(checkpoint: Checkpoint, path: Path, **options: Any) -> Path:
+    save_model(onnx_model(checkpoint, ExportOptions(**options)), path)
     return path
 
 
 @pytest.fixture(scope="session")
-def failing_model(tiny_raw_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def failing_model(tiny_raw_model: Path, model_folder: Path) -> Path:
     """The same network; it loads, and fails in every run with other than two pictures."""
     model = onnx.load(tiny_raw_model)
     (last,) = (node for node in model.graph.node if "loc" in node.output)
@@ -168,9 +162,17 @@ def failing_model(tiny_raw_model: Path, tmp_path_factory: pytest.TempPathFactory
         model.graph.node.append(onnx.helper.make_node(operator, inputs, [output], f"make_{output}"))
     (port,) = (port for port in model.graph.output if port.name == "loc")
     port.type.tensor_type.shape.dim[0].dim_value = 2
-    path = tmp_path_factory.mktemp("models") / "failing.onnx"
-    onnx.save(model, path)
-    return path
+    onnx.save(model, model_folder / "failing.onnx")
+    return model_folder / "failing.onnx"
+
+
+def annotation_of(number: int, image_id: int, label: int, box: Sequence[float]) -> dict[str, Any]:
+    """COCO's entry of a box (xywh, pixels)."""
+    category = TINY_LABELS.category_ids[label]
+    return {
+        "id": number, "image_id": image_id, "category_id": category, "bbox": box,
+        "area": box[2] * box[3], "iscrowd": 0,
+    }  # fmt: skip
 
 
 def shapes_dataset(folder: Path, *, pictures: int, seed: int = 0) -> Path:
@@ -181,7 +183,7 @@ def shapes_dataset(folder: Path, *, pictures: int, seed: int = 0) -> Path:
     generator = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     images: list[dict[str, object]] = []
-    annotations: list[dict[str, object]] = []
+    annotations: list[dict[str, Any]] = []
     for number in range(1, pictures + 1):
         width, height = (int(v) for v in generator.integers(80, 120, 2))
         pixels = generator.integers(90, 166, (height, width, 3)).astype(np.uint8)
@@ -197,16 +199,8 @@ def shapes_dataset(folder: Path, *, pictures: int, seed: int = 0) -> Path:
                 (abs(x) < side / 6) | (abs(y) < side / 6),
             )[label]
             patch[mask] = np.eye(3, dtype=np.uint8)[label] * 255
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": TINY_LABELS.category_ids[label],
-                    "bbox": [left, top, side, side],
-                    "area": side * side,
-                    "iscrowd": 0,
-                }
-            )
+            box = [left, top, side, side]
+            annotations.append(annotation_of(len(annotations) + 1, number, label, box))
         name = f"{number:04}.png"
         Image.fromarray(pixels).save(folder / "images" / name)
         images.append({"id": number, "file_name": name, "width": width, "height": height})
@@ -233,23 +227,15 @@ def found_shapes(shapes: Path, tiny_model: Path, tmp_path_factory: pytest.TempPa
     values = json.loads((shapes / "instances.json").read_text())
     dataset = open_dataset(str(shapes))
     detector = Detector.load(tiny_model)
-    values["annotations"] = []
+    annotations: list[dict[str, Any]] = []
     for sample in dataset.samples:
-        found = detector.detect(dataset.read(sample), score=0)
-        for k in np.argsort(-found.scores)[:20]:
-            left, top, right, bottom = (float(v) for v in found.boxes[k])
-            if right - left < 1 or bottom - top < 1:
-                continue
-            values["annotations"].append(
-                {
-                    "id": len(values["annotations"]) + 1,
-                    "image_id": sample.image_id,
-                    "category_id": TINY_LABELS.category_ids[int(found.labels[k]) - 1],
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": (right - left) * (bottom - top),
-                    "iscrowd": 0,
-                }
-            )
+        for one in detector.detect(dataset.read(sample), score=0)[:20]:
+            left, top, right, bottom = one.box
+            box = [left, top, right - left, bottom - top]
+            if min(box[2:]) >= 1:
+                number = len(annotations) + 1
+                annotations.append(annotation_of(number, sample.image_id, one.label - 1, box))
+    values["annotations"] = annotations
     (folder / "instances.json").write_text(json.dumps(values))
     return folder
 
@@ -272,9 +258,5 @@ def mirror(monkeypatch):
         yield mirror
 
 
-@pytest.fixture
-def second(monkeypatch):
-    """Another one."""
-    monkeypatch.setenv("no_proxy", "*")
-    with closing(Mirror()) as mirror:
-        yield mirror
+second = mirror
+"""Another one."""

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from ssd34.datasets.open import open_dataset
+from ssd34.deploy.graph.builder import save_model
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
 from ssd34.zoo.names import EMBEDDED
 from tests.conftest import EXAMPLES, ROOT
 
@@ -42,20 +44,15 @@ def test_whole_detect(monkeypatch, tmp_path, tiny_model):
     }
 
 
-def test_loader(monkeypatch, tmp_path, shapes):
-    run(
-        monkeypatch, "loader.py", shapes, "--pictures", 4, "--sizes", 64, "--workers", 0,
-        "--cache-mb", 0, "--json", tmp_path / "r.json",
-    )  # fmt: skip
-    assert json.loads((tmp_path / "r.json").read_text())
-
-
-def test_evaluation(monkeypatch, tmp_path, tiny_model, shapes):
-    run(
-        monkeypatch, "evaluation.py", "--data", shapes, "--model", tiny_model, "--loop", 3,
-        "--threads", 1, "--no-memory", "--json", tmp_path / "r.json",
-    )  # fmt: skip
-    assert json.loads((tmp_path / "r.json").read_text())
+def test_loader_and_evaluation(monkeypatch, tmp_path, tiny_model, shapes):
+    for arguments in (
+        ("loader.py", shapes, "--pictures", 4, "--sizes", 64, "--workers", 0, "--cache-mb", 0),
+        ("evaluation.py", "--data", shapes, "--model", tiny_model, "--loop", 3, "--threads", 1,
+         "--no-memory"),
+    ):  # fmt: skip
+        file = tmp_path / f"{arguments[0]}.json"
+        run(monkeypatch, *arguments, "--json", file)
+        assert json.loads(file.read_text())
 
 
 def test_picture_sets(monkeypatch, tmp_path, capsys):
@@ -69,3 +66,11 @@ def test_picture_sets(monkeypatch, tmp_path, capsys):
     assert (sample.width, sample.height) == (150, 100)
     original = open_dataset(place).samples[2]
     np.testing.assert_allclose(sample.boxes, original.boxes / 4, atol=0.02)
+
+
+def test_native(monkeypatch, tmp_path, tiny_network, tiny_statistics):
+    path = tmp_path / "int8.onnx"
+    save_model(quantized_model(tiny_network, tiny_statistics, PUBLISHED_FORMS["13-qdq"]), path)
+    run(monkeypatch, "native.py", path, "--rounds", 1, "--json", tmp_path / "r.json")
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert "int8 onnxruntime" in [row["what"] for row in found["rows"]]

@@ -12,7 +12,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "ssd34"
 EXTRAS = (
     "torch", "onnx", "safetensors", "hotcoco", "supervision", "cv2", "matplotlib", "yaml",
     "jinja2", "msgspec",
-    "openvino", "mlperf_loadgen", "pyarrow", "fsspec", "ray",
+    "openvino", "mlperf_loadgen", "av", "edgefirst", "llvmlite", "pyarrow", "fsspec", "ray",
+    "starlette", "uvicorn", "prometheus_client", "python_multipart",
 )  # fmt: skip
 
 BLOCKED = f"""
@@ -60,6 +61,9 @@ def test_a_base_install_detects(tiny_model, tmp_path):
      (("export", "a", "b.onnx"), "export"), (("convert", "a.pth", "b.safetensors"), "train"),
      (("evaluate", "--data", "x"), "evaluate"),
      (("detect", "examples", "--engine", "openvino"), "openvino"),
+     (("detect", "rtsp://127.0.0.1/door"), "video"),
+     (("detect", "examples", "--engine", "native"), "native"),
+     (("serve",), "serve"),
      (("batch", "examples", "--output", "x"), "batch"),
      (("quantize", "default", "--data", "x", "--output", "x"), "quantize")],
 )  # fmt: skip
@@ -84,12 +88,14 @@ ROOMS: dict[str, set[str]] = {
     "zoo": {"core", "files"},
     "network": {"core", "files", "zoo"},
     "runtime": {"core", "files", "images", "zoo"},
+    "video": {"core", "files", "images", "zoo", "runtime"},
     "benchmark": {"core", "files", "images", "zoo", "runtime"},
     "cluster": DATA | {"zoo", "runtime"},
     "evaluate": DATA | {"zoo", "runtime"},
     "deploy": DATA | {"zoo", "runtime", "evaluate"},
     "train": DATA | {"zoo", "network", "runtime", "evaluate"},
     "workflows": DATA | {"zoo", "network", "runtime", "benchmark", "evaluate", "deploy", "train"},
+    "serve": DATA | {"zoo", "runtime", "workflows"},
 }
 """What each room may use beside itself and the leaves; `cli` may use everything."""
 
@@ -102,7 +108,7 @@ NEVER = {
     "train.settings": {"train.loop", "train.step", "train.loss", "train.run"},
     "train.loss": {"train.loop", "train.step", "train.run"},
     "train.step": {"train.loop", "train.run"},
-    "workflows": {"cli"},
+    "workflows": {"cli", "serve"},
 }
 """Ways back inside the house."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssd34.machine import peak_memory, this_cpu, thread_budget, trim_heap
+from ssd34.machine import describe_cpu, peak_memory, thread_budget, trim_heap
 
 
 @pytest.fixture
@@ -39,23 +39,15 @@ def test_quotas_of_both_versions_of_cgroups(tmp_path, two, one, threads):
     assert thread_budget(tmp_path / "no") == 8
 
 
-@pytest.mark.usefixtures("eight_processors")
-def test_affinity_may_be_the_smaller_one(tmp_path, monkeypatch):
+def test_affinity_may_be_the_smaller_one_or_unknown(tmp_path, monkeypatch):
+    assert 1 <= thread_budget() <= (os.cpu_count() or 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5}, raising=False)
     (tmp_path / "cpu.max").write_text("400000 100000")
     assert thread_budget(tmp_path) == 1
-
-
-def test_systems_without_affinity_use_the_processor_count(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert thread_budget(tmp_path) == 6
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert thread_budget(tmp_path) == 1
-
-
-def test_this_machine():
-    assert 1 <= thread_budget() <= (os.cpu_count() or 1)
+    for processors, threads in ((3, 3), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda processors=processors: processors)
+        assert thread_budget(tmp_path) == threads
 
 
 NEW = """processor\t: 0
@@ -69,32 +61,24 @@ flags\t\t: fpu
 ARM = "processor\t: 0\nBogoMIPS\t: 100.00\nFeatures\t: fp asimd asimddp\n"
 
 
-def cpu_of(text, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "features"),
+    [(NEW, {"avx2", "avx512", "vnni", "bf16", "amx"}),
+     ("flags : fpu avx2 avx_vnni\n", {"avx2", "vnni"}),
+     ("flags : fpu avx2 avx512_vnni_not\n", {"avx2"}),
+     (ARM, None), ("", None), ("nonsense\n\n:::\n", None)],
+)  # fmt: skip
+def test_features_of_the_first_processor(text, features, tmp_path):
     path = tmp_path / "cpuinfo"
     path.write_text(text)
-    return this_cpu(path)
-
-
-def test_features_of_the_first_processor(tmp_path):
-    cpu = cpu_of(NEW, tmp_path)
-    assert cpu.model == "Some CPU @ 2.00GHz"
-    assert cpu.features == {"avx2": True, "avx512": True, "vnni": True, "bf16": True, "amx": True}
-
-
-@pytest.mark.parametrize(("flag", "vnni"), [("avx_vnni", True), ("avx512_vnni_not", False)])
-def test_vnni_comes_in_two_kinds(flag, vnni, tmp_path):
-    cpu = cpu_of(f"flags : fpu avx2 {flag}\n", tmp_path)
-    assert cpu.features is not None
-    assert cpu.features["vnni"] is vnni and cpu.features["avx2"] and not cpu.features["avx512"]
-
-
-@pytest.mark.parametrize("text", [ARM, "", "nonsense\n\n:::\n"])
-def test_a_system_that_does_not_say(text, tmp_path):
-    assert cpu_of(text, tmp_path).features is None
+    cpu = describe_cpu(path)
+    assert (cpu.model == "Some CPU @ 2.00GHz") == (text == NEW)
+    found = cpu.features and {name for name, has in cpu.features.items() if has}
+    assert found == features
 
 
 def test_a_system_without_the_file(tmp_path):
-    cpu = this_cpu(tmp_path / "no")
+    cpu = describe_cpu(tmp_path / "no")
     assert cpu.features is None and cpu.model
     assert cpu.processors == os.cpu_count() and cpu.thread_budget == thread_budget()
     assert set(cpu.to_dict()) == {"model", "system", "processors", "thread_budget", "features"}
@@ -147,5 +131,5 @@ def test_freed_pieces_between_used_ones_go_back():
 
 
 def test_without_the_function_nothing_happens(monkeypatch):
-    monkeypatch.setattr("ssd34.machine._malloc_trim", lambda: None)
+    monkeypatch.setattr("ctypes.CDLL", lambda _: None)
     trim_heap()

@@ -1,7 +1,6 @@
 """Nothing is looked up and nothing is left in the home folder by what is no download."""
 
 import ast
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,12 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import EXAMPLES
+from tests.support.engines import needs_openvino
 from tests.support.silence_probe import CONTROL, REFUSED
 
 ROOT = Path(__file__).parent.parent
-needs_openvino = pytest.mark.skipif(
-    importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
-)
 HOLD = 16
 """Seconds: the libraries look up their host up to 12 s after the import."""
 

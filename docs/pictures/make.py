@@ -20,7 +20,7 @@ from ssd34.core.postprocess import ZOO, pick, softmax
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import SPECS
 from ssd34.deploy.graph.export import ExportOptions
-from ssd34.images.draw import Colour, colour_of
+from ssd34.images.draw import Colour, choose_colour
 from ssd34.images.read import read_image
 from ssd34.runtime.detector import Detector
 from ssd34.train.examples.matcher import levels_of, match
@@ -123,9 +123,9 @@ def draw_picking() -> None:
     for row in range(0, len(boxes), 80):
         outline(ImageDraw.Draw(everything), boxes[row], BLUE)
     for row in above:
-        outline(ImageDraw.Draw(candidates), boxes[row], colour_of(int(labels[row])))
+        outline(ImageDraw.Draw(candidates), boxes[row], choose_colour(int(labels[row])))
     for box, label in zip(picked.boxes, picked.labels, strict=True):
-        outline(ImageDraw.Draw(kept), box, colour_of(int(label)), 3)
+        outline(ImageDraw.Draw(kept), box, choose_colour(int(label)), 3)
     panels = [
         (f"{len(boxes)} boxes (one in eighty drawn)", everything),
         (f"{len(above)} score above 0.3", candidates),

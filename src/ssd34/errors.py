@@ -1,21 +1,9 @@
-"""Every error that ssd34 raises on purpose.
-
-    Ssd34Error
-    ├── ImageError         a picture cannot be read, or is too large
-    ├── DatasetError       annotations are missing, malformed or empty
-    ├── ModelError         an ONNX file is missing or is not a detector that we can run
-    ├── DownloadError      no mirror has a published file, or only a wrong one
-    ├── CheckpointError    a weights file is missing, malformed or of another network
-    ├── OptionError        an argument is outside what is allowed
-    ├── MissingExtraError  an optional dependency is not installed
-    └── TrainingError      training cannot continue (no data, no memory, wrong resume)
-        └── DivergenceError    the loss is not finite, or explodes
-
-Messages are one line: what was expected, what came, what to do.
-"""
+"""Every error that ssd34 raises on purpose. Messages are one line: what was expected, what came,
+what to do."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 
 
@@ -25,6 +13,10 @@ class Ssd34Error(Exception):
 
 class ImageError(Ssd34Error):
     """A picture cannot be read, or is larger than the limit."""
+
+
+class VideoError(Ssd34Error):
+    """A film, a stream or a camera cannot be read."""
 
 
 class DatasetError(Ssd34Error):
@@ -60,22 +52,16 @@ class MissingExtraError(Ssd34Error):
 
 
 def require(module: str, *, extra: str, why: str) -> ModuleType:
-    """Import an optional dependency.
-
-    Args:
-        module: importable name, for example ``"onnx"``.
-        extra: the extra of this package that installs it.
-        why: what needs it, as the subject of the message.
+    """Import an optional dependency, which an extra of this package installs; `why` it is needed is
+    the subject of the message.
 
     Raises:
         MissingExtraError: it is not installed, or cannot be imported here; the message says how to
             install it.
     """
-    import importlib
-
     package = module.split(".")[0]
     try:
-        return importlib.import_module(module)
+        return import_module(module)
     except Exception as error:  # a broken installation fails with anything
         state = f"cannot be imported ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
         if isinstance(error, ModuleNotFoundError) and (error.name or package) in (package, module):

@@ -11,16 +11,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 FEATURES = {
-    "avx2": ("avx2",),
-    "avx512": ("avx512f",),
-    "vnni": ("avx512_vnni", "avx_vnni"),
-    "bf16": ("avx512_bf16",),
-    "amx": ("amx_tile",),
+    "avx2": {"avx2"},
+    "avx512": {"avx512f"},
+    "vnni": {"avx512_vnni", "avx_vnni"},
+    "bf16": {"avx512_bf16"},
+    "amx": {"amx_tile"},
 }
 """Instruction sets that change the speed, and any of the kernel's flags that stands for each.
 VNNI multiplies bytes, BF16 half-width floats; AMX has tiles of both."""
@@ -32,10 +31,8 @@ _STATUS = _PROC / "self" / "status"
 
 
 def thread_budget(cgroup: Path = _CGROUP) -> int:
-    """Processors that this process may use, at least 1.
-
-    The smaller of the CPU affinity and the container's CPU quota (cgroup v2 or v1), rounded up.
-    """
+    """Processors that this process may use, at least 1: the smaller of the CPU affinity and the
+    container's CPU quota (cgroup v2 or v1), rounded up."""
     try:
         allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
@@ -45,30 +42,23 @@ def thread_budget(cgroup: Path = _CGROUP) -> int:
 
 
 def _quota(cgroup: Path) -> float | None:
-    try:
-        limit, period = (cgroup / "cpu.max").read_text(encoding="utf-8").split()[:2]
-        return None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        pass
-    try:
-        microseconds = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text(encoding="utf-8"))
-        period_us = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text(encoding="utf-8"))
-        return microseconds / period_us if microseconds > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
+    """Processors that a container may use; None: any."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            text = " ".join((cgroup / name).read_text(encoding="utf-8") for name in files)
+            limit, period = text.split()[:2]
+            no_limit = limit == "max" or int(limit) <= 0
+            return None if no_limit else int(limit) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return None
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """A processor.
-
-    Attributes:
-        model: its name.
-        system: operating system and instruction set.
-        processors: logical ones of the machine.
-        thread_budget: how many of them this process may use.
-        features: which of `FEATURES` it has; None: the system does not say.
-    """
+    """A processor: its name; operating system and instruction set; logical processors of the
+    machine; how many of them this process may use; which of `FEATURES` it has, None where the
+    system does not say."""
 
     model: str
     system: str
@@ -81,7 +71,7 @@ class Cpu:
         return asdict(self)
 
 
-def this_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:
+def describe_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:
     """The processor that this process runs on."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -97,20 +87,16 @@ def this_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:
         system=f"{platform.system()} {platform.machine()}",
         processors=os.cpu_count() or 1,
         thread_budget=thread_budget(),
-        features=(
-            {name: bool(flags & set(any_of)) for name, any_of in FEATURES.items()}
-            if flags
-            else None
-        ),
+        features={name: bool(flags & any_of) for name, any_of in FEATURES.items()}
+        if flags
+        else None,
     )
 
 
 def peak_memory(status: Path = _STATUS) -> int | None:
-    """The most memory that this process has had in RAM, in bytes; None: the system does not say.
-
-    Linux is asked for the high-water mark of this program: the usual counter (``ru_maxrss``)
-    starts at what the parent had when it started this process.
-    """
+    """The most bytes that this process has had in RAM; None where the system does not say. Linux is
+    asked for the high-water mark of this program: the usual counter (``ru_maxrss``) starts at what
+    the parent had when it started this process."""
     try:
         for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
@@ -125,7 +111,7 @@ def peak_memory(status: Path = _STATUS) -> int | None:
     return most if platform.system() == "Darwin" else 1024 * most
 
 
-def free_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
+def measure_free_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
     """Bytes that can be taken without swapping; half of the machine's where it does not say; 0
     where nothing is known."""
     return min([_of_machine(proc), *_of_container(cgroup)])
@@ -151,32 +137,21 @@ def _of_container(cgroup: Path) -> list[int]:
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            left = int((cgroup / limit).read_text(encoding="utf-8")) - int(
-                (cgroup / used).read_text(encoding="utf-8")
-            )
-            return [max(0, left)]
+            most, taken = (int((cgroup / f).read_text(encoding="utf-8")) for f in (limit, used))
+            return [max(0, most - taken)]
         except (OSError, ValueError):
             continue
     return []
 
 
 def trim_heap() -> None:
-    """Give freed memory back; does nothing where the C library is not glibc.
-
-    glibc keeps freed tensors for the next ones, but aligned ones do not fit into the gaps that the
-    last left, so the heap grows by every tensor of a large network.
-    """
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
-
-
-@cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return found
+    """Give freed memory back, where the C library is glibc. That keeps freed tensors for the next
+    ones, but aligned ones do not fit into the gaps that the last left, so the heap grows by every
+    tensor of a large network."""
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 Item = TypeVar("Item")
@@ -190,8 +165,8 @@ def overlapped(
 
     Memory holds at most `ahead` results that the caller has not taken yet. `items` is run through
     in the caller's own thread. When the caller stops early, calls not yet begun are dropped and
-    those that have are waited for. An error is raised at its turn, after all results before it,
-    and ends the loop; where it should not, let `function` return it.
+    those that have are waited for. An error is raised at its turn and ends the loop; where it
+    should not, let `function` return it.
     """
     waiting: deque[Future[Made]] = deque()
     source, failure = iter(items), None

@@ -35,11 +35,8 @@ _TOKENS = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?|[{}\[\]]')
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ValueError: not JSON, nested too deeply, or a key stands twice; the message names the line.
-    """
+    """The value of a JSON text; ValueError, which names the line, where it is no JSON, nested too
+    deeply, or a key stands twice."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -57,15 +54,8 @@ def parse_json(text: str) -> Any:
 
 
 def parse_yaml(text: str | bytes, *, scalars_as_text: bool = False) -> Any:
-    """The value of a YAML text; the package PyYAML has to be there.
-
-    Args:
-        text: bytes are decoded as YAML says.
-        scalars_as_text: of every scalar make text: ``no`` is "no" and ``1`` is "1".
-
-    Raises:
-        ValueError: not YAML, nested too deeply, or a key stands twice; the message names the line.
-    """
+    """The value of a YAML text, or bytes, decoded as YAML says; the package PyYAML has to be there.
+    With `scalars_as_text` ``no`` is "no" and ``1`` is "1". Errors are those of `parse_json`."""
     import yaml
 
     try:
@@ -98,7 +88,6 @@ def _loader(name: str) -> Any:
 
 
 def _note(seen: dict[Any, int], key: Any, line: int) -> None:
-    """Remember a key of a mapping."""
     if key in seen:
         raise ValueError(f"line {line}: {key!r} stands there twice, first in line {seen[key]}")
     seen[key] = line

@@ -5,7 +5,9 @@ import sys
 import pytest
 
 from ssd34.benchmark.loadgen import LoadgenOptions, parse_summary, run_loadgen
-from ssd34.errors import MissingExtraError, ModelError, OptionError
+from ssd34.benchmark.loadgen_run import benchmark_with_loadgen
+from ssd34.benchmark.run import BenchmarkPlan
+from ssd34.errors import MissingExtraError, ModelError
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES
 from tests.support.refusals import refused
@@ -98,8 +100,14 @@ def test_a_detector_that_fails_does_not_hang(detector, pictures, tmp_path, monke
     options = LoadgenOptions("single-stream", min_seconds=0.01, min_queries=5)
     with refused(ModelError, "(broken)"):
         run_loadgen(detector, pictures, options, folder=tmp_path)
-    with refused(OptionError, "server", "single-stream", "offline"):
-        run_loadgen(detector, pictures, LoadgenOptions("server"), folder=tmp_path)
+
+
+@needs_loadgen
+def test_a_plan_keeps_what_it_measured_of_the_others(failing_model, tiny_model, tmp_path):
+    plan = BenchmarkPlan(models=[str(tiny_model), str(failing_model)], rounds=2)
+    values = benchmark_with_loadgen(plan, tmp_path, seconds=0.01)
+    assert [result["model"] for result in values["results"]] == [str(tiny_model)]
+    assert str(failing_model) in values["refused"][0]["reason"]
 
 
 def test_loadgen_that_is_not_installed(detector, pictures, tmp_path, monkeypatch):

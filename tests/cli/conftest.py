@@ -1,25 +1,18 @@
 """What tests of commands share."""
 
-import sys
+from functools import partial
 
 import pytest
 
-from ssd34.cli import app
+from tests.support.cli import run_main
 
 
 @pytest.fixture
-def run_evaluate(monkeypatch, capfd):
-    """Run ``ssd34 evaluate`` as its entry point does; returns exit code, stdout and stderr, of
-    which an error is one line."""
+def main(monkeypatch, capfd):
+    """Run the whole command as its entry point does; returns exit code, stdout and stderr."""
+    return partial(run_main, monkeypatch, capfd)
 
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ssd34", "evaluate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            app.main()
-        code = caught.value.code or 0
-        out, err = capfd.readouterr()
-        if code == 2:
-            assert out == "" and err.startswith("error: ") and err.count("\n") == 1, err
-        return code, out, err
 
-    return run
+@pytest.fixture
+def run_evaluate(main):
+    return partial(main, "evaluate")

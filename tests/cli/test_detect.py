@@ -22,7 +22,7 @@ from ssd34.cli.console import INTERRUPTED
 from ssd34.errors import OptionError, Ssd34Error
 from ssd34.runtime.detector import Detector
 from tests.conftest import TINY_LABELS
-from tests.support.cli import invoke, run_main
+from tests.support.cli import invoke
 from tests.support.pictures import exif_of, noise, png_header_only
 
 # The tiny network's scores are all below 0.5; this keeps some of the two hundred detections.
@@ -62,14 +62,10 @@ def detect(tiny_model):
 
 
 @pytest.fixture
-def main(tiny_model, monkeypatch, capfd):
-    """Run the whole command as its entry point does; returns exit code, stdout and stderr."""
-
-    def run(*arguments, model=tiny_model):
-        command = ("detect", "--model", model, "--score", SCORE, *arguments)
-        return run_main(monkeypatch, capfd, *command)
-
-    return run
+def run(main, tiny_model):
+    return lambda *arguments, model=tiny_model: main(
+        "detect", "--model", model, "--score", SCORE, *arguments
+    )
 
 
 def command_line(*arguments, environment=None):
@@ -158,16 +154,8 @@ def test_each_format_holds_what_python_finds(detect, tmp_path, tiny_model, read)
         np.testing.assert_allclose(boxes, found.boxes, atol=0.012)
 
 
-def test_json_names_the_model(detect, pictures, tiny_model):
-    values = json.loads(detect(pictures, "--format", "json").stdout)
-    assert values["model"] == str(tiny_model) and values["failed"] == []
-    files = [str(pictures / name) for name in ("a.png", "b.jpg", "nested/a.png")]
-    assert [entry["file"] for entry in values["pictures"]] == files
-
-
 @pytest.mark.parametrize(
-    "names",
-    [("7.png", "x.png"), ("1/7.png", "2/7.png"), ("7.png", "07.jpg"), ("a.png", "a.jpg")],
+    "names", [("7.png", "x.png"), ("1/7.png", "2/7.png"), ("7.png", "07.jpg"), ("a.png", "a.jpg")]
 )
 def test_pictures_whose_names_are_no_unique_numbers_are_told_apart(detect, tmp_path, names):
     """COCO's ids count them; YOLO's files are numbered."""
@@ -241,23 +229,11 @@ def test_max_pixels(detect, pictures):
     detect(pictures / "a.png", "--max-pixels", "3500")
 
 
-def test_output_writes_what_would_be_printed(detect, pictures, tmp_path):
-    for form in ("json", "table"):
-        target = tmp_path / f"result.{form}"
-        target.write_text("old")
-        printed = detect(pictures, "--format", form).stdout
-        result = detect(pictures, "--format", form, "--output", target)
-        assert result.stdout == ""
-        assert target.read_text(encoding="utf-8") == printed
-    assert_no_leftovers(tmp_path)
-
-
 def saved_in(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-@pytest.mark.parametrize("way", ["card", "fast"])
-@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize(("name", "way"), [("a.jpg", "fast"), ("a.png", "card")])
 def test_saving_does_not_change_what_is_found(detect, tmp_path, way, name):
     large = Image.fromarray(np.kron(np.asarray(picture(5)), np.ones((14, 14, 1), np.uint8)))
     large.save(tmp_path / name, exif=exif_of(6))
@@ -377,21 +353,13 @@ def bad_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fact", BAD)
-def test_unusable_input_is_one_line_and_exit_code_two(main, tiny_model, bad_folder, fact):
+def test_unusable_input_is_one_line_and_exit_code_two(run, tiny_model, bad_folder, fact):
     arguments, model = BAD[fact]
     before = saved_in(bad_folder)
-    code, out, err = main(*arguments, model=model or tiny_model)
+    code, out, err = run(*arguments, model=model or tiny_model)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1 and fact.strip() in err
     assert saved_in(bad_folder) == before
-
-
-@pytest.mark.usefixtures("bad_folder")
-def test_unusable_input_from_outside():
-    ended = command_line("detect", "a.png", "--model", "other.onnx")
-    assert (ended.returncode, ended.stdout) == (2, b"")
-    err = ended.stderr.decode()
-    assert err.startswith("error: ") and err.count("\n") == 1 and "other.onnx" in err
 
 
 @pytest.mark.parametrize("folder", ["no", "file"])
@@ -404,7 +372,7 @@ def test_bad_output_is_noticed_before_the_work(detect, pictures, tmp_path, folde
 
 
 @pytest.mark.parametrize("target", ["source", "linked", "model", "label file"])
-def test_output_over_an_input_is_refused(main, pictures, tiny_model, tmp_path, target):
+def test_output_over_an_input_is_refused(run, pictures, tiny_model, tmp_path, target):
     model, text = tmp_path / "m.onnx", tmp_path / "picture.txt"
     shutil.copy(tiny_model, model)
     shutil.copy(pictures / "a.png", text)
@@ -416,13 +384,13 @@ def test_output_over_an_input_is_refused(main, pictures, tiny_model, tmp_path, t
         "label file": ((text, "--format", "yolo", "--output", tmp_path), text),
     }[target]
     before = kept.read_bytes()
-    code, out, err = main(*arguments, model=model)
+    code, out, err = run(*arguments, model=model)
     assert (code, out) == (2, "") and str(kept) in err
     assert kept.read_bytes() == before
 
 
 @pytest.mark.parametrize("what", ["--save", "--output"])
-def test_full_disk_is_one_line_without_leftovers(main, pictures, tmp_path, monkeypatch, what):
+def test_full_disk_is_one_line_without_leftovers(run, pictures, tmp_path, monkeypatch, what):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -431,18 +399,19 @@ def test_full_disk_is_one_line_without_leftovers(main, pictures, tmp_path, monke
     (tmp_path / "result.json").write_text("old")
     target = {"--save": tmp_path / "out", "--output": tmp_path / "result.json"}[what]
     before = saved_in(tmp_path)
-    code, _, err = main(pictures / "a.png", "--format", "json", what, target)
+    code, _, err = run(pictures / "a.png", "--format", "json", what, target)
     assert code == 2 and os.strerror(errno.ENOSPC) in err
     assert saved_in(tmp_path) == before and (tmp_path / "result.json").read_text() == "old"
 
 
-def test_broken_picture_among_good_ones(main, pictures, tmp_path):
+def test_broken_picture_among_good_ones(run, pictures, tiny_model, tmp_path):
     half_a_jpeg(pictures / "broken.jpg")
     target = tmp_path / "out"
-    code, out, err = main(pictures, "--format", "json", "--save", target)
+    code, out, err = run(pictures, "--format", "json", "--save", target)
     assert code == 1
     values = json.loads(out)
     names = ["a.png", "b.jpg", "nested/a.png"]
+    assert values["model"] == str(tiny_model)
     assert [entry["file"] for entry in values["pictures"]] == [str(pictures / n) for n in names]
     assert [failed["file"] for failed in values["failed"]] == [str(pictures / "broken.jpg")]
     skipped, saved, warning = err.splitlines()
@@ -451,74 +420,72 @@ def test_broken_picture_among_good_ones(main, pictures, tmp_path):
     assert saved_in(target) == names
 
 
-def test_only_broken_pictures(main, tmp_path):
+def test_only_broken_pictures(run, tmp_path):
     for name in ("a.jpg", "b.jpg"):
         half_a_jpeg(tmp_path / "set" / name)
     output = tmp_path / "found.json"
-    code, out, err = main(tmp_path / "set", "--format", "json", "--output", output)
+    code, out, err = run(tmp_path / "set", "--format", "json", "--output", output)
     assert (code, out) == (2, "") and not output.exists()
     assert [line.split(":")[0] for line in err.splitlines()] == ["skipped", "skipped", "error"]
 
 
-def test_coco_ids_do_not_depend_on_what_could_be_read(main, tmp_path):
+def test_coco_ids_do_not_depend_on_what_could_be_read(run, tmp_path):
     """Neither where names are numbers nor where the one that is none is broken."""
     for seed, name in enumerate(("17.png", "23.png")):
         save_picture(tmp_path / "set" / name, seed)
     half_a_jpeg(tmp_path / "set" / "0x.jpg")
-    code, out, _ = main(tmp_path / "set", "--format", "coco")
+    code, out, _ = run(tmp_path / "set", "--format", "coco")
     assert code == 1
     ids = {Path(r["file_name"]).name: r["image_id"] for r in json.loads(out)}
     assert ids == {"17.png": 2, "23.png": 3}
 
 
 @pytest.mark.parametrize("score", ["0.001", "0.049", "0.05", "0.2"])
-def test_a_score_below_the_files_own_threshold(main, pictures, tiny_raw_model, score):
-    code, _, err = main(pictures / "a.png", "--score", score)
+def test_a_score_below_the_files_own_threshold(run, pictures, tiny_raw_model, score):
+    code, _, err = run(pictures / "a.png", "--score", score)
     assert code == 0 and (err != "") == (float(score) < 0.05)
     assert err == "" or all(fact in err for fact in (score, "tiny.onnx", "0.05", "--tail none"))
-    assert main(pictures / "a.png", "--score", score, model=tiny_raw_model)[2] == ""
+    assert run(pictures / "a.png", "--score", score, model=tiny_raw_model)[2] == ""
 
 
-def test_a_raw_file_is_picked_from_by_the_policy_asked_for(main, pictures, tiny_raw_model):
+def test_a_raw_file_is_picked_from_by_the_policy_asked_for(run, pictures, tiny_raw_model):
     file, counts = pictures / "a.png", {}
     arguments = (file, "--format", "json", "--score", "0.03")
     for policy in ("zoo", "best"):
-        code, out, _ = main(*arguments, "--policy", policy, model=tiny_raw_model)
+        code, out, _ = run(*arguments, "--policy", policy, model=tiny_raw_model)
         expected = Detector.load(tiny_raw_model, policy=policy).detect(file, score=0.03)
         found = [one["label"] for one in json.loads(out)["pictures"][0]["detections"]]
         assert code == 0 and found == expected.labels.tolist()
         counts[policy] = len(found)
     assert counts["best"] > counts["zoo"] > 0
-    code, out, err = main(file, "--policy", "best")
+    code, out, err = run(file, "--policy", "best")
     assert (code, out) == (2, "") and "ssd34 export --policy" in err
 
 
-@pytest.mark.parametrize("form", ["table", "csv"])
-def test_terminal_that_cannot_show_every_character(tmp_path, tiny_model, form):
+def test_terminal_that_cannot_show_every_character(tmp_path, tiny_model):
     # As Windows has it when the output goes to a file.
     file = save_picture(tmp_path / "名前.png")
     environment = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
-    command = ("detect", file, "--model", tiny_model, "--format", form)
-    ended = command_line(*command, environment=environment)
+    ended = command_line("detect", file, "--model", tiny_model, environment=environment)
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert b"cross" in ended.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes only there")
 @pytest.mark.parametrize("form", ["table", "csv"])
-def test_file_name_that_is_no_utf8(main, tmp_path, form):
+def test_file_name_that_is_no_utf8(run, tmp_path, form):
     save_picture(tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
-    code, _, err = main(tmp_path, "--format", form, "--output", tmp_path / "out.txt")
+    code, _, err = run(tmp_path, "--format", form, "--output", tmp_path / "out.txt")
     assert (code, err) == (0, "")
     assert b"caf" in (tmp_path / "out.txt").read_bytes()
 
 
-def test_interruption_has_its_own_exit_code(main, pictures, monkeypatch):
+def test_interruption_has_its_own_exit_code(run, pictures, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ssd34.cli.detect.find_pictures", interrupted)
-    code, _, err = main(pictures)
+    code, _, err = run(pictures)
     assert code == INTERRUPTED == 130 and len(err.splitlines()) <= 2
 
 

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 TRAIN = (
-    "train --data SHAPES --val SHAPES --spec ssd300-resnet18 --batch 4 --workers 0 "
-    "--set warmup_steps=1 --set small_size=64 --set small_share=1 --output DISK/run --epochs "
+    "train --data SHAPES --val SHAPES --init INIT --batch 4 --workers 0 --threads 1 "
+    "--set warmup_steps=1 --output DISK/run --epochs 1"
 )
 
 
@@ -29,19 +29,20 @@ def few(tmp_path_factory):
 @pytest.mark.parametrize(
     ("size", "command", "file", "needed"),
     [
-        ("20m", f"{TRAIN} 1", "run/last.safetensors", True),
-        ("8k", f"{TRAIN} 1", "run/history.jsonl", False),
+        ("20m", TRAIN, "run/last.safetensors", True),
+        ("8k", TRAIN, "run/history.jsonl", False),
         ("64k", "data convert SHAPES DISK/set --to coco", "set", False),
         ("4k", "evaluate MODEL --data SHAPES --json DISK/r.json", "r.json.partial", False),
         ("256k", "package MODEL --picture PICTURE --output DISK/zoo", "zoo", False),
     ],
 )
-def test_a_full_disk(size, command, file, needed, tiny_model, few, tmp_path):
+def test_a_full_disk(size, command, file, needed, tiny_model, tiny_file, few, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     picture = next((few / "images").iterdir())
     for word, place in (
-        ("SHAPES", few), ("MODEL", tiny_model), ("DISK", disk), ("PICTURE", picture)
+        ("SHAPES", few), ("MODEL", tiny_model), ("INIT", tiny_file), ("DISK", disk),
+        ("PICTURE", picture),
     ):  # fmt: skip
         command = command.replace(word, str(place))
     script = (

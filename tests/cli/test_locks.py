@@ -7,7 +7,7 @@ import pytest
 from ssd34.errors import OptionError
 from ssd34.files.lock import file_locked, folder_locked
 from tests.conftest import EXAMPLES
-from tests.support.commands import invoke
+from tests.support.cli import invoke
 from tests.support.refusals import refused
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import partial
 
 import onnx
 import pytest
@@ -11,8 +10,7 @@ from PIL import Image
 from ssd34.files.cache import PublishedFile
 from ssd34.zoo.catalogue import PUBLISHED, PublishedModel
 from ssd34.zoo.names import model_path
-from tests.support.cli import run_main
-from tests.support.commands import invoke
+from tests.support.cli import invoke
 from tests.support.mirror import CONTENT, POINTER, SHA256, SIZE, ranged, status, whole
 from tests.support.refusals import assert_facts
 
@@ -38,12 +36,6 @@ def small(mirror, monkeypatch):
     )  # fmt: skip
     monkeypatch.setitem(PUBLISHED, "small", entry)
     return entry
-
-
-@pytest.fixture
-def main(monkeypatch, capfd):
-    """Run the whole command as its entry point does; returns exit code, stdout and stderr."""
-    return partial(run_main, monkeypatch, capfd)
 
 
 def models(*arguments):
@@ -123,6 +115,14 @@ def test_pull_that_fails_says_what_to_do(main, mirror, home):
     assert not (home / "small.onnx").exists()
     mirror.serve(status(503), name="small.onnx")
     assert_failed(main("models", "pull", "small"), "503")
+
+
+@pytest.mark.usefixtures("small", "home")
+def test_pull_of_test_data_that_nobody_has_says_how_to_make_it(main, mirror):
+    mirror.serve(status(404), name="small.tar.gz")
+    code, out, err = main("models", "pull", "small", "--with-test-data")
+    assert (code, out.count("\n")) == (2, 1)
+    assert_facts(err, "small.tar.gz", "404", "ssd34 package")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from tests.support.batches import (
     start_job,
     wait_for_parts,
 )
-from tests.support.commands import invoke
+from tests.support.cli import invoke
 from tests.support.pictures import png_header_only
 
 pytest.importorskip("pyarrow")

@@ -18,7 +18,7 @@ from tests.support.batches import (
     start_job,
     wait_for_parts,
 )
-from tests.support.commands import invoke
+from tests.support.cli import invoke
 
 pytest.importorskip("ray")
 pytest.importorskip("pyarrow")

@@ -31,11 +31,13 @@ def test_coverage_is_a_share_of_the_second_box():
     assert boxes.pairwise_coverage(large, small + 4).tolist() == [[0]]
 
 
-def test_empty_boxes_overlap_nothing():
-    point = np.array([[0.5, 0.5, 0.5, 0.5]])
-    assert boxes.pairwise_coverage(point, point)[0, 0] == 0
-    assert boxes.pairwise_iou(point, point)[0, 0] == 0
-    assert boxes.pairwise_iou(np.zeros((0, 4)), point).shape == (0, 1)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_empty_boxes_overlap_nothing_and_dtypes_are_kept(dtype):
+    point = np.array([[0.5, 0.5, 0.5, 0.5]], dtype)
+    for pairwise in (boxes.pairwise_coverage, boxes.pairwise_iou):
+        found = pairwise(point, point)
+        assert found[0, 0] == 0 and found.dtype == dtype
+        assert pairwise(np.zeros((0, 4), dtype), point).shape == (0, 1)
 
 
 def test_layouts():
@@ -45,13 +47,5 @@ def test_layouts():
     assert boxes.xywh_from_xyxy(xyxy).tolist() == [[1, 2, 4, 8]]
     assert boxes.xyxy_from_xywh(np.array([[1.0, 2, 4, 8]])).tolist() == xyxy.tolist()
     assert boxes.area(xyxy).tolist() == [32]
-    assert boxes.clip(np.array([[-1.0, 2, 50, 60]]), width=40, height=30).tolist() == [
-        [0, 2, 40, 30]
-    ]
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_dtype_is_kept(dtype):
-    a = np.array([[0, 0, 1, 1]], dtype)
-    assert boxes.pairwise_iou(a, a).dtype == dtype
-    assert boxes.clip(a, width=1, height=1).dtype == dtype
+    cut = boxes.clip(np.array([[-1, 2, 50, 60]], np.float32), width=40, height=30)
+    assert cut.tolist() == [[0, 2, 40, 30]] and cut.dtype == np.float32

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,36 +39,31 @@ def none():
     return of([], [], [])
 
 
+def from_picked(boxes, labels, scores, **options):
+    picked = picked_of(boxes, labels, scores)
+    sizes = {"width": WIDTH, "height": HEIGHT}
+    return Detections.from_picked(picked, label_set=COCO_LABELS, **sizes, **options)
+
+
 def test_from_picked_scales_clips_sorts_and_filters():
-    picked = picked_of(
-        [[0.25, 0.5, 0.75, 0.9], [-0.5, -1, 2, 3], [0, 0, 0.5, 0.5], [0.1, 0.1, 0.2, 0.2]],
-        [3, 1, 2, 5],
-        [0.4, 0.8, 0.2, 0.6],
-    )
-    found = Detections.from_picked(
-        picked, label_set=COCO_LABELS, width=WIDTH, height=HEIGHT, score=0.4
-    )
+    boxes = [[0.25, 0.5, 0.75, 0.9], [-0.5, -1, 2, 3], [0, 0, 0.5, 0.5], [0.1, 0.1, 0.2, 0.2]]
+    found = from_picked(boxes, [3, 1, 2, 5], [0.4, 0.8, 0.2, 0.6], score=0.4)
     assert found.labels.tolist() == [1, 5, 3]
     np.testing.assert_allclose(found.scores, [0.8, 0.6, 0.4], rtol=1e-6)
-    np.testing.assert_allclose(
-        found.boxes, [[0, 0, 200, 100], [20, 10, 40, 20], [50, 50, 150, 90]], rtol=1e-5
-    )
-    assert found.boxes.dtype == np.float32 and found.labels.dtype == np.int64
-    assert found.scores.dtype == np.float32
+    expected = [[0, 0, 200, 100], [20, 10, 40, 20], [50, 50, 150, 90]]
+    np.testing.assert_allclose(found.boxes, expected, rtol=1e-5)
+    dtypes = [array.dtype.name for array in (found.boxes, found.labels, found.scores)]
+    assert dtypes == ["float32", "int64", "float32"]
     assert (found.width, found.height) == (WIDTH, HEIGHT)
 
 
 def test_from_picked_keeps_everything_by_default_and_the_order_of_equal_scores():
-    picked = picked_of([[-1, 0, 1, 1]] * 5, [4, 2, 9, 1, 7], [0.5, 0.5, 0.75, 0.5, 0.0])
-    before = picked.boxes.copy()
-    found = Detections.from_picked(picked, label_set=COCO_LABELS, width=5, height=5)
+    found = from_picked([[-1, 0, 1, 1]] * 5, [4, 2, 9, 1, 7], [0.5, 0.5, 0.75, 0.5, 0.0])
     assert found.labels.tolist() == [9, 4, 2, 1, 7]
-    np.testing.assert_array_equal(picked.boxes, before)
 
 
 def test_from_picked_with_nothing_picked_or_nothing_left():
-    for picked in (picked_of([], [], []), picked_of([[0, 0, 1, 1]], [1], [0.1])):
-        found = Detections.from_picked(picked, label_set=COCO_LABELS, width=5, height=5, score=0.5)
+    for found in (from_picked([], [], []), from_picked([[0, 0, 1, 1]], [1], [0.1], score=0.5)):
         assert len(found) == 0 and list(found) == [] and found.names == ()
         assert found.boxes.shape == (0, 4) and found.labels.shape == found.scores.shape == (0,)
 
@@ -102,12 +98,13 @@ def test_slices_masks_and_indices_give_detections(two, rows, expected):
 
 def test_an_integer_gives_what_iteration_gives(two):
     listed = list(two)
-    for index in (0, 1, -1, -2, np.int64(1), np.uint8(0)):
+    within: tuple[int | np.integer[Any], ...] = (0, 1, -1, -2, np.int64(1), np.uint8(0))
+    for index in within:
         assert two[index] == listed[index]
         assert type(two[index].label) is int and type(two[index].score) is float
-    for index in (2, -3):
+    for outside in (2, -3, np.ones(3, bool)):
         with pytest.raises(IndexError):
-            two[index]
+            two[outside]
 
 
 @pytest.mark.parametrize(
@@ -117,12 +114,6 @@ def test_an_integer_gives_what_iteration_gives(two):
 def test_other_things_are_no_index(two, index):
     with pytest.raises(TypeError, match="mask"):
         two[index]
-
-
-def test_a_mask_of_another_length(two):
-    for take in (two.where, two.__getitem__):
-        with pytest.raises(IndexError):
-            take(np.ones(3, bool))
 
 
 def test_to_dict_and_to_json(two, none):

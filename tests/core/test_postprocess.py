@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from ssd34.core.boxes import pairwise_iou
 from ssd34.core.default_boxes import decode, default_boxes_cxcywh
 from ssd34.core.postprocess import (
     MLPERF,
@@ -36,23 +35,27 @@ def test_mlperf_policy_equals_the_independent_implementation(network, policy):
     assert_golden(picked.boxes, network, "dec_boxes", atol=1e-6)
 
 
+def naive_nms(boxes, scores, policy):
+    """The definition, one comparison at a time."""
+    boxes = boxes.astype(np.float64)
+    kept: list[int] = []
+    order = sorted(range(len(boxes)), key=lambda k: -scores[k])
+    for one in order[: policy.candidates_per_class]:
+        overlaps = [naive_iou(boxes[one], boxes[k], clamp=policy.clamp_iou) for k in kept]
+        most = max(overlaps, default=-np.inf)
+        if most < policy.iou_threshold or (most == policy.iou_threshold and not policy.inclusive):
+            kept.append(one)
+    return kept[: policy.kept_per_class]
+
+
 def naive_zoo(boxes, scores):
-    """The zoo policy, one comparison at a time."""
+    """The zoo policy by its numbers."""
     found = []
     for label in range(1, len(scores)):
-        order = sorted(
-            (a for a in range(len(boxes)) if scores[label, a] > np.float32(0.05)),
-            key=lambda a: -scores[label, a],
-        )
-        kept: list[int] = []
-        for anchor in order:
-            if len(kept) == 200:
-                break
-            if all(naive_iou(boxes[anchor], boxes[other]) <= 0.5 for other in kept):
-                kept.append(anchor)
-        found += [(float(scores[label, a]), label, a) for a in kept]
-    found.sort(key=lambda entry: -entry[0])
-    return found[:200]
+        above = np.flatnonzero(scores[label] > np.float32(0.05))
+        kept = naive_nms(boxes[above], scores[label, above], ZOO)[:200]
+        found += [(float(scores[label, above[k]]), label, above[k]) for k in kept]
+    return sorted(found, key=lambda entry: -entry[0])[:200]
 
 
 def test_zoo_policy_against_one_comparison_at_a_time():
@@ -62,7 +65,7 @@ def test_zoo_policy_against_one_comparison_at_a_time():
     boxes = boxes.astype(np.float32)
     scores = softmax(generator.normal(0, 2, (6, 300)).astype(np.float32))
     picked = pick(boxes, scores, policy=ZOO)
-    expected = naive_zoo(boxes.astype(np.float64), scores)
+    expected = naive_zoo(boxes, scores)
     assert len(expected) == 200
     assert picked.scores.tolist() == [score for score, _, _ in expected]
     assert picked.labels.tolist() == [label for _, label, _ in expected]
@@ -100,24 +103,7 @@ def test_neither_background_nor_a_score_of_exactly_the_threshold_counts():
         assert picked.labels.shape == picked.scores.shape == (count,)
 
 
-def greedy(boxes, scores, policy):
-    """The definition, box by box."""
-    left = list(np.argsort(-scores, kind="stable")[: policy.candidates_per_class])
-    kept: list[int] = []
-    while left and (policy.kept_per_class is None or len(kept) < policy.kept_per_class):
-        best = left.pop(0)
-        kept.append(best)
-        iou = {
-            i: pairwise_iou(boxes[[best]], boxes[[i]], clamp=policy.clamp_iou)[0, 0] for i in left
-        }
-        threshold = np.float32(policy.iou_threshold)
-        left = [
-            i for i in left if not (iou[i] >= threshold if policy.inclusive else iou[i] > threshold)
-        ]
-    return kept
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 300])
+@pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 200])
 @pytest.mark.parametrize(
     "changes",
     [{}, {"kept_per_class": 5}, {"candidates_per_class": 70}, {"inclusive": True},
@@ -132,7 +118,7 @@ def test_nms_is_greedy_whatever_the_number_of_boxes(count, changes):
     boxes[1::7] = boxes[::7][: len(boxes[1::7])]  # the same box twice
     scores = generator.integers(0, 50, count).astype(np.float32) / 50  # with ties
     policy = Policy(name="x").replace(**changes)
-    assert nms(boxes, scores, policy=policy).tolist() == greedy(boxes, scores, policy)
+    assert nms(boxes, scores, policy=policy).tolist() == naive_nms(boxes, scores, policy)
 
 
 @pytest.mark.parametrize("threshold", [0, 1e-6, 0.01, 0.05, 0.3, 0.5, 0.9, 0.999999, 1])

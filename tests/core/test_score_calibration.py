@@ -8,13 +8,10 @@ from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.errors import OptionError
 
 
-def test_only_the_backgrounds_logit_moves():
+def test_only_the_background_moves_in_logits_and_in_biases():
     logits = np.arange(12, dtype=np.float32).reshape(3, 4)
     moved = ScoreCalibration(background_offset=1.5).apply(logits)
     assert (moved - logits).tolist() == [[1.5] * 4, [0] * 4, [0] * 4]
-
-
-def test_folding_and_unfolding_give_the_bias_back():
     bias = np.random.default_rng(0).normal(size=5 * 6).astype(np.float32)
     calibration = ScoreCalibration(background_offset=-0.75)
     folded = calibration.fold(bias, channels=5)

@@ -17,13 +17,6 @@ def test_published_feature_maps(network, backbone, sides, boxes):
     assert spec.boxes_per_cell == (4, 6, 6, 6, 4, 4) and spec.num_channels == 81
 
 
-def test_large_scales_are_the_small_ones_times_four():
-    small, large = named_spec("ssd300-resnet34"), named_spec("ssd1200-resnet34")
-    assert large.scales == tuple(int(s * 1200 / 300) for s in small.scales)
-    sides = (50, 25, 13, 7, 3, 3)
-    assert large.steps == tuple(1200 // side for side in sides)
-
-
 @pytest.mark.parametrize("name", SPECS)
 def test_json_round_trip(name):
     spec = named_spec(name).replace(head_norm=True, num_classes=3)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ssd34.core.spec import SPECS
-from ssd34.deploy.graph.layers import CONV, IMAGE, MAXPOOL, layers_of, network_of
+from ssd34.deploy.graph.layers import CONV, IMAGE, MAXPOOL, list_layers, network_of
 from ssd34.errors import CheckpointError, ModelError
 from ssd34.network.rounded import FakeQuantizedSSD, Steps
 from ssd34.network.ssd import SSD
@@ -24,7 +24,7 @@ def test_its_convolutions_and_norms_are_those_of_torch(spec):
         modules = dict(SSD(spec).named_modules())
     convs = {name: m for name, m in modules.items() if isinstance(m, nn.Conv2d)}
     norms = {name: m for name, m in modules.items() if isinstance(m, nn.BatchNorm2d)}
-    for layer in layers_of(spec):
+    for layer in list_layers(spec):
         if layer.kind != CONV:
             continue
         conv = convs.pop(layer.stored)
@@ -41,7 +41,7 @@ def test_its_convolutions_and_norms_are_those_of_torch(spec):
 @pytest.mark.parametrize("spec", ALL, ids=lambda spec: f"{spec.name}-{spec.head_norm}")
 def test_each_layer_comes_after_those_that_it_reads(spec):
     known = {IMAGE}
-    for layer in layers_of(spec):
+    for layer in list_layers(spec):
         assert known.issuperset(layer.inputs)
         assert layer.name not in known
         known.add(layer.name)
@@ -49,7 +49,7 @@ def test_each_layer_comes_after_those_that_it_reads(spec):
 
 def test_quantization_aware_training_rounds_the_same_values():
     spec = tiny_spec()
-    names = {IMAGE, *(layer.name for layer in layers_of(spec) if layer.kind != MAXPOOL)}
+    names = {IMAGE, *(layer.name for layer in list_layers(spec) if layer.kind != MAXPOOL)}
     steps = dict.fromkeys(names, Steps(0.1, 0))
     with torch.device("meta"):
         FakeQuantizedSSD(spec, steps)

@@ -11,7 +11,7 @@ from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.evaluate.evaluator import Stages, detect_all, evaluate, stages_of
+from ssd34.evaluate.evaluator import Stages, detect_all, stage_detector
 from ssd34.evaluate.results import Results
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session
@@ -53,12 +53,12 @@ def assert_found(every, expected, *, policy=0, exact=True):
 def test_the_same_as_one_picture_after_the_other(tiny_model, data, batch_size):
     detector = Detector.load(tiny_model)
     if batch_size > 1:  # the network itself is given one at a time
-        whole = stages_of(detector)
+        whole = stage_detector(detector)
         one_by_one = Stages(
             whole.prepare, lambda many: [whole.infer([k])[0] for k in many], whole.pick
         )
     else:
-        one_by_one = stages_of(detector)
+        one_by_one = stage_detector(detector)
     every = list(detect_all(one_by_one, data, detector.labels, batch_size=batch_size))
     assert_found(every, list(plain(detector, data)))
     assert sum(len(found.results[0]) for found in every if found.results) > 200
@@ -80,7 +80,7 @@ def test_files_for_several_pictures_are_given_as_many(
         given.append(len(prepared))
         return stages.infer(prepared)
 
-    stages = stages_of(detector)
+    stages = stage_detector(detector)
     every = list(
         detect_all(
             Stages(stages.prepare, infer, stages.pick), data, detector.labels,
@@ -104,7 +104,7 @@ def test_every_policy_from_one_pass(tiny_raw_model, data, monkeypatch):
         return run(self, images)
 
     monkeypatch.setattr(Session, "run_raw", counted)
-    every = list(detect_all(stages_of(detector, policies), data, detector.labels))
+    every = list(detect_all(stage_detector(detector, policies), data, detector.labels))
     assert runs == 5
     for k in range(2):
         assert_found(every, expected[k], policy=k)
@@ -112,9 +112,9 @@ def test_every_policy_from_one_pass(tiny_raw_model, data, monkeypatch):
 
 def test_it_may_start_further_on(tiny_model, data):
     detector = Detector.load(tiny_model)
-    every = list(detect_all(stages_of(detector), data, detector.labels, start=4))
+    every = list(detect_all(stage_detector(detector), data, detector.labels, start=4))
     assert [found.sample.image_id for found in every] == [5, 6, 7]
-    assert list(detect_all(stages_of(detector), data, detector.labels, start=7)) == []
+    assert list(detect_all(stage_detector(detector), data, detector.labels, start=7)) == []
 
 
 def test_pictures_are_read_ahead_while_the_network_runs(data):
@@ -137,8 +137,8 @@ def test_pictures_are_read_ahead_while_the_network_runs(data):
 
     nothing = Picked(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32))
     stages = Stages(lambda image: image, infer, lambda _: (nothing,))
-    metrics, results = evaluate(stages, watched, TINY_LABELS)
-    assert len(results) == 0 and metrics.ap == 0
+    every = list(detect_all(stages, watched, TINY_LABELS))
+    assert len(every) == len(data.samples) and not any(len(found.results[0]) for found in every)
 
 
 def test_memory_does_not_grow_with_the_pictures(data):

@@ -8,8 +8,8 @@ import pytest
 from ssd34.core.postprocess import POLICIES
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import OptionError
-from ssd34.evaluate.evaluator import detect_all, stages_of
-from ssd34.evaluate.partial import engine_of, partial_file, partial_path
+from ssd34.evaluate.evaluator import detect_all, stage_detector
+from ssd34.evaluate.partial import locate_partial, open_partial, read_engine
 from ssd34.evaluate.results import Results
 from ssd34.runtime.detector import Detector
 from tests.conftest import shapes_dataset
@@ -33,10 +33,10 @@ def data(tmp_path_factory):
 def run(tiny_raw_model, data):
     """Run or go on, stopping before the given picture; returns what was found."""
     detector = Detector.load(tiny_raw_model)
-    stages = stages_of(detector, [POLICIES["zoo"], POLICIES["mlperf"]])
+    stages = stage_detector(detector, [POLICIES["zoo"], POLICIES["mlperf"]])
 
     def go(path, *, resume=False, stop=None, identity=IDENTITY):
-        with partial_file(path, identity, data, resume=resume) as partial:
+        with open_partial(path, identity, data, resume=resume) as partial:
             done = list(partial.found)
             for found in detect_all(stages, data, detector.labels, start=len(done)):
                 if len(done) == stop:
@@ -72,7 +72,7 @@ def rows(done):
 
 
 def test_a_finished_run_leaves_nothing(run, tmp_path):
-    path = partial_path(tmp_path / "ap.json")
+    path = locate_partial(tmp_path / "ap.json")
     assert path.name == "ap.json.partial"
     done = run(path)
     assert list(tmp_path.iterdir()) == []
@@ -174,10 +174,10 @@ def test_numbers_read_back_as_the_very_same(run, stopped, tmp_path):
 
 def test_the_engine_of_an_interrupted_run(tmp_path):
     path = tmp_path / "p"
-    assert engine_of(path) is None
+    assert read_engine(path) is None
     for text, expected in (
         ('{"engine": "openvino"}\n{}', "openvino"), ('{"engine": "magic"}', None),
         ("[1]", None), ("{", None), ("", None),
     ):  # fmt: skip
         path.write_text(text)
-        assert engine_of(path) == expected
+        assert read_engine(path) == expected

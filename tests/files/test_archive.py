@@ -30,12 +30,6 @@ def packed(path, *members):
     return path
 
 
-def header_only(path, info):
-    """A tarball that claims a member and has none of its content."""
-    path.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))
-    return path
-
-
 def refused(path):
     with pytest.raises(ModelError) as caught, unpacked(path):
         pass
@@ -63,7 +57,7 @@ def test_files_and_folders(path):
 )
 def test_names_that_lead_out(path, name):
     packed(path, (member("a", size=1), b"a"), (member(name, size=1), b"e"))
-    assert "leads out of the folder" in refused(path)
+    assert "leads out" in refused(path)
     assert not (path.parent.parent / "evil").exists()
 
 
@@ -75,7 +69,7 @@ def test_names_that_lead_out(path, name):
 )  # fmt: skip
 def test_members_that_are_neither_file_nor_folder(path, kind, link):
     packed(path, (member("a", size=1), b"a"), (member("b", kind=kind, link=link), b""))
-    assert "'b' is neither a plain file nor a folder" in refused(path)
+    assert "'b'" in refused(path)
 
 
 def test_a_file_behind_a_link_is_not_written(path, tmp_path):
@@ -93,48 +87,31 @@ def test_two_members_in_one_place(path, names):
     assert repr(names[-1]).replace("./", "") in refused(path).replace("./", "")
 
 
-def test_the_first_releases_of_python_3_11_unpack_too(path, monkeypatch):
-    """tarfile has filters since 3.11.4 only."""
+def test_nothing_but_content_is_taken_over(path, monkeypatch):
+    """Without the filters that tarfile has since Python 3.11.4."""
     monkeypatch.delattr(tarfile, "data_filter")
     for name in ("extract", "extractall"):
         monkeypatch.delattr(tarfile.TarFile, name)
     content = bytes(range(256)) * 1024
-    packed(path, (member("ssd/model.onnx", size=len(content)), content))
-    with unpacked(path) as folder:
-        assert (folder / "ssd" / "model.onnx").read_bytes() == content
-    packed(path, (member("../evil", size=1), b"e"))
-    assert "leads out of the folder" in refused(path)
-
-
-def test_nothing_but_content_is_taken_over(path):
-    info = member("a", size=1)
+    info = member("ssd/a", size=len(content))
     info.mode, info.mtime, info.uid = 0o7777, 1, 12345
-    packed(path, (info, b"a"))
+    packed(path, (info, content))
     with unpacked(path) as folder:
-        found = (folder / "a").stat()
+        found = (folder / "ssd" / "a").stat()
+        assert (folder / "ssd" / "a").read_bytes() == content
     assert not found.st_mode & 0o7111 and found.st_mtime > 1 and found.st_uid != 12345
-
-
-@pytest.mark.parametrize("size", [2**31 + 1, 2**50])
-def test_a_huge_claimed_size(path, size):
-    message = refused(header_only(path, member("big", size=size)))
-    assert str(size) in message and str(2**31) in message
-
-
-def test_many_that_are_huge_together(path, monkeypatch):
-    monkeypatch.setattr(module, "MAX_BYTES", 10)
-    packed(path, *((member(name, size=4), b"1234") for name in "abc"))
-    message = refused(path)
-    assert "'c'" in message and "12 bytes" in message
 
 
 @pytest.mark.parametrize(
     ("size", "kind"),
-    [(-(2**20), tarfile.REGTYPE), (2**28, tarfile.XHDTYPE), (2**28, tarfile.GNUTYPE_LONGNAME)],
-)
-def test_a_negative_size_and_giant_headers(path, size, kind):
+    [(2**31 + 1, tarfile.REGTYPE), (2**50, tarfile.REGTYPE), (-(2**20), tarfile.REGTYPE),
+     (2**28, tarfile.XHDTYPE), (2**28, tarfile.GNUTYPE_LONGNAME)],
+)  # fmt: skip
+def test_huge_and_negative_sizes_and_giant_headers(path, size, kind):
     """Extended headers would be read whole, of whatever size they claim."""
-    refused(header_only(path, member("a", size=size, kind=kind)))
+    path.write_bytes(gzip.compress(member("a", size=size, kind=kind).tobuf() + bytes(1024)))
+    message = refused(path)
+    assert size < 0 or str(size) in message
 
 
 def test_headers_without_end(path):
@@ -145,36 +122,29 @@ def test_headers_without_end(path):
     refused(path)
 
 
-def test_a_bomb_of_members(path, monkeypatch):
-    monkeypatch.setattr(module, "MAX_MEMBERS", 5)
-    packed(path, *((member(str(k)), b"") for k in range(6)))
-    assert "more than 5 members" in refused(path)
-
-
-def test_a_bomb_of_nothing(path, monkeypatch):
-    """Zeros without end behind the archive's own end."""
-    monkeypatch.setattr(module, "MAX_BYTES", 100)
+def test_bombs(path, monkeypatch):
+    """Files that are huge together, too many members, zeros without end behind the archive's."""
+    monkeypatch.setattr(module, "MAX_BYTES", 10)
+    packed(path, *((member(name, size=4), b"1234") for name in "abc"))
+    assert "'c'" in (message := refused(path)) and "12 bytes" in message
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(member("a", size=1).tobuf() + b"a".ljust(512, b"\0"))
         file.write(bytes(6 * 2**20))
-    assert "it holds more than 100 bytes" in refused(path)
+    assert "10 bytes" in refused(path)
+    monkeypatch.setattr(module, "MAX_MEMBERS", 5)
+    packed(path, *((member(str(k)), b"") for k in range(6)))
+    assert "5 members" in refused(path)
 
 
 def test_truncated_or_damaged(path):
     packed(path, (member("a", size=10_240), bytes(range(256)) * 40))
     content = path.read_bytes()
     middle = len(content) // 2
-    for keep in (0, 5, 30, middle, len(content) - 1):
-        path.write_bytes(content[:keep])
+    changed = content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
+    cut = [content[:keep] for keep in (0, 5, 30, middle, len(content) - 1)]
+    for wrong in (changed, *cut, b"hello", b"\x1f\x8b" + b"?" * 50, gzip.compress(b"hello")):
+        path.write_bytes(wrong)
         refused(path)
-    path.write_bytes(content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :])
-    refused(path)
-
-
-@pytest.mark.parametrize("content", [b"hello", b"\x1f\x8b" + b"?" * 50, gzip.compress(b"hello")])
-def test_no_archive(path, content):
-    path.write_bytes(content)
-    refused(path)
 
 
 def test_names_of_archives(tmp_path):

@@ -25,17 +25,8 @@ def write_safetensors(path):
     safetensors.numpy.save_file({"a": PIXELS}, path)
 
 
-def write_picture(form):
-    return lambda path: Image.fromarray(PIXELS).save(path, form)
-
-
-def write_figure(path):
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    Figure((20, 20)).savefig(path, format="png", dpi=200)
-    path.write_bytes(bytes(PIXELS.nbytes))
+def write_picture(form, **options):
+    return lambda path: Image.fromarray(PIXELS).save(path, form, **options)
 
 
 def write_onnx(path):
@@ -51,26 +42,21 @@ def write_arrays(path):
         np.savez(file, a=PIXELS)
 
 
-def write_zip(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a", PIXELS.tobytes())
-
-
 def write_gzip(path):
     with gzip.open(path, "wb") as file:
         file.write(PIXELS.tobytes())
 
 
-def copy_file(path):
-    source = path.parent.parent.parent / "source"
-    shutil.copyfile(source, path)
+def write_zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", PIXELS.tobytes())
 
 
 WRITERS = {
     "safetensors": write_safetensors, "png": write_picture("PNG"), "bmp": write_picture("BMP"),
-    "jpeg": lambda path: Image.fromarray(PIXELS).save(path, "JPEG", quality=100),
-    "tiff": write_picture("TIFF"), "matplotlib": write_figure, "onnx": write_onnx,
-    "npz": write_arrays, "zip": write_zip, "gzip": write_gzip, "copy": copy_file,
+    "jpeg": write_picture("JPEG", quality=100), "tiff": write_picture("TIFF"), "onnx": write_onnx,
+    "npz": write_arrays, "zip": write_zip, "gzip": write_gzip,
+    "copy": lambda path: shutil.copyfile(path.parent.parent.parent / "source", path),
     "plain": lambda path: path.write_bytes(PIXELS.tobytes()),
 }  # fmt: skip
 

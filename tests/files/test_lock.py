@@ -26,12 +26,9 @@ with folder_locked(Path(sys.argv[1])):
 
 
 def held_by(folder, what=""):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), what], stdout=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
+    command = [sys.executable, "-c", HOLD, str(folder), what]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout and process.stdout.readline() == "held\n"
     return process
 
 
@@ -92,12 +89,10 @@ def test_who_is_there_need_not_be_known(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch, number):
-    import fcntl
-
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with folder_locked(tmp_path), folder_locked(tmp_path):
         pass
     assert os.listdir(tmp_path) == []

@@ -33,11 +33,11 @@ def refused(archive, folder, *parts, max_bytes=10**6):
     return message
 
 
-def test_only_the_wanted_parts_are_unpacked(archive, folder):
-    fill(archive, "a/1", "a/b/2", "ab/3", "c", "d")
+def test_only_the_wanted_parts_are_unpacked(archive, folder, tmp_path):
+    fill(archive, "a/1", "a/b/2", "ab/3", "c", "d", "../evil", "/evil", "C:\\evil")
     unpack(archive, folder, ["a", "c"], max_bytes=1000)
-    found = sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
-    assert found == ["a/1", "a/b/2", "c"]
+    found = sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file())
+    assert found == ["a.zip", "inner/out/a/1", "inner/out/a/b/2", "inner/out/c"]
     assert (folder / "a/b/2").read_bytes() == b"content"
 
 
@@ -49,13 +49,6 @@ def test_names_that_lead_out_are_refused(archive, folder, name, tmp_path):
     fill(archive, "a/1", name)
     assert name in refused(archive, folder, "a").replace("\\\\", "\\")
     assert [f.name for f in tmp_path.rglob("*")] == ["a.zip"]
-
-
-@pytest.mark.parametrize("name", ["../evil", "/evil", "C:\\evil"])
-def test_names_elsewhere_are_not_touched(archive, folder, name, tmp_path):
-    fill(archive, "a/1", name)
-    unpack(archive, folder, ["a"], max_bytes=1000)
-    assert sorted(f.name for f in tmp_path.rglob("*") if f.is_file()) == ["1", "a.zip"]
 
 
 def test_what_else_is_refused(archive, folder):

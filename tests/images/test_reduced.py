@@ -1,12 +1,10 @@
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.errors import ImageError
-from ssd34.images.read import read_image, rgb_picture
+from ssd34.images.read import read_image, read_picture
 from ssd34.images.reduced import FACTORS, read_reduced, read_square, stretch
 from tests.conftest import EXAMPLES
 from tests.support.pictures import encoded as file_of
@@ -35,7 +33,7 @@ def assert_near(ours, exact):
 
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
-@pytest.mark.parametrize("size", [(640, 480), (513, 700), (1031, 257), (129, 1500), (2000, 1999)])
+@pytest.mark.parametrize("size", [(640, 480), (513, 700), (1031, 257), (129, 1500), (1000, 999)])
 @pytest.mark.parametrize(
     ("form", "mode"), [("JPEG", "RGB"), ("PNG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK")]
 )
@@ -86,13 +84,9 @@ def test_an_edge_within_the_last_scaled_pixel_stays_where_it_is():
 
 
 def test_decoded_pictures():
-    picture = rgb_picture(Image.open(io.BytesIO(encoded("coffee", (1000, 700), "PNG"))))
-    assert_near(stretch(picture, SIDE), resize(picture, SIDE))
-    assert picture.size == (1000, 700)
-
-
-def test_a_square_is_only_normalised():
-    square = read_square(encoded("coffee", (1000, 700)), SIDE).picture
+    picture = read_picture(encoded("coffee", (1000, 700), "PNG"))
+    square = stretch(picture, SIDE)
+    assert_near(square, resize(picture, SIDE))
     assert np.array_equal(preprocess(square, SIDE), preprocess(np.asarray(square), SIDE))
 
 

@@ -3,26 +3,18 @@
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.errors import ModelError
-from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.from_onnx import has_unfolded_norm
-from ssd34.network.ssd import SSD, load_weights
 from ssd34.runtime.session import Session
-from ssd34.workflows.training.new_run import checkpoint_from_onnx
+from ssd34.workflows.training.new_run import read_onnx_checkpoint
 from ssd34.zoo.names import model_path
 from tests.conftest import TINY_LABELS, drawn_checkpoint, tiny_spec
-
-
-def torch_outputs(checkpoint: Checkpoint, images):
-    network = SSD(checkpoint.spec)
-    load_weights(network, checkpoint.weights, source="test")
-    with torch.no_grad():
-        return [output.numpy() for output in network.eval()(torch.from_numpy(images))]
+from tests.support.plain_runs import assert_all_close, plain_session, torch_outputs
+from tests.support.refusals import refused
 
 
 @pytest.mark.parametrize("weight_format", ["float32", "float16", "int8"])
@@ -35,20 +27,19 @@ def test_torch_computes_what_the_file_does(tmp_path, weight_format, image_input,
     )
     path = tmp_path / "tiny.onnx"
     save_model(onnx_model(drawn_checkpoint(spec, TINY_LABELS), options), path)
-    back = checkpoint_from_onnx(path)
+    back = read_onnx_checkpoint(path)
     assert (back.spec, back.labels) == (spec, TINY_LABELS)
     pixels = np.random.default_rng(1).integers(0, 256, (1, 64, 64, 3)).astype(np.uint8)
     normal = ((pixels / 255 - MEAN) / STD).astype(np.float32).transpose(0, 3, 1, 2).copy()
     expected = Session(path).run_raw(pixels if image_input == "uint8" else normal)
-    for ours, theirs in zip(torch_outputs(back, normal), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    assert_all_close(torch_outputs(back, normal), expected, atol=2e-4)
 
 
 def test_the_embedded_default_comes_back(tmp_path):
     """Its int8 weights give the same raw outputs in torch as in the file; the file itself ends
     behind its own selection, so its graph is cut at the network's outputs."""
     path = model_path("default-float")
-    checkpoint = checkpoint_from_onnx(path)
+    checkpoint = read_onnx_checkpoint(path)
     assert len(checkpoint.labels) == 80
     assert has_unfolded_norm(checkpoint.weights, "backbone.")
     assert has_unfolded_norm(checkpoint.weights, "extras.")
@@ -56,31 +47,19 @@ def test_the_embedded_default_comes_back(tmp_path):
         str(path), str(tmp_path / "raw.onnx"), ["image"], ["tail.loc", "tail.conf"],
         check_model=False,
     )  # fmt: skip
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(
-        tmp_path / "raw.onnx", providers=["CPUExecutionProvider"]
-    )
     image = np.random.default_rng(2).normal(size=(1, 3, 300, 300)).astype(np.float32)
-    expected = session.run(["tail.loc", "tail.conf"], {"image": image})
-    for ours, theirs in zip(torch_outputs(checkpoint, image), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    expected = plain_session(tmp_path / "raw.onnx").run(None, {"image": image})
+    assert_all_close(torch_outputs(checkpoint, image), expected, atol=2e-4)
 
 
 def test_files_that_cannot_be_trained_are_refused(tmp_path, tiny_model):
-    with pytest.raises(ModelError, match=r"missing\.onnx"):
-        checkpoint_from_onnx(tmp_path / "missing.onnx")
     (tmp_path / "text.onnx").write_text("no model")
-    with pytest.raises(ModelError, match=r"text\.onnx"):
-        checkpoint_from_onnx(tmp_path / "text.onnx")
     model = onnx.load(tiny_model)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "bare.onnx")
-    with pytest.raises(ModelError, match="ssd1200-resnet34"):
-        checkpoint_from_onnx(tmp_path / "bare.onnx")
-    with pytest.raises(ModelError, match="QuantizeLinear"):
-        checkpoint_from_onnx(model_path("default"))
-
-
-def test_ordinary_checkpoints_have_their_statistics(tiny_checkpoint):
-    assert not has_unfolded_norm(tiny_checkpoint.weights, "")
+    for path, fact in (
+        (tmp_path / "missing.onnx", "missing.onnx"), (tmp_path / "text.onnx", "text.onnx"),
+        (tmp_path / "bare.onnx", "ssd1200-resnet34"), (model_path("default"), "QuantizeLinear"),
+    ):  # fmt: skip
+        with refused(ModelError, fact):
+            read_onnx_checkpoint(path)

@@ -3,9 +3,7 @@ import statistics
 import numpy as np
 import pytest
 
-from ssd34.errors import OptionError
 from ssd34.runtime.timing import interleaved, speed_up, summary
-from tests.support.refusals import refused
 
 
 class Clock:
@@ -27,9 +25,6 @@ class Clock:
         return run
 
 
-# --- taking turns ---------------------------------------------------------------------------
-
-
 def test_models_take_turns_and_the_warm_up_does_not_count():
     clock = Clock()
     calls: list[str] = []
@@ -44,18 +39,6 @@ def test_models_take_turns_and_the_warm_up_does_not_count():
     np.testing.assert_allclose(times["b"], [10, 20, 30])
 
 
-@pytest.mark.parametrize(
-    ("models", "options"),
-    [({}, {"rounds": 1}), ({"a": int}, {"rounds": 0}), ({"a": int}, {"rounds": 1, "warm_up": -1})],
-)
-def test_nothing_to_time(models, options):
-    with pytest.raises(OptionError):
-        interleaved(models, **options)
-
-
-# --- summary --------------------------------------------------------------------------------
-
-
 def test_percentiles_are_times_that_were_measured():
     times = list(range(1, 101))
     found = summary(times)
@@ -66,16 +49,6 @@ def test_percentiles_are_times_that_were_measured():
     assert summary([7]).to_dict() == {
         "rounds": 1, "median": 7, "p90": 7, "p99": 7, "fastest": 7, "slowest": 7,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("wrong", [[], [1, float("nan")], [0], [-1], [[1, 2]], [float("inf")]])
-def test_no_times(wrong):
-    for wrong_call in (lambda: summary(wrong), lambda: speed_up([1, 2], wrong)):
-        with pytest.raises(OptionError):
-            wrong_call()
-
-
-# --- speed-up -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("factor", [0.1, 1, 3.5, 10])
@@ -106,10 +79,10 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     inside = 0
     for _ in range(100):
         baseline, model = generator.lognormal(np.log(4), 0.2, 25), generator.lognormal(0, 0.2, 25)
-        found = speed_up(baseline, model, resamples=400, confidence=0.9)
-        assert found.low <= found.high and found.confidence == 0.9
+        found = speed_up(baseline, model)
+        assert found.low <= found.high and found.confidence == 0.95
         inside += found.low <= 4 <= found.high
-    assert 0.8 <= inside / 100 <= 0.98
+    assert 0.88 <= inside / 100 <= 0.99
 
 
 def test_equal_times_give_equal_intervals():
@@ -118,17 +91,3 @@ def test_equal_times_give_equal_intervals():
     assert str(speed_up([4, 4], [2, 2])) == "2.00 (2.00 to 2.00)"
     values = {"value": 2, "low": 2, "high": 2, "confidence": 0.95}
     assert speed_up([4], [2]).to_dict() == values
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "word"),
-    [
-        (([1, 2], [1]), {}, "rounds"),
-        (([1], [1]), {"confidence": 1}, "confidence"),
-        (([1], [1]), {"confidence": float("nan")}, "confidence"),
-        (([1], [1]), {"resamples": 0}, "resamples"),
-    ],
-)
-def test_wrong_arguments_of_speed_up(arguments, options, word):
-    with refused(OptionError, word):
-        speed_up(*arguments, **options)

@@ -11,9 +11,10 @@ from PIL import Image
 
 from ssd34.core.postprocess import MLPERF, ZOO, Policy
 from ssd34.errors import ImageError, ModelError, OptionError
-from ssd34.runtime.detector import DEFAULT_SCORE, Detector
+from ssd34.runtime.detector import Detector
 from ssd34.zoo.names import model_path
 from tests.conftest import EXAMPLES, TINY_LABELS
+from tests.support import pictures
 from tests.support.refusals import refused
 
 COFFEE = EXAMPLES / "coffee.jpg"
@@ -35,13 +36,11 @@ def fast(tiny_model):
 
 
 def noise(height=50, width=70, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    return pictures.noise(height, width, seed=seed)
 
 
 def encoded(form="PNG"):
-    stream = io.BytesIO()
-    Image.fromarray(noise()).save(stream, form)
-    return stream.getvalue()
+    return pictures.encoded(noise(), form)
 
 
 def assert_equal(found, expected):
@@ -50,9 +49,6 @@ def assert_equal(found, expected):
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_array_equal(found.scores, expected.scores)
     assert (found.width, found.height) == (expected.width, expected.height)
-
-
-# --- in other processes ---------------------------------------------------------------------
 
 
 def test_a_pool_of_spawned_processes_detects(detector, raw_detector):
@@ -89,15 +85,12 @@ def test_copies_detect_and_deep_ones_have_a_session_of_their_own(detector):
 
 
 def test_threads_share_a_detector(detector):
-    pictures = [noise(seed=seed) for seed in range(8)]
-    expected = [detector.detect(picture, score=0) for picture in pictures]
+    images = [noise(seed=seed) for seed in range(8)]
+    expected = [detector.detect(image, score=0) for image in images]
     with ThreadPoolExecutor(4) as threads:
-        found = threads.map(lambda picture: detector.detect(picture, score=0), pictures * 4)
+        found = threads.map(lambda image: detector.detect(image, score=0), images * 4)
         for one, wanted in zip(found, expected * 4, strict=True):
             assert_equal(one, wanted)
-
-
-# --- detecting ------------------------------------------------------------------------------
 
 
 def test_detections_lie_in_the_picture_best_first(detector):
@@ -133,8 +126,10 @@ def test_score_is_a_lower_limit(detector):
     found = detector.detect(noise(), score=limit)
     np.testing.assert_array_equal(found.scores, everything.scores[everything.scores >= limit])
     assert 0 < len(found) < len(everything)
-    assert len(detector.detect(noise(), score=1)) == 0
-    assert DEFAULT_SCORE == 0.3
+    for score in (0.3, np.float32(0.3), np.float64(0.3)):
+        assert len(detector.detect(noise(), score=score)) == len(detector.detect(noise()))
+    for whole in (1, True, np.int64(1)):
+        assert len(detector.detect(noise(), score=whole)) == 0
     assert len(detector.detect(noise())) == (everything.scores >= 0.3).sum()
 
 
@@ -150,12 +145,6 @@ def test_a_score_outside_0_to_1_is_refused_before_the_work(detector, score):
         with refused(OptionError, score, "0 to 1"):
             detect(what, score=score)
     assert len(detector.find(prepared, score=0)) > 0  # it was not used
-
-
-@pytest.mark.parametrize("score", [0, 1, True, np.float32(0.3), np.float64(0.3), np.int64(1)])
-def test_numbers_of_every_kind_are_scores(detector, score):
-    expected = detector.detect(noise(), score=float(score))
-    assert len(detector.detect(noise(), score=score)) == len(expected)
 
 
 def test_every_form_of_a_picture_gives_the_same(detector, tmp_path):
@@ -176,12 +165,12 @@ def test_every_form_of_a_picture_gives_the_same(detector, tmp_path):
 def test_detect_many_is_lazy_and_in_order(detector):
     asked = []
 
-    def pictures():
+    def images():
         for seed in range(3):
             asked.append(seed)
             yield noise(seed=seed)
 
-    found = detector.detect_many(pictures(), score=0)
+    found = detector.detect_many(images(), score=0)
     assert asked == []
     assert_equal(next(found), detector.detect(noise(seed=0), score=0))
     assert asked == [0, 1]  # the next one is made ready meanwhile
@@ -240,9 +229,6 @@ def test_fast_reads_every_kind_of_picture_and_keeps_its_size(detector, fast, tmp
     assert_equal(fast.detect(noise(190, 100), score=0), detector.detect(noise(190, 100), score=0))
 
 
-# --- policies -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("policy", [ZOO, MLPERF])
 @pytest.mark.parametrize("score", [0, 0.05, 0.2, 0.3, 0.9, 1])
 def test_a_score_for_raw_models_changes_only_the_low_scored(tiny_raw_model, policy, score):
@@ -276,27 +262,17 @@ def test_what_is_no_policy(request, kind, policy, facts):
         Detector.load(request.getfixturevalue(kind), policy=policy)
 
 
-# --- pictures and models that cannot be used ------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    "array",
-    [*(np.zeros((9, 9, 3), kind) for kind in (np.float32, np.int64, bool)),
-     *(np.zeros(shape, np.uint8) for shape in ((9, 9), (9, 9, 4), (3, 9, 9), (1, 9, 9, 3),
-                                               (0, 9, 3), ()))],
-    ids=lambda array: f"{array.shape}-{array.dtype}",
+    ("wrong", "fact"),
+    [*((np.zeros((9, 9, 3), kind), (9, 9, 3)) for kind in (np.float32, np.int64, bool)),
+     *((np.zeros(shape, np.uint8), shape)
+       for shape in ((9, 9), (9, 9, 4), (3, 9, 9), (1, 9, 9, 3), (0, 9, 3), ())),
+     (b"no picture", ""), ("no/such.jpg", "no/such.jpg"), (None, "NoneType"), ([[0]], "list"),
+     (bytearray(b""), "bytearray")],
 )  # fmt: skip
-def test_wrong_arrays(detector, array):
-    with refused(ImageError, array.shape):
-        detector.detect(array)
-
-
-@pytest.mark.parametrize(
-    "wrong", [np.zeros((9, 9), np.uint8), b"no picture", "no/such.jpg", None, [[0]], bytearray(b"")]
-)
-def test_what_is_no_picture(detector, fast, wrong):
+def test_what_is_no_picture(detector, fast, wrong, fact):
     for one in (detector, fast):
-        with refused(ImageError, wrong if isinstance(wrong, str) else ""):
+        with refused(ImageError, fact):
             one.detect(wrong)
 
 
@@ -310,13 +286,10 @@ def test_pictures_that_are_too_large_or_cut_off(detector):
         detector.detect(picture)
 
 
-@pytest.mark.parametrize("name", ["ssd9000", "no/such.onnx", "a\0b", "x" * 300])
-def test_unknown_models(name):
-    with refused(ModelError, "default"):
-        Detector.load(name)
-
-
 def test_what_is_no_model(tmp_path, tiny_model):
+    for name in ("ssd9000", "no/such.onnx", "a\0b", "x" * 300):
+        with refused(ModelError, "default"):
+            Detector.load(name)
     (tmp_path / "model.onnx").write_text("hello\nworld\n")
     for wrong in (tmp_path, tmp_path / "model.onnx"):
         with refused(ModelError, wrong):
@@ -324,5 +297,28 @@ def test_what_is_no_model(tmp_path, tiny_model):
     with refused(OptionError, "quick", "card, fast"):
         Detector.load(tiny_model, preprocessing="quick")
     assert model_path(tiny_model) == model_path(str(tiny_model)) == tiny_model
-    assert model_path("default").suffix == ".onnx"
-    assert model_path("default").parent.name == "weights"
+
+
+def test_a_result_draws_on_its_file_or_on_a_given_picture(detector):
+    found = detector.detect(COFFEE, score=0)
+    assert found.path == COFFEE
+    drawn = np.asarray(found.draw())
+    np.testing.assert_array_equal(drawn, np.asarray(found[:].draw(Image.open(COFFEE))))
+    assert Image.open(io.BytesIO(found._repr_jpeg_())).size == (found.width, found.height)
+    of_array = detector.detect(np.asarray(Image.open(COFFEE)), score=0)
+    assert of_array.path is None and of_array._repr_jpeg_() is None
+    np.testing.assert_array_equal(np.asarray(of_array.draw(COFFEE)), drawn)
+    with refused(OptionError, "draw(image)"):
+        of_array.draw()
+
+
+def test_a_result_as_a_table_and_in_a_line(detector):
+    found = detector.detect(COFFEE, score=0)
+    table = found.to_pandas()
+    assert [
+        (row.name_, row.label) for row in table.rename(columns={"name": "name_"}).itertuples()
+    ] == [(one.name, one.label) for one in found]
+    np.testing.assert_array_equal(table[["left", "top", "right", "bottom"]], found.boxes)
+    assert len(found[:0].to_pandas()) == 0
+    for fact in (str(len(found)), str(found.width), found[0].name):
+        assert fact in repr(found)

@@ -1,9 +1,8 @@
 """What boxes have in common, one pair at a time."""
 
 
-def naive_iou(a, b):
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    overlap = width * height
+def naive_iou(a, b, *, clamp=True):
+    width, height = (min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1))
+    overlap = max(0.0, width) * max(0.0, height) if clamp else width * height
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
     return overlap / union if union else 0.0

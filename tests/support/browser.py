@@ -55,20 +55,19 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
 
-    def open(self, path: Path, *, width: int, dark: bool) -> None:
-        """Show a file in a window of some width; returns when all of it is there."""
+    def open(self, page: Path | str, *, width: int, dark: bool) -> None:
+        """Show a file or an address in a window of some width; returns when all of it is there."""
         self.messages.clear()
         self.requests.clear()
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900,
                  deviceScaleFactor=1, mobile=False)  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
-        self.ask("Page.navigate", url=path.absolute().as_uri())
+        url = page if isinstance(page, str) else page.absolute().as_uri()
+        self.ask("Page.navigate", url=url)
         end = time.monotonic() + _SECONDS
-        while (
-            self.run("document.readyState") != "complete" or self.run("location.href")[:4] != "file"
-        ):
-            assert time.monotonic() < end, f"{path} does not load"
+        while self.run("document.readyState") != "complete" or self.run("location.href") != url:
+            assert time.monotonic() < end, f"{page} does not load"
             time.sleep(0.02)
         self.run("Promise.all([...document.images].map(i => i.decode().catch(() => 0)))")
 

@@ -8,11 +8,14 @@ from click.testing import CliRunner
 from ssd34.cli import app
 
 
-def invoke(*arguments):
-    """Deliberate errors are raised, as main() sees them."""
-    return CliRunner().invoke(
-        app.commands, [*map(str, arguments)], catch_exceptions=False, standalone_mode=False
+def invoke(*arguments, code=0, catch=False):
+    """Run ``ssd34``; errors come out as they are raised, if not caught for what was printed before.
+    `code` is the exit code that is expected; None: any."""
+    result = CliRunner().invoke(
+        app.commands, [*map(str, arguments)], catch_exceptions=catch, standalone_mode=False
     )
+    assert code is None or result.exit_code == code, result.output
+    return result
 
 
 def attempt(*arguments):

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from ssd34.datasets.coco import read_coco
 from ssd34.datasets.dataset import ImageStore
 from tests.conftest import COCO_NUMBERS as NAMES
+from tests.support.datasets import coco_box, coco_image
 
 CATEGORIES = [{"id": 11, "name": "cross"}, {"id": 3, "name": "square"}, {"id": 7, "name": "disc"}]
 
@@ -46,21 +47,22 @@ def random_case(seed):
     box: Any
     for number in range(1, int(dice.integers(2, 7)) + 1):
         image_id = number * 10 + seed
-        images.append({"id": image_id, "file_name": f"{number}.jpg", "width": size, "height": size})
+        file_name = f"{number}.jpg"
+        images.append(coco_image(id=image_id, file_name=file_name, width=size, height=size))
         without_boxes = dice.random() < 0.2
         for _ in range(0 if without_boxes else int(dice.integers(1, 8))):
             side = np.exp(dice.uniform(np.log(4), np.log(200), 2))
             corner = dice.uniform(0, size - side)
             box = tidy([*corner, *side])
             annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": int(dice.choice([3, 7, 11])),
-                    "bbox": box,
-                    "area": float(box[2] * box[3] * dice.choice([1, 0.6])),
-                    "iscrowd": int(dice.random() < 0.15),
-                }
+                coco_box(
+                    *box,
+                    id=len(annotations) + 1,
+                    image_id=image_id,
+                    category_id=int(dice.choice([3, 7, 11])),
+                    area=float(box[2] * box[3] * dice.choice([1, 0.6])),
+                    iscrowd=int(dice.random() < 0.15),
+                )
             )
         many = 150 if seed % 5 == 0 else 12
         own = [a for a in annotations if a["image_id"] == image_id]
@@ -77,14 +79,8 @@ def random_case(seed):
             box[2:] = np.maximum(box[2:], 1)
             # A coarse grid of scores makes ties within and between pictures.
             score = dice.integers(1, 20) / 20 if seed % 3 == 0 else dice.random()
-            results.append(
-                {
-                    "image_id": image_id,
-                    "category_id": category,
-                    "bbox": tidy(box),
-                    "score": float(score),
-                }
-            )
+            where = {"image_id": image_id, "category_id": category, "bbox": tidy(box)}
+            results.append({**where, "score": float(score)})
     order = dice.permutation(len(results))
     values = {"images": images, "annotations": annotations, "categories": CATEGORIES}
     return values, [results[k] for k in order]
@@ -108,8 +104,8 @@ def large_case():
     return values, results
 
 
-def oracle(values, results):
-    """The twelve numbers and the AP and AP50 of each class by pycocotools; None for -1."""
+def evaluated(values, results):
+    """pycocotools' evaluation, after `summarize`."""
     values, results = copy.deepcopy(values), copy.deepcopy(results)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
@@ -125,6 +121,12 @@ def oracle(values, results):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
+    return evaluation
+
+
+def oracle(values, results):
+    """The twelve numbers and the AP and AP50 of each class by pycocotools; None for -1."""
+    evaluation = evaluated(values, results)
     summary = {
         name: None if value == -1 else float(value)
         for name, value in zip(NAMES, evaluation.stats, strict=True)

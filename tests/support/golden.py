@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ssd34.core.spec import ModelSpec
-from ssd34.network.pretrained import benchmark_names
+from ssd34.network.pretrained import map_benchmark_names
 from ssd34.network.ssd import SSD
 
 FIGURES = json.loads((Path(__file__).parent / "golden_figures.json").read_text())
@@ -37,7 +37,7 @@ def drawn_benchmark_weights(spec: ModelSpec) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(34)
     ours = SSD(spec).state_dict()
     drawn: dict[str, Tensor] = {}
-    for key, name in sorted(benchmark_names(spec).items()):
+    for key, name in sorted(map_benchmark_names(spec).items()):
         like, leaf = ours[name], key.rsplit(".", 1)[-1]
         if leaf == "num_batches_tracked":
             drawn[key] = like.clone()

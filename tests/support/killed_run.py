@@ -1,6 +1,5 @@
 """A small run in a process of its own, which may kill itself; see test_killed.py."""
 
-import dataclasses
 import os
 import resource
 import signal
@@ -10,12 +9,8 @@ from typing import Any
 import safetensors.numpy
 import torch
 
-from ssd34.train.run import LAST, Run
+from ssd34.train.run import LAST, TrainingRun
 from tests.support import training
-from tests.support.training import FAST
-
-OPTIONS = dataclasses.replace(FAST, precision="bf16", checkpoint_minutes=1e-6)
-"""A checkpoint after every step."""
 
 
 def die():
@@ -52,7 +47,7 @@ def die_at(moment, count):
 
         setattr(Path, "replace", replace_not)  # noqa: B010
     elif moment in ("evaluation not yet in the history", "history line half written"):
-        log = Run.log
+        log = TrainingRun.log
 
         def log_half(self, record):
             if record["event"] == "evaluation" and now():
@@ -62,11 +57,13 @@ def die_at(moment, count):
                 die()
             log(self, record)
 
-        setattr(Run, "log", log_half)  # noqa: B010
+        setattr(TrainingRun, "log", log_half)  # noqa: B010
 
 
 def run(folder, shapes, moment=None, count=0):
     """Train, or go on where the folder has a checkpoint."""
     torch.set_num_threads(1)
     die_at(moment, count)
-    training.run(folder, shapes, options=OPTIONS, resume=(folder / LAST).exists())
+    # A checkpoint after every step.
+    changes = {"precision": "bf16", "checkpoint_minutes": 1e-6}
+    training.run(folder, shapes, resume=(folder / LAST).exists(), **changes)

@@ -1,4 +1,4 @@
-"""ONNX Runtime without anything of ours around it, and arrays compared."""
+"""ONNX Runtime without anything of ours around it, the network in torch, and arrays compared."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
+
+from ssd34.files.checkpoint import Checkpoint
+from ssd34.network.ssd import SSD, load_weights
 
 
 def plain_session(model: ModelProto | Path, **settings: Any) -> onnxruntime.InferenceSession:
@@ -24,6 +28,14 @@ def plain_session(model: ModelProto | Path, **settings: Any) -> onnxruntime.Infe
         setattr(options, name, value)
     source = model if isinstance(model, Path) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def torch_outputs(checkpoint: Checkpoint, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """The loc (N, 4, A) and conf (N, channels, A) that torch computes of images (N, 3, S, S)."""
+    network = SSD(checkpoint.spec)
+    load_weights(network, checkpoint.weights, source="test")
+    with torch.no_grad():
+        return [output.numpy() for output in network.eval()(torch.from_numpy(images))]
 
 
 def assert_all_close(

@@ -1,29 +1,29 @@
-"""A training run's batches in a process of its own, in a mount namespace where /dev/shm is small;
+"""Training batches in a process of its own, in a mount namespace whose /dev/shm may be made small;
 see test_workers.py."""
 
+import subprocess
 import sys
+from contextlib import closing
 
-from ssd34.datasets.open import open_dataset
 from ssd34.errors import TrainingError
 from ssd34.train.examples import loader as loader_module
-from ssd34.train.examples.augment import Augmentation
-from ssd34.train.examples.example import training_sets
-from ssd34.train.examples.loader import Loader
-from tests.conftest import TINY_LABELS, tiny_spec
+from tests.support.training import loader_of
 
-if __name__ == "__main__":
-    shapes, batch, look = sys.argv[1:]
-    if look == "late":  # another process fills it after the look
-        loader_module._free_shared_memory = lambda: None
-    loader = Loader(
-        training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS), spec=tiny_spec(),
-        options=Augmentation(), batch_size=int(batch), seed=7, workers=2,
-        size_now=lambda _step: 64,
-    )  # fmt: skip
-    batches = loader.batches(0)
+
+def make(shapes, size):
+    """Print of each batch how many pictures it has, or the error."""
+    remount = ("mount", "-o", f"remount,size={size}", "/dev/shm")
+    subprocess.run(remount, check=True)
     try:
-        for _ in range(12):
-            print(next(batches).images.shape[0])
-        batches.close()
+        with closing(loader_of(shapes, workers=2).batches(0)) as batches:
+            print(*(len(next(batches).images) for _ in range(12)))
     except TrainingError as error:
         print("\n" in str(error), error)
+
+
+if __name__ == "__main__":
+    make(sys.argv[1], "16m")
+    make(sys.argv[1], "64k")
+    # Another process fills it after the look.
+    loader_module._free_shared_memory = lambda: None
+    make(sys.argv[1], "64k")

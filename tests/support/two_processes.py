@@ -1,6 +1,5 @@
 """What each of two processes that work together does; see test_distributed.py."""
 
-import dataclasses
 import os
 import signal
 import sys
@@ -13,10 +12,9 @@ import ssd34.workflows.training.new_run
 from ssd34.cli.app import commands
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import TrainingError
-from ssd34.train.distributed import joined
+from ssd34.train.distributed import join_processes
 from ssd34.train.progress import Listener
 from tests.support import training
-from tests.support.training import FAST
 
 CPU = torch.device("cpu")
 
@@ -34,7 +32,7 @@ def begin(work, rank, port, folder, *arguments):
 def lose_one(_):
     """The second process is killed while the first waits for it."""
     try:
-        with joined(CPU) as ranks:
+        with join_processes(CPU) as ranks:
             if ranks.rank == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             ranks.add(torch.ones(3))
@@ -45,7 +43,7 @@ def lose_one(_):
 def adapt(folder, *arguments):
     """``ssd34 train --qat``; only the first process can calibrate."""
     if os.environ["RANK"] != "0":
-        setattr(ssd34.workflows.training.new_run, "calibrated_steps", None)  # noqa: B010
+        setattr(ssd34.workflows.training.new_run, "calibrate_steps", None)  # noqa: B010
     commands([*arguments, "--output", str(folder / "run")], standalone_mode=False)
 
 
@@ -53,16 +51,16 @@ def learn(folder):
     """Train and evaluate; print what was reported, and what is left of the group and its threads,
     which end with the block."""
     (folder / "run").mkdir(exist_ok=True)
-    with joined(CPU) as ranks:
+    with join_processes(CPU) as ranks:
         group = weakref.ref(dist.group.WORLD)
         values = torch.ones(3)
         ranks.add(values)
-        print(values.tolist(), ranks.everyone([]), ranks.everyone(["é"] * ranks.rank))
+        print(values.tolist(), ranks.gather_values([]), ranks.gather_values(["é"] * ranks.rank))
         training.run(
             folder / "run",
             folder / "train",
             validation=open_dataset(folder / "val"),
-            options=dataclasses.replace(FAST, epochs=1),
+            epochs=1,
             listener=Listener(problem=lambda problem: print(problem.where)),
             ranks=ranks,
         )

@@ -1,7 +1,5 @@
 """Two processes started by torchrun train like one."""
 
-import dataclasses
-import json
 import multiprocessing
 import shutil
 import signal
@@ -20,10 +18,12 @@ from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.layers import network_of
 from ssd34.errors import OptionError
 from ssd34.files.checkpoint import read_checkpoint
-from ssd34.train.distributed import ALONE, Ranks, SharedBatchNorm, joined, share_batch_norm
+from ssd34.train.distributed import ALONE, Ranks, SharedBatchNorm, join_processes, share_batch_norm
+from ssd34.train.run import read_history
+from tests.conftest import shapes_dataset
 from tests.support import two_processes
 from tests.support.cli import invoke
-from tests.support.training import FAST, loader_of, run
+from tests.support.training import evaluations_of, loader_of, run
 
 
 @pytest.fixture(scope="module")
@@ -77,17 +77,17 @@ def test_torchrun_trains_to_the_weights_of_one_process(
     )
     assert moved > 1e-2
     for folder in (one, two):
-        lines = (folder / "history.jsonl").read_text().splitlines()
-        records = [json.loads(line) for line in lines]
-        assert sum(r["event"] == "problem" for r in records) == 1
-        found = [r for r in records if r["event"] == "evaluation"]
-        assert [r["step"] for r in found] == [4]
+        events = [record["event"] for record in read_history(folder / "history.jsonl")]
+        assert (events.count("problem"), events.count("evaluation")) == (1, 1)
         assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in one.iterdir())
-        if folder is one:
-            reference = found
-    for a, b in zip(reference, found, strict=True):
-        assert b["pictures"] == a["pictures"] == 12
-        assert b["summary"] == pytest.approx(a["summary"], abs=1e-3, nan_ok=True)
+    [(step, summary)], [(other_step, other)] = evaluations_of(one), evaluations_of(two)
+    assert step == other_step == 4
+    assert other == pytest.approx(summary, abs=1e-3, nan_ok=True)
+
+
+@pytest.fixture(scope="module")
+def two_pictures(tmp_path_factory):
+    return shapes_dataset(tmp_path_factory.mktemp("two") / "set", pictures=2)
 
 
 @pytest.fixture(scope="module")
@@ -130,19 +130,19 @@ def test_pictures_that_any_process_could_not_read_are_told_once(together, shapes
             expected.append(sample.file_name)
     first, second = together(two_processes.learn, tmp_path)
     shared = "[2.0, 2.0, 2.0] [] ['é']"
-    records = map(json.loads, (tmp_path / "run" / "history.jsonl").read_text().splitlines())
+    records = read_history(tmp_path / "run" / "history.jsonl")
     told = [record["where"] for record in records if record["event"] == "problem"]
     assert sorted(told) == sorted(expected)
     assert (first, second) == ([shared, *told, "None"], [shared, "None"])
 
 
 def test_the_first_process_finds_the_int8_steps_for_all(
-    together, with_a_broken_picture, shapes, tiny_file, tmp_path
+    together, with_a_broken_picture, two_pictures, tiny_file, tmp_path
 ):
     """The second of them has no picture in its part of the first batch."""
     together(
         two_processes.adapt, tmp_path, "train", "--qat", "--data", str(with_a_broken_picture),
-        "--val", str(shapes), "--init", str(tiny_file), "--epochs", "1",
+        "--val", str(two_pictures), "--init", str(tiny_file), "--epochs", "1",
         "--batch", "3", "--workers", "0", "--threads", "1", "--device", "cpu",
     )  # fmt: skip
     last = read_checkpoint(tmp_path / "run" / "last.safetensors")
@@ -164,7 +164,7 @@ def test_ranks_share_every_batch_without_overlap(shapes):
 def test_shared_batch_norm_is_batch_norm_in_one_process():
     """Against torch's own, forward, backward and statistics."""
     environment = {"RANK": "0", "WORLD_SIZE": "1"}
-    with joined(torch.device("cpu"), environment) as ranks:
+    with join_processes(torch.device("cpu"), environment) as ranks:
         assert ranks == ALONE
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
@@ -196,6 +196,5 @@ def test_what_several_processes_cannot_do(shapes, tmp_path):
         ({"epochs": None, "minutes": 1.0}, Ranks(0, 2), "--epochs"),
         ({"batch_size": 6, "accumulate": 2}, Ranks(0, 4), "--batch 8"),
     ):
-        options = dataclasses.replace(FAST, **changes)
         with pytest.raises(OptionError, match=named):
-            run(tmp_path, shapes, options=options, ranks=ranks)
+            run(tmp_path, shapes, ranks=ranks, **changes)

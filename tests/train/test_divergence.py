@@ -10,16 +10,20 @@ from ssd34.network.ssd import SSD
 from ssd34.train import step as step_module
 from ssd34.train.divergence import LossWatch
 from ssd34.train.loss import detection_loss
-from ssd34.train.run import Run, read_history
+from ssd34.train.run import TrainingRun, read_history
+from ssd34.train.step import Step
 from ssd34.train.validate import evaluate_network
 from tests.conftest import TINY_LABELS, tiny_spec
-from tests.support.training import FAST, run, stop_after
+from tests.support.training import run, stop_after
 
 
 def exploded_at(losses):
     """The number, from 1, of the loss at which a watch stops a run; 0: it goes on."""
     watch = LossWatch()
-    return next((n for n, loss in enumerate(losses, start=1) if watch.exploded(loss)), 0)
+    steps = [
+        Step(pictures=1, loss=loss, box_loss=0, class_loss=loss, gradient_norm=1) for loss in losses
+    ]
+    return next((n for n, step in enumerate(steps, start=1) if watch.find_wrong(step)), 0)
 
 
 @pytest.mark.parametrize(
@@ -51,14 +55,14 @@ def growing_from(first, factor):
 
 def test_a_resumed_run_remembers_how_low_the_loss_was(tmp_path, shapes, monkeypatch):
     """What explodes right after a resume is seen as it is without the interruption."""
-    options = dataclasses.replace(FAST, epochs=20, learning_rate=1e-6, evaluate_every=20)
-    run(tmp_path, shapes, options=options, listener=stop_after(5))
+    options = {"epochs": 20, "learning_rate": 1e-6, "evaluate_every": 20}
+    run(tmp_path, shapes, listener=stop_after(5), **options)
     was = read_checkpoint(tmp_path / "last.safetensors").state["loss"]
     assert was["steps"] == 5
     assert 0 < was["lowest"] <= was["mean"]
     monkeypatch.setattr(step_module, "detection_loss", growing_from(1, 1000.0))
     with pytest.raises(TrainingError, match=rf"grown from {was['lowest']:.3g} to"):
-        run(tmp_path, shapes, options=options, resume=True)
+        run(tmp_path, shapes, resume=True, **options)
 
 
 def test_a_checkpoint_that_knows_neither_loss_nor_pictures_still_resumes(tmp_path, shapes):
@@ -70,14 +74,15 @@ def test_a_checkpoint_that_knows_neither_loss_nor_pictures_still_resumes(tmp_pat
     assert run(tmp_path, shapes, resume=True).finished
 
 
-WILD = dataclasses.replace(
-    FAST, optimizer="sgd", learning_rate=1e10, warmup_steps=0, gradient_clip=None, epochs=20
-)
+WILD = {
+    "optimizer": "sgd", "learning_rate": 1e10, "warmup_steps": 0, "gradient_clip": None,
+    "epochs": 20,
+}  # fmt: skip
 
 
 def test_divergence_before_any_checkpoint_does_not_advise_to_resume(tmp_path, shapes):
     with pytest.raises(TrainingError, match="no checkpoint yet"):
-        run(tmp_path, shapes, options=WILD)
+        run(tmp_path, shapes, **WILD)
     assert not (tmp_path / "last.safetensors").exists()
     [stopped] = read_history(tmp_path / "history.jsonl")
     assert stopped["event"] == "diverged" and "no checkpoint yet" in stopped["reason"]
@@ -85,10 +90,9 @@ def test_divergence_before_any_checkpoint_does_not_advise_to_resume(tmp_path, sh
 
 def test_a_checkpoint_of_broken_weights_is_called_so(tmp_path, shapes):
     """One step an epoch: they are saved and measured, before they are tried."""
-    options = dataclasses.replace(WILD, batch_size=12)
     for resume in (False, True):
         with pytest.raises(TrainingError, match="the very weights"):
-            run(tmp_path, shapes, options=options, resume=resume)
+            run(tmp_path, shapes, resume=resume, batch_size=12, **WILD)
     assert read_checkpoint(tmp_path / "last.safetensors").state["step"] == 1
 
 
@@ -97,9 +101,8 @@ def test_weights_that_explode_do_not_replace_good_ones(
     tmp_path, shapes, monkeypatch, factor, message
 ):
     monkeypatch.setattr(step_module, "detection_loss", growing_from(8, factor))
-    options = dataclasses.replace(FAST, epochs=20, learning_rate=1e-6)
     with pytest.raises(TrainingError, match=rf"{message}.*step 6.*--init"):
-        run(tmp_path, shapes, options=options)
+        run(tmp_path, shapes, epochs=20, learning_rate=1e-6)
     assert read_checkpoint(tmp_path / "last.safetensors").state["step"] == 6
 
 
@@ -112,15 +115,15 @@ def test_a_doubtful_moment_only_delays_the_checkpoint(tmp_path, shapes, monkeypa
         return loss if loss.total != other.total else detection_loss(*args, **keywords)
 
     saved = []
-    save = Run.save_last
+    save = TrainingRun.save_last
 
     def noted(of):
         saved.append(of.step)
         save(of)
 
     monkeypatch.setattr(step_module, "detection_loss", once)
-    monkeypatch.setattr(Run, "save_last", noted)
-    run(tmp_path, shapes, options=dataclasses.replace(FAST, learning_rate=1e-6))
+    monkeypatch.setattr(TrainingRun, "save_last", noted)
+    run(tmp_path, shapes, learning_rate=1e-6)
     assert saved == [4, 6, 6]
 
 

@@ -1,5 +1,4 @@
 import dataclasses
-import itertools
 import json
 import re
 
@@ -8,27 +7,31 @@ import pytest
 import torch
 from PIL import Image
 
-from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import MLPERF, ZOO, postprocess
 from ssd34.core.spec import named_spec
 from ssd34.datasets.dataset import Problem
-from ssd34.datasets.open import open_dataset, select_classes
+from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError, OptionError, TrainingError
 from ssd34.files.checkpoint import Checkpoint, read_checkpoint
 from ssd34.network.ssd import SSD
 from ssd34.train import validate
 from ssd34.train.examples import loader as loader_module
 from ssd34.train.examples.augment import Augmentation
-from ssd34.train.examples.example import Draw, Examples, Made, training_sets
-from ssd34.train.examples.matcher import levels_of, match
-from ssd34.train.loop import train
+from ssd34.train.examples.example import make_training_sets
 from ssd34.train.progress import Listener
-from ssd34.train.run import other_pictures, pictures_of, read_history
+from ssd34.train.run import describe_pictures, find_other_pictures, read_history
 from ssd34.train.step import make_optimizer, set_training, train_step
 from ssd34.train.validate import evaluate_network
 from tests.conftest import TINY_LABELS, shapes_dataset, tiny_spec
-from tests.support.training import FAST, loader_of, run, stop_after
+from tests.support.training import (
+    assert_same_checkpoints,
+    evaluations_of,
+    fast,
+    loader_of,
+    run,
+    stop_after,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,37 +39,31 @@ from tests.support.training import FAST, loader_of, run, stop_after
 )
 def test_resumed_training_ends_with_the_same_weights_bit_for_bit(tmp_path, shapes, stops, changes):
     """Whatever a crash has left behind the last checkpoint in the history."""
-    options = dataclasses.replace(FAST, **changes)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    expected = run(whole, shapes, options=options)
+    expected = run(whole, shapes, **changes)
     assert (expected.steps, expected.finished) == (6, True)
     for number, steps in enumerate(stops):
-        first = run(parts, shapes, options=options, resume=number > 0, listener=stop_after(steps))
+        first = run(parts, shapes, resume=number > 0, listener=stop_after(steps), **changes)
         assert (first.steps, first.finished) == (sum(stops[: number + 1]), False)
         with (parts / "history.jsonl").open("a") as file:
             file.write(json.dumps({"event": "step", "step": 99}) + '\n{"time": 1.0, "st')
-    second = run(parts, shapes, options=options, resume=True)
+    second = run(parts, shapes, resume=True, **changes)
     assert (second.steps, second.best_ap) == (6, expected.best_ap)
-    one, other = (read_checkpoint(f / "last.safetensors", training=True) for f in (whole, parts))
-    for ours, theirs in ((one.weights, other.weights), (one.training, other.training)):
-        assert ours.keys() == theirs.keys()
-        assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
-    records = [json.loads(line) for line in (parts / "history.jsonl").read_text().splitlines()]
-    evaluations = [r for r in records if r["event"] == "evaluation"]
-    assert [r["step"] for r in evaluations] == [3, 6]
-    assert all(set(r["summary"]) >= {"AP", "AP50", "AR100"} for r in evaluations)
-    assert not [r for r in records if r.get("step") == 99]
+    assert_same_checkpoints(parts, whole)
+    assert evaluations_of(parts) == evaluations_of(whole)
+    assert [step for step, _ in evaluations_of(parts)] == [3, 6]
+    assert not [r for r in read_history(parts / "history.jsonl") if r["step"] == 99]
 
 
 def test_it_learns(tmp_path):
     """On a few shapes the loss falls and shapes are found."""
     shapes = shapes_dataset(tmp_path / "set", pictures=8, seed=3)
     losses = []
-    options = dataclasses.replace(
-        FAST, learning_rate=2e-3, augmentation=Augmentation(crop=False), evaluate_every=2
-    )
     listener = Listener(progress=lambda now: losses.append(now.loss))
-    outcome = run(tmp_path / "run", shapes, options=options, listener=listener, weight=6)
+    outcome = run(
+        tmp_path / "run", shapes, listener=listener, weight=6, learning_rate=2e-3,
+        augmentation=Augmentation(crop=False), evaluate_every=2,
+    )  # fmt: skip
     assert losses[-1] < losses[0] * 2 / 3
     assert outcome.best_ap > 0.05
 
@@ -77,8 +74,7 @@ def test_broken_pictures_are_reported_and_skipped(tmp_path):
     image = Image.open(shapes / "images" / "0003.png")
     image.resize((10, 10)).save(shapes / "images" / "0003.png")
     problems: list[Problem] = []
-    options = dataclasses.replace(FAST, batch_size=2)
-    run(tmp_path / "run", shapes, options=options, listener=Listener(problem=problems.append))
+    run(tmp_path / "run", shapes, batch_size=2, listener=Listener(problem=problems.append))
     reported = {str(p) for p in problems}
     assert any("0002.png" in p for p in reported)
     assert any("0003.png" in p and "10 x 10" in p for p in reported)
@@ -90,8 +86,7 @@ def test_no_readable_picture_is_an_error_but_in_the_rest_of_an_epoch(tmp_path):
     """A resumed run may have little left of it."""
     shapes = shapes_dataset(tmp_path / "set", pictures=4)
     fine = open_dataset(shapes_dataset(tmp_path / "other", pictures=2))
-    options = dataclasses.replace(FAST, epochs=1, batch_size=2)
-    given = {"options": options, "validation": fine}
+    given = {"epochs": 1, "batch_size": 2, "validation": fine}
     assert run(tmp_path / "run", shapes, **given, listener=stop_after(1)).steps == 1
     for file in (shapes / "images").iterdir():
         file.write_text("no picture")
@@ -110,17 +105,6 @@ def test_what_cannot_be_measured_on_is_refused_before_training(tmp_path, shapes)
         with pytest.raises(DatasetError, match=re.escape(dataset.name)):
             run(tmp_path, shapes, validation=dataclasses.replace(dataset, **changes))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_classes_that_no_set_labels_are_taught_as_background(shapes):
-    wider = LabelSet.from_names([*TINY_LABELS.names, "never labelled"])
-    dataset = open_dataset(shapes)
-    [alone] = training_sets([(dataset, 1.0)], wider)
-    assert alone.labelled.tolist() == [True] * 5
-    only_discs = select_classes(dataset, ["disc"])
-    first, second = training_sets([(dataset, 1.0), (only_discs, 1.0)], wider)
-    assert first.labelled.tolist() == [True] * 5
-    assert second.labelled.tolist() == [True, False, True, False, True]
 
 
 OUT_OF_MEMORY = (
@@ -175,7 +159,7 @@ def test_out_of_memory_advises_nothing_that_batch_norm_forbids(
 ):
     monkeypatch.setattr(SSD, "forward", fails_with(MemoryError()))
     with pytest.raises(TrainingError, match=advice):
-        run(tmp_path, shapes, options=dataclasses.replace(FAST, **changes))
+        run(tmp_path, shapes, **changes)
     monkeypatch.setattr(SSD, "forward", fails_with(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         run(tmp_path, shapes)
@@ -187,9 +171,9 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(shapes):
     batch = next(loader_of(shapes, batch_size=5).batches(0))
     results = []
     for parts in (1, 2, 5):
-        options = dataclasses.replace(
-            FAST, optimizer="sgd", batch_size=5, accumulate=parts, backbone_statistics="frozen",
-        )  # fmt: skip
+        options = fast(
+            optimizer="sgd", batch_size=5, accumulate=parts, backbone_statistics="frozen"
+        )
         torch.manual_seed(3)
         network = SSD(spec)
         optimizer = make_optimizer(network, options)
@@ -207,11 +191,8 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(shapes):
 def test_decay_acts_on_everything_as_published_or_on_convolutions():
     network = SSD(tiny_spec())
     biases = sum(p.dim() < 2 for p in network.parameters())
-    for options, expected in (
-        (dataclasses.replace(FAST, optimizer="sgd", decayed="all"), 0),
-        (dataclasses.replace(FAST, optimizer="sgd", decayed="weights"), biases),
-    ):
-        groups = make_optimizer(network, options).param_groups
+    for decayed, expected in (("all", 0), ("weights", biases)):
+        groups = make_optimizer(network, fast(optimizer="sgd", decayed=decayed)).param_groups
         others = [p for group in groups if not group["weight_decay"] for p in group["params"]]
         assert len(others) == expected
 
@@ -222,8 +203,8 @@ def test_a_pretrained_backbone_may_learn_slower(shapes):
     batch = next(loader_of(shapes).batches(0))
     moved = []
     for share in (1.0, 0.25):
-        options = dataclasses.replace(
-            FAST, optimizer="sgd", momentum=0.0, weight_decay=0.0, backbone_rate=share,
+        options = fast(
+            optimizer="sgd", momentum=0.0, weight_decay=0.0, backbone_rate=share,
             learning_rate=1e-3, gradient_clip=None, frozen_stages=0,
         )  # fmt: skip
         torch.manual_seed(3)
@@ -240,14 +221,13 @@ def test_a_pretrained_backbone_may_learn_slower(shapes):
         torch.testing.assert_close(moved[1][key], moved[0][key])
 
 
-STEP = dataclasses.replace(FAST, batch_size=12)
+STEP = {"batch_size": 12}
 """An epoch is one step."""
 
 
 def test_training_stops_at_the_target_and_stays_stopped(tmp_path, shapes):
-    options = dataclasses.replace(STEP, target_map=0.0)
     for resume in (False, True):
-        outcome = run(tmp_path, shapes, options=options, resume=resume)
+        outcome = run(tmp_path, shapes, resume=resume, target_map=0.0, **STEP)
         assert (outcome.steps, outcome.finished) == (1, True)
 
 
@@ -267,7 +247,7 @@ def test_evaluations_pick_by_the_policy_that_is_set(tmp_path, shapes, monkeypatc
     monkeypatch.setattr(validate, "postprocess", noted)
     monkeypatch.setattr(Checkpoint, "save", counted)
     for name, policy in (("mlperf", MLPERF), ("zoo", ZOO)):
-        run(tmp_path, shapes, options=dataclasses.replace(STEP, epochs=1, policy=name))
+        run(tmp_path, shapes, epochs=1, policy=name, **STEP)
         assert used == {policy}
         assert f'"policy": "{name}"' in (tmp_path / "history.jsonl").read_text()
         assert written == ["last.safetensors", "best.safetensors"]
@@ -278,15 +258,12 @@ def test_evaluations_pick_by_the_policy_that_is_set(tmp_path, shapes, monkeypatc
 def test_resume_on_other_pictures_is_refused(tmp_path, shapes):
     """As many, but one box is a pixel smaller; or another batch."""
     dataset = open_dataset(shapes)
-    changed = one_pixel_less(dataset)
     run(tmp_path, shapes, listener=stop_after(1))
     with pytest.raises(TrainingError, match=r"3 batches an epoch .*, now it is 2"):
-        run(tmp_path, shapes, resume=True, options=dataclasses.replace(FAST, batch_size=6))
+        run(tmp_path, shapes, resume=True, batch_size=6)
+    changed = make_training_sets([(one_pixel_less(dataset), 1.0)], TINY_LABELS)
     with pytest.raises(TrainingError, match=r"--data .*12 pictures, \w{8}"):
-        train(
-            SSD(tiny_spec()), TINY_LABELS, sources=training_sets([(changed, 1.0)], TINY_LABELS),
-            validation=dataset, options=FAST, output=tmp_path, resume=True,
-        )  # fmt: skip
+        run(tmp_path, shapes, resume=True, sources=changed)
 
 
 def one_pixel_less(dataset):
@@ -299,32 +276,31 @@ def test_pictures_are_the_same_under_another_name_and_not_with_other_weights(sha
     dataset = open_dataset(shapes)
 
     def of(*sets, val=dataset):
-        return pictures_of(training_sets(sets, TINY_LABELS), val)
+        return describe_pictures(make_training_sets(sets, TINY_LABELS), val)
 
     was, whole = of((dataset, 1.0)), (dataset, 1.0)
     moved = dataclasses.replace(dataset, name="elsewhere")
-    assert other_pictures(was, of((moved, 1.0))) is None
-    assert "weight 0.5" in (other_pictures(was, of((dataset, 0.5), (dataset, 0.5))) or "")
-    assert "now it is nothing" in (other_pictures(of(whole, whole), was) or "")
-    assert "--val" in (other_pictures(was, of(whole, val=one_pixel_less(dataset))) or "")
+    assert find_other_pictures(was, of((moved, 1.0))) is None
+    assert "weight 0.5" in (find_other_pictures(was, of((dataset, 0.5), (dataset, 0.5))) or "")
+    assert "now it is nothing" in (find_other_pictures(of(whole, whole), was) or "")
+    assert "--val" in (find_other_pictures(was, of(whole, val=one_pixel_less(dataset))) or "")
 
 
 def evaluated_at(folder):
-    records = read_history(folder / "history.jsonl")
-    return [r["step"] for r in records if r["event"] == "evaluation"]
+    return [step for step, _ in evaluations_of(folder)]
 
 
 def test_evaluations_several_epochs_apart_and_at_the_end(tmp_path, shapes):
     """Stopped where one is due, the run makes up for it; at another epoch's end none is."""
-    options = dataclasses.replace(FAST, epochs=3, batch_size=6, evaluate_every=2)
+    options = {"epochs": 3, "batch_size": 6, "evaluate_every": 2}
     asked = []
     stopping = Listener(
         evaluating=lambda done, _total: asked.append(done), stop=lambda: len(asked) >= 5
     )
-    assert run(tmp_path, shapes, options=options, listener=stopping).steps == 4
-    first = run(tmp_path, shapes, options=options, resume=True, listener=stop_after(1))
+    assert run(tmp_path, shapes, listener=stopping, **options).steps == 4
+    first = run(tmp_path, shapes, resume=True, listener=stop_after(1), **options)
     assert (first.steps, first.finished) == (5, False)
-    assert run(tmp_path, shapes, options=options, resume=True).finished
+    assert run(tmp_path, shapes, resume=True, **options).finished
     assert evaluated_at(tmp_path) == [4, 6]
 
 
@@ -339,8 +315,7 @@ def test_an_evaluation_that_is_stopped_or_killed_is_made_up_for(tmp_path, shapes
         listener = Listener(
             evaluating=lambda done, _total: asked.append(done), stop=lambda: len(asked) >= at
         )
-        options = dataclasses.replace(FAST, workers=workers)
-        stopped = run(tmp_path, shapes, options=options, resume=resume, listener=listener)
+        stopped = run(tmp_path, shapes, resume=resume, listener=listener, workers=workers)
         assert (stopped.steps, stopped.finished) == (3 * epoch, False)
         assert asked[-1] == 5
 
@@ -366,25 +341,22 @@ def test_an_evaluation_that_is_stopped_or_killed_is_made_up_for(tmp_path, shapes
 )  # fmt: skip
 def test_options_outside_their_range_are_refused(changes):
     with pytest.raises(OptionError, match="expected"):
-        dataclasses.replace(FAST, **changes)
+        fast(**changes)
 
 
 def test_one_picture_needs_no_batch_norm_of_one(tmp_path):
     shapes = shapes_dataset(tmp_path / "set", pictures=1)
     spec = named_spec("ssd300-resnet18").replace(num_classes=3, head_norm=True)
-    options = dataclasses.replace(FAST, epochs=1, batch_size=2)
-    assert run(tmp_path / "run", shapes, options=options, spec=spec).finished
+    assert run(tmp_path / "run", shapes, spec=spec, epochs=1, batch_size=2).finished
     for batch, accumulate, message in ((1, 1, "--batch 2"), (4, 4, "--batch 8.*accumulate")):
-        changed = dataclasses.replace(FAST, batch_size=batch, accumulate=accumulate)
         with pytest.raises(OptionError, match=message):
-            run(tmp_path / "run", shapes, options=changed, spec=spec)
+            run(tmp_path / "run", shapes, spec=spec, batch_size=batch, accumulate=accumulate)
 
 
 def test_frozen_parts_do_not_move(tmp_path, shapes):
     torch.manual_seed(1)
     before = {k: v.clone() for k, v in SSD(tiny_spec()).state_dict().items()}
-    options = dataclasses.replace(STEP, epochs=1, frozen_stages=2, backbone_statistics="frozen")
-    run(tmp_path, shapes, options=options)
+    run(tmp_path, shapes, epochs=1, frozen_stages=2, backbone_statistics="frozen", **STEP)
     after = read_checkpoint(tmp_path / "last.safetensors", training=True).training
     moved = {k for k in before if f"model.{k}" in after
              and not np.array_equal(after[f"model.{k}"], before[k].numpy())}  # fmt: skip
@@ -398,7 +370,7 @@ def test_frozen_parts_do_not_move(tmp_path, shapes):
 
 def test_frozen_share_ends():
     network = SSD(tiny_spec())
-    options = dataclasses.replace(FAST, frozen_stages=1)
+    options = fast(frozen_stages=1)
     set_training(network, options, frozen=True)
     assert not network.backbone.conv1.weight.requires_grad
     set_training(network, options, frozen=False)
@@ -420,95 +392,10 @@ def test_the_time_left_follows_the_last_steps(tmp_path, shapes, monkeypatch):
 
 def test_small_pictures_first(tmp_path, shapes):
     sizes = []
-    options = dataclasses.replace(STEP, epochs=4, small_size=64, small_share=0.5, evaluate_every=4)
     listener = Listener(progress=lambda now: sizes.append(now.image_size))
-    run(tmp_path, shapes, options=options, spec=tiny_spec().at_size(96), listener=listener)
+    options = {"epochs": 4, "small_size": 64, "small_share": 0.5, "evaluate_every": 4, **STEP}
+    run(tmp_path, shapes, spec=tiny_spec().at_size(96), listener=listener, **options)
     assert sizes == [64, 64, 96, 96]
-
-
-def test_the_loader_matches_as_it_is_told(shapes):
-    spec = tiny_spec()
-    sources = training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
-    for matcher, levels in (("iou", None), ("atss", levels_of(spec))):
-        examples = Examples(sources, spec, Augmentation(), matcher)
-        made = examples.make(Draw(0, 0, (1, 2, 3), 64))
-        assert isinstance(made, Made)
-        expected = match(
-            made.boxes, made.labels, default_boxes_cxcywh=default_boxes_cxcywh(spec), levels=levels
-        )
-        assert np.array_equal(made.matches.labels, expected.labels)
-
-
-def test_the_loader_tells_crowds_from_difficult_objects(shapes):
-    """A box over the whole picture: inside a crowd nothing is background."""
-    dataset = open_dataset(shapes)
-    sample = dataset.samples[0]
-    whole = np.array([[0, 0, sample.width, sample.height]], np.float32)
-    found = []
-    for crowd in (True, False):
-        marked = dataclasses.replace(
-            sample, boxes=np.concatenate([sample.boxes, whole]),
-            labels=np.append(sample.labels, 1), areas=np.append(sample.areas, 1.0),
-            crowd=np.append(sample.crowd, crowd), difficult=np.append(sample.difficult, not crowd),
-        )  # fmt: skip
-        sources = training_sets([(dataclasses.replace(dataset, samples=(marked,)), 1.0)],
-                                TINY_LABELS)  # fmt: skip
-        made = Examples(sources, tiny_spec(), Augmentation(crop=False)).make(
-            Draw(0, 0, (1, 2, 3), 64)
-        )
-        assert isinstance(made, Made)
-        found.append((made.matches.labels == 0).mean())
-    assert found[0] < 0.2
-    assert found[1] > 0.5
-
-
-def test_loader_order_weights_and_targets(shapes):
-    loader = loader_of(shapes, weight=2.5)
-    order = loader.order(0)
-    counts = np.bincount([picture for _, picture in order], minlength=12)
-    assert len(order) == 30
-    assert set(counts) == {2, 3}
-    assert loader.order(0) == order != loader.order(1)
-    # Seven whole batches an epoch; the two draws that are left over begin the next one.
-    assert loader.batches_per_epoch == 7
-    draws = loader.draws(0)
-    drawn = [(draw.source, draw.picture) for _ in range(15) for draw in next(draws)]
-    assert drawn == [*order, *loader.order(1)]
-    assert next(loader.draws(7)) == next(itertools.islice(loader.draws(0), 7, None))
-    batches = loader.batches(0)
-    first, second = next(batches), next(batches)
-    again = next(loader.batches(1))
-    assert torch.equal(second.images, again.images)
-    assert torch.equal(second.labels, again.labels)
-    assert first.images.shape == (4, 64, 64, 3)
-    assert first.offsets.shape == (4, tiny_spec().num_default_boxes, 4)
-    assert (first.labels > 0).any(dim=1).all()
-
-
-def test_worker_processes_make_the_same_batches(shapes):
-    made = []
-    for workers in (0, 2):
-        batches = loader_of(shapes, workers=workers).batches(0)
-        made.append([next(batches).images for _ in range(4)])
-    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
-
-
-def test_no_more_workers_than_processors(shapes, monkeypatch):
-    """DataLoader would warn, and the workers would wait for each other."""
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
-    loader = loader_of(shapes, workers=16)
-    assert loader.workers == 1
-    assert next(loader.batches(0)).images.shape == (4, 64, 64, 3)
-
-
-def test_a_set_without_usable_boxes_is_refused(tmp_path):
-    shapes = shapes_dataset(tmp_path / "set", pictures=2)
-    values = json.loads((shapes / "instances.json").read_text())
-    for annotation in values["annotations"]:
-        annotation["iscrowd"] = 1
-    (shapes / "instances.json").write_text(json.dumps(values))
-    with pytest.raises(DatasetError, match="no picture has a box to learn from"):
-        training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
 
 
 def test_evaluation_does_not_depend_on_the_batch(shapes):

@@ -29,19 +29,21 @@ def test_equal_to_the_independent_implementation():
     assert loss.total.item() == pytest.approx(loss.box.item() + loss.classification.item())
 
 
-def naive_loss(loc, conf, offsets, labels):
+def naive_loss(loc, conf, offsets, labels, weights=None):
     """One picture, in float64, one default box at a time."""
     loc, conf, offsets = (np.asarray(a, np.float64) for a in (loc, conf, offsets))
+    weights = np.ones(len(labels)) if weights is None else weights
     logs = conf - np.log(np.exp(conf).sum(axis=0))
     box = classification = 0.0
     negatives, positives = [], 0
     for anchor, label in enumerate(labels):
         if label > 0:
             positives += 1
-            classification -= logs[label, anchor]
+            classification -= weights[anchor] * logs[label, anchor]
             for coordinate in range(4):
                 distance = abs(loc[coordinate, anchor] - offsets[anchor, coordinate])
-                box += 0.5 * distance**2 if distance < 1 else distance - 0.5
+                near = 0.5 * distance**2 if distance < 1 else distance - 0.5
+                box += weights[anchor] * near
         elif label == 0:
             negatives.append(-logs[0, anchor])
     classification += sum(sorted(negatives, reverse=True)[: 3 * positives])
@@ -61,34 +63,32 @@ def random_batch(seed, pictures=3, anchors=40, channels=5):
     )
 
 
+def loss_of(loc, conf, offsets, labels, **given):
+    given = {name: torch.from_numpy(array) for name, array in given.items()}
+    both = {"offsets": torch.from_numpy(offsets), "labels": torch.from_numpy(labels)}
+    conf = conf if isinstance(conf, torch.Tensor) else torch.from_numpy(conf)
+    return detection_loss(torch.from_numpy(loc), conf, **both, **given)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_against_one_default_box_at_a_time(seed):
-    loc, conf, offsets, labels = random_batch(seed)
-    loss = detection_loss(
-        torch.from_numpy(loc),
-        torch.from_numpy(conf),
-        offsets=torch.from_numpy(offsets),
-        labels=torch.from_numpy(labels),
-    )
-    expected = np.mean([naive_loss(*one) for one in zip(loc, conf, offsets, labels, strict=True)])
-    assert loss.total.item() == pytest.approx(expected, rel=1e-5)
+def test_against_one_default_box_at_a_time(seed, weighted):
+    batch = random_batch(seed)
+    weights = np.random.default_rng(seed).random(batch[3].shape).astype(np.float32)
+    given = {"weights": weights} if weighted else {}
+    pictures = zip(*batch, *given.values(), strict=True)
+    expected = np.mean([naive_loss(*picture) for picture in pictures])
+    assert loss_of(*batch, **given).total.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_unlabelled_classes_are_left_out_of_the_softmax():
     loc, conf, offsets, labels = random_batch(1)
     labels[labels > 2] = 0
-    labelled = torch.tensor([True, True, True, False, False]).repeat(3, 1)
+    labelled = np.tile([True, True, True, False, False], (3, 1))
     logits = torch.from_numpy(conf).requires_grad_()
-    loss = detection_loss(
-        torch.from_numpy(loc),
-        logits,
-        offsets=torch.from_numpy(offsets),
-        labels=torch.from_numpy(labels),
-        labelled=labelled,
-    )
-    expected = np.mean(
-        [naive_loss(*one) for one in zip(loc, conf[:, :3], offsets, labels, strict=True)]
-    )
+    loss = loss_of(loc, logits, offsets, labels, labelled=labelled)
+    pictures = zip(loc, conf[:, :3], offsets, labels, strict=True)
+    expected = np.mean([naive_loss(*picture) for picture in pictures])
     assert loss.total.item() == pytest.approx(expected, rel=1e-5)
     loss.total.backward()
     assert logits.grad is not None
@@ -100,12 +100,7 @@ def test_unlabelled_classes_are_left_out_of_the_softmax():
 def test_ignored_default_boxes_get_no_gradient():
     loc, conf, offsets, labels = random_batch(2)
     logits = torch.from_numpy(conf).requires_grad_()
-    detection_loss(
-        torch.from_numpy(loc),
-        logits,
-        offsets=torch.from_numpy(offsets),
-        labels=torch.from_numpy(labels),
-    ).total.backward()
+    loss_of(loc, logits, offsets, labels).total.backward()
     assert logits.grad is not None
     ignored = torch.from_numpy(labels == -1)
     assert ignored.any()

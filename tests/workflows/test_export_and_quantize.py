@@ -4,10 +4,12 @@ import hashlib
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 import ssd34
 from ssd34 import ExportOptions, ModelError, OptionError, QuantizeConfig
+from ssd34.core.postprocess import ZOO
 from ssd34.files.lock import folder_locked
 from ssd34.workflows.quantize import Listener
 
@@ -20,10 +22,7 @@ EASY = QuantizeConfig.from_dict(
     }
 )
 STRICT = EASY.changed(
-    {
-        "quantization": {"ranges": ["minmax", "percentile"]},
-        "criterion": {"min_speedup": 99},
-    }
+    {"quantization": {"ranges": ["minmax", "percentile"]}, "criterion": {"min_speedup": 99}}
 )
 
 
@@ -59,19 +58,6 @@ def test_a_checkpoint_is_exported(tiny_checkpoint, tiny_model, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_cannot_be_exported_leaves_no_file(tiny_model, tmp_path):
-    for model, output, kind, fact in (
-        (tiny_model, tmp_path / "tiny.pb", OptionError, "tiny.pb"),
-        (tiny_model, tiny_model, OptionError, "tiny.onnx"),
-        (tmp_path / "none.onnx", tmp_path / "x.onnx", ModelError, "none.onnx"),
-    ):
-        before = tiny_model.read_bytes()
-        with pytest.raises(kind, match=fact):
-            ssd34.export(model, output)
-        assert tiny_model.read_bytes() == before
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_model_is_quantized(tiny_model, found_shapes, tmp_path, capfd):
     ears = Recorder()
     found = ssd34.quantize(tiny_model, found_shapes, tmp_path / "out", EASY, listener=ears)
@@ -88,6 +74,44 @@ def test_a_model_is_quantized(tiny_model, found_shapes, tmp_path, capfd):
         ssd34.quantize(path, found_shapes, tmp_path / "again", EASY)
     assert not (tmp_path / "again").exists()
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_threshold_and_what_was_seen_are_in_the_file_and_its_proof(
+    tiny_checkpoint, found_shapes, tmp_path
+):
+    """The float file's own threshold, unless the settings or a named policy say otherwise."""
+    model, out = tmp_path / "low.onnx", tmp_path / "out"
+    tiny_checkpoint.save(tmp_path / "low.safetensors")
+    low = ExportOptions(policy=ZOO.replace(score_threshold=0.01))
+    ssd34.export(tmp_path / "low.safetensors", model, low)
+
+    def quantize(output, model=model, resume=False, score=None, **fields):
+        settings = EASY.changed(
+            {"quantization": {"score_threshold": score}, "seen": [str(found_shapes)]}
+        )
+        found = ssd34.quantize(model, found_shapes, output, settings, resume=resume, **fields)
+        path = found.files["12-int8"]
+        graph = onnx.load(path).graph
+        (threshold,) = (t for t in graph.initializer if t.name == "tail.score_threshold")
+        proof = json.loads(path.with_suffix(".json").read_text())
+        written = float(onnx.numpy_helper.to_array(threshold)[0])
+        assert written == pytest.approx(proof["subject"]["score_threshold"], rel=1e-6)
+        return found, proof
+
+    found, proof = quantize(out)
+    assert proof["subject"]["score_threshold"] == 0.01
+    assert found.seen == found.pictures == proof["subject"]["seen_in_training"] == 8
+    with pytest.raises(OptionError, match="score_threshold"):
+        quantize(out, resume=True, score=0.02)
+    _, again = quantize(out, resume=True, score=0.01)
+    assert again["trial"] == proof["trial"]
+    for name, fields, expected in (
+        ("set", {"score": 0.02}, 0.02),
+        ("named", {"policy": "zoo"}, 0.05),
+        ("checkpoint", {"model": tmp_path / "low.safetensors"}, 0.05),
+    ):
+        _, proof = quantize(tmp_path / name, **fields)
+        assert proof["subject"]["score_threshold"] == expected
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def test_the_models_detections_are_the_boxes():
         np.testing.assert_allclose(sample.boxes, seen.boxes, atol=1e-3)
         np.testing.assert_array_equal(sample.labels, seen.labels)
         np.testing.assert_array_equal(sample.difficult, seen.scores < np.float32(0.6))
+        np.testing.assert_array_equal(sample.scores, seen.scores)
 
 
 def test_a_broken_picture_is_left_out_and_named(tmp_path):
@@ -107,6 +108,9 @@ def test_the_command_writes_a_data_set_that_can_be_read(tmp_path, form):
     by_name = {s.file_name.split("/")[-1]: s for s in dataset.samples}
     labels = by_name["chelsea.jpg"].labels
     assert "cat" in {dataset.labels.name(int(label)) for label in labels}
+    scores = [sample.scores for sample in dataset.samples if sample.scores is not None]
+    assert bool(scores) == (form == "coco")
+    assert all(((some >= 0.5) & (some < 1)).all() for some in scores)
 
 
 def test_the_command_takes_a_model_or_detections(tmp_path):

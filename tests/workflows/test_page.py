@@ -3,7 +3,8 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from ssd34.workflows.training.page import Exhibit, training_page
+from ssd34.evaluate.report.page import encode_jpeg
+from ssd34.workflows.training.page import render_training_page
 
 RECIPE = {"recipe": "fine-tune", "changed": {"epochs": 2}, "settings": {"epochs": 2, "init": None}}
 
@@ -41,8 +42,8 @@ class Whole(HTMLParser):
 def test_the_page_is_whole_and_refers_to_nothing_outside():
     history = [step(5, 4.0), step(10, 3.0), evaluation(10, 0.2, {"cat": 0.2}), step(20, 2.0),
                evaluation(20, 0.1, {"cat": 0.1})]  # fmt: skip
-    exhibit = Exhibit.of("a.jpg", Image.new("RGB", (20, 10), "red"))
-    page = training_page("tiny", history, recipe=RECIPE, facts=["fine"], exhibits=[exhibit])
+    exhibit = ("a.jpg", encode_jpeg(Image.new("RGB", (20, 10), "red")))
+    page = render_training_page("tiny", history, recipe=RECIPE, facts=["fine"], exhibits=[exhibit])
     parser = Whole()
     parser.feed(page)
     assert parser.open == []
@@ -52,7 +53,7 @@ def test_the_page_is_whole_and_refers_to_nothing_outside():
 
 
 def test_curves_run_from_the_first_value_to_the_last():
-    page = training_page("tiny", [step(10, 4.0), step(20, 2.0)], recipe=RECIPE, facts=[])
+    page = render_training_page("tiny", [step(10, 4.0), step(20, 2.0)], recipe=RECIPE, facts=[])
     points = re.findall(r'<polyline class="a" points="([^"]+)"', page)[0].split()
     (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in points)
     assert (x1, y0) == (508, 10)
@@ -62,10 +63,10 @@ def test_curves_run_from_the_first_value_to_the_last():
 
 def test_names_are_escaped_and_nothing_is_fine():
     name = "<script>alert(1)</script>"
-    page = training_page(name, [evaluation(10, 0.1, {name: 0.1})], recipe={"recipe": name},
+    page = render_training_page(name, [evaluation(10, 0.1, {name: 0.1})], recipe={"recipe": name},
                          facts=[name])  # fmt: skip
     assert "<script" not in page
-    empty = training_page("tiny", [], recipe={}, facts=[])
+    empty = render_training_page("tiny", [], recipe={}, facts=[])
     assert empty.count("nothing yet") == 4
 
 
@@ -73,5 +74,5 @@ def test_what_was_best_under_another_policy_does_not_count():
     history = [step(10, 3.0), {**evaluation(10, 0.3, {"cat": 0.3}), "policy": "best"},
                step(20, 2.0), evaluation(20, 0.2, {"cat": 0.2}),
                step(30, 2.0), evaluation(30, 0.1, {"cat": 0.1})]  # fmt: skip
-    page = training_page("tiny", history, recipe=RECIPE, facts=[])
+    page = render_training_page("tiny", history, recipe=RECIPE, facts=[])
     assert "Best evaluation: epoch 2, 5 pictures, policy zoo" in page

@@ -7,9 +7,9 @@ import pytest
 from ssd34.core.spec import SPECS, named_spec
 from ssd34.datasets.open import open_dataset
 from ssd34.network.start import Start
-from ssd34.train.examples.example import training_sets
+from ssd34.train.examples.example import make_training_sets
 from ssd34.train.settings.options import TrainOptions
-from ssd34.workflows.training.new_run import untrained_levels, warnings_of
+from ssd34.workflows.training.new_run import find_untrained_levels, list_warnings
 from ssd34.zoo.catalogue import IMAGENET_BACKBONES
 from tests.conftest import TINY_LABELS, tiny_spec
 
@@ -19,7 +19,7 @@ TRAINED = Start("backbone", backbone={})
 @pytest.fixture(scope="module")
 def sources(shapes):
     """12 pictures."""
-    return training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
+    return make_training_sets([(open_dataset(shapes), 1.0)], TINY_LABELS)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def sources(shapes):
 )
 def test_a_warm_up_of_most_of_the_run(sources, length, warmup, better):
     options = TrainOptions(**length, batch_size=4, warmup_steps=warmup)
-    found = list(warnings_of(options, sources, start=TRAINED, spec=tiny_spec()))
+    found = list(list_warnings(options, sources, start=TRAINED, spec=tiny_spec()))
     assert len(found) == (better is not None)
     for text in found:
         assert text.startswith(f"{warmup} steps") and text.endswith(f"warmup_steps={better}")
@@ -43,7 +43,7 @@ def test_a_warm_up_of_most_of_the_run(sources, length, warmup, better):
 def test_a_start_from_random_weights(sources):
     options = TrainOptions(batch_size=4, warmup_steps=0)
     for spec in SPECS.values():
-        [text] = warnings_of(options, sources, start=Start(), spec=spec)
+        [text] = list_warnings(options, sources, start=Start(), spec=spec)
         found = re.search(r"start: random weights; .* --init (\S+), an ImageNet backbone", text)
         assert found
         assert found[1] in IMAGENET_BACKBONES
@@ -56,9 +56,9 @@ def test_pictures_without_a_box_are_counted(shapes):
     none = first.of(np.zeros(len(first.boxes), bool))
     crowd = dataclasses.replace(second, crowd=np.ones_like(second.crowd))
     some = dataclasses.replace(dataset, samples=(none, crowd, *rest))
-    sources = training_sets([(some, 1.0), (dataset, 1.0)], TINY_LABELS)
+    sources = make_training_sets([(some, 1.0), (dataset, 1.0)], TINY_LABELS)
     options = TrainOptions(epochs=20, batch_size=4, warmup_steps=0)
-    [text] = warnings_of(options, sources, start=TRAINED, spec=tiny_spec())
+    [text] = list_warnings(options, sources, start=TRAINED, spec=tiny_spec())
     assert text.startswith(f"{dataset.name}: 2 of 12 pictures have no box")
 
 
@@ -75,6 +75,6 @@ def test_pictures_without_a_box_are_counted(shapes):
 )
 def test_levels_that_vanish_at_the_small_size_are_told_of(spec, changes, facts):
     small = TrainOptions(small_size=200, small_share=1.0)
-    told = untrained_levels(named_spec(spec), dataclasses.replace(small, **changes))
+    told = find_untrained_levels(named_spec(spec), dataclasses.replace(small, **changes))
     assert (told is None) == (facts is None)
     assert all(fact in (told or "") for fact in facts or ())

@@ -1,14 +1,11 @@
-"""MLCommons LoadGen drives a detector: the harness that the published network was made for.
-
-LoadGen decides when which pictures are asked for, and writes its own logs; here is only what
-answers it, and what reads its summary.
-"""
+"""MLCommons LoadGen drives a detector: the harness that the published network was made for. It
+decides when which pictures are asked for, and writes its own logs; here is what answers it, and
+what reads its summary."""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +13,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ssd34.errors import ModelError, OptionError, require
+from ssd34.errors import ModelError, require
+from ssd34.images.read import read_image
 from ssd34.runtime.detector import Detector
+from ssd34.runtime.timing import OFFLINE, interleaved
 from ssd34.text import counted
 
 SUMMARY = "mlperf_log_summary.txt"
-SCENARIOS = {"single-stream": "SingleStream", "offline": "Offline"}
-
 MAX_TENSOR_BYTES = 512 * 2**20
 """Most memory for the pictures that LoadGen asks to be loaded before it starts its clock."""
 
@@ -34,7 +31,7 @@ class LoadgenOptions:
     """LoadGen's own settings; the benchmark's rules ask for 600 s and 1024 queries.
 
     Attributes:
-        scenario: "single-stream" or "offline".
+        scenario: one of `ssd34.benchmark.run.SCENARIOS`.
         min_seconds: shortest run.
         min_queries: fewest queries, of one picture each when single-stream.
         workers: offline: pictures looked at at the same time.
@@ -49,32 +46,21 @@ class LoadgenOptions:
 def run_loadgen(
     detector: Detector, pictures: Sequence[bytes], options: LoadgenOptions, *, folder: Path
 ) -> dict[str, Any]:
-    """Run LoadGen once.
+    """Run LoadGen once on encoded pictures, with its logs in a folder that exists: its summary, see
+    `parse_summary`, and under "settings" what it was asked for.
 
     As in its benchmark, pictures are decoded and normalised before the clock starts; the network
     and the policy are timed.
 
-    Args:
-        detector: answers.
-        pictures: encoded; the set that LoadGen draws from.
-        options: LoadGen's.
-        folder: exists; gets LoadGen's logs.
-
-    Returns:
-        LoadGen's summary, see `parse_summary`, and under "settings" what it was asked for.
-
     Raises:
         MissingExtraError: LoadGen is not installed.
-        OptionError: not a scenario that is supported.
         ModelError: a picture could not be answered, or LoadGen wrote no summary.
     """
     loadgen = require("mlperf_loadgen", extra="loadgen", why="--loadgen")
-    if options.scenario not in SCENARIOS:
-        raise OptionError(
-            f"LoadGen: unknown scenario {options.scenario!r}; expected {' or '.join(SCENARIOS)}"
-        )
     settings = loadgen.TestSettings()
-    settings.scenario = getattr(loadgen.TestScenario, SCENARIOS[options.scenario])
+    scenario = loadgen.TestScenario
+    offline = options.scenario == OFFLINE
+    settings.scenario = scenario.Offline if offline else scenario.SingleStream
     settings.mode = loadgen.TestMode.PerformanceOnly
     settings.min_duration_ms = round(1000 * options.min_seconds)
     settings.min_query_count = options.min_queries
@@ -102,7 +88,7 @@ def run_loadgen(
             loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(sample.id, 0, 0)])
 
         def issue(samples: list[Any]) -> None:
-            if options.scenario == "offline":
+            if offline:
                 for sample in samples:
                     pool.submit(answer, sample)
             else:
@@ -161,7 +147,7 @@ class _Tensors:
     def __getitem__(self, index: int) -> NDArray[Any]:
         if index in self._loaded:
             return self._loaded[index]
-        return self._detector.session.input_for(self._detector.read(self._pictures[index]))
+        return self._detector.session.input_for(read_image(self._pictures[index]))
 
     def load(self, indices: list[int]) -> None:
         for index in indices:
@@ -175,10 +161,5 @@ class _Tensors:
 def _typical_seconds(detector: Detector, tensors: _Tensors) -> float:
     """The faster of two runs."""
     tensor = tensors[0]
-
-    def seconds(run: Callable[[], object]) -> float:
-        started = time.perf_counter()
-        run()
-        return time.perf_counter() - started
-
-    return min(seconds(lambda: detector.run(tensor)) for _ in range(2))
+    times = interleaved({"": lambda: detector.run(tensor)}, rounds=2, warm_up=0)
+    return float(times[""].min()) / 1000

@@ -7,15 +7,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ssd34.benchmark.run import Plan, Refusal, check_pictures, open_worker
+from ssd34.benchmark.run import BenchmarkPlan, Refusal, check_pictures, open_worker
 from ssd34.errors import ModelError
-from ssd34.machine import this_cpu
+from ssd34.machine import describe_cpu
 from ssd34.runtime.timing import OFFLINE
 from ssd34.version import __version__
 
 
-def loadgen_values(
-    plan: Plan,
+def benchmark_with_loadgen(
+    plan: BenchmarkPlan,
     folder: Path,
     *,
     seconds: float,
@@ -32,8 +32,7 @@ def loadgen_values(
         progress: called with the number of models done and of all.
 
     Raises:
-        Ssd34Error: the scenario is none that LoadGen is driven in here, a model is missing, none
-            can be run, or a picture cannot be read.
+        Ssd34Error: a model is missing, none can be run, or a picture cannot be read.
     """
     offline = plan.scenario == OFFLINE
     plan = replace(plan, batch=None)  # LoadGen asks for one picture after the other
@@ -43,11 +42,12 @@ def loadgen_values(
     interrupted = False
     check_pictures(plan)
     try:
-        for number, (model, engine, threads) in enumerate(combinations):
+        for number, combination in enumerate(combinations):
             progress(number, len(combinations))
-            opened = open_worker(plan, model, engine, threads, refused=refused, batches=False)
+            opened = open_worker(plan, combination, refused=refused, batches=False)
             if opened is None:
                 continue
+            model, engine, threads = combination
             logs = folder / f"{number:02}-{Path(model).stem}-{engine}-{threads}"
             try:
                 with opened as worker:
@@ -62,7 +62,7 @@ def loadgen_values(
                     )
                     memory = worker.ask("memory")
             except ModelError as error:  # what the others did is kept
-                refused.append(Refusal(model, engine, threads, str(error)))
+                refused.append(Refusal(*combination, str(error)))
                 if len(refused) == len(combinations):
                     raise
                 continue
@@ -86,7 +86,7 @@ def loadgen_values(
         "scenario": plan.scenario,
         "pictures": len(plan.used) or "one random picture of 640 x 480",
         "interrupted": interrupted,
-        "cpu": this_cpu().to_dict(),
+        "cpu": describe_cpu().to_dict(),
         "results": results,
         "refused": [asdict(refusal) for refusal in refused],
     }

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.benchmark.run import Report, Result
+from ssd34.benchmark.run import BenchmarkReport, Result
 from ssd34.files.cache import load_matplotlib
 from ssd34.runtime.timing import SINGLE_STREAM, speed_up, summary
+from ssd34.text import counted
 from ssd34.version import __version__
 
 
-def report_values(report: Report) -> dict[str, Any]:
-    """Everything that was measured, JSON-ready; the times of every round included.
-
-    Where a run was interrupted, only the rounds that every model has finished count.
-    """
+def make_report(report: BenchmarkReport) -> dict[str, Any]:
+    """Everything that was measured, JSON-ready; the times of every round included. Where a run was
+    interrupted, only the rounds that every model has finished count."""
     plan = report.plan
     return {
         "ssd34": __version__,
@@ -33,7 +32,7 @@ def report_values(report: Report) -> dict[str, Any]:
     }
 
 
-def _values(result: Result, report: Report) -> dict[str, Any]:
+def _values(result: Result, report: BenchmarkReport) -> dict[str, Any]:
     values: dict[str, Any] = {
         "model": result.model,
         **result.facts,
@@ -45,7 +44,7 @@ def _values(result: Result, report: Report) -> dict[str, Any]:
     return values | scenario(result, report)
 
 
-def _single_stream(result: Result, report: Report) -> dict[str, Any]:
+def _single_stream(result: Result, report: BenchmarkReport) -> dict[str, Any]:
     rounds = min(len(one.stages) for one in report.results)
     ours, first = (np.array(one.stages[:rounds]) for one in (result, report.results[0]))
     detect, network = ours.sum(axis=1), ours[:, 1]
@@ -55,7 +54,7 @@ def _single_stream(result: Result, report: Report) -> dict[str, Any]:
     return {
         "detect_ms": summary(detect).to_dict(),
         "network_ms": summary(network).to_dict(),
-        "images_per_second": _rate(1000 / detect.mean()),
+        "images_per_second": round(float(1000 / detect.mean()), 3),
         "detect_to_network": round(float(np.median(detect) / np.median(network)), 4),
         "share": {
             "preprocess": round(float(preprocess / total), 4),
@@ -74,7 +73,7 @@ def _single_stream(result: Result, report: Report) -> dict[str, Any]:
     }
 
 
-def _offline(result: Result, report: Report) -> dict[str, Any]:
+def _offline(result: Result, report: BenchmarkReport) -> dict[str, Any]:
     rounds = min(len(one.chunks_ms) for one in report.results)
     per_picture, first = (
         np.array(one.chunks_ms[:rounds]) / one.chunk for one in (result, report.results[0])
@@ -82,15 +81,11 @@ def _offline(result: Result, report: Report) -> dict[str, Any]:
     return {
         "pictures_in_a_run": result.in_a_run,
         "pictures_per_round": result.chunk,
-        "images_per_second": _rate(1000 / per_picture.mean()),
+        "images_per_second": round(float(1000 / per_picture.mean()), 3),
         "per_picture_ms": summary(per_picture).to_dict(),
         "speed_up": {"detect": speed_up(first, per_picture).to_dict()},
         "rounds": {"per_picture_ms": [round(float(value), 3) for value in per_picture]},
     }
-
-
-def _rate(value: float) -> float:
-    return round(float(value), 3)
 
 
 FORMATS = ("png", "svg", "pdf")
@@ -98,15 +93,8 @@ COLOURS = {"preprocess": "#9aa5b1", "network": "#2b6cb0", "tail": "#dd6b20"}
 
 
 def draw_benchmark(values: dict[str, Any], path: Path, *, form: str) -> None:
-    """Draw a report of the single-stream or offline scenario.
-
-    Left a dot for each round and a line at the median; right, where the stages are known, the mean
-    time of each.
-
-    Args:
-        values: of `report_values`.
-        path: of the picture.
-        form: one of `FORMATS`.
+    """Draw the values of `make_report` into a file, in one of `FORMATS`: left a dot for each
+    round and a line at the median; right, where the stages are known, the mean time of each.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -163,7 +151,5 @@ def _times(result: dict[str, Any]) -> NDArray[np.float64]:
 
 
 def _label(result: dict[str, Any]) -> str:
-    threads = result["threads"]
-    return (
-        f"{Path(result['model']).name}\n{result['engine']}, {threads} thread{'s' * (threads > 1)}"
-    )
+    threads = counted(result["threads"], "thread")
+    return f"{Path(result['model']).name}\n{result['engine']}, {threads}"

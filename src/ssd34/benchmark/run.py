@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from ssd34.benchmark.worker import StageTimes, Worker
 from ssd34.errors import ModelError, OptionError
 from ssd34.images.read import read_image
-from ssd34.machine import Cpu, this_cpu
+from ssd34.machine import Cpu, describe_cpu
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM, interleaved
 from ssd34.text import counted
@@ -23,22 +24,25 @@ MAX_PICTURES = 64
 """Pictures kept in memory by each process; a run with more rounds takes the first ones again."""
 
 PICTURES_A_THREAD = 4
+"""In a round of the offline scenario, of a file that takes one picture at once."""
+
+Combination = tuple[str, str, int]
+"""A model, an engine and a number of threads."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """What to measure.
 
     Attributes:
         models: files or names; the first that can run is what the others are compared with.
-        engines: each runs every model.
-        threads: each model runs with each of these.
+        engines, threads: each model runs with each engine and each number of threads.
         pictures: files; none: a drawn one. The first `MAX_PICTURES` are used.
-        scenario: single-stream: one picture after the other, as ``detect`` does. Offline: all
-            at hand, as many a second as possible.
+        scenario: single-stream: one picture after the other, as ``detect`` does. Offline: all at
+            hand, as many a second as possible.
         rounds: timed rounds.
         warm_up: rounds before these.
         batch: offline: pictures in one run; None: as many as the file takes where that is a fixed
@@ -68,7 +72,7 @@ class Plan:
         return list(self.pictures[:MAX_PICTURES])
 
     @property
-    def combinations(self) -> list[tuple[str, str, int]]:
+    def combinations(self) -> list[Combination]:
         """Every model with every engine and every number of threads."""
         return [(m, e, t) for m in self.models for e in self.engines for t in self.threads]
 
@@ -83,7 +87,7 @@ class Refusal:
     reason: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Result:
     """What one model did, run by one engine with so many threads.
 
@@ -92,8 +96,7 @@ class Result:
         facts: what its process said of it.
         stages: single-stream: of each picture, warm-up left out.
         chunks_ms: offline: milliseconds for each `chunk` pictures, warm-up left out.
-        chunk: offline: pictures of a round.
-        in_a_run: offline: pictures in one run of the file.
+        chunk, in_a_run: offline: pictures of a round, and of one run of the file.
         peak_memory: bytes; None: unknown, interrupted before the end, or the process failed then.
         graph_tail: share of the tail in the file's own time; None as above.
     """
@@ -111,28 +114,26 @@ class Result:
 
 
 @dataclass
-class Report:
+class BenchmarkReport:
     """A benchmark, whole or `interrupted`; `refused` is what could not run."""
 
-    plan: Plan
+    plan: BenchmarkPlan
     cpu: Cpu
     results: list[Result]
     interrupted: bool = False
     refused: list[Refusal] = field(default_factory=list)
 
 
-def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
+def benchmark(plan: BenchmarkPlan, *, progress: Progress = lambda *_: None) -> BenchmarkReport:
     """Measure everything in a plan, each model in its own process.
 
     An interruption (``KeyboardInterrupt``) ends the measuring; what was measured until then is in
-    the report. Without a single whole round it is passed on.
-
-    An engine may not be able to run a model here, or fail at it later; the others are measured
-    without it.
+    the report. Without a single whole round it is passed on. A model that an engine cannot run, or
+    fails to run later, is left out.
 
     Raises:
-        Ssd34Error: a model is missing, none can be run, or a picture cannot be read, which is
-            found out before anything is measured.
+        Ssd34Error: a model is missing, none can be run, or a picture cannot be read, which is found
+            out before anything is measured.
     """
     check_pictures(plan, progress)
     with ExitStack() as stack:
@@ -141,21 +142,22 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
         combinations = plan.combinations
         for number, combination in enumerate(combinations):
             progress("loading", number, len(combinations))
-            worker = open_worker(
-                plan, *combination, refused=refused, batches=plan.scenario == OFFLINE
-            )
-            if worker:
+            batches = plan.scenario == OFFLINE
+            if worker := open_worker(plan, combination, refused=refused, batches=batches):
                 stack.enter_context(worker)
                 model, _, threads = combination
-                facts = worker.facts
-                pairs.append((worker, Result(model, facts["engine"], threads, facts)))
-        report = Report(plan, this_cpu(), [result for _, result in pairs], refused=refused)
-        measure = _single_stream if plan.scenario == SINGLE_STREAM else _offline
+                result = Result(model, worker.facts["engine"], threads, worker.facts)
+                batch = _in_one_run(worker, plan)
+                result.chunk, result.in_a_run = batch or PICTURES_A_THREAD * threads, batch or 1
+                pairs.append((worker, result))
+        report = BenchmarkReport(
+            plan, describe_cpu(), [result for _, result in pairs], refused=refused
+        )
         try:
-            measure(report, pairs, progress)
+            _take_turns(report, pairs, progress)
             for number, (worker, result) in enumerate(pairs):
                 progress("memory and profile", number, len(pairs))
-                if not _is_measured(report, result):
+                if result not in report.results:
                     continue
                 with suppress(ModelError):  # its times stay; what it did not say is unknown
                     result.peak_memory = worker.ask("memory")
@@ -169,31 +171,24 @@ def benchmark(plan: Plan, *, progress: Progress = lambda *_: None) -> Report:
     return report
 
 
-def check_pictures(plan: Plan, progress: Progress = lambda *_: None) -> None:
-    """Decode every picture of a plan once: a broken one would end a long run at its turn.
-
-    Raises:
-        ImageError: one cannot be read.
-    """
+def check_pictures(plan: BenchmarkPlan, progress: Progress = lambda *_: None) -> None:
+    """Decode every picture of a plan once: a broken one, which an ImageError names, would end a
+    long run at its turn."""
     for number, path in enumerate(plan.used):
         progress("pictures", number, len(plan.used))
         read_image(path)
 
 
 def open_worker(
-    plan: Plan, model: str, engine: str, threads: int, *, refused: list[Refusal], batches: bool
+    plan: BenchmarkPlan, combination: Combination, *, refused: list[Refusal], batches: bool
 ) -> Worker | None:
-    """The process of a model; None where it cannot run, which is added to `refused`.
-
-    Args:
-        plan: what to measure.
-        model, engine, threads: one of its combinations.
-        refused: what cannot run.
-        batches: whether a file may be asked for several pictures in one run.
+    """The process of one combination of a plan; None where it cannot run, which is added to
+    `refused`. Only with `batches` may a file be asked for several pictures in one run.
 
     Raises:
         Ssd34Error: the model is missing, a picture cannot be read, or nothing in the plan can run.
     """
+    model, engine, threads = combination
     file = model_path(model)  # a wrong name is a mistake of the plan's, not an engine's
 
     def opened(*, streams: int) -> Worker:
@@ -215,13 +210,13 @@ def open_worker(
             worker = opened(streams=1)
         return worker
     except ModelError as error:
-        refused.append(Refusal(model, engine, threads, str(error)))
+        refused.append(Refusal(*combination, str(error)))
         if len(refused) == len(plan.combinations):
             raise
         return None
 
 
-def _check_batch(file: Path, fixed: int | None, plan: Plan, *, batches: bool) -> None:
+def _check_batch(file: Path, fixed: int | None, plan: BenchmarkPlan, *, batches: bool) -> None:
     """Refuse a file whose fixed number of pictures at once is not the one that is measured.
 
     A picture alone would be repeated to fill the batch and cost as much as all of them.
@@ -240,101 +235,61 @@ def _check_batch(file: Path, fixed: int | None, plan: Plan, *, batches: bool) ->
         )
 
 
-def _in_one_run(worker: Worker, plan: Plan) -> int | None:
+def _in_one_run(worker: Worker, plan: BenchmarkPlan) -> int | None:
     """Offline: pictures in one run of the file; None: one, and several runs at the same time."""
     fixed: int | None = worker.facts["batch"]
     return plan.batch or (fixed if fixed and fixed > 1 else None)
 
 
-@contextmanager
-def _left_out_if_it_fails(report: Report, worker: Worker, result: Result) -> Iterator[None]:
-    """A model that fails inside the block goes from the results to what is refused.
-
-    Its own rounds go with it: they would be compared with rounds that it did not take part in.
-
-    Raises:
-        ModelError: it was the last.
-    """
-    try:
-        yield
-    except ModelError as error:
-        worker.close()
-        report.results[:] = [one for one in report.results if one is not result]
-        report.refused.append(Refusal(result.model, result.engine, result.threads, str(error)))
-        if not report.results:
-            raise
-
-
-def _is_measured(report: Report, result: Result) -> bool:
-    """Whether a model has not failed; two may have equal results."""
-    return any(one is result for one in report.results)
-
-
-def _single_stream(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
-    plan = report.plan
-
-    def turn(worker: Worker, result: Result) -> Callable[[], None]:
-        number = -plan.warm_up
-
-        def run() -> None:
-            nonlocal number
-            stages = StageTimes(*worker.ask("detect", number=number))
-            if number >= 0:
-                result.stages.append(stages)
-            number += 1
-
-        return run
-
-    _turns(report, pairs, turn, progress)
-
-
-def _offline(report: Report, pairs: list[tuple[Worker, Result]], progress: Progress) -> None:
-    plan = report.plan
-
-    def turn(worker: Worker, result: Result) -> Callable[[], None]:
-        batch = _in_one_run(worker, plan)
-        result.chunk = batch or PICTURES_A_THREAD * result.threads
-        result.in_a_run = batch or 1
-        number = -plan.warm_up
-
-        def run() -> None:
-            nonlocal number
-            first = number * result.chunk
-            if batch:
-                taken = worker.ask("batches", first=first, count=batch, batch=batch)
-            else:
-                taken = worker.ask("many", first=first, count=result.chunk, workers=result.threads)
-            if number >= 0:
-                result.chunks_ms.append(taken)
-            number += 1
-
-        return run
-
-    _turns(report, pairs, turn, progress)
-
-
-def _turns(
-    report: Report,
-    pairs: list[tuple[Worker, Result]],
-    turn: Callable[[Worker, Result], Callable[[], None]],
-    progress: Progress,
+def _take_turns(
+    report: BenchmarkReport, pairs: list[tuple[Worker, Result]], progress: Progress
 ) -> None:
+    """Every model's rounds, into its result.
+
+    A model that fails goes to what is refused, with its own rounds: they would be compared with
+    rounds that it did not take part in. ModelError where it was the last.
+    """
     plan = report.plan
     total = plan.warm_up + plan.rounds
+    measure = _detect_one if plan.scenario == SINGLE_STREAM else _detect_many
 
-    def guarded(worker: Worker, result: Result) -> Callable[[], None]:
-        run = turn(worker, result)
+    def turn(worker: Worker, result: Result) -> Callable[[], None]:
+        numbers = count(-plan.warm_up)
 
-        def run_if_measured() -> None:
-            if _is_measured(report, result):
-                with _left_out_if_it_fails(report, worker, result):
-                    run()
+        def run() -> None:
+            if result not in report.results:
+                return
+            try:
+                measure(worker, result, next(numbers))
+            except ModelError as error:
+                worker.close()
+                report.results.remove(result)
+                refusal = Refusal(result.model, result.engine, result.threads, str(error))
+                report.refused.append(refusal)
+                if not report.results:
+                    raise
 
-        return run_if_measured
+        return run
 
     interleaved(
-        {str(number): guarded(*pair) for number, pair in enumerate(pairs)},
+        {str(number): turn(*pair) for number, pair in enumerate(pairs)},
         rounds=plan.rounds,
         warm_up=plan.warm_up,
         progress=lambda done: progress("rounds", done, total),
     )
+
+
+def _detect_one(worker: Worker, result: Result, number: int) -> None:
+    stages = StageTimes(*worker.ask("detect", number=number))
+    if number >= 0:
+        result.stages.append(stages)
+
+
+def _detect_many(worker: Worker, result: Result, number: int) -> None:
+    chunk, batch = result.chunk, result.in_a_run
+    if batch == chunk:
+        taken = worker.ask("batches", first=number * chunk, count=chunk, batch=batch)
+    else:
+        taken = worker.ask("many", first=number * chunk, count=chunk, workers=result.threads)
+    if number >= 0:
+        result.chunks_ms.append(taken)

@@ -1,8 +1,6 @@
-"""One model in its own process, told what to run by lines of JSON.
-
-`Worker` is the side of the caller; ``python -m ssd34.benchmark.worker`` the other. A
-process of its own tells a model's memory from the others', and keeps their threads apart.
-"""
+"""One model in its own process, which tells its memory from the others' and keeps their threads
+apart. `Worker` is the side of the caller; ``python -m ssd34.benchmark.worker`` the other, told what
+to run by lines of JSON."""
 
 from __future__ import annotations
 
@@ -28,8 +26,8 @@ from ssd34.files.atomic import sha256_of
 from ssd34.images.read import Picture, read_image
 from ssd34.machine import peak_memory
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector
-from ssd34.runtime.engine_choice import int8_way
-from ssd34.runtime.node_times import measure_tail_share
+from ssd34.runtime.engine_choice import find_int8_way
+from ssd34.runtime.node_times import compute_tail_share, measure_node_times
 from ssd34.runtime.session import Session
 from ssd34.zoo.names import model_path
 
@@ -40,13 +38,8 @@ _FAREWELL = 10.0
 
 
 class StageTimes(NamedTuple):
-    """Milliseconds of one picture.
-
-    Attributes:
-        preprocess: decoding, resizing, normalising.
-        network: the file, its own tail included.
-        tail: the rest: the policy of raw files, pixels, names.
-    """
+    """Milliseconds of one picture: decoding, resizing and normalising; the file, its own tail
+    included; the policy of raw files, pixels and names."""
 
     preprocess: float
     network: float
@@ -71,13 +64,8 @@ class Worker:
     def __init__(
         self, model: str, *, engine: str, threads: int, streams: int, pictures: Sequence[Path]
     ) -> None:
-        """
-        Args:
-            model: a file or a name.
-            engine: that runs it, or ``"auto"``.
-            threads: that one run uses.
-            streams: runs that will be under way at once.
-            pictures: what it will look at, kept in memory as they are on disk; none: a drawn one.
+        """Start it: the model is loaded as by `Session`, the pictures, or a drawn one where there
+        are none, are kept in memory as they are on disk.
 
         Raises:
             Ssd34Error: whatever loading the model and reading the pictures raise.
@@ -105,11 +93,8 @@ class Worker:
             raise
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Run a command of `_Model` there and wait for its answer.
-
-        Raises:
-            Ssd34Error: what the command raised; ModelError: the process died.
-        """
+        """Run a command of `_Model` there and wait for its answer; errors come out as what they
+        are, and a ModelError if the process died."""
         assert self._process.stdin and self._process.stdout
         try:
             self._process.stdin.write(json.dumps([command, arguments]) + "\n")
@@ -119,12 +104,9 @@ class Worker:
             answer = ""
         if not answer:
             code = self._ended()
-            killed = code < 0  # by a signal, which is how a system short of memory does it
-            remedy = (
-                "is there enough memory for it?"
-                if killed
-                else "its standard error, above, says why"
-            )
+            remedy = "its standard error, above, says why"
+            if code < 0:  # by a signal, which is how a system short of memory does it
+                remedy = "is there enough memory for it?"
             raise ModelError(f"{self._model}: its process ended with code {code}; {remedy}")
         values = json.loads(answer)
         if "error" in values:
@@ -172,7 +154,7 @@ class _Model:
             "spec": session.spec.name,
             "engine": session.engine.name,
             "engine_version": session.engine.version,
-            "int8": int8_way(session.path, session.engine),
+            "int8": find_int8_way(session.path, session.engine),
             "choice": session.choice.reason if session.choice else None,
             "batch": session.batch,
             "load_ms": round(1000 * loading, 1),
@@ -186,12 +168,8 @@ class _Model:
         """So many pictures from number `first` on, `workers` at once; milliseconds."""
         started = time.perf_counter()
         with ThreadPoolExecutor(workers) as pool:
-            jobs = [
-                pool.submit(self._detector.detect, self._picture(number))
-                for number in range(first, first + count)
-            ]
-            for job in jobs:
-                job.result()
+            pictures = [self._picture(number) for number in range(first, first + count)]
+            list(pool.map(self._detector.detect, pictures))
         return 1000 * (time.perf_counter() - started)
 
     def batches(self, *, first: int, count: int, batch: int) -> float:
@@ -213,12 +191,11 @@ class _Model:
         return peak_memory()
 
     def tail_share(self) -> float | None:
-        """See `measure_tail_share`; loads the file a second time."""
+        """Of the NMS in the file; loads it a second time."""
         session = self._detector.session
-        tensor = session.input_for(self._detector.read(self._picture(0)))
-        return measure_tail_share(
-            session.path, session.engine.name, tensor, threads=session.threads
-        )
+        tensor = session.input_for(read_image(self._picture(0)))
+        name, threads = session.engine.name, session.threads
+        return compute_tail_share(measure_node_times(session.path, name, tensor, threads=threads))
 
     def named(self, error: ImageError) -> ImageError:
         """The error with the name of the file: pictures are decoded from memory, many at once."""

@@ -29,6 +29,7 @@ from ssd34.cli.doctor import doctor
 from ssd34.cli.evaluate.calibrate import calibrate
 from ssd34.cli.evaluate.command import evaluate
 from ssd34.cli.models import models
+from ssd34.cli.serve import serve
 from ssd34.cli.train.command import train
 from ssd34.errors import Ssd34Error
 from ssd34.version import __version__
@@ -64,7 +65,7 @@ def commands() -> None:
 
 for command in (
     package, detect, batch, train, evaluate, calibrate, export, quantize, convert, data, models,
-    verify, benchmark, doctor,
+    verify, benchmark, doctor, serve,
 ):  # fmt: skip
     commands.add_command(command)
 

@@ -15,18 +15,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.benchmark.loadgen_run import loadgen_values
-from ssd34.benchmark.report import FORMATS, draw_benchmark, report_values
-from ssd34.benchmark.run import SCENARIOS, Plan
+from ssd34.benchmark.loadgen_run import benchmark_with_loadgen
+from ssd34.benchmark.report import FORMATS, draw_benchmark, make_report
+from ssd34.benchmark.run import SCENARIOS, BenchmarkPlan
 from ssd34.benchmark.run import benchmark as run_benchmark
-from ssd34.cli.console import INTERRUPTED, PARTLY, progress_bar, warn
+from ssd34.cli.console import INTERRUPTED, PARTLY, Renamed, progress_bar, warn
 from ssd34.errors import OptionError, require
 from ssd34.files.atomic import write_text, written_whole
 from ssd34.files.cache import load_matplotlib
 from ssd34.files.lock import folder_locked
 from ssd34.images.sources import find_pictures
 from ssd34.machine import thread_budget
-from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES, OPENVINO
+from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES, NATIVE, OPENVINO
 from ssd34.runtime.engine_choice import EXACT
 from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM
 from ssd34.text import counted
@@ -35,15 +35,16 @@ from ssd34.workflows.outputs import check_outputs
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10}
 
 
-def _refuse_removed(_: click.Context, option: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        raise OptionError(
-            f"{' and '.join(option.opts)} belonged to the simulated server, which is gone; use "
-            f"--scenario {' or '.join(SCENARIOS)}, or --loadgen"
-        )
+class _Benchmark(Renamed):
+    @staticmethod
+    def now(option: str) -> str | None:
+        """The simulated server is gone."""
+        if option in ("--rate", "--bound"):
+            return "use --loadgen DIR, or --scenario single-stream or offline"
+        return None
 
 
-@click.command(short_help="Measure how fast models run on this machine.")
+@click.command(cls=_Benchmark, short_help="Measure how fast models run on this machine.")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
     "--threads", metavar="N,M",
@@ -66,16 +67,13 @@ def _refuse_removed(_: click.Context, option: click.Parameter, value: str | None
     help=f"Rounds. [default: {', '.join(f'{n} {name}' for name, n in ROUNDS.items())}]",
 )  # fmt: skip
 @click.option(
-    "--warm-up",
-    type=click.IntRange(0),
-    default=3,
-    help="Rounds that do not count. Not with LoadGen.",
-)
+    "--warm-up", type=click.IntRange(0), default=3, help="Rounds that do not count. Not with "
+    "LoadGen.",
+)  # fmt: skip
 @click.option(
     "--batch", type=click.IntRange(1),
     help="Offline: pictures in one run. [default: the file's own number, or one a thread]",
 )  # fmt: skip
-@click.option("--rate", "--bound", hidden=True, expose_value=False, callback=_refuse_removed)
 @click.option(
     "--loadgen", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Let MLCommons LoadGen ask for pictures, and keep its logs in DIR.",
@@ -94,12 +92,11 @@ def benchmark(
     images: tuple[str, ...],
     scenario: str,
     rounds: int | None,
-    warm_up: int,
-    batch: int | None,
     loadgen: Path | None,
     seconds: float,
     json_file: Path | None,
     plot: Path | None,
+    **options: Any,
 ) -> None:
     """Measure how fast models run on this machine, from JPEG bytes to detections.
 
@@ -110,15 +107,14 @@ def benchmark(
     Example: ssd34 benchmark float.onnx int8.onnx --images photos --threads 2
     """
     _check_scenario(scenario, loadgen=loadgen is not None)
-    plan = Plan(
+    plan = BenchmarkPlan(
         models=models,
         engines=_engines(engines),
         threads=_thread_counts(threads),
         pictures=[picture.path for picture in find_pictures(images)],
         scenario=scenario,
         rounds=rounds or ROUNDS[scenario],
-        warm_up=warm_up,
-        batch=batch,
+        **options,
     )
     check_outputs((json_file, plot), files=plan.pictures, models=models)
     if plot:
@@ -129,7 +125,7 @@ def benchmark(
     console = Console(
         highlight=False, emoji=False, width=shutil.get_terminal_size((110, 24)).columns
     )
-    console.print(cpu_line(values["cpu"]), markup=False, soft_wrap=True)
+    console.print(describe_cpu(values["cpu"]), markup=False, soft_wrap=True)
     console.print(table_of(values))
     if json_file:
         write_text(json_file, json.dumps(values, indent=1) + "\n")
@@ -186,21 +182,21 @@ def _form(plot: Path) -> str:
     return plot.suffix.lower().removeprefix(".")
 
 
-def _measured(plan: Plan) -> dict[str, Any]:
+def _measured(plan: BenchmarkPlan) -> dict[str, Any]:
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
 
         def show(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        return report_values(run_benchmark(plan, progress=show))
+        return make_report(run_benchmark(plan, progress=show))
 
 
-def _with_loadgen(plan: Plan, folder: Path, seconds: float) -> dict[str, Any]:
+def _with_loadgen(plan: BenchmarkPlan, folder: Path, seconds: float) -> dict[str, Any]:
     require("mlperf_loadgen", extra="loadgen", why="--loadgen")
     with folder_locked(folder), progress_bar() as bar:
         task = bar.add_task("LoadGen", total=None)
-        return loadgen_values(
+        return benchmark_with_loadgen(
             plan,
             folder,
             seconds=seconds,
@@ -220,6 +216,10 @@ def _engines(names: str) -> list[str]:
             from ssd34.runtime.libraries import load_openvino
 
             load_openvino()
+        if name == NATIVE:
+            from ssd34.runtime.native.native_engine import require_libraries
+
+            require_libraries()
     return engines
 
 
@@ -239,7 +239,7 @@ Row = dict[str, str]
 """Cells by column; a cell may have several lines."""
 
 
-def cpu_line(cpu: dict[str, Any]) -> str:
+def describe_cpu(cpu: dict[str, Any]) -> str:
     """One line about the processor."""
     features = cpu["features"]
     known = "unknown" if features is None else " ".join(n for n, has in features.items() if has)

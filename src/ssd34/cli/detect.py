@@ -14,8 +14,15 @@ from click.core import ParameterSource
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssd34.cli.console import PARTLY, engine_option, progress_bar, say_choice, warn
-from ssd34.cli.detection_formats import FORMATS, Looked, Run, as_text
+from ssd34.cli.console import (
+    PARTLY,
+    engine_option,
+    progress_bar,
+    say_choice,
+    threads_option,
+    warn,
+)
+from ssd34.cli.video import JSONL, VideoOptions, detect_video, refuse_for_pictures
 from ssd34.core.detections import Detections
 from ssd34.core.postprocess import POLICIES, ZOO
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
@@ -24,24 +31,24 @@ from ssd34.files.atomic import write_text, written_whole
 from ssd34.images.read import MAX_PIXELS, LargeImageError, make_reopenable, read_picture
 from ssd34.images.sources import PictureFile, find_pictures
 from ssd34.machine import overlapped
-from ssd34.runtime.detector import DEFAULT_SCORE
+from ssd34.runtime.detector import DEFAULT_SCORE, Detector, PreparedPicture
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
 from ssd34.text import counted
+from ssd34.video.source import find_video
+from ssd34.workflows.detection_formats import FORMATS, DetectRun, Looked, as_text
 from ssd34.workflows.outputs import check_outputs
 
 SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 
 
-@click.command(short_help="Find objects in pictures.")
+@click.command(short_help="Find objects in pictures, films and streams.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--model", default="default", help="An ONNX file, or the name of a model.")
 @click.option(
-    "--score",
-    type=click.FloatRange(0, 1),
-    default=DEFAULT_SCORE,
+    "--score", type=click.FloatRange(0, 1), default=DEFAULT_SCORE,
     help="Leave out detections that score less.",
-)
+)  # fmt: skip
 @click.option(
     "--policy", "policy_name", type=click.Choice(list(POLICIES)),
     help="NMS policy, only for files that end at raw outputs. Others have the NMS in the file, see "
@@ -51,12 +58,14 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
     "--class", "classes", multiple=True, metavar="NAME", help="Only this class; may be repeated."
 )
 @click.option(
-    "--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    help="Write the pictures with their boxes into DIR.",
+    "--save", type=click.Path(path_type=Path), metavar="DIR",
+    help="Write the pictures, or the film, with their boxes into DIR. A film may have a name "
+    "ending in .mp4, .m4v, .mov or .mkv instead.",
 )  # fmt: skip
 @click.option(
-    "--format", "form", type=click.Choice(FORMATS),
-    help="Form of the result. [default: json or csv where --output ends so, else table]",
+    "--format", "form", type=click.Choice([*FORMATS, JSONL]),
+    help="Form of the result. [default: json or csv where --output ends so, else table; of a film "
+    "jsonl, a line for each frame]",
 )  # fmt: skip
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE",
@@ -67,13 +76,22 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
     "--preprocess", "preprocessing", type=click.Choice(PREPROCESSINGS), default=CARD,
     help="card: as published, bit for bit. fast: less work on large pictures.", show_default=True,
 )  # fmt: skip
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
-)
+@threads_option
 @engine_option
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse larger pictures."
 )
+@click.option(
+    "--every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Only every N-th frame of a film.",
+)
+@click.option("--track", is_flag=True, help="Number the objects of a film, and follow them.")
+@click.option(
+    "--reconnect", type=click.IntRange(0, 100), metavar="N",
+    help="Connections that are tried in a row when a stream breaks. [default: 6]",
+)  # fmt: skip
 def detect(
     *,
     sources: tuple[str, ...],
@@ -88,10 +106,14 @@ def detect(
     threads: int | None,
     engine: str | None,
     max_pixels: int,
+    every: int | None,
+    track: bool,
+    reconnect: int | None,
 ) -> None:
-    """Find objects in pictures.
+    """Find objects in pictures, films and streams.
 
-    SOURCE is a picture, a folder (with its folders) or a quoted pattern such as 'shots/*.jpg'.
+    SOURCE is a picture, a folder (with its folders) or a quoted pattern such as 'shots/*.jpg'; or
+    one film, the address of a stream (rtsp://...), or the number of a camera.
     An unreadable picture is reported, the others are done, and the exit code is 1. If none can be
     read, the exit code is 2 and nothing is written.
 
@@ -99,10 +121,29 @@ def detect(
     """
     if score != score:
         raise OptionError("--score nan: expected a number from 0 to 1")
-    pictures = find_pictures(sources)
-    from ssd34.runtime.detector import Detector, Prepared
+    asked = VideoOptions(
+        model=model, score=score, classes=classes, save=save, form=form, output=output,
+        every=every, track=track, reconnect=reconnect, max_pixels=max_pixels,
+    )  # fmt: skip
 
-    form = form or _usual_format(output)
+    def load() -> Detector:
+        detector = Detector.load(
+            model, threads=threads, policy=policy_name, engine=engine or DEFAULT_ENGINE,
+            preprocessing=preprocessing,
+        )  # fmt: skip
+        say_choice(detector.session)
+        if click.get_current_context().get_parameter_source("score") is ParameterSource.COMMANDLINE:
+            _warn_of_own_threshold(detector.session, score)
+        return detector
+
+    if (video := find_video(sources)) is not None:
+        detect_video(video, load, asked)
+        return
+    refuse_for_pictures(asked)
+    pictures = find_pictures(sources)
+    if form is None:
+        ending = output.suffix.lower().removeprefix(".") if output else ""
+        form = ending if ending in ("json", "csv") else "table"
     targets = _targets(pictures, save) if save else {}
     if form == "yolo" and output and output.exists() and not output.is_dir():
         raise OptionError(f"--output {output}: is a file; --format yolo writes a folder")
@@ -112,21 +153,12 @@ def detect(
         files=[picture.path for picture in pictures], models=(model,),
         made=(save, output if form == "yolo" else None),
     )  # fmt: skip
-    detector = Detector.load(
-        model,
-        threads=threads,
-        policy=policy_name,
-        engine=engine or DEFAULT_ENGINE,
-        preprocessing=preprocessing,
-    )
-    say_choice(detector.session)
-    if click.get_current_context().get_parameter_source("score") is ParameterSource.COMMANDLINE:
-        _warn_of_own_threshold(detector.session, score)
+    detector = load()
     wanted = [detector.labels.label(name) for name in classes]
 
-    run = Run(model=model, files=[picture.path for picture in pictures])
+    run = DetectRun(model=model, files=[picture.path for picture in pictures])
 
-    def prepare(picture: PictureFile) -> tuple[Prepared, Image.Image | None] | ImageError:
+    def prepare(picture: PictureFile) -> tuple[PreparedPicture, Image.Image | None] | ImageError:
         """In a thread, while the network works on the picture before."""
         try:
             if save is None:
@@ -176,11 +208,11 @@ def _warn_of_own_threshold(session: Session, score: float) -> None:
         return
     try:
         from ssd34.deploy.graph.onnx_file import read_model
-        from ssd34.deploy.publish.compare_outputs import tail_policy
+        from ssd34.deploy.graph.tail import read_tail_policy
     except ModuleNotFoundError:  # a base install: most files have the published threshold
         own = ZOO.score_threshold
     else:
-        own = tail_policy(read_model(session.path).graph).score_threshold
+        own = read_tail_policy(read_model(session.path).graph).score_threshold
     if np.float32(score) < np.float32(own):
         warn(
             f"--score {score:g}: {session.path.name} leaves out detections below {own:.4g} "
@@ -236,12 +268,7 @@ def _save(target: Path, pixels: NDArray[np.uint8], found: Detections) -> None:
         draw(pixels, found).save(temporary, form, quality=92)
 
 
-def _usual_format(output: Path | None) -> str:
-    ending = output.suffix.lower().removeprefix(".") if output else ""
-    return ending if ending in ("json", "csv") else "table"
-
-
-def _emit(run: Run, form: str, output: Path | None, label_files: dict[Path, Path]) -> None:
+def _emit(run: DetectRun, form: str, output: Path | None, label_files: dict[Path, Path]) -> None:
     if output is None:
         width = shutil.get_terminal_size((100, 24)).columns
         click.echo(as_text(run, form, width=width), nl=False)

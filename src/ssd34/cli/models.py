@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -12,14 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.cli.console import download_bar
-from ssd34.errors import OptionError
+from ssd34.errors import DownloadError, OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
-from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedModel, published
-from ssd34.zoo.names import cache_path, is_cached
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
+from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedModel, find_published
+from ssd34.zoo.names import EMBEDDED, cache_path, is_cached, model_path
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -66,15 +63,24 @@ def pull(*, names: tuple[str, ...], with_test_data: bool) -> None:
     """
     wanted: list[PublishedFile] = []
     for name in names:
-        _refuse_embedded(name)
-        entry = published(name)
+        if name in EMBEDDED:
+            raise OptionError(f"{name}: comes with the package, there is nothing to pull")
+        entry = find_published(name)
         wanted.append(entry.model)
         if with_test_data:
             if entry.test_data is None:
                 raise OptionError(f"{name}: no test data is published with it")
             wanted.append(entry.test_data)
     for file in dict.fromkeys(wanted):
-        fetch(file, cache_path(file))
+        try:
+            fetch(file, cache_path(file))
+        except DownloadError as error:
+            if not file.name.endswith(".tar.gz"):
+                raise
+            raise DownloadError(
+                f"{error}; the mirrors were seen to have no test data: ssd34 package makes it from "
+                "a model"
+            ) from None
         click.echo(str(cache_path(file)))
 
 
@@ -87,23 +93,12 @@ def path(*, name: str) -> None:
 
     Example: ssd34 models path default
     """
-    from ssd34.zoo.names import EMBEDDED, model_path
-
     if name not in EMBEDDED:
-        published(name)
+        find_published(name)
     click.echo(str(model_path(name)))
 
 
-def _refuse_embedded(name: str) -> None:
-    from ssd34.zoo.names import EMBEDDED
-
-    if name in EMBEDDED:
-        raise OptionError(f"{name}: comes with the package, there is nothing to pull")
-
-
 def _print_list(*, as_json: bool) -> None:
-    from ssd34.zoo.names import EMBEDDED
-
     models = [*map(_embedded, EMBEDDED), *map(_described, PUBLISHED.values())]
     if as_json:
         click.echo(json.dumps({"cache": str(cache_folder()), "models": models}, indent=1))
@@ -157,12 +152,8 @@ def _file_values(file: PublishedFile) -> dict[str, Any]:
 
 
 def _embedded(name: str) -> dict[str, Any]:
-    """The same of a model that comes with the package, from the manifest and the proof beside it.
-
-    A float file has no proof. Its weights are stored small, its arithmetic is float32.
-    """
-    from ssd34.zoo.names import model_path
-
+    """The same of a model that comes with the package, from the manifest and the proof beside it,
+    which a float file lacks."""
     file = model_path(name)
     manifest = json.loads((file.parent / "ONNX_HUB_MANIFEST.json").read_bytes())
     (opset,) = (entry["opset_version"] for entry in manifest if entry["model"] == name)

@@ -16,7 +16,7 @@ from ssd34.core.detections import Detections
 from ssd34.errors import ImageError
 from ssd34.images.read import LargeImageError
 from ssd34.machine import overlapped
-from ssd34.runtime.detector import Prepared
+from ssd34.runtime.detector import PreparedPicture
 
 _METADATA = "ssd34"
 
@@ -102,7 +102,7 @@ class PartWorker:
                 moved(len(rows), errors)
         return _parquet(rows, f"{self._task.identity} {part}")
 
-    def _prepare(self, load: Loader) -> Prepared | ImageError:
+    def _prepare(self, load: Loader) -> PreparedPicture | ImageError:
         """In a thread, while the network works on pictures before."""
         try:
             return self._detector.prepare(load(), max_pixels=self._task.options.max_pixels)
@@ -111,7 +111,7 @@ class PartWorker:
         except ImageError as error:
             return error
 
-    def _find(self, prepared: Prepared) -> Detections:
+    def _find(self, prepared: PreparedPicture) -> Detections:
         found = self._detector.find(prepared, score=self._task.options.score)
         return found.where(np.isin(found.labels, self._labels)) if self._labels else found
 

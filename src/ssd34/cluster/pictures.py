@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.errors import ImageError
-from ssd34.files.tree import MAX_FILE_BYTES, Files, FolderFiles, normal, numbers_of, path_of
+from ssd34.files.tree import (
+    MAX_FILE_BYTES,
+    Files,
+    FolderFiles,
+    normalise_name,
+    number_files,
+    path_of,
+)
 from ssd34.images.read import SUFFIXES
 
 
@@ -122,7 +129,7 @@ def list_pictures(
     if not names:
         endings = ", ".join(sorted(SUFFIXES))
         raise ImageError(f"{source}: holds no pictures (looked for files ending in {endings})")
-    numbers = np.array(numbers_of(names) if ids is None else ids, np.int64)
+    numbers = np.array(number_files(names) if ids is None else ids, np.int64)
     digest = hashlib.sha256()
     for number, name, stamp in zip(numbers.tolist(), names, stamps, strict=True):
         digest.update(json.dumps([number, name, stamp]).encode())
@@ -138,7 +145,9 @@ def list_in_folder(
     Raises:
         ImageError: there are none.
     """
-    stamps = (stamp_of(files.root / path_of(name)) if normal(name) else None for name in names)
+    stamps = (
+        stamp_of(files.root / path_of(name)) if normalise_name(name) else None for name in names
+    )
     return list_pictures(NamedStore(files), source, names, stamps, ids=ids)
 
 

@@ -37,7 +37,7 @@ from ssd34.files.tree import (
     BROKEN_ZIP,
     FolderFiles,
     ZipFiles,
-    normal,
+    normalise_name,
     path_of,
     read_annotations,
     text_of,
@@ -193,7 +193,7 @@ def _in_tar(path: Path) -> Pictures:
     try:
         with _SmallReads(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
-                name = normal(member.name)
+                name = normalise_name(member.name)
                 if name is None:
                     raise DatasetError(
                         f"{path}: holds {member.name!r:.80}, a name that leads out of it"

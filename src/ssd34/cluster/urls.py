@@ -18,7 +18,7 @@ from ssd34.cluster.pictures import (
     list_pictures,
 )
 from ssd34.errors import ImageError, OptionError, require
-from ssd34.files.tree import MAX_FILE_BYTES, normal
+from ssd34.files.tree import MAX_FILE_BYTES, normalise_name
 
 _TRIES = 3
 _TAGS = ("ETag", "etag", "md5Hash")
@@ -84,7 +84,7 @@ def list_behind_url(url: str) -> Pictures:
     root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if glob.has_magic(path) else path
     root = posixpath.dirname(root) if root in files else root.rstrip("/")
     names = [name.removeprefix(f"{root}/") for name in files]
-    if any(normal(name) != name for name in names):
+    if any(normalise_name(name) != name for name in names):
         raise ImageError(f"{shown}: lists names that lead out of it; give the folder itself")
     stamps = (
         [info.get("size"), *(str(info[tag]) for tag in _TAGS if tag in info)]

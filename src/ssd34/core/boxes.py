@@ -1,7 +1,7 @@
-"""Areas, overlaps and layouts of boxes.
+"""Areas, overlaps and layouts of boxes, in whatever unit the caller uses throughout.
 
-Boxes are xyxy (left, top, right, bottom) unless a name says otherwise: ``cxcywh`` is centre
-and size, ``xywh`` is left, top and size. Units are whatever the caller uses throughout.
+Boxes are xyxy (left, top, right, bottom) unless a name says otherwise: ``cxcywh`` is centre and
+size, ``xywh`` is left, top and size, the layout of COCO files.
 """
 
 from __future__ import annotations
@@ -15,21 +15,16 @@ Boxes = NDArray[np.floating[Any]]
 
 
 def area(boxes: Boxes) -> Boxes:
-    """Areas of boxes (..., 4), without clamping: a box turned inside out may be negative."""
+    """Areas (...) of boxes (..., 4), without clamping: a box turned inside out may be negative."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def pairwise_iou(a: Boxes, b: Boxes, *, clamp: bool = True) -> Boxes:
-    """Intersection over union of each box of `a` with each box of `b`.
+    """Intersection over union (N, M) of each of `a` (N, 4) with each of `b` (M, 4), in their dtype;
+    0 where both areas are 0.
 
-    Args:
-        a: (N, 4) xyxy.
-        b: (M, 4) xyxy, in the same units.
-        clamp: count negative overlaps as none. False repeats a slip of the inference
-            benchmark's code: two boxes apart along both axes get a positive overlap.
-
-    Returns:
-        (N, M), the dtype of the inputs; 0 where both areas are 0.
+    Without `clamp` it repeats a slip of the inference benchmark's code: two boxes apart along both
+    axes get a positive overlap.
     """
     # One coordinate at a time: NumPy is several times slower along a last axis of two.
     width = _overlap(a, b, 0, clamp=clamp)
@@ -40,15 +35,8 @@ def pairwise_iou(a: Boxes, b: Boxes, *, clamp: bool = True) -> Boxes:
 
 
 def pairwise_coverage(a: Boxes, b: Boxes) -> Boxes:
-    """Which share of each box of `b` each box of `a` covers.
-
-    Args:
-        a: (N, 4) xyxy.
-        b: (M, 4) xyxy, in the same units.
-
-    Returns:
-        (N, M), the dtype of the inputs; 0 where the area of b is 0.
-    """
+    """Which share (N, M) of each of `b` (M, 4) each of `a` (N, 4) covers, in their dtype; 0 where
+    the area of b is 0."""
     overlap = _overlap(a, b, 0, clamp=True) * _overlap(a, b, 1, clamp=True)
     areas = np.broadcast_to(area(b)[None, :], overlap.shape)
     covered: Boxes = np.divide(overlap, areas, out=np.zeros_like(overlap), where=areas != 0)
@@ -83,10 +71,10 @@ def xyxy_from_cxcywh(boxes_cxcywh: Boxes) -> Boxes:
 
 
 def xywh_from_xyxy(boxes: Boxes) -> Boxes:
-    """(..., 4) xyxy to left, top and size, the layout of COCO files."""
+    """(..., 4) xyxy to left, top and size."""
     return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
 
 
 def xyxy_from_xywh(boxes_xywh: Boxes) -> Boxes:
-    """(..., 4) left, top and size, the layout of COCO files, to xyxy."""
+    """(..., 4) left, top and size to xyxy."""
     return np.concatenate([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], axis=-1)

@@ -27,16 +27,11 @@ TAIL_INPUTS = ("tail.loc", "tail.conf")
 """What the same two are called inside a file that computes detections from them."""
 
 METADATA_SPEC = "ssd34.spec"
-"""Metadata key of the model spec, as JSON."""
-
 METADATA_LABELS = "ssd34.labels"
-"""Metadata key of the label set, as JSON."""
-
 METADATA_QUANTIZATION = "ssd34.quantization"
-"""Metadata key of how an int8 file was quantized, as JSON."""
-
 METADATA_SCORES = "ssd34.score_calibration"
-"""Metadata key of the score calibration that the file's biases hold, as JSON."""
+"""Keys of an ONNX file's metadata, all JSON: the spec, the classes, how an int8 file was quantized,
+the score calibration that the biases hold."""
 
 NOTE_INT8_STEPS = "int8_steps"
 """In a checkpoint's notes, after quantization-aware training: each value's name to its scale and
@@ -44,7 +39,6 @@ zero point."""
 
 PUBLISHED = (SPECS["ssd1200-resnet34"], COCO_LABELS)
 """What files without metadata are: the published network."""
-
 
 Form = tuple[int | None, ...]
 """A shape; None stands for any size."""
@@ -55,7 +49,6 @@ class Port:
     """An input or output of a graph.
 
     Attributes:
-        name: its name.
         type: as ONNX Runtime writes it, for example ``"tensor(float)"``.
         shape: a number for a fixed dimension, a name or None for a free one; None as a whole: not
             even the number of dimensions is known.
@@ -90,16 +83,15 @@ def fits(shape: Sequence[int | None], form: Sequence[int | None]) -> bool:
     )
 
 
-def port_faults(
+def find_port_faults(
     inputs: Sequence[Port], outputs: Sequence[Port], metadata: Mapping[str, str]
 ) -> list[str]:
     """What keeps inputs and outputs from being those of a detector with this metadata.
 
-    An output may say less than it could: free dimensions, or none at all. Its values are looked at
-    when the file runs.
+    An output may leave dimensions free; its values are looked at when the file runs.
     """
     try:
-        stated = stated_identity(metadata)
+        stated = _read_stated_identity(metadata)
     except ModelError as error:
         return [str(error)]
     spec, _ = stated or PUBLISHED
@@ -155,25 +147,19 @@ def _outputs_of(spec: ModelSpec, *, raw: bool) -> dict[str, tuple[str, Form]]:
 
 
 SCORE_SLACK = 1e-3
-"""How far rounding may take a score over 0 or 1."""
-
 BOX_SLACK = 0.01
-"""How far rounding may take a box's right side left of its left one, in fractions of the picture.
-"""
+"""How far rounding may take a score over 0 or 1, and a box's right side left of its left one, in
+fractions of the picture."""
 
-OUTSIDE = 1.0
-FARTHEST = 10.0
+OUTSIDE, FARTHEST = 1.0, 10.0
 """How far outside the picture, in its sides, the centre of most boxes and of any box may lie. An
 untrained network's boxes scatter so far; boxes in pixels lie farther."""
 
-LARGEST_OFFSET = 400.0
-"""Of loc, twice what an untrained network gives; boxes that are larger by it still are float32."""
-
-LARGEST_LOGIT = 1e6
-"""Of conf, where a trained network gives some tens."""
+LARGEST_OFFSET, LARGEST_LOGIT = 400.0, 1e6
+"""Of loc, twice what an untrained network gives; of conf, where a trained one gives some tens."""
 
 
-def detection_faults(
+def find_detection_faults(
     boxes: NDArray[Any],
     labels: NDArray[Any],
     scores: NDArray[Any],
@@ -181,16 +167,9 @@ def detection_faults(
     pictures: int,
     num_classes: int,
 ) -> list[str]:
-    """What keeps a file's outputs from being detections. Where the score is 0, box and label only
-    fill up.
-
-    Args:
-        boxes: (N, D, 4) xyxy, fractions of the picture.
-        labels: (N, D), 1 to `num_classes`.
-        scores: (N, D), 0 to 1.
-        pictures: N.
-        num_classes: of the file.
-    """
+    """What keeps a file's outputs from being detections: boxes (N, D, 4) xyxy in fractions of the
+    picture, labels (N, D) from 1, scores (N, D) from 0 to 1. Where the score is 0, box and label
+    only fill up."""
     values = zip(DETECTION_OUTPUTS, (boxes, labels, scores), strict=True)
     if boxes.shape != (*scores.shape, 4) or labels.shape != scores.shape or scores.ndim != 2 or (
         len(scores) != pictures
@@ -222,17 +201,11 @@ def detection_faults(
     return faults
 
 
-def raw_faults(
+def find_raw_faults(
     loc: NDArray[Any], conf: NDArray[Any], *, pictures: int, spec: ModelSpec
 ) -> list[str]:
-    """What keeps a file's outputs from being a network's raw ones.
-
-    Args:
-        loc: (N, 4, A) offsets.
-        conf: (N, channels, A) logits.
-        pictures: N.
-        spec: the network, for channels and A.
-    """
+    """What keeps a file's outputs from being a network's raw ones: offsets `loc` (N, 4, A) and
+    logits `conf` (N, channels, A)."""
     forms = {name: (pictures, *form[1:]) for name, (_, form) in _outputs_of(spec, raw=True).items()}
     if loc.shape != forms["loc"] or conf.shape != forms["conf"]:
         return [
@@ -256,42 +229,33 @@ def raw_faults(
     return faults
 
 
-def identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet]:
+def read_identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet]:
     """Spec and classes in a file's metadata; where it has neither, those of the published files.
-
-    Raises:
-        ModelError: one of the two is missing or broken, or they do not fit each other.
-    """
-    return stated_identity(metadata) or PUBLISHED
+    ModelError where one of them is missing or broken, or they do not fit each other."""
+    return _read_stated_identity(metadata) or PUBLISHED
 
 
-def stated_identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet] | None:
+def _read_stated_identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, LabelSet] | None:
     """The same; None where the metadata has neither, as in the published files."""
     if not {METADATA_SPEC, METADATA_LABELS} & set(metadata):
         return None
-    return parsed_identity(metadata, spec_key=METADATA_SPEC, labels_key=METADATA_LABELS)
+    return parse_identity(metadata, spec_key=METADATA_SPEC, labels_key=METADATA_LABELS)
 
 
-def score_calibration(metadata: Mapping[str, str]) -> ScoreCalibration | None:
-    """The score calibration that an ONNX file's biases hold; None: they hold none.
-
-    Raises:
-        ModelError: it is broken.
-    """
+def read_score_calibration(metadata: Mapping[str, str]) -> ScoreCalibration | None:
+    """The score calibration that an ONNX file's biases hold, if any; ModelError where it is
+    broken."""
     try:
         return ScoreCalibration.in_metadata(metadata, METADATA_SCORES)
     except OptionError as error:
         raise ModelError(f"broken ssd34 metadata ({error})") from None
 
 
-def parsed_identity(
+def parse_identity(
     metadata: Mapping[str, str], *, spec_key: str, labels_key: str
 ) -> tuple[ModelSpec, LabelSet]:
-    """Spec and classes, which have to be there as JSON under these keys.
-
-    Raises:
-        ModelError: one of the two is missing or broken, or they do not fit each other.
-    """
+    """Spec and classes, which have to be there as JSON under these keys; ModelError as
+    `read_identity`."""
     try:
         spec = ModelSpec.from_dict(json.loads(metadata[spec_key]))
         labels = LabelSet.from_dict(json.loads(metadata[labels_key]))
@@ -308,11 +272,9 @@ def parsed_identity(
     return spec, labels
 
 
-LARGEST_WEIGHT = 127
-"""Weights are -127 to 127 steps."""
-
-LARGEST_NARROW_WEIGHT = 64
-"""Weights of 7 bits are -64 to 64 steps: two of their products with bytes add up within 16 bits."""
+LARGEST_WEIGHT, LARGEST_NARROW_WEIGHT = 127, 64
+"""Weights of 8 and 7 bits are at most so many steps: two products of narrow ones with bytes add up
+within 16 bits."""
 
 LARGEST_BIAS = 2.0**30
 """Steps; leaves the other half of int32 to the sum of products."""

@@ -1,8 +1,5 @@
-"""The default boxes, the fixed grid of reference boxes that the network refines, and the box coder:
-boxes to network offsets and back.
-
-Source of the coder: SSD paper, equation 2, with the variances 0.1 (centre) and 0.2 (size).
-"""
+"""The default boxes, the fixed grid that the network refines, and the box coder: boxes to network
+offsets and back. Source of the coder: SSD paper, equation 2."""
 
 from __future__ import annotations
 
@@ -16,14 +13,10 @@ from ssd34.core.spec import ModelSpec
 
 
 def default_boxes_cxcywh(spec: ModelSpec) -> NDArray[np.float32]:
-    """The default boxes of a network, in the order of its outputs.
+    """The default boxes (A, 4) float32 of a network, in fractions of the picture, clamped to 0..1.
 
-    Source: SSD paper, section 2.2, with the scales and the order of the training benchmark:
-    level, then box shape, then row, then column.
-
-    Returns:
-        (A, 4) float32, centre x, centre y, width, height in fractions of the picture,
-        clamped to 0..1.
+    Source: SSD paper, section 2.2, with the scales of the training benchmark, and its order, which
+    is that of the outputs: level, then box shape, then row, then column.
     """
     levels = []
     for level, side in enumerate(spec.feature_sizes):
@@ -59,15 +52,8 @@ SIZE_VARIANCE = 0.2
 def encode(
     boxes_cxcywh: NDArray[np.float32], default_boxes_cxcywh: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Offsets that turn each default box into the box beside it.
-
-    Args:
-        boxes_cxcywh: (A, 4) float32, fractions of the picture, sizes > 0.
-        default_boxes_cxcywh: (A, 4) float32.
-
-    Returns:
-        (A, 4) float32: dx, dy, dw, dh.
-    """
+    """Offsets dx, dy, dw, dh (A, 4) float32 that turn each default box (A, 4) into the box beside
+    it, (A, 4) float32 of sizes > 0."""
     size = default_boxes_cxcywh[:, 2:]
     centre = (boxes_cxcywh[:, :2] - default_boxes_cxcywh[:, :2]) / size / CENTRE_VARIANCE
     scale = np.log(boxes_cxcywh[:, 2:] / size) / SIZE_VARIANCE
@@ -77,14 +63,12 @@ def encode(
 def decode(
     loc: NDArray[np.float32], default_boxes_cxcywh: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """The boxes that raw network offsets stand for.
+    """The boxes (A, 4) float32 xyxy, fractions of the picture and perhaps beyond, that offsets
+    stand for.
 
     Args:
         loc: (4, A) float32, the network's coordinate-major output of one picture.
         default_boxes_cxcywh: (A, 4) float32.
-
-    Returns:
-        (A, 4) float32 xyxy, fractions of the picture; may reach outside 0..1.
     """
     offsets = loc.T
     size = default_boxes_cxcywh[:, 2:]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +18,14 @@ from ssd34.core.postprocess import Picked
 from ssd34.errors import require
 
 if TYPE_CHECKING:
+    import pandas
     import supervision
 
 Rows = slice | Sequence[int] | NDArray[np.bool_] | NDArray[np.integer[Any]]
 """Which of N objects: a slice, an (N,) mask, or (M,) indices, negative ones from the end."""
+
+_SHOWN = 6
+"""Objects that a `Detections` names where it is printed."""
 
 CSV_HEADER = "file,label,name,score,left,top,right,bottom"
 
@@ -33,7 +39,7 @@ class Detection(NamedTuple):
     score: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
     """The objects found in one picture, best first.
 
@@ -42,8 +48,7 @@ class Detections:
         labels: (N,) int64, 1..classes.
         scores: (N,) float32, 0..1.
         label_set: the classes.
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        width, height: of the picture, pixels.
     """
 
     boxes: NDArray[np.float32]
@@ -56,7 +61,7 @@ class Detections:
     @classmethod
     def from_picked(
         cls, picked: Picked, *, label_set: LabelSet, width: int, height: int, score: float = 0.0
-    ) -> Detections:
+    ) -> Self:
         """Detections in fractions of a picture, to pixels, with at least a score."""
         kept = np.flatnonzero(picked.scores >= score)
         kept = kept[np.argsort(-picked.scores[kept], kind="stable")]
@@ -77,9 +82,9 @@ class Detections:
     def __getitem__(self, index: int | np.integer[Any]) -> Detection: ...
 
     @overload
-    def __getitem__(self, index: Rows) -> Detections: ...
+    def __getitem__(self, index: Rows) -> Self: ...
 
-    def __getitem__(self, index: int | np.integer[Any] | Rows) -> Detection | Detections:
+    def __getitem__(self, index: int | np.integer[Any] | Rows) -> Detection | Self:
         """One object, as iteration gives it, for an integer; `Detections` for `Rows`.
 
         Raises:
@@ -91,26 +96,23 @@ class Detections:
             box, score = tuple(self.boxes[index].tolist()), float(self.scores[index])
             return Detection(box, label, self.label_set.name(label), score)
         rows = index if isinstance(index, slice) else _rows(index)
-        return Detections(
-            self.boxes[rows],
-            self.labels[rows],
-            self.scores[rows],
-            self.label_set,
-            self.width,
-            self.height,
-        )
+        boxes, labels, scores = self.boxes[rows], self.labels[rows], self.scores[rows]
+        return replace(self, boxes=boxes, labels=labels, scores=scores)
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{found.name} {found.score:.2f}" for found in self[:_SHOWN])
+        more = ", ..." * (len(self) > _SHOWN)
+        size = f"{self.width} x {self.height} pixels"
+        return f"<{type(self).__name__}: {len(self)} in {size}: {listed}{more}>"
 
     @property
     def names(self) -> tuple[str, ...]:
         """The class name of each object."""
         return tuple(self.label_set.name(int(label)) for label in self.labels)
 
-    def where(self, mask: NDArray[np.bool_]) -> Detections:
-        """Only the objects for which (N,) `mask` holds.
-
-        Raises:
-            IndexError: the mask has another length.
-        """
+    def where(self, mask: NDArray[np.bool_]) -> Self:
+        """Only the objects for which the mask (N,) holds; IndexError where it has another
+        length."""
         return self[mask]
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,9 +149,6 @@ class Detections:
 
     def to_csv(self, file: str) -> str:
         """Lines in the columns of `CSV_HEADER`, without the header."""
-        import csv
-        import io
-
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         for found in self:
@@ -166,12 +165,22 @@ class Detections:
             for found, box in zip(self, boxes_cxcywh.tolist(), strict=True)
         )
 
-    def to_supervision(self) -> supervision.Detections:
-        """The same as `supervision.Detections`; class ids count from 0.
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each object: name, label, score, left, top, right, bottom (pixels).
 
         Raises:
-            MissingExtraError: supervision is not installed.
+            MissingExtraError: pandas is not installed.
         """
+        library = require("pandas", extra="pandas", why="to_pandas()")
+        columns: dict[str, Any] = {"name": self.names, "label": self.labels, "score": self.scores}
+        sides = ("left", "top", "right", "bottom")
+        frame: pandas.DataFrame = library.DataFrame(
+            columns | dict(zip(sides, self.boxes.reshape(-1, 4).T, strict=True))
+        )
+        return frame
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same as `supervision.Detections`, an extra; class ids count from 0."""
         library = require("supervision", extra="supervision", why="to_supervision()")
         converted: supervision.Detections = library.Detections(
             xyxy=self.boxes.reshape(-1, 4),

@@ -1,4 +1,4 @@
-"""Weights that an ONNX file keeps in other files. Found without the package onnx, by walking the
+"""Weights that an ONNX file keeps in other files, found without the package onnx by walking the
 fields of its protobuf messages; https://github.com/onnx/onnx/blob/main/onnx/onnx.proto numbers
 them."""
 
@@ -28,11 +28,9 @@ _LOCATION = b"\x0a\x08location\x12"
 
 
 def check_weights_inside(path: Path) -> None:
-    """Refuse a file that keeps weights in other files: its checksum, by which results, trials and
-    packages know a model, would not cover them.
-
-    Args:
-        path: an ONNX file. What is none passes: whoever loads it says so.
+    """Refuse an ONNX file that keeps weights in other files: its checksum, by which results, trials
+    and packages know a model, would not cover them. What is no ONNX file passes; its reader says
+    so.
 
     Raises:
         ModelError: it does; the message names the other file and says how to join the two.

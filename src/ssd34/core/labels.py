@@ -1,12 +1,12 @@
 """Class names and the two numberings of COCO.
 
-A network numbers its classes 1..N without gaps, 0 being background (*labels*). Annotation
-files number them as they like (*category ids*); COCO's 80 classes carry ids 1..90 with ten
-gaps. A LabelSet is the one table between the two.
+A network numbers its classes 1..N without gaps, 0 being background (*labels*). Annotation files
+number them as they like (*category ids*); COCO's 80 classes have ids 1..90 with ten gaps.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,8 @@ from ssd34.errors import OptionError
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Class names in label order and the category ids that stand for them in files.
-
-    Label ``i + 1`` is ``names[i]`` and is written to files as ``category_ids[i]``.
-    """
+    """Class names in label order and the category ids that stand for them in files: label ``i + 1``
+    is ``names[i]`` and is written as ``category_ids[i]``."""
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -53,16 +51,11 @@ class LabelSet:
         return self.names[label - 1]
 
     def label(self, name: str) -> int:
-        """The label (1..N) of a class name.
-
-        Raises:
-            OptionError: no such class; the message names close ones.
-        """
+        """The label (1..N) of a class name; OptionError, which names close ones, where there is
+        none."""
         try:
             return self.names.index(name) + 1
         except ValueError:
-            import difflib
-
             close = difflib.get_close_matches(name, self.names, n=3)
             hint = f"did you mean {', '.join(close)}?" if close else f"known: {self.preview()}"
             raise OptionError(f"unknown class name {name!r}; {hint}") from None
@@ -118,11 +111,7 @@ COCO_LABELS = LabelSet(
 
 
 def number_classes(names: Iterable[str]) -> LabelSet:
-    """Category ids for classes that come without: COCO's where all are COCO's, else 1..N.
-
-    Raises:
-        OptionError: no name, or one of them twice.
-    """
+    """Category ids for classes that come without: COCO's where all are COCO's, else 1..N."""
     ordered = tuple(names)
     official = dict(zip(COCO_LABELS.names, COCO_LABELS.category_ids, strict=True))
     if not set(ordered) <= set(official):

@@ -1,8 +1,7 @@
 """Raw network outputs to detections: softmax, decode and the named policies.
 
-A policy is the recipe of thresholds and non-maximum suppression (NMS) that picks detections
-out of thousands of scored boxes. The same weights give different AP under different
-policies, so each has a name.
+A policy is the recipe of thresholds and non-maximum suppression (NMS) that picks detections out of
+thousands of scored boxes. The same weights give different AP under different policies.
 """
 
 from __future__ import annotations
@@ -22,10 +21,9 @@ from ssd34.errors import OptionError
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How detections are picked. Everything is per class; background never counts.
+    """How detections are picked, each class for itself; background never counts.
 
     Attributes:
-        name: what reports call it.
         score_threshold: only scores above it count.
         iou_threshold: overlap from which the lower-scored of two boxes is removed.
         inclusive: remove at IoU >= threshold instead of IoU > threshold.
@@ -33,8 +31,7 @@ class Policy:
         kept_per_class: NMS stops after so many; None: no limit.
         max_detections: the best so many over all classes are returned.
         worst_first: return them in ascending order of score.
-        clamp_iou: False counts boxes apart along both axes as overlapping, see
-            `ssd34.core.boxes.pairwise_iou`.
+        clamp_iou: see `ssd34.core.boxes.pairwise_iou`.
     """
 
     name: str
@@ -67,8 +64,8 @@ class Policy:
     def at_least(self, score: float) -> Policy:
         """The same picks without those that score less than `score`, found sooner.
 
-        Leaving the low-scored out beforehand changes no other pick: a box is only ever removed
-        for one that scores as much or more, and every limit keeps the best.
+        No other pick changes: a box is only ever removed for one that scores as much or more, and
+        every limit keeps the best.
         """
         below = np.nextafter(np.float32(score), np.float32(-1))
         if not below > np.float32(self.score_threshold):
@@ -97,11 +94,7 @@ POLICIES: dict[str, Policy] = {
 
 
 def named_policy(name: str) -> Policy:
-    """Look a policy up by name.
-
-    Raises:
-        OptionError: no such policy; the message lists them.
-    """
+    """The policy of a name; OptionError, which lists them, where there is none."""
     try:
         return POLICIES[name]
     except KeyError:
@@ -111,13 +104,8 @@ def named_policy(name: str) -> Policy:
 
 
 class Picked(NamedTuple):
-    """The detections of one picture, in fractions of it.
-
-    Attributes:
-        boxes: (N, 4) float32 xyxy.
-        labels: (N,) int64, 1..classes.
-        scores: (N,) float32.
-    """
+    """The detections of one picture: boxes (N, 4) float32 xyxy in fractions of it, labels (N,)
+    int64, 1..classes, and scores (N,) float32."""
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -158,16 +146,11 @@ _SLACK = 0.01
 
 
 def promising_margin(score_threshold: float) -> float | None:
-    """What a class's logit must exceed the background's by to score above the threshold, at least.
+    """What a class's logit must exceed the background's by, at least, to score above a threshold;
+    None where that is 0 or 1, so that no box can be told to be without a chance.
 
     With all other classes left out, softmax is p = 1 / (1 + exp(background - logit)), and more
     classes only lower it. So p > t needs logit - background > log(t / (1 - t)).
-
-    Args:
-        score_threshold: 0..1.
-
-    Returns:
-        None: the threshold is 0 or 1, and no box can be told to be without a chance.
     """
     if not 0 < score_threshold < 1:
         return None
@@ -175,12 +158,7 @@ def promising_margin(score_threshold: float) -> float | None:
 
 
 def _promising(conf: NDArray[np.float32], score_threshold: float) -> NDArray[np.int64]:
-    """Indices of the boxes in which a class may score above the threshold: most have none.
-
-    Args:
-        conf: (classes + 1, A) float32 logits.
-        score_threshold: 0..1.
-    """
+    """Indices of the boxes in which a class may score above the threshold: most have none."""
     margin = promising_margin(score_threshold)
     if margin is None or len(conf) < 2:
         return np.arange(conf.shape[1])
@@ -190,13 +168,8 @@ def _promising(conf: NDArray[np.float32], score_threshold: float) -> NDArray[np.
 
 
 def pick(boxes: NDArray[np.float32], scores: NDArray[np.float32], *, policy: Policy) -> Picked:
-    """Apply a policy to decoded boxes and their class probabilities.
-
-    Args:
-        boxes: (A, 4) float32 xyxy.
-        scores: (classes + 1, A) float32 probabilities; channel 0 is background.
-        policy: how to pick.
-    """
+    """Apply a policy to decoded boxes (A, 4) float32 xyxy and their probabilities (classes + 1, A)
+    float32; channel 0 is background."""
     rows, labels = pick_rows(boxes, scores, policy=policy)
     return Picked(boxes[rows], labels, scores[labels, rows])
 
@@ -229,16 +202,8 @@ _BLOCK = 64
 def nms(
     boxes: NDArray[np.float32], scores: NDArray[np.float32], *, policy: Policy
 ) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression of one class.
-
-    Args:
-        boxes: (N, 4) float32 xyxy.
-        scores: (N,) float32.
-        policy: its thresholds and limits.
-
-    Returns:
-        (K,) int64 indices of the boxes kept, best first.
-    """
+    """Greedy non-maximum suppression of one class: the indices (K,) int64 of the boxes (N, 4)
+    float32 xyxy that a policy keeps, best first, by their scores (N,) float32."""
     order = np.argsort(-scores, kind="stable")[: policy.candidates_per_class]
     kept: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     count = 0
@@ -260,6 +225,6 @@ def nms(
 def _overlapping(
     a: NDArray[np.float32], b: NDArray[np.float32], policy: Policy
 ) -> NDArray[np.bool_]:
-    """(N, M): whether the policy lets only one of two boxes (N, 4) and (M, 4) of a class stay."""
+    """Which pairs (N, M) of two boxes of a class the policy does not let stay together."""
     iou, threshold = pairwise_iou(a, b, clamp=policy.clamp_iou), np.float32(policy.iou_threshold)
     return np.asarray(iou >= threshold if policy.inclusive else iou > threshold)

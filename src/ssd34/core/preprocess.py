@@ -10,10 +10,8 @@ from PIL import Image
 
 from ssd34.errors import ImageError
 
-MEAN = (0.485, 0.456, 0.406)
-"""ImageNet mean of red, green and blue, of values in 0..1."""
-STD = (0.229, 0.224, 0.225)
-"""ImageNet standard deviation of red, green and blue, of values in 0..1."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet mean and standard deviation of red, green and blue, of values in 0..1."""
 
 CARD, FAST = "card", "fast"
 PREPROCESSINGS = (CARD, FAST)
@@ -22,74 +20,52 @@ work where they are larger than the input, see `ssd34.images.reduced`."""
 
 
 @cache
-def normalisation_table() -> NDArray[np.float32]:
+def _normalisation_table() -> NDArray[np.float32]:
     """The normalised value of every byte: (3, 256) float32, read-only.
 
-    The published model card normalises in float64 and stores float32. A byte has only 256
-    values, so a table of its results is the same arithmetic bit for bit, and faster.
+    The published model card normalises in float64 and stores float32; a table of its results is the
+    same bit for bit, and faster.
     """
-    scaled = np.arange(256, dtype=np.float64) / 255
     mean, std = np.array(MEAN)[:, None], np.array(STD)[:, None]
-    normalised = (scaled[None, :] - mean) / std
-    table = np.asarray(normalised, np.float32)
+    table = np.asarray((np.arange(256) / 255 - mean) / std, np.float32)
     table.setflags(write=False)
     return table
 
 
 def resize(image: NDArray[np.uint8] | Image.Image, size: int) -> NDArray[np.uint8]:
-    """A picture stretched to (size, size, 3) uint8 with Pillow's bilinear filter.
-
-    The filter averages when it shrinks, as on the published model card.
-
-    Args:
-        image: (H, W, 3) uint8 RGB, or a Pillow image of mode RGB, which saves a copy.
-        size: side of the network's input in pixels.
-
-    Raises:
-        ImageError: it is not a picture of that form.
-    """
+    """A picture, (H, W, 3) uint8 RGB or a Pillow image of mode RGB, stretched to (size, size, 3)
+    uint8 with Pillow's bilinear filter, which averages when it shrinks, as on the published model
+    card; ImageError where it is not a picture of that form."""
     if isinstance(image, Image.Image):
-        picture = image
-        if picture.mode != "RGB" or 0 in picture.size:
+        if image.mode != "RGB" or 0 in image.size:
             raise ImageError(
-                f"expected a picture of mode RGB with at least one pixel, got mode "
-                f"{picture.mode} and size {picture.size}"
+                "expected a picture of mode RGB with at least one pixel, got mode "
+                f"{image.mode} and size {image.size}"
             )
     else:
         check_pixels(image)
         if image.shape[:2] == (size, size):
             return image
-        picture = Image.fromarray(image)
-    if picture.size != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(picture)
+        image = Image.fromarray(image)
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image)
 
 
 def preprocess(
     image: NDArray[np.uint8] | Image.Image, size: int, *, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """A picture as network input.
+    """A picture, as `resize` takes it, as network input (1, 3, size, size) float32, normalised with
+    the ImageNet mean and deviation; equal to the published model card's snippet bit for bit.
 
-    Source: the published model card's snippet; equal to it bit for bit.
-
-    Args:
-        image: (H, W, 3) uint8 RGB of any size, or a Pillow image of mode RGB.
-        size: side of the network's input in pixels.
-        out: (1, 3, size, size) float32 to write into. A new one costs more than filling it: at
-            1200 pixels the system hands out 17 MB in pages.
-
-    Returns:
-        (1, 3, size, size) float32, normalised with the ImageNet mean and deviation; `out` where
-        it was given.
-
-    Raises:
-        ImageError: it is not a picture of that form.
+    It is written into `out` where that is given. A new array costs more than filling it: at 1200
+    pixels the system hands out 17 MB in pages.
     """
     pixels = resize(image, size)
     tensor = np.empty((1, 3, size, size), np.float32) if out is None else out
     assert tensor.shape == (1, 3, size, size) and tensor.dtype == np.float32
     for plane, table, channel in zip(
-        tensor[0], normalisation_table(), np.moveaxis(pixels, 2, 0), strict=True
+        tensor[0], _normalisation_table(), np.moveaxis(pixels, 2, 0), strict=True
     ):
         # "clip" never clips a byte; it spares take() a buffer between the table and `plane`.
         np.take(table, channel, out=plane, mode="clip")
@@ -97,15 +73,9 @@ def preprocess(
 
 
 def check_pixels(image: NDArray[np.uint8]) -> None:
-    """Refuse arrays that are no pictures (H, W, 3) uint8.
-
-    Raises:
-        ImageError: shape or dtype are others, or there is no pixel.
-    """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    """Refuse with ImageError what is no picture (H, W, 3) uint8 of at least one pixel."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise ImageError(
-            f"expected a picture of shape (H, W, 3) and dtype uint8, RGB, got shape "
-            f"{image.shape} and dtype {image.dtype}"
+            "expected a picture of shape (H, W, 3), RGB, dtype uint8 and at least one pixel, got "
+            f"shape {image.shape} and dtype {image.dtype}"
         )
-    if 0 in image.shape:
-        raise ImageError(f"expected a picture with at least one pixel, got shape {image.shape}")

@@ -1,8 +1,8 @@
 """Score calibration: what makes a score of 0.7 mean right in 7 of 10 cases.
 
 Training with hard-negative mining, the detector sees fewer negatives than there are, so the
-background's logit comes out too low. An offset on it puts that right. It is folded into the biases
-of the confidence heads, so the graph stays as it is and every engine computes it.
+background's logit comes out too low. An offset on it puts that right, folded into the biases of the
+confidence heads: the graph stays as it is and every engine computes it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,8 @@ CONFIDENCE_BIASES = r"heads\.conf\.\d+\.bias"
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreCalibration:
-    """What is added to the background's logit of every default box.
-
-    Attributes:
-        background_offset: finite. Above 0 every score falls, below 0 every score rises.
-    """
+    """What is added to the background's logit of every default box: finite, above 0 every score
+    falls, below 0 every score rises."""
 
     background_offset: float
 
@@ -58,11 +55,7 @@ class ScoreCalibration:
 
     @classmethod
     def in_metadata(cls, metadata: Mapping[str, str], key: str) -> ScoreCalibration | None:
-        """The one under a key of a file's metadata; None: the file has none.
-
-        Raises:
-            OptionError: it is broken.
-        """
+        """The one under a key of a file's metadata, if any; OptionError where it is broken."""
         if key not in metadata:
             return None
         try:

@@ -1,10 +1,8 @@
-"""What a network is: every number that shapes it, in one frozen value.
+"""What a network is: every number that shapes it, in one frozen value, which travels with the
+weights in the metadata of checkpoints, ONNX files and packages.
 
-A spec travels with the weights: in the checkpoint's metadata, in the ONNX file's metadata and
-in the package manifest, so nothing is configured twice.
-
-Source of the figures: the SSD training and inference benchmarks (ResNet-34 backbone, 300 and
-1200 pixels).
+Source of the figures: the SSD training and inference benchmarks (ResNet-34 backbone, 300 and 1200
+pixels).
 """
 
 from __future__ import annotations
@@ -23,11 +21,8 @@ BACKBONE_BLOCKS: dict[str, tuple[int, int, int]] = {
 }
 """BasicBlocks in layer1, layer2 and layer3 of each backbone."""
 
-BACKBONE_CHANNELS = (64, 128, 256)
-"""Output channels of layer1, layer2 and layer3."""
-
-BACKBONE_STRIDES = (1, 2, 1)
-"""Strides of layer1, layer2 and layer3; ImageNet's layer3 has 2."""
+BACKBONE_CHANNELS, BACKBONE_STRIDES = (64, 128, 256), (1, 2, 1)
+"""Output channels and strides of layer1, layer2 and layer3; ImageNet's layer3 has stride 2."""
 
 NORM_EPSILON = 1e-5
 """What batch norm adds to the variance."""
@@ -48,7 +43,6 @@ class ModelSpec:
     """The shape of one detector network. All sizes in pixels of the network's input.
 
     Attributes:
-        name: the name it is known by, for example ``"ssd300-resnet34"``.
         backbone: a key of `BACKBONE_BLOCKS`.
         image_size: side of the square input.
         num_classes: classes without background; the heads have one channel more.
@@ -57,8 +51,8 @@ class ModelSpec:
         scales: default box scales, one more than there are levels.
         aspect_ratios: per level, beside the two square boxes.
         steps: distance of neighbouring default box centres, per level.
-        whole_steps: place centres at (j + 0.5) / (image_size // step) as the 1200-pixel
-            network does, instead of (j + 0.5) / (image_size / step).
+        whole_steps: place centres at (j + 0.5) / (image_size // step) as the 1200-pixel network
+            does, instead of (j + 0.5) / (image_size / step).
         head_norm: batch normalisation in the extra blocks.
     """
 
@@ -97,21 +91,16 @@ class ModelSpec:
     @cached_property
     def backbone_feature_size(self) -> int:
         """Side of the backbone's output: stem, max-pool and layer2 halve; layer3 does not."""
-        size = _conv_out(self.image_size, kernel=7, stride=2, padding=3)
-        size = _conv_out(size, kernel=3, stride=2, padding=1)
-        return _conv_out(size, kernel=3, stride=2, padding=1)
+        size = _conv_out(self.image_size, 7, 2, 3)
+        return _conv_out(_conv_out(size, 3, 2, 1), 3, 2, 1)
 
     @cached_property
     def feature_sizes(self) -> tuple[int, ...]:
         """Side of the head's output on each level."""
         inputs = [self.backbone_feature_size]
         for block in self.extra_blocks:
-            inputs.append(
-                _conv_out(inputs[-1], kernel=3, stride=block.stride, padding=block.padding)
-            )
-        return tuple(
-            _conv_out(side, kernel=3, stride=self.head_stride, padding=1) for side in inputs
-        )
+            inputs.append(_conv_out(inputs[-1], 3, block.stride, block.padding))
+        return tuple(_conv_out(side, 3, self.head_stride, 1) for side in inputs)
 
     @cached_property
     def level_channels(self) -> tuple[int, ...]:
@@ -141,13 +130,10 @@ class ModelSpec:
         return dataclasses.replace(self, **changes)
 
     def at_size(self, image_size: int) -> ModelSpec:
-        """The same network on an input of another size, for training at lower resolution.
+        """The same network on an input of another side in pixels, for training at lower resolution.
 
         Default boxes keep their share of the picture. Levels whose feature map vanishes are
-        dropped, so the result may have fewer levels; weights of the others are the same.
-
-        Args:
-            image_size: side of the input in pixels; below the original it saves time.
+        dropped; weights of the others are the same.
         """
         if image_size == self.image_size:
             return self
@@ -172,32 +158,26 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
-        """The inverse of `to_dict`.
-
-        Raises:
-            OptionError: a field is missing, unknown or of the wrong form.
-        """
-        if "trunk" in values:
-            values = {"backbone" if name == "trunk" else name: v for name, v in values.items()}
+        """The inverse of `to_dict`; OptionError where a field is missing, unknown or of the wrong
+        form."""
+        values = {"backbone" if name == "trunk" else name: v for name, v in values.items()}
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise OptionError(f"a model spec has no field {unknown[0]!r}")
         try:
-            return cls(
-                **{
-                    **values,
-                    "extra_blocks": tuple(ExtraBlock(**block) for block in values["extra_blocks"]),
-                    "scales": tuple(values["scales"]),
-                    "aspect_ratios": tuple(tuple(r) for r in values["aspect_ratios"]),
-                    "steps": tuple(values["steps"]),
-                }
-            )
+            values |= {
+                "extra_blocks": tuple(ExtraBlock(**block) for block in values["extra_blocks"]),
+                "scales": tuple(values["scales"]),
+                "aspect_ratios": tuple(tuple(r) for r in values["aspect_ratios"]),
+                "steps": tuple(values["steps"]),
+            }
+            return cls(**values)
         except (KeyError, TypeError) as error:
             raise OptionError(f"not a model spec: {error}") from error
 
 
-def _conv_out(size: int, *, kernel: int, stride: int, padding: int) -> int:
+def _conv_out(size: int, kernel: int, stride: int, padding: int) -> int:
     """Output side of a convolution or pooling over a square input."""
     return max(0, (size + 2 * padding - kernel) // stride + 1)
 
@@ -241,23 +221,14 @@ def _ssd1200(backbone: str) -> ModelSpec:
 
 
 SPECS: dict[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (
-        _ssd300("resnet34"),
-        _ssd1200("resnet34"),
-        _ssd300("resnet18"),
-        _ssd1200("resnet18"),
-    )
-}
+    spec.name: spec for backbone in ("resnet34", "resnet18")
+    for spec in (_ssd300(backbone), _ssd1200(backbone))
+}  # fmt: skip
 """The named specs. The two with ResNet-34 are the published networks."""
 
 
 def named_spec(name: str) -> ModelSpec:
-    """Look a spec up by name.
-
-    Raises:
-        OptionError: no such spec; the message lists them.
-    """
+    """The spec of a name; OptionError, which lists them, where there is none."""
     try:
         return SPECS[name]
     except KeyError:
@@ -265,6 +236,5 @@ def named_spec(name: str) -> ModelSpec:
 
 
 def rename_trunk(text: str) -> str:
-    """Text of JSON, or a name, from an older version, which said trunk for backbone, in the
-    words of today."""
+    """A name, or text of JSON, of an older version, which said trunk, in the words of today."""
     return re.sub(r"(?<![\w])trunk(?=[._\"])", "backbone", text)

@@ -12,7 +12,7 @@ import numpy as np
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import NO_PICTURES, Dataset, ImageStore, Kind, Problem, Sample
 from ssd34.errors import DatasetError
-from ssd34.files.tree import Files, numbers_of
+from ssd34.files.tree import Files, number_files
 from ssd34.images.read import read_image_size
 
 EDGE = 1.0
@@ -69,17 +69,43 @@ class Findings:
     problems: list[Problem] = field(default_factory=list)
     remarks: list[Problem] = field(default_factory=list)
 
+    def assume(self, where: str, reason: str) -> None:
+        """Say what is taken for granted, which the user cannot see from the result."""
+        self.remarks.append(Problem(where, reason, Kind.ASSUMED))
+
+    @property
+    def lacks_pictures(self) -> bool:
+        """Whether some are missing."""
+        return any(problem.kind == Kind.MISSING for problem in self.problems)
+
     def dataset(
-        self, name: str, labels: LabelSet, samples: Sequence[Sample], images: ImageStore, *, of: int
+        self,
+        name: str,
+        labels: LabelSet,
+        samples: Sequence[Sample],
+        images: ImageStore,
+        *,
+        of: int,
+        remedy: str = "",
     ) -> Dataset:
-        """The samples as a data set; `of`: how many pictures the files name.
+        """The samples as a data set; `of`: how many pictures the files name, `remedy`: what to do
+        where no sample is left.
 
         Raises:
             DatasetError: there is no sample.
         """
         if not samples:
             first = f"first problem: {self.problems[0]}" if self.problems else NO_PICTURES
+            first += f"; {remedy}" if remedy else ""
             raise DatasetError(f"{name}: no usable picture among {of}; {first}")
+        boxes = sum(len(sample.boxes) for sample in samples)
+        if boxes and all(sample.ignored.all() for sample in samples):
+            flag = "iscrowd" if any(sample.crowd.any() for sample in samples) else "difficult"
+            reason = (
+                f"every box is flagged {flag} ({boxes}), so none counts as an object in training "
+                "or evaluation; write 0 where it is one, or export boxes instead of masks"
+            )
+            self.remarks.append(Problem(name, reason, Kind.ALL_IGNORED))
         found = (tuple(self.problems), tuple(self.remarks))
         return Dataset(name, labels, tuple(samples), images, *found)
 
@@ -99,7 +125,8 @@ class SampleBuilder:
         self.width = width
         self.height = height
         self.findings = findings
-        self._rows: list[tuple[Box, int, float, bool, bool]] = []
+        self._rows: list[tuple[Box, int, float, bool, bool, float]] = []
+        self._scored = False
 
     def wrong(
         self, kind: Kind, reason: str, *, place: str = "", box: Box | None = None,
@@ -129,6 +156,7 @@ class SampleBuilder:
         area: object = None,
         crowd: object = 0,
         difficult: object = 0,
+        score: object = None,
     ) -> bool:
         """Add a box, cut to the picture.
 
@@ -141,6 +169,7 @@ class SampleBuilder:
                 of the box before it is cut.
             crowd: COCO's flag as it is written; what is none counts as 0, with a remark.
             difficult: VOC's flag, the same.
+            score: as it is written; what is none of 0..1 counts as 1, with a remark.
 
         Returns:
             Whether it is usable.
@@ -171,7 +200,13 @@ class SampleBuilder:
                     self.wrong(Kind.VALUE, reason, place=place, box=box, kept=True)
                 flags.append(bool(flag))
             crowd, difficult = flags
-            self._rows.append((cut, label, given if usable else own, crowd, difficult))
+            sure = 1.0 if score is None else number_of(score)
+            self._scored |= score is not None
+            if not 0 <= sure <= 1:
+                reason = f"score {score!r:.40} of box {shown}: expected 0 to 1; 1 is taken"
+                self.wrong(Kind.VALUE, reason, place=place, box=box, kept=True)
+                sure = 1.0
+            self._rows.append((cut, label, given if usable else own, crowd, difficult, sure))
             over = max(abs(a - b) for a, b in zip(box, cut, strict=True))
             if over > EDGE:
                 reason = f"box {shown} reaches {over:.1f} pixels over the edge"
@@ -182,8 +217,8 @@ class SampleBuilder:
 
     def sample(self, image_id: int) -> Sample:
         """What has been collected."""
-        boxes, labels, areas, crowd, difficult = (
-            zip(*self._rows, strict=True) if self._rows else ((),) * 5
+        boxes, labels, areas, crowd, difficult, scores = (
+            zip(*self._rows, strict=True) if self._rows else ((),) * 6
         )
         return Sample(
             file_name=self.file_name,
@@ -195,6 +230,7 @@ class SampleBuilder:
             areas=np.array(areas, np.float64),
             crowd=np.array(crowd, np.bool_),
             difficult=np.array(difficult, np.bool_),
+            scores=np.array(scores, np.float32) if self._scored else None,
         )
 
 
@@ -209,8 +245,8 @@ def size_of(files: Files, name: str) -> tuple[int, int]:
 
 
 def number_samples(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Samples of a format without picture numbers, with `numbers_of` their files."""
-    ids = numbers_of([sample.file_name for sample in samples])
+    """Samples of a format without picture numbers, numbered by `number_files`."""
+    ids = number_files([sample.file_name for sample in samples])
     return tuple(
         dataclasses.replace(sample, image_id=image_id)
         for sample, image_id in zip(samples, ids, strict=True)

@@ -1,7 +1,6 @@
 """A detector on a data set: every picture once, then COCO's metrics.
 
-Memory holds the detections and a few pictures, however many there are: pictures are decoded and
-prepared ahead of the network in threads, and detections are picked from its output behind it.
+Threads decode and prepare a few pictures ahead of the network, and pick detections behind it.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from ssd34.core.postprocess import Picked, Policy, pick, softmax
 from ssd34.core.preprocess import FAST
 from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.errors import ImageError
-from ssd34.evaluate.metrics.coco import CocoMetrics, categories_of, measure_coco
-from ssd34.evaluate.results import Results, coco_results
+from ssd34.evaluate.metrics.coco import CocoMetrics, match_categories, measure_coco
+from ssd34.evaluate.results import Results, convert_picked
 from ssd34.machine import overlapped
 from ssd34.runtime.detector import Detector
 
@@ -30,9 +29,8 @@ policy."""
 READERS = 2
 """Threads that decode and prepare."""
 
-
-def _read(dataset: Dataset, sample: Sample) -> Any:
-    return dataset.read(sample)
+_Batch = list[tuple[Sample, Any]]
+"""Pictures with what became of each so far, or the error of one that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Stages:
     prepare: Callable[[Any], Any]
     infer: Callable[[Sequence[Any]], Sequence[Any]]
     pick: Callable[[Any], tuple[Picked, ...]]
-    read: Callable[[Dataset, Sample], Any] = _read
+    read: Callable[[Dataset, Sample], Any] = lambda dataset, sample: dataset.read(sample)
 
 
 @dataclass(frozen=True)
@@ -64,21 +62,18 @@ class Found:
     problem: Problem | None = None
 
 
-def stages_of(detector: Detector, policies: Sequence[Policy] | None = None) -> Stages:
-    """A loaded ONNX file in stages.
+def stage_detector(detector: Detector, policies: Sequence[Policy] | None = None) -> Stages:
+    """A loaded ONNX file in stages; one for several pictures at once is given as many.
 
-    Args:
-        detector: the file. One for several pictures at once is given as many.
-        policies: how to pick, where the file ends at raw outputs; None: the detector's own way.
+    `policies`: how to pick, where the file ends at raw outputs; None: the detector's own way.
     """
     session = detector.session
-    side = session.spec.image_size
-    fast = detector.preprocessing == FAST
+    batch, side = session.batch or 1, session.spec.image_size
 
     def read(dataset: Dataset, sample: Sample) -> Any:
-        return dataset.read_square(sample, side) if fast else dataset.read(sample)
-
-    batch = session.batch or 1
+        if detector.preprocessing == FAST:
+            return dataset.read_square(sample, side)
+        return dataset.read(sample)
 
     def infer(prepared: Sequence[NDArray[Any]]) -> Sequence[Any]:
         rows = [*prepared, *[prepared[-1]] * (batch - len(prepared))]
@@ -90,7 +85,7 @@ def stages_of(detector: Detector, policies: Sequence[Policy] | None = None) -> S
     if not session.raw:
         return Stages(session.prepare, infer, lambda found: (Picked(*found),), read)
     default_boxes = default_boxes_cxcywh(session.spec)
-    wanted = [detector.policy] if policies is None else policies
+    wanted = policies or [detector.policy]
 
     def pick_each(raw: tuple[NDArray[np.float32], NDArray[np.float32]]) -> tuple[Picked, ...]:
         loc, conf = raw
@@ -103,19 +98,13 @@ def stages_of(detector: Detector, policies: Sequence[Policy] | None = None) -> S
 def detect_all(
     stages: Stages, dataset: Dataset, labels: LabelSet, *, batch_size: int = 1, start: int = 0
 ) -> Iterator[Found]:
-    """Run a detector over the pictures, one `Found` each, in the data set's order.
-
-    Args:
-        stages: the detector.
-        dataset: pictures; its classes decide which detections count.
-        labels: the detector's classes.
-        batch_size: pictures that the network is given at once.
-        start: pictures to pass over at the beginning.
+    """Run a detector with the classes `labels` over the pictures, one `Found` each, in the data
+    set's order; the network is given `batch_size` at once, and the first `start` are passed over.
 
     Raises:
         DatasetError: the detector and the data set have no class in common.
     """
-    categories = categories_of(labels, dataset)
+    categories = match_categories(labels, dataset)
 
     def prepared(sample: Sample) -> Any | ImageError:
         try:
@@ -123,33 +112,25 @@ def detect_all(
         except ImageError as error:
             return error
 
-    def prepare_all(samples: Sequence[Sample]) -> list[tuple[Sample, Any]]:
+    def prepare_all(samples: Sequence[Sample]) -> _Batch:
         return [(sample, prepared(sample)) for sample in samples]
 
-    def infer_all(
-        batches: Iterator[list[tuple[Sample, Any]]],
-    ) -> Iterator[list[tuple[Sample, Any]]]:
+    def infer_all(batches: Iterator[_Batch]) -> Iterator[_Batch]:
         for batch in batches:
             readable = [made for _, made in batch if not isinstance(made, ImageError)]
             raw = iter(stages.infer(readable) if readable else ())
-            yield [
-                (sample, made if isinstance(made, ImageError) else next(raw))
-                for sample, made in batch
-            ]
+            yield [(s, made if isinstance(made, ImageError) else next(raw)) for s, made in batch]
 
-    def pick_all(batch: list[tuple[Sample, Any]]) -> list[Found]:
-        return [
-            Found(sample, (), Problem.of(sample, raw))
-            if isinstance(raw, ImageError)
-            else Found(
-                sample,
-                tuple(
-                    coco_results(picked, sample=sample, categories=categories)
-                    for picked in stages.pick(raw)
-                ),
-            )
-            for sample, raw in batch
-        ]
+    def picked(sample: Sample, raw: Any) -> Found:
+        if isinstance(raw, ImageError):
+            return Found(sample, (), Problem.of(sample, raw))
+        results = (
+            convert_picked(p, sample=sample, categories=categories) for p in stages.pick(raw)
+        )
+        return Found(sample, tuple(results))
+
+    def pick_all(batch: _Batch) -> list[Found]:
+        return [picked(sample, raw) for sample, raw in batch]
 
     batches = (
         dataset.samples[at : at + batch_size] for at in range(start, len(dataset), batch_size)
@@ -160,42 +141,6 @@ def detect_all(
         yield from found
 
 
-def evaluate(
-    stages: Stages,
-    dataset: Dataset,
-    labels: LabelSet,
-    *,
-    batch_size: int = 1,
-    progress: Callable[[int], None] = lambda _: None,
-    problem: Callable[[Problem], None] = lambda _: None,
-) -> tuple[CocoMetrics, Results]:
-    """Run a detector over every picture and score it under its first policy.
-
-    A picture that cannot be read is reported and counts as one without detections.
-
-    Args:
-        stages: the detector.
-        dataset: pictures and boxes.
-        labels: the detector's classes.
-        batch_size: pictures that it is given at once.
-        progress: called with the number of pictures done.
-        problem: called for each unreadable picture.
-
-    Returns:
-        The metrics and the detections in COCO's results form.
-    """
-    parts: list[Results] = []
-    for done, found in enumerate(
-        detect_all(stages, dataset, labels, batch_size=batch_size), start=1
-    ):
-        parts += found.results[:1]
-        if found.problem:
-            problem(found.problem)
-        progress(done)
-    results = Results.joined(parts)
-    return measure_coco(dataset, results), results
-
-
 def evaluate_detector(
     detector: Detector,
     dataset: Dataset,
@@ -203,12 +148,28 @@ def evaluate_detector(
     progress: Callable[[int], None] = lambda _: None,
     problem: Callable[[Problem], None] = lambda _: None,
 ) -> tuple[CocoMetrics, Results]:
-    """`evaluate` for a loaded ONNX file."""
-    return evaluate(
-        stages_of(detector),
-        dataset,
-        detector.labels,
-        batch_size=detector.session.batch or 1,
-        progress=progress,
-        problem=problem,
+    """Score an ONNX file on every picture; those that cannot be read count as empty.
+
+    Args:
+        detector: the file.
+        dataset: pictures and boxes.
+        progress: called with the number of pictures done.
+        problem: called for each unreadable picture.
+
+    Returns:
+        The metrics and the detections in COCO's results form.
+
+    Raises:
+        DatasetError: the detector and the data set have no class in common.
+    """
+    parts: list[Results] = []
+    every = detect_all(
+        stage_detector(detector), dataset, detector.labels, batch_size=detector.session.batch or 1
     )
+    for done, found in enumerate(every, start=1):
+        parts += found.results
+        if found.problem:
+            problem(found.problem)
+        progress(done)
+    results = Results.joined(parts)
+    return measure_coco(dataset, results), results

@@ -1,9 +1,6 @@
-"""Detections kept while an evaluation runs, so that an interrupted one can be resumed.
-
-A text file: the first line says of which evaluation, each further line holds one picture. A line
-is written at once; the last one, torn by a crash, is done again. Numbers are written so that they
-read back as the very same, and a resumed evaluation ends with the same figures.
-"""
+"""Detections kept while an evaluation runs, so that an interrupted one can be resumed: a text file
+whose first line says of which evaluation, and each further line holds one picture. A last line that
+a crash has torn is done again. Numbers read back as the very same."""
 
 from __future__ import annotations
 
@@ -55,12 +52,12 @@ class Partial:
             self._file.flush()
 
 
-def partial_path(output: Path) -> Path:
+def locate_partial(output: Path) -> Path:
     """Where the partial file of an evaluation lies that will write `output`."""
     return output.with_name(f"{output.name}.partial")
 
 
-def engine_of(path: Path) -> str | None:
+def read_engine(path: Path) -> str | None:
     """The engine that an interrupted evaluation ran with; None where that is not known."""
     try:
         with path.open("rb") as file:
@@ -72,14 +69,14 @@ def engine_of(path: Path) -> str | None:
 
 
 @contextmanager
-def partial_file(
+def open_partial(
     path: Path, identity: Mapping[str, Any], dataset: Dataset, *, resume: bool
 ) -> Iterator[Partial]:
     """Open a partial file; it is deleted if the block ends without error.
 
     Args:
         path: the file.
-        identity: JSON-ready; what must be the same to resume the evaluation.
+        identity: JSON-ready; what must be the same to resume the evaluation of `dataset`.
         dataset: its pictures.
         resume: continue with the pictures in the file; without a file, start.
 
@@ -163,15 +160,11 @@ def _found(values: Mapping[str, Any], sample: Sample) -> Found:
         raise ValueError(values["image_id"])
     if "unreadable" in values:
         return Found(sample, (), Problem(sample.file_name, str(values["unreadable"])))
-    results = []
-    for rows in values["found"]:
-        columns = np.array(rows, np.float64).reshape(-1, 6)
-        results.append(
-            Results(
-                np.full(len(columns), sample.image_id, np.int64),
-                columns[:, 0].astype(np.int64),
-                columns[:, 1:5],
-                columns[:, 5],
-            )
+    tables = (np.array(rows, np.float64).reshape(-1, 6) for rows in values["found"])
+    results = (
+        Results(
+            np.full(len(t), sample.image_id, np.int64), t[:, 0].astype(np.int64), t[:, 1:5], t[:, 5]
         )
+        for t in tables
+    )
     return Found(sample, tuple(results))

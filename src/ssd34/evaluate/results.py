@@ -1,6 +1,5 @@
 """Detections of many pictures in COCO's results form: as columns, 56 bytes a detection, and as its
-JSON, a list of objects with image_id, category_id, bbox and score.
-"""
+JSON, a list of objects with image_id, category_id, bbox and score."""
 
 from __future__ import annotations
 
@@ -9,7 +8,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from ssd34.core.boxes import xywh_from_xyxy
 from ssd34.core.postprocess import Picked
+from ssd34.datasets.contents import best_fitting, parts_of
 from ssd34.datasets.dataset import Dataset, Sample
 from ssd34.errors import DatasetError
 from ssd34.files.atomic import written_whole
@@ -94,11 +93,7 @@ class Results(Sequence[Result]):
         return self.where(known & np.isin(self.category_ids, dataset.labels.category_ids))
 
     def with_image_ids(self, new: Mapping[int, int]) -> Results:
-        """Under other image ids.
-
-        Args:
-            new: by the present ones.
-        """
+        """Under other image ids, given by the present ones."""
         ids = np.array([new[image_id] for image_id in self.image_ids.tolist()], np.int64)
         return replace(self, image_ids=ids)
 
@@ -108,14 +103,11 @@ class Results(Sequence[Result]):
         return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
 
-def coco_results(picked: Picked, *, sample: Sample, categories: NDArray[np.int64]) -> Results:
-    """Detections of one picture in COCO's results form, in the data set's own category ids.
+def convert_picked(picked: Picked, *, sample: Sample, categories: NDArray[np.int64]) -> Results:
+    """Detections of one picture, picked in fractions of it, in COCO's results form.
 
-    Args:
-        picked: in fractions of the picture.
-        sample: the picture.
-        categories: (network classes + 1,) int64: category id of each network label, -1 where
-            the data set does not have the class; such detections are left out.
+    `categories`, (network classes + 1,) int64, has the data set's category id of each network
+    label, -1 where it does not have the class; such detections are left out.
     """
     size = np.array([sample.width, sample.height] * 2, np.float64)
     boxes = xywh_from_xyxy(np.clip(picked.boxes.astype(np.float64), 0, 1) * size)
@@ -131,8 +123,6 @@ def coco_results(picked: Picked, *, sample: Sample, categories: NDArray[np.int64
 
 FORM = '[{"image_id": 1, "category_id": 1, "bbox": [left, top, width, height], "score": 0.9}, ...]'
 
-_NAMES = frozenset(("file_name", "category_name"))
-
 
 def write_results(path: Path, results: Results) -> None:
     """Write COCO's results JSON, one detection a line; the whole file or none."""
@@ -145,15 +135,13 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def read_results(path: Path, dataset: Dataset) -> Results:
-    """Read anybody's detections on a data set.
+    """Read anybody's detections on a data set from COCO's results JSON.
 
     Detections that name their picture and class (``file_name`` and ``category_name``, as ``ssd34
     detect`` writes them) are taken by these names, whatever their ids; those of a class that the
-    data set does not have are left out. Of several pictures with one name, folders decide.
-
-    Args:
-        path: COCO's results JSON. Further keys of a detection are not looked at.
-        dataset: the pictures and classes that they may name.
+    data set does not have are left out. Of several pictures with one name, folders decide. Those
+    that name only their picture, as some tools do beside an ``image_id`` of their own or with the
+    name as ``image_id``, are taken by this name and their category id.
 
     Raises:
         DatasetError: not such a file, or a detection is malformed, or of a picture or class that
@@ -183,60 +171,46 @@ def read_results(path: Path, dataset: Dataset) -> Results:
 
 
 def _by_name(path: Path, values: list[Any], dataset: Dataset) -> list[Any]:
-    """Detections with the data set's ids where they name their picture and class.
-
-    Raises:
-        DatasetError: a picture is none of the data set's.
-    """
-    if not any(map(_is_named, values)):
+    """Detections with the data set's ids where they name their picture, or picture and class."""
+    if not any(map(_picture_of, values)):
         return values
     pictures: defaultdict[str, list[Sample]] = defaultdict(list)
     for sample in dataset.samples:
-        pictures[_parts(sample.file_name)[-1]].append(sample)
+        name = parts_of(sample.file_name)[-1]
+        for key in {name, PurePosixPath(name).stem}:
+            pictures[key].append(sample)
     categories = dict(zip(dataset.labels.names, dataset.labels.category_ids, strict=True))
     found: list[Any] = []
     for number, value in enumerate(values):
-        if not _is_named(value):
+        name = _picture_of(value)
+        if not name:
             found.append(value)
             continue
-        category = categories.get(str(value["category_name"]))
-        if category is None:
-            continue
-        parts = _parts(str(value["file_name"]))
-        meant = _best_fitting(parts, pictures.get(parts[-1], []))
-        if len(meant) != 1:
+        named: dict[str, int] = {}
+        if "category_name" in value and "file_name" in value:
+            category = categories.get(str(value["category_name"]))
+            if category is None:
+                continue
+            named["category_id"] = category
+        parts = parts_of(name)
+        meant = best_fitting(parts, pictures.get(parts[-1], []), lambda sample: sample.file_name)
+        if len(meant) == 1:
+            found.append({**value, **named, "image_id": meant[0].image_id})
+        elif "file_name" not in value or (not named and _is_int(value.get("image_id"))):
+            found.append(value)  # its own ids tell, or are refused
+        else:
             what = "no picture" if not meant else "one of several pictures"
             raise DatasetError(
                 f"{path}: detection {number}: {parts[-1]:.80} is {what} of {dataset.name}; give "
                 "the data that the detections were made on, and its pictures with their folders"
             )
-        found.append({**value, "image_id": meant[0].image_id, "category_id": category})
     return found
 
 
-def _parts(file_name: str) -> tuple[str, ...]:
-    """Folders and name; at least one."""
-    return PurePosixPath(file_name.replace("\\", "/")).parts or ("",)
-
-
-def _best_fitting(parts: tuple[str, ...], pictures: list[Sample]) -> list[Sample]:
-    """Those pictures of one name whose folders agree with a path farthest up; the very path wins."""
-    same = [sample for sample in pictures if _parts(sample.file_name) == parts]
-    if same or len(pictures) < 2:
-        return same or pictures
-    agreeing = [_agreeing(_parts(sample.file_name), parts) for sample in pictures]
-    most = max(agreeing)
-    return [s for s, count in zip(pictures, agreeing, strict=True) if count == most]
-
-
-def _agreeing(one: tuple[str, ...], other: tuple[str, ...]) -> int:
-    """How many parts at the end are the same."""
-    pairs = zip(reversed(one), reversed(other), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _is_named(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() >= _NAMES
+def _picture_of(value: Any) -> str:
+    """The picture that a detection names, by its file or an image id that is no number; or ""."""
+    names = (value.get("file_name"), value.get("image_id")) if isinstance(value, dict) else ()
+    return next((name for name in names if isinstance(name, str)), "")
 
 
 def _wrong(value: Any, pictures: set[int], categories: set[int], data: str) -> str | None:

@@ -31,9 +31,7 @@ def unpack(
     max_bytes: int,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
-    """Bring parts of an archive into a folder.
-
-    The files of an interrupted call are checked by the archive's CRC and kept.
+    """Bring parts of a zip into a folder; what an interrupted call left is checked by CRC and kept.
 
     Args:
         archive: a zip.
@@ -47,10 +45,8 @@ def unpack(
             twice, or too much; nothing outside `folder` was written.
         OSError: the folder cannot be written.
     """
-    try:
+    with _reading(archive):
         opened = zipfile.ZipFile(archive)
-    except BROKEN_ZIP as error:
-        raise _broken(archive, error) from None
     with opened:
         members = _members(opened, archive, parts, max_bytes=max_bytes)
         total = sum(member.file_size for member in members)
@@ -68,7 +64,6 @@ def unpack(
 def _members(
     opened: zipfile.ZipFile, archive: Path, parts: Sequence[str], *, max_bytes: int
 ) -> list[zipfile.ZipInfo]:
-    """The files of the wanted parts, all of their names safe."""
     members = [
         member
         for member in opened.infolist()
@@ -103,56 +98,46 @@ def _is_in(name: str, part: str) -> bool:
 
 
 def _is_safe(name: str) -> bool:
-    if any(character in name for character in "\\:\0"):
-        return False
-    return all(piece not in ("", ".", "..") for piece in name.split("/"))
+    return not set(name) & set("\\:\0") and not {"", ".", ".."} & set(name.split("/"))
 
 
 def _is_there(target: Path, member: zipfile.ZipInfo) -> bool:
+    crc = 0
     try:
-        if target.stat().st_size != member.file_size:
-            return False
-        crc = 0
         with target.open("rb") as file:
             while block := file.read(_BLOCK):
                 crc = zlib.crc32(block, crc)
+            return file.tell() == member.file_size and crc == member.CRC
     except FileNotFoundError:
         return False
-    return crc == member.CRC
 
 
 def _extract(opened: zipfile.ZipFile, archive: Path, member: zipfile.ZipInfo, target: Path) -> None:
     # Opened apart: an OSError of the target is about the disk, one of the source the archive.
     with naming(target, needs=member.file_size), target.open("wb") as file:
-        try:
+        with _reading(archive):
             source = opened.open(member)
-        except BROKEN_ZIP as error:
-            raise _broken(archive, error) from None
         with source:
             while True:
-                try:
+                with _reading(archive):
                     block = source.read(_BLOCK)  # checks the CRC at the end
-                except BROKEN_ZIP as error:
-                    raise _broken(archive, error) from None
                 if not block:
                     return
                 file.write(block)
 
 
-def _broken(archive: Path, error: Exception) -> DatasetError:
-    return DatasetError(f"{archive}: broken archive ({error}); delete it and fetch it again")
+@contextmanager
+def _reading(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except BROKEN_ZIP as error:
+        raise DatasetError(
+            f"{archive}: broken archive ({error}); delete it and fetch it again"
+        ) from None
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Check that a disk has room.
-
-    Args:
-        folder: on that disk; need not exist.
-        size: bytes that will be written.
-
-    Raises:
-        DatasetError: it has not.
-    """
+    """DatasetError unless the disk of a folder, which need not exist, has `size` bytes free."""
     place = folder.absolute()
     while not os.path.isdir(place):
         place = place.parent
@@ -177,10 +162,8 @@ class DamagedArchiveError(ModelError):
 
 
 class _BoundedGzip(gzip.GzipFile):
-    """Decompresses no more than `MAX_BYTES` and hands out no giant header.
-
-    tarfile reads extended headers whole, of whatever size the archive claims.
-    """
+    """Decompresses no more than `MAX_BYTES` and hands out no giant header: tarfile reads extended
+    headers whole, of whatever size the archive claims."""
 
     def read(self, size: int | None = -1) -> bytes:
         """At most `size` bytes."""
@@ -238,11 +221,7 @@ def unpacked(archive: Path) -> Iterator[Path]:
 
 
 def _checked_members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """All members, once every one of them is found harmless.
-
-    Raises:
-        ModelError: one is not.
-    """
+    """All members, once every one of them is found harmless; else ModelError."""
     members: list[tarfile.TarInfo] = []
     names: set[PurePosixPath] = set()
     total = 0
@@ -274,11 +253,8 @@ def _checked_members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
     """Write a checked member by hand: the first releases of Python 3.11 have no safe extraction.
 
-    Nothing but names and content is taken over: no owners, modes or times. A file is always a new
-    one, so that nothing that lies there, a link least of all, is written through.
-
-    Raises:
-        ModelError: a member of its name, or a file in place of its folder, is there.
+    Nothing but names and content is taken over. A file is always a new one, so that nothing that
+    lies there, a link least of all, is written through.
     """
     target = folder.joinpath(*PurePosixPath(member.name).parts)
     try:

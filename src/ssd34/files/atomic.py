@@ -25,9 +25,9 @@ def written_whole(path: Path, *, needs: int | None = None) -> Iterator[Path]:
     error.
 
     It lies in a hidden folder of its own beside `path`, because some libraries write through a
-    temporary file of their own beside the one that they are told: a process that is killed leaves
-    that folder and nothing else, and `remove_parts` removes it. Where `path` is a link, all this
-    goes for the file that it leads to. A device or a pipe is not replaced, but written to.
+    temporary file beside the one that they are told; `remove_parts` removes what a killed process
+    leaves. Where `path` is a link, all this goes for the file that it leads to. A device or a pipe
+    is written to directly.
 
     Args:
         path: the file.
@@ -59,16 +59,16 @@ def _folder_beside(target: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=_beside(target.name), suffix=".part", dir=target.parent))
 
 
+def _beside(name: str) -> str:
+    """What the hidden folder of a file begins with: a name has 255 bytes at most."""
+    return f".{os.fsdecode(os.fsencode(name)[:_LONGEST])}."
+
+
 def _set_rights(path: Path, rights: int) -> None:
     """As for a new file; temporary ones are their owner's alone."""
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(rights & ~mask)
-
-
-def _beside(name: str) -> str:
-    """What the hidden folder of a file begins with: a name has 255 bytes at most."""
-    return f".{os.fsdecode(os.fsencode(name)[:_LONGEST])}."
 
 
 def is_special(path: Path) -> bool:
@@ -93,11 +93,8 @@ def remove_parts(folder: Path, names: Iterable[str]) -> None:
 
 @contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends without error.
-
-    Raises:
-        OSError: `path` exists and is not an empty folder, or the folder above cannot be written.
-    """
+    """A temporary folder beside `path` that takes its place when the block ends without error;
+    OSError where `path` exists and is no empty folder, or the folder above cannot be written."""
     path = path.absolute()
     temporary = _folder_beside(path)
     try:

@@ -40,17 +40,12 @@ def cache_folder(
 
 
 def load_matplotlib(*, extra: str, why: str) -> None:
-    """Import matplotlib, which keeps its list of fonts in our folder then.
-
-    Where the caller has imported it before or set ``MPLCONFIGDIR``, that holds. Where our folder
-    cannot be written, the list lives as long as the process.
-
-    Args:
-        extra: see `ssd34.errors.require`.
-        why: see there.
+    """Import matplotlib, which keeps its list of fonts in our folder then, or where that cannot be
+    written, in one that lives as long as the process. Where the caller has imported it before or
+    set ``MPLCONFIGDIR``, that holds.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: it is not installed; `extra` and `why` are those of `require`.
         OptionError: no folder can be written.
     """
     try:
@@ -79,14 +74,7 @@ def _matplotlib_folder() -> Path:
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One file for download.
-
-    Attributes:
-        name: the file's own name.
-        size: bytes.
-        sha256: 64 hexadecimal digits.
-        urls: mirrors, best first.
-    """
+    """One file for download: its name, bytes, SHA-256 in hexadecimal, and mirrors, best first."""
 
     name: str
     size: int

@@ -1,7 +1,7 @@
 """Checkpoint files: weights, the spec that shapes them and the class names, in one safetensors.
 
 The keys are the network's own parameter names, for example ``backbone.layer3.0.conv1.weight``.
-Training adds what it needs to resume under the prefix ``training.``; everything else ignores it.
+Training adds what it needs to resume under the prefix ``training.``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.contract import parsed_identity
+from ssd34.core.contract import parse_identity
 from ssd34.core.labels import LabelSet
 from ssd34.core.score_calibration import CONFIDENCE_BIASES, ScoreCalibration
 from ssd34.core.spec import ModelSpec, rename_trunk
@@ -36,13 +36,11 @@ class Checkpoint:
     """The contents of a checkpoint file.
 
     Attributes:
-        spec: the network's shape.
-        labels: its classes.
         weights: parameter name to array.
         training: momentum and other arrays that only training needs.
         state: JSON values that only training needs, and notes on where weights came from.
-        score_calibration: what an exported file adds to its scores' biases; not in `weights`,
-            from which training resumes.
+        score_calibration: what an exported file adds to its scores' biases; not in `weights`, from
+            which training resumes.
     """
 
     spec: ModelSpec
@@ -67,11 +65,8 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
         numpy_format = require("safetensors.numpy", extra="export", why="writing a checkpoint")
-        arrays = {key: np.asarray(array, order="C") for key, array in self.weights.items()}
-        arrays |= {
-            TRAINING_PREFIX + key: np.asarray(array, order="C")
-            for key, array in self.training.items()
-        }
+        training = {TRAINING_PREFIX + key: array for key, array in self.training.items()}
+        arrays = {k: np.asarray(a, order="C") for k, a in (self.weights | training).items()}
         metadata = {
             "format": FORMAT,
             "spec": json.dumps(self.spec.to_dict()),
@@ -91,33 +86,19 @@ def is_named_checkpoint(path: Path) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file is a checkpoint of ours.
-
-    Raises:
-        CheckpointError: it ends in .safetensors and is missing or broken.
-    """
+    """Whether a file is a checkpoint of ours; CheckpointError where it ends in .safetensors and is
+    missing or broken."""
     return is_named_checkpoint(path) and read_arrays(path, skip=("",))[0].get("format") == FORMAT
 
 
 def read_header(path: Path) -> Checkpoint:
-    """A checkpoint file without its arrays: spec, labels and state.
-
-    Raises:
-        CheckpointError: missing, broken, or not one of ours.
-    """
+    """`read_checkpoint` without the arrays: spec, labels and state."""
     return _checkpoint(path, *read_arrays(path, skip=("",)))
 
 
 def read_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
-    """Read a checkpoint file.
-
-    Args:
-        path: the file.
-        training: read the arrays that only training needs, too.
-
-    Raises:
-        CheckpointError: missing, broken, or not one of ours.
-    """
+    """Read a checkpoint file, with the arrays that only training needs where `training` is set;
+    CheckpointError where it is missing, broken, or not one of ours."""
     return _checkpoint(path, *read_arrays(path, skip=() if training else (TRAINING_PREFIX,)))
 
 
@@ -128,33 +109,21 @@ def _checkpoint(path: Path, metadata: dict[str, str], arrays: Arrays) -> Checkpo
             "turn foreign weights into one with: ssd34 convert"
         )
     try:
-        spec, labels = parsed_identity(metadata, spec_key="spec", labels_key="labels")
+        spec, labels = parse_identity(metadata, spec_key="spec", labels_key="labels")
         state = json.loads(rename_trunk(metadata["state"]))
         calibration = ScoreCalibration.in_metadata(metadata, _SCORES)
     except (KeyError, ValueError, ModelError, OptionError) as error:
         raise CheckpointError(f"{path}: broken checkpoint metadata ({error})") from None
-    split = len(TRAINING_PREFIX)
-    arrays = {rename_trunk(name): array for name, array in arrays.items()}
-    return Checkpoint(
-        spec=spec,
-        labels=labels,
-        weights={k: a for k, a in arrays.items() if not k.startswith(TRAINING_PREFIX)},
-        training={k[split:]: a for k, a in arrays.items() if k.startswith(TRAINING_PREFIX)},
-        state=state,
-        score_calibration=calibration,
-    )
+    weights, training = Arrays(), Arrays()
+    for name, array in arrays.items():
+        kind = training if name.startswith(TRAINING_PREFIX) else weights
+        kind[rename_trunk(name.removeprefix(TRAINING_PREFIX))] = array
+    return Checkpoint(spec, labels, weights, training, state, calibration)
 
 
 def read_arrays(path: Path, *, skip: tuple[str, ...] = ()) -> tuple[dict[str, str], Arrays]:
-    """The metadata and arrays of any safetensors file.
-
-    Args:
-        path: the file.
-        skip: leave out keys that start with one of these.
-
-    Raises:
-        CheckpointError: missing or not a safetensors file.
-    """
+    """The metadata and arrays of any safetensors file, but for keys that start with one of `skip`;
+    CheckpointError where it is missing or something else."""
     safetensors = require("safetensors", extra="export", why="reading a checkpoint")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file; expected a .safetensors")

@@ -19,12 +19,8 @@ from ssd34.files.atomic import naming, sha256_of
 from ssd34.files.lock import file_locked
 from ssd34.version import __version__
 
-TIMEOUT = 30.0
-"""Seconds without a byte."""
-ATTEMPTS = 5
-"""How often one mirror may break off."""
-PAUSE = 1.0
-"""Seconds before it is asked again."""
+TIMEOUT, PAUSE = 30.0, 1.0
+"""Seconds without a byte, and before a mirror that broke off is asked again."""
 _LONGEST_ANSWER = 200
 
 
@@ -36,14 +32,13 @@ def download(
     sha256: str,
     progress: Callable[[int], None] = lambda _have: None,
     timeout: float = TIMEOUT,
-    attempts: int = ATTEMPTS,
+    attempts: int = 5,
     pause: float = PAUSE,
 ) -> None:
     """Download the file to `target`, whole and checked; nothing is fetched if it is there already.
 
-    A partial download stays in ``target.part``, and the next mirror or the next call resumes it.
-    `target` appears only with the right size and SHA-256. Of two processes that want the same file
-    one waits for the other.
+    A partial download stays in ``target.part``, and the next mirror or the next call resumes it. Of
+    two processes that want the same file one waits for the other.
 
     Args:
         urls: mirrors, tried in this order; http or https.
@@ -89,11 +84,8 @@ def download(
 def _complete(
     part: Path, fetch: Callable[[], None], *, size: int, sha256: str, attempts: int, pause: float
 ) -> None:
-    """Bring `part` to the whole, right file by one mirror.
-
-    Raises:
-        Refused: it has another file, or broke off too often.
-    """
+    """Bring `part` to the whole, right file by one mirror; Refused where that has another file, or
+    broke off too often."""
     inherited = _length(part) > 0
     broken_off = 0
     while True:
@@ -164,38 +156,28 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def receive(
     url: str, part: Path, *, size: int, timeout: float, progress: Callable[[int], None]
 ) -> None:
-    """Bring `part` to `size` bytes.
+    """Bring `part` to `size` bytes of `url`, no more, and call `progress` with the bytes that are
+    there.
 
-    Asks for what is missing; where the server sends everything instead, `part` starts over. No
-    more than `size` bytes are read.
-
-    Args:
-        url: http or https.
-        part: the file, which may have a beginning.
-        size: bytes of the whole file.
-        timeout: seconds without a byte after which the server counts as gone.
-        progress: called with the bytes that are there.
+    Asks for what is missing; where the server sends everything instead, `part` starts over.
 
     Raises:
         Refused: the server answers with anything else than this file.
-        BrokenOff: it stopped before the end.
+        BrokenOff: it stopped before the end, or sent nothing for `timeout` seconds.
         OSError: `part` cannot be written.
     """
     if urlsplit(url).scheme not in _WEB:
         raise Refused("only http and https are fetched")
-    offset = part.stat().st_size if part.exists() else 0
-    response = _answer(url, offset=offset, size=size, timeout=timeout)
-    with response:
+    offset = _length(part)
+    with _answer(url, offset=offset, size=size, timeout=timeout) as response:
         if response.status != http.client.PARTIAL_CONTENT:
             offset = 0
         announced = response.length
         blocks = _blocks(response, offset=offset, size=size, timeout=timeout)
         head = b""
         if offset == 0:
-            for block in blocks:
+            while len(head) < _HEAD and (block := next(blocks, b"")):
                 head += block
-                if len(head) >= _HEAD:
-                    break
             _check_head(head)
             if announced not in (None, size):
                 raise Refused(f"announces {announced} bytes instead of {size}")

@@ -24,15 +24,8 @@ _POLL = 0.1
 
 @contextmanager
 def folder_locked(folder: Path, *, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Keep others from writing into a folder within the block; see `file_locked`.
-
-    The folder and those above it are made where they are missing, and removed again if the block
-    leaves them empty.
-
-    Raises:
-        OptionError: another process writes into it; says which one.
-        OSError: the folder cannot be written.
-    """
+    """`file_locked` for a folder to write into. It and those above it are made where they are
+    missing, and removed again if the block leaves them empty."""
     missing = [f for f in (folder, *folder.absolute().parents) if not f.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -102,7 +95,6 @@ def _write_holder(descriptor: int) -> None:
 
 
 def _holder(file: Path) -> str:
-    """Who holds a lock, in words."""
     try:
         text = file.read_text(encoding="utf-8", errors="replace")[:500]
     except OSError:  # Windows lets nobody read it; or it is free by now

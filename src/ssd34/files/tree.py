@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, cast
 
@@ -36,54 +37,41 @@ class Files(Protocol):
     @property
     def leads_out(self) -> bool:
         """Whether the place itself is behind a link that leads out of the data set's folder."""
-        ...
 
     def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
         """The file's bytes; ImageError if it is missing, unreadable or larger than the limit in
         bytes, `MAX_FILE_BYTES` where none is given."""
-        ...
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
         """The file as a stream, to look at its beginning; ImageError if it is missing."""
-        ...
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
-        ...
 
     def is_lost_link(self, name: str) -> bool:
         """Whether there is a link of that name, which leads out or to nothing."""
-        ...
 
     def is_folder(self, name: str) -> bool:
         """Whether there is such a folder."""
-        ...
 
     def names(self, folder: str = "", *, deep: bool = False) -> list[str]:
         """The files in a folder, or also in those below it, sorted; without hidden ones."""
-        ...
 
     def folders(self, folder: str = "") -> list[str]:
         """The folders in a folder, sorted; without hidden ones."""
-        ...
 
     def below(self, folder: str) -> Files:
         """The files below a folder."""
-        ...
 
     def inside(self, path: str) -> str | None:
         """A path that a file of the data set gives, absolute or relative, as a name; None where
         it leads out."""
-        ...
 
 
 def read_annotations(files: Files, name: str, *, limit: int) -> bytes:
-    """An annotation file.
-
-    Raises:
-        DatasetError: missing, unreadable or larger than the limit in bytes.
-    """
+    """An annotation file; DatasetError where it is missing, unreadable or of more than `limit`
+    bytes."""
     try:
         return files.read_bytes(name, limit=limit)
     except ImageError as error:
@@ -92,18 +80,15 @@ def read_annotations(files: Files, name: str, *, limit: int) -> bytes:
 
 
 def read_lines(files: Files, name: str, *, limit: int) -> list[str]:
-    """The lines of a UTF-8 annotation file, with or without a byte order mark.
-
-    Raises:
-        DatasetError: missing, larger than the limit in bytes, or not text.
-    """
+    """The lines of a UTF-8 annotation file, with or without a byte order mark; DatasetError as
+    `read_annotations`, or where it is not text."""
     try:
         return read_annotations(files, name, limit=limit).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DatasetError(f"{name}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
 
 
-def normal(name: str) -> str | None:
+def normalise_name(name: str) -> str | None:
     """A relative name without `.` and `..`; None where it leads out."""
     clean = posixpath.normpath(name.replace("\\", "/"))
     if clean.startswith(("/", "../")) or clean == "..":
@@ -118,21 +103,18 @@ class FolderFiles(Files):
     def __init__(self, root: Path, *, around: Path | None = None) -> None:
         self.root = root
         self._around = root if around is None else around
-        self._outside: bool | None = None
 
     def __str__(self) -> str:
         return str(self.root)
 
     @property
     def leads_out(self) -> bool:
-        """Whether the folder itself is behind such a link."""
         return os.path.isdir(self.root) and self._path("") is None
 
-    def _is_outside(self, root: str) -> bool:
-        """Whether the folder, of that real path, leads out; looked at once, not for each file."""
-        if self._outside is None:
-            self._outside = not _is_below(root, os.path.realpath(self._around))
-        return self._outside
+    @cached_property
+    def _is_outside(self) -> bool:
+        """Whether the folder leads out; looked at once, not for each file."""
+        return not _is_below(os.path.realpath(self.root), os.path.realpath(self._around))
 
     def path(self, name: str) -> Path:
         """Where a file is; ImageError if it is missing."""
@@ -144,7 +126,6 @@ class FolderFiles(Files):
         return path
 
     def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
-        """The file's bytes."""
         path = self.path(name)
         limit = MAX_FILE_BYTES if limit is None else limit
         try:
@@ -156,7 +137,6 @@ class FolderFiles(Files):
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
-        """The file as a stream."""
         try:
             stream = self.path(name).open("rb")
         except OSError as error:
@@ -165,13 +145,11 @@ class FolderFiles(Files):
             yield stream
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
         path = self._path(name)
         return path is not None and os.path.isfile(path)
 
     def is_lost_link(self, name: str) -> bool:
-        """Whether there is a link of that name, which leads out or to nothing."""
-        inside = normal(name)
+        inside = normalise_name(name)
         if not inside or self.exists(name):
             return False
         try:
@@ -180,27 +158,41 @@ class FolderFiles(Files):
             return False
 
     def is_folder(self, name: str) -> bool:
-        """Whether there is such a folder."""
         path = self._path(name)
         return path is not None and os.path.isdir(path)
 
     def names(self, folder: str = "", *, deep: bool = False) -> list[str]:
-        """The files in a folder, or also in those below it."""
         return sorted(self._walk(folder, deep=deep))
 
     def _walk(self, folder: str, *, deep: bool) -> Iterator[str]:
         start = self._path(folder)
         if start is None:
             return
-        for place, folders, files in os.walk(start):
-            folders[:] = [name for name in folders if deep and not name.startswith(".")]
+        linked: set[str] = set()
+        for place, folders, files in os.walk(start, followlinks=True):
+            folders[:] = [
+                name for name in folders if deep and not name.startswith(".")
+                and self._is_entered(place, name, linked)
+            ]  # fmt: skip
             below = text_of(os.path.relpath(place, start)).replace(os.sep, "/")
             for name in map(text_of, files):
                 if not name.startswith("."):
                     yield posixpath.normpath(posixpath.join(folder, below, name))
 
+    def _is_entered(self, place: str, name: str, linked: set[str]) -> bool:
+        """Whether a listing enters a folder: of links only those that stay inside, each target once
+        and not from below itself."""
+        path = os.path.join(place, name)
+        if not Path(path).is_symlink():
+            return True
+        real = os.path.realpath(path)
+        inside = _is_below(real, os.path.realpath(self.root))
+        if not inside or real in linked or _is_below(os.path.realpath(place), real):
+            return False
+        linked.add(real)
+        return True
+
     def folders(self, folder: str = "") -> list[str]:
-        """The folders in a folder."""
         start = self._path(folder)
         try:
             found = sorted(text_of(p.name) for p in start.iterdir()) if start is not None else []
@@ -210,16 +202,14 @@ class FolderFiles(Files):
         return [name for name in names if self.is_folder(name)]
 
     def below(self, folder: str) -> FolderFiles:
-        """The files below a folder."""
         return FolderFiles(self.root / path_of(folder), around=self._around)
 
     def inside(self, path: str) -> str | None:
-        """A path as a name."""
         if not Path(path).is_absolute():
-            return normal(path)
+            return normalise_name(path)
         try:
             there = os.path.realpath(path_of(path))
-            return normal(text_of(os.path.relpath(there, os.path.realpath(self.root))))
+            return normalise_name(text_of(os.path.relpath(there, os.path.realpath(self.root))))
         except ValueError:  # another drive, a null byte
             return None
 
@@ -227,7 +217,7 @@ class FolderFiles(Files):
         try:
             root = os.path.realpath(self.root)
             path = os.path.realpath(os.path.join(root, path_of(name.replace("\\", "/"))))
-            inside = _is_below(path, root) and not self._is_outside(root)
+            inside = _is_below(path, root) and not self._is_outside
         except ValueError:  # another drive, a null byte, a character that no file name can have
             return None
         return Path(path) if inside else None
@@ -261,7 +251,6 @@ class ZipFiles(Files):
         return self._open[1]
 
     def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
-        """The file's bytes."""
         limit = MAX_FILE_BYTES if limit is None else limit
         with self._lock, self._explained(name):
             member = self._zip().getinfo(self._member(name))
@@ -271,7 +260,6 @@ class ZipFiles(Files):
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
-        """The file as a stream."""
         with self._lock, self._explained(name), self._zip().open(self._member(name)) as stream:
             yield cast(BinaryIO, stream)
 
@@ -287,7 +275,6 @@ class ZipFiles(Files):
             raise ImageError(f"{name}: broken in {self.archive} ({error})") from None
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
         with self._lock:
             return self._member(name) in self._zip().NameToInfo
 
@@ -298,24 +285,21 @@ class ZipFiles(Files):
     def _member(self, name: str) -> str:
         """The name in the archive. Names that lead out of the prefix match no file."""
         literal = self.prefix + name
-        clean = normal(name)
+        clean = normalise_name(name)
         known = literal in self._zip().NameToInfo or clean is None
         return literal if known else f"{self.prefix}{clean}"
 
     def is_folder(self, name: str) -> bool:
-        """Whether there is such a folder."""
         start = self.prefix + (f"{name}/" if name else "")
         return any(member.startswith(start) for member in self._members())
 
     def names(self, folder: str = "", *, deep: bool = False) -> list[str]:
-        """The files in a folder, or also in those below it."""
         return sorted(
             name for name in self._within(folder) if not name.endswith("/")
             and (deep or "/" not in name[len(folder) :].lstrip("/"))
         )  # fmt: skip
 
     def folders(self, folder: str = "") -> list[str]:
-        """The folders in a folder."""
         first = {name[len(folder) :].lstrip("/").split("/")[0] for name in self._within(folder)
                  if "/" in name[len(folder) :].lstrip("/")}  # fmt: skip
         return sorted(posixpath.join(folder, name) for name in first)
@@ -334,20 +318,13 @@ class ZipFiles(Files):
             return list(self._zip().NameToInfo)
 
     def below(self, folder: str) -> ZipFiles:
-        """The files below a folder."""
         return ZipFiles(self.archive, f"{self.prefix}{folder}/" if folder else self.prefix)
 
     def inside(self, path: str) -> str | None:
-        """A path as a name."""
-        return normal(path)
+        return normalise_name(path)
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"archive": self.archive, "prefix": self.prefix}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        archive, prefix = state["archive"], state["prefix"]
-        assert isinstance(archive, Path) and isinstance(prefix, str)
-        ZipFiles.__init__(self, archive, prefix)
+    def __reduce__(self) -> tuple[type[ZipFiles], tuple[Path, str]]:
+        return ZipFiles, (self.archive, self.prefix)
 
 
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff<>:"|?*]')
@@ -368,7 +345,7 @@ _DIGITS = 15
 """Of the longest number that counts: far below what any file format holds exactly."""
 
 
-def numbers_of(names: Sequence[str]) -> list[int]:
+def number_files(names: Sequence[str]) -> list[int]:
     """A number for each of some files: the one that names it, as in COCO's and VOC's own files;
     where that is not so for every file, or not unique, they count from 1."""
     stems = [PurePosixPath(name).stem for name in names]
@@ -384,8 +361,8 @@ class FileNames:
 
     Attributes:
         flat: no folders; those of a name become part of it.
-        by_stem: names that differ in their ending only count as one, as label files have the
-            same name with another ending.
+        by_stem: names that differ in their ending only count as one, as label files have the same
+            name with another ending.
     """
 
     def __init__(self, *, flat: bool, by_stem: bool) -> None:
@@ -394,12 +371,7 @@ class FileNames:
         self._taken: set[str] = set()
 
     def name(self, folder: str, file_name: str) -> str:
-        """The path of a picture, taken from now on.
-
-        Args:
-            folder: where it shall lie.
-            file_name: what it is called where it is now.
-        """
+        """The path in `folder` of a picture that is called `file_name` now; taken from now on."""
         parts = [_safe(part) for part in file_name.replace("\\", "/").split("/")]
         parts = [part for part in parts if part]
         path = PurePosixPath("_".join(parts) if self.flat else "/".join(parts) or "_")

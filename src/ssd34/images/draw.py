@@ -5,12 +5,13 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ssd34.core.detections import Detections
-from ssd34.images.read import Picture, picture_of
+from ssd34.images.read import Picture, load_picture
 
 _GOLDEN_RATIO = 0.618033988749895
 
@@ -27,36 +28,35 @@ Words = tuple[str | Colour, str]
 """A line of text and its colour."""
 
 
-def colour_of(label: int) -> Colour:
+def choose_colour(label: int) -> Colour:
     """A bright colour for a class; neighbouring labels get distant hues."""
     red, green, blue = colorsys.hsv_to_rgb((label * _GOLDEN_RATIO) % 1, 0.85, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def draw(image: Picture, detections: Detections) -> Image.Image:
-    """A copy of a picture with boxes, class names and scores.
+@lru_cache(maxsize=4)
+def _font(size: int) -> Font:
+    """The usual font, unpacked once."""
+    return ImageFont.load_default(size=size)
 
-    Args:
-        image: the picture that the detections belong to: a path, encoded bytes, an (H, W, 3) uint8
-            RGB array, or a Pillow image.
-        detections: drawn worst first, so that the best lie on top.
 
-    Returns:
-        A Pillow image of mode RGB, as large as the picture.
-
-    Raises:
-        ImageError: the picture cannot be read.
-    """
-    picture = picture_of(image).copy()
+def draw(
+    image: Picture, detections: Detections, *, tracks: Sequence[int] | None = None
+) -> Image.Image:
+    """A copy of a picture of any kind with its detections' boxes, class names and scores, the best
+    on top: a Pillow image of mode RGB; ImageError where the picture cannot be read. With tracks,
+    the number of each detection's, these give the colours."""
+    picture = load_picture(image).copy()
     canvas = ImageDraw.Draw(picture)
     side = min(picture.size)
     line = max(1, round(side / 180))
-    font = ImageFont.load_default(size=max(10, round(side / 28)))
-    for found in reversed(list(detections)):
+    font = _font(max(10, round(side / 28)))
+    for index, found in reversed(list(enumerate(detections))):
         text = f"{found.name} {found.score:.0%}"
-        draw_labelled_box(
-            canvas, found.box, text, colour=colour_of(found.label), line=line, font=font
-        )
+        if tracks is not None:
+            text = f"{tracks[index]} {text}"
+        colour = choose_colour(found.label if tracks is None else tracks[index])
+        draw_labelled_box(canvas, found.box, text, colour=colour, line=line, font=font)
     return picture
 
 
@@ -67,14 +67,8 @@ def draw_dashed_box(
     colour: Colour,
     line: int,
 ) -> None:
-    """Draw the outline of a box in dashes.
-
-    Args:
-        canvas: of the picture.
-        box: xyxy, pixels.
-        colour: of the dashes.
-        line: their width, pixels; they are six times as long, as are the gaps.
-    """
+    """Draw the outline of a box, xyxy in pixels, in dashes of a width of `line` pixels; they are
+    six times as long, as are the gaps."""
     left, top, right, bottom = box
     dash = 6 * line
     for x in np.arange(left, right, 2 * dash):
@@ -94,16 +88,8 @@ def draw_labelled_box(
     line: int,
     font: Font,
 ) -> None:
-    """Draw one box with its label above it, or inside where there is no room.
-
-    Args:
-        canvas: of the picture.
-        box: xyxy, pixels.
-        text: the label; none if empty.
-        colour: of the line and behind the label.
-        line: width, pixels.
-        font: of the label.
-    """
+    """Draw a box, xyxy in pixels, with lines of `line` pixels, and its label, if it has one, above
+    it, or inside where there is no room."""
     canvas.rectangle(box, outline=colour, width=line)
     if not text:
         return
@@ -116,7 +102,7 @@ def draw_labelled_box(
     canvas.text((x + line + 2 - left, y + line + 1 - top), text, fill=ink, font=font)
 
 
-def grid(
+def draw_grid(
     tiles: Sequence[Image.Image],
     captions: Sequence[Sequence[Words]] = (),
     *,

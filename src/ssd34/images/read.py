@@ -45,7 +45,6 @@ _BROKEN = (
 struct.error from malformed EXIF of a TIFF, which it turns itself."""
 
 Tag = ExifTags.Base
-
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -66,18 +65,15 @@ class LargeImageError(ImageError):
 
 
 def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Decode a picture.
+    """Decode a picture to (H, W, 3) uint8 RGB.
 
-    The EXIF orientation is applied. Greyscale, palette, CMYK and 16-bit pictures are converted
-    to 8-bit RGB; transparent parts are shown on white. Of an animation, the first frame. Colour
-    profiles and gamma are not applied.
+    The EXIF orientation is applied. Greyscale, palette, CMYK and 16-bit pictures are converted;
+    transparent parts are shown on white. Of an animation, the first frame. Colour profiles and
+    gamma are not applied.
 
     Args:
         source: a file, or the bytes of one.
         max_pixels: refuse a picture with more pixels, before decoding it.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
 
     Raises:
         ImageError: missing, unreadable, truncated, too large, or with samples whose white is not
@@ -95,11 +91,7 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image
 
 def rgb_picture(image: Image.Image) -> Image.Image:
     """A Pillow image of any mode as one of mode RGB, its EXIF orientation applied; the same one if
-    there is nothing to do.
-
-    Raises:
-        ImageError: it is lazily read from a file that is broken.
-    """
+    there is nothing to do. ImageError where it is lazily read from a file that is broken."""
     _check_samples(image, "the picture")
     try:
         return decode_upright(image)
@@ -109,31 +101,41 @@ def rgb_picture(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def open_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """A picture file with its header read and nothing decoded.
-
-    Raises:
-        ImageError: as `read_image`, also for what Pillow raises while decoding inside the block.
-    """
+    """A picture file with its header read and nothing decoded; ImageError as `read_image`, also for
+    what Pillow raises while decoding inside the block."""
     what = "the picture" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes):
         source = make_reopenable(source)
+    with _opened(source, what, max_pixels) as image:
+        yield image
+
+
+@contextmanager
+def _opened(source: Path | bytes | BinaryIO, what: str, max_pixels: int) -> Iterator[Image.Image]:
+    """`open_picture`, also of a stream; `what` it is called in messages."""
     try:
         with _quiet, _open(source) as image:
-            _check_pixels(image, what, max_pixels)
+            width, height = image.size
+            if width * height > max_pixels:
+                raise LargeImageError(
+                    f"{what}: {width} x {height} pixels are more than the limit of {max_pixels}; "
+                    "scale the picture down"
+                )
             _check_samples(image, what)
             yield image
     except UnidentifiedImageError:
-        raise _unknown(what) from None
+        raise ImageError(
+            f"{what}: not a picture in a format that is read here "
+            f"({', '.join(FORMATS)}), or one with samples that are not; convert it or remove it"
+        ) from None
     except _BROKEN as error:
         raise _broken(what, error) from None
 
 
 def make_reopenable(source: Path) -> Path | bytes:
-    """A file, or what comes out of a pipe, in which a picture's reader could not go back.
-
-    Raises:
-        ImageError: missing, a folder, unreadable, or a pipe with more than `MAX_PIPED_BYTES`.
-    """
+    """A file, or what comes out of a pipe, in which a picture's reader could not go back;
+    ImageError where it is missing, a folder, unreadable, or a pipe with more than
+    `MAX_PIPED_BYTES`."""
     if os.path.isfile(source):
         return source
     if os.path.isdir(source) or not os.path.exists(source):
@@ -152,37 +154,12 @@ def make_reopenable(source: Path) -> Path | bytes:
 def read_image_size(
     stream: BinaryIO, name: str = "the picture", *, max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int]:
-    """Width and height that `read_image` gives a picture, without decoding its pixels, unless it
-    is a PNG with words behind them.
-
-    Args:
-        stream: the file.
-        name: what to call it in messages.
-        max_pixels: refuse a picture with more pixels.
-
-    Raises:
-        ImageError: not a picture that is read here, or too large.
-    """
-    try:
-        with _quiet, _open(stream) as image:
-            _check_pixels(image, name, max_pixels)
-            _check_samples(image, name)
-            width, height = image.size
-            turns = _turns_before_pixels(image, stream)
-            return (height, width) if turns in (5, 6, 7, 8) else (width, height)
-    except UnidentifiedImageError:
-        raise _unknown(name) from None
-    except _BROKEN as error:
-        raise _broken(name, error) from None
-
-
-def _check_pixels(image: Image.Image, what: str, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise LargeImageError(
-            f"{what}: {width} x {height} pixels are more than the limit of {max_pixels}; "
-            "scale the picture down"
-        )
+    """Width and height that `read_image` gives a picture, without decoding its pixels, unless it is
+    a PNG with words behind them; ImageError, which calls it `name`, as there."""
+    with _opened(stream, name, max_pixels) as image:
+        width, height = image.size
+        turns = _turns_before_pixels(image, stream)
+        return (height, width) if turns in (5, 6, 7, 8) else (width, height)
 
 
 def _tags(image: Image.Image) -> Mapping[int, Any]:
@@ -224,12 +201,12 @@ def _turns_before_pixels(image: Image.Image, stream: BinaryIO) -> object:
     # Of a PNG, Pillow decodes all pixels to see whether EXIF comes behind them.
     if image.format == "PNG" and not _words_behind_pixels(stream):
         return Image.Image.getexif(image).get(Tag.Orientation)
-    return orientation_of(image)
+    return read_orientation(image)
 
 
 def _words_behind_pixels(stream: BinaryIO) -> bool:
-    """Whether a PNG has a chunk that may hold EXIF after its pixels. Source: the PNG
-    specification, 5.3; the stream is left where it was."""
+    """Whether a PNG has a chunk that may hold EXIF after its pixels. Source: the PNG specification,
+    5.3; the stream is left where it was."""
     before, pixels = stream.tell(), False
     stream.seek(8)
     try:
@@ -243,13 +220,6 @@ def _words_behind_pixels(stream: BinaryIO) -> bool:
     return False
 
 
-def _unknown(what: str) -> ImageError:
-    return ImageError(
-        f"{what}: not a picture in a format that is read here "
-        f"({', '.join(FORMATS)}), or one with samples that are not; convert it or remove it"
-    )
-
-
 def _broken(what: str, error: Exception) -> ImageError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return ImageError(f"{what}: broken or truncated picture ({reason}); replace it")
@@ -258,7 +228,7 @@ def _broken(what: str, error: Exception) -> ImageError:
 def decode_upright(image: Image.Image) -> Image.Image:
     """Decode an opened picture: mode RGB, its EXIF orientation applied."""
     load(image)
-    return turn_upright(convert_to_rgb(image), orientation_of(image))
+    return turn_upright(convert_to_rgb(image), read_orientation(image))
 
 
 def load(image: Image.Image) -> None:
@@ -284,7 +254,7 @@ def turn_upright(image: Image.Image, orientation: object) -> Image.Image:
     return picture
 
 
-def orientation_of(image: Image.Image) -> object:
+def read_orientation(image: Image.Image) -> object:
     """The EXIF orientation of a loaded picture: 2 to 8 if it is still to be turned."""
     return image.getexif().get(Tag.Orientation)
 
@@ -304,8 +274,8 @@ def _open(source: Path | bytes | BinaryIO) -> Image.Image:
 class _Quiet:
     """Pillow's warnings switched off while any thread reads a picture.
 
-    Python keeps one list of filters for all threads. With `catch_warnings` in each, those that
-    leave in another order than they came would put back each other's filters.
+    Python keeps one list of filters for all threads: `catch_warnings` in each, ended in another
+    order than begun, would put back each other's filters.
     """
 
     def __init__(self) -> None:
@@ -376,34 +346,17 @@ Picture = str | Path | bytes | NDArray[np.uint8] | Image.Image
 or a Pillow image."""
 
 
-def picture_of(image: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Any kind of picture as a Pillow image of mode RGB.
-
-    Raises:
-        ImageError: the picture cannot be read.
-    """
+def load_picture(image: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Any kind of picture as a Pillow image of mode RGB; ImageError where it cannot be read."""
     if isinstance(image, np.ndarray):
         check_pixels(image)
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
         return rgb_picture(image)
-    if isinstance(image, str | Path):
-        return read_picture(Path(image), max_pixels=max_pixels)
-    if isinstance(image, bytes):
-        return read_picture(image, max_pixels=max_pixels)
+    if isinstance(image, str | Path | bytes):
+        source = Path(image) if isinstance(image, str) else image
+        return read_picture(source, max_pixels=max_pixels)
     raise ImageError(
         "expected a path, encoded bytes, an (H, W, 3) uint8 RGB array or a Pillow image, got "
         f"{type(image).__name__}"
     )
-
-
-def pixels_of(image: Picture, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Any kind of picture as an (H, W, 3) uint8 RGB array.
-
-    Raises:
-        ImageError: the picture cannot be read.
-    """
-    if isinstance(image, np.ndarray):
-        check_pixels(image)
-        return image
-    return np.asarray(picture_of(image, max_pixels=max_pixels))

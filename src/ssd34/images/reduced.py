@@ -7,8 +7,6 @@ Savings, all of them only where a picture is much larger than the network's inpu
 - What is still much larger is averaged in whole steps before the bilinear filter.
 - The EXIF orientation is applied to the small picture.
 
-`read_reduced` serves training, where the part of the picture that will be seen is known before.
-
 A picture both of whose sides are less than three times the input's, and that EXIF does not turn,
 comes out bit for bit as the exact way gives it.
 """
@@ -27,7 +25,7 @@ from ssd34.images.read import (
     decode_upright,
     load,
     open_picture,
-    orientation_of,
+    read_orientation,
     turn_upright,
 )
 
@@ -35,19 +33,13 @@ GAP = 1.5
 """Both savings stop at this many times the input; the filter does the rest exactly. Nearer to the
 input, differences grow fast: see docs/decisions/0014-fast-preprocessing.md."""
 
-
 FACTORS = (1, 2, 4, 8)
 """A JPEG can be decoded at 1/factor of its size."""
 
 
 class Reduced(NamedTuple):
-    """A picture made smaller.
-
-    Attributes:
-        picture: Pillow image of mode RGB.
-        width: of the original, upright, pixels.
-        height: of the original, upright, pixels.
-    """
+    """A Pillow image of mode RGB, made smaller, and the size of the original, upright, in
+    pixels."""
 
     picture: Image.Image
     width: int
@@ -55,22 +47,14 @@ class Reduced(NamedTuple):
 
 
 def read_square(source: Path | bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> Reduced:
-    """Decode a picture and stretch it to side x side pixels.
-
-    Args:
-        source: a file, or the bytes of one.
-        side: of the network's input, pixels.
-        max_pixels: refuse a picture with more pixels, before decoding it.
-
-    Raises:
-        ImageError: as `ssd34.images.read.read_image`.
-    """
+    """A picture, a file or the bytes of one, decoded and stretched to side x side pixels;
+    ImageError as `ssd34.images.read.read_image`."""
     with open_picture(source, max_pixels=max_pixels) as image:
         width, height = image.size
         at_least = math.ceil(side * GAP)
         drafted = image.draft(None, (at_least, at_least))
         load(image)
-        orientation = orientation_of(image)
+        orientation = read_orientation(image)
         # The scaled size is rounded up; the original's edge may lie within its last pixel.
         box = drafted[1] if drafted else None
         picture = stretch(convert_to_rgb(image), side, box=box)
@@ -88,24 +72,17 @@ def stretch(
 
 
 def read_reduced(source: Path | bytes, factor: int, *, max_pixels: int = MAX_PIXELS) -> Reduced:
-    """Decode a picture at a part of its size, its sides rounded up: by the JPEG decoder, else by
-    averaging.
-
-    Args:
-        source: a file, or the bytes of one.
-        factor: one of `FACTORS`.
-        max_pixels: refuse a picture with more pixels, before decoding it.
-
-    Raises:
-        ImageError: as `ssd34.images.read.read_image`.
-    """
+    """A picture, a file or the bytes of one, at 1/factor of its size, one of `FACTORS`, sides
+    rounded up: by the JPEG decoder, else by averaging; ImageError as
+    `ssd34.images.read.read_image`. Training uses it where it knows which part of a picture it
+    needs."""
     with open_picture(source, max_pixels=max_pixels) as image:
         width, height = image.size
         drafted = _draft(image, factor)
         picture = decode_upright(image)
         if not drafted:
             return Reduced(picture.reduce(factor) if factor > 1 else picture, *picture.size)
-        if orientation_of(image) in range(5, 9):
+        if read_orientation(image) in range(5, 9):
             width, height = height, width
     return Reduced(picture, width, height)
 
@@ -115,7 +92,7 @@ def _draft(image: Image.Image, factor: int) -> bool:
     width, height = image.size
     if factor == 1 or image.format not in ("JPEG", "MPO") or min(width, height) < factor:
         return False
-    if orientation_of(image) in range(2, 9) and (width % factor or height % factor):
+    if read_orientation(image) in range(2, 9) and (width % factor or height % factor):
         # Turned, the last pixel of the scaled picture, which is partly beyond the edge, could
         # become the first.
         return False

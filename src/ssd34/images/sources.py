@@ -14,12 +14,8 @@ from ssd34.images.read import SUFFIXES
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture to look at.
-
-    Attributes:
-        path: the file.
-        relative: its path below the folder that was named, or its own name; never leads upwards.
-    """
+    """A picture to look at, and its path below the folder that was named, or its own name; that
+    path never leads upwards."""
 
     path: Path
     relative: Path
@@ -28,9 +24,8 @@ class PictureFile:
 def find_pictures(sources: Iterable[str]) -> list[PictureFile]:
     """Files, folders (searched through, hidden files left out) and glob patterns to files.
 
-    A file that was named itself is taken whatever its ending; folders and patterns are searched
-    for the usual picture endings. The order is that of the sources, sorted within each; a file
-    found twice counts once.
+    A file that was named itself is taken whatever its ending. The order is that of the sources,
+    sorted within each; a file found twice counts once.
 
     Raises:
         ImageError: a source does not exist, or nothing is found in it.

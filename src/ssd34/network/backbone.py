@@ -14,27 +14,25 @@ from ssd34.core.spec import BACKBONE_BLOCKS, BACKBONE_CHANNELS, BACKBONE_STRIDES
 
 
 def convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor) -> Tensor:
-    """A convolution and the normalisation behind it, as one convolution where the
-    normalisation is frozen: the same function, without a pass over the activations."""
+    """A convolution and the normalisation behind it, as one convolution where the normalisation is
+    frozen: the same function, without a pass over the activations."""
     if norm is None or norm.training:
         y: Tensor = conv(x) if norm is None else norm(conv(x))
         return y
-    weight, bias = folded_parameters(conv, norm)
+    weight, bias = fold_parameters(conv, norm)
     return functional.conv2d(x, weight, bias, conv.stride, conv.padding)
 
 
-def folded_parameters(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+def fold_parameters(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
     """Weight (O, I, K, K) and bias (O,) of a convolution, the normalisation behind it folded in
     with the statistics that it has. Gradients reach the parameters of both."""
+    bias = conv.bias
     if norm is None:
-        return conv.weight, torch.zeros_like(
-            conv.weight[:, 0, 0, 0]
-        ) if conv.bias is None else conv.bias
+        return conv.weight, torch.zeros_like(conv.weight[:, 0, 0, 0]) if bias is None else bias
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    bias = norm.bias - norm.running_mean * scale
-    if conv.bias is not None:
-        bias = bias + conv.bias * scale
+    shift = norm.bias - norm.running_mean * scale
+    bias = shift if bias is None else shift + bias * scale
     return conv.weight * scale[:, None, None, None], bias
 
 

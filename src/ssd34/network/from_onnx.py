@@ -1,8 +1,8 @@
-"""A checkpoint from the network of an ONNX file.
+"""A checkpoint from the network of an ONNX file, whose batch norm was folded into the convolutions.
 
-Batch norm was folded into the convolutions when the file was made. Each normalisation is given
-back as one that only adds the folded bias: weight 1, mean 0, variance 1 - epsilon. The function
-is the same; the statistics are lost, and such norms have to stay frozen in training.
+Each normalisation is given back as one that only adds the folded bias: weight 1, mean 0, variance 1
+- epsilon. The function is the same; the statistics are lost, and such norms have to stay frozen in
+training.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ssd34.core.spec import NORM_EPSILON, ModelSpec
 from ssd34.files.checkpoint import Arrays, Checkpoint
 
 
-def unfolded_checkpoint(
+def unfold_checkpoint(
     spec: ModelSpec,
     labels: LabelSet,
     convs: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
@@ -27,13 +27,11 @@ def unfolded_checkpoint(
 ) -> Checkpoint:
     """The checkpoint of a network whose normalisations were folded.
 
-    A score calibration that the file's biases hold is taken out of them and kept beside them.
-
     Args:
         spec: the network.
         labels: its classes.
         convs: weight and bias of each convolution, by the name of its layer.
-        scores: the calibration that the biases hold; None: none.
+        scores: the calibration that the biases hold, if any: taken out and kept beside them.
     """
     weights: Arrays = {}
     for name, (weight, bias) in convs.items():
@@ -42,7 +40,7 @@ def unfolded_checkpoint(
         if norm is None:
             weights[f"{conv}.bias"] = bias
         else:
-            weights |= unfolded_norm(norm, bias)
+            weights |= make_unfolded_norm(norm, bias)
     if scores is not None:
         for name in weights:
             if re.fullmatch(CONFIDENCE_BIASES, name):
@@ -61,7 +59,7 @@ def _parameters(name: str, spec: ModelSpec) -> tuple[str, str | None]:
     return name, None
 
 
-def unfolded_norm(name: str, bias: NDArray[np.float32]) -> Arrays:
+def make_unfolded_norm(name: str, bias: NDArray[np.float32]) -> Arrays:
     """A normalisation that only adds a bias (C,)."""
     return {
         f"{name}.weight": np.ones_like(bias),
@@ -72,7 +70,7 @@ def unfolded_norm(name: str, bias: NDArray[np.float32]) -> Arrays:
 
 
 def has_unfolded_norm(weights: Arrays, prefix: str) -> bool:
-    """Whether a normalisation below a name is one of `unfolded_norm`'s."""
+    """Whether a normalisation below a name is one of `make_unfolded_norm`'s."""
     variance = 1 - np.float32(NORM_EPSILON)
     return any(
         bool((array == variance).all())

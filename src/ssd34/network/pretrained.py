@@ -1,7 +1,7 @@
 """Foreign weights: the benchmark's checkpoints and ImageNet backbones.
 
-Files in torch's own format are pickles. They are read with ``weights_only=True``, which
-refuses everything but tensors.
+Files in torch's own format are pickles. They are read with ``weights_only=True``, which refuses
+everything but tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from ssd34.core.spec import SPECS, ModelSpec
 from ssd34.errors import CheckpointError
 from ssd34.files.checkpoint import Arrays, is_named_checkpoint, read_arrays
-from ssd34.network.from_onnx import unfolded_norm
+from ssd34.network.from_onnx import make_unfolded_norm
 from ssd34.network.ssd import SSD
 
 _BENCHMARK_BACKBONE = {
@@ -33,11 +33,8 @@ _BENCHMARK_BACKBONE = {
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict saved by torch, plain or under the key ``model``.
-
-    Raises:
-        CheckpointError: missing, broken, or holding more than tensors.
-    """
+    """The tensors of a state dict saved by torch, plain or under the key ``model``; CheckpointError
+    where it is missing, broken, or holds more than tensors."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
@@ -71,21 +68,14 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     return {key: tensor.detach() for key, tensor in tensors.items()}  # some are parameters
 
 
-def weights_from_benchmark(
+def convert_benchmark_weights(
     state: Mapping[str, Tensor], *, source: str, spec: ModelSpec | None = None
 ) -> tuple[ModelSpec, Arrays]:
-    """The weights of a training or inference benchmark checkpoint under our names.
+    """The weights of a training or inference benchmark checkpoint under our names; CheckpointError,
+    which names the source, where it is none of this family.
 
-    Both published networks have the same weights' shapes, so a file does not tell which it is.
-
-    Args:
-        state: the benchmark's state dict.
-        source: for messages.
-        spec: the network it belongs to, but for the number of classes, which the file tells;
-            None: ssd1200, the one with published files, on the backbone that the file has.
-
-    Raises:
-        CheckpointError: not a checkpoint of this family.
+    Both published networks have the same weights' shapes, so a file tells the backbone and the
+    number of classes, but not which it is: without a spec ssd1200, the one with published files.
     """
     weights: Arrays = {}
     for key, tensor in state.items():
@@ -118,7 +108,7 @@ def _our_name(key: str) -> str | None:
     return None
 
 
-def benchmark_names(spec: ModelSpec) -> dict[str, str]:
+def map_benchmark_names(spec: ModelSpec) -> dict[str, str]:
     """Benchmark checkpoint key to our parameter name, for every parameter of a network."""
     inverse = {
         f"backbone.{ours}.": f"model.{theirs}." for theirs, ours in _BENCHMARK_BACKBONE.items()
@@ -136,16 +126,9 @@ def benchmark_names(spec: ModelSpec) -> dict[str, str]:
 
 
 def read_backbone(path: Path) -> Arrays:
-    """An ImageNet backbone file: torchvision's ``.pth`` or safetensors in torchvision's naming.
-
-    A file whose batch norm is folded into the convolutions is accepted too.
-
-    Returns:
-        torchvision parameter name to float32 array; ``layer4`` and ``fc`` left out.
-
-    Raises:
-        CheckpointError: missing, broken, or not a ResNet.
-    """
+    """An ImageNet backbone, without ``layer4`` and ``fc``, by torchvision's names, in float32: from
+    torchvision's ``.pth`` or safetensors of its naming. Batch norm may be folded into the
+    convolutions. CheckpointError where it is missing, broken, or no ResNet."""
     if is_named_checkpoint(path):
         arrays = {k: a.astype(np.float32) for k, a in read_arrays(path)[1].items()}
     else:
@@ -170,24 +153,17 @@ def _unfolded(backbone: Arrays) -> Arrays:
             continue
         norm = key.removesuffix(".bias")
         norm = norm.removesuffix("0") + "1" if "downsample" in norm else norm.replace("conv", "bn")
-        plain |= unfolded_norm(norm, array)
+        plain |= make_unfolded_norm(norm, array)
     return plain
 
 
 @torch.no_grad()
 def start_backbone(network: SSD, backbone: Arrays, *, source: str) -> None:
-    """Start a network's backbone from ImageNet weights, in place.
+    """Start a network's backbone from the weights of `read_backbone`, in place; CheckpointError,
+    which names the source, where they belong to another backbone.
 
-    A ResNet-34 starts from a ResNet-18 by copying the blocks that both have; the last
-    normalisation of each further block starts at zero, so that the block starts as identity.
-
-    Args:
-        network: changed in place.
-        backbone: the result of `read_backbone`.
-        source: for messages.
-
-    Raises:
-        CheckpointError: it belongs to another backbone.
+    A ResNet-34 starts from a ResNet-18 by copying the blocks that both have; the last normalisation
+    of each further block starts at zero, so that the block starts as identity.
     """
     own = {k: v for k, v in network.backbone.state_dict().items() if "num_batches" not in k}
     unused = sorted(set(backbone) - set(own))

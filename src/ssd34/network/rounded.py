@@ -18,9 +18,8 @@ from torch.nn import functional
 from ssd34.core.contract import LARGEST_BIAS, LARGEST_NARROW_WEIGHT
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import CheckpointError
-from ssd34.network.backbone import BasicBlock, folded_parameters
-from ssd34.network.heads import ExtraFeatures
-from ssd34.network.ssd import SSD
+from ssd34.network.backbone import BasicBlock, fold_parameters
+from ssd34.network.ssd import SSD, ExtraFeatures
 
 
 class Steps(NamedTuple):
@@ -38,20 +37,13 @@ class _Value(NamedTuple):
 
 
 class FakeQuantizedSSD(SSD):
-    """An `SSD` that computes as its int8 file does, in float32.
-
-    Batch norm is folded with the statistics that it has: it has to be frozen.
-    """
+    """An `SSD` that computes as its int8 file does, in float32. Batch norm is folded with the
+    statistics that it has: it has to be frozen."""
 
     def __init__(self, spec: ModelSpec, values: Mapping[str, Steps]) -> None:
-        """
-        Args:
-            spec: the network.
-            values: the steps of the picture, ``"image"``, and of each layer's output, by the
-                names of the int8 file's layers, such as ``"backbone.layer1.0.conv1"``.
-
-        Raises:
-            CheckpointError: a value has none, or steps that are no uint8 steps.
+        """With the steps of the picture, ``"image"``, and of each layer's output, by the names of
+        the int8 file's layers, such as ``"backbone.layer1.0.conv1"``; CheckpointError where a value
+        has none, or steps that are no uint8 steps.
         """
         super().__init__(spec)
         self.values = dict(values)
@@ -81,22 +73,9 @@ class FakeQuantizedSSD(SSD):
             names |= {f"heads.{kind}.{level}" for level in range(len(self.spec.steps))}
         return names
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """As `SSD.forward`."""
-        levels = len(self.spec.at_size(images.shape[-1]).steps)
-        features = self._backbone(self._rounded("image", images))
-        outputs = [self._level(features, 0)]
-        for level in range(1, levels):
-            features = self._extra(features, level - 1)
-            outputs.append(self._level(features, level))
-        return (
-            torch.cat([loc for loc, _ in outputs], dim=2),
-            torch.cat([conf for _, conf in outputs], dim=2),
-        )
-
-    def _backbone(self, image: _Value) -> _Value:
-        backbone = self.backbone
-        x = self._conv("backbone.conv1", backbone.conv1, backbone.bn1, image, relu=True)
+    def _backbone(self, images: Tensor) -> _Value:
+        backbone, x = self.backbone, self._rounded("image", images)
+        x = self._conv("backbone.conv1", backbone.conv1, backbone.bn1, x, relu=True)
         x = _Value(functional.max_pool2d(x.tensor, 3, 2, 1), x.scale)
         for stage in (1, 2, 3):
             for number, block in enumerate(backbone.get_submodule(f"layer{stage}").children()):
@@ -113,17 +92,17 @@ class FakeQuantizedSSD(SSD):
             x = self._conv(f"{name}.downsample", conv, norm, x)
         return self._rounded(f"{name}.add", functional.relu(y.tensor + x.tensor))
 
-    def _extra(self, x: _Value, index: int) -> _Value:
+    def _extra(self, features: _Value, index: int) -> _Value:
         block, name = self.extras[index], f"extras.{index}"
         assert isinstance(block, ExtraFeatures)
-        x = self._conv(f"{name}.conv1", block.conv1, block.norm1, x, relu=True)
+        x = self._conv(f"{name}.conv1", block.conv1, block.norm1, features, relu=True)
         return self._conv(f"{name}.conv2", block.conv2, block.norm2, x, relu=True)
 
-    def _level(self, x: _Value, level: int) -> tuple[Tensor, Tensor]:
+    def _level(self, features: _Value, level: int) -> tuple[Tensor, Tensor]:
         outputs = []
         for kind, channels in (("loc", 4), ("conf", self.spec.num_channels)):
             conv = getattr(self.heads, kind)[level]
-            y = self._conv(f"heads.{kind}.{level}", conv, None, x)
+            y = self._conv(f"heads.{kind}.{level}", conv, None, features)
             pictures, rows, height, width = y.tensor.shape
             # Without -1: a part of a batch may have no picture.
             shape = (pictures, channels, rows // channels * height * width)
@@ -139,7 +118,7 @@ class FakeQuantizedSSD(SSD):
         *,
         relu: bool = False,
     ) -> _Value:
-        weight, bias = folded_parameters(conv, norm)
+        weight, bias = fold_parameters(conv, norm)
         weight, bias = _rounded_parameters(weight, bias, input_scale=x.scale)
         y = functional.conv2d(x.tensor, weight, bias, conv.stride, conv.padding)
         return self._rounded(name, functional.relu(y) if relu else y)

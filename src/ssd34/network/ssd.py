@@ -1,4 +1,5 @@
-"""The Single Stage Detector: backbone, extra blocks, heads."""
+"""The Single Stage Detector: backbone, extra feature blocks, heads. Source of the last two: the SSD
+training benchmark."""
 
 from __future__ import annotations
 
@@ -8,12 +9,51 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from ssd34.core.spec import ModelSpec
+from ssd34.core.spec import ExtraBlock, ModelSpec
 from ssd34.errors import CheckpointError
 from ssd34.files.checkpoint import Arrays
-from ssd34.network.backbone import Backbone
-from ssd34.network.heads import ExtraFeatures, Heads
+from ssd34.network.backbone import Backbone, convolve
+
+
+class ExtraFeatures(nn.Module):
+    """1x1 convolution, ReLU, 3x3 convolution, ReLU; each optionally normalised."""
+
+    def __init__(self, in_channels: int, block: ExtraBlock, *, norm: bool) -> None:
+        super().__init__()
+        middle, out = block.middle_channels, block.channels
+        self.conv1 = nn.Conv2d(in_channels, middle, 1, bias=not norm)
+        self.norm1 = nn.BatchNorm2d(middle) if norm else None
+        self.conv2 = nn.Conv2d(middle, out, 3, block.stride, block.padding, bias=not norm)
+        self.norm2 = nn.BatchNorm2d(out) if norm else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        x = functional.relu(convolve(self.conv1, self.norm1, x), inplace=True)
+        return functional.relu(convolve(self.conv2, self.norm2, x), inplace=True)
+
+
+class Heads(nn.Module):
+    """The location and confidence convolution of every level."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        levels = list(zip(spec.level_channels, spec.boxes_per_cell, strict=True))
+        stride = spec.head_stride
+        self.num_channels = spec.num_channels
+        self.loc = nn.ModuleList(nn.Conv2d(c, 4 * n, 3, stride, 1) for c, n in levels)
+        self.conf = nn.ModuleList(
+            nn.Conv2d(c, spec.num_channels * n, 3, stride, 1) for c, n in levels
+        )
+
+    def forward(self, features: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) of one level to loc (N, 4, boxes) and conf (N, channels, boxes),
+        ordered by box shape, row, column."""
+        loc, conf = self.loc[level](features), self.conf[level](features)
+        return loc.flatten(1).unflatten(1, (4, -1)), conf.flatten(1).unflatten(
+            1, (self.num_channels, -1)
+        )
 
 
 class SSD(nn.Module):
@@ -42,32 +82,36 @@ class SSD(nn.Module):
                     nn.init.xavier_uniform_(module.weight)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw outputs for pictures of the spec's size, or of one that `ModelSpec.at_size` takes.
-
-        Args:
-            images: (N, 3, S, S), normalised.
-
-        Returns:
-            loc (N, 4, A) offsets and conf (N, classes + 1, A) logits, channel 0 background.
-        """
+        """Raw outputs, loc (N, 4, A) offsets and conf (N, classes + 1, A) logits, channel 0
+        background, for normalised pictures (N, 3, S, S) of a size that `ModelSpec.at_size`
+        takes."""
         levels = len(self.spec.at_size(images.shape[-1]).steps)
-        features = self.backbone(images)
-        outputs = [self.heads(features, 0)]
+        features = self._backbone(images)
+        outputs = [self._level(features, 0)]
         for level in range(1, levels):
-            features = self.extras[level - 1](features)
-            outputs.append(self.heads(features, level))
+            features = self._extra(features, level - 1)
+            outputs.append(self._level(features, level))
         return (
             torch.cat([loc for loc, _ in outputs], dim=2),
             torch.cat([conf for _, conf in outputs], dim=2),
         )
 
+    # The three steps that a network which computes otherwise replaces.
+
+    def _backbone(self, images: Tensor) -> Any:
+        return self.backbone(images)
+
+    def _extra(self, features: Any, index: int) -> Any:
+        return self.extras[index](features)
+
+    def _level(self, features: Any, level: int) -> tuple[Tensor, Tensor]:
+        loc, conf = self.heads(features, level)
+        return loc, conf
+
 
 def load_weights(network: nn.Module, weights: Mapping[str, Any], *, source: str) -> None:
-    """Copy arrays into a network; every parameter must be there with its shape.
-
-    Raises:
-        CheckpointError: the first missing, unexpected or differently shaped name.
-    """
+    """Copy arrays into a network; CheckpointError names the first parameter that is missing,
+    unexpected or differently shaped."""
     own = network.state_dict()
     given = {k: torch.from_numpy(np.array(a)) for k, a in weights.items()}
     for key in own:
@@ -86,7 +130,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Any], *, source: str)
     network.load_state_dict(given)
 
 
-def arrays_of(network: nn.Module) -> Arrays:
+def copy_arrays(network: nn.Module) -> Arrays:
     """A network's parameters and statistics as float32 arrays, without batch counters."""
     return {
         key: value.detach().cpu().float().numpy().copy()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from ssd34.core.postprocess import POLICIES, ZOO, Picked, Policy, named_policy, 
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import OptionError
-from ssd34.images.read import MAX_PIXELS, Picture, picture_of, pixels_of
+from ssd34.images.draw import draw
+from ssd34.images.read import MAX_PIXELS, Picture, load_picture
 from ssd34.images.reduced import Reduced, read_square, stretch
 from ssd34.machine import overlapped
 from ssd34.runtime.engine import DEFAULT_ENGINE
@@ -35,25 +37,60 @@ DEFAULT_SCORE = 0.3
 SPARE = 4
 """Most inputs that are kept to be written into again."""
 
-
 Outputs = tuple[NDArray[Any], ...]
 """What the network gave for one picture: loc (4, A) and conf (channels, A) of a raw file, else
 boxes (D, 4) in fractions, labels (D,) and scores (D,)."""
 
 
 @dataclass(eq=False)
-class Prepared:
+class PreparedPicture:
     """A picture on its way to the network, for one `Detector.find`.
 
     Attributes:
         tensor: the file's input; None once it was used.
-        width: of the original picture, pixels.
-        height: of the original picture, pixels.
+        width, height: of the original picture, pixels.
+        path: its file, where it has one.
     """
 
     tensor: NDArray[Any] | None
     width: int
     height: int
+    path: Path | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(Detections):
+    """What a `Detector` found in one picture.
+
+    Attributes:
+        path: the picture's file; None where it came as bytes, an array or a Pillow image, which
+            are not kept.
+    """
+
+    path: Path | None = None
+
+    def draw(self, image: Picture | None = None) -> Image.Image:
+        """A copy of the picture with boxes, names and scores, of mode RGB.
+
+        Args:
+            image: the picture; None: the file that it was found in.
+
+        Raises:
+            OptionError: there is no file, and no picture was given.
+            ImageError: the picture cannot be read.
+        """
+        picture = image if image is not None else self.path
+        if picture is None:
+            raise OptionError("it came from no file; expected the picture to draw on: draw(image)")
+        return draw(picture, self)
+
+    def _repr_jpeg_(self) -> bytes | None:
+        """The picture with its boxes, which a notebook shows; None where it has no file."""
+        if self.path is None:
+            return None
+        stream = io.BytesIO()
+        self.draw().save(stream, "JPEG")
+        return stream.getvalue()
 
 
 class Detector:
@@ -70,16 +107,7 @@ class Detector:
     def __init__(
         self, session: Session, *, policy: Policy | str | None = None, preprocessing: str = CARD
     ) -> None:
-        """
-        Args:
-            session: a loaded file.
-            policy: how to pick from a file that ends at raw outputs, or its name; None: zoo.
-            preprocessing: one of `ssd34.core.preprocess.PREPROCESSINGS`.
-
-        Raises:
-            OptionError: there is no such preprocessing or policy, or the NMS is in the file,
-                which no policy changes.
-        """
+        """A loaded file with a policy and a preprocessing; see `load`."""
         if preprocessing not in PREPROCESSINGS:
             raise OptionError(
                 f"unknown preprocessing {preprocessing!r}; expected one of "
@@ -110,13 +138,13 @@ class Detector:
         """Load a model by path or name.
 
         Args:
-            model: path of an ONNX file; ``"default"``, which comes with the package; or the name
-                of a published file that is in the cache.
+            model: path of an ONNX file; ``"default"``, which comes with the package; or the name of
+                a published file that is in the cache.
             threads: None: what this process may use.
             policy: how to pick from a file that ends at raw outputs, or its name, see
                 `ssd34.core.postprocess.POLICIES`; None: zoo.
-            engine: ``"onnxruntime"``; ``"openvino"``, an extra; or ``"auto"``, which measures
-                both and says in ``session.choice`` what it took.
+            engine: ``"onnxruntime"``; ``"openvino"`` or ``"native"``, extras; or ``"auto"``, which
+                measures all and says in ``session.choice`` what it took.
             preprocessing: ``"card"``: bit for bit as on the published model card; ``"fast"``: less
                 work where pictures are much larger than the network's input, see
                 `ssd34.images.reduced`.
@@ -124,8 +152,8 @@ class Detector:
         Raises:
             ModelError: missing, broken, or not a detector of this family.
             MissingExtraError: the engine is not installed.
-            OptionError: there is no such engine, preprocessing or policy, or the file has its own
-                tail, which no policy changes.
+            OptionError: there is no such engine, preprocessing or policy, or the NMS is in the
+                file, which no policy changes.
         """
         session = Session(model_path(model), threads=threads, engine=engine)
         return cls(session, policy=policy, preprocessing=preprocessing)
@@ -142,7 +170,7 @@ class Detector:
 
     def detect(
         self, image: Picture, *, score: float = DEFAULT_SCORE, max_pixels: int = MAX_PIXELS
-    ) -> Detections:
+    ) -> Result:
         """Find objects in one picture.
 
         Args:
@@ -159,14 +187,9 @@ class Detector:
 
     def detect_many(
         self, images: Iterable[Picture], *, score: float = DEFAULT_SCORE
-    ) -> Iterator[Detections]:
-        """`detect` for one picture after the other, lazily.
-
-        The next picture is read and made ready while the network works on this one.
-
-        Args:
-            images: of any kind that `detect` takes.
-            score: leave out what scores less, 0..1.
+    ) -> Iterator[Result]:
+        """`detect` for one picture after the other, lazily: the next is read and made ready while
+        the network works on this one.
 
         Raises:
             OptionError: at once: the score is not in 0..1, or one picture was given.
@@ -176,43 +199,33 @@ class Detector:
         _check_several(images)
         return self._each(images, score=score)
 
-    def _each(self, images: Iterable[Picture], *, score: float) -> Iterator[Detections]:
-        """The lazy part of `detect_many`."""
+    def _each(self, images: Iterable[Picture], *, score: float) -> Iterator[Result]:
         with closing(overlapped(self.prepare, images, ahead=1, threads=1)) as pictures:
             for prepared in pictures:
                 yield self.find(prepared, score=score)
 
-    def prepare(self, image: Picture, *, max_pixels: int = MAX_PIXELS) -> Prepared:
-        """The first half of `detect`: read, resize, normalise. May run in several threads.
-
-        Raises:
-            ImageError: the picture cannot be read.
-        """
+    def prepare(self, image: Picture, *, max_pixels: int = MAX_PIXELS) -> PreparedPicture:
+        """The first half of `detect`: read, resize, normalise; ImageError where the picture cannot
+        be read. May run in several threads."""
         if self.preprocessing == FAST:
             square = self._square(image, max_pixels=max_pixels)
             picture, size = square.picture, (square.width, square.height)
         else:
-            picture = picture_of(image, max_pixels=max_pixels)
+            picture = load_picture(image, max_pixels=max_pixels)
             size = picture.size
-        return Prepared(self.session.prepare(picture, out=self._buffer()), *size)
+        path = Path(image) if isinstance(image, str | Path) else None
+        return PreparedPicture(self.session.prepare(picture, out=self._buffer()), *size, path)
 
-    def find(self, prepared: Prepared, *, score: float = DEFAULT_SCORE) -> Detections:
-        """The second half of `detect`: the network and the policy.
-
-        The memory of the prepared picture is used again for later ones.
-
-        Raises:
-            OptionError: it was used already, or the score is not in 0..1.
-        """
+    def find(self, prepared: PreparedPicture, *, score: float = DEFAULT_SCORE) -> Result:
+        """The second half of `detect`: the network and the policy. Uses the prepared picture up,
+        whose memory later ones get; OptionError where it was used already, or the score is not in
+        0..1."""
         _check_score(score)
         return self.finish(prepared, self.compute(prepared), score=score)
 
-    def compute(self, prepared: Prepared) -> Outputs:
-        """The first half of `find`: the network. Uses the prepared picture up.
-
-        Raises:
-            OptionError: it was used already.
-        """
+    def compute(self, prepared: PreparedPicture) -> Outputs:
+        """The first half of `find`: the network; OptionError where the prepared picture was used
+        already."""
         tensor, prepared.tensor = prepared.tensor, None
         if tensor is None:
             raise OptionError("this prepared picture was used already; prepare it again")
@@ -221,24 +234,23 @@ class Detector:
             self._spare.append(tensor)
         return outputs
 
-    def finish(self, prepared: Prepared, outputs: Outputs, *, score: float) -> Detections:
+    def finish(self, prepared: PreparedPicture, outputs: Outputs, *, score: float) -> Result:
         """The second half of `find`: the policy, pixels and names."""
-        return Detections.from_picked(
+        found = Result.from_picked(
             self._pick(outputs, score=score),
             label_set=self.labels,
             width=prepared.width,
             height=prepared.height,
             score=score,
         )
+        return replace(found, path=prepared.path)
 
     def _square(self, image: Picture, *, max_pixels: int) -> Reduced:
-        """The fast way to the network's input."""
         side = self.spec.image_size
-        if isinstance(image, str | Path):
-            return read_square(Path(image), side, max_pixels=max_pixels)
-        if isinstance(image, bytes):
-            return read_square(image, side, max_pixels=max_pixels)
-        picture = picture_of(image, max_pixels=max_pixels)
+        if isinstance(image, str | Path | bytes):
+            source = Path(image) if isinstance(image, str) else image
+            return read_square(source, side, max_pixels=max_pixels)
+        picture = load_picture(image, max_pixels=max_pixels)
         return Reduced(stretch(picture, side), *picture.size)
 
     def _buffer(self) -> NDArray[np.float32] | None:
@@ -249,7 +261,7 @@ class Detector:
 
     def detect_batch(
         self, images: Sequence[Picture], *, score: float = DEFAULT_SCORE
-    ) -> list[Detections]:
+    ) -> list[Result]:
         """`detect` for several pictures in one run of the network.
 
         Raises:
@@ -274,26 +286,12 @@ class Detector:
             for one, found in zip(prepared, outputs, strict=True)
         ]
 
-    @staticmethod
-    def read(image: Picture, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-        """Any kind of picture as an (H, W, 3) uint8 RGB array.
-
-        Raises:
-            ImageError: the picture cannot be read.
-        """
-        return pixels_of(image, max_pixels=max_pixels)
-
     def run(self, tensor: NDArray[Any], *, score: float = 0.0) -> Picked:
-        """Everything that the policy lets through, in fractions of the picture.
-
-        Args:
-            tensor: the file's input.
-            score: what scores less may be missing.
-        """
+        """Everything that the policy lets through from the file's input, in fractions of the
+        picture; what scores less than `score` may be missing."""
         return self._pick(self._compute_all(tensor)[0], score=score)
 
     def _compute_all(self, tensor: NDArray[Any]) -> Sequence[Outputs]:
-        """Each picture of a batch."""
         if self.session.raw:
             return list(zip(*self.session.run_raw(tensor), strict=True))
         return self.session.run_detections(tensor)

@@ -1,4 +1,4 @@
-"""What runs an ONNX file: ONNX Runtime, or OpenVINO where it is installed."""
+"""What runs an ONNX file: ONNX Runtime, OpenVINO or our own code, where these are installed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ssd34.core.contract import Port
 
 ONNXRUNTIME = "onnxruntime"
 OPENVINO = "openvino"
+NATIVE = "native"
 DEFAULT_ENGINE = ONNXRUNTIME
 AUTO = "auto"
-"""Measure and take the faster."""
+"""Measure and take the fastest."""
 
-ENGINES = (ONNXRUNTIME, OPENVINO)
+ENGINES = (ONNXRUNTIME, OPENVINO, NATIVE)
 
 
 class Engine(Protocol):
@@ -29,11 +30,8 @@ class Engine(Protocol):
     metadata: dict[str, str]
 
     def run(self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The named outputs, in that order, for inputs by name.
-
-        Raises:
-            ModelError: the engine cannot run the file on them.
-        """
+        """The named outputs, in that order, for inputs by name; ModelError where the engine cannot
+        run the file on them."""
 
 
 def describe_refusal(path: Path, error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,8 @@ from numpy.typing import NDArray
 
 from ssd34.core.contract import METADATA_QUANTIZATION
 from ssd34.errors import MissingExtraError, ModelError, OptionError
-from ssd34.runtime.engine import AUTO, ENGINES, ONNXRUNTIME, OPENVINO, Engine
+from ssd34.runtime.engine import AUTO, ENGINES, NATIVE, ONNXRUNTIME, OPENVINO, Engine
 from ssd34.runtime.timing import interleaved
-
-ROUNDS = 5
-WARM_UP = 2
 
 FAST = "fast"
 EXACT = "exact (no VNNI)"
@@ -29,13 +27,8 @@ another q, belongs to files that only store their weights so."""
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What was chosen and why.
-
-    Attributes:
-        engine: its name.
-        milliseconds: median time of one run of each engine that could run the file.
-        reason: one sentence for a reader.
-    """
+    """The name of the engine chosen, the median milliseconds of one run of each that could run the
+    file, and the reason in one sentence."""
 
     engine: str
     milliseconds: dict[str, float]
@@ -45,48 +38,40 @@ class EngineChoice:
 def choose_faster_engine(
     first: Engine, path: Path, tensor: NDArray[Any], *, threads: int, streams: int = 1
 ) -> tuple[Engine, EngineChoice]:
-    """The faster of a loaded engine and OpenVINO for one file.
+    """The fastest for one file, of a loaded engine and the others that can run it.
 
-    Both run the same input in turns, two times to warm up and five times measured. The answer
-    is not kept: it depends on the threads, the versions and what else the machine does.
-
-    Args:
-        first: the file in ONNX Runtime.
-        path: the file.
-        tensor: its input.
-        threads: that one run uses.
-        streams: runs that will be under way at once.
+    They run the same input in turns. The answer is not kept: it depends on the threads, the
+    versions and what else the machine does.
     """
-    try:
-        second = open_engine(path, name=OPENVINO, threads=threads, streams=streams)
-        engines = {engine.name: engine for engine in (first, second)}
-        times = interleaved(
-            {
-                name: lambda engine=engine: engine.run(  # type: ignore[misc]
-                    [port.name for port in engine.outputs], {engine.inputs[0].name: tensor}
-                )
-                for name, engine in engines.items()
-            },
-            rounds=ROUNDS,
-            warm_up=WARM_UP,
-        )
-    except (MissingExtraError, ModelError) as error:
-        return first, EngineChoice(first.name, {}, f"engine {first.name}: {error}")
-    medians = {name: float(np.median(values)) for name, values in times.items()}
-    best = min(medians, key=medians.__getitem__)
+    engines, refusals = {first.name: first}, []
+
+    def run(engine: Engine) -> None:
+        engine.run([port.name for port in engine.outputs], {engine.inputs[0].name: tensor})
+
+    for name in ENGINES:
+        if name == first.name:
+            continue
+        try:
+            engine = open_engine(path, name=name, threads=threads, streams=streams)
+            run(engine)
+        except (MissingExtraError, ModelError) as error:
+            refusals.append(str(error))
+        else:
+            engines[name] = engine
+    medians: dict[str, float] = {}
+    if len(engines) > 1:
+        jobs = {name: partial(run, engine) for name, engine in engines.items()}
+        times = interleaved(jobs, rounds=5, warm_up=2)
+        medians = {name: float(np.median(values)) for name, values in times.items()}
+    best = min(medians, key=medians.__getitem__, default=first.name)
     measured = ", ".join(f"{name} {value:.1f} ms" for name, value in medians.items())
-    return engines[best], EngineChoice(best, medians, f"engine {best}: {measured}")
+    reason = "; ".join([measured] * bool(measured) + refusals)
+    return engines[best], EngineChoice(best, medians, f"engine {best}: {reason}")
 
 
-def int8_way(path: Path, engine: Engine) -> str | None:
-    """`FAST` or `EXACT`; None for a file that computes in float.
-
-    A file that does not say how it was quantized counts as one with weights of 8 bits.
-
-    Args:
-        path: the file.
-        engine: it, loaded.
-    """
+def find_int8_way(path: Path, engine: Engine) -> str | None:
+    """`FAST` or `EXACT`, as a loaded engine computes an int8 file; None for a file that computes in
+    float. A file that does not say how it was quantized counts as one with weights of 8 bits."""
     from ssd34.runtime.libraries import int8_saturates
 
     content = path.read_bytes()
@@ -102,13 +87,8 @@ def int8_way(path: Path, engine: Engine) -> str | None:
 
 
 def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Engine:
-    """Load an ONNX file.
-
-    Args:
-        path: an ONNX file that exists.
-        name: one of `ENGINES`.
-        threads: that one call of `run` uses.
-        streams: calls of `run` that will be under way at once.
+    """Load an ONNX file that exists into one of `ENGINES`; `streams` calls of `run`, of so many
+    threads each, will be under way at once.
 
     Raises:
         ModelError: the file is broken, or the engine cannot run it.
@@ -123,4 +103,8 @@ def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Eng
         from ssd34.runtime.openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine(path, threads=threads, streams=streams)
+    if name == NATIVE:
+        from ssd34.runtime.native.native_engine import NativeEngine
+
+        return NativeEngine(path, threads=threads, streams=streams)
     raise OptionError(f"unknown engine {name!r}; expected {', '.join(ENGINES)} or {AUTO}")

@@ -32,13 +32,8 @@ def open_onnx(path: Path, options: Any) -> Any:
 
 
 def load_openvino() -> ModuleType:
-    """OpenVINO, whose conversion tools find no package to report their use with.
-
-    That package fails where the home folder cannot be written.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+    """OpenVINO, whose conversion tools find no package to report their use with: that package fails
+    where the home folder cannot be written. MissingExtraError where it is not installed."""
     hidden = _TELEMETRY not in sys.modules
     if hidden:
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
@@ -47,6 +42,17 @@ def load_openvino() -> ModuleType:
     finally:
         if hidden:
             sys.modules.pop(_TELEMETRY, None)
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """The one core of this process; MissingExtraError where OpenVINO is not installed.
+
+    On Linux each core gives the thread that makes it another stack for signals, and puts back the
+    one before when it ends. Two that end in the order in which they were made leave a stack that is
+    gone: the next signal with a handler, Ctrl+C or the end of a process, would end this one.
+    """
+    return load_openvino().Core()
 
 
 PROBE = base64.b64decode(
@@ -60,8 +66,8 @@ bytes of 255 is 255."""
 
 @functools.cache
 def int8_saturates() -> bool:
-    """Whether sums of unsigned times signed bytes come out too small here, as ONNX Runtime
-    computes them by default.
+    """Whether sums of unsigned times signed bytes come out too small here, as ONNX Runtime computes
+    them by default.
 
     Processors with VNNI add the products at 32 bits; others add pairs of them at 16 bits first,
     which 255 * 127 * 2 exceeds. The system may not say what the processor has, so it is tried.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.runtime.engine import OPENVINO, Engine
+from ssd34.runtime.engine import NATIVE, OPENVINO, Engine
 
 RUNS = 5
 
@@ -25,13 +25,9 @@ the tail count as network, too."""
 
 
 class NodeTime(NamedTuple):
-    """One node as the engine ran it.
-
-    Attributes:
-        name: the engine's; where it merged nodes, one of theirs, often with something added.
-        kind: its type in the engine's words, for example ``"QLinearConv"``.
-        milliseconds: of one run.
-    """
+    """One node as the engine ran it: its name, of one of its nodes where the engine merged some,
+    its type in the engine's words, for example ``"QLinearConv"``, and the milliseconds of one
+    run."""
 
     name: str
     kind: str
@@ -41,44 +37,19 @@ class NodeTime(NamedTuple):
 def measure_node_times(
     path: Path, engine: str, tensor: NDArray[Any], *, threads: int
 ) -> list[NodeTime]:
-    """Each node's median time, in order of execution; empty where the engine gives no times.
-
-    The file is loaded once more for it, because profiling costs time itself.
-
-    Args:
-        path: an ONNX file.
-        engine: that runs it.
-        tensor: its input.
-        threads: that one run uses.
-    """
-    runs = (_openvino_runs if engine == OPENVINO else _onnxruntime_runs)(path, tensor, threads)
+    """Each node's median time for a file's input, in order of execution; empty where the engine
+    gives no times. The file is loaded once more for it, because profiling costs time itself."""
+    of_engine = {OPENVINO: _openvino_runs, NATIVE: _native_runs}.get(engine, _onnxruntime_runs)
+    runs = of_engine(path, tensor, threads)
     times = np.median([[node.milliseconds for node in run] for run in runs], axis=0)
     return [
         node._replace(milliseconds=float(time)) for node, time in zip(runs[0], times, strict=True)
     ]
 
 
-def measure_tail_share(
-    path: Path, engine: str, tensor: NDArray[Any], *, threads: int
-) -> float | None:
-    """The share of a graph's time that goes to the NMS in it, from the engine's own profile.
-
-    The file is loaded once more for it.
-
-    Args:
-        path: an ONNX file.
-        engine: that runs it.
-        tensor: its input.
-        threads: that one run uses.
-
-    Returns:
-        0 to 1; None where the engine gives no times.
-    """
-    return share_of_tail(measure_node_times(path, engine, tensor, threads=threads))
-
-
-def share_of_tail(nodes: Sequence[NodeTime]) -> float | None:
-    """The share of time of what is no part of a network, of nodes in order of execution.
+def compute_tail_share(nodes: Sequence[NodeTime]) -> float | None:
+    """The share of time, 0 to 1, of what is no part of a network, of nodes in order of execution;
+    None where there are no times.
 
     Engines do the softmax before the last convolution if they like, so the order alone does not
     tell. What comes before the first convolution prepares the input and is network.
@@ -123,6 +94,24 @@ def _openvino_runs(path: Path, tensor: NDArray[Any], threads: int) -> list[list[
         _run(engine, tensor)
         runs.append([NodeTime(*node) for node in engine.profile()])
     return runs
+
+
+def _native_runs(path: Path, tensor: NDArray[Any], threads: int) -> list[list[NodeTime]]:
+    """Its three parts; what comes behind the convolutions counts as the tail."""
+    from ssd34.runtime.native.native_engine import NativeEngine
+
+    engine = NativeEngine(path, threads=threads)
+    names, feed = [port.name for port in engine.outputs], {engine.inputs[0].name: tensor}
+    kinds = {"before": "QuantizeLinear", "convolutions": "QLinearConv", "after": "Tail"}
+    return [
+        [
+            NodeTime(name, kind, 1000 * seconds)
+            for (name, kind), seconds in zip(
+                kinds.items(), engine.run_timed(names, feed)[1], strict=True
+            )
+        ]
+        for _ in range(RUNS)
+    ]
 
 
 def _run(engine: Engine, tensor: NDArray[Any]) -> None:

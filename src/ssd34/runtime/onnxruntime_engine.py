@@ -23,15 +23,8 @@ class OnnxRuntimeEngine:
     def __init__(
         self, path: Path, *, threads: int, options: onnxruntime.SessionOptions | None = None
     ) -> None:
-        """
-        Args:
-            path: an ONNX file.
-            threads: that one run uses.
-            options: None: `session_options`.
-
-        Raises:
-            ModelError: broken, or with operators that ONNX Runtime does not have.
-        """
+        """Load a file with the options, or those of `session_options`; ModelError where it is
+        broken or has operators that ONNX Runtime does not have."""
         try:
             self._session = open_onnx(path, options or session_options(threads))
         except Exception as error:  # the library has no common base of its own
@@ -42,11 +35,7 @@ class OnnxRuntimeEngine:
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def run(self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The named outputs, in that order, for inputs by name.
-
-        Raises:
-            ModelError: ONNX Runtime cannot run the file on them.
-        """
+        """See `ssd34.runtime.engine.Engine`."""
         try:
             found: list[NDArray[Any]] = self._session.run(list(outputs), feed)
         except Exception as error:  # the library has no common base of its own

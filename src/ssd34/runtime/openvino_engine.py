@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ssd34.core.contract import LARGEST_NARROW_WEIGHT, Port
 from ssd34.errors import ModelError
 from ssd34.runtime.engine import OPENVINO, describe_failure, describe_refusal
-from ssd34.runtime.libraries import int8_saturates, load_openvino
+from ssd34.runtime.libraries import int8_saturates, load_openvino, openvino_core
 
 _UNKNOWN = re.compile(
     "(?:Conversion is failed for|No conversion rule found for operations):(.+)", re.DOTALL
@@ -31,12 +31,8 @@ class OpenVinoEngine:
     def __init__(
         self, path: Path, *, threads: int, streams: int = 1, profiled: bool = False
     ) -> None:
-        """
-        Args:
-            path: an ONNX file.
-            threads: that one run uses.
-            streams: runs that will be under way at once, each with its own threads.
-            profiled: keep the time of each node, for `profile`.
+        """Load a file; `streams` runs at once get threads of their own, and what is `profiled`
+        keeps the time of each node.
 
         Raises:
             MissingExtraError: OpenVINO is not installed.
@@ -58,7 +54,7 @@ class OpenVinoEngine:
                 "quantize with reduce_range: true in its --config"
             )
         try:
-            self._compiled = openvino.Core().compile_model(
+            self._compiled = openvino_core().compile_model(
                 model,
                 "CPU",
                 {
@@ -82,11 +78,7 @@ class OpenVinoEngine:
         self._requests = threading.local()
 
     def run(self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The named outputs, in that order, for inputs by name.
-
-        Raises:
-            ModelError: OpenVINO cannot run the file on them.
-        """
+        """See `ssd34.runtime.engine.Engine`."""
         contiguous = {name: np.ascontiguousarray(value) for name, value in feed.items()}
         try:
             request = self._request()

@@ -14,10 +14,10 @@ from PIL import Image
 from ssd34.core.contract import (
     DETECTION_OUTPUTS,
     RAW_OUTPUTS,
-    detection_faults,
-    identity,
-    port_faults,
-    raw_faults,
+    find_detection_faults,
+    find_port_faults,
+    find_raw_faults,
+    read_identity,
 )
 from ssd34.core.external_data import check_weights_inside
 from ssd34.core.preprocess import preprocess, resize
@@ -40,8 +40,6 @@ class Session:
         raw: whether it ends at loc and conf instead of detections.
         takes_bytes: whether it takes uint8 pictures and normalises them itself.
         batch: pictures that it takes at once; None: any number.
-        threads: how many one run uses.
-        streams: runs that may be under way at once.
         engine: what runs it.
         choice: how the engine was chosen; None: it was asked for by name.
     """
@@ -58,7 +56,7 @@ class Session:
         Args:
             path: an ONNX file.
             threads: that one run uses; None: what this process may use.
-            engine: ``"onnxruntime"``, ``"openvino"``, or ``"auto"``: both are measured.
+            engine: ``"onnxruntime"``, ``"openvino"``, ``"native"``, or ``"auto"``: the fastest.
             streams: runs that will be under way at once, in threads of the caller.
 
         Raises:
@@ -82,17 +80,13 @@ class Session:
         self.path = path
         self.threads = threads or thread_budget()
         self.streams = streams
-        self.engine: Engine = open_engine(
-            path,
-            name=ONNXRUNTIME if engine == AUTO else engine,
-            threads=self.threads,
-            streams=streams,
-        )
+        name = ONNXRUNTIME if engine == AUTO else engine
+        self.engine: Engine = open_engine(path, name=name, threads=self.threads, streams=streams)
         inputs, outputs = self.engine.inputs, self.engine.outputs
-        faults = port_faults(inputs, outputs, self.engine.metadata)
+        faults = find_port_faults(inputs, outputs, self.engine.metadata)
         if faults:
             raise ModelError(f"{path}: not an SSD detector: {faults[0]}; {REMEDY}")
-        self.spec, self.labels = identity(self.engine.metadata)
+        self.spec, self.labels = read_identity(self.engine.metadata)
         self.raw = set(RAW_OUTPUTS) <= {port.name for port in outputs}
         self.takes_bytes = inputs[0].type == "tensor(uint8)"
         self.batch = inputs[0].sizes[0] if inputs[0].sizes else None
@@ -115,20 +109,14 @@ class Session:
     def prepare(
         self, image: NDArray[np.uint8] | Image.Image, *, out: NDArray[np.float32] | None = None
     ) -> NDArray[Any]:
-        """One picture as this file takes it, the first axis being 1.
-
-        Args:
-            image: (H, W, 3) uint8 RGB, or a Pillow image of mode RGB.
-            out: (1, 3, S, S) float32 that may be written into.
-        """
+        """One picture, (H, W, 3) uint8 RGB or a Pillow image of mode RGB, as this file takes it,
+        the first axis being 1; `out`, (1, 3, S, S) float32, may be written into."""
         size = self.spec.image_size
         return resize(image, size)[None] if self.takes_bytes else preprocess(image, size, out=out)
 
     def input_for(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[Any]:
-        """A picture (H, W, 3) uint8 RGB as this file's input.
-
-        Where the file takes a fixed number of pictures, the same one as often.
-        """
+        """A picture (H, W, 3) uint8 RGB as this file's input; where that is a fixed number of
+        pictures, the same one as often."""
         return self.repeated(self.prepare(image))
 
     def repeated(self, tensor: NDArray[Any]) -> NDArray[Any]:
@@ -138,38 +126,27 @@ class Session:
         return np.repeat(tensor, self.batch, axis=0)
 
     def run_raw(self, images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The file's input for N pictures to loc (N, 4, A) and conf (N, channels, A).
-
-        Raises:
-            ModelError: the outputs are not those of the file's network, see
-                `ssd34.core.contract.raw_faults`.
-        """
+        """The file's input for N pictures to loc (N, 4, A) and conf (N, channels, A); ModelError
+        where the outputs are not those of the file's network."""
         assert self.raw
         loc, conf = self.engine.run(RAW_OUTPUTS, {self._input: images})
-        self._check(raw_faults(loc, conf, pictures=len(images), spec=self.spec))
+        self._check(find_raw_faults(loc, conf, pictures=len(images), spec=self.spec))
         return loc, conf
 
     def run_detections(
         self, images: NDArray[Any]
     ) -> list[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]]:
-        """The file's input for N pictures to each one's boxes (D, 4) in fractions, labels (D,)
-        and scores (D,).
-
-        Raises:
-            ModelError: the outputs are no detections, see `ssd34.core.contract.detection_faults`.
-        """
+        """The file's input for N pictures to each one's boxes (D, 4) in fractions, labels (D,) and
+        scores (D,); ModelError where the outputs are no detections."""
         assert not self.raw
         boxes, labels, scores = self.engine.run(DETECTION_OUTPUTS, {self._input: images})
+        classes = len(self.labels)
         self._check(
-            detection_faults(
-                boxes, labels, scores, pictures=len(images), num_classes=len(self.labels)
-            )
+            find_detection_faults(boxes, labels, scores, pictures=len(images), num_classes=classes)
         )
         # Files for several pictures fill up with detections of score 0.
-        return [
-            (boxes[k][scores[k] > 0], labels[k][scores[k] > 0], scores[k][scores[k] > 0])
-            for k in range(len(images))
-        ]
+        real = scores > 0
+        return [(boxes[k][r], labels[k][r], scores[k][r]) for k, r in enumerate(real)]
 
     def _check(self, faults: list[str]) -> None:
         if faults:

@@ -1,8 +1,4 @@
-"""Interleaved timing: models take turns in one run, so that what slows the machine slows them all.
-
-timings = interleaved({"float": run_float, "int8": run_int8}, rounds=30)
-speed_up(timings["float"], timings["int8"])
-"""
+"""Interleaved timing: models take turns in one run, so that what slows the machine slows all."""
 
 from __future__ import annotations
 
@@ -13,10 +9,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.errors import OptionError
-
 SINGLE_STREAM, OFFLINE = "single-stream", "offline"
 """Scenarios: one picture after the other; all there are at once."""
+
+CONFIDENCE, RESAMPLES = 0.95, 2000
+"""Of the interval of a speed-up, and of its bootstrap."""
 
 Milliseconds = NDArray[np.float64]
 """(rounds,) float64: how long one model took in each round."""
@@ -24,11 +21,8 @@ Milliseconds = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Summary:
-    """One model's times, in milliseconds.
-
-    Percentiles are times that were measured, none is interpolated: with fewer than a hundred
-    rounds p99 is the slowest.
-    """
+    """One model's times, in milliseconds. No percentile is interpolated: with fewer than a hundred
+    rounds p99 is the slowest."""
 
     rounds: int
     median: float
@@ -67,7 +61,7 @@ def interleaved(
     progress: Callable[[int], None] = lambda _: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Milliseconds]:
-    """Time models in turns: A B C, A B C, ...
+    """Time models in turns: A B C, A B C, ... Round k of one belongs to round k of the others.
 
     Args:
         models: what runs each model once, by name; the order is that of the turns.
@@ -75,18 +69,7 @@ def interleaved(
         warm_up: rounds before these that are not timed.
         progress: called after each round with the number of rounds done, warm-up included.
         clock: seconds.
-
-    Returns:
-        The times of each model. Round k of one belongs to round k of the others.
-
-    Raises:
-        OptionError: no models, or fewer rounds than one.
     """
-    if not models or rounds < 1 or warm_up < 0:
-        raise OptionError(
-            "expected at least one model, rounds >= 1 and warm_up >= 0, got "
-            f"{len(models)} models, rounds {rounds} and warm_up {warm_up}"
-        )
     taken: dict[str, list[float]] = {name: [] for name in models}
     for done in range(1, warm_up + rounds + 1):
         for name, run in models.items():
@@ -98,12 +81,8 @@ def interleaved(
 
 
 def summary(times: Sequence[float] | Milliseconds) -> Summary:
-    """Median and percentiles of one model's times.
-
-    Raises:
-        OptionError: there are none.
-    """
-    values = np.sort(_checked(times))
+    """Median and percentiles of one model's times, at least one."""
+    values = np.sort(np.asarray(times, np.float64))
     p90, p99 = np.quantile(values, [0.9, 0.99], method="inverted_cdf")
     return Summary(
         rounds=len(values),
@@ -116,52 +95,22 @@ def summary(times: Sequence[float] | Milliseconds) -> Summary:
 
 
 def speed_up(
-    baseline: Sequence[float] | Milliseconds,
-    model: Sequence[float] | Milliseconds,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    generator: np.random.Generator | None = None,
+    baseline: Sequence[float] | Milliseconds, model: Sequence[float] | Milliseconds
 ) -> SpeedUp:
-    """The ratio of two models' median times, above 1 where the model is faster.
+    """The ratio of two models' median times, above 1 where the model is faster, of the same rounds
+    of one `interleaved` run.
 
-    The interval is a percentile bootstrap over whole rounds: a round in which the machine was
-    slow is drawn for both models or for neither.
-
-    Args:
-        baseline, model: times of the same rounds of one `interleaved` run.
-        confidence: of the interval.
-        resamples: of the bootstrap.
-        generator: None: always the same draws, so that equal times give equal intervals.
-
-    Raises:
-        OptionError: no times, or different numbers of rounds.
+    The interval is a percentile bootstrap over whole rounds: a round in which the machine was slow
+    is drawn for both models or for neither. Equal times give equal intervals.
     """
-    before, after = _checked(baseline), _checked(model)
-    if len(before) != len(after):
-        raise OptionError(
-            f"expected the times of the same rounds, got {len(before)} and {len(after)} of them"
-        )
-    if not 0 < confidence < 1 or resamples < 1:
-        raise OptionError(
-            f"expected 0 < confidence < 1 and resamples >= 1, got {confidence} and {resamples}"
-        )
-    generator = generator or np.random.default_rng(0)
-    drawn = generator.integers(0, len(before), (resamples, len(before)))
+    before, after = np.asarray(baseline, np.float64), np.asarray(model, np.float64)
+    assert before.shape == after.shape and len(before)
+    drawn = np.random.default_rng(0).integers(0, len(before), (RESAMPLES, len(before)))
     ratios = np.median(before[drawn], axis=1) / np.median(after[drawn], axis=1)
-    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return SpeedUp(
         value=float(np.median(before) / np.median(after)),
         low=float(low),
         high=float(high),
-        confidence=confidence,
+        confidence=CONFIDENCE,
     )
-
-
-def _checked(times: Sequence[float] | Milliseconds) -> Milliseconds:
-    values = np.asarray(times, np.float64)
-    if values.ndim != 1 or not len(values) or not (np.isfinite(values) & (values > 0)).all():
-        raise OptionError(
-            f"expected at least one time, all above 0 ms, got {values.size} of shape {values.shape}"
-        )
-    return values

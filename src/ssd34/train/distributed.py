@@ -36,9 +36,8 @@ class Ranks:
 
     Attributes:
         rank: this process, 0..count - 1. Process 0 writes and reports.
-        count: how many there are.
+        count, here: how many there are, and how many of them on this machine.
         device: where the exchanged values are.
-        here: how many of them are on this machine.
     """
 
     rank: int = 0
@@ -69,10 +68,7 @@ class Ranks:
         return self.total([int(value)])[0] > 0
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its sum over all processes.
-
-        All processes must have gradients for the same parameters.
-        """
+        """Replace every gradient by its sum over all processes, which have the same of them."""
         if self.count == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -84,7 +80,7 @@ class Ranks:
             gradient.copy_(flat[start:end].view(gradient.shape))
             start = end
 
-    def same_weights(self, network: nn.Module) -> None:
+    def share_weights(self, network: nn.Module) -> None:
         """Give every process the weights of the first."""
         if self.count > 1:
             for value in network.state_dict().values():
@@ -92,7 +88,7 @@ class Ranks:
                 dist.broadcast(whole, src=0)
                 value.copy_(whole)
 
-    def gathered(self, rows: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    def gather(self, rows: NDArray[np.float64]) -> list[NDArray[np.float64]]:
         """(N, K) float64 rows of every process, in their order; N may differ."""
         if self.count == 1:
             return [rows]
@@ -103,12 +99,12 @@ class Ranks:
         dist.all_gather(everyone, mine)
         return [part[:count].cpu().numpy() for part, count in zip(everyone, counts, strict=True)]
 
-    def everyone(self, values: Sequence[Any]) -> list[Any]:
+    def gather_values(self, values: Sequence[Any]) -> list[Any]:
         """The JSON values of every process, in their order; cheap where nobody has one."""
         if self.count == 1 or not self.any(len(values) > 0):
             return list(values)
         letters = np.frombuffer(json.dumps(list(values)).encode(), np.uint8)
-        parts = self.gathered(letters.astype(np.float64)[:, None])
+        parts = self.gather(letters.astype(np.float64)[:, None])
         return [value for part in parts for value in json.loads(part.astype(np.uint8).tobytes())]
 
 
@@ -116,12 +112,11 @@ ALONE = Ranks()
 
 
 @contextmanager
-def joined(device: torch.device, environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
-    """The processes that torchrun has started; alone where it has not.
-
-    Args:
-        device: where this process computes; CUDA devices are told apart by their index.
-        environment: torchrun's variables ``RANK``, ``WORLD_SIZE`` and those of the meeting point.
+def join_processes(
+    device: torch.device, environment: Mapping[str, str] = os.environ
+) -> Iterator[Ranks]:
+    """The processes that torchrun has started, as its variables ``RANK``, ``WORLD_SIZE`` and those
+    of the meeting point say; alone where it has not.
 
     Raises:
         TrainingError: another process died, or did not answer for torch's time (half an hour).
@@ -152,7 +147,9 @@ def joined(device: torch.device, environment: Mapping[str, str] = os.environ) ->
             dist.destroy_process_group()
 
 
-def local_device(device: torch.device, environment: Mapping[str, str] = os.environ) -> torch.device:
+def choose_local_device(
+    device: torch.device, environment: Mapping[str, str] = os.environ
+) -> torch.device:
     """This process's own device.
 
     Raises:
@@ -175,16 +172,14 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
         """Add up."""
-        summed = values.clone()
+        summed = values.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
         return summed
 
     @staticmethod
     def backward(_: Any, *gradients: Tensor) -> Tensor:
         """Every process's loss depends on the sum."""
-        summed = gradients[0].contiguous().clone()
-        dist.all_reduce(summed)
-        return summed
+        return _Sum.forward(None, gradients[0])
 
 
 class SharedBatchNorm(nn.BatchNorm2d):

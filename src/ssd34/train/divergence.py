@@ -34,22 +34,18 @@ class LossWatch:
     mean: float = 0.0
     lowest: float = 0.0
 
-    def wrong(self, step: Step) -> str | None:
-        """Take a step in; what is wrong with its loss, or None."""
+    def find_wrong(self, step: Step) -> str | None:
+        """Take a step in; what is wrong with its loss, such as a mean of ten times the lowest."""
         if not step.finite:
             return f"the loss is {step.loss:.3g}, its gradient's norm {step.gradient_norm:.3g}"
-        if self.exploded(step.loss):
-            return f"the loss has grown from {self.lowest:.3g} to {self.mean:.3g}"
-        return None
-
-    def exploded(self, loss: float) -> bool:
-        """Take a step's loss in; whether its mean is now ten times the lowest."""
         self.steps += 1
-        self.last = loss
-        self.mean += (1 - min(SMOOTHING, 1 - 1 / self.steps)) * (loss - self.mean)
+        self.last = step.loss
+        self.mean += (1 - min(SMOOTHING, 1 - 1 / self.steps)) * (step.loss - self.mean)
         self.lowest = self.mean if self.steps == 1 else min(self.lowest, self.mean)
         factor = FIRST_FACTOR if self.steps < FIRST_STEPS else FACTOR
-        return self.mean > max(HARMLESS, factor * self.lowest)
+        if self.mean > max(HARMLESS, factor * self.lowest):
+            return f"the loss has grown from {self.lowest:.3g} to {self.mean:.3g}"
+        return None
 
     @property
     def doubtful(self) -> bool:
@@ -57,15 +53,9 @@ class LossWatch:
         return max(self.last, self.mean) > max(HARMLESS, DOUBT * self.lowest)
 
 
-def diverged(what: str, *, rate: float, step: int, saved: int) -> str:
-    """The message that says what to try.
-
-    Args:
-        what: happened.
-        rate: the learning rate of the step.
-        step: steps done before.
-        saved: the step of the last checkpoint; -1: there is none.
-    """
+def advise(*, rate: float, step: int, saved: int) -> str:
+    """What to try where the loss diverged at a learning rate after so many steps; the last
+    checkpoint is of the step `saved`, -1: there is none."""
     lower = f"a lower --lr (now {rate:.2g}) or a smaller --set gradient_clip"
     if saved < 0:
         advice = (
@@ -81,4 +71,4 @@ def diverged(what: str, *, rate: float, step: int, saved: int) -> str:
             f"the last checkpoint is from before, step {saved}: begin another run with --init "
             f"last.safetensors and {lower}, or start again with a longer --set warmup_steps"
         )
-    return f"{what}: training diverged; {advice}"
+    return f"training diverged; {advice}"

@@ -16,19 +16,19 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import named_policy
 from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, DivergenceError, OptionError, TrainingError
-from ssd34.evaluate.metrics.coco import categories_of
+from ssd34.evaluate.metrics.coco import match_categories
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
-from ssd34.train.divergence import diverged
+from ssd34.train.divergence import advise
 from ssd34.train.examples.example import TrainingSet
-from ssd34.train.examples.loader import Loader, batches_an_epoch, deaths_told, everyones
-from ssd34.train.progress import SILENT, Listener, Outcome, Pace
-from ssd34.train.run import BEST, LAST, Run, pictures_of
-from ssd34.train.settings.options import Schedule, TrainOptions
+from ssd34.train.examples.loader import Loader, count_batches, gather_problems, report_deaths
+from ssd34.train.progress import SILENT, Listener, Pace, TrainingOutcome
+from ssd34.train.run import BEST, LAST, TrainingRun, describe_pictures
+from ssd34.train.settings.options import TrainOptions
 from ssd34.train.step import (
     AveragedWeights,
-    advised,
-    fewest_pictures,
+    advise_on_memory,
+    count_fewest_pictures,
     make_optimizer,
     set_training,
     train_step,
@@ -51,20 +51,18 @@ def train(
     notes: dict[str, Any] | None = None,
     listener: Listener | None = None,
     ranks: Ranks = ALONE,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train a network in place; evaluate and save after each epoch, or every so many.
 
     Args:
-        network: the start.
-        labels: its classes.
+        network: the start, with the classes `labels`.
         sources: what to learn from.
         validation: what to measure on.
-        options: the settings.
         output: an existing folder for ``last.safetensors``, ``best.safetensors`` and
             ``history.jsonl``.
         resume: continue from ``last.safetensors``. With a length in epochs the result is the same
             as without the interruption; with minutes the clock decides.
-        device: None: the CPU.
+        device: to train on; None: the CPU.
         notes: kept in the checkpoints, such as where the first weights came from.
         listener: hears of progress; its ``stop`` ends the run after a step or within an
             evaluation, resumable.
@@ -83,11 +81,11 @@ def train(
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes repeat: look once for what is fastest
     if ranks.count > 1:
-        ranks.same_weights(network)
+        ranks.share_weights(network)
         share_batch_norm(network)
     optimizer = make_optimizer(network, options)
     averaged = AveragedWeights(network, decay=options.ema_decay)
-    run = Run(
+    run = TrainingRun(
         network=network,
         labels=labels,
         optimizer=optimizer,
@@ -95,31 +93,20 @@ def train(
         options=options,
         output=output,
         notes=notes or {},
-        batches_per_epoch=batches_an_epoch(sources, options.batch_size),
-        pictures=pictures_of(sources, validation),
+        batches_per_epoch=count_batches(sources, options.batch_size),
+        pictures=describe_pictures(sources, validation),
         writes=ranks.first,
     )
     run.restore() if resume else run.start_history()
     loader = Loader(
         sources,
         spec=network.spec,
-        options=options.augmentation,
-        matcher=options.matcher,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        workers=options.workers,
-        cache_mb=options.cache_mb,
+        options=options,
         size_now=lambda step: options.size_at(run.share(step), network.spec.image_size),
         pinned=device.type == "cuda",
         ranks=ranks,
     )
     listener.ready()
-    schedule = Schedule(
-        peak=options.peak_rate,
-        warmup_steps=options.warmup_steps,
-        kind=options.schedule,
-        decays=options.decays,
-    )
     pace = Pace()
     saved_at = run.elapsed()
     due = False
@@ -128,16 +115,16 @@ def train(
     share = run.share(run.step)
     if run.step and run.step % interval == 0 and run.evaluated != run.step:
         _evaluate(run, validation, device, listener, ranks)  # it was interrupted
-    with deaths_told(), closing(loader.batches(run.step, listener.stop)) as batches:
+    with report_deaths(), closing(loader.batches(run.step, listener.stop)) as batches:
         while share < 1 and not run.reached_target and not ranks.any(listener.stop()):
             waited = time.perf_counter()
             batch = next(batches, None)
             if batch is None:  # asked to stop
                 break
             waited = time.perf_counter() - waited
-            problems = everyones(batch.problems, ranks)
+            problems = gather_problems(batch.problems, ranks)
             _report(problems, run, listener, ranks)
-            rate = schedule.rate(step=run.step, progress=share)
+            rate = options.rate_at(run.step, share)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             set_training(network, options, frozen=share < options.frozen_share)
@@ -145,9 +132,9 @@ def train(
                 network, optimizer, batch, options=options, device=device, ranks=ranks
             )
             if step is not None:
-                what = run.watch.wrong(step)
+                what = run.watch.find_wrong(step)
                 if what:
-                    advice = diverged(what, rate=rate, step=run.step, saved=run.saved)
+                    advice = f"{what}: {advise(rate=rate, step=run.step, saved=run.saved)}"
                     run.log({"event": "diverged", "reason": advice})
                     raise DivergenceError(advice)
                 averaged.update(network, step=run.step)
@@ -186,7 +173,7 @@ def train(
     if share >= 1 and run.evaluated != run.step and not ranks.any(listener.stop()):
         _evaluate(run, validation, device, listener, ranks)
     run.save_last()
-    return Outcome(
+    return TrainingOutcome(
         last=output / LAST,
         best=output / BEST,
         best_ap=run.best_ap,
@@ -199,10 +186,10 @@ def _check_before(
     network: SSD, labels: LabelSet, validation: Dataset, options: TrainOptions, ranks: Ranks
 ) -> None:
     """What would otherwise only show after a whole epoch."""
-    categories_of(labels, validation)
+    match_categories(labels, validation)
     if not any((~sample.ignored).any() for sample in validation.samples):
         raise DatasetError(f"{validation.name}: has no box to measure on")
-    if options.batch_size // options.accumulate < fewest_pictures(network, options):
+    if options.batch_size // options.accumulate < count_fewest_pictures(network, options):
         less = "" if options.accumulate == 1 else ", a smaller accumulate"
         raise OptionError(
             "expected two pictures or more in each part of a batch, which batch norm in the extra "
@@ -222,7 +209,9 @@ def _check_before(
         )
 
 
-def _report(problems: Sequence[Problem], run: Run, listener: Listener, ranks: Ranks) -> None:
+def _report(
+    problems: Sequence[Problem], run: TrainingRun, listener: Listener, ranks: Ranks
+) -> None:
     """Tell once of each picture that any process could not read."""
     for problem in problems:
         if run.first_report(problem) and ranks.first:
@@ -230,7 +219,7 @@ def _report(problems: Sequence[Problem], run: Run, listener: Listener, ranks: Ra
 
 
 def _evaluate(
-    run: Run, validation: Dataset, device: torch.device, listener: Listener, ranks: Ranks
+    run: TrainingRun, validation: Dataset, device: torch.device, listener: Listener, ranks: Ranks
 ) -> None:
     """Measure the averaged weights, and keep them if they are the best so far; nothing where it is
     asked to stop: a resumed run makes up for it."""
@@ -238,8 +227,7 @@ def _evaluate(
     at_once = max(1, options.batch_size // (options.accumulate * ranks.count))
     with run.clock_stopped():
         try:
-            least = fewest_pictures(run.network, options)
-            with advised(at_once, side, options, least=least):
+            with advise_on_memory(run.network, options, at_once, side):
                 metrics = evaluate_network(
                     run.averaged.network,
                     run.labels,
@@ -255,7 +243,7 @@ def _evaluate(
                 )
         except StoppedError:
             return
-        ap = float(ranks.gathered(np.array([[metrics.ap if metrics else -1.0]]))[0][0, 0])
+        ap = float(ranks.gather(np.array([[metrics.ap if metrics else -1.0]]))[0][0, 0])
         run.evaluated = run.step
         best = ap > run.best_ap
         run.best_ap = max(ap, run.best_ap)

@@ -30,6 +30,7 @@ def detection_loss(
     offsets: Tensor,
     labels: Tensor,
     labelled: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Loss:
     """The loss of a batch.
 
@@ -44,6 +45,7 @@ def detection_loss(
         labels: (N, A) int64: class, 0 background, -1 learns nothing.
         labelled: (N, classes + 1) bool: classes that the picture's data set labels. The others
             are left out of the softmax: nothing is learned about them. None: all.
+        weights: (N, A) float32: how much the loss of each positive counts. None: 1.
     """
     loc, conf = loc.float(), conf.float()
     if labelled is not None:
@@ -51,14 +53,15 @@ def detection_loss(
     positive = labels > 0
     negative = labels == 0
     positives = positive.sum(dim=1)
+    taught = positive if weights is None else positive * weights
 
     offsets = offsets.transpose(1, 2)
     distance = functional.smooth_l1_loss(loc, offsets, reduction="none").sum(dim=1)
-    box = (distance * positive).sum(dim=1)
+    box = (distance * taught).sum(dim=1)
 
     entropy = functional.cross_entropy(conf, labels.clamp(min=0), reduction="none")
     hard = _hardest(entropy, negative, NEGATIVES_PER_POSITIVE * positives)
-    classification = (entropy * (positive | hard)).sum(dim=1)
+    classification = (entropy * (taught.float() + hard)).sum(dim=1)
 
     share = (positives > 0) / positives.clamp(min=1)
     box, classification = (box * share).mean(), (classification * share).mean()

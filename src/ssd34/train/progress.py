@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssd34.datasets.dataset import Dataset, Problem
     from ssd34.evaluate.metrics.coco import CocoMetrics
-    from ssd34.train.run import Run
+    from ssd34.train.run import TrainingRun
     from ssd34.train.step import Step
 
 
@@ -37,7 +37,7 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TrainingOutcome:
     """How a run ended: where the weights are and what they reach on the validation set."""
 
     last: Path
@@ -117,7 +117,7 @@ class Pace:
         self.steps.append(step)
         self.waited += waited
 
-    def report(self, run: Run, *, share: float, rate: float, image_size: int) -> Progress:
+    def report(self, run: TrainingRun, *, share: float, rate: float, image_size: int) -> Progress:
         """The means since the last report, which are then reset."""
         seconds = time.perf_counter() - self.started
         count = max(1, len(self.steps))

@@ -19,7 +19,7 @@ from ssd34.datasets.dataset import Dataset, Problem, fingerprint
 from ssd34.errors import CheckpointError, TrainingError
 from ssd34.files.atomic import naming, remove_parts, write_text
 from ssd34.files.checkpoint import Arrays, Checkpoint, read_checkpoint
-from ssd34.network.ssd import SSD, arrays_of, load_weights
+from ssd34.network.ssd import SSD, copy_arrays, load_weights
 from ssd34.text import counted
 from ssd34.train.divergence import LossWatch
 from ssd34.train.examples.example import TrainingSet
@@ -34,7 +34,7 @@ _MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(kw_only=True, eq=False)
-class Run:
+class TrainingRun:
     """Weights, optimizer, position, clock and history of a run.
 
     Attributes:
@@ -138,7 +138,7 @@ class Run:
             return
         arrays: Arrays = {}
         if training:
-            arrays = {f"model.{k}": a for k, a in arrays_of(self.network).items()}
+            arrays = {f"model.{k}": a for k, a in copy_arrays(self.network).items()}
             for name_of, parameter in self.network.named_parameters():
                 for key in _MOMENTS:
                     value = self.optimizer.state.get(parameter, {}).get(key)
@@ -147,7 +147,7 @@ class Run:
         Checkpoint(
             spec=self.network.spec,
             labels=self.labels,
-            weights=arrays_of(self.averaged.network),
+            weights=copy_arrays(self.averaged.network),
             training=arrays,
             state={
                 "step": self.step,
@@ -157,7 +157,7 @@ class Run:
                 "loss": dataclasses.asdict(self.watch),
                 "batches_per_epoch": self.batches_per_epoch,
                 "pictures": self.pictures,
-                "options": self.options.to_dict(),
+                "options": dataclasses.asdict(self.options),
                 "notes": self.notes,
             },
         ).save(self.output / name)
@@ -171,7 +171,8 @@ class Run:
         """
         path = self.output / LAST
         checkpoint = read_checkpoint(path, training=True)
-        self._check(checkpoint.state, path)
+        state = checkpoint.state
+        self._check(state, path)
         load_weights(self.averaged.network, checkpoint.weights, source=str(path))
         arrays = checkpoint.training
         model = {k.removeprefix("model."): a for k, a in arrays.items() if k.startswith("model.")}
@@ -187,7 +188,6 @@ class Run:
                 if key != "step":  # AdamW's step counters stay on the CPU, as torch keeps them
                     value = torch.empty_like(parameter).copy_(value)
                 self.optimizer.state[parameter][key] = value
-        state = checkpoint.state
         self.step = self.saved = int(state["step"])
         self.evaluated = int(state["evaluated"])
         self.best_ap = float(state["best_ap"])
@@ -199,9 +199,9 @@ class Run:
             remove_parts(self.output, (LAST, BEST, HISTORY))
 
     def _check(self, state: Mapping[str, Any], path: Path) -> None:
-        """The network and the options come from the checkpoint; the data may be others."""
+        """Refuse other data than the run began with."""
         # Checkpoints did not name their pictures at first.
-        other = other_pictures(state.get("pictures", self.pictures), self.pictures)
+        other = find_other_pictures(state.get("pictures", self.pictures), self.pictures)
         was, now = state["batches_per_epoch"], self.batches_per_epoch
         if not other and was != now:
             other = f"{was} batches an epoch (--data, --batch), now it is {now}"
@@ -214,28 +214,21 @@ class Run:
     def _forget_later_history(self) -> None:
         """Drop what was written after the checkpoint, and a line cut by a crash."""
         history = self.output / HISTORY
-        lines = history.read_text(encoding="utf-8").splitlines() if history.is_file() else []
-        kept = []
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if record["step"] <= self.step:
-                kept.append(line)
-                if record["event"] == "evaluation":
-                    self.evaluated = record["step"]
-                    self.best_ap = max(self.best_ap, record["summary"]["AP"] or 0.0)
-                if record["event"] == "problem":
-                    self._reported.add((record["where"], record["reason"]))
+        records = read_history(history, until=self.step)
+        for record in records:
+            if record["event"] == "evaluation":
+                self.evaluated = record["step"]
+                self.best_ap = max(self.best_ap, record["summary"]["AP"] or 0.0)
+            if record["event"] == "problem":
+                self._reported.add((record["where"], record["reason"]))
         if self.writes:
-            write_text(history, "".join(f"{line}\n" for line in kept))
+            write_text(history, "".join(f"{json.dumps(record)}\n" for record in records))
 
 
 _STATE = ("step", "evaluated", "elapsed", "best_ap", "batches_per_epoch", "options", "notes")
 
 
-def run_to_resume(path: Path) -> Checkpoint:
+def read_run_to_resume(path: Path) -> Checkpoint:
     """A run's last checkpoint, without the arrays that only training needs.
 
     Raises:
@@ -271,7 +264,7 @@ Pictures = Mapping[str, Any]
 fingerprint. JSON-ready."""
 
 
-def pictures_of(sources: Sequence[TrainingSet], validation: Dataset) -> Pictures:
+def describe_pictures(sources: Sequence[TrainingSet], validation: Dataset) -> Pictures:
     """What a run's checkpoints say of its data."""
     return {
         "training": [_of(source.dataset, source.weight) for source in sources],
@@ -279,18 +272,13 @@ def pictures_of(sources: Sequence[TrainingSet], validation: Dataset) -> Pictures
     }
 
 
-def other_pictures(was: Pictures, now: Pictures) -> str | None:
+def find_other_pictures(was: Pictures, now: Pictures) -> str | None:
     """What a run learned from or was measured on, and what it is to be now, where they differ."""
     pairs = [("--data", *pair) for pair in zip_longest(was["training"], now["training"])]
-    pairs.append(("--val", was["validation"], now["validation"]))
-    return next(
-        (
-            f"{option} {_written(before)}, now it is {_written(after)}"
-            for option, before, after in pairs
-            if _key(before) != _key(after)
-        ),
-        None,
-    )
+    for option, before, after in (*pairs, ("--val", was["validation"], now["validation"])):
+        if _key(before) != _key(after):
+            return f"{option} {_written(before)}, now it is {_written(after)}"
+    return None
 
 
 def _of(dataset: Dataset, weight: float) -> dict[str, Any]:

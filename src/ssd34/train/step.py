@@ -15,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.errors import TrainingError
-from ssd34.machine import this_cpu
+from ssd34.machine import describe_cpu
 from ssd34.network.ssd import SSD
 from ssd34.text import counted
 from ssd34.train.distributed import ALONE, Ranks
@@ -68,11 +68,11 @@ def train_step(
     """
     parts = batch.parts(options.accumulate)
     counts = ranks.total([len(part.images) for part in parts])
-    least = fewest_pictures(network, options)
+    least = count_fewest_pictures(network, options)
     pictures = sum(count for count in counts if count >= least)
     if pictures == 0:
         return None
-    with advised(len(parts[0].images), batch.images.shape[1], options, least=least):
+    with advise_on_memory(network, options, len(parts[0].images), batch.images.shape[1]):
         optimizer.zero_grad(set_to_none=True)
         losses = torch.zeros(3, device=device)
         for part, count in zip(parts, counts, strict=True):
@@ -84,49 +84,38 @@ def train_step(
         norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
         total, box, classification, length = torch.cat([losses, norm.reshape(1)]).tolist()
         step = Step(
-            pictures=pictures,
-            loss=total,
-            box_loss=box,
-            class_loss=classification,
+            pictures=pictures, loss=total, box_loss=box, class_loss=classification,
             gradient_norm=length,
-        )
+        )  # fmt: skip
         if step.finite:
             optimizer.step()
     return step
 
 
 @contextmanager
-def advised(pictures: int, side: int, options: TrainOptions, *, least: int = 1) -> Iterator[None]:
-    """Within it a lack of memory says which batch to try.
-
-    Args:
-        pictures: that are in the network at once.
-        side: of its input, pixels.
-        options: of the run.
-        least: pictures that a part of a batch must have.
-
-    Raises:
-        TrainingError: the memory is too small.
-    """
+def advise_on_memory(
+    network: SSD, options: TrainOptions, pictures: int, side: int
+) -> Iterator[None]:
+    """Within it a lack of memory for so many pictures at once, of `side` pixels, is a TrainingError
+    that says which batch to try."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise
-        raise TrainingError(_advice(pictures, side, options, least)) from None
+        least = 2 * count_fewest_pictures(network, options)
+        advice = "use a smaller network or input, or another machine"
+        if pictures >= least and options.batch_size >= least * options.accumulate:
+            advice = (
+                f"add --set accumulate={2 * options.accumulate}, which computes the same batch in "
+                f"smaller parts, or try --batch {options.batch_size // 2}"
+            )
+        raise TrainingError(
+            f"out of memory with {counted(pictures, 'picture')} of {side} pixels at once; {advice}"
+        ) from None
 
 
-def _advice(pictures: int, side: int, options: TrainOptions, least: int) -> str:
-    message = f"out of memory with {counted(pictures, 'picture')} of {side} pixels at once"
-    if pictures < 2 * least or options.batch_size < 2 * least * options.accumulate:
-        return f"{message}; use a smaller network or input, or another machine"
-    return (
-        f"{message}; add --set accumulate={2 * options.accumulate}, which computes the same "
-        f"batch in smaller parts, or try --batch {options.batch_size // 2}"
-    )
-
-
-def fewest_pictures(network: SSD, options: TrainOptions) -> int:
+def count_fewest_pictures(network: SSD, options: TrainOptions) -> int:
     """That a part of a batch can have: batch norm needs two."""
     return 2 if network.spec.head_norm and options.head_statistics == "batch" else 1
 
@@ -136,25 +125,22 @@ def _learn(network: SSD, part: Batch, pictures: int, *, options: TrainOptions) -
     with torch.autocast(
         part.images.device.type, torch.bfloat16, enabled=options.precision == "bf16"
     ):
-        loc, conf = network(normalised(part.images))
+        loc, conf = network(normalise(part.images))
     if len(part.images) == 0:
         # Another process has pictures, and its batch norm waits for this one's part.
         nothing: Tensor = loc.float().sum() + conf.float().sum()
         nothing.backward()  # type: ignore[no-untyped-call]
         return nothing.detach().expand(3)
     loss = detection_loss(
-        loc,
-        conf,
-        offsets=part.offsets,
-        labels=part.labels,
-        labelled=part.labelled,
-    )
+        loc, conf, offsets=part.offsets, labels=part.labels, labelled=part.labelled,
+        weights=part.weights if part.weights.numel() else None,
+    )  # fmt: skip
     share = len(part.images) / pictures
     (loss.total * share).backward()  # type: ignore[no-untyped-call]
     return torch.stack(loss).detach() * share
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalise(images: Tensor) -> Tensor:
     """(N, S, S, 3) uint8 pictures to (N, 3, S, S) float32 input, channels last in memory."""
     mean = torch.tensor(MEAN, device=images.device) * 255
     std = torch.tensor(STD, device=images.device) * 255
@@ -219,4 +205,4 @@ def computes_bf16(device: torch.device) -> bool:
     """Whether bf16 is arithmetic of the processor, and not emulated, which is slow."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool((this_cpu().features or {}).get("bf16"))
+    return bool((describe_cpu().features or {}).get("bf16"))

@@ -14,15 +14,15 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import ZOO, Picked, Policy, postprocess
 from ssd34.core.preprocess import preprocess
 from ssd34.datasets.dataset import Dataset, Problem
-from ssd34.evaluate.evaluator import Stages, detect_all
+from ssd34.evaluate.evaluator import Found, Stages, detect_all
 from ssd34.evaluate.metrics.coco import CocoMetrics, measure_coco
 from ssd34.evaluate.results import Results
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks
-from ssd34.train.examples.loader import everyones
+from ssd34.train.examples.loader import gather_problems
 
 
-def stages_of_network(
+def stage_network(
     network: SSD, *, device: torch.device, precision: str = "fp32", policy: Policy = ZOO
 ) -> Stages:
     """A torch network under a policy, in the evaluator's stages; left in evaluation mode."""
@@ -86,32 +86,28 @@ def evaluate_network(
     Raises:
         StoppedError: before all pictures were measured.
     """
-    stages = stages_of_network(network, device=device, precision=precision, policy=policy)
+    stages = stage_network(network, device=device, precision=precision, policy=policy)
     share = dataclasses.replace(dataset, samples=dataset.samples[ranks.rank :: ranks.count])
-    parts: list[Results] = []
-    unreadable: list[Problem] = []
-    done = 0
-    for done, found in enumerate(detect_all(stages, share, labels, batch_size=batch_size), start=1):
-        parts += found.results
-        if found.problem:
-            unreadable.append(found.problem)
-        progress(min(done * ranks.count, len(dataset)), len(dataset))
+    every: list[Found] = []
+    for found in detect_all(stages, share, labels, batch_size=batch_size):
+        every.append(found)
+        progress(min(len(every) * ranks.count, len(dataset)), len(dataset))
         if stop():
             break
-    if ranks.any(done < len(share)):
+    if ranks.any(len(every) < len(share)):
         raise StoppedError
-    for each in everyones(unreadable, ranks):
+    for each in gather_problems([found.problem for found in every if found.problem], ranks):
         problem(each)
     position = {sample.image_id: number for number, sample in enumerate(dataset.samples)}
+    parts = (results for found in every for results in found.results)
     mine = Results.joined(parts).with_image_ids(position)
-    rows = np.concatenate(ranks.gathered(mine.as_array()))
+    rows = np.concatenate(ranks.gather(mine.as_array()))
     if not ranks.first:
         return None
     # Equal scores rank in the order of the pictures, as in one process.
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     image_ids = np.array([sample.image_id for sample in dataset.samples], np.int64)
-    results = Results(
-        image_ids[rows[:, 0].astype(np.int64)], rows[:, 6].astype(np.int64), rows[:, 1:5],
-        rows[:, 5],
-    )  # fmt: skip
-    return measure_coco(dataset, results)
+    positions, categories = rows[:, [0, 6]].astype(np.int64).T
+    return measure_coco(
+        dataset, Results(image_ids[positions], categories, rows[:, 1:5], rows[:, 5])
+    )

@@ -1,7 +1,7 @@
 """A checkpoint whose scores mean what they say, once it is exported.
 
-A box's scores follow from its raw ones and the background's alone: with q the background's share,
-an offset b turns a score p into p / (1 - q + q exp(b)). So each detection is kept as three numbers.
+With q the background's share of a box, an offset b on its logit turns a score p into
+p / (1 - q + q exp(b)). So each detection is kept as p, q and whether it is right.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.errors import DatasetError
-from ssd34.evaluate.analysis.curves import Calibration, measure_calibration
-from ssd34.evaluate.evaluator import detect_all, stages_of
-from ssd34.evaluate.metrics.coco import FOUND, NOT_COUNTED, categories_of, match_detections
+from ssd34.evaluate.analysis.curves import CalibrationCurve, measure_calibration
+from ssd34.evaluate.evaluator import detect_all, stage_detector
+from ssd34.evaluate.metrics.coco import FOUND, NOT_COUNTED, match_categories, match_detections
 from ssd34.evaluate.metrics.score import Score, ScoreOptions, score
 from ssd34.evaluate.results import Results
 from ssd34.files.checkpoint import Checkpoint
@@ -48,8 +48,8 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Detections that count, and whether they are right at IoU 0.5; those in crowds or on
-    difficult boxes are left out.
+    """Detections, and whether they are right at IoU 0.5; those in crowds or on difficult boxes are
+    left out.
 
     Attributes:
         scores: (D,) float64, raw.
@@ -79,11 +79,7 @@ class Scored:
 
 
 def fit_offset(scored: Scored, *, name: str) -> ScoreCalibration:
-    """The offset with the smallest error, by a grid and golden sections.
-
-    Args:
-        scored: detections.
-        name: of the data set, for messages.
+    """The offset with the smallest error, by a grid and golden sections; `name`: of the data set.
 
     Raises:
         DatasetError: too few detections are right, none is wrong, or no offset within
@@ -115,28 +111,16 @@ def fit_offset(scored: Scored, *, name: str) -> ScoreCalibration:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What scores are worth on some pictures.
-
-    Attributes:
-        score: COCO's numbers and the precision from some scores on.
-        curve: share of right detections by score.
-    """
+class Reliability:
+    """What scores are worth on some pictures: COCO's numbers, and the share of right detections by
+    score."""
 
     score: Score
-    curve: Calibration
+    curve: CalibrationCurve
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
         return {**self.score.to_dict(), "calibration": dataclasses.asdict(self.curve)}
-
-    @classmethod
-    def of(cls, dataset: Dataset, results: Results) -> Measured:
-        """What detections in a data set's pictures are worth."""
-        evaluation, _ = match_detections(dataset, results)
-        return cls(
-            score(dataset, results, ScoreOptions(resamples=0)), measure_calibration(evaluation)
-        )
 
 
 def look_at_scores(
@@ -147,7 +131,7 @@ def look_at_scores(
     policy: Policy = ZOO,
     progress: Callable[[int], None] = lambda _: None,
     problem: Callable[[Problem], None] = lambda _: None,
-) -> tuple[Scored, tuple[Measured, ...]]:
+) -> tuple[Scored, tuple[Reliability, ...]]:
     """Run a network over pictures once: its raw scores, and what some calibrations make of them.
 
     Args:
@@ -161,7 +145,7 @@ def look_at_scores(
     Raises:
         DatasetError: no class in common, or no picture can be read.
     """
-    known = categories_of(detector.labels, dataset) >= 0
+    known = match_categories(detector.labels, dataset) >= 0
     default_boxes = default_boxes_cxcywh(detector.spec)
     fitted = ZOO.replace(score_threshold=FLOOR)
     backgrounds: list[NDArray[np.float32]] = []
@@ -179,7 +163,7 @@ def look_at_scores(
             *(pick(boxes, softmax(each), policy=policy) for each in logits),
         )
 
-    stages = dataclasses.replace(stages_of(detector), pick=pick_all)
+    stages = dataclasses.replace(stage_detector(detector), pick=pick_all)
     parts: list[tuple[Results, ...]] = []
     readable: list[Sample] = []
     for done, found in enumerate(detect_all(stages, dataset, detector.labels), start=1):
@@ -200,28 +184,31 @@ def look_at_scores(
         backgrounds=np.concatenate(backgrounds)[counts].astype(np.float64),
         right=found_first.status[counts] == FOUND,
     )
-    return scored, tuple(Measured.of(seen, results) for results in others)
+    return scored, tuple(
+        Reliability(
+            score(seen, results, ScoreOptions(resamples=0)),
+            measure_calibration(match_detections(seen, results)[0]),
+        )
+        for results in others
+    )
 
 
 def split_in_halves(dataset: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
-    """Two halves of a data set by chance, each in the data set's order.
-
-    Raises:
-        DatasetError: it has fewer than two pictures.
-    """
+    """Two halves of two or more pictures by chance, each in its order, else a DatasetError."""
     if len(dataset) < 2:
         raise DatasetError(
             f"{dataset.name}: has {counted(len(dataset), 'picture')}; expected two or more, to fit "
             "on one half and measure on the other"
         )
     order = np.random.default_rng(seed).permutation(len(dataset))
-    first, second = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
-    return choose_samples(dataset, first), choose_samples(dataset, second)
+    half = len(order) // 2
+    return choose_samples(dataset, order[:half]), choose_samples(dataset, order[half:])
 
 
 def choose_samples(dataset: Dataset, indices: NDArray[np.int64]) -> Dataset:
-    """Only some pictures of a data set; indices: (N,) int64."""
-    return dataclasses.replace(dataset, samples=tuple(dataset.samples[i] for i in indices))
+    """Only some pictures (N,) int64 of a data set, in its order."""
+    samples = tuple(dataset.samples[i] for i in np.sort(indices))
+    return dataclasses.replace(dataset, samples=samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,8 +228,8 @@ class CalibratedScores:
     calibration: ScoreCalibration
     fitted: Scored
     held_out: Scored
-    before: Measured
-    after: Measured
+    before: Reliability
+    after: Reliability
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""

@@ -18,19 +18,26 @@ from ssd34.datasets.coco import read_annotations_alone
 from ssd34.datasets.dataset import Dataset, fingerprint
 from ssd34.datasets.open import open_dataset, select_classes, use_coco_names
 from ssd34.errors import DatasetError, ModelError, OptionError, require
-from ssd34.evaluate.evaluator import Found, detect_all, stages_of
+from ssd34.evaluate.evaluator import Found, detect_all, stage_detector
 from ssd34.evaluate.metrics.bootstrap import match
-from ssd34.evaluate.metrics.coco import categories_of, describe_unknown_classes
-from ssd34.evaluate.metrics.comparison import Comparison, compare
+from ssd34.evaluate.metrics.coco import describe_unknown_classes, match_categories
+from ssd34.evaluate.metrics.comparison import Differences, compare
 from ssd34.evaluate.metrics.score import Score, ScoreOptions, apply_metric, score
-from ssd34.evaluate.partial import Partial, engine_of, partial_file, partial_path
+from ssd34.evaluate.partial import Partial, locate_partial, open_partial, read_engine
 from ssd34.evaluate.report.page import Provenance, describe_machine, list_versions
-from ssd34.evaluate.report.write import NUMBERS, PAGE, STEPS, Report, check_report, write_report
+from ssd34.evaluate.report.write import (
+    NUMBERS,
+    PAGE,
+    STEPS,
+    EvaluationReport,
+    check_report,
+    write_report,
+)
 from ssd34.evaluate.results import Results, find_coverage_gap, read_results, write_results
 from ssd34.files.atomic import is_special, sha256_of, write_text
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE
-from ssd34.runtime.engine_choice import int8_way
+from ssd34.runtime.engine_choice import find_int8_way
 from ssd34.runtime.session import Session
 from ssd34.text import counted
 from ssd34.version import __version__
@@ -166,17 +173,11 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class ComparedDetections:
-    """Two files of detections on the same pictures.
-
-    Attributes:
-        title: on what.
-        comparison: the differences.
-        problems: how many pictures or boxes of the data set had to be left out.
-        values: all numbers and where they come from, JSON-ready.
-    """
+    """Two files of detections on the same pictures: on what, the differences, how many pictures or
+    boxes of the data set had to be left out, and all numbers, JSON-ready."""
 
     title: str
-    comparison: Comparison
+    comparison: Differences
     problems: int
     values: Mapping[str, Any]
 
@@ -221,7 +222,7 @@ def evaluate(
     engine = options.engine
     if options.resume and beside and engine == AUTO:
         # Measured again, the other one might be the faster.
-        engine = engine_of(partial_path(beside)) or engine
+        engine = read_engine(locate_partial(beside)) or engine
     path = model_path(model)
     session, tail_cut = _load(
         path, threads=options.threads, engine=engine, raw=options.policy is not None
@@ -233,7 +234,7 @@ def evaluate(
     unknown = describe_unknown_classes(detector.labels, dataset)
     if unknown:
         listener.warned(unknown)
-    categories_of(detector.labels, dataset)  # before a partial file is there
+    match_categories(detector.labels, dataset)  # before a partial file is there
     identity: dict[str, Any] = {
         "model_sha256": sha256_of(path),
         "data_sha256": about_data["data_sha256"],
@@ -249,9 +250,10 @@ def evaluate(
         partial = None
         if beside:
             partial = stack.enter_context(
-                partial_file(partial_path(beside), identity, dataset, resume=options.resume)
+                open_partial(locate_partial(beside), identity, dataset, resume=options.resume)
             )
-        stack.enter_context(_telling_what_is_kept(listener, partial, every, len(dataset)))
+        kept = partial.path if partial else None
+        stack.enter_context(telling_what_is_kept(listener, lambda: len(every), len(dataset), kept))
         _detect(detector, policies, dataset, partial, every, listener)
         results = [
             Results.joined(found.results[k] for found in every if found.results)
@@ -269,7 +271,7 @@ def evaluate(
             "unreadable": unreadable,
             "preprocess": options.preprocessing,
             "tail_cut": tail_cut,
-            "int8": int8_way(path, session.engine),
+            "int8": find_int8_way(path, session.engine),
         }
         title = f"{model} on {dataset.name}: {counted(len(dataset), 'picture')}"
         if options.policy == ALL:
@@ -298,19 +300,8 @@ def score_detections(
     file: Path, data: str | Path, options: ScoringOptions | None = None, *,
     listener: Listener = SILENT,
 ) -> Evaluation:  # fmt: skip
-    """Score anybody's detections.
-
-    Args:
-        file: COCO results.
-        data: path of the data set that they are of; the pictures need not be there.
-        options: how; None: as the defaults say.
-        listener: hears of progress and warnings.
-
-    Raises:
-        DatasetError: the data or the detections cannot be used.
-        OptionError: options that do not go together, or a file that cannot be written.
-        MissingExtraError: an optional library is not installed.
-    """
+    """Score anybody's detections, a file of COCO results, on a data set whose pictures need not be
+    there; errors as `evaluate`."""
     options = options or ScoringOptions()
     everything, dataset = _open_boxes(data, options, files=(file,), listener=listener)
     results = _read(file, everything, dataset, listener)
@@ -388,17 +379,15 @@ def _open_boxes(
 ) -> tuple[Dataset, Dataset]:
     """All that detections in files may name, and what counts of it."""
     require("hotcoco", extra="evaluate", why="evaluation")
-    everything = _read_boxes(data, look=bool(options.report))
+    everything = read_boxes(data, look=bool(options.report))
     _check_outputs(options, everything, data=data, files=files)
     listener.dataset_opened(everything)
     return _chosen(everything, options)
 
 
-def _read_boxes(data: str | Path, *, look: bool) -> Dataset:
-    """A data set whose pictures are not needed: of a COCO .json, they need not be there.
-
-    To `look` at them they are opened, if they all are there.
-    """
+def read_boxes(data: str | Path, *, look: bool) -> Dataset:
+    """A data set whose pictures are not needed: of a COCO .json, they need not be there. To `look`
+    at them they are opened, if they all are there."""
     path = Path(data)
     if path.suffix.lower() != ".json" or not path.is_file():
         return open_dataset(data)
@@ -412,8 +401,8 @@ def _read_boxes(data: str | Path, *, look: bool) -> Dataset:
 
 
 def _chosen(everything: Dataset, options: ScoringOptions) -> tuple[Dataset, Dataset]:
-    """Everything under the names that were asked for, and the part that counts; the metric and
-    the report can be made of it, and the report's folder is there."""
+    """Everything under the names that were asked for, and the part that counts; metric and report
+    can be made of it, and the report's folder is there."""
     if options.coco_names:
         everything = use_coco_names(everything, own_ids=True)  # detections have these
     dataset = select_classes(everything, options.classes) if options.classes else everything
@@ -449,12 +438,12 @@ def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> tuple[S
     if session.raw or not raw:
         return session, False
     require("onnx", extra="export", why="--policy with a file that picks detections itself")
-    from ssd34.deploy.graph.cut import without_tail
     from ssd34.deploy.graph.onnx_file import read_model
+    from ssd34.deploy.graph.tail import cut_tail
 
     model = read_model(path)
     try:
-        network = without_tail(model)
+        network = cut_tail(model)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     with tempfile.TemporaryDirectory() as folder:
@@ -469,14 +458,14 @@ def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> tuple[S
 
 
 @contextmanager
-def _telling_what_is_kept(
-    listener: Listener, partial: Partial | None, every: Sequence[Found], total: int
+def telling_what_is_kept(
+    listener: Listener, done: Callable[[], int], total: int, kept: Path | None
 ) -> Iterator[None]:
-    """On an interruption, until the last output is written, say what is kept."""
+    """Tell the listener of an interruption."""
     try:
         yield
     except KeyboardInterrupt:
-        listener.interrupted(len(every), total, partial.path if partial else None)
+        listener.interrupted(done(), total, kept)
         raise
 
 
@@ -494,7 +483,7 @@ def _detect(
         if found.problem:
             listener.warned(str(found.problem))
     for found in detect_all(
-        stages_of(detector, policies or None),
+        stage_detector(detector, policies or None),
         dataset,
         detector.labels,
         batch_size=detector.session.batch or 1,
@@ -557,10 +546,8 @@ def _report(
     listener: Listener,
     threads: int | None = None,
 ) -> Path | None:
-    """Write the report that was asked for; returns its page.
-
-    `about` is what is known of the subject; `threads` is None where nothing was computed here.
-    """
+    """Write the report that was asked for; returns its page. `about` is what is known of the
+    subject."""
     if not options.report:
         return None
     data = about_data["data"]
@@ -570,7 +557,7 @@ def _report(
     if options.limit:
         inputs["limit"] = f"the first {counted(options.limit, 'picture')}"
     inputs["metric"] = found.metric
-    report = Report(
+    report = EvaluationReport(
         title=f"{subject} on {Path(dataset.name).name}",
         dataset=dataset,
         results=results,

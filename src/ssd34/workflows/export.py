@@ -10,18 +10,12 @@ from ssd34.deploy.graph.export import ExportOptions, network_model
 from ssd34.deploy.graph.read import read_network
 from ssd34.errors import OptionError
 from ssd34.workflows.outputs import check_outputs
-from ssd34.zoo.names import float_file
+from ssd34.zoo.names import find_float_file
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
-
-    Attributes:
-        path: the ONNX file.
-        options: what it is.
-        outputs: names of its outputs.
-    """
+    """The ONNX file that was written, what it is, and the names of its outputs."""
 
     path: Path
     options: ExportOptions
@@ -45,6 +39,6 @@ def export(model: str | Path, output: str | Path, options: ExportOptions | None 
     if output.suffix.lower() != ".onnx":
         raise OptionError(f"{output}: expected a name that ends in .onnx, as other commands do")
     check_outputs((output,), models=(str(model),))
-    made = network_model(read_network(float_file(str(model))), options)
+    made = network_model(read_network(find_float_file(str(model))), options)
     save_model(made, output)
     return Exported(output, options, tuple(value.name for value in made.graph.output))

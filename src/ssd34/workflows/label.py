@@ -20,11 +20,11 @@ from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.errors import ImageError, OptionError
 from ssd34.evaluate.results import read_results
-from ssd34.files.tree import numbers_of
+from ssd34.files.tree import number_files
 from ssd34.images.read import read_image_size
 from ssd34.images.sources import PictureFile
 from ssd34.machine import overlapped
-from ssd34.runtime.detector import Detector, Prepared
+from ssd34.runtime.detector import Detector, PreparedPicture
 
 Progress = Callable[[int], None]
 
@@ -96,7 +96,7 @@ def label_with_model(
     store = bare.images
     assert isinstance(store, PictureFiles)
 
-    def prepare(sample: Sample) -> Prepared | ImageError:
+    def prepare(sample: Sample) -> PreparedPicture | ImageError:
         try:
             return detector.prepare(store.paths[sample.file_name])
         except ImageError as error:
@@ -165,7 +165,7 @@ def _unlabelled(pictures: Sequence[PictureFile], labels: LabelSet) -> Dataset:
     store = PictureFiles(pictures)
     samples: list[Sample] = []
     problems: list[Problem] = []
-    numbers = numbers_of([Path(name).name for name in store.paths])
+    numbers = number_files([Path(name).name for name in store.paths])
     for (name, path), number in zip(store.paths.items(), numbers, strict=True):
         try:
             with path.open("rb") as stream:
@@ -204,4 +204,5 @@ def _labelled(
         areas=sides[kept].prod(axis=1).astype(np.float64),
         crowd=np.zeros(int(kept.sum()), bool),
         difficult=scores[kept] < np.float32(how.score),
+        scores=scores[kept].clip(0, 1).astype(np.float32),
     )

@@ -1,47 +1,46 @@
-"""A float model to int8 files that are proven accurate and faster: what ``quantize`` does.
-
-Calibrate once, search for each kind of file, write what passed.
-"""
+"""A float model to int8 files that are proven accurate and faster: what ``quantize`` does."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd34.core.postprocess import named_policy
+from ssd34.core.postprocess import Policy, named_policy
 from ssd34.datasets.dataset import Dataset, fingerprint
 from ssd34.datasets.open import open_dataset, use_coco_names
 from ssd34.deploy.graph.export import ExportOptions
 from ssd34.deploy.graph.layers import Network
+from ssd34.deploy.graph.onnx_file import read_model
 from ssd34.deploy.graph.read import read_network
-from ssd34.deploy.int8.calibrate import Statistics, calibrate
+from ssd34.deploy.graph.tail import read_tail_policy
+from ssd34.deploy.int8.calibrate import CalibrationStatistics, calibrate
 from ssd34.deploy.int8.plan import check_ranges
 from ssd34.deploy.int8.quantize import PUBLISHED_FORMS
 from ssd34.deploy.int8.ranges import TRAINED
 from ssd34.deploy.search.bench import Bench
 from ssd34.deploy.search.config import QuantizeConfig
-from ssd34.deploy.search.gate import Trial
+from ssd34.deploy.search.gate import Trial, plot_trials
 from ssd34.deploy.search.log import LayerLog, TrialLog
-from ssd34.deploy.search.pictures import CalibrationPictures, from_path, split
-from ssd34.deploy.search.plot import plot_trials
-from ssd34.deploy.search.search import Outcome, Search
+from ssd34.deploy.search.pictures import CalibrationPictures, count_seen, from_path, split
+from ssd34.deploy.search.search import Search, SearchOutcome
 from ssd34.errors import MissingExtraError, ModelError, OptionError, require
-from ssd34.evaluate.metrics.coco import categories_of, describe_unknown_classes
+from ssd34.evaluate.metrics.coco import describe_unknown_classes, match_categories
 from ssd34.files.atomic import sha256_of, write_text
+from ssd34.files.checkpoint import is_named_checkpoint
 from ssd34.files.lock import folder_locked
-from ssd34.machine import this_cpu, thread_budget
+from ssd34.machine import describe_cpu, thread_budget
 from ssd34.runtime.engine_choice import EXACT, FAST
 from ssd34.runtime.libraries import int8_saturates, onnxruntime
 from ssd34.version import __version__
 from ssd34.workflows import evaluate
 from ssd34.workflows.outputs import check_outputs
-from ssd34.zoo.names import float_file
+from ssd34.zoo.names import find_float_file
 
 WRITTEN = ("quantize.json", "trials.jsonl", "layers.json", "calibration.npz", "trials.png")
 """What lies in the folder beside the int8 files and their proofs."""
@@ -50,7 +49,8 @@ WRITTEN = ("quantize.json", "trials.jsonl", "layers.json", "calibration.npz", "t
 class Listener(evaluate.Listener):
     """Hears what happens meanwhile. This one does nothing; override what you want to hear.
 
-    Its steps are ``calibrating``, ``measuring AP``, ``timing`` and ``ranking layers``. Where it is
+    Its steps are ``reading what was seen``, ``calibrating``, ``measuring AP``, ``timing`` and
+    ``ranking layers``. Where it is
     told of an interruption, `done` counts the trials of `total` that the folder keeps.
     """
 
@@ -73,11 +73,16 @@ class Quantized:
         outcomes: of each kind that was searched for: its trials and why the search ended.
         removed: files of earlier sittings that do not pass any more, each with the best trial of
             its kind.
+        pictures: how many were measured on.
+        seen: how many of them are also in the data sets that the settings say the network was
+            trained on; None where they name none.
     """
 
     files: Mapping[str, Path]
-    outcomes: Mapping[str, Outcome]
+    outcomes: Mapping[str, SearchOutcome]
     removed: Mapping[Path, Trial]
+    pictures: int
+    seen: int | None
 
 
 def quantize(
@@ -88,7 +93,7 @@ def quantize(
     *,
     coco_names: bool = False,
     limit: int | None = None,
-    policy: str = "zoo",
+    policy: str | None = None,
     resume: bool = False,
     threads: int | None = None,
     listener: Listener = SILENT,
@@ -104,14 +109,15 @@ def quantize(
         settings: what to try and what is good enough; None: as the defaults say.
         coco_names: COCO's names for VOC's classes.
         limit: only the first so many pictures of the data, those that calibrate included.
-        policy: name of the NMS policy in the files.
+        policy: name of the NMS policy in the files; None: ``zoo``, with the score threshold of an
+            ONNX file's own NMS. The settings may give another threshold.
         resume: continue with the trials in the folder.
         threads: None: what this process may use.
         listener: hears of progress, trials and warnings.
 
     Raises:
-        DatasetError: the data cannot be used, have no class in common with the model, or the
-            float model finds nothing in them.
+        DatasetError: the data cannot be used, have no class in common with the model, or the float
+            model finds nothing in them.
         ModelError, CheckpointError: no such model, or none that can be quantized.
         OptionError: a setting does not fit the model, the folder holds trials that cannot be
             continued, or it cannot be written.
@@ -119,9 +125,8 @@ def quantize(
     """
     require("hotcoco", extra="quantize", why="the measurement of AP")
     settings, output = settings or QuantizeConfig(), Path(output)
-    files = ExportOptions(
-        policy=named_policy(policy), image_input=settings.quantization.image_input
-    )
+    nms = named_policy(policy or evaluate.DEFAULT_POLICY)
+    files = ExportOptions(policy=nms, image_input=settings.quantization.image_input)
     if limit is not None and limit < 1:
         raise OptionError(f"expected a limit of at least 1 picture, got {limit}")
     if output.is_file():
@@ -136,8 +141,14 @@ def quantize(
         listener.dataset_opened(dataset)
         dataset = dataclasses.replace(dataset, samples=dataset.samples[:limit])
 
-        path = float_file(str(model))
+        path = find_float_file(str(model))
         network = read_network(path)
+        threshold = settings.quantization.score_threshold
+        if threshold is None and policy is None and not is_named_checkpoint(path):
+            threshold = read_tail_policy(read_model(path).graph).score_threshold
+        if threshold is not None:
+            nms = nms.replace(score_threshold=threshold)
+            files = dataclasses.replace(files, policy=nms)
         settings = _checked(settings, network, dataset, listener)
         own = settings.calibration.data
         if own is None:
@@ -146,9 +157,7 @@ def quantize(
             calibrating = from_path(own, pictures=settings.calibration.pictures)
             measured = dataset
 
-        subject = _subject_of(
-            network, measured, calibrating, settings, policy=policy, threads=threads
-        )
+        subject = _subject_of(network, measured, calibrating, settings, policy=nms, threads=threads)
         log = TrialLog(
             output / "trials.jsonl", subject=subject, criterion=settings.criterion, resume=resume
         )
@@ -158,6 +167,7 @@ def quantize(
                 f"{'is' if shared == 1 else 'are'} also measured on; the "
                 "int8 files may look better than they are"
             )
+        seen = _count_seen(settings.seen, measured, listener)
         statistics = _calibrate(
             network,
             calibrating,
@@ -167,24 +177,26 @@ def quantize(
             threads=threads,
             listener=listener,
         )
-        bench = Bench(
-            network,
-            statistics,
-            measured,
-            files=files,
-            rounds=settings.rounds,
-            threads=threads,
-            progress=listener.progressed,
-            problem=lambda problem: listener.warned(f"counts as missed: {problem}"),
-        )
-        with _telling_what_is_kept(listener, log, settings.search.max_trials, output), bench:
+        with (
+            evaluate.telling_what_is_kept(
+                listener, lambda: log.count, settings.search.max_trials, output
+            ),
+            tempfile.TemporaryDirectory(prefix="ssd34-quantize-") as work,
+        ):
+            bench = Bench(
+                network, statistics, measured, files=files, folder=Path(work),
+                rounds=settings.rounds, threads=threads, progress=listener.progressed,
+                problem=lambda problem: listener.warned(f"counts as missed: {problem}"),
+            )  # fmt: skip
             layers = LayerLog(output / "layers.json", subject=subject, resume=resume)
             outcomes = _search_forms(
                 bench, settings, trained=bool(network.trained), log=log, layers=layers,
                 listener=listener,
             )  # fmt: skip
             # Unreadable pictures were planned with, but did not calibrate.
-            proven = {**subject, "calibration_pictures": statistics.pictures}
+            proven = {
+                **subject, "calibration_pictures": statistics.pictures, "seen_in_training": seen
+            }  # fmt: skip
             found = _publish(
                 bench, outcomes, output, stem=path.stem, subject=proven, settings=settings,
                 earlier=log.earlier,
@@ -212,7 +224,7 @@ def _checked(
     in_float = network.resolve_names(settings.quantization.float_nodes)
     settings = settings.changed({"quantization": {"float_nodes": in_float or None}})
     check_ranges(network, settings.quantization.ranges)
-    categories_of(network.labels, dataset)
+    match_categories(network.labels, dataset)
     if unknown := describe_unknown_classes(network.labels, dataset):
         listener.warned(unknown)
     if settings.quantization.reduce_range is None and settings.quantization.narrow_weights:
@@ -223,17 +235,30 @@ def _checked(
     return settings
 
 
+def _count_seen(paths: Sequence[str], measured: Dataset, listener: Listener) -> int | None:
+    """How many pictures the network was trained on, or None where nobody says."""
+    if not paths:
+        return None
+    datasets = [evaluate.read_boxes(path, look=True) for path in paths]
+    total = sum(map(len, datasets))
+    return count_seen(
+        measured,
+        datasets,
+        progress=lambda done: listener.progressed("reading what was seen", done, total),
+    )
+
+
 def _subject_of(
     network: Network,
     measured: Dataset,
     calibrating: CalibrationPictures,
     settings: QuantizeConfig,
     *,
-    policy: str,
+    policy: Policy,
     threads: int | None,
 ) -> dict[str, Any]:
     """What trials must have in common to be compared."""
-    cpu = this_cpu()
+    cpu = describe_cpu()
     return {
         "network": network.fingerprint,
         "classes_sha256": hashlib.sha256(json.dumps(network.labels.to_dict()).encode()).hexdigest(),
@@ -246,7 +271,8 @@ def _subject_of(
         "calibration_pictures": len(calibrating),
         "calibration_pictures_measured": calibrating.shared_with(measured),
         "image_input": settings.quantization.image_input,
-        "policy": policy,
+        "policy": policy.name,
+        "score_threshold": policy.score_threshold,
         "rounds": settings.rounds,
         "threads": threads or thread_budget(),
         "cpu": cpu.model,
@@ -266,11 +292,11 @@ def _calibrate(
     reuse: bool,
     threads: int | None,
     listener: Listener,
-) -> Statistics:
+) -> CalibrationStatistics:
     """The statistics in a file, where it may be reused and fits, or new ones, written there."""
     if reuse and path.exists():
         try:
-            statistics = Statistics.load(path)
+            statistics = CalibrationStatistics.load(path)
             statistics.check_network(network)
             if statistics.source == source:
                 return statistics
@@ -287,17 +313,6 @@ def _calibrate(
     return statistics
 
 
-@contextmanager
-def _telling_what_is_kept(
-    listener: Listener, log: TrialLog, most: int, output: Path
-) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        listener.interrupted(log.count, most, output)
-        raise
-
-
 def _search_forms(
     bench: Bench,
     settings: QuantizeConfig,
@@ -306,7 +321,7 @@ def _search_forms(
     log: TrialLog,
     layers: LayerLog,
     listener: Listener,
-) -> dict[str, Outcome]:
+) -> dict[str, SearchOutcome]:
     """Search for each kind of file; what passed for one is tried first for the next.
 
     A network that comes from quantization-aware training is `trained`: its own steps go first.
@@ -331,7 +346,7 @@ def _search_forms(
         finished=note,
         earlier=log.earlier,
     )
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, SearchOutcome] = {}
     for form in settings.quantization.forms:
         candidates = settings.quantization.candidates(form)
         if trained:
@@ -353,7 +368,7 @@ def _search_forms(
 
 def _publish(
     bench: Bench,
-    outcomes: Mapping[str, Outcome],
+    outcomes: Mapping[str, SearchOutcome],
     output: Path,
     *,
     stem: str,
@@ -363,9 +378,8 @@ def _publish(
 ) -> Quantized:
     """Write each accepted file with its proof beside it, and ``quantize.json`` over all.
 
-    Of the other forms, searched for or not, a file of an earlier sitting stays as long as a trial
-    of its form passes, or none is known; else it goes with its proof. The `earlier` trials are
-    judged by today's criterion.
+    A file of an earlier sitting stays as long as a trial of its form passes, by today's criterion,
+    or none is known; else it goes with its proof.
     """
     files: dict[str, Path] = {}
     removed: dict[Path, Trial] = {}
@@ -401,7 +415,7 @@ def _publish(
         },
     }
     write_text(output / "quantize.json", json.dumps(summary, indent=1) + "\n")
-    return Quantized(files, outcomes, removed)
+    return Quantized(files, outcomes, removed, subject["pictures"], subject["seen_in_training"])
 
 
 def _is_proven(path: Path) -> bool:

@@ -16,8 +16,8 @@ from ssd34.files.checkpoint import read_header
 from ssd34.files.lock import folder_locked
 from ssd34.machine import thread_budget
 from ssd34.text import counted
-from ssd34.train.progress import SILENT, Listener, Outcome
-from ssd34.workflows.training.job import Prepared, TrainJob, is_first_process
+from ssd34.train.progress import SILENT, Listener, TrainingOutcome
+from ssd34.workflows.training.job import PreparedRun, TrainJob, is_first_process
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ RECIPE_FILE = "recipe.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained(Outcome):
+class Trained(TrainingOutcome):
     """How a run ended.
 
     Attributes:
@@ -68,24 +68,24 @@ def train(job: TrainJob | None = None, *, listener: Listener = SILENT, **fields:
     load_libraries(workers=job.given.get("workers") != 0)
     import torch
 
-    from ssd34.train.distributed import joined
-    from ssd34.workflows.training.new_run import device_named, new_run
-    from ssd34.workflows.training.resumed_run import resumed_run
+    from ssd34.train.distributed import join_processes
+    from ssd34.workflows.training.new_run import begin_run, choose_device
+    from ssd34.workflows.training.resumed_run import resume_run
 
     first = is_first_process()
     if not first:
         listener = Listener(ready=listener.ready, stop=listener.stop, ended=listener.ended)
     with folder_locked(job.folder) if first else nullcontext():
-        device = device_named(job.device)
+        device = choose_device(job.device)
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(job.threads or max(1, thread_budget() // here))
-        run = resumed_run(job, listener) if job.resume else new_run(job, listener)
+        run = resume_run(job, listener) if job.resume else begin_run(job, listener)
         if run.tensorboard:
             require("tensorboardX", extra="tensorboard", why="--set tensorboard=true")
         _warn(run, job, listener)
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with joined(device) as ranks:
+            with join_processes(device) as ranks:
                 outcome = _learn(run, job, device, ranks, listener)
         except DivergenceError as error:
             if first:
@@ -99,14 +99,8 @@ def train(job: TrainJob | None = None, *, listener: Listener = SILENT, **fields:
 
 
 def load_libraries(*, workers: bool = True) -> None:
-    """Load what training needs, which takes a while.
-
-    Args:
-        workers: whether other processes will prepare pictures.
-
-    Raises:
-        MissingExtraError: one is not installed.
-    """
+    """Load what training needs, which takes a while; MissingExtraError: one is not installed.
+    `workers`: other processes will prepare pictures."""
     from ssd34.train.examples.cache import start_workers_server
 
     if workers:
@@ -117,34 +111,34 @@ def load_libraries(*, workers: bool = True) -> None:
     require("msgspec", extra="train", why="the settings of a training")
 
 
-def _warn(run: Prepared, job: TrainJob, listener: Listener) -> None:
-    from ssd34.workflows.training.new_run import untrained_levels
+def _warn(run: PreparedRun, job: TrainJob, listener: Listener) -> None:
+    from ssd34.workflows.training.new_run import find_untrained_levels
 
     for name in sorted(set(run.validation.labels.names) - set(run.labels.names)):
         listener.warned(f"{job.val}: the class {name!r} is not trained and counts as missed")
-    if untrained := untrained_levels(run.network.spec, run.options):
+    if untrained := find_untrained_levels(run.network.spec, run.options):
         listener.warned(untrained)
     for text in run.warnings:
         listener.warned(text)
 
 
 def _learn(
-    run: Prepared, job: TrainJob, device: torch.device, ranks: Ranks, listener: Listener
-) -> Outcome:
+    run: PreparedRun, job: TrainJob, device: torch.device, ranks: Ranks, listener: Listener
+) -> TrainingOutcome:
     """Begin or continue the run."""
     import torch
 
     from ssd34.train.loop import train as run_loop
     from ssd34.train.run import HISTORY, read_history
     from ssd34.workflows.training.page import PAGE
-    from ssd34.workflows.training.qat import rounding_network
+    from ssd34.workflows.training.qat import make_rounding_network
     from ssd34.workflows.training.tensorboard import EventWriter
 
     folder, network, notes = job.folder, run.network, run.notes
     # Processes on different machines would not find quite the same steps.
-    [steps] = ranks.everyone([run.steps])[:1]
+    [steps] = ranks.gather_values([run.steps])[:1]
     if steps is not None:
-        network = rounding_network(network, steps)
+        network = make_rounding_network(network, steps)
         notes = {**notes, NOTE_INT8_STEPS: steps}
     events = None
     if ranks.first:
@@ -204,7 +198,7 @@ def _learn(
     return outcome
 
 
-def _write_page(ended: str, run: Prepared, job: TrainJob, device: torch.device) -> Path | None:
+def _write_page(ended: str, run: PreparedRun, job: TrainJob, device: torch.device) -> Path | None:
     """The page, where there are weights."""
     from ssd34.train.run import LAST
     from ssd34.workflows.training.page import write_page
@@ -218,7 +212,7 @@ def _write_page(ended: str, run: Prepared, job: TrainJob, device: torch.device) 
     return write_page(job.folder, run.validation, [ended, trained_on], device)
 
 
-def describe_ending(outcome: Outcome, *, target_map: float | None) -> str:
+def describe_ending(outcome: TrainingOutcome, *, target_map: float | None) -> str:
     """What the run did, what it reached and, if there was a target, whether it did."""
     parts = [f"{'finished' if outcome.finished else 'stopped'} after "
              f"{counted(outcome.steps, 'step')}"]  # fmt: skip

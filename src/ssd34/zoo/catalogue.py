@@ -1,7 +1,5 @@
-"""The published files of this detector: names, sizes, checksums, where they are.
-
-Sizes and SHA-256 are those of the files as published; mAP is on COCO val2017.
-"""
+"""The published files of this detector: names, where they are, and sizes and SHA-256 as published;
+mAP is on COCO val2017."""
 
 from __future__ import annotations
 
@@ -40,7 +38,6 @@ class PublishedModel:
 
     Attributes:
         name: what the user says.
-        model: the ONNX file.
         test_data: the archive of the model with a tested input and its outputs, if there is one.
         opset: version of the ONNX operators.
         precision: ``"float32"`` or ``"int8"``.
@@ -65,75 +62,59 @@ def _file(name: str, size: int, sha256: str, *, mirrors: tuple[str, ...] = _ZOO)
     return PublishedFile(name, size, sha256, tuple(mirror + name for mirror in mirrors))
 
 
+def _zoo_model(
+    name: str,
+    model: tuple[int, str],
+    test_data: tuple[int, str],
+    *,
+    opset: int,
+    form: str = "",
+    published_map: float,
+    map_caveat: str = SPARSE_IDS,
+) -> PublishedModel:
+    return PublishedModel(
+        name=name,
+        model=_file(f"{name}.onnx", *model),
+        test_data=_file(f"{name}.tar.gz", *test_data),
+        opset=opset,
+        precision="int8" if form else "float32",
+        form=form,
+        published_map=published_map,
+        map_caveat=map_caveat,
+    )
+
+
 _MODELS = (
-    PublishedModel(
-        name="ssd-10",
-        model=_file(
-            "ssd-10.onnx",
-            80363696,
-            "80013dd940efc1462c616143b461ef35885bcc1706e0670b66623293b4b52c59",
-        ),
-        test_data=_file(
-            "ssd-10.tar.gz",
-            78515627,
-            "5ff54f161d58e02bfc751d3264d58d484485785e71827cf2dd14620bf354c2d0",
-        ),
+    _zoo_model(
+        "ssd-10",
+        (80363696, "80013dd940efc1462c616143b461ef35885bcc1706e0670b66623293b4b52c59"),
+        (78515627, "5ff54f161d58e02bfc751d3264d58d484485785e71827cf2dd14620bf354c2d0"),
         opset=10,
-        precision="float32",
+        map_caveat="",
         published_map=0.195,
     ),
-    PublishedModel(
-        name="ssd-12",
-        model=_file(
-            "ssd-12.onnx",
-            80366315,
-            "5ec1e058e666ef980a6213ac40088877865aafb2b6676b9af204b3828e4bb9d5",
-        ),
-        test_data=_file(
-            "ssd-12.tar.gz",
-            90592544,
-            "43e57501da34abe0c01ea30902303bdb14f590f59c18fbb15ea3473810b0e86b",
-        ),
+    _zoo_model(
+        "ssd-12",
+        (80366315, "5ec1e058e666ef980a6213ac40088877865aafb2b6676b9af204b3828e4bb9d5"),
+        (90592544, "43e57501da34abe0c01ea30902303bdb14f590f59c18fbb15ea3473810b0e86b"),
         opset=12,
-        precision="float32",
         published_map=0.1898,
-        map_caveat=SPARSE_IDS,
     ),
-    PublishedModel(
-        name="ssd-12-int8",
-        model=_file(
-            "ssd-12-int8.onnx",
-            20485276,
-            "56d2c03a8c74c03f704509ccfcd91763991c6e1b92f63da730fb2b3d07565453",
-        ),
-        test_data=_file(
-            "ssd-12-int8.tar.gz",
-            31816976,
-            "723c25c6040e1d5f7fd7ce736e236b09d6881f6f2cc6e7a79a999f3e69f86571",
-        ),
+    _zoo_model(
+        "ssd-12-int8",
+        (20485276, "56d2c03a8c74c03f704509ccfcd91763991c6e1b92f63da730fb2b3d07565453"),
+        (31816976, "723c25c6040e1d5f7fd7ce736e236b09d6881f6f2cc6e7a79a999f3e69f86571"),
         opset=12,
-        precision="int8",
         form="QOperator",
         published_map=0.1892,
-        map_caveat=SPARSE_IDS,
     ),
-    PublishedModel(
-        name="ssd-12-qdq",
-        model=_file(
-            "ssd-12-qdq.onnx",
-            20479614,
-            "fba599b77e556525844e4e1022a9f60969b0e9130baa03640539cb0b58f474a2",
-        ),
-        test_data=_file(
-            "ssd-12-qdq.tar.gz",
-            26976158,
-            "2cd791e3ee5f472a208d292ef766f6b4f04c71463dcf290f9393dcce8b81d6d6",
-        ),
+    _zoo_model(
+        "ssd-12-qdq",
+        (20479614, "fba599b77e556525844e4e1022a9f60969b0e9130baa03640539cb0b58f474a2"),
+        (26976158, "2cd791e3ee5f472a208d292ef766f6b4f04c71463dcf290f9393dcce8b81d6d6"),
         opset=12,
-        precision="int8",
         form="QDQ",
         published_map=0.1863,
-        map_caveat=SPARSE_IDS,
     ),
     # The inference benchmark's own file. Opset and mAP are those of the benchmark's list, the
     # licence that of its repository; the Zenodo record's own licence field could not be read.
@@ -156,12 +137,9 @@ PUBLISHED = {model.name: model for model in _MODELS}
 """Every published model by name."""
 
 
-def published(name: str) -> PublishedModel:
-    """The published model of that name.
-
-    Raises:
-        ModelError: there is none; the message names close ones, else all.
-    """
+def find_published(name: str) -> PublishedModel:
+    """The published model of that name; ModelError, which names close ones or all, where there is
+    none."""
     if name not in PUBLISHED:
         close = difflib.get_close_matches(name, PUBLISHED, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(PUBLISHED)}"
@@ -193,7 +171,7 @@ benchmark started from ``resnet34-333f7ec4``, the same weights in torch's first 
 read any more (source: pytorch/vision, issue 2068 and pull request 3620)."""
 
 
-def backbone_name(backbone: str) -> str:
+def name_backbone(backbone: str) -> str:
     """The name of the ImageNet weights for a backbone, such as ``"resnet34"``."""
     [name] = (name for name in IMAGENET_BACKBONES if name.split("-")[0] == backbone)
     return name

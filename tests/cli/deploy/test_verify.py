@@ -16,7 +16,6 @@ from ssd34.deploy.publish.manifest import MANIFEST_NAME
 from ssd34.deploy.publish.package import package
 from ssd34.images.read import read_image
 from tests.conftest import EXAMPLES, tiny_spec
-from tests.support.cli import run_main
 from tests.support.refusals import assert_facts
 from tests.support.small_models import (
     SET,
@@ -35,10 +34,9 @@ def small(tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, capfd):
-    """Run the whole command as its entry point does; returns exit code, stdout and stderr."""
+def run(main, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    return partial(run_main, monkeypatch, capfd, "verify")
+    return partial(main, "verify")
 
 
 def test_good(small, run, tmp_path):

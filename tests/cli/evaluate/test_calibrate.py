@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-from functools import partial
 
 import numpy as np
 import pytest
@@ -13,12 +12,6 @@ from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.evaluate.metrics.score import PRECISION_AT
 from ssd34.files.checkpoint import read_checkpoint
 from tests.conftest import drawn_checkpoint, tiny_spec
-from tests.support.cli import run_main
-
-
-@pytest.fixture
-def run_ssd34(monkeypatch, capfd):
-    return partial(run_main, monkeypatch, capfd)
 
 
 @pytest.fixture
@@ -29,10 +22,10 @@ def checkpoint(tiny_checkpoint, tmp_path):
 
 
 def test_it_is_stored_in_the_checkpoint_and_in_what_is_exported(
-    run_ssd34, checkpoint, found_shapes, tmp_path
+    main, checkpoint, found_shapes, tmp_path
 ):
     before = read_checkpoint(checkpoint)
-    code, out, err = run_ssd34(
+    code, out, err = main(
         "calibrate", checkpoint, "--data", found_shapes, "--json", tmp_path / "a.json"
     )
     assert (code, err) == (0, "")
@@ -52,17 +45,17 @@ def test_it_is_stored_in_the_checkpoint_and_in_what_is_exported(
     assert values["fit"]["error_after"] <= values["fit"]["error_before"]
 
     # The exported file says of the other half what the report said.
-    assert run_ssd34("export", checkpoint, tmp_path / "a.onnx", "--tail", "none")[0] == 0
+    assert main("export", checkpoint, tmp_path / "a.onnx", "--tail", "none")[0] == 0
     again = ("calibrate", tmp_path / "a.onnx", "--data", found_shapes)
     copy = tmp_path / "again.safetensors"
-    assert run_ssd34(*again, "--output", copy, "--json", tmp_path / "b.json")[0] == 0
+    assert main(*again, "--output", copy, "--json", tmp_path / "b.json")[0] == 0
     second = json.loads((tmp_path / "b.json").read_text())
     assert second["background_offset"] == pytest.approx(offset, abs=0.002)
-    assert run_ssd34(*again)[0] == 2  # an ONNX file does not become a checkpoint
+    assert main(*again)[0] == 2  # an ONNX file does not become a checkpoint
 
 
-def test_pictures_to_measure_on_may_be_others(run_ssd34, checkpoint, found_shapes, tmp_path):
-    code, _, err = run_ssd34(
+def test_pictures_to_measure_on_may_be_others(main, checkpoint, found_shapes, tmp_path):
+    code, _, err = main(
         "calibrate", checkpoint, "--data", found_shapes, "--test", found_shapes, "--limit", 9,
         "--output", tmp_path / "b.safetensors", "--json", tmp_path / "b.json",
     )  # fmt: skip
@@ -73,17 +66,15 @@ def test_pictures_to_measure_on_may_be_others(run_ssd34, checkpoint, found_shape
     assert read_checkpoint(tmp_path / "b.safetensors").score_calibration is not None
 
 
-def test_an_unreadable_picture_is_left_out_and_told(run_ssd34, checkpoint, found_shapes, tmp_path):
+def test_an_unreadable_picture_is_left_out_and_told(main, checkpoint, found_shapes, tmp_path):
     folder = shutil.copytree(found_shapes, tmp_path / "set")
     (folder / "images" / "0002.png").write_bytes(b"no picture")
-    code, _, err = run_ssd34(
-        "calibrate", checkpoint, "--data", folder, "--json", tmp_path / "a.json"
-    )
+    code, _, err = main("calibrate", checkpoint, "--data", folder, "--json", tmp_path / "a.json")
     assert code == PARTLY
     assert "0002.png" in err
 
 
-def test_what_cannot_be_fitted_or_written(run_ssd34, checkpoint, shapes, tmp_path):
+def test_what_cannot_be_fitted_or_written(main, checkpoint, shapes, tmp_path):
     before = checkpoint.read_bytes()
     nothing = drawn_checkpoint(tiny_spec(), read_checkpoint(checkpoint).labels)
     for name, array in nothing.weights.items():
@@ -99,7 +90,7 @@ def test_what_cannot_be_fitted_or_written(run_ssd34, checkpoint, shapes, tmp_pat
         (checkpoint, ("--data", shapes, "--json", checkpoint), "mine.safetensors"),
         (tmp_path / "none.safetensors", ("--data", shapes), "none.safetensors"),
     ):
-        code, _, err = run_ssd34("calibrate", model, *arguments)
+        code, _, err = main("calibrate", model, *arguments)
         assert code == 2, arguments
         assert fact in err
     assert checkpoint.read_bytes() == before

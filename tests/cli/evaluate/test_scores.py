@@ -5,7 +5,7 @@ import pytest
 from ssd34.cli.evaluate.print_scores import FEW, SHOWN_CLASSES, print_comparison, print_score
 from ssd34.datasets.open import open_dataset
 from ssd34.evaluate.metrics.bootstrap import Interval, match
-from ssd34.evaluate.metrics.comparison import Comparison, Difference, compare
+from ssd34.evaluate.metrics.comparison import Difference, Differences, compare
 from ssd34.evaluate.metrics.score import ScoreOptions, score
 from ssd34.evaluate.results import Results
 
@@ -19,15 +19,11 @@ def nothing_found(shapes, monkeypatch):
     return dataset, Results.of([])
 
 
-def test_a_title_is_not_broken_to_the_tables_width(nothing_found, capsys):
-    dataset, results = nothing_found
-    print_score(score(dataset, results, ScoreOptions(resamples=0)), title=TITLE)
-    assert capsys.readouterr().out.splitlines()[0] == TITLE
-
-
-def test_another_metric_is_named_in_the_title(nothing_found, capsys):
+def test_a_title_is_not_broken_to_the_tables_width_and_names_another_metric(nothing_found, capsys):
     dataset, results = nothing_found
     found = score(dataset, results, ScoreOptions(resamples=0))
+    print_score(found, title=TITLE)
+    assert capsys.readouterr().out.splitlines()[0] == TITLE
     object.__setattr__(found, "metric", "zoo-2021")
     print_score(found, title=TITLE)
     title = capsys.readouterr().out.splitlines()[0]
@@ -52,7 +48,7 @@ def test_classes_beyond_those_shown_are_counted_below_them(capsys, monkeypatch):
         f"class {k}": Difference(0.1, 0.1 + k / 100, Interval(0, k / 100) if k > 3 else None)
         for k in range(1, SHOWN_CLASSES + 4)
     }
-    found = Comparison({}, gains, 0.9, pictures=9, resamples=5, seed=0)
+    found = Differences({}, gains, 0.9, pictures=9, resamples=5, seed=0)
     print_comparison(found, title=TITLE, names=("a", "b"))
     lines = capsys.readouterr().out.splitlines()
     (heading,) = (k for k, line in enumerate(lines) if "AP gained" in line)

@@ -135,25 +135,6 @@ def test_another_length_is_written_down_once_the_run_is_resumed(shapes, few, tin
     assert "<td>epochs</td><td>2</td><td>changed</td>" in (output / "report.html").read_text()
 
 
-@pytest.mark.parametrize(
-    ("former", "now"),
-    [
-        (("--freeze", "2"), "frozen_stages=2"), (("--ema=0.9",), "ema_decay=0.9"),
-        (("--no-head-norm",), "head_norm=false"), (("--tensorboard",), "tensorboard=true"),
-        (("--coco-names",), "coco_names=true"), (("--global-batch", "8"), "batch_size=8"),
-        (("--target-map", "0.23"), "target_map=0.23"),
-    ],
-)  # fmt: skip
-def test_a_former_option_names_its_setting(tmp_path, former, now):
-    with pytest.raises(OptionError, match=f"--set {now}$"):
-        train("a", "a", tmp_path, *former)
-
-
-def test_what_is_no_option_is_refused(tmp_path):
-    with pytest.raises(click.NoSuchOption):
-        train("a", "a", tmp_path, "--speed", "3")
-
-
 def test_fine_tuning_to_other_classes(trained, tmp_path):
     """From a checkpoint, a class list of which two are known; what was settled is written down."""
     renamed = shapes_dataset(tmp_path / "renamed", pictures=2)
@@ -194,6 +175,7 @@ def test_folded_batch_norm_stays_frozen(shapes, few, tiny_model, tmp_path):
     [
         (("--set", "labels=coco"), DatasetError, r"'square'.*labels=data"),
         (("--init", "missing.pth"), CheckpointError, r"missing\.pth"),
+        (("--init", "ssd-12"), ModelError, "ssd34 models pull ssd-12"),
         (("--minutes", "1"), OptionError, "epochs or minutes"),
         (("--batch", "0"), OptionError, "batch_size.* 1 .*0"),
         (("--set", "batch_size=4"), OptionError, "batch_size.*--set"),
@@ -219,6 +201,23 @@ def test_bad_input(shapes, few, tmp_path, more, error, facts):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [(("--freeze", "2"), "frozen_stages=VALUE"), (("--no-head-norm",), "head_norm=false"),
+     (("--global-batch=8",), "batch_size=VALUE"), (("--target-map", "0.2"), "target_map=VALUE")],
+)  # fmt: skip
+def test_a_former_option_names_its_setting(former, now):
+    with pytest.raises(OptionError, match=f"--set {now}$"):
+        invoke("train", "--data", "a", *former)
+    with pytest.raises(click.NoSuchOption):
+        invoke("train", "--data", "a", "--speed", "3")
+
+
+def test_without_val_the_way_to_divide_is_named(shapes, tmp_path):
+    with pytest.raises(OptionError, match=r"--val.*ssd34 data split"):
+        invoke("train", "--data", shapes, "--output", tmp_path / "run", "--epochs", "1")
+
+
 def test_convert_writes_a_checkpoint_of_ours(tmp_path):
     spec = named_spec("ssd300-resnet18")
     torch.save({"model": drawn_benchmark_weights(spec)}, tmp_path / "ssd.pth")
@@ -233,20 +232,6 @@ def test_convert_writes_a_checkpoint_of_ours(tmp_path):
     assert "--spec ssd300-resnet18" in result.stderr
     with pytest.raises(OptionError, match=r"\.safetensors"):
         invoke("convert", tmp_path / "ssd.pth", tmp_path / "ssd.bin")
-
-
-def test_export_refuses_before_writing(tiny_file, tmp_path):
-    pth = tmp_path / "ssd.pth"
-    pth.write_bytes(b"torch")
-    for model, output, more, error, fact in (
-        (tiny_file, "x.onnx", ("--opset", "9"), OptionError, "opset 9"),
-        (tiny_file, "no/x.onnx", (), OptionError, "no"),
-        (EXAMPLES / "coffee.jpg", "x.onnx", (), ModelError, r"coffee\.jpg"),
-        (pth, "x.onnx", (), OptionError, "ssd34 convert"),
-    ):
-        with pytest.raises(error, match=fact):
-            invoke("export", model, tmp_path / output, *more)
-    assert list(tmp_path.iterdir()) == [pth]
 
 
 def test_a_run_that_diverges_leaves_a_page(shapes, few, tiny_file, tmp_path):

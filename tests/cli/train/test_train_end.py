@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from ssd34.train.progress import Outcome
+from ssd34.train.progress import TrainingOutcome
 from ssd34.workflows.train import describe_ending
 
 
@@ -14,7 +14,7 @@ def folder(tiny_checkpoint, tmp_path):
 
 
 def ended(folder, *, target_map=None, best_ap=0.2314, finished=True):
-    outcome = Outcome(
+    outcome = TrainingOutcome(
         last=folder / "last.safetensors", best=folder / "best.safetensors", best_ap=best_ap,
         steps=80, finished=finished,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from ssd34.cli.train.screen import Screen
+from ssd34.cli.train.screen import TrainScreen
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.deploy.graph.layers import network_of
 from ssd34.errors import Ssd34Error
@@ -21,11 +21,11 @@ def few(tmp_path_factory):
     return shapes_dataset(tmp_path_factory.mktemp("few") / "set", pictures=4, seed=2)
 
 
-def train(shapes, init, output, *more, workers=0, epochs=2):
+def train(shapes, init, output, *more, workers=0, epochs=2, code=0):
     return invoke(
         "train", "--data", shapes, "--val", shapes, "--init", init, "--set", "labels=data",
         "--output", output, "--epochs", epochs, "--batch", "4", "--threads", "1", "--lr", "1e-4",
-        "--workers", workers, "--qat", *more,
+        "--workers", workers, "--qat", *more, code=code,
     )  # fmt: skip
 
 
@@ -60,8 +60,8 @@ def test_an_interrupted_run_goes_on_rounding(few, tiny_file, tmp_path, monkeypat
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(few, tiny_file, whole)
     with monkeypatch.context() as patch:
-        patch.setattr(Screen, "evaluated", lambda *_: os.kill(os.getpid(), signal.SIGINT))
-        assert train(few, tiny_file, parts).exit_code == 130
+        patch.setattr(TrainScreen, "evaluated", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        train(few, tiny_file, parts, code=130)
     again = ("train", "--data", few, "--val", few, "--output", parts, "--resume",
              "--workers", "0", "--threads", "1")  # fmt: skip
     first = read_header(parts / "last.safetensors").state["step"]

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from ssd34.cli.train import screen as train_screen
-from ssd34.cli.train.screen import LiveTable
+from ssd34.cli.train.screen import TrainScreen
 from ssd34.datasets.dataset import Problem
 from ssd34.evaluate.metrics.coco import CocoMetrics
 from ssd34.files.checkpoint import read_checkpoint
@@ -52,7 +52,9 @@ class Terminal:
         console = Console(
             file=self.file, force_terminal=True, width=width, height=height, _environ={}
         )
-        self.table = LiveTable(console, history)
+        self.screen = TrainScreen(console)
+        self.screen.watch(history)
+        self.screen.ready()
 
     def lines(self):
         return lines_of(self.file.getvalue(), self.width)
@@ -61,15 +63,14 @@ class Terminal:
 @pytest.mark.parametrize("width", [60, 120])
 def test_what_is_shown(width):
     terminal = Terminal(width)
-    table = terminal.table
-    table.live.start()
+    table = terminal.screen
     for epoch in range(1, 13):
         table.progress(progress(10 * epoch - 5))
         table.progress(progress(10 * epoch))
         table.evaluating(5, 10)
-        table.evaluated(epoch, 10 * epoch, metrics(0.3 if epoch == 2 else epoch / 100))
+        table.evaluated(epoch, metrics(0.3 if epoch == 2 else epoch / 100))
         table.problem(Problem(f"{epoch}.jpg", "broken\x1b[2J\nor truncated"))
-    table.live.stop()
+    table.ended()
     lines = terminal.lines()
     assert max(map(len, lines)) <= width
     text = " ".join("\n".join(lines).split())
@@ -102,8 +103,7 @@ def test_a_resumed_run_shows_its_earlier_evaluations(tmp_path):
                             (20, [["1", "10", "0.1250", "0.2500"],
                                   ["2", "20", "0.0000", "0.0000"]])):  # fmt: skip
         terminal = Terminal(80, history=read_history(history, until=until))
-        terminal.table.live.start()
-        terminal.table.live.stop()
+        terminal.screen.ended()
         rows = [line.split() for line in terminal.lines() if re.match(r" *\d+ +\d+ ", line)]
         assert rows == expected
 

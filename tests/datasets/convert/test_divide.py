@@ -21,7 +21,7 @@ def sample(name, classes=()):
     count = len(classes)
     return Sample(
         name, 1, 40, 50,
-        boxes=np.tile(np.float32([1, 1, 9, 9]), (count, 1)),
+        boxes=np.tile(np.array([1, 1, 9, 9], np.float32), (count, 1)),
         labels=np.array(classes, np.int64),
         areas=np.full(count, 64.0),
         crowd=np.zeros(count, bool),
@@ -97,7 +97,7 @@ def test_pictures_that_look_alike_stay_together(tmp_path):
     (tmp_path / "f.png").write_bytes(b"no picture")
     samples.append(Sample("f.png", 1, 9, 9, *dataset_arrays()))
     whole = dataset(samples, FolderFiles(tmp_path))
-    done = []
+    done: list[int] = []
     scenes = group_scenes(whole, threads=2, progress=done.append)
     assert done == [1, 2, 3, 4, 5, 6]
     assert scenes[0] == scenes[1] == scenes[2]

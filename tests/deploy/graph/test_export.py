@@ -13,17 +13,17 @@ from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import named_spec
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, network_model, onnx_model
-from ssd34.deploy.graph.opsets import newest_opset
+from ssd34.deploy.graph.opsets import find_newest_opset
 from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.search.bench import Bench
 from ssd34.errors import CheckpointError, ModelError, OptionError
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.images.read import read_image
-from ssd34.network.pretrained import weights_from_benchmark
+from ssd34.network.pretrained import convert_benchmark_weights
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS
-from tests.support.commands import invoke
+from tests.support.cli import invoke
 from tests.support.golden import drawn_benchmark_weights
 from tests.support.plain_runs import assert_all_close, plain_session
 from tests.support.refusals import refused
@@ -49,9 +49,11 @@ IR_VERSIONS = {10: 5, 11: 6, 12: 7, 13: 7, 17: 8}
 """From the table in ONNX's own versioning document."""
 
 
-@pytest.mark.parametrize("opset", [10, 11, 12, 13, 17, newest_opset()])
+@pytest.mark.parametrize("opset", [10, 11, 12, 13, 17, find_newest_opset()])
 def test_raw_outputs_equal_torch_at_every_opset_and_batch(tiny_checkpoint, opset):
-    model = onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=None, batch=None))
+    """Of normalised pictures, and of their bytes."""
+    options = ExportOptions(opset=opset, policy=None, batch=None)
+    model = onnx_model(tiny_checkpoint, options)
     assert model.opset_import[0].version == opset
     if opset in IR_VERSIONS:
         assert model.ir_version == IR_VERSIONS[opset]
@@ -61,6 +63,10 @@ def test_raw_outputs_equal_torch_at_every_opset_and_batch(tiny_checkpoint, opset
     for batch in (images, images[:1]):
         found = runner.run(["loc", "conf"], {"image": batch})
         assert_all_close(found, [array[: len(batch)] for array in expected], atol=1e-4)
+    names = ("astronaut", "chelsea", "coffee")
+    raw = np.stack([resize(read_image(EXAMPLES / f"{n}.jpg"), 64) for n in names])
+    of_bytes = onnx_model(tiny_checkpoint, dataclasses.replace(options, image_input="uint8"))
+    assert_all_close(run_raw(of_bytes, raw), expected, atol=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,7 @@ def test_nodes_are_named_after_modules_and_metadata_travels(tiny_checkpoint):
 def test_the_published_network():
     """The published files' size; and with drawn weights, on a smaller picture, equal to torch."""
     spec = named_spec("ssd1200-resnet34")
-    _, weights = weights_from_benchmark(drawn_benchmark_weights(spec), source="x", spec=spec)
+    _, weights = convert_benchmark_weights(drawn_benchmark_weights(spec), source="x", spec=spec)
     checkpoint = Checkpoint(spec=spec, labels=COCO_LABELS, weights=weights)
     for opset, size in {10: 80_363_696, 12: 80_366_315}.items():
         model = onnx_model(checkpoint, ExportOptions(opset=opset))
@@ -127,17 +133,6 @@ def test_what_cannot_be_written_is_refused(tiny_checkpoint, tmp_path):
     with pytest.raises(onnx.checker.ValidationError, match="nowhere"):
         save_model(model, tmp_path / "broken.onnx")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("opset", [10, 17])
-def test_bytes_input_gives_the_same_raw_outputs(tiny_checkpoint, opset):
-    images = pictures(64)
-    options = ExportOptions(opset=opset, policy=None, batch=None, image_input="uint8")
-    model = onnx_model(tiny_checkpoint, options)
-    raw = np.stack(
-        [resize(read_image(EXAMPLES / f"{n}.jpg"), 64) for n in ("astronaut", "chelsea", "coffee")]
-    )
-    assert_all_close(run_raw(model, raw), torch_outputs(tiny_checkpoint, images), atol=2e-4)
 
 
 def sorted_detections(boxes, labels, scores):
@@ -225,8 +220,7 @@ def test_the_gate_measures_against_the_exported_file(tiny_model, tmp_path, image
     invoke("export", tiny_model, exported, "--input", image_input)
     files = ExportOptions(policy=ZOO, image_input=image_input)
     nothing: Any = None
-    with Bench(read_network(tiny_model), nothing, nothing, files=files) as bench:
-        bench.write_float(baseline)
+    Bench(read_network(tiny_model), nothing, nothing, files, tmp_path).write_float(baseline)
     assert baseline.read_bytes() == exported.read_bytes()
 
 

@@ -15,10 +15,10 @@ from ssd34.deploy.publish.package import package
 from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError
 from ssd34.runtime.detector import Detector
-from ssd34.runtime.node_times import measure_node_times, share_of_tail
+from ssd34.runtime.node_times import compute_tail_share, measure_node_times
 from ssd34.workflows.evaluate import _load
-from ssd34.workflows.training.new_run import checkpoint_from_onnx
-from tests.support.commands import invoke
+from ssd34.workflows.training.new_run import read_onnx_checkpoint
+from tests.support.cli import invoke
 from tests.support.plain_runs import plain_session
 from tests.support.refusals import refused
 from tests.support.small_models import SET, save_data, write_small_model
@@ -134,7 +134,9 @@ def test_a_rewritten_file_finds_the_same(kind, way, request, tmp_path):
     detector = Detector.load(path)
     np.testing.assert_allclose(detector.detect(PIXELS, score=0.1).scores, expected, atol=atol)
     tensor = detector.session.input_for(PIXELS)
-    assert share_of_tail(measure_node_times(path, "onnxruntime", tensor, threads=1)) is not None
+    assert (
+        compute_tail_share(measure_node_times(path, "onnxruntime", tensor, threads=1)) is not None
+    )
 
     if (kind, way) == ("tiny_model", "renamed"):
         with pytest.raises(ModelError, match="--tail none"):
@@ -146,12 +148,12 @@ def test_a_rewritten_file_finds_the_same(kind, way, request, tmp_path):
         np.testing.assert_allclose(found.scores, expected, atol=atol)
 
     if way in ("EXTENDED", "ALL"):
-        for read in (read_network, checkpoint_from_onnx):
+        for read in (read_network, read_onnx_checkpoint):
             with refused(ModelError, path, "com.microsoft", "Conv"):
                 read(path)
     else:
-        ours = checkpoint_from_onnx(original).weights
-        theirs = checkpoint_from_onnx(path).weights
+        ours = read_onnx_checkpoint(original).weights
+        theirs = read_onnx_checkpoint(path).weights
         assert ours.keys() == theirs.keys()
         for name, array in ours.items():
             np.testing.assert_allclose(theirs[name], array, atol=1e-3 if way == "float16" else 0)
@@ -168,7 +170,7 @@ def test_files_without_our_metadata_have_to_be_the_published_network(tiny_model,
     model, path = onnx.load(tiny_model), tmp_path / "bare.onnx"
     del model.metadata_props[:]
     onnx.save(model, path)
-    for read in (Detector.load, read_network, checkpoint_from_onnx):
+    for read in (Detector.load, read_network, read_onnx_checkpoint):
         with refused(ModelError, path, "metadata"):
             read(path)
     assert not verify(path).passed
@@ -196,7 +198,7 @@ def test_weights_in_another_file_are_refused_everywhere(tiny_model, tmp_path):
         lambda p: _load(p, threads=1, engine="auto", raw=True),
         read_network,
         read_model,
-        checkpoint_from_onnx,
+        read_onnx_checkpoint,
         lambda p: package(p, output=tmp_path / "packed", picture=PIXELS),
     )
     for door in doors:

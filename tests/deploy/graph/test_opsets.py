@@ -4,23 +4,23 @@ import pytest
 
 from ssd34.deploy.graph.opsets import (
     check_opset,
+    find_newest_opset,
+    find_onnx_release,
     ir_version,
-    known_opsets,
-    newest_opset,
-    onnx_release,
+    list_opsets,
 )
 from ssd34.errors import OptionError
 from tests.support.refusals import refused
 
 
 def test_the_published_files_versions():
-    assert (ir_version(10), onnx_release(10)) == (5, "1.5")
-    assert (ir_version(12), onnx_release(12)) == (7, "1.7")
-    assert onnx_release(999) == "unknown"
+    assert (ir_version(10), find_onnx_release(10)) == (5, "1.5")
+    assert (ir_version(12), find_onnx_release(12)) == (7, "1.7")
+    assert find_onnx_release(999) == "unknown"
 
 
 def test_the_newest_is_the_newest_that_loads(monkeypatch):
-    assert newest_opset() <= onnx.defs.onnx_opset_version()
+    assert find_newest_opset() <= onnx.defs.onnx_opset_version()
     loaded = onnxruntime.InferenceSession
 
     def older(model, *rest, **more):
@@ -30,11 +30,11 @@ def test_the_newest_is_the_newest_that_loads(monkeypatch):
         return loaded(model, *rest, **more)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", older)
-    assert newest_opset() == 16
+    assert find_newest_opset() == 16
 
 
 @pytest.mark.parametrize("opset", [0, 9, -1, onnx.defs.onnx_opset_version() + 1])
 def test_others_are_refused(opset):
     with refused(OptionError, opset, 10):
         check_opset(opset)
-    assert all(known >= 10 for known in known_opsets())
+    assert all(known >= 10 for known in list_opsets())

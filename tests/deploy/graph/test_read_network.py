@@ -7,8 +7,8 @@ from ssd34.core.labels import COCO_LABELS
 from ssd34.core.spec import named_spec
 from ssd34.deploy.graph.export import ExportOptions, onnx_model
 from ssd34.deploy.graph.layers import network_of
-from ssd34.deploy.graph.read import network_of_model, read_network
-from ssd34.deploy.int8.calibrate import float_outputs
+from ssd34.deploy.graph.read import read_network, read_network_of_model
+from ssd34.deploy.int8.calibrate import prepare_float_run
 from ssd34.errors import ModelError, OptionError
 from ssd34.zoo.names import model_path
 from tests.conftest import drawn_checkpoint
@@ -40,7 +40,7 @@ def same(one, other, *, atol):
     ],
 )
 def test_every_kind_of_export_is_the_same_network(tiny_checkpoint, options):
-    network = network_of_model(onnx_model(tiny_checkpoint, options))
+    network = read_network_of_model(onnx_model(tiny_checkpoint, options))
     same(network, network_of(tiny_checkpoint), atol=1e-6)
     assert network.layers[0].name == "backbone.conv1"
     assert network.by_name["backbone.layer2.0.add"].inputs == (
@@ -52,7 +52,7 @@ def test_every_kind_of_export_is_the_same_network(tiny_checkpoint, options):
 @pytest.mark.parametrize("weight_format", ["float16", "int8"])
 def test_weights_that_are_stored_smaller(tiny_checkpoint, weight_format):
     model = onnx_model(tiny_checkpoint, ExportOptions(weight_format=weight_format))
-    network, exact = network_of_model(model), network_of(tiny_checkpoint)
+    network, exact = read_network_of_model(model), network_of(tiny_checkpoint)
     for layer in exact.layers:
         if layer.conv is not None:
             largest = np.abs(layer.conv.weight).max()
@@ -107,7 +107,7 @@ def published_like(spec) -> onnx.ModelProto:
 
 def test_foreign_names_without_metadata_are_the_published_network():
     spec = named_spec("ssd1200-resnet34")
-    network = network_of_model(published_like(spec))
+    network = read_network_of_model(published_like(spec))
     expected = network_of(drawn_checkpoint(spec, COCO_LABELS))
     # The one that the graph normalises.
     normed = expected.by_name["backbone.layer1.0.conv1"].arrays
@@ -161,7 +161,7 @@ def test_other_graphs_are_refused(tiny_checkpoint, op, change, facts):
     else:
         change(next(node for node in model.graph.node if node.op_type == op))
     with refused(ModelError, *facts):
-        network_of_model(model)
+        read_network_of_model(model)
 
 
 def test_files_that_cannot_be_read(tiny_model, tmp_path):
@@ -180,7 +180,7 @@ def test_weights_that_are_not_finite(tiny_checkpoint):
     values[3] = np.nan
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     with refused(ModelError, "extras.0.conv1"):
-        network_of_model(model)
+        read_network_of_model(model)
 
 
 def test_the_names_of_nodes_are_checked_with_a_hint(tiny_checkpoint):
@@ -197,7 +197,7 @@ def test_onnxruntime_agrees_with_the_layers(tiny_checkpoint):
     """The layers written back are the function of the file that they were read from."""
     network = network_of(tiny_checkpoint)
     image = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
-    outputs = dict(float_outputs(network)(image))
+    outputs = dict(prepare_float_run(network)(image))
     runner = plain_session(onnx_model(tiny_checkpoint, ExportOptions(policy=None)))
     loc = runner.run(["loc"], {"image": image})[0]
     first = outputs["heads.loc.0"].reshape(4, -1)

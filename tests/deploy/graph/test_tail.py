@@ -1,4 +1,5 @@
-"""The tail alone: leaving boxes without a chance out changes no bit of any detection."""
+"""The tail alone: leaving boxes without a chance out changes no bit of any detection; and a file
+without its tail."""
 
 import numpy as np
 import onnx
@@ -11,15 +12,18 @@ from ssd34.core.postprocess import BEST, ZOO, postprocess
 from ssd34.core.preprocess import preprocess
 from ssd34.core.spec import named_spec
 from ssd34.deploy.graph import tail
-from ssd34.deploy.graph.builder import GraphBuilder, finished_model
-from ssd34.deploy.graph.cut import without_tail
-from ssd34.deploy.graph.opsets import newest_opset
+from ssd34.deploy.graph.builder import GraphBuilder, finish_model, save_model
+from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.opsets import OLDEST, find_newest_opset
+from ssd34.deploy.graph.tail import cut_tail
+from ssd34.errors import ModelError
 from ssd34.images.read import read_image
+from ssd34.runtime.session import Session
 from ssd34.zoo.names import model_path
 from tests.conftest import EXAMPLES, TINY_LABELS, tiny_spec
 from tests.support.plain_runs import assert_all_close, plain_session
 
-OPSETS = (10, 12, 13, newest_opset())
+OPSETS = (10, 12, 13, find_newest_opset())
 
 
 def run(loc, conf, *, spec, policy, opset):
@@ -39,7 +43,7 @@ def run(loc, conf, *, spec, policy, opset):
         port("scores", TensorProto.FLOAT, 1, "n"),
     ]
     labels = COCO_LABELS if spec.num_classes == 80 else TINY_LABELS
-    model = finished_model(builder, inputs=inputs, outputs=outputs, spec=spec, labels=labels)
+    model = finish_model(builder, inputs=inputs, outputs=outputs, spec=spec, labels=labels)
     found = plain_session(model).run(["bboxes", "labels", "scores"], {"loc": loc, "conf": conf})
     return [np.asarray(array) for array in found]
 
@@ -58,7 +62,7 @@ def drawn(spec, *, objects, seed=0):
 @pytest.fixture(scope="module")
 def real():
     """Raw outputs of the embedded float network for a picture."""
-    session = plain_session(without_tail(onnx.load(model_path("default-float"))))
+    session = plain_session(cut_tail(onnx.load(model_path("default-float"))))
     image = preprocess(read_image(EXAMPLES / "coffee.jpg"), 300)
     return session.run(["loc", "conf"], {"image": image})
 
@@ -116,3 +120,34 @@ def test_a_threshold_of_zero_leaves_nothing_out():
     policy = ZOO.replace(score_threshold=0.0, max_detections=100_000, iou_threshold=1.0)
     *_, scores = run(loc, conf, spec=spec, policy=policy, opset=13)
     assert scores.size == spec.num_classes * min(spec.num_default_boxes, 200)
+
+
+@pytest.mark.parametrize(
+    ("opset", "batch"), [(OLDEST, 1), *((find_newest_opset(), batch) for batch in (1, 2, None))]
+)
+@pytest.mark.parametrize("image_input", ["float32", "uint8"])
+def test_cut_off_it_leaves_the_network_that_was_exported_without_a_tail(
+    tiny_checkpoint, tmp_path, opset, batch, image_input
+):
+    common = {"opset": opset, "batch": batch, "image_input": image_input}
+    tailed = onnx_model(tiny_checkpoint, ExportOptions(policy=ZOO, **common))
+    before = tailed.SerializeToString()
+    cut = cut_tail(tailed)
+    assert tailed.SerializeToString() == before
+    onnx.checker.check_model(cut, full_check=True)
+    raw = onnx_model(tiny_checkpoint, ExportOptions(policy=None, **common))
+    assert [output.name for output in cut.graph.output] == ["loc", "conf"]
+    assert not any(node.op_type == "NonMaxSuppression" for node in cut.graph.node)
+    assert {t.name for t in cut.graph.initializer} == {t.name for t in raw.graph.initializer}
+    sessions = []
+    for name, model in (("cut", cut), ("raw", raw)):
+        save_model(model, tmp_path / f"{name}.onnx")
+        sessions.append(Session(tmp_path / f"{name}.onnx", threads=1))
+    assert sessions[0].raw and sessions[0].batch == sessions[1].batch
+    image = np.random.default_rng(0).integers(0, 256, (70, 50, 3)).astype(np.uint8)
+    assert_all_close(*(s.run_raw(s.input_for(image)) for s in sessions), atol=0)
+
+
+def test_another_tail_is_named(tiny_raw_model):
+    with pytest.raises(ModelError, match="--tail none"):
+        cut_tail(onnx.load(tiny_raw_model))

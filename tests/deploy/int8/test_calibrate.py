@@ -6,10 +6,10 @@ import pytest
 from ssd34.core.preprocess import preprocess
 from ssd34.deploy.graph.layers import CONV, IMAGE, Conv, Layer
 from ssd34.deploy.int8.calibrate import (
-    Statistics,
+    CalibrationStatistics,
     calibrate,
-    float_outputs,
-    head_values,
+    pick_head_values,
+    prepare_float_run,
     window_means,
 )
 from ssd34.errors import ImageError, ModelError, OptionError
@@ -26,7 +26,7 @@ def test_one_pass_sees_every_value(tiny_network):
     assert seen == [1, 2]
     assert statistics.pictures == 2
     assert set(statistics.histograms) == {IMAGE, *tiny_network.by_name}
-    run = float_outputs(tiny_network)
+    run = prepare_float_run(tiny_network)
     one, other = (
         {name: (values.size, values.min(), values.max()) for name, values in run(preprocess(p, 64))}
         for p in PICTURES
@@ -69,7 +69,7 @@ def test_what_of_the_heads_decides_on_detections():
     logits[2, 1, 0, 0] = 6.0
     logits[1, 0, 0, 1] = 5.0 - np.log(60)
     offsets = np.arange(4 * boxes * 2, dtype=np.float32).reshape(4, boxes, 1, 2)
-    highest, likely = head_values(
+    highest, likely = pick_head_values(
         offsets.reshape(1, 4 * boxes, 1, 2), logits.reshape(1, channels * boxes, 1, 2)
     )
     assert sorted(highest) == [5, 5, 5, 6]
@@ -81,7 +81,7 @@ def test_what_of_the_heads_decides_on_detections():
 def test_statistics_travel_through_a_file(tiny_statistics, tmp_path):
     statistics = tiny_statistics
     statistics.save(tmp_path / "calibration.npz")
-    read = Statistics.load(tmp_path / "calibration.npz")
+    read = CalibrationStatistics.load(tmp_path / "calibration.npz")
     assert (read.network, read.pictures) == (statistics.network, 3)
     assert list(read.histograms) == list(statistics.histograms)
     for kind in ("histograms", "peaks", "candidates"):
@@ -109,7 +109,7 @@ def test_files_that_are_no_calibration(tiny_statistics, tmp_path):
     np.savez(tmp_path / "pickle.npz", format=np.array([{}], object))
     for name in ("missing", "half", "text", "damaged", "other", "pickle"):
         with refused(ModelError, tmp_path / f"{name}.npz"):
-            Statistics.load(tmp_path / f"{name}.npz")
+            CalibrationStatistics.load(tmp_path / f"{name}.npz")
 
 
 def test_what_cannot_be_calibrated(tiny_network):

@@ -4,11 +4,11 @@ from onnx import TensorProto, helper
 
 from ssd34.deploy.graph.builder import GraphBuilder
 from ssd34.deploy.graph.layers import CONV, IMAGE, Layer, network_of
-from ssd34.deploy.graph.opsets import newest_opset
+from ssd34.deploy.graph.opsets import find_newest_opset
 from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.plan import Int8Conv, QuantizeOptions
 from ssd34.deploy.int8.quantize import quantized_model
-from ssd34.deploy.int8.writers import blocks_of_bytes, blocks_of_planes, in_blocks
+from ssd34.deploy.int8.writers import add_blocks_of_bytes, add_blocks_of_planes, convert_to_blocks
 from tests.conftest import TINY_LABELS, drawn_checkpoint, tiny_spec
 from tests.support.integer_reference import constants_of, windows
 from tests.support.plain_runs import plain_session
@@ -38,7 +38,7 @@ def test_a_window_of_blocks_has_the_sums_of_its_pixels(kernel, padding):
     conv = Int8Conv(weight, np.array(1, np.float32), np.zeros(5, np.int32))
     layer = Layer("first", CONV, (IMAGE,), kernel=kernel, stride=2, padding=padding)
     pixels = generator.integers(0, 256, (2, 3, SIDE, SIDE))
-    window, wide = in_blocks(layer, conv, side=SIDE)
+    window, wide = convert_to_blocks(layer, conv, side=SIDE)
     assert wide.weight.shape[1] == 12
     assert window.stride == 1
     np.testing.assert_array_equal(
@@ -46,7 +46,7 @@ def test_a_window_of_blocks_has_the_sums_of_its_pixels(kernel, padding):
     )
 
 
-@pytest.mark.parametrize("opset", [12, 13, newest_opset()])
+@pytest.mark.parametrize("opset", [12, 13, find_newest_opset()])
 def test_the_picture_in_blocks(opset):
     generator = np.random.default_rng(1)
     pixels = generator.integers(0, 256, (2, 3, SIDE, SIDE)).astype(np.uint8)
@@ -56,9 +56,9 @@ def test_the_picture_in_blocks(opset):
     ):
         builder = GraphBuilder(opset=opset)
         if kind == TensorProto.FLOAT:
-            output = blocks_of_planes(builder, "image")
+            output = add_blocks_of_planes(builder, "image")
         else:
-            output = blocks_of_bytes(builder, "image", side=SIDE)
+            output = add_blocks_of_bytes(builder, "image", side=SIDE)
         graph = helper.make_graph(
             builder.nodes, "blocks",
             [helper.make_tensor_value_info("image", kind, image.shape)],

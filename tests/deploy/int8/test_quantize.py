@@ -16,7 +16,7 @@ from ssd34.deploy.graph.layers import Conv, network_of
 from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
-from ssd34.deploy.publish.compare_outputs import INT8, tolerance_of
+from ssd34.deploy.publish.compare_outputs import INT8, choose_tolerance
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.images.read import read_image
@@ -110,7 +110,7 @@ def test_int8_stays_close_to_float(network, statistics, float_raw, options, imag
     assert model.opset_import[0].version == options.opset
     scales = [v for k, v in constants_of(model).items() if k.endswith(".weight.scale")]
     assert {scale.ndim for scale in scales} == {int(options.per_channel)}
-    assert tolerance_of(model.graph) is INT8
+    assert choose_tolerance(model.graph) is INT8
 
 
 def with_all_outputs(model):
@@ -233,14 +233,12 @@ def test_all_nodes_in_float_is_the_float_graph(
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        (QOPERATOR, ["backbone.conv1"]),
         (QDQ, ["backbone.conv1"]),
         (QOPERATOR, ["backbone.maxpool"]),
         (QDQ, ["backbone.layer1.0.add"]),
         (QOPERATOR, ["backbone.layer1.0.conv2", "backbone.layer1.0.add", "backbone.layer1.1.add"]),
         (QDQ, ["backbone.layer2.0.downsample"]),
         (QOPERATOR, ["heads.conf.0", "extras.0.conv1"]),
-        (QDQ, ["heads.conf.0", "extras.0.conv1"]),
     ],
 )
 def test_single_nodes_in_float(network, statistics, float_raw, options, names):
@@ -319,11 +317,6 @@ def test_a_dead_channel_with_a_bias(network, tiny_checkpoint):
 def test_options_that_cannot_be(network, statistics, options, facts):
     with refused(OptionError, *facts):
         raw(network, statistics, QuantizeOptions.from_dict(options))
-
-
-def test_options_travel_as_json():
-    options = QuantizeOptions(form="qdq", opset=13, ranges="mse", float_nodes=("backbone.conv1",))
-    assert QuantizeOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
 
 
 def test_statistics_of_another_network_are_refused(network, statistics):

@@ -6,7 +6,7 @@ import pytest
 
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.deploy.graph.layers import network_of
-from ssd34.deploy.int8.plan import QuantizeOptions, value_steps
+from ssd34.deploy.int8.plan import QuantizeOptions, choose_steps
 from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.errors import CheckpointError, OptionError
 from ssd34.files.checkpoint import read_checkpoint
@@ -18,7 +18,7 @@ TRAINED = PERCENTILE.replace(ranges="trained")
 
 @pytest.fixture(scope="module")
 def steps(tiny_network, tiny_statistics):
-    values = value_steps(tiny_network, tiny_statistics, ranges="percentile", percentile=99.5)
+    values = choose_steps(tiny_network, tiny_statistics, ranges="percentile", percentile=99.5)
     return {name: [float(v.scale), int(v.zero_point)] for name, v in values.items()}
 
 

@@ -5,15 +5,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ssd34.core.postprocess import ZOO, Picked
+from ssd34.deploy.graph.tail import read_tail_policy
 from ssd34.deploy.publish.compare_outputs import (
     FLOAT,
     INT8,
     Pair,
+    choose_tolerance,
     compare_detections,
     compare_raw,
-    paired,
-    tail_policy,
-    tolerance_of,
+    pair_detections,
 )
 from tests.support.refusals import assert_facts
 
@@ -47,29 +47,29 @@ def spread(count, *, label=1, score=0.9):
 def test_pairs_have_one_class_and_overlap():
     recorded = picked((1, 0.9, UNIT), (2, 0.8, UNIT), (3, 0.7, BELOW))
     replayed = picked((2, 0.8, UNIT), (3, 0.7, UNIT), (1, 0.9, TENTH_RIGHT))
-    same, moved = paired(recorded, replayed, least_iou=0.8)
+    same, moved = pair_detections(recorded, replayed, least_iou=0.8)
     assert same == Pair(1, 0, 1.0)
     assert (moved.recorded, moved.replayed) == (0, 2)
     assert moved.iou == pytest.approx(0.9 / 1.1)
-    assert paired(recorded, replayed, least_iou=0.82) == [Pair(1, 0, 1.0)]
+    assert pair_detections(recorded, replayed, least_iou=0.82) == [Pair(1, 0, 1.0)]
 
 
 def test_the_largest_overlap_first_then_the_score():
     """The better scored may not take the other's partner."""
     recorded = picked((1, 0.9, TENTH_RIGHT), (1, 0.8, UNIT))
-    assert paired(recorded, picked((1, 0.8, UNIT)), least_iou=0.5) == [Pair(1, 0, 1.0)]
+    assert pair_detections(recorded, picked((1, 0.8, UNIT)), least_iou=0.5) == [Pair(1, 0, 1.0)]
     recorded, replayed = (
         picked((1, 0.6, UNIT), (1, 0.9, UNIT)),
         picked((1, 0.9, UNIT), (1, 0.6, UNIT)),
     )
-    assert paired(recorded, replayed, least_iou=0.5) == [Pair(1, 0, 1.0), Pair(0, 1, 1.0)]
+    assert pair_detections(recorded, replayed, least_iou=0.5) == [Pair(1, 0, 1.0), Pair(0, 1, 1.0)]
 
 
 def test_boxes_without_area_and_no_boxes():
     flat, other = picked((1, 0.9, (0.5, 0.5, 0.5, 0.7))), picked((1, 0.9, (0.5, 0.5, 0.5, 0.8)))
-    assert paired(flat, flat, least_iou=1) == [Pair(0, 0, 1.0)]
+    assert pair_detections(flat, flat, least_iou=1) == [Pair(0, 0, 1.0)]
     for a, b in ((flat, other), (picked(), picked()), (flat, picked()), (picked(), flat)):
-        assert paired(a, b, least_iou=0.1) == []
+        assert pair_detections(a, b, least_iou=0.1) == []
     assert compare(picked(), picked()).mismatches == ()
 
 
@@ -206,7 +206,7 @@ def graph(*nodes, outputs=(), initializer=()):
 )  # fmt: skip
 def test_tolerance_of_a_graph(operator, tolerance):
     nodes = [helper.make_node(name, ["x"], ["y"]) for name in ("Relu", operator)]
-    assert tolerance_of(graph(*nodes)) is tolerance
+    assert choose_tolerance(graph(*nodes)) is tolerance
 
 
 def test_policy_of_a_graph():
@@ -215,8 +215,8 @@ def test_policy_of_a_graph():
     most = numpy_helper.from_array(np.array([70], np.float32), "tail.max_detections")
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [2, 30])
     free = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, "nbox"])
-    assert tail_policy(graph()) == ZOO
-    assert tail_policy(graph(node)) == ZOO
-    assert tail_policy(graph(node, initializer=[threshold])).score_threshold == 0.25
-    assert tail_policy(graph(outputs=[free], initializer=[most])).max_detections == 70
-    assert tail_policy(graph(outputs=[scores], initializer=[most])).max_detections == 30
+    assert read_tail_policy(graph()) == ZOO
+    assert read_tail_policy(graph(node)) == ZOO
+    assert read_tail_policy(graph(node, initializer=[threshold])).score_threshold == 0.25
+    assert read_tail_policy(graph(outputs=[free], initializer=[most])).max_detections == 70
+    assert read_tail_policy(graph(outputs=[scores], initializer=[most])).max_detections == 30

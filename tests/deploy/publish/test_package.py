@@ -12,15 +12,9 @@ from ssd34.errors import ModelError, OptionError
 from ssd34.files.atomic import sha256_of
 from ssd34.images.read import read_image
 from tests.conftest import EXAMPLES, TINY_LABELS, tiny_spec
-from tests.support.commands import invoke
+from tests.support.cli import invoke
 from tests.support.refusals import assert_facts, refused
-from tests.support.small_models import (
-    FOUND,
-    metadata_of,
-    raw_outputs,
-    stated,
-    write_small_model,
-)
+from tests.support.small_models import FOUND, metadata_of, raw_outputs, stated, write_small_model
 
 PICTURE = EXAMPLES / "coffee.jpg"
 CHELSEA = read_image(EXAMPLES / "chelsea.jpg")
@@ -328,8 +322,7 @@ def test_another_model_of_the_same_name(tiny_model, tiny_raw_model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"spec": tiny_spec().at_size(96)}, {"labels": LabelSet(("a", "b", "c"), (1, 2, 3))}],
+    "change", [{"spec": tiny_spec().at_size(96)}, {"labels": LabelSet(("a", "b", "c"), (1, 2, 3))}]
 )
 def test_another_network_needs_another_folder(tiny_model, out, tmp_path, change):
     """The card describes one network and its classes."""

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssd34.datasets.coco import read_annotations_alone
 from ssd34.datasets.dataset import Problem
 from ssd34.datasets.open import open_dataset
-from ssd34.deploy.search.pictures import from_dataset, from_folder, from_path, split
+from ssd34.deploy.search.pictures import count_seen, from_dataset, from_folder, from_path, split
 from ssd34.errors import DatasetError, ImageError
 from tests.support.refusals import refused
 
@@ -115,3 +116,24 @@ def test_pictures_of_one_name_in_several_folders_are_all_counted(tmp_path):
     assert from_folder(str(tmp_path / "images" / "d1"), pictures=5).shared_with(measured) == 1
     first = dataclasses.replace(measured, samples=measured.samples[:2])
     assert from_dataset(measured, pictures=5).shared_with(first) == 2
+
+
+def test_pictures_seen_in_training_are_the_same_files_under_any_name(dataset, shapes, tmp_path):
+    """Other pictures of the same names do not count; without pictures only names can."""
+    (tmp_path / "images").mkdir()
+    values = json.loads((shapes / "instances.json").read_text())
+    for image in values["images"]:
+        number, source = image["id"], shapes / "images" / image["file_name"]
+        if number <= 3:  # another name
+            image["file_name"] = f"train-{number}.png"
+        content = source.read_bytes() + (b"!" if number > 5 else b"")
+        (tmp_path / "images" / image["file_name"]).write_bytes(content)
+    (tmp_path / "instances.json").write_text(json.dumps(values))
+    trained = open_dataset(str(tmp_path))
+    read: list[int] = []
+    assert count_seen(dataset, [trained], progress=read.append) == 5
+    assert read == list(range(1, 13))
+    alone = read_annotations_alone(tmp_path / "instances.json")
+    assert count_seen(dataset, [alone]) == 9
+    assert count_seen(dataset, [trained, alone]) == 12
+    assert count_seen(dataset, []) == 0

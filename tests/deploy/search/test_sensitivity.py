@@ -9,7 +9,12 @@ from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.deploy.search.log import LayerLog
-from ssd34.deploy.search.sensitivity import LayerCost, layer_costs, layer_times, output_noise
+from ssd34.deploy.search.sensitivity import (
+    LayerCost,
+    measure_layer_costs,
+    measure_output_noise,
+    sum_layer_times,
+)
 from ssd34.images.read import read_image
 from ssd34.runtime.node_times import NodeTime, measure_node_times
 from tests.conftest import EXAMPLES
@@ -24,7 +29,7 @@ def test_every_convolution_has_its_own_noise_and_time(tiny_network, tiny_statist
     network = dataclasses.replace(tiny_network, layers=tuple(layers))
     statistics = dataclasses.replace(tiny_statistics, network=network.fingerprint)
     done: list[int] = []
-    costs = layer_costs(network, statistics, QDQ, PICTURES, threads=1, progress=done.append)
+    costs = measure_layer_costs(network, statistics, QDQ, PICTURES, threads=1, progress=done.append)
     convolutions = {layer.name for layer in network.convs}
     assert {cost.name for cost in costs} == convolutions
     assert done == list(range(1, len(convolutions) + 1))
@@ -40,7 +45,7 @@ def test_every_convolution_of_the_other_form_has_a_time(tiny_network, tiny_stati
     save_model(model, tmp_path / "int8.onnx")
     image = preprocess(PICTURES[0], 64)
     nodes = measure_node_times(tmp_path / "int8.onnx", "onnxruntime", image, threads=1)
-    times = layer_times(nodes, [layer.name for layer in tiny_network.convs])
+    times = sum_layer_times(nodes, [layer.name for layer in tiny_network.convs])
     assert min(times.values()) > 0
 
 
@@ -53,12 +58,12 @@ def test_what_no_detection_can_come_from_is_no_noise():
     new_loc, new_conf = loc.copy(), conf.copy()
     new_loc[0, :, 0] += 5  # of the box that is background
     new_conf[0, 2] = -6  # cut off from below
-    assert output_noise((loc, conf), (new_loc, new_conf)) == 0
+    assert measure_output_noise((loc, conf), (new_loc, new_conf)) == 0
     new_conf[0, 1, 1] += 0.5
-    in_conf = output_noise((loc, conf), (new_loc, new_conf))
+    in_conf = measure_output_noise((loc, conf), (new_loc, new_conf))
     assert in_conf == pytest.approx(0.25 / 6 / np.maximum(conf, conf.max(1) - 8).var())
     new_loc[0, :, 1] += 0.5
-    in_both = output_noise((loc, conf), (new_loc, new_conf))
+    in_both = measure_output_noise((loc, conf), (new_loc, new_conf))
     assert in_both - in_conf == pytest.approx(0.25 / loc[0, :, 1].var())
 
 
@@ -79,7 +84,7 @@ def test_times_by_the_names_that_engines_give():
         NodeTime("ReorderOutput_token_80", "ReorderOutput", 16.0),
         NodeTime("tail.softmax", "Softmax", 32.0),
     ]
-    assert layer_times(nodes, layers) == {
+    assert sum_layer_times(nodes, layers) == {
         "heads.conf.1": 2.5, "heads.conf.10": 1.0,
         "backbone.conv1": 8.0, "backbone.layer1.0.conv1": 4.0,
     }  # fmt: skip

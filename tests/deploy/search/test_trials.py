@@ -4,9 +4,8 @@ import pytest
 from PIL import Image
 
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.search.gate import Criterion, Measured, judged
+from ssd34.deploy.search.gate import Criterion, Measurement, judge, plot_trials
 from ssd34.deploy.search.log import TrialLog
-from ssd34.deploy.search.plot import plot_trials
 from ssd34.errors import OptionError
 from ssd34.runtime.timing import SpeedUp
 from tests.support.refusals import refused
@@ -15,7 +14,7 @@ SUBJECT = {"network": "abc", "pictures": "def"}
 
 
 def trial(number, *, ap=0.1, ranges="minmax"):
-    measured = Measured(
+    measured = Measurement(
         ap=ap,
         float_ap=0.1,
         ms=40.0,
@@ -25,7 +24,7 @@ def trial(number, *, ap=0.1, ranges="minmax"):
         file_bytes=123,
     )
     options = QuantizeOptions(ranges=ranges, float_nodes=("backbone.conv1",))
-    return judged(measured, options, number=number, criterion=Criterion())
+    return judge(measured, options, number=number, criterion=Criterion())
 
 
 def log(path, *, resume=False, subject=SUBJECT, criterion=None):

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Dataset
@@ -19,6 +15,7 @@ from ssd34.evaluate.analysis.counts import BACKGROUND, OTHERS, Confusion
 from ssd34.evaluate.metrics.coco import build_ground_truth, measure_coco
 from ssd34.evaluate.results import Results
 from ssd34.files.tree import FolderFiles
+from tests.support.coco_oracle import evaluated
 from tests.support.scenes import every_error, random_scene, sample
 
 SEEDS = range(8)
@@ -26,13 +23,7 @@ SEEDS = range(8)
 
 def oracle(dataset, results):
     """pycocotools after accumulate, and per detection (score, found, ignored) at IoU 0.5."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = build_ground_truth(dataset)
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes([dict(one) for one in results]), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
+    evaluation = evaluated(build_ground_truth(dataset), [dict(one) for one in results])
     rows = []
     for one in evaluation.evalImgs:
         if one is not None and one["aRng"] == evaluation.params.areaRng[0]:

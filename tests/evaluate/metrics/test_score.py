@@ -8,6 +8,7 @@ from ssd34.errors import OptionError
 from ssd34.evaluate.metrics.score import LOST_CLASSES, ScoreOptions, apply_zoo_2021, score
 from ssd34.evaluate.results import Results
 from tests.support.coco_oracle import assert_same_numbers, data_of, oracle
+from tests.support.datasets import coco_box
 
 
 def coco_case(seed):
@@ -19,17 +20,9 @@ def coco_case(seed):
     for category in COCO_LABELS.category_ids:
         for _ in range(3):
             box = [*map(int, dice.integers(0, 100, 2)), *map(int, dice.integers(20, 100, 2))]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": int(dice.integers(1, 9)),
-                    "category_id": category,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": int(dice.random() < 0.2),
-                }
-            )
-            near = {k: annotations[-1][k] for k in ("image_id", "category_id")}
+            near = {"image_id": int(dice.integers(1, 9)), "category_id": category}
+            crowd = int(dice.random() < 0.2)
+            annotations.append(coco_box(*box, id=len(annotations) + 1, iscrowd=crowd, **near))
             moved = [box[0] + int(dice.integers(-9, 9)), *box[1:]]
             results.append({**near, "bbox": moved, "score": float(dice.random())})
     categories = [

@@ -8,7 +8,7 @@ import pytest
 
 from ssd34.evaluate.metrics.score import ScoreOptions, score
 from ssd34.evaluate.report.page import Provenance, describe_machine, list_versions
-from ssd34.evaluate.report.write import Report, write_report
+from ssd34.evaluate.report.write import EvaluationReport, write_report
 from tests.support.scenes import every_error
 
 HOSTILE = '<script>alert("cat")</script> & $x_{1}$'
@@ -16,7 +16,7 @@ HOSTILE = '<script>alert("cat")</script> & $x_{1}$'
 
 
 def report_of(dataset, results, **options):
-    return Report(
+    return EvaluationReport(
         title=options.pop("title", "scene <b>bold</b>"),
         dataset=dataset,
         results=results,

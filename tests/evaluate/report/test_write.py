@@ -58,6 +58,11 @@ def page(written):
     return Elements(written.read_text())
 
 
+@pytest.fixture
+def scene(tmp_path):
+    return every_error(tmp_path / "images")
+
+
 def decoded(address):
     kind, _, data = address.partition(";base64,")
     assert kind in ("data:image/png", "data:image/jpeg")
@@ -172,8 +177,8 @@ def test_right_and_wrong_have_colours_in_the_gallery(page):
     assert not has(worst_found, blue)
 
 
-def test_nothing_to_measure_is_a_page_and_old_plots_go(tmp_path):
-    dataset, _ = every_error(tmp_path / "images")
+def test_nothing_to_measure_is_a_page_and_old_plots_go(scene, tmp_path):
+    dataset, _ = scene
     folder = tmp_path / "out"
     (folder / "plots").mkdir(parents=True)
     (folder / "plots" / "calibration.png").write_bytes(b"old")
@@ -188,9 +193,9 @@ def test_nothing_to_measure_is_a_page_and_old_plots_go(tmp_path):
 
 
 @pytest.mark.usefixtures("no_plots")
-def test_objects_and_no_detections(tmp_path):
+def test_objects_and_no_detections(scene, tmp_path):
     """What is left to draw is drawn, all of it zeros."""
-    dataset, _ = every_error(tmp_path / "images")
+    dataset, _ = scene
     text = write_report(tmp_path, report_of(dataset, Results.of([]), pictures=1)).read_text()
     assert "In no picture was anything found" in text
     found = {path.stem for path in (tmp_path / "plots").glob("*.json")}
@@ -198,8 +203,8 @@ def test_objects_and_no_detections(tmp_path):
 
 
 @pytest.mark.usefixtures("no_plots")
-def test_unreadable_pictures_are_left_out_of_the_gallery(tmp_path):
-    dataset, results = every_error(tmp_path / "images")
+def test_unreadable_pictures_are_left_out_of_the_gallery(scene, tmp_path):
+    dataset, results = scene
     (tmp_path / "images" / "1.png").write_bytes(b"no picture")
     (tmp_path / "images" / "2.png").unlink()
     text = write_report(tmp_path / "out", report_of(dataset, results, pictures=1)).read_text()
@@ -208,16 +213,16 @@ def test_unreadable_pictures_are_left_out_of_the_gallery(tmp_path):
 
 
 @pytest.mark.usefixtures("no_plots")
-def test_equal_input_gives_equal_files(tmp_path):
-    dataset, results = every_error(tmp_path / "images")
+def test_equal_input_gives_equal_files(scene, tmp_path):
+    dataset, results = scene
     report = report_of(dataset, results, pictures=1)
     first, second = (write_report(tmp_path / name, report) for name in "ab")
     assert first.read_bytes() == second.read_bytes()
 
 
 @pytest.mark.usefixtures("no_plots")
-def test_chosen_classes_have_a_curve(tmp_path):
-    dataset, results = every_error(tmp_path / "images")
+def test_chosen_classes_have_a_curve(scene, tmp_path):
+    dataset, results = scene
     report = report_of(dataset, results, classes=["dog"], pictures=0)
     page = Elements(write_report(tmp_path / "out", report).read_text())
     (alt,) = (image["alt"] for image in page.all("img") if "these classes" in image["alt"])
@@ -227,8 +232,8 @@ def test_chosen_classes_have_a_curve(tmp_path):
     assert not (tmp_path / "p").exists()
 
 
-def test_a_file_is_no_folder(tmp_path):
-    dataset, results = every_error(tmp_path / "images")
+def test_a_file_is_no_folder(scene, tmp_path):
+    dataset, results = scene
     (tmp_path / "out").write_text("mine")
     with pytest.raises(OptionError, match="expected a folder"):
         write_report(tmp_path / "out", report_of(dataset, results))
@@ -236,8 +241,8 @@ def test_a_file_is_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize("module", ["matplotlib", "jinja2"])
-def test_a_missing_library_is_named(tmp_path, monkeypatch, module):
-    dataset, results = every_error(tmp_path / "images")
+def test_a_missing_library_is_named(scene, tmp_path, monkeypatch, module):
+    dataset, results = scene
     report = report_of(dataset, results)
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(MissingExtraError, match=re.escape("'ssd34[report]'")):

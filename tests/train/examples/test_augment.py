@@ -1,7 +1,6 @@
 import dataclasses
-from collections import Counter
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,90 +18,77 @@ from ssd34.train.examples.augment import (
 )
 from tests.conftest import EXAMPLES
 
-
-class Example(NamedTuple):
-    image: np.ndarray
-    boxes: np.ndarray
-    kept: np.ndarray
-
-
-def augment(image, boxes, **given):
-    """Draw a variation and apply it."""
-    height, width = image.shape[:2]
-    variation = draw_variation(width, height, boxes, **given)
-    picture = apply_variation(Image.fromarray(image), variation, factor=1)
-    return Example(picture, variation.boxes, variation.kept)
-
-
 PLAIN = Augmentation(expand=0, crop=False, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
+WIDTH, HEIGHT = 200, 160
+BOX = np.array([[20, 40, 100, 120]], np.float32)
 
 
-def marked_picture(boxes, size=(160, 200)):
+def vary(boxes, seed=0, *, size=64, whole=(WIDTH, HEIGHT), options=PLAIN, **given):
+    """A variation; changed options, such as ``crop=True``, are arguments."""
+    names = [name for name in given if hasattr(options, name)]
+    options = dataclasses.replace(options, **{name: given.pop(name) for name in names})
+    rng = np.random.default_rng(seed)
+    width, height = whole
+    return draw_variation(width, height, boxes, size=size, options=options, rng=rng, **given)
+
+
+def shown(variation, image):
+    return apply_variation(Image.fromarray(image), variation, factor=1)
+
+
+def marked(boxes):
     """Black, with each box filled in white."""
-    image = np.zeros((*size, 3), np.uint8)
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     for left, top, right, bottom in np.rint(boxes).astype(int):
         image[top:bottom, left:right] = 255
     return image
 
 
-def marked(boxes, seed=0, *, size=100, options=PLAIN, **given):
-    """A marked picture of these boxes, varied."""
-    rng = np.random.default_rng(seed)
-    return augment(marked_picture(boxes), boxes, size=size, options=options, rng=rng, **given)
-
-
-BOX = np.array([[20, 40, 100, 120]], np.float32)
-
-
 def test_without_variation_it_only_resizes():
-    example = marked(BOX)
-    np.testing.assert_allclose(example.boxes, [[0.1, 0.25, 0.5, 0.75]], atol=1e-6)
-    assert example.image.shape == (100, 100, 3)
-    assert example.image[50, 30].tolist() == [255] * 3
-    assert example.image[10, 80].tolist() == [0] * 3
+    variation = vary(BOX, size=100)
+    np.testing.assert_allclose(variation.boxes, [[0.1, 0.25, 0.5, 0.75]], atol=1e-6)
+    image = shown(variation, marked(BOX))
+    assert image.shape == (100, 100, 3)
+    assert image[50, 30].tolist() == [255] * 3 and image[10, 80].tolist() == [0] * 3
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_boxes_stay_on_their_objects(seed):
     """After expand, crop and flip the white pixels still fill the box."""
-    options = dataclasses.replace(PLAIN, expand=0.5, crop=True, flip=0.5)
     boxes = np.array([[60, 50, 140, 110]], np.float32)
-    example = marked(boxes, seed, size=300, options=options)
-    assert example.kept.tolist() == [0]
-    white = (example.image.min(axis=2) > 127).nonzero()
+    variation = vary(boxes, seed, size=300, expand=0.5, crop=True, flip=0.5)
+    assert variation.kept.tolist() == [0]
+    white = (shown(variation, marked(boxes)).min(axis=2) > 127).nonzero()
     found = [white[1].min(), white[0].min(), white[1].max() + 1, white[0].max() + 1]
-    np.testing.assert_allclose(example.boxes[0] * 300, found, atol=3.5)
+    np.testing.assert_allclose(variation.boxes[0] * 300, found, atol=3.5)
 
 
 def test_flip_mirrors_picture_and_boxes():
     """And a sliver is left out."""
     boxes = np.array([[0, 0, 50, 160], [20, 40, 20.00005, 120]], np.float32)
-    example = marked(boxes, options=dataclasses.replace(PLAIN, flip=1))
-    assert example.kept.tolist() == [0]
-    np.testing.assert_allclose(example.boxes, [[0.75, 0, 1, 1]], atol=1e-6)
-    assert example.image[50, 90].tolist() == [255] * 3
+    variation = vary(boxes, size=100, flip=1.0)
+    assert variation.kept.tolist() == [0]
+    np.testing.assert_allclose(variation.boxes, [[0.75, 0, 1, 1]], atol=1e-6)
+    assert shown(variation, marked(boxes))[50, 90].tolist() == [255] * 3
 
 
 def test_expand_surrounds_with_the_mean_colour():
-    boxes = np.array([[0, 0, 200, 160]], np.float32)
-    options = dataclasses.replace(PLAIN, expand=1, largest_expand=3)
-    example = marked(boxes, 5, size=200, options=options)
-    left, top, right, bottom = example.boxes[0]
+    boxes = np.array([[0, 0, WIDTH, HEIGHT]], np.float32)
+    variation = vary(boxes, 5, size=200, expand=1.0, largest_expand=3.0)
+    left, top, right, bottom = variation.boxes[0]
     assert right - left == pytest.approx(bottom - top, abs=1e-5)
     assert right - left < 0.9
-    outside = example.image[0, 0] if left > 0.02 and top > 0.02 else example.image[-1, -1]
+    image = shown(variation, marked(boxes))
+    outside = image[0, 0] if left > 0.02 and top > 0.02 else image[-1, -1]
     assert outside.tolist() == list(FILL)
 
 
 def test_crops_keep_objects_by_their_centre():
-    generator = np.random.default_rng(9)
-    corner = generator.uniform(0, 120, (6, 2))
+    corner = np.random.default_rng(9).uniform(0, 120, (6, 2))
     boxes = np.concatenate([corner, corner + 30], axis=1).astype(np.float32)
-    options = dataclasses.replace(PLAIN, crop=True)
     kept_counts = set()
     for seed in range(60):
-        rng = np.random.default_rng(seed)
-        variation = draw_variation(200, 160, boxes, size=64, options=options, rng=rng)
+        variation = vary(boxes, seed, crop=True)
         left, top, right, bottom = variation.window
         x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
         inside = (left < x) & (x < right) & (top < y) & (y < bottom)
@@ -152,44 +138,32 @@ def test_zooming_in_on_a_box_that_is_off_by_one_rounding():
 
 
 def test_the_generator_decides_everything():
-    image = np.random.default_rng(0).integers(0, 256, (160, 200, 3)).astype(np.uint8)
-    options = Augmentation(expand=0.5)
-    first, again, other = (
-        augment(image, BOX, size=64, options=options, rng=np.random.default_rng(seed))
-        for seed in (4, 4, 5)
-    )
-    assert np.array_equal(first.image, again.image)
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    first, again, other = (vary(BOX, seed, options=Augmentation(expand=0.5)) for seed in (4, 4, 5))
+    assert np.array_equal(shown(first, image), shown(again, image))
     assert np.array_equal(first.boxes, again.boxes)
-    assert not np.array_equal(first.image, other.image)
+    assert not np.array_equal(shown(first, image), shown(other, image))
 
 
 def test_jitter_changes_colours_and_nothing_else():
-    image = np.full((160, 200, 3), (200, 100, 50), np.uint8)
-    options = Augmentation(expand=0, crop=False, flip=0)
+    image = np.full((HEIGHT, WIDTH, 3), (200, 100, 50), np.uint8)
     seen = set()
     for seed in range(5):
-        rng = np.random.default_rng(seed)
-        example = augment(image, BOX, size=32, options=options, rng=rng)
-        np.testing.assert_allclose(example.boxes, [[0.1, 0.25, 0.5, 0.75]], atol=1e-6)
-        seen.add(tuple(example.image[5, 5].tolist()))
+        variation = vary(BOX, seed, options=Augmentation(crop=False, flip=0))
+        np.testing.assert_allclose(variation.boxes, [[0.1, 0.25, 0.5, 0.75]], atol=1e-6)
+        seen.add(tuple(shown(variation, image)[5, 5].tolist()))
     assert len(seen) == 5
 
 
 def test_crops_need_not_respect_ignored_boxes():
     crowd = np.array([[0, 0, 200, 160], [150, 120, 160, 130]], np.float32)
-    ignored = np.array([True, False])
     sizes = []
     for seed in range(40):
-        example = marked(crowd, seed, size=64, ignored=ignored, options=Augmentation(flip=0))
-        assert 1 in example.kept
-        sizes.append(example.boxes[-1, 2] - example.boxes[-1, 0])
+        variation = vary(crowd, seed, crop=True, ignored=np.array([True, False]))
+        assert 1 in variation.kept
+        sizes.append(variation.boxes[-1, 2] - variation.boxes[-1, 0])
     # Only a box of 10 pixels constrains the crop: small windows, in which it looks large.
     assert max(sizes) > 2 * 10 / 200
-
-
-def large_picture(size):
-    with Image.open(EXAMPLES / "coffee.jpg") as image:
-        return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
 def test_the_factor_leaves_more_than_the_result_needs():
@@ -197,32 +171,23 @@ def test_the_factor_leaves_more_than_the_result_needs():
     boxes = np.array([[100, 200, 1500, 1000]], np.float32)
     seen = set()
     for seed in range(100):
-        variation = draw_variation(
-            1600, 1200, boxes, size=64, options=Augmentation(expand=0.5),
-            rng=np.random.default_rng(seed),
-        )  # fmt: skip
+        variation = vary(boxes, seed, whole=(1600, 1200), options=Augmentation(expand=0.5))
         factor, shortest = variation.factor, (variation.window[2:] - variation.window[:2]).min()
         assert shortest / factor >= 1.5 * 64 or factor == 1
         assert factor == 8 or shortest / (2 * factor) < 1.5 * 64
         seen.add(factor)
     assert seen == {4, 8}
-    small = draw_variation(
-        191, 150, boxes / np.float32(10), size=64, options=PLAIN, rng=np.random.default_rng(0)
-    )
-    assert small.factor == 1
+    assert vary(boxes / np.float32(10), whole=(191, 150)).factor == 1
 
 
 @pytest.mark.parametrize("size", [(1600, 1200), (1031, 777)])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_reduced_picture_gives_nearly_the_same(size, seed):
     """Geometry and colours are those of the whole picture; bounds are in docs/training.md."""
-    picture = large_picture(size)
+    with Image.open(EXAMPLES / "coffee.jpg") as image:
+        picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     boxes = np.array([[100, 200, 900, 700]], np.float32)
-    options = Augmentation(expand=0.5, brightness=0, contrast=0, saturation=0, hue=0)
-    width, height = size
-    variation = draw_variation(
-        width, height, boxes, size=64, options=options, rng=np.random.default_rng(seed)
-    )
+    variation = vary(boxes, seed, whole=size, expand=0.5, crop=True, flip=0.5)
     whole = apply_variation(picture, variation, factor=1).astype(int)
     assert variation.factor > 1
     for factor in FACTORS:
@@ -235,44 +200,32 @@ def test_a_reduced_picture_gives_nearly_the_same(size, seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_zooming_in_shows_one_object_large_and_whole(seed):
     boxes = np.array([[60, 50, 90, 80], [150, 100, 190, 110], [0, 40, 20, 60]], np.float32)
-    options = dataclasses.replace(PLAIN, zoom=1)
-    example = marked(boxes, seed, size=300, options=options, labels=np.array([1, 2, 2]))
-    sides = (example.boxes[:, 2:] - example.boxes[:, :2]).max(axis=1)
+    variation = vary(boxes, seed, size=300, zoom=1.0, labels=np.array([1, 2, 2]))
+    sides = (variation.boxes[:, 2:] - variation.boxes[:, :2]).max(axis=1)
     assert sides.max() > 0.25 * np.exp(-0.4)
-    white = example.image.min(axis=2) > 127
-    for left, top, right, bottom in np.rint(example.boxes * 300).astype(int):
+    white = shown(variation, marked(boxes)).min(axis=2) > 127
+    for left, top, right, bottom in np.rint(variation.boxes * 300).astype(int):
         assert white[top + 6 : bottom - 6, left + 6 : right - 6].all()
 
 
 def test_what_is_zoomed_in_on_is_drawn_by_class():
     """One cup among nine persons is shown half of the time."""
     boxes = np.array([[20 * i, 20, 20 * i + 6, 26] for i in range(10)], np.float32)
-    labels = np.array([1] * 9 + [2])
-    options = dataclasses.replace(PLAIN, zoom=1)
-    shown = [
-        draw_variation(
-            200, 160, boxes, size=64, options=options, labels=labels,
-            ignored=np.arange(10) == 0, rng=np.random.default_rng(seed),
-        ).kept
-        for seed in range(200)
-    ]  # fmt: skip
-    assert 80 < sum(9 in kept for kept in shown) < 130
-    windows = Counter(len(kept) for kept in shown)
-    assert max(windows) <= 4
-    assert 0 < sum(0 in kept for kept in shown) < 20
+    given = {"labels": np.array([1] * 9 + [2]), "ignored": np.arange(10) == 0}
+    every = [vary(boxes, seed, zoom=1.0, **given).kept for seed in range(200)]
+    assert 80 < sum(9 in kept for kept in every) < 130
+    assert max(map(len, every)) <= 4
+    assert 0 < sum(0 in kept for kept in every) < 20
 
 
-@pytest.mark.parametrize("options", [PLAIN, dataclasses.replace(PLAIN, crop=True)])
+@pytest.mark.parametrize("crop", [False, True])
 @pytest.mark.parametrize("zoom", [0.0, 1.0])
-def test_what_is_ignored_is_kept_as_far_as_it_is_seen(options, zoom):
+def test_what_is_ignored_is_kept_as_far_as_it_is_seen(crop, zoom):
     """A crowd on the right half, an object on the left: windows that end within the crowd."""
     boxes = np.array([[20, 40, 60, 100], [100, 0, 200, 160]], np.float32)
     cut = 0
     for seed in range(60):
-        variation = draw_variation(
-            200, 160, boxes, size=64, options=dataclasses.replace(options, zoom=zoom),
-            ignored=np.array([False, True]), rng=np.random.default_rng(seed),
-        )  # fmt: skip
+        variation = vary(boxes, seed, crop=crop, zoom=zoom, ignored=np.array([False, True]))
         left, right = variation.window[[0, 2]]
         seen = (right - 100) / (right - left) * 64
         assert (1 in variation.kept) == (seen >= 0.1)
@@ -281,15 +234,12 @@ def test_what_is_ignored_is_kept_as_far_as_it_is_seen(options, zoom):
             place = variation.kept.tolist().index(1)
             expected = [(100 - left) / (right - left), 0, 1, 1]
             np.testing.assert_allclose(variation.boxes[place], expected, atol=1e-5)
-    assert cut > 3 or not (zoom or options.crop)
+    assert cut > 3 or not (zoom or crop)
 
 
 def test_zooming_never_leaves_the_picture():
-    boxes = np.array([[0, 0, 200, 160]], np.float32)
+    boxes = np.array([[0, 0, WIDTH, HEIGHT]], np.float32)
     for seed in range(20):
-        variation = draw_variation(
-            200, 160, boxes, size=64, options=dataclasses.replace(PLAIN, zoom=1),
-            rng=np.random.default_rng(seed),
-        )  # fmt: skip
-        np.testing.assert_allclose(variation.window, [0, 0, 200, 160], atol=1e-9)
+        variation = vary(boxes, seed, zoom=1.0)
+        np.testing.assert_allclose(variation.window, [0, 0, WIDTH, HEIGHT], atol=1e-9)
         np.testing.assert_allclose(variation.boxes, [[0, 0, 1, 1]], atol=1e-6)

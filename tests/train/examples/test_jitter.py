@@ -43,7 +43,7 @@ def test_hue_is_turned_as_colorsys_turns_it(share):
     for rgb in pixels / 255:
         hue, saturation, value = colorsys.rgb_to_hsv(*rgb)
         expected.append(colorsys.hsv_to_rgb((hue + share) % 1, saturation, value))
-    difference = np.abs(turn_hue(pixels, share) - np.array(expected) * 255)
+    difference = np.abs(turn_hue(pixels.T, share).T - np.array(expected) * 255)
     assert difference.max() <= 0.5 + 1e-4
 
 
@@ -51,8 +51,8 @@ def test_a_picture_of_several_blocks_is_turned_everywhere():
     side = int(BLOCK**0.5) + 40
     image = picture(side)
     ours = np.asarray(apply_changes(image, (Change("hue", 0.04),)))
-    expected = turn_hue(np.asarray(image).reshape(-1, 3), 0.04)
-    assert np.array_equal(ours, expected.reshape(side, side, 3))
+    expected = turn_hue(np.asarray(image).reshape(-1, 3).T, 0.04)
+    assert np.array_equal(ours, expected.T.reshape(side, side, 3))
 
 
 def test_changes_come_in_every_order_and_within_their_amounts():

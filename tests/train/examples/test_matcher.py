@@ -4,7 +4,7 @@ import pytest
 from ssd34.core.boxes import cxcywh_from_xyxy, pairwise_iou, xyxy_from_cxcywh
 from ssd34.core.default_boxes import default_boxes_cxcywh
 from ssd34.core.spec import named_spec
-from ssd34.train.examples.matcher import IGNORED, levels_of, match
+from ssd34.train.examples.matcher import IGNORED, list_levels, match
 from tests.support.golden import assert_golden, drawn_inputs
 
 SPEC = named_spec("ssd300-resnet34")
@@ -124,7 +124,7 @@ def test_atss_against_the_algorithm_of_the_paper(seed, size):
     boxes = np.concatenate([boxes, in_corners]).astype(np.float32)
     labels = np.arange(1, 10)
     defaults = default_boxes_cxcywh(spec)
-    matches = match(boxes, labels, default_boxes_cxcywh=defaults, levels=levels_of(spec))
+    matches = match(boxes, labels, default_boxes_cxcywh=defaults, levels=list_levels(spec))
     expected = naive_atss(boxes, labels, spec)
     assert set(expected) == {0, *labels}
     assert np.array_equal(matches.labels, expected)
@@ -139,7 +139,7 @@ def test_atss_leaves_no_object_out_and_respects_what_is_ignored():
     crowd = np.array([[0.1, 0.1, 0.6, 0.6]], np.float32)
     matches = match(
         speck, np.array([7]), default_boxes_cxcywh=DEFAULTS, ignored_boxes=crowd,
-        levels=levels_of(SPEC),
+        levels=list_levels(SPEC),
     )  # fmt: skip
     corners = xyxy_from_cxcywh(DEFAULTS).astype(np.float32)
     claimed = np.flatnonzero(matches.labels == 7)
@@ -148,6 +148,6 @@ def test_atss_leaves_no_object_out_and_respects_what_is_ignored():
     assert ((matches.labels == IGNORED) == ignored).all()
     nothing = np.zeros((0, 4), np.float32)
     empty = match(
-        nothing, np.zeros(0, np.int64), default_boxes_cxcywh=DEFAULTS, levels=levels_of(SPEC)
+        nothing, np.zeros(0, np.int64), default_boxes_cxcywh=DEFAULTS, levels=list_levels(SPEC)
     )
     assert not empty.labels.any()

@@ -9,12 +9,12 @@ from PIL import Image
 
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import OptionError
-from ssd34.machine import free_memory
+from ssd34.machine import measure_free_memory
 from ssd34.train.distributed import Ranks
 from ssd34.train.examples.augment import Augmentation
 from ssd34.train.examples.cache import PictureCache, start_workers_server
-from ssd34.train.examples.example import training_sets
-from ssd34.train.examples.loader import cache_bytes
+from ssd34.train.examples.example import make_training_sets
+from ssd34.train.examples.loader import limit_cache
 from tests.conftest import TINY_LABELS
 from tests.support.training import loader_of
 
@@ -70,11 +70,12 @@ def test_what_does_not_fit_is_decoded_again_and_never_kept():
     assert cache.used == 2 * 7 * 5 * 3 + 48
 
 
-def test_nothing_is_kept_without_room():
-    cache, decoder = PictureCache(3, 0), Decoder()
-    for _ in range(2):
-        assert same(cache.read(1, 1, decoder(1)), noise(1))
-    assert decoder.calls == 2 and cache.used == 0
+def test_nothing_is_kept_without_room_or_in_a_pickled_cache():
+    for cache in (PictureCache(3, 0), pickle.loads(pickle.dumps(PictureCache(3, 1000)))):
+        decoder = Decoder()
+        for _ in range(2):
+            assert same(cache.read(1, 1, decoder(1)), noise(1))
+        assert decoder.calls == 2 and cache.used == cache.limit == 0
 
 
 def test_a_picture_that_cannot_be_read_is_tried_again():
@@ -132,12 +133,6 @@ def test_a_process_killed_with_the_lock_in_its_hands_holds_up_nobody():
     assert same(cache.read(1, 1, Decoder()(1)), noise(1))
 
 
-def test_a_pickled_cache_is_empty():
-    other = pickle.loads(pickle.dumps(PictureCache(3, 1000)))
-    assert other.limit == 0
-    assert same(other.read(2, 1, Decoder()(2)), noise(2))
-
-
 def test_more_than_the_system_gives():
     with pytest.raises(OptionError, match="a cache_mb that fits the memory"):
         PictureCache(1, 1 << 60)
@@ -148,7 +143,7 @@ def test_more_than_the_system_gives():
 def test_batches_are_the_same_with_and_without(shapes, workers):
     def made(cache_mb):
         loader = loader_of(
-            shapes, options=Augmentation(expand=0.3), workers=workers, cache_mb=cache_mb,
+            shapes, augmentation=Augmentation(expand=0.3), workers=workers, cache_mb=cache_mb,
             size_now=lambda step: 64 if step % 2 else 32,
         )  # fmt: skip
         batches = loader.batches(0)
@@ -164,14 +159,14 @@ def test_batches_are_the_same_with_and_without(shapes, workers):
 
 
 def test_how_much_is_kept(shapes):
-    sources = training_sets([(open_dataset(shapes), 2.0)], TINY_LABELS)
+    sources = make_training_sets([(open_dataset(shapes), 2.0)], TINY_LABELS)
     pixels = sum(s.width * s.height for s in sources[0].dataset.samples)
-    assert cache_bytes(sources, None) == 3 * pixels * 4 // 3
-    assert cache_bytes(sources, 1000) == 3 * pixels * 4 // 3
-    assert cache_bytes(sources, 0) == 0
-    many = training_sets([(open_dataset(shapes), 1.0)] * 40, TINY_LABELS)
-    assert cache_bytes(many, 1) == 1 << 20
-    assert cache_bytes(many, 1, here=4) == 1 << 18
+    assert limit_cache(sources, None) == 3 * pixels * 4 // 3
+    assert limit_cache(sources, 1000) == 3 * pixels * 4 // 3
+    assert limit_cache(sources, 0) == 0
+    many = make_training_sets([(open_dataset(shapes), 1.0)] * 40, TINY_LABELS)
+    assert limit_cache(many, 1) == 1 << 20
+    assert limit_cache(many, 1, here=4) == 1 << 18
     assert Ranks().here == 1
 
 
@@ -202,8 +197,8 @@ def test_free_memory_is_that_of_the_container(tmp_path, files, expected):
     for name, text in files.items():
         (cgroup / name).parent.mkdir(parents=True, exist_ok=True)
         (cgroup / name).write_text(f"{text}\n")
-    assert free_memory(proc, cgroup) == expected
+    assert measure_free_memory(proc, cgroup) == expected
 
 
 def test_free_memory_where_the_system_does_not_say(tmp_path):
-    assert 0 < free_memory(tmp_path, tmp_path) < 1 << 50
+    assert 0 < measure_free_memory(tmp_path, tmp_path) < 1 << 50

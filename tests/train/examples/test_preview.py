@@ -5,26 +5,25 @@ import shutil
 import numpy as np
 import pytest
 
-from ssd34.core.labels import LabelSet
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import TrainingError
 from ssd34.train.examples.augment import Augmentation
-from ssd34.train.examples.example import training_sets
-from ssd34.train.examples.loader import Loader
+from ssd34.train.examples.example import make_training_sets
 from ssd34.train.examples.preview import preview
-from tests.conftest import TINY_LABELS, tiny_spec
+from tests.conftest import TINY_LABELS
 from tests.support.cli import invoke
+from tests.support.training import loader_of
 
 STILL = Augmentation(crop=False, expand=0, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
 
 
-def loader_of(dataset, *, spec=None, options=STILL, labels=TINY_LABELS, matcher="iou", sizes=None):
-    spec = spec or tiny_spec()
-    return Loader(
-        training_sets([(dataset, 1.0)], labels), spec=spec, options=options, batch_size=4, seed=0,
-        workers=0, matcher=matcher,
-        size_now=lambda step: sizes[step % len(sizes)] if sizes else spec.image_size,
+def look(dataset, *, shown, sizes=(64,), matcher="iou"):
+    sources = make_training_sets([(dataset, 1.0)], TINY_LABELS)
+    loader = loader_of(
+        None, sources=sources, augmentation=STILL, seed=0, matcher=matcher,
+        size_now=lambda step: sizes[step % len(sizes)],
     )  # fmt: skip
+    return preview(loader, TINY_LABELS, shown=shown)
 
 
 def with_boxes(dataset, boxes):
@@ -47,12 +46,11 @@ def with_boxes(dataset, boxes):
 def test_objects_are_counted_by_size_and_forced_ones_found(shapes):
     """At 64 pixels: a square of 40 pixels lies on a default box; a bar of 60 x 2 pixels and a dot
     of 2 pixels overlap none by half."""
-    spec = tiny_spec()
     large = (0.1875, 0.1875, 0.8125, 0.8125)
     bar = (0.02, 0.5, 0.96, 0.53)
     dot = (0.1, 0.1, 0.13, 0.13)
     dataset = with_boxes(open_dataset(shapes), [large, bar, dot])
-    seen = preview(loader_of(dataset, spec=spec), TINY_LABELS, shown=3)
+    seen = look(dataset, shown=3)
     assert seen.pictures == 4
     rows = {row.side_from: row for row in seen.rows}
     assert (rows[32].objects, rows[32].forced) == (4, 0)
@@ -69,8 +67,8 @@ def test_objects_are_counted_by_size_and_forced_ones_found(shapes):
 def test_under_atss_objects_count_that_at_most_one_default_box_learns(shapes):
     """The bar overlaps none by half, but several fit it."""
     dataset = with_boxes(open_dataset(shapes), [(0.05, 0.4, 0.55, 0.45)])
-    seen = preview(loader_of(dataset, matcher="atss"), TINY_LABELS, shown=1)
-    published = preview(loader_of(dataset), TINY_LABELS, shown=1)
+    seen = look(dataset, matcher="atss", shown=1)
+    published = look(dataset, shown=1)
     [ours] = [row for row in seen.rows if row.side_from == 8]
     [theirs] = [row for row in published.rows if row.side_from == 8]
     assert (theirs.objects, theirs.forced, theirs.default_boxes) == (4, 4, 1)
@@ -79,7 +77,7 @@ def test_under_atss_objects_count_that_at_most_one_default_box_learns(shapes):
 
 
 def test_pictures_of_several_sizes_share_a_sheet(shapes):
-    seen = preview(loader_of(open_dataset(shapes), sizes=(64, 96, 48)), TINY_LABELS, shown=12)
+    seen = look(open_dataset(shapes), sizes=(64, 96, 48), shown=12)
     assert seen.sides == (48, 96)
     assert seen.to_dict()["input_sizes"] == [48, 96]
     assert seen.sheet.size == (4 * 308 + 8, 3 * 308 + 8 + 17)
@@ -87,7 +85,7 @@ def test_pictures_of_several_sizes_share_a_sheet(shapes):
 
 def test_boxes_are_drawn_where_the_objects_are(shapes):
     dataset = with_boxes(open_dataset(shapes), [(0.25, 0.25, 0.75, 0.75)])
-    seen = preview(loader_of(dataset), TINY_LABELS, shown=1)
+    seen = look(dataset, shown=1)
     pixels = np.asarray(seen.sheet)[25:325, 8:308]
     green = (pixels == (48, 209, 88)).all(axis=2)
     # The middle of the right and lower sides; the label covers a part of the others.
@@ -116,9 +114,9 @@ def test_unreadable_pictures_are_named(shapes, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(shapes, broken)
     (broken / "images" / "0001.png").write_text("no picture")
-    seen = preview(loader_of(open_dataset(broken)), TINY_LABELS, shown=2)
+    seen = look(open_dataset(broken), shown=2)
     assert [problem.where for problem in seen.problems] == ["0001.png"]
     for path in (broken / "images").iterdir():
         path.write_text("no picture")
     with pytest.raises(TrainingError, match="no picture could be read; the first: 0"):
-        preview(loader_of(open_dataset(broken)), LabelSet.from_names(TINY_LABELS.names), shown=2)
+        look(open_dataset(broken), shown=2)

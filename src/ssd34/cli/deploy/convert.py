@@ -32,14 +32,16 @@ def convert(*, source: Path, output: Path, spec_name: str | None) -> None:
     require("torch", extra="train", why="reading a .pth file")
     from ssd34.core.labels import COCO_LABELS, LabelSet
     from ssd34.files.checkpoint import Checkpoint, is_named_checkpoint
-    from ssd34.network.pretrained import read_torch_file, weights_from_benchmark
+    from ssd34.network.pretrained import convert_benchmark_weights, read_torch_file
     from ssd34.network.ssd import SSD, load_weights
 
     if not is_named_checkpoint(output):
         raise OptionError(f"{output}: expected a name that ends in .safetensors")
     check_outputs((output,), files=(source,))
     wanted = named_spec(spec_name) if spec_name else None
-    spec, weights = weights_from_benchmark(read_torch_file(source), source=str(source), spec=wanted)
+    spec, weights = convert_benchmark_weights(
+        read_torch_file(source), source=str(source), spec=wanted
+    )
     try:
         load_weights(SSD(spec), weights, source=str(source))
     except CheckpointError as error:

@@ -29,8 +29,15 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
     help="NMS policy of the file; the next three options change its values. ONNX cannot express "
     "the mlperf policies: --tail none leaves the choice to detect and evaluate.",
 )  # fmt: skip
-@click.option("--score", type=click.FloatRange(0, 1), help="Score threshold in the file.")
-@click.option("--iou", type=click.FloatRange(0, 1), help="IoU threshold of the NMS in the file.")
+@click.option(
+    "--score", "score_threshold", type=click.FloatRange(0, 1), help="Score threshold in the file."
+)
+@click.option(
+    "--iou",
+    "iou_threshold",
+    type=click.FloatRange(0, 1),
+    help="IoU threshold of the NMS in the file.",
+)
 @click.option("--max-detections", type=click.IntRange(1), help="Most detections in a picture.")
 @click.option(
     "--batch", metavar="N|dynamic", help="Pictures at once. [default: 1; dynamic for --tail none]"
@@ -51,12 +58,10 @@ def export(
     opset: str,
     tail: str,
     policy_name: str,
-    score: float | None,
-    iou: float | None,
-    max_detections: int | None,
     batch: str | None,
     image_input: str,
     weight_format: str,
+    **changes: float | None,
 ) -> None:
     """Write a checkpoint as an ONNX file that ssd34 detect and any ONNX runtime can run.
 
@@ -69,7 +74,6 @@ def export(
     from ssd34.deploy.graph.export import ExportOptions
     from ssd34.workflows.export import export as write
 
-    changes = {"score_threshold": score, "iou_threshold": iou, "max_detections": max_detections}
     given = {name: value for name, value in changes.items() if value is not None}
     if tail == "none" and (given or policy_name != "zoo"):
         raise OptionError("--tail none: the file has no policy to change; leave those options out")
@@ -89,10 +93,10 @@ def export(
 
 
 def _opset(text: str) -> int:
-    from ssd34.deploy.graph.opsets import newest_opset
+    from ssd34.deploy.graph.opsets import find_newest_opset
 
     if text == "newest":
-        return newest_opset()
+        return find_newest_opset()
     if not text.isdecimal():
         raise OptionError(f"--opset {text}: expected a number or 'newest'")
     return int(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -35,14 +36,7 @@ from ssd34.zoo.catalogue import PUBLISHED
     "ours.",
 )  # fmt: skip
 def package(
-    *,
-    model: str,
-    output: Path,
-    picture: Path,
-    name: str | None,
-    measured: tuple[Path, ...],
-    replace: bool,
-    licence: str | None,
+    *, model: str, output: Path, picture: Path, licence: str | None, **options: Any
 ) -> None:
     """Write MODEL in the form of the ONNX Model Zoo.
 
@@ -67,10 +61,8 @@ def package(
         model_path(model),
         output=output,
         picture=read_image(picture),
-        name=name,
-        measured=measured,
-        replace=replace,
         licence=licence,
+        **options,
     )
     for file in (written.model, written.tarball, written.manifest, written.card):
         click.echo(f"{file}: {file.stat().st_size} bytes")

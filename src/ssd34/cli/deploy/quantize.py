@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ssd34.cli.console import duration, ends_as_interrupted, errors
+from ssd34.cli.console import (
+    Renamed,
+    coco_names_option,
+    duration,
+    ends_as_interrupted,
+    errors,
+    threads_option,
+)
 from ssd34.core.postprocess import POLICIES
-from ssd34.errors import OptionError, require
+from ssd34.errors import require
 from ssd34.text import counted
 from ssd34.workflows.outputs import check_outputs
 
@@ -31,7 +38,7 @@ FORMATS = {
 IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 
 
-SETTINGS = {
+FORMER = {
     "--drop": "criterion.drop",
     "--pictures": "calibration.pictures",
     "--ranges": "quantization.ranges",
@@ -42,32 +49,21 @@ SETTINGS = {
     "--rounds": "rounds",
     "--exit": "search.exit",
 }
-"""Former options, and the settings of the configuration that took their place."""
+"""Former options, and the settings that took their place."""
 
 
-class QuantizeCommand(click.Command):
-    """A command whose former options name the settings that took their place."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click; args: what follows the command's name."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            setting = SETTINGS.get(error.option_name)
-            if setting is None:
-                raise
-            raise OptionError(
-                f"{error.option_name} is a setting now: write {setting} into a file and give it "
-                "as --config FILE.yaml"
-            ) from None
+class _Quantize(Renamed):
+    @staticmethod
+    def now(option: str) -> str | None:
+        """The setting that took the option's place."""
+        setting = FORMER.get(option)
+        return setting and f"write {setting} into a file and give it as --config FILE.yaml"
 
 
-@click.command(
-    cls=QuantizeCommand, short_help="Write an int8 file that is proven accurate and faster."
-)
+@click.command(cls=_Quantize, short_help="Write an int8 file that is proven accurate and faster.")
 @click.argument("model")
 @click.option("--data", required=True, metavar="PATH", help="Pictures and boxes to measure AP on.")
-@click.option("--coco-names", is_flag=True, help="Use COCO's names for VOC's classes.")
+@coco_names_option
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N",
     help="Only the first N pictures of --data, those that calibrate included.",
@@ -92,32 +88,27 @@ class QuantizeCommand(click.Command):
     "picture of --data, which is then not measured on]",
 )  # fmt: skip
 @click.option(
-    "--policy", "policy_name", type=click.Choice(IN_GRAPH), default="zoo",
-    help="NMS policy of the files. ONNX cannot express the mlperf policies.",
+    "--policy", type=click.Choice(IN_GRAPH),
+    help="NMS policy of the files. ONNX cannot express the mlperf policies. [default: zoo, with "
+    "the score threshold of MODEL's own NMS]",
 )  # fmt: skip
 @click.option("--max-trials", type=int, help="Most trials. [default: 20]")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Start no trial after this time.")
 @click.option("--resume", is_flag=True, help="Continue with the trials in --output.")
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
-)
+@threads_option
 def quantize(
     *,
     model: str,
     data: str,
-    coco_names: bool,
-    limit: int | None,
     output: Path,
     config: Path | None,
     form: str | None,
     max_drop: float | None,
     min_speedup: float | None,
     calibration: str | None,
-    policy_name: str,
     max_trials: int | None,
     timeout: float | None,
-    resume: bool,
-    threads: int | None,
+    **options: Any,
 ) -> None:
     """Quantize MODEL to int8, and write the file only if it is proven accurate and faster.
 
@@ -132,7 +123,6 @@ def quantize(
     """
     require("onnx", extra="quantize", why="quantization")
     require("msgspec", extra="quantize", why="quantization")
-    require("hotcoco", extra="quantize", why="the measurement of AP")
     from ssd34.deploy.search.config import QuantizeConfig, read_config
     from ssd34.workflows.quantize import WRITTEN
     from ssd34.workflows.quantize import quantize as search
@@ -148,10 +138,7 @@ def quantize(
     if config:
         check_outputs([output / name for name in WRITTEN], files=[config], made=(output,))
     with ends_as_interrupted(), _screen() as screen:
-        found = search(
-            model, data, output, settings, coco_names=coco_names, limit=limit, policy=policy_name,
-            resume=resume, threads=threads, listener=screen,
-        )  # fmt: skip
+        found = search(model, data, output, settings, listener=screen, **options)
     _print(found)
     if not found.files:
         raise SystemExit(NOTHING_ACCEPTABLE)
@@ -160,10 +147,10 @@ def quantize(
 @contextmanager
 def _screen() -> Iterator[Listener]:
     """Bars, trials and warnings on stderr."""
-    from ssd34.cli.evaluate.print_scores import Screen
+    from ssd34.cli.evaluate.print_scores import EvaluateScreen
     from ssd34.workflows.quantize import Listener
 
-    class TrialScreen(Screen, Listener):
+    class TrialScreen(EvaluateScreen, Listener):
         def noted(self, message: str) -> None:
             errors.print(message, markup=False, soft_wrap=True)
 
@@ -219,6 +206,9 @@ def _print(found: Quantized) -> None:
                 trial.verdict,
             )
     out.print(table)
+    if found.seen is not None:
+        out.print(f"{found.seen} of {counted(found.pictures, 'picture')} measured on were seen in "
+                  "training", soft_wrap=True)  # fmt: skip
     for form, outcome in found.outcomes.items():
         if form in found.files:
             kept = "" if outcome.accepted else "kept from before, as it passes the gate; now "

@@ -6,22 +6,22 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import warn
+from ssd34.cli.console import threads_option, warn
 from ssd34.errors import require
 from ssd34.files.atomic import write_text
 from ssd34.workflows.outputs import check_outputs
-from ssd34.zoo.catalogue import PUBLISHED, published
-from ssd34.zoo.names import cache_path, cached_model
+from ssd34.zoo.catalogue import PUBLISHED, find_published
+from ssd34.zoo.names import cache_path, find_cached_model
 
 if TYPE_CHECKING:
-    from ssd34.deploy.publish.checks import Check, Verification
+    from ssd34.deploy.publish.checks import FileCheck, Verification
 
 FAILED = 3
 _RESULTS = {
@@ -40,9 +40,7 @@ _SHOWN_LINES = 12
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), help="Write every check and mismatch."
 )
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
-)
+@threads_option
 def verify(
     *,
     target: str,
@@ -64,8 +62,9 @@ def verify(
 
     check_outputs((json_file,), files=_read_by_verify(target, manifest), models=(target,))
     found = _verified(
-        target, manifest=manifest, require=require_test_data, threads=threads or thread_budget()
-    )
+        target, manifest=manifest, require_test_data=require_test_data,
+        threads=threads or thread_budget(),
+    )  # fmt: skip
     for verification in found:
         _print(verification, target if len(found) == 1 else str(verification.file))
     if json_file:
@@ -104,40 +103,31 @@ def _read_by_verify(target: str, manifest: Path | None) -> Iterator[Path]:
         yield from path.parent.glob("test_data_set_*/*.pb")
 
 
-def _verified(
-    target: str, *, manifest: Path | None, require: bool, threads: int
-) -> list[Verification]:
+def _verified(target: str, *, manifest: Path | None, **how: Any) -> list[Verification]:
     from ssd34.deploy.publish.verify import verify, verify_folder
     from ssd34.zoo.names import model_path
 
     if target in PUBLISHED and manifest is None:
-        return [verify_published(target, require_test_data=require, threads=threads)]
+        return [verify_published(target, **how)]
     if os.path.isdir(target):
-        return verify_folder(
-            Path(target), manifest=manifest, require_test_data=require, threads=threads
-        )
-    path = model_path(target)
-    return [verify(path, manifest=manifest, require_test_data=require, threads=threads)]
+        return verify_folder(Path(target), manifest=manifest, **how)
+    return [verify(model_path(target), manifest=manifest, **how)]
 
 
 def verify_published(
     name: str, *, require_test_data: bool = False, threads: int = 1
 ) -> Verification:
     """Check a published model that is on this machine: it has to be the very file that was
-    published. The test data of its archive are replayed if it has been pulled, too.
-
-    Raises:
-        ModelError: no such model, or it is not on this machine.
-        OSError: something cannot be read.
-    """
+    published. The test data of its archive are replayed if it has been pulled, too. ModelError: no
+    such model, or it is not here."""
     from ssd34.deploy.publish.manifest import Expected, Stated
     from ssd34.deploy.publish.verify import verify_against
 
-    model = published(name)
+    model = find_published(name)
     file, packed = model.model, model.test_data
     archive = cache_path(packed) if packed else None
     # Of another size it is not the published file; the checks say so better than an error.
-    path = cache_path(file) if cache_path(file).is_file() else cached_model(name)
+    path = cache_path(file) if cache_path(file).is_file() else find_cached_model(name)
     expected = Expected(
         source="the catalogue",
         model=Stated(file.size, file.sha256),
@@ -145,12 +135,9 @@ def verify_published(
         lacking="the catalogue says nothing of inputs and outputs",
         remedy=f"fetch it again with: ssd34 models pull {name}",
     )
+    archive = archive if archive and archive.is_file() else None
     return verify_against(
-        path,
-        archive if archive and archive.is_file() else None,
-        expected,
-        require_test_data=require_test_data,
-        threads=threads,
+        path, archive, expected, require_test_data=require_test_data, threads=threads
     )
 
 
@@ -164,7 +151,7 @@ def _print(verification: Verification, title: str) -> None:
     Console(highlight=False, emoji=False).print(table)
 
 
-def _shortened(check: Check) -> str:
+def _shortened(check: FileCheck) -> str:
     lines = check.detail.splitlines()
     more = len(lines) - _SHOWN_LINES
     if more > 0:

@@ -11,7 +11,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ssd34.cli.console import PARTLY, progress_bar, warn
+from ssd34.cli.console import (
+    PARTLY,
+    coco_names_option,
+    json_option,
+    progress_bar,
+    threads_option,
+    warn,
+)
 from ssd34.cli.data.group import open_warned, warn_of_unknown_classes
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.datasets.dataset import Dataset, Problem, fingerprint
@@ -36,7 +43,7 @@ if TYPE_CHECKING:
     "--test", "test_data", metavar="PATH",
     help="Other pictures to measure on. All of --data is then fitted. [default: half of --data]",
 )  # fmt: skip
-@click.option("--coco-names", is_flag=True, help="Use COCO's names for VOC's classes.")
+@coco_names_option
 @click.option(
     "--limit", type=click.IntRange(2), metavar="N", help="Only N random pictures of --data."
 )
@@ -51,13 +58,8 @@ if TYPE_CHECKING:
     "--policy", "policy_name", type=click.Choice(list(POLICIES)), default="zoo",
     help="NMS policy to measure with.",
 )  # fmt: skip
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write all numbers.",
-)  # fmt: skip
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
-)
+@json_option
+@threads_option
 def calibrate(
     *,
     model: str,
@@ -96,7 +98,7 @@ def calibrate(
     everything = open_warned(data, coco_names=coco_names)
     if limit and limit < len(everything):
         some = np.random.default_rng(seed).permutation(len(everything))[:limit]
-        everything = choose_samples(everything, np.sort(some))
+        everything = choose_samples(everything, some)
     if test_data is None:
         fit, held_out = split_in_halves(everything, seed=seed)
         split = f"one half of {data} by chance (seed {seed}) fitted, the other measured"
@@ -139,13 +141,13 @@ def calibrate(
 
 def _read(model: str) -> tuple[Path, Checkpoint]:
     """A checkpoint with all that is in it, or the one in an exported file."""
-    from ssd34.workflows.training.new_run import checkpoint_from_onnx
-    from ssd34.zoo.names import float_file
+    from ssd34.workflows.training.new_run import read_onnx_checkpoint
+    from ssd34.zoo.names import find_float_file
 
-    path = float_file(model)
+    path = find_float_file(model)
     if is_named_checkpoint(path):
         return path, read_checkpoint(path, training=True)
-    return path, checkpoint_from_onnx(path)
+    return path, read_onnx_checkpoint(path)
 
 
 def _show(found: CalibratedScores, fit: Dataset, held_out: Dataset) -> None:

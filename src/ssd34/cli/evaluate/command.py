@@ -9,11 +9,23 @@ from typing import Any
 
 import click
 
-from ssd34.cli.console import PARTLY, engine_option, errors
-from ssd34.cli.evaluate.print_scores import Screen, print_comparison, print_score, print_scores
+from ssd34.cli.console import (
+    PARTLY,
+    coco_names_option,
+    engine_option,
+    errors,
+    json_option,
+    threads_option,
+)
+from ssd34.cli.evaluate.print_scores import (
+    EvaluateScreen,
+    print_comparison,
+    print_score,
+    print_scores,
+)
 from ssd34.core.postprocess import POLICIES
 from ssd34.core.preprocess import CARD, PREPROCESSINGS
-from ssd34.errors import OptionError, require
+from ssd34.errors import OptionError
 from ssd34.evaluate.metrics.score import METRICS
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.workflows import evaluate as workflow
@@ -35,7 +47,7 @@ class _Preprocessing(click.Choice[str]):
 @click.argument("model", required=False)
 @click.option("--data", required=True, metavar="PATH", help="Pictures and boxes, as for train.")
 @click.option(
-    "--policy", "policy_name", type=click.Choice([*POLICIES, workflow.ALL]),
+    "--policy", type=click.Choice([*POLICIES, workflow.ALL]),
     help="NMS policy, instead of the file's own. all: every one, side by side. "
     "[default: the file's own, zoo where it has none]",
 )  # fmt: skip
@@ -43,23 +55,20 @@ class _Preprocessing(click.Choice[str]):
     "--class", "classes", multiple=True, metavar="NAME",
     help="Count only this class; may be repeated.",
 )  # fmt: skip
-@click.option("--coco-names", is_flag=True, help="Use COCO's names for VOC's classes.")
+@coco_names_option
 @click.option(
     "--preprocess", "preprocessing", type=_Preprocessing(PREPROCESSINGS),
     help="card: as published, bit for bit. fast: less work on large pictures. [default: card]",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write all numbers.",
-)  # fmt: skip
+@json_option
 @click.option(
     "--detections", type=click.Path(path_type=Path), metavar="FILE",
     help="With MODEL: write its detections as COCO results into a new FILE. Without MODEL: score "
     "the detections in FILE.",
 )  # fmt: skip
 @click.option(
-    "--report", "report_folder", type=click.Path(path_type=Path), metavar="DIR",
+    "--report", type=click.Path(path_type=Path), metavar="DIR",
     help="Write a page with curves, errors and pictures, and all plots with their numbers.",
 )  # fmt: skip
 @click.option(
@@ -84,31 +93,21 @@ class _Preprocessing(click.Choice[str]):
     help="Resume an interrupted evaluation from the partial file beside the first output.",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="With MODEL: replace the FILE of --detections.")
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
-)
+@threads_option
 @engine_option
 def evaluate(
     *,
     model: str | None,
     data: str,
-    policy_name: str | None,
-    preprocessing: str | None,
-    classes: tuple[str, ...],
-    coco_names: bool,
-    limit: int | None,
-    json_file: Path | None,
-    detections: Path | None,
-    report_folder: Path | None,
-    report_classes: tuple[str, ...],
     compare: tuple[Path, Path] | None,
-    metric: str,
-    resamples: int,
-    seed: int,
-    resume: bool,
-    overwrite: bool,
+    policy: str | None,
+    preprocessing: str | None,
     threads: int | None,
     engine: str | None,
+    detections: Path | None,
+    overwrite: bool,
+    resume: bool,
+    **scoring: Any,
 ) -> None:
     """Measure MODEL on annotated pictures with COCO's box metrics.
 
@@ -118,35 +117,19 @@ def evaluate(
 
     Example: ssd34 evaluate mine.onnx --data val.zip --json ap.json
     """
-    require("hotcoco", extra="evaluate", why="evaluation")
-
     scored = detections if model is None and compare is None else None
-    _check_options(
-        {"MODEL": model, "--detections": detections, "--report": report_folder} if compare else {},
-        {
-            "--policy": policy_name,
-            "--preprocess": preprocessing,
-            "--threads": threads,
-            "--engine": engine,
-            "--resume": resume or None,
-            "--overwrite": overwrite or None,
-        }
-        if compare or scored
-        else {},
-    )
-    scoring: dict[str, Any] = {
-        "classes": classes,
-        "coco_names": coco_names,
-        "limit": limit,
-        "json_file": json_file,
-        "report": report_folder,
-        "report_classes": report_classes,
-        "metric": metric,
-        "resamples": resamples,
-        "seed": seed,
-        "command": shlex.join(["ssd34", *sys.argv[1:]]),
-    }
-    with Screen() as screen:
+    if compare:
+        _refuse(
+            {"MODEL": model, "--detections": detections}, "--compare takes two files of detections"
+        )
+    if compare or scored:
+        of_a_model = {
+            "--policy": policy, "--preprocess": preprocessing, "--threads": threads,
+            "--engine": engine, "--resume": resume or None, "--overwrite": overwrite or None,
+        }  # fmt: skip
+        _refuse(of_a_model, "no model runs here")
+    scoring["command"] = shlex.join(["ssd34", *sys.argv[1:]])
+    with EvaluateScreen() as screen:
         if compare:
             compared = workflow.compare_detections(
                 compare, data, workflow.ScoringOptions(**scoring), listener=screen
@@ -158,7 +141,7 @@ def evaluate(
         else:
             options = workflow.EvaluateOptions(
                 **scoring,
-                policy=policy_name,
+                policy=policy,
                 preprocessing=preprocessing or CARD,
                 threads=threads,
                 engine=engine or DEFAULT_ENGINE,
@@ -173,7 +156,7 @@ def evaluate(
         if compared.problems:
             raise SystemExit(PARTLY)
         return
-    if policy_name == workflow.ALL:
+    if policy == workflow.ALL:
         print_scores(measured.scores, title=measured.title)
     else:
         print_score(measured.score, title=measured.title)
@@ -183,11 +166,7 @@ def evaluate(
         raise SystemExit(PARTLY)
 
 
-def _check_options(with_compare: dict[str, Any], without_model: dict[str, Any]) -> None:
-    for given, why in (
-        (with_compare, "--compare takes two files of detections"),
-        (without_model, "no model runs here"),
-    ):
-        for name, value in given.items():
-            if value is not None:
-                raise OptionError(f"{name} {value}: {why}; leave it out")
+def _refuse(given: dict[str, Any], why: str) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise OptionError(f"{name} {value}: {why}; leave it out")

@@ -16,7 +16,7 @@ from rich.text import Text
 from ssd34.cli.console import errors, progress_bar, warn, warn_of_problems
 from ssd34.datasets.dataset import Dataset
 from ssd34.evaluate.metrics.bootstrap import FEWEST_PICTURES, Interval
-from ssd34.evaluate.metrics.comparison import Comparison, Difference
+from ssd34.evaluate.metrics.comparison import Difference, Differences
 from ssd34.evaluate.metrics.score import Score
 from ssd34.workflows.evaluate import Listener
 
@@ -24,7 +24,7 @@ SHOWN_CLASSES = 8
 FEW = f"no interval where objects lie in fewer than {FEWEST_PICTURES} pictures"
 
 
-class Screen(Listener):
+class EvaluateScreen(Listener):
     """Bars and warnings on stderr. Use it as a context manager."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ def print_scores(scores: Mapping[str, Score], *, title: str) -> None:
     _print(_titled(title, some), table)
 
 
-def print_comparison(found: Comparison, *, title: str, names: tuple[str, str]) -> None:
+def print_comparison(found: Differences, *, title: str, names: tuple[str, str]) -> None:
     """Differences of AP, and the classes that gained and lost most."""
     table = Table("metric", "A", "B", "B - A")
     if found.resamples:
@@ -126,7 +126,7 @@ def print_comparison(found: Comparison, *, title: str, names: tuple[str, str]) -
     _print(title, table, f"A: {names[0]}", f"B: {names[1]}", *_notes(found))
 
 
-def _notes(found: Comparison) -> tuple[str, ...]:
+def _notes(found: Differences) -> tuple[str, ...]:
     """What the intervals of a comparison mean."""
     if not found.resamples:
         return ()

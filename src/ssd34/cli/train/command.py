@@ -6,48 +6,37 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
-from ssd34.cli.console import INTERRUPTED
+from ssd34.cli.console import INTERRUPTED, Renamed
 from ssd34.cli.train.preview import show_preview
-from ssd34.cli.train.screen import Screen
+from ssd34.cli.train.screen import TrainScreen
 from ssd34.core.spec import SPECS
 from ssd34.errors import OptionError
 from ssd34.workflows import train as workflow
 from ssd34.workflows.training.job import DEVICES, TrainJob
 
 
-class TrainCommand(click.Command):
-    """A command whose former options name the settings that took their place."""
+class _Train(Renamed):
+    @staticmethod
+    def now(option: str) -> str | None:
+        """The setting that took the option's place."""
+        from ssd34.train.settings.settings import FORMER_OPTIONS, SETTINGS
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click; args: what follows the command's name."""
-        given = list(args)
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            from ssd34.train.settings.settings import SETTINGS, setting_of_option
-
-            option = error.option_name
-            key = setting_of_option(option)
-            if key is None:
-                raise
-            if bool in (SETTINGS[key], *get_args(SETTINGS[key])):
-                value = "false" if option.startswith("--no-") else "true"
-            else:
-                at = next(n for n, text in enumerate(given) if text.split("=")[0] == option)
-                value = "".join(given[at].split("=", 1)[1:] or given[at + 1 : at + 2]) or "VALUE"
-            raise OptionError(f"{option} is a setting now: --set {key}={value}") from None
+        name = option.removeprefix("--").replace("-", "_")
+        key = FORMER_OPTIONS.get(name, name)
+        value = "false" if name.startswith("no_") else "VALUE"
+        return f"use --set {key}={value}" if key in SETTINGS else None
 
 
-@click.command(cls=TrainCommand, short_help="Train a detector on your pictures.")
+@click.command(cls=_Train, short_help="Train a detector on your pictures.")
 @click.option(
     "--data", "data", multiple=True, required=True, metavar="PATH[=WEIGHT]",
     help="Pictures to learn from; may be repeated. WEIGHT: how often an epoch shows each.",
 )  # fmt: skip
-@click.option("--val", required=True, metavar="PATH", help="Pictures to measure on.")
+@click.option("--val", metavar="PATH", help="Pictures to measure on.  [required]")
 @click.option(
     "--recipe", metavar="NAME",
     help="Values of all other settings: small-data, fine-tune, benchmark, benchmark-256, or the "
@@ -101,7 +90,7 @@ class TrainCommand(click.Command):
 )  # fmt: skip
 def train(
     data: tuple[str, ...],
-    val: str,
+    val: str | None,
     recipe: str | None,
     assignments: tuple[str, ...],
     output: Path,
@@ -125,6 +114,11 @@ def train(
 
     Example: ssd34 train --data mine.zip --val val.zip --output runs/mine
     """
+    if val is None:
+        raise OptionError(
+            "expected --val PATH, pictures to measure on that are not trained on; to divide one "
+            f"data set: ssd34 data split {data[0].partition('=')[0]} NEW_FOLDER"
+        )
     workflow.load_libraries(workers=flags["workers"] != 0 and not shown)
     job = TrainJob(
         data=data,
@@ -138,7 +132,7 @@ def train(
         threads=threads,
         command=shlex.join(sys.argv[1:]),
     )
-    with Screen() as screen:
+    with TrainScreen() as screen:
         if shown:
             show_preview(job, shown=shown, listener=screen)
             return
@@ -157,11 +151,11 @@ def _settings_of(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[s
     Raises:
         OptionError: one was given twice, or one of ``--set`` is none.
     """
-    from ssd34.train.settings.settings import parsed_setting
+    from ssd34.train.settings.settings import parse_setting
 
     given = {name: value for name, value in flags.items() if value is not None}
     for text in assignments:
-        key, value = parsed_setting(text)
+        key, value = parse_setting(text)
         if key in given:
             raise OptionError(f"expected {key} once, got it again as --set {text}")
         given[key] = value

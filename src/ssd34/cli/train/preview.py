@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -39,11 +40,7 @@ def show_preview(job: TrainJob, *, shown: int, listener: Listener) -> None:
     loader = Loader(
         planned.sources,
         spec=spec,
-        options=options.augmentation,
-        matcher=options.matcher,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        workers=0,
+        options=dataclasses.replace(options, workers=0, cache_mb=0),
         size_now=size_now,
     )
     seen = preview(loader, planned.labels, shown=shown)

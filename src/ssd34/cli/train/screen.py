@@ -18,14 +18,7 @@ from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import (
-    download_bar,
-    duration,
-    errors,
-    progress_bar,
-    warn,
-    warn_of_problems,
-)
+from ssd34.cli.console import download_bar, duration, errors, progress_bar, warn, warn_of_problems
 from ssd34.train.progress import Listener
 
 if TYPE_CHECKING:
@@ -39,7 +32,7 @@ REFRESH_SECONDS = 0.25
 SHOWN_EVALUATIONS = 8
 
 
-class Evaluation(NamedTuple):
+class EvaluationRow(NamedTuple):
     """A row of the table."""
 
     epoch: float
@@ -48,91 +41,25 @@ class Evaluation(NamedTuple):
     ap50: float
 
 
-class LiveTable:
-    """The run so far, drawn when something happens, at most four times a second. What was drawn
-    last stays when training ends, however it ends."""
-
-    def __init__(self, console: Console, history: Sequence[Mapping[str, Any]] = ()) -> None:
-        """
-        Args:
-            console: where to draw.
-            history: records of a resumed run.
-        """
-        self._where = self._means = self._measuring = ""
-        self._drawn_at = 0.0
-        per_epoch = next((r["batches_per_epoch"] for r in history if r["event"] == "step"), 1)
-        self._evaluations = [
-            Evaluation(record["step"] / per_epoch, record["step"], *_numbers(record["summary"]))
-            for record in history
-            if record["event"] == "evaluation"
-        ]
-        # There is no thread that draws.
-        self.live = Live(console=console, auto_refresh=False, get_renderable=self._drawn)
-
-    def stepped(self, step: int, share: float) -> None:
-        """A step was made."""
-        self._where = f"step {step}  {share:.1%}"
-        self._draw()
-
-    def progress(self, now: Progress) -> None:
-        """New means."""
-        self._means = _in_words(now)
-        self.stepped(now.step, now.share)
-
-    def evaluating(self, done: int, total: int) -> None:
-        """Pictures measured so far."""
-        self._measuring = f"evaluating {done}/{total}"
-        self._draw()
-
-    def evaluated(self, epoch: float, step: int, metrics: CocoMetrics) -> None:
-        """A result."""
-        self._measuring = ""
-        self._evaluations.append(Evaluation(epoch, step, *_numbers(metrics.summary)))
-        self._draw(now=True)
-
-    def problem(self, problem: Problem) -> None:
-        """A picture was left out; it is told above the table."""
-        text = "".join(c if c.isprintable() else "?" for c in str(problem))
-        self.live.console.print(Text(f"warning: {text}"))
-
-    def _draw(self, *, now: bool = False) -> None:
-        if now or time.monotonic() - self._drawn_at >= REFRESH_SECONDS:
-            self._drawn_at = time.monotonic()
-            self.live.refresh()
-
-    def _drawn(self) -> Group:
-        """Where the run is, the last evaluations, and the best one if it was earlier."""
-        best = max(self._evaluations, key=lambda one: one.ap, default=None)
-        shown = self._evaluations[-SHOWN_EVALUATIONS:]
-        if best and best not in shown:
-            shown = [best, *shown[1:]]
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for name in ("epoch", "step", "AP", "AP50"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for one in shown:
-            table.add_row(
-                f"{one.epoch:.4g}", str(one.step), f"{one.ap:.4f}", f"{one.ap50:.4f}",
-                style="bold green" if one is best else None,
-            )  # fmt: skip
-        lines = [Text(line) for line in (self._where, self._means, self._measuring) if line]
-        return Group(*lines, *([table] if shown else []))
-
-
-class Screen(Listener):
+class TrainScreen(Listener):
     """A live table where somebody watches, else a line every few seconds.
 
     Use it as a context manager. From `ready` to `ended` Ctrl-C or SIGTERM asks the run to stop
-    after its step; a second Ctrl-C stops at once. The last state of the table stays.
+    after its step; a second Ctrl-C stops at once. The table is drawn when something happens, at
+    most four times a second, and its last state stays, however training ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console = errors) -> None:
         super().__init__()
-        self._live: LiveTable | None = None
+        self._console = console
+        self._live: Live | None = None
         self._open = ExitStack()
         self._bar: tuple[str, ProgressBar, TaskID] | None = None
-        self._printed = 0.0
+        self._printed = self._drawn_at = 0.0
         self._step = 0
         self._asked = False
+        self._where = self._means = self._measuring = ""
+        self._evaluations: list[EvaluationRow] = []
 
     def __enter__(self) -> Self:
         return self
@@ -170,14 +97,25 @@ class Screen(Listener):
         for line in facts:
             errors.print(line, markup=False, soft_wrap=True)
         if sys.stderr.isatty() and not errors.is_dumb_terminal:
-            self._live = LiveTable(errors, history)
+            self.watch(history)
+
+    def watch(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Prepare the table, with the evaluations in the records of a resumed run."""
+        per_epoch = next((r["batches_per_epoch"] for r in history if r["event"] == "step"), 1)
+        self._evaluations = [
+            EvaluationRow(record["step"] / per_epoch, record["step"], *_numbers(record["summary"]))
+            for record in history
+            if record["event"] == "evaluation"
+        ]
+        # There is no thread that draws.
+        self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._drawn)
 
     def ready(self) -> None:
         """Start to draw, and take signals."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._open.callback(signal.signal, number, signal.signal(number, self._ask))
         if self._live:
-            self._open.enter_context(self._live.live)
+            self._open.enter_context(self._live)
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         if self._asked:
@@ -194,36 +132,60 @@ class Screen(Listener):
 
     def stepped(self, step: int, share: float) -> None:
         """Count a step."""
-        self._step = step
-        if self._live:
-            self._live.stepped(step, share)
+        self._step, self._where = step, f"step {step}  {share:.1%}"
+        self._draw()
 
     def progress(self, now: Progress) -> None:
         """Show where the run stands."""
         if self._live:
-            self._live.progress(now)
+            self._means = _in_words(now)
+            self.stepped(now.step, now.share)
         elif time.monotonic() - self._printed >= PRINT_SECONDS:
             self._printed = time.monotonic()
             _print(f"{now.share:6.1%}  step {now.step}  {_in_words(now)}")
 
     def evaluating(self, done: int, total: int) -> None:
         """Show how far an evaluation is."""
-        if self._live:
-            self._live.evaluating(done, total)
+        self._measuring = f"evaluating {done}/{total}"
+        self._draw()
 
     def evaluated(self, epoch: float, metrics: CocoMetrics) -> None:
         """Show a result; it stays."""
-        if self._live:
-            self._live.evaluated(epoch, self._step, metrics)
-        else:
+        self._measuring = ""
+        self._evaluations.append(EvaluationRow(epoch, self._step, *_numbers(metrics.summary)))
+        self._draw(now=True)
+        if not self._live:
             _print(f"epoch {epoch:.4g}: AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}")
 
     def problem(self, problem: Problem) -> None:
-        """Show a picture that was left out."""
+        """Show a picture that was left out, above the table."""
         if self._live:
-            self._live.problem(problem)
+            text = "".join(c if c.isprintable() else "?" for c in str(problem))
+            self._console.print(Text(f"warning: {text}"))
         else:
             warn(str(problem))
+
+    def _draw(self, *, now: bool = False) -> None:
+        if self._live and (now or time.monotonic() - self._drawn_at >= REFRESH_SECONDS):
+            self._drawn_at = time.monotonic()
+            self._live.refresh()
+
+    def _drawn(self) -> Group:
+        """Where the run is, the last evaluations, and the best one if it was earlier."""
+        best = max(self._evaluations, key=lambda one: one.ap, default=None)
+        shown = self._evaluations[-SHOWN_EVALUATIONS:]
+        if best and best not in shown:
+            shown = [best, *shown[1:]]
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for name in ("epoch", "step", "AP", "AP50"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for one in shown:
+            table.add_row(
+                f"{one.epoch:.4g}", str(one.step), f"{one.ap:.4f}", f"{one.ap50:.4f}",
+                style="bold green" if one is best else None,
+            )  # fmt: skip
+        lines = [Text(line) for line in (self._where, self._means, self._measuring) if line]
+        return Group(*lines, *([table] if shown else []))
 
 
 def _in_words(now: Progress) -> str:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from ssd34.datasets.check.check import Finding
 from ssd34.datasets.dataset import Dataset, Kind, Sample
 from ssd34.errors import ImageError
-from ssd34.images.draw import Words, grid, wrap
+from ssd34.images.draw import Words, draw_grid, wrap
 from ssd34.images.read import read_image
 
 Box = tuple[float, float, float, float]
@@ -67,7 +67,7 @@ def draw_contact_sheet(findings: Sequence[Finding], *, most: int) -> Image.Image
     if alone := sum(finding.sample is None for finding in findings):
         title += f"; findings without a picture: {alone}"
     several = len({finding.dataset.name for finding in findings}) > 1
-    return grid(
+    return draw_grid(
         [_picture(tile) for tile in shown],
         [_caption(tile, several=several) for tile in shown],
         head=([(_INK, title)], [(_RED, "red: in question"), (_OTHER, "blue: other boxes")]),

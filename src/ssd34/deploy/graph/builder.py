@@ -1,8 +1,5 @@
-"""What ONNX graphs are built with.
-
-Nothing is traced: one source writes every opset, nodes are named after the layer they come
-from (``backbone.layer3.0.conv1``), and torch is not needed.
-"""
+"""What ONNX graphs are built with; nodes are named after their layers
+(``backbone.layer3.0.conv1``)."""
 
 from __future__ import annotations
 
@@ -82,10 +79,10 @@ class GraphBuilder:
         return self.node("Slice", name, [x, *parts])
 
     def weight(self, name: str, value: NDArray[np.float32]) -> str:
-        """Add a convolution's weight in the builder's storage format.
+        """Add a convolution's weight (O, I, K, K) in the builder's storage format.
 
-        The smaller formats are turned into float32 by operators that ONNX Runtime computes once,
-        when it loads the file: they save bytes on disk and cost nothing at run time.
+        Smaller formats are turned into float32 by operators that ONNX Runtime computes once, when
+        it loads the file: they cost nothing at run time.
         """
         if self.weight_format == "float32":
             return self.constant(name, value)
@@ -114,26 +111,17 @@ def add_float_layer(builder: GraphBuilder, layer: Layer, inputs: Sequence[str]) 
 
 
 def add_flattened_head(builder: GraphBuilder, spec: ModelSpec, layer: Layer, value: str) -> None:
-    """Add ``<layer>.flat``, a head's output as (N, 4 or channels, boxes).
-
-    Args:
-        builder: receives the node.
-        spec: the network.
-        layer: the head.
-        value: the name of its float32 output (N, boxes of a cell * channels, H, W).
-    """
+    """Add ``<layer>.flat``, a head's float32 `value` (N, boxes of a cell * channels, H, W) as (N, 4
+    or channels, boxes)."""
     channels = 4 if layer.head == "loc" else spec.num_channels
     shape = builder.integers(f"heads.{layer.head}.shape", 0, channels, -1)
     builder.node("Reshape", f"{layer.name}.flat", [value, shape])
 
 
 def normalise_bytes(builder: GraphBuilder, stem: Layer) -> tuple[str, Layer]:
-    """Add what turns the picture's bytes (N, S, S, 3) into the first convolution's input; returns
-    that, and the convolution that takes it.
-
-    The mean is subtracted, so that the padding of zeros still means the mean colour; the division
-    is folded into the weights.
-    """
+    """Add what turns bytes (N, S, S, 3) into the first convolution's input; returns that, and the
+    convolution that takes it. The mean is subtracted, so that the padding of zeros still means the
+    mean colour; the division is folded into the weights."""
     values = builder.node("Cast", "input.float", [IMAGE], to=TensorProto.FLOAT)
     planes = builder.node("Transpose", "input.planes", [values], perm=[0, 3, 1, 2])
     mean = np.array(MEAN, np.float64).reshape(1, 3, 1, 1) * 255
@@ -145,7 +133,7 @@ def normalise_bytes(builder: GraphBuilder, stem: Layer) -> tuple[str, Layer]:
     return centred, dataclasses.replace(stem, conv=conv)
 
 
-def finished_model(
+def finish_model(
     builder: GraphBuilder,
     *,
     inputs: Sequence[onnx.ValueInfoProto],

@@ -13,11 +13,11 @@ from ssd34.deploy.graph.builder import (
     GraphBuilder,
     add_flattened_head,
     add_float_layer,
-    finished_model,
+    finish_model,
     normalise_bytes,
 )
 from ssd34.deploy.graph.layers import IMAGE, Network, network_of
-from ssd34.deploy.graph.tail import add_tail, most_detections
+from ssd34.deploy.graph.tail import add_tail, count_most_detections
 from ssd34.errors import OptionError
 from ssd34.files.checkpoint import Checkpoint
 
@@ -65,23 +65,18 @@ def onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProt
     """Build the ONNX model of a checkpoint, its score calibration folded into the biases.
 
     Input ``image``. Outputs with a policy: ``bboxes`` (N, D, 4) float32 xyxy in fractions of the
-    picture, ``labels`` (N, D) int64, ``scores`` (N, D) float32, best first; without: ``loc``
-    (N, 4, A) and ``conf`` (N, channels, A), float32.
+    picture, ``labels`` (N, D) int64, ``scores`` (N, D) float32, best first; without: ``loc`` (N, 4,
+    A) and ``conf`` (N, channels, A), float32.
 
     Raises:
         OptionError: an option is outside what is allowed.
-        CheckpointError: an array is missing or has another shape.
-        ModelError: the weights are not finite.
+        CheckpointError, ModelError: an array is missing, misshapen or not finite.
     """
     return network_model(network_of(checkpoint), options)
 
 
 def network_model(network: Network, options: ExportOptions) -> onnx.ModelProto:
-    """Build the ONNX model of a network; inputs and outputs are those of `onnx_model`.
-
-    Raises:
-        OptionError: an option is outside what is allowed.
-    """
+    """`onnx_model` of a network."""
     builder = GraphBuilder(opset=options.opset, weight_format=options.weight_format)
     values = {IMAGE: IMAGE}
     for layer in network.layers:
@@ -91,24 +86,18 @@ def network_model(network: Network, options: ExportOptions) -> onnx.ModelProto:
         values[layer.name] = add_float_layer(builder, layer, inputs)
         if layer.head is not None:
             add_flattened_head(builder, network.spec, layer, values[layer.name])
-    return with_outputs(builder, network, options)
+    return finish_with_outputs(builder, network, options)
 
 
-def with_outputs(
+def finish_with_outputs(
     builder: GraphBuilder,
     network: Network,
     options: ExportOptions,
     *,
     metadata: dict[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """A builder's network with the outputs that the options ask for.
-
-    Args:
-        builder: holds the network, which reads the input ``image``, and its flattened heads.
-        network: the network.
-        options: policy, batch and kind of input.
-        metadata: entries beside spec, classes and score calibration.
-    """
+    """A builder's network, which reads ``image`` and has flattened heads, with the outputs that the
+    options ask for; `metadata`: entries beside spec, classes and score calibration."""
     spec = network.spec
     loc, conf = (
         builder.node("Concat", output, [f"{name}.flat" for name in heads], axis=2)
@@ -132,7 +121,7 @@ def with_outputs(
     else:
         single = options.batch == 1
         add_tail(builder, loc=loc, conf=conf, spec=spec, policy=options.policy, single=single)
-        found = "nbox" if single else most_detections(spec, options.policy)
+        found = "nbox" if single else count_most_detections(spec, options.policy)
         shapes = {
             "bboxes": (TensorProto.FLOAT, [batch, found, 4]),
             "labels": (TensorProto.INT64, [batch, found]),
@@ -141,7 +130,7 @@ def with_outputs(
     outputs = [helper.make_tensor_value_info(n, t, s) for n, (t, s) in shapes.items()]
     if network.score_calibration is not None:
         metadata = {METADATA_SCORES: network.score_calibration.to_json(), **(metadata or {})}
-    return finished_model(
+    return finish_model(
         builder,
         inputs=[image],
         outputs=outputs,

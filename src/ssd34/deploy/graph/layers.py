@@ -1,8 +1,7 @@
 """One list of layers describes the network: exporting, reading and quantizing are built on it.
 
-Batch norm is folded and rectifiers belong to the layer before them, so that one layer is one
-operator of the int8 file, and one value between layers is one tensor with one scale. In an ONNX
-file the operator is called like its layer, and its rectifier ``<layer>.relu``.
+Batch norm is folded and rectifiers belong to the layer before them: one layer is one operator of
+the int8 file, called like it, and one value between layers is one tensor with one scale.
 """
 
 from __future__ import annotations
@@ -141,17 +140,13 @@ class Layer:
         }
 
     def with_arrays(self, conv: Conv) -> Layer:
-        """The layer with its weights.
-
-        Raises:
-            ModelError: they are not finite.
-        """
+        """The layer with its weights; ModelError: they are not finite."""
         if not (np.isfinite(conv.weight).all() and np.isfinite(conv.bias).all()):
             raise ModelError(f"the weights of {self.name} are not finite; train or export it again")
         return dataclasses.replace(self, conv=conv)
 
 
-def layers_of(spec: ModelSpec) -> tuple[Layer, ...]:
+def list_layers(spec: ModelSpec) -> tuple[Layer, ...]:
     """The description of a network: its layers without weights, each after those that it reads."""
     layers: list[Layer] = []
     width = {IMAGE: 3}
@@ -219,7 +214,7 @@ class Network:
     Attributes:
         spec: the network's shape.
         labels: its classes.
-        layers: `layers_of` the spec, with weights.
+        layers: `list_layers` the spec, with weights.
         trained: the picture and each layer to the steps that quantization-aware training used;
             empty without.
         score_calibration: what the biases of the confidence heads hold already; None: nothing.
@@ -272,8 +267,7 @@ class Network:
         return hashlib.sha256(repr(sorted(steps)).encode()).hexdigest()
 
     def resolve_names(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The layers that names of nodes stand for: of layers, or of another node of theirs, such
-        as ``backbone.conv1.relu``; each once.
+        """The layers that names of nodes stand for, or of their rectifiers, each once.
 
         Raises:
             OptionError: a name is none of these; the message gives the closest ones, or some.
@@ -296,14 +290,13 @@ def network_of(checkpoint: Checkpoint) -> Network:
     """A checkpoint's network, batch norm and score calibration folded.
 
     Raises:
-        CheckpointError: an array is missing or has another shape, or the notes of
-            quantization-aware training are broken.
+        CheckpointError: an array is missing or misshapen, or the trained steps are broken.
         ModelError: the weights are not finite.
     """
     weights, scores = checkpoint.calibrated.weights, checkpoint.score_calibration
     layers = tuple(
         layer.with_arrays(_arrays_of(layer, weights)) if layer.kind == CONV else layer
-        for layer in layers_of(checkpoint.spec)
+        for layer in list_layers(checkpoint.spec)
     )
     network = Network(checkpoint.spec, checkpoint.labels, layers, score_calibration=scores)
     notes = checkpoint.state.get("notes") or {}
@@ -355,14 +348,8 @@ def _arrays_of(layer: Layer, weights: Arrays) -> Conv:
 def fold_batch_norm(
     weight: NDArray[Any], bias: NDArray[Any], norm: Sequence[NDArray[Any]], *, epsilon: float
 ) -> Conv:
-    """A convolution that computes what another one and the batch norm behind it do.
-
-    Args:
-        weight: (O, I, K, K).
-        bias: (O,).
-        norm: weight, bias, mean and variance of the batch norm, each (O,).
-        epsilon: what it adds to the variance.
-    """
+    """A convolution (weight (O, I, K, K), bias (O,)) with the batch norm behind it folded in: its
+    weight, bias, mean and variance, each (O,), and `epsilon`, which is added to the variance."""
     gamma, beta, mean, variance = (array.astype(np.float64) for array in norm)
     scale = gamma / np.sqrt(variance + epsilon)
     folded = weight * scale[:, None, None, None]

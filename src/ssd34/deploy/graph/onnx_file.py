@@ -42,12 +42,8 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def tidy(model: onnx.ModelProto) -> None:
-    """Make every constant an initializer, no initializer an input, and every node come after those
-    that it reads, as our own files have it.
-
-    Old converters list initializers as inputs, too; others write Constant nodes in their place, or
-    append nodes in any order.
-    """
+    """Make every constant an initializer, no initializer an input, and put every node behind those
+    that it reads: other tools' files have them otherwise."""
     graph = model.graph
     results = {value.name for value in graph.output}
     kept = []

@@ -17,30 +17,27 @@ def ir_version(opset: int) -> int:
     return helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
 
 
-def onnx_release(opset: int) -> str:
+def find_onnx_release(opset: int) -> str:
     """The first release of ONNX with an opset, such as ``"1.7"``; ``"unknown"`` to this one."""
     releases = (row[0] for row in helper.VERSION_TABLE if row[2] == opset)
     return ".".join(next(releases, "unknown").split(".")[:2])
 
 
-def known_opsets() -> range:
+def list_opsets() -> range:
     """From the oldest that the network needs to the newest that the installed onnx defines."""
     return range(OLDEST, onnx.defs.onnx_opset_version() + 1)
 
 
-def newest_opset() -> int:
+def find_newest_opset() -> int:
     """The newest that the installed onnx defines and the installed ONNX Runtime loads."""
-    return next(opset for opset in reversed(known_opsets()) if _loads(opset))
+    return next(opset for opset in reversed(list_opsets()) if _loads(opset))
 
 
 def check_opset(opset: int) -> None:
-    """
-    Raises:
-        OptionError: the opset is not one of `known_opsets`.
-    """
-    if opset not in known_opsets():
+    """Raise an OptionError where the opset is not one of `list_opsets`."""
+    if opset not in list_opsets():
         raise OptionError(
-            f"unknown opset {opset}; expected {OLDEST} to {known_opsets()[-1]}, the newest that "
+            f"unknown opset {opset}; expected {OLDEST} to {list_opsets()[-1]}, the newest that "
             f"the installed onnx {onnx.__version__} defines"
         )
 
@@ -50,9 +47,7 @@ def _loads(opset: int) -> bool:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "smallest", [x], [y])
     model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=ir_version(opset),
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version(opset)
     )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

@@ -13,7 +13,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
 
 
-def graph_ports(graph: onnx.GraphProto) -> tuple[list[Port], list[Port]]:
+def read_ports(graph: onnx.GraphProto) -> tuple[list[Port], list[Port]]:
     """Inputs and outputs of a tidied graph."""
     return [_port(value) for value in graph.input], [_port(value) for value in graph.output]
 
@@ -40,10 +40,10 @@ def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
 
 def identity(model: onnx.ModelProto) -> tuple[ModelSpec, LabelSet]:
     """See `ssd34.core.contract.identity`."""
-    return contract.identity(metadata_of(model))
+    return contract.read_identity(metadata_of(model))
 
 
-def differences(what: str, ports: Sequence[Port], stated: Sequence[Port]) -> list[str]:
+def find_differences(what: str, ports: Sequence[Port], stated: Sequence[Port]) -> list[str]:
     """Where the ports differ from those that a manifest states. Names of free dimensions do not
     count.
 

@@ -1,9 +1,7 @@
-"""A file as a `Network`: a checkpoint, an ONNX file of ours with or without its tail, or one of the
-published float files.
+"""A file as a `Network`: a checkpoint, an ONNX file of ours, or one of the published float files.
 
-An ONNX graph is walked from the picture on through the operators that the network consists of. What
-comes behind the heads (reshaping, decoding, NMS) is left out. Foreign node names are replaced by
-ours, which follow from the structure.
+A graph is walked from the picture on; what comes behind the heads is left out, and foreign node
+names are replaced by ours, which follow from the structure.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ssd34.core.contract import METADATA_SPEC, score_calibration
+from ssd34.core.contract import METADATA_SPEC, read_score_calibration
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph.layers import (
@@ -32,7 +30,7 @@ from ssd34.deploy.graph.layers import (
     Layer,
     Network,
     fold_batch_norm,
-    layers_of,
+    list_layers,
     network_of,
 )
 from ssd34.deploy.graph.onnx_file import read_model
@@ -49,26 +47,22 @@ def read_network(path: Path) -> Network:
 
     Raises:
         CheckpointError: a checkpoint is missing, broken or lacks an array.
-        ModelError: an ONNX file is missing, broken, already quantized, or not a network of this
-            family; or the weights are not finite.
+        ModelError: an ONNX file is missing, broken, already quantized, not of this family, or its
+            weights are not finite.
     """
     if is_named_checkpoint(path):
         return network_of(read_checkpoint(path))
     model = read_model(path)
     try:
-        return network_of_model(model)
+        return read_network_of_model(model)
     except ModelError as error:
         bare = METADATA_SPEC not in metadata_of(model)
         hint = "; without ssd34 metadata it has to be the published network" if bare else ""
         raise ModelError(f"{path}: {error}{hint}") from None
 
 
-def network_of_model(model: onnx.ModelProto) -> Network:
-    """The float network in a tidied ONNX model, see `onnx_file.tidy`.
-
-    Raises:
-        ModelError: already quantized, or not a network of this family.
-    """
+def read_network_of_model(model: onnx.ModelProto) -> Network:
+    """The float network in a tidied ONNX model; ModelError as `read_network`."""
     for node in model.graph.node:
         if node.op_type in QUANTIZED or node.op_type.startswith("QLinear"):
             raise ModelError(
@@ -81,7 +75,7 @@ def network_of_model(model: onnx.ModelProto) -> Network:
                 "file that it was made from, which runs as fast"
             )
     spec, labels = identity(model)
-    scores = score_calibration(metadata_of(model))
+    scores = read_score_calibration(metadata_of(model))
     try:
         layers = _match(_Walk(model).layers, spec)
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
@@ -97,7 +91,7 @@ def _match(found: Sequence[Layer], spec: ModelSpec) -> tuple[Layer, ...]:
     read = {name for layer in found for name in layer.inputs}
     names = {IMAGE: IMAGE}  # ours to the file's
     layers: list[Layer] = []
-    for wanted in layers_of(spec):
+    for wanted in list_layers(spec):
         inputs = {names[name] for name in wanted.inputs}
         alike = [
             layer

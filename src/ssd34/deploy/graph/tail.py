@@ -1,21 +1,23 @@
-"""The NMS in the file: raw outputs to boxes, labels and scores as ONNX operators.
+"""The NMS in the file, with the arithmetic of `ssd34.core.postprocess`.
 
-The same arithmetic as `ssd34.core.postprocess` under the zoo policy, which is what the
-published files carry. The tail for one picture uses only operators of opset 10, so every opset gets
-the same; the one for several needs opset 11.
+The tail for one picture uses only operators of opset 10; the one for several needs opset 11.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from onnx import TensorProto
+from collections.abc import Iterable
 
-from ssd34.core.contract import DETECTION_OUTPUTS
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ssd34.core.contract import DETECTION_OUTPUTS, RAW_OUTPUTS, TAIL_INPUTS
 from ssd34.core.default_boxes import CENTRE_VARIANCE, SIZE_VARIANCE, default_boxes_cxcywh
-from ssd34.core.postprocess import Policy, promising_margin
+from ssd34.core.postprocess import ZOO, Policy, promising_margin
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph.builder import GraphBuilder
-from ssd34.errors import OptionError
+from ssd34.deploy.graph.ports import identity
+from ssd34.errors import ModelError, OptionError
 
 
 def add_tail(
@@ -29,16 +31,16 @@ def add_tail(
 ) -> None:
     """Add decode, softmax and non-maximum suppression, picture by picture.
 
-    Writes the outputs ``bboxes`` (N, D, 4) float32 xyxy in fractions of the picture, ``labels``
-    (N, D) int64 and ``scores`` (N, D) float32, best first.
+    Writes the outputs ``bboxes`` (N, D, 4) float32 xyxy in fractions of the picture, ``labels`` (N,
+    D) int64 and ``scores`` (N, D) float32, best first.
 
     Args:
         builder: receives the nodes.
         loc: name of the (N, 4, A) offsets.
         conf: name of the (N, channels, A) logits.
         spec: the network.
-        policy: one that ONNX's operator can express, as the zoo policy.
-        single: N is 1, and D is the number found. Else D is `most_detections`, filled up with
+        policy: one that ONNX's operator can express.
+        single: N is 1, and D is the number found. Else D is `count_most_detections`, filled up with
             score and label 0.
 
     Raises:
@@ -77,18 +79,40 @@ def add_tail(
         )
 
 
-def most_detections(spec: ModelSpec, policy: Policy) -> int:
+def read_tail_policy(graph: onnx.GraphProto) -> Policy:
+    """The zoo policy with NonMaxSuppression's score threshold in a tidied graph, and its largest
+    number of detections: the fixed size of ``scores``, else our own tail's constant. What cannot be
+    found is as in the published files."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+
+    def scalar(name: str, default: float) -> float:
+        if name not in constants:
+            return default
+        values = numpy_helper.to_array(constants[name])
+        usable = values.size == 1 and np.isfinite(values).all()
+        return float(str(values.flat[0])) if usable else default  # 0.01, not 0.0099999998
+
+    threshold = ZOO.score_threshold
+    for node in graph.node:
+        if node.op_type == "NonMaxSuppression" and len(node.input) == 5:
+            threshold = scalar(node.input[4], threshold)
+    most = int(scalar("tail.max_detections", ZOO.max_detections))
+    for output in graph.output:
+        dimensions = output.type.tensor_type.shape.dim
+        if output.name == "scores" and len(dimensions) == 2:
+            most = dimensions[1].dim_value or most
+    return ZOO.replace(score_threshold=min(max(threshold, 0.0), 1.0), max_detections=max(1, most))
+
+
+def count_most_detections(spec: ModelSpec, policy: Policy) -> int:
     """The largest number of detections that a policy can return for a picture."""
     return min(policy.max_detections, spec.num_classes * spec.num_default_boxes)
 
 
 def _promising(builder: GraphBuilder, logits: str, spec: ModelSpec, margin: float) -> str:
-    """(M,) int64, ascending: which of the (1, A, channels) boxes a class may score above the
-    threshold in.
-
-    The others, most of them, are left out before the work begins. No detection changes: a box is
-    only ever removed for one that scores as much or more.
-    """
+    """(M,) int64, ascending: the boxes in which a class may score above the threshold. Leaving out
+    the others changes no detection: a box is only ever removed for one that scores as much or
+    more."""
     background = builder.slice("tail.background", logits, 0, 1, axis=2)
     objects = builder.slice("tail.objects", logits, 1, spec.num_channels, axis=2)
     best = _last_max(builder, "tail.best_object", objects)
@@ -101,8 +125,7 @@ def _promising(builder: GraphBuilder, logits: str, spec: ModelSpec, margin: floa
 
 
 def _decode(builder: GraphBuilder, by_box: dict[str, str]) -> str:
-    """(1, A, 4) xyxy boxes from ``offsets`` (1, A, 4), and ``centre`` and ``size`` (1, A, 2) of the
-    default boxes."""
+    """(1, A, 4) xyxy boxes from ``offsets`` (1, A, 4), ``centre`` and ``size`` (1, A, 2)."""
     halves = [
         builder.slice(f"tail.{name}.offsets", by_box["offsets"], start, start + 2, axis=2)
         for name, start in (("centre", 0), ("size", 2))
@@ -227,7 +250,7 @@ def _best_of_each(
         "ScatterElements", "tail.survivors", [nothing, place, kept_scores], axis=0
     )
     by_picture = _flat(builder, "tail.by_picture", survivors, per_picture)
-    most = builder.integers("tail.count", most_detections(spec, policy))
+    most = builder.integers("tail.count", count_most_detections(spec, policy))
     top = ["scores", "tail.top.places"]
     builder.node("TopK", "tail.top", [by_picture, most], outputs=top, axis=1)
 
@@ -250,15 +273,59 @@ def _best_of_each(
 
 
 def _last_max(builder: GraphBuilder, name: str, x: str) -> str:
-    """The largest along the last of three axes, which stays; from opset 18 on the axes are an
-    input instead of an attribute."""
+    """The largest along the last of three axes, which stays; an input from opset 18 on."""
     if builder.opset < 18:
         return builder.node("ReduceMax", name, [x], axes=[2], keepdims=1)
     return builder.node("ReduceMax", name, [x, builder.integers(f"{name}.axis", 2)])
 
 
 def _unsqueeze(builder: GraphBuilder, name: str, x: str, *, axis: int) -> str:
-    """From opset 13 on the axes are an input instead of an attribute."""
+    """The axes are an input from opset 13 on."""
     if builder.opset < 13:
         return builder.node("Unsqueeze", name, [x], axes=[axis])
     return builder.node("Unsqueeze", name, [x, builder.integers(f"tail.axis.{axis}", axis)])
+
+
+def cut_tail(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of an exported model that ends at loc (N, 4, A) and conf (N, channels, A), float32.
+
+    Raises:
+        ModelError: the NMS in the file is not ours, so it cannot be cut off.
+    """
+    known = {name for node in model.graph.node for name in node.output}
+    if not known.issuperset(TAIL_INPUTS):
+        raise ModelError(
+            "the NMS in the file is not as ssd34 export writes it, so the network's raw outputs "
+            "are not known; export the checkpoint with --tail none"
+        )
+    spec, _ = identity(model)
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+    size = batch.dim_value if batch.HasField("dim_value") else batch.dim_param or None
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, c, spec.num_default_boxes])
+        for name, c in zip(RAW_OUTPUTS, (4, spec.num_channels), strict=True)
+    ]
+    renamed = [  # in a file that computes in float16 the inner two are float16
+        helper.make_node("Cast", [inner], [raw], name=raw, to=TensorProto.FLOAT)
+        for raw, inner in zip(RAW_OUTPUTS, TAIL_INPUTS, strict=True)
+    ]
+    kept = _leading_to([*model.graph.node, *renamed], RAW_OUTPUTS)
+    needed = {name for node in kept for name in node.input}
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    cut = onnx.ModelProto()
+    cut.CopyFrom(model)
+    cut.graph.CopyFrom(
+        helper.make_graph(kept, model.graph.name, model.graph.input, outputs, constants)
+    )
+    return cut
+
+
+def _leading_to(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """Those of the sorted nodes that the outputs depend on."""
+    needed = set(outputs)
+    kept = []
+    for node in reversed(list(nodes)):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    return kept[::-1]

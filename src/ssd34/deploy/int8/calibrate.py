@@ -1,9 +1,5 @@
-"""Calibration: one pass of pictures through the float network, kept as statistics.
-
-The statistics serve every choice that quantization has: the ranges by any method, and the
-correction of biases. A picture's tensors are looked at and forgotten, so memory does not grow with
-the number of pictures.
-"""
+"""Calibration: one pass of pictures through the float network, kept as statistics for every choice
+of ranges and for the correction of biases."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ssd34.core.preprocess import preprocess
-from ssd34.deploy.graph.builder import GraphBuilder, add_float_layer, finished_model
+from ssd34.deploy.graph.builder import GraphBuilder, add_float_layer, finish_model
 from ssd34.deploy.graph.layers import IMAGE, Layer, Network
 from ssd34.deploy.int8.histogram import BINS, Histogram
 from ssd34.errors import ModelError, OptionError
@@ -36,7 +32,7 @@ _OPSET = 13
 
 
 @dataclass(frozen=True, eq=False)
-class Statistics:
+class CalibrationStatistics:
     """What a calibration saw.
 
     Attributes:
@@ -78,12 +74,8 @@ class Statistics:
             np.savez_compressed(file, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> Statistics:
-        """Read what `save` wrote.
-
-        Raises:
-            ModelError: missing, broken or another file.
-        """
+    def load(cls, path: Path) -> CalibrationStatistics:
+        """Read what `save` wrote; ModelError: missing, broken or another file."""
         if not path.is_file():
             raise ModelError(f"{path}: no such calibration file; calibrate again")
         try:
@@ -108,10 +100,7 @@ class Statistics:
             ) from None
 
     def check_network(self, network: Network) -> None:
-        """
-        Raises:
-            ModelError: the statistics are of another network or other weights.
-        """
+        """Raise a ModelError where the statistics are of another network or other weights."""
         if self.network != network.fingerprint:
             raise ModelError(
                 "the calibration belongs to another network or other weights; calibrate again"
@@ -135,7 +124,7 @@ def calibrate(
     source: str = "",
     threads: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
-) -> Statistics:
+) -> CalibrationStatistics:
     """Run pictures through the float network and keep statistics of every tensor.
 
     Args:
@@ -150,7 +139,7 @@ def calibrate(
         ModelError: a tensor is not finite.
         ImageError: an array is not a picture.
     """
-    run = float_outputs(network, threads=threads)
+    run = prepare_float_run(network, threads=threads)
     histograms = _empty((IMAGE, *network.by_name))
     peaks, candidates = _empty(network.conf), _empty(network.loc)
     level = dict(zip(network.conf, network.loc, strict=True))
@@ -174,7 +163,7 @@ def calibrate(
                 offsets[name] = tensor
             elif name in peaks:
                 loc = level[name]
-                highest, likely = head_values(offsets.pop(loc), tensor)
+                highest, likely = pick_head_values(offsets.pop(loc), tensor)
                 peaks[name] = peaks[name].with_values(highest)
                 candidates[loc] = candidates[loc].with_values(likely)
         count += 1
@@ -184,26 +173,21 @@ def calibrate(
             "calibration needs at least one picture, got none; a few hundred are good"
         )
     means = {name: total / count for name, total in sums.items()}
-    return Statistics(network.fingerprint, count, source, histograms, peaks, candidates, means)
+    return CalibrationStatistics(
+        network.fingerprint, count, source, histograms, peaks, candidates, means
+    )
 
 
 def _empty(names: Iterable[str]) -> dict[str, Histogram]:
     return {name: Histogram.empty() for name in names}
 
 
-def head_values(
+def pick_head_values(
     loc: NDArray[np.float32], conf: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What of a level's heads decides on detections.
-
-    Args:
-        loc: (1, boxes * 4, H, W), the location head's output.
-        conf: (1, boxes * channels, H, W), the confidence head's.
-
-    Returns:
-        The largest logit of each default box, and the offsets (4, M) of those with an object's
-        score above `CANDIDATE`.
-    """
+    """What of a level's heads decides on detections: of loc (1, boxes * 4, H, W) and conf (1, boxes
+    * channels, H, W) the largest logit of each default box, and the offsets (4, M) of those that
+    `may_detect`."""
     offsets = loc.reshape(4, -1)
     logits = conf.reshape(-1, offsets.shape[1])
     highest = logits.max(axis=0, keepdims=True)
@@ -211,30 +195,16 @@ def head_values(
 
 
 def may_detect(logits: NDArray[np.float32], highest: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which default boxes may become a detection: those with an object's score above `CANDIDATE`.
-
-    Args:
-        logits: (..., channels, A), channel 0 background.
-        highest: (..., 1, A), the largest of each default box.
-
-    Returns:
-        (..., A) bool.
-    """
+    """(..., A) bool: the default boxes with an object's score above `CANDIDATE`, of logits (...,
+    channels, A), channel 0 background, and their `highest` (..., 1, A)."""
     shares = np.exp(logits - highest)
     scores = shares[..., 1:, :].max(axis=-2) / shares.sum(axis=-2)
     return np.asarray(scores > CANDIDATE)
 
 
 def window_means(x: NDArray[np.float32], layer: Layer) -> NDArray[np.float64]:
-    """What each weight of a convolution is multiplied with, on average over the places.
-
-    Args:
-        x: (I, H, W), the convolution's input.
-        layer: the convolution.
-
-    Returns:
-        (I, K, K) float64.
-    """
+    """(I, K, K) float64: what each weight of a convolution is multiplied with, on average over the
+    places of its input x (I, H, W)."""
     kernel, stride, padding = layer.kernel, layer.stride, layer.padding
     height, width = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[1:])
     sums = np.zeros((len(x), kernel, kernel), np.float64)
@@ -258,16 +228,15 @@ def _visited(offset: int, steps: int, stride: int, side: int) -> slice:
     return slice(first, max(0, min(side, offset + (steps - 1) * stride + 1)), stride)
 
 
-def float_outputs(
+def prepare_float_run(
     network: Network, *, threads: int | None = None
 ) -> Callable[[NDArray[np.float32]], Iterator[tuple[str, NDArray[np.float32]]]]:
     """Runs the float network layer by layer.
 
     Returns:
         A function from a picture (1, 3, S, S) to each value's name and tensor (1, C, H, W), the
-        picture first, in the order of the layers. Only what is still to be read is kept: at 1200
-        pixels all values together are a gigabyte. What is not is given back to the system, where
-        it would stay with the process: 2.4 GB instead of 0.6 at 1200 pixels.
+        picture first. Only what is still to be read is kept, and the rest given back to the system:
+        0.6 GB instead of 2.4 at 1200 pixels.
 
     Raises:
         ModelError: ONNX Runtime cannot run a layer.
@@ -301,7 +270,7 @@ def _layer_session(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, None, None, None])
         for name in (*dict.fromkeys(layer.inputs), output)
     ]
-    model = finished_model(
+    model = finish_model(
         builder, inputs=ports[:-1], outputs=ports[-1:], spec=network.spec, labels=network.labels
     )
     options = session_options(threads or thread_budget())

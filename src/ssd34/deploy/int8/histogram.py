@@ -17,8 +17,8 @@ _CHUNK = 2**16
 class Histogram:
     """Counts of a tensor's values in equal bins over [-reach, reach].
 
-    Where a value lies beyond the reach, the reach doubles and neighbouring bins are merged, which
-    loses nothing: the counts are those of a histogram that had the larger reach from the start.
+    Where a value lies beyond, the reach doubles and neighbouring bins are merged: the counts are
+    those of a histogram that had the larger reach from the start.
 
     Attributes:
         counts: (BINS,) int64.
@@ -59,11 +59,7 @@ class Histogram:
         return min(max(value, self.smallest), self.largest)
 
     def with_values(self, values: NDArray[np.float32]) -> Histogram:
-        """A histogram with more values, of any shape.
-
-        Raises:
-            ValueError: a value is not finite.
-        """
+        """A histogram with more values, of any shape; ValueError: one is not finite."""
         if values.size == 0:
             return self
         low, high = float(values.min()), float(values.max())

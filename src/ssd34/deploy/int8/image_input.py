@@ -1,9 +1,8 @@
 """An int8 network that reads a picture's bytes: the normalisation lies in the first convolution.
 
-A byte is already a step of a uint8 tensor with scale 1/255 and zero point 0, so nothing is rounded.
-Only the edge needs care: a convolution pads with the zero point, which is black here, and the
-network was trained with zeros behind the normalisation, which are the mean colour. One zero point
-for all three channels cannot be that colour, so the graph puts the colour around the picture.
+A byte is a step of scale 1/255 and zero point 0, so nothing is rounded. But a convolution pads with
+the zero point, black, and the network was trained with the mean colour around the picture, which
+one zero point for three channels cannot be. So the graph puts the colour there.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _MEAN = np.array(MEAN).reshape(3, 1, 1)
 _STD = np.array(STD).reshape(3, 1, 1)
 
 
-def reading_bytes(layer: Layer) -> Layer:
+def fold_normalisation(layer: Layer) -> Layer:
     """A convolution of normalised values as one of bytes / 255, with the padding already there."""
     weight = layer.arrays.weight / _STD
     bias = layer.arrays.bias - (weight * _MEAN).sum(axis=(1, 2, 3))
@@ -32,23 +31,14 @@ def reading_bytes(layer: Layer) -> Layer:
     return dataclasses.replace(layer, conv=conv, padding=0)
 
 
-def means_of_bytes(means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`Statistics.window_means` of normalised values for bytes / 255."""
+def convert_means_to_bytes(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`CalibrationStatistics.window_means` of normalised values for bytes / 255."""
     return np.asarray(means * _STD + _MEAN, np.float64)
 
 
-def framed(builder: GraphBuilder, image: str, *, side: int, width: int) -> str:
-    """Add a frame of the mean colour around a picture.
-
-    Args:
-        builder: receives the nodes.
-        image: name of the input, (N, side, side, 3) uint8.
-        side: pixels.
-        width: of the frame, in pixels.
-
-    Returns:
-        The name of the (N, side + 2 * width, side + 2 * width, 3) uint8 picture.
-    """
+def add_frame(builder: GraphBuilder, image: str, *, side: int, width: int) -> str:
+    """Add a frame of the mean colour, `width` pixels wide, around ``image`` (N, side, side, 3)
+    uint8; returns the name of the larger picture."""
     colour = np.rint(np.array(MEAN) * 255).astype(np.uint8)
     shape = builder.node("Shape", "input.shape", [image])
     batch = builder.slice("input.batch", shape, 0, 1, axis=0)
@@ -65,6 +55,6 @@ def framed(builder: GraphBuilder, image: str, *, side: int, width: int) -> str:
     return larger
 
 
-def planes(builder: GraphBuilder, pixels: str) -> str:
+def add_planes(builder: GraphBuilder, pixels: str) -> str:
     """(N, S, S, 3) as (N, 3, S, S)."""
     return builder.node("Transpose", "input.planes", [pixels], perm=[0, 3, 1, 2])

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from ssd34.core.contract import LARGEST_BIAS, LARGEST_NARROW_WEIGHT, LARGEST_WEIGHT
 from ssd34.deploy.graph.layers import IMAGE, MAXPOOL, Affine, Conv, Network
-from ssd34.deploy.int8.calibrate import Statistics
-from ssd34.deploy.int8.image_input import BYTES, means_of_bytes, reading_bytes
-from ssd34.deploy.int8.ranges import TRAINED, Range, value_range
+from ssd34.deploy.int8.calibrate import CalibrationStatistics
+from ssd34.deploy.int8.image_input import BYTES, convert_means_to_bytes, fold_normalisation
+from ssd34.deploy.int8.ranges import TRAINED, Range, find_range
 from ssd34.errors import OptionError
 from ssd34.setting_types import check_fields, read_fields
 
@@ -45,7 +45,7 @@ class QuantizeOptions:
             operators between QuantizeLinear and DequantizeLinear, which runtimes fuse.
         opset: version of the operators; max-pools of bytes came with 12. ``"qdq"`` below 13 has
             one scale for all of a weight.
-        ranges: how the ranges of activations are found; see `ranges.value_range`; or
+        ranges: how the ranges of activations are found; see `ranges.find_range`; or
             ``"trained"``: the steps that quantization-aware training used.
         percentile: for the ranges of that name.
         per_channel: one scale for each output channel of a weight instead of one for all.
@@ -88,11 +88,7 @@ class QuantizeOptions:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> QuantizeOptions:
-        """The inverse of `to_dict`.
-
-        Raises:
-            OptionError: a value is unknown or outside what is allowed.
-        """
+        """The inverse of `to_dict`; OptionError: a value is unknown or not allowed."""
         return read_fields(cls, values)
 
 
@@ -131,10 +127,14 @@ class Int8Plan:
 
 
 def int8_plan(
-    network: Network, statistics: Statistics, options: QuantizeOptions, *, bytes_input: bool
+    network: Network,
+    statistics: CalibrationStatistics,
+    options: QuantizeOptions,
+    *,
+    bytes_input: bool,
 ) -> Int8Plan:
     """Find all numbers; the options' `float_nodes` are names of layers."""
-    values = value_steps(network, statistics, ranges=options.ranges, percentile=options.percentile)
+    values = choose_steps(network, statistics, ranges=options.ranges, percentile=options.percentile)
     convs = {}
     for layer in network.convs:
         if layer.name in options.float_nodes:
@@ -142,9 +142,9 @@ def int8_plan(
         conv, means = layer.arrays, statistics.window_means[layer.name]
         if bytes_input and IMAGE in layer.inputs:
             values[IMAGE] = BYTES
-            conv, means = reading_bytes(layer).arrays, means_of_bytes(means)
+            conv, means = fold_normalisation(layer).arrays, convert_means_to_bytes(means)
         input_scale = values[layer.inputs[0]].scale
-        weight, scale = int8_weight(
+        weight, scale = quantize_weight(
             conv,
             input_scale,
             per_channel=options.per_channel,
@@ -163,21 +163,17 @@ def int8_plan(
     return Int8Plan(network, values, convs, frozenset(options.float_nodes), bytes_input)
 
 
-def value_steps(
-    network: Network, statistics: Statistics, *, ranges: str, percentile: float = 99.99
+def choose_steps(
+    network: Network, statistics: CalibrationStatistics, *, ranges: str, percentile: float = 99.99
 ) -> dict[str, Affine]:
-    """The steps of the picture and of each layer's output.
-
-    Raises:
-        OptionError: the ranges are to be those of training, and it had none.
-    """
+    """The steps of the picture and of each layer's output; OptionError as `check_ranges`."""
     if ranges == TRAINED:
         check_ranges(network, [ranges])
         return dict(network.trained)
-    heads = head_ranges(network, statistics)
+    heads = choose_head_ranges(network, statistics)
     values = {}
     for name, histogram in statistics.histograms.items():
-        limits = heads.get(name) or value_range(histogram, method=ranges, percentile=percentile)
+        limits = heads.get(name) or find_range(histogram, method=ranges, percentile=percentile)
         values[name] = Affine.spanning(limits.low, limits.high)
     for layer in network.layers:
         if layer.kind == MAXPOOL:  # picks values, so it keeps their steps
@@ -186,10 +182,7 @@ def value_steps(
 
 
 def check_ranges(network: Network, ranges: Collection[str]) -> None:
-    """
-    Raises:
-        OptionError: the ranges are to be those of training, and it had none.
-    """
+    """Raise an OptionError where the ranges are to be those of training, and it had none."""
     if TRAINED in ranges and not network.trained:
         raise OptionError(
             f"ranges {TRAINED!r}: the network does not come from quantization-aware training, or "
@@ -197,12 +190,12 @@ def check_ranges(network: Network, ranges: Collection[str]) -> None:
         )
 
 
-def head_ranges(network: Network, statistics: Statistics) -> dict[str, Range]:
+def choose_head_ranges(network: Network, statistics: CalibrationStatistics) -> dict[str, Range]:
     """The ranges of the heads, by what decides on detections instead of by the bulk of values.
 
-    Most logits lie far below the largest of their default box, where the softmax makes nothing of
-    them: steps spent on them are lost. And a detection is a rare large logit, which must not be cut
-    off. Offsets count only where they may become a detection's.
+    Most logits lie so far below the largest of their default box that the softmax makes nothing of
+    them, a detection is a rare large logit, and offsets count only where they may become a
+    detection's.
     """
     ranges: dict[str, Range] = {}
     for loc, conf in zip(network.loc, network.conf, strict=True):
@@ -216,17 +209,18 @@ def head_ranges(network: Network, statistics: Statistics) -> dict[str, Range]:
     return ranges
 
 
-def int8_weight(
+def quantize_weight(
     conv: Conv, input_scale: np.float32, *, per_channel: bool, largest: int, keep_sums: bool
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Weights in steps, and the scales, wide enough for the bias to fit into int32.
+    """Weights in steps of -largest to largest, and the scales, (O,) or () with one for all, wide
+    enough for the bias to fit into int32.
 
     Args:
         conv: weight (O, I, K, K) and bias (O,).
         input_scale: of the convolution's input.
-        per_channel: a scale for each output channel, (O,), instead of one for all, ().
-        largest: the steps are -largest to largest.
-        keep_sums: round as `rounded_windows` does instead of to the nearest step.
+        per_channel: a scale for each output channel.
+        largest: step.
+        keep_sums: round as `round_windows` does instead of to the nearest step.
     """
     reach = np.abs(conv.weight).max(axis=(1, 2, 3)).astype(np.float64)
     for_bias = np.abs(conv.bias) / (float(input_scale) * LARGEST_BIAS)
@@ -236,19 +230,15 @@ def int8_weight(
     scale = np.where(scale > 0, scale, 1.0)
     narrow = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
     exact = conv.weight / narrow.reshape(-1, 1, 1, 1).astype(np.float64)
-    steps = rounded_windows(exact) if keep_sums else np.rint(exact)
+    steps = round_windows(exact) if keep_sums else np.rint(exact)
     return np.clip(steps, -largest, largest).astype(np.int8), narrow
 
 
-def rounded_windows(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights rounded so that each window's sum stays, to half a step.
+def round_windows(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Steps (O, I, K, K) rounded so that each window's sum stays, to half a step.
 
-    Neighbouring pixels are alike, so a window multiplies much the same value with all its weights,
-    and their errors add up. Where the sum of the nearest steps is off, those weights go the other
-    way that lose least by it.
-
-    Args:
-        steps: (O, I, K, K), not rounded.
+    Neighbouring pixels are alike, so the errors of a window's weights add up. Where their sum is
+    off, those weights go the other way that lose least by it.
     """
     flat = steps.reshape(*steps.shape[:2], -1)
     nearest = np.rint(flat)

@@ -1,8 +1,6 @@
 """Post-training static quantization: a float network and its calibration to an int8 file.
 
-Activations are uint8 with one scale and zero point per tensor, weights are symmetric int8, biases
-int32. Decode, softmax and NMS stay in float, and each level's heads get back to float on their own,
-before anything joins them.
+Activations are uint8, weights symmetric int8, biases int32; decode, softmax and NMS stay in float.
 """
 
 from __future__ import annotations
@@ -14,9 +12,9 @@ import onnx
 from ssd34.core.contract import METADATA_QUANTIZATION
 from ssd34.core.postprocess import ZOO, Policy
 from ssd34.deploy.graph.builder import GraphBuilder, add_flattened_head
-from ssd34.deploy.graph.export import ExportOptions, with_outputs
+from ssd34.deploy.graph.export import ExportOptions, finish_with_outputs
 from ssd34.deploy.graph.layers import Network
-from ssd34.deploy.int8.calibrate import Statistics
+from ssd34.deploy.int8.calibrate import CalibrationStatistics
 from ssd34.deploy.int8.plan import QuantizeOptions, int8_plan
 from ssd34.deploy.int8.writers import QdqWriter, QOperatorWriter
 from ssd34.version import __version__
@@ -34,7 +32,7 @@ PUBLISHED_FORMS = {
 
 def quantized_model(
     network: Network,
-    statistics: Statistics,
+    statistics: CalibrationStatistics,
     options: QuantizeOptions,
     *,
     policy: Policy | None = ZOO,
@@ -49,8 +47,7 @@ def quantized_model(
         options: how.
         policy: of the tail, None: without; batch and image_input: as in `ExportOptions`.
         batch: pictures at once.
-        image_input: ``"float32"`` or ``"uint8"``. With bytes the first convolution reads the
-            picture as it is, its normalisation folded into weights and bias.
+        image_input: ``"float32"`` or ``"uint8"``.
 
     Raises:
         OptionError: an option is outside what is allowed, or a node is unknown.
@@ -68,7 +65,7 @@ def quantized_model(
     for name, value in heads.items():
         add_flattened_head(builder, network.spec, network.by_name[name], value)
     how = {**options.to_dict(), "pictures": statistics.pictures, "ssd34": __version__}
-    return with_outputs(
+    return finish_with_outputs(
         builder,
         network,
         export,

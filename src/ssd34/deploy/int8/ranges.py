@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 from ssd34.deploy.graph.layers import LEVELS, Affine
 from ssd34.deploy.int8.histogram import BINS, Histogram
-from ssd34.errors import OptionError
 
-METHODS = ("minmax", "percentile", "entropy", "mse")
 TRAINED = "trained"
 """Instead of a method: the steps that quantization-aware training used."""
 _CANDIDATES = 128
@@ -28,18 +26,16 @@ class Range:
     high: float
 
 
-def value_range(histogram: Histogram, *, method: str, percentile: float) -> Range:
+def find_range(histogram: Histogram, *, method: str, percentile: float) -> Range:
     """The range of a tensor.
 
     Args:
         histogram: of its values.
-        method: one of `METHODS`. ``minmax``: all that was seen. ``percentile``: so much of it.
+        method: ``minmax``: all that was seen. ``percentile``: so much of it.
             ``entropy``: the clipping whose 256 steps keep most of the distribution's shape, by
             Kullback-Leibler divergence. ``mse``: the one with the smallest squared error.
         percentile: share of the values in percent, 50 to 100; only for that method.
     """
-    if method not in METHODS:
-        raise OptionError(f"unknown ranges {method!r}; expected one of {', '.join(METHODS)}")
     if histogram.total == 0:
         return Range(0.0, 0.0)
     seen = Range(min(histogram.smallest, 0.0), max(histogram.largest, 0.0))
@@ -101,13 +97,8 @@ def _entropy(histogram: Histogram, seen: Range) -> Range:
 
 
 def _divergence(counts: NDArray[np.float64], histogram: Histogram, limits: Range) -> float:
-    """Kullback-Leibler divergence of the quantized from the true distribution.
-
-    Args:
-        counts: (BINS,) of the true distribution.
-        histogram: whose bins these are.
-        limits: beyond which values saturate.
-    """
+    """Kullback-Leibler divergence of the quantized from the true distribution, `counts` (BINS,),
+    where values beyond the limits saturate."""
     affine = Affine.spanning(limits.low, limits.high)
     scale, zero = float(affine.scale), float(affine.zero_point)
     centres, width = histogram.centres, histogram.width

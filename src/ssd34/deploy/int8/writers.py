@@ -1,8 +1,5 @@
-"""The two forms of int8 files: operators that compute in int8, or float ones in between
-QuantizeLinear and DequantizeLinear.
-
-Rectifiers are not written: a rectified value's zero point is 0, and saturation does the rest.
-"""
+"""The two forms of int8 files. Rectifiers are not written: a rectified value's zero point is 0, and
+saturation does the rest."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from numpy.typing import NDArray
 
 from ssd34.deploy.graph.builder import GraphBuilder, add_float_layer, normalise_bytes
 from ssd34.deploy.graph.layers import ADD, CONV, IMAGE, MAXPOOL, Layer
-from ssd34.deploy.int8.image_input import framed, planes, reading_bytes
+from ssd34.deploy.int8.image_input import add_frame, add_planes, fold_normalisation
 from ssd34.deploy.int8.plan import Int8Conv, Int8Plan
 
 _MICROSOFT = "com.microsoft"
@@ -24,9 +21,8 @@ _MICROSOFT = "com.microsoft"
 class Int8Writer(ABC):
     """Adds layers to a builder and keeps track of what each value is called, in int8 and in float.
 
-    A layer's output has one form, the other one is made where something needs it. So a float layer
-    amid int8 ones gets its own DequantizeLinear and QuantizeLinear, and two float layers in a row
-    get none in between.
+    The form that an output does not have is made where something needs it: a float layer amid int8
+    ones gets DequantizeLinear and QuantizeLinear, two float layers in a row get none in between.
     """
 
     def __init__(self, builder: GraphBuilder, plan: Int8Plan) -> None:
@@ -55,18 +51,20 @@ class Int8Writer(ABC):
         builder, side = self._builder, self._plan.network.spec.image_size
         whole_blocks = side % 2 == 0
         if self._plan.bytes_input:
-            pixels = framed(builder, IMAGE, side=side, width=layer.padding)
+            pixels = add_frame(builder, IMAGE, side=side, width=layer.padding)
             side += 2 * layer.padding
-            layer = reading_bytes(layer)
+            layer = fold_normalisation(layer)
             self._steps[IMAGE] = (
-                blocks_of_bytes(builder, pixels, side=side)
+                add_blocks_of_bytes(builder, pixels, side=side)
                 if whole_blocks
-                else planes(builder, pixels)
+                else add_planes(builder, pixels)
             )
         elif whole_blocks:
-            self._float[IMAGE] = blocks_of_planes(builder, IMAGE)
+            self._float[IMAGE] = add_blocks_of_planes(builder, IMAGE)
         if whole_blocks:
-            layer, self._convs[layer.name] = in_blocks(layer, self._convs[layer.name], side=side)
+            layer, self._convs[layer.name] = convert_to_blocks(
+                layer, self._convs[layer.name], side=side
+            )
         return layer
 
     @abstractmethod
@@ -172,11 +170,11 @@ _SIDE = 2
 """Pixels on each side of a block, and the stride of the convolution."""
 
 
-def in_blocks(layer: Layer, conv: Int8Conv, *, side: int) -> tuple[Layer, Int8Conv]:
-    """A convolution of pixels as one of blocks.
+def convert_to_blocks(layer: Layer, conv: Int8Conv, *, side: int) -> tuple[Layer, Int8Conv]:
+    """A convolution that moves by two pixels as one of blocks.
 
     Args:
-        layer: its window, which moves by two pixels.
+        layer: its window.
         conv: its numbers, weight (O, C, K, K).
         side: of the picture in pixels, even.
 
@@ -204,12 +202,12 @@ def in_blocks(layer: Layer, conv: Int8Conv, *, side: int) -> tuple[Layer, Int8Co
     return window, dataclasses.replace(conv, weight=weight)
 
 
-def blocks_of_planes(builder: GraphBuilder, planes: str) -> str:
+def add_blocks_of_planes(builder: GraphBuilder, planes: str) -> str:
     """(N, C, S, S) as (N, 4 * C, S / 2, S / 2): float32, as older ONNX Runtimes take no bytes."""
     return builder.node("SpaceToDepth", "input.blocks", [planes], blocksize=_SIDE)
 
 
-def blocks_of_bytes(builder: GraphBuilder, pixels: str, *, side: int) -> str:
+def add_blocks_of_bytes(builder: GraphBuilder, pixels: str, *, side: int) -> str:
     """(N, S, S, C) bytes as (N, 4 * C, S / 2, S / 2): pairs of a row lie together already."""
     rows = []
     half = builder.integers("input.row.shape", 0, 0, side // _SIDE, -1)

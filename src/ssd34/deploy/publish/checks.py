@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Check:
+class FileCheck:
     """One thing that was looked at.
 
     Attributes:
@@ -28,7 +28,7 @@ class Verification:
     """All checks of one file, in the order in which they were made."""
 
     file: Path
-    checks: tuple[Check, ...]
+    checks: tuple[FileCheck, ...]
 
     @property
     def passed(self) -> bool:
@@ -47,11 +47,11 @@ class Verification:
         }
 
 
-def check(name: str, problems: Sequence[str], good: str) -> Check:
+def check(name: str, problems: Sequence[str], good: str) -> FileCheck:
     """A check that passes where there are no problems; `good` says what is well then."""
-    return Check(name, not problems, "\n".join(problems) or good)
+    return FileCheck(name, not problems, "\n".join(problems) or good)
 
 
-def not_run(names: Sequence[str], why: str) -> list[Check]:
+def not_run(names: Sequence[str], why: str) -> list[FileCheck]:
     """Checks that were left out."""
-    return [Check(name, None, why) for name in names]
+    return [FileCheck(name, None, why) for name in names]

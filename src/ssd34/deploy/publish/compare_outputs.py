@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from ssd34.core.boxes import pairwise_iou
-from ssd34.core.postprocess import ZOO, Picked, Policy
+from ssd34.core.postprocess import Picked, Policy
 from ssd34.deploy.graph.layers import QUANTIZED
 from ssd34.text import counted
 
 
 @dataclass(frozen=True)
-class Comparison:
+class OutputComparison:
     """What differs.
 
     Attributes:
@@ -38,16 +37,11 @@ class Pair:
     iou: float
 
 
-def paired(recorded: Picked, replayed: Picked, *, least_iou: float) -> list[Pair]:
-    """Pairs of one class whose boxes overlap, each detection in one pair at most.
+def pair_detections(recorded: Picked, replayed: Picked, *, least_iou: float) -> list[Pair]:
+    """Pairs of one class whose boxes overlap by `least_iou`, each detection in one pair at most.
 
     Greedy: the largest overlap first; among equal ones the highest recorded, then the highest
     replayed score. The order of the detections does not matter.
-
-    Args:
-        recorded: detections.
-        replayed: detections.
-        least_iou: smallest overlap of a pair.
     """
     candidates: list[Pair] = []
     for row, label in enumerate(recorded.labels):
@@ -78,27 +72,21 @@ def _overlaps(box: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.float64]:
 
 def compare_detections(
     recorded: Picked, replayed: Picked, *, tolerance: Tolerance, policy: Policy
-) -> Comparison:
+) -> OutputComparison:
     """Compare the detections of one picture.
 
     A detection without a partner is no mismatch where its score lies so close to the policy's
-    threshold, or to the lowest score of a full list, that rounding decides whether it is there.
-    At least half of what is recorded must be found all the same.
-
-    Args:
-        recorded: what the file's maker got.
-        replayed: what this machine got.
-        tolerance: what counts as the same.
-        policy: threshold and largest number of detections of the file.
+    threshold, or to the lowest score of a full list, that rounding decides whether it is there. At
+    least half of what is recorded must be found all the same.
     """
     for name, picked in (("recorded", recorded), ("replayed", replayed)):
         if not (np.isfinite(picked.boxes).all() and np.isfinite(picked.scores).all()):
-            return Comparison((f"{name} values are not finite",), "")
+            return OutputComparison((f"{name} values are not finite",), "")
     floor = policy.score_threshold
     for picked in (recorded, replayed):
         if len(picked.scores) >= policy.max_detections:
             floor = max(floor, float(picked.scores.min()))
-    pairs = paired(recorded, replayed, least_iou=tolerance.iou)
+    pairs = pair_detections(recorded, replayed, least_iou=tolerance.iou)
     mismatches: list[str] = []
     worst = 0.0
     for pair in pairs:
@@ -130,7 +118,7 @@ def compare_detections(
         f"{counted(len(replayed.labels) - len(pairs), 'other')}; largest score difference "
         f"{worst:.2g} (limit {tolerance.score:g}), lowest IoU {lowest} (limit {tolerance.iou:g})"
     )
-    return Comparison(tuple(mismatches), summary)
+    return OutputComparison(tuple(mismatches), summary)
 
 
 def _certain(picked: Picked, partnered: set[int], score: float) -> list[int]:
@@ -156,29 +144,22 @@ def _nearest(picked: Picked, index: int, others: Picked) -> str:
 
 def compare_raw(
     name: str, recorded: NDArray[Any], replayed: NDArray[Any], *, tolerance: Tolerance
-) -> Comparison:
-    """Compare an output element by element.
-
-    Args:
-        name: the output's.
-        recorded: any shape, numbers.
-        replayed: the same shape.
-        tolerance: what counts as the same.
-    """
+) -> OutputComparison:
+    """Compare an output of any shape element by element."""
     if recorded.shape != replayed.shape:
         shapes = f"{list(replayed.shape)}, recorded is {list(recorded.shape)}"
-        return Comparison((f"{name}: has shape {shapes}",), "")
+        return OutputComparison((f"{name}: has shape {shapes}",), "")
     was, now = recorded.astype(np.float64), replayed.astype(np.float64)
     if not (np.isfinite(was).all() and np.isfinite(now).all()):
-        return Comparison((f"{name}: values are not finite",), "")
+        return OutputComparison((f"{name}: values are not finite",), "")
     difference = np.abs(was - now)
     beyond = int((difference > tolerance.raw).sum())
     largest = float(difference.max(initial=0))
     summary = f"{name}: largest difference {largest:.2g} (limit {tolerance.raw:g})"
     if beyond <= tolerance.share * difference.size:
-        return Comparison((), summary)
+        return OutputComparison((), summary)
     place = ", ".join(str(k) for k in np.unravel_index(difference.argmax(), difference.shape))
-    return Comparison(
+    return OutputComparison(
         (f"{summary} at [{place}]; {beyond} of {difference.size} elements are beyond it",), summary
     )
 
@@ -214,36 +195,9 @@ INT8 = Tolerance(name="int8", score=0.05, iou=0.9, raw=0.5, share=0.02)
 with sums that saturate where there is no VNNI."""
 
 
-def tolerance_of(graph: onnx.GraphProto) -> Tolerance:
+def choose_tolerance(graph: onnx.GraphProto) -> Tolerance:
     """`INT8` where the graph has an operator of quantized networks, else `FLOAT`."""
     quantized = any(
         node.op_type in QUANTIZED or node.op_type.startswith("QLinear") for node in graph.node
     )
     return INT8 if quantized else FLOAT
-
-
-def tail_policy(graph: onnx.GraphProto) -> Policy:
-    """The zoo policy with the score threshold and largest number of detections of a tidied graph.
-
-    The threshold is NonMaxSuppression's. The number is the fixed size of ``scores``, else the
-    constant of our own tail. Where they cannot be found they are those of the published files.
-    """
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-
-    def scalar(name: str, default: float) -> float:
-        if name not in constants:
-            return default
-        values = numpy_helper.to_array(constants[name])
-        usable = values.size == 1 and np.isfinite(values).all()
-        return float(values.flat[0]) if usable else default
-
-    threshold = ZOO.score_threshold
-    for node in graph.node:
-        if node.op_type == "NonMaxSuppression" and len(node.input) == 5:
-            threshold = scalar(node.input[4], threshold)
-    most = int(scalar("tail.max_detections", ZOO.max_detections))
-    for output in graph.output:
-        dimensions = output.type.tensor_type.shape.dim
-        if output.name == "scores" and len(dimensions) == 2:
-            most = dimensions[1].dim_value or most
-    return ZOO.replace(score_threshold=min(max(threshold, 0.0), 1.0), max_detections=max(1, most))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.core.contract import Port
-from ssd34.deploy.graph.ports import differences
-from ssd34.deploy.publish.checks import Check, check
+from ssd34.deploy.graph.ports import find_differences
+from ssd34.deploy.publish.checks import FileCheck, check
 from ssd34.errors import ModelError
 from ssd34.files.atomic import sha256_of
 from ssd34.text import parse_json
@@ -37,26 +37,26 @@ class Expected:
     required: bool = False
     remedy: str = ""
 
-    def model_check(self, name: str, file: Path) -> Check:
+    def model_check(self, name: str, file: Path) -> FileCheck:
         """Size and SHA-256 of the ONNX file."""
         if self.model is None:
-            return Check(name, False if self.required else None, self.lacking)
+            return FileCheck(name, False if self.required else None, self.lacking)
         return check(name, *self._differences(file, self.model))
 
-    def archive_check(self, file: Path) -> Check:
+    def archive_check(self, file: Path) -> FileCheck:
         """Size and SHA-256 of the archive."""
         if self.archive is not None:
             return check("archive", *self._differences(file, self.archive))
         if self.model is not None:
             return check("archive", [f"{self.source} states nothing of the archive"], "")
-        return Check("archive", False if self.required else None, self.lacking)
+        return FileCheck("archive", False if self.required else None, self.lacking)
 
-    def ports_check(self, inputs: list[Port], outputs: list[Port]) -> Check:
+    def ports_check(self, inputs: list[Port], outputs: list[Port]) -> FileCheck:
         """Inputs and outputs of the graph."""
         if self.ports is None:
-            return Check("manifest ports", None, self.lacking)
-        unlike = differences("input", inputs, self.ports[0])
-        unlike += differences("output", outputs, self.ports[1])
+            return FileCheck("manifest ports", None, self.lacking)
+        unlike = find_differences("input", inputs, self.ports[0])
+        unlike += find_differences("output", outputs, self.ports[1])
         return check("manifest ports", unlike, "as the manifest says")
 
     def _differences(self, file: Path, stated: Stated) -> tuple[list[str], str]:
@@ -72,22 +72,15 @@ class Expected:
         return problems, f"{size} bytes, SHA-256 {sha256}"
 
 
-def by_manifest(file: Path, manifest: Path | None) -> Expected:
-    """What a manifest says of a file.
-
-    Args:
-        file: ONNX file or archive.
-        manifest: it has to know the file; None: one that lies beside it, if there is one.
-
-    Raises:
-        ModelError: a broken manifest.
-    """
+def read_expected(file: Path, manifest: Path | None) -> Expected:
+    """What a manifest says of an ONNX file or archive; None: one that lies beside the file, if
+    there is one. A manifest that is given has to know the file. ModelError: it is broken."""
     beside = file.parent / MANIFEST_NAME
     source = manifest or (beside if beside.is_file() else None)
     if source is None:
         nothing = f"no manifest was given, and no {MANIFEST_NAME} lies beside the file"
         return Expected(lacking=nothing)
-    entry = manifest_entry(source, file.name)
+    entry = find_manifest_entry(source, file.name)
     if entry is None:
         nothing = f"{source} has no entry for {file.name}"
         return Expected(lacking=nothing, required=manifest is not None)
@@ -109,14 +102,8 @@ class Stated:
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """One model of a manifest.
-
-    Attributes:
-        model: of the ONNX file.
-        archive: of the tarball with test data; None: there is none.
-        inputs: the graph's inputs.
-        outputs: the graph's outputs.
-    """
+    """One model of a manifest: its ONNX file, the tarball with test data (None: there is none), and
+    the graph's inputs and outputs."""
 
     model: Stated
     archive: Stated | None
@@ -126,27 +113,26 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class Listed:
-    """The files of an entry, without their folders.
-
-    Attributes:
-        model: the ONNX file.
-        archive: the tarball with test data; None: there is none.
-        here: the entry names no folder: they belong beside the manifest.
-    """
+    """The files of an entry, without their folders; `here`: the entry names no folder: they belong
+    beside the manifest."""
 
     model: str
     archive: str | None
     here: bool
 
 
-def manifest_entry(manifest: Path, file_name: str) -> ManifestEntry | None:
+def find_manifest_entry(manifest: Path, file_name: str) -> ManifestEntry | None:
     """The entry whose model, or archive with test data, has that file name; None: there is none.
 
     Raises:
         ModelError: not a manifest, several such entries, or a broken one.
         OSError: the manifest cannot be read.
     """
-    found = [entry for entry in _entries(manifest) if file_name in _file_names(entry)]
+    found = [
+        entry
+        for entry in _entries(manifest)
+        if file_name in [_name(path) for path in _paths(entry) if path]
+    ]
     if len(found) > 1:
         raise ModelError(f"{manifest}: has {len(found)} entries for {file_name}, expected one")
     if not found:
@@ -158,20 +144,13 @@ def manifest_entry(manifest: Path, file_name: str) -> ManifestEntry | None:
         raise ModelError(f"{manifest}: broken entry for {file_name}: {reason}") from None
 
 
-def listed_files(manifest: Path) -> list[Listed]:
-    """The files of every entry that names one.
-
-    Raises:
-        ModelError: not a manifest.
-        OSError: the manifest cannot be read.
-    """
+def list_manifest_files(manifest: Path) -> list[Listed]:
+    """The files of every entry that names one; errors as `find_manifest_entry`."""
     listed = []
     for entry in _entries(manifest):
-        path, metadata = entry.get("model_path"), entry.get("metadata")
-        archive = metadata.get("model_with_data_path") if isinstance(metadata, dict) else None
-        if isinstance(path, str):
-            archive = _name(archive) if isinstance(archive, str) else None
-            listed.append(Listed(_name(path), archive, here="/" not in path))
+        model, archive = _paths(entry)
+        if model:
+            listed.append(Listed(_name(model), archive and _name(archive), here="/" not in model))
     return listed
 
 
@@ -187,12 +166,12 @@ def _entries(manifest: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _file_names(entry: dict[str, Any]) -> set[str]:
+def _paths(entry: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Of the model and of the archive, as the entry has them."""
     metadata = entry.get("metadata")
-    paths = [entry.get("model_path")]
-    if isinstance(metadata, dict):
-        paths.append(metadata.get("model_with_data_path"))
-    return {_name(path) for path in paths if isinstance(path, str)}
+    archive = metadata.get("model_with_data_path") if isinstance(metadata, dict) else None
+    model = entry.get("model_path")
+    return model if isinstance(model, str) else None, archive if isinstance(archive, str) else None
 
 
 def _name(path: str) -> str:

@@ -60,12 +60,9 @@ class Measurements:
 
 
 def read_measurements(files: Iterable[Path], *, model_sha256: str) -> Measurements:
-    """The numbers of one model in measured JSON files.
+    """The numbers of one model in JSON files that ``evaluate`` or ``benchmark`` wrote.
 
-    Args:
-        files: what ``evaluate`` or ``benchmark`` wrote. Other models are passed over; of one that
-            was timed several times in one run, the first counts.
-        model_sha256: of the model.
+    Other models are passed over; of one that was timed several times in one run, the first counts.
 
     Raises:
         OptionError: a file is none of these, holds numbers that no card may print, or two measure
@@ -86,12 +83,9 @@ def read_measurements(files: Iterable[Path], *, model_sha256: str) -> Measuremen
     return Measurements(accuracy, latency)
 
 
-def measurements_to_keep(files: Iterable[Path]) -> dict[str, Path]:
+def choose_measurements(files: Iterable[Path]) -> dict[str, Path]:
     """Measured files under the names that they are kept by: one for each model and kind.
-
-    Raises:
-        OptionError: a file is no measurement, or two measure the same thing.
-    """
+    OptionError: a file is no measurement, or two measure the same thing."""
     keep: dict[str, Path] = {}
     for file in files:
         for model, found in _measured(file).items():
@@ -105,19 +99,12 @@ def measurements_to_keep(files: Iterable[Path]) -> dict[str, Path]:
     return keep
 
 
-def kept_measurements(
+def read_kept_measurements(
     folder: Path, model_sha256: str, *, newer: Mapping[str, Path]
 ) -> Measurements:
-    """The numbers of one model in a folder of kept files.
-
-    Args:
-        folder: of a package; it need not exist.
-        model_sha256: of the model.
-        newer: files that take the place of those of the same name in the folder.
-
-    Raises:
-        OptionError: a kept file of this model is broken.
-    """
+    """The numbers of one model in a package's folder of kept files, which need not exist; `newer`
+    files take the place of those of the same name. OptionError: a kept file of this model is
+    broken."""
     names = [_kept_name(model_sha256, kind) for kind in _KINDS]
     files = [newer.get(name, folder / name) for name in names]
     return read_measurements([f for f in files if f.is_file()], model_sha256=model_sha256)
@@ -128,10 +115,8 @@ def _kept_name(model_sha256: str, kind: str) -> str:
 
 
 def _measured(file: Path) -> dict[str, Accuracy | Latency]:
-    """What a file measured, by the SHA-256 of the model; of each model the first that counts.
-
-    Other models than the packaged one are held to the same: their numbers are kept, too.
-    """
+    """What a file measured, by the SHA-256 of the model; of each model the first that counts. Other
+    models than the packaged one are held to the same, as their numbers are kept, too."""
     values = _parsed(file)
     try:
         if "scenario" in values:

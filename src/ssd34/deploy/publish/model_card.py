@@ -35,7 +35,7 @@ def is_card(file: Path) -> bool:
     return _LAST_LINE in file.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
-def licence_of(card: Path) -> str | None:
+def read_licence(card: Path) -> str | None:
     """The licence in the front matter of a model card; None: it has none, or is not there."""
     if not card.is_file():
         return None
@@ -44,7 +44,7 @@ def licence_of(card: Path) -> str | None:
     return found[1] if found else None
 
 
-def model_card(
+def render_model_card(
     rows: Sequence[tuple[dict[str, Any], Measurements]],
     *,
     spec: ModelSpec,

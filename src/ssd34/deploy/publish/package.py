@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 
 from ssd34.core.contract import Port
 from ssd34.deploy.graph.onnx_file import read_model
-from ssd34.deploy.graph.opsets import onnx_release
-from ssd34.deploy.graph.ports import graph_ports, identity
-from ssd34.deploy.publish.manifest import MANIFEST_NAME, manifest_entry
+from ssd34.deploy.graph.opsets import find_onnx_release
+from ssd34.deploy.graph.ports import identity, read_ports
+from ssd34.deploy.publish.manifest import MANIFEST_NAME, find_manifest_entry
 from ssd34.deploy.publish.measurement import (
     KEPT,
-    kept_measurements,
-    measurements_to_keep,
+    choose_measurements,
+    read_kept_measurements,
     read_measurements,
 )
-from ssd34.deploy.publish.model_card import is_card, licence_of, model_card
+from ssd34.deploy.publish.model_card import is_card, read_licence, render_model_card
 from ssd34.deploy.publish.reference_data import write_test_data
 from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError, OptionError
@@ -73,18 +73,16 @@ def package(
         output: the folder; it is made once everything is found to be well.
         picture: (H, W, 3) uint8 RGB, the input of the test data.
         name: what the files are called; None: the spec's name.
-        measured: JSON files that ``ssd34 evaluate`` or ``ssd34 benchmark`` wrote. They are kept
-            in the package, each in place of an older one of the same model and kind.
-        replace: another model of the same file name may go, and a README.md that is no card of
-            ours.
-        licence: of the weights, for the card: an identifier such as ``"apache-2.0"``; None: that
-            of the card that is there, else none.
+        measured: JSON files that ``ssd34 evaluate`` or ``ssd34 benchmark`` wrote. They are kept in
+            the package, each in place of an older one of the same model and kind.
+        replace: another model of that file name may go, and a README.md that is no card of ours.
+        licence: of the weights, an identifier such as ``"apache-2.0"``; None: that of the card that
+            is there, else none.
 
     Raises:
         ModelError: the model cannot be run, or what was packed does not verify.
-        OptionError: a measurement file is not one, the name or licence cannot be one, another
-            model has the name, the README.md is somebody else's, or the folder holds files of
-            another network.
+        OptionError: a measurement file, name or licence cannot be one, another model has the name,
+            the README.md is somebody else's, or the folder holds files of another network.
     """
     session = Session(model)
     tensor = session.input_for(picture)
@@ -108,7 +106,7 @@ def package(
     if licence is not None and not re.fullmatch(r"[\w.+-]+", licence):
         raise OptionError(f"licence {licence!r}: expected an identifier, such as apache-2.0")
     read_measurements(measured, model_sha256=sha256_of(model))
-    keep = measurements_to_keep(measured)
+    keep = choose_measurements(measured)
     entries = _other_entries(output / MANIFEST_NAME, f"{stem}.onnx")
     for entry in entries:
         _check_same_network(output / entry["model_path"], session)
@@ -138,14 +136,11 @@ def package(
         entries.append(_entry(staged / target.name, packed, proto, opset, stem_name))
         entries.sort(key=lambda entry: str(entry["model_path"]))
         rows = [
-            (e, kept_measurements(output / KEPT, e["metadata"]["model_sha"], newer=keep))
+            (e, read_kept_measurements(output / KEPT, e["metadata"]["model_sha"], newer=keep))
             for e in entries
         ]
-        card = model_card(
-            rows,
-            spec=session.spec,
-            labels=session.labels,
-            licence=licence or licence_of(readme),
+        card = render_model_card(
+            rows, spec=session.spec, labels=session.labels, licence=licence or read_licence(readme)
         )
 
         output.mkdir(parents=True, exist_ok=True)
@@ -231,17 +226,13 @@ def _pack(folder: Path, tarball: Path) -> None:
 
 
 def _entry(
-    model: Path,
-    tarball: Path,
-    proto: onnx.ModelProto,
-    opset: int,
-    name: str,
+    model: Path, tarball: Path, proto: onnx.ModelProto, opset: int, name: str
 ) -> dict[str, Any]:
-    inputs, outputs = graph_ports(proto.graph)
+    inputs, outputs = read_ports(proto.graph)
     return {
         "model": name,
         "model_path": model.name,
-        "onnx_version": onnx_release(opset),
+        "onnx_version": find_onnx_release(opset),
         "opset_version": opset,
         "metadata": {
             "model_sha": sha256_of(model),
@@ -266,12 +257,14 @@ def _other_entries(manifest: Path, file_name: str) -> list[dict[str, Any]]:
     """The entries of a manifest without an older one of the same file; none where it is missing."""
     if not manifest.is_file():
         return []
-    manifest_entry(manifest, file_name)  # a list of entries, or an error that says what is wrong
+    find_manifest_entry(
+        manifest, file_name
+    )  # a list of entries, or an error that says what is wrong
     entries: list[dict[str, Any]] = json.loads(manifest.read_bytes())
     others = [entry for entry in entries if entry.get("model_path") != file_name]
     for entry in others:
         path = str(entry.get("model_path"))
-        stated = manifest_entry(manifest, path.rsplit("/", 1)[-1])
+        stated = find_manifest_entry(manifest, path.rsplit("/", 1)[-1])
         if stated is None or stated.archive is None or _FIELDS - set(entry):
             raise ModelError(f"{manifest}: the entry of {path} is not one of ours; move it away")
     return others

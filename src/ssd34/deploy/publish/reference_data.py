@@ -1,7 +1,7 @@
 """Test data: a tested input and its outputs, as the ONNX Model Zoo keeps them.
 
-A folder ``test_data_set_0`` holds ``input_0.pb``, ``output_0.pb``, ``output_1.pb`` and so on.
-Each is one ONNX TensorProto; the number is the place among the graph's inputs or outputs.
+A folder ``test_data_set_0`` holds ``input_0.pb``, ``output_0.pb`` and so on, each one ONNX
+TensorProto; the number is the place among the graph's inputs or outputs.
 """
 
 from __future__ import annotations
@@ -29,13 +29,8 @@ _SET = re.compile(r"test_data_set_.+")
 
 @dataclass(frozen=True, eq=False)
 class NamedTensor:
-    """One tensor file.
-
-    Attributes:
-        name: the name in the file; empty where it has none.
-        type: as ONNX Runtime writes it, for example ``"tensor(float)"``.
-        values: the array.
-    """
+    """One tensor file: the name in it, empty where it has none, its type as ONNX Runtime writes it,
+    for example ``"tensor(float)"``, and its array."""
 
     name: str
     type: str
@@ -53,12 +48,8 @@ class ReferenceData:
 def write_test_data(
     folder: Path, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Write the tensor files of one test; the same arrays always give the same bytes.
-
-    Args:
-        folder: made if it does not exist. Tensor files in it that are not written now are removed.
-        inputs: name to array, in the order of the graph's inputs.
-        outputs: name to array, in the order of the graph's outputs.
+    """Write the tensor files of one test into a folder, which is made; others in it are removed.
+    The same arrays, in the order of the graph's ports, always give the same bytes.
 
     Raises:
         OptionError: no outputs, an array too large, or of a type that ONNX does not have.
@@ -99,11 +90,7 @@ def find_test_data(folder: Path) -> list[Path]:
 
 
 def read_test_data(folder: Path) -> ReferenceData:
-    """Read the tensor files of one test.
-
-    Raises:
-        ModelError: a file is broken, too large or missing; the message starts with its name.
-    """
+    """Read the tensor files of one test; errors as `read_tensor`."""
     numbers: dict[str, list[int]] = {"input": [], "output": []}
     for path in folder.iterdir():
         if match := _TENSOR_FILE.fullmatch(path.name):
@@ -122,12 +109,8 @@ def read_test_data(folder: Path) -> ReferenceData:
 
 
 def read_tensor(path: Path) -> NamedTensor:
-    """Read one tensor file.
-
-    Raises:
-        ModelError: not a file, too large, or not an ONNX tensor; the message starts with the
-            file's name.
-    """
+    """Read one tensor file; ModelError: missing, too large, or no ONNX tensor; the message starts
+    with the file's name."""
     if not path.is_file():
         raise ModelError(f"{path.name}: is not a file; expected an ONNX tensor")
     if path.stat().st_size > MAX_TENSOR_BYTES + 2**16:  # names and dimensions beside the values

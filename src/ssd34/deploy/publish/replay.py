@@ -13,15 +13,15 @@ from ssd34.core.contract import (
     DETECTION_OUTPUTS,
     RAW_OUTPUTS,
     Port,
-    detection_faults,
+    find_detection_faults,
+    find_raw_faults,
     fits,
-    raw_faults,
 )
 from ssd34.core.postprocess import Picked, Policy
 from ssd34.core.spec import ModelSpec
-from ssd34.deploy.publish.checks import Check, check, not_run
+from ssd34.deploy.publish.checks import FileCheck, check, not_run
 from ssd34.deploy.publish.compare_outputs import (
-    Comparison,
+    OutputComparison,
     Tolerance,
     compare_detections,
     compare_raw,
@@ -54,20 +54,16 @@ class Replayer:
     policy: Policy
 
 
-def replay(folder: Path, replayer: Replayer) -> list[Check]:
-    """Check a folder of test data. What follows a failed check is not run.
-
-    Args:
-        folder: holds ``input_*.pb`` and ``output_*.pb``.
-        replayer: the model.
-    """
+def replay(folder: Path, replayer: Replayer) -> list[FileCheck]:
+    """Check a folder of ``input_*.pb`` and ``output_*.pb``. What follows a failed check is not
+    run."""
     names = [f"{folder.name} {what}" for what in ("names", "shapes", "types", "values")]
     try:
         data = read_test_data(folder)
     except ModelError as error:
         return [check(f"{folder.name} files", [str(error)], ""), *not_run(names, "broken files")]
     steps = (_names, _shapes, _types, _values)
-    checks: list[Check] = []
+    checks: list[FileCheck] = []
     for name, step in zip(names, steps, strict=True):
         checks.append(check(name, *step(data, replayer)))
         if not checks[-1].passed:
@@ -150,7 +146,7 @@ def _values(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
     ]
     if faults:
         return faults, ""
-    comparisons: list[Comparison] = []
+    comparisons: list[OutputComparison] = []
     if set(DETECTION_OUTPUTS) <= set(recorded):
         comparisons += _compare_pictures(recorded, replayed, replayer)
     comparisons += [
@@ -167,17 +163,19 @@ def _faults(inputs: Arrays, outputs: Arrays, replayer: Replayer) -> list[str]:
     """What the contract says of values."""
     (image,) = inputs.values()
     if set(RAW_OUTPUTS) <= set(outputs):
-        return raw_faults(
+        return find_raw_faults(
             *(outputs[name] for name in RAW_OUTPUTS), pictures=len(image), spec=replayer.spec
         )
-    return detection_faults(
+    return find_detection_faults(
         *(outputs[name] for name in DETECTION_OUTPUTS),
         pictures=len(image),
         num_classes=replayer.spec.num_classes,
     )
 
 
-def _compare_pictures(recorded: Arrays, replayed: Arrays, replayer: Replayer) -> list[Comparison]:
+def _compare_pictures(
+    recorded: Arrays, replayed: Arrays, replayer: Replayer
+) -> list[OutputComparison]:
     """One comparison for each picture."""
     ours, theirs = _pictures(recorded), _pictures(replayed)
     comparisons = []
@@ -187,7 +185,7 @@ def _compare_pictures(recorded: Arrays, replayed: Arrays, replayer: Replayer) ->
         )  # fmt: skip
         before = f"picture {number}: " if len(ours) > 1 else ""
         comparisons.append(
-            Comparison(
+            OutputComparison(
                 tuple(f"{before}{line}" for line in found.mismatches), f"{before}{found.summary}"
             )
         )

@@ -1,7 +1,4 @@
-"""Verify a published file: is it whole, is it what it says, does it compute what it should.
-
-Neither torch nor the network that made the file is needed.
-"""
+"""Verify a published file: is it whole, is it what it says, does it compute what it should."""
 
 from __future__ import annotations
 
@@ -11,14 +8,20 @@ from pathlib import Path
 
 import onnx
 
-from ssd34.core.contract import port_faults
+from ssd34.core.contract import find_port_faults
 from ssd34.core.external_data import check_weights_inside
 from ssd34.deploy.graph.builder import MAX_MODEL_BYTES
 from ssd34.deploy.graph.onnx_file import tidy
-from ssd34.deploy.graph.ports import graph_ports, identity, metadata_of
-from ssd34.deploy.publish.checks import Check, Verification, check, not_run
-from ssd34.deploy.publish.compare_outputs import tail_policy, tolerance_of
-from ssd34.deploy.publish.manifest import MANIFEST_NAME, Expected, by_manifest, listed_files
+from ssd34.deploy.graph.ports import identity, metadata_of, read_ports
+from ssd34.deploy.graph.tail import read_tail_policy
+from ssd34.deploy.publish.checks import FileCheck, Verification, check, not_run
+from ssd34.deploy.publish.compare_outputs import choose_tolerance
+from ssd34.deploy.publish.manifest import (
+    MANIFEST_NAME,
+    Expected,
+    list_manifest_files,
+    read_expected,
+)
 from ssd34.deploy.publish.reference_data import find_test_data
 from ssd34.deploy.publish.replay import Arrays, Replayer, replay
 from ssd34.errors import ModelError
@@ -26,21 +29,15 @@ from ssd34.files.archive import SUFFIXES, DamagedArchiveError, is_archive, unpac
 from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.onnxruntime_engine import session_options
 
-__all__ = ["Check", "Verification", "verify", "verify_against", "verify_folder"]
-
 
 def verify(
-    target: Path,
-    *,
-    manifest: Path | None = None,
-    require_test_data: bool = False,
-    threads: int = 1,
+    target: Path, *, manifest: Path | None = None, require_test_data: bool = False, threads: int = 1
 ) -> Verification:
     """Check an ONNX file, a folder with one, or a tarball with one.
 
     Args:
-        target: ``.onnx``, ``.tar.gz``, ``.tgz`` or a folder. Test data are the
-            ``test_data_set_*`` folders beside the ONNX file.
+        target: ``.onnx``, ``.tar.gz``, ``.tgz`` or a folder. Test data are the ``test_data_set_*``
+            folders beside the ONNX file.
         manifest: says what the file should be; None: one that lies beside it, if there is one.
         require_test_data: fail where there is none.
         threads: for the network.
@@ -56,44 +53,36 @@ def verify(
             raise ModelError(
                 f"{target}: expected an .onnx file, a folder, or {' or '.join(SUFFIXES)}"
             )
-        expected = by_manifest(model, manifest)
+        expected = read_expected(model, manifest)
         checks = _model_checks(model, expected, require_test_data, threads)
         return Verification(target, tuple(checks))
-    expected = by_manifest(target, manifest)
+    expected = read_expected(target, manifest)
     return Verification(
         target, tuple(_archive_checks(target, expected, expected, require_test_data, threads))
     )
 
 
 def verify_folder(
-    folder: Path,
-    *,
-    manifest: Path | None = None,
-    require_test_data: bool = False,
-    threads: int = 1,
+    folder: Path, *, manifest: Path | None = None, require_test_data: bool = False, threads: int = 1
 ) -> list[Verification]:
-    """Check everything in a folder: what its manifest names and what else lies there.
+    """Check everything in a folder: what its manifest names and what else lies there; see `verify`.
 
-    A file and its archive are one: the archive's test data are replayed, and the file beside it
-    has to be the one that both are stated to be. Without manifest there has to be one ONNX file; a
+    A file and its archive are one: the archive's test data are replayed, and the file beside it has
+    to be the one that both are stated to be. Without manifest there has to be one ONNX file; a
     folder without any is searched one level down, as of an archive that was unpacked there.
-
-    Raises:
-        ModelError: there is nothing that could be verified, or a broken manifest.
-        OSError: something cannot be read.
     """
     one = partial(verify, manifest=manifest, require_test_data=require_test_data, threads=threads)
     own = folder / MANIFEST_NAME if manifest is None else manifest
     found = []
     if own.is_file() and own.parent.resolve() == folder.resolve():
         known = set()
-        for listed in listed_files(own):
+        for listed in list_manifest_files(own):
             model = folder / listed.model
             archive = folder / listed.archive if listed.archive else None
             known.add(model)
             if listed.here or model.is_file():
                 checks = _pair_checks(
-                    model, archive, by_manifest(model, own), require_test_data, threads
+                    model, archive, read_expected(model, own), require_test_data, threads
                 )
                 found.append(Verification(model, tuple(checks)))
         found += [one(file) for file in _models(folder) if file not in known]
@@ -115,19 +104,8 @@ def verify_against(
     require_test_data: bool = False,
     threads: int = 1,
 ) -> Verification:
-    """Check an ONNX file that has to be a known one, and replay the test data of its archive.
-
-    Args:
-        model: the ONNX file.
-        archive: the tarball that was published with it; None: it is not here.
-        expected: what both should be.
-        require_test_data: fail where there is none.
-        threads: for the network.
-
-    Raises:
-        ModelError: there is nothing that could be verified.
-        OSError: something cannot be read.
-    """
+    """Check an ONNX file that has to be a known one, and replay the test data of its archive, if
+    that is here; see `verify`."""
     if archive is None:
         checks = _model_checks(model, expected, require_test_data, threads)
         return Verification(model, tuple(checks))
@@ -142,11 +120,11 @@ def verify_against(
 
 def _pair_checks(
     model: Path, archive: Path | None, expected: Expected, require: bool, threads: int
-) -> list[Check]:
+) -> list[FileCheck]:
     """A file and its archive, which holds the same file: that is checked once, in the archive."""
     missing = [path for path in (model, archive) if path and not path.is_file()]
     if missing:
-        return [Check(path.name, False, "the manifest names it; missing") for path in missing]
+        return [FileCheck(path.name, False, "the manifest names it; missing") for path in missing]
     if archive is None:
         return _model_checks(model, expected, require, threads)
     return [
@@ -157,7 +135,7 @@ def _pair_checks(
 
 def _archive_checks(
     archive: Path, expected: Expected, inner: Expected, require: bool, threads: int
-) -> list[Check]:
+) -> list[FileCheck]:
     checks = [expected.archive_check(archive)]
     try:
         with unpacked(archive) as folder:
@@ -186,7 +164,7 @@ def _models(folder: Path, pattern: str = "*.onnx") -> list[Path]:
     return sorted(p for p in folder.glob(pattern) if p.is_file() and not p.name.startswith("."))
 
 
-def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -> list[Check]:
+def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -> list[FileCheck]:
     checks = [expected.model_check("checksum", path)]
     if path.stat().st_size > MAX_MODEL_BYTES:
         raise ModelError(f"{path}: too large, expected at most {MAX_MODEL_BYTES} bytes")
@@ -198,8 +176,8 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
         return checks + not_run(names, "structure failed")
 
     tidy(model)
-    inputs, outputs = graph_ports(model.graph)
-    faults = port_faults(inputs, outputs, metadata_of(model))
+    inputs, outputs = read_ports(model.graph)
+    faults = find_port_faults(inputs, outputs, metadata_of(model))
     contract = check("ports", faults, "; ".join(map(str, (*inputs, *outputs))))
     checks.append(contract)
     checks.append(expected.ports_check(inputs, outputs))
@@ -215,7 +193,7 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
     folders = find_test_data(path.parent)
     if not folders:
         nothing = f"no test_data_set_* folder beside {path.name}: nothing was computed"
-        return [*checks, Check("test data", False if require else None, nothing)]
+        return [*checks, FileCheck("test data", False if require else None, nothing)]
     if not contract.passed:
         return checks + not_run([folder.name for folder in folders], "ports failed")
     replayer = Replayer(
@@ -223,8 +201,8 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
         inputs=inputs,
         outputs=outputs,
         spec=identity(model)[0],
-        tolerance=tolerance_of(model.graph),
-        policy=tail_policy(model.graph),
+        tolerance=choose_tolerance(model.graph),
+        policy=read_tail_policy(model.graph),
     )
     return checks + [one for folder in folders for one in replay(folder, replayer)]
 

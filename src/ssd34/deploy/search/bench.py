@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,11 @@ from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, network_model
 from ssd34.deploy.graph.layers import Network
-from ssd34.deploy.int8.calibrate import Statistics
+from ssd34.deploy.int8.calibrate import CalibrationStatistics
 from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.int8.quantize import quantized_model
-from ssd34.deploy.search.gate import Measured
-from ssd34.deploy.search.sensitivity import LayerCost, layer_costs
+from ssd34.deploy.search.gate import Measurement
+from ssd34.deploy.search.sensitivity import LayerCost, measure_layer_costs
 from ssd34.errors import DatasetError, ImageError
 from ssd34.evaluate.evaluator import evaluate_detector
 from ssd34.runtime.detector import Detector
@@ -32,70 +33,46 @@ WARM_UP = 3
 """Rounds before those that are timed."""
 
 
+@dataclass
 class Bench:
-    """Measures int8 files against their float file. A context: its files are temporary."""
+    """Measures int8 files against their float file.
 
-    def __init__(
-        self,
-        network: Network,
-        statistics: Statistics,
-        pictures: Dataset,
-        *,
-        files: ExportOptions,
-        rounds: int = 30,
-        threads: int | None = None,
-        progress: Callable[[str, int, int], None] = lambda _step, _done, _total: None,
-        problem: Callable[[Problem], None] = lambda _: None,
-    ) -> None:
-        """
-        Args:
-            network: in float.
-            statistics: its calibration.
-            pictures: to measure AP on; those used for calibration should not be among them.
-            files: what the float file is; int8 files share its policy and kind of input.
-            rounds: how often each file is timed in a trial, 1 or more.
-            threads: None: what this process may use.
-            progress: called with a step, and how much of it is done.
-            problem: called for each picture that cannot be measured on.
-        """
-        self._network = network
-        self._statistics = statistics
-        self._pictures = pictures
-        self._files = files
-        self._rounds = rounds
-        self._threads = threads
-        self._progress = progress
-        self._problem = problem
-        self._folder = tempfile.TemporaryDirectory(prefix="ssd34-quantize-")
+    Attributes:
+        network: in float.
+        statistics: its calibration.
+        pictures: to measure AP on; those used for calibration should not be among them.
+        files: what the float file is; int8 files share its policy and kind of input.
+        folder: for temporary files.
+        rounds: how often each file is timed in a trial, 1 or more.
+        threads: None: what this process may use.
+        progress: called with a step, and how much of it is done.
+        problem: called for each picture that cannot be measured on.
+    """
 
-    def __enter__(self) -> Bench:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._folder.cleanup()
+    network: Network
+    statistics: CalibrationStatistics
+    pictures: Dataset
+    files: ExportOptions
+    folder: Path
+    rounds: int = 30
+    threads: int | None = None
+    progress: Callable[[str, int, int], None] = lambda _step, _done, _total: None
+    problem: Callable[[Problem], None] = lambda _: None
 
     def write(self, options: QuantizeOptions, path: Path) -> None:
         """Write an int8 file, whole or not at all."""
+        policy, image_input = self.files.policy, self.files.image_input
         model = quantized_model(
-            self._network,
-            self._statistics,
-            options,
-            policy=self._files.policy,
-            image_input=self._files.image_input,
+            self.network, self.statistics, options, policy=policy, image_input=image_input
         )
         save_model(model, path)
 
     def write_float(self, path: Path) -> None:
         """Write the float file that int8 is measured against: the one that ``ssd34 export`` writes
         for the same policy and input."""
-        save_model(network_model(self._network, self._files), path)
+        save_model(network_model(self.network, self.files), path)
 
-    def measure(self, options: QuantizeOptions) -> Measured:
+    def measure(self, options: QuantizeOptions) -> Measurement:
         """Make an int8 file and measure it.
 
         Raises:
@@ -103,25 +80,26 @@ class Bench:
                 be measured.
         """
         started = time.monotonic()
-        path = Path(self._folder.name) / "int8.onnx"
+        path = self.folder / "int8.onnx"
         self.write(options, path)
         detector = self._detector(path)
         float_ap = self.float_ap
         ap = self._ap(detector)
+        picture = next(self._readable())  # there is one, as the float file found something
         tensors = {
-            "float": self._float.session.input_for(self._picture),
-            "int8": detector.session.input_for(self._picture),
+            "float": self._float.session.input_for(picture),
+            "int8": detector.session.input_for(picture),
         }
         times = interleaved(
             {
                 "float": lambda: self._float.run(tensors["float"]),
                 "int8": lambda: detector.run(tensors["int8"]),
             },
-            rounds=self._rounds,
+            rounds=self.rounds,
             warm_up=WARM_UP,
-            progress=lambda done: self._progress("timing", done, WARM_UP + self._rounds),
+            progress=lambda done: self.progress("timing", done, WARM_UP + self.rounds),
         )
-        return Measured(
+        return Measurement(
             ap=ap,
             float_ap=float_ap,
             ms=summary(times["int8"]).median,
@@ -133,61 +111,51 @@ class Bench:
 
     def ranked(self, options: QuantizeOptions) -> list[LayerCost]:
         """The layers by what int8 costs there per millisecond, worst first."""
-        pictures: list[NDArray[np.uint8]] = []
-        for sample in self._pictures.samples:
-            if len(pictures) == SENSITIVITY_PICTURES:
-                break
-            try:
-                pictures.append(self._pictures.read(sample))
-            except ImageError:  # the evaluation of the float file reports it
-                continue
-        total = len(self._network.convs)
-        return layer_costs(
-            self._network,
-            self._statistics,
+        pictures = list(islice(self._readable(), SENSITIVITY_PICTURES))
+        total = len(self.network.convs)
+        return measure_layer_costs(
+            self.network,
+            self.statistics,
             options,
             pictures,
-            threads=self._threads,
-            progress=lambda done: self._progress("ranking layers", done, total),
+            threads=self.threads,
+            progress=lambda done: self.progress("ranking layers", done, total),
         )
 
     @cached_property
     def float_ap(self) -> float:
         """AP of the float file."""
-        ap = self._ap(self._float, problem=self._problem)
+        ap = self._ap(self._float, problem=self.problem)
         if ap == 0:
             raise DatasetError(
-                f"{self._pictures.name}: the float network reaches AP 0 on these pictures, so no "
+                f"{self.pictures.name}: the float network reaches AP 0 on these pictures, so no "
                 "loss can be measured; give pictures with objects that it finds"
             )
         return ap
 
     @cached_property
     def _float(self) -> Detector:
-        path = Path(self._folder.name) / "float.onnx"
+        path = self.folder / "float.onnx"
         self.write_float(path)
         return self._detector(path)
 
-    @cached_property
-    def _picture(self) -> NDArray[np.uint8]:
-        for sample in self._pictures.samples:
-            try:
-                return self._pictures.read(sample)
-            except ImageError:
-                continue
-        raise DatasetError(f"{self._pictures.name}: no picture can be read")
+    def _readable(self) -> Iterator[NDArray[np.uint8]]:
+        for sample in self.pictures.samples:
+            # The evaluation of the float file reports those that cannot be read.
+            with suppress(ImageError):
+                yield self.pictures.read(sample)
 
     def _detector(self, path: Path) -> Detector:
-        return Detector(Session(path, threads=self._threads))
+        return Detector(Session(path, threads=self.threads))
 
     def _ap(
         self, detector: Detector, *, problem: Callable[[Problem], None] = lambda _: None
     ) -> float:
-        total = len(self._pictures)
+        total = len(self.pictures)
         metrics, _ = evaluate_detector(
             detector,
-            self._pictures,
-            progress=lambda done: self._progress("measuring AP", done, total),
+            self.pictures,
+            progress=lambda done: self.progress("measuring AP", done, total),
             problem=problem,
         )
         return metrics.ap

@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from reprlib import repr as shortened
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -17,22 +16,16 @@ from ssd34.deploy.search.gate import Criterion
 from ssd34.deploy.search.search import Budget
 from ssd34.errors import OptionError, require
 from ssd34.runtime.libraries import int8_saturates
-from ssd34.setting_types import Count, check, check_fields, kinds_of
+from ssd34.setting_types import Count, Share, check_fields, read_fields
 from ssd34.text import parse_yaml
-
-T = TypeVar("T")
 
 MAX_CONFIG_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Which pictures the ranges come from.
-
-    Attributes:
-        data: a folder or data set; None: a part of the evaluation pictures.
-        pictures: most pictures.
-    """
+class CalibrationSettings:
+    """Which pictures the ranges come from: a folder or data set (None: a part of the evaluation
+    pictures), and at most how many."""
 
     data: str | None = None
     pictures: Count = 200
@@ -55,6 +48,7 @@ class Quantization:
         reduce_range: weights of 7 bits in all trials; None: if this processor's fast int8
             arithmetic is wrong with 8, as without VNNI.
         image_input: ``float32`` or ``uint8``, as for export.
+        score_threshold: of the NMS in the files; None: see `ssd34.workflows.quantize.quantize`.
     """
 
     forms: Annotated[tuple[Literal["12-int8", "12-qdq", "13-qdq"], ...], Meta(min_length=1)] = (
@@ -68,6 +62,7 @@ class Quantization:
     reduce_range: bool | None = None
     float_nodes: tuple[str, ...] = ()
     image_input: Literal["float32", "uint8"] = "float32"
+    score_threshold: Share | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -101,13 +96,16 @@ class QuantizeConfig:
         criterion: what is good enough.
         search: how long to look for it.
         rounds: how often each file is timed in a trial.
+        seen: data sets that the network was trained on; the proof says how many of the pictures
+            measured on are among them.
     """
 
-    calibration: Calibration = field(default_factory=Calibration)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     quantization: Quantization = field(default_factory=Quantization)
     criterion: Criterion = field(default_factory=Criterion)
     search: Budget = field(default_factory=Budget)
     rounds: Count = 30
+    seen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -118,13 +116,9 @@ class QuantizeConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QuantizeConfig:
-        """The settings of a mapping; what it leaves out keeps its default.
-
-        Raises:
-            OptionError: a section or setting is unknown, of another type, or outside what is
-                allowed.
-        """
-        return _read(cls, values)
+        """The settings of a mapping; what it leaves out keeps its default. OptionError: one is
+        unknown or not allowed."""
+        return read_fields(cls, values)
 
     def changed(self, changes: Mapping[str, Mapping[str, Any] | Any]) -> QuantizeConfig:
         """A copy with some settings changed; None changes nothing."""
@@ -137,33 +131,9 @@ class QuantizeConfig:
         return self.from_dict(values)
 
 
-def _read(owner: type[T], values: object, where: str = "") -> T:
-    """A section, and those in it; a list may be a single name."""
-    if not isinstance(values, Mapping):
-        raise OptionError(
-            f"{where or 'the file'}: expected settings by name, got {shortened(values)}"
-        )
-    kinds = kinds_of(owner)
-    made: dict[str, Any] = {}
-    for name, value in values.items():
-        label = f"{where}.{name}" if where else str(name)
-        if name not in kinds:
-            raise OptionError(f"unknown setting {label!r}; expected one of {', '.join(kinds)}")
-        if dataclasses.is_dataclass(kinds[name]):
-            made[name] = _read(kinds[name], {} if value is None else value, label)
-        else:
-            alone = isinstance(value, str) and name in ("forms", "ranges", "float_nodes")
-            made[name] = check(label, [value] if alone else value, kinds[name])
-    return owner(**made)
-
-
 def read_config(path: Path) -> QuantizeConfig:
-    """Read a YAML file of settings.
-
-    Raises:
-        OptionError: missing, not YAML, a key stands twice, or a setting is not as expected.
-        MissingExtraError: PyYAML is not installed.
-    """
+    """Read a YAML file of settings; OptionError: missing, not YAML, a key stands twice, or a
+    setting is not as expected."""
     require("yaml", extra="quantize", why="a YAML configuration")
     if not path.is_file():
         raise OptionError(f"{path}: no such file; expected a YAML file of settings")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from ssd34.deploy.int8.plan import QuantizeOptions
+from ssd34.files.atomic import written_whole
+from ssd34.files.cache import load_matplotlib
 from ssd34.runtime.timing import SpeedUp
 from ssd34.setting_types import Share, check_fields
 
@@ -31,14 +35,9 @@ class Criterion:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def drop_of(self, *, float_ap: float, ap: float) -> float:
-        """The loss of AP in the criterion's measure; below 0 where int8 is the better one."""
-        lost = float_ap - ap
-        return lost / float_ap if self.drop == "relative" else lost
-
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class Measurement:
     """One int8 file, measured against the float file.
 
     Attributes:
@@ -61,13 +60,13 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial(Measured):
+class Trial(Measurement):
     """A measurement with the gate's verdict.
 
     Attributes:
         number: 1, 2, ...
         options: how the file was quantized.
-        drop: loss of AP in the criterion's measure.
+        drop: loss of AP in the criterion's measure; below 0 where int8 is the better one.
         accurate: the drop is small enough.
         fast: the speed-up is large enough.
     """
@@ -109,22 +108,61 @@ class Trial(Measured):
         return cls(**{**known, "options": options, "speedup": SpeedUp(**values["speedup"])})
 
 
-def judged(
-    measured: Measured, options: QuantizeOptions, *, number: int, criterion: Criterion
+def judge(
+    measured: Measurement, options: QuantizeOptions, *, number: int, criterion: Criterion
 ) -> Trial:
     """A measurement with the gate's verdict."""
-    drop = criterion.drop_of(float_ap=measured.float_ap, ap=measured.ap)
+    lost = measured.float_ap - measured.ap
+    drop = lost / measured.float_ap if criterion.drop == "relative" else lost
     return Trial(
         number=number,
         options=options,
         drop=drop,
         accurate=drop <= criterion.max_drop,
         fast=measured.speedup.low >= criterion.min_speedup,
-        **{f.name: getattr(measured, f.name) for f in dataclasses.fields(Measured)},
+        **{f.name: getattr(measured, f.name) for f in dataclasses.fields(Measurement)},
     )
 
 
-def pareto_front(trials: list[Trial]) -> list[Trial]:
+def plot_trials(trials: Sequence[Trial], path: Path, *, criterion: Criterion, title: str) -> None:
+    """Write a PNG of one or more trials of one float file: accepted ones filled, with the gate and
+    the Pareto front. MissingExtraError: matplotlib is not installed."""
+    load_matplotlib(extra="quantize", why="the plot of the trials")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    first = trials[0]
+    axes.scatter([first.float_ms], [first.float_ap], marker="*", s=140, color="#444444")
+    axes.annotate("float", (first.float_ms, first.float_ap), (-8, -16),
+                  textcoords="offset points", ha="right")  # fmt: skip
+    for trial in trials:
+        axes.scatter(
+            [trial.ms], [trial.ap], s=60, zorder=3, edgecolors="#1f6fb2",
+            facecolors="#1f6fb2" if trial.accepted else "none",
+        )  # fmt: skip
+        axes.annotate(str(trial.number), (trial.ms, trial.ap), (6, 5), textcoords="offset points")
+    front = find_pareto_front(trials)
+    axes.plot([t.ms for t in front], [t.ap for t in front], color="#1f6fb2", alpha=0.4, zorder=2)
+    allowed = criterion.max_drop * (first.float_ap if criterion.drop == "relative" else 1)
+    axes.axhline(first.float_ap - allowed, color="#b23a1f", ls="--", lw=1)
+    axes.axvline(first.float_ms / criterion.min_speedup, color="#b23a1f", ls="--", lw=1)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("milliseconds a picture, median")
+    axes.set_ylabel("AP")
+    axes.set_title(
+        f"{title}\nfilled: accepted; dashed: the gate; line: Pareto front",
+        fontsize=10,
+        parse_math=False,  # a file may be called $
+    )
+    axes.grid(alpha=0.3)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def find_pareto_front(trials: Sequence[Trial]) -> list[Trial]:
     """The trials that no other one beats in both AP and time, fastest first."""
     front: list[Trial] = []
     for trial in sorted(trials, key=lambda t: (t.ms, -t.ap)):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.search.gate import Criterion, Trial, judged
+from ssd34.deploy.search.gate import Criterion, Trial, judge
 from ssd34.deploy.search.sensitivity import LayerCost
 from ssd34.errors import OptionError
 from ssd34.files.atomic import naming, write_text
@@ -59,7 +59,7 @@ class TrialLog:
         try:
             found = [Trial.from_dict(json.loads(row)) for row in rows]
             self.earlier = tuple(
-                judged(trial, trial.options, number=number, criterion=criterion)
+                judge(trial, trial.options, number=number, criterion=criterion)
                 for number, trial in enumerate(found, start=1)
             )
         except (ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
@@ -104,12 +104,7 @@ class LayerLog:
     """``layers.json``: the layers as they were ranked, for each file that was taken apart."""
 
     def __init__(self, path: Path, *, subject: Mapping[str, Any], resume: bool) -> None:
-        """
-        Args:
-            path: in an existing folder.
-            subject: as for the trials; what was measured of another is left out.
-            resume: whether what the file holds may serve.
-        """
+        """What is in the file serves with `resume`, and if it is of the same subject."""
         self.path = path
         self._subject = json.loads(json.dumps(dict(subject)))
         self._known: dict[QuantizeOptions, list[LayerCost]] = {}

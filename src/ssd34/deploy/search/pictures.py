@@ -26,13 +26,8 @@ EVERY = 3
 
 @dataclass(frozen=True)
 class CalibrationPicture:
-    """A picture before it is read.
-
-    Attributes:
-        name: of the file.
-        read: decodes it; ImageError where that cannot be.
-        digest: SHA-256 of the file, hexadecimal; ImageError or OSError where that cannot be.
-    """
+    """A picture before it is read: its file's name, what decodes it (ImageError where that cannot
+    be), and what gives the file's SHA-256, hexadecimal (ImageError or OSError)."""
 
     name: str
     read: Callable[[], Picture]
@@ -41,12 +36,7 @@ class CalibrationPicture:
 
 @dataclass(frozen=True)
 class CalibrationPictures:
-    """Pictures for calibration, read one after the other.
-
-    Attributes:
-        name: where they come from, for messages and the proof.
-        files: the pictures.
-    """
+    """Pictures for calibration, and where they come from, for messages and the proof."""
 
     name: str
     files: tuple[CalibrationPicture, ...]
@@ -84,6 +74,32 @@ class CalibrationPictures:
         return sum(digest is not None and digest in found for digest, found in digests)
 
 
+def count_seen(
+    measured: Dataset, seen: Sequence[Dataset], *, progress: Callable[[int], None] = lambda _: None
+) -> int:
+    """How many pictures are also in other data sets: the same file, under any name. Where a file
+    cannot be read, as beside annotations alone, its name counts.
+
+    Args:
+        measured: the pictures that are counted.
+        seen: the data sets that they are looked for in.
+        progress: called with the number of pictures of `seen` that were read.
+    """
+    names: set[str] = set()
+    digests: set[str] = set()
+    every = (file for dataset in seen for file in _files(dataset, dataset.samples))
+    for done, file in enumerate(every, start=1):
+        if digest := _digest_of(file):
+            digests.add(digest)
+        else:
+            names.add(Path(file.name).name)
+        progress(done)
+    return sum(
+        Path(file.name).name in names or _digest_of(file) in digests
+        for file in _files(measured, measured.samples)
+    )
+
+
 def _digest_of(file: CalibrationPicture) -> str | None:
     """Its SHA-256; None: the file cannot be read."""
     try:
@@ -98,11 +114,8 @@ def from_dataset(dataset: Dataset, *, pictures: int) -> CalibrationPictures:
 
 
 def from_path(path: str, *, pictures: int) -> CalibrationPictures:
-    """At most so many pictures of a data set in any form, or of a folder of picture files.
-
-    Raises:
-        DatasetError, ImageError: it is neither.
-    """
+    """At most so many pictures of a data set in any form, or of a folder of picture files;
+    DatasetError, ImageError: it is neither."""
     source, _ = split_path(path)
     if Path(source).is_dir():
         try:
@@ -113,11 +126,8 @@ def from_path(path: str, *, pictures: int) -> CalibrationPictures:
 
 
 def from_folder(folder: str, *, pictures: int) -> CalibrationPictures:
-    """At most so many picture files of a folder, spread evenly over it.
-
-    Raises:
-        ImageError: there is none.
-    """
+    """At most so many picture files of a folder, spread evenly over it; ImageError: there is
+    none."""
     found = find_pictures([folder])
     chosen = [found[i] for i in _even(len(found), pictures)]
     return CalibrationPictures(
@@ -133,10 +143,7 @@ def from_folder(folder: str, *, pictures: int) -> CalibrationPictures:
 
 def split(dataset: Dataset, *, pictures: int) -> tuple[CalibrationPictures, Dataset]:
     """Part a data set: every third picture, at most so many, calibrates; the others are measured.
-
-    Raises:
-        DatasetError: it has fewer than three pictures.
-    """
+    DatasetError: it has fewer than three pictures."""
     if len(dataset) < EVERY:
         raise DatasetError(
             f"{dataset.name}: expected at least {EVERY} pictures, got {len(dataset)}: some "

@@ -1,7 +1,7 @@
 """The search for an int8 file that passes the gate.
 
-First whole networks in int8, with each way of finding ranges. If none of them is accurate enough,
-the layers that cost most accuracy per millisecond go back to float, the fewest that do.
+First whole networks in int8, with each way of finding ranges. If none is accurate enough, the
+layers that cost most accuracy per millisecond go back to float, the fewest that do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.search.gate import Criterion, Measured, Trial, judged
+from ssd34.deploy.search.gate import Criterion, Measurement, Trial, judge
 from ssd34.setting_types import Count, check_fields
 from ssd34.text import counted
 
@@ -40,7 +40,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchOutcome:
     """How a search ended.
 
     Attributes:
@@ -72,8 +72,7 @@ class Search:
 
     Attributes:
         measure: makes and measures the int8 file of a trial.
-        ranked_nodes: layers by the accuracy that they cost per millisecond in a trial's file, worst
-            first.
+        ranked_nodes: layers by what they cost per millisecond in a trial's file, worst first.
         criterion: the gate.
         budget: its limits.
         finished: called with each new trial.
@@ -81,7 +80,7 @@ class Search:
         clock: seconds.
     """
 
-    measure: Callable[[QuantizeOptions], Measured]
+    measure: Callable[[QuantizeOptions], Measurement]
     ranked_nodes: Callable[[Trial], Sequence[str]]
     criterion: Criterion
     budget: Budget
@@ -95,12 +94,9 @@ class Search:
         self._known = {trial.options: trial for trial in self.earlier}
         self._started = self.clock()
 
-    def run(self, candidates: Sequence[QuantizeOptions]) -> Outcome:
-        """Try the candidates in their order, then the fall-back to float.
-
-        Options that share nothing with earlier runs of this object may be searched one after the
-        other; the budget counts them together.
-        """
+    def run(self, candidates: Sequence[QuantizeOptions]) -> SearchOutcome:
+        """Try the candidates in their order, then the fall-back to float. The budget counts all
+        runs of this object together."""
         tried: list[Trial] = []
 
         def attempt(options: QuantizeOptions) -> Trial:
@@ -109,10 +105,10 @@ class Search:
                 tried.append(trial)
             return trial
 
-        def outcome(reason: str) -> Outcome:
+        def outcome(reason: str) -> SearchOutcome:
             accepted = [trial for trial in tried if trial.accepted]
             best = min(accepted, key=lambda t: (len(t.options.float_nodes), t.drop), default=None)
-            return Outcome(best, tuple(tried), reason)
+            return SearchOutcome(best, tuple(tried), reason)
 
         try:
             for options in candidates:
@@ -131,11 +127,8 @@ class Search:
             return outcome(str(spent) if tried else f"its search did not begin, as {spent}")
 
     def _fall_back(self, start: Trial, attempt: Callable[[QuantizeOptions], Trial]) -> str:
-        """Find the fewest of the ranked layers in float that are enough.
-
-        Doubles the number until the accuracy is enough, then halves the gap to the last number
-        that was not.
-        """
+        """Find the fewest of the ranked layers in float that are enough: double the number until
+        the accuracy is, then halve the gap to the last number that was not."""
         options = start.options
         in_float = set(options.float_nodes)
         if not any(in_float < set(known.float_nodes) for known in self._known):
@@ -173,7 +166,7 @@ class Search:
             return self._known[options]
         self._check_budget()
         number = len(self._known) + 1
-        trial = judged(self.measure(options), options, number=number, criterion=self.criterion)
+        trial = judge(self.measure(options), options, number=number, criterion=self.criterion)
         self._known[options] = trial
         self.finished(trial)
         return trial

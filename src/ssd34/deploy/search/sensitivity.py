@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ssd34.deploy.graph.export import ExportOptions, network_model
 from ssd34.deploy.graph.layers import Network
-from ssd34.deploy.int8.calibrate import Statistics, may_detect
+from ssd34.deploy.int8.calibrate import CalibrationStatistics, may_detect
 from ssd34.deploy.int8.plan import NEGLIGIBLE, QuantizeOptions
 from ssd34.deploy.int8.quantize import quantized_model
 from ssd34.runtime.node_times import NodeTime, measure_node_times
@@ -33,7 +33,7 @@ class LayerCost:
     Attributes:
         name: the layer.
         noise: mean square of the change of what decides on detections when this layer alone is
-            in int8, as `output_noise` measures it.
+            in int8, as `measure_output_noise` measures it.
         float_ms: what it takes in the file without int8, by the engine's profile. What was merged
             into it counts as its own, for example an addition.
         int8_ms: what it takes in the file with everything in int8.
@@ -60,25 +60,17 @@ class LayerCost:
         return cls(**{name: values[name] for name in names})
 
 
-def layer_costs(
+def measure_layer_costs(
     network: Network,
-    statistics: Statistics,
+    statistics: CalibrationStatistics,
     options: QuantizeOptions,
     pictures: Sequence[NDArray[np.uint8]],
     *,
     threads: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[LayerCost]:
-    """The cost of every convolution, the worst per millisecond first.
-
-    Args:
-        network: in float.
-        statistics: its calibration.
-        options: how each layer is quantized.
-        pictures: each (H, W, 3) uint8 RGB; a few are enough.
-        threads: None: what this process may use.
-        progress: called with the number of layers done.
-    """
+    """The cost of every convolution, the worst per millisecond first, over a few pictures, each (H,
+    W, 3) uint8 RGB."""
     convolutions = [layer.name for layer in network.convs]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layer.onnx"
@@ -101,7 +93,7 @@ def layer_costs(
         def times(session: Session) -> dict[str, float]:
             tensor = session.input_for(pictures[0])
             nodes = measure_node_times(path, session.engine.name, tensor, threads=session.threads)
-            return layer_times(nodes, convolutions)
+            return sum_layer_times(nodes, convolutions)
 
         exported = ExportOptions(opset=options.opset, policy=None)
         float_session = loaded(network_model(network, exported))
@@ -110,28 +102,21 @@ def layer_costs(
         costs: list[LayerCost] = []
         for name in convolutions:
             changed = outputs(quantized(other for other in network.by_name if other != name))
-            noise = output_noise(reference, changed)
+            noise = measure_output_noise(reference, changed)
             costs.append(LayerCost(name, noise, float_ms[name], int8_ms[name]))
             progress(len(costs))
     return sorted(costs, key=lambda cost: -cost.noise_per_ms)
 
 
-def output_noise(
+def measure_output_noise(
     reference: tuple[NDArray[np.float32], NDArray[np.float32]],
     changed: tuple[NDArray[np.float32], NDArray[np.float32]],
 ) -> float:
-    """The change of a network's raw outputs as far as it decides on detections.
+    """The change of raw outputs, loc (N, 4, A) and conf (N, channels, A), as far as it decides on
+    detections: mean squares as shares of the variances, together.
 
-    What int8 cuts off on purpose (`head_ranges`) does not count: logits so far below the largest of
-    their default box that the softmax makes nothing of them, and the offsets of boxes that are no
-    detection's.
-
-    Args:
-        reference: loc (N, 4, A) and conf (N, channels, A) in float.
-        changed: the same of another file.
-
-    Returns:
-        The mean squares of the changes of loc and conf, each as a share of its variance, together.
+    What int8 cuts off on purpose (`choose_head_ranges`) does not count: negligible logits, and the
+    offsets of boxes that are no detection's.
     """
     (loc, conf), (new_loc, new_conf) = reference, changed
     highest = conf.max(axis=1, keepdims=True)
@@ -146,12 +131,9 @@ def output_noise(
     return sum(float(np.mean((b - a) ** 2) / max(float(a.var()), 1e-12)) for a, b in pairs)
 
 
-def layer_times(nodes: Sequence[NodeTime], layers: Collection[str]) -> dict[str, float]:
-    """Milliseconds of each layer.
-
-    Engines name a node after the layer that it computes and add to it, for example
-    ``backbone.conv1.relu_nchwc`` and ``backbone.conv1_token_21``.
-    """
+def sum_layer_times(nodes: Sequence[NodeTime], layers: Collection[str]) -> dict[str, float]:
+    """Milliseconds of each layer. Engines add to the names of layers, as in
+    ``backbone.conv1.relu_nchwc`` and ``backbone.conv1_token_21``."""
     times = dict.fromkeys(layers, 0.0)
     longest_first = sorted(layers, key=len, reverse=True)
     pattern = re.compile(rf"({'|'.join(map(re.escape, longest_first))})(?![0-9A-Za-z])")

@@ -20,7 +20,7 @@ from ssd34.evaluate.analysis.counts import (
     count_error_types,
 )
 from ssd34.evaluate.analysis.curves import (
-    Calibration,
+    CalibrationCurve,
     Curves,
     ScoreChoice,
     choose_score,
@@ -32,8 +32,8 @@ from ssd34.evaluate.metrics.coco import (
     NOT_COUNTED,
     Matching,
     build_ground_truth,
+    list_class_names,
     make_countable,
-    names_of,
     read_matches,
 )
 from ssd34.evaluate.results import Results
@@ -46,8 +46,7 @@ class Picture:
     Attributes:
         sample: its place in the data set.
         file_name: its file.
-        objects: to be found.
-        found: of them.
+        objects, found: how many are to be found, and were.
         false_alarms: detections that found nothing.
         boxes_found: for each box of the sample, whether it was found; None for crowds.
         detections: place in the results and whether it is right, best first; those in crowds
@@ -124,15 +123,7 @@ def rank_worst(pictures: Sequence[Picture]) -> list[Picture]:
 class Analysis:
     """What lies behind AP.
 
-    Attributes:
-        curves: precision against recall.
-        scores: what each score threshold gives; `scores.best` is that of the parts below.
-        classes: AP of each class.
-        sizes: AP of small, medium and large objects.
-        confusion: which class is taken for which.
-        errors: what kinds of errors cost how much.
-        calibration: whether scores mean what they say.
-        pictures: how each picture went.
+    `scores.best` is the score from which on the confusion, counts of errors and pictures are.
     """
 
     curves: Curves
@@ -141,16 +132,12 @@ class Analysis:
     sizes: tuple[Part, ...]
     confusion: Confusion
     errors: ErrorTypes
-    calibration: Calibration
+    calibration: CalibrationCurve
     pictures: tuple[Picture, ...]
 
 
 def analyse(dataset: Dataset, results: Results) -> Analysis:
-    """Analyse detections against a data set's boxes.
-
-    Args:
-        dataset: the ground truth; pictures are not read.
-        results: detections in its pictures and of its classes. May be empty.
+    """Analyse detections in a data set's pictures and of its classes against its boxes.
 
     Raises:
         MissingExtraError: hotcoco is not installed.
@@ -181,7 +168,7 @@ def analyse(dataset: Dataset, results: Results) -> Analysis:
         sizes=count_by_size(evaluation, dataset),
         confusion=count_confusion(
             evaluation_of(hotcoco.COCO(without_crowds), counted),
-            names_of(evaluation, dataset.labels),
+            list_class_names(evaluation, dataset.labels),
             score=scores.best,
         ),
         errors=count_error_types(

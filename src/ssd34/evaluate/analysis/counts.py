@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.datasets.dataset import Dataset
-from ssd34.evaluate.metrics.coco import IOU, average_measured, names_of
+from ssd34.evaluate.metrics.coco import IOU, average_measured, list_class_names
 
 SIZES = ("small", "medium", "large")
 
@@ -38,13 +38,9 @@ class Part:
 
 
 def count_by_class(evaluation: Any, dataset: Dataset) -> tuple[Part, ...]:
-    """One part a class of the data set, in label order.
-
-    Args:
-        evaluation: hotcoco's COCOeval after `accumulate`.
-        dataset: what was evaluated.
-    """
-    column = {name: k for k, name in enumerate(names_of(evaluation, dataset.labels))}
+    """One part a class of the data set that was evaluated (hotcoco's COCOeval after `accumulate`),
+    in label order."""
+    column = {name: k for k, name in enumerate(list_class_names(evaluation, dataset.labels))}
     objects = _objects(dataset, low=0, high=np.inf)
     return tuple(
         _part(evaluation, name, int(objects[label]), classes=[column[name]], area=0)
@@ -57,12 +53,10 @@ def count_by_size(evaluation: Any, dataset: Dataset) -> tuple[Part, ...]:
     """Small, medium and large: areas up to 32 x 32, up to 96 x 96, and above."""
     classes = list(range(len(evaluation.params.cat_ids)))
     parts = []
-    for area, (name, (low, high)) in enumerate(
-        zip(("all", *SIZES), evaluation.params.area_rng, strict=True)
-    ):
-        if name != "all":
-            objects = int(_objects(dataset, low=low, high=high).sum())
-            parts.append(_part(evaluation, name, objects, classes=classes, area=area))
+    ranges = evaluation.params.area_rng[1:]  # the first is that of all sizes
+    for area, (name, (low, high)) in enumerate(zip(SIZES, ranges, strict=True), start=1):
+        objects = int(_objects(dataset, low=low, high=high).sum())
+        parts.append(_part(evaluation, name, objects, classes=classes, area=area))
     return tuple(parts)
 
 
@@ -172,14 +166,8 @@ KINDS = (
 
 @dataclass(frozen=True)
 class ErrorType:
-    """One kind of error.
-
-    Attributes:
-        name: of the kind.
-        meaning: in words.
-        ap50_lost: how much AP50 would rise if only these errors were put right.
-        count: how many there are at the chosen score.
-    """
+    """One kind of error, how much AP50 would rise if only these errors were put right, and how many
+    there are at the chosen score."""
 
     name: str
     meaning: str
@@ -197,13 +185,8 @@ class ErrorTypes:
 
 
 def count_error_types(evaluation: Any, chosen: Any, *, score: float) -> ErrorTypes:
-    """The six kinds of errors.
-
-    Args:
-        evaluation: hotcoco's COCOeval of all detections after `evaluate`: what AP loses.
-        chosen: the same with the detections of at least `score`: what is counted.
-        score: the threshold.
-    """
+    """The six kinds of errors: what AP loses by them in hotcoco's COCOeval of all detections, and
+    how many there are in that of the `chosen` ones of at least `score`, both after `evaluate`."""
     told = evaluation.tide_errors(pos_thr=IOU, bg_thr=BACKGROUND_IOU)
     counts = chosen.tide_errors(pos_thr=IOU, bg_thr=BACKGROUND_IOU)["counts"]
     return ErrorTypes(

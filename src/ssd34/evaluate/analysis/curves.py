@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.labels import LabelSet
-from ssd34.evaluate.metrics.coco import FOUND, IOU, NOT_COUNTED, Matching, names_of
+from ssd34.evaluate.metrics.coco import FOUND, IOU, NOT_COUNTED, Matching, list_class_names
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,11 @@ class Curves:
 
 
 def measure_curves(evaluation: Any, labels: LabelSet) -> Curves:
-    """The curves of an evaluation.
-
-    Args:
-        evaluation: hotcoco's COCOeval after `accumulate`.
-        labels: the data set's classes.
-    """
+    """The curves of an evaluation (hotcoco's COCOeval after `accumulate`)."""
     # (IoU thresholds, recalls, classes); -1 for classes without objects.
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     measured = (precision > -1).all(axis=(0, 1))
-    names = names_of(evaluation, labels)
+    names = list_class_names(evaluation, labels)
     return Curves(
         recall=tuple(map(float, evaluation.params.rec_thrs)),
         by_iou=tuple(
@@ -79,9 +74,7 @@ class ScoreChoice:
         f1: harmonic mean of the two.
         best: the threshold of the highest F1 among all scores that occur; 0.5 if nothing was
             found.
-        best_precision: there.
-        best_recall: there.
-        best_f1: there.
+        best_precision, best_recall, best_f1: there.
     """
 
     scores: tuple[float, ...]
@@ -140,7 +133,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationCurve:
     """Whether a score of 0.7 means right in 7 of 10 cases, at IoU 0.5.
 
     Attributes:
@@ -156,10 +149,10 @@ class Calibration:
     detections: int
 
 
-def measure_calibration(evaluation: Any) -> Calibration:
+def measure_calibration(evaluation: Any) -> CalibrationCurve:
     """Calibration of an evaluation (hotcoco's COCOeval after `evaluate`)."""
     told = evaluation.calibration(n_bins=BINS, iou_threshold=IOU)
-    return Calibration(
+    return CalibrationCurve(
         bins=tuple(
             Bin(
                 low=float(one["bin_lower"]),

@@ -1,20 +1,12 @@
 """How far AP would move with other pictures: the bootstrap over pictures.
 
-Pictures are drawn with replacement, as many as there are, and AP is accumulated again; how the
-middle 95 % of many such draws spread around their mean is how far the measured AP may be off.
-Which detection matches which object depends on its own picture alone, so it is found once, by the
-library, and a draw only counts pictures more or less often.
+Pictures are drawn with replacement, as many as there are, and AP is accumulated again. Matches
+depend on their own picture alone, so the library finds them once, and a draw only counts pictures
+more or less often. The middle 95 % of the draws, moved so that their mean is the measured number
+(why: docs/decisions), are the interval. Where objects lie in a few pictures only, draws spread too
+little: then there is none.
 
-The spread is laid around the measured number, not around the draws' own mean: a draw holds the same
-picture several times, and AP of fewer different pictures is higher where classes are rare (on 300
-pictures of COCO by half), so the draws' plain quantiles are off to one side. The interval answers
-for the choice of pictures, not for training: two trainings with other seeds may differ by more. A
-class that a draw leaves without objects does not count in that draw. Where objects lie in a few
-pictures only, draws hold hardly anything but the same pictures again and spread too little, of one
-picture not at all: then there is no interval.
-
-Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979; why the centre is moved:
-docs/decisions.
+Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979.
 """
 
 from __future__ import annotations
@@ -69,12 +61,8 @@ class ClassMatches:
 
 @dataclass(frozen=True, eq=False)
 class DatasetMatches:
-    """Which detections match, for each class that has objects.
-
-    Attributes:
-        classes: by name.
-        pictures: how many there are.
-    """
+    """Which detections match, for each class that has objects, by name, and how many pictures there
+    are."""
 
     classes: Mapping[str, ClassMatches]
     pictures: int
@@ -119,8 +107,6 @@ class Uncertainty:
 def match(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> DatasetMatches:
     """Match detections with objects as COCO does, at most 100 of a picture and class.
 
-    The library is asked for some pictures at a time: its answer for all would be gigabytes.
-
     Raises:
         MissingExtraError: hotcoco is not installed.
     """
@@ -134,6 +120,7 @@ def match(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> DatasetMatc
     labels = dataset.labels.label_of_category()
     parts: defaultdict[int, list[tuple[NDArray[Any], ...]]] = defaultdict(list)
     objects = np.zeros((len(dataset.labels) + 1, len(dataset)), np.int32)
+    # Some pictures at a time: the library's answer for all would be gigabytes.
     for start in range(0, len(image_ids), _PICTURES_AT_ONCE):
         evaluation.params.img_ids = image_ids[start : start + _PICTURES_AT_ONCE]
         evaluation.evaluate()
@@ -167,15 +154,8 @@ def _best_first(
 
 
 def average_precision(one: ClassMatches, counts: NDArray[np.int32]) -> NDArray[np.float64]:
-    """AP of a class at each IoU threshold, were every picture there so many times.
-
-    Args:
-        one: the class.
-        counts: (B, P) int32.
-
-    Returns:
-        (B, 10) float64; NaN where no object is left.
-    """
+    """AP of a class at each IoU threshold, (B, 10) float64, were every picture there so many times,
+    (B, P) int32; NaN where no object is left."""
     objects = counts @ one.objects
     weights = counts[:, one.pictures]
     seen = np.cumsum(weights, axis=1, dtype=np.int32)
@@ -239,15 +219,15 @@ def accumulate_draws(
 def summarise(class_ap: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """AP, AP50 and AP75 from (B, classes, 10) AP, as COCO means them, each (B,) float64; NaN
     where nothing was measured."""
-    return {name: nan_mean(class_ap[:, :, where]) for name, where in SHORT.items()}
+    return {name: average_known(class_ap[:, :, where]) for name, where in SHORT.items()}
 
 
-def nan_mean_of_classes(class_ap: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+def average_classes(class_ap: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """AP of each class, (B,) float64, from (B, classes, 10)."""
-    return [nan_mean(class_ap[:, k]) for k in range(class_ap.shape[1])]
+    return [average_known(class_ap[:, k]) for k in range(class_ap.shape[1])]
 
 
-def nan_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def average_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The mean over all axes but the first of what is not NaN; NaN where nothing is left."""
     flat = values.reshape(len(values), -1)
     known = ~np.isnan(flat)
@@ -259,16 +239,8 @@ def nan_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def measure_interval(
     measured: float, drawn: NDArray[np.float64], *, within: tuple[float, float] = (0, 1)
 ) -> Interval | None:
-    """Where the middle of the draws lies once their mean is moved to the measured number.
-
-    Args:
-        measured: on the pictures as they are; NaN: nothing was.
-        drawn: (B,) float64; NaN is left out.
-        within: what the number can be at all.
-
-    Returns:
-        None where nothing was measured or drawn.
-    """
+    """Where the middle of the draws, (B,) float64, lies once their mean is moved to the measured
+    number, as far as that can be at all; None where all draws, or the number itself, are NaN."""
     known = drawn[~np.isnan(drawn)]
     if np.isnan(measured) or not known.size:
         return None
@@ -284,28 +256,18 @@ def estimate_uncertainty(
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Uncertainty:
-    """Intervals from many draws.
-
-    Args:
-        matches: of one model on some pictures.
-        resamples: how many draws.
-        seed: of the draws; the same one gives the same intervals.
-        progress: called with the number of draws done.
-    """
-    class_ap = accumulate_draws(matches, resamples=resamples, seed=seed, progress=progress)
-    numbers = summarise(class_ap).items()
-    by_class = zip(matches.classes.items(), nan_mean_of_classes(class_ap), strict=True)
+    """Intervals from so many draws; the same seed gives the same ones. `progress` is called with
+    the number of draws done."""
+    drawn = accumulate_draws(matches, resamples=resamples, seed=seed, progress=progress)
+    summary = {name: measure_interval(k[0], k[1:]) for name, k in summarise(drawn).items()}
+    class_ap = {
+        name: measure_interval(k[0], k[1:])
+        for (name, one), k in zip(matches.classes.items(), average_classes(drawn), strict=True)
+        if one.enough
+    }
     return Uncertainty(
-        summary={
-            name: found
-            for name, k in numbers
-            if matches.enough and (found := measure_interval(k[0], k[1:]))
-        },
-        class_ap={
-            name: found
-            for (name, one), k in by_class
-            if one.enough and (found := measure_interval(k[0], k[1:]))
-        },
+        summary={name: found for name, found in summary.items() if found and matches.enough},
+        class_ap={name: found for name, found in class_ap.items() if found},
         resamples=resamples,
         seed=seed,
     )

@@ -65,7 +65,7 @@ class CocoMetrics:
         }
 
 
-def categories_of(labels: LabelSet, dataset: Dataset) -> NDArray[np.int64]:
+def match_categories(labels: LabelSet, dataset: Dataset) -> NDArray[np.int64]:
     """Each network label's category id in a data set, matched by name; -1: it has no such class.
 
     Raises:
@@ -84,7 +84,7 @@ def categories_of(labels: LabelSet, dataset: Dataset) -> NDArray[np.int64]:
 
 def describe_unknown_classes(labels: LabelSet, dataset: Dataset) -> str | None:
     """Which of a data set's classes a model does not know, and what may help; None where it knows
-    all, or none, which is an error of `categories_of`."""
+    all, or none, which is an error of `match_categories`."""
     unknown = [name for name in dataset.labels.names if name not in labels.names]
     if len(unknown) in (0, len(dataset.labels)):
         return None
@@ -100,19 +100,18 @@ def build_ground_truth(dataset: Dataset) -> dict[str, Any]:
     COCO's metric counts neither as found nor as missed."""
     annotations: list[dict[str, Any]] = []
     for sample in dataset.samples:
+        boxes = xywh_from_xyxy(sample.boxes)
         for box, label, area, ignored in zip(
-            xywh_from_xyxy(sample.boxes), sample.labels, sample.areas, sample.ignored, strict=True
+            boxes.tolist(), sample.labels.tolist(), sample.areas, sample.ignored, strict=True
         ):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": sample.image_id,
-                    "category_id": dataset.labels.category_id(int(label)),
-                    "bbox": [float(value) for value in box],
-                    "area": float(area),
-                    "iscrowd": int(ignored),
-                }
-            )
+            annotations.append({
+                "id": len(annotations) + 1,
+                "image_id": sample.image_id,
+                "category_id": dataset.labels.category_id(label),
+                "bbox": box,
+                "area": float(area),
+                "iscrowd": int(ignored),
+            })  # fmt: skip
     return {
         "images": [
             {"id": s.image_id, "file_name": s.file_name, "width": s.width, "height": s.height}
@@ -120,10 +119,8 @@ def build_ground_truth(dataset: Dataset) -> dict[str, Any]:
         ],
         "annotations": annotations,
         "categories": [
-            {"id": category, "name": name}
-            for name, category in zip(
-                dataset.labels.names, dataset.labels.category_ids, strict=True
-            )
+            {"id": dataset.labels.category_id(label), "name": name}
+            for label, name in enumerate(dataset.labels.names, start=1)
         ],
     }
 
@@ -132,12 +129,7 @@ def make_countable(
     dataset: Dataset, results: Sequence[Mapping[str, Any]]
 ) -> tuple[Dataset, Results]:
     """Both with image ids that the library, like pycocotools, can tell apart: it keeps those of
-    detections as float64. Other ones are replaced by numbers in the same order.
-
-    Args:
-        dataset: the ground truth.
-        results: detections in its pictures.
-    """
+    detections as float64. Other ones are replaced by numbers in the same order."""
     found = Results.of(results)
     ids = sorted(sample.image_id for sample in dataset.samples)
     if not ids or ids[-1] <= _LARGEST_EXACT:
@@ -162,13 +154,8 @@ def open_evaluation(
 
 
 def measure_coco(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
-    """Score detections against a data set's boxes.
-
-    Every picture of the data set counts, also those without boxes or detections.
-
-    Args:
-        dataset: the ground truth.
-        results: COCO results: image_id, category_id, bbox (xywh, pixels), score. May be empty.
+    """Score detections in COCO's results form (image_id, category_id, bbox in xywh pixels, score)
+    against a data set's boxes. Pictures without boxes or detections count, too.
 
     Raises:
         MissingExtraError: hotcoco is not installed.
@@ -189,10 +176,9 @@ def measure_coco(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
         f"AR{n}": average_measured(recall[:, :, 0, k]) for k, n in enumerate(_MAX_DETECTIONS)
     }
     summary |= {f"AR_{n}": average_measured(recall[:, :, k, -1]) for n, k in _AREAS.items()}
-    names = names_of(evaluation, dataset.labels)
+    names = list_class_names(evaluation, dataset.labels)
 
     def by_class(values: NDArray[np.float64]) -> dict[str, float]:
-        """The mean of (..., classes) for each class that has objects."""
         means = {name: average_measured(values[..., k]) for k, name in enumerate(names)}
         return {name: value for name, value in means.items() if value is not None}
 
@@ -205,7 +191,7 @@ def measure_coco(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
     )
 
 
-def names_of(evaluation: Any, labels: LabelSet) -> list[str]:
+def list_class_names(evaluation: Any, labels: LabelSet) -> list[str]:
     """The class names in the order of the library's arrays."""
     known = dict(zip(labels.category_ids, labels.names, strict=True))
     return [known[int(category)] for category in evaluation.params.cat_ids]
@@ -251,11 +237,8 @@ class Matching:
 
 
 def match_detections(dataset: Dataset, results: Results) -> tuple[Any, Matching]:
-    """An evaluation (hotcoco's COCOeval after `evaluate`) of detections, and its matching.
-
-    Args:
-        dataset: pictures and boxes.
-        results: detections in its pictures and of its classes.
+    """An evaluation (hotcoco's COCOeval after `evaluate`) of detections in a data set's pictures
+    and of its classes, and its matching.
 
     Raises:
         MissingExtraError: hotcoco is not installed.

@@ -15,22 +15,16 @@ from ssd34.evaluate.metrics.bootstrap import (
     DatasetMatches,
     Interval,
     accumulate_draws,
+    average_classes,
     measure_interval,
-    nan_mean_of_classes,
     summarise,
 )
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A number of the first and of the second, and second minus first.
-
-    Attributes:
-        first: 0..1.
-        second: 0..1.
-        interval: of the difference; None: nothing was drawn, or the objects lie in too few
-            pictures for one.
-    """
+    """A number of the first and of the second, 0..1, and the interval of second minus first; None:
+    nothing was drawn, or the objects lie in too few pictures for one."""
 
     first: float
     second: float
@@ -59,18 +53,11 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Differences of AP, AP50, AP75 and of each class's AP.
+class Differences:
+    """Differences of AP, AP50 and AP75, empty without objects, and of each class's AP.
 
-    Attributes:
-        summary: by name; empty where there are no objects.
-        class_ap: by class.
-        second_better: share of the draws in which the second's AP is higher, ties counting half;
-            None where AP has no interval, or differs in no draw.
-        pictures: how many both were scored on.
-        resamples: draws.
-        seed: of the draws.
-        confidence: of the intervals.
+    `second_better` is the share of the draws in which the second's AP is higher, ties counting
+    half; None where AP has no interval, or differs in no draw.
     """
 
     summary: Mapping[str, Difference]
@@ -101,12 +88,11 @@ def compare(
     resamples: int = 1000,
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
-) -> Comparison:
+) -> Differences:
     """Draw the same pictures for both, again and again.
 
-    What is hard in a picture is hard for both, so the interval of the difference is much smaller
-    than those of the two APs. Without draws the differences have no intervals. `progress` is called
-    with the number of draws done, of twice `resamples`.
+    What is hard in a picture is hard for both: the interval of the difference is much smaller than
+    those of the two APs. `progress` is called with the number of draws done, of twice `resamples`.
 
     Raises:
         OptionError: they are not of the same pictures and objects.
@@ -119,14 +105,13 @@ def compare(
     )
     one, other = summarise(ours), summarise(theirs)
     summary = {name: _difference(one[name], other[name], sure=first.enough) for name in one}
+    pairs = zip(average_classes(ours), average_classes(theirs), strict=True)
     by_class = {
-        name: _difference(a, b, sure=first.classes[name].enough)
-        for name, a, b in zip(
-            first.classes, nan_mean_of_classes(ours), nan_mean_of_classes(theirs), strict=True
-        )
+        name: _difference(*pair, sure=found.enough)
+        for (name, found), pair in zip(first.classes.items(), pairs, strict=True)
     }
     gained = other["AP"] - one["AP"]
-    return Comparison(
+    return Differences(
         summary={name: found for name, found in summary.items() if found},
         class_ap={name: found for name, found in by_class.items() if found},
         second_better=_share_above_zero(gained) if first.enough and gained.any() else None,

@@ -53,13 +53,8 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class Precision:
-    """Of the detections that score so much or more, how many are right at IoU 0.5.
-
-    Attributes:
-        score: the threshold.
-        right: how many are right.
-        detections: how many there are; those in crowds do not count.
-    """
+    """Of the detections that score so much or more, how many are right at IoU 0.5; those in crowds
+    do not count."""
 
     score: float
     right: int
@@ -110,13 +105,8 @@ def score(
     *,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Score:
-    """Score detections.
-
-    Args:
-        dataset: pictures and boxes. Detections in other pictures or of other classes do not count.
-        results: detections.
-        options: how.
-        progress: called with the number of draws done.
+    """Score detections; those in other pictures or of other classes than the data set's do not
+    count. `progress` is called with the number of draws done.
 
     Raises:
         OptionError: the metric is not defined on the data set.
@@ -162,12 +152,8 @@ def apply_zoo_2021(dataset: Dataset) -> Dataset:
 
 
 def measure_precisions(dataset: Dataset, results: Results) -> tuple[Precision, ...]:
-    """Precision from each score of `PRECISION_AT` on, all classes together.
-
-    Args:
-        dataset: pictures and boxes.
-        results: detections in its pictures and of its classes.
-    """
+    """Precision from each score of `PRECISION_AT` on, all classes together, of detections in the
+    data set's pictures and of its classes."""
     # Those below the lowest change nothing for those above it.
     _, found = match_detections(dataset, results.where(results.scores >= PRECISION_AT[0]))
     told = []

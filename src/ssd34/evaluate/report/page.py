@@ -7,7 +7,7 @@ import importlib.metadata
 import io
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,13 +17,11 @@ from PIL import Image, ImageDraw, ImageFont
 from ssd34.core.boxes import Boxes, xyxy_from_xywh
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import ImageError, require
-from ssd34.evaluate.analysis.analyse import Analysis, Picture
-from ssd34.evaluate.metrics.bootstrap import Interval
-from ssd34.evaluate.metrics.score import Score
-from ssd34.evaluate.report.theme import WIDTH, Plot
+from ssd34.evaluate.analysis.analyse import Picture
+from ssd34.evaluate.report.theme import Plot
 from ssd34.evaluate.results import Results
 from ssd34.images.draw import Colour, draw_labelled_box
-from ssd34.machine import this_cpu
+from ssd34.machine import describe_cpu
 
 SIDE = 480
 """Pixels of the longer side; small pictures are enlarged, so that labels do not cover them."""
@@ -37,15 +35,8 @@ _LABELLED = 28
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A picture of the gallery.
-
-    Attributes:
-        picture: how it went.
-        truth: JPEG with the boxes that should be found.
-        detections: JPEG with the boxes that were detected.
-        width: of both, pixels.
-        height: of both, pixels.
-    """
+    """A picture of the gallery, and two JPEGs of one size in pixels: with the boxes that should be
+    found and with those that were detected."""
 
     picture: Picture
     truth: bytes
@@ -71,26 +62,19 @@ def make_exhibits(
         except ImageError:  # it was reported when it was evaluated
             continue
         truth = _draw(image, _truth(picture, dataset))
-        shown.append(
-            Exhibit(
-                picture=picture,
-                truth=_jpeg(truth),
-                detections=_jpeg(_draw(image, _detected(picture, dataset, results))),
-                width=truth.width,
-                height=truth.height,
-            )
-        )
+        detections = _draw(image, _detected(picture, dataset, results))
+        jpegs = encode_jpeg(truth), encode_jpeg(detections)
+        shown.append(Exhibit(picture, *jpegs, truth.width, truth.height))
     return tuple(shown)
 
 
 def _truth(picture: Picture, dataset: Dataset) -> list[Drawn]:
     sample = dataset.samples[picture.sample]
-    drawn: list[Drawn] = []
-    for box, label, found in zip(sample.boxes, sample.labels, picture.boxes_found, strict=True):
-        name = dataset.labels.name(int(label))
-        colour = CROWD if found is None else RIGHT if found else WRONG
-        drawn.append((box, name, colour))
-    return drawn
+    colours = {None: CROWD, True: RIGHT, False: WRONG}
+    return [
+        (box, dataset.labels.name(int(label)), colours[found])
+        for box, label, found in zip(sample.boxes, sample.labels, picture.boxes_found, strict=True)
+    ]
 
 
 def _detected(picture: Picture, dataset: Dataset, results: Results) -> list[Drawn]:
@@ -121,7 +105,8 @@ def _draw(image: NDArray[np.uint8], boxes: Iterable[Drawn]) -> Image.Image:
     return picture
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def encode_jpeg(picture: Image.Image) -> bytes:
+    """A picture of mode RGB as a JPEG file."""
     file = io.BytesIO()
     picture.save(file, format="jpeg", quality=_QUALITY)
     return file.getvalue()
@@ -132,15 +117,8 @@ _LIBRARIES = ("ssd34", "hotcoco", "onnxruntime", "numpy", "pillow", "matplotlib"
 
 @dataclass(frozen=True)
 class Provenance:
-    """How the numbers were measured; the page shows all of it.
-
-    Attributes:
-        command: the command line.
-        created: when, with time zone.
-        inputs: model, data, policy and the like, and their hashes.
-        versions: of the software.
-        machine: processor, threads, system.
-    """
+    """How the numbers were measured: the command line, when, with time zone, from what, with which
+    software and on which machine."""
 
     command: str
     created: str
@@ -162,7 +140,7 @@ def list_versions() -> dict[str, str]:
 
 def describe_machine(*, threads: int | None = None) -> dict[str, str]:
     """The processor, how many the system has, and the threads that were used."""
-    cpu = this_cpu()
+    cpu = describe_cpu()
     facts = {
         "processor": cpu.model,
         "processors": str(cpu.processors),
@@ -198,56 +176,9 @@ class DrawnPlot:
     dark: bytes
 
 
-@dataclass(frozen=True, eq=False)
-class Page:
-    """What the page shows.
-
-    Attributes:
-        title: of the page.
-        score: COCO's numbers, and their intervals where there are any.
-        analysis: what lies behind the numbers.
-        plots: by name; those without anything to draw are missing.
-        best: pictures that went well.
-        worst: pictures that did not.
-        unreadable: whether there would be more pictures to show if they could be read.
-        provenance: where the numbers come from.
-    """
-
-    title: str
-    score: Score
-    analysis: Analysis
-    plots: Mapping[str, DrawnPlot]
-    best: Sequence[Exhibit]
-    worst: Sequence[Exhibit]
-    unreadable: bool
-    provenance: Provenance
-
-
-def render_page(page: Page) -> str:
-    """The page of an evaluation as HTML; see `render`.
-
-    Raises:
-        MissingExtraError: Jinja2 is not installed.
-    """
-    return render(
-        "page.html.j2",
-        title=page.title,
-        page=page,
-        metrics=page.score.metrics,
-        sure=page.score.uncertainty,
-        meanings=MEANINGS,
-        css_width=round(WIDTH * 100),
-        classes=sorted(page.analysis.classes, key=lambda one: -(one.ap or 0)),
-        pairs=page.analysis.confusion.pairs(10),
-    )
-
-
 def render(template: str, **values: object) -> str:
-    """A page as HTML that refers to nothing outside itself; all names in it are escaped.
-
-    Args:
-        template: a file beside this one.
-        values: what it shows; ``title`` among them.
+    """A page as HTML that refers to nothing outside itself, from a template beside this file; all
+    values, of which ``title`` is one, are escaped.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
@@ -261,26 +192,12 @@ def render(template: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": _number,
-        "interval": _interval,
-        "png": _data("png"),
-        "jpeg": _data("jpeg"),
+        "number": lambda value, digits=4: "-" if value is None else f"{value:.{digits}f}",
+        "interval": lambda value: "" if value is None else f"{value.low:.4f} to {value.high:.4f}",
+        "embedded": lambda data, kind: (
+            f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        ),
         "json": json.dumps,
     }
     text: str = environment.get_template(template).render(**values)
     return text
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _interval(value: Interval | None) -> str:
-    return "" if value is None else f"{value.low:.4f} to {value.high:.4f}"
-
-
-def _data(kind: str) -> Callable[[bytes], str]:
-    def uri(data: bytes) -> str:
-        return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-    return uri

@@ -10,7 +10,7 @@ import numpy as np
 
 from ssd34.evaluate.analysis.analyse import Analysis
 from ssd34.evaluate.analysis.counts import Confusion, ErrorTypes, Part
-from ssd34.evaluate.analysis.curves import BINS, Calibration, Curve, Curves, ScoreChoice
+from ssd34.evaluate.analysis.curves import BINS, CalibrationCurve, Curve, Curves, ScoreChoice
 from ssd34.evaluate.report.theme import Plot, Theme, shorten
 from ssd34.text import counted
 
@@ -322,7 +322,7 @@ def plot_confusion(confusion: Confusion) -> Plot:
     )
 
 
-def plot_reliability(calibration: Calibration) -> Plot:
+def plot_reliability(calibration: CalibrationCurve) -> Plot:
     """Share of right detections against score, and how many detections there are."""
 
     def draw(figure: Figure, theme: Theme) -> None:

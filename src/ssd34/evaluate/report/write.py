@@ -12,9 +12,9 @@ from ssd34.datasets.dataset import Dataset
 from ssd34.errors import OptionError, require
 from ssd34.evaluate.analysis.analyse import analyse, rank_best, rank_worst
 from ssd34.evaluate.metrics.score import Score, apply_metric
-from ssd34.evaluate.report.page import DrawnPlot, Page, Provenance, make_exhibits, render_page
+from ssd34.evaluate.report.page import MEANINGS, DrawnPlot, Provenance, make_exhibits, render
 from ssd34.evaluate.report.plots import NAMES, make_plots
-from ssd34.evaluate.report.theme import DARK, LIGHT, render_png
+from ssd34.evaluate.report.theme import DARK, LIGHT, WIDTH, render_png
 from ssd34.evaluate.results import Results
 from ssd34.files.atomic import write_bytes, write_text
 from ssd34.files.cache import load_matplotlib
@@ -26,15 +26,14 @@ STEPS = len(NAMES) + 2
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class EvaluationReport:
     """What a report is made from.
 
     Attributes:
         title: of the page.
         dataset: the ground truth; the pictures of the gallery are read from it.
         results: what was scored.
-        score: the score.
-        provenance: where it comes from.
+        score, provenance: what came out, and how.
         classes: those with a precision-recall curve of their own; default: those with the most
             objects.
         pictures: how many of the best and of the worst are shown.
@@ -66,20 +65,15 @@ def check_report(folder: Path, dataset: Dataset, classes: Sequence[str] = ()) ->
 
 
 def write_report(
-    folder: Path, report: Report, *, progress: Callable[[int], None] = lambda _: None
+    folder: Path, report: EvaluationReport, *, progress: Callable[[int], None] = lambda _: None
 ) -> Path:
     """Write the page and, in ``plots/``, every plot as PNG on light and dark paper and as JSON.
 
     Each file is written whole or not at all, the page last. Files of an older report in the same
     folder are replaced.
 
-    Args:
-        folder: is made if it does not exist.
-        report: what to tell.
-        progress: called with the number of steps done, of `STEPS`.
-
-    Returns:
-        The page.
+    The folder is made if it does not exist; `progress` is called with the number of steps done, of
+    `STEPS`. Returns the page's path.
 
     Raises:
         MissingExtraError: matplotlib, Jinja2 or hotcoco is not installed.
@@ -100,17 +94,22 @@ def write_report(
     ranked = (rank_best(analysis.pictures), rank_worst(analysis.pictures))
     good, bad = (make_exhibits(k, dataset, results, limit=report.pictures) for k in ranked)
     wanted = sum(min(len(k), report.pictures) for k in ranked)
-    text = render_page(
-        Page(
-            title=report.title,
-            score=report.score,
-            analysis=analysis,
-            plots=plots,
-            best=good,
-            worst=bad,
-            unreadable=len(good) + len(bad) < wanted,
-            provenance=report.provenance,
-        )
+    text = render(
+        "page.html.j2",
+        title=report.title,
+        score=report.score,
+        metrics=report.score.metrics,
+        sure=report.score.uncertainty,
+        meanings=MEANINGS,
+        a=analysis,
+        classes=sorted(analysis.classes, key=lambda one: -(one.ap or 0)),
+        pairs=analysis.confusion.pairs(10),
+        plots=plots,
+        css_width=round(WIDTH * 100),
+        best=good,
+        worst=bad,
+        unreadable=len(good) + len(bad) < wanted,
+        provenance=report.provenance,
     )
     _write_plots(folder / PLOTS, plots)
     numbers = {
@@ -127,12 +126,11 @@ def write_report(
 def _write_plots(folder: Path, plots: Mapping[str, DrawnPlot]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
-        files = {f"{name}.png": b"", f"{name}-dark.png": b"", f"{name}.json": b""}
+        light, dark, data = (folder / f"{name}{end}" for end in (".png", "-dark.png", ".json"))
         if drawn := plots.get(name):
-            text = json.dumps({"title": drawn.plot.title, **drawn.plot.data}, indent=1)
-            files = dict(zip(files, (drawn.light, drawn.dark, text.encode()), strict=True))
-        for file, data in files.items():
-            if data:
-                write_bytes(folder / file, data)
-            else:
-                (folder / file).unlink(missing_ok=True)
+            write_bytes(light, drawn.light)
+            write_bytes(dark, drawn.dark)
+            write_text(data, json.dumps({"title": drawn.plot.title, **drawn.plot.data}, indent=1))
+        else:
+            for file in (light, dark, data):
+                file.unlink(missing_ok=True)

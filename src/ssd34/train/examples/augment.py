@@ -1,7 +1,7 @@
-"""What training does to a picture: expand, crop, flip, resize in one resample, jitter.
+"""What training does to a picture: expand, crop, flip, resize in one resample, jitter. All is drawn
+before the picture is read, as it decides how much of it has to be decoded.
 
-Everything is drawn before the picture is read: what remains of it decides how much of it has to be
-decoded. Source: SSD paper section 3.6 and the training benchmark's figures.
+Source: SSD paper section 3.6 and the training benchmark's figures.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ def draw_variation(
     ignored: NDArray[np.bool_] | None = None,
     labels: NDArray[np.int64] | None = None,
 ) -> Variation:
-    """A random variation of a picture and its boxes.
+    """A random variation of a picture, width x height pixels, and its boxes.
 
     Args:
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        width: of the picture.
+        height: of the picture.
         boxes: (N, 4) float32 xyxy in pixels.
-        size: side of the result.
+        size: side of the result, pixels.
         options: how much to vary.
         rng: the only source of randomness.
         ignored: (N,) bool: boxes that crops need not respect; they are kept as far as they are
@@ -121,7 +121,7 @@ def draw_variation(
     if options.zoom and respected.any() and rng.random() < options.zoom:
         classes = np.zeros(len(boxes), np.int64) if labels is None else labels
         window = zoom(width, height, boxes[respected], classes[respected], rng)
-        kept = np.flatnonzero(centre_in(window, boxes) | ~respected)
+        kept = np.flatnonzero(hold_centres(window, boxes) | ~respected)
     elif options.crop:
         window, kept = crop(window, boxes, respected, rng)
     extent = np.tile(window[2:] - window[:2], 2)
@@ -146,13 +146,8 @@ def draw_variation(
 def apply_variation(
     picture: Image.Image, variation: Variation, *, factor: int
 ) -> NDArray[np.uint8]:
-    """The variation of a picture, (S, S, 3) uint8 RGB.
-
-    Args:
-        picture: of mode RGB, at 1/factor of the original's size.
-        variation: what happens to it.
-        factor: that of the picture; `Variation.factor` or less.
-    """
+    """The variation, (S, S, 3) uint8 RGB, of a picture of mode RGB at 1/factor of the original's
+    size, factor being `Variation.factor` or less."""
     size, window, inside = variation.size, variation.window, variation.inside
     scale = size / (window[2:] - window[:2])
     target = np.rint((inside - np.tile(window[:2], 2)) * np.tile(scale, 2)).astype(int)
@@ -203,12 +198,11 @@ def crop(
         if not 0.5 <= w / h <= 2:
             continue
         left, top = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
-        part = np.tile(window[:2], 2) + np.array([left, top, left + w, top + h]) * np.tile(
-            extent, 2
-        )
+        corners = np.array([left, top, left + w, top + h])
+        part = np.tile(window[:2], 2) + corners * np.tile(extent, 2)
         if bound > 0 and not (pairwise_iou(boxes[respected], part[None]) > bound).all():
             continue
-        inside = centre_in(part, boxes)
+        inside = hold_centres(part, boxes)
         if inside[respected].any():
             return part, np.flatnonzero(inside | ~respected)
 
@@ -216,17 +210,11 @@ def crop(
 def zoom(
     width: int, height: int, boxes: NDArray[np.float32], labels: NDArray[np.int64], rng: Generator
 ) -> NDArray[np.float64]:
-    """A window in the picture around an object of a class drawn from those in it.
+    """A window in the picture around one of the boxes, (N, 4) xyxy in pixels, N > 0, of a class
+    drawn from those in it.
 
     The object's longer side takes a quarter to three quarters of the window, whose sides are at
     least a fifth of the picture's.
-
-    Args:
-        width: of the picture, pixels.
-        height: of the picture, pixels.
-        boxes: (N, 4) float32 xyxy in pixels, N > 0.
-        labels: (N,) their classes.
-        rng: the source of randomness.
     """
     label = rng.choice(np.unique(labels))
     box = boxes[rng.choice(np.flatnonzero(labels == label))].astype(np.float64)
@@ -246,7 +234,7 @@ def zoom(
     return np.array(sides).T.reshape(4)
 
 
-def centre_in(window: NDArray[np.float64], boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
+def hold_centres(window: NDArray[np.float64], boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Which boxes (N, 4) have their centre in the window (4,)."""
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     return np.asarray(((centres > window[:2]) & (centres < window[2:])).all(axis=1))

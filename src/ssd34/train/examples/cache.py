@@ -28,12 +28,11 @@ _OFFSET, _WIDTH, _HEIGHT = range(3)
 
 
 def start_workers_server() -> ForkServerContext | SpawnContext:
-    """How worker processes are started: never as copies of this one.
+    """How worker processes are started: never as copies of this one, in which engines and the
+    metrics library may have run threads, and which could hang or crash.
 
-    A copy of a process in which ONNX Runtime, OpenVINO or the metrics library have run threads can
-    hang or crash. On Linux a server, itself a new program that has only loaded what workers need,
-    forks them; elsewhere each starts as a new program. The server loads beside the caller: call
-    this early.
+    On Linux a server, a new program that has only loaded what workers need, forks them; elsewhere
+    each is a new program. The server loads beside the caller: call this early.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
@@ -54,18 +53,14 @@ def start_workers_server() -> ForkServerContext | SpawnContext:
 class PictureCache:
     """Decoded pictures, each at up to four sizes, in one piece of memory of limited length.
 
-    On Linux worker processes share the memory: what one has decoded, all of them have, and it
-    counts once. It has no name and is not in /dev/shm. Elsewhere workers do without. First come,
-    first kept: every picture will be drawn as often as every other, so that making room for one by
-    dropping another would gain nothing.
+    On Linux worker processes share the memory, which has no name and is not in /dev/shm. Elsewhere
+    workers do without. First come, first kept: all pictures will be drawn as often, so that making
+    room for one by dropping another would gain nothing.
     """
 
     def __init__(self, pictures: int, limit: int, *, file: int | None = None) -> None:
-        """
-        Args:
-            pictures: how many there are; they are asked for by number.
-            limit: bytes of pixels to keep. Memory is taken as it is filled.
-            file: the memory of another process's cache of the same size; None: new memory.
+        """For so many pictures, asked for by number, and `limit` bytes of pixels, taken as they are
+        filled; in the memory of another process's cache of the same size, or in its own.
 
         Raises:
             OptionError: more than the system gives.
@@ -123,13 +118,8 @@ class PictureCache:
         return int(self._used[0]) if self.limit else 0
 
     def read(self, number: int, factor: int, decode: Callable[[], Image.Image]) -> Image.Image:
-        """A picture of mode RGB at 1/factor of its size.
-
-        Args:
-            number: which one.
-            factor: one of `FACTORS`.
-            decode: gives it; called unless it is kept here.
-        """
+        """A picture of mode RGB at 1/factor of its size, factor being one of `FACTORS`; `decode`
+        gives it unless it is kept here."""
         if self.limit == 0:
             return decode()
         entry = self._entries[number, FACTORS.index(factor)]

@@ -19,9 +19,10 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
 from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, ImageError
-from ssd34.train.examples.augment import Augmentation, apply_variation, draw_variation
+from ssd34.train.examples.augment import apply_variation, draw_variation
 from ssd34.train.examples.cache import PictureCache
-from ssd34.train.examples.matcher import Matches, levels_of, match
+from ssd34.train.examples.matcher import Matches, list_levels, match
+from ssd34.train.settings.options import TrainOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,18 +46,14 @@ class TrainingSet:
     frequency: NDArray[np.float64]
 
 
-def training_sets(
+def make_training_sets(
     datasets: Sequence[tuple[Dataset, float]], target: LabelSet, *, balance: float = 0.0
 ) -> list[TrainingSet]:
-    """Prepare data sets, each with its weight, for a network with the classes `target`.
+    """Prepare data sets, each with its draws per picture and epoch, for a network with the classes
+    `target`; `balance` as in `weigh_pictures`.
 
     Classes that no data set labels are taught as background everywhere: left out of every loss
     they would keep their first, meaningless scores.
-
-    Args:
-        datasets: the sets and their draws per picture and epoch.
-        target: the network's classes.
-        balance: see `frequencies`.
 
     Raises:
         DatasetError: the network lacks a class, or a set has no picture with a box to learn.
@@ -70,36 +67,27 @@ def _training_set(dataset: Dataset, weight: float, target: LabelSet, balance: fl
     labels = dataset.labels_in(target)
     labelled = np.zeros(len(target) + 1, np.bool_)
     labelled[labels] = True
-    usable = [i for i, sample in enumerate(dataset.samples) if (~sample.ignored).any()]
+    shown = [set(sample.labels[~sample.ignored].tolist()) for sample in dataset.samples]
+    usable = [number for number, classes in enumerate(shown) if classes]
     if not usable:
         raise DatasetError(f"{dataset.name}: no picture has a box to learn from")
-    shown = [set(sample.labels[~sample.ignored].tolist()) for sample in dataset.samples]
-    return TrainingSet(
-        dataset,
-        weight,
-        labels,
-        labelled,
-        np.array(usable),
-        frequencies([shown[i] for i in usable], balance),
-    )
+    frequency = weigh_pictures([shown[number] for number in usable], balance)
+    return TrainingSet(dataset, weight, labels, labelled, np.array(usable), frequency)
 
 
-def frequencies(shown: Sequence[set[int]], balance: float) -> NDArray[np.float64]:
+def weigh_pictures(shown: Sequence[set[int]], balance: float) -> NDArray[np.float64]:
     """How often to draw each picture, in relation to the others.
 
     That of its rarest class: max(1, sqrt(`balance` / share of the pictures that show the class)).
-    Source: Gupta et al., LVIS, 2019, repeat factor sampling.
-
-    Args:
-        shown: each picture's classes, at least one.
-        balance: classes that fewer than this share of the pictures show are drawn more often.
+    `shown`: each picture's classes, at least one. Source: Gupta et al., LVIS, 2019, repeat factor
+    sampling.
     """
     counts = Counter(label for labels in shown for label in labels)
     rarest = np.array([min(counts[label] for label in labels) for labels in shown])
     return np.sqrt(np.maximum(1.0, balance * len(shown) / rarest))
 
 
-def draws_of(source: TrainingSet) -> int:
+def count_draws(source: TrainingSet) -> int:
     """Pictures that an epoch draws from a data set; at least one."""
     return max(1, round(len(source.usable) * source.weight))
 
@@ -129,6 +117,7 @@ class Made(NamedTuple):
         labels: (N,) int64, the network's.
         ignored_boxes: (M, 4) float32 xyxy, crowds and difficult objects.
         matches: what each default box learns.
+        scores: (N,) float32, of the objects; None: there are none.
     """
 
     image: NDArray[np.uint8]
@@ -136,6 +125,7 @@ class Made(NamedTuple):
     labels: NDArray[np.int64]
     ignored_boxes: NDArray[np.float32]
     matches: Matches
+    scores: NDArray[np.float32] | None
 
 
 class Examples(TorchDataset[Any]):
@@ -145,23 +135,14 @@ class Examples(TorchDataset[Any]):
         self,
         sources: Sequence[TrainingSet],
         spec: ModelSpec,
-        options: Augmentation,
-        matcher: str = "iou",
+        options: TrainOptions,
         *,
         cached: int = 0,
     ) -> None:
-        """
-        Args:
-            sources: where pictures come from.
-            spec: the network.
-            options: how much to vary.
-            matcher: which default box learns which object, ``"iou"`` or ``"atss"``.
-            cached: bytes of decoded pictures to keep.
-        """
+        """`cached`: bytes of decoded pictures to keep."""
         self.sources = tuple(sources)
         self.options = options
         self.spec = spec
-        self.matcher = matcher
         lengths = [len(source.dataset) for source in self.sources]
         self._first = [sum(lengths[:number]) for number in range(len(lengths))]
         self.cache = PictureCache(sum(lengths), cached)
@@ -197,20 +178,20 @@ class Examples(TorchDataset[Any]):
             ignored=sample.ignored,
             labels=sample.labels,
             size=draw.size,
-            options=self.options,
+            options=self.options.augmentation,
             rng=np.random.default_rng(draw.seed),
         )
         factor = variation.factor
+        number = self._first[draw.source] + draw.picture
         try:
             picture = self.cache.read(
-                self._first[draw.source] + draw.picture,
-                factor,
-                lambda: source.dataset.read_reduced(sample, factor),
+                number, factor, lambda: source.dataset.read_reduced(sample, factor)
             )
         except ImageError as error:
             return Unreadable(Problem.of(sample, error), draw.size)
         ignored, crowd = sample.ignored[variation.kept], sample.crowd[variation.kept]
         boxes = variation.boxes[~ignored]
+        adaptive = self.options.matcher == "atss"
         labels = source.labels[sample.labels[variation.kept]][~ignored]
         matches = match(
             boxes,
@@ -218,10 +199,13 @@ class Examples(TorchDataset[Any]):
             default_boxes_cxcywh=self.default_boxes(draw.size),
             ignored_boxes=variation.boxes[ignored & ~crowd],
             crowd_boxes=variation.boxes[crowd],
-            levels=levels_of(self.spec.at_size(draw.size)) if self.matcher == "atss" else None,
+            levels=list_levels(self.spec.at_size(draw.size)) if adaptive else None,
         )
         image = apply_variation(picture, variation, factor=factor)
-        return Made(image, boxes, labels, variation.boxes[ignored], matches)
+        scores = sample.scores
+        if scores is not None:
+            scores = scores[variation.kept][~ignored]
+        return Made(image, boxes, labels, variation.boxes[ignored], matches, scores)
 
     def __getitem__(self, draw: Draw) -> tuple[NDArray[Any], ...] | Unreadable:
         made = self.make(draw)
@@ -230,4 +214,8 @@ class Examples(TorchDataset[Any]):
         default_boxes, learned = self.default_boxes(draw.size), made.matches.labels > 0
         offsets = np.zeros_like(default_boxes)
         offsets[learned] = encode(made.matches.boxes_cxcywh[learned], default_boxes[learned])
-        return made.image, offsets, made.matches.labels, self.sources[draw.source].labelled
+        weights = np.ones(len(offsets) if self.options.score_weight else 0, np.float32)
+        if self.options.score_weight and made.scores is not None:
+            weights[learned] = made.scores[made.matches.objects[learned]]
+        labelled = self.sources[draw.source].labelled
+        return made.image, offsets, made.matches.labels, weights, labelled

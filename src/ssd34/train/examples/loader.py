@@ -1,5 +1,5 @@
-"""Training batches. Every draw carries its own seed, so that order and variation depend on
-nothing but the seed and the position in the run: a resumed run sees the same batches."""
+"""Training batches. Every draw has its own seed: order and variation depend on nothing but the
+run's seed and the position in it, and a resumed run sees the same batches."""
 
 from __future__ import annotations
 
@@ -24,18 +24,26 @@ from torch.utils.data import DataLoader
 from ssd34.core.spec import ModelSpec
 from ssd34.datasets.dataset import Kind, Problem
 from ssd34.errors import TrainingError
-from ssd34.machine import free_memory, thread_budget
+from ssd34.machine import measure_free_memory, thread_budget
 from ssd34.text import counted
 from ssd34.train.distributed import ALONE, Ranks
-from ssd34.train.examples.augment import Augmentation
 from ssd34.train.examples.cache import start_workers_server
-from ssd34.train.examples.example import Draw, Examples, TrainingSet, Unreadable, draws_of
+from ssd34.train.examples.example import Draw, Examples, TrainingSet, Unreadable, count_draws
+from ssd34.train.settings.options import TrainOptions
 
 AHEAD = 3
 """Batches that each worker process prepares ahead, where the shared memory holds them."""
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 _MORE = (
     "give the container more (docker run --shm-size=1g), or add --workers 0, or a smaller --batch"
+)
+_FULL = (
+    f"{SHARED_MEMORY}, through which processes hand over pictures, is full; {_MORE}; --resume "
+    "continues"
+)
+_KILLED = (
+    "a process that prepares pictures was killed, probably because the memory is full; --resume "
+    "with fewer --workers or --set cache_mb=0"
 )
 PATIENCE = 600
 """Seconds without a batch from living worker processes, after which they are given up."""
@@ -45,16 +53,10 @@ CACHE_SHARE = 0.25
 """Of the free memory: what the cache takes at most unless it is told how much."""
 
 
-def cache_bytes(sources: Sequence[TrainingSet], cache_mb: int | None, *, here: int = 1) -> int:
-    """How many bytes of decoded pictures one process and its workers keep.
-
-    Args:
-        sources: the pictures.
-        cache_mb: MiB on this machine; None: what all pictures take, at most `CACHE_SHARE` of what
-            is free.
-        here: processes on this machine that train together.
-    """
-    allowed = int(free_memory() * CACHE_SHARE) if cache_mb is None else cache_mb << 20
+def limit_cache(sources: Sequence[TrainingSet], cache_mb: int | None, *, here: int = 1) -> int:
+    """Bytes of decoded pictures that each of `here` processes on this machine keeps with its
+    workers, of `cache_mb` MiB in all; None: what all pictures take, at most `CACHE_SHARE`."""
+    allowed = int(measure_free_memory() * CACHE_SHARE) if cache_mb is None else cache_mb << 20
     samples = (source.dataset.samples[i] for source in sources for i in source.usable)
     # Pictures may also be kept at half their size and less: at most a third more.
     whole = 3 * sum(int(sample.width) * int(sample.height) for sample in samples)
@@ -68,6 +70,7 @@ class Batch(NamedTuple):
         images: (N, S, S, 3) uint8 RGB.
         offsets: (N, A, 4) float32.
         labels: (N, A) int64.
+        weights: (N, A) float32, of what the default boxes learn; (N, 0): all count alike.
         labelled: (N, classes + 1) bool.
         problems: pictures that could not be read and were left out.
     """
@@ -75,29 +78,21 @@ class Batch(NamedTuple):
     images: Tensor
     offsets: Tensor
     labels: Tensor
+    weights: Tensor
     labelled: Tensor
     problems: tuple[Problem, ...]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            self.offsets.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.labelled.to(device, non_blocking=True),
-            self.problems,
-        )
+        *tensors, problems = self
+        moved = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        return Batch._make((*moved, problems))
 
     def parts(self, count: int) -> list[Batch]:
         """The batch in so many parts of about the same size, the first with its problems."""
-        if count == 1:
-            return [self]
-        tensors = (self.images, self.offsets, self.labels, self.labelled)
+        *tensors, problems = self
         split = zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True)
-        return [
-            Batch(images, offsets, labels, labelled, self.problems if number == 0 else ())
-            for number, (images, offsets, labels, labelled) in enumerate(split)
-        ]
+        return [Batch._make((*part, problems if n == 0 else ())) for n, part in enumerate(split)]
 
 
 class _Parcel:
@@ -125,11 +120,10 @@ def _collate(examples: list[tuple[NDArray[Any], ...] | Unreadable]) -> Batch:
     made = [e for e in examples if not isinstance(e, Unreadable)]
     if not made:
         none, side = torch.zeros(0), unreadable[0].size
-        return Batch(torch.zeros(0, side, side, 3, dtype=torch.uint8), none, none, none, problems)
-    images, offsets, labels, labelled = (
-        torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True)
-    )
-    return Batch(images, offsets, labels, labelled, problems)
+        images = torch.zeros(0, side, side, 3, dtype=torch.uint8)
+        return Batch(images, none, none, none, none, problems)
+    tensors = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
+    return Batch._make((*tensors, problems))
 
 
 class Loader:
@@ -140,47 +134,37 @@ class Loader:
         sources: Sequence[TrainingSet],
         *,
         spec: ModelSpec,
-        options: Augmentation,
-        batch_size: int,
-        seed: int,
-        workers: int,
+        options: TrainOptions,
         size_now: Callable[[int], int],
-        cache_mb: int | None = 0,
         pinned: bool = False,
         ranks: Ranks = ALONE,
-        matcher: str = "iou",
     ) -> None:
         """
         Args:
             sources: where pictures come from.
             spec: the network.
-            options: how much to vary.
-            batch_size: pictures a batch, over all processes.
-            seed: of the whole run.
-            workers: processes that make pictures, at most one a processor; 0: this one does.
+            options: of the run.
             size_now: input size of a global step.
-            cache_mb: MiB of decoded pictures to keep on this machine; None: see `cache_bytes`.
             pinned: copy batches to memory that a GPU can read directly.
             ranks: the processes; each gets its share of every batch.
-            matcher: which default box learns which object, ``"iou"`` or ``"atss"``.
         """
         self.sources = tuple(sources)
         self.ranks = ranks
-        cached = cache_bytes(sources, cache_mb, here=ranks.here)
-        self.examples = Examples(sources, spec, options, matcher, cached=cached)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.workers = min(workers, thread_budget())  # more would only wait for each other
+        cached = limit_cache(sources, options.cache_mb, here=ranks.here)
+        self.examples = Examples(sources, spec, options, cached=cached)
+        self.batch_size = options.batch_size
+        self.seed = options.seed
+        self.workers = min(options.workers, thread_budget())  # more would wait for each other
         self.size_now = size_now
         self.pinned = pinned
-        self.batches_per_epoch = batches_an_epoch(self.sources, batch_size)
+        self.batches_per_epoch = count_batches(self.sources, options.batch_size)
 
     def order(self, number: int) -> list[tuple[int, int]]:
         """(source, picture) of one round of all draws, shuffled."""
         rng = np.random.default_rng((self.seed, number))
         order: list[tuple[int, int]] = []
         for position, source in enumerate(self.sources):
-            wanted = draws_of(source)
+            wanted = count_draws(source)
             drawn = rng.permutation(len(source.usable))
             # A comb with one tooth a draw: each picture's share of the line catches its draws.
             line = source.frequency[drawn].cumsum()
@@ -195,8 +179,7 @@ class Loader:
         One round follows the other without a gap: what an epoch of whole batches leaves over, the
         next one begins with.
         """
-        each = sum(map(draws_of, self.sources))
-        number, first = divmod(step * self.batch_size, each)
+        number, first = divmod(step * self.batch_size, sum(map(count_draws, self.sources)))
         stream = itertools.islice(self._rounds(number), first, None)
         for now in itertools.count(step):
             size = self.size_now(now)
@@ -228,7 +211,7 @@ class Loader:
         """
         workers, ahead = self._within_shared_memory()
         others = multiprocessing.active_children()
-        with _failures_told(self.batch_size):
+        with _report_failures(self.batch_size):
             try:
                 loader = DataLoader(
                     self.examples,
@@ -269,11 +252,7 @@ class Loader:
 
     def _within_shared_memory(self) -> tuple[int, int]:
         """How many workers there are, and how many batches each prepares ahead, so that what waits
-        and the batch in use fit the shared memory.
-
-        Raises:
-            TrainingError: not even one worker's do.
-        """
+        and the batch in use fit the shared memory; an error where not even one worker's do."""
         free = _free_shared_memory()
         if not self.workers or free is None:
             return self.workers, AHEAD
@@ -292,7 +271,8 @@ class Loader:
         spec = self.examples.spec
         size = max(spec.image_size, self.size_now(0))
         boxes = len(self.examples.default_boxes(size))
-        picture = 3 * size**2 + boxes * (4 * 4 + 8) + len(self.sources[0].labelled)
+        each = 4 * 4 + 8 + 4 * self.examples.options.score_weight
+        picture = 3 * size**2 + boxes * each + len(self.sources[0].labelled)
         return -(-self.batch_size // self.ranks.count) * picture
 
 
@@ -305,33 +285,26 @@ def _free_shared_memory() -> int | None:
 
 
 @contextmanager
-def deaths_told() -> Iterator[None]:
-    """Within it the death of a worker process is one line. torch tells of it wherever the main
-    process is, also between two batches.
-
-    Raises:
-        TrainingError: one was killed.
-    """
+def report_deaths() -> Iterator[None]:
+    """Within it the death of a worker process is a TrainingError. torch tells of it wherever the
+    main process is, also between two batches."""
     try:
         yield
     except RuntimeError as error:
         text = str(error)
         if "Bus error" in text:
-            raise _no_shared_memory() from None
+            raise TrainingError(_FULL) from None
         if "exited unexpectedly" not in text and "killed by signal" not in text:
             raise
-        raise _killed() from None
+        raise TrainingError(_KILLED) from None
 
 
 @contextmanager
-def _failures_told(batch_size: int) -> Iterator[None]:
-    """Within it whatever keeps worker processes from handing over a batch is one line.
-
-    Raises:
-        TrainingError: they cannot be started, were killed, or lack memory or descriptors.
-    """
+def _report_failures(batch_size: int) -> Iterator[None]:
+    """Within it whatever keeps worker processes from handing over a batch is a TrainingError: they
+    cannot be started, were killed, or lack memory or descriptors."""
     try:
-        with deaths_told():
+        with report_deaths():
             yield
     except (RuntimeError, MemoryError, OSError, EOFError) as error:
         text = str(error)
@@ -342,7 +315,7 @@ def _failures_told(batch_size: int) -> Iterator[None]:
                 "(ulimit -n), or add --workers 0; --resume continues"
             ) from None
         if "shared memory" in text or number == errno.ENOSPC:
-            raise _no_shared_memory() from None
+            raise TrainingError(_FULL) from None
         if lacks_memory(error):
             raise TrainingError(
                 f"out of memory while a batch of {counted(batch_size, 'picture')} was put "
@@ -350,27 +323,13 @@ def _failures_told(batch_size: int) -> Iterator[None]:
                 "cache_mb=0 take less"
             ) from None
         if isinstance(error, ConnectionError | EOFError):  # it died while it handed over
-            raise _killed() from None
+            raise TrainingError(_KILLED) from None
         if number in (errno.EAGAIN, errno.ENOMEM):
             raise TrainingError(
                 f"processes that prepare pictures cannot be started ({os.strerror(number)}); add "
                 "fewer --workers, or --workers 0"
             ) from None
         raise
-
-
-def _no_shared_memory() -> TrainingError:
-    return TrainingError(
-        f"{SHARED_MEMORY}, through which processes hand over pictures, is full; {_MORE}; --resume "
-        "continues"
-    )
-
-
-def _killed() -> TrainingError:
-    return TrainingError(
-        "a process that prepares pictures was killed, probably because the memory is full; "
-        "--resume with fewer --workers or --set cache_mb=0"
-    )
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:
@@ -388,14 +347,14 @@ def _end(processes: Sequence[BaseProcess]) -> None:
         signal.signal(told, before)
 
 
-def batches_an_epoch(sources: Sequence[TrainingSet], batch_size: int) -> int:
+def count_batches(sources: Sequence[TrainingSet], batch_size: int) -> int:
     """Whole batches that an epoch of some data sets has; at least one."""
-    return max(1, sum(map(draws_of, sources)) // batch_size)
+    return max(1, sum(map(count_draws, sources)) // batch_size)
 
 
-def everyones(problems: Sequence[Problem], ranks: Ranks) -> list[Problem]:
+def gather_problems(problems: Sequence[Problem], ranks: Ranks) -> list[Problem]:
     """The pictures that any of the processes could not read; each gives its own."""
-    met = ranks.everyone([(problem.where, problem.reason) for problem in problems])
+    met = ranks.gather_values([(problem.where, problem.reason) for problem in problems])
     return [Problem(where, reason, Kind.UNREADABLE) for where, reason in met]
 
 

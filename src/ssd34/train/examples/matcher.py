@@ -33,13 +33,8 @@ class Level(NamedTuple):
     side: int
     boxes_per_cell: int
 
-    @property
-    def cells(self) -> int:
-        """All of them."""
-        return self.side * self.side
 
-
-def levels_of(spec: ModelSpec) -> tuple[Level, ...]:
+def list_levels(spec: ModelSpec) -> tuple[Level, ...]:
     """The levels of a network, in the default boxes' order."""
     sides = zip(spec.feature_sizes, spec.boxes_per_cell, strict=True)
     return tuple(Level(side, count) for side, count in sides)
@@ -51,10 +46,12 @@ class Matches(NamedTuple):
     Attributes:
         labels: (A,) int64: class 1..N, 0 background, `IGNORED`.
         boxes_cxcywh: (A, 4) float32: its object's box, or the default box itself.
+        objects: (A,) int64: which object that is; -1: none.
     """
 
     labels: NDArray[np.int64]
     boxes_cxcywh: NDArray[np.float32]
+    objects: NDArray[np.int64]
 
 
 def match(
@@ -95,15 +92,17 @@ def match(
     if crowd_boxes is not None and len(crowd_boxes):
         covered = pairwise_coverage(crowd_boxes, _corners(default_boxes_cxcywh)).max(axis=0)
         target_labels[covered > CROWD_SHARE] = IGNORED
+    learned = np.full(len(target_labels), -1)
     if len(boxes) == 0:
-        return Matches(target_labels, targets)
+        return Matches(target_labels, targets, learned)
     if levels is None:
         matched, objects = _by_threshold(boxes, default_boxes_cxcywh)
     else:
         matched, objects = _by_candidates(boxes, default_boxes_cxcywh, levels)
     target_labels[matched] = labels[objects]
     targets[matched] = cxcywh_from_xyxy(boxes)[objects]
-    return Matches(target_labels, targets)
+    learned[matched] = objects
+    return Matches(target_labels, targets, learned)
 
 
 def _corners(default_boxes_cxcywh: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -149,11 +148,6 @@ def find_candidates(
     fit whose IoU is at least the competitors' mean plus their standard deviation, and whose
     centre lies in the object.
 
-    Args:
-        boxes: (N, 4) float32 xyxy, fractions of the picture.
-        default_boxes_cxcywh: (A, 4) float32.
-        levels: how many default boxes each level has.
-
     Returns:
         Pairs that overlap: objects (K,), default boxes (K,), their IoU (K,).
     """
@@ -191,9 +185,9 @@ def _nearest(
         nearest = np.take_along_axis(
             cells.reshape(len(boxes), -1), order[:, :NEAREST_CELLS], axis=1
         )
-        shapes = start + np.arange(level.boxes_per_cell) * level.cells
+        shapes = start + np.arange(level.boxes_per_cell) * level.side**2
         numbers.append((shapes[:, None] + nearest[:, None, :]).reshape(len(boxes), -1))
-        start += level.cells * level.boxes_per_cell
+        start += level.side**2 * level.boxes_per_cell
     return np.concatenate(numbers, axis=1)
 
 

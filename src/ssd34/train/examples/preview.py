@@ -1,5 +1,4 @@
-"""The training data as the network sees it: varied pictures, matched default boxes, and how many
-objects no default box overlaps by half."""
+"""The training data as the network sees it, and how many objects no default box overlaps much."""
 
 from __future__ import annotations
 
@@ -13,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ssd34.core.boxes import cxcywh_from_xyxy, pairwise_iou, xyxy_from_cxcywh
+from ssd34.core.boxes import pairwise_iou, xyxy_from_cxcywh
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Problem
 from ssd34.errors import TrainingError
-from ssd34.images.draw import draw_labelled_box, grid
+from ssd34.images.draw import draw_grid, draw_labelled_box
 from ssd34.train.examples.example import Made, Unreadable
 from ssd34.train.examples.loader import Loader
 from ssd34.train.examples.matcher import MATCH_IOU
@@ -29,14 +28,12 @@ what is below 32 small and what is above 96 large."""
 COUNTED = 300
 """Pictures over which objects are counted, unless more are shown or an epoch has fewer."""
 
-MOST = 100
-
 _PAPER = "#1c1c1e"
 _MATCHED, _OBJECT = (255, 214, 10), (48, 209, 88)
 _FORCED, _IGNORED = (255, 69, 58), (142, 142, 147)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SizeRow:
     """Objects of one range of sizes.
 
@@ -56,9 +53,7 @@ class SizeRow:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; no upper bound is null."""
-        to = None if math.isinf(self.side_to) else self.side_to
-        return {"side_from": self.side_from, "side_to": to, "objects": self.objects,
-                "forced": self.forced, "default_boxes": self.default_boxes}  # fmt: skip
+        return vars(self) | {"side_to": None if math.isinf(self.side_to) else self.side_to}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +81,8 @@ class Preview:
 
 
 def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
-    """Make the first pictures that training would make, and look at them.
-
-    Args:
-        loader: of the run.
-        labels: the network's classes.
-        shown: pictures on the sheet, up to `MOST`.
+    """Make the first pictures that training would make, and look at them; up to `shown` of them are
+    on the sheet.
 
     Raises:
         TrainingError: no picture can be read.
@@ -102,7 +93,7 @@ def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
     tiles: list[Image.Image] = []
     problems: list[Problem] = []
     sides: list[int] = []
-    adaptive = loader.examples.matcher == "atss"
+    adaptive = loader.examples.options.matcher == "atss"
     for made in itertools.islice(_made(loader), max(shown, COUNTED)):
         if isinstance(made, Unreadable):
             problems.append(made.problem)
@@ -128,7 +119,7 @@ def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
         (_IGNORED, "ignored"),
     ]
     return Preview(
-        sheet=grid(tiles, head=[legend], paper=_PAPER),
+        sheet=draw_grid(tiles, head=[legend], paper=_PAPER),
         pictures=len(sides),
         sides=(min(sides), max(sides)),
         rows=_rows(np.concatenate(sizes), np.concatenate(forced), np.concatenate(learners)),
@@ -144,10 +135,7 @@ def _made(loader: Loader) -> Iterator[Made | Unreadable]:
 
 def _learned_by(made: Made) -> NDArray[np.bool_]:
     """(N, A): which default box learns which object."""
-    if not len(made.boxes):
-        return np.zeros((0, len(made.matches.labels)), np.bool_)
-    targets = made.matches.boxes_cxcywh[None] == cxcywh_from_xyxy(made.boxes)[:, None]
-    return np.asarray(targets.all(axis=2) & (made.matches.labels > 0))
+    return np.asarray(made.matches.objects == np.arange(len(made.boxes))[:, None])
 
 
 def _rows(
@@ -156,15 +144,8 @@ def _rows(
     rows = []
     for low, high in itertools.pairwise(SIDES):
         within = (sizes >= low) & (sizes < high)
-        rows.append(
-            SizeRow(
-                side_from=low,
-                side_to=high,
-                objects=int(within.sum()),
-                forced=int(forced[within].sum()),
-                default_boxes=float(learners[within].mean()) if within.any() else 0.0,
-            )
-        )
+        mean = float(learners[within].mean()) if within.any() else 0.0
+        rows.append(SizeRow(low, high, int(within.sum()), int(forced[within].sum()), mean))
     return tuple(rows)
 
 

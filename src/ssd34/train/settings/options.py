@@ -1,8 +1,7 @@
-"""What a training run is told."""
+"""The options of a training run."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,9 @@ USUAL_BATCH = 16
 
 SMALLEST = 32
 """Input size, in pixels."""
+
+DECAYS: tuple[float, ...] = (40 / 60, 50 / 60)
+"""The published decays, as shares of the run."""
 
 RESUMED = ("epochs", "minutes", "workers", "cache_mb")
 """Settings that may change when a run is resumed."""
@@ -73,6 +75,8 @@ class TrainOptions:
             `target_map`.
         balance: pictures of a class that fewer than this share of its data set's pictures show
             are drawn more often; 0: all alike.
+        score_weight: the loss of the default boxes that learn a box counts as much as the box's
+            ``score``, where the data have one.
         augmentation: how the pictures are varied.
         seed: of everything random.
         workers: processes that prepare pictures; at most one a processor is used.
@@ -109,6 +113,7 @@ class TrainOptions:
     matcher: Literal["iou", "atss"] = "iou"
     policy: str = ZOO.name
     balance: Share = 0.0
+    score_weight: bool = False
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(expand=0.3))
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 34
     workers: Annotated[int, Meta(ge=0, le=10**4)] = 1
@@ -130,14 +135,6 @@ class TrainOptions:
             raise OptionError("decay_epochs needs a length in epochs; give it with --epochs")
 
     @property
-    def decays(self) -> tuple[float, ...]:
-        """Shares of the run after which the step schedule decays."""
-        if self.decay_epochs is None:
-            return DECAYS
-        assert self.epochs is not None
-        return tuple(epoch / self.epochs for epoch in self.decay_epochs)
-
-    @property
     def peak_rate(self) -> float:
         """The peak learning rate; unless given, linear in the batch."""
         usual = OPTIMIZERS[self.optimizer][0] * self.batch_size / USUAL_BATCH
@@ -149,25 +146,32 @@ class TrainOptions:
         usual = OPTIMIZERS[self.optimizer][1]
         return usual if self.weight_decay is None else self.weight_decay
 
+    def rate_at(self, step: int, share: float) -> float:
+        """The learning rate after so many steps and this share of the run, 0..1."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.schedule == "cosine":
+            return self.peak_rate * warm * 0.5 * (1 + math.cos(math.pi * share))
+        decays = DECAYS
+        if self.decay_epochs is not None:
+            assert self.epochs is not None
+            decays = tuple(epoch / self.epochs for epoch in self.decay_epochs)
+        return self.peak_rate * warm * 0.1 ** sum(share >= decay for decay in decays)
+
     def size_at(self, share: float, full: int) -> int:
         """Input size in pixels of a step that begins after a share of the run."""
         return self.small_size if self.small_size and share < self.small_share else full
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form; `from_dict` is its inverse."""
-        return dataclasses.asdict(self)
-
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainOptions:
-        """The inverse of `to_dict`; what older versions did not write gets its default.
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainOptions:
+        """The inverse of `dataclasses.asdict`; what older versions did not write gets its default.
 
         Raises:
             OptionError: a value is unknown or not allowed.
         """
-        return read_fields(cls, without_removed(values))
+        return read_fields(cls, drop_removed(values))
 
 
-def without_removed(values: Mapping[str, Any]) -> dict[str, Any]:
+def drop_removed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without those that are gone since.
 
     Raises:
@@ -179,36 +183,3 @@ def without_removed(values: Mapping[str, Any]) -> dict[str, Any]:
                 f"{key}={values[key]} is gone, it is {only} now; begin another run from the weights"
             )
     return {key: value for key, value in values.items() if key not in REMOVED}
-
-
-DECAYS = (40 / 60, 50 / 60)
-"""The published decays, as shares of the run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Linear warm-up, then cosine to zero or steps.
-
-    Attributes:
-        peak: learning rate after the warm-up.
-        warmup_steps: steps that climb linearly to the peak.
-        kind: ``"cosine"`` or ``"step"``.
-        decays: for ``"step"``: shares of training after which the rate is divided by ten.
-    """
-
-    peak: float
-    warmup_steps: int
-    kind: str = "cosine"
-    decays: tuple[float, ...] = DECAYS
-
-    def rate(self, *, step: int, progress: float) -> float:
-        """The learning rate of a step.
-
-        Args:
-            step: steps done.
-            progress: share of training done, 0..1.
-        """
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        if self.kind == "cosine":
-            return self.peak * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return self.peak * warm * 0.1 ** sum(progress >= decay for decay in self.decays)

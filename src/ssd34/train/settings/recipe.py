@@ -16,15 +16,15 @@ from ssd34.core.spec import rename_trunk
 from ssd34.errors import OptionError
 from ssd34.text import parse_json
 from ssd34.train.examples.augment import Augmentation
-from ssd34.train.settings.options import DECAYS, TrainOptions, without_removed
+from ssd34.train.settings.options import DECAYS, TrainOptions, drop_removed
 from ssd34.train.settings.settings import (
     AUGMENTATION,
     AUTO,
     OPTIONS,
     Settings,
-    checked,
-    settings_of,
-    written,
+    check_setting,
+    list_settings,
+    write_setting,
 )
 
 USUAL_SMALL_SHARE = 0.6
@@ -85,17 +85,6 @@ RECIPES: dict[str, Recipe] = {
             name="small-data",
             about="hundreds to thousands of pictures, best from an ImageNet backbone (--init)",
             settings={
-                "spec": AUTO,
-                "head_norm": AUTO,
-                "init": None,
-                "labels": AUTO,
-                "epochs": 60,
-                "batch_size": 16,
-                "optimizer": "adamw",
-                "schedule": "cosine",
-                "warmup_steps": 100,
-                "ema_decay": 0.999,
-                "gradient_clip": 10.0,
                 "precision": AUTO,
                 "backbone_statistics": AUTO,
                 "head_statistics": AUTO,
@@ -108,20 +97,13 @@ RECIPES: dict[str, Recipe] = {
             name="fine-tune",
             about="a trained detector adapts to other pictures and classes",
             settings={
-                "spec": AUTO,
-                "head_norm": AUTO,
                 "init": "default",
-                "labels": AUTO,
                 "epochs": 12,
-                "batch_size": 16,
-                "optimizer": "adamw",
                 "learning_rate": 1e-4,
                 "backbone_rate": 0.3,
                 "matcher": "atss",
-                "schedule": "cosine",
                 "warmup_steps": 20,
                 "ema_decay": 0.98,
-                "gradient_clip": 10.0,
                 "precision": AUTO,
                 "backbone_statistics": "frozen",
                 "head_statistics": "frozen",
@@ -152,7 +134,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SettledRecipe:
     """A recipe in which everything is settled.
 
     Attributes:
@@ -197,40 +179,36 @@ def read_recipe(name: str) -> Recipe:
     try:
         content = parse_json(rename_trunk(path.read_text(encoding="utf-8")))
         # Older versions did not write what was settled.
-        chosen = {**content["settings"], **content.get("settled", {})}
-        settings = {str(k): v for k, v in chosen.items()}
-        origin = str(content["recipe"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OptionError(f"{path}: not a recipe ({type(error).__name__}: {error})") from None
-    try:
-        settings = {key: checked(key, value) for key, value in without_removed(settings).items()}
+        chosen = drop_removed({**content["settings"], **content.get("settled", {})})
+        settings = {key: check_setting(key, value) for key, value in chosen.items()}
+        return Recipe(name=str(content["recipe"]), about=str(path), settings=settings)
     except OptionError as error:
         raise OptionError(f"{path}: {error}") from None
-    return Recipe(name=origin, about=str(path), settings=settings)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OptionError(f"{path}: not a recipe ({type(error).__name__}: {error})") from None
 
 
-def resolved(
+def settle_recipe(
     recipe: Recipe,
     changed: Settings,
     *,
     start: str,
     bf16: bool,
     folded: Sequence[str] = (),
-) -> Plan:
+) -> SettledRecipe:
     """Settle a recipe.
 
     Args:
         recipe: where the values come from.
-        changed: what the user set otherwise.
+        changed: what the user set otherwise, by name, as `check_setting` returns it.
         start: ``"random"``, ``"backbone"`` or ``"detector"``: what the first weights are.
         bf16: whether the processor computes in bf16.
         folded: settings of batch norm that the start has folded into its convolutions: it has no
             statistics to train with any more.
 
     Raises:
-        OptionError: a setting is unknown or outside what is allowed.
+        OptionError: settings that do not go together.
     """
-    changed = {key: checked(key, value) for key, value in changed.items()}
     given = dict(changed)
     if given.get("minutes") is not None and "epochs" not in given:
         given["epochs"] = None
@@ -264,10 +242,10 @@ def resolved(
                 f"convolutions; give --set {key}=frozen, or --init with the checkpoint"
             )
     _check_decays(options, given)
-    settings |= settings_of(options)
-    return Plan(
+    settings |= list_settings(options)
+    return SettledRecipe(
         recipe=recipe.name,
-        changed=changed,
+        changed=dict(changed),
         settings=settings,
         settled={k: v for k, v in chosen.items() if v == AUTO or v != settings[k]},
         options=options,
@@ -275,11 +253,8 @@ def resolved(
 
 
 def resume_options(options: TrainOptions, changed: Settings) -> TrainOptions:
-    """Options of a run that is resumed, with those of `RESUMED` that were given.
-
-    Raises:
-        OptionError: one is outside what is allowed.
-    """
+    """Options of a run that is resumed, with those of `RESUMED` that were given; OptionError where
+    one is outside what is allowed."""
     given = dict(changed)
     if given.keys() & {"epochs", "minutes"}:
         given = {"epochs": None, "minutes": None, **given}
@@ -292,25 +267,17 @@ def resume_options(options: TrainOptions, changed: Settings) -> TrainOptions:
 
 
 def resume_note(note: Settings, options: TrainOptions, changed: Settings) -> dict[str, Any]:
-    """The recipe of a run that is resumed, as `Plan.to_dict` writes it.
-
-    Args:
-        note: the recipe so far; empty where the run has none, as those of older versions.
-        options: with which the run is resumed.
-        changed: what was given.
-    """
+    """The recipe of a run that is resumed with some changes, as `SettledRecipe.to_dict` writes it;
+    empty where it had none, as runs of older versions."""
     if not note:
         return {}
-    settings = without_removed({**note["settings"], **settings_of(options)})
+    settings = drop_removed({**note["settings"], **list_settings(options)})
     new = {key: settings[key] for key in changed if note["settings"].get(key) != settings[key]}
     return {**note, "changed": {**note["changed"], **new}, "settings": settings}
 
 
 def _check_decays(options: TrainOptions, given: Settings) -> None:
-    """
-    Raises:
-        OptionError: decays were given and would never come.
-    """
+    """Refuse decays that were given and would never come."""
     decays = options.decay_epochs
     if not decays:
         return
@@ -323,8 +290,8 @@ def _check_decays(options: TrainOptions, given: Settings) -> None:
     if options.epochs is not None and max(decays) >= options.epochs:
         raise OptionError(
             f"expected decay_epochs before the run's end at {options.epochs}, got "
-            f"{written(decays)}; give others with --set decay_epochs="
-            f"{written(tuple(share * options.epochs for share in DECAYS))}"
+            f"{write_setting(decays)}; give others with --set decay_epochs="
+            f"{write_setting(tuple(share * options.epochs for share in DECAYS))}"
         )
 
 

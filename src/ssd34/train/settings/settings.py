@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ssd34.core.spec import SPECS, rename_trunk
 from ssd34.errors import OptionError
-from ssd34.setting_types import check, described, kinds_of
+from ssd34.setting_types import check, describe_kind, kinds_of
 from ssd34.train.examples.augment import Augmentation
 from ssd34.train.settings.options import TrainOptions
 
@@ -19,29 +19,26 @@ AUTO = "auto"
 Settings = Mapping[str, Any]
 
 
-def _or_auto(kind: Any) -> Any:
-    return kind | Literal["auto"]
+_Auto = Literal["auto"]
+OPTIONS = {key: kind for key, kind in kinds_of(TrainOptions).items() if key != "augmentation"}
+AUGMENTATION = kinds_of(Augmentation)
 
-
-RUN: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
+    # What the training loop does not know.
     "spec": Literal.__getitem__((*SPECS, AUTO)),
-    "head_norm": _or_auto(bool),
+    "head_norm": bool | _Auto,
     "init": str | None,
     "labels": Literal["coco", "data", "auto"],
     "coco_names": bool,
     "tensorboard": bool,
+    **OPTIONS,
+    **AUGMENTATION,
+    # What a recipe can leave to the machine and the start.
+    "precision": OPTIONS["precision"] | _Auto,
+    "backbone_statistics": OPTIONS["backbone_statistics"] | _Auto,
+    "head_statistics": OPTIONS["head_statistics"] | _Auto,
+    "frozen_stages": OPTIONS["frozen_stages"] | _Auto,
 }
-"""Settings that the training loop does not know: the network, its classes and its start, COCO's
-names for VOC's classes, and whether TensorBoard's events are written."""
-
-OPTIONS = {key: kind for key, kind in kinds_of(TrainOptions).items() if key != "augmentation"}
-AUGMENTATION = kinds_of(Augmentation)
-SETTLED = ("precision", "backbone_statistics", "head_statistics", "frozen_stages")
-"""Options that a recipe can leave to the machine and the start."""
-
-SETTINGS: dict[str, Any] = {
-    **RUN, **OPTIONS, **AUGMENTATION, **{key: _or_auto(OPTIONS[key]) for key in SETTLED},
-}  # fmt: skip
 """Every setting's name and type."""
 
 FORMER_OPTIONS = {
@@ -49,21 +46,14 @@ FORMER_OPTIONS = {
     "warmup": "warmup_steps", "ema": "ema_decay", "clip": "gradient_clip",
     "freeze": "frozen_stages", "freeze_share": "frozen_share", "no_head_norm": "head_norm",
 }  # fmt: skip
-"""Settings whose option on the command line has or had another name."""
+"""Settings whose option on the command line has or had another name, by that one."""
 
 _WORDS = {
     "true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "none": None,
 }  # fmt: skip
 
 
-def setting_of_option(option: str) -> str | None:
-    """The setting that an option such as ``--freeze`` stands for; None where it is none."""
-    name = option.removeprefix("--").replace("-", "_")
-    name = FORMER_OPTIONS.get(name, name)
-    return name if name in SETTINGS else None
-
-
-def parsed_setting(text: str) -> tuple[str, Any]:
+def parse_setting(text: str) -> tuple[str, Any]:
     """``key=value`` as it is written on a command line.
 
     Raises:
@@ -73,10 +63,10 @@ def parsed_setting(text: str) -> tuple[str, Any]:
     key = rename_trunk(key.strip())
     if not separator:
         raise OptionError(f"expected --set key=value, got {text!r}")
-    return key, checked(key, _parsed(value.strip(), _kind(key)))
+    return key, check_setting(key, _parsed(value.strip(), _kind(key)))
 
 
-def checked(key: str, value: Any) -> Any:
+def check_setting(key: str, value: Any) -> Any:
     """A value that is already typed, as JSON and click give it.
 
     Raises:
@@ -85,20 +75,16 @@ def checked(key: str, value: Any) -> Any:
     return check(key, value, _kind(key))
 
 
-def settings_of(options: TrainOptions) -> dict[str, Any]:
+def list_settings(options: TrainOptions) -> dict[str, Any]:
     """Every setting that options hold, by name, with the learning rate and weight decay that they
     come to."""
-    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    values = dataclasses.asdict(options)
     augmentation = values.pop("augmentation")
-    return {
-        **values,
-        **dataclasses.asdict(augmentation),
-        "learning_rate": options.peak_rate,
-        "weight_decay": options.decay,
-    }
+    settled = {"learning_rate": options.peak_rate, "weight_decay": options.decay}
+    return {**values, **augmentation, **settled}
 
 
-def written(value: Any) -> str:
+def write_setting(value: Any) -> str:
     """A value as ``--set`` takes it."""
     if isinstance(value, tuple | list):
         return ",".join(f"{part:g}" for part in value)
@@ -109,7 +95,7 @@ def written(value: Any) -> str:
 
 def _kind(key: str) -> Any:
     if key not in SETTINGS:
-        named = setting_of_option(key)
+        named = FORMER_OPTIONS.get(key)
         close = [named] if named else difflib.get_close_matches(key, SETTINGS, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(SETTINGS)}"
         raise OptionError(f"training has no setting {key!r}; {hint}")
@@ -118,7 +104,7 @@ def _kind(key: str) -> Any:
 
 def _parsed(text: str, kind: Any) -> Any:
     """What a text looks like: a word, numbers or just a text."""
-    words = described(kind)
+    words = describe_kind(kind)
     if text.lower() in _WORDS and (text.lower() == "none" or "a text" not in words):
         return _WORDS[text.lower()]
     try:

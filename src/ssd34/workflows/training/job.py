@@ -82,15 +82,13 @@ class TrainJob:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Prepared:
+class PreparedRun:
     """A run that can begin or continue.
 
     Attributes:
         network: with its first weights; those of a resumed run are still to be read.
         labels: its classes.
-        options: the settings.
-        sources: what to learn from.
-        validation: what to measure on.
+        sources, validation: what to learn from and to measure on.
         origin: where the first weights come from, in words.
         notes: for its checkpoints.
         steps: the int8 steps that its network rounds by; None: it does not, or in a process that

@@ -16,23 +16,23 @@ from ssd34.errors import OptionError, require
 from ssd34.files.cache import cache_folder
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.files.download import download
-from ssd34.network.from_onnx import unfolded_checkpoint
+from ssd34.network.from_onnx import unfold_checkpoint
 from ssd34.network.ssd import SSD
 from ssd34.network.start import Start, read_start
 from ssd34.text import counted
-from ssd34.train.distributed import local_device
-from ssd34.train.examples.example import TrainingSet, training_sets
-from ssd34.train.examples.loader import batches_an_epoch
+from ssd34.train.distributed import choose_local_device
+from ssd34.train.examples.example import TrainingSet, make_training_sets
+from ssd34.train.examples.loader import count_batches
 from ssd34.train.progress import SILENT, Listener
 from ssd34.train.run import BEST, LAST
 from ssd34.train.settings.options import TrainOptions
-from ssd34.train.settings.recipe import RECIPES, Plan, Recipe, read_recipe, resolved
-from ssd34.train.settings.settings import checked, written
+from ssd34.train.settings.recipe import RECIPES, Recipe, SettledRecipe, read_recipe, settle_recipe
+from ssd34.train.settings.settings import check_setting, write_setting
 from ssd34.train.step import computes_bf16
 from ssd34.version import __version__
-from ssd34.workflows.training.job import Prepared, TrainJob, is_first_process, open_data
-from ssd34.workflows.training.qat import calibrated_steps, check_options, settings_of_qat
-from ssd34.zoo.catalogue import IMAGENET_BACKBONES, backbone_name
+from ssd34.workflows.training.job import PreparedRun, TrainJob, is_first_process, open_data
+from ssd34.workflows.training.qat import apply_qat, calibrate_steps, check_options
+from ssd34.zoo.catalogue import IMAGENET_BACKBONES, PUBLISHED, name_backbone
 from ssd34.zoo.names import EMBEDDED, model_path
 
 USUAL_SPEC = "ssd300-resnet34"
@@ -43,7 +43,7 @@ class Planned:
     """A new run of which everything is settled, before there is a network."""
 
     recipe: Recipe
-    plan: Plan
+    plan: SettledRecipe
     start: Start
     spec: ModelSpec
     labels: LabelSet
@@ -51,7 +51,7 @@ class Planned:
     validation: Dataset
 
 
-def new_run(job: TrainJob, listener: Listener) -> Prepared:
+def begin_run(job: TrainJob, listener: Listener) -> PreparedRun:
     """A new run with its first weights.
 
     Raises:
@@ -59,7 +59,7 @@ def new_run(job: TrainJob, listener: Listener) -> Prepared:
         DatasetError: a data set cannot be used.
         CheckpointError: there are no first weights in ``init``, or those of another network.
     """
-    check_empty(job.folder)
+    _check_empty(job.folder)
     planned = plan_run(job, listener)
     plan, labels, sources = planned.plan, planned.labels, planned.sources
     torch.manual_seed(plan.options.seed)
@@ -67,7 +67,7 @@ def new_run(job: TrainJob, listener: Listener) -> Prepared:
     origin = planned.start.put_into(network, labels)
     # The other processes get its weights and steps.
     calibrates = job.qat and is_first_process()
-    return Prepared(
+    return PreparedRun(
         network=network,
         labels=labels,
         options=plan.options,
@@ -78,55 +78,43 @@ def new_run(job: TrainJob, listener: Listener) -> Prepared:
             "command": job.command, "start": origin,
             "recipe": plan.to_dict(), "version": __version__,
         },
-        steps=calibrated_steps(network, labels, sources, listener) if calibrates else None,
+        steps=calibrate_steps(network, labels, sources, listener) if calibrates else None,
         tensorboard=plan.settings["tensorboard"],
-        warnings=tuple(
-            warnings_of(plan.options, sources, start=planned.start, spec=planned.spec)
-        ),
-        facts=tuple(_facts_of(planned)),
+        warnings=[*list_warnings(plan.options, sources, start=planned.start, spec=planned.spec)],
+        facts=[*_list_facts(planned)],
     )  # fmt: skip
 
 
 def plan_run(job: TrainJob, listener: Listener) -> Planned:
-    """Settle a new run.
-
-    Raises:
-        OptionError: a setting is not allowed.
-        DatasetError: a data set cannot be used.
-        CheckpointError: there are no first weights in ``init``.
-    """
-    given = {key: checked(key, value) for key, value in job.given.items()}
+    """Settle a new run; errors as of `begin_run`."""
+    given = {key: check_setting(key, value) for key, value in job.given.items()}
     recipe = read_recipe(job.recipe or next(iter(RECIPES)))
-    start = start_from(given.get("init", recipe.settings.get("init")), listener)
-    plan = resolved(
+    start = find_start(given.get("init", recipe.settings.get("init")), listener)
+    plan = settle_recipe(
         recipe,
-        settings_of_qat(given, start) if job.qat else given,
+        apply_qat(given, start) if job.qat else given,
         start=start.kind,
-        bf16=computes_bf16(device_named(job.device)),
+        bf16=computes_bf16(choose_device(job.device)),
         folded=start.folded,
     )
     if job.qat:
         check_options(plan.options)
     datasets, validation = open_data(job, listener, coco_names=plan.settings["coco_names"])
-    labels = classes(plan.settings["labels"], [dataset for dataset, _ in datasets])
-    spec, plan = network_spec(plan, start, labels)
+    labels = choose_classes(plan.settings["labels"], [dataset for dataset, _ in datasets])
+    spec, plan = choose_spec(plan, start, labels)
     return Planned(
         recipe=recipe,
         plan=plan,
         start=start,
         spec=spec,
         labels=labels,
-        sources=training_sets(datasets, labels, balance=plan.options.balance),
+        sources=make_training_sets(datasets, labels, balance=plan.options.balance),
         validation=validation,
     )
 
 
-def check_empty(folder: Path) -> None:
-    """A new run does not overwrite the weights of another one.
-
-    Raises:
-        OptionError: the folder holds some.
-    """
+def _check_empty(folder: Path) -> None:
+    """A new run does not overwrite the weights of another one."""
     if (folder / LAST).exists():
         raise OptionError(
             f"{folder}: already holds a run; add --resume to go on with it, or choose "
@@ -139,17 +127,13 @@ def check_empty(folder: Path) -> None:
         )
 
 
-BACKBONE_ALONE = ("backbone", "trunk")
-"""Behind a detector and @: only its backbone, which was called trunk before."""
-
-
-def start_from(init: str | None, listener: Listener = SILENT) -> Start:
+def find_start(init: str | None, listener: Listener = SILENT) -> Start:
     """The first weights; ImageNet backbones are fetched by name."""
     if init is None:
         return Start()
     detector, at, part = init.rpartition("@")
-    if at and part in BACKBONE_ALONE:
-        return start_from(detector, listener).backbone_alone
+    if at and part in ("backbone", "trunk"):  # its name in former versions
+        return find_start(detector, listener).backbone_alone
     path = Path(init)
     if init in IMAGENET_BACKBONES and not path.exists():
         file = IMAGENET_BACKBONES[init]
@@ -161,17 +145,15 @@ def start_from(init: str | None, listener: Listener = SILENT) -> Start:
     elif init in EMBEDDED:
         # Training needs the weights that the int8 file was made from.
         path = model_path("default-float")
+    elif init in PUBLISHED and not path.exists():
+        path = model_path(init)
     if path.suffix.lower() == ".onnx":
-        return Start(str(path), detector=checkpoint_from_onnx(path))
+        return Start(str(path), detector=read_onnx_checkpoint(path))
     return read_start(path)
 
 
-def checkpoint_from_onnx(path: Path) -> Checkpoint:
-    """The float network in an ONNX file, to be trained further.
-
-    Raises:
-        ModelError: missing, broken, computing in int8, or not a network of this family.
-    """
+def read_onnx_checkpoint(path: Path) -> Checkpoint:
+    """The float network in an ONNX file, to be trained further."""
     require("onnx", extra="export", why="reading weights from an ONNX file")
     from ssd34.deploy.graph.read import read_network
 
@@ -179,12 +161,10 @@ def checkpoint_from_onnx(path: Path) -> Checkpoint:
     convs = {
         layer.name: (layer.conv.weight, layer.conv.bias) for layer in network.layers if layer.conv
     }
-    return unfolded_checkpoint(
-        network.spec, network.labels, convs, scores=network.score_calibration
-    )
+    return unfold_checkpoint(network.spec, network.labels, convs, scores=network.score_calibration)
 
 
-def classes(choice: str, datasets: Sequence[Dataset]) -> LabelSet:
+def choose_classes(choice: str, datasets: Sequence[Dataset]) -> LabelSet:
     """COCO's classes, or those of the data; ``auto``: COCO's if the data has them all."""
     names = list(dict.fromkeys(name for dataset in datasets for name in dataset.labels.names))
     if choice == "coco" or (choice == "auto" and set(names) == set(COCO_LABELS.names)):
@@ -194,7 +174,9 @@ def classes(choice: str, datasets: Sequence[Dataset]) -> LabelSet:
     return LabelSet.from_names(names)
 
 
-def network_spec(plan: Plan, start: Start, labels: LabelSet) -> tuple[ModelSpec, Plan]:
+def choose_spec(
+    plan: SettledRecipe, start: Start, labels: LabelSet
+) -> tuple[ModelSpec, SettledRecipe]:
     """The network of a new run, and the plan with everything about it settled."""
     name, norm = plan.settings["spec"], plan.settings["head_norm"]
     spec = start.spec or named_spec(USUAL_SPEC)
@@ -211,19 +193,17 @@ def network_spec(plan: Plan, start: Start, labels: LabelSet) -> tuple[ModelSpec,
     return spec, dataclasses.replace(plan, settings={**plan.settings, **settled})
 
 
-def device_named(choice: str) -> torch.device:
+def choose_device(choice: str) -> torch.device:
     """The torch device; of several processes each has its own."""
     available = torch.cuda.is_available()
     if choice == "cuda" and not available:
         raise OptionError("--device cuda: no CUDA device is available here; use --device cpu")
-    return local_device(torch.device("cuda" if available and choice != "cpu" else "cpu"))
+    return choose_local_device(torch.device("cuda" if available and choice != "cpu" else "cpu"))
 
 
-def untrained_levels(spec: ModelSpec, options: TrainOptions) -> str | None:
-    """A warning of levels whose feature map vanishes at `small_size`; None where all are trained.
-
-    The network that is shipped has them at its full size, with the weights that they have then.
-    """
+def find_untrained_levels(spec: ModelSpec, options: TrainOptions) -> str | None:
+    """A warning of levels whose feature map vanishes at `small_size`, which the network that is
+    shipped has; None where all are trained."""
     small = options.small_size
     if small is None or options.small_share == 0:
         return None
@@ -247,14 +227,14 @@ def untrained_levels(spec: ModelSpec, options: TrainOptions) -> str | None:
     )
 
 
-def warnings_of(
+def list_warnings(
     options: TrainOptions, sources: Sequence[TrainingSet], *, start: Start, spec: ModelSpec
 ) -> Iterator[str]:
     """A line on each setting that fits the run badly."""
     if start.kind == "random":
         yield (
             "start: random weights; from few pictures far more is learned with --init "
-            f"{backbone_name(spec.backbone)}, an ImageNet backbone, or --recipe fine-tune, from a "
+            f"{name_backbone(spec.backbone)}, an ImageNet backbone, or --recipe fine-tune, from a "
             "detector"
         )
 
@@ -267,7 +247,7 @@ def warnings_of(
             )
 
     if options.epochs is not None:
-        steps = options.epochs * batches_an_epoch(sources, options.batch_size)
+        steps = options.epochs * count_batches(sources, options.batch_size)
         # The rate falls while it still climbs, and does not come near its peak.
         if options.warmup_steps > max(1, steps // 2):
             yield (
@@ -277,12 +257,12 @@ def warnings_of(
             )
 
 
-def _facts_of(planned: Planned) -> Iterator[str]:
+def _list_facts(planned: Planned) -> Iterator[str]:
     """The recipe as it was settled, what was changed first."""
     plan = planned.plan
     yield f"recipe {plan.recipe}: {planned.recipe.about}"
-    changed = [f"{key}={written(plan.settings[key])}" for key in plan.changed]
+    changed = [f"{key}={write_setting(plan.settings[key])}" for key in plan.changed]
     if changed:
         yield f"  changed: {' '.join(changed)}"
     others = {k: v for k, v in plan.settings.items() if k not in plan.changed}
-    yield f"  {' '.join(f'{key}={written(value)}' for key, value in others.items())}"
+    yield f"  {' '.join(f'{key}={write_setting(value)}' for key, value in others.items())}"

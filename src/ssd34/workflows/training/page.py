@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
 from ssd34.core.detections import Detections
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import ImageError
-from ssd34.evaluate.report.page import render
+from ssd34.evaluate.report.page import encode_jpeg, render
 from ssd34.files.atomic import write_text
 from ssd34.files.checkpoint import read_checkpoint, read_header
 from ssd34.images.draw import draw, draw_dashed_box
@@ -37,7 +35,7 @@ def write_page(folder: Path, validation: Dataset, facts: Sequence[str], device: 
 
     weights = next(folder / name for name in (BEST, LAST) if (folder / name).exists())
     checkpoint = read_checkpoint(weights)
-    page = training_page(
+    page = render_training_page(
         f"{checkpoint.spec.name}, {counted(len(checkpoint.labels), 'class')}",
         read_history(folder / HISTORY),
         # The best weights may be from before a resume that changed settings.
@@ -54,15 +52,15 @@ def write_page(folder: Path, validation: Dataset, facts: Sequence[str], device: 
     return folder / PAGE
 
 
-def _exhibits(checkpoint: Any, validation: Dataset, device: Any) -> list[Exhibit]:
+def _exhibits(checkpoint: Any, validation: Dataset, device: Any) -> list[tuple[str, bytes]]:
     """What the network finds in some pictures of the validation set."""
     from ssd34.network.ssd import SSD, load_weights
-    from ssd34.train.validate import stages_of_network
+    from ssd34.train.validate import stage_network
 
     network = SSD(checkpoint.spec)
     load_weights(network, checkpoint.weights, source="the run")
-    stages = stages_of_network(network.to(device), device=device)
-    exhibits: list[Exhibit] = []
+    stages = stage_network(network.to(device), device=device)
+    exhibits: list[tuple[str, bytes]] = []
     for sample in validation.samples:
         if len(exhibits) == PICTURES:
             break
@@ -83,7 +81,7 @@ def _exhibits(checkpoint: Any, validation: Dataset, device: Any) -> list[Exhibit
         for box in sample.boxes[~sample.ignored].tolist():
             draw_dashed_box(canvas, tuple(box), colour=TRUTH, line=line)
         picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-        exhibits.append(Exhibit.of(sample.file_name, picture))
+        exhibits.append((sample.file_name, encode_jpeg(picture.convert("RGB"))))
     return exhibits
 
 
@@ -96,28 +94,13 @@ _MOST_POINTS = 600
 """Points of a curve; longer ones are thinned out."""
 
 
-@dataclass(frozen=True, eq=False)
-class Exhibit:
-    """A picture with detections drawn on it, as JPEG, and its name."""
-
-    name: str
-    picture: bytes
-
-    @classmethod
-    def of(cls, name: str, picture: Image.Image) -> Exhibit:
-        """A drawn picture."""
-        file = io.BytesIO()
-        picture.convert("RGB").save(file, "JPEG", quality=85)
-        return cls(name, file.getvalue())
-
-
-def training_page(
+def render_training_page(
     title: str,
     history: Records,
     *,
     recipe: Mapping[str, Any],
     facts: Sequence[str],
-    exhibits: Sequence[Exhibit] = (),
+    exhibits: Sequence[tuple[str, bytes]] = (),
 ) -> str:
     """The page as HTML; every name in it is escaped.
 
@@ -126,7 +109,7 @@ def training_page(
         history: records of ``history.jsonl``.
         recipe: the settled recipe, as in ``recipe.json``.
         facts: lines below the title.
-        exhibits: pictures with detections.
+        exhibits: names, and pictures with detections as JPEG.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.

@@ -15,7 +15,7 @@ from ssd34.deploy.search.pictures import from_dataset
 from ssd34.errors import CheckpointError, OptionError, require
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.rounded import FakeQuantizedSSD, Steps
-from ssd34.network.ssd import SSD, arrays_of
+from ssd34.network.ssd import SSD, copy_arrays
 from ssd34.network.start import Start
 from ssd34.train.examples.example import TrainingSet
 from ssd34.train.progress import Listener
@@ -28,7 +28,7 @@ RANGES = "mse"
 NEEDED = {"backbone_statistics": "frozen", "head_statistics": "frozen", "precision": "fp32"}
 
 
-def settings_of_qat(given: Mapping[str, Any], start: Start) -> dict[str, Any]:
+def apply_qat(given: Mapping[str, Any], start: Start) -> dict[str, Any]:
     """The given settings with those that rounding needs: frozen batch norm, float32 arithmetic.
 
     Raises:
@@ -46,10 +46,7 @@ def settings_of_qat(given: Mapping[str, Any], start: Start) -> dict[str, Any]:
 
 
 def check_options(options: TrainOptions) -> None:
-    """
-    Raises:
-        OptionError: the network would not be the one whose rounding is known.
-    """
+    """OptionError where the network would not be the one whose rounding is known."""
     if options.small_size:
         raise OptionError(
             "--qat: the ranges are those of the full input size; leave small_size out"
@@ -59,7 +56,7 @@ def check_options(options: TrainOptions) -> None:
             raise OptionError(f"--qat needs {key}={value}, got {got}; leave it out")
 
 
-def calibrated_steps(
+def calibrate_steps(
     network: SSD, labels: LabelSet, sources: Sequence[TrainingSet], listener: Listener
 ) -> dict[str, Any]:
     """The steps of a network's values, which its checkpoints note: scale and zero point by name.
@@ -69,9 +66,9 @@ def calibrated_steps(
     require("onnx", extra="export", why="quantization-aware training")
     from ssd34.deploy.graph.layers import network_of
     from ssd34.deploy.int8.calibrate import calibrate
-    from ssd34.deploy.int8.plan import value_steps
+    from ssd34.deploy.int8.plan import choose_steps
 
-    weights = arrays_of(network)
+    weights = copy_arrays(network)
     layers = network_of(Checkpoint(spec=network.spec, labels=labels, weights=weights))
     total = sum(len(source.usable) for source in sources)
     wanted = min(CALIBRATION_PICTURES, total)
@@ -80,11 +77,11 @@ def calibrated_steps(
         islice(_pictures(sources, wanted, listener), wanted),
         progress=lambda done: listener.calibrated(done, wanted),
     )
-    values = value_steps(layers, statistics, ranges=RANGES)
+    values = choose_steps(layers, statistics, ranges=RANGES)
     return {name: [float(v.scale), int(v.zero_point)] for name, v in values.items()}
 
 
-def rounding_network(network: SSD, steps: dict[str, Any]) -> FakeQuantizedSSD:
+def make_rounding_network(network: SSD, steps: dict[str, Any]) -> FakeQuantizedSSD:
     """A network's weights in one that rounds.
 
     Raises:

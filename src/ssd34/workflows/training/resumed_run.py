@@ -9,21 +9,17 @@ from typing import Any
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.errors import OptionError, TrainingError
 from ssd34.network.ssd import SSD
-from ssd34.train.examples.example import training_sets
+from ssd34.train.examples.example import make_training_sets
 from ssd34.train.progress import Listener
-from ssd34.train.run import LAST, run_to_resume
+from ssd34.train.run import LAST, read_run_to_resume
 from ssd34.train.settings.options import RESUMED, TrainOptions
 from ssd34.train.settings.recipe import resume_note, resume_options
-from ssd34.train.settings.settings import written
-from ssd34.workflows.training.job import Prepared, TrainJob, open_data
+from ssd34.train.settings.settings import write_setting
+from ssd34.workflows.training.job import PreparedRun, TrainJob, open_data
 
 
 def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:
-    """Only the length, workers, device, threads and the cache may be given.
-
-    Args:
-        job: what was given.
-        others: options that were given beside it.
+    """Only the length, workers, device, threads and the cache may be given, and no `others`.
 
     Raises:
         OptionError: something else was given.
@@ -34,7 +30,9 @@ def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:
         raise TrainingError(f"nothing to resume: {last} does not exist; leave --resume out")
     options = {"--recipe": job.recipe, "--qat": job.qat}
     more = [*(option for option, value in options.items() if value), *others]
-    more += [f"{key}={written(value)}" for key, value in job.given.items() if key not in RESUMED]
+    more += [
+        f"{key}={write_setting(value)}" for key, value in job.given.items() if key not in RESUMED
+    ]
     if more:
         raise OptionError(
             "--resume takes --epochs, --minutes, --workers, --device, --threads and --set "
@@ -43,7 +41,7 @@ def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:
         )
 
 
-def resumed_run(job: TrainJob, listener: Listener) -> Prepared:
+def resume_run(job: TrainJob, listener: Listener) -> PreparedRun:
     """The run as it continues.
 
     Raises:
@@ -51,16 +49,16 @@ def resumed_run(job: TrainJob, listener: Listener) -> Prepared:
         OptionError: something cannot change, or the new length is not allowed.
     """
     check_resumable(job)
-    begun = run_to_resume(job.folder / LAST)
+    begun = read_run_to_resume(job.folder / LAST)
     notes = begun.state["notes"]
     options = resume_options(TrainOptions.from_dict(begun.state["options"]), job.given)
     datasets, validation = open_data(job, listener, coco_names=_was_told(notes, "coco_names"))
     note = resume_note(notes.get("recipe", {}), options, job.given)
-    return Prepared(
+    return PreparedRun(
         network=SSD(begun.spec),
         labels=begun.labels,
         options=options,
-        sources=training_sets(datasets, begun.labels, balance=options.balance),
+        sources=make_training_sets(datasets, begun.labels, balance=options.balance),
         validation=validation,
         origin="resumed",
         notes={"recipe": note} if note else {},

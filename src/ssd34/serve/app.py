@@ -1,0 +1,140 @@
+"""The application: which path is answered by what."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from functools import partial
+from importlib import resources
+from typing import Any
+
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ssd34.serve.bodies import Parsers
+from ssd34.serve.detecting import answer_detect
+from ssd34.serve.guard import Guard, answer_http_exception, answer_refusal
+from ssd34.serve.inference_protocol import (
+    HEADER_LENGTH,
+    answer_infer,
+    answer_live,
+    answer_load,
+    answer_metadata,
+    answer_ready,
+    answer_server,
+)
+from ssd34.serve.options import Refusal
+from ssd34.serve.service import Service
+from ssd34.version import __version__
+
+_FILES = resources.files("ssd34.serve")
+
+EXAMPLES = ("astronaut", "chelsea", "coffee")
+"""Pictures that the page offers; see examples/README.md."""
+
+
+def make_routes() -> list[Route]:
+    """Every path and what answers it."""
+    get = partial(Route, methods=["GET"])
+    post = partial(Route, methods=["POST"])
+    model = "/v2/models/{name}"
+    return [
+        get("/", answer_page),
+        get("/examples/{name}.jpg", answer_example),
+        get("/openapi.json", answer_openapi),
+        get("/metrics", answer_metrics),
+        post("/detect", answer_detect),
+        get("/v2", answer_server),
+        get("/v2/health/live", answer_live),
+        get("/v2/health/ready", answer_ready),
+        post("/v2/repository/models/{name}/load", answer_load),
+        *(
+            route
+            for path in (model, model + "/versions/{version}")
+            for route in (
+                get(path, answer_metadata),
+                get(path + "/ready", answer_ready),
+                post(path + "/infer", answer_infer),
+            )
+        ),
+    ]
+
+
+def make_app(service: Service) -> Starlette:
+    """The application around a service."""
+    middleware = [Middleware(Guard, service=service)]
+    if service.options.cors_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=service.options.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-ID", HEADER_LENGTH],
+            expose_headers=["X-Request-ID", "Server-Timing", "Retry-After", HEADER_LENGTH],
+        )
+        middleware.insert(0, cors)
+    app = Starlette(
+        routes=make_routes(),
+        middleware=middleware,
+        exception_handlers={
+            Refusal: answer_refusal,
+            HTTPException: answer_http_exception,
+        },
+    )
+    app.router.redirect_slashes = False
+    app.state.service = service
+    app.state.parsers = Parsers()
+    app.state.page = (_FILES / "page.html").read_bytes()
+    app.state.page_policy = _policy_of(app.state.page.decode())
+    app.state.openapi = json.loads((_FILES / "openapi.json").read_bytes())
+    app.state.openapi["info"]["version"] = __version__
+    return app
+
+
+def _policy_of(page: str) -> str:
+    """A content security policy that lets a page use what is written in it, and us."""
+
+    def hashes(tag: str) -> str:
+        found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digests = (base64.b64encode(hashlib.sha256(one.encode()).digest()) for one in found)
+        return " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
+
+    return (
+        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; "
+        "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+
+
+async def answer_page(request: Request) -> Response:
+    """``GET /``."""
+    state: Any = request.app.state
+    headers = {"Content-Security-Policy": state.page_policy}
+    return Response(state.page, media_type="text/html", headers=headers)
+
+
+async def answer_example(request: Request) -> Response:
+    """``GET /examples/NAME.jpg``."""
+    name = request.path_params["name"]
+    if name not in EXAMPLES:
+        raise Refusal(404, "no such example")
+    return Response((_FILES / "examples" / f"{name}.jpg").read_bytes(), media_type="image/jpeg")
+
+
+async def answer_openapi(request: Request) -> Response:
+    """``GET /openapi.json``."""
+    return JSONResponse(request.app.state.openapi)
+
+
+async def answer_metrics(request: Request) -> Response:
+    """``GET /metrics``."""
+    encode, kind = choose_encoder(request.headers.get("accept", ""))
+    service: Service = request.app.state.service
+    return Response(encode(service.metrics.registry), headers={"Content-Type": kind})

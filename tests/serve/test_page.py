@@ -1,0 +1,241 @@
+"""The page as a person uses it, in a real browser."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from ssd34.images.draw import choose_colour
+from tests.conftest import EXAMPLES
+from tests.support.browser import CHROMIUM, HOW_TO_GET_IT, chromium
+from tests.support.server import CHELSEA, serving, wait_for
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason=HOW_TO_GET_IT)
+
+WIDTHS = (360, 1280)
+LEAST = 0.05
+"""The score from which on the page asks for detections."""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def cats(tmp_path_factory):
+    """The embedded model, which sees the cat."""
+    folder = tmp_path_factory.mktemp("page")
+    with serving(folder, "default", "--instances", 1) as one:
+        yield one
+
+
+def open_page(browser, server, *, width=1280, dark=False):
+    browser.open(f"http://127.0.0.1:{server.port}/", width=width, dark=dark)
+
+
+def wait_until(browser, script):
+    wait_for(lambda: browser.run(script))
+
+
+def upload(browser, *files):
+    """Choose files, as the window for it would."""
+    node = browser.ask("DOM.getDocument")["root"]["nodeId"]
+    chosen = browser.ask("DOM.querySelector", nodeId=node, selector="#file")["nodeId"]
+    browser.ask("DOM.setFileInputFiles", nodeId=chosen, files=[*map(str, files)])
+
+
+def shown_cat(browser, server, **how):
+    open_page(browser, server, **how)
+    upload(browser, EXAMPLES / "chelsea.jpg")
+    wait_until(browser, "!document.getElementById('result').hidden")
+
+
+def rows(browser):
+    script = (
+        "[...document.querySelectorAll('#rows tr')].map(r => [...r.cells].map(c => c.innerText))"
+    )
+    return browser.run(script)
+
+
+def set_score(browser, percent):
+    browser.run(
+        f"{{ const s = document.getElementById('score'); s.value = {percent};"
+        " s.dispatchEvent(new Event('input')); }"
+    )
+
+
+def test_an_upload_shows_what_the_server_finds(browser, cats):
+    shown_cat(browser, cats)
+    [picture] = cats.detect(CHELSEA, f"?score={LEAST}").json["pictures"]
+    expected = [d for d in picture["detections"] if d["score"] >= 0.3]
+    assert rows(browser) == [
+        [d["name"], f"{d['score']:.0%}".replace("%", " %"), *(f"{v:.0f}" for v in d["box"])]
+        for d in expected
+    ]
+    assert expected[0]["name"] == "cat"
+    assert "cat" in browser.run("document.getElementById('canvas').ariaLabel")
+    canvas = browser.run(
+        "[document.getElementById('canvas').width, document.getElementById('canvas').height]"
+    )
+    assert canvas == [picture["width"], picture["height"]]
+    # The box's colour is where the box is, and the picture's elsewhere.
+    left, top, right, bottom = (round(v) for v in expected[0]["box"])
+    pixels = "document.getElementById('canvas').getContext('2d').getImageData"
+    edge = browser.run(f"[...{pixels}({right}, {(top + bottom) // 2}, 1, 1).data]")
+    inside = browser.run(f"[...{pixels}({(left + right) // 2}, {bottom - 40}, 1, 1).data]")
+    assert np.abs(np.subtract(edge[:3], choose_colour(expected[0]["label"]))).max() < 90
+    assert edge != inside
+    assert "ms" in browser.run("document.getElementById('timing').innerText")
+
+
+def test_slider_and_chips_filter_at_once(browser, cats):
+    shown_cat(browser, cats)
+    asked = len(browser.requests)
+    found = cats.detect(CHELSEA, f"?score={LEAST}").json["pictures"][0]["detections"]
+    for percent in (5, 60, 99):
+        set_score(browser, percent)
+        assert len(rows(browser)) == sum(d["score"] * 100 >= percent for d in found)
+    set_score(browser, 5)
+    chip = "document.querySelector('#chips [data-name=cat]')"
+    browser.run(f"{chip}.click()")
+    assert browser.run(f"{chip}.ariaPressed") == "false"
+    assert "cat" not in {row[0] for row in rows(browser)} and rows(browser)
+    browser.run(f"{chip}.click()")
+    assert len(rows(browser)) == len(found)
+    assert len(browser.requests) == asked
+
+
+def test_by_keyboard(browser, cats):
+    """Tab reaches an example, Enter takes it; the slider moves with the arrow keys."""
+    open_page(browser, cats)
+
+    def press(key, code):
+        for kind in ("keyDown", "keyUp"):
+            text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
+            browser.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key,
+                        windowsVirtualKeyCode=code, **text)  # fmt: skip
+
+    for _ in range(12):
+        press("Tab", 9)
+        if browser.run("document.activeElement.dataset.example") == "chelsea":
+            break
+    press("Enter", 13)
+    wait_until(browser, "!document.getElementById('result').hidden")
+    assert "cat" in {row[0] for row in rows(browser)}
+    for _ in range(12):
+        press("Tab", 9)
+        if browser.run("document.activeElement.id") == "score":
+            break
+    press("ArrowRight", 39)
+    assert browser.run("document.getElementById('least').innerText") == "31 %"
+
+
+def test_a_pasted_and_a_dropped_picture(browser, cats):
+    for kind, field in (("paste", "clipboardData"), ("drop", "dataTransfer")):
+        open_page(browser, cats)
+        browser.run(
+            f"""fetch('/examples/chelsea.jpg').then(r => r.blob()).then(b => {{
+              const data = new DataTransfer();
+              data.items.add(new File([b], 'cat.jpg', {{type: b.type}}));
+              const event = new Event('{kind}', {{bubbles: true}});
+              event.{field} = data;
+              document.body.dispatchEvent(event);
+            }})"""
+        )
+        wait_until(browser, "!document.getElementById('result').hidden")
+        assert "cat" in {row[0] for row in rows(browser)}
+
+
+def test_errors_are_shown_and_end(browser, cats, tmp_path):
+    (tmp_path / "no.jpg").write_bytes(b"<b>no picture</b>")
+    open_page(browser, cats)
+    upload(browser, tmp_path / "no.jpg")
+    wait_until(browser, "!document.getElementById('error').hidden")
+    message = browser.run("document.getElementById('message').innerText")
+    assert cats.detect(b"<b>no picture</b>").error in message
+    assert browser.run("document.getElementById('error').role") == "alert"
+    upload(browser, EXAMPLES / "chelsea.jpg")
+    wait_until(browser, "!document.getElementById('result').hidden")
+    assert browser.run("document.getElementById('error').hidden")
+
+
+def test_the_page_asks_for_the_key(browser, tiny_model, tmp_path):
+    with serving(tmp_path, tiny_model, "--instances", 1, "--api-key", "k") as one:
+        open_page(browser, one)
+        upload(browser, EXAMPLES / "chelsea.jpg")
+        wait_until(browser, "!document.getElementById('keyform').hidden")
+        browser.run("document.getElementById('key').value = 'k'")
+        browser.run("document.querySelector('#keyform button').click()")
+        wait_until(browser, "!document.getElementById('result').hidden")
+
+
+def test_downloads(browser, cats):
+    shown_cat(browser, cats)
+    saved = browser.run(
+        """new Promise(done => {
+          const blobs = [];
+          URL.createObjectURL = blob => { blobs.push(blob); return 'data:,'; };
+          HTMLAnchorElement.prototype.click = function () {
+            blobs.at(-1).text().then(text => done([this.download, blobs.at(-1).type, text]));
+          };
+          document.getElementById('json').click();
+        })"""
+    )
+    name, kind, text = saved
+    assert (name, kind) == ("detections.json", "application/json")
+    told = json.loads(text)
+    assert told["model"] == "default" and [d["name"] for d in told["detections"]] == ["cat"]
+
+
+def luminance(colour):
+    values = np.array([int(v) for v in colour[4:-1].split(",")[:3]]) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_readable_on_phones_and_in_the_dark(browser, cats, width, dark):
+    shown_cat(browser, cats, width=width, dark=dark)
+    assert browser.run("document.documentElement.scrollWidth - innerWidth") == 0
+    assert browser.messages == []
+    port = cats.port
+    away = [r for r in browser.requests if not r.startswith(("data:,", "blob:"))]
+    assert all(r.startswith(f"http://127.0.0.1:{port}/") for r in away)
+    picture = browser.screenshot().mean(axis=-1)
+    assert np.median(picture) < 60 if dark else np.median(picture) > 200
+    colours = browser.run(
+        """[...document.querySelectorAll('main *, header *, footer *')]
+        .filter(e => e.offsetWidth > 1)
+        .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
+        .map(e => {
+          let b = e;
+          while (getComputedStyle(b).backgroundColor === 'rgba(0, 0, 0, 0)') b = b.parentElement;
+          return [e.tagName, getComputedStyle(e).color, getComputedStyle(b).backgroundColor];
+        })"""
+    )
+    assert len(colours) > 15
+    for tag, text, paper in {tuple(one) for one in colours}:
+        low, high = sorted((luminance(text), luminance(paper)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (tag, text, paper)
+    # Whatever can be used has a name, and is large enough for a finger.
+    unnamed = browser.run(
+        """[...document.querySelectorAll('button, input:not([hidden]), canvas, [role=region]')]
+        .filter(e => !(e.innerText?.trim() || e.labels?.length || e.ariaLabel
+                       || e.querySelector('img')?.alt)).map(e => e.outerHTML)"""
+    )
+    assert unnamed == []
+    small = browser.run(
+        "[...document.querySelectorAll('button, .button')].filter(e => e.offsetWidth"
+        " && e.offsetHeight < 36).map(e => e.outerHTML)"
+    )
+    assert small == []
+
+
+def test_the_page_may_use_nothing_but_this_server(cats):
+    policy = cats.get("/").headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
