@@ -11,7 +11,7 @@ from llvmlite import binding
 from ssd34.errors import ModelError
 from ssd34.runtime.native.convolution import Packed, share
 from ssd34.runtime.native.kernels import WINOGRAD
-from ssd34.runtime.native.levels import AVX2, AVX512_VNNI, LEVELS
+from ssd34.runtime.native.levels import AVX2, AVX512_VNNI, LEVELS, available_levels
 from ssd34.runtime.native.network import Network
 from ssd34.runtime.native.program import assembly_of
 from tests.support.convolutions import (
@@ -140,6 +140,7 @@ def inner_loop(text, name):
     raise AssertionError(f"{name} has no loop")
 
 
+@pytest.mark.skipif(not available_levels(), reason="LLVM compiles for another processor here")
 @pytest.mark.parametrize(
     ("level", "name", "instruction", "number"),
     [

@@ -23,13 +23,16 @@ from ssd34.errors import MissingExtraError, ModelError
 from ssd34.images.read import read_image
 from ssd34.runtime.engine_choice import open_engine
 from ssd34.runtime.native import levels as levels_module
+from ssd34.runtime.native.levels import available_levels
 from ssd34.runtime.native.native_engine import NativeEngine
+from ssd34.runtime.node_times import compute_tail_share, measure_node_times
 from ssd34.runtime.session import Session
 from ssd34.zoo.names import model_path
 from tests.conftest import EXAMPLES, drawn_checkpoint
 from tests.support.convolutions import levels
 from tests.support.refusals import assert_facts, refused
 
+pytestmark = pytest.mark.skipif(not available_levels(), reason="no kernels for this processor")
 each_level = pytest.mark.parametrize("level", levels())
 
 FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -170,6 +173,15 @@ def test_auto_measures_it(files):
     )
     assert session.engine.name == session.choice.engine
     assert_facts(session.choice.reason, "native", f"{session.choice.milliseconds['native']:.1f} ms")
+
+
+def test_its_parts_are_timed(files):
+    tensor = preprocess(np.zeros((64, 64, 3), np.uint8), 64)
+    shares = [
+        compute_tail_share(measure_node_times(files[form], "native", tensor, threads=1))
+        for form in ("qoperator, 7 bits, raw", "qoperator, 8 bits")
+    ]
+    assert all(share is not None and 0 < share < 1 for share in shares)
 
 
 # --- what it does not run -------------------------------------------------------------------

@@ -86,7 +86,8 @@ def bytes_of(conv: Convolution, sums: np.ndarray, residual: np.ndarray | None = 
         )
         inner = (residual * other + offset).astype(np.float32)
         steps = np.clip(np.rint((steps * own + inner).astype(np.float32)), 0, 255)
-    return steps.astype(np.uint8)
+    made: np.ndarray = steps.astype(np.uint8)
+    return made
 
 
 def run_network(

@@ -72,6 +72,12 @@ class Convolution:
     pads: tuple[int, int, int, int]
     addition: Addition | None = None
 
+    @property
+    def names(self) -> dict[str, str]:
+        """The values that it reads and makes, by the fields of `LAYER` that are their addresses."""
+        names = {"source": self.source, "target": self.target}
+        return names | ({"residual": self.addition.residual} if self.addition else {})
+
     def size_of_target(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the result."""
         kernel, (top, left, bottom, right) = self.weight.shape[2], self.pads

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ssd34.errors import ModelError, require
+from ssd34.machine import trim_heap
 from ssd34.runtime.engine import NATIVE, describe_failure, describe_refusal
 from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.onnxruntime_engine import session_options
@@ -69,6 +72,8 @@ class NativeEngine:
             raise ModelError(describe_refusal(path, error)) from None
         entry, *others = self._before.get_outputs()
         self._passed_on = [port.name for port in others]
+        wanted = {port.name for port in self._after.get_inputs()}
+        self._read_again = [port.name for port in self.inputs if port.name in wanted]
         size = entry.shape[1:3]
         if not all(isinstance(side, int) for side in size):
             raise ModelError(
@@ -84,6 +89,8 @@ class NativeEngine:
             threads=threads,
             streams=streams,
         )
+        del model, parts, whole
+        trim_heap()
 
     def run(self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The named outputs, in that order, for inputs by name.
@@ -91,22 +98,28 @@ class NativeEngine:
         Raises:
             ModelError: it cannot run the file on them.
         """
-        try:
-            entry, *others = self._before.run(None, feed)
-        except Exception as error:
-            raise ModelError(describe_failure(self._path, self.name, error)) from error
+        return self.run_timed(outputs, feed)[0]
+
+    def run_timed(
+        self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]
+    ) -> tuple[list[NDArray[Any]], list[float]]:
+        """What `run` gives, and the seconds that its three parts took."""
         from ssd34.runtime.native.graph import TURNED
 
-        with self._network.run(entry) as exits:
-            given: dict[str, NDArray[Any]] = {name + TURNED: x for name, x in exits.items()}
-            wanted = {port.name for port in self._after.get_inputs()}
-            given |= dict(zip(self._passed_on, others, strict=True))
-            given |= {name: x for name, x in feed.items() if name in wanted}
-            try:
+        times = [time.perf_counter()]
+        try:
+            entry, *others = self._before.run(None, feed)
+            times.append(time.perf_counter())
+            with self._network.run(entry) as exits:
+                times.append(time.perf_counter())
+                given: dict[str, NDArray[Any]] = {name + TURNED: x for name, x in exits.items()}
+                given |= dict(zip(self._passed_on, others, strict=True))
+                given |= {name: feed[name] for name in self._read_again}
                 found: list[NDArray[Any]] = self._after.run(list(outputs), given)
-            except Exception as error:
-                raise ModelError(describe_failure(self._path, self.name, error)) from error
-        return found
+            times.append(time.perf_counter())
+        except Exception as error:  # the library has no common base of its own
+            raise ModelError(describe_failure(self._path, self.name, error)) from error
+        return found, [end - start for start, end in itertools.pairwise(times)]
 
 
 def require_libraries() -> None:

@@ -66,8 +66,8 @@ class Network:
                 )
             self._sizes[conv.target] = made
             self._packed.append(Packed(conv, level, height=height, width=width, threads=threads))
-        self._convolutions, self._exits = list(convolutions), list(exits)
-        self._places, self._bytes = _places(self._convolutions, self._sizes, self._exits)
+        self._names, self._exits = [conv.names for conv in convolutions], list(exits)
+        self._places, self._bytes = _places(self._names, self._sizes, self._exits)
         self._records = np.concatenate([packed.records for packed in self._packed])
         self._ends = np.cumsum([len(packed.records) for packed in self._packed])
         self._scratch = max(scratch_bytes(level, record) for record in self._records)
@@ -133,10 +133,7 @@ class _Memory:
         self._readers: list[tuple[int, str]] = []
         self._weights = empty(network._weights)
         self.records["spread"] = self._weights.ctypes.data
-        for number, conv in zip(network._ends - 1, network._convolutions, strict=True):
-            names = {"source": conv.source, "target": conv.target}
-            if conv.addition is not None:
-                names["residual"] = conv.addition.residual
+        for number, names in zip(network._ends - 1, network._names, strict=True):
             for field, name in names.items():
                 if name == network._entry:
                     self._readers.append((number, field))
@@ -155,26 +152,24 @@ class _Memory:
 
 
 def _places(
-    convolutions: Sequence[Convolution], sizes: Sizes, exits: Sequence[str]
+    steps: Sequence[Mapping[str, str]], sizes: Sizes, exits: Sequence[str]
 ) -> tuple[dict[str, int], int]:
     """Where each value's picture begins, and how many bytes all take: the room of values that
     nobody reads any more is given to later ones."""
-    last = {name: len(convolutions) for name in exits}
-    for number, conv in enumerate(convolutions):
-        residual = [conv.addition.residual] if conv.addition else []
-        for name in [conv.source, *residual]:
-            last[name] = max(last.get(name, 0), number)
+    last = {name: number for number, names in enumerate(steps) for name in names.values()}
+    last |= {name: len(steps) for name in exits}
     places: dict[str, int] = {}
     alive: list[tuple[int, int, int]] = []  # begin, end, last reader
     whole = 0
-    for number, conv in enumerate(convolutions):
+    for number, names in enumerate(steps):
+        target = names["target"]
         alive = sorted(room for room in alive if room[2] >= number)
-        size, start = rounded_up(int(np.prod(sizes[conv.target])), ALIGN), 0
+        size, start = rounded_up(int(np.prod(sizes[target])), ALIGN), 0
         for begin, end, _ in alive:
             if begin - start >= size:
                 break
             start = max(start, end)
-        places[conv.target] = start
-        alive.append((start, start + size, last.get(conv.target, number)))
+        places[target] = start
+        alive.append((start, start + size, last[target]))
         whole = max(whole, start + size)
     return places, whole

@@ -179,7 +179,10 @@ def _write_winograd_item(code: Code, level: Level) -> None:
                     code.call("prefetch_tile", p["layer"], first + start + place, k)
                 a = inputs + place * strides["inputs"] + start * row
                 b, to = weights + place * strides["weights"], sums + place * strides["sums"]
-                code.call(f"products_{per_step(level, winograd=True)}", a, b, to, steps, row, here)
+                ahead = a + strides["inputs"]
+                code.call(
+                    f"products_{per_step(level, winograd=True)}", a, b, to, steps, row, ahead, here
+                )
             with code.loop(here) as t, code.loop(2) as half:
                 y, x = _place(first + start + t, f["across"])
                 y, x = y * TILE, x * TILE
@@ -246,7 +249,8 @@ def _write_direct_item(code: Code, level: Level) -> None:
         start = g * group
         here = code.smaller(count - start, code.value(group, I64))
         weights = f.pointer("weights") + k * steps * (4 * block)
-        code.call(f"products_{each}", windows + start * row, weights, sums, steps, row, here)
+        a = windows + start * row
+        code.call(f"products_{each}", a, weights, sums, steps, row, a + here * row, here)
         with code.loop(2) as half:
             output = k * block + half * level.lanes
             by = (first + start) * f["outputs"] + output
