@@ -3,7 +3,7 @@
     python benchmarks/serve_load.py examples/coffee.jpg --seconds 10
 
 wrk has to be installed; Debian has it. 1, 8 and 64 clients send one request after the other, 200
-pause so that they ask for twice what was reached, and 256 do not pause. All runs on this machine:
+pause so that they ask for twice what was reached, and 256 do not pause. Everything runs here:
 wrk takes its share of the processors, and so does whatever else runs. The processor time of a
 picture tells what the server adds when other programs disturb the clock on the wall.
 """
