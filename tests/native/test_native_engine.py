@@ -25,7 +25,7 @@ from ssd34.runtime.engine_choice import open_engine
 from ssd34.runtime.native import levels as levels_module
 from ssd34.runtime.native.levels import available_levels
 from ssd34.runtime.native.native_engine import NativeEngine
-from ssd34.runtime.node_times import measure_tail_share
+from ssd34.runtime.node_times import compute_tail_share, measure_node_times
 from ssd34.runtime.session import Session
 from ssd34.zoo.names import model_path
 from tests.conftest import EXAMPLES, drawn_checkpoint
@@ -177,11 +177,11 @@ def test_auto_measures_it(files):
 
 def test_its_parts_are_timed(files):
     tensor = preprocess(np.zeros((64, 64, 3), np.uint8), 64)
-    shares = [
-        measure_tail_share(files[form], "native", tensor, threads=1)
-        for form in ("qoperator, 7 bits, raw", "qoperator, 8 bits")
-    ]
-    assert all(share is not None and 0 < share < 1 for share in shares)
+    nodes = measure_node_times(files["qdq"], "native", tensor, threads=1)
+    assert [node.name for node in nodes] == ["before", "convolutions", "after"]
+    assert min(node.milliseconds for node in nodes) > 0
+    share = compute_tail_share(nodes)
+    assert share == pytest.approx(nodes[2].milliseconds / sum(n.milliseconds for n in nodes))
 
 
 # --- what it does not run -------------------------------------------------------------------
