@@ -1,4 +1,5 @@
--- For wrk: one picture over and over; at the end one line of JSON with what came back.
+-- For wrk: one picture over and over; at the end one line of JSON with what came back. With a second
+-- argument each connection pauses so many milliseconds between requests, on average.
 local counts = {}
 local threads = {}
 
@@ -12,6 +13,10 @@ function init(args)
   wrk.body = file:read("*a")
   wrk.headers["Content-Type"] = "image/jpeg"
   file:close()
+  if args[2] then
+    math.randomseed(34)
+    delay = function() return math.floor(-math.log(1 - math.random()) * tonumber(args[2])) end
+  end
   ok, busy, other = 0, 0, 0
 end
 

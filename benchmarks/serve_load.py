@@ -2,21 +2,24 @@
 
     python benchmarks/serve_load.py examples/coffee.jpg --seconds 10
 
-wrk (1, 8, 64 clients that send one request after the other) and hey (twice the capacity at a steady
-rate) have to be installed; Debian has both. Everything runs on this machine: the load takes its
-share of the processors, too.
+wrk has to be installed; Debian has it. 1, 8 and 64 clients send one request after the other, 200
+pause so that they ask for twice what was reached, and 256 do not pause. Everything runs here:
+wrk takes its share of the processors, and so does whatever else runs. The processor time of a
+picture tells what the server adds when other programs disturb the clock on the wall.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,7 +31,7 @@ import numpy as np
 from ssd34.runtime.detector import Detector
 
 WRK_SCRIPT = Path(__file__).with_suffix(".lua")
-CLIENTS = (1, 8, 64)
+Row = dict[str, float]
 
 
 def main() -> None:
@@ -40,50 +43,47 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
     parser.add_argument("--json", type=Path, help="write what was measured")
     options = parser.parse_args()
-    missing = [name for name in ("wrk", "hey") if not shutil.which(name)]
-    if missing:
-        parser.error(f"not installed: {', '.join(missing)}")
-    with serving(options.model, "--instances", options.instances) as (url, said):
-        print(said)
+    if not shutil.which("wrk"):
+        parser.error("wrk is not installed")
+    rows: dict[str, Any] = {}
+    with serving(options.model, "--instances", options.instances) as (url, process, said):
+        print(said, flush=True)
         instances, threads = (int(n) for n in re.findall(r"(\d+) (?:instance|thread)", said)[:2])
-        rows: dict[str, Any] = {"said": said}
 
-        def raw(name: str) -> float:
-            rows[name] = run_raw(
-                options.picture, options.model, instances=instances, threads=threads,
-                seconds=options.seconds,
-            )  # fmt: skip
-            print(name, rows[name])
-            return float(rows[name]["pictures_per_second"])
+        def note(name: str, row: Row) -> Row:
+            rows[name] = row
+            print(name, row, flush=True)
+            return row
 
-        before = raw("raw detector, before")
-        rows["raw detector, one picture at a time"] = run_raw(
-            options.picture, options.model, instances=1, threads=threads, seconds=options.seconds
-        )
-        print("one at a time", rows["raw detector, one picture at a time"])
-        for clients in CLIENTS:
-            row = run_wrk(url, options.picture, clients=clients, seconds=options.seconds)
-            rows[f"{clients} clients"] = row
-            print(clients, row)
-        after = raw("raw detector, after")
-        rows["share_of_raw"] = rows["8 clients"]["200"] / rows["8 clients"]["seconds"] / (
-            (before + after) / 2
-        )  # fmt: skip
-        capacity = rows["64 clients"]["200"] / rows["64 clients"]["seconds"]
-        rows["twice the capacity"] = run_hey(
-            url, options.picture, rate=2 * capacity, seconds=options.seconds
-        )
-        rows["256 clients without a pause"] = run_wrk(
-            url, options.picture, clients=256, seconds=options.seconds
-        )
-    print(json.dumps(rows, indent=1))
+        def raw(name: str, instances: int) -> Row:
+            return note(name, run_raw(options, instances=instances, threads=threads))
+
+        def load(name: str, clients: int, pause: float = 0) -> Row:
+            return note(name, run_wrk(options, url, process, clients=clients, pause=pause))
+
+        raw("raw, one at a time", 1)
+        load("1 client", 1)
+        before = raw("raw, all instances", instances)
+        eight = load("8 clients", 8)
+        capacity = load("64 clients", 64)["per_second"]
+        after = raw("raw, all instances, again", instances)
+        load("twice the capacity", 200, pause=200 / (2 * capacity))
+        load("256 clients without a pause", 256)
+    mean = (before["per_second"] + after["per_second"]) / 2
+    cpu = (before["cpu_ms"] + after["cpu_ms"]) / 2
+    summary = {
+        "throughput, share of raw": round(eight["per_second"] / mean, 3),
+        "server's own processor time, ms": round(eight["cpu_ms"] - cpu, 2),
+    }
+    print(summary)
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        told = json.dumps({"said": said, **rows, **summary}, indent=1)
+        options.json.write_text(told + "\n")
 
 
 @contextmanager
-def serving(model: str, *options: str) -> Iterator[tuple[str, str]]:
-    """A server in a process of its own: its address, and what it said."""
+def serving(model: str, *options: str) -> Iterator[tuple[str, int, str]]:
+    """A server in a process of its own: its address, its number, and what it said."""
     command = [sys.executable, "-m", "ssd34", "serve", model, "--port", "0", *options]
     command += ["--log-level", "warning"]
     with tempfile.TemporaryFile("w") as log:
@@ -96,61 +96,68 @@ def serving(model: str, *options: str) -> Iterator[tuple[str, str]]:
                 if not line:
                     raise SystemExit("the server did not start")
                 said += line
-            yield found[1], said.strip()
+            yield found[1], process.pid, said.strip()
         finally:
             process.terminate()
             process.wait(60)
 
 
-def run_raw(
-    picture: Path, model: str, *, instances: int, threads: int, seconds: float
-) -> dict[str, float]:
+def run_raw(options: argparse.Namespace, *, instances: int, threads: int) -> Row:
     """The detector without a server: JPEG bytes to detections, in as many threads."""
-    data = picture.read_bytes()
-    detectors = [Detector.load(model, threads=threads) for _ in range(instances)]
+    data = options.picture.read_bytes()
+    detectors = [Detector.load(options.model, threads=threads) for _ in range(instances)]
+    for detector in detectors:
+        detector.detect(data)
 
     def work(detector: Detector) -> list[float]:
-        detector.detect(data)
         times = []
-        end = time.perf_counter() + seconds
+        end = time.perf_counter() + options.seconds
         while (started := time.perf_counter()) < end:
             detector.detect(data)
             times.append(time.perf_counter() - started)
         return times
 
+    cpu = time.process_time()
     with ThreadPoolExecutor(instances) as pool:
         all_times = [*pool.map(work, detectors)]
+    cpu = time.process_time() - cpu
     times = 1000 * np.concatenate(all_times)
     return {
-        "pictures_per_second": round(sum(len(t) / sum(t) for t in all_times), 2),
+        "per_second": round(sum(len(t) / sum(t) for t in all_times), 2),
+        "cpu_ms": round(1000 * cpu / len(times), 2),
         **{f"p{p}_ms": round(float(np.percentile(times, p)), 2) for p in (50, 95, 99)},
     }
 
 
-def run_wrk(url: str, picture: Path, *, clients: int, seconds: float) -> dict[str, float]:
-    """Clients that send one request after the other."""
-    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--timeout", "60s"]
-    command += ["-s", str(WRK_SCRIPT), f"{url}/detect", "--", str(picture)]
+def run_wrk(
+    options: argparse.Namespace, url: str, process: int, *, clients: int, pause: float
+) -> Row:
+    """Clients that send one request after the other, with a pause of so many seconds on average."""
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{options.seconds:g}s", "--timeout", "60s"]
+    command += ["-s", str(WRK_SCRIPT), f"{url}/detect", "--", str(options.picture)]
+    command += [str(1000 * pause)] if pause else []
+    cpu, done = cpu_seconds(process), pictures_done(url)
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    row: dict[str, float] = json.loads(told.strip().splitlines()[-1])
-    return {**row, "pictures_per_second": round(row["200"] / row["seconds"], 2)}
-
-
-def run_hey(url: str, picture: Path, *, rate: float, seconds: float) -> dict[str, Any]:
-    """Requests at a steady rate, whatever comes back."""
-    workers = 200
-    command = ["hey", "-z", f"{seconds:g}s", "-c", str(workers), "-q", f"{rate / workers:.4f}"]
-    command += ["-m", "POST", "-T", "image/jpeg", "-D", str(picture), "-t", "60", f"{url}/detect"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    total = re.search(r"Total:\s+([\d.]+) secs", told)
-    assert total, told
-    statuses = {s: int(n) for s, n in re.findall(r"\[(\d+)\]\s+(\d+) responses", told)}
+    cpu, done = cpu_seconds(process) - cpu, pictures_done(url) - done
+    row: Row = json.loads(told.strip().splitlines()[-1])
     return {
-        "asked_per_second": round(rate, 2),
-        "seconds": float(total[1]),
-        "statuses": statuses,
-        "goodput": round(statuses.get("200", 0) / float(total[1]), 2),
+        **row,
+        "per_second": round(row["200"] / row["seconds"], 2),
+        "cpu_ms": round(1000 * cpu / max(1, done), 2),
     }
+
+
+def pictures_done(url: str) -> float:
+    """What the server has worked through, for whomever."""
+    with urllib.request.urlopen(f"{url}/metrics") as answer:  # noqa: S310 - this machine
+        found = re.search(r'ssd34_pictures_total{outcome="done"} (\S+)', answer.read().decode())
+    return float(found[1]) if found else 0.0
+
+
+def cpu_seconds(process: int) -> float:
+    """What a process has taken, its threads included. Source: proc(5)."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

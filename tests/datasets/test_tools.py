@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ def found_in(path):
 
 CLASS_LIST = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nnut:::\na:b:1,2,3::\n"
 
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # VOC
     "voc in folders below, with a list": (
         {"Annotations/a/p.xml": xml(), "JPEGImages/a/p.jpg": None, "JPEGImages/a/q.jpg": None,
@@ -147,6 +148,10 @@ LAYOUTS = {
          **dict.fromkeys(("images/p.jpg", "images/q.jpg", "images/r s.jpg", "images/t.jpg",
                           "images/a/u.jpg", "images/b/u.jpg", "images/v.jpg"))},
         {"": {"p.jpg": BOX, "q.jpg": [], "r s.jpg": [], "t.jpg": [], "b/u.jpg": [], "v.jpg": []}}),
+    "coco with other machines' paths to pictures of one name": (
+        {f"annotations/instances_{split}.json": boxed("/x/1.jpg") for split in ("train", "val")}
+        | {"images/train/1.jpg": None, "images/val/1.jpg": None},
+        {"train": {"1.jpg": BOX}, "val": {"1.jpg": BOX}}),
     "coco without sizes": (
         {"result.json": boxed(images=[{"id": 1, "file_name": "p.jpg", "width": None}]),
          "images/p.jpg": None},

@@ -152,8 +152,8 @@ class Server:
                     connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
                 for step in turn:
                     if isinstance(step, bytes):
-                        head = b"%x\r\n" % len(step)
-                        connection.sendall(head + step + b"\r\n" if chunked else step)
+                        chunk = b"%x\r\n%b\r\n" % (len(step), step)
+                        connection.sendall(chunk if chunked else step)
                     elif self.closed.wait(step):
                         return
                 if chunked:

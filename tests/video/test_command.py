@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from ssd34.cli.console import INTERRUPTED, PARTLY
 from ssd34.errors import OptionError, VideoError
 from ssd34.images.read import LargeImageError
 from ssd34.runtime.detector import Detector
+from ssd34.video.write import FilmWriter
 from tests.support.cli import invoke, run_main
 from tests.support.films import (
     Server,
@@ -159,6 +161,16 @@ def test_an_interrupted_film_leaves_what_was_there(detect, tmp_path, monkeypatch
     assert len(calls) == 5
     assert saved.read_text() == lines.read_text() == "old"
     assert_no_leftovers(tmp_path)
+
+
+def test_what_cannot_be_written_is_named(detect, tmp_path, monkeypatch):
+    def fail(*_):
+        raise av.error.ArgumentError(22, "Invalid argument", "?")
+
+    monkeypatch.setattr(FilmWriter, "close", fail)
+    with pytest.raises(VideoError, match=r"b\.mp4"):
+        detect(film(tmp_path / "a.mp4", frames=2), "--save", tmp_path / "b.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_a_stream_that_is_ended_by_hand_leaves_a_whole_film(tmp_path, tiny_model):

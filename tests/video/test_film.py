@@ -1,5 +1,6 @@
 """Films to frames: times, turns, sizes, and what is broken."""
 
+import gc
 import wave
 
 import av
@@ -181,6 +182,19 @@ def test_few_frames_of_a_long_film_wait(tmp_path):
         ahead = feed.film._number
         assert ahead <= FRAMES_AHEAD + 3
         assert len(list(coming)) == 299
+
+
+def test_frames_leave_at_once(tmp_path):
+    """Not with the next garbage collection: a large one has 50 MB."""
+    film_of_many = opened(film(tmp_path / "a.mp4", frames=100))
+    gc.collect()
+    gc.disable()
+    try:
+        for frame in film_of_many.read():
+            assert isinstance(frame, Frame) and frame.pixels().any()
+        assert sum(type(one) is av.VideoFrame for one in gc.get_objects()) < 5
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

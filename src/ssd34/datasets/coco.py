@@ -22,7 +22,7 @@ from typing import Any
 
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.builder import LARGEST_SIDE, Findings, SampleBuilder, size_of, whole_of
-from ssd34.datasets.contents import Contents, is_below, locate, split_of
+from ssd34.datasets.contents import Contents, locate, split_of
 from ssd34.datasets.dataset import WHOLE, Dataset, ImageStore, Kind, Layout, Problem, Sample
 from ssd34.datasets.foreign import form_of_json
 from ssd34.errors import DatasetError, ImageError, OptionError
@@ -115,10 +115,11 @@ def read_coco_file(contents: Contents, file: str, name: str) -> Dataset:
     folder = posixpath.dirname(file)
     up, stem = posixpath.dirname(folder), posixpath.splitext(posixpath.basename(file))[0]
     split = _split_of(file)
-    beside = [(folder, "images"), (folder, ""), (folder, "data"), (folder, stem)]
-    above = [(up, split or stem), (up, "images", split or stem), (up, "images"), (up, "")]
-    joined = (posixpath.join(*parts) for parts in (above + beside if split else beside + above))
-    places = list(dict.fromkeys(place.rstrip("/") for place in joined))
+    beside = [posixpath.join(folder, below) for below in ("images", "", "data", stem)]
+    called = split or stem
+    above = [posixpath.join(up, below) for below in (called, f"images/{called}", "images", "")]
+    ordered = above + beside if split else beside + above
+    places = list(dict.fromkeys(place.rstrip("/") for place in ordered))
     some = _some_files(values)
     holding = [f for f in places if any(map(files.below(f).exists, some))]
     if not holding:
@@ -127,11 +128,15 @@ def read_coco_file(contents: Contents, file: str, name: str) -> Dataset:
     # Refused below with what to do, where a link leads out.
     linked = [f for f in places if files.below(f).leads_out]
     there = [f for f in places if files.is_folder(f)]
-    place = (holding or linked or there)[0]
-    store = files.below(place)
-    elsewhere = (contents.find(n) for n in some if not (store.exists(n) or store.is_lost_link(n)))
-    if linked[:1] == [place] or all(is_below(f, place) for found in elsewhere for f in found):
-        return read_coco(values, store, name, contents=Contents(store))
+    inner = {f: Contents(files.below(f)) for f in there}
+    near = [f for f in there if f and not holding and any(map(inner[f].find, some))]
+    place = (holding or linked or near or there)[0]
+    within = Contents(files.below(place))
+    store = within.files
+    missing = [n for n in some if not (store.exists(n) or store.is_lost_link(n))]
+    outside = any(contents.find(n) and not within.find(n) for n in missing)
+    if place in linked or not outside:
+        return read_coco(values, store, name, contents=within)
     return read_coco(values, files, name, contents=contents, place=place if holding else "")
 
 
@@ -141,13 +146,19 @@ def open_coco_file(file: Path, name: str, *, pictures: Path | None = None) -> La
     def read(_: str) -> Dataset:
         data = read_annotations(FolderFiles(file.parent), file.name, limit=MAX_JSON_BYTES)
         values = _parse(data, str(file))
-        store = FolderFiles(pictures or _find_images(file, values))
+        store = FolderFiles(pictures or find_images(file, values))
         return read_coco(values, store, name, contents=Contents(store))
 
     return Layout("coco", name, (WHOLE,), read)
 
 
-def _find_images(annotations: Path, values: dict[str, Any]) -> Path:
+def find_images(annotations: Path, values: dict[str, Any]) -> Path:
+    """The folder in which the pictures of an annotation file are, where they usually are.
+
+    Args:
+        annotations: the file.
+        values: it, parsed.
+    """
     split = annotations.stem.removeprefix(SPLIT_PREFIX)
     folder = annotations.parent
     candidates = (

@@ -59,7 +59,7 @@ class PreparedPicture:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Result(Detections):
+class PictureDetections(Detections):
     """What a `Detector` found in one picture.
 
     Attributes:
@@ -170,7 +170,7 @@ class Detector:
 
     def detect(
         self, image: Picture, *, score: float = DEFAULT_SCORE, max_pixels: int = MAX_PIXELS
-    ) -> Result:
+    ) -> PictureDetections:
         """Find objects in one picture.
 
         Args:
@@ -187,7 +187,7 @@ class Detector:
 
     def detect_many(
         self, images: Iterable[Picture], *, score: float = DEFAULT_SCORE
-    ) -> Iterator[Result]:
+    ) -> Iterator[PictureDetections]:
         """`detect` for one picture after the other, lazily: the next is read and made ready while
         the network works on this one.
 
@@ -199,7 +199,7 @@ class Detector:
         _check_several(images)
         return self._each(images, score=score)
 
-    def _each(self, images: Iterable[Picture], *, score: float) -> Iterator[Result]:
+    def _each(self, images: Iterable[Picture], *, score: float) -> Iterator[PictureDetections]:
         with closing(overlapped(self.prepare, images, ahead=1, threads=1)) as pictures:
             for prepared in pictures:
                 yield self.find(prepared, score=score)
@@ -216,7 +216,7 @@ class Detector:
         path = Path(image) if isinstance(image, str | Path) else None
         return PreparedPicture(self.session.prepare(picture, out=self._buffer()), *size, path)
 
-    def find(self, prepared: PreparedPicture, *, score: float = DEFAULT_SCORE) -> Result:
+    def find(self, prepared: PreparedPicture, *, score: float = DEFAULT_SCORE) -> PictureDetections:
         """The second half of `detect`: the network and the policy. Uses the prepared picture up,
         whose memory later ones get; OptionError where it was used already, or the score is not in
         0..1."""
@@ -234,9 +234,11 @@ class Detector:
             self._spare.append(tensor)
         return outputs
 
-    def finish(self, prepared: PreparedPicture, outputs: Outputs, *, score: float) -> Result:
+    def finish(
+        self, prepared: PreparedPicture, outputs: Outputs, *, score: float
+    ) -> PictureDetections:
         """The second half of `find`: the policy, pixels and names."""
-        found = Result.from_picked(
+        found = PictureDetections.from_picked(
             self._pick(outputs, score=score),
             label_set=self.labels,
             width=prepared.width,
@@ -261,7 +263,7 @@ class Detector:
 
     def detect_batch(
         self, images: Sequence[Picture], *, score: float = DEFAULT_SCORE
-    ) -> list[Result]:
+    ) -> list[PictureDetections]:
         """`detect` for several pictures in one run of the network.
 
         Raises:

@@ -46,7 +46,8 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has left."""
-        self._stop_timers()
+        _cancel(self._header_timer)
+        _cancel(self._write_timer)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -68,9 +69,8 @@ class Connection(H11Protocol):
     def resume_writing(self) -> None:
         """It has taken enough."""
         super().resume_writing()
-        if self._write_timer:
-            self._write_timer.cancel()
-            self._write_timer = None
+        _cancel(self._write_timer)
+        self._write_timer = None
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP is answered in JSON, too."""
@@ -80,18 +80,13 @@ class Connection(H11Protocol):
         """Give the next request's headers, or the rest of a refused body, a time to come."""
         busy = self.cycle is not None and not self.cycle.response_complete
         if busy or self.transport.is_closing():
-            self._stop_timers()
+            _cancel(self._header_timer)
+            self._header_timer = None
         elif self._header_timer is None:
             self._header_timer = self.loop.call_later(
                 self.options.header_timeout,
                 self._refuse, 408, f"no request within {self.options.header_timeout:g} seconds",
             )  # fmt: skip
-
-    def _stop_timers(self) -> None:
-        for timer in (self._header_timer, self._write_timer):
-            if timer:
-                timer.cancel()
-        self._header_timer = self._write_timer = None
 
     def _refuse(self, status: int, message: str, *, more: bytes = b"") -> None:
         """Answer without an application, where no other answer has begun, and close."""
@@ -106,6 +101,11 @@ class Connection(H11Protocol):
                 + body
             )
         self.transport.close()
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
 
 
 class Server(uvicorn.Server):

@@ -161,6 +161,8 @@ def load_fastest(
         reason += f"; batches of 1 {alone:.1f}/s, of {options.max_batch} {together:.1f}/s"
         if together >= WORTH * alone:
             loaded.batch = options.max_batch
+    if loaded.session.choice:
+        reason += f"; {loaded.session.choice.reason}"
     arrangement = Arrangement(instances, loaded.session.threads, loaded.batch, reason)
     say(
         f"{counted(instances, 'instance')} of {counted(arrangement.threads, 'thread')}, batches "

@@ -37,17 +37,17 @@ def load_av() -> Any:
 @dataclass(frozen=True, eq=False)
 class Frame:
     """A decoded frame, not turned yet; its number in the source, from 0, those that are passed over
-    included; and its time in seconds since the beginning, as a player shows it."""
+    included; its time in seconds since the beginning, as a player shows it; its display matrix."""
 
     number: int
     time: float
     picture: VideoFrame
+    matrix: bytes | None
 
     def pixels(self) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB, upright."""
         pixels = np.asarray(self.picture.to_ndarray(format="rgb24"), np.uint8)
-        matrix: Any = self.picture.side_data.get("DISPLAYMATRIX")
-        return pixels if matrix is None else turn_upright(pixels, bytes(matrix))
+        return pixels if self.matrix is None else turn_upright(pixels, self.matrix)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +158,8 @@ class Film:
         self.broken, self.cut = 0, ""
         self._first = self._number = first
         self._reached = 0.0
+        self._rotation: int | None = None
+        self._matrix: bytes | None = None
 
     def _open(self, timeout: float) -> Any:
         source = self.source
@@ -235,7 +237,11 @@ class Film:
             stamp = float(picture.pts * picture.time_base) if timed else None
             now = self.clock.tick(time.monotonic() if self._by_arrival else stamp)
             self._reached = max(self._reached, now + self.clock.period)
-            yield Frame(self._number, now, picture)
+            if picture.rotation != self._rotation:
+                # Not of every frame: to look keeps a frame's memory until the garbage collection.
+                matrix = picture.side_data.get("DISPLAYMATRIX")
+                self._rotation, self._matrix = picture.rotation, matrix and bytes(matrix)
+            yield Frame(self._number, now, picture, self._matrix)
             self._number += 1
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssd34.errors import OptionError
+from ssd34.errors import OptionError, VideoError
 from ssd34.files.atomic import written_whole
 from ssd34.video.film import Film, Sound, load_av
 from ssd34.video.source import FILMS
@@ -134,15 +134,22 @@ def film_written(path: Path, film: Film) -> Iterator[FilmWriter]:
     """A `FilmWriter` whose film takes the place of `path` when the block ends without error.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
+        VideoError: FFmpeg does not take what it is to hold.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
-        writer = FilmWriter(temporary, film)
-        try:
-            yield writer
-            writer.close()
-        except BaseException:
-            with suppress(Exception):
-                writer.container.close()
-            raise
+    try:
+        with written_whole(path) as temporary:
+            writer = FilmWriter(temporary, film)
+            try:
+                yield writer
+                writer.close()
+            except BaseException:
+                with suppress(Exception):
+                    writer.container.close()
+                raise
+    except load_av().FFmpegError as error:  # those of the disk are OSErrors by now
+        reason = str(error.strerror).lower()
+        raise VideoError(
+            f"{path}: the film cannot be written ({reason}); try another ending"
+        ) from error

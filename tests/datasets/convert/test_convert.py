@@ -209,6 +209,18 @@ def test_another_reader_finds_the_same(supervision, tmp_path, form, reader, plac
     np.testing.assert_allclose([box for box, _ in boxes["1.png"]], FRACTIONS, atol=1e-5)
 
 
+def test_files_lie_where_other_tools_look(tmp_path):
+    """As datumaro and CVAT import them."""
+    parts = [(name, dataset(sample("1.png", [[1, 2, 3, 4]]))) for name in ("train", "val")]
+    convert(parts, tmp_path / "coco", Options("coco"))
+    for name in ("train", "val"):
+        assert (tmp_path / "coco" / "images" / name / "1.png").is_file()
+        assert (tmp_path / "coco" / "annotations" / f"instances_{name}.json").is_file()
+    convert(parts, tmp_path / "voc", Options("voc"))
+    rows = (tmp_path / "voc" / "labelmap.txt").read_text().splitlines()
+    assert rows[1:] == ["background:::", "nut:::", "bolt:::"] and rows[0].startswith("#")
+
+
 def test_pycocotools_finds_the_same(tmp_path, capsys):
     loaded = COCO(str(fractional(tmp_path / "new", "coco") / DEFAULT))
     capsys.readouterr()
