@@ -25,10 +25,11 @@ pytest.importorskip("pyarrow")
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(tmp_path_factory):
     """Two nodes of one processor each, and a head without any; a line on its input kills one."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.ray_cluster"], cwd=ROOT, text=True,
+        [sys.executable, ROOT / "tests" / "support" / "ray_cluster.py"], text=True,
+        cwd=tmp_path_factory.mktemp("elsewhere"),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
     )  # fmt: skip
@@ -40,7 +41,8 @@ def cluster():
 @pytest.fixture(scope="module")
 def command(tiny_model, tmp_path_factory):
     pictures = many_pictures(tmp_path_factory.mktemp("many") / "set", 300)
-    return [pictures, "--model", tiny_model, "--score", 0.1, "--part-size", 10]
+    here = map(os.path.relpath, (pictures, tiny_model))  # which is not where the nodes are
+    return [next(here), "--model", next(here), "--score", 0.1, "--part-size", 10]
 
 
 @pytest.fixture(scope="module")

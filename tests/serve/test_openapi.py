@@ -82,4 +82,4 @@ def test_answers_to_a_picture_conform(server, form):
     case = operation.Case(
         query={"format": form, "score": 0.1}, body=CHELSEA, media_type="application/octet-stream"
     )
-    assert case.call_and_validate(checks=CHECKS).status_code == 200  # type: ignore[arg-type]
+    assert case.call_and_validate(checks=CHECKS).status_code == 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,8 @@ def plan_job(pictures: Pictures, options: BatchOptions) -> Job:
         Ssd34Error: as `BatchOptions.load`.
     """
     path = model_path(options.model)
+    if path == Path(options.model):  # not a name, which each machine finds for itself
+        options = replace(options, model=str(path.absolute()))
     detector = options.load(threads=1)
     size = options.part_size or min(_LARGEST, max(_SMALLEST, len(pictures) // _WANTED))
     facts: dict[str, Any] = {

@@ -23,7 +23,8 @@ from ssd34.machine import thread_budget
 from ssd34.text import counted
 
 _TRIES = 5
-"""A part whose actor has died so often is given up, and with it the job."""
+"""A part whose actor has died so often is given up, and with it the job; and so is loading, which
+fails so often for each worker without a part being finished."""
 
 _LOOK = 1.0
 """Seconds in which an interruption is noticed at the latest."""
@@ -146,7 +147,7 @@ def _run(
 ) -> Events:
     kind = ray.remote(_Actor).options(num_cpus=threads, scheduling_strategy="SPREAD")
     task = ray.put(job.task)
-    waiting, tries = deque(parts), Counter[int]()
+    waiting, tries = deque(parts), Counter[int | None]()
     calls: dict[Any, _Call] = {}
     idle: list[Any] = []
 
@@ -172,14 +173,16 @@ def _run(
                 if not isinstance(error, ray.exceptions.RayError):
                     raise
                 _raise_own(ray, error)
+                kind_of_error = type(error).__name__
+                tries[call.part] += 1
+                if tries[call.part] == (_TRIES if call.part is not None else _TRIES * workers):
+                    what = "loading" if call.part is None else f"part {call.part}"
+                    raise ModelError(
+                        f"{what}: actors died {tries[call.part]} times ({kind_of_error}); do the "
+                        "nodes have enough memory?"
+                    ) from None
                 if call.part is not None:
-                    note(f"an actor died ({type(error).__name__}); another one takes its part")
-                    tries[call.part] += 1
-                    if tries[call.part] == _TRIES:
-                        raise ModelError(
-                            f"part {call.part}: its actor died {_TRIES} times "
-                            f"({type(error).__name__}); do the nodes have enough memory?"
-                        ) from None
+                    note(f"an actor died ({kind_of_error}); another one takes its part")
                     waiting.appendleft(call.part)
                 with suppress(Exception):
                     ray.kill(call.actor)
@@ -188,6 +191,7 @@ def _run(
             idle.append(call.actor)
             if call.part is not None:
                 left -= 1
+                tries[None] = 0
                 yield Finished(call.part, data)
 
 

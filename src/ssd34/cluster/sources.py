@@ -71,14 +71,14 @@ def open_source(source: str, *, column: str | None = None) -> Pictures:
         return list_behind_url(source)
     before, separator, folder = source.partition(".json@")
     if separator and not os.path.exists(source):
-        return _in_coco(Path(f"{before}.json"), Path(folder))
-    path = Path(source)
+        return _in_coco(Path(f"{before}.json").absolute(), Path(folder).absolute())
+    path = Path(source).absolute()  # workers on other machines have another current folder
     if os.path.isdir(path):
         return _in_folder(path, column=column)
     if os.path.isfile(path):
         return _in_file(path, column=column)
     if glob.has_magic(source):
-        return _of_pattern(source, column=column)
+        return _of_pattern(str(path), column=column)
     raise ImageError(f"{source}: no such file or folder; expected {FORMS}")
 
 
