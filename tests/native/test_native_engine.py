@@ -1,6 +1,7 @@
 import dataclasses
 import platform
 import sys
+import tempfile
 import threading
 from typing import Any
 
@@ -23,8 +24,10 @@ from ssd34.errors import MissingExtraError, ModelError
 from ssd34.images.read import read_image
 from ssd34.runtime.engine_choice import open_engine
 from ssd34.runtime.native import levels as levels_module
+from ssd34.runtime.native import network, self_check
 from ssd34.runtime.native.levels import available_levels
 from ssd34.runtime.native.native_engine import NativeEngine
+from ssd34.runtime.native.program import compile_program
 from ssd34.runtime.node_times import compute_tail_share, measure_node_times
 from ssd34.runtime.session import Session
 from ssd34.zoo.names import model_path
@@ -177,11 +180,11 @@ def test_auto_measures_it(files):
 
 def test_its_parts_are_timed(files):
     tensor = preprocess(np.zeros((64, 64, 3), np.uint8), 64)
-    shares = [
-        compute_tail_share(measure_node_times(files[form], "native", tensor, threads=1))
-        for form in ("qoperator, 7 bits, raw", "qoperator, 8 bits")
-    ]
-    assert all(share is not None and 0 < share < 1 for share in shares)
+    nodes = measure_node_times(files["qdq"], "native", tensor, threads=1)
+    assert [node.name for node in nodes] == ["before", "convolutions", "after"]
+    assert min(node.milliseconds for node in nodes) > 0
+    share = compute_tail_share(nodes)
+    assert share == pytest.approx(nodes[2].milliseconds / sum(n.milliseconds for n in nodes))
 
 
 # --- what it does not run -------------------------------------------------------------------
@@ -235,6 +238,25 @@ def test_an_unfit_processor_or_system(files, monkeypatch, why):
     with refused(ModelError, facts[why], "onnxruntime"):
         Session(files["qdq"], engine="native")
     assert_auto_goes_on(files["qdq"], facts[why])
+
+
+def test_no_room_for_temporary_files(files, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with refused(ModelError, "nowhere", "TMPDIR"):
+        Session(files["qdq"], engine="native")
+    assert_auto_goes_on(files["qdq"], "TMPDIR")
+
+
+def test_code_that_llvm_does_not_compile(files, monkeypatch):
+    def parse_assembly(_):
+        raise RuntimeError("LLVM IR parsing error\nexpected type")
+
+    monkeypatch.setattr(binding, "parse_assembly", parse_assembly)
+    monkeypatch.setattr(network, "compile_program", compile_program.__wrapped__)
+    monkeypatch.setattr(self_check, "check_level", self_check.check_level.__wrapped__)
+    with refused(ModelError, "expected type", "onnxruntime"):
+        Session(files["qdq"], engine="native")
+    assert_auto_goes_on(files["qdq"], "expected type")
 
 
 def test_a_level_that_does_not_exist(files):

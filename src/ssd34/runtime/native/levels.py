@@ -48,12 +48,15 @@ class Level:
         return self.rows * max(1, 12 // self.rows)
 
 
+_V3 = frozenset({"avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"})
+"""What LLVM may use on x86-64-v3; v4 has more."""
+
 AVX512_VNNI = Level(
     name="avx512vnni",
     lanes=16,
     rows=14,
     multiplies_bytes=True,
-    needs=frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"}),
+    needs=_V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni"},
     cpu="x86-64-v4",
     # Without fast-dpwssd LLVM may take VPDPWSSD apart into two instructions, at half the speed.
     features="+avx512vnni,+fast-dpwssd,-prefer-256-bit",
@@ -63,7 +66,7 @@ AVX2 = Level(
     lanes=8,
     rows=6,
     multiplies_bytes=False,
-    needs=frozenset({"avx2", "fma"}),
+    needs=_V3,
     cpu="x86-64-v3",
     features="",
 )

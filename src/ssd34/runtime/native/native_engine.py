@@ -47,11 +47,23 @@ class NativeEngine:
         from ssd34.runtime.native.self_check import check_level
 
         chosen = choose_level(level)
-        check_level(chosen)
+        try:
+            check_level(chosen)
+        except RuntimeError as error:  # LLVM's
+            raise ModelError(
+                f"the engine native was not compiled here ({' '.join(str(error).split())[:200]}); "
+                "use the engine onnxruntime"
+            ) from error
         self.level = chosen.name
         self.version = f"{onnxruntime.__version__} and {chosen.name}"
         self._path = path
-        whole, model = optimize(path, threads=threads)
+        try:
+            whole, model = optimize(path, threads=threads)
+        except OSError as error:
+            raise ModelError(
+                f"the engine native needs a folder for temporary files ({error}); use the engine "
+                "onnxruntime, or set TMPDIR"
+            ) from error
         self.inputs, self.outputs, self.metadata = whole.inputs, whole.outputs, whole.metadata
         parts = cut(model)
         if parts is None:
