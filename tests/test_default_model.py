@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from ssd34.core.boxes import pairwise_iou
 from ssd34.core.labels import COCO_LABELS
 from ssd34.runtime.detector import Detector
 from ssd34.zoo.names import EMBEDDED, model_path
-from tests.conftest import EXAMPLES
+from tests.conftest import EXAMPLES, ROOT
 
 WEIGHTS = Path(ssd34.__file__).parent / "weights"
 
@@ -44,6 +45,20 @@ def test_the_int8_file_comes_with_its_proof():
     assert trial["ap"] >= (1 - criterion["max_drop"]) * trial["float_ap"]
     assert trial["speedup"]["low"] >= criterion["min_speedup"] >= 1.5
     assert criterion["max_drop"] <= 0.003
+
+
+def test_tables_show_what_was_measured_with_these_very_files():
+    script = runpy.run_path(str(ROOT / "benchmarks" / "embedded.py"))
+    values = json.loads(script["FILE"].read_text())
+    for name in EMBEDDED:
+        assert values["models"][name]["sha256"] == sha256(model_path(name))
+    made = script["tables"](values)
+    shown = set()
+    for page in script["PAGES"]:
+        text = (ROOT / page).read_text()
+        assert script["fill"](text, made) == text, f"{page}: run python benchmarks/embedded.py"
+        shown |= {match[2] for match in script["MARKED"].finditer(text)}
+    assert shown == set(made)
 
 
 def test_its_network_and_classes(detector):

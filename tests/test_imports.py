@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "ssd34"
 EXTRAS = (
     "torch", "onnx", "safetensors", "hotcoco", "supervision", "cv2", "matplotlib", "yaml",
     "jinja2", "msgspec",
-    "openvino", "mlperf_loadgen",
+    "openvino", "mlperf_loadgen", "av", "edgefirst", "llvmlite", "pyarrow", "fsspec", "ray",
     "starlette", "uvicorn", "prometheus_client", "python_multipart",
 )  # fmt: skip
 
@@ -61,7 +61,10 @@ def test_a_base_install_detects(tiny_model, tmp_path):
      (("export", "a", "b.onnx"), "export"), (("convert", "a.pth", "b.safetensors"), "train"),
      (("evaluate", "--data", "x"), "evaluate"),
      (("detect", "examples", "--engine", "openvino"), "openvino"),
+     (("detect", "rtsp://127.0.0.1/door"), "video"),
+     (("detect", "examples", "--engine", "native"), "native"),
      (("serve",), "serve"),
+     (("batch", "examples", "--output", "x"), "batch"),
      (("quantize", "default", "--data", "x", "--output", "x"), "quantize")],
 )  # fmt: skip
 def test_a_missing_extra_is_named_with_the_remedy(arguments, extra):
@@ -85,7 +88,9 @@ ROOMS: dict[str, set[str]] = {
     "zoo": {"core", "files"},
     "network": {"core", "files", "zoo"},
     "runtime": {"core", "files", "images", "zoo"},
+    "video": {"core", "files", "images", "zoo", "runtime"},
     "benchmark": {"core", "files", "images", "zoo", "runtime"},
+    "cluster": DATA | {"zoo", "runtime"},
     "evaluate": DATA | {"zoo", "runtime"},
     "deploy": DATA | {"zoo", "runtime", "evaluate"},
     "train": DATA | {"zoo", "network", "runtime", "evaluate"},

@@ -26,6 +26,7 @@ from ssd34.errors import (
     OptionError,
     Ssd34Error,
     TrainingError,
+    VideoError,
     require,
 )
 from ssd34.images.draw import draw
@@ -95,5 +96,6 @@ __all__ = [
     "DatasetError", "Detection", "Detections", "Detector", "DivergenceError", "DownloadError",
     "EvaluateOptions", "Evaluation", "ImageError", "LabelSet", "MissingExtraError", "ModelError",
     "ModelSpec", "OptionError", "Policy", "Ssd34Error", "TrainJob", "Trained", "TrainingError",
-    "__version__", "draw", "evaluate", "load", "named_policy", "named_spec", "read_image", "train",
+    "VideoError", "__version__", "draw", "evaluate", "load", "named_policy", "named_spec",
+    "read_image", "train",
 ]  # fmt: skip

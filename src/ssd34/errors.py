@@ -15,6 +15,10 @@ class ImageError(Ssd34Error):
     """A picture cannot be read, or is larger than the limit."""
 
 
+class VideoError(Ssd34Error):
+    """A film, a stream or a camera cannot be read."""
+
+
 class DatasetError(Ssd34Error):
     """Annotations are missing, malformed or empty."""
 

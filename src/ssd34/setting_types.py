@@ -43,17 +43,28 @@ def check_fields(settings: Any) -> None:
             check(name, getattr(settings, name), kind)
 
 
-def read_fields(owner: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass from JSON or YAML values; what is left out gets its default. OptionError where a
-    value is unknown or not allowed."""
+def read_fields(owner: type[T], values: object, where: str = "") -> T:
+    """A dataclass, and those in it, from JSON or YAML values; what is left out gets its default, a
+    list may be a single text. OptionError where a value is unknown or not allowed; `where` stands
+    before its name."""
+    if not isinstance(values, Mapping):
+        raise OptionError(
+            f"{where or 'the file'}: expected settings by name, got {shortened(values)}"
+        )
     kinds = kinds_of(owner)
     given = {}
     for name, value in values.items():
+        label = f"{where}.{name}" if where else str(name)
         if name not in kinds:
-            raise OptionError(f"there is no option {name!r}; it is of a newer version")
-        kind = kinds[name]
-        inner = dataclasses.is_dataclass(kind)
-        given[name] = read_fields(kind, value) if inner else check(name, value, kind)
+            raise OptionError(f"unknown setting {label!r}; expected one of {', '.join(kinds)}")
+        kind, inner = kinds[name], dataclasses.is_dataclass(kinds[name])
+        if inner:
+            given[name] = read_fields(kind, {} if value is None else value, label)
+        else:
+            alone = isinstance(value, str) and isinstance(
+                inspect.type_info(kind), inspect.VarTupleType
+            )
+            given[name] = check(label, [value] if alone else value, kind)
     return owner(**given)
 
 

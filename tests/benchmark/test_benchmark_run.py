@@ -11,12 +11,11 @@ from ssd34.benchmark.loadgen_run import benchmark_with_loadgen
 from ssd34.benchmark.report import make_report
 from ssd34.benchmark.run import BenchmarkPlan, BenchmarkReport, Result, benchmark
 from ssd34.benchmark.worker import StageTimes, Worker, draw_picture, measure_stages
-from ssd34.core.detections import Detections
 from ssd34.core.labels import COCO_LABELS
 from ssd34.errors import ImageError, ModelError, OptionError
 from ssd34.images.read import read_image
 from ssd34.machine import describe_cpu
-from ssd34.runtime.detector import Detector
+from ssd34.runtime.detector import Detector, PictureDetections
 from tests.conftest import EXAMPLES
 from tests.support.refusals import assert_facts, refused
 
@@ -55,8 +54,8 @@ def test_stages_are_where_the_time_goes(kind, request, monkeypatch):
     engine = detector.session.engine
     monkeypatch.setattr(engine, "run", clock.during(engine.run, 0.5))
     monkeypatch.setattr(detector, "prepare", clock.during(detector.prepare, 0.25))
-    picked = clock.during(Detections.from_picked, 0.125)
-    monkeypatch.setattr("ssd34.runtime.detector.Detections.from_picked", picked)
+    picked = clock.during(PictureDetections.from_picked, 0.125)
+    monkeypatch.setattr("ssd34.runtime.detector.PictureDetections.from_picked", picked)
     stages = measure_stages(detector, PICTURES[0])
     assert stages == StageTimes(preprocess=250, network=500, tail=125)
     assert detector.session.engine is engine

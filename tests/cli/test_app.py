@@ -2,6 +2,9 @@
 
 import pytest
 
+from ssd34.cli.deploy.quantize import FORMER
+from ssd34.deploy.search.config import QuantizeConfig
+
 
 @pytest.mark.parametrize(
     ("arguments", "words", "command"),
@@ -31,3 +34,27 @@ def test_help_and_version_are_no_errors(main):
 def test_no_command_shows_them_all(main):
     code, _, err = main()
     assert code == 2 and "quantize" in err and err.startswith("Usage: ssd34")
+
+
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        (
+            ("quantize", "x", "--data", "x", "--output", "x", "--ranges", "mse"),
+            "quantization.ranges",
+        ),
+        (("quantize", "x", "--data", "x", "--output", "x", "--full-range"), "reduce_range"),
+        (("benchmark", "x", "--rate", "3"), "--scenario"),
+        (("evaluate", "x", "--data", "x", "--preprocess", "both"), "--compare"),
+    ],
+)
+def test_what_is_gone_names_what_stands_in_for_it(main, words, fact):
+    code, _, err = main(*words)
+    assert code == 2 and fact in err
+
+
+def test_the_settings_that_quantize_names_are_there():
+    for setting in FORMER.values():
+        value = QuantizeConfig()
+        for name in setting.split("."):
+            value = getattr(value, name)

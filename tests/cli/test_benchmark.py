@@ -157,6 +157,7 @@ def test_outputs_over_inputs_are_refused(run, tiny_model, tmp_path):
     [
         ("matplotlib", ["--plot", "b.png"], "plot"),
         ("openvino", ["--engine", "openvino"], "openvino"),
+        ("llvmlite", ["--engine", "native"], "native"),
         ("mlperf_loadgen", ["--loadgen", "logs"], "loadgen"),
     ],
 )

@@ -56,16 +56,17 @@ def test_without_an_installed_package_there_are_no_extras(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("machine", "openvino", "facts"),
+    ("machine", "installed", "facts"),
     [
-        (cpu("avx2", "vnni"), True, []),
-        (cpu("avx2", "vnni", "amx"), False, ["ssd34[openvino]"]),
-        (cpu("avx2", "vnni", "amx"), True, ["--engine openvino"]),
-        (cpu("avx2"), True, ["VNNI"]),
-        (cpu("vnni", budget=2, processors=64), True, ["2 of 64"]),
+        (cpu("avx2", "vnni"), ["native"], ["--engine native"]),
+        (cpu("avx2", "vnni"), ["openvino"], ["ssd34[native]"]),
+        (cpu("avx2", "vnni", "amx"), ["native"], ["ssd34[openvino]"]),
+        (cpu("avx2", "vnni", "amx"), ["openvino"], ["--engine openvino"]),
+        (cpu("avx2"), [], ["ssd34[native]", "VNNI"]),
+        (cpu("vnni", budget=2, processors=64), [], ["2 of 64"]),
     ],
 )
-def test_advice(machine, openvino, facts):
-    advice = advise(machine, openvino=openvino)
+def test_advice(machine, installed, facts):
+    advice = advise(machine, installed=installed)
     assert len(advice) == len(facts)
     assert all(fact in text for fact, text in zip(facts, advice, strict=True))

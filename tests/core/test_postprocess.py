@@ -37,7 +37,8 @@ def test_mlperf_policy_equals_the_independent_implementation(network, policy):
 
 def naive_nms(boxes, scores, policy):
     """The definition, one comparison at a time."""
-    boxes, kept = boxes.astype(np.float64), []
+    boxes = boxes.astype(np.float64)
+    kept: list[int] = []
     order = sorted(range(len(boxes)), key=lambda k: -scores[k])
     for one in order[: policy.candidates_per_class]:
         overlaps = [naive_iou(boxes[one], boxes[k], clamp=policy.clamp_iou) for k in kept]

@@ -52,7 +52,7 @@ def test_endings_count_in_either_case(tmp_path):
      ("-1", None), ("hard", None)],
 )  # fmt: skip
 def test_difficult(tmp_path, flag, meant):
-    text = annotation(element(extra=f"<difficult>{flag}</difficult>"), element())
+    text = annotation(element("nut", extra=f"<difficult>{flag}</difficult>"), element("nut"))
     dataset = open_dataset(devkit(tmp_path, {"1": text}))
     assert only(dataset).difficult.tolist() == [bool(meant), False]
     assert not only(dataset).crowd.any()
@@ -231,7 +231,7 @@ def test_listed_pictures_that_are_missing_twice_there_or_lead_out(tmp_path):
 
 
 def test_size_of_the_picture_when_the_picture_is_broken(tmp_path):
-    path = devkit(tmp_path / "set", {"1": annotation(), "2": annotation(size=None)})
+    path = devkit(tmp_path / "set", {"1": annotation(element()), "2": annotation(size=None)})
     (path / "JPEGImages" / "2.jpg").write_bytes(b"no picture")
     [problem] = reasons(open_dataset(path))
     assert "2.jpg" in problem

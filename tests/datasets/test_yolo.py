@@ -167,7 +167,7 @@ def test_rows_become_boxes(tmp_path, rows, config, boxes):
 @pytest.mark.parametrize(
     ("kind", "row"),
     [*((Kind.BROKEN_ENTRY, row) for row in (
-        "0 0.5 0.5 0.25", "0", "0 0.5 0.5 0.25 0.2 0.9", "0 0.1 0.2 0.5 0.2 0.5 0.6 0.7",
+        "0 0.5 0.5 0.25", "0", "0 0.5 0.5 0.25 0.2 9", "0 0.1 0.2 0.5 0.2 0.5 0.6 0.7",
         "nut 0.5 0.5 0.25 0.2", "0 0.5 0,5 0.25 0.2", "0 nan 0.5 0.25 0.2", "0 inf 0.5 0.25 0.2",
         "0 20 25 10 10", "0 -0.5 0.5 0.25 0.2", "x" * 100_000)),
      *((Kind.UNKNOWN_CLASS, f"{number} 0.5 0.5 0.25 0.2") for number in (2, -1, 0.5, "nan")),

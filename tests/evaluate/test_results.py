@@ -92,6 +92,26 @@ def test_names_go_before_ids(data, tmp_path):
         read_results(tmp_path / "d.json", data)
 
 
+def test_ids_of_other_tools_are_taken_by_the_pictures_name(data, tmp_path):
+    """Of the file, or of the file without its ending as id; the category ids are the data set's."""
+    first, second = data.samples[:2]
+    stem = second.file_name.rpartition(".")[0]
+    rows = [
+        {**GOOD, "image_id": first.image_id, "file_name": f"x/{second.file_name}"},
+        {**GOOD, "image_id": stem, "file_name": second.file_name},
+        {**GOOD, "image_id": stem},
+        {**GOOD, "image_id": first.image_id, "file_name": "renamed.jpg"},
+    ]
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    results = read_results(tmp_path / "d.json", data)
+    assert results.image_ids.tolist() == [second.image_id] * 3 + [first.image_id]
+    assert set(results.category_ids.tolist()) == {GOOD["category_id"]}
+    for wrong in ({"image_id": "x"}, {"image_id": "x", "file_name": "x.jpg"}):
+        (tmp_path / "d.json").write_text(json.dumps([{**GOOD, **wrong}]))
+        with pytest.raises(DatasetError, match="detection 0"):
+            read_results(tmp_path / "d.json", data)
+
+
 def test_folders_tell_pictures_of_one_name_apart(data, tmp_path):
     names = ["a/1.jpg", "b/1.jpg", "b/c/2.jpg"]
     samples = [

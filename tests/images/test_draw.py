@@ -46,6 +46,14 @@ def test_outline_name_and_score_have_the_colour_of_the_class():
     assert not np.array_equal(drawn, other)
 
 
+def test_a_track_gives_the_colour():
+    image, boxes = grey(), [(20, 40, 60, 80), (70, 40, 110, 80)]
+    drawn = np.asarray(draw(image, found_in(image, boxes), tracks=[7, 8]))
+    assert (drawn[80, 20:61] == choose_colour(7)).all() and (
+        drawn[80, 70:111] == choose_colour(8)
+    ).all()
+
+
 def test_every_kind_of_picture_that_is_detected_in_is_drawn_on(tmp_path):
     """And stays as it was; it may be read-only."""
     image = noise(60, 80)

@@ -297,3 +297,28 @@ def test_what_is_no_model(tmp_path, tiny_model):
     with refused(OptionError, "quick", "card, fast"):
         Detector.load(tiny_model, preprocessing="quick")
     assert model_path(tiny_model) == model_path(str(tiny_model)) == tiny_model
+
+
+def test_a_result_draws_on_its_file_or_on_a_given_picture(detector):
+    found = detector.detect(COFFEE, score=0)
+    assert found.path == COFFEE
+    drawn = np.asarray(found.draw())
+    np.testing.assert_array_equal(drawn, np.asarray(found[:].draw(Image.open(COFFEE))))
+    assert Image.open(io.BytesIO(found._repr_jpeg_())).size == (found.width, found.height)
+    of_array = detector.detect(np.asarray(Image.open(COFFEE)), score=0)
+    assert of_array.path is None and of_array._repr_jpeg_() is None
+    np.testing.assert_array_equal(np.asarray(of_array.draw(COFFEE)), drawn)
+    with refused(OptionError, "draw(image)"):
+        of_array.draw()
+
+
+def test_a_result_as_a_table_and_in_a_line(detector):
+    found = detector.detect(COFFEE, score=0)
+    table = found.to_pandas()
+    assert [
+        (row.name_, row.label) for row in table.rename(columns={"name": "name_"}).itertuples()
+    ] == [(one.name, one.label) for one in found]
+    np.testing.assert_array_equal(table[["left", "top", "right", "bottom"]], found.boxes)
+    assert len(found[:0].to_pandas()) == 0
+    for fact in (str(len(found)), str(found.width), found[0].name):
+        assert fact in repr(found)

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from ssd34.cli.batch import batch
 from ssd34.cli.benchmark import benchmark
 from ssd34.cli.console import INTERRUPTED
 from ssd34.cli.data.group import data
@@ -63,8 +64,8 @@ def commands() -> None:
 
 
 for command in (
-    package, detect, train, evaluate, calibrate, export, quantize, convert, data, models, verify,
-    benchmark, doctor, serve,
+    package, detect, batch, train, evaluate, calibrate, export, quantize, convert, data, models,
+    verify, benchmark, doctor, serve,
 ):  # fmt: skip
     commands.add_command(command)
 

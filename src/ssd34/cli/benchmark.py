@@ -19,14 +19,14 @@ from ssd34.benchmark.loadgen_run import benchmark_with_loadgen
 from ssd34.benchmark.report import FORMATS, draw_benchmark, make_report
 from ssd34.benchmark.run import SCENARIOS, BenchmarkPlan
 from ssd34.benchmark.run import benchmark as run_benchmark
-from ssd34.cli.console import INTERRUPTED, PARTLY, progress_bar, warn
+from ssd34.cli.console import INTERRUPTED, PARTLY, Renamed, progress_bar, warn
 from ssd34.errors import OptionError, require
 from ssd34.files.atomic import write_text, written_whole
 from ssd34.files.cache import load_matplotlib
 from ssd34.files.lock import folder_locked
 from ssd34.images.sources import find_pictures
 from ssd34.machine import thread_budget
-from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES, OPENVINO
+from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES, NATIVE, OPENVINO
 from ssd34.runtime.engine_choice import EXACT
 from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM
 from ssd34.text import counted
@@ -35,7 +35,16 @@ from ssd34.workflows.outputs import check_outputs
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10}
 
 
-@click.command(short_help="Measure how fast models run on this machine.")
+class _Benchmark(Renamed):
+    @staticmethod
+    def now(option: str) -> str | None:
+        """The simulated server is gone."""
+        if option in ("--rate", "--bound"):
+            return "use --loadgen DIR, or --scenario single-stream or offline"
+        return None
+
+
+@click.command(cls=_Benchmark, short_help="Measure how fast models run on this machine.")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
     "--threads", metavar="N,M",
@@ -207,6 +216,10 @@ def _engines(names: str) -> list[str]:
             from ssd34.runtime.libraries import load_openvino
 
             load_openvino()
+        if name == NATIVE:
+            from ssd34.runtime.native.native_engine import require_libraries
+
+            require_libraries()
     return engines
 
 

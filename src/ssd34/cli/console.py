@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,12 +24,33 @@ from rich.progress import (
 from rich.text import Text
 
 from ssd34.datasets.dataset import Dataset
+from ssd34.errors import OptionError
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES
 from ssd34.runtime.session import Session
 
 SHOWN_PROBLEMS = 5
 
 errors = Console(stderr=True, highlight=False, emoji=False)
+
+
+class Renamed(click.Command):
+    """A command that says what stands in for an option that it had once.
+
+    Attributes:
+        now: what to write instead of an option such as ``--freeze``, as text; None: it never was
+            one.
+    """
+
+    now: Callable[[str], str | None]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click; args: what follows the command's name."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if (now := type(self).now(error.option_name)) is None:
+                raise
+            raise OptionError(f"{error.option_name} is gone; {now}") from None
 
 
 class Rate(ProgressColumn):
@@ -63,8 +84,15 @@ def warn(message: str) -> None:
     errors.print(f"warning: {message}", markup=False, soft_wrap=True)
 
 
+def warn_of_assumptions(dataset: Dataset) -> None:
+    """What was taken for granted while a data set was read."""
+    for assumed in dataset.assumed:
+        warn(f"{dataset.name}: {assumed}")
+
+
 def warn_of_problems(dataset: Dataset) -> None:
-    """The first problems of a data set, and how many more there are."""
+    """What was assumed, the first problems of a data set, and how many more there are."""
+    warn_of_assumptions(dataset)
     for problem in dataset.problems[:SHOWN_PROBLEMS]:
         warn(f"{dataset.name}: left out {problem}")
     more = len(dataset.problems) - SHOWN_PROBLEMS
@@ -81,7 +109,7 @@ def duration(seconds: float) -> str:
 
 engine_option = click.option(
     "--engine", type=click.Choice([*ENGINES, AUTO]),
-    help=f"What computes. auto times both and takes the faster. [default: {DEFAULT_ENGINE}]",
+    help=f"What computes. auto times all and takes the fastest. [default: {DEFAULT_ENGINE}]",
 )  # fmt: skip
 
 

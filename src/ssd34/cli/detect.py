@@ -22,6 +22,7 @@ from ssd34.cli.console import (
     threads_option,
     warn,
 )
+from ssd34.cli.video import JSONL, VideoOptions, detect_video, refuse_for_pictures
 from ssd34.core.detections import Detections
 from ssd34.core.postprocess import POLICIES, ZOO
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
@@ -30,17 +31,18 @@ from ssd34.files.atomic import write_text, written_whole
 from ssd34.images.read import MAX_PIXELS, LargeImageError, make_reopenable, read_picture
 from ssd34.images.sources import PictureFile, find_pictures
 from ssd34.machine import overlapped
-from ssd34.runtime.detector import DEFAULT_SCORE
+from ssd34.runtime.detector import DEFAULT_SCORE, Detector, PreparedPicture
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
 from ssd34.text import counted
+from ssd34.video.source import find_video
 from ssd34.workflows.detection_formats import FORMATS, DetectRun, Looked, as_text
 from ssd34.workflows.outputs import check_outputs
 
 SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 
 
-@click.command(short_help="Find objects in pictures.")
+@click.command(short_help="Find objects in pictures, films and streams.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--model", default="default", help="An ONNX file, or the name of a model.")
 @click.option(
@@ -56,12 +58,14 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
     "--class", "classes", multiple=True, metavar="NAME", help="Only this class; may be repeated."
 )
 @click.option(
-    "--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    help="Write the pictures with their boxes into DIR.",
+    "--save", type=click.Path(path_type=Path), metavar="DIR",
+    help="Write the pictures, or the film, with their boxes into DIR. A film may have a name "
+    "ending in .mp4, .m4v, .mov or .mkv instead.",
 )  # fmt: skip
 @click.option(
-    "--format", "form", type=click.Choice(FORMATS),
-    help="Form of the result. [default: json or csv where --output ends so, else table]",
+    "--format", "form", type=click.Choice([*FORMATS, JSONL]),
+    help="Form of the result. [default: json or csv where --output ends so, else table; of a film "
+    "jsonl, a line for each frame]",
 )  # fmt: skip
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE",
@@ -77,6 +81,17 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse larger pictures."
 )
+@click.option(
+    "--every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Only every N-th frame of a film.",
+)
+@click.option("--track", is_flag=True, help="Number the objects of a film, and follow them.")
+@click.option(
+    "--reconnect", type=click.IntRange(0, 100), metavar="N",
+    help="Connections that are tried in a row when a stream breaks. [default: 6]",
+)  # fmt: skip
 def detect(
     *,
     sources: tuple[str, ...],
@@ -91,10 +106,14 @@ def detect(
     threads: int | None,
     engine: str | None,
     max_pixels: int,
+    every: int | None,
+    track: bool,
+    reconnect: int | None,
 ) -> None:
-    """Find objects in pictures.
+    """Find objects in pictures, films and streams.
 
-    SOURCE is a picture, a folder (with its folders) or a quoted pattern such as 'shots/*.jpg'.
+    SOURCE is a picture, a folder (with its folders) or a quoted pattern such as 'shots/*.jpg'; or
+    one film, the address of a stream (rtsp://...), or the number of a camera.
     An unreadable picture is reported, the others are done, and the exit code is 1. If none can be
     read, the exit code is 2 and nothing is written.
 
@@ -102,9 +121,26 @@ def detect(
     """
     if score != score:
         raise OptionError("--score nan: expected a number from 0 to 1")
-    pictures = find_pictures(sources)
-    from ssd34.runtime.detector import Detector, PreparedPicture
+    asked = VideoOptions(
+        model=model, score=score, classes=classes, save=save, form=form, output=output,
+        every=every, track=track, reconnect=reconnect, max_pixels=max_pixels,
+    )  # fmt: skip
 
+    def load() -> Detector:
+        detector = Detector.load(
+            model, threads=threads, policy=policy_name, engine=engine or DEFAULT_ENGINE,
+            preprocessing=preprocessing,
+        )  # fmt: skip
+        say_choice(detector.session)
+        if click.get_current_context().get_parameter_source("score") is ParameterSource.COMMANDLINE:
+            _warn_of_own_threshold(detector.session, score)
+        return detector
+
+    if (video := find_video(sources)) is not None:
+        detect_video(video, load, asked)
+        return
+    refuse_for_pictures(asked)
+    pictures = find_pictures(sources)
     if form is None:
         ending = output.suffix.lower().removeprefix(".") if output else ""
         form = ending if ending in ("json", "csv") else "table"
@@ -117,13 +153,7 @@ def detect(
         files=[picture.path for picture in pictures], models=(model,),
         made=(save, output if form == "yolo" else None),
     )  # fmt: skip
-    detector = Detector.load(
-        model, threads=threads, policy=policy_name, engine=engine or DEFAULT_ENGINE,
-        preprocessing=preprocessing,
-    )  # fmt: skip
-    say_choice(detector.session)
-    if click.get_current_context().get_parameter_source("score") is ParameterSource.COMMANDLINE:
-        _warn_of_own_threshold(detector.session, score)
+    detector = load()
     wanted = [detector.labels.label(name) for name in classes]
 
     run = DetectRun(model=model, files=[picture.path for picture in pictures])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+from collections.abc import Collection
 from typing import Any
 
 import click
@@ -22,7 +23,7 @@ FEATURES = {
 }
 """The processor's features that matter here, in words."""
 
-LIBRARIES = ("onnxruntime", "numpy", "pillow", "openvino", "torch", "onnx", "hotcoco")
+LIBRARIES = ("onnxruntime", "numpy", "pillow", "openvino", "llvmlite", "torch", "onnx", "hotcoco")
 """Distributions whose versions a report of a problem needs."""
 
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,. -]+)\])?.*;.*extra == ['\"]([\w-]+)['\"]")
@@ -79,23 +80,28 @@ def examine(cpu: Cpu) -> dict[str, Any]:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "extras": extras,
         "cache": str(cache_folder()),
-        "advice": advise(cpu, openvino=not extras.get("openvino", [""])),
+        "advice": advise(cpu, installed={name for name, lacks in extras.items() if not lacks}),
     }
 
 
-def advise(cpu: Cpu, *, openvino: bool) -> list[str]:
-    """What would make detection faster, or what to know about its speed, a sentence each."""
+def advise(cpu: Cpu, *, installed: Collection[str]) -> list[str]:
+    """What would make detection faster, or what to know about its speed, a sentence each.
+
+    Args:
+        cpu: the processor.
+        installed: names of the extras that are there.
+    """
     advice = []
     has = cpu.features
     if has and has["amx"]:
-        way = (
-            "--engine openvino (or auto) uses it"
-            if openvino
-            else "pip install 'ssd34[openvino]', then --engine auto"
-        )
         advice.append(
             "This processor has AMX, which ONNX Runtime does not use for int8. OpenVINO does, and "
-            f"is about three times as fast: {way}."
+            f"is about three times as fast: {_way_to('openvino', installed)}."
+        )
+    elif has and has["avx2"]:
+        advice.append(
+            "The engine native gives the same detections as ONNX Runtime for int8 files, faster: "
+            f"{_way_to('native', installed)}."
         )
     if has and not has["vnni"]:
         advice.append(
@@ -108,6 +114,12 @@ def advise(cpu: Cpu, *, openvino: bool) -> list[str]:
             "affinity or its container's limit."
         )
     return advice
+
+
+def _way_to(engine: str, installed: Collection[str]) -> str:
+    if engine in installed:
+        return f"--engine {engine} (or auto) uses it"
+    return f"pip install 'ssd34[{engine}]', then --engine auto"
 
 
 def _version(name: str) -> str | None:

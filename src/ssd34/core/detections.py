@@ -6,8 +6,8 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,14 @@ from ssd34.core.postprocess import Picked
 from ssd34.errors import require
 
 if TYPE_CHECKING:
+    import pandas
     import supervision
 
 Rows = slice | Sequence[int] | NDArray[np.bool_] | NDArray[np.integer[Any]]
 """Which of N objects: a slice, an (N,) mask, or (M,) indices, negative ones from the end."""
+
+_SHOWN = 6
+"""Objects that a `Detections` names where it is printed."""
 
 CSV_HEADER = "file,label,name,score,left,top,right,bottom"
 
@@ -35,7 +39,7 @@ class Detection(NamedTuple):
     score: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
     """The objects found in one picture, best first.
 
@@ -57,7 +61,7 @@ class Detections:
     @classmethod
     def from_picked(
         cls, picked: Picked, *, label_set: LabelSet, width: int, height: int, score: float = 0.0
-    ) -> Detections:
+    ) -> Self:
         """Detections in fractions of a picture, to pixels, with at least a score."""
         kept = np.flatnonzero(picked.scores >= score)
         kept = kept[np.argsort(-picked.scores[kept], kind="stable")]
@@ -78,9 +82,9 @@ class Detections:
     def __getitem__(self, index: int | np.integer[Any]) -> Detection: ...
 
     @overload
-    def __getitem__(self, index: Rows) -> Detections: ...
+    def __getitem__(self, index: Rows) -> Self: ...
 
-    def __getitem__(self, index: int | np.integer[Any] | Rows) -> Detection | Detections:
+    def __getitem__(self, index: int | np.integer[Any] | Rows) -> Detection | Self:
         """One object, as iteration gives it, for an integer; `Detections` for `Rows`.
 
         Raises:
@@ -93,14 +97,20 @@ class Detections:
             return Detection(box, label, self.label_set.name(label), score)
         rows = index if isinstance(index, slice) else _rows(index)
         boxes, labels, scores = self.boxes[rows], self.labels[rows], self.scores[rows]
-        return Detections(boxes, labels, scores, self.label_set, self.width, self.height)
+        return replace(self, boxes=boxes, labels=labels, scores=scores)
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{found.name} {found.score:.2f}" for found in self[:_SHOWN])
+        more = ", ..." * (len(self) > _SHOWN)
+        size = f"{self.width} x {self.height} pixels"
+        return f"<{type(self).__name__}: {len(self)} in {size}: {listed}{more}>"
 
     @property
     def names(self) -> tuple[str, ...]:
         """The class name of each object."""
         return tuple(self.label_set.name(int(label)) for label in self.labels)
 
-    def where(self, mask: NDArray[np.bool_]) -> Detections:
+    def where(self, mask: NDArray[np.bool_]) -> Self:
         """Only the objects for which the mask (N,) holds; IndexError where it has another
         length."""
         return self[mask]
@@ -154,6 +164,20 @@ class Detections:
             f"{found.label - 1} {' '.join(f'{v:.6f}' for v in box)} {found.score:.5f}\n"
             for found, box in zip(self, boxes_cxcywh.tolist(), strict=True)
         )
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each object: name, label, score, left, top, right, bottom (pixels).
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        library = require("pandas", extra="pandas", why="to_pandas()")
+        columns: dict[str, Any] = {"name": self.names, "label": self.labels, "score": self.scores}
+        sides = ("left", "top", "right", "bottom")
+        frame: pandas.DataFrame = library.DataFrame(
+            columns | dict(zip(sides, self.boxes.reshape(-1, 4).T, strict=True))
+        )
+        return frame
 
     def to_supervision(self) -> supervision.Detections:
         """The same as `supervision.Detections`, an extra; class ids count from 0."""

@@ -69,17 +69,43 @@ class Findings:
     problems: list[Problem] = field(default_factory=list)
     remarks: list[Problem] = field(default_factory=list)
 
+    def assume(self, where: str, reason: str) -> None:
+        """Say what is taken for granted, which the user cannot see from the result."""
+        self.remarks.append(Problem(where, reason, Kind.ASSUMED))
+
+    @property
+    def lacks_pictures(self) -> bool:
+        """Whether some are missing."""
+        return any(problem.kind == Kind.MISSING for problem in self.problems)
+
     def dataset(
-        self, name: str, labels: LabelSet, samples: Sequence[Sample], images: ImageStore, *, of: int
+        self,
+        name: str,
+        labels: LabelSet,
+        samples: Sequence[Sample],
+        images: ImageStore,
+        *,
+        of: int,
+        remedy: str = "",
     ) -> Dataset:
-        """The samples as a data set; `of`: how many pictures the files name.
+        """The samples as a data set; `of`: how many pictures the files name, `remedy`: what to do
+        where no sample is left.
 
         Raises:
             DatasetError: there is no sample.
         """
         if not samples:
             first = f"first problem: {self.problems[0]}" if self.problems else NO_PICTURES
+            first += f"; {remedy}" if remedy else ""
             raise DatasetError(f"{name}: no usable picture among {of}; {first}")
+        boxes = sum(len(sample.boxes) for sample in samples)
+        if boxes and all(sample.ignored.all() for sample in samples):
+            flag = "iscrowd" if any(sample.crowd.any() for sample in samples) else "difficult"
+            reason = (
+                f"every box is flagged {flag} ({boxes}), so none counts as an object in training "
+                "or evaluation; write 0 where it is one, or export boxes instead of masks"
+            )
+            self.remarks.append(Problem(name, reason, Kind.ALL_IGNORED))
         found = (tuple(self.problems), tuple(self.remarks))
         return Dataset(name, labels, tuple(samples), images, *found)
 

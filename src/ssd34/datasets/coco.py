@@ -6,6 +6,7 @@ A data set is one of
 - one as COCO has it: ``annotations/instances_val2017.json`` and ``val2017/``; its splits are what
   follows ``instances_``;
 - one as Roboflow exports it: folders that each hold ``_annotations.coco.json`` and pictures;
+- one that holds a COCO file of any name, or such a file for each split;
 - a ``.json`` with its pictures beside it, or elsewhere.
 """
 
@@ -20,13 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.core.labels import LabelSet
-from ssd34.datasets.builder import LARGEST_SIDE, Findings, SampleBuilder, whole_of
+from ssd34.datasets.builder import LARGEST_SIDE, Findings, SampleBuilder, size_of, whole_of
+from ssd34.datasets.contents import Contents, locate, split_of
 from ssd34.datasets.dataset import WHOLE, Dataset, ImageStore, Kind, Layout, Problem, Sample
+from ssd34.datasets.foreign import form_of_json
 from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.files.tree import Files, FolderFiles, read_annotations
+from ssd34.text import counted
 
 ANNOTATIONS = "instances.json"
 SPLIT_PREFIX = "instances_"
+UNDIVIDED = "default"
+"""The only split of some tools' data sets that are not divided."""
+
 ROBOFLOW = "_annotations.coco.json"
 
 _LOOKED_FOR = 100
@@ -36,36 +43,50 @@ MAX_JSON_BYTES = 1 << 30
 """COCO's largest annotation file has 450 MB."""
 
 
-def find_coco(files: Files, name: str) -> Layout | None:
-    """A COCO data set in a folder or zip, if that is what it is."""
-    found: dict[str, tuple[str, tuple[str, ...]]]
+def find_coco(contents: Contents, name: str) -> Layout | None:
+    """A COCO data set in a folder or zip by its usual names, if that is what it is."""
+    files = contents.files
     if files.exists(ANNOTATIONS):
-        found = {WHOLE: (ANNOTATIONS, ("images", ""))}
-    else:
-        found = {
-            split: (file, (split, f"images/{split}", "images", "annotations/images"))
-            for file in files.names("annotations")
-            if (split := _split_of(file))
-        } or {
-            folder: (f"{folder}/{ROBOFLOW}", (folder,))
-            for folder in files.folders()
-            if files.exists(f"{folder}/{ROBOFLOW}")
-        }
-    if not found:
-        return None
+        return _layout(contents, name, {WHOLE: ANNOTATIONS})
+    found = {s: f for f in files.names("annotations") if (s := _split_of(f))}
+    if set(found) == {UNDIVIDED}:
+        found = {WHOLE: found[UNDIVIDED]}
+    found = found or {
+        folder: f"{folder}/{ROBOFLOW}"
+        for folder in files.folders()
+        if files.exists(f"{folder}/{ROBOFLOW}")
+    }
+    return _layout(contents, name, found) if found else None
 
-    def read(split: str) -> Dataset:
-        file, folders = found[split]
-        values = _parse(read_annotations(files, file, limit=MAX_JSON_BYTES), f"{files}: {file}")
-        some = _some_files(values)
-        holding = [f for f in folders if any(map(files.below(f).exists, some))]
-        # Refused below with what to do, where a link leads out.
-        linked = [f for f in folders if files.below(f).leads_out]
-        there = [f for f in folders if files.is_folder(f)]
-        folder = (holding or linked or there or folders)[0]
-        return read_coco(values, files.below(folder), f"{name}@{split}" if split else name)
 
-    return Layout("coco", name, tuple(found), read)
+def find_any_coco(contents: Contents, name: str) -> Layout | None:
+    """A COCO data set by what is in its .json files.
+
+    Raises:
+        DatasetError: several are there, which are no splits.
+    """
+    some = contents.ending(".json")[:_LOOKED_FOR]
+    found = [file for file in some if is_coco(contents.files, file)]
+    if len(found) < 2:
+        return _layout(contents, name, {WHOLE: found[0]}) if found else None
+    for part in (posixpath.basename, posixpath.dirname):
+        words = [_split_in(part(file)) for file in found]
+        if all(words) and len(set(words)) == len(words):
+            return _layout(contents, name, dict(zip(words, found, strict=True)))
+    raise DatasetError(
+        f"{name}: holds several COCO files ({', '.join(found[:8])}); name one: {name}/{found[0]}"
+    )
+
+
+def is_coco(files: Files, file: str) -> bool:
+    """Whether a .json begins as COCO's annotations do."""
+    return form_of_json(files, file) == "COCO"
+
+
+def _split_in(name: str) -> str:
+    """The word of a name that is called as a split is, such as val2017 in coco_val2017.json."""
+    words = posixpath.splitext(name)[0].replace("/", "_").replace("-", "_").split("_")
+    return next((word for word in words if split_of(word)), "")
 
 
 def _split_of(file: str) -> str:
@@ -74,18 +95,70 @@ def _split_of(file: str) -> str:
     return split if suffix == ".json" and split != stem else ""
 
 
+def _layout(contents: Contents, name: str, found: dict[str, str]) -> Layout:
+    """Splits and their files."""
+
+    def read(split: str) -> Dataset:
+        return read_coco_file(contents, found[split], f"{name}@{split}" if split else name)
+
+    return Layout("coco", name, tuple(found), read)
+
+
+def read_coco_file(contents: Contents, file: str, name: str) -> Dataset:
+    """A COCO file inside a folder or zip, with the pictures that lie there.
+
+    Raises:
+        DatasetError: no COCO file, or nothing usable in it.
+    """
+    files = contents.files
+    values = _parse(read_annotations(files, file, limit=MAX_JSON_BYTES), f"{files}: {file}")
+    folder = posixpath.dirname(file)
+    up, stem = posixpath.dirname(folder), posixpath.splitext(posixpath.basename(file))[0]
+    split = _split_of(file)
+    beside = [posixpath.join(folder, below) for below in ("images", "", "data", stem)]
+    called = split or stem
+    above = [posixpath.join(up, below) for below in (called, f"images/{called}", "images", "")]
+    ordered = above + beside if split else beside + above
+    places = list(dict.fromkeys(place.rstrip("/") for place in ordered))
+    some = _some_files(values)
+    holding = [f for f in places if any(map(files.below(f).exists, some))]
+    if not holding:
+        ends = ((n, f) for n in some for f in contents.find(n)[:1] if f.endswith(f"/{n}"))
+        holding = [f.removesuffix(f"/{n}") for n, f in islice(ends, 1)]
+    # Refused below with what to do, where a link leads out.
+    linked = [f for f in places if files.below(f).leads_out]
+    there = [f for f in places if files.is_folder(f)]
+    inner = {f: Contents(files.below(f)) for f in there}
+    near = [f for f in there if f and not holding and any(map(inner[f].find, some))]
+    place = (holding or linked or near or there)[0]
+    within = Contents(files.below(place))
+    store = within.files
+    missing = [n for n in some if not (store.exists(n) or store.is_lost_link(n))]
+    outside = any(contents.find(n) and not within.find(n) for n in missing)
+    if place in linked or not outside:
+        return read_coco(values, store, name, contents=within)
+    return read_coco(values, files, name, contents=contents, place=place if holding else "")
+
+
 def open_coco_file(file: Path, name: str, *, pictures: Path | None = None) -> Layout:
     """One annotation file, its pictures in a folder or where they usually are beside it."""
 
     def read(_: str) -> Dataset:
         data = read_annotations(FolderFiles(file.parent), file.name, limit=MAX_JSON_BYTES)
         values = _parse(data, str(file))
-        return read_coco(values, FolderFiles(pictures or _find_images(file, values)), name)
+        store = FolderFiles(pictures or find_images(file, values))
+        return read_coco(values, store, name, contents=Contents(store))
 
     return Layout("coco", name, (WHOLE,), read)
 
 
-def _find_images(annotations: Path, values: dict[str, Any]) -> Path:
+def find_images(annotations: Path, values: dict[str, Any]) -> Path:
+    """The folder in which the pictures of an annotation file are, where they usually are.
+
+    Args:
+        annotations: the file.
+        values: it, parsed.
+    """
     split = annotations.stem.removeprefix(SPLIT_PREFIX)
     folder = annotations.parent
     candidates = (
@@ -93,8 +166,13 @@ def _find_images(annotations: Path, values: dict[str, Any]) -> Path:
         folder / split, folder.parent / "images", folder,
     )  # fmt: skip
     some = _some_files(values)
-    holding = (place for place in candidates if any(map(FolderFiles(place).exists, some)))
-    return next(holding, None) or next((c for c in candidates if c.is_dir()), folder)
+    for place in candidates:
+        if any(map(FolderFiles(place).exists, some)):
+            return place
+    for place in candidates:
+        if place.is_dir() and any(map(Contents(FolderFiles(place)).find, some)):
+            return place
+    return next((c for c in candidates if c.is_dir()), folder)
 
 
 def _some_files(values: dict[str, Any]) -> list[str]:
@@ -118,7 +196,14 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
     return values
 
 
-def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
+def read_coco(
+    values: dict[str, Any],
+    images: ImageStore,
+    name: str,
+    *,
+    contents: Contents | None = None,
+    place: str = "",
+) -> Dataset:
     """A parsed COCO annotation file as a Dataset.
 
     Broken pictures and boxes are left out and listed in `Dataset.problems`.
@@ -127,6 +212,9 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
         values: the parsed JSON.
         images: where its pictures are.
         name: for messages.
+        contents: the same place, to look for pictures that are not where the file says, and for
+            the sizes of those for which it says none; None: neither.
+        place: the folder in it to which file names are relative.
 
     Raises:
         DatasetError: no class or no usable picture is left.
@@ -134,7 +222,7 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
     found = Findings()
     annotation_ids: set[object] = set()
     problems = found.problems
-    labels = _labels(values["categories"], name)
+    labels = _labels(_usable_categories(values, found, name), name)
     by_image: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in values["annotations"]:
         try:
@@ -145,14 +233,27 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
     samples: list[Sample] = []
     shared = _shared_ids(values["images"])
     seen: set[int] = set()
+    there = _locate(values, images, contents, place)
+    moved: dict[str, str] = {}
     for entry in values["images"]:
         try:
-            image_id, file_name = whole_of(entry["id"]), str(entry["file_name"])
-            width, height = whole_of(entry["width"]), whole_of(entry["height"])
+            image_id, written = whole_of(entry["id"]), str(entry["file_name"])
+            file_name, exact = there[written]
+            if contents and not (entry.get("width") or entry.get("height")):
+                width, height = size_of(contents.files, file_name) if file_name else (1, 1)
+            else:
+                width, height = whole_of(entry["width"]), whole_of(entry["height"])
+        except ImageError as error:
+            reason = str(error).removeprefix(f"{file_name}: ")
+            problems.append(Problem(file_name, reason, Kind.UNREADABLE))
+            continue
         except (KeyError, TypeError, ValueError, OverflowError):
             reason = f"image without id, file_name or size: {entry!r:.80}"
             problems.append(Problem(name, reason, Kind.BROKEN_ENTRY))
             continue
+        if file_name and not exact:
+            moved[written] = file_name
+        file_name = file_name or written
         if not 0 <= image_id <= _LARGEST_ID:
             reason = f"image id {image_id} is not in 0 to {_LARGEST_ID}"
             problems.append(Problem(file_name, reason, Kind.BROKEN_ENTRY))
@@ -162,10 +263,8 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
         elif not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
             reason = f"size {width!r:.20} x {height!r:.20}: expected 1 to {LARGEST_SIDE} pixels"
             problems.append(Problem(file_name, reason, Kind.BROKEN_ENTRY))
-        elif not images.exists(file_name):
-            reason = "the picture is missing"
-            if isinstance(images, FolderFiles) and images.is_lost_link(file_name):
-                reason = "the picture is a link that leads out of the folder or to nothing"
+        elif not there[written][0]:
+            reason = _why_missing(written, images, contents)
             problems.append(Problem(file_name, reason, Kind.MISSING))
         else:
             annotations = by_image.get(image_id, [])
@@ -190,7 +289,70 @@ def read_coco(values: dict[str, Any], images: ImageStore, name: str) -> Dataset:
             f"{name}: {images.root} leads out of the data set's folder, which is not followed; "
             "give the annotations as FILE.json@FOLDER with the folder that it leads to"
         )
-    return found.dataset(name, labels, samples, images, of=len(values["images"]))
+    if moved:
+        first, where = next(iter(moved.items()))
+        found.assume(
+            name,
+            f"{counted(len(moved), 'picture')} not where the file says, taken by the end of the "
+            f"path: {first:.120} is {where}",
+        )
+    remedy = ""
+    if contents and found.lacks_pictures:
+        remedy = f"put the pictures below {images}, or give the file as FILE.json@FOLDER"
+    return found.dataset(name, labels, samples, images, of=len(values["images"]), remedy=remedy)
+
+
+def _locate(
+    values: dict[str, Any], images: ImageStore, contents: Contents | None, place: str
+) -> dict[str, tuple[str, bool]]:
+    """By file name where the picture is, "" where it is missing, and whether as written."""
+    entries = (entry for entry in values["images"] if isinstance(entry, dict))
+    names = [str(entry["file_name"]) for entry in entries if "file_name" in entry]
+    if contents is None:
+        return {name: (name if images.exists(name) else "", True) for name in names}
+    return {name: (there, exact) for name, there, exact in locate(names, contents, place)}
+
+
+def _why_missing(name: str, images: ImageStore, contents: Contents | None) -> str:
+    if isinstance(images, FolderFiles) and images.is_lost_link(name):
+        return "the picture is a link that leads out of the folder or to nothing"
+    meant = contents.find(name) if contents and name else []
+    if len(meant) > 1:
+        return f"the picture may be {meant[0]} or {meant[1]}; correct file_name"
+    if meant:
+        return f"the picture may be {meant[0]}, and so may another's; correct file_name"
+    return "the picture is missing"
+
+
+def _usable_categories(values: dict[str, Any], found: Findings, name: str) -> list[Any]:
+    """The categories but those that only group others: without a box, below no other, and named by
+    others as what they belong to."""
+    categories: list[Any] = values["categories"]
+    entries = [entry for entry in categories if isinstance(entry, dict)]
+    names = {str(entry.get("name")) for entry in entries}
+    parents = {
+        str(e.get("supercategory")) for e in entries if e.get("supercategory") != e.get("name")
+    }
+    used = {_id(a.get("category_id")) for a in values["annotations"] if isinstance(a, dict)}
+
+    def only_groups(entry: dict[str, Any]) -> bool:
+        own, above = str(entry.get("name")), str(entry.get("supercategory"))
+        below_none = above == own or above not in names
+        return own in parents and below_none and _id(entry.get("id")) not in used
+
+    groups = [entry for entry in entries if only_groups(entry)]
+    if not groups:
+        return categories
+    shown = ", ".join(str(entry.get("name")) for entry in groups)
+    found.assume(name, f"no class: {shown:.200}, without a box and only a group of other classes")
+    return [entry for entry in categories if entry not in groups]
+
+
+def _id(value: Any) -> object:
+    try:
+        return whole_of(value)
+    except ValueError:
+        return repr(value)
 
 
 def _shared_ids(images: list[Any]) -> set[int]:

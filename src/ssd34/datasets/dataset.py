@@ -40,7 +40,9 @@ class Kind(StrEnum):
     BOX_TWICE = "box twice"
     PICTURE_TWICE = "picture twice"
     LEAK = "picture in two sets"
+    ALL_IGNORED = "every box ignored"
     OTHER = "other"
+    ASSUMED = "assumed"
 
 
 NO_PICTURES = "it lists none; check the path and the split, expected one picture or more"
@@ -167,6 +169,12 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What was assumed while reading, and what makes the whole set of no use, in sentences."""
+        told = (Kind.ASSUMED, Kind.ALL_IGNORED)
+        return tuple(remark.reason for remark in self.remarks if remark.kind in told)
+
     def read(self, sample: Sample, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         """The picture of a sample, (H, W, 3) uint8 RGB.
 
@@ -259,6 +267,9 @@ def fingerprint(dataset: Dataset) -> str:
 WHOLE = ""
 """The name of the only split of a data set that is not divided."""
 
+VALIDATION = {"val", "valid", "validation"}
+"""Names of one split."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -287,6 +298,9 @@ class Layout:
             return self.read(self.splits[0])
         if split in self.splits:
             return self.read(split or WHOLE)
+        same = [s for s in self.splits if {s, split} <= VALIDATION]
+        if len(same) == 1:
+            return self.read(same[0])
         if self.splits == (WHOLE,):
             raise DatasetError(f"{self.name}: is not divided into splits; leave @{split} out")
         known = ", ".join(self.splits)

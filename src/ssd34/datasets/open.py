@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import posixpath
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,20 +17,27 @@ import numpy as np
 
 from ssd34.core.labels import COCO_LABELS, LabelSet, number_classes
 from ssd34.datasets import coco, voc, yolo
-from ssd34.datasets.dataset import Dataset, Layout
+from ssd34.datasets.coco import read_coco_file
+from ssd34.datasets.contents import Contents
+from ssd34.datasets.dataset import WHOLE, Dataset, Layout
+from ssd34.datasets.foreign import form_of_file, name_foreign
 from ssd34.datasets.voc import COCO_NAMES
 from ssd34.errors import DatasetError
 from ssd34.files.tree import BROKEN_ZIP, Files, FolderFiles, ZipFiles
 
 FORMS = (
-    "a folder or zip with COCO's instances.json and images/ or annotations/instances_*.json, "
-    "with VOC's Annotations/ and JPEGImages/, or with YOLO's data.yaml; or a COCO .json, "
-    "FILE.json@FOLDER, or a YOLO .yaml"
+    "a folder or zip with a COCO .json, with VOC's Annotations/ and JPEGImages/, or with YOLO's "
+    "data.yaml, obj.data or classes.txt; or a COCO .json, FILE.json@FOLDER, or a YOLO .yaml"
 )
 
-_FINDERS: tuple[Callable[[Files, str], Layout | None], ...] = (
-    coco.find_coco, voc.find_voc, yolo.find_yolo
-)  # fmt: skip
+_Finder = Callable[[Contents, str], Layout | None]
+
+_FINDERS: tuple[tuple[_Finder, ...], ...] = (
+    (coco.find_coco, voc.find_voc, yolo.find_yolo),
+    (coco.find_any_coco, voc.find_any_voc, yolo.find_any_yolo),
+)
+"""How a data set is known: first by the names that its form usually has, then by what is in files
+of any name."""
 
 _DEPTH = 3
 """How many folders around everything are looked through."""
@@ -63,16 +71,29 @@ def split_path(path: str | Path) -> tuple[str, str | None]:
 def place_of(path: str | Path) -> Path:
     """The file or folder in a path of one of `FORMS`; of ``FILE.json@FOLDER`` the file."""
     text, _ = split_path(path)
+    if (inside := _inside_zip(text)) is not None:
+        return inside[0]
     before, separator, _ = text.partition(".json@")
     return Path(f"{before}.json" if separator and not os.path.exists(text) else text)
 
 
-def is_annotation_name(path: Path) -> bool:
-    """Whether a file of this name in a data set's folder may be read for its annotations."""
+def is_annotation(path: Path) -> bool:
+    """Whether a file in a data set's folder may be read for its annotations."""
     if path.suffix.lower() == ".json":
         known = path.name in (coco.ANNOTATIONS, coco.ROBOFLOW)
-        return known or path.name.startswith(coco.SPLIT_PREFIX)
-    return path.suffix.lower() in (*yolo.SUFFIXES, ".xml", ".txt")
+        files = FolderFiles(path.parent)
+        return known or path.name.startswith(coco.SPLIT_PREFIX) or coco.is_coco(files, path.name)
+    return path.suffix.lower() in (*yolo.SUFFIXES, yolo.DARKNET, ".names", ".xml", ".txt")
+
+
+def _inside_zip(path: str) -> tuple[Path, str] | None:
+    """Of ``ARCHIVE/NAME`` the archive and the name in it."""
+    if os.path.exists(path):
+        return None
+    for archive in Path(path).parents:
+        if archive.is_file() and zipfile.is_zipfile(archive):
+            return archive, Path(path).relative_to(archive).as_posix()
+    return None
 
 
 def find_dataset(path: str | Path) -> Layout:
@@ -93,36 +114,62 @@ def find_dataset(path: str | Path) -> Layout:
         if not Path(after).is_dir():
             raise DatasetError(f"{after}: no such folder of pictures for {file}")
         return coco.open_coco_file(file, text, pictures=Path(after))
-    source = Path(text)
-    if not os.path.exists(source):
-        raise DatasetError(f"{source}: no such data set; expected {FORMS}")
-    if source.is_dir():
-        return _search(FolderFiles(source), text)
-    if zipfile.is_zipfile(source):
+    archive, inside = _inside_zip(text) or (Path(text), "")
+    if not os.path.exists(archive):
+        raise DatasetError(f"{archive}: no such data set; expected {FORMS}")
+    if archive.is_dir():
+        return _search(FolderFiles(archive), text)
+    if zipfile.is_zipfile(archive):
         try:
-            return _search(ZipFiles(source), text)
+            return _open_named(Contents(ZipFiles(archive)), inside, text)
         except BROKEN_ZIP as error:
-            raise DatasetError(f"{source}: broken archive ({error}); fetch it again") from None
-    if source.suffix.lower() == ".json":
-        return coco.open_coco_file(source, text)
-    if source.suffix.lower() in yolo.SUFFIXES:
-        return yolo.open_yolo_file(FolderFiles(source.parent), source.name, text)
-    raise DatasetError(f"{source}: not a zip, a folder, a .json or a .yaml; expected {FORMS}")
+            raise DatasetError(f"{archive}: broken archive ({error}); fetch it again") from None
+    files = FolderFiles(archive.parent)
+    if archive.suffix.lower() == ".json" and not form_of_file(files, archive.name):
+        return coco.open_coco_file(archive, text)
+    return _open_named(Contents(files), archive.name, text)
+
+
+def _open_named(contents: Contents, inside: str, name: str) -> Layout:
+    """A file or folder in a folder or zip by its name; "" the whole.
+
+    Raises:
+        DatasetError: no data set.
+    """
+    files = contents.files
+    if files.is_folder(inside):
+        return _search(files.below(inside) if inside else files, name)
+    if not files.exists(inside):
+        raise DatasetError(f"{name}: no such file or folder in {files}")
+    if inside.lower().endswith(".json") and coco.is_coco(files, inside):
+        return Layout("coco", name, (WHOLE,), lambda _: read_coco_file(contents, inside, name))
+    if inside.lower().endswith((*yolo.SUFFIXES, yolo.DARKNET)):
+        return yolo.open_yolo_file(contents, inside, name)
+    known = form_of_file(files, inside)
+    what = known or "not a zip, a folder, a COCO .json, a .yaml or a .data"
+    raise DatasetError(f"{name}: {what}" + ("" if known else f"; expected {FORMS}"))
 
 
 def _search(files: Files, name: str) -> Layout:
     """Look in a place, then in the only folder in it, as archives have one around everything."""
-    place = files
-    for _ in range(_DEPTH):
-        for find in _FINDERS:
-            layout = find(place, name)
-            if layout is not None:
-                return layout
-        folders = place.folders()
-        if len(folders) != 1:
-            break
-        place = place.below(folders[0])
-    raise DatasetError(f"{name}: holds no data set that is known; expected {FORMS}")
+    places, folder = [Contents(files)], ""
+    while len(places) < _DEPTH and len(folders := places[-1].files.folders()) == 1:
+        folder = posixpath.join(folder, folders[0])
+        places.append(Contents(files.below(folder), outer=(places[0], folder)))
+    for finders in _FINDERS:
+        for place in places:
+            for find in finders:
+                layout = find(place, name)
+                if layout is not None:
+                    return layout
+    known = name_foreign(places[0])
+    raise DatasetError(f"{name}: {known}" if known else _nothing_in(places[0], name))
+
+
+def _nothing_in(contents: Contents, name: str) -> str:
+    some = ", ".join(contents.names[:4]) or "nothing"
+    more = ", ..." if len(contents.names) > 4 else ""
+    return f"{name}: holds no data set that is known, but {some:.200}{more}; expected {FORMS}"
 
 
 def select_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:

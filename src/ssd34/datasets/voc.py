@@ -2,36 +2,57 @@
 
 The devkit's layout is ``VOC2007/{Annotations,ImageSets/Main,JPEGImages}``, one XML file a picture.
 Corners are pixel numbers that count from 1 and belong to the box: ``xmin`` 1, ``xmax`` 1 is a box
-one pixel wide at the left edge, here 0 to 1. Fractions are read as they are.
+one pixel wide at the left edge, here 0 to 1. Fractions are read as they are. Most other writers
+count edges of pixels from 0: where any corner of the set is below 1, all are taken as they are.
+
+A picture without an XML file is one without objects.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element
 
 from ssd34.core.labels import LabelSet, number_classes
 from ssd34.datasets.builder import (
     LARGEST_SIDE,
     Findings,
     SampleBuilder,
+    number_of,
     number_samples,
     size_of,
 )
-from ssd34.datasets.dataset import WHOLE, Dataset, Kind, Layout, Problem, Sample
+from ssd34.datasets.contents import Contents, is_below, name_below
+from ssd34.datasets.dataset import Dataset, Kind, Layout, Problem, Sample
+from ssd34.datasets.voc_places import (
+    ANNOTATIONS,
+    PICTURES,
+    VocFound,
+    VocPlace,
+    VocSplit,
+    find_usual_voc,
+    find_xml_below,
+    parse_annotation,
+    read_list,
+    text_in,
+)
 from ssd34.errors import DatasetError, ImageError, OptionError
-from ssd34.files.tree import Files, read_annotations, read_lines
-from ssd34.images.read import SUFFIXES
+from ssd34.files.tree import Files
+from ssd34.text import counted
 
-ANNOTATIONS, PICTURES, SPLITS = "Annotations", "JPEGImages", "ImageSets/Main"
 CLASSES = "classes.txt"
 """One class name a line, where a data set has this file; the devkit has none."""
+
+LABEL_MAP = "labelmap.txt"
+"""As datumaro and CVAT list the classes: ``name:colour:parts:actions``, background first."""
+
+BACKGROUND = "background"
 
 NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -46,170 +67,156 @@ COCO_NAMES = {
 }  # fmt: skip
 """VOC's names of classes that COCO calls otherwise."""
 
-MAX_XML_BYTES = 8 << 20
-MAX_LIST_BYTES = 64 << 20
 
-
-@dataclass(frozen=True)
-class _Places:
-    """The folders of a data set and the lists of its splits."""
-
-    annotations: str
-    pictures: str
-    lists: dict[str, str]
-
-
-def find_voc(files: Files, name: str) -> Layout | None:
-    """A VOC data set in a folder or zip, if that is what it is.
+def find_voc(contents: Contents, name: str) -> Layout | None:
+    """A VOC data set by the names that its files usually have.
 
     Raises:
         DatasetError: several are there.
     """
-    if files.is_folder(ANNOTATIONS):
-        return _devkit(files, name)
-    for around in ("", "VOCdevkit"):
-        sets = [f for f in files.folders(around) if files.is_folder(f"{f}/{ANNOTATIONS}")]
-        if len(sets) > 1:
-            raise DatasetError(
-                f"{name}: holds several VOC sets ({', '.join(sets)}); name one: {name}/{sets[0]}"
-            )
-        if sets:
-            return _devkit(files.below(sets[0]), name)
-    return _flat(files, name)
+    found = find_usual_voc(contents, name)
+    return _layout(found, name) if found else None
 
 
-def _devkit(files: Files, name: str) -> Layout:
-    lists = {PurePosixPath(n).stem: n for n in files.names(SPLITS) if n.endswith(".txt")}
-    # Beside train.txt the devkit has cat_train.txt, which says what pictures show a cat.
-    of_class = {
-        stem: split
-        for stem in lists
-        for split in lists
-        if stem.endswith(f"_{split}") and _says_whether(files, lists[stem])
-    }
-    lists = {stem: file for stem, file in lists.items() if stem not in of_class}
-    named = sorted({stem.removesuffix(f"_{split}") for stem, split in of_class.items()})
-    folders = (PICTURES, "images", "Images")
-    pictures = next((folder for folder in folders if files.is_folder(folder)), ANNOTATIONS)
-    places = _Places(ANNOTATIONS, pictures, lists)
+def find_any_voc(contents: Contents, name: str) -> Layout | None:
+    """A VOC data set by XML files anywhere below."""
+    found = find_xml_below(contents)
+    return _layout(found, name) if found else None
+
+
+def _layout(there: VocFound, name: str) -> Layout:
+    splits = there.splits
+    places = list(dict.fromkeys(split.place for split in splits.values()))
 
     @functools.cache
-    def classes() -> LabelSet:
-        return _classes(files, name, named, _xml_files(files, [ANNOTATIONS]))
+    def survey() -> _Survey:
+        return _look_through(places)
 
     def read(split: str) -> Dataset:
-        return _read(files, places, split, name, classes())
-
-    return Layout("voc", name, tuple(lists) or (WHOLE,), read)
-
-
-def _says_whether(files: Files, file: str) -> bool:
-    """Whether a list has a second column: 1, -1, or 0 for difficult."""
-    lines = (line.split() for line in read_lines(files, file, limit=MAX_LIST_BYTES))
-    first = next((words for words in lines if words), [])
-    return len(first) == 2 and first[1] in ("-1", "0", "1")
-
-
-def _flat(files: Files, name: str) -> Layout | None:
-    """XML files beside their pictures, in this folder or in one a split."""
-    parts = [WHOLE] if _xml_files(files, [""]) else files.folders()
-    splits = [part for part in parts if _is_annotation(files, _xml_files(files, [part]))]
-    if not splits:
-        return None
-
-    @functools.cache
-    def classes() -> LabelSet:
-        return _classes(files, name, (), _xml_files(files, splits))
-
-    def read(split: str) -> Dataset:
-        places = _Places("", "", {})
-        return _read(files.below(split), places, WHOLE, _title(name, split), classes())
+        found = Findings()
+        title = f"{name}@{split}" if split else name
+        labels = _classes(there, name, survey(), found)
+        return _read(splits[split], title, labels, survey(), found)
 
     return Layout("voc", name, tuple(splits), read)
 
 
-def _xml_files(files: Files, folders: Iterable[str]) -> list[str]:
-    return [n for folder in folders for n in files.names(folder) if n.lower().endswith(".xml")]
+@dataclass(frozen=True)
+class _Survey:
+    """What all splits together tell: the names of objects, how many objects have a corner below 1,
+    of how many, XML files, and what is wrong with the first of these that is broken."""
+
+    names: frozenset[str]
+    below_one: int
+    objects: int
+    files: int
+    broken: str
 
 
-def _is_annotation(files: Files, names: Sequence[str]) -> bool:
-    try:
-        return bool(names) and _parse(files, names[0]).tag == "annotation"
-    except DatasetError:
-        return False
+def _look_through(places: Sequence[VocPlace]) -> _Survey:
+    names: set[str] = set()
+    below_one = objects = files = 0
+    broken = ""
+    for place in places:
+        for file in place.xml:
+            files += 1
+            try:
+                root = parse_annotation(place.files, file)
+            except DatasetError as error:
+                broken = broken or str(error)
+                continue  # reported when its picture is read
+            for thing in root.iterfind("object"):
+                objects += 1
+                names.add(text_in(thing, "name"))
+                sides = (number_of(text_in(thing, f"bndbox/{side}")) for side in ("xmin", "ymin"))
+                below_one += any(math.isfinite(side) and side < 1 for side in sides)
+    return _Survey(frozenset(names - {""}), below_one, objects, files, broken)
 
 
-def _parse(files: Files, name: str) -> Element:
-    return parse_xml(read_annotations(files, name, limit=MAX_XML_BYTES), name)
-
-
-def _title(name: str, split: str) -> str:
-    return f"{name}@{split}" if split else name
-
-
-def _classes(files: Files, name: str, named: Sequence[str], xml_files: Sequence[str]) -> LabelSet:
-    """The classes: as `CLASSES` lists them, else by the devkit's lists of pictures a class, else
-    those that occur in any split, so that all splits have the same."""
+def _classes(there: VocFound, name: str, survey: _Survey, found: Findings) -> LabelSet:
+    """The classes: as `CLASSES` or `LABEL_MAP` list them, else by the devkit's lists of pictures a
+    class, else those that occur in any split, so that all splits have the same."""
+    files = there.contents.files
     try:
         if files.exists(CLASSES):
-            lines = read_lines(files, CLASSES, limit=MAX_XML_BYTES)
-            return number_classes(line.strip() for line in lines if line.strip())
-        found = set(named) or _occurring(files, xml_files)
-        return number_classes(NAMES if found <= set(NAMES) else sorted(found))
+            return number_classes(read_list(files, CLASSES))
+        if files.exists(LABEL_MAP):
+            lines = [line for line in read_list(files, LABEL_MAP) if not line.startswith("#")]
+            # A name may hold a colon itself.
+            listed = [line.rsplit(":", 3)[0] if line.count(":") > 2 else line for line in lines]
+            if BACKGROUND in listed and BACKGROUND not in survey.names:
+                listed.remove(BACKGROUND)
+                found.assume(name, f"no class: {BACKGROUND} of {LABEL_MAP}, which no object is")
+            return number_classes(listed)
+        occurring = frozenset(there.named) or survey.names
+        if not occurring:
+            why = f"; first problem: {survey.broken}" if survey.broken else ""
+            raise DatasetError(
+                f"{name}: no object in {counted(survey.files, 'XML file')}, so no class; name the "
+                f"classes in {CLASSES}, a line each{why}"
+            )
+        if not occurring <= set(NAMES):
+            return number_classes(sorted(occurring))
+        if len(occurring) < len(NAMES):
+            found.assume(
+                name,
+                f"classes: VOC's {len(NAMES)}, as all {len(occurring)} that occur are among them; "
+                f"write {CLASSES}, a name a line, where others are meant",
+            )
+        return number_classes(NAMES)
     except OptionError as error:
         raise DatasetError(f"{name}: {error}") from None
 
 
-def _occurring(files: Files, xml_files: Sequence[str]) -> set[str]:
-    found: set[str] = set()
-    for file in xml_files:
-        try:
-            found |= {_text(o, "name") for o in _parse(files, file).iterfind("object")}
-        except DatasetError:
-            continue  # reported when its picture is read
-    return found - {""}
-
-
-def _text(element: Element, path: str) -> str:
-    return (element.findtext(path) or "").strip()
-
-
-def _read(files: Files, places: _Places, split: str, name: str, labels: LabelSet) -> Dataset:
-    found = Findings()
-    if split in places.lists:
-        file = places.lists[split]
-        lines = read_lines(files, file, limit=MAX_LIST_BYTES)
-        counts = Counter(_stem(files, places, line) for line in lines if line.strip())
+def _read(
+    split: VocSplit, title: str, labels: LabelSet, survey: _Survey, found: Findings
+) -> Dataset:
+    place = split.place
+    pictures = place.files.below(place.folder)
+    bare: list[str] = []
+    if split.listed:
+        counts = Counter(place.stem_of(line) for line in read_list(place.files, split.listed))
         found.problems += [
-            Problem(file, f"{stem} is listed {count} times", Kind.PICTURE_TWICE)
+            Problem(split.listed, f"{stem} is listed {count} times", Kind.PICTURE_TWICE)
             for stem, count in counts.items()
             if count > 1
         ]
-        entries = [(stem, posixpath.join(places.annotations, f"{stem}.xml")) for stem in counts]
+        entries = []
+        for stem in counts:
+            picture = place.picture_of(stem)
+            if stem not in place.xml_of and picture:
+                bare.append(name_below(picture, place.folder))
+                continue
+            usual = posixpath.join(place.annotations, f"{stem}.xml")
+            entries += [(stem, file) for file in place.xml_of.get(stem, [usual])]
     else:
-        names = _xml_files(files, [places.annotations])
-        entries = [(PurePosixPath(name).stem, name) for name in names]
+        entries = [(place.stem(file), file) for file in place.xml]
     samples: list[Sample] = []
     annotated: dict[str, list[str]] = {}
-    pictures = files.below(places.pictures)
+    broken: set[str] = set()
     for stem, file in entries:
+        there = place.pictures.get(file, "")
         try:
-            root = _annotation(files, file)
+            root = _annotation(place.files, file)
         except DatasetError as error:
             reason = str(error).removeprefix(f"{file}: ")
             found.problems.append(Problem(file, reason, Kind.BROKEN_ENTRY))
+            broken.add(there)
             continue
-        picture = _picture(pictures, stem, _text(root, "filename"))
+        suffix = PurePosixPath(text_in(root, "filename")).suffix or ".jpg"
+        there = place.picture_of(stem, suffix=suffix) or there
+        picture = name_below(there, place.folder) if there else f"{stem}{suffix}"
         try:
             width, height = _size(root, pictures, picture)
         except ImageError as error:
             reason = str(error).removeprefix(f"{picture}: ")
             kind = Kind.UNREADABLE if pictures.exists(picture) else Kind.MISSING
             found.problems.append(Problem(picture, reason, kind))
+            broken.add(there)
             continue
         annotated.setdefault(picture, []).append(file)
         builder = SampleBuilder(picture, width=width, height=height, findings=found)
-        _add_objects(builder, root, file, labels)
+        _add_objects(builder, root, file, labels, first=0 if survey.below_one else 1)
         samples.append(builder.sample(0))
     twice = {picture: given for picture, given in annotated.items() if len(given) > 1}
     found.problems += [
@@ -217,54 +224,84 @@ def _read(files: Files, places: _Places, split: str, name: str, labels: LabelSet
         for picture, given in twice.items()
     ]
     samples = [sample for sample in samples if sample.file_name not in twice]
-    title = _title(name, split)
-    return found.dataset(title, labels, number_samples(samples), pictures, of=len(entries))
+    if not split.listed:
+        known = broken | {posixpath.join(place.folder, picture) for picture in annotated}
+        bare = [name_below(name, place.folder) for name in _beside(place) if name not in known]
+    of = len(entries) + len(bare)
+    empty = _without_objects(bare, pictures, found)
+    samples += empty
+    if empty:
+        few = ", ".join(sample.file_name for sample in empty[:3])
+        what = f"{len(empty)} of {counted(of, 'picture')} without an XML file"
+        found.assume(title, f"{what}, taken as without objects: {few}")
+    if survey.below_one:
+        found.assume(
+            title,
+            f"corners count from 0: {survey.below_one} of {counted(survey.objects, 'object')} in "
+            "all splits have one below 1, so all are taken as they are",
+        )
+    remedy = f"export the pictures, too, or put them into {PICTURES} beside {ANNOTATIONS}"
+    remedy = remedy if found.lacks_pictures else ""
+    return found.dataset(title, labels, number_samples(samples), pictures, of=of, remedy=remedy)
 
 
-def _stem(files: Files, places: _Places, line: str) -> str:
-    """A line of a list: a name that may hold blanks, or one with something after it."""
-    whole = line.strip()
-    there = files.exists(posixpath.join(places.annotations, f"{whole}.xml"))
-    return whole if there else whole.split()[0]
+def _beside(place: VocPlace) -> list[str]:
+    """The pictures in the folder of pictures, or in those where some with XML files are."""
+    if place.folder:
+        return [n for n in place.contents.pictures if is_below(n, place.folder)]
+    folders = {posixpath.dirname(name) for name in place.pictures.values()}
+    return [n for n in place.contents.pictures if posixpath.dirname(n) in folders]
+
+
+def _without_objects(names: Sequence[str], pictures: Files, found: Findings) -> list[Sample]:
+    """Pictures that no XML file is about."""
+    samples = []
+    for name in names:
+        try:
+            width, height = size_of(pictures, name)
+        except ImageError as error:
+            reason = str(error).removeprefix(f"{name}: ")
+            found.problems.append(Problem(name, reason, Kind.UNREADABLE))
+            continue
+        builder = SampleBuilder(name, width=width, height=height, findings=found)
+        samples.append(builder.sample(0))
+    return samples
 
 
 def _annotation(files: Files, file: str) -> Element:
-    root = _parse(files, file)
+    root = parse_annotation(files, file)
     if root.tag != "annotation":
         raise DatasetError(f"{file}: expected an <annotation>, got <{root.tag:.40}>")
     return root
 
 
-def _add_objects(builder: SampleBuilder, root: Element, file: str, labels: LabelSet) -> None:
+def _add_objects(
+    builder: SampleBuilder, root: Element, file: str, labels: LabelSet, *, first: int
+) -> None:
+    """`first`: the number of the first pixel."""
     for number, element in enumerate(root.iterfind("object"), start=1):
         place = f"{file} object {number}"
-        name = _text(element, "name")
-        corners = [_text(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+        name = text_in(element, "name")
+        corners = [text_in(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
         shown = f"{', '.join(corners):.80}"
         try:
             left, top, right, bottom = map(float, corners)
         except ValueError:
             builder.wrong(Kind.BROKEN_ENTRY, f"box of no valid form: {shown}", place=place)
             continue
-        box = (left - 1, top - 1, right, bottom)
+        box = (left - first, top - first, right, bottom)
         if name not in labels.names:
             builder.wrong(
                 Kind.UNKNOWN_CLASS, f"box of unknown class {name!r:.80}", place=place, box=box
             )
             continue
         builder.add(
-            box, labels.label(name), shown=shown, place=place, difficult=_text(element, "difficult")
+            box,
+            labels.label(name),
+            shown=shown,
+            place=place,
+            difficult=text_in(element, "difficult"),
         )
-
-
-def _picture(pictures: Files, stem: str, file_name: str) -> str:
-    """The picture's name: that of the annotation with any ending, else what it says."""
-    usual = PurePosixPath(file_name).suffix or ".jpg"
-    suffixes = (usual, ".jpg", *sorted(SUFFIXES))
-    candidates = [f"{stem}{suffix}" for suffix in suffixes]
-    candidates += [f"{stem}{suffix.upper()}" for suffix in suffixes] + [file_name]
-    found = (candidate for candidate in candidates if pictures.exists(candidate))
-    return next(found, candidates[0])
 
 
 def _size(root: Element, pictures: Files, picture: str) -> tuple[int, int]:
@@ -274,38 +311,10 @@ def _size(root: Element, pictures: Files, picture: str) -> tuple[int, int]:
         ImageError: the picture is missing or broken.
     """
     try:
-        width, height = (int(float(_text(root, f"size/{side}"))) for side in ("width", "height"))
+        width, height = (int(float(text_in(root, f"size/{side}"))) for side in ("width", "height"))
     except (ValueError, OverflowError):
         width = height = 0
     sides = (width, height)
     if all(0 < side <= LARGEST_SIDE for side in sides) and pictures.exists(picture):
         return sides
     return size_of(pictures, picture)
-
-
-def parse_xml(data: bytes, where: str) -> Element:
-    """The root element of an XML document.
-
-    Args:
-        data: the file.
-        where: its name, for messages.
-
-    Raises:
-        DatasetError: not well-formed, or it declares a document type.
-    """
-    builder = TreeBuilder()
-
-    def refuse(*_: object) -> None:
-        raise DatasetError(f"{where}: declares a document type (DOCTYPE); take that line out")
-
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    try:
-        parser.Parse(data, True)
-        return builder.close()
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        raise DatasetError(f"{where}: not XML ({error})") from None

@@ -1,33 +1,40 @@
 """YOLO data sets, read.
 
-A ``data.yaml`` names the classes and, for each split, a folder of pictures, a ``.txt`` that lists
-pictures, or several of these. The boxes of ``images/a.jpg`` are in ``labels/a.txt``, a line each:
-class, centre x, centre y, width, height, in fractions of the picture. A line with more corners is
-an outline, of which the bounding box is taken. Nothing outside the folder of the ``.yaml`` is read.
+A ``data.yaml`` or ``obj.data`` names the classes and, for each split, a folder of pictures, a
+``.txt`` that lists pictures, or several of these; where it names none, or where only a list of
+classes is there, folders called as splits are. The boxes of ``images/a.jpg`` are in
+``labels/a.txt``, a line each: class, centre x, centre y, width, height, in fractions of the
+picture. A line with more corners is an outline, of which the bounding box is taken; a sixth number
+is a confidence, which is not read.
+Nothing outside the folder is read.
 """
 
 from __future__ import annotations
 
 import posixpath
-import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 
-from ssd34.core.labels import LabelSet, number_classes
 from ssd34.datasets.builder import Findings, SampleBuilder, number_samples, size_of
+from ssd34.datasets.contents import Contents, is_picture
 from ssd34.datasets.dataset import Dataset, Kind, Layout, Problem, Sample
-from ssd34.errors import DatasetError, ImageError, OptionError, require
-from ssd34.files.tree import Files, normalise_name, read_annotations, read_lines
-from ssd34.images.read import SUFFIXES as PICTURE_SUFFIXES
-from ssd34.text import counted, parse_yaml
+from ssd34.datasets.yolo_config import (
+    CLASS_LISTS,
+    YoloConfig,
+    names_classes,
+    read_class_list,
+    read_config,
+    read_darknet,
+)
+from ssd34.errors import DatasetError, ImageError
+from ssd34.files.tree import Files, FolderFiles, normalise_name, read_lines
+from ssd34.text import counted
 
 SUFFIXES = (".yaml", ".yml")
 USUAL = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
+DARKNET = ".data"
 
 MAX_LABEL_BYTES = 16 << 20
 MAX_LIST_BYTES = 256 << 20
@@ -35,19 +42,41 @@ MAX_LIST_BYTES = 256 << 20
 _SLACK = 0.01
 """How far a rounded fraction may be outside 0..1."""
 
-
-def find_yolo(files: Files, name: str) -> Layout | None:
-    """A YOLO data set in a folder or zip, if that is what it is."""
-    here = [n for n in files.names() if n.lower().endswith(SUFFIXES)]
-    file = next((n for n in USUAL if n in here), here[0] if len(here) == 1 else None)
-    return open_yolo_file(files, file, name) if file else None
+_FEW = 100
 
 
-def open_yolo_file(files: Files, file: str, name: str) -> Layout:
-    """The data set that a .yaml describes.
+def find_yolo(contents: Contents, name: str) -> Layout | None:
+    """A YOLO data set in a folder or zip by its usual names, if that is what it is."""
+    here = contents.files.names()
+    usual = [n for n in USUAL if n in here][:1]
+    yaml = [n for n in here if n.lower().endswith(SUFFIXES) and names_classes(contents.files, n)]
+    darknet = [n for n in here if n.lower().endswith(DARKNET)]
+    for files in (usual, yaml, darknet):
+        if len(files) == 1:
+            return open_yolo_file(contents, files[0], name)
+    return None
+
+
+def find_any_yolo(contents: Contents, name: str) -> Layout | None:
+    """A YOLO data set by a .yaml in a folder below, or by a list of classes and label files."""
+    some = contents.ending(*SUFFIXES, DARKNET)[:_FEW]
+    usual = [n for n in some if posixpath.basename(n) in (*USUAL, "obj.data")]
+    telling = [n for n in some if names_classes(contents.files, n)]
+    for files in (usual, telling):
+        if len(files) == 1:
+            return open_yolo_file(contents, files[0], name)
+    lists = [n for n in contents.ending(*CLASS_LISTS) if posixpath.basename(n) in CLASS_LISTS]
+    labelled = any(_label_file(contents, p) for p in contents.pictures[:_FEW])
+    return (
+        _layout(contents, read_class_list(contents, lists[0]), name) if lists and labelled else None
+    )
+
+
+def open_yolo_file(contents: Contents, file: str, name: str) -> Layout:
+    """The data set that a .yaml or .data describes.
 
     Args:
-        files: the folder of the .yaml.
+        contents: the folder given, which holds the file.
         file: its name.
         name: for messages.
 
@@ -55,35 +84,48 @@ def open_yolo_file(files: Files, file: str, name: str) -> Layout:
         DatasetError: no YAML, or without classes or splits.
         MissingExtraError: PyYAML is not installed.
     """
-    config = read_config(files, file)
-    there = tuple(s for s, entries in config.entries.items() if places_of(files, config, entries))
-    splits = there or tuple(config.entries)
+    darknet = file.lower().endswith(DARKNET)
+    config = read_darknet(contents, file) if darknet else read_config(contents, file)
+    if contents.outer and config.root and contents.files.inside(config.root) is None:
+        outer, folder = contents.outer  # `path: ..`
+        return open_yolo_file(outer, posixpath.join(folder, file), name)
+    return _layout(contents, config, name)
+
+
+def _layout(contents: Contents, config: YoloConfig, name: str) -> Layout:
+    def is_there(split: str) -> bool:
+        return any(place_of(contents, config, entry)[0] for entry in config.entries[split])
+
+    splits = tuple(filter(is_there, config.entries)) or tuple(config.entries)
 
     def read(split: str) -> Dataset:
         title = f"{name}@{split}" if len(splits) > 1 else name
-        return _read(files, config, split, title)
+        return _read(contents, config, split, title)
 
     return Layout("yolo", name, splits, read)
 
 
-def _read(files: Files, config: YoloConfig, split: str, title: str) -> Dataset:
-    found = Findings()
+def _read(contents: Contents, config: YoloConfig, split: str, title: str) -> Dataset:
+    files, found = contents.files, Findings()
     pictures: list[str] = []
+    moved: dict[str, str] = {}
     for entry in config.entries[split]:
-        place = place_of(files, config, entry)
+        place, exact = place_of(contents, config, entry)
         if place is None:
             raise DatasetError(
                 f"{config.name}: {split}: {entry} is not below {files} (path: "
                 f"{config.root or 'none'}); correct it, or put {config.name} into the data set's "
-                "folder"
+                "folder, or give the folder that holds both"
             )
-        pictures += _pictures(files, place, found)
+        if not exact:
+            moved[entry] = place
+        pictures += _pictures(contents, place, found, moved)
     if not pictures:
         raise DatasetError(
             f"{title}: no picture in {', '.join(config.entries[split])}; expected files such as "
-            f".jpg or .png, or links that stay below {files}"
+            f".jpg or .png, or links that stay below {files}; export the pictures, too"
         )
-    labelled = {picture: _label_file(files, picture) for picture in pictures}
+    labelled = {picture: _label_file(contents, picture) for picture in pictures}
     if not any(labelled.values()):
         raise DatasetError(
             f"{title}: none of {counted(len(pictures), 'picture')} has a label file; expected for "
@@ -92,6 +134,8 @@ def _read(files: Files, config: YoloConfig, split: str, title: str) -> Dataset:
     base = posixpath.commonpath([posixpath.dirname(picture) for picture in pictures])
     sharing = Counter(file for picture, file in labelled.items() if file)
     samples: list[Sample] = []
+    twins: list[str] = []
+    scored = 0
     for picture, count in Counter(pictures).items():
         name = posixpath.relpath(picture, base or ".")
         if count > 1:
@@ -110,19 +154,42 @@ def _read(files: Files, config: YoloConfig, split: str, title: str) -> Dataset:
             kind = Kind.UNREADABLE if isinstance(error, ImageError) else Kind.BROKEN_ENTRY
             found.problems.append(Problem(name, reason, kind))
             continue
+        if file and contents.is_twin(picture):
+            twins.append(name)
         builder = SampleBuilder(name, width=width, height=height, findings=found)
         for place, row in rows:
-            _add_row(builder, row, place, config)
+            scored += _add_row(builder, row, place, config)
         samples.append(builder.sample(0))
+    if moved:
+        first, where = next(iter(moved.items()))
+        found.assume(
+            title,
+            f"{counted(len(moved), 'path')} not where {config.name} or a list says, taken by the "
+            f"end of the path: {first:.120} is {where}",
+        )
+    if twins:
+        what = counted(len(twins), "picture")
+        found.assume(
+            title, f"{what} with the label file of another, not listed picture: {twins[0]}"
+        )
+    if scored:
+        what = counted(scored, "row")
+        found.assume(
+            title, f"{what} with a sixth number, taken for a confidence, which is not read"
+        )
     numbered = number_samples(samples)
-    return found.dataset(title, config.labels, numbered, files.below(base), of=len(pictures))
+    remedy = ""
+    if isinstance(files, FolderFiles) and any(files.is_lost_link(p) for p in pictures[:_FEW]):
+        remedy = "give the folder that holds links and pictures, or copy the set with cp -rL"
+    below = files.below(base)
+    return found.dataset(title, config.labels, numbered, below, of=len(pictures), remedy=remedy)
 
 
-def _pictures(files: Files, place: str, found: Findings) -> list[str]:
-    """The pictures of one entry, as names below the .yaml."""
+def _pictures(contents: Contents, place: str, found: Findings, moved: dict[str, str]) -> list[str]:
+    """The pictures of one entry, as names below the folder given."""
+    files = contents.files
     if files.is_folder(place):
-        names = files.names(place, deep=True)
-        return [n for n in names if PurePosixPath(n).suffix.lower() in PICTURE_SUFFIXES]
+        return [n for n in files.names(place, deep=True) if is_picture(n)]
     pictures = []
     here = posixpath.dirname(place)
     for number, line in enumerate(read_lines(files, place, limit=MAX_LIST_BYTES), start=1):
@@ -131,6 +198,9 @@ def _pictures(files: Files, place: str, found: Findings) -> list[str]:
             continue
         relative = [normalise_name(posixpath.join(here, path)), files.inside(path)]
         name = next((n for n in relative if n is not None and files.exists(n)), None)
+        if name is None and len(fitting := contents.find(path)) == 1:
+            name = fitting[0]
+            moved[path] = name
         if name is None:
             reason = f"line {number}: no such picture: {path:.200}"
             found.problems.append(Problem(place, reason, Kind.MISSING))
@@ -142,34 +212,38 @@ def _pictures(files: Files, place: str, found: Findings) -> list[str]:
 def label_name(picture: str) -> str:
     """Where the label file of a picture usually is: in labels/ instead of the last images/."""
     folders = posixpath.dirname(picture).split("/")
-    if "images" in folders:
-        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
+    lower = [folder.lower() for folder in folders]
+    if "images" in lower:
+        folders[len(folders) - 1 - lower[::-1].index("images")] = "labels"
     return posixpath.join(*folders, f"{PurePosixPath(picture).stem}.txt")
 
 
-def _label_file(files: Files, picture: str) -> str | None:
-    """The label file of a picture: where it usually is, else beside it; None: it has none. A link
-    that leads out or to nothing counts: reading it says so."""
-    beside = str(PurePosixPath(picture).with_suffix(".txt"))
-    names = (label_name(picture), beside)
-    return next((n for n in names if files.exists(n) or files.is_lost_link(n)), None)
+def _label_file(contents: Contents, picture: str) -> str | None:
+    """The label file of a picture: where it usually is, else beside it, else so in other letters;
+    None: it has none. A link that leads out or to nothing counts: reading it says so."""
+    files = contents.files
+    names = (label_name(picture), str(PurePosixPath(picture).with_suffix(".txt")))
+    there = (n for n in names if files.exists(n) or files.is_lost_link(n))
+    return next(there, None) or next(filter(None, map(contents.in_any_case, names)), None)
 
 
 def _rows(files: Files, label_file: str) -> list[tuple[str, str]]:
-    """The rows of a label file, each with its place."""
+    """The rows of a label file but comments, as `ssd34 detect` writes some, each with its place."""
     lines = read_lines(files, label_file, limit=MAX_LABEL_BYTES)
     rows = [(f"{label_file} line {n}", line.strip()) for n, line in enumerate(lines, start=1)]
-    return [(place, row) for place, row in rows if row]
+    return [(place, row) for place, row in rows if row and not row.startswith("#")]
 
 
-def _add_row(builder: SampleBuilder, row: str, place: str, config: YoloConfig) -> None:
+def _add_row(builder: SampleBuilder, row: str, place: str, config: YoloConfig) -> bool:
+    """Add a row's box; whether the row has a confidence."""
     shown = f"{row:.80}"
     try:
         class_number, *values = map(float, row.split())
-        x, y, w, h = _box(values, keypoints=config.keypoints)
+        scored = len(values) == 5 and 0 <= values[4] <= 1 and not config.keypoints
+        x, y, w, h = _box(values[:4] if scored else values, keypoints=config.keypoints)
     except ValueError as error:
         builder.wrong(Kind.BROKEN_ENTRY, f"{error!s:.120}: {shown}", place=place)
-        return
+        return False
     sides = np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
     # Fractions are exact to 1e-16 only; what that is in pixels is noise.
     pixels = np.round(sides * ([builder.width, builder.height] * 2), 9)
@@ -178,8 +252,9 @@ def _add_row(builder: SampleBuilder, row: str, place: str, config: YoloConfig) -
     label = config.label_of.get(int(class_number)) if class_number.is_integer() else None
     if label is None:
         builder.wrong(Kind.UNKNOWN_CLASS, f"unknown class number: {shown}", place=place, box=box)
-        return
+        return scored
     builder.add(box, label, shown=shown, place=place)
+    return scored
 
 
 def _box(values: list[float], *, keypoints: bool) -> tuple[float, float, float, float]:
@@ -204,117 +279,27 @@ def _box(values: list[float], *, keypoints: bool) -> tuple[float, float, float, 
     return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
 
 
-SPLITS = ("train", "val", "test")
-
-MAX_YAML_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class YoloConfig:
-    """What a data.yaml says.
-
-    Attributes:
-        name: of the file.
-        labels: the classes in the order of their numbers.
-        label_of: class number in label files to label.
-        entries: split to the paths that it names.
-        root: its `path`, "" where it has none.
-        keypoints: whether rows carry key points after the box.
-    """
-
-    name: str
-    labels: LabelSet
-    label_of: Mapping[int, int]
-    entries: Mapping[str, tuple[str, ...]]
-    root: str
-    keypoints: bool
-
-
-def read_config(files: Files, file: str) -> YoloConfig:
-    """A .yaml.
-
-    Raises:
-        DatasetError: no YAML, a key stands twice, or without classes or splits.
-        MissingExtraError: PyYAML is not installed.
-    """
-    require("yaml", extra="data", why="reading a YOLO data set")
-    data = read_annotations(files, file, limit=MAX_YAML_BYTES)
-    try:
-        # A class may be called "no" or "1".
-        values = parse_yaml(data, scalars_as_text=True)
-    except ValueError as error:
-        raise DatasetError(f"{file}: not YAML ({error!s:.200})") from None
-    if not isinstance(values, dict) or "names" not in values:
-        raise DatasetError(
-            f"{file}: not a YOLO data set; expected names and at least one of {', '.join(SPLITS)}"
-        )
-    entries = {s: paths for s in SPLITS if (paths := _paths(values.get(s), f"{file}: {s}"))}
-    if not entries:
-        raise DatasetError(f"{file}: names no pictures; expected one of {', '.join(SPLITS)}")
-    names = _names(values["names"], file)
-    try:
-        labels = number_classes(names.values())
-    except OptionError as error:
-        raise DatasetError(f"{file}: {error}") from None
-    root = values.get("path", "")
-    return YoloConfig(
-        name=file,
-        labels=labels,
-        label_of={number: label for label, number in enumerate(names, start=1)},
-        entries=entries,
-        root=root if isinstance(root, str) else "",
-        keypoints="kpt_shape" in values,
-    )
-
-
-def _names(value: Any, file: str) -> dict[int, str]:
-    """Class number to name, in the order of the numbers."""
-    try:
-        if not isinstance(value, dict | list):
-            raise TypeError
-        pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
-        names = {int(number): name for number, name in pairs}
-        if not all(isinstance(name, str) and name for name in names.values()) or min(names) < 0:
-            raise TypeError
-    except (TypeError, ValueError):
-        raise DatasetError(
-            f"{file}: names has no valid form ({reprlib.repr(value)}); expected a list of class "
-            "names, or numbers from 0 with a name each"
-        ) from None
-    if len(names) < len(pairs):
-        numbers = ", ".join(str(number) for number, _ in pairs)
-        raise DatasetError(f"{file}: names has a number twice, in another spelling: {numbers:.200}")
-    return dict(sorted(names.items()))
-
-
-def _paths(value: Any, where: str) -> tuple[str, ...]:
-    if value is None or value in ("", "~", "null"):
-        return ()
-    paths = value if isinstance(value, list) else [value]
-    if not all(isinstance(path, str) for path in paths):
-        raise DatasetError(
-            f"{where} has no valid form ({reprlib.repr(value)}); expected a folder, a .txt, or a "
-            "list of these"
-        )
-    return tuple(path for path in paths if path)
-
-
-def places_of(files: Files, config: YoloConfig, entries: Sequence[str]) -> list[str]:
-    """Those of the entries that are there."""
-    return [place for entry in entries if (place := place_of(files, config, entry)) is not None]
-
-
-def place_of(files: Files, config: YoloConfig, entry: str) -> str | None:
-    """An entry as a folder or file that is there.
+def place_of(contents: Contents, config: YoloConfig, entry: str) -> tuple[str | None, bool]:
+    """An entry as a folder or file that is there, and whether it is there as written.
 
     It is relative to `path`; where that is a folder of another machine, or nothing is there, to
-    the .yaml; exports of Roboflow begin it with one ../ too many.
+    the file that names it; exports of Roboflow begin it with one ../ too many. Else the end of it
+    counts.
     """
-    root = files.inside(config.root) if config.root else ""
+    files = contents.files
+    here = config.folder
+    root = files.inside(posixpath.join(here, config.root)) if config.root else here
     candidates = [] if root is None else [posixpath.join(root, entry)]
-    candidates += [entry, entry.replace("\\", "/").removeprefix("../")]
+    if config.root and (absolute := files.inside(config.root)) is not None:
+        candidates.append(posixpath.join(absolute, entry))
+    without_up = entry.replace("\\", "/").removeprefix("../")
+    candidates += [posixpath.join(here, entry), posixpath.join(here, without_up), entry]
     for candidate in candidates:
         place = files.inside(candidate)
         if place is not None and (files.is_folder(place) or files.exists(place)):
-            return place
-    return None
+            return place, True
+    folder = contents.find_folder(entry)
+    if folder and any(is_picture(n) for n in files.names(folder, deep=True)):
+        return folder, False
+    lists = contents.find(entry, wanted=lambda name: name.lower().endswith(".txt"))
+    return (lists[0], False) if len(lists) == 1 else (None, False)

@@ -8,8 +8,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
-from operator import eq
 from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from ssd34.core.boxes import xywh_from_xyxy
 from ssd34.core.postprocess import Picked
+from ssd34.datasets.contents import best_fitting, parts_of
 from ssd34.datasets.dataset import Dataset, Sample
 from ssd34.errors import DatasetError
 from ssd34.files.atomic import written_whole
@@ -124,8 +123,6 @@ def convert_picked(picked: Picked, *, sample: Sample, categories: NDArray[np.int
 
 FORM = '[{"image_id": 1, "category_id": 1, "bbox": [left, top, width, height], "score": 0.9}, ...]'
 
-_NAMES = frozenset(("file_name", "category_name"))
-
 
 def write_results(path: Path, results: Results) -> None:
     """Write COCO's results JSON, one detection a line; the whole file or none."""
@@ -142,7 +139,9 @@ def read_results(path: Path, dataset: Dataset) -> Results:
 
     Detections that name their picture and class (``file_name`` and ``category_name``, as ``ssd34
     detect`` writes them) are taken by these names, whatever their ids; those of a class that the
-    data set does not have are left out. Of several pictures with one name, folders decide.
+    data set does not have are left out. Of several pictures with one name, folders decide. Those
+    that name only their picture, as some tools do beside an ``image_id`` of their own or with the
+    name as ``image_id``, are taken by this name and their category id.
 
     Raises:
         DatasetError: not such a file, or a detection is malformed, or of a picture or class that
@@ -172,50 +171,46 @@ def read_results(path: Path, dataset: Dataset) -> Results:
 
 
 def _by_name(path: Path, values: list[Any], dataset: Dataset) -> list[Any]:
-    """Detections with the data set's ids where they name their picture and class."""
-    if not any(map(_is_named, values)):
+    """Detections with the data set's ids where they name their picture, or picture and class."""
+    if not any(map(_picture_of, values)):
         return values
     pictures: defaultdict[str, list[Sample]] = defaultdict(list)
     for sample in dataset.samples:
-        pictures[_parts(sample.file_name)[-1]].append(sample)
+        name = parts_of(sample.file_name)[-1]
+        for key in {name, PurePosixPath(name).stem}:
+            pictures[key].append(sample)
     categories = dict(zip(dataset.labels.names, dataset.labels.category_ids, strict=True))
     found: list[Any] = []
     for number, value in enumerate(values):
-        if not _is_named(value):
+        name = _picture_of(value)
+        if not name:
             found.append(value)
             continue
-        category = categories.get(str(value["category_name"]))
-        if category is None:
-            continue
-        parts = _parts(str(value["file_name"]))
-        meant = _best_fitting(parts, pictures.get(parts[-1], []))
-        if len(meant) != 1:
+        named: dict[str, int] = {}
+        if "category_name" in value and "file_name" in value:
+            category = categories.get(str(value["category_name"]))
+            if category is None:
+                continue
+            named["category_id"] = category
+        parts = parts_of(name)
+        meant = best_fitting(parts, pictures.get(parts[-1], []), lambda sample: sample.file_name)
+        if len(meant) == 1:
+            found.append({**value, **named, "image_id": meant[0].image_id})
+        elif "file_name" not in value or (not named and _is_int(value.get("image_id"))):
+            found.append(value)  # its own ids tell, or are refused
+        else:
             what = "no picture" if not meant else "one of several pictures"
             raise DatasetError(
                 f"{path}: detection {number}: {parts[-1]:.80} is {what} of {dataset.name}; give "
                 "the data that the detections were made on, and its pictures with their folders"
             )
-        found.append({**value, "image_id": meant[0].image_id, "category_id": category})
     return found
 
 
-def _parts(file_name: str) -> tuple[str, ...]:
-    """Folders and name; at least one."""
-    return PurePosixPath(file_name.replace("\\", "/")).parts or ("",)
-
-
-def _best_fitting(parts: tuple[str, ...], pictures: list[Sample]) -> list[Sample]:
-    """Those pictures of one name whose folders agree most with a path's, from the end on."""
-    paths = [_parts(sample.file_name) for sample in pictures]
-    if parts in paths:
-        return [sample for sample, path in zip(pictures, paths, strict=True) if path == parts]
-    agreeing = [sum(takewhile(bool, map(eq, reversed(path), reversed(parts)))) for path in paths]
-    most = max(agreeing, default=0)
-    return [s for s, count in zip(pictures, agreeing, strict=True) if count == most]
-
-
-def _is_named(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() >= _NAMES
+def _picture_of(value: Any) -> str:
+    """The picture that a detection names, by its file or an image id that is no number; or ""."""
+    names = (value.get("file_name"), value.get("image_id")) if isinstance(value, dict) else ()
+    return next((name for name in names if isinstance(name, str)), "")
 
 
 def _wrong(value: Any, pictures: set[int], categories: set[int], data: str) -> str | None:

@@ -168,12 +168,29 @@ class FolderFiles(Files):
         start = self._path(folder)
         if start is None:
             return
-        for place, folders, files in os.walk(start):
-            folders[:] = [name for name in folders if deep and not name.startswith(".")]
+        linked: set[str] = set()
+        for place, folders, files in os.walk(start, followlinks=True):
+            folders[:] = [
+                name for name in folders if deep and not name.startswith(".")
+                and self._is_entered(place, name, linked)
+            ]  # fmt: skip
             below = text_of(os.path.relpath(place, start)).replace(os.sep, "/")
             for name in map(text_of, files):
                 if not name.startswith("."):
                     yield posixpath.normpath(posixpath.join(folder, below, name))
+
+    def _is_entered(self, place: str, name: str, linked: set[str]) -> bool:
+        """Whether a listing enters a folder: of links only those that stay inside, each target once
+        and not from below itself."""
+        path = os.path.join(place, name)
+        if not Path(path).is_symlink():
+            return True
+        real = os.path.realpath(path)
+        inside = _is_below(real, os.path.realpath(self.root))
+        if not inside or real in linked or _is_below(os.path.realpath(place), real):
+            return False
+        linked.add(real)
+        return True
 
     def folders(self, folder: str = "") -> list[str]:
         start = self._path(folder)

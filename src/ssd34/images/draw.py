@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -33,19 +34,29 @@ def choose_colour(label: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def draw(image: Picture, detections: Detections) -> Image.Image:
+@lru_cache(maxsize=4)
+def _font(size: int) -> Font:
+    """The usual font, unpacked once."""
+    return ImageFont.load_default(size=size)
+
+
+def draw(
+    image: Picture, detections: Detections, *, tracks: Sequence[int] | None = None
+) -> Image.Image:
     """A copy of a picture of any kind with its detections' boxes, class names and scores, the best
-    on top: a Pillow image of mode RGB; ImageError where the picture cannot be read."""
+    on top: a Pillow image of mode RGB; ImageError where the picture cannot be read. With tracks,
+    the number of each detection's, these give the colours."""
     picture = load_picture(image).copy()
     canvas = ImageDraw.Draw(picture)
     side = min(picture.size)
     line = max(1, round(side / 180))
-    font = ImageFont.load_default(size=max(10, round(side / 28)))
-    for found in reversed(list(detections)):
+    font = _font(max(10, round(side / 28)))
+    for index, found in reversed(list(enumerate(detections))):
         text = f"{found.name} {found.score:.0%}"
-        draw_labelled_box(
-            canvas, found.box, text, colour=choose_colour(found.label), line=line, font=font
-        )
+        if tracks is not None:
+            text = f"{tracks[index]} {text}"
+        colour = choose_colour(found.label if tracks is None else tracks[index])
+        draw_labelled_box(canvas, found.box, text, colour=colour, line=line, font=font)
     return picture
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ssd34.core.postprocess import POLICIES, ZOO, Picked, Policy, named_policy, 
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import OptionError
+from ssd34.images.draw import draw
 from ssd34.images.read import MAX_PIXELS, Picture, load_picture
 from ssd34.images.reduced import Reduced, read_square, stretch
 from ssd34.machine import overlapped
@@ -47,11 +49,48 @@ class PreparedPicture:
     Attributes:
         tensor: the file's input; None once it was used.
         width, height: of the original picture, pixels.
+        path: its file, where it has one.
     """
 
     tensor: NDArray[Any] | None
     width: int
     height: int
+    path: Path | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PictureDetections(Detections):
+    """What a `Detector` found in one picture.
+
+    Attributes:
+        path: the picture's file; None where it came as bytes, an array or a Pillow image, which
+            are not kept.
+    """
+
+    path: Path | None = None
+
+    def draw(self, image: Picture | None = None) -> Image.Image:
+        """A copy of the picture with boxes, names and scores, of mode RGB.
+
+        Args:
+            image: the picture; None: the file that it was found in.
+
+        Raises:
+            OptionError: there is no file, and no picture was given.
+            ImageError: the picture cannot be read.
+        """
+        picture = image if image is not None else self.path
+        if picture is None:
+            raise OptionError("it came from no file; expected the picture to draw on: draw(image)")
+        return draw(picture, self)
+
+    def _repr_jpeg_(self) -> bytes | None:
+        """The picture with its boxes, which a notebook shows; None where it has no file."""
+        if self.path is None:
+            return None
+        stream = io.BytesIO()
+        self.draw().save(stream, "JPEG")
+        return stream.getvalue()
 
 
 class Detector:
@@ -104,8 +143,8 @@ class Detector:
             threads: None: what this process may use.
             policy: how to pick from a file that ends at raw outputs, or its name, see
                 `ssd34.core.postprocess.POLICIES`; None: zoo.
-            engine: ``"onnxruntime"``; ``"openvino"``, an extra; or ``"auto"``, which measures both
-                and says in ``session.choice`` what it took.
+            engine: ``"onnxruntime"``; ``"openvino"`` or ``"native"``, extras; or ``"auto"``, which
+                measures all and says in ``session.choice`` what it took.
             preprocessing: ``"card"``: bit for bit as on the published model card; ``"fast"``: less
                 work where pictures are much larger than the network's input, see
                 `ssd34.images.reduced`.
@@ -131,7 +170,7 @@ class Detector:
 
     def detect(
         self, image: Picture, *, score: float = DEFAULT_SCORE, max_pixels: int = MAX_PIXELS
-    ) -> Detections:
+    ) -> PictureDetections:
         """Find objects in one picture.
 
         Args:
@@ -148,7 +187,7 @@ class Detector:
 
     def detect_many(
         self, images: Iterable[Picture], *, score: float = DEFAULT_SCORE
-    ) -> Iterator[Detections]:
+    ) -> Iterator[PictureDetections]:
         """`detect` for one picture after the other, lazily: the next is read and made ready while
         the network works on this one.
 
@@ -160,7 +199,7 @@ class Detector:
         _check_several(images)
         return self._each(images, score=score)
 
-    def _each(self, images: Iterable[Picture], *, score: float) -> Iterator[Detections]:
+    def _each(self, images: Iterable[Picture], *, score: float) -> Iterator[PictureDetections]:
         with closing(overlapped(self.prepare, images, ahead=1, threads=1)) as pictures:
             for prepared in pictures:
                 yield self.find(prepared, score=score)
@@ -174,9 +213,10 @@ class Detector:
         else:
             picture = load_picture(image, max_pixels=max_pixels)
             size = picture.size
-        return PreparedPicture(self.session.prepare(picture, out=self._buffer()), *size)
+        path = Path(image) if isinstance(image, str | Path) else None
+        return PreparedPicture(self.session.prepare(picture, out=self._buffer()), *size, path)
 
-    def find(self, prepared: PreparedPicture, *, score: float = DEFAULT_SCORE) -> Detections:
+    def find(self, prepared: PreparedPicture, *, score: float = DEFAULT_SCORE) -> PictureDetections:
         """The second half of `detect`: the network and the policy. Uses the prepared picture up,
         whose memory later ones get; OptionError where it was used already, or the score is not in
         0..1."""
@@ -194,15 +234,18 @@ class Detector:
             self._spare.append(tensor)
         return outputs
 
-    def finish(self, prepared: PreparedPicture, outputs: Outputs, *, score: float) -> Detections:
+    def finish(
+        self, prepared: PreparedPicture, outputs: Outputs, *, score: float
+    ) -> PictureDetections:
         """The second half of `find`: the policy, pixels and names."""
-        return Detections.from_picked(
+        found = PictureDetections.from_picked(
             self._pick(outputs, score=score),
             label_set=self.labels,
             width=prepared.width,
             height=prepared.height,
             score=score,
         )
+        return replace(found, path=prepared.path)
 
     def _square(self, image: Picture, *, max_pixels: int) -> Reduced:
         side = self.spec.image_size
@@ -220,7 +263,7 @@ class Detector:
 
     def detect_batch(
         self, images: Sequence[Picture], *, score: float = DEFAULT_SCORE
-    ) -> list[Detections]:
+    ) -> list[PictureDetections]:
         """`detect` for several pictures in one run of the network.
 
         Raises:

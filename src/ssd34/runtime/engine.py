@@ -1,4 +1,4 @@
-"""What runs an ONNX file: ONNX Runtime, or OpenVINO where it is installed."""
+"""What runs an ONNX file: ONNX Runtime, OpenVINO or our own code, where these are installed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ssd34.core.contract import Port
 
 ONNXRUNTIME = "onnxruntime"
 OPENVINO = "openvino"
+NATIVE = "native"
 DEFAULT_ENGINE = ONNXRUNTIME
 AUTO = "auto"
-"""Measure and take the faster."""
+"""Measure and take the fastest."""
 
-ENGINES = (ONNXRUNTIME, OPENVINO)
+ENGINES = (ONNXRUNTIME, OPENVINO, NATIVE)
 
 
 class Engine(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ssd34.core.contract import METADATA_QUANTIZATION
 from ssd34.errors import MissingExtraError, ModelError, OptionError
-from ssd34.runtime.engine import AUTO, ENGINES, ONNXRUNTIME, OPENVINO, Engine
+from ssd34.runtime.engine import AUTO, ENGINES, NATIVE, ONNXRUNTIME, OPENVINO, Engine
 from ssd34.runtime.timing import interleaved
 
 FAST = "fast"
@@ -37,29 +38,35 @@ class EngineChoice:
 def choose_faster_engine(
     first: Engine, path: Path, tensor: NDArray[Any], *, threads: int, streams: int = 1
 ) -> tuple[Engine, EngineChoice]:
-    """The faster of a loaded engine and OpenVINO for one file, which run the same input in turns.
+    """The fastest for one file, of a loaded engine and the others that can run it.
 
-    The answer is not kept: it depends on the threads, the versions and what else the machine does.
+    They run the same input in turns. The answer is not kept: it depends on the threads, the
+    versions and what else the machine does.
     """
-    try:
-        second = open_engine(path, name=OPENVINO, threads=threads, streams=streams)
-        engines = {engine.name: engine for engine in (first, second)}
-        times = interleaved(
-            {
-                name: lambda engine=engine: engine.run(  # type: ignore[misc]
-                    [port.name for port in engine.outputs], {engine.inputs[0].name: tensor}
-                )
-                for name, engine in engines.items()
-            },
-            rounds=5,
-            warm_up=2,
-        )
-    except (MissingExtraError, ModelError) as error:
-        return first, EngineChoice(first.name, {}, f"engine {first.name}: {error}")
-    medians = {name: float(np.median(values)) for name, values in times.items()}
-    best = min(medians, key=medians.__getitem__)
+    engines, refusals = {first.name: first}, []
+
+    def run(engine: Engine) -> None:
+        engine.run([port.name for port in engine.outputs], {engine.inputs[0].name: tensor})
+
+    for name in ENGINES:
+        if name == first.name:
+            continue
+        try:
+            engine = open_engine(path, name=name, threads=threads, streams=streams)
+            run(engine)
+        except (MissingExtraError, ModelError) as error:
+            refusals.append(str(error))
+        else:
+            engines[name] = engine
+    medians: dict[str, float] = {}
+    if len(engines) > 1:
+        jobs = {name: partial(run, engine) for name, engine in engines.items()}
+        times = interleaved(jobs, rounds=5, warm_up=2)
+        medians = {name: float(np.median(values)) for name, values in times.items()}
+    best = min(medians, key=medians.__getitem__, default=first.name)
     measured = ", ".join(f"{name} {value:.1f} ms" for name, value in medians.items())
-    return engines[best], EngineChoice(best, medians, f"engine {best}: {measured}")
+    reason = "; ".join([measured] * bool(measured) + refusals)
+    return engines[best], EngineChoice(best, medians, f"engine {best}: {reason}")
 
 
 def find_int8_way(path: Path, engine: Engine) -> str | None:
@@ -96,4 +103,8 @@ def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Eng
         from ssd34.runtime.openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine(path, threads=threads, streams=streams)
+    if name == NATIVE:
+        from ssd34.runtime.native.native_engine import NativeEngine
+
+        return NativeEngine(path, threads=threads, streams=streams)
     raise OptionError(f"unknown engine {name!r}; expected {', '.join(ENGINES)} or {AUTO}")

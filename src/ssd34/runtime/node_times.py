@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.runtime.engine import OPENVINO, Engine
+from ssd34.runtime.engine import NATIVE, OPENVINO, Engine
 
 RUNS = 5
 
@@ -39,7 +39,8 @@ def measure_node_times(
 ) -> list[NodeTime]:
     """Each node's median time for a file's input, in order of execution; empty where the engine
     gives no times. The file is loaded once more for it, because profiling costs time itself."""
-    runs = (_openvino_runs if engine == OPENVINO else _onnxruntime_runs)(path, tensor, threads)
+    of_engine = {OPENVINO: _openvino_runs, NATIVE: _native_runs}.get(engine, _onnxruntime_runs)
+    runs = of_engine(path, tensor, threads)
     times = np.median([[node.milliseconds for node in run] for run in runs], axis=0)
     return [
         node._replace(milliseconds=float(time)) for node, time in zip(runs[0], times, strict=True)
@@ -93,6 +94,24 @@ def _openvino_runs(path: Path, tensor: NDArray[Any], threads: int) -> list[list[
         _run(engine, tensor)
         runs.append([NodeTime(*node) for node in engine.profile()])
     return runs
+
+
+def _native_runs(path: Path, tensor: NDArray[Any], threads: int) -> list[list[NodeTime]]:
+    """Its three parts; what comes behind the convolutions counts as the tail."""
+    from ssd34.runtime.native.native_engine import NativeEngine
+
+    engine = NativeEngine(path, threads=threads)
+    names, feed = [port.name for port in engine.outputs], {engine.inputs[0].name: tensor}
+    kinds = {"before": "QuantizeLinear", "convolutions": "QLinearConv", "after": "Tail"}
+    return [
+        [
+            NodeTime(name, kind, 1000 * seconds)
+            for (name, kind), seconds in zip(
+                kinds.items(), engine.run_timed(names, feed)[1], strict=True
+            )
+        ]
+        for _ in range(RUNS)
+    ]
 
 
 def _run(engine: Engine, tensor: NDArray[Any]) -> None:

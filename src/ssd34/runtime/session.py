@@ -56,7 +56,7 @@ class Session:
         Args:
             path: an ONNX file.
             threads: that one run uses; None: what this process may use.
-            engine: ``"onnxruntime"``, ``"openvino"``, or ``"auto"``: both are measured.
+            engine: ``"onnxruntime"``, ``"openvino"``, ``"native"``, or ``"auto"``: the fastest.
             streams: runs that will be under way at once, in threads of the caller.
 
         Raises:

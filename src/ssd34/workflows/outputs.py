@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ssd34.datasets.dataset import Dataset
-from ssd34.datasets.open import is_annotation_name, place_of
+from ssd34.datasets.open import is_annotation, place_of
 from ssd34.datasets.yolo import SUFFIXES as YAML
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.atomic import is_special
@@ -106,4 +106,4 @@ def _is_annotation(output: Path, source: Path) -> bool:
         Path(os.path.realpath(output)),
         Path(os.path.realpath(output.absolute().parent), output.name),
     )
-    return any(place.is_relative_to(below) and is_annotation_name(place) for place in places)
+    return any(place.is_relative_to(below) and is_annotation(place) for place in places)

@@ -106,3 +106,36 @@ def test_outputs_over_inputs_are_refused(tmp_path, form):
         assert isinstance(result.exception, OptionError)
         assert str(output[-1]) in str(result.exception)
     assert kept.read_bytes() == before
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_was_assumed_is_said_and_is_not_wrong(tmp_path, first):
+    text = voc_annotation(voc_object("nut", (first, 5, 20, 30)))
+    folder = voc_folder(tmp_path / "voc", {"1": text})
+    result = run(folder, "--json", tmp_path / "check.json")
+    values = json.loads((tmp_path / "check.json").read_text())
+    assert result.exit_code == 0 and values["clean"]
+    assert [one["kind"] for one in values["findings"]] == ["assumed"] * (1 - first)
+    for arguments in (("info", folder), ("info", folder, "--json")):
+        said = attempt("data", *arguments).stderr
+        assert ("warning: " in said and "corners" in said) == (first == 0)
+
+
+def test_a_set_whose_every_box_is_ignored_is_wrong(tmp_path):
+    text = voc_annotation(voc_object("nut", extra="<difficult>1</difficult>"))
+    folder = voc_folder(tmp_path / "voc", {"1": text})
+    result = run(folder, "--json", tmp_path / "check.json")
+    values = json.loads((tmp_path / "check.json").read_text())
+    assert result.exit_code == 1 and values["counts"] == {"every box ignored": 1}
+    assert "difficult" in attempt("data", "info", folder).stderr
+
+
+def test_an_annotation_file_of_any_name_is_not_replaced(tmp_path):
+    folder = shapes_dataset(tmp_path / "set", pictures=1)
+    file = (folder / "instances.json").rename(folder / "result.json")
+    before = file.read_bytes()
+    assert isinstance(run(folder, "--json", file).exception, OptionError)
+    assert file.read_bytes() == before
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", folder))
+    inside = run(f"{archive}/result.json", "--json", archive)
+    assert isinstance(inside.exception, OptionError) and archive.stat().st_size

@@ -255,16 +255,19 @@ def test_a_checkpoint_and_its_raw_file_make_the_same_file(
 
 
 def test_limit_takes_the_first_pictures_and_settings_come_from_a_file_too(
-    run, tiny_model, tmp_path
+    run, tiny_model, found_shapes, tmp_path
 ):
     config = tmp_path / "settings.yaml"
     config.write_text(
         "criterion: {max_drop: 0.9, min_speedup: 0.001}\nquantization: {ranges: [mse]}\n"
+        f"seen: {found_shapes / 'instances.json'}\n"
     )
-    run(tiny_model, "--limit", 5, "--config", config)
+    result = run(tiny_model, "--limit", 5, "--config", config)
     assert rows(tmp_path / "out")[1]["options"]["ranges"] == "mse"
     subject = json.loads((tmp_path / "out" / "tiny-12-int8.json").read_text())["subject"]
     assert subject["pictures"] + subject["calibration_pictures"] == 5
+    assert subject["seen_in_training"] == subject["pictures"] == 3
+    assert "3 of 3 pictures" in result.output
 
 
 @pytest.mark.parametrize(

@@ -68,20 +68,6 @@ def test_twelve_numbers_as_json_and_detections(tiny_model, found_shapes, tmp_pat
         assert shown in line
 
 
-def test_policy_counts_for_raw_models(tiny_model, tiny_raw_model, found_shapes, tmp_path):
-    """Under the zoo's the numbers are those of the file with its own tail."""
-    tail = report_of(tmp_path, tiny_model, "--data", found_shapes)
-    raw, zoo, mlperf = (
-        report_of(tmp_path, tiny_raw_model, "--data", found_shapes, *policy)
-        for policy in ((), ("--policy", "zoo"), ("--policy", "mlperf"))
-    )
-    assert tail["policy"] == "the file's own tail" and mlperf["policy"] == "mlperf"
-    assert raw["policy"] == zoo["policy"] == "zoo" and raw["summary"] == zoo["summary"]
-    for name in NAMES:
-        assert raw["summary"][name] == pytest.approx(tail["summary"][name], abs=5e-3), name
-    assert mlperf["summary"]["AP50"] > 0.1
-
-
 def test_class_counts_only_that_class(tiny_model, found_shapes, tmp_path):
     everything = report_of(tmp_path, tiny_model, "--data", found_shapes)
     present = [name for name in TINY_LABELS.names if name in everything["class_ap"]]
@@ -229,15 +215,6 @@ def test_a_report_needs_scores_that_it_can_draw(
     assert run_evaluate(*arguments)[0] == 0
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="no such device")
-def test_a_device_as_output_keeps_nothing(run_evaluate, monkeypatch, tiny_model, shapes):
-    assert run_evaluate(tiny_model, "--data", shapes, "--limit", 2, "--json", "/dev/null")[0] == 0
-    assert not os.path.isfile("/dev/null")
-    interrupted_at(monkeypatch, 8)
-    code, _, err = run_evaluate(tiny_model, "--data", shapes, "--json", "/dev/null")
-    assert code == 130 and "not kept" in err and not os.path.exists("/dev/null.partial")
-
-
 # --- limit, interruption, resumption --------------------------------------------------------
 
 
@@ -333,13 +310,20 @@ def test_an_interruption_while_the_outputs_are_written_says_what_is_kept(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.json", "r.json"]
 
 
-def test_without_an_output_nothing_is_kept(run_evaluate, monkeypatch, tiny_model, shapes, tmp_path):
+@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="no such device")
+@pytest.mark.parametrize("output", [(), ("--json", "/dev/null")])
+def test_without_a_file_as_output_nothing_is_kept(
+    run_evaluate, monkeypatch, tiny_model, shapes, tmp_path, output
+):
     monkeypatch.chdir(tmp_path)
+    arguments = (tiny_model, "--data", shapes, *output)
+    assert run_evaluate(*arguments, "--limit", 2)[0] == 0
     interrupted_at(monkeypatch, 8)
-    code, _, err = run_evaluate(tiny_model, "--data", shapes)
+    code, _, err = run_evaluate(*arguments)
     assert code == 130 and "not kept" in err
-    assert list(tmp_path.iterdir()) == []
-    code, _, err = run_evaluate(tiny_model, "--data", shapes, "--resume")
+    assert list(tmp_path.iterdir()) == [] and not os.path.exists("/dev/null.partial")
+    assert not os.path.isfile("/dev/null")
+    code, _, err = run_evaluate(*arguments, "--resume")
     assert code == 2 and "--json" in err
 
 
@@ -509,6 +493,9 @@ def test_all_policies_are_what_each_is_alone(tiny_raw_model, tiny_model, found_s
         together[model] = values["policies"]
         assert values["tail_cut"] == (model == tiny_model)
         assert all(name in result.stdout for name in POLICIES)
+    default = report_of(tmp_path, tiny_raw_model, "--data", found_shapes)
+    assert default["policy"] == "zoo"
+    assert default["summary"] == together[tiny_raw_model]["zoo"]["summary"]
     for name, found in together[tiny_raw_model].items():
         alone = report_of(tmp_path, tiny_raw_model, "--data", found_shapes, "--policy", name)
         assert found == {key: alone[key] for key in found}

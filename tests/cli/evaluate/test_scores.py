@@ -19,15 +19,11 @@ def nothing_found(shapes, monkeypatch):
     return dataset, Results.of([])
 
 
-def test_a_title_is_not_broken_to_the_tables_width(nothing_found, capsys):
-    dataset, results = nothing_found
-    print_score(score(dataset, results, ScoreOptions(resamples=0)), title=TITLE)
-    assert capsys.readouterr().out.splitlines()[0] == TITLE
-
-
-def test_another_metric_is_named_in_the_title(nothing_found, capsys):
+def test_a_title_is_not_broken_to_the_tables_width_and_names_another_metric(nothing_found, capsys):
     dataset, results = nothing_found
     found = score(dataset, results, ScoreOptions(resamples=0))
+    print_score(found, title=TITLE)
+    assert capsys.readouterr().out.splitlines()[0] == TITLE
     object.__setattr__(found, "metric", "zoo-2021")
     print_score(found, title=TITLE)
     title = capsys.readouterr().out.splitlines()[0]

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import click
 import pytest
 import torch
 
@@ -198,6 +199,18 @@ def test_bad_input(shapes, few, tmp_path, more, error, facts):
             *(("--batch", "4") if "--batch" not in more else ()), *(names.get(m, m) for m in more),
         )  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [(("--freeze", "2"), "frozen_stages=VALUE"), (("--no-head-norm",), "head_norm=false"),
+     (("--global-batch=8",), "batch_size=VALUE"), (("--target-map", "0.2"), "target_map=VALUE")],
+)  # fmt: skip
+def test_a_former_option_names_its_setting(former, now):
+    with pytest.raises(OptionError, match=f"--set {now}$"):
+        invoke("train", "--data", "a", *former)
+    with pytest.raises(click.NoSuchOption):
+        invoke("train", "--data", "a", "--speed", "3")
 
 
 def test_without_val_the_way_to_divide_is_named(shapes, tmp_path):

@@ -22,6 +22,9 @@ from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.files.tree import FolderFiles
 from tests.support.pictures import png
 
+DEFAULT = "annotations/instances_default.json"
+"""Of a COCO data set that is not divided."""
+
 TOLERANCE = 1e-8
 """Pixels, beside the last bit of a float32, by which boxes may differ after a round trip."""
 
@@ -195,7 +198,7 @@ def theirs(data):
     ("form", "reader", "places"),
     [("yolo", "from_yolo", ("images/train", "labels/train", "data.yaml")),
      ("voc", "from_pascal_voc", ("JPEGImages", "Annotations")),
-     ("coco", "from_coco", ("images", "instances.json"))],
+     ("coco", "from_coco", ("images/default", DEFAULT))],
 )  # fmt: skip
 def test_another_reader_finds_the_same(supervision, tmp_path, form, reader, places):
     new = fractional(tmp_path / "new", form)
@@ -206,8 +209,20 @@ def test_another_reader_finds_the_same(supervision, tmp_path, form, reader, plac
     np.testing.assert_allclose([box for box, _ in boxes["1.png"]], FRACTIONS, atol=1e-5)
 
 
+def test_files_lie_where_other_tools_look(tmp_path):
+    """As datumaro and CVAT import them."""
+    parts = [(name, dataset(sample("1.png", [[1, 2, 3, 4]]))) for name in ("train", "val")]
+    convert(parts, tmp_path / "coco", Options("coco"))
+    for name in ("train", "val"):
+        assert (tmp_path / "coco" / "images" / name / "1.png").is_file()
+        assert (tmp_path / "coco" / "annotations" / f"instances_{name}.json").is_file()
+    convert(parts, tmp_path / "voc", Options("voc"))
+    rows = (tmp_path / "voc" / "labelmap.txt").read_text().splitlines()
+    assert rows[1:] == ["background:::", "nut:::", "bolt:::"] and rows[0].startswith("#")
+
+
 def test_pycocotools_finds_the_same(tmp_path, capsys):
-    loaded = COCO(str(fractional(tmp_path / "new", "coco") / "instances.json"))
+    loaded = COCO(str(fractional(tmp_path / "new", "coco") / DEFAULT))
     capsys.readouterr()
     assert len(loaded.getAnnIds(imgIds=[1])) == 4 and loaded.getAnnIds(imgIds=[2]) == []
     np.testing.assert_allclose(loaded.anns[2]["bbox"], [1.25, 2.5, 2.5, 17.5])
@@ -217,7 +232,7 @@ def test_pycocotools_finds_the_same(tmp_path, capsys):
 def test_what_another_writer_wrote_reads_the_same(supervision, tmp_path, form):
     source = fractional(tmp_path / "source", "coco")
     data = supervision.DetectionDataset.from_coco(
-        str(source / "images"), str(source / "instances.json")
+        str(source / "images" / "default"), str(source / DEFAULT)
     )
     new = tmp_path / "new"
     if form == "yolo":
@@ -476,7 +491,7 @@ def test_links_that_cannot_be(shapes, tmp_path, monkeypatch):
 
 def test_written_json_is_what_coco_has(tmp_path):
     one(dataset(sample("1.png", [(1, 2, 4, 6)])), tmp_path / "new", "coco")
-    values = json.loads((tmp_path / "new" / "instances.json").read_text())
+    values = json.loads((tmp_path / "new" / DEFAULT).read_text())
     assert values == {
         "images": [{"id": 1, "file_name": "1.png", "width": 40, "height": 50}],
         "annotations": [

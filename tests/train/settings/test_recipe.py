@@ -278,7 +278,7 @@ def test_options_of_older_checkpoints_are_read():
     assert TrainOptions.from_dict(json.loads(json.dumps(old))) == TrainOptions()
     with pytest.raises(OptionError, match="'speed'"):
         TrainOptions.from_dict({**old, "speed": 1})
-    with pytest.raises(OptionError, match="'mosaic'"):
+    with pytest.raises(OptionError, match=r"'augmentation\.mosaic'"):
         TrainOptions.from_dict({**old, "augmentation": {"mosaic": 0.5}})
 
 

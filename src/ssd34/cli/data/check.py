@@ -109,14 +109,21 @@ def _print(result: Check) -> None:
     console.print(_classes(result.statistics))
     if result.clean:
         console.print("nothing wrong found")
+    if not result.findings:
         return
-    table = Table("wrong", "count", "first", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        "assumed" if result.clean else "wrong",
+        "count",
+        "first",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.columns[0].no_wrap = True
     table.columns[1].justify = "right"
     for kind, count in result.counts.items():
         first = next(f for f in result.findings if f.problem.kind == kind)
         where = f"{_short(first.dataset.name)}: {first.problem}"
-        table.add_row(str(kind), str(count), where[:200])
+        table.add_row(str(kind), str(count), where[:300])
     console.print(table)
 
 

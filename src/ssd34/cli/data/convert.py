@@ -88,6 +88,7 @@ def convert(
     click.echo(f"written: {destination} ({done.format})")
     if json_file:
         values = {"destination": str(destination), **done.to_dict()}
+        values["assumed"] = [text for _, dataset in opened for text in dataset.assumed]
         values["left_out"] = [str(problem) for problem in before] + values["left_out"]
         write_text(json_file, json.dumps(values, indent=1) + "\n")
     if before or done.problems:

@@ -13,7 +13,7 @@ from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import PARTLY, download_bar, warn, warn_of_problems
+from ssd34.cli.console import PARTLY, download_bar, warn, warn_of_assumptions, warn_of_problems
 from ssd34.cli.data.check import check_data
 from ssd34.cli.data.convert import convert
 from ssd34.cli.data.label import label
@@ -41,6 +41,8 @@ def info(*, path: str, as_json: bool) -> None:
     datasets = {name: layout.open(name) for name in names}
     counts = {name: _counts(dataset) for name, dataset in datasets.items()}
     if as_json:
+        for dataset in datasets.values():
+            warn_of_assumptions(dataset)
         click.echo(json.dumps({"path": path, "format": layout.format, "splits": counts}, indent=1))
     else:
         for dataset in datasets.values():

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.cli.console import (
+    Renamed,
     coco_names_option,
     duration,
     ends_as_interrupted,
@@ -37,7 +38,29 @@ FORMATS = {
 IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 
 
-@click.command(short_help="Write an int8 file that is proven accurate and faster.")
+FORMER = {
+    "--drop": "criterion.drop",
+    "--pictures": "calibration.pictures",
+    "--ranges": "quantization.ranges",
+    "--reduce-range": "quantization.reduce_range",
+    "--full-range": "quantization.reduce_range",
+    "--float-node": "quantization.float_nodes",
+    "--input": "quantization.image_input",
+    "--rounds": "rounds",
+    "--exit": "search.exit",
+}
+"""Former options, and the settings that took their place."""
+
+
+class _Quantize(Renamed):
+    @staticmethod
+    def now(option: str) -> str | None:
+        """The setting that took the option's place."""
+        setting = FORMER.get(option)
+        return setting and f"write {setting} into a file and give it as --config FILE.yaml"
+
+
+@click.command(cls=_Quantize, short_help="Write an int8 file that is proven accurate and faster.")
 @click.argument("model")
 @click.option("--data", required=True, metavar="PATH", help="Pictures and boxes to measure AP on.")
 @coco_names_option

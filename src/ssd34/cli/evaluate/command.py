@@ -31,6 +31,18 @@ from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.workflows import evaluate as workflow
 
 
+class _Preprocessing(click.Choice[str]):
+    """A choice that knows what stands in for ``both``, which was one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "both":
+            raise OptionError(
+                "--preprocess both: expected card or fast; evaluate with each and --detections "
+                "FILE, then compare the two files with --compare A B"
+            )
+        return super().convert(value, param, ctx)
+
+
 @click.command(short_help="Measure a model, or detections from any source, on annotated pictures.")
 @click.argument("model", required=False)
 @click.option("--data", required=True, metavar="PATH", help="Pictures and boxes, as for train.")
@@ -45,7 +57,7 @@ from ssd34.workflows import evaluate as workflow
 )  # fmt: skip
 @coco_names_option
 @click.option(
-    "--preprocess", "preprocessing", type=click.Choice(PREPROCESSINGS),
+    "--preprocess", "preprocessing", type=_Preprocessing(PREPROCESSINGS),
     help="card: as published, bit for bit. fast: less work on large pictures. [default: card]",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")

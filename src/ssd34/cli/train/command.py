@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ssd34.cli.console import INTERRUPTED
+from ssd34.cli.console import INTERRUPTED, Renamed
 from ssd34.cli.train.preview import show_preview
 from ssd34.cli.train.screen import TrainScreen
 from ssd34.core.spec import SPECS
@@ -19,7 +19,19 @@ from ssd34.workflows import train as workflow
 from ssd34.workflows.training.job import DEVICES, TrainJob
 
 
-@click.command(short_help="Train a detector on your pictures.")
+class _Train(Renamed):
+    @staticmethod
+    def now(option: str) -> str | None:
+        """The setting that took the option's place."""
+        from ssd34.train.settings.settings import FORMER_OPTIONS, SETTINGS
+
+        name = option.removeprefix("--").replace("-", "_")
+        key = FORMER_OPTIONS.get(name, name)
+        value = "false" if name.startswith("no_") else "VALUE"
+        return f"use --set {key}={value}" if key in SETTINGS else None
+
+
+@click.command(cls=_Train, short_help="Train a detector on your pictures.")
 @click.option(
     "--data", "data", multiple=True, required=True, metavar="PATH[=WEIGHT]",
     help="Pictures to learn from; may be repeated. WEIGHT: how often an epoch shows each.",

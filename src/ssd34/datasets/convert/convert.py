@@ -31,8 +31,8 @@ from ssd34.datasets.convert.writers import (
     yolo_folder,
 )
 from ssd34.datasets.dataset import WHOLE, Dataset, Problem, Sample, check_size
-from ssd34.datasets.voc import PICTURES
-from ssd34.datasets.yolo import SPLITS as YOLO_SPLITS
+from ssd34.datasets.voc_places import PICTURES
+from ssd34.datasets.yolo_config import SPLITS as YOLO_SPLITS
 from ssd34.errors import DatasetError, ImageError, OptionError, require
 from ssd34.files.atomic import folder_written_whole
 from ssd34.files.lock import file_locked
@@ -124,7 +124,7 @@ def convert(
     splits: list[WrittenSplit] = []
     done = 0
     with file_locked(destination.absolute()), folder_written_whole(destination) as folder:
-        places = Places(options.format, divided=len(named) > 1)
+        places = Places(options.format)
         for name, dataset in named:
             pictures: list[WrittenPicture] = []
             for sample in dataset.samples:
@@ -245,16 +245,15 @@ class Places:
     """Where every picture goes. In VOC, splits share pictures; the other formats have a folder a
     split."""
 
-    def __init__(self, form: str, *, divided: bool) -> None:
+    def __init__(self, form: str) -> None:
         self.form = form
-        self.divided = divided
         self.names = FileNames(flat=form == "voc", by_stem=form != "coco")
         self._known: dict[tuple[str, str, str], tuple[str, Sample]] = {}
 
     def of(self, dataset: Dataset, split: str, sample: Sample) -> tuple[str, bool]:
         """The path, and whether the picture is not there yet."""
         folder = {
-            "coco": coco_folder(split, divided=self.divided),
+            "coco": coco_folder(split),
             "voc": PICTURES,
             "yolo": yolo_folder(split),
         }[self.form]

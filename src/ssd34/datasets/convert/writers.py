@@ -9,34 +9,34 @@ from typing import Any
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 from ssd34.core.labels import LabelSet
-from ssd34.datasets.coco import ANNOTATIONS, SPLIT_PREFIX
+from ssd34.datasets.coco import SPLIT_PREFIX, UNDIVIDED
 from ssd34.datasets.convert.dropped import WrittenSplit
 from ssd34.datasets.dataset import Sample
-from ssd34.datasets.voc import ANNOTATIONS as VOC_ANNOTATIONS
-from ssd34.datasets.voc import CLASSES, SPLITS
+from ssd34.datasets.voc import BACKGROUND, CLASSES, LABEL_MAP
+from ssd34.datasets.voc_places import ANNOTATIONS as VOC_ANNOTATIONS
+from ssd34.datasets.voc_places import SPLITS
 from ssd34.datasets.yolo import USUAL, label_name
 from ssd34.errors import require
 from ssd34.files.tree import path_of
 from ssd34.text import plain, shortest
 
 
-def coco_folder(split: str, *, divided: bool) -> str:
-    """Where the pictures of a split lie: as in COCO's own files where there are several."""
-    return split if divided else "images"
+def coco_folder(split: str) -> str:
+    """Where the pictures of a split lie."""
+    return f"images/{split or UNDIVIDED}"
 
 
 def write_coco(folder: Path, splits: Sequence[WrittenSplit]) -> None:
-    """Write the annotation files: ``instances.json``, or ``annotations/instances_SPLIT.json``.
+    """Write ``annotations/instances_SPLIT.json``, as other tools look for it.
 
     Boxes are written as decimals that read as the same float32.
     """
-    divided = len(splits) > 1
-    if divided:
-        (folder / "annotations").mkdir(exist_ok=True)
+    (folder / "annotations").mkdir()
     for split in splits:
-        file = f"annotations/{SPLIT_PREFIX}{split.name}.json" if divided else ANNOTATIONS
-        pictures = PurePosixPath(coco_folder(split.name, divided=divided))
-        text = json.dumps(_values(split, pictures), ensure_ascii=False)
+        file = f"annotations/{SPLIT_PREFIX}{split.name or UNDIVIDED}.json"
+        text = json.dumps(
+            _values(split, PurePosixPath(coco_folder(split.name))), ensure_ascii=False
+        )
         (folder / file).write_text(f"{text}\n", encoding="utf-8")
 
 
@@ -83,7 +83,8 @@ def _values(split: WrittenSplit, pictures: PurePosixPath) -> dict[str, Any]:
 
 
 def write_voc(folder: Path, splits: Sequence[WrittenSplit]) -> None:
-    """Write ``Annotations``, ``ImageSets/Main`` and ``classes.txt`` beside the pictures.
+    """Write ``Annotations``, ``ImageSets/Main``, ``classes.txt`` and, for other tools, the same as
+    ``labelmap.txt`` beside the pictures.
 
     Corners count from 1 and belong to the box. Where a box has fractions of pixels, so have they;
     they read as the same float32, but for what is nearer than 1e-8 pixels to the edge.
@@ -99,7 +100,11 @@ def write_voc(folder: Path, splits: Sequence[WrittenSplit]) -> None:
                 tree = _annotation(picture.path, picture.sample, split.labels)
                 tree.write(folder / VOC_ANNOTATIONS / path_of(f"{stem}.xml"), encoding="utf-8")
             written.add(stem)
-    (folder / CLASSES).write_text(_lines(splits[0].labels.names), encoding="utf-8")
+    names = splits[0].labels.names
+    (folder / CLASSES).write_text(_lines(names), encoding="utf-8")
+    background = [] if BACKGROUND in names else [BACKGROUND]
+    rows = ["# label:color_rgb:parts:actions", *(f"{name}:::" for name in (*background, *names))]
+    (folder / LABEL_MAP).write_text(_lines(rows), encoding="utf-8")
 
 
 def _lines(texts: Sequence[str]) -> str:

@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from reprlib import repr as shortened
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -17,10 +16,8 @@ from ssd34.deploy.search.gate import Criterion
 from ssd34.deploy.search.search import Budget
 from ssd34.errors import OptionError, require
 from ssd34.runtime.libraries import int8_saturates
-from ssd34.setting_types import Count, Share, check, check_fields, kinds_of
+from ssd34.setting_types import Count, Share, check_fields, read_fields
 from ssd34.text import parse_yaml
-
-T = TypeVar("T")
 
 MAX_CONFIG_BYTES = 1_000_000
 
@@ -121,7 +118,7 @@ class QuantizeConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> QuantizeConfig:
         """The settings of a mapping; what it leaves out keeps its default. OptionError: one is
         unknown or not allowed."""
-        return _read(cls, values)
+        return read_fields(cls, values)
 
     def changed(self, changes: Mapping[str, Mapping[str, Any] | Any]) -> QuantizeConfig:
         """A copy with some settings changed; None changes nothing."""
@@ -132,26 +129,6 @@ class QuantizeConfig:
             elif value is not None:
                 values[name] = value
         return self.from_dict(values)
-
-
-def _read(owner: type[T], values: object, where: str = "") -> T:
-    """A section, and those in it; a list may be a single name."""
-    if not isinstance(values, Mapping):
-        raise OptionError(
-            f"{where or 'the file'}: expected settings by name, got {shortened(values)}"
-        )
-    kinds = kinds_of(owner)
-    made: dict[str, Any] = {}
-    for name, value in values.items():
-        label = f"{where}.{name}" if where else str(name)
-        if name not in kinds:
-            raise OptionError(f"unknown setting {label!r}; expected one of {', '.join(kinds)}")
-        if dataclasses.is_dataclass(kinds[name]):
-            made[name] = _read(kinds[name], {} if value is None else value, label)
-        else:
-            alone = isinstance(value, str) and name in ("forms", "ranges", "float_nodes", "seen")
-            made[name] = check(label, [value] if alone else value, kinds[name])
-    return owner(**made)
 
 
 def read_config(path: Path) -> QuantizeConfig:

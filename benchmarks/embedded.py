@@ -1,0 +1,175 @@
+"""The embedded model's numbers: measured, kept in a file, and written into README, card and docs.
+
+    python benchmarks/embedded.py --data coco-val.zip
+    python benchmarks/embedded.py
+
+The first command measures and writes docs/measured/embedded.json. Both then write the tables
+between the lines ``<!-- embedded: NAME -->`` and ``<!-- end -->``. A test compares the tables with
+the file, and the file with the models that are shipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ssd34.core.labels import COCO_LABELS
+from ssd34.datasets.voc import COCO_NAMES
+from ssd34.datasets.voc import NAMES as VOC_NAMES
+from ssd34.zoo.names import EMBEDDED, model_path
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "docs" / "measured" / "embedded.json"
+PAGES = ("README.md", "docs/measured.md", "src/ssd34/weights/README.md")
+MARKED = re.compile(r"(<!-- embedded: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    """Measure where pictures are given, then write the tables."""
+    parser = argparse.ArgumentParser(description="The embedded model's numbers and tables.")
+    parser.add_argument("--data", help="the data set to measure AP on; none: only the tables")
+    parser.add_argument("--json", type=Path, default=FILE, help="where the numbers are kept")
+    parser.add_argument("--rounds", default="40", help="of the benchmark")
+    options = parser.parse_args()
+    if options.data:
+        values = measure(options.data, options.rounds)
+        options.json.parent.mkdir(exist_ok=True)
+        options.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    made = tables(json.loads(options.json.read_text(encoding="utf-8")))
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(fill(path.read_text(encoding="utf-8"), made), encoding="utf-8")
+
+
+def measure(data: str, rounds: str) -> dict[str, Any]:
+    """Run the commands and keep what the tables need."""
+    voc = [COCO_NAMES.get(name, name) for name in VOC_NAMES]
+    assert set(voc) <= set(COCO_LABELS.names)
+    only = [word for name in voc for word in ("--class", name)]
+    found: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "data": Path(data).name,
+        "models": {},
+    }
+    for name in EMBEDDED:
+        file = model_path(name)
+        model: dict[str, Any] = {
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "bytes": file.stat().st_size,
+        }
+        for kind, classes in (("all", []), ("voc", only)):
+            given = run("evaluate", name, "--data", data, *classes)
+            kept = ("data_sha256", "pictures", "summary", "precision_at")
+            model[kind] = {key: given[key] for key in kept}
+            model[kind]["interval"] = given["intervals"]["summary"]["AP"]
+        found["models"][name] = model
+    timed = run(
+        "benchmark", "default-float", "default", "--images", str(ROOT / "examples" / "coffee.jpg"),
+        "--threads", "2", "--rounds", rounds,
+    )  # fmt: skip
+    found["cpu"], found["ssd34"] = timed["cpu"], timed["ssd34"]
+    for result in timed["results"]:
+        timings = ("detect_ms", "network_ms", "peak_memory_mb", "speed_up", "engine_version")
+        found["models"][result["model"]]["speed"] = {key: result[key] for key in timings}
+    return found
+
+
+def run(*words: str) -> dict[str, Any]:
+    """What a command writes as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "found.json"
+        command = [sys.executable, "-m", "ssd34", *words, "--json", str(file)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return values
+
+
+def tables(values: dict[str, Any]) -> dict[str, str]:
+    """The text of each table, by its name."""
+    int8, in_float = values["models"]["default"], values["models"]["default-float"]
+    cpu = values["cpu"]
+    has = [name.upper() for name in ("avx2", "vnni", "amx") if (cpu["features"] or {}).get(name)]
+    machine = f"{cpu['thread_budget']} cores of an {cpu['model']} ({', '.join(has)})"
+    screen = [
+        "| the embedded model, int8 | |",
+        "|---|---|",
+        f"| accuracy | AP {100 * int8['all']['summary']['AP']:.1f} on {int8['all']['pictures']} "
+        "COCO pictures: modest, made to try things with and to fine-tune from |",
+        f"| its scores | of what it says at 0.5 or more, "
+        f"{100 * int8['all']['precision_at']['0.5']['precision']:.0f} in 100 are right |",
+        f"| speed | {int8['speed']['detect_ms']['median']:.0f} ms a picture on {machine}, "
+        f"{int8['speed']['speed_up']['network']['value']:.1f} times as fast as its float file |",
+        f"| size | a file of {int8['bytes'] / 1e6:.0f} MB; "
+        f"{int8['speed']['peak_memory_mb']} MB of memory |",
+    ]
+    models = (in_float, int8)
+    accuracy = [
+        _row(
+            f"measured on {int8['all']['pictures']} COCO pictures, longest side 288 pixels",
+            "`default-float`",
+            "`default`",
+        ),
+        "|---|---|---|",
+        *(
+            _row(f"{key}{only}", *(f"{m[classes]['summary'][key]:.4f}" for m in models))
+            for classes, only in (("all", ""), ("voc", ", only the 20 VOC classes"))
+            for key in ("AP", "AP50", "AR100")
+        ),
+        _row("AP, 95 % interval over pictures", *map(_interval, models)),
+        *(
+            _row(f"right of what scores {score} or more", *(_right(m, score) for m in models))
+            for score in ("0.3", "0.5", "0.7")
+        ),
+        "",
+        f"Measured on {values['date']} by `python benchmarks/embedded.py --data {values['data']}`.",
+    ]
+    ratio = int8["speed"]["speed_up"]["network"]
+    speed = [
+        _row(f"one picture, {machine}, two threads", "`default-float`", "`default`"),
+        "|---|---|---|",
+        *(
+            _row(title, *(f"{m['speed'][key]['median']:.1f}" for m in models))
+            for title, key in (
+                ("JPEG to detections, ms", "detect_ms"), ("the bare file, ms", "network_ms")
+            )
+        ),
+        _row("memory, MB", *(str(m["speed"]["peak_memory_mb"]) for m in models)),
+        _row(
+            "times as fast, bare file",
+            "",
+            f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
+        ),
+    ]  # fmt: skip
+    made = {"screen": screen, "accuracy": accuracy, "speed": speed}
+    return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _interval(model: dict[str, Any]) -> str:
+    low, high = model["all"]["interval"]
+    return f"{low:.4f} to {high:.4f}"
+
+
+def _right(model: dict[str, Any], score: str) -> str:
+    found = model["all"]["precision_at"][score]
+    return f"{found['precision']:.3f} of {found['detections']}"
+
+
+def fill(text: str, made: dict[str, str]) -> str:
+    """The page with its tables written anew."""
+    return MARKED.sub(lambda match: f"{match[1]}{made[match[2]]}{match[3]}", text)
+
+
+if __name__ == "__main__":
+    main()

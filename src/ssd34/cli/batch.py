@@ -1,0 +1,142 @@
+"""``ssd34 batch``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.progress import Progress
+
+from ssd34.cli.console import PARTLY, ends_as_interrupted, errors, progress_bar, warn
+from ssd34.cluster.job import BatchOptions
+from ssd34.cluster.part import PartFacts
+from ssd34.cluster.run import LOCAL, RUNNERS, Listener, Runner, run_batch
+from ssd34.core.postprocess import POLICIES
+from ssd34.core.preprocess import CARD, PREPROCESSINGS
+from ssd34.images.read import MAX_PIXELS
+from ssd34.runtime.detector import DEFAULT_SCORE
+from ssd34.runtime.engine import DEFAULT_ENGINE, ENGINES
+from ssd34.text import counted
+
+
+class _Bar(Listener):
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("starting", total=None)
+
+    def started(self, pictures: int, finished: PartFacts) -> None:
+        self._bar.update(self._task, total=pictures, completed=finished.pictures)
+        if finished.pictures:
+            text = f"{counted(finished.pictures, 'picture')} were finished before"
+            errors.print(text, markup=False, soft_wrap=True)
+
+    def moved(self, pictures: int, errors: int) -> None:
+        text = f"detecting, {counted(errors, 'error')}" if errors else "detecting"
+        self._bar.update(self._task, completed=pictures, description=text)
+
+    def noted(self, text: str) -> None:
+        errors.print(text, markup=False, soft_wrap=True)
+
+
+@click.command(short_help="Find objects in very many pictures: Parquet out, resumable, on Ray too.")
+@click.argument("source")
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", required=True,
+    help="Folder for the parts and the manifest: new, empty, or of the same job, which continues.",
+)  # fmt: skip
+@click.option("--model", default="default", help="An ONNX file, or the name of a model.")
+@click.option(
+    "--score", type=click.FloatRange(0, 1), default=DEFAULT_SCORE,
+    help="Leave out detections that score less.",
+)  # fmt: skip
+@click.option(
+    "--policy", "policy_name", type=click.Choice(list(POLICIES)),
+    help="NMS policy, only for files that end at raw outputs. [default: zoo]",
+)  # fmt: skip
+@click.option(
+    "--class", "classes", multiple=True, metavar="NAME", help="Only this class; may be repeated."
+)
+@click.option(
+    "--preprocess", "preprocessing", type=click.Choice(PREPROCESSINGS), default=CARD,
+    help="card: as published, bit for bit. fast: less work on large pictures.",
+)  # fmt: skip
+@click.option("--engine", type=click.Choice(ENGINES), default=DEFAULT_ENGINE, help="What computes.")
+@click.option(
+    "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse larger pictures."
+)
+@click.option(
+    "--column", metavar="NAME", help="Column of Parquet files with pictures or their paths."
+)
+@click.option(
+    "--part-size", type=click.IntRange(1), metavar="N",
+    help="Pictures of a part. [default: 32 to 1000, by the number of pictures]",
+)  # fmt: skip
+@click.option(
+    "--runner", type=click.Choice(RUNNERS), default=LOCAL,
+    help="local: processes on this machine. ray: actors on a Ray cluster.",
+)  # fmt: skip
+@click.option("--address", help="Ray cluster, such as auto or HOST:6379. [default: one of its own]")
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N",
+    help="Detectors at work. [default: as many as there are processors for]",
+)  # fmt: skip
+@click.option(
+    "--threads", type=click.IntRange(1), metavar="N",
+    help="Threads of each. [default: 1; with --workers the share of each, on this machine]",
+)  # fmt: skip
+def batch(
+    *,
+    source: str,
+    output: Path,
+    model: str,
+    score: float,
+    policy_name: str | None,
+    classes: tuple[str, ...],
+    preprocessing: str,
+    engine: str,
+    max_pixels: int,
+    column: str | None,
+    part_size: int | None,
+    runner: str,
+    address: str | None,
+    workers: int | None,
+    threads: int | None,
+) -> None:
+    """Find objects in very many pictures.
+
+    SOURCE is a folder, a quoted pattern, a COCO .json, a .zip or .tar of pictures, Parquet with
+    pictures or paths, or a URL. DIR gets Parquet parts and a manifest, the same for any number of
+    workers. Interrupted or killed, the same command continues. An unreadable picture becomes a row
+    with its error, and the exit code is 1.
+
+    Example: ssd34 batch photos --output found
+    """
+    options = BatchOptions(
+        model=model,
+        score=score,
+        policy=policy_name,
+        classes=classes,
+        preprocessing=preprocessing,
+        engine=engine,
+        max_pixels=max_pixels,
+        part_size=part_size,
+    )
+    where = Runner(runner, workers=workers, threads=threads, address=address)
+    with ends_as_interrupted():
+        try:
+            with progress_bar() as bar:
+                found = run_batch(
+                    source, output, options, column=column, runner=where, listener=_Bar(bar)
+                )
+        except KeyboardInterrupt:
+            warn("the parts that are finished stay; the same command continues behind them")
+            raise
+    rate = f", {found.done / found.seconds:.1f} pictures/s" if found.done else ""
+    errors.print(f"{counted(found.done, 'picture')} in {found.seconds:.1f} s{rate}", markup=False)
+    click.echo(
+        f"{counted(found.pictures, 'picture')}, {counted(found.detections, 'detection')}, "
+        f"{counted(found.errors, 'error')} in {counted(found.parts, 'part')}: {output}"
+    )
+    if found.errors:
+        sys.exit(PARTLY)

@@ -1,0 +1,203 @@
+"""The parts of a job on a Ray cluster: one actor with a detector for every few processors."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssd34.cluster.job import Job, Task
+from ssd34.cluster.local import Events, Finished
+from ssd34.cluster.part import PartWorker
+from ssd34.cluster.pictures import Picture
+from ssd34.errors import ModelError, OptionError, Ssd34Error, require
+from ssd34.machine import thread_budget
+from ssd34.text import counted
+
+_TRIES = 5
+"""A part whose actor has died so often is given up, and with it the job; and so is loading, which
+fails so often for each worker without a part being finished."""
+
+_LOOK = 1.0
+"""Seconds in which an interruption is noticed at the latest."""
+
+_REACHED = 10.0
+"""Seconds in which the cluster's address has to answer."""
+
+
+class _Actor:
+    """A detector on a node."""
+
+    def __init__(self, task: Task, threads: int) -> None:
+        self._given = task, threads
+
+    def ready(self) -> None:
+        """Load the detector. Not in the constructor, of whose errors Ray tells the text only."""
+        task, threads = self._given
+        self._worker = PartWorker(task, threads=threads)
+
+    def detect(self, part: int, pictures: Sequence[Picture]) -> bytes:
+        """See `PartWorker.detect`."""
+        return self._worker.detect(part, pictures)
+
+
+@dataclass
+class _Call:
+    """What an actor was asked; no part: whether it is ready."""
+
+    actor: Any
+    part: int | None
+
+
+def run_on_ray(
+    job: Job,
+    parts: Sequence[int],
+    *,
+    address: str | None,
+    workers: int | None,
+    threads: int,
+    note: Callable[[str], None] = lambda _: None,
+) -> Events:
+    """Do some parts, each in one of so many actors, in any order.
+
+    Actors only get parts once they have loaded the detector. A part whose actor or node dies is
+    given to another actor, and a new one is asked for, which waits where the cluster has no room.
+
+    Args:
+        job: the job.
+        parts: their numbers.
+        address: of the cluster, as `ray.init` takes it; None: one on this machine.
+        workers: actors; None: as many as there are processors for.
+        threads: processors of each.
+        note: told what goes on in the cluster.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        OptionError: there is no cluster at the address, or it has too few processors.
+        Ssd34Error: whatever a worker raises; ModelError: the actor of a part died several times.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    ray = require("ray", extra="ray", why="--runner ray")
+    with _connected(ray, address, workers=workers, threads=threads):
+        sizes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        room = sum(int(size) // threads for size in sizes)
+        if room == 0:
+            raise OptionError(f"the cluster has no node with {threads} processors for an actor")
+        note(f"{counted(len(sizes), 'node')} in the cluster, with room for {room} workers")
+        yield from _run(ray, job, parts, workers=workers or room, threads=threads, note=note)
+
+
+@contextmanager
+def _connected(
+    ray: Any, address: str | None, *, workers: int | None, threads: int
+) -> Iterator[None]:
+    here = (
+        {"num_cpus": workers * threads if workers else thread_budget(), "include_dashboard": False}
+        if address is None
+        else {}
+    )
+    try:
+        if address and (found := re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)):
+            # Ray itself tries for minutes.
+            socket.create_connection((found[1], int(found[2])), timeout=_REACHED).close()
+        with _own_signals():
+            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **here)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise OptionError(
+            f"--address {address}: no Ray cluster there ({' '.join(str(error).split())[:200]}); "
+            "start one with: ray start --head"
+        ) from None
+    # On standard output Ray prints pages about nodes that are lost, at the end at the latest.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """What SIGTERM does stays as it is: Ray has a way of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(
+    ray: Any,
+    job: Job,
+    parts: Sequence[int],
+    *,
+    workers: int,
+    threads: int,
+    note: Callable[[str], None],
+) -> Events:
+    kind = ray.remote(_Actor).options(num_cpus=threads, scheduling_strategy="SPREAD")
+    task = ray.put(job.task)
+    waiting, tries = deque(parts), Counter[int | None]()
+    calls: dict[Any, _Call] = {}
+    idle: list[Any] = []
+
+    def start() -> None:
+        actor = kind.remote(task, threads)
+        calls[actor.ready.remote()] = _Call(actor, None)
+
+    for _ in range(min(workers, len(parts))):
+        start()
+    left = len(parts)
+    while left:
+        while idle and waiting:
+            actor, part = idle.pop(), waiting.popleft()
+            begin = job.starts[part]
+            pictures = job.pictures.some(begin, begin + job.size(part))
+            calls[actor.detect.remote(part, pictures)] = _Call(actor, part)
+        done, _ = ray.wait(list(calls), num_returns=1, timeout=_LOOK)
+        for reference in done:
+            call = calls.pop(reference)
+            try:
+                data = ray.get(reference)
+            except Exception as error:
+                if not isinstance(error, ray.exceptions.RayError):
+                    raise
+                _raise_own(ray, error)
+                kind_of_error = type(error).__name__
+                tries[call.part] += 1
+                if tries[call.part] == (_TRIES if call.part is not None else _TRIES * workers):
+                    what = "loading" if call.part is None else f"part {call.part}"
+                    raise ModelError(
+                        f"{what}: actors died {tries[call.part]} times ({kind_of_error}); do the "
+                        "nodes have enough memory?"
+                    ) from None
+                if call.part is not None:
+                    note(f"an actor died ({kind_of_error}); another one takes its part")
+                    waiting.appendleft(call.part)
+                with suppress(Exception):
+                    ray.kill(call.actor)
+                start()
+                continue
+            idle.append(call.actor)
+            if call.part is not None:
+                left -= 1
+                tries[None] = 0
+                yield Finished(call.part, data)
+
+
+def _raise_own(ray: Any, error: Exception) -> None:
+    """What our code raised on the other side, as it was raised; nothing where a node or a process
+    is to blame."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        cause = getattr(error, "cause", None)
+        raise cause if isinstance(cause, Ssd34Error) else error

@@ -1,0 +1,211 @@
+"""What a job looks at: anything that holds pictures, as a list.
+
+The list is in the same order wherever and whenever it is made. Names in files that somebody else
+wrote (COCO, Parquet, archives) never lead out of the folder or archive.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import os
+import re
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssd34.cluster.parquet import list_in_parquet
+from ssd34.cluster.pictures import (
+    NamedStore,
+    Picture,
+    Pictures,
+    Store,
+    check_bytes,
+    is_picture_name,
+    list_in_folder,
+    list_pictures,
+    stamp_of,
+)
+from ssd34.cluster.urls import list_behind_url
+from ssd34.datasets.builder import whole_of
+from ssd34.datasets.coco import MAX_JSON_BYTES, find_images
+from ssd34.errors import DatasetError, ImageError
+from ssd34.files.tree import (
+    BROKEN_ZIP,
+    FolderFiles,
+    ZipFiles,
+    normalise_name,
+    path_of,
+    read_annotations,
+    text_of,
+)
+
+FORMS = (
+    "a folder or a quoted pattern of pictures, a COCO .json or FILE.json@FOLDER, a .zip or .tar of "
+    "pictures, .parquet files with pictures or their paths, or a URL"
+)
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
+_PARQUET = ".parquet"
+_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_HEADER_BYTES = 1 << 20
+
+
+def open_source(source: str, *, column: str | None = None) -> Pictures:
+    """List the pictures of a source; none of them is read.
+
+    Args:
+        source: one of `FORMS`.
+        column: the column of Parquet files that holds pictures or paths; None: the only one.
+
+    Raises:
+        ImageError: it does not exist, or holds no pictures.
+        DatasetError: a COCO file, an archive or a Parquet file that cannot be read.
+        OptionError: a column that is not there, or one of several has to be named.
+        MissingExtraError: the source needs a package that is not installed.
+    """
+    if _URL.match(source):
+        return list_behind_url(source)
+    before, separator, folder = source.partition(".json@")
+    if separator and not os.path.exists(source):
+        return _in_coco(Path(f"{before}.json").absolute(), Path(folder).absolute())
+    path = Path(source).absolute()  # workers on other machines have another current folder
+    if os.path.isdir(path):
+        return _in_folder(path, column=column)
+    if os.path.isfile(path):
+        return _in_file(path, column=column)
+    if glob.has_magic(source):
+        return _of_pattern(str(path), column=column)
+    raise ImageError(f"{source}: no such file or folder; expected {FORMS}")
+
+
+def _in_folder(folder: Path, *, column: str | None) -> Pictures:
+    files = FolderFiles(folder)
+    found = files.names(deep=True)
+    names = [name for name in found if is_picture_name(name)]
+    tables = [name for name in found if name.lower().endswith(_PARQUET)]
+    if tables and not names:
+        return list_in_parquet([folder / path_of(name) for name in tables], column=column)
+    return list_in_folder(files, names, str(folder))
+
+
+def _of_pattern(pattern: str, *, column: str | None) -> Pictures:
+    matches = filter(os.path.isfile, sorted(glob.glob(pattern, recursive=True)))
+    paths = [Path(match) for match in matches]
+    if paths and all(path.suffix.lower() == _PARQUET for path in paths):
+        return list_in_parquet(paths, column=column)
+    parts = Path(pattern).parts
+    root = Path(*parts[: [glob.has_magic(part) for part in parts].index(True)])
+    names = [text_of(path.relative_to(root)).replace(os.sep, "/") for path in paths]
+    return list_in_folder(FolderFiles(root), [n for n in names if is_picture_name(n)], pattern)
+
+
+def _in_file(path: Path, *, column: str | None) -> Pictures:
+    name = path.name.lower()
+    if name.endswith(_PACKED):
+        raise ImageError(
+            f"{path}: a packed tar, in which no picture can be found without unpacking all before "
+            "it; expected a plain .tar, so unpack it once"
+        )
+    if name.endswith(".json"):
+        return _in_coco(path, None)
+    if name.endswith(".tar"):
+        return _in_tar(path)
+    if name.endswith(_PARQUET):
+        return list_in_parquet([path], column=column)
+    if zipfile.is_zipfile(path):
+        return _in_zip(path)
+    return list_in_folder(FolderFiles(path.parent), [text_of(path.name)], str(path))
+
+
+def _in_zip(path: Path) -> Pictures:
+    files = ZipFiles(path)
+    try:
+        names = [name for name in files.names(deep=True) if is_picture_name(name)]
+        with zipfile.ZipFile(path) as archive:
+            members = (archive.getinfo(name) for name in names)
+            stamps = [[member.file_size, member.CRC] for member in members]
+    except BROKEN_ZIP as error:
+        raise DatasetError(f"{path}: broken archive ({error}); fetch it again") from None
+    return list_pictures(NamedStore(files), str(path), names, stamps)
+
+
+def _in_coco(file: Path, folder: Path | None) -> Pictures:
+    """The pictures that a COCO file lists; it need not have annotations."""
+    if not os.path.isfile(file):
+        raise ImageError(f"{file}: no such file; expected {FORMS}")
+    if folder is not None and not os.path.isdir(folder):
+        raise DatasetError(f"{folder}: no such folder of pictures for {file}")
+    data = read_annotations(FolderFiles(file.parent), file.name, limit=MAX_JSON_BYTES)
+    try:
+        values = json.loads(data)
+        ids = [whole_of(entry["id"]) for entry in values["images"]]
+        names = [str(entry["file_name"]) for entry in values["images"]]
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise DatasetError(
+            f"{file}: not a COCO file ({error!r:.100}); expected an object with the list 'images', "
+            "each with id and file_name"
+        ) from None
+    if len(set(ids)) < len(ids) or not all(0 <= number < 1 << 63 for number in ids):
+        raise DatasetError(
+            f"{file}: expected image ids from 0 that are there once; see: ssd34 data check"
+        )
+    place = FolderFiles(folder or find_images(file, values))
+    return list_in_folder(place, names, str(file), ids=ids)
+
+
+class _SmallReads(io.FileIO):
+    """A file that hands out no giant header, which tarfile would read whole."""
+
+    def read(self, size: int | None = -1, /) -> Any:
+        if size is None or not 0 <= size <= _HEADER_BYTES:
+            raise tarfile.ReadError(f"it has a header of {size} bytes")
+        return super().read(size)
+
+
+@dataclass(frozen=True)
+class _TarStore(Store):
+    """Pictures in a plain tar, by offset and size."""
+
+    path: Path
+
+    def read(self, picture: Picture) -> bytes:
+        """The bytes at its place."""
+        offset, size = picture.place
+        check_bytes(picture.name, size)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+        except OSError as error:
+            raise ImageError(f"{picture.name}: {error.strerror} in {self.path}") from None
+        if len(data) < size:
+            raise ImageError(f"{picture.name}: cut off in {self.path}; fetch it again")
+        return data
+
+
+def _in_tar(path: Path) -> Pictures:
+    names: list[str] = []
+    places: list[tuple[int, int]] = []
+    try:
+        with _SmallReads(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            for member in tar:
+                name = normalise_name(member.name)
+                if name is None:
+                    raise DatasetError(
+                        f"{path}: holds {member.name!r:.80}, a name that leads out of it"
+                    )
+                hidden = any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+                whole = member.isreg() and not member.issparse()
+                if whole and not hidden and is_picture_name(name):
+                    names.append(name)
+                    places.append((member.offset_data, member.size))
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DatasetError(f"{path}: not a whole tar archive ({reason}); fetch it again") from None
+    stamp = stamp_of(path)
+    stamps = ([*place, stamp] for place in places)
+    return list_pictures(_TarStore(path), str(path), names, stamps, places=places)

@@ -1,0 +1,337 @@
+"""Where the files of a Pascal VOC data set are: its XML files, their pictures, and its lists.
+
+Tools lay them out in many ways. XML and picture belong together that have the same path below their
+folders; else the picture counts that the XML names, else the only one called as the XML is.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+from ssd34.datasets.contents import (
+    Contents,
+    best_fitting,
+    group_by,
+    is_below,
+    is_picture,
+    name_below,
+    parts_of,
+    split_of,
+    without_ending,
+)
+from ssd34.datasets.dataset import WHOLE
+from ssd34.errors import DatasetError
+from ssd34.files.tree import Files, read_annotations, read_lines
+
+ANNOTATIONS, PICTURES, SPLITS = "Annotations", "JPEGImages", "ImageSets/Main"
+
+MAX_XML_BYTES = 8 << 20
+MAX_LIST_BYTES = 64 << 20
+
+_PICTURES = (PICTURES, "images", "image", "imgs", "img", "pictures", "data")
+_LABEL_ME = ("object/polygon/pt", "source/sourceImage", "imagesize")
+_FEW = 5
+
+
+def find_usual_voc(contents: Contents, name: str) -> VocFound | None:
+    """A VOC data set laid out as usual, in a folder or zip, if that is what it is.
+
+    Raises:
+        DatasetError: several are there.
+    """
+    files = contents.files
+    if (folder := _annotations_in(contents)) is not None:
+        return _devkit(contents, folder)
+    for around in ("", "VOCdevkit"):
+        below = [(f, Contents(files.below(f))) for f in files.folders(around)]
+        sets = [(f, one, a) for f, one in below if (a := _annotations_in(one)) is not None]
+        if len(sets) > 1 and all(split_of(folder) for folder, _, _ in sets):
+            return VocFound(contents, {f: VocSplit(VocPlace(one, a)) for f, one, a in sets})
+        if len(sets) > 1:
+            known = [folder for folder, _, _ in sets]
+            raise DatasetError(
+                f"{name}: holds several VOC sets ({', '.join(known)}); name one: {name}/{known[0]}"
+            )
+        if sets:
+            return _devkit(sets[0][1], sets[0][2])
+    if _holds_voc(files, ""):
+        return VocFound(contents, {WHOLE: VocSplit(VocPlace(contents, ""))})
+    flat = [folder for folder in files.folders() if _holds_voc(files, folder)]
+    if len(flat) == 1 and not any(is_below(name, flat[0]) for name in contents.pictures):
+        return VocFound(contents, {WHOLE: VocSplit(VocPlace(contents, flat[0]))})
+    splits = {folder: VocSplit(VocPlace(Contents(files.below(folder)), "")) for folder in flat}
+    return VocFound(contents, splits) if splits else None
+
+
+def find_xml_below(contents: Contents) -> VocFound | None:
+    """A VOC data set by XML files anywhere below."""
+    if not _holds_voc(contents.files, "", deep=True):
+        return None
+    return VocFound(contents, {WHOLE: VocSplit(VocPlace(contents, ""))})
+
+
+def _annotations_in(contents: Contents) -> str | None:
+    """The folder of the XML files as a devkit has it; of that very name it may hold none."""
+    folder = contents.folder(ANNOTATIONS)
+    if folder is None:
+        return None
+    some = _xml_files(contents.files, folder, deep=True)[:_FEW]
+    voc = any(_is_voc(contents.files, file) for file in some)
+    other = any(_is_xml(contents.files, file) for file in some)
+    return folder if voc or (folder == ANNOTATIONS and not other) else None
+
+
+def _devkit(contents: Contents, annotations: str) -> VocFound:
+    files = contents.files
+    lists: dict[str, str] = {}
+    if sets := contents.folder("ImageSets"):
+        main = Contents(files.below(sets)).folder("Main")
+        folder = posixpath.join(sets, main) if main else sets
+        listing = [file for file in files.names(folder) if file.lower().endswith(".txt")]
+        lists = {posixpath.basename(without_ending(file)): file for file in listing}
+    lines = {stem: read_list(files, file) for stem, file in lists.items()}
+    # Beside train.txt the devkit has cat_train.txt, which says what pictures show a cat.
+    of_class = {
+        stem: split
+        for stem in lists
+        for split in lists
+        if stem.endswith(f"_{split}") and _says_whether(lines[stem], lines[split])
+    }
+    named = sorted({stem.removesuffix(f"_{split}") for stem, split in of_class.items()})
+    place = VocPlace(contents, annotations)
+    splits = {s: VocSplit(place, file) for s, file in lists.items() if s not in of_class}
+    splits = {s: split for s, split in splits.items() if lines[s]} or splits
+    return VocFound(contents, splits or {WHOLE: VocSplit(place)}, named)
+
+
+def _says_whether(lines: Sequence[str], of: Sequence[str]) -> bool:
+    """Whether a list has, of pictures of another, a second column: 1, -1, or 0 for difficult."""
+    known = set(of)
+    pictures = [_without_flag(line) for line in lines]
+    return all(pictures) and not known.isdisjoint(pictures) and known.isdisjoint(lines)
+
+
+def read_list(files: Files, file: str) -> list[str]:
+    """The lines of a text file that are not blank, without blanks at the ends.
+
+    Raises:
+        DatasetError: missing, too large or not UTF-8.
+    """
+    lines = read_lines(files, file, limit=MAX_LIST_BYTES)
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _without_flag(line: str) -> str:
+    """A line without its second column; "" if it has none."""
+    name, _, flag = line.replace("\t", " ").rpartition(" ")
+    return name.strip() if flag in ("-1", "0", "1") else ""
+
+
+def _xml_files(files: Files, folder: str, *, deep: bool) -> list[str]:
+    return [n for n in files.names(folder, deep=deep) if n.lower().endswith(".xml")]
+
+
+def _holds_voc(files: Files, folder: str, *, deep: bool = False) -> bool:
+    some = _xml_files(files, folder, deep=deep)[:_FEW]
+    return any(_is_voc(files, file) for file in some)
+
+
+def _is_voc(files: Files, file: str) -> bool:
+    """Whether a file has VOC's form; LabelMe's XML has the same root."""
+    try:
+        root = parse_annotation(files, file)
+    except DatasetError:
+        return False
+    return root.tag == "annotation" and not any(map(root.findall, _LABEL_ME))
+
+
+def _is_xml(files: Files, file: str) -> bool:
+    try:
+        return bool(parse_annotation(files, file).tag)
+    except DatasetError:
+        return False
+
+
+def parse_annotation(files: Files, name: str) -> Element:
+    """The root element of an XML file.
+
+    Raises:
+        DatasetError: missing, too large, not well-formed, or with a document type.
+    """
+    return parse_xml(read_annotations(files, name, limit=MAX_XML_BYTES), name)
+
+
+@dataclass(frozen=True)
+class VocSplit:
+    """Where the pictures of a split are, and the file that lists them; "": all that are there."""
+
+    place: VocPlace
+    listed: str = ""
+
+
+class VocPlace:
+    """XML files below a folder, and the pictures that they are about.
+
+    Attributes:
+        files: the whole data set, or a split that has a folder of its own.
+        annotations: the folder of the XML files.
+    """
+
+    def __init__(self, contents: Contents, annotations: str) -> None:
+        self.contents = contents
+        self.files = contents.files
+        self.annotations = annotations
+
+    @cached_property
+    def xml(self) -> list[str]:
+        """The XML files."""
+        return _xml_files(self.files, self.annotations, deep=True)
+
+    def stem(self, file: str) -> str:
+        """Of an XML file the path below `annotations` without ending."""
+        return without_ending(name_below(file, self.annotations))
+
+    @cached_property
+    def xml_of(self) -> Mapping[str, list[str]]:
+        """By `stem`."""
+        return group_by(self.xml, self.stem)
+
+    @cached_property
+    def _by_base(self) -> Mapping[str, list[str]]:
+        return group_by(self.xml_of, posixpath.basename)
+
+    @cached_property
+    def _stems(self) -> Mapping[str, list[str]]:
+        return group_by(self.contents.pictures, without_ending)
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, list[str]]:
+        return group_by(
+            self.contents.pictures, lambda name: without_ending(posixpath.basename(name))
+        )
+
+    @cached_property
+    def _folders(self) -> list[str]:
+        """Where pictures may be that have the same path as their XML."""
+        there = [self.contents.folder(name) for name in _PICTURES]
+        folders = [folder for folder in there if folder is not None]
+        return list(dict.fromkeys([*folders, self.annotations, ""]))
+
+    @cached_property
+    def pictures(self) -> dict[str, str]:
+        """The picture of each XML file, where there is one."""
+        found = {}
+        for stem, files in self.xml_of.items():
+            for file in files:
+                picture = self.picture_of(stem) or self._named_in(stem, file)
+                if picture:
+                    found[file] = picture
+        return found
+
+    @cached_property
+    def _stem_about(self) -> dict[str, str]:
+        """The stem of the XML file about each picture."""
+        return {
+            p: without_ending(name_below(file, self.annotations))
+            for file, p in self.pictures.items()
+        }
+
+    @cached_property
+    def folder(self) -> str:
+        """The folder to which the names of pictures are relative."""
+        names = list(self.pictures.values()) or self.contents.pictures
+        if not names:
+            return self._folders[0]
+        return next(f for f in self._folders if all(is_below(name, f) for name in names))
+
+    def picture_of(self, stem: str, *, suffix: str = ".jpg") -> str:
+        """The picture that has the same path as an XML file, but for the ending; or ""."""
+        for folder in self._folders:
+            path = posixpath.join(folder, stem)
+            if found := self._stems.get(path):
+                return min(found, key=lambda name: (not name.endswith(suffix), name))
+            if is_picture(stem) and self.files.exists(path):  # 1.jpg.xml
+                return path
+        return ""
+
+    def _named_in(self, stem: str, file: str) -> str:
+        """The picture that an XML file names, else the only one called as itself; or ""."""
+        try:
+            named = text_in(parse_annotation(self.files, file), "filename")
+        except DatasetError:
+            return ""
+        same = self.contents.find(named) or self._by_name.get(posixpath.basename(stem), [])
+        found = best_fitting(parts_of(stem), same, without_ending)
+        return found[0] if len(found) == 1 else ""
+
+    def stem_of(self, line: str) -> str:
+        """A line of a list as a stem: a name, which may hold blanks and an ending, or one with a
+        second column; of a picture in a folder below, the name alone is enough."""
+        texts = [text for text in (line, line.strip('"'), _without_flag(line)) if text]
+        for text in texts:
+            stem = without_ending(text) if is_picture(text) else text
+            for known in (stem, text):
+                if known in self.xml_of:
+                    return known
+            if picture := self.picture_of(stem):
+                return self._stem_about.get(picture) or name_below(
+                    without_ending(picture), self.folder
+                )
+        for text in texts:
+            found = self._by_base.get(posixpath.basename(text), [])
+            if len(found) == 1:
+                return found[0]
+        return _without_flag(line) or line
+
+
+@dataclass(frozen=True)
+class VocFound:
+    """What was found.
+
+    Attributes:
+        contents: where lists of classes lie.
+        splits: by name.
+        named: classes for which there are lists of pictures.
+    """
+
+    contents: Contents
+    splits: Mapping[str, VocSplit]
+    named: Sequence[str] = ()
+
+
+def text_in(element: Element, path: str) -> str:
+    """The text of an element below another, "" where there is none."""
+    return (element.findtext(path) or "").strip()
+
+
+def parse_xml(data: bytes, where: str) -> Element:
+    """The root element of an XML document.
+
+    Args:
+        data: the file.
+        where: its name, for messages.
+
+    Raises:
+        DatasetError: not well-formed, or it declares a document type.
+    """
+    builder = TreeBuilder()
+
+    def refuse(*_: object) -> None:
+        raise DatasetError(f"{where}: declares a document type (DOCTYPE); take that line out")
+
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(data, True)
+        return builder.close()
+    except (expat.ExpatError, ValueError, LookupError) as error:
+        raise DatasetError(f"{where}: not XML ({error})") from None

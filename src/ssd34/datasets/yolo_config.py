@@ -1,0 +1,197 @@
+"""What a YOLO data set says about itself: a data.yaml, Darknet's obj.data, or a list of classes."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ssd34.core.labels import LabelSet, number_classes
+from ssd34.datasets.contents import Contents, split_of
+from ssd34.datasets.dataset import WHOLE
+from ssd34.errors import DatasetError, ImageError, OptionError, require
+from ssd34.files.tree import Files, read_annotations, read_lines
+from ssd34.text import parse_yaml
+
+SPLITS = ("train", "val", "test")
+KEYS = ("train", "val", "valid", "validation", "test")
+"""What splits are called in a file; more than `SPLITS`, which is what we write."""
+
+MAX_YAML_BYTES = 1 << 20
+
+CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "names.txt", "labels.txt")
+"""Files with a class name a line, where nothing else says the classes."""
+
+
+@dataclass(frozen=True)
+class YoloConfig:
+    """What a data set says about itself.
+
+    Attributes:
+        name: of the file.
+        folder: that of the file, "" the data set's own.
+        labels: the classes in the order of their numbers.
+        label_of: class number in label files to label.
+        entries: split to the paths that it names.
+        root: its `path`, "" where it has none.
+        keypoints: whether rows carry key points after the box.
+    """
+
+    name: str
+    folder: str
+    labels: LabelSet
+    label_of: Mapping[int, int]
+    entries: Mapping[str, tuple[str, ...]]
+    root: str = ""
+    keypoints: bool = False
+
+
+def names_classes(files: Files, file: str) -> bool:
+    """Whether a .yaml or .data has names, without reading it as YAML."""
+    try:
+        with files.opened(file) as stream:
+            text = stream.read(MAX_YAML_BYTES)
+    except ImageError:
+        return False
+    return re.search(rb"^\W*names\W*[:=]", text, re.MULTILINE) is not None
+
+
+def read_config(contents: Contents, file: str) -> YoloConfig:
+    """A .yaml.
+
+    Raises:
+        DatasetError: no YAML, a key stands twice, or without classes or splits.
+        MissingExtraError: PyYAML is not installed.
+    """
+    require("yaml", extra="data", why="reading a YOLO data set")
+    data = read_annotations(contents.files, file, limit=MAX_YAML_BYTES)
+    try:
+        # A class may be called "no" or "1".
+        values = parse_yaml(data, scalars_as_text=True)
+    except ValueError as error:
+        raise DatasetError(f"{file}: not YAML ({error!s:.200})") from None
+    if not isinstance(values, dict) or "names" not in values:
+        raise DatasetError(
+            f"{file}: not a YOLO data set; expected names and at least one of {', '.join(SPLITS)}"
+        )
+    entries = {s: paths for s in KEYS if (paths := _paths(values.get(s), f"{file}: {s}"))}
+    folder = posixpath.dirname(file)
+    root = values.get("path", "")
+    if not entries:
+        entries = _find_entries(contents, folder)
+        root = ""
+    if not entries:
+        raise DatasetError(
+            f"{file}: names no pictures; expected one of {', '.join(SPLITS)}, or images/ beside it"
+        )
+    labels, label_of = _numbered(_names(values["names"], file), file)
+    return YoloConfig(
+        name=file,
+        folder=folder,
+        labels=labels,
+        label_of=label_of,
+        entries=entries,
+        root=root if isinstance(root, str) else "",
+        keypoints="kpt_shape" in values,
+    )
+
+
+def read_darknet(contents: Contents, file: str) -> YoloConfig:
+    """Darknet's file of that kind: ``train = data/train.txt``, ``names = data/obj.names``.
+
+    Raises:
+        DatasetError: without classes or splits.
+    """
+    pairs = (line.partition("=") for line in _lines(contents.files, file))
+    values = {key.strip().lower(): value.strip() for key, _, value in pairs}
+    names = contents.find(values.get("names", ""), wanted=bool) or contents.ending(".names")
+    if not names:
+        raise DatasetError(f"{file}: no file of class names such as obj.names is there; add it")
+    entries: dict[str, tuple[str, ...]] = {s: (values[s],) for s in KEYS if values.get(s)}
+    folder = posixpath.dirname(file)
+    entries = entries or _find_entries(contents, folder)
+    if not entries:
+        raise DatasetError(f"{file}: names no pictures; expected one of {', '.join(KEYS)}")
+    return YoloConfig(file, folder, *_listed(contents, names[0]), entries)
+
+
+def read_class_list(contents: Contents, file: str) -> YoloConfig:
+    """The pictures of a folder that has only a list of classes.
+
+    Raises:
+        DatasetError: without classes or pictures.
+    """
+    entries = _find_entries(contents, "")
+    if not entries:
+        raise DatasetError(f"{file}: a list of classes, but no picture is there; add them")
+    return YoloConfig(file, "", *_listed(contents, file), entries)
+
+
+def _listed(contents: Contents, file: str) -> tuple[LabelSet, dict[int, int]]:
+    """A class name a line; a blank line is a number without class."""
+    lines = read_lines(contents.files, file, limit=MAX_YAML_BYTES)
+    return _numbered({k: line.strip() for k, line in enumerate(lines) if line.strip()}, file)
+
+
+def _lines(files: Files, file: str) -> list[str]:
+    return [line.strip() for line in read_lines(files, file, limit=MAX_YAML_BYTES)]
+
+
+def _numbered(names: dict[int, str], file: str) -> tuple[LabelSet, dict[int, int]]:
+    try:
+        labels = number_classes(names.values())
+    except OptionError as error:
+        raise DatasetError(f"{file}: {error}") from None
+    return labels, {number: label for label, number in enumerate(names, start=1)}
+
+
+def _find_entries(contents: Contents, folder: str) -> dict[str, tuple[str, ...]]:
+    """Where nothing names them: folders of pictures that are called as splits, else the whole."""
+    here = f"{folder}/" if folder else ""
+    pictures = [name[len(here) :] for name in contents.pictures if name.startswith(here)]
+    parts = [name.split("/")[:-1] for name in pictures]
+    below_images = {p[1] for p in parts if len(p) > 1 and p[0].lower() == "images"}
+    images = next((p[0] for p in parts if p and p[0].lower() == "images"), "")
+    for around, folders in ((images, below_images), ("", {p[0] for p in parts if p})):
+        splits = [f for f in sorted(folders) if split_of(f)]
+        inside = [p[: 2 if around else 1] for p in parts]
+        if splits and all(p and p[-1] in splits for p in inside):
+            return {f: (posixpath.join(around, f),) for f in splits}
+    if not pictures:
+        return {}
+    return {WHOLE: (images if images and all(p and p[0] == images for p in parts) else ".",)}
+
+
+def _names(value: Any, file: str) -> dict[int, str]:
+    """Class number to name, in the order of the numbers."""
+    try:
+        if not isinstance(value, dict | list):
+            raise TypeError
+        pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
+        names = {int(number): name for number, name in pairs}
+        if not all(isinstance(name, str) and name for name in names.values()) or min(names) < 0:
+            raise TypeError
+    except (TypeError, ValueError):
+        raise DatasetError(
+            f"{file}: names has no valid form ({reprlib.repr(value)}); expected a list of class "
+            "names, or numbers from 0 with a name each"
+        ) from None
+    if len(names) < len(pairs):
+        numbers = ", ".join(str(number) for number, _ in pairs)
+        raise DatasetError(f"{file}: names has a number twice, in another spelling: {numbers:.200}")
+    return dict(sorted(names.items()))
+
+
+def _paths(value: Any, where: str) -> tuple[str, ...]:
+    if value is None or value in ("", "~", "null"):
+        return ()
+    paths = value if isinstance(value, list) else [value]
+    if not all(isinstance(path, str) for path in paths):
+        raise DatasetError(
+            f"{where} has no valid form ({reprlib.repr(value)}); expected a folder, a .txt, or a "
+            "list of these"
+        )
+    return tuple(path for path in paths if path)

@@ -1,0 +1,1 @@
+"""Films, streams and cameras: frames decoded ahead, objects followed, films written."""

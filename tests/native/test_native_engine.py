@@ -1,0 +1,270 @@
+import dataclasses
+import platform
+import sys
+import tempfile
+import threading
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from llvmlite import binding
+
+from ssd34 import Detector
+from ssd34.core.labels import COCO_LABELS
+from ssd34.core.postprocess import ZOO
+from ssd34.core.preprocess import preprocess
+from ssd34.core.spec import named_spec
+from ssd34.deploy.graph.builder import save_model
+from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.int8.calibrate import calibrate
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
+from ssd34.errors import MissingExtraError, ModelError
+from ssd34.images.read import read_image
+from ssd34.runtime.engine_choice import open_engine
+from ssd34.runtime.native import levels as levels_module
+from ssd34.runtime.native import network, self_check
+from ssd34.runtime.native.levels import available_levels
+from ssd34.runtime.native.native_engine import NativeEngine
+from ssd34.runtime.native.program import compile_program
+from ssd34.runtime.node_times import compute_tail_share, measure_node_times
+from ssd34.runtime.session import Session
+from ssd34.zoo.names import model_path
+from tests.conftest import EXAMPLES, drawn_checkpoint
+from tests.support.convolutions import levels
+from tests.support.refusals import assert_facts, refused
+
+pytestmark = pytest.mark.skipif(not available_levels(), reason="no kernels for this processor")
+each_level = pytest.mark.parametrize("level", levels())
+
+FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "qoperator, 8 bits": ("12-int8", {"reduce_range": False}, {}),
+    "qoperator, 7 bits, raw": ("12-int8", {"reduce_range": True}, {"policy": None}),
+    "qoperator, bytes": ("12-int8", {}, {"image_input": "uint8"}),
+    "qdq, one scale": ("12-qdq", {}, {}),
+    "qdq": ("13-qdq", {}, {}),
+    "qdq, raw, any batch": ("13-qdq", {}, {"policy": None, "batch": None}),
+    "qdq, batch of 3": ("13-qdq", {}, {"policy": None, "batch": 3}),
+    "first layer in float": ("12-int8", {"float_nodes": ("backbone.conv1",)}, {}),
+    "a middle layer in float": ("12-int8", {"float_nodes": ("backbone.layer2.1.conv1",)}, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tiny_network, tiny_statistics, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("native")
+    paths = {}
+    for number, (name, (form, how, written)) in enumerate(FORMS.items()):
+        options = PUBLISHED_FORMS[form].replace(**how)
+        model = quantized_model(tiny_network, tiny_statistics, options, **written)
+        paths[name] = folder / f"{number}.onnx"
+        save_model(model, paths[name])
+    return paths
+
+
+def input_of(engine, seed, pictures=1):
+    (port,) = engine.inputs
+    shape = [size if isinstance(size, int) else pictures for size in port.shape]
+    noise = np.random.default_rng(seed).integers(0, 256, (shape[0], 80, 90, 3)).astype(np.uint8)
+    if "uint8" in port.type:
+        return np.ascontiguousarray(noise[:, : shape[1], : shape[2]])
+    return np.concatenate([preprocess(pixels, shape[-1]) for pixels in noise])
+
+
+def assert_equal_outputs(one, other, tensor):
+    names = [port.name for port in other.outputs]
+    feed = {other.inputs[0].name: tensor}
+    found, expected = one.run(names, feed), other.run(names, feed)
+    for name, mine, theirs in zip(names, found, expected, strict=True):
+        assert mine.dtype == theirs.dtype and theirs.size
+        np.testing.assert_array_equal(mine, theirs, err_msg=name)
+
+
+@each_level
+@pytest.mark.parametrize("form", FORMS)
+def test_equal_to_onnx_runtime(files, form, level):
+    ours = NativeEngine(files[form], threads=1, level=level.name)
+    theirs = open_engine(files[form], name="onnxruntime", threads=1)
+    assert ours.level == level.name
+    assert (ours.inputs, ours.outputs, ours.metadata) == (
+        theirs.inputs, theirs.outputs, theirs.metadata
+    )  # fmt: skip
+    for seed in range(3):
+        assert_equal_outputs(ours, theirs, input_of(theirs, seed))
+
+
+def test_several_pictures_in_a_run(files):
+    path = files["qdq, raw, any batch"]
+    ours, theirs = (open_engine(path, name=name, threads=2) for name in ("native", "onnxruntime"))
+    assert_equal_outputs(ours, theirs, input_of(ours, 5, pictures=4))
+
+
+@each_level
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_embedded_file_at_300(level, threads):
+    path = model_path("default")
+    ours = NativeEngine(path, threads=threads, level=level.name)
+    theirs = open_engine(path, name="onnxruntime", threads=threads)
+    for example in ("coffee", "chelsea"):
+        tensor = preprocess(read_image(EXAMPLES / f"{example}.jpg"), 300)
+        assert_equal_outputs(ours, theirs, tensor)
+
+
+def test_a_drawn_file_at_1200(tmp_path):
+    """Its ranges are those of the same layers at 300 pixels."""
+    checkpoint = drawn_checkpoint(named_spec("ssd300-resnet18"), COCO_LABELS)
+    small = network_of(checkpoint)
+    statistics = calibrate(small, [read_image(EXAMPLES / "coffee.jpg")])
+    spec = checkpoint.spec.at_size(1200)
+    large = network_of(dataclasses.replace(checkpoint, spec=spec))
+    statistics = dataclasses.replace(statistics, network=large.fingerprint)
+    path = tmp_path / "large.onnx"
+    save_model(quantized_model(large, statistics, PUBLISHED_FORMS["12-int8"], policy=None), path)
+    ours, theirs = (open_engine(path, name=name, threads=2) for name in ("native", "onnxruntime"))
+    tensor = preprocess(read_image(EXAMPLES / "astronaut.jpg"), 1200)
+    assert tensor.shape == (1, 3, 1200, 1200)
+    assert_equal_outputs(ours, theirs, tensor)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_several_callers_at_once(files, streams):
+    path = files["qoperator, 8 bits"]
+    engine = open_engine(path, name="native", threads=2, streams=streams)
+    tensors = [input_of(engine, seed) for seed in range(4)]
+    expected = [engine.run(["scores"], {"image": tensor})[0] for tensor in tensors]
+    assert not np.array_equal(expected[0], expected[1])
+    wrong = []
+
+    def work(number):
+        for _ in range(10):
+            (found,) = engine.run(["scores"], {"image": tensors[number]})
+            if not np.array_equal(found, expected[number]):
+                wrong.append(number)
+
+    callers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert wrong == []
+
+
+def test_what_was_found_stays(files):
+    engine = open_engine(files["qoperator, 7 bits, raw"], name="native", threads=1)
+    first, second = (input_of(engine, seed) for seed in range(2))
+    (conf,) = engine.run(["conf"], {"image": first})
+    before = conf.copy()
+    (other,) = engine.run(["conf"], {"image": second})
+    np.testing.assert_array_equal(conf, before)
+    assert not np.array_equal(other, before)
+
+
+def test_a_detector_with_it_finds_the_same():
+    ours, theirs = (Detector.load(engine=name) for name in ("native", "onnxruntime"))
+    for example in ("astronaut", "coffee"):
+        one, other = (d.detect(EXAMPLES / f"{example}.jpg") for d in (ours, theirs))
+        assert one.names == other.names and len(one) > 0
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.scores, other.scores)
+
+
+def test_auto_measures_it(files):
+    session = Session(files["qdq"], engine="auto", threads=1)
+    assert session.choice is not None and {"native", "onnxruntime"} <= set(
+        session.choice.milliseconds
+    )
+    assert session.engine.name == session.choice.engine
+    assert_facts(session.choice.reason, "native", f"{session.choice.milliseconds['native']:.1f} ms")
+
+
+def test_its_parts_are_timed(files):
+    tensor = preprocess(np.zeros((64, 64, 3), np.uint8), 64)
+    nodes = measure_node_times(files["qdq"], "native", tensor, threads=1)
+    assert [node.name for node in nodes] == ["before", "convolutions", "after"]
+    assert min(node.milliseconds for node in nodes) > 0
+    share = compute_tail_share(nodes)
+    assert share == pytest.approx(nodes[2].milliseconds / sum(n.milliseconds for n in nodes))
+
+
+# --- what it does not run -------------------------------------------------------------------
+
+
+def assert_auto_goes_on(path, *facts):
+    session = Session(path, engine="auto", threads=1)
+    assert session.choice is not None
+    assert session.engine.name != "native" and "native" not in session.choice.milliseconds
+    assert_facts(session.choice.reason, *facts)
+    assert "\n" not in session.choice.reason
+
+
+def test_float_files_are_refused(tiny_model, tiny_checkpoint, tmp_path):
+    stored = tmp_path / "stored.onnx"
+    save_model(onnx_model(tiny_checkpoint, ExportOptions(policy=ZOO, weight_format="int8")), stored)
+    for path in (tiny_model, stored):
+        with refused(ModelError, path, "onnxruntime", "ssd34 quantize"):
+            Session(path, engine="native")
+        assert_auto_goes_on(path, path, "int8")
+
+
+def test_a_file_of_any_size_is_refused(files, tmp_path):
+    model = onnx.load(files["qoperator, 7 bits, raw"])
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "side"
+    path = tmp_path / "any.onnx"
+    onnx.save(model, path)
+    with refused(ModelError, path, "onnxruntime"):
+        open_engine(path, name="native", threads=1)
+
+
+@pytest.mark.parametrize("library", ["llvmlite", "onnx"])
+def test_a_missing_extra(files, monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    fact = "pip install 'ssd34[native]'"
+    with refused(MissingExtraError, library, fact):
+        Session(files["qdq"], engine="native")
+    assert_auto_goes_on(files["qdq"], fact)
+
+
+@pytest.mark.parametrize("why", ["features", "machine", "memory"])
+def test_an_unfit_processor_or_system(files, monkeypatch, why):
+    facts = {"features": "avx2", "machine": "aarch64", "memory": "executable memory"}
+    if why == "features":
+        monkeypatch.setattr(binding, "get_host_cpu_features", dict)
+    elif why == "machine":
+        monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    else:
+        monkeypatch.setattr(levels_module, "may_execute", lambda: False)
+    with refused(ModelError, facts[why], "onnxruntime"):
+        Session(files["qdq"], engine="native")
+    assert_auto_goes_on(files["qdq"], facts[why])
+
+
+def test_no_room_for_temporary_files(files, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with refused(ModelError, "nowhere", "TMPDIR"):
+        Session(files["qdq"], engine="native")
+    assert_auto_goes_on(files["qdq"], "TMPDIR")
+
+
+def test_code_that_llvm_does_not_compile(files, monkeypatch):
+    def parse_assembly(_):
+        raise RuntimeError("LLVM IR parsing error\nexpected type")
+
+    monkeypatch.setattr(binding, "parse_assembly", parse_assembly)
+    monkeypatch.setattr(network, "compile_program", compile_program.__wrapped__)
+    monkeypatch.setattr(self_check, "check_level", self_check.check_level.__wrapped__)
+    with refused(ModelError, "expected type", "onnxruntime"):
+        Session(files["qdq"], engine="native")
+    assert_auto_goes_on(files["qdq"], "expected type")
+
+
+def test_a_level_that_does_not_exist(files):
+    with refused(ModelError, "avx1024"):
+        NativeEngine(files["qdq"], threads=1, level="avx1024")
+
+
+def test_a_picture_of_another_size(files):
+    engine = open_engine(files["qdq"], name="native", threads=1)
+    with refused(ModelError, files["qdq"], "native"):
+        engine.run(["scores"], {"image": input_of(engine, 0)[..., 1:]})
