@@ -89,9 +89,11 @@ class Connection(H11Protocol):
             )  # fmt: skip
 
     def _refuse(self, status: int, message: str, *, more: bytes = b"") -> None:
-        """Answer without an application, where no other answer has begun, and close."""
+        """Answer without the application, where no other answer has begun, and close."""
         begun = self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
-        if not begun and not self.transport.is_closing():
+        # A client that has sent nothing would take it for the answer to what it sends next.
+        unasked = status == 408 and not self.conn.trailing_data[0]
+        if not begun and not unasked and not self.transport.is_closing():
             body = json.dumps({"error": message}).encode()
             self.transport.write(
                 f"HTTP/1.1 {status} \r\nContent-Type: application/json\r\nConnection: close\r\n"
