@@ -2,6 +2,7 @@
 
 import pytest
 
+from ssd34.cli.app import COMMANDS, commands
 from ssd34.cli.deploy.quantize import FORMER
 from ssd34.deploy.search.config import QuantizeConfig
 
@@ -58,3 +59,9 @@ def test_the_settings_that_quantize_names_are_there():
         value = QuantizeConfig()
         for name in setting.split("."):
             value = getattr(value, name)
+
+
+def test_the_list_of_the_help_is_what_the_commands_say():
+    assert {name: line for name, (_, line) in COMMANDS.items()} == {
+        name: command.short_help for name, command in commands.commands.items()
+    }

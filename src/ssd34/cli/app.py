@@ -11,37 +11,68 @@ import errno
 import io
 import os
 import sys
-from typing import Any
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, cast
 
 import click
 
-from ssd34.cli.batch import batch
-from ssd34.cli.benchmark import benchmark
-from ssd34.cli.console import INTERRUPTED
-from ssd34.cli.data.group import data
-from ssd34.cli.deploy.convert import convert
-from ssd34.cli.deploy.export import export
-from ssd34.cli.deploy.package import package
-from ssd34.cli.deploy.quantize import quantize
-from ssd34.cli.deploy.verify import verify
-from ssd34.cli.detect import detect
-from ssd34.cli.doctor import doctor
-from ssd34.cli.evaluate.calibrate import calibrate
-from ssd34.cli.evaluate.command import evaluate
-from ssd34.cli.models import models
-from ssd34.cli.serve import serve
-from ssd34.cli.train.command import train
+from ssd34.cli import INTERRUPTED
 from ssd34.errors import Ssd34Error
 from ssd34.version import __version__
 
 UNUSABLE = 2
 
 
+COMMANDS = {
+    "batch": ("batch", "Find objects in very many pictures: Parquet out, resumable, on Ray too."),
+    "benchmark": ("benchmark", "Measure how fast models run on this machine."),
+    "calibrate": ("evaluate.calibrate", "Make a checkpoint's scores mean what they say."),
+    "convert": ("deploy.convert", "Turn a benchmark checkpoint into one of ours."),
+    "data": ("data.group", "Look at data sets, check, convert, split, make and download them."),
+    "detect": ("detect", "Find objects in pictures, films and streams."),
+    "doctor": ("doctor", "Say what this installation and this processor can do."),
+    "evaluate": (
+        "evaluate.command", "Measure a model, or detections from any source, on annotated pictures."
+    ),
+    "export": ("deploy.export", "Write a checkpoint as an ONNX file."),
+    "models": ("models", "List, fetch and find published models."),
+    "package": ("deploy.package", "Write a model with test data, manifest and model card."),
+    "quantize": (
+        "deploy.quantize", "Write an int8 file that is proven accurate and faster."
+    ),
+    "serve": ("serve", "Answer requests over HTTP."),
+    "train": ("train.command", "Train a detector on your pictures."),
+    "verify": ("deploy.verify", "Check a file against its test data and manifest."),
+}  # fmt: skip
+"""Each command's module below `ssd34.cli`, imported when the command is used, and its line in the
+help."""
+
+
+class _Lazy(Mapping[str, click.Command]):
+    """Every command, imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = getattr(import_module(f"ssd34.cli.{COMMANDS[name][0]}"), name)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
 class _Commands(click.Group):
-    """Takes these two before click does, which would exit with 1."""
+    """Lists commands without importing them, and ends quietly where the reader has gone."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The list of the help, without importing what is in it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
+        """Run the command; click would exit with 1 for these two."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -53,21 +84,15 @@ class _Commands(click.Group):
 
 
 @click.group(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
-)
+    cls=_Commands, commands=cast("dict[str, click.Command]", _Lazy()),
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)  # fmt: skip
 @click.version_option(__version__, prog_name="ssd34")
 def commands() -> None:
     """Single Stage Detector: train, evaluate, export and run an SSD on a plain CPU.
 
     Example: ssd34 detect photos --save out
     """
-
-
-for command in (
-    package, detect, batch, train, evaluate, calibrate, export, quantize, convert, data, models,
-    verify, benchmark, doctor, serve,
-):  # fmt: skip
-    commands.add_command(command)
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 from rich.progress import Progress
 
-from ssd34.cli.console import PARTLY, ends_as_interrupted, errors, progress_bar, warn
+from ssd34.cli import PARTLY
+from ssd34.cli.console import ends_as_interrupted, errors, progress_bar, warn
 from ssd34.cluster.job import BatchOptions
 from ssd34.cluster.part import PartFacts
 from ssd34.cluster.run import LOCAL, RUNNERS, Listener, Runner, run_batch

@@ -19,7 +19,8 @@ from ssd34.benchmark.loadgen_run import benchmark_with_loadgen
 from ssd34.benchmark.report import FORMATS, draw_benchmark, make_report
 from ssd34.benchmark.run import SCENARIOS, BenchmarkPlan
 from ssd34.benchmark.run import benchmark as run_benchmark
-from ssd34.cli.console import INTERRUPTED, PARTLY, Renamed, progress_bar, warn
+from ssd34.cli import INTERRUPTED, PARTLY
+from ssd34.cli.console import Renamed, progress_bar, warn
 from ssd34.errors import OptionError, require
 from ssd34.files.atomic import write_text, written_whole
 from ssd34.files.cache import load_matplotlib

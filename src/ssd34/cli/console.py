@@ -131,12 +131,6 @@ def say_choice(session: Session) -> None:
         errors.print(session.choice.reason, markup=False, soft_wrap=True)
 
 
-PARTLY = 1
-"""Something had to be left out, and the rest was done."""
-
-INTERRUPTED = 130
-
-
 @contextmanager
 def ends_as_interrupted() -> Iterator[None]:
     """Within the block SIGTERM raises KeyboardInterrupt, so that temporary files are removed."""

@@ -14,8 +14,8 @@ from click.core import ParameterSource
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssd34.cli import PARTLY
 from ssd34.cli.console import (
-    PARTLY,
     engine_option,
     progress_bar,
     say_choice,

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 
-from ssd34.cli.console import PARTLY, ends_as_interrupted, errors, progress_bar, warn
+from ssd34.cli import PARTLY
+from ssd34.cli.console import ends_as_interrupted, errors, progress_bar, warn
 from ssd34.errors import OptionError, VideoError
 from ssd34.files.atomic import written_whole
 from ssd34.images.draw import draw

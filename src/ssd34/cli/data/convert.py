@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from ssd34.cli.console import PARTLY, progress_bar, warn, warn_of_problems
+from ssd34.cli import PARTLY
+from ssd34.cli.console import progress_bar, warn, warn_of_problems
 from ssd34.datasets.convert.convert import FORMATS, Conversion, Options
 from ssd34.datasets.convert.convert import convert as run_conversion
 from ssd34.datasets.dataset import Dataset, Layout

@@ -13,7 +13,8 @@ from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import PARTLY, download_bar, warn, warn_of_assumptions, warn_of_problems
+from ssd34.cli import PARTLY
+from ssd34.cli.console import download_bar, warn, warn_of_assumptions, warn_of_problems
 from ssd34.cli.data.check import check_data
 from ssd34.cli.data.convert import convert
 from ssd34.cli.data.label import label

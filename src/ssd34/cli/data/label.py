@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from ssd34.cli.console import PARTLY, engine_option, progress_bar, say_choice, warn
+from ssd34.cli import PARTLY
+from ssd34.cli.console import engine_option, progress_bar, say_choice, warn
 from ssd34.cli.data.convert import report
 from ssd34.datasets.convert.convert import FORMATS, Options, convert
 from ssd34.errors import OptionError

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from ssd34.cli.console import PARTLY, progress_bar, warn, warn_of_problems
+from ssd34.cli import PARTLY
+from ssd34.cli.console import progress_bar, warn, warn_of_problems
 from ssd34.cli.data.convert import report
 from ssd34.datasets.check.statistics import count_statistics
 from ssd34.datasets.convert.convert import FORMATS, Options, convert

@@ -11,8 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ssd34.cli import PARTLY
 from ssd34.cli.console import (
-    PARTLY,
     coco_names_option,
     json_option,
     progress_bar,

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from ssd34.cli import PARTLY
 from ssd34.cli.console import (
-    PARTLY,
     coco_names_option,
     engine_option,
     errors,

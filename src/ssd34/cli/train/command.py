@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from ssd34.cli.console import INTERRUPTED, Renamed
+from ssd34.cli import INTERRUPTED
+from ssd34.cli.console import Renamed
 from ssd34.cli.train.preview import show_preview
 from ssd34.cli.train.screen import TrainScreen
 from ssd34.core.spec import SPECS
