@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from ssd34.cli.console import INTERRUPTED
+from ssd34.cli import INTERRUPTED
 from ssd34.errors import OptionError, Ssd34Error
 from ssd34.runtime.detector import Detector
 from tests.conftest import TINY_LABELS

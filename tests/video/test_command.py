@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from ssd34.cli.console import INTERRUPTED, PARTLY
+from ssd34.cli import INTERRUPTED, PARTLY
 from ssd34.errors import OptionError, VideoError
 from ssd34.images.read import LargeImageError
 from ssd34.runtime.detector import Detector
