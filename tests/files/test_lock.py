@@ -17,11 +17,11 @@ import os, sys, time
 from pathlib import Path
 from ssd34.files.lock import folder_locked
 with folder_locked(Path(sys.argv[1])):
-    if sys.argv[2] == "fork" and os.fork() == 0:
-        time.sleep(30)
-        os._exit(0)
-    print("held", flush=True)
+    # Of two processes the forked one says so: by then it has let go of the lock.
+    if sys.argv[2] != "fork" or os.fork() == 0:
+        print("held", flush=True)
     time.sleep(30)
+    os._exit(0)
 """
 
 
