@@ -25,6 +25,36 @@ from ssd34.serve.service import Service
 _HEADER_BYTES = 1 << 15
 _KEEP_ALIVE = 15
 _BACKLOG = 512
+_LINGER = 2.0
+"""Seconds in which the rest of a request that was refused is taken and dropped."""
+
+
+class _Lingering:
+    """A transport that is closed in two steps: the end is sent at once, and what the client still
+    sends is dropped for a moment. Closed at once, the kernel would answer that data with a reset,
+    at which clients drop an answer that they have not read yet."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self.lingering = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """Whether no more is written."""
+        return self.lingering or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Send what is written and the end; close when the client has, or after `_LINGER`."""
+        if self.is_closing():
+            return
+        self.lingering = True
+        with suppress(OSError, RuntimeError):
+            self._transport.resume_reading()
+            self._transport.write_eof()
+        self._loop.call_later(_LINGER, self._transport.close)
 
 
 class Connection(H11Protocol):
@@ -38,7 +68,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
-        super().connection_made(transport)
+        super().connection_made(_Lingering(transport, self.loop))  # type: ignore[arg-type]
         if len(self.connections) > self.options.max_connections:
             self._refuse(503, "too many connections; try again later", more=b"Retry-After: 1\r\n")
             return
@@ -52,6 +82,8 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """It has sent something."""
+        if self.transport.lingering:  # type: ignore[attr-defined]
+            return
         super().data_received(data)
         self._watch()
 
