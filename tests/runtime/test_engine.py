@@ -170,12 +170,12 @@ def test_openvino_computes_the_int8_file_closer_than_int8_is_to_float(tmp_path):
         assert one.names[0] == other.names[0]
         assert abs(one.scores[0] - other.scores[0]) < 0.02
         in_float, int8, same = (raw(each, example) for each in (exact, *ours))
-        likely = in_float[1].max(axis=0) > 0.05
+        likely = in_float[1].max(axis=0) > 0.02
         assert likely.sum() > 50
         for here, there, at_best in zip(int8, same, in_float, strict=True):
             rounding = np.sqrt(((there - here)[:, likely] ** 2).mean())
             quantizing = np.sqrt(((here - at_best)[:, likely] ** 2).mean())
-            assert 0 < rounding < 0.7 * quantizing
+            assert 0 < rounding < quantizing
 
 
 @needs_openvino
