@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -14,6 +15,7 @@ from contextlib import closing
 import pytest
 
 from ssd34.errors import OptionError
+from ssd34.serve.connection import listen
 from ssd34.serve.options import ServeOptions
 from tests.conftest import EXAMPLES, ROOT
 from tests.support.refusals import refused
@@ -257,3 +259,13 @@ def test_lines_of_the_guide(slow, tmp_path):
         assert result.returncode == 0, (line, result.stderr)
         assert result.stdout or "-o found.jpg" in line
     assert (tmp_path / "found.jpg").stat().st_size > 1000
+
+
+def test_answers_do_not_wait_for_acknowledgements():
+    """asyncio switches Nagle's algorithm off where a connection names its protocol."""
+    with closing(listen("127.0.0.1", 0)) as bound:
+        bound.listen()
+        with closing(socket.create_connection(bound.getsockname())):
+            accepted, _ = bound.accept()
+            with closing(accepted):
+                assert accepted.proto == socket.IPPROTO_TCP
