@@ -9,14 +9,21 @@ import click
 from rich.progress import Progress
 
 from ssd34.cli import PARTLY
-from ssd34.cli.console import ends_as_interrupted, errors, progress_bar, warn
+from ssd34.cli.console import (
+    classes_option,
+    ends_as_interrupted,
+    errors,
+    max_pixels_option,
+    model_option,
+    progress_bar,
+    score_option,
+    warn,
+)
 from ssd34.cluster.job import BatchOptions
 from ssd34.cluster.part import PartFacts
 from ssd34.cluster.run import LOCAL, RUNNERS, Listener, Runner, run_batch
 from ssd34.core.postprocess import POLICIES
 from ssd34.core.preprocess import CARD, PREPROCESSINGS
-from ssd34.images.read import MAX_PIXELS
-from ssd34.runtime.detector import DEFAULT_SCORE
 from ssd34.runtime.engine import DEFAULT_ENGINE, ENGINES
 from ssd34.text import counted
 
@@ -46,26 +53,19 @@ class _Bar(Listener):
     "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", required=True,
     help="Folder for the parts and the manifest: new, empty, or of the same job, which continues.",
 )  # fmt: skip
-@click.option("--model", default="default", help="An ONNX file, or the name of a model.")
-@click.option(
-    "--score", type=click.FloatRange(0, 1), default=DEFAULT_SCORE,
-    help="Leave out detections that score less.",
-)  # fmt: skip
+@model_option
+@score_option
 @click.option(
     "--policy", "policy_name", type=click.Choice(list(POLICIES)),
     help="NMS policy, only for files that end at raw outputs. [default: zoo]",
 )  # fmt: skip
-@click.option(
-    "--class", "classes", multiple=True, metavar="NAME", help="Only this class; may be repeated."
-)
+@classes_option
 @click.option(
     "--preprocess", "preprocessing", type=click.Choice(PREPROCESSINGS), default=CARD,
     help="card: as published, bit for bit. fast: less work on large pictures.",
 )  # fmt: skip
 @click.option("--engine", type=click.Choice(ENGINES), default=DEFAULT_ENGINE, help="What computes.")
-@click.option(
-    "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse larger pictures."
-)
+@max_pixels_option
 @click.option(
     "--column", metavar="NAME", help="Column of Parquet files with pictures or their paths."
 )

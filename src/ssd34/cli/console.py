@@ -25,6 +25,8 @@ from rich.text import Text
 
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import OptionError
+from ssd34.images.read import MAX_PIXELS
+from ssd34.runtime.detector import DEFAULT_SCORE
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES
 from ssd34.runtime.session import Session
 
@@ -113,6 +115,19 @@ engine_option = click.option(
 )  # fmt: skip
 
 
+model_option = click.option(
+    "--model", default="default", help="An ONNX file, or the name of a model."
+)
+score_option = click.option(
+    "--score", type=click.FloatRange(0, 1), default=DEFAULT_SCORE,
+    help="Leave out detections that score less.",
+)  # fmt: skip
+classes_option = click.option(
+    "--class", "classes", multiple=True, metavar="NAME", help="Only this class; may be repeated."
+)
+max_pixels_option = click.option(
+    "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse larger pictures."
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
 )

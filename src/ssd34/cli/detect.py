@@ -16,9 +16,13 @@ from PIL import Image
 
 from ssd34.cli import PARTLY
 from ssd34.cli.console import (
+    classes_option,
     engine_option,
+    max_pixels_option,
+    model_option,
     progress_bar,
     say_choice,
+    score_option,
     threads_option,
     warn,
 )
@@ -28,10 +32,10 @@ from ssd34.core.postprocess import POLICIES, ZOO
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
 from ssd34.errors import ImageError, OptionError
 from ssd34.files.atomic import write_text, written_whole
-from ssd34.images.read import MAX_PIXELS, LargeImageError, make_reopenable, read_picture
+from ssd34.images.read import LargeImageError, make_reopenable, read_picture
 from ssd34.images.sources import PictureFile, find_pictures
 from ssd34.machine import overlapped
-from ssd34.runtime.detector import DEFAULT_SCORE, Detector, PreparedPicture
+from ssd34.runtime.detector import Detector, PreparedPicture
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
 from ssd34.text import counted
@@ -44,19 +48,14 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
 
 @click.command(short_help="Find objects in pictures, films and streams.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--model", default="default", help="An ONNX file, or the name of a model.")
-@click.option(
-    "--score", type=click.FloatRange(0, 1), default=DEFAULT_SCORE,
-    help="Leave out detections that score less.",
-)  # fmt: skip
+@model_option
+@score_option
 @click.option(
     "--policy", "policy_name", type=click.Choice(list(POLICIES)),
     help="NMS policy, only for files that end at raw outputs. Others have the NMS in the file, see "
     "ssd34 export --policy. [default: zoo]",
 )  # fmt: skip
-@click.option(
-    "--class", "classes", multiple=True, metavar="NAME", help="Only this class; may be repeated."
-)
+@classes_option
 @click.option(
     "--save", type=click.Path(path_type=Path), metavar="DIR",
     help="Write the pictures, or the film, with their boxes into DIR. A film may have a name "
@@ -78,9 +77,7 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
 )  # fmt: skip
 @threads_option
 @engine_option
-@click.option(
-    "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse larger pictures."
-)
+@max_pixels_option
 @click.option(
     "--every",
     type=click.IntRange(1),

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ssd34.cli import PARTLY
-from ssd34.cli.console import engine_option, progress_bar, say_choice, warn
+from ssd34.cli.console import engine_option, progress_bar, say_choice, threads_option, warn
 from ssd34.cli.data.convert import report
 from ssd34.datasets.convert.convert import FORMATS, Options, convert
 from ssd34.errors import OptionError
@@ -35,9 +35,7 @@ from ssd34.images.sources import find_pictures
     help="Those from here to --score become difficult: neither object nor background for training. "
     "[default: they are left out]",
 )  # fmt: skip
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
-)
+@threads_option
 @engine_option
 def label(
     *,
