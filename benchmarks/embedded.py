@@ -28,7 +28,7 @@ from ssd34.zoo.names import EMBEDDED, model_path
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docs" / "measured" / "embedded.json"
-PAGES = ("README.md", "docs/measured.md", "src/ssd34/weights/README.md")
+PAGES = ("README.md", "docs/results.md", "src/ssd34/weights/README.md")
 MARKED = re.compile(r"(<!-- embedded: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 
 import click
 import pytest
@@ -21,13 +22,20 @@ from tests.conftest import ROOT
 from tests.support.cli import run_main
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")])
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^( *)(```+|~~~+)([^\n]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
+"""A fence: its indentation, marks, language, and what stands in it. It may stand in a list."""
+LANGUAGES = {"", "bash", "console", "dockerfile", "json", "python", "sh", "xml", "yaml"}
+ELSEWHERE = [
+    ROOT / name
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/README.md")
+]
 
 
 def blocks(language):
     pages = []
     for page in PAGES:
-        found = [m[2] for m in BLOCK.finditer(page.read_text()) if m[1] == language]
+        every = BLOCK.finditer(page.read_text())
+        found = [textwrap.dedent(m[4]) for m in every if m[3] == language]
         if found:
             pages.append(pytest.param(found, id=str(page.relative_to(ROOT))))
     return pages
@@ -89,11 +97,39 @@ def parse(group, words):
         command.make_context(name, rest)
 
 
-def test_links_between_pages_lead_somewhere():
+def test_fences_have_languages_that_are_run_or_need_not_be():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page}: {target}"
+        for found in BLOCK.finditer(page.read_text()):
+            assert found[3] in LANGUAGES, f"{page}: {found[3]}"
+
+
+def without_code(text):
+    return re.sub(r"`[^`\n]+`", "", BLOCK.sub("", text))
+
+
+def anchors(page):
+    """What a code host and the site call the page's headings."""
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.MULTILINE):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        name = re.sub(r"[^\w\- ]", "", text).strip().replace(" ", "-")
+        found.add(name if name not in found else f"{name}-1")
+    return found
+
+
+def test_links_and_anchors_lead_somewhere():
+    checked = 0
+    for page in [*PAGES, *ELSEWHERE]:
+        for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+            if target.startswith(("http", "mailto:")):
+                continue
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path) if path else page
+            assert file.exists(), f"{page}: {target}"
+            if anchor:
+                assert anchor in anchors(file), f"{page}: {target}"
+                checked += 1
+    assert checked > 50
 
 
 SOURCE = re.compile(r"`((?:ssd34|benchmarks|tests|src|\w+)/[\w./]+\.py)(?:[: ][^`]*)?`")
@@ -103,7 +139,7 @@ MODULE = re.compile(r"(?:`|from |import )(ssd34(?:\.\w+){2,})")
 def test_code_that_pages_name_exists():
     roots = (ROOT, ROOT / "src", ROOT / "src" / "ssd34")
     named = 0
-    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+    for page in [*PAGES, *ELSEWHERE]:
         text = page.read_text()
         for path in SOURCE.findall(text) + re.findall(r"python ([\w/]+\.py)", text):
             assert any((root / path).is_file() for root in roots), f"{page}: {path}"

@@ -12,7 +12,7 @@ from tests.support.pictures import exif_of
 
 SIDE = 64
 MEAN_DIFFERENCE, LARGEST_DIFFERENCE = 1.6, 16
-"""Of 255, as documented in docs/speed.md."""
+"""Of 255, as documented in docs/detect.md."""
 
 
 def encoded(name, size, form="JPEG", mode="RGB", **options):
