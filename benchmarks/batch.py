@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
-import platform
 import shutil
 import statistics
 import sys
@@ -25,12 +23,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from tables import keep
 
 from ssd34.cluster.job import BatchOptions, plan_job
 from ssd34.cluster.part import PartWorker, read_facts
 from ssd34.cluster.run import RAY, Listener, Runner, run_batch
 from ssd34.cluster.sources import open_source
-from ssd34.files.atomic import sha256_of, write_bytes, write_text
+from ssd34.files.atomic import sha256_of, write_bytes
 from ssd34.machine import thread_budget
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector
 
@@ -55,8 +54,7 @@ def main() -> None:
         table.add_row(*map(str, row.values()))
     Console(width=120).print(table)
     if options.json:
-        machine = f"{platform.system()} {platform.machine()}"
-        write_text(options.json, json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        keep(options.json, rows)
 
 
 def _repeated(source: Path, folder: Path, count: int) -> Path:

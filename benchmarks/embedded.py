@@ -1,11 +1,10 @@
-"""The embedded model's numbers: measured, kept in a file, and written into README, card and docs.
+"""The embedded model's numbers: measured, and kept in a file for README, card and docs.
 
     python benchmarks/embedded.py --data coco-val.zip --proof proof.zip
-    python benchmarks/embedded.py
+    python benchmarks/tables.py
 
-The first command measures and writes docs/measured/embedded.json. Both then write the tables
-between the lines ``<!-- embedded: NAME -->`` and ``<!-- end -->``. A test compares the tables with
-the file, and the file with the models that are shipped.
+It writes docs/measured/embedded.json, from which `tables.py` writes the tables. A test compares
+the file with the models that are shipped.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,33 +19,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tables import MEASURED, ROOT, describe_machine, row
+
 from ssd34.core.labels import COCO_LABELS
 from ssd34.datasets.voc import COCO_NAMES
 from ssd34.datasets.voc import NAMES as VOC_NAMES
 from ssd34.zoo.names import EMBEDDED, model_path
 
-ROOT = Path(__file__).parents[1]
-FILE = ROOT / "docs" / "measured" / "embedded.json"
-PAGES = ("README.md", "docs/results.md", "src/ssd34/weights/README.md")
-MARKED = re.compile(r"(<!-- embedded: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FILE = MEASURED / "embedded.json"
 
 
 def main() -> None:
-    """Measure where pictures are given, then write the tables."""
-    parser = argparse.ArgumentParser(description="The embedded model's numbers and tables.")
-    parser.add_argument("--data", help="the data set to measure AP on; none: only the tables")
+    """Measure and write the file."""
+    parser = argparse.ArgumentParser(description="The embedded model's numbers.")
+    parser.add_argument("--data", required=True, help="the data set to measure AP on")
     parser.add_argument("--proof", help="the pictures that the int8 file was accepted on")
     parser.add_argument("--json", type=Path, default=FILE, help="where the numbers are kept")
     parser.add_argument("--rounds", default="40", help="of the benchmark")
     options = parser.parse_args()
-    if options.data:
-        values = measure(options.data, options.proof, options.rounds)
-        options.json.parent.mkdir(exist_ok=True)
-        options.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    made = tables(json.loads(options.json.read_text(encoding="utf-8")))
-    for page in PAGES:
-        path = ROOT / page
-        path.write_text(fill(path.read_text(encoding="utf-8"), made), encoding="utf-8")
+    values = measure(options.data, options.proof, options.rounds)
+    options.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(data: str, proof: str | None, rounds: str) -> dict[str, Any]:
@@ -121,9 +112,7 @@ def run(*words: str) -> dict[str, Any]:
 def tables(values: dict[str, Any]) -> dict[str, str]:
     """The text of each table, by its name."""
     int8, in_float = values["models"]["default"], values["models"]["default-float"]
-    cpu = values["cpu"]
-    has = [name.upper() for name in ("avx2", "vnni", "amx") if (cpu["features"] or {}).get(name)]
-    machine = f"{cpu['thread_budget']} cores of an {cpu['model']} ({', '.join(has)})"
+    machine = describe_machine(values["cpu"])
     screen = [
         "| the embedded model, int8 | |",
         "|---|---|",
@@ -138,20 +127,20 @@ def tables(values: dict[str, Any]) -> dict[str, str]:
     ]
     models = (in_float, int8)
     accuracy = [
-        _row(
+        row(
             f"measured on {int8['all']['pictures']} COCO pictures, longest side 288 pixels",
             "`default-float`",
             "`default`",
         ),
         "|---|---|---|",
         *(
-            _row(f"{key}{only}", *(f"{m[classes]['summary'][key]:.4f}" for m in models))
+            row(f"{key}{only}", *(f"{m[classes]['summary'][key]:.4f}" for m in models))
             for classes, only in (("all", ""), ("voc", ", only the 20 VOC classes"))
             for key in ("AP", "AP50", "AR100")
         ),
-        _row("AP, 95 % interval over pictures", *map(_interval, models)),
+        row("AP, 95 % interval over pictures", *map(_interval, models)),
         *(
-            _row(
+            row(
                 f"AP, int8 less float, on {one['pictures']} pictures",
                 "",
                 f"{one['difference']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})",
@@ -159,7 +148,7 @@ def tables(values: dict[str, Any]) -> dict[str, str]:
             for one in values["int8_less_float"].values()
         ),
         *(
-            _row(f"right of what scores {score} or more", *(_right(m, score) for m in models))
+            row(f"right of what scores {score} or more", *(_right(m, score) for m in models))
             for score in ("0.3", "0.5", "0.7")
         ),
         "",
@@ -168,16 +157,16 @@ def tables(values: dict[str, Any]) -> dict[str, str]:
     ]
     ratio = int8["speed"]["speed_up"]["network"]
     speed = [
-        _row(f"one picture, {machine}, two threads", "`default-float`", "`default`"),
+        row(f"one picture, {machine}, two threads", "`default-float`", "`default`"),
         "|---|---|---|",
         *(
-            _row(title, *(f"{m['speed'][key]['median']:.1f}" for m in models))
+            row(title, *(f"{m['speed'][key]['median']:.1f}" for m in models))
             for title, key in (
                 ("JPEG to detections, ms", "detect_ms"), ("the bare file, ms", "network_ms")
             )
         ),
-        _row("memory, MB", *(str(m["speed"]["peak_memory_mb"]) for m in models)),
-        _row(
+        row("memory, MB", *(str(m["speed"]["peak_memory_mb"]) for m in models)),
+        row(
             "times as fast, bare file",
             "",
             f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
@@ -185,10 +174,6 @@ def tables(values: dict[str, Any]) -> dict[str, str]:
     ]  # fmt: skip
     made = {"screen": screen, "accuracy": accuracy, "speed": speed}
     return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _interval(model: dict[str, Any]) -> str:
@@ -199,11 +184,6 @@ def _interval(model: dict[str, Any]) -> str:
 def _right(model: dict[str, Any], score: str) -> str:
     found = model["all"]["precision_at"][score]
     return f"{found['precision']:.3f} of {found['detections']}"
-
-
-def fill(text: str, made: dict[str, str]) -> str:
-    """The page with its tables written anew."""
-    return MARKED.sub(lambda match: f"{match[1]}{made[match[2]]}{match[3]}", text)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ memory, too.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from tables import keep
 
 from ssd34.errors import Ssd34Error
-from ssd34.files.atomic import write_text
 from ssd34.machine import describe_cpu
 from ssd34.runtime.engine import NATIVE, ONNXRUNTIME, OPENVINO, Engine
 from ssd34.runtime.engine_choice import open_engine
@@ -61,8 +60,7 @@ def main() -> None:
         table.add_row(*(str(row[name]) for name in columns))
     Console(width=120).print(table)
     if options.json:
-        values = {"cpu": describe_cpu().to_dict(), "cpu_time": options.cpu_time, "rows": rows}
-        write_text(options.json, json.dumps(values, indent=1) + "\n")
+        keep(options.json, rows, cpu_time=options.cpu_time)
 
 
 def _measured(

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tables import keep, say_how
+from tables import row as table_row
 
 from ssd34.runtime.detector import Detector
 
@@ -77,8 +79,23 @@ def main() -> None:
     }
     print(summary)
     if options.json:
-        told = json.dumps({"said": said, **rows, **summary}, indent=1)
-        options.json.write_text(told + "\n")
+        keep(
+            options.json,
+            [{"clients": name, **row} for name, row in rows.items()],
+            said=said,
+            summary=summary,
+        )
+
+
+def tables(values: dict[str, Any]) -> dict[str, str]:
+    """What a measured file shows on a page."""
+    columns = ("per_second", "p50_ms", "p95_ms", "p99_ms", "cpu_ms")
+    head = ("", "answers/s", "p50, ms", "p95, ms", "p99, ms", "processor time a picture, ms")
+    lines = [table_row(*head, "503/s"), table_row(*["---"] * (len(head) + 1))]
+    for one in values["rows"]:
+        refused = round(one["503"] / one["seconds"], 1) if "503" in one else ""
+        lines.append(table_row(one["clients"], *(one[name] for name in columns), refused))
+    return {"rows": "\n".join([*lines, "", say_how(values)]) + "\n"}
 
 
 @contextmanager

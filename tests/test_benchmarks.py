@@ -19,6 +19,7 @@ SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
 def run(monkeypatch, name, *arguments):
     script = ROOT / "benchmarks" / name
     monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+    monkeypatch.syspath_prepend(str(script.parent))
     runpy.run_path(str(script), run_name="__main__")
 
 

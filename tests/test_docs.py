@@ -8,6 +8,7 @@
 
 import importlib.util
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -183,3 +184,14 @@ def test_help_of_every_command_has_an_example_that_parses():
         [example] = re.findall(r"Example: ssd34 (.+)", command.help)
         assert f"ssd34 {example} ".startswith(f"{name} "), name
         parse(commands, shlex.split(example))
+
+
+def test_tables_are_those_of_the_measured_files(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
+    made, shown = script["make_tables"](), set()
+    for page in script["PAGES"]:
+        text = page.read_text()
+        assert script["fill"](text, made) == text, f"{page}: run python benchmarks/tables.py"
+        shown |= {match[2] for match in script["MARKED"].finditer(text)}
+    assert shown == set(made)
