@@ -27,7 +27,7 @@ from ssd34.files.cache import load_matplotlib
 from ssd34.files.lock import folder_locked
 from ssd34.images.sources import find_pictures
 from ssd34.machine import thread_budget
-from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES, NATIVE, OPENVINO
+from ssd34.runtime.engine import AUTO, CUDA, DEFAULT_ENGINE, ENGINES, NATIVE, OPENVINO
 from ssd34.runtime.engine_choice import EXACT
 from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM
 from ssd34.text import counted
@@ -221,6 +221,10 @@ def _engines(names: str) -> list[str]:
             from ssd34.runtime.native.native_engine import require_libraries
 
             require_libraries()
+        if name == CUDA:
+            from ssd34.runtime.cuda_engine import require_cuda
+
+            require_cuda()
     return engines
 
 

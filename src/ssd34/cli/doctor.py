@@ -6,10 +6,12 @@ import json
 import platform
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import click
 
+from ssd34.errors import MissingExtraError
 from ssd34.files.cache import cache_folder
 from ssd34.machine import Cpu, describe_cpu, measure_free_memory
 from ssd34.version import __version__
@@ -23,8 +25,14 @@ FEATURES = {
 }
 """The processor's features that matter here, in words."""
 
-LIBRARIES = ("onnxruntime", "numpy", "pillow", "openvino", "llvmlite", "torch", "onnx", "hotcoco")
+LIBRARIES = (
+    "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "openvino", "llvmlite", "torch", "onnx",
+    "hotcoco",
+)  # fmt: skip
 """Distributions whose versions a report of a problem needs."""
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+"""There on Linux where the driver of an NVIDIA card is loaded."""
 
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,. -]+)\])?.*;.*extra == ['\"]([\w-]+)['\"]")
 
@@ -72,15 +80,17 @@ def examine(cpu: Cpu) -> dict[str, Any]:
     extras = {
         name: [one for one in needs if not _version(one)] for name, needs in _extras().items()
     }
+    libraries = {name: _version(name) for name in LIBRARIES}
+    advice = advise(cpu, installed={name for name, lacks in extras.items() if not lacks})
     return {
         "ssd34": __version__,
         "python": platform.python_version(),
         "cpu": cpu.to_dict(),
         "free_memory": measure_free_memory(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": libraries,
         "extras": extras,
         "cache": str(cache_folder()),
-        "advice": advise(cpu, installed={name for name, lacks in extras.items() if not lacks}),
+        "advice": advice + advise_on_cards({name for name, there in libraries.items() if there}),
     }
 
 
@@ -114,6 +124,31 @@ def advise(cpu: Cpu, *, installed: Collection[str]) -> list[str]:
             "affinity or its container's limit."
         )
     return advice
+
+
+def advise_on_cards(libraries: Collection[str], driver: Path = _DRIVER) -> list[str]:
+    """What to know about the engine cuda, where there is an NVIDIA driver or a package for one.
+
+    Args:
+        libraries: names of the distributions that are there.
+        driver: a file that is there where a driver is.
+    """
+    if "onnxruntime" in libraries and "onnxruntime-gpu" not in libraries and not driver.exists():
+        return []
+    try:
+        from ssd34.runtime.cuda_engine import find_cuda_fault
+        from ssd34.runtime.libraries import REINSTALL_GPU
+
+        fault = find_cuda_fault()
+    except MissingExtraError as error:
+        return [f"{error}."]
+    if {"onnxruntime", "onnxruntime-gpu"} <= set(libraries):
+        return [f"onnxruntime and onnxruntime-gpu overwrite each other. Keep one: {REINSTALL_GPU}."]
+    if fault:
+        return [f"The engine cuda cannot run here: {fault}."]
+    return [
+        "The engine cuda finds its libraries and a driver: --engine cuda --model default-float."
+    ]
 
 
 def _way_to(engine: str, installed: Collection[str]) -> str:

@@ -20,6 +20,7 @@ from ssd34.cluster.part import PartWorker
 from ssd34.cluster.pictures import Picture
 from ssd34.errors import ModelError, OptionError, Ssd34Error, require
 from ssd34.machine import thread_budget
+from ssd34.runtime.engine import CUDA
 from ssd34.text import counted
 
 _TRIES = 5
@@ -81,18 +82,27 @@ def run_on_ray(
 
     Raises:
         MissingExtraError: Ray is not installed.
-        OptionError: there is no cluster at the address, or it has too few processors.
+        OptionError: there is no cluster at the address, or it has too few processors or cards.
         Ssd34Error: whatever a worker raises; ModelError: the actor of a part died several times.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     ray = require("ray", extra="ray", why="--runner ray")
     with _connected(ray, address, workers=workers, threads=threads):
-        sizes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-        room = sum(int(size) // threads for size in sizes)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        needs = {"CPU": threads}
+        if job.task.options.engine == CUDA:  # Ray hides the cards from actors that ask for none
+            needs["GPU"] = 1
+        room = sum(min(int(node.get(k, 0)) // n for k, n in needs.items()) for node in nodes)
         if room == 0:
-            raise OptionError(f"the cluster has no node with {threads} processors for an actor")
-        note(f"{counted(len(sizes), 'node')} in the cluster, with room for {room} workers")
-        yield from _run(ray, job, parts, workers=workers or room, threads=threads, note=note)
+            needed = f"{threads} processors" + " and a card" * ("GPU" in needs)
+            raise OptionError(f"the cluster has no node with {needed} for an actor")
+        note(f"{counted(len(nodes), 'node')} in the cluster, with room for {room} workers")
+        kind = ray.remote(_Actor).options(
+            num_cpus=threads, num_gpus=needs.get("GPU", 0), scheduling_strategy="SPREAD"
+        )
+        yield from _run(
+            ray, job, parts, kind=kind, workers=workers or room, threads=threads, note=note
+        )
 
 
 @contextmanager
@@ -141,11 +151,11 @@ def _run(
     job: Job,
     parts: Sequence[int],
     *,
+    kind: Any,
     workers: int,
     threads: int,
     note: Callable[[str], None],
 ) -> Events:
-    kind = ray.remote(_Actor).options(num_cpus=threads, scheduling_strategy="SPREAD")
     task = ray.put(job.task)
     waiting, tries = deque(parts), Counter[int | None]()
     calls: dict[Any, _Call] = {}

@@ -1,4 +1,5 @@
-"""What runs an ONNX file: ONNX Runtime, OpenVINO or our own code, where these are installed."""
+"""What runs an ONNX file: ONNX Runtime, on the processor or on a card, OpenVINO or our own code,
+where these are installed."""
 
 from __future__ import annotations
 
@@ -13,11 +14,16 @@ from ssd34.core.contract import Port
 ONNXRUNTIME = "onnxruntime"
 OPENVINO = "openvino"
 NATIVE = "native"
+CUDA = "cuda"
 DEFAULT_ENGINE = ONNXRUNTIME
 AUTO = "auto"
 """Measure and take the fastest."""
 
-ENGINES = (ONNXRUNTIME, OPENVINO, NATIVE)
+ENGINES = (ONNXRUNTIME, OPENVINO, NATIVE, CUDA)
+
+_COMPUTES = (b"QuantizeLinear", b"QLinearConv")
+"""Operators by which values become int8, or are computed as such. DequantizeLinear alone, which has
+another q, belongs to files that only store their weights so."""
 
 
 class Engine(Protocol):
@@ -32,6 +38,12 @@ class Engine(Protocol):
     def run(self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The named outputs, in that order, for inputs by name; ModelError where the engine cannot
         run the file on them."""
+
+
+def computes_in_int8(path: Path) -> bool:
+    """Whether an ONNX file computes in int8, instead of at most storing its weights so."""
+    content = path.read_bytes()
+    return any(operator in content for operator in _COMPUTES)
 
 
 def describe_refusal(path: Path, error: Exception) -> str:

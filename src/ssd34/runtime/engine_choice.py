@@ -13,16 +13,21 @@ from numpy.typing import NDArray
 
 from ssd34.core.contract import METADATA_QUANTIZATION
 from ssd34.errors import MissingExtraError, ModelError, OptionError
-from ssd34.runtime.engine import AUTO, ENGINES, NATIVE, ONNXRUNTIME, OPENVINO, Engine
+from ssd34.runtime.engine import (
+    AUTO,
+    CUDA,
+    ENGINES,
+    NATIVE,
+    ONNXRUNTIME,
+    OPENVINO,
+    Engine,
+    computes_in_int8,
+)
 from ssd34.runtime.timing import interleaved
 
 FAST = "fast"
 EXACT = "exact (no VNNI)"
 """Slower; see `ssd34.runtime.onnxruntime_engine.session_options`."""
-
-_COMPUTES = (b"QuantizeLinear", b"QLinearConv")
-"""Operators by which values become int8, or are computed as such. DequantizeLinear alone, which has
-another q, belongs to files that only store their weights so."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,18 @@ def choose_faster_engine(
     """The fastest for one file, of a loaded engine and the others that can run it.
 
     They run the same input in turns. The answer is not kept: it depends on the threads, the
-    versions and what else the machine does.
+    versions and what else the machine does. Who has ONNX Runtime for processors is not told of
+    cards.
     """
+    from ssd34.runtime.cuda_engine import has_cuda_provider
+
     engines, refusals = {first.name: first}, []
 
     def run(engine: Engine) -> None:
         engine.run([port.name for port in engine.outputs], {engine.inputs[0].name: tensor})
 
     for name in ENGINES:
-        if name == first.name:
+        if name == first.name or (name == CUDA and not has_cuda_provider()):
             continue
         try:
             engine = open_engine(path, name=name, threads=threads, streams=streams)
@@ -74,8 +82,7 @@ def find_int8_way(path: Path, engine: Engine) -> str | None:
     float. A file that does not say how it was quantized counts as one with weights of 8 bits."""
     from ssd34.runtime.libraries import int8_saturates
 
-    content = path.read_bytes()
-    if not any(operator in content for operator in _COMPUTES):
+    if not computes_in_int8(path):
         return None
     if engine.name != ONNXRUNTIME or not int8_saturates():
         return FAST
@@ -92,7 +99,7 @@ def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Eng
 
     Raises:
         ModelError: the file is broken, or the engine cannot run it.
-        MissingExtraError: the engine is not installed.
+        MissingExtraError: the engine is not installed, or has no card.
         OptionError: there is no such engine.
     """
     if name == ONNXRUNTIME:
@@ -107,4 +114,8 @@ def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Eng
         from ssd34.runtime.native.native_engine import NativeEngine
 
         return NativeEngine(path, threads=threads, streams=streams)
+    if name == CUDA:
+        from ssd34.runtime.cuda_engine import CudaEngine
+
+        return CudaEngine(path, threads=threads)
     raise OptionError(f"unknown engine {name!r}; expected {', '.join(ENGINES)} or {AUTO}")

@@ -16,12 +16,26 @@ from typing import Any
 
 import numpy as np
 
-from ssd34.errors import require
+from ssd34.errors import MissingExtraError, require
 from ssd34.files.tree import text_of
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # the library reads it when it is loaded
 
-import onnxruntime as onnxruntime
+REINSTALL_GPU = (
+    "pip uninstall -y onnxruntime onnxruntime-gpu; pip install 'onnxruntime-gpu[cuda,cudnn]'"
+)
+"""Both packages write the same files: the last one installed wins, and to uninstall either takes
+them from both."""
+
+try:
+    import onnxruntime as onnxruntime
+
+    _ = onnxruntime.InferenceSession
+except (ImportError, AttributeError) as error:
+    raise MissingExtraError(
+        f"ONNX Runtime is not installed or broken ({' '.join(str(error).split())[:200]}); install "
+        f"it again: pip install --force-reinstall onnxruntime; or for a card: {REINSTALL_GPU}"
+    ) from error
 
 _TELEMETRY = "openvino_telemetry"
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.runtime.engine import NATIVE, OPENVINO, Engine
+from ssd34.runtime.engine import CUDA, NATIVE, OPENVINO, Engine
 
 RUNS = 5
 
@@ -39,6 +39,8 @@ def measure_node_times(
 ) -> list[NodeTime]:
     """Each node's median time for a file's input, in order of execution; empty where the engine
     gives no times. The file is loaded once more for it, because profiling costs time itself."""
+    if engine == CUDA:  # its profile has the times in which nodes were started
+        return []
     of_engine = {OPENVINO: _openvino_runs, NATIVE: _native_runs}.get(engine, _onnxruntime_runs)
     runs = of_engine(path, tensor, threads)
     times = np.median([[node.milliseconds for node in run] for run in runs], axis=0)

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ssd34.core.contract import Port
-from ssd34.errors import ModelError
+from ssd34.errors import ModelError, Ssd34Error
 from ssd34.runtime.engine import ONNXRUNTIME, describe_failure, describe_refusal
 from ssd34.runtime.libraries import int8_saturates, onnxruntime, open_onnx
 
@@ -26,13 +26,18 @@ class OnnxRuntimeEngine:
         """Load a file with the options, or those of `session_options`; ModelError where it is
         broken or has operators that ONNX Runtime does not have."""
         try:
-            self._session = open_onnx(path, options or session_options(threads))
+            self._session = self._open(path, options or session_options(threads))
+        except Ssd34Error:
+            raise
         except Exception as error:  # the library has no common base of its own
             raise ModelError(describe_refusal(path, error)) from None
         self._path = path
         self.inputs = tuple(_port(port) for port in self._session.get_inputs())
         self.outputs = tuple(_port(port) for port in self._session.get_outputs())
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+    def _open(self, path: Path, options: onnxruntime.SessionOptions) -> Any:
+        return open_onnx(path, options)
 
     def run(self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """See `ssd34.runtime.engine.Engine`."""

@@ -56,13 +56,15 @@ class Session:
         Args:
             path: an ONNX file.
             threads: that one run uses; None: what this process may use.
-            engine: ``"onnxruntime"``, ``"openvino"``, ``"native"``, or ``"auto"``: the fastest.
+            engine: ``"onnxruntime"``, ``"openvino"``, ``"native"``, ``"cuda"``, or ``"auto"``: the
+                fastest.
             streams: runs that will be under way at once, in threads of the caller.
 
         Raises:
             ModelError: missing, broken, with weights in other files, or not a detector of this
                 family.
-            MissingExtraError: the engine is not installed; ``"auto"`` does not raise it.
+            MissingExtraError: the engine is not installed, or has no card; ``"auto"`` does not
+                raise it.
             OptionError: there is no such engine, or threads are no number of 1 or more.
         """
         if threads is not None and (not isinstance(threads, int) or threads < 1):
