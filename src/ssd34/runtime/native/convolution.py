@@ -20,10 +20,6 @@ _SOME_TILES = 24
 """With so many for each thread, each transforms the weights of one block at a time and multiplies
 them with all its tiles, so that these weights stay there."""
 
-_FEW_WEIGHTS = 2**17
-"""With fewer tiles still, and more bytes of transformed weights than that for each, a layer is
-computed directly: moving the weights would take longer than it saves."""
-
 _WINDOWS = 2**19
 """Bytes of an item's windows in a direct convolution."""
 
@@ -111,7 +107,7 @@ class Packed:
         channels, padded = rounded_up(inputs, CHANNELS), rounded_up(outputs, CHANNELS)
         tiles = across * down
         own = _SOME_TILES * threads <= tiles < _MANY_TILES
-        few = 2 * PLACES * channels * padded <= _FEW_WEIGHTS * tiles
+        few = 2 * PLACES * channels * padded <= level.few_weights * tiles
         suits = kernel == 3 and conv.stride == 1 and fits(conv.weight)
         winograd = suits and (tiles >= _MANY_TILES or own or few)
         shares = winograd and not own

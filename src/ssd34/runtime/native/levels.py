@@ -24,6 +24,8 @@ class Level:
         rows: of a block of sums that stays in registers, two registers wide.
         multiplies_bytes: whether it multiplies bytes without saturating (VPDPBUSD); else direct
             convolutions take words, too.
+        few_weights: of a layer of few tiles, bytes of transformed weights for each tile. With more,
+            it is computed directly: moving the weights would take longer than it saves.
         needs: features of the processor, in LLVM's words.
         cpu: what LLVM compiles for.
         features: what LLVM may use beside it.
@@ -33,6 +35,7 @@ class Level:
     lanes: int
     rows: int
     multiplies_bytes: bool
+    few_weights: int
     needs: frozenset[str]
     cpu: str
     features: str
@@ -56,6 +59,7 @@ AVX512_VNNI = Level(
     lanes=16,
     rows=14,
     multiplies_bytes=True,
+    few_weights=2**17,
     needs=_V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni"},
     cpu="x86-64-v4",
     # Without fast-dpwssd LLVM may take VPDPWSSD apart into two instructions, at half the speed.
@@ -66,6 +70,7 @@ AVX2 = Level(
     lanes=8,
     rows=6,
     multiplies_bytes=False,
+    few_weights=2**21,  # it saves three products of four, not one of two
     needs=_V3,
     cpu="x86-64-v3",
     features="",
