@@ -19,7 +19,7 @@ class Level:
     """An instruction set and the shape of the kernels for it.
 
     Attributes:
-        name: ``"avx512vnni"`` or ``"avx2"``.
+        name: ``"avx512vnni"``, ``"avxvnni"`` or ``"avx2"``.
         lanes: 32-bit numbers in a register.
         rows: of a block of sums that stays in registers, two registers wide.
         multiplies_bytes: whether it multiplies bytes without saturating (VPDPBUSD); else direct
@@ -65,6 +65,16 @@ AVX512_VNNI = Level(
     # Without fast-dpwssd LLVM may take VPDPWSSD apart into two instructions, at half the speed.
     features="+avx512vnni,+fast-dpwssd,-prefer-256-bit",
 )
+AVX_VNNI = Level(
+    name="avxvnni",
+    lanes=8,
+    rows=6,
+    multiplies_bytes=True,
+    few_weights=2**17,
+    needs=_V3 | {"avxvnni"},
+    cpu="x86-64-v3",
+    features="+avxvnni,+fast-dpwssd",
+)
 AVX2 = Level(
     name="avx2",
     lanes=8,
@@ -75,7 +85,7 @@ AVX2 = Level(
     cpu="x86-64-v3",
     features="",
 )
-LEVELS = (AVX512_VNNI, AVX2)
+LEVELS = (AVX512_VNNI, AVX_VNNI, AVX2)
 """The fastest first."""
 
 NAMES = tuple(level.name for level in LEVELS)
