@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import runpy
@@ -15,6 +16,7 @@ from contextlib import closing, suppress
 import pytest
 
 from tests.conftest import ROOT
+from tests.support.mirror import whole
 from tests.support.pictures import png, png_chunk
 from tests.support.server import CHELSEA, serving
 
@@ -74,6 +76,30 @@ def test_oversized_bodies(strict):
     status, _ = answer_to(strict, head(f"Content-Length: {10**18}", "Content-Type: image/jpeg"))
     assert status == 413
     assert strict.memory() < 400 * MIB
+
+
+def test_addresses_are_not_fetched(server, mirror):
+    """A client could have the server look into its own network."""
+    url = mirror.serve(whole(CHELSEA, content_type="image/jpeg"))
+    encoded = base64.b64encode(url.encode()).decode()
+    for body, kind, code in (
+        (url.encode(), "image/jpeg", 422),
+        (json.dumps({"image": url}).encode(), "application/json", 400),
+        (json.dumps({"image": encoded}).encode(), "application/json", 422),
+        (f"url={url}".encode(), "application/x-www-form-urlencoded", 415),
+    ):
+        assert server.detect(body, kind=kind).status == code
+    assert server.detect(CHELSEA, f"?url={url}").status == 400
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES"}
+    for value in (url, encoded):
+        assert server.infer({"inputs": [{**tensor, "data": [value]}]}).status in (400, 422)
+    form = (
+        f'--x\r\nContent-Disposition: form-data; name="file"; filename="{url}"\r\n'
+        "Content-Type: image/jpeg\r\n\r\n"
+    ).encode() + CHELSEA + b"\r\n--x--\r\n"  # fmt: skip
+    answer = server.detect(form, kind="multipart/form-data; boundary=x")
+    assert answer.status == 200 and answer.json["pictures"][0]["detections"]
+    assert not mirror.requests
 
 
 def test_many_large_bodies_at_once(strict):

@@ -32,7 +32,7 @@ from ssd34.core.postprocess import POLICIES, ZOO
 from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
 from ssd34.errors import ImageError, OptionError
 from ssd34.files.atomic import write_text, written_whole
-from ssd34.images.read import LargeImageError, make_reopenable, read_picture
+from ssd34.images.read import LargeImageError, fetched, make_reopenable, read_picture
 from ssd34.images.sources import PictureFile, find_pictures
 from ssd34.machine import overlapped
 from ssd34.runtime.detector import Detector, PreparedPicture
@@ -109,10 +109,10 @@ def detect(
 ) -> None:
     """Find objects in pictures, films and streams.
 
-    SOURCE is a picture, a folder (with its folders) or a quoted pattern such as 'shots/*.jpg'; or
-    one film, the address of a stream (rtsp://...), or the number of a camera.
-    An unreadable picture is reported, the others are done, and the exit code is 1. If none can be
-    read, the exit code is 2 and nothing is written.
+    SOURCE is a picture, its address (https://...), a folder (with its folders) or a quoted pattern
+    such as 'shots/*.jpg'; or one film, the address of a stream (rtsp://...), or the number of a
+    camera. An unreadable picture is reported, the others are done, and the exit code is 1. If none
+    can be read, the exit code is 2 and nothing is written.
 
     Example: ssd34 detect photos --save out
     """
@@ -137,7 +137,7 @@ def detect(
         detect_video(video, load, asked)
         return
     refuse_for_pictures(asked)
-    pictures = find_pictures(sources)
+    pictures = find_pictures(sources, urls=True)
     if form is None:
         ending = output.suffix.lower().removeprefix(".") if output else ""
         form = ending if ending in ("json", "csv") else "table"
@@ -147,20 +147,20 @@ def detect(
     label_files = _label_files(pictures, output) if output and form == "yolo" else {}
     check_outputs(
         [*targets.values(), *(label_files.values() if label_files else (output,))],
-        files=[picture.path for picture in pictures], models=(model,),
+        files=[picture.path for picture in pictures if not picture.url], models=(model,),
         made=(save, output if form == "yolo" else None),
     )  # fmt: skip
     detector = load()
     wanted = [detector.labels.label(name) for name in classes]
 
-    run = DetectRun(model=model, files=[picture.path for picture in pictures])
+    run = DetectRun(model=model, files=[picture.source for picture in pictures])
 
     def prepare(picture: PictureFile) -> tuple[PreparedPicture, Image.Image | None] | ImageError:
         """In a thread, while the network works on the picture before."""
         try:
             if save is None:
-                return detector.prepare(picture.path, max_pixels=max_pixels), None
-            source = make_reopenable(picture.path)
+                return detector.prepare(picture.source, max_pixels=max_pixels), None
+            source = fetched(picture.url) if picture.url else make_reopenable(picture.path)
             image = read_picture(source, max_pixels=max_pixels)
             # The fast way is not that of the whole picture, which is only drawn on.
             seen = source if preprocessing == FAST else image
@@ -177,7 +177,7 @@ def detect(
             if isinstance(ready, ImageError):
                 if len(pictures) == 1:
                     raise ready
-                run.failed.append((picture.path, str(ready)))
+                run.failed.append((picture.source, str(ready)))
                 bar.console.print(f"skipped: {ready}", markup=False, soft_wrap=True)
                 bar.advance(task)
                 continue
@@ -185,9 +185,9 @@ def detect(
             found = detector.find(prepared, score=score)
             if wanted:
                 found = found.where(np.isin(found.labels, wanted))
-            run.looked.append(Looked(picture.path, picture.relative, found))
+            run.looked.append(Looked(picture.source, picture.relative, found))
             if image is not None:
-                _save(targets[picture.path], np.asarray(image), found)
+                _save(targets[picture.source], np.asarray(image), found)
             bar.advance(task)
     if not run.looked:
         raise ImageError(f"none of {counted(len(pictures), 'picture')} could be read, see above")
@@ -217,14 +217,14 @@ def _warn_of_own_threshold(session: Session, score: float) -> None:
         )
 
 
-def _targets(pictures: list[PictureFile], folder: Path) -> dict[Path, Path]:
+def _targets(pictures: list[PictureFile], folder: Path) -> dict[Path | str, Path]:
     """Where each picture is saved: its relative path, numbered where two would be the same.
 
     Raises:
         OptionError: a picture would be written over one of the sources.
     """
-    originals = {os.path.realpath(picture.path) for picture in pictures}
-    targets: dict[Path, Path] = {}
+    originals = {os.path.realpath(picture.path) for picture in pictures if not picture.url}
+    targets: dict[Path | str, Path] = {}
     taken: set[str] = set()
     for picture in pictures:
         target = folder / picture.relative
@@ -233,15 +233,15 @@ def _targets(pictures: list[PictureFile], folder: Path) -> dict[Path, Path]:
         target = _untaken(target, taken)
         if os.path.realpath(target) in originals:
             raise OptionError(f"--save {folder}: would overwrite {target}; choose another folder")
-        targets[picture.path] = target
+        targets[picture.source] = target
     return targets
 
 
-def _label_files(pictures: list[PictureFile], folder: Path) -> dict[Path, Path]:
+def _label_files(pictures: list[PictureFile], folder: Path) -> dict[Path | str, Path]:
     """Where the boxes of each picture go, numbered where two would be the same."""
     taken: set[str] = set()
     return {
-        picture.path: _untaken(folder / picture.relative.with_suffix(".txt"), taken)
+        picture.source: _untaken(folder / picture.relative.with_suffix(".txt"), taken)
         for picture in pictures
     }
 
@@ -265,7 +265,9 @@ def _save(target: Path, pixels: NDArray[np.uint8], found: Detections) -> None:
         draw(pixels, found).save(temporary, form, quality=92)
 
 
-def _emit(run: DetectRun, form: str, output: Path | None, label_files: dict[Path, Path]) -> None:
+def _emit(
+    run: DetectRun, form: str, output: Path | None, label_files: dict[Path | str, Path]
+) -> None:
     if output is None:
         width = shutil.get_terminal_size((100, 24)).columns
         click.echo(as_text(run, form, width=width), nl=False)

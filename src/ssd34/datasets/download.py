@@ -14,8 +14,9 @@ from ssd34.errors import DatasetError, OptionError
 from ssd34.files.archive import require_space, unpack
 from ssd34.files.atomic import write_text
 from ssd34.files.cache import PublishedFile
-from ssd34.files.download import PAUSE, TIMEOUT, download
+from ssd34.files.download import download
 from ssd34.files.lock import folder_locked
+from ssd34.files.web import PAUSE, TIMEOUT
 
 ATTEMPTS = 20
 """How often an address may break off: the largest archive takes hours."""

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import os
-import re
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from ssd34.errors import DownloadError
-from ssd34.files.atomic import naming, sha256_of
+from ssd34.files.atomic import sha256_of
 from ssd34.files.lock import file_locked
-from ssd34.version import __version__
-
-TIMEOUT, PAUSE = 30.0, 1.0
-"""Seconds without a byte, and before a mirror that broke off is asked again."""
-_LONGEST_ANSWER = 200
+from ssd34.files.web import PAUSE, TIMEOUT, BrokenOff, Refused, in_one_line, length_of, receive
 
 
 def download(
@@ -63,7 +54,7 @@ def download(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     answers = []
-    with file_locked(target, waiting=lambda _who: progress(_length(part))):
+    with file_locked(target, waiting=lambda _who: progress(length_of(part))):
         if is_file(target, size=size, sha256=sha256):
             return
         for url in urls:
@@ -71,7 +62,7 @@ def download(
             try:
                 _complete(part, fetch, size=size, sha256=sha256, attempts=attempts, pause=pause)
             except Refused as answer:
-                answers.append(f"{urlsplit(url).netloc or url}: {_one_line(str(answer))}")
+                answers.append(f"{urlsplit(url).netloc or url}: {in_one_line(str(answer))}")
             else:
                 part.replace(target)
                 return
@@ -86,10 +77,10 @@ def _complete(
 ) -> None:
     """Bring `part` to the whole, right file by one mirror; Refused where that has another file, or
     broke off too often."""
-    inherited = _length(part) > 0
+    inherited = length_of(part) > 0
     broken_off = 0
     while True:
-        if _length(part) >= size:
+        if length_of(part) >= size:
             if is_file(part, size=size, sha256=sha256):
                 return
             wrong = sha256_of(part)
@@ -110,167 +101,3 @@ def _complete(
 def is_file(path: Path, *, size: int, sha256: str) -> bool:
     """Whether a file with that size in bytes and SHA-256 is there."""
     return os.path.isfile(path) and path.stat().st_size == size and sha256_of(path) == sha256
-
-
-def _length(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _one_line(text: str) -> str:
-    """Printable and short: parts of it were chosen by a server."""
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(printable.split())[:_LONGEST_ANSWER]
-
-
-_BLOCK = 1 << 16
-_HEAD = 512
-"""Bytes by which a pointer or a web page is known."""
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
-_WEB = ("http", "https")
-
-
-class Refused(Exception):  # noqa: N818 - not an error of ours: an answer, told to the user later
-    """This mirror does not have the file; the message completes "HOST: ..."."""
-
-
-class BrokenOff(Exception):  # noqa: N818
-    """The connection ended early; the partial download is kept."""
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects from the web to the web; the base class would follow others, too."""
-
-    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        target = urljoin(req.full_url, headers.get("Location", ""))
-        if urlsplit(target).scheme not in _WEB:
-            fp.close()
-            raise Refused(f"redirects to {target}; only http and https are fetched")
-        return super().http_error_302(req, fp, code, msg, headers)
-
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
-
-
-def receive(
-    url: str, part: Path, *, size: int, timeout: float, progress: Callable[[int], None]
-) -> None:
-    """Bring `part` to `size` bytes of `url`, no more, and call `progress` with the bytes that are
-    there.
-
-    Asks for what is missing; where the server sends everything instead, `part` starts over.
-
-    Raises:
-        Refused: the server answers with anything else than this file.
-        BrokenOff: it stopped before the end, or sent nothing for `timeout` seconds.
-        OSError: `part` cannot be written.
-    """
-    if urlsplit(url).scheme not in _WEB:
-        raise Refused("only http and https are fetched")
-    offset = _length(part)
-    with _answer(url, offset=offset, size=size, timeout=timeout) as response:
-        if response.status != http.client.PARTIAL_CONTENT:
-            offset = 0
-        announced = response.length
-        blocks = _blocks(response, offset=offset, size=size, timeout=timeout)
-        head = b""
-        if offset == 0:
-            while len(head) < _HEAD and (block := next(blocks, b"")):
-                head += block
-            _check_head(head)
-            if announced not in (None, size):
-                raise Refused(f"announces {announced} bytes instead of {size}")
-        have = offset + len(head)
-        progress(have)
-        with naming(part, needs=size), part.open("ab" if offset else "wb") as file:
-            file.write(head)
-            for block in blocks:
-                file.write(block)
-                have += len(block)
-                progress(have)
-            file.flush()
-            os.fsync(file.fileno())
-    if have < size:
-        raise BrokenOff(f"broke off after {have} of {size} bytes")
-
-
-def _answer(url: str, *, offset: int, size: int, timeout: float) -> http.client.HTTPResponse:
-    """The answer to a request for the bytes from `offset` on: 206 with these or 200 with all."""
-    headers = {"User-Agent": f"ssd34/{__version__}", "Accept-Encoding": "identity"}
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-    try:
-        response: http.client.HTTPResponse = _opener().open(
-            urllib.request.Request(url, headers=headers),  # noqa: S310 - the scheme was checked
-            timeout=timeout,
-        )
-    except urllib.error.HTTPError as error:
-        error.close()
-        if offset and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            # The file there is shorter than ours: ask for all of it to see what it is.
-            return _answer(url, offset=0, size=size, timeout=timeout)
-        raise Refused(f"answers {error.code} {error.reason}") from None
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, TimeoutError):
-            raise Refused(f"no answer within {timeout:g} s") from None
-        raise Refused(f"cannot be reached ({error.reason})") from None
-    except TimeoutError:
-        raise Refused(f"no answer within {timeout:g} s") from None
-    except ConnectionError:
-        raise BrokenOff("broke off before it answered") from None
-    except (http.client.HTTPException, OSError, ValueError) as error:
-        raise Refused(f"answers nonsense ({type(error).__name__}: {error})") from None
-    if response.status == http.client.OK:
-        return response
-    if response.status == http.client.PARTIAL_CONTENT and offset:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers["Content-Range"] or "")
-        if found and int(found[1]) == offset and found[2] in ("*", str(size)):
-            return response
-        response.close()
-        return _answer(url, offset=0, size=size, timeout=timeout)
-    response.close()
-    raise Refused(f"answers {response.status} {response.reason}")
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Knows http, https and proxies; unlike the default one neither file, ftp nor data."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        _Redirects(),
-        urllib.request.HTTPErrorProcessor(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
-def _blocks(
-    response: http.client.HTTPResponse, *, offset: int, size: int, timeout: float
-) -> Iterator[bytes]:
-    """The body as it comes, up to `size` counted from `offset`."""
-    while offset < size:
-        try:
-            block = response.read1(min(_BLOCK, size - offset))
-        except TimeoutError:
-            raise BrokenOff(
-                f"sent nothing for {timeout:g} s after {offset} of {size} bytes"
-            ) from None
-        except (OSError, http.client.HTTPException, ValueError):
-            raise BrokenOff(f"broke off after {offset} of {size} bytes") from None
-        if not block:
-            return
-        offset += len(block)
-        yield block
-
-
-def _check_head(head: bytes) -> None:
-    if head.startswith(_LFS_POINTER):
-        raise Refused("sends a Git LFS pointer instead of the file")
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html")):
-        raise Refused("sends a web page instead of the file")

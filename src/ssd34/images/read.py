@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ssd34.core.preprocess import check_pixels
-from ssd34.errors import ImageError
+from ssd34.errors import DownloadError, ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 """The picture formats that are read. Others that Pillow knows run outside programs or are no
@@ -33,7 +33,7 @@ MAX_PIXELS = 100_000_000
 """Default limit on width x height: a 10000 x 10000 picture takes 300 MB once decoded."""
 
 MAX_PIPED_BYTES = 1 << 28
-"""Limit on a picture that comes out of a pipe, as it is kept in memory."""
+"""Limit on a picture that comes out of a pipe or from the web, as it is kept in memory."""
 
 _pillow_limit = threading.Lock()
 
@@ -64,7 +64,7 @@ class LargeImageError(ImageError):
     """More pixels than the limit; callers that have an option for it say so."""
 
 
-def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def read_image(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode a picture to (H, W, 3) uint8 RGB.
 
     The EXIF orientation is applied. Greyscale, palette, CMYK and 16-bit pictures are converted;
@@ -72,15 +72,35 @@ def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray
     gamma are not applied.
 
     Args:
-        source: a file, or the bytes of one.
+        source: a file, its address (``http://...`` or ``https://...``), or its bytes.
         max_pixels: refuse a picture with more pixels, before decoding it.
 
     Raises:
         ImageError: missing, unreadable, truncated, too large, or with samples whose white is not
             known; one line with the remedy.
     """
-    with open_picture(source, max_pixels=max_pixels) as image:
+    with open_picture(fetched(source), max_pixels=max_pixels) as image:
         return np.asarray(decode_upright(image))
+
+
+def is_address(source: object) -> bool:
+    """Whether it is text that begins with ``http://`` or ``https://``; a path never is."""
+    return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
+
+
+def fetched(source: str | Path | bytes) -> Path | bytes:
+    """A file, or its bytes; of an address what lies there. ImageError where that cannot be had, or
+    is more than `MAX_PIPED_BYTES`."""
+    if not isinstance(source, str):
+        return source
+    if not is_address(source):
+        return Path(source)
+    from ssd34.files.web import read_url  # only now: it takes a while
+
+    try:
+        return read_url(source, limit=MAX_PIPED_BYTES)
+    except DownloadError as error:
+        raise ImageError(f"{error}; check the address") from None
 
 
 def read_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -342,8 +362,8 @@ def _eight_bits(image: Image.Image, tags: Mapping[int, Any]) -> NDArray[np.uint8
 
 
 Picture = str | Path | bytes | NDArray[np.uint8] | Image.Image
-"""What may be given as a picture: a path, an encoded file's bytes, an (H, W, 3) uint8 RGB array,
-or a Pillow image."""
+"""What may be given as a picture: a path; an address as text, ``http://...`` or ``https://...``; an
+encoded file's bytes; an (H, W, 3) uint8 RGB array; or a Pillow image."""
 
 
 def load_picture(image: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -354,9 +374,8 @@ def load_picture(image: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     if isinstance(image, Image.Image):
         return rgb_picture(image)
     if isinstance(image, str | Path | bytes):
-        source = Path(image) if isinstance(image, str) else image
-        return read_picture(source, max_pixels=max_pixels)
+        return read_picture(fetched(image), max_pixels=max_pixels)
     raise ImageError(
-        "expected a path, encoded bytes, an (H, W, 3) uint8 RGB array or a Pillow image, got "
-        f"{type(image).__name__}"
+        "expected a path, an address, encoded bytes, an (H, W, 3) uint8 RGB array or a Pillow "
+        f"image, got {type(image).__name__}"
     )

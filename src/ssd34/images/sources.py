@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from ssd34.errors import ImageError
-from ssd34.images.read import SUFFIXES
+from ssd34.images.read import SUFFIXES, is_address
+
+_LONGEST_NAME = 60
+"""Characters, which are at most four bytes each."""
 
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture to look at, and its path below the folder that was named, or its own name; that
-    path never leads upwards."""
+    """A picture to look at.
+
+    Attributes:
+        path: its file.
+        relative: its path below the folder that was named, or its own name; never leads upwards.
+        url: its address, where it has one instead of a file.
+    """
 
     path: Path
     relative: Path
+    url: str | None = None
+
+    @property
+    def source(self) -> Path | str:
+        """What a reader takes, and what results call it."""
+        return self.url or self.path
 
 
-def find_pictures(sources: Iterable[str]) -> list[PictureFile]:
-    """Files, folders (searched through, hidden files left out) and glob patterns to files.
+def find_pictures(sources: Iterable[str], *, urls: bool = False) -> list[PictureFile]:
+    """Files, folders (searched through, hidden files left out) and glob patterns to files; with
+    `urls` also addresses of pictures, which are not asked here.
 
     A file that was named itself is taken whatever its ending. The order is that of the sources,
     sorted within each; a file found twice counts once.
@@ -32,6 +49,10 @@ def find_pictures(sources: Iterable[str]) -> list[PictureFile]:
     """
     found: dict[str, PictureFile] = {}
     for source in sources:
+        if urls and is_address(source):
+            name = _name_in(source)
+            found.setdefault(source, PictureFile(name, name, source))
+            continue
         path = Path(source)
         if path.is_dir():
             pictures = _in_folder(path)
@@ -44,7 +65,7 @@ def find_pictures(sources: Iterable[str]) -> list[PictureFile]:
         elif path.exists():
             pictures = [PictureFile(path, Path(path.name))]
             nothing = ""
-        elif glob.has_magic(source):
+        elif glob.has_magic(source) and not is_address(source):
             matches = (Path(name) for name in sorted(glob.glob(source, recursive=True)))
             pictures = [PictureFile(p, Path(p.name)) for p in matches if _is_picture(p)]
             nothing = "matches no pictures"
@@ -61,9 +82,16 @@ def find_pictures(sources: Iterable[str]) -> list[PictureFile]:
 def _missing(source: str) -> str:
     if source == "-":
         return "expected a file; what comes on standard input is /dev/stdin"
-    if source.lower().startswith(("http://", "https://")):
-        return "an address; expected a file, so download it first"
+    if is_address(source):
+        return "an address; expected a file here, so download it first"
     return "no such file or folder; check the path"
+
+
+def _name_in(url: str) -> Path:
+    """The name that a picture from an address gets: the last part of its path."""
+    name = re.split(r"[/\\]", unquote(re.split("[?#]", url)[0].partition("://")[2]))[1:]
+    clean = re.sub(r"[\x00-\x1f\x7f:*?\"<>|]", "-", name[-1])[-_LONGEST_NAME:] if name else ""
+    return Path(clean.lstrip(". ") or "picture")
 
 
 def _in_folder(folder: Path) -> list[PictureFile]:

@@ -23,7 +23,7 @@ from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import OptionError
 from ssd34.images.draw import draw
-from ssd34.images.read import MAX_PIXELS, Picture, load_picture
+from ssd34.images.read import MAX_PIXELS, Picture, fetched, is_address, load_picture
 from ssd34.images.reduced import Reduced, read_square, stretch
 from ssd34.machine import overlapped
 from ssd34.runtime.engine import DEFAULT_ENGINE
@@ -63,8 +63,8 @@ class PictureDetections(Detections):
     """What a `Detector` found in one picture.
 
     Attributes:
-        path: the picture's file; None where it came as bytes, an array or a Pillow image, which
-            are not kept.
+        path: the picture's file; None where it came from an address, as bytes, an array or a
+            Pillow image, which are not kept.
     """
 
     path: Path | None = None
@@ -174,7 +174,8 @@ class Detector:
         """Find objects in one picture.
 
         Args:
-            image: a path, encoded bytes, an (H, W, 3) uint8 RGB array, or a Pillow image.
+            image: a path, an address (``http://...`` or ``https://...``), encoded bytes, an
+                (H, W, 3) uint8 RGB array, or a Pillow image.
             score: leave out what scores less, 0..1.
             max_pixels: refuse files with more pixels.
 
@@ -213,7 +214,9 @@ class Detector:
         else:
             picture = load_picture(image, max_pixels=max_pixels)
             size = picture.size
-        path = Path(image) if isinstance(image, str | Path) else None
+        path = None
+        if isinstance(image, str | Path) and not is_address(image):
+            path = Path(image)
         return PreparedPicture(self.session.prepare(picture, out=self._buffer()), *size, path)
 
     def find(self, prepared: PreparedPicture, *, score: float = DEFAULT_SCORE) -> PictureDetections:
@@ -250,8 +253,7 @@ class Detector:
     def _square(self, image: Picture, *, max_pixels: int) -> Reduced:
         side = self.spec.image_size
         if isinstance(image, str | Path | bytes):
-            source = Path(image) if isinstance(image, str) else image
-            return read_square(source, side, max_pixels=max_pixels)
+            return read_square(fetched(image), side, max_pixels=max_pixels)
         picture = load_picture(image, max_pixels=max_pixels)
         return Reduced(stretch(picture, side), *picture.size)
 

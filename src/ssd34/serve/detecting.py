@@ -118,7 +118,8 @@ def _response(
         Refusal: no picture could be read.
     """
     run = DetectRun(model=model, files=[Path(sent.name) for sent in pictures])
-    for file, answer in zip(run.files, answers, strict=True):
+    for sent, answer in zip(pictures, answers, strict=True):
+        file = Path(sent.name)
         if isinstance(answer, ImageError):
             run.failed.append((file, str(answer)))
         elif isinstance(answer, BaseException):

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from ssd34.errors import OptionError, VideoError
+from ssd34.errors import DownloadError, OptionError, VideoError
 from ssd34.images.read import SUFFIXES as PICTURES
 
 FILMS = frozenset(
@@ -18,6 +18,10 @@ FILMS = frozenset(
      ".mjpeg", ".mjpg", ".y4m", ".ivf")
 )  # fmt: skip
 """File name endings of films. A file with another ending is taken for a picture."""
+
+_PLAYLISTS = frozenset((".m3u8", ".m3u", ".mpd", ".sdp"))
+_ASKED = 10.0
+"""Seconds within which a server says what lies at an address without a known ending."""
 
 _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "rtp", "srt")
 
@@ -67,7 +71,7 @@ def find_video(sources: Sequence[str]) -> VideoSource | None:
 def _video_of(source: str) -> VideoSource | None:
     path = Path(source)
     if "://" in source and (parts := urlsplit(source)).scheme in _SCHEMES:
-        if parts.scheme in ("http", "https") and Path(parts.path).suffix.lower() in PICTURES:
+        if parts.scheme in ("http", "https") and _is_picture(source, parts):
             return None
         return VideoSource(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), source)
     if re.fullmatch(r"/dev/video\d+", source):
@@ -80,3 +84,17 @@ def _video_of(source: str) -> VideoSource | None:
         return None
     # Without file: a name that begins like an address would be taken for one.
     return VideoSource(source, f"file:{path}", path=path)
+
+
+def _is_picture(url: str, parts: SplitResult) -> bool:
+    """Whether a picture lies at an address of the web, by its ending or else by what the server
+    says. Where it says nothing, or a user name stands there, as cameras want it, it is none."""
+    ending = Path(parts.path).suffix.lower()
+    if ending in PICTURES or ending in FILMS or ending in _PLAYLISTS or "@" in parts.netloc:
+        return ending in PICTURES
+    from ssd34.files.web import read_content_type
+
+    try:
+        return read_content_type(url, timeout=_ASKED).startswith("image/")
+    except DownloadError:
+        return False

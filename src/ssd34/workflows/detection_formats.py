@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.table import Table
@@ -19,9 +21,9 @@ FORMATS = ("table", "json", "coco", "csv", "yolo")
 
 @dataclass(frozen=True)
 class Looked:
-    """A picture and what was found in it."""
+    """A picture, its file or its address, and what was found in it."""
 
-    file: Path
+    file: Path | str
     relative: Path
     detections: Detections
 
@@ -32,9 +34,9 @@ class DetectRun:
     objects were looked for, and those that could not be read, and why."""
 
     model: str
-    files: list[Path]
+    files: Sequence[Path | str]
     looked: list[Looked] = field(default_factory=list)
-    failed: list[tuple[Path, str]] = field(default_factory=list)
+    failed: list[tuple[Path | str, str]] = field(default_factory=list)
 
 
 def as_text(run: DetectRun, form: str, *, width: int | None = None) -> str:
@@ -66,7 +68,7 @@ def as_coco(run: DetectRun) -> list[dict[str, Any]]:
     """COCO results. The image id is the number that names the file, as in COCO; where that is not
     so for every file, or not unique, pictures count from 1, unreadable ones included. File and
     class are named as well, which ``evaluate --detections`` goes by."""
-    numbers = number_files([file.name for file in run.files])
+    numbers = number_files([_name_of(file) for file in run.files])
     ids = dict(zip(run.files, numbers, strict=True))
     return [
         {**result, "file_name": text_of(looked.file), "category_name": found.name}
@@ -75,6 +77,10 @@ def as_coco(run: DetectRun) -> list[dict[str, Any]]:
             looked.detections, looked.detections.to_coco(ids[looked.file]), strict=True
         )
     ]
+
+
+def _name_of(file: Path | str) -> str:
+    return Path(urlsplit(file).path if isinstance(file, str) else file).name
 
 
 def _table(run: DetectRun, width: int | None) -> str:
