@@ -1,6 +1,7 @@
 # make detect   run the embedded model on the example pictures
 # make test     run the tests
-# make browser  install Chromium where it is missing, with apt: some tests look at pages in it
+# make try      the embedded model in a web page that runs it in the browser, on http://127.0.0.1:8001/
+# make browser  install Chromium where it is missing, with apt, and what `make try` needs: some tests look at pages
 # make check    format, lint, types
 # make licences the licences of all that is depended on, as docs/licences.md, and an SBOM in out/
 # Everything lives in .venv; set PYTHON to choose the interpreter.
@@ -13,13 +14,24 @@ PIP := PIP_CONSTRAINT=$(CURDIR)/$(CONSTRAINTS) $(BIN)/python -m pip --disable-pi
 
 APT := $(if $(filter 0,$(shell id -u)),,sudo -n )apt-get -o Acquire::Retries=2 -o Acquire::http::Timeout=30
 
-.PHONY: detect test browser check format licences clean
+PORT ?= 8001
+
+.PHONY: detect test try browser check format licences clean
 
 detect: .venv/.base
 	$(BIN)/ssd34 detect examples --save out/examples
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+try: .venv/.base .venv/npm/.done
+	$(BIN)/python docs/try/build.py out/try --serve $(PORT)
+
+.venv/npm/.done: docs/try/package.json docs/try/package-lock.json
+	@command -v npm >/dev/null || { echo "error: npm is not installed; it comes with Node.js" >&2; exit 1; }
+	mkdir -p $(@D) && cp $^ $(@D)
+	npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
 
 # Never an error: without a browser its tests are skipped and say so.
 browser:
@@ -30,6 +42,7 @@ browser:
 	  $(APT) update -qq && $(APT) install -y -qq --no-install-recommends chromium >/dev/null \
 	  || echo "Chromium could not be installed: the tests that need it will be skipped"; \
 	fi
+	@$(MAKE) --no-print-directory .venv/npm/.done || echo "the tests of docs/try will be skipped"
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -10,7 +10,16 @@ import pytest
 from ssd34.images.draw import choose_colour
 from tests.conftest import EXAMPLES
 from tests.support.browser import CHROMIUM, HOW_TO_GET_IT, chromium
-from tests.support.server import CHELSEA, serving, wait_for
+from tests.support.page import (
+    assert_readable,
+    assert_stays_at,
+    hand_over,
+    rows,
+    set_score,
+    upload,
+    wait_until,
+)
+from tests.support.server import CHELSEA, serving
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason=HOW_TO_GET_IT)
 
@@ -37,35 +46,10 @@ def open_page(browser, server, *, width=1280, dark=False):
     browser.open(f"http://127.0.0.1:{server.port}/", width=width, dark=dark)
 
 
-def wait_until(browser, script):
-    wait_for(lambda: browser.run(script))
-
-
-def upload(browser, *files):
-    """Choose files, as the window for it would."""
-    node = browser.ask("DOM.getDocument")["root"]["nodeId"]
-    chosen = browser.ask("DOM.querySelector", nodeId=node, selector="#file")["nodeId"]
-    browser.ask("DOM.setFileInputFiles", nodeId=chosen, files=[*map(str, files)])
-
-
 def shown_cat(browser, server, **how):
     open_page(browser, server, **how)
     upload(browser, EXAMPLES / "chelsea.jpg")
     wait_until(browser, "!document.getElementById('result').hidden")
-
-
-def rows(browser):
-    script = (
-        "[...document.querySelectorAll('#rows tr')].map(r => [...r.cells].map(c => c.innerText))"
-    )
-    return browser.run(script)
-
-
-def set_score(browser, percent):
-    browser.run(
-        f"{{ const s = document.getElementById('score'); s.value = {percent};"
-        " s.dispatchEvent(new Event('input')); }"
-    )
 
 
 def test_an_upload_shows_what_the_server_finds(browser, cats):
@@ -137,15 +121,7 @@ def test_by_keyboard(browser, cats):
 def test_a_pasted_and_a_dropped_picture(browser, cats):
     for kind, field in (("paste", "clipboardData"), ("drop", "dataTransfer")):
         open_page(browser, cats)
-        browser.run(
-            f"""fetch('/examples/chelsea.jpg').then(r => r.blob()).then(b => {{
-              const data = new DataTransfer();
-              data.items.add(new File([b], 'cat.jpg', {{type: b.type}}));
-              const event = new Event('{kind}', {{bubbles: true}});
-              event.{field} = data;
-              document.body.dispatchEvent(event);
-            }})"""
-        )
+        hand_over(browser, kind, field)
         wait_until(browser, "!document.getElementById('result').hidden")
         assert "cat" in {row[0] for row in rows(browser)}
 
@@ -191,49 +167,12 @@ def test_downloads(browser, cats):
     assert told["model"] == "default" and [d["name"] for d in told["detections"]] == ["cat"]
 
 
-def luminance(colour):
-    values = np.array([int(v) for v in colour[4:-1].split(",")[:3]]) / 255
-    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))
-
-
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_readable_on_phones_and_in_the_dark(browser, cats, width, dark):
     shown_cat(browser, cats, width=width, dark=dark)
-    assert browser.run("document.documentElement.scrollWidth - innerWidth") == 0
-    assert browser.messages == []
-    port = cats.port
-    away = [r for r in browser.requests if not r.startswith(("data:,", "blob:"))]
-    assert all(r.startswith(f"http://127.0.0.1:{port}/") for r in away)
-    picture = browser.screenshot().mean(axis=-1)
-    assert np.median(picture) < 60 if dark else np.median(picture) > 200
-    colours = browser.run(
-        """[...document.querySelectorAll('main *, header *, footer *')]
-        .filter(e => e.offsetWidth > 1)
-        .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
-        .map(e => {
-          let b = e;
-          while (getComputedStyle(b).backgroundColor === 'rgba(0, 0, 0, 0)') b = b.parentElement;
-          return [e.tagName, getComputedStyle(e).color, getComputedStyle(b).backgroundColor];
-        })"""
-    )
-    assert len(colours) > 15
-    for tag, text, paper in {tuple(one) for one in colours}:
-        low, high = sorted((luminance(text), luminance(paper)))
-        assert (high + 0.05) / (low + 0.05) >= 4.5, (tag, text, paper)
-    # Whatever can be used has a name, and is large enough for a finger.
-    unnamed = browser.run(
-        """[...document.querySelectorAll('button, input:not([hidden]), canvas, [role=region]')]
-        .filter(e => !(e.innerText?.trim() || e.labels?.length || e.ariaLabel
-                       || e.querySelector('img')?.alt)).map(e => e.outerHTML)"""
-    )
-    assert unnamed == []
-    small = browser.run(
-        "[...document.querySelectorAll('button, .button')].filter(e => e.offsetWidth"
-        " && e.offsetHeight < 36).map(e => e.outerHTML)"
-    )
-    assert small == []
+    assert_readable(browser, dark=dark)
+    assert_stays_at(browser, f"http://127.0.0.1:{cats.port}/")
 
 
 def test_the_page_may_use_nothing_but_this_server(cats):

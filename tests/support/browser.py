@@ -41,7 +41,7 @@ class Browser:
 
     Attributes:
         messages: what pages wrote to the console, exceptions, and what the browser refused.
-        requests: every address that pages asked for.
+        requests: every address that pages and their workers asked for.
     """
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
@@ -54,6 +54,7 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
+        self.ask("Target.setAutoAttach", autoAttach=True, waitForDebuggerOnStart=True, flatten=True)
 
     def open(self, page: Path | str, *, width: int, dark: bool) -> None:
         """Show a file or an address in a window of some width; returns when all of it is there."""
@@ -87,18 +88,22 @@ class Browser:
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command and wait for its answer."""
-        self._last += 1
-        message = {"id": self._last, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
+        number = self._send(method, self._session, parameters)
         while True:
             answer = self._receive()
-            if answer.get("id") == self._last:
+            if answer.get("id") == number:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 result: dict[str, Any] = answer["result"]
                 return result
             self._note(answer.get("method"), answer.get("params", {}))
+
+    def _send(self, method: str, session: str, parameters: dict[str, Any]) -> int:
+        self._last += 1
+        message = {"id": self._last, "method": method, "params": parameters}
+        if session:
+            message["sessionId"] = session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        return self._last
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
@@ -111,7 +116,10 @@ class Browser:
         return answer
 
     def _note(self, event: str | None, told: dict[str, Any]) -> None:
-        if event == "Network.requestWillBeSent":
+        if event == "Target.attachedToTarget":  # a worker, which waits for this
+            for method in ("Network.enable", "Runtime.enable", "Runtime.runIfWaitingForDebugger"):
+                self._send(method, told["sessionId"], {})
+        elif event == "Network.requestWillBeSent":
             self.requests.append(told["request"]["url"])
         elif event == "Runtime.consoleAPICalled":
             self.messages.append(f"{told['type']}: {told['args']}")

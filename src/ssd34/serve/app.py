@@ -91,11 +91,25 @@ def make_app(service: Service) -> Starlette:
     app.router.redirect_slashes = False
     app.state.service = service
     app.state.parsers = Parsers()
-    app.state.page = (_FILES / "page.html").read_bytes()
-    app.state.page_policy = _policy_of(app.state.page.decode())
+    app.state.page = _read_page()
+    app.state.page_policy = _policy_of(app.state.page)
     app.state.openapi = json.loads((_FILES / "openapi.json").read_bytes())
     app.state.openapi["info"]["version"] = __version__
     return app
+
+
+def _read_page() -> str:
+    """The page with its style and scripts in it: one request, and no path more."""
+    folder = _FILES / "page"
+    page = (folder / "index.html").read_text("utf-8")
+    for pattern, tag in (
+        (r'<link rel="stylesheet" href="(.*?)">', "style"),
+        (r'<script src="(.*?)"></script>', "script"),
+    ):
+        for found in [*re.finditer(pattern, page)]:
+            text = (folder / found[1]).read_text("utf-8")
+            page = page.replace(found[0], f"<{tag}>{text}</{tag}>")
+    return page
 
 
 def _policy_of(page: str) -> str:
@@ -125,7 +139,7 @@ async def answer_example(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in EXAMPLES:
         raise Refusal(404, "no such example")
-    return Response((_FILES / "examples" / f"{name}.jpg").read_bytes(), media_type="image/jpeg")
+    return Response((_FILES / "page" / "examples" / f"{name}.jpg").read_bytes(), media_type="image/jpeg")
 
 
 async def answer_openapi(request: Request) -> Response:
