@@ -54,7 +54,6 @@ def test_a_read_only_strided_view_works():
     [*((Image.new(mode, (8, 8)), mode) for mode in ("L", "RGBA", "CMYK")),
      *((np.zeros(shape, np.uint8), shape) for shape in ((4, 4), (4, 4, 4), (3, 4, 4), (0, 4, 3))),
      (np.zeros((4, 4, 3), np.float32), "float32")],
-    ids=str,
 )  # fmt: skip
 def test_what_is_no_rgb_picture(picture, fact):
     with refused(ImageError, fact):

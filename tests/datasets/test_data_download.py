@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import json
 import shutil
 import threading
 import zipfile
@@ -275,9 +274,3 @@ def test_the_catalogue():
     assert sizes == {"coco-val2017": 1.1, "coco-2017": 20.4}
     with pytest.raises(OptionError, match="coco-val2017, coco-2017"):
         published_data("voc")
-
-
-def test_receipts_name_the_checksum(data, tmp_path):
-    fetch(data, tmp_path)
-    receipt = json.loads((tmp_path / "archives" / "unpacked.json").read_text())["val2017"]
-    assert (receipt["sha256"], receipt["files"]) == (data.archives[1].file.sha256, 12)

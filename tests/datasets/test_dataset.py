@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.datasets.dataset import Dataset, Problem, Sample
@@ -154,13 +153,6 @@ def test_a_damaged_or_encrypted_member_gives_an_image_error(tmp_path, form, plac
     assert "a.png" in one_line(caught)
 
 
-def test_zip_works_after_pickling_also_when_already_open(packed):
-    assert packed.read_bytes("0.png") == drawn(seed=0)
-    copy = pickle.loads(pickle.dumps(packed))
-    assert copy.read_bytes("1.png") == drawn(seed=1)
-    assert packed.read_bytes("2.png") == drawn(seed=2)
-
-
 def test_zip_works_from_threads(packed):
     wrong = []
 
@@ -204,13 +196,6 @@ def test_zip_works_in_a_forked_process_and_after_it(tmp_path):
             archive.writestr(f"images/{name}", name.encode() * length)
     result = subprocess.run([sys.executable, "-c", FORKED, path], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-
-
-def test_read_gives_the_pictures_pixels(shapes):
-    data = open_dataset(shapes)
-    for sample in data.samples[:3]:
-        with Image.open(shapes / "images" / sample.file_name) as picture:
-            np.testing.assert_array_equal(data.read(sample), np.asarray(picture))
 
 
 def test_read_names_the_picture_that_is_not_as_annotated_or_broken(pictures):

@@ -61,7 +61,9 @@ def found_in(path):
     """Split to picture to boxes."""
     layout = find_dataset(path)
     opened = {split: layout.open(split) for split in layout.splits}
-    assert all(dataset.problems == () for dataset in opened.values())
+    for dataset in opened.values():
+        assert dataset.problems == ()
+        assert all(dataset.read(sample).shape == (50, 40, 3) for sample in dataset.samples)
     return {
         split: {sample.file_name: sample.boxes.tolist() for sample in dataset.samples}
         for split, dataset in opened.items()
@@ -77,7 +79,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
          "ImageSets/Main/train.txt": "a/p\n", "ImageSets/Main/val.txt": "a/q\n"},
         {"train": {"a/p.jpg": BOX}, "val": {"a/q.jpg": []}}),
     "voc in folders below, without a list": (
-        {"Annotations/a/p.xml": xml(), "Annotations/b/p.xml": xml(), "JPEGImages/a/p.jpg": None,
+        {"Annotations/a/p.xml": xml(), "Annotations/b/p.XML": xml(), "JPEGImages/a/p.jpg": None,
          "JPEGImages/b/p.jpg": None},
         {"": {"a/p.jpg": BOX, "b/p.jpg": BOX}}),
     "voc in lower case": (
@@ -94,6 +96,9 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"train/annotations/p.xml": xml(), "train/images/p.jpg": None,
          "val/annotations/q.xml": xml(), "val/images/q.jpg": None},
         {"train": {"p.jpg": BOX}, "val": {"q.jpg": BOX}}),
+    "voc a folder a split, beside the pictures": (
+        {"train/p.xml": xml(), "train/p.jpg": None, "valid/q.xml": xml(), "valid/q.jpg": None},
+        {"train": {"p.jpg": BOX}, "valid": {"q.jpg": BOX}}),
     "voc in folders of other names": (
         {"labels/p.xml": xml(), "data/p.jpg": None}, {"": {"p.jpg": BOX}}),
     "voc in folders of other names, of splits": (
@@ -120,6 +125,9 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
          "ImageSets/Main/train.txt": "p\n"},
         {"train": {"a/p.jpg": BOX}}),
     # COCO
+    "coco with names that begin with the folder": (
+        {"instances.json": boxed("images/p.jpg"), "images/p.jpg": None},
+        {"": {"images/p.jpg": BOX}}),
     "coco of any name": ({"result.json": boxed("p.jpg"), "images/p.jpg": None, "notes.json": {}},
                          {"": {"p.jpg": BOX}}),
     "coco below annotations": (

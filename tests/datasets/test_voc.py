@@ -38,14 +38,6 @@ def test_corners_count_from_one_and_belong_to_the_box(tmp_path):
     assert sample.areas.tolist() == [1, 2000, 9.25 * 17.75]
 
 
-def test_endings_count_in_either_case(tmp_path):
-    folder = devkit(tmp_path)
-    [file] = (folder / "Annotations").iterdir()
-    shutil.rmtree(folder / "ImageSets", ignore_errors=True)
-    file.rename(file.with_suffix(".XML"))
-    assert len(open_dataset(folder)) == 1
-
-
 @pytest.mark.parametrize(
     ("flag", "meant"),
     [("0", 0), ("1", 1), (" 1 ", 1), ("true", 1), ("Unspecified", 0), ("", 0), ("2", None),
@@ -135,17 +127,6 @@ def test_a_list_of_classes_counts_and_coco_names_get_their_ids(tmp_path):
 @pytest.mark.parametrize("suffix", [".png", ".JPG", ".webp", ".bmp"])
 def test_pictures_of_any_kind(tmp_path, suffix):
     assert only(open_dataset(devkit(tmp_path / "set", suffix=suffix))).file_name == f"1{suffix}"
-
-
-def test_flat_folders_beside_the_pictures(tmp_path):
-    for split, count in (("train", 2), ("valid", 1)):
-        for number in range(count):
-            picture(tmp_path / split / f"{number}.png")
-            (tmp_path / split / f"{number}.xml").write_text(annotation(element("nut")))
-    assert find_dataset(tmp_path).splits == ("train", "valid")
-    assert len(open_dataset(f"{tmp_path}@train")) == 2
-    sample = only(open_dataset(tmp_path / "valid"))
-    assert sample.file_name == "0.png"
 
 
 @pytest.mark.parametrize("size", [None, (0, 0), ("", "x"), ("nan", "inf"), ("9e300", 50)])

@@ -129,11 +129,6 @@ def test_pictures_that_share_a_label_file_are_left_out(tmp_path):
     assert found == [("1.jpg", Kind.PICTURE_TWICE), ("1.png", Kind.PICTURE_TWICE)]
 
 
-def test_coco_names_get_their_official_ids(tmp_path):
-    dataset = train(yolo(tmp_path / "set", config={"names": ["tv", "person"]}))
-    assert dataset.labels == LabelSet(("tv", "person"), (72, 1))
-
-
 def test_splits_that_are_empty_or_not_there_are_not_offered(tmp_path):
     text = "train: images/train\nval:\ntest: ''\nnames: [nut]\n"
     assert find_dataset(yolo(tmp_path / "a", text=text)).splits == ("train",)

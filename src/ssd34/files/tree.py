@@ -97,8 +97,8 @@ def normalise_name(name: str) -> str | None:
 
 
 class FolderFiles(Files):
-    """Files below a folder; names that lead out of it are refused, and links that lead out of it
-    or of the data set's folder, if it lies in one."""
+    """Files below a folder; names that lead out of it are refused, and links, but for such to files
+    in the data set's folder, if it lies in one."""
 
     def __init__(self, root: Path, *, around: Path | None = None) -> None:
         self.root = root
@@ -216,11 +216,22 @@ class FolderFiles(Files):
     def _path(self, name: str) -> Path | None:
         try:
             root = os.path.realpath(self.root)
-            path = os.path.realpath(os.path.join(root, path_of(name.replace("\\", "/"))))
-            inside = _is_below(path, root) and not self._is_outside
+            place = os.path.join(root, path_of(name.replace("\\", "/")))
+            path = os.path.realpath(place)
+            inside = not self._is_outside and (
+                _is_below(path, root) or self._is_linked_inside(place, path, root)
+            )
         except ValueError:  # another drive, a null byte, a character that no file name can have
             return None
         return Path(path) if inside else None
+
+    def _is_linked_inside(self, place: str, path: str, root: str) -> bool:
+        """Whether a place below the folder is a link to a file elsewhere in the data set's."""
+        return (
+            os.path.isfile(path)
+            and _is_below(path, os.path.realpath(self._around))
+            and _is_below(os.path.realpath(os.path.dirname(place)), root)
+        )
 
 
 def _is_below(path: str, folder: str) -> bool:
