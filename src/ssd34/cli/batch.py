@@ -16,6 +16,7 @@ from ssd34.cli.console import (
     max_pixels_option,
     model_option,
     progress_bar,
+    say,
     score_option,
     warn,
 )
@@ -37,14 +38,14 @@ class _Bar(Listener):
         self._bar.update(self._task, total=pictures, completed=finished.pictures)
         if finished.pictures:
             text = f"{counted(finished.pictures, 'picture')} were finished before"
-            errors.print(text, markup=False, soft_wrap=True)
+            say(text)
 
     def moved(self, pictures: int, errors: int) -> None:
         text = f"detecting, {counted(errors, 'error')}" if errors else "detecting"
         self._bar.update(self._task, completed=pictures, description=text)
 
     def noted(self, text: str) -> None:
-        errors.print(text, markup=False, soft_wrap=True)
+        say(text)
 
 
 @click.command(short_help="Find objects in very many pictures: Parquet out, resumable, on Ray too.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -22,7 +21,7 @@ from ssd34.benchmark.run import benchmark as run_benchmark
 from ssd34.cli import INTERRUPTED, PARTLY
 from ssd34.cli.console import Renamed, progress_bar, warn
 from ssd34.errors import OptionError, require
-from ssd34.files.atomic import write_text, written_whole
+from ssd34.files.atomic import write_json, written_whole
 from ssd34.files.cache import load_matplotlib
 from ssd34.files.lock import folder_locked
 from ssd34.images.sources import find_pictures
@@ -129,7 +128,7 @@ def benchmark(
     console.print(describe_cpu(values["cpu"]), markup=False, soft_wrap=True)
     console.print(table_of(values))
     if json_file:
-        write_text(json_file, json.dumps(values, indent=1) + "\n")
+        write_json(json_file, values)
     if plot:
         with written_whole(plot) as temporary:
             draw_benchmark(values, temporary, form=_form(plot))

@@ -81,9 +81,14 @@ def _bar(*columns: ProgressColumn) -> Progress:
     )  # fmt: skip
 
 
+def say(text: str) -> None:
+    """Lines on stderr, as they are."""
+    errors.print(text, markup=False, soft_wrap=True)
+
+
 def warn(message: str) -> None:
     """One line on stderr."""
-    errors.print(f"warning: {message}", markup=False, soft_wrap=True)
+    say(f"warning: {message}")
 
 
 def warn_of_assumptions(dataset: Dataset) -> None:
@@ -143,7 +148,7 @@ json_option = click.option(
 def say_choice(session: Session) -> None:
     """What ``--engine auto`` took and why, on stderr."""
     if session.choice:
-        errors.print(session.choice.reason, markup=False, soft_wrap=True)
+        say(session.choice.reason)
 
 
 @contextmanager

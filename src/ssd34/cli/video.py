@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from ssd34.cli import PARTLY
-from ssd34.cli.console import ends_as_interrupted, errors, progress_bar, warn
+from ssd34.cli.console import ends_as_interrupted, progress_bar, say, warn
 from ssd34.errors import OptionError, VideoError
 from ssd34.files.atomic import written_whole
 from ssd34.images.draw import draw
@@ -114,7 +114,7 @@ def _open(source: VideoSource, options: VideoOptions) -> Feed:
     try:
         return Feed(
             source, every=options.every or 1, max_pixels=options.max_pixels, patience=patience,
-            say=lambda text: errors.print(text, markup=False, soft_wrap=True),
+            say=lambda text: say(text),
         )  # fmt: skip
     except LargeImageError as error:
         raise LargeImageError(f"{error}, or raise the limit with --max-pixels") from None

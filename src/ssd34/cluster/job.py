@@ -13,7 +13,7 @@ from ssd34.cluster.pictures import Pictures, Store
 from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import CARD
 from ssd34.errors import ModelError, OptionError
-from ssd34.files.atomic import sha256_of, write_text
+from ssd34.files.atomic import sha256_of, write_json
 from ssd34.images.read import MAX_PIXELS
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector
 from ssd34.runtime.engine import DEFAULT_ENGINE, ENGINES
@@ -195,7 +195,7 @@ def claim_folder(folder: Path, job: Job) -> None:
                 f"{folder}: expected an empty folder or one of this job, got {others[0]!r} and no "
                 f"{JOB_FILE}; choose another folder"
             ) from None
-        write_text(file, json.dumps(job.facts, indent=1) + "\n")
+        write_json(file, job.facts)
         return
     except ValueError:
         before = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from ssd34.cluster.on_ray import run_on_ray
 from ssd34.cluster.part import PartFacts, read_facts
 from ssd34.cluster.sources import open_source
 from ssd34.errors import OptionError, require
-from ssd34.files.atomic import remove_parts, sha256_of, write_bytes, write_text
+from ssd34.files.atomic import remove_parts, sha256_of, write_bytes, write_json
 from ssd34.files.lock import folder_locked
 from ssd34.machine import thread_budget
 
@@ -187,7 +186,7 @@ def _run(job: Job, output: Path, runner: Runner, listener: Listener) -> Batch:
         "detections": total.detections,
         "parts": parts,
     }
-    write_text(output / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_json(output / MANIFEST, manifest)
     return Batch(
         output, len(numbers), kept, total.pictures, total.errors, total.detections,
         time.monotonic() - started, total.pictures - before.pictures,

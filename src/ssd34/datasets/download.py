@@ -12,7 +12,7 @@ from typing import Any
 
 from ssd34.errors import DatasetError, OptionError
 from ssd34.files.archive import require_space, unpack
-from ssd34.files.atomic import write_text
+from ssd34.files.atomic import write_json
 from ssd34.files.cache import PublishedFile
 from ssd34.files.download import download
 from ssd34.files.lock import folder_locked
@@ -93,7 +93,7 @@ def _unpack(archive: Archive, missing: list[str], folder: Path, progress: Progre
         receipts[part] = {
             "archive": name, "sha256": archive.file.sha256, "files": files, "bytes": size
         }  # fmt: skip
-    write_text(folder / ARCHIVES / _UNPACKED, json.dumps(receipts, indent=1) + "\n")
+    write_json(folder / ARCHIVES / _UNPACKED, receipts)
     for part in missing:
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
         (place / part).replace(folder / part)

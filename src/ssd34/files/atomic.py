@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -118,6 +119,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a whole UTF-8 file or none."""
     write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def write_json(path: Path, values: object) -> None:
+    """Write a whole JSON file, indented, or none."""
+    write_text(path, json.dumps(values, indent=1) + "\n")
 
 
 def sha256_of(path: Path) -> str:

@@ -230,7 +230,7 @@ class FolderFiles(Files):
         return (
             os.path.isfile(path)
             and _is_below(path, os.path.realpath(self._around))
-            and _is_below(os.path.realpath(os.path.dirname(place)), root)
+            and _is_below(os.path.realpath(Path(place).parent), root)
         )
 
 

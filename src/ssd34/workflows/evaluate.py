@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -34,7 +33,7 @@ from ssd34.evaluate.report.write import (
     write_report,
 )
 from ssd34.evaluate.results import Results, find_coverage_gap, read_results, write_results
-from ssd34.files.atomic import is_special, sha256_of, write_text
+from ssd34.files.atomic import is_special, sha256_of, write_json
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE
 from ssd34.runtime.engine_choice import find_int8_way
@@ -531,7 +530,7 @@ def _between_0_and_1(results: Results, file: Path) -> Results:
 
 def _write_numbers(options: ScoringOptions, values: Mapping[str, Any]) -> None:
     if options.json_file:
-        write_text(options.json_file, json.dumps(values, indent=1) + "\n")
+        write_json(options.json_file, values)
 
 
 def _report(

@@ -31,7 +31,7 @@ from ssd34.deploy.search.pictures import CalibrationPictures, count_seen, from_p
 from ssd34.deploy.search.search import Search, SearchOutcome
 from ssd34.errors import MissingExtraError, ModelError, OptionError, require
 from ssd34.evaluate.metrics.coco import describe_unknown_classes, match_categories
-from ssd34.files.atomic import sha256_of, write_text
+from ssd34.files.atomic import sha256_of, write_json
 from ssd34.files.checkpoint import is_named_checkpoint
 from ssd34.files.lock import folder_locked
 from ssd34.machine import describe_cpu, thread_budget
@@ -390,7 +390,7 @@ def _publish(
         if outcome and outcome.accepted:
             bench.write(outcome.accepted.options, path)
             proof = {"model_sha256": sha256_of(path), **common, "trial": outcome.accepted.to_dict()}
-            write_text(path.with_suffix(".json"), json.dumps(proof, indent=1) + "\n")
+            write_json(path.with_suffix(".json"), proof)
             files[form] = path
         elif _is_proven(path):
             trials = [t for t in (*earlier, *(outcome.trials if outcome else ()))
@@ -414,7 +414,7 @@ def _publish(
             for form, outcome in outcomes.items()
         },
     }
-    write_text(output / "quantize.json", json.dumps(summary, indent=1) + "\n")
+    write_json(output / "quantize.json", summary)
     return Quantized(files, outcomes, removed, subject["pictures"], subject["seen_in_training"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from itertools import pairwise
@@ -19,7 +18,7 @@ from ssd34.datasets.check.statistics import RELATIVE_SIZES, SMALLEST_DEFAULT_BOX
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import find_dataset, split_path
 from ssd34.errors import OptionError
-from ssd34.files.atomic import write_text, written_whole
+from ssd34.files.atomic import write_json, written_whole
 from ssd34.machine import thread_budget
 from ssd34.version import __version__
 from ssd34.workflows.outputs import check_outputs
@@ -73,7 +72,7 @@ def check_data(
     _print(result)
     if json_file:
         values = {"ssd34": __version__, **result.to_dict()}
-        write_text(json_file, json.dumps(values, indent=1) + "\n")
+        write_json(json_file, values)
     if sheet:
         _write_sheet(result, sheet, most=sheet_pictures)
     if not result.clean:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from ssd34.datasets.convert.convert import convert as run_conversion
 from ssd34.datasets.dataset import Dataset, Layout
 from ssd34.datasets.open import find_dataset, rename_classes, split_path, use_coco_names
 from ssd34.errors import OptionError
-from ssd34.files.atomic import write_text
+from ssd34.files.atomic import write_json
 from ssd34.text import counted
 from ssd34.workflows.outputs import check_outputs
 
@@ -91,7 +90,7 @@ def convert(
         values = {"destination": str(destination), **done.to_dict()}
         values["assumed"] = [text for _, dataset in opened for text in dataset.assumed]
         values["left_out"] = [str(problem) for problem in before] + values["left_out"]
-        write_text(json_file, json.dumps(values, indent=1) + "\n")
+        write_json(json_file, values)
     if before or done.problems:
         raise SystemExit(PARTLY)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -14,7 +13,7 @@ from ssd34.datasets.check.statistics import count_statistics
 from ssd34.datasets.convert.convert import FORMATS, Options, convert
 from ssd34.datasets.convert.divide import Shares, divide, group_scenes
 from ssd34.datasets.open import find_dataset, split_path
-from ssd34.files.atomic import write_text
+from ssd34.files.atomic import write_json
 from ssd34.machine import thread_budget
 from ssd34.text import counted
 from ssd34.workflows.outputs import check_outputs
@@ -105,6 +104,6 @@ def split(
     )
     if json_file:
         values = {"destination": str(destination), **done.to_dict(), "boxes_of_class": classes}
-        write_text(json_file, json.dumps(values, indent=1) + "\n")
+        write_json(json_file, values)
     if dataset.problems or done.problems:
         raise SystemExit(PARTLY)

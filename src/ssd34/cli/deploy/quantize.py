@@ -17,7 +17,7 @@ from ssd34.cli.console import (
     coco_names_option,
     duration,
     ends_as_interrupted,
-    errors,
+    say,
     threads_option,
 )
 from ssd34.core.postprocess import POLICIES
@@ -152,16 +152,14 @@ def _screen() -> Iterator[Listener]:
 
     class TrialScreen(EvaluateScreen, Listener):
         def noted(self, message: str) -> None:
-            errors.print(message, markup=False, soft_wrap=True)
+            say(message)
 
         def tried(self, trial: Trial) -> None:
-            errors.print(_line(trial), markup=False, soft_wrap=True)
+            say(_line(trial))
 
         def interrupted(self, done: int, total: int, kept: Path | None) -> None:  # noqa: ARG002
             what = counted(done, "trial") if done else "the calibration"
-            errors.print(
-                f"{what} kept in {kept}; go on with --resume", markup=False, soft_wrap=True
-            )
+            say(f"{what} kept in {kept}; go on with --resume")
 
     with TrialScreen() as screen:
         yield screen

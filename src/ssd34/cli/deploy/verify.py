@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from ssd34.cli.console import threads_option, warn
 from ssd34.errors import require
-from ssd34.files.atomic import write_text
+from ssd34.files.atomic import write_json
 from ssd34.workflows.outputs import check_outputs
 from ssd34.zoo.catalogue import PUBLISHED, find_published
 from ssd34.zoo.names import cache_path, find_cached_model
@@ -71,9 +70,7 @@ def verify(
         values = [verification.to_dict() for verification in found]
         passed = all(verification.passed for verification in found)
         all_values = {"file": target, "passed": passed, "files": values}
-        write_text(
-            json_file, json.dumps(values[0] if len(found) == 1 else all_values, indent=1) + "\n"
-        )
+        write_json(json_file, values[0] if len(found) == 1 else all_values)
     for verification in found:
         shown = target if len(found) == 1 else verification.file
         failed = [check.name for check in verification.checks if check.passed is False]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from ssd34.cli.data.group import open_warned, warn_of_unknown_classes
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.datasets.dataset import Dataset, Problem, fingerprint
 from ssd34.errors import OptionError, require
-from ssd34.files.atomic import write_text
+from ssd34.files.atomic import write_json
 from ssd34.files.checkpoint import Checkpoint, is_named_checkpoint, read_checkpoint
 from ssd34.text import counted
 from ssd34.version import __version__
@@ -131,7 +130,7 @@ def calibrate(
             "held_out_pictures": len(held_out), "held_out_sha256": fingerprint(held_out),
             "unreadable": len(problems), "ssd34": __version__, **found.to_dict(),
         }  # fmt: skip
-        write_text(json_file, json.dumps(values, indent=1) + "\n")
+        write_json(json_file, values)
     for problem in problems[:5]:
         warn(f"left out {problem}")
     if problems:

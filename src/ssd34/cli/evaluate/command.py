@@ -13,8 +13,8 @@ from ssd34.cli import PARTLY
 from ssd34.cli.console import (
     coco_names_option,
     engine_option,
-    errors,
     json_option,
+    say,
     threads_option,
 )
 from ssd34.cli.evaluate.print_scores import (
@@ -161,7 +161,7 @@ def evaluate(
     else:
         print_score(measured.score, title=measured.title)
     if measured.report:
-        errors.print(f"report: {measured.report}", markup=False, soft_wrap=True)
+        say(f"report: {measured.report}")
     if measured.unreadable or measured.problems:
         raise SystemExit(PARTLY)
 

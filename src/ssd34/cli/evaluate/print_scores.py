@@ -13,7 +13,7 @@ from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import errors, progress_bar, warn, warn_of_problems
+from ssd34.cli.console import progress_bar, say, warn, warn_of_problems
 from ssd34.datasets.dataset import Dataset
 from ssd34.evaluate.metrics.bootstrap import FEWEST_PICTURES, Interval
 from ssd34.evaluate.metrics.comparison import Difference, Differences
@@ -44,7 +44,7 @@ class EvaluateScreen(Listener):
 
     def engine_chosen(self, reason: str) -> None:
         """What ``--engine auto`` took."""
-        errors.print(reason, markup=False, soft_wrap=True)
+        say(reason)
 
     def warned(self, message: str) -> None:
         """One line."""
@@ -65,7 +65,7 @@ class EvaluateScreen(Listener):
             if kept
             else "not kept, as no --json, --detections or --report names a file"
         )
-        errors.print(f"{done} of {total} pictures done, {where}", markup=False, soft_wrap=True)
+        say(f"{done} of {total} pictures done, {where}")
 
 
 def print_score(score: Score, *, title: str) -> None:

@@ -18,7 +18,15 @@ from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import download_bar, duration, errors, progress_bar, warn, warn_of_problems
+from ssd34.cli.console import (
+    download_bar,
+    duration,
+    errors,
+    progress_bar,
+    say,
+    warn,
+    warn_of_problems,
+)
 from ssd34.train.progress import Listener
 
 if TYPE_CHECKING:
@@ -95,7 +103,7 @@ class TrainScreen(Listener):
         """Print what was settled."""
         self._open.close()
         for line in facts:
-            errors.print(line, markup=False, soft_wrap=True)
+            say(line)
         if sys.stderr.isatty() and not errors.is_dumb_terminal:
             self.watch(history)
 

@@ -32,7 +32,7 @@ from ssd34.deploy.publish.model_card import is_card, read_licence, render_model_
 from ssd34.deploy.publish.reference_data import write_test_data
 from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError, OptionError
-from ssd34.files.atomic import naming, sha256_of, write_bytes, write_text
+from ssd34.files.atomic import naming, sha256_of, write_bytes, write_json, write_text
 from ssd34.runtime.libraries import open_onnx
 from ssd34.runtime.onnxruntime_engine import session_options
 from ssd34.runtime.session import Session
@@ -150,7 +150,7 @@ def package(
     for kept_name, file in keep.items():
         (output / KEPT).mkdir(exist_ok=True)
         write_bytes(output / KEPT / kept_name, file.read_bytes())
-    write_text(output / MANIFEST_NAME, json.dumps(entries, indent=1) + "\n")
+    write_json(output / MANIFEST_NAME, entries)
     write_text(readme, card)
     return Package(target, tarball, output / MANIFEST_NAME, readme)
 

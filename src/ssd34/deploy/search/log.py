@@ -11,7 +11,7 @@ from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.search.gate import Criterion, Trial, judge
 from ssd34.deploy.search.sensitivity import LayerCost
 from ssd34.errors import OptionError
-from ssd34.files.atomic import naming, write_text
+from ssd34.files.atomic import naming, write_json, write_text
 
 FORMAT = "ssd34-trials-1"
 LAYERS_FORMAT = "ssd34-layers-2"
@@ -136,4 +136,4 @@ class LayerLog:
                 for known, costs in self._known.items()
             ],
         }
-        write_text(self.path, json.dumps(content, indent=1) + "\n")
+        write_json(self.path, content)

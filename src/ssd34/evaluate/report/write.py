@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from ssd34.evaluate.report.page import MEANINGS, DrawnPlot, Provenance, make_exh
 from ssd34.evaluate.report.plots import NAMES, make_plots
 from ssd34.evaluate.report.theme import DARK, LIGHT, WIDTH, render_png
 from ssd34.evaluate.results import Results
-from ssd34.files.atomic import write_bytes, write_text
+from ssd34.files.atomic import write_bytes, write_json, write_text
 from ssd34.files.cache import load_matplotlib
 
 PAGE = "report.html"
@@ -117,7 +116,7 @@ def write_report(
         **report.score.to_dict(),
         "provenance": dataclasses.asdict(report.provenance),
     }
-    write_text(folder / NUMBERS, json.dumps(numbers, indent=1) + "\n")
+    write_json(folder / NUMBERS, numbers)
     write_text(folder / PAGE, text)
     progress(STEPS)
     return folder / PAGE
@@ -130,7 +129,7 @@ def _write_plots(folder: Path, plots: Mapping[str, DrawnPlot]) -> None:
         if drawn := plots.get(name):
             write_bytes(light, drawn.light)
             write_bytes(dark, drawn.dark)
-            write_text(data, json.dumps({"title": drawn.plot.title, **drawn.plot.data}, indent=1))
+            write_json(data, {"title": drawn.plot.title, **drawn.plot.data})
         else:
             for file in (light, dark, data):
                 file.unlink(missing_ok=True)
