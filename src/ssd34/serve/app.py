@@ -139,7 +139,9 @@ async def answer_example(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in EXAMPLES:
         raise Refusal(404, "no such example")
-    return Response((_FILES / "page" / "examples" / f"{name}.jpg").read_bytes(), media_type="image/jpeg")
+    return Response(
+        (_FILES / "page" / "examples" / f"{name}.jpg").read_bytes(), media_type="image/jpeg"
+    )
 
 
 async def answer_openapi(request: Request) -> Response:
