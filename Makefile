@@ -3,6 +3,7 @@
 # make try      the embedded model in a web page that runs it in the browser, on http://127.0.0.1:8001/
 # make browser  install Chromium where it is missing, with apt, and what `make try` needs: some tests look at pages
 # make check    format, lint, types
+# make docs     the documentation as a site in out/site; nothing is fetched after the development install
 # make licences the licences of all that is depended on, as docs/licences.md, and an SBOM in out/
 # Everything lives in .venv; set PYTHON to choose the interpreter.
 
@@ -16,7 +17,7 @@ APT := $(if $(filter 0,$(shell id -u)),,sudo -n )apt-get -o Acquire::Retries=2 -
 
 PORT ?= 8001
 
-.PHONY: detect test try browser check format licences clean
+.PHONY: detect test try browser check format docs licences clean
 
 detect: .venv/.base
 	$(BIN)/ssd34 detect examples --save out/examples
@@ -52,6 +53,9 @@ check: .venv/.dev
 format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: .venv/.dev
+	$(BIN)/python docs/build_site.py
 
 # Its tools need an environment of their own, so that they do not list themselves.
 licences: .venv/.dev

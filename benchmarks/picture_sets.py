@@ -8,6 +8,12 @@ the embedded model was measured on and trained on.
       --coco coco/annotations/instances_val2017.json@coco/val2017 \\
       --coco coco/annotations/instances_train2017.json@coco/train2017
 
+Instead of a list `all` takes every picture, as of Pascal VOC once it is in COCO's form:
+
+    ssd34 data convert VOCdevkit/VOC2007@test voc --to coco --coco-names
+    python benchmarks/picture_sets.py all voc07.zip \\
+      --coco voc/annotations/instances_default.json@voc/images/default
+
 Not the same to the byte: the encoder's settings of the first set are not known, and most of its
 boxes carried no crowd flag. Expect AP within chance of the published numbers, not equal to them.
 """
@@ -27,13 +33,15 @@ from PIL import Image
 def main() -> None:
     """Write a zip of small pictures with their boxes."""
     parser = argparse.ArgumentParser(description="Small pictures and boxes of some COCO ids.")
-    parser.add_argument("ids", type=Path, help="a text file, one COCO picture id a line")
+    parser.add_argument("ids", help="a text file, one COCO picture id a line; or all")
     parser.add_argument("output", type=Path, help="the zip")
     parser.add_argument("--coco", action="append", required=True, metavar="FILE.json@FOLDER")
     parser.add_argument("--side", type=int, default=288, help="longest side in pixels")
     parser.add_argument("--quality", type=int, default=60, help="of the AVIF encoder")
     options = parser.parse_args()
-    wanted = {int(line) for line in options.ids.read_text(encoding="utf-8").split()}
+    every = options.ids == "all"
+    listed = "" if every else Path(options.ids).read_text(encoding="utf-8")
+    wanted = {int(line) for line in listed.split()}
     found: dict[str, Any] = {"images": [], "annotations": [], "categories": None}
     beside = options.output.with_name(options.output.name + ".partial")
     with zipfile.ZipFile(beside, "w") as archive:
@@ -43,7 +51,7 @@ def main() -> None:
             found["categories"] = values["categories"]
             scales = {}
             for image in values["images"]:
-                if image["id"] not in wanted:
+                if not every and image["id"] not in wanted:
                     continue
                 data, width, height = shrink(
                     Path(folder) / image["file_name"], options.side, options.quality
@@ -79,7 +87,8 @@ def scaled(annotation: dict[str, Any], across: float, down: float) -> dict[str, 
     """A COCO annotation without its outline, in pixels of the smaller picture."""
     x, y, width, height = annotation["bbox"]
     box = [x * across, y * down, width * across, height * down]
-    kept = {key: annotation[key] for key in ("id", "image_id", "category_id", "iscrowd")}
+    keys = ("id", "image_id", "category_id", "iscrowd", "difficult")
+    kept = {key: annotation[key] for key in keys if key in annotation}
     return kept | {
         "bbox": [round(value, 2) for value in box],
         "area": round(annotation["area"] * across * down, 2),

@@ -38,7 +38,7 @@ PAGES = (
     ROOT / "src" / "ssd34" / "weights" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 )
-MARKED = re.compile(r"(<!-- ([\w-]+: \w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- ([\w-]+: [\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
@@ -110,8 +110,11 @@ def row(*cells: object) -> str:
 
 
 def fill(text: str, made: dict[str, str]) -> str:
-    """A page with its tables written anew; KeyError where a table is not known."""
-    return MARKED.sub(lambda match: f"{match[1]}{made[match[2]]}{match[3]}", text)
+    """A page with the tables that were made in their places; others stay."""
+    return MARKED.sub(
+        lambda match: f"{match[1]}{made[match[2]]}{match[3]}" if match[2] in made else match[0],
+        text,
+    )
 
 
 if __name__ == "__main__":

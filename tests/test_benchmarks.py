@@ -67,6 +67,8 @@ def test_picture_sets(monkeypatch, tmp_path, capsys):
     assert (sample.width, sample.height) == (150, 100)
     original = open_dataset(place).samples[2]
     np.testing.assert_allclose(sample.boxes, original.boxes / 4, atol=0.02)
+    run(monkeypatch, "picture_sets.py", "all", zipped, "--coco", place, "--side", 32)
+    assert len(open_dataset(zipped).samples) == len(open_dataset(place).samples)
 
 
 def test_native(monkeypatch, tmp_path, tiny_network, tiny_statistics):

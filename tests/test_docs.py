@@ -25,7 +25,7 @@ from tests.support.cli import run_main
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")])
 BLOCK = re.compile(r"^( *)(```+|~~~+)([^\n]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 """A fence: its indentation, marks, language, and what stands in it. It may stand in a list."""
-LANGUAGES = {"", "bash", "console", "dockerfile", "json", "python", "sh", "xml", "yaml"}
+LANGUAGES = {"", "bash", "console", "dockerfile", "json", "py", "python", "sh", "xml", "yaml"}
 ELSEWHERE = [
     ROOT / name
     for name in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/README.md")
@@ -86,6 +86,25 @@ def test_shell_blocks_use_options_that_exist(pieces):
                 assert words[0] in ("make", "pip", "git", "cd", "cp", "python", "torchrun")
                 continue
             parse(commands, words[1:])
+
+
+def test_scripts_that_pages_run_have_these_options():
+    seen = 0
+    for page in [*PAGES, *ELSEWHERE]:
+        text = page.read_text().replace("\\\n", " ")
+        for script, rest in re.findall(r"python ((?:benchmarks|docs)/[\w/]+\.py)([^`\n]*)", text):
+            for option in re.findall(r"--[\w-]+", rest):
+                assert f'"{option}"' in (ROOT / script).read_text(), f"{page}: {script} {option}"
+                seen += 1
+    assert seen > 20
+
+
+def test_commands_that_reproduce_numbers_parse():
+    rows = re.findall(r"^\|.*", (ROOT / "docs" / "reproduce.md").read_text(), re.MULTILINE)
+    found = re.findall(r"`ssd34 ([^`]+)`", "\n".join(rows))
+    assert len(found) > 5
+    for line in found:
+        parse(commands, shlex.split(line))
 
 
 def parse(group, words):
@@ -167,16 +186,6 @@ def every_command(group, prefix):
             yield from every_command(command, f"{prefix} {name}")
 
 
-def test_every_command_and_option_is_documented():
-    text = (ROOT / "docs" / "commands.md").read_text()
-    for name, command in every_command(commands, "ssd34"):
-        place = "## " if name.count(" ") == 1 else "`"
-        assert f"{place}{name}" in text, name
-        for parameter in command.params:
-            if isinstance(parameter, click.Option) and not parameter.hidden:
-                assert f"`{parameter.opts[0]}" in text, f"{name} {parameter.opts[0]}"
-
-
 def test_help_of_every_command_has_an_example_that_parses():
     for name, command in every_command(commands, "ssd34"):
         if name == "ssd34 data":
@@ -186,12 +195,14 @@ def test_help_of_every_command_has_an_example_that_parses():
         parse(commands, shlex.split(example))
 
 
-def test_tables_are_those_of_the_measured_files(monkeypatch):
+def test_tables_are_what_was_measured_and_what_the_code_has(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    script = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
-    made, shown = script["make_tables"](), set()
-    for page in script["PAGES"]:
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    made, shown = tables["make_tables"]() | generate["make_parts"](), set()
+    for page in tables["PAGES"]:
         text = page.read_text()
-        assert script["fill"](text, made) == text, f"{page}: run python benchmarks/tables.py"
-        shown |= {match[2] for match in script["MARKED"].finditer(text)}
+        message = f"{page}: run python benchmarks/tables.py and python docs/generate.py"
+        assert tables["fill"](text, made) == text, message
+        shown |= {match[2] for match in tables["MARKED"].finditer(text)}
     assert shown == set(made)

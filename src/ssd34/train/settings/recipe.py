@@ -214,7 +214,7 @@ def settle_recipe(
         given["epochs"] = None
     if given.get("epochs") is not None and "minutes" not in given:
         given["minutes"] = None
-    settings = {**_defaults(), **recipe.settings, **given}
+    settings = {**list_defaults(), **recipe.settings, **given}
     if "decay_epochs" not in given:
         settings["decay_epochs"] = _scaled_decays(recipe.settings, settings)
     if given.get("small_size") and "small_share" not in given and settings["small_share"] == 0:
@@ -304,7 +304,8 @@ def _scaled_decays(recipe: Settings, settings: Settings) -> tuple[float, ...] | 
     return tuple(round(epoch * now / was, 6) for epoch in decays)
 
 
-def _defaults() -> dict[str, Any]:
+def list_defaults() -> dict[str, Any]:
+    """Every setting's value where neither a recipe nor the user says otherwise."""
     options, augmentation = TrainOptions(), Augmentation()
     return {
         "spec": AUTO, "head_norm": AUTO, "init": None, "labels": AUTO,
