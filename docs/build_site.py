@@ -21,6 +21,12 @@ ROOT = Path(__file__).parents[1]
 PAGES, SITE = ROOT / "out" / "pages", ROOT / "out" / "site"
 TRY = ROOT / "docs" / "try"
 NPM = ROOT / ".venv" / "npm" / "node_modules" / "onnxruntime-web"
+WITHOUT = (
+    "<!doctype html><html lang=en><meta charset=utf-8><title>ssd34</title>"
+    "<p>This page is made where npm has fetched what it needs: <code>make .venv/npm/.done</code>, "
+    "then <code>make docs</code>."
+)
+"""In the place of the page that runs the model in the browser."""
 ELSEWHERE = {
     ROOT / "README.md": "index.md",
     ROOT / "CHANGELOG.md": "changelog.md",
@@ -44,7 +50,8 @@ def main() -> None:
     if has_try():
         subprocess.run([sys.executable, str(TRY / "build.py"), str(SITE / "try")], check=True)  # noqa: S603
     else:
-        print(f"without the page that runs in the browser: {NPM} is not there")
+        (SITE / "try").mkdir()
+        (SITE / "try" / "index.html").write_text(WITHOUT, encoding="utf-8")
     wrong = check_site(SITE)
     if wrong:
         raise SystemExit("\n".join(wrong))
@@ -93,7 +100,7 @@ def rewrite(file: Path, places: dict[Path, Path]) -> str:
         to = (file.parent / path).resolve()
         if to == ROOT / "docs" / "decisions":
             to_page = PAGES / "decisions" / "index.md"
-        elif to == TRY and has_try():
+        elif to == TRY:
             to_page = PAGES / "try" / "index.html"
         elif to in places:
             to_page = places[to]
