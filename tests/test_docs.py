@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import tomllib
 
 import click
 import pytest
@@ -184,6 +185,13 @@ def every_command(group, prefix):
         yield f"{prefix} {name}", command
         if isinstance(command, click.Group):
             yield from every_command(command, f"{prefix} {name}")
+
+
+def test_every_extra_is_on_the_page_about_installing():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (ROOT / "docs" / "install.md").read_text()
+    for extra in project["optional-dependencies"].keys() - {"dev"}:
+        assert f"`{extra}`" in text, extra
 
 
 def test_help_of_every_command_has_an_example_that_parses():
