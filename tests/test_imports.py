@@ -14,6 +14,7 @@ EXTRAS = (
     "jinja2", "msgspec",
     "openvino", "mlperf_loadgen", "av", "edgefirst", "llvmlite", "pyarrow", "fsspec", "ray",
     "starlette", "uvicorn", "prometheus_client", "python_multipart",
+    "grpc", "fastapi", "watchfiles",
 )  # fmt: skip
 
 BLOCKED = f"""
@@ -90,7 +91,7 @@ ROOMS: dict[str, set[str]] = {
     "runtime": {"core", "files", "images", "zoo"},
     "video": {"core", "files", "images", "zoo", "runtime"},
     "benchmark": {"core", "files", "images", "zoo", "runtime"},
-    "cluster": DATA | {"zoo", "runtime"},
+    "cluster": DATA | {"zoo", "runtime", "serve"},
     "evaluate": DATA | {"zoo", "runtime"},
     "deploy": DATA | {"zoo", "runtime", "evaluate"},
     "train": DATA | {"zoo", "network", "runtime", "evaluate"},

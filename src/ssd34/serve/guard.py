@@ -45,7 +45,9 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        assert scope["type"] == "http"
+        if scope["type"] != "http":  # what other servers than ours begin and end with
+            await self.app(scope, receive, send)
+            return
         started = time.monotonic()
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
