@@ -35,6 +35,9 @@ from ssd34.zoo.catalogue import PUBLISHED
     help="Replace another model of the same file name, or a README.md that is no model card of "
     "ours.",
 )  # fmt: skip
+@click.option(
+    "--triton", is_flag=True, help="Also write it into triton/, a model repository for Triton."
+)
 def package(
     *, model: str, output: Path, picture: Path, licence: str | None, **options: Any
 ) -> None:
@@ -64,5 +67,6 @@ def package(
         licence=licence,
         **options,
     )
-    for file in (written.model, written.tarball, written.manifest, written.card):
-        click.echo(f"{file}: {file.stat().st_size} bytes")
+    for file in (written.model, written.tarball, written.manifest, written.card, written.triton):
+        if file is not None:
+            click.echo(f"{file}: {file.stat().st_size} bytes")

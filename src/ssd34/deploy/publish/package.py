@@ -30,6 +30,7 @@ from ssd34.deploy.publish.measurement import (
 )
 from ssd34.deploy.publish.model_card import is_card, read_licence, render_model_card
 from ssd34.deploy.publish.reference_data import write_test_data
+from ssd34.deploy.publish.triton import REPOSITORY, render_config, write_repository
 from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.atomic import naming, sha256_of, write_bytes, write_json, write_text
@@ -45,12 +46,13 @@ _FIELDS = frozenset({"model", "model_path", "onnx_version", "opset_version", "me
 
 @dataclass(frozen=True)
 class Package:
-    """What was written."""
+    """What was written; of a model repository the configuration."""
 
     model: Path
     tarball: Path
     manifest: Path
     card: Path
+    triton: Path | None = None
 
 
 def package(
@@ -62,6 +64,7 @@ def package(
     measured: Sequence[Path] = (),
     replace: bool = False,
     licence: str | None = None,
+    triton: bool = False,
 ) -> Package:
     """Write a model file with test data, its manifest entry and the model card.
 
@@ -78,6 +81,7 @@ def package(
         replace: another model of that file name may go, and a README.md that is no card of ours.
         licence: of the weights, an identifier such as ``"apache-2.0"``; None: that of the card that
             is there, else none.
+        triton: also write the model into the model repository ``triton/`` in the folder.
 
     Raises:
         ModelError: the model cannot be run, or what was packed does not verify.
@@ -107,6 +111,7 @@ def package(
         raise OptionError(f"licence {licence!r}: expected an identifier, such as apache-2.0")
     read_measurements(measured, model_sha256=sha256_of(model))
     keep = choose_measurements(measured)
+    config = render_config(stem, session) if triton else None
     entries = _other_entries(output / MANIFEST_NAME, f"{stem}.onnx")
     for entry in entries:
         _check_same_network(output / entry["model_path"], session)
@@ -152,7 +157,10 @@ def package(
         write_bytes(output / KEPT / kept_name, file.read_bytes())
     write_json(output / MANIFEST_NAME, entries)
     write_text(readme, card)
-    return Package(target, tarball, output / MANIFEST_NAME, readme)
+    written = config and write_repository(
+        target, config, session.labels, output / REPOSITORY / stem
+    )
+    return Package(target, tarball, output / MANIFEST_NAME, readme, written or None)
 
 
 def _check_same_network(other: Path, session: Session) -> None:
