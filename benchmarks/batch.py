@@ -29,7 +29,7 @@ from ssd34.cluster.job import BatchOptions, plan_job
 from ssd34.cluster.part import PartWorker, read_facts
 from ssd34.cluster.run import RAY, Listener, Runner, run_batch
 from ssd34.cluster.sources import open_source
-from ssd34.files.atomic import sha256_of, write_bytes
+from ssd34.files.atomic import compute_sha256, write_bytes
 from ssd34.machine import thread_budget
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector
 
@@ -181,7 +181,7 @@ def _stages(folder: Path, options: argparse.Namespace) -> list[dict[str, object]
     for _ in range(20):
         write_bytes(file, part)
         read_facts(file, job.task, 0)
-        sha256_of(file)
+        compute_sha256(file)
     stages["the writing process, each part"] = 1000 * (time.process_time() - started) / 20
     rows: list[dict[str, object]] = [
         {"stage": name, "ms": round(value, 3)} for name, value in stages.items()

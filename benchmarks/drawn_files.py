@@ -18,10 +18,10 @@ from ssd34.core.labels import COCO_LABELS
 from ssd34.core.postprocess import ZOO
 from ssd34.core.spec import SPECS
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
+from ssd34.deploy.graph.layers import make_network
 from ssd34.deploy.int8.calibrate import calibrate
-from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantize_network
 from ssd34.deploy.search.pictures import from_folder
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.ssd import SSD, copy_arrays
@@ -40,13 +40,13 @@ def main() -> None:
     spec = named_spec(options.spec)
     checkpoint = Checkpoint(spec=spec, labels=COCO_LABELS, weights=copy_arrays(SSD(spec)))
     options.output.mkdir(parents=True, exist_ok=True)
-    model = onnx_model(checkpoint, ExportOptions(policy=ZOO, image_input=options.input))
+    model = make_onnx_model(checkpoint, ExportOptions(policy=ZOO, image_input=options.input))
     save_model(model, options.output / "float.onnx")
-    network = network_of(checkpoint)
+    network = make_network(checkpoint)
     statistics = calibrate(network, from_folder(options.pictures, pictures=3).read())
     for form, how in PUBLISHED_FORMS.items():
         how = how.replace(reduce_range=options.reduce_range)
-        model = quantized_model(network, statistics, how, image_input=options.input)
+        model = quantize_network(network, statistics, how, image_input=options.input)
         save_model(model, options.output / f"{form}.onnx")
     for path in sorted(options.output.glob("*.onnx")):
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

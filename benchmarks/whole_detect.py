@@ -27,11 +27,11 @@ from rich.table import Table
 from ssd34 import COCO_LABELS, Detector, named_spec, read_image
 from ssd34.core.preprocess import PREPROCESSINGS
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.layers import Network, network_of
+from ssd34.deploy.graph.layers import Network, make_network
 from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.int8.quantize import quantized_model
+from ssd34.deploy.int8.quantize import quantize_network
 from ssd34.files.atomic import write_text
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.network.ssd import SSD, copy_arrays
@@ -99,7 +99,7 @@ def _int8_files(side: int, picture: np.ndarray, folder: Path) -> dict[str, Path]
     files = {}
     for image_input in INPUTS:
         files[image_input] = folder / f"{side}-{image_input}.onnx"
-        model = quantized_model(network, statistics, QuantizeOptions(), image_input=image_input)
+        model = quantize_network(network, statistics, QuantizeOptions(), image_input=image_input)
         save_model(model, files[image_input])
     return files
 
@@ -107,7 +107,7 @@ def _int8_files(side: int, picture: np.ndarray, folder: Path) -> dict[str, Path]
 def _drawn() -> Network:
     torch.manual_seed(34)
     spec = named_spec("ssd1200-resnet34")
-    return network_of(Checkpoint(spec=spec, labels=COCO_LABELS, weights=copy_arrays(SSD(spec))))
+    return make_network(Checkpoint(spec=spec, labels=COCO_LABELS, weights=copy_arrays(SSD(spec))))
 
 
 def _measured(

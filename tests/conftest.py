@@ -23,8 +23,8 @@ from ssd34.core.postprocess import ZOO
 from ssd34.core.spec import ModelSpec, named_spec
 from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.deploy.graph.layers import Network, network_of
+from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
+from ssd34.deploy.graph.layers import Network, make_network
 from ssd34.deploy.int8.calibrate import CalibrationStatistics, calibrate
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.images.read import read_image
@@ -101,7 +101,7 @@ def tiny_file(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def tiny_network(tiny_checkpoint: Checkpoint) -> Network:
-    return network_of(tiny_checkpoint)
+    return make_network(tiny_checkpoint)
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +136,7 @@ def tiny_batch_model(tiny_checkpoint: Checkpoint, model_folder: Path) -> Path:
 
 
 def exported(checkpoint: Checkpoint, path: Path, **options: Any) -> Path:
-    save_model(onnx_model(checkpoint, ExportOptions(**options)), path)
+    save_model(make_onnx_model(checkpoint, ExportOptions(**options)), path)
     return path
 
 

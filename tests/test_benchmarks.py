@@ -9,7 +9,7 @@ import pytest
 
 from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantize_network
 from ssd34.zoo.names import EMBEDDED
 from tests.conftest import EXAMPLES, ROOT
 
@@ -73,7 +73,7 @@ def test_picture_sets(monkeypatch, tmp_path, capsys):
 
 def test_native(monkeypatch, tmp_path, tiny_network, tiny_statistics):
     path = tmp_path / "int8.onnx"
-    save_model(quantized_model(tiny_network, tiny_statistics, PUBLISHED_FORMS["13-qdq"]), path)
+    save_model(quantize_network(tiny_network, tiny_statistics, PUBLISHED_FORMS["13-qdq"]), path)
     run(monkeypatch, "native.py", path, "--rounds", 1, "--json", tmp_path / "r.json")
     found = json.loads((tmp_path / "r.json").read_text())
     assert "int8 onnxruntime" in [row["what"] for row in found["rows"]]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssd34.machine import describe_cpu, peak_memory, thread_budget, trim_heap
+from ssd34.machine import describe_cpu, measure_peak_memory, thread_budget, trim_heap
 
 
 @pytest.fixture
@@ -90,14 +90,14 @@ def test_peak_memory_is_not_the_parents():
     ballast = bytearray(300 * 2**20)
     ballast[::4096] = b"x" * len(ballast[::4096])
     code = (
-        "from ssd34.machine import peak_memory; import resource;"
-        "print(peak_memory(), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "from ssd34.machine import measure_peak_memory; import resource;"
+        "print(measure_peak_memory(), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     ours, usual = (int(word) for word in result.stdout.split())
     assert ours < 150 * 2**20
     assert usual >= ours
-    here = peak_memory()
+    here = measure_peak_memory()
     assert here is not None and here >= 300 * 2**20
 
 
@@ -105,7 +105,7 @@ def test_peak_memory_is_not_the_parents():
 def test_peak_memory_of_another_system(text, tmp_path):
     path = tmp_path / "status"
     path.write_text(text)
-    found = peak_memory(path)
+    found = measure_peak_memory(path)
     assert found is None or found > 2**20
 
 

@@ -93,7 +93,7 @@ def describe_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:
     )
 
 
-def peak_memory(status: Path = _STATUS) -> int | None:
+def measure_peak_memory(status: Path = _STATUS) -> int | None:
     """The most bytes that this process has had in RAM; None where the system does not say. Linux is
     asked for the high-water mark of this program: the usual counter (``ru_maxrss``) starts at what
     the parent had when it started this process."""

@@ -16,7 +16,7 @@ from ssd34.datasets.download import (
     Archive,
     PublishedData,
     download_data,
-    published_data,
+    find_published_data,
 )
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError, DownloadError, OptionError
@@ -273,4 +273,4 @@ def test_the_catalogue():
         sizes[name] = round(sum(archive.file.size for archive in data.archives) / 1e9, 1)
     assert sizes == {"coco-val2017": 1.1, "coco-2017": 20.4}
     with pytest.raises(OptionError, match="coco-val2017, coco-2017"):
-        published_data("voc")
+        find_published_data("voc")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ssd34.core.spec import SPECS
-from ssd34.deploy.graph.layers import CONV, IMAGE, MAXPOOL, list_layers, network_of
+from ssd34.deploy.graph.layers import CONV, IMAGE, MAXPOOL, list_layers, make_network
 from ssd34.errors import CheckpointError, ModelError
 from ssd34.network.rounded import FakeQuantizedSSD, Steps
 from ssd34.network.ssd import SSD
@@ -66,11 +66,11 @@ def test_quantization_aware_training_rounds_the_same_values():
 def test_arrays_of_another_shape_are_named(tiny_checkpoint, name):
     short = tiny_checkpoint.weights[name][:-1]
     with refused(CheckpointError, name, short.shape[0]):
-        network_of(replace(tiny_checkpoint, weights={**tiny_checkpoint.weights, name: short}))
+        make_network(replace(tiny_checkpoint, weights={**tiny_checkpoint.weights, name: short}))
 
 
 def test_a_checkpoint_that_is_not_finite_is_no_network(tiny_checkpoint):
     name = "heads.conf.1.bias"
     infinite = np.full_like(tiny_checkpoint.weights[name], np.inf)
     with refused(ModelError, "heads.conf.1"):
-        network_of(replace(tiny_checkpoint, weights={**tiny_checkpoint.weights, name: infinite}))
+        make_network(replace(tiny_checkpoint, weights={**tiny_checkpoint.weights, name: infinite}))

@@ -10,7 +10,7 @@ from ssd34.core.postprocess import POLICIES, ZOO, Picked
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
 from ssd34.evaluate.evaluator import Stages, detect_all, stage_detector
 from ssd34.evaluate.results import Results
 from ssd34.runtime.detector import Detector
@@ -71,7 +71,8 @@ def test_files_for_several_pictures_are_given_as_many(
 ):
     path = tmp_path / "batch.onnx"
     save_model(
-        onnx_model(tiny_checkpoint, ExportOptions(policy=None if raw else ZOO, batch=batch)), path
+        make_onnx_model(tiny_checkpoint, ExportOptions(policy=None if raw else ZOO, batch=batch)),
+        path,
     )
     detector = Detector.load(path)
     given = []

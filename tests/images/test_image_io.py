@@ -18,11 +18,11 @@ from ssd34.images.read import (
     FORMATS,
     MAX_PIXELS,
     LargeImageError,
+    make_rgb_picture,
     open_picture,
     read_image,
     read_image_size,
     read_picture,
-    rgb_picture,
 )
 from tests.support.pictures import ORIENTATION, encoded, exif_of, noise, png_header_only
 
@@ -126,7 +126,7 @@ def test_exif_orientation_is_applied(form, orientation):
     data = encoded(stored(seen, orientation), form, exif=exif_of(orientation), **options)
     with Image.open(io.BytesIO(data)) as check:
         assert check.getexif().get(ORIENTATION) == orientation
-        np.testing.assert_array_equal(np.asarray(rgb_picture(check)), read_image(data))
+        np.testing.assert_array_equal(np.asarray(make_rgb_picture(check)), read_image(data))
     np.testing.assert_allclose(read_image(data).astype(int), seen, atol=8 if options else 0)
 
 
@@ -208,7 +208,7 @@ def test_other_malformed_exif_does_not_keep_a_picture_from_being_turned(
     np.testing.assert_allclose(read_image(data).astype(int), seen, atol=8)
     assert read_image_size(io.BytesIO(data)) == (seen.shape[1], seen.shape[0])
     picture = read_picture(data)
-    assert rgb_picture(picture) is picture and picture.mode == "RGB"  # not turned again
+    assert make_rgb_picture(picture) is picture and picture.mode == "RGB"  # not turned again
     np.testing.assert_array_equal(np.asarray(picture), read_image(data))
 
 
@@ -251,7 +251,7 @@ def test_truncated_file(form, tmp_path):
     assert path.name in refused(path)
     if form == "JPEG":
         with Image.open(path) as picture, pytest.raises(ImageError):
-            np.asarray(rgb_picture(picture))
+            np.asarray(make_rgb_picture(picture))
 
 
 def damaged(data, seed):

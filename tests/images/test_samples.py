@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ssd34.errors import ImageError
-from ssd34.images.read import read_image, read_image_size, rgb_picture
+from ssd34.images.read import make_rgb_picture, read_image, read_image_size
 from ssd34.images.reduced import read_square
 from tests.support.pictures import encoded, png_chunk
 
@@ -241,4 +241,4 @@ def test_what_cannot_be_read_rightly_is_refused(name, tmp_path):
 def test_signed_samples_of_an_open_picture_are_refused(tmp_path):
     (tmp_path / "a.tif").write_bytes(UNKNOWN["i2 <"])
     with Image.open(tmp_path / "a.tif") as image, pytest.raises(ImageError):
-        rgb_picture(image)
+        make_rgb_picture(image)

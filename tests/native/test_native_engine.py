@@ -16,10 +16,10 @@ from ssd34.core.postprocess import ZOO
 from ssd34.core.preprocess import preprocess
 from ssd34.core.spec import named_spec
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
+from ssd34.deploy.graph.layers import make_network
 from ssd34.deploy.int8.calibrate import calibrate
-from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantize_network
 from ssd34.errors import MissingExtraError, ModelError
 from ssd34.images.read import read_image
 from ssd34.runtime.engine_choice import open_engine
@@ -57,7 +57,7 @@ def files(tiny_network, tiny_statistics, tmp_path_factory):
     paths = {}
     for number, (name, (form, how, written)) in enumerate(FORMS.items()):
         options = PUBLISHED_FORMS[form].replace(**how)
-        model = quantized_model(tiny_network, tiny_statistics, options, **written)
+        model = quantize_network(tiny_network, tiny_statistics, options, **written)
         paths[name] = folder / f"{number}.onnx"
         save_model(model, paths[name])
     return paths
@@ -114,13 +114,13 @@ def test_the_embedded_file_at_300(level, threads):
 def test_a_drawn_file_at_1200(tmp_path):
     """Its ranges are those of the same layers at 300 pixels."""
     checkpoint = drawn_checkpoint(named_spec("ssd300-resnet18"), COCO_LABELS)
-    small = network_of(checkpoint)
+    small = make_network(checkpoint)
     statistics = calibrate(small, [read_image(EXAMPLES / "coffee.jpg")])
     spec = checkpoint.spec.at_size(1200)
-    large = network_of(dataclasses.replace(checkpoint, spec=spec))
+    large = make_network(dataclasses.replace(checkpoint, spec=spec))
     statistics = dataclasses.replace(statistics, network=large.fingerprint)
     path = tmp_path / "large.onnx"
-    save_model(quantized_model(large, statistics, PUBLISHED_FORMS["12-int8"], policy=None), path)
+    save_model(quantize_network(large, statistics, PUBLISHED_FORMS["12-int8"], policy=None), path)
     ours, theirs = (open_engine(path, name=name, threads=2) for name in ("native", "onnxruntime"))
     tensor = preprocess(read_image(EXAMPLES / "astronaut.jpg"), 1200)
     assert tensor.shape == (1, 3, 1200, 1200)
@@ -200,7 +200,9 @@ def assert_auto_goes_on(path, *facts):
 
 def test_float_files_are_refused(tiny_model, tiny_checkpoint, tmp_path):
     stored = tmp_path / "stored.onnx"
-    save_model(onnx_model(tiny_checkpoint, ExportOptions(policy=ZOO, weight_format="int8")), stored)
+    save_model(
+        make_onnx_model(tiny_checkpoint, ExportOptions(policy=ZOO, weight_format="int8")), stored
+    )
     for path in (tiny_model, stored):
         with refused(ModelError, path, "onnxruntime", "ssd34 quantize"):
             Session(path, engine="native")

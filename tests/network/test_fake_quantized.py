@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from ssd34.core.preprocess import preprocess
-from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.graph.layers import make_network
 from ssd34.deploy.int8.calibrate import calibrate
-from ssd34.deploy.int8.plan import QuantizeOptions, int8_plan
-from ssd34.deploy.int8.quantize import quantized_model
+from ssd34.deploy.int8.plan import QuantizeOptions, plan_int8
+from ssd34.deploy.int8.quantize import quantize_network
 from ssd34.errors import CheckpointError
 from ssd34.images.read import read_image
 from ssd34.network.rounded import FakeQuantizedSSD, Steps
@@ -30,13 +30,13 @@ def quantized(request):
     """A checkpoint, its int8 session, the plan, and the fake-quantized network."""
     spec = tiny_spec().replace(head_norm=request.param)
     checkpoint = drawn_checkpoint(spec, TINY_LABELS)
-    network = network_of(checkpoint)
+    network = make_network(checkpoint)
     statistics = calibrate(network, PICTURES)
-    plan = int8_plan(network, statistics, OPTIONS, bytes_input=False)
+    plan = plan_int8(network, statistics, OPTIONS, bytes_input=False)
     values = {n: Steps(float(v.scale), int(v.zero_point)) for n, v in plan.values.items()}
     fake = FakeQuantizedSSD(spec, values)
     load_weights(fake, checkpoint.weights, source="x")
-    model = quantized_model(network, statistics, OPTIONS, policy=None)
+    model = quantize_network(network, statistics, OPTIONS, policy=None)
     for node in list(model.graph.node):
         if node.op_type in ("QLinearConv", "QLinearAdd", "QuantizeLinear"):
             model.graph.output.append(

@@ -6,7 +6,7 @@ import pytest
 
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
 from ssd34.errors import ModelError
 from ssd34.network.from_onnx import has_unfolded_norm
 from ssd34.runtime.session import Session
@@ -26,7 +26,7 @@ def test_torch_computes_what_the_file_does(tmp_path, weight_format, image_input,
         policy=None, image_input=image_input, weight_format=weight_format, opset=13
     )
     path = tmp_path / "tiny.onnx"
-    save_model(onnx_model(drawn_checkpoint(spec, TINY_LABELS), options), path)
+    save_model(make_onnx_model(drawn_checkpoint(spec, TINY_LABELS), options), path)
     back = read_onnx_checkpoint(path)
     assert (back.spec, back.labels) == (spec, TINY_LABELS)
     pixels = np.random.default_rng(1).integers(0, 256, (1, 64, 64, 3)).astype(np.uint8)

@@ -9,7 +9,7 @@ import torch
 from ssd34.core.labels import LabelSet
 from ssd34.core.spec import named_spec
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
 from ssd34.errors import CheckpointError
 from ssd34.network.ssd import SSD
 from ssd34.network.start import change_classes
@@ -21,7 +21,7 @@ from tests.support.refusals import refused
 
 
 def test_endings_count_in_either_case(tiny_checkpoint, tmp_path):
-    save_model(onnx_model(tiny_checkpoint, ExportOptions()), tmp_path / "TINY.ONNX")
+    save_model(make_onnx_model(tiny_checkpoint, ExportOptions()), tmp_path / "TINY.ONNX")
     tiny_checkpoint.save(tmp_path / "TINY.SAFETENSORS")
     for name in ("TINY.ONNX", "TINY.SAFETENSORS"):
         assert find_start(str(tmp_path / name)).kind == "detector"

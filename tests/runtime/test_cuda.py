@@ -12,8 +12,8 @@ import pytest
 from ssd34.cli.doctor import advise_on_cards
 from ssd34.core.postprocess import ZOO
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
+from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantize_network
 from ssd34.errors import MissingExtraError, ModelError
 from ssd34.runtime.cuda_engine import has_cuda_provider
 from ssd34.runtime.engine_choice import open_engine
@@ -80,7 +80,7 @@ def test_convolutions_that_would_run_on_the_processor_are_refused(
 @pytest.mark.parametrize("form", ["12-int8", "13-qdq"])
 def test_int8_is_refused(form, tiny_network, tiny_statistics, tmp_path, monkeypatch):
     path = tmp_path / "int8.onnx"
-    save_model(quantized_model(tiny_network, tiny_statistics, PUBLISHED_FORMS[form]), path)
+    save_model(quantize_network(tiny_network, tiny_statistics, PUBLISHED_FORMS[form]), path)
     put_card(monkeypatch, tmp_path / "onnxruntime")
     with refused(ModelError, path, "int8", "default-float", "onnxruntime"):
         Session(path, engine="cuda", threads=1)
@@ -92,7 +92,7 @@ def test_what_goes_through_its_tensors_is_what_comes_without(
 ):
     path = tmp_path / "stored.onnx"
     how = ExportOptions(policy=policy, batch=1 if policy else None, weight_format="int8")
-    save_model(onnx_model(tiny_checkpoint, how), path)
+    save_model(make_onnx_model(tiny_checkpoint, how), path)
     put_card(monkeypatch, tmp_path / "onnxruntime")
     ours, theirs = (open_engine(path, name=name, threads=1) for name in ("cuda", "onnxruntime"))
     assert (ours.name, ours.inputs, ours.metadata) == ("cuda", theirs.inputs, theirs.metadata)

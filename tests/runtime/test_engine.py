@@ -12,9 +12,9 @@ import pytest
 from ssd34 import Detector
 from ssd34.core.preprocess import preprocess
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
 from ssd34.deploy.graph.tail import cut_tail
-from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantize_network
 from ssd34.errors import MissingExtraError, ModelError, OptionError
 from ssd34.images.read import read_image
 from ssd34.runtime import openvino_engine
@@ -187,7 +187,7 @@ def test_openvino_is_not_asked_for_what_it_computes_wrongly(
     options = PUBLISHED_FORMS["13-qdq"]
     for reduced in (True, False):
         path = tmp_path / f"{reduced}.onnx"
-        model = quantized_model(
+        model = quantize_network(
             tiny_network, tiny_statistics, options.replace(reduce_range=reduced)
         )
         save_model(model, path)
@@ -200,7 +200,7 @@ def test_openvino_is_not_asked_for_what_it_computes_wrongly(
         else:
             assert open_engine(path, name="openvino", threads=1).name == "openvino"
     stored = tmp_path / "stored.onnx"
-    save_model(onnx_model(tiny_checkpoint, ExportOptions(weight_format="int8")), stored)
+    save_model(make_onnx_model(tiny_checkpoint, ExportOptions(weight_format="int8")), stored)
     assert open_engine(stored, name="openvino", threads=1).name == "openvino"
 
 

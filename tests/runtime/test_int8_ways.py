@@ -11,8 +11,8 @@ from onnx import numpy_helper
 
 from ssd34.core.contract import METADATA_QUANTIZATION
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
+from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantize_network
 from ssd34.machine import describe_cpu
 from ssd34.runtime import onnxruntime_engine
 from ssd34.runtime.engine_choice import EXACT, FAST, find_int8_way, open_engine
@@ -60,14 +60,14 @@ def files(tiny_checkpoint, tiny_network, tiny_statistics, tiny_model, tmp_path_f
     """By what they are: a float file, one that only stores int8, and int8 ones."""
     folder = tmp_path_factory.mktemp("files")
     network, statistics = tiny_network, tiny_statistics
-    models = {"stored": onnx_model(tiny_checkpoint, ExportOptions(weight_format="int8"))}
+    models = {"stored": make_onnx_model(tiny_checkpoint, ExportOptions(weight_format="int8"))}
     for form, options in PUBLISHED_FORMS.items():
         for bits in (7, 8):
             how = options.replace(reduce_range=bits == 7)
-            models[f"{form} {bits}"] = quantized_model(network, statistics, how)
+            models[f"{form} {bits}"] = quantize_network(network, statistics, how)
     for bits in (7, 8):
         how = PUBLISHED_FORMS["12-int8"].replace(reduce_range=bits == 7)
-        models[f"bytes {bits}"] = quantized_model(network, statistics, how, image_input="uint8")
+        models[f"bytes {bits}"] = quantize_network(network, statistics, how, image_input="uint8")
     foreign = onnx.ModelProto()
     foreign.CopyFrom(models["13-qdq 7"])
     kept = [p for p in foreign.metadata_props if p.key != METADATA_QUANTIZATION]

@@ -15,7 +15,7 @@ from torch import nn
 
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.datasets.open import open_dataset
-from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.graph.layers import make_network
 from ssd34.errors import OptionError
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.train.distributed import ALONE, Ranks, SharedBatchNorm, join_processes, share_batch_norm
@@ -146,7 +146,7 @@ def test_the_first_process_finds_the_int8_steps_for_all(
         "--batch", "3", "--workers", "0", "--threads", "1", "--device", "cpu",
     )  # fmt: skip
     last = read_checkpoint(tmp_path / "run" / "last.safetensors")
-    assert set(network_of(last).trained) == set(last.state["notes"][NOTE_INT8_STEPS])
+    assert set(make_network(last).trained) == set(last.state["notes"][NOTE_INT8_STEPS])
 
 
 def test_ranks_share_every_batch_without_overlap(shapes):

@@ -9,7 +9,7 @@ from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD
 from ssd34.train import step as step_module
 from ssd34.train.divergence import LossWatch
-from ssd34.train.loss import detection_loss
+from ssd34.train.loss import compute_loss
 from ssd34.train.run import TrainingRun, read_history
 from ssd34.train.step import Step
 from ssd34.train.validate import evaluate_network
@@ -46,7 +46,7 @@ def growing_from(first, factor):
     calls: list[None] = []
 
     def growing(*args, **keywords):
-        loss = detection_loss(*args, **keywords)
+        loss = compute_loss(*args, **keywords)
         calls.append(None)
         return type(loss)(*(part * (factor if len(calls) >= first else 1.0) for part in loss))
 
@@ -60,7 +60,7 @@ def test_a_resumed_run_remembers_how_low_the_loss_was(tmp_path, shapes, monkeypa
     was = read_checkpoint(tmp_path / "last.safetensors").state["loss"]
     assert was["steps"] == 5
     assert 0 < was["lowest"] <= was["mean"]
-    monkeypatch.setattr(step_module, "detection_loss", growing_from(1, 1000.0))
+    monkeypatch.setattr(step_module, "compute_loss", growing_from(1, 1000.0))
     with pytest.raises(TrainingError, match=rf"grown from {was['lowest']:.3g} to"):
         run(tmp_path, shapes, resume=True, **options)
 
@@ -100,7 +100,7 @@ def test_a_checkpoint_of_broken_weights_is_called_so(tmp_path, shapes):
 def test_weights_that_explode_do_not_replace_good_ones(
     tmp_path, shapes, monkeypatch, factor, message
 ):
-    monkeypatch.setattr(step_module, "detection_loss", growing_from(8, factor))
+    monkeypatch.setattr(step_module, "compute_loss", growing_from(8, factor))
     with pytest.raises(TrainingError, match=rf"{message}.*step 6.*--init"):
         run(tmp_path, shapes, epochs=20, learning_rate=1e-6)
     assert read_checkpoint(tmp_path / "last.safetensors").state["step"] == 6
@@ -112,7 +112,7 @@ def test_a_doubtful_moment_only_delays_the_checkpoint(tmp_path, shapes, monkeypa
 
     def once(*args, **keywords):
         loss, other = first(*args, **keywords), again(*args, **keywords)
-        return loss if loss.total != other.total else detection_loss(*args, **keywords)
+        return loss if loss.total != other.total else compute_loss(*args, **keywords)
 
     saved = []
     save = TrainingRun.save_last
@@ -121,7 +121,7 @@ def test_a_doubtful_moment_only_delays_the_checkpoint(tmp_path, shapes, monkeypa
         saved.append(of.step)
         save(of)
 
-    monkeypatch.setattr(step_module, "detection_loss", once)
+    monkeypatch.setattr(step_module, "compute_loss", once)
     monkeypatch.setattr(TrainingRun, "save_last", noted)
     run(tmp_path, shapes, learning_rate=1e-6)
     assert saved == [4, 6, 6]

@@ -5,7 +5,7 @@ import torch
 from ssd34.core.default_boxes import default_boxes_cxcywh, encode
 from ssd34.core.spec import named_spec
 from ssd34.train.examples.matcher import match
-from ssd34.train.loss import detection_loss
+from ssd34.train.loss import compute_loss
 from tests.support.golden import FIGURES, drawn_inputs
 
 
@@ -19,7 +19,7 @@ def test_equal_to_the_independent_implementation():
     ]
     assert drawn.loss_loc is not None
     assert drawn.loss_conf is not None
-    loss = detection_loss(
+    loss = compute_loss(
         drawn.loss_loc,
         drawn.loss_conf,
         offsets=torch.from_numpy(np.stack([encode(m.boxes_cxcywh, defaults) for m in matches])),
@@ -67,7 +67,7 @@ def loss_of(loc, conf, offsets, labels, **given):
     given = {name: torch.from_numpy(array) for name, array in given.items()}
     both = {"offsets": torch.from_numpy(offsets), "labels": torch.from_numpy(labels)}
     conf = conf if isinstance(conf, torch.Tensor) else torch.from_numpy(conf)
-    return detection_loss(torch.from_numpy(loc), conf, **both, **given)
+    return compute_loss(torch.from_numpy(loc), conf, **both, **given)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

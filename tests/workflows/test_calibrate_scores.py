@@ -16,12 +16,12 @@ from ssd34.core.postprocess import ZOO
 from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, network_model, onnx_model
-from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.graph.export import ExportOptions, make_network_model, make_onnx_model
+from ssd34.deploy.graph.layers import make_network
 from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.int8.quantize import quantized_model
+from ssd34.deploy.int8.quantize import quantize_network
 from ssd34.errors import CheckpointError, ModelError
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD, load_weights
@@ -71,7 +71,7 @@ def assert_offset(model, checkpoint, pictures, *, offset=OFFSET, tolerance=1e-5)
 
 
 def test_an_exported_file_adds_the_offset_in_the_same_graph(tiny_checkpoint, calibrated, pictures):
-    plain, model = (onnx_model(one, RAW) for one in (tiny_checkpoint, calibrated))
+    plain, model = (make_onnx_model(one, RAW) for one in (tiny_checkpoint, calibrated))
     assert nodes(model) == nodes(plain)
     assert_offset(model, tiny_checkpoint, pictures)
     assert METADATA_SCORES not in metadata(plain)
@@ -81,8 +81,10 @@ def test_an_exported_file_adds_the_offset_in_the_same_graph(tiny_checkpoint, cal
 def test_a_network_read_from_a_calibrated_file_keeps_it(
     tiny_checkpoint, calibrated, pictures, tmp_path
 ):
-    save_model(onnx_model(calibrated, ExportOptions(weight_format="float32")), tmp_path / "a.onnx")
-    again = network_model(read_network(tmp_path / "a.onnx"), RAW)
+    save_model(
+        make_onnx_model(calibrated, ExportOptions(weight_format="float32")), tmp_path / "a.onnx"
+    )
+    again = make_network_model(read_network(tmp_path / "a.onnx"), RAW)
     assert_offset(again, tiny_checkpoint, pictures)
     assert json.loads(metadata(again)[METADATA_SCORES]) == {"background_offset": OFFSET}
 
@@ -93,7 +95,7 @@ def test_training_starts_from_a_calibrated_files_raw_weights(
 ):
     files = [tmp_path / "plain.onnx", tmp_path / "calibrated.onnx"]
     for checkpoint, path in zip((tiny_checkpoint, calibrated), files, strict=True):
-        save_model(onnx_model(checkpoint, ExportOptions(weight_format=weight_format)), path)
+        save_model(make_onnx_model(checkpoint, ExportOptions(weight_format=weight_format)), path)
     plain, found = (read_onnx_checkpoint(path) for path in files)
     assert found.score_calibration == calibrated.score_calibration
     assert plain.score_calibration is None
@@ -106,10 +108,10 @@ def test_quantizing_gives_a_calibrated_int8_file(calibrated, tiny_checkpoint, sh
     models = []
     dataset = open_dataset(str(shapes))
     for checkpoint in (tiny_checkpoint, calibrated):
-        network = network_of(checkpoint)
+        network = make_network(checkpoint)
         statistics = calibrate(network, (dataset.read(s) for s in dataset.samples[:4]))
         options = QuantizeOptions(form="qdq", opset=13)
-        models.append(quantized_model(network, statistics, options, policy=None))
+        models.append(quantize_network(network, statistics, options, policy=None))
     assert json.loads(metadata(models[1])[METADATA_SCORES]) == {"background_offset": OFFSET}
     assert METADATA_SCORES not in metadata(models[0])
     picture = pictures[:1]
@@ -120,10 +122,10 @@ def test_quantizing_gives_a_calibrated_int8_file(calibrated, tiny_checkpoint, sh
 
 
 def test_trained_steps_still_hold_the_moved_logits(calibrated):
-    names = ["image", *network_of(calibrated).by_name]
+    names = ["image", *make_network(calibrated).by_name]
     steps = {name: [0.01, 100] for name in names}
     noted = dataclasses.replace(calibrated, state={"notes": {NOTE_INT8_STEPS: steps}})
-    network = network_of(noted)
+    network = make_network(noted)
     for name in network.conf:
         affine = network.trained[name]
         held = np.float32(affine.scale) * (np.array([0, 255]) - int(affine.zero_point))
@@ -162,7 +164,7 @@ def test_broken_calibrations_are_errors(calibrated, tiny_checkpoint, tmp_path):
     save_file(arrays, path, metadata=entries)
     with pytest.raises(CheckpointError, match=r"a\.safetensors"):
         read_checkpoint(path)
-    model = onnx_model(tiny_checkpoint, RAW)
+    model = make_onnx_model(tiny_checkpoint, RAW)
     onnx.helper.set_model_props(model, {**metadata(model), METADATA_SCORES: "[]"})
     onnx.save(model, tmp_path / "b.onnx")
     with pytest.raises(ModelError, match=r"b\.onnx"):

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ssd34.benchmark.run import BenchmarkPlan, Refusal, check_pictures, open_worker
+from ssd34.benchmark.run import BenchmarkPlan, RefusedModel, check_pictures, open_worker
 from ssd34.errors import ModelError
 from ssd34.machine import describe_cpu
 from ssd34.runtime.timing import OFFLINE
@@ -37,7 +37,7 @@ def benchmark_with_loadgen(
     offline = plan.scenario == OFFLINE
     plan = replace(plan, batch=None)  # LoadGen asks for one picture after the other
     combinations = plan.combinations
-    refused: list[Refusal] = []
+    refused: list[RefusedModel] = []
     results: list[dict[str, Any]] = []
     interrupted = False
     check_pictures(plan)
@@ -62,7 +62,7 @@ def benchmark_with_loadgen(
                     )
                     memory = worker.ask("memory")
             except ModelError as error:  # what the others did is kept
-                refused.append(Refusal(*combination, str(error)))
+                refused.append(RefusedModel(*combination, str(error)))
                 if len(refused) == len(combinations):
                     raise
                 continue

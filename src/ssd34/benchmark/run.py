@@ -78,7 +78,7 @@ class BenchmarkPlan:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusedModel:
     """A model that an engine cannot run here, or failed to run to the end, and why."""
 
     model: str
@@ -121,7 +121,7 @@ class BenchmarkReport:
     cpu: Cpu
     results: list[Result]
     interrupted: bool = False
-    refused: list[Refusal] = field(default_factory=list)
+    refused: list[RefusedModel] = field(default_factory=list)
 
 
 def benchmark(plan: BenchmarkPlan, *, progress: Progress = lambda *_: None) -> BenchmarkReport:
@@ -138,7 +138,7 @@ def benchmark(plan: BenchmarkPlan, *, progress: Progress = lambda *_: None) -> B
     check_pictures(plan, progress)
     with ExitStack() as stack:
         pairs: list[tuple[Worker, Result]] = []
-        refused: list[Refusal] = []
+        refused: list[RefusedModel] = []
         combinations = plan.combinations
         for number, combination in enumerate(combinations):
             progress("loading", number, len(combinations))
@@ -180,7 +180,7 @@ def check_pictures(plan: BenchmarkPlan, progress: Progress = lambda *_: None) ->
 
 
 def open_worker(
-    plan: BenchmarkPlan, combination: Combination, *, refused: list[Refusal], batches: bool
+    plan: BenchmarkPlan, combination: Combination, *, refused: list[RefusedModel], batches: bool
 ) -> Worker | None:
     """The process of one combination of a plan; None where it cannot run, which is added to
     `refused`. Only with `batches` may a file be asked for several pictures in one run.
@@ -210,7 +210,7 @@ def open_worker(
             worker = opened(streams=1)
         return worker
     except ModelError as error:
-        refused.append(Refusal(*combination, str(error)))
+        refused.append(RefusedModel(*combination, str(error)))
         if len(refused) == len(plan.combinations):
             raise
         return None
@@ -264,7 +264,7 @@ def _take_turns(
             except ModelError as error:
                 worker.close()
                 report.results.remove(result)
-                refusal = Refusal(result.model, result.engine, result.threads, str(error))
+                refusal = RefusedModel(result.model, result.engine, result.threads, str(error))
                 report.refused.append(refusal)
                 if not report.results:
                     raise

@@ -22,9 +22,9 @@ from PIL import Image
 
 from ssd34.benchmark.loadgen import LoadgenOptions, run_loadgen
 from ssd34.errors import ImageError, MissingExtraError, ModelError, OptionError, Ssd34Error
-from ssd34.files.atomic import sha256_of
+from ssd34.files.atomic import compute_sha256
 from ssd34.images.read import Picture, read_image
-from ssd34.machine import peak_memory
+from ssd34.machine import measure_peak_memory
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector
 from ssd34.runtime.engine_choice import find_int8_way
 from ssd34.runtime.node_times import compute_tail_share, measure_node_times
@@ -150,7 +150,7 @@ class _Model:
         self._pictures = [Path(p).read_bytes() for p in pictures] or [draw_picture()]
         self._detector = Detector(session)
         return {
-            "model_sha256": sha256_of(session.path),
+            "model_sha256": compute_sha256(session.path),
             "spec": session.spec.name,
             "engine": session.engine.name,
             "engine_version": session.engine.version,
@@ -187,8 +187,8 @@ class _Model:
         )
 
     def memory(self) -> int | None:
-        """Bytes, see `peak_memory`."""
-        return peak_memory()
+        """Bytes, see `measure_peak_memory`."""
+        return measure_peak_memory()
 
     def tail_share(self) -> float | None:
         """Of the NMS in the file; loads it a second time."""

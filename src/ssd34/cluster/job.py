@@ -13,7 +13,7 @@ from ssd34.cluster.pictures import Pictures, Store
 from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import CARD
 from ssd34.errors import ModelError, OptionError
-from ssd34.files.atomic import sha256_of, write_json
+from ssd34.files.atomic import compute_sha256, write_json
 from ssd34.images.read import MAX_PIXELS
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector
 from ssd34.runtime.engine import DEFAULT_ENGINE, ENGINES
@@ -106,7 +106,7 @@ class Task:
         """
         detector = self.options.load(threads=threads)
         path = detector.session.path
-        if sha256_of(path) != self.model_sha256:
+        if compute_sha256(path) != self.model_sha256:
             raise ModelError(f"{path}: not the file with which the job was started; copy that one")
         if engine_of(detector) != self.engine:
             raise ModelError(
@@ -163,7 +163,7 @@ def plan_job(pictures: Pictures, options: BatchOptions) -> Job:
     facts: dict[str, Any] = {
         "format": FORMAT,
         "ssd34": __version__,
-        "model_sha256": sha256_of(path),
+        "model_sha256": compute_sha256(path),
         "engine": engine_of(detector),
         "score": options.score,
         "policy": options.policy,

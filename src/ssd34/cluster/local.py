@@ -26,7 +26,7 @@ _INTERVAL = 0.25
 """Seconds between two messages of a process."""
 
 
-class Progress(NamedTuple):
+class PartProgress(NamedTuple):
     """How far a part is: pictures done, and how many of them have errors."""
 
     part: int
@@ -41,7 +41,7 @@ class Finished(NamedTuple):
     data: bytes
 
 
-Events = Generator[Progress | Finished, None, None]
+Events = Generator[PartProgress | Finished, None, None]
 
 
 @dataclass(eq=False)
@@ -95,7 +95,7 @@ def run_on_processes(job: Job, parts: Sequence[int], *, workers: int, threads: i
                     tries[worker.part] += 1
                     if tries[worker.part] == _TRIES:
                         raise _ended(job, worker.part, code) from None
-                    yield Progress(worker.part, 0, 0)
+                    yield PartProgress(worker.part, 0, 0)
                     start(worker.part)
                     continue
                 if isinstance(message, Exception):
@@ -184,6 +184,6 @@ def _reporter(connection: Connection, part: int) -> Callable[[int, int], None]:
         now = time.monotonic()
         if now - last >= _INTERVAL:
             last = now
-            connection.send(Progress(part, pictures, errors))
+            connection.send(PartProgress(part, pictures, errors))
 
     return moved

@@ -14,7 +14,7 @@ from ssd34.cluster.on_ray import run_on_ray
 from ssd34.cluster.part import PartFacts, read_facts
 from ssd34.cluster.sources import open_source
 from ssd34.errors import OptionError, require
-from ssd34.files.atomic import remove_parts, sha256_of, write_bytes, write_json
+from ssd34.files.atomic import compute_sha256, remove_parts, write_bytes, write_json
 from ssd34.files.lock import folder_locked
 from ssd34.machine import thread_budget
 
@@ -176,7 +176,7 @@ def _run(job: Job, output: Path, runner: Runner, listener: Listener) -> Batch:
     total = _sum(done)
     parts = [
         {"file": f"{PARTS}/{part_name(part)}", **asdict(done[part]),
-         "sha256": sha256_of(folder / part_name(part))}
+         "sha256": compute_sha256(folder / part_name(part))}
         for part in numbers
     ]  # fmt: skip
     manifest: dict[str, Any] = {

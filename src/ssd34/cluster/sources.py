@@ -30,7 +30,7 @@ from ssd34.cluster.pictures import (
     stamp_of,
 )
 from ssd34.cluster.urls import list_behind_url
-from ssd34.datasets.builder import whole_of
+from ssd34.datasets.builder import parse_whole
 from ssd34.datasets.coco import MAX_JSON_BYTES, find_images
 from ssd34.errors import DatasetError, ImageError
 from ssd34.files.tree import (
@@ -142,7 +142,7 @@ def _in_coco(file: Path, folder: Path | None) -> Pictures:
     data = read_annotations(FolderFiles(file.parent), file.name, limit=MAX_JSON_BYTES)
     try:
         values = json.loads(data)
-        ids = [whole_of(entry["id"]) for entry in values["images"]]
+        ids = [parse_whole(entry["id"]) for entry in values["images"]]
         names = [str(entry["file_name"]) for entry in values["images"]]
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DatasetError(

@@ -28,7 +28,7 @@ FLAGS = {
 """Spellings of a flag; VOC's own files have 0, 1 and Unspecified."""
 
 
-def number_of(value: object) -> float:
+def parse_number(value: object) -> float:
     """A number of an annotation file, which may be text; NaN if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan
@@ -38,7 +38,7 @@ def number_of(value: object) -> float:
         return math.nan
 
 
-def whole_of(value: object) -> int:
+def parse_whole(value: object) -> int:
     """A whole number of an annotation file: 1, 1.0 and "1" are the same.
 
     Raises:
@@ -187,7 +187,7 @@ class SampleBuilder:
         elif not (single[:2] < single[2:]).all():
             kind, reason = Kind.OUTSIDE, "is outside the picture"
         else:
-            given = own if area is None else number_of(area)
+            given = own if area is None else parse_number(area)
             usable = 0 < given <= max(own, self.width * self.height)
             if not usable:
                 reason = f"area {area!r:.40} cannot be one; that of the box, {own:g}, is taken"
@@ -200,7 +200,7 @@ class SampleBuilder:
                     self.wrong(Kind.VALUE, reason, place=place, box=box, kept=True)
                 flags.append(bool(flag))
             crowd, difficult = flags
-            sure = 1.0 if score is None else number_of(score)
+            sure = 1.0 if score is None else parse_number(score)
             self._scored |= score is not None
             if not 0 <= sure <= 1:
                 reason = f"score {score!r:.40} of box {shown}: expected 0 to 1; 1 is taken"
@@ -234,7 +234,7 @@ class SampleBuilder:
         )
 
 
-def size_of(files: Files, name: str) -> tuple[int, int]:
+def read_size(files: Files, name: str) -> tuple[int, int]:
     """Width and height of a picture, from its header.
 
     Raises:

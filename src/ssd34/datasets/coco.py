@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.core.labels import LabelSet
-from ssd34.datasets.builder import LARGEST_SIDE, Findings, SampleBuilder, size_of, whole_of
+from ssd34.datasets.builder import LARGEST_SIDE, Findings, SampleBuilder, parse_whole, read_size
 from ssd34.datasets.contents import Contents, locate, split_of
 from ssd34.datasets.dataset import WHOLE, Dataset, ImageStore, Kind, Layout, Problem, Sample
 from ssd34.datasets.foreign import form_of_json
@@ -226,7 +226,7 @@ def read_coco(
     by_image: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in values["annotations"]:
         try:
-            by_image[whole_of(annotation["image_id"])].append(annotation)
+            by_image[parse_whole(annotation["image_id"])].append(annotation)
         except (KeyError, TypeError, ValueError, OverflowError):
             reason = f"annotation without a valid image_id: {annotation!r:.80}"
             problems.append(Problem(name, reason, Kind.BROKEN_ENTRY))
@@ -237,12 +237,12 @@ def read_coco(
     moved: dict[str, str] = {}
     for entry in values["images"]:
         try:
-            image_id, written = whole_of(entry["id"]), str(entry["file_name"])
+            image_id, written = parse_whole(entry["id"]), str(entry["file_name"])
             file_name, exact = there[written]
             if contents and not (entry.get("width") or entry.get("height")):
-                width, height = size_of(contents.files, file_name) if file_name else (1, 1)
+                width, height = read_size(contents.files, file_name) if file_name else (1, 1)
             else:
-                width, height = whole_of(entry["width"]), whole_of(entry["height"])
+                width, height = parse_whole(entry["width"]), parse_whole(entry["height"])
         except ImageError as error:
             reason = str(error).removeprefix(f"{file_name}: ")
             problems.append(Problem(file_name, reason, Kind.UNREADABLE))
@@ -350,7 +350,7 @@ def _usable_categories(values: dict[str, Any], found: Findings, name: str) -> li
 
 def _id(value: Any) -> object:
     try:
-        return whole_of(value)
+        return parse_whole(value)
     except ValueError:
         return repr(value)
 
@@ -360,14 +360,16 @@ def _shared_ids(images: list[Any]) -> set[int]:
     pictures: defaultdict[int, set[str]] = defaultdict(set)
     for entry in images:
         with suppress(KeyError, TypeError, ValueError):
-            pictures[whole_of(entry["id"])].add(str(entry.get("file_name")))
+            pictures[parse_whole(entry["id"])].add(str(entry.get("file_name")))
     return {image_id for image_id, names in pictures.items() if len(names) > 1}
 
 
 def _labels(categories: list[Any], name: str) -> LabelSet:
     try:
         # What is there twice, as in joined files, is one category.
-        pairs = {(str(category["name"]), whole_of(category["id"])): None for category in categories}
+        pairs = {
+            (str(category["name"]), parse_whole(category["id"])): None for category in categories
+        }
         if any(not 0 <= number < _LARGEST_ID for _, number in pairs):
             raise DatasetError(
                 f"{name}: a negative or huge category id; number categories from 0 or 1"
@@ -398,7 +400,7 @@ def _sample(
             x, y, w, h = (float(value) for value in annotation["bbox"])
             if any(isinstance(value, bool) for value in annotation["bbox"]):
                 raise TypeError
-            category = whole_of(annotation["category_id"])
+            category = parse_whole(annotation["category_id"])
         except KeyError as error:
             builder.wrong(Kind.BROKEN_ENTRY, f"box without {error.args[0]}: {annotation!r:.80}")
             continue
@@ -418,7 +420,7 @@ def _sample(
         )  # fmt: skip
         number = annotation.get("id")
         with suppress(ValueError):
-            number = whole_of(number)
+            number = parse_whole(number)
         if kept and isinstance(number, int | float | str):
             if number in annotation_ids:
                 reason = f"annotation id {number!r:.40} is used twice"

@@ -49,7 +49,7 @@ def download_data(
         data: which.
         folder: is made.
         keep_archives: leave the zips there.
-        progress: see `Progress`.
+        progress: see `PartProgress`.
         timeout: seconds without a byte.
         attempts: how often an address may break off.
         pause: seconds before it is asked again.
@@ -257,7 +257,7 @@ PUBLISHED_DATA = {
 """By name."""
 
 
-def published_data(name: str) -> PublishedData:
+def find_published_data(name: str) -> PublishedData:
     """Look a data set up by name.
 
     Raises:

@@ -68,7 +68,7 @@ def split_path(path: str | Path) -> tuple[str, str | None]:
     return before, split
 
 
-def place_of(path: str | Path) -> Path:
+def find_place(path: str | Path) -> Path:
     """The file or folder in a path of one of `FORMS`; of ``FILE.json@FOLDER`` the file."""
     text, _ = split_path(path)
     if (inside := _inside_zip(text)) is not None:

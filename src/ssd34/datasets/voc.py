@@ -24,9 +24,9 @@ from ssd34.datasets.builder import (
     LARGEST_SIDE,
     Findings,
     SampleBuilder,
-    number_of,
     number_samples,
-    size_of,
+    parse_number,
+    read_size,
 )
 from ssd34.datasets.contents import Contents, is_below, name_below
 from ssd34.datasets.dataset import Dataset, Kind, Layout, Problem, Sample
@@ -128,7 +128,9 @@ def _look_through(places: Sequence[VocPlace]) -> _Survey:
             for thing in root.iterfind("object"):
                 objects += 1
                 names.add(text_in(thing, "name"))
-                sides = (number_of(text_in(thing, f"bndbox/{side}")) for side in ("xmin", "ymin"))
+                sides = (
+                    parse_number(text_in(thing, f"bndbox/{side}")) for side in ("xmin", "ymin")
+                )
                 below_one += any(math.isfinite(side) and side < 1 for side in sides)
     return _Survey(frozenset(names - {""}), below_one, objects, files, broken)
 
@@ -258,7 +260,7 @@ def _without_objects(names: Sequence[str], pictures: Files, found: Findings) -> 
     samples = []
     for name in names:
         try:
-            width, height = size_of(pictures, name)
+            width, height = read_size(pictures, name)
         except ImageError as error:
             reason = str(error).removeprefix(f"{name}: ")
             found.problems.append(Problem(name, reason, Kind.UNREADABLE))
@@ -317,4 +319,4 @@ def _size(root: Element, pictures: Files, picture: str) -> tuple[int, int]:
     sides = (width, height)
     if all(0 < side <= LARGEST_SIDE for side in sides) and pictures.exists(picture):
         return sides
-    return size_of(pictures, picture)
+    return read_size(pictures, picture)

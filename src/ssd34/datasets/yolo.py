@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ssd34.datasets.builder import Findings, SampleBuilder, number_samples, size_of
+from ssd34.datasets.builder import Findings, SampleBuilder, number_samples, read_size
 from ssd34.datasets.contents import Contents, is_picture
 from ssd34.datasets.dataset import Dataset, Kind, Layout, Problem, Sample
 from ssd34.datasets.yolo_config import (
@@ -94,7 +94,7 @@ def open_yolo_file(contents: Contents, file: str, name: str) -> Layout:
 
 def _layout(contents: Contents, config: YoloConfig, name: str) -> Layout:
     def is_there(split: str) -> bool:
-        return any(place_of(contents, config, entry)[0] for entry in config.entries[split])
+        return any(find_entry(contents, config, entry)[0] for entry in config.entries[split])
 
     splits = tuple(filter(is_there, config.entries)) or tuple(config.entries)
 
@@ -110,7 +110,7 @@ def _read(contents: Contents, config: YoloConfig, split: str, title: str) -> Dat
     pictures: list[str] = []
     moved: dict[str, str] = {}
     for entry in config.entries[split]:
-        place, exact = place_of(contents, config, entry)
+        place, exact = find_entry(contents, config, entry)
         if place is None:
             raise DatasetError(
                 f"{config.name}: {split}: {entry} is not below {files} (path: "
@@ -129,7 +129,7 @@ def _read(contents: Contents, config: YoloConfig, split: str, title: str) -> Dat
     if not any(labelled.values()):
         raise DatasetError(
             f"{title}: none of {counted(len(pictures), 'picture')} has a label file; expected for "
-            f"example {label_name(pictures[0])}"
+            f"example {name_label_file(pictures[0])}"
         )
     base = posixpath.commonpath([posixpath.dirname(picture) for picture in pictures])
     sharing = Counter(file for picture, file in labelled.items() if file)
@@ -147,7 +147,7 @@ def _read(contents: Contents, config: YoloConfig, split: str, title: str) -> Dat
             found.problems.append(Problem(name, reason, Kind.PICTURE_TWICE))
             continue
         try:
-            width, height = size_of(files, picture)
+            width, height = read_size(files, picture)
             rows = _rows(files, file) if file else []
         except (ImageError, DatasetError) as error:
             reason = str(error).removeprefix(f"{picture}: ")
@@ -209,7 +209,7 @@ def _pictures(contents: Contents, place: str, found: Findings, moved: dict[str, 
     return pictures
 
 
-def label_name(picture: str) -> str:
+def name_label_file(picture: str) -> str:
     """Where the label file of a picture usually is: in labels/ instead of the last images/."""
     folders = posixpath.dirname(picture).split("/")
     lower = [folder.lower() for folder in folders]
@@ -222,7 +222,7 @@ def _label_file(contents: Contents, picture: str) -> str | None:
     """The label file of a picture: where it usually is, else beside it, else so in other letters;
     None: it has none. A link that leads out or to nothing counts: reading it says so."""
     files = contents.files
-    names = (label_name(picture), str(PurePosixPath(picture).with_suffix(".txt")))
+    names = (name_label_file(picture), str(PurePosixPath(picture).with_suffix(".txt")))
     there = (n for n in names if files.exists(n) or files.is_lost_link(n))
     return next(there, None) or next(filter(None, map(contents.in_any_case, names)), None)
 
@@ -279,7 +279,7 @@ def _box(values: list[float], *, keypoints: bool) -> tuple[float, float, float, 
     return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
 
 
-def place_of(contents: Contents, config: YoloConfig, entry: str) -> tuple[str | None, bool]:
+def find_entry(contents: Contents, config: YoloConfig, entry: str) -> tuple[str | None, bool]:
     """An entry as a folder or file that is there, and whether it is there as written.
 
     It is relative to `path`; where that is a folder of another machine, or nothing is there, to

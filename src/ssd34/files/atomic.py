@@ -126,7 +126,7 @@ def write_json(path: Path, values: object) -> None:
     write_text(path, json.dumps(values, indent=1) + "\n")
 
 
-def sha256_of(path: Path) -> str:
+def compute_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ssd34.errors import DownloadError
-from ssd34.files.atomic import sha256_of
+from ssd34.files.atomic import compute_sha256
 from ssd34.files.lock import file_locked
 from ssd34.files.web import PAUSE, TIMEOUT, BrokenOff, Refused, in_one_line, length_of, receive
 
@@ -50,7 +50,7 @@ def download(
         return
     there = ""
     if os.path.isfile(target):
-        there = f"the file there has SHA-256 {sha256_of(target)}, expected {sha256}; "
+        there = f"the file there has SHA-256 {compute_sha256(target)}, expected {sha256}; "
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     answers = []
@@ -83,7 +83,7 @@ def _complete(
         if length_of(part) >= size:
             if is_file(part, size=size, sha256=sha256):
                 return
-            wrong = sha256_of(part)
+            wrong = compute_sha256(part)
             part.unlink()
             # A beginning by an older call or another mirror may be what is wrong.
             if not inherited:
@@ -100,4 +100,4 @@ def _complete(
 
 def is_file(path: Path, *, size: int, sha256: str) -> bool:
     """Whether a file with that size in bytes and SHA-256 is there."""
-    return os.path.isfile(path) and path.stat().st_size == size and sha256_of(path) == sha256
+    return os.path.isfile(path) and path.stat().st_size == size and compute_sha256(path) == sha256

@@ -109,7 +109,7 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image
         return decode_upright(image)
 
 
-def rgb_picture(image: Image.Image) -> Image.Image:
+def make_rgb_picture(image: Image.Image) -> Image.Image:
     """A Pillow image of any mode as one of mode RGB, its EXIF orientation applied; the same one if
     there is nothing to do. ImageError where it is lazily read from a file that is broken."""
     _check_samples(image, "the picture")
@@ -372,7 +372,7 @@ def load_picture(image: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image
         check_pixels(image)
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
-        return rgb_picture(image)
+        return make_rgb_picture(image)
     if isinstance(image, str | Path | bytes):
         return read_picture(fetched(image), max_pixels=max_pixels)
     raise ImageError(

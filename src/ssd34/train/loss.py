@@ -23,7 +23,7 @@ class Loss(NamedTuple):
     classification: Tensor
 
 
-def detection_loss(
+def compute_loss(
     loc: Tensor,
     conf: Tensor,
     *,

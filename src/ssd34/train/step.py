@@ -20,7 +20,7 @@ from ssd34.network.ssd import SSD
 from ssd34.text import counted
 from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.examples.loader import Batch, lacks_memory
-from ssd34.train.loss import detection_loss
+from ssd34.train.loss import compute_loss
 from ssd34.train.settings.options import TrainOptions
 
 
@@ -131,7 +131,7 @@ def _learn(network: SSD, part: Batch, pictures: int, *, options: TrainOptions) -
         nothing: Tensor = loc.float().sum() + conf.float().sum()
         nothing.backward()  # type: ignore[no-untyped-call]
         return nothing.detach().expand(3)
-    loss = detection_loss(
+    loss = compute_loss(
         loc, conf, offsets=part.offsets, labels=part.labels, labelled=part.labelled,
         weights=part.weights if part.weights.numel() else None,
     )  # fmt: skip

@@ -22,7 +22,7 @@ from ssd34.core.postprocess import ZOO, Picked, Policy, pick, pick_rows, softmax
 from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
 from ssd34.errors import DatasetError
 from ssd34.evaluate.analysis.curves import CalibrationCurve, measure_calibration
 from ssd34.evaluate.evaluator import detect_all, stage_detector
@@ -273,7 +273,7 @@ def calibrate_scores(
     raw = dataclasses.replace(checkpoint, score_calibration=None)
     with tempfile.TemporaryDirectory(prefix="ssd34-") as folder:
         path = Path(folder) / "raw.onnx"
-        save_model(onnx_model(raw, ExportOptions(policy=None)), path)
+        save_model(make_onnx_model(raw, ExportOptions(policy=None)), path)
         detector = Detector(Session(path, threads=threads))
         fitted, _ = look_at_scores(detector, fit, progress=progress, problem=problem)
         calibration = fit_offset(fitted, name=fit.name)

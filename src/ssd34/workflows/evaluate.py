@@ -33,7 +33,7 @@ from ssd34.evaluate.report.write import (
     write_report,
 )
 from ssd34.evaluate.results import Results, find_coverage_gap, read_results, write_results
-from ssd34.files.atomic import is_special, sha256_of, write_json
+from ssd34.files.atomic import compute_sha256, is_special, write_json
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE
 from ssd34.runtime.engine_choice import find_int8_way
@@ -235,7 +235,7 @@ def evaluate(
         listener.warned(unknown)
     match_categories(detector.labels, dataset)  # before a partial file is there
     identity: dict[str, Any] = {
-        "model_sha256": sha256_of(path),
+        "model_sha256": compute_sha256(path),
         "data_sha256": about_data["data_sha256"],
         "preprocess": options.preprocessing,
         "policies": [dataclasses.asdict(p) for p in policies] or OWN_TAIL,
@@ -307,7 +307,7 @@ def score_detections(
     if options.report:
         results = _between_0_and_1(results, file)
     found = _scored(dataset, results, options, listener)
-    about = {"detections": str(file), "detections_sha256": sha256_of(file)}
+    about = {"detections": str(file), "detections_sha256": compute_sha256(file)}
     about_data = _describe_data(data, dataset, options)
     page = _report(
         options, about_data, dataset, results, found,
@@ -344,7 +344,7 @@ def compare_detections(
         **_describe_data(data, dataset, options),
         "metric": options.metric,
         **{name: str(file) for name, file in zip(names, files, strict=True)},
-        **{f"{name}_sha256": sha256_of(file) for name, file in zip(names, files, strict=True)},
+        **{f"{name}_sha256": compute_sha256(file) for name, file in zip(names, files, strict=True)},
         **found.to_dict(),
     }
     _write_numbers(options, values)
@@ -552,7 +552,7 @@ def _report(
     data = about_data["data"]
     inputs = {**about, "data": data, "annotations_sha256": about_data["data_sha256"]}
     if Path(data).is_file():  # a file's hash says more than the annotations'
-        inputs["data file_sha256"] = sha256_of(Path(data))
+        inputs["data file_sha256"] = compute_sha256(Path(data))
     if options.limit:
         inputs["limit"] = f"the first {counted(options.limit, 'picture')}"
     inputs["metric"] = found.metric

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, network_model
+from ssd34.deploy.graph.export import ExportOptions, make_network_model
 from ssd34.deploy.graph.read import read_network
 from ssd34.errors import OptionError
 from ssd34.workflows.outputs import check_outputs
@@ -39,6 +39,6 @@ def export(model: str | Path, output: str | Path, options: ExportOptions | None 
     if output.suffix.lower() != ".onnx":
         raise OptionError(f"{output}: expected a name that ends in .onnx, as other commands do")
     check_outputs((output,), models=(str(model),))
-    made = network_model(read_network(find_float_file(str(model))), options)
+    made = make_network_model(read_network(find_float_file(str(model))), options)
     save_model(made, output)
     return Exported(output, options, tuple(value.name for value in made.graph.output))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ssd34.datasets.dataset import Dataset
-from ssd34.datasets.open import is_annotation, place_of
+from ssd34.datasets.open import find_place, is_annotation
 from ssd34.datasets.yolo import SUFFIXES as YAML
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.atomic import is_special
@@ -57,7 +57,7 @@ def check_outputs(
     there = {key: output for key, output in there.items() if os.path.isfile(output)}
     if not there:
         return
-    places = [place_of(one) for one in data]
+    places = [find_place(one) for one in data]
     read: tuple[str | Path, ...] = (*files, *_model_files(models), *places, *_pictures(datasets))
     for path in read:
         if (key := _identity(path)) in there:

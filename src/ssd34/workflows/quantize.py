@@ -31,7 +31,7 @@ from ssd34.deploy.search.pictures import CalibrationPictures, count_seen, from_p
 from ssd34.deploy.search.search import Search, SearchOutcome
 from ssd34.errors import MissingExtraError, ModelError, OptionError, require
 from ssd34.evaluate.metrics.coco import describe_unknown_classes, match_categories
-from ssd34.files.atomic import sha256_of, write_json
+from ssd34.files.atomic import compute_sha256, write_json
 from ssd34.files.checkpoint import is_named_checkpoint
 from ssd34.files.lock import folder_locked
 from ssd34.machine import describe_cpu, thread_budget
@@ -389,7 +389,11 @@ def _publish(
         outcome = outcomes.get(form)
         if outcome and outcome.accepted:
             bench.write(outcome.accepted.options, path)
-            proof = {"model_sha256": sha256_of(path), **common, "trial": outcome.accepted.to_dict()}
+            proof = {
+                "model_sha256": compute_sha256(path),
+                **common,
+                "trial": outcome.accepted.to_dict(),
+            }
             write_json(path.with_suffix(".json"), proof)
             files[form] = path
         elif _is_proven(path):
@@ -422,6 +426,6 @@ def _is_proven(path: Path) -> bool:
     """Whether there is an int8 file and the proof beside it is about it."""
     try:
         proof = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        return bool(proof["model_sha256"] == sha256_of(path))
+        return bool(proof["model_sha256"] == compute_sha256(path))
     except (OSError, ValueError, KeyError, TypeError):  # not both there, or another's
         return False

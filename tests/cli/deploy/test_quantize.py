@@ -17,14 +17,14 @@ from PIL import Image
 from ssd34.core.contract import METADATA_LABELS, NOTE_INT8_STEPS
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.open import open_dataset
-from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.graph.layers import make_network
 from ssd34.deploy.int8.calibrate import CalibrationStatistics, calibrate
 from ssd34.deploy.int8.plan import choose_steps
 from ssd34.deploy.search.bench import Bench
 from ssd34.deploy.search.pictures import from_path
 from ssd34.deploy.search.sensitivity import LayerCost
 from ssd34.errors import Ssd34Error
-from ssd34.files.atomic import sha256_of
+from ssd34.files.atomic import compute_sha256
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.libraries import int8_saturates
 from tests.conftest import TINY_LABELS
@@ -97,7 +97,7 @@ def test_accepted_files_come_with_their_proof(accepted):
         assert operator in {node.op_type for node in model.graph.node}
         assert [o.version for o in model.opset_import if not o.domain] == [int(form[:2])]
         proof = json.loads(path.with_suffix(".json").read_text())
-        assert proof["model_sha256"] == sha256_of(path)
+        assert proof["model_sha256"] == compute_sha256(path)
         assert proof["trial"]["accepted"] is True
         assert proof["trial"]["ap"] == pytest.approx(
             (1 - proof["trial"]["drop"]) * proof["trial"]["float_ap"]
@@ -204,7 +204,7 @@ def test_an_interruption_says_what_is_kept(
 
 def test_what_makes_another_search(run, tiny_checkpoint, found_shapes, tmp_path):
     """Trials are compared with those of the same rounds, pictures, classes and trained steps."""
-    network = network_of(tiny_checkpoint)
+    network = make_network(tiny_checkpoint)
     pictures = from_path(str(found_shapes), pictures=2)
     steps = choose_steps(network, calibrate(network, pictures.read()), ranges="minmax")
     folder, file = tmp_path / "pictures", tmp_path / "qat.safetensors"

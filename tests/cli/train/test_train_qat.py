@@ -9,7 +9,7 @@ import pytest
 
 from ssd34.cli.train.screen import TrainScreen
 from ssd34.core.contract import NOTE_INT8_STEPS
-from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.graph.layers import make_network
 from ssd34.errors import Ssd34Error
 from ssd34.files.checkpoint import read_checkpoint, read_header
 from tests.conftest import shapes_dataset
@@ -42,7 +42,7 @@ def test_its_checkpoint_makes_an_int8_file_with_the_same_steps(
     for key in after.weights:
         if "running" in key:
             np.testing.assert_array_equal(after.weights[key], before.weights[key])
-    network = network_of(after)
+    network = make_network(after)
     assert {n: [float(v.scale), int(v.zero_point)] for n, v in network.trained.items()} == steps
     (tmp_path / "quantize.yaml").write_text("rounds: 1\n")
     invoke(

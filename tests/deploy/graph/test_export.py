@@ -12,7 +12,7 @@ from ssd34.core.postprocess import MLPERF, ZOO
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import named_spec
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, network_model, onnx_model
+from ssd34.deploy.graph.export import ExportOptions, make_network_model, make_onnx_model
 from ssd34.deploy.graph.opsets import find_newest_opset
 from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.search.bench import Bench
@@ -53,7 +53,7 @@ IR_VERSIONS = {10: 5, 11: 6, 12: 7, 13: 7, 17: 8}
 def test_raw_outputs_equal_torch_at_every_opset_and_batch(tiny_checkpoint, opset):
     """Of normalised pictures, and of their bytes."""
     options = ExportOptions(opset=opset, policy=None, batch=None)
-    model = onnx_model(tiny_checkpoint, options)
+    model = make_onnx_model(tiny_checkpoint, options)
     assert model.opset_import[0].version == opset
     if opset in IR_VERSIONS:
         assert model.ir_version == IR_VERSIONS[opset]
@@ -65,7 +65,7 @@ def test_raw_outputs_equal_torch_at_every_opset_and_batch(tiny_checkpoint, opset
         assert_all_close(found, [array[: len(batch)] for array in expected], atol=1e-4)
     names = ("astronaut", "chelsea", "coffee")
     raw = np.stack([resize(read_image(EXAMPLES / f"{n}.jpg"), 64) for n in names])
-    of_bytes = onnx_model(tiny_checkpoint, dataclasses.replace(options, image_input="uint8"))
+    of_bytes = make_onnx_model(tiny_checkpoint, dataclasses.replace(options, image_input="uint8"))
     assert_all_close(run_raw(of_bytes, raw), expected, atol=2e-4)
 
 
@@ -74,8 +74,8 @@ def test_raw_outputs_equal_torch_at_every_opset_and_batch(tiny_checkpoint, opset
 )
 def test_smaller_weight_formats(tiny_checkpoint, weight_format, share, error):
     images = pictures(64)
-    model = onnx_model(tiny_checkpoint, ExportOptions(policy=None, batch=None))
-    small = onnx_model(
+    model = make_onnx_model(tiny_checkpoint, ExportOptions(policy=None, batch=None))
+    small = make_onnx_model(
         tiny_checkpoint, ExportOptions(policy=None, batch=None, weight_format=weight_format)
     )
     assert small.ByteSize() < share * model.ByteSize()
@@ -85,7 +85,7 @@ def test_smaller_weight_formats(tiny_checkpoint, weight_format, share, error):
 
 
 def test_nodes_are_named_after_modules_and_metadata_travels(tiny_checkpoint):
-    model = onnx_model(tiny_checkpoint, ExportOptions())
+    model = make_onnx_model(tiny_checkpoint, ExportOptions())
     names = {node.name for node in model.graph.node}
     assert {"backbone.layer3.0.conv1", "extras.0.conv2", "heads.loc.0", "tail.nms"} <= names
     assert "" not in names
@@ -104,11 +104,11 @@ def test_the_published_network():
     _, weights = convert_benchmark_weights(drawn_benchmark_weights(spec), source="x", spec=spec)
     checkpoint = Checkpoint(spec=spec, labels=COCO_LABELS, weights=weights)
     for opset, size in {10: 80_363_696, 12: 80_366_315}.items():
-        model = onnx_model(checkpoint, ExportOptions(opset=opset))
+        model = make_onnx_model(checkpoint, ExportOptions(opset=opset))
         assert abs(model.ByteSize() / size - 1) < 0.01
     smaller = dataclasses.replace(checkpoint, spec=spec.at_size(400))
     assert len(smaller.spec.feature_sizes) == len(spec.feature_sizes)
-    model = onnx_model(smaller, ExportOptions(policy=None))
+    model = make_onnx_model(smaller, ExportOptions(policy=None))
     image = pictures(400, ("coffee",))
     assert_all_close(run_raw(model, image), torch_outputs(smaller, image), atol=1e-3)
 
@@ -123,12 +123,12 @@ def test_what_cannot_be_written_is_refused(tiny_checkpoint, tmp_path):
         (lambda: ExportOptions(image_input="jpeg"), "jpeg"),
     ):
         with refused(OptionError, *facts):
-            onnx_model(tiny_checkpoint, make())
+            make_onnx_model(tiny_checkpoint, make())
     without = {k: v for k, v in tiny_checkpoint.weights.items() if k != "heads.loc.1.weight"}
     broken = Checkpoint(spec=tiny_checkpoint.spec, labels=TINY_LABELS, weights=without)
     with refused(CheckpointError, "heads.loc.1.weight"):
-        onnx_model(broken, ExportOptions())
-    model = onnx_model(tiny_checkpoint, ExportOptions())
+        make_onnx_model(broken, ExportOptions())
+    model = make_onnx_model(tiny_checkpoint, ExportOptions())
     model.graph.node[3].input[0] = "nowhere"
     with pytest.raises(onnx.checker.ValidationError, match="nowhere"):
         save_model(model, tmp_path / "broken.onnx")
@@ -145,9 +145,11 @@ def sorted_detections(boxes, labels, scores):
 def test_a_tail_for_several_pictures_treats_each_alone(tiny_checkpoint, opset, batch):
     policy = ZOO.replace(score_threshold=0.4)
     images = pictures(64)
-    single = plain_session(onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=policy)))
+    single = plain_session(
+        make_onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=policy))
+    )
     several = plain_session(
-        onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=policy, batch=batch))
+        make_onnx_model(tiny_checkpoint, ExportOptions(opset=opset, policy=policy, batch=batch))
     )
     outputs = several.run(["bboxes", "labels", "scores"], {"image": images})
     assert outputs[0].shape == (3, 200, 4)
@@ -179,7 +181,7 @@ def test_the_detector_runs_every_kind_of_file(tiny_checkpoint, tmp_path):
     }
     found = {}
     for name, options in kinds.items():
-        save_model(onnx_model(tiny_checkpoint, options), tmp_path / f"{name}.onnx")
+        save_model(make_onnx_model(tiny_checkpoint, options), tmp_path / f"{name}.onnx")
         own = policy if options.policy is None else None
         detector = Detector.load(tmp_path / f"{name}.onnx", policy=own)
         found[name] = detector.detect(EXAMPLES / "chelsea.jpg", score=0)
@@ -201,9 +203,12 @@ def test_a_file_exported_again_is_the_same_network(
 ):
     """From a file with a tail of its own, to raw outputs."""
     source = tmp_path / "source.onnx"
-    save_model(onnx_model(tiny_checkpoint, ExportOptions(image_input=source_input)), source)
+    save_model(make_onnx_model(tiny_checkpoint, ExportOptions(image_input=source_input)), source)
     options = ExportOptions(opset=13, policy=None, batch=None, image_input=image_input)
-    models = [network_model(read_network(source), options), onnx_model(tiny_checkpoint, options)]
+    models = [
+        make_network_model(read_network(source), options),
+        make_onnx_model(tiny_checkpoint, options),
+    ]
     # One naming, and where no weight is divided and multiplied again, one file.
     names = [[(n.op_type, n.name, *n.output) for n in model.graph.node] for model in models]
     assert names[0] == names[1]

@@ -4,9 +4,9 @@ import pytest
 
 from ssd34.deploy.graph.opsets import (
     check_opset,
+    find_ir_version,
     find_newest_opset,
     find_onnx_release,
-    ir_version,
     list_opsets,
 )
 from ssd34.errors import OptionError
@@ -14,8 +14,8 @@ from tests.support.refusals import refused
 
 
 def test_the_published_files_versions():
-    assert (ir_version(10), find_onnx_release(10)) == (5, "1.5")
-    assert (ir_version(12), find_onnx_release(12)) == (7, "1.7")
+    assert (find_ir_version(10), find_onnx_release(10)) == (5, "1.5")
+    assert (find_ir_version(12), find_onnx_release(12)) == (7, "1.7")
     assert find_onnx_release(999) == "unknown"
 
 

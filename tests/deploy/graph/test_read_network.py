@@ -5,8 +5,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ssd34.core.labels import COCO_LABELS
 from ssd34.core.spec import named_spec
-from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
+from ssd34.deploy.graph.layers import make_network
 from ssd34.deploy.graph.read import read_network, read_network_of_model
 from ssd34.deploy.int8.calibrate import prepare_float_run
 from ssd34.errors import ModelError, OptionError
@@ -40,8 +40,8 @@ def same(one, other, *, atol):
     ],
 )
 def test_every_kind_of_export_is_the_same_network(tiny_checkpoint, options):
-    network = read_network_of_model(onnx_model(tiny_checkpoint, options))
-    same(network, network_of(tiny_checkpoint), atol=1e-6)
+    network = read_network_of_model(make_onnx_model(tiny_checkpoint, options))
+    same(network, make_network(tiny_checkpoint), atol=1e-6)
     assert network.layers[0].name == "backbone.conv1"
     assert network.by_name["backbone.layer2.0.add"].inputs == (
         "backbone.layer2.0.conv2", "backbone.layer2.0.downsample",
@@ -51,8 +51,8 @@ def test_every_kind_of_export_is_the_same_network(tiny_checkpoint, options):
 
 @pytest.mark.parametrize("weight_format", ["float16", "int8"])
 def test_weights_that_are_stored_smaller(tiny_checkpoint, weight_format):
-    model = onnx_model(tiny_checkpoint, ExportOptions(weight_format=weight_format))
-    network, exact = read_network_of_model(model), network_of(tiny_checkpoint)
+    model = make_onnx_model(tiny_checkpoint, ExportOptions(weight_format=weight_format))
+    network, exact = read_network_of_model(model), make_network(tiny_checkpoint)
     for layer in exact.layers:
         if layer.conv is not None:
             largest = np.abs(layer.conv.weight).max()
@@ -69,7 +69,7 @@ def test_the_embedded_model():
 def published_like(spec) -> onnx.ModelProto:
     """A graph as the published ones are: numbered nodes, no metadata, another tail."""
     checkpoint = drawn_checkpoint(spec, COCO_LABELS)
-    model = onnx_model(checkpoint, ExportOptions(policy=None))
+    model = make_onnx_model(checkpoint, ExportOptions(policy=None))
     numbers = {"image": "image"}
     nodes: list[onnx.NodeProto] = []
     constants = list(model.graph.initializer)
@@ -108,7 +108,7 @@ def published_like(spec) -> onnx.ModelProto:
 def test_foreign_names_without_metadata_are_the_published_network():
     spec = named_spec("ssd1200-resnet34")
     network = read_network_of_model(published_like(spec))
-    expected = network_of(drawn_checkpoint(spec, COCO_LABELS))
+    expected = make_network(drawn_checkpoint(spec, COCO_LABELS))
     # The one that the graph normalises.
     normed = expected.by_name["backbone.layer1.0.conv1"].arrays
     factor = np.float32(2 / np.sqrt(4 + 1e-5))
@@ -155,7 +155,7 @@ def rename(name):
     ],
 )
 def test_other_graphs_are_refused(tiny_checkpoint, op, change, facts):
-    model = onnx_model(tiny_checkpoint, ExportOptions())
+    model = make_onnx_model(tiny_checkpoint, ExportOptions())
     if change is None:
         del model.metadata_props[:]
     else:
@@ -174,7 +174,7 @@ def test_files_that_cannot_be_read(tiny_model, tmp_path):
 
 
 def test_weights_that_are_not_finite(tiny_checkpoint):
-    model = onnx_model(tiny_checkpoint, ExportOptions())
+    model = make_onnx_model(tiny_checkpoint, ExportOptions())
     tensor = next(t for t in model.graph.initializer if t.name == "extras.0.conv1.bias")
     values = numpy_helper.to_array(tensor).copy()
     values[3] = np.nan
@@ -184,7 +184,7 @@ def test_weights_that_are_not_finite(tiny_checkpoint):
 
 
 def test_the_names_of_nodes_are_checked_with_a_hint(tiny_checkpoint):
-    network = network_of(tiny_checkpoint)
+    network = make_network(tiny_checkpoint)
     names = ["backbone.layer1.0.add", "backbone.conv1.linear", "backbone.conv1",
              "backbone.layer1.0.conv1.relu"]  # fmt: skip
     layers = ("backbone.layer1.0.add", "backbone.conv1", "backbone.layer1.0.conv1")
@@ -195,10 +195,10 @@ def test_the_names_of_nodes_are_checked_with_a_hint(tiny_checkpoint):
 
 def test_onnxruntime_agrees_with_the_layers(tiny_checkpoint):
     """The layers written back are the function of the file that they were read from."""
-    network = network_of(tiny_checkpoint)
+    network = make_network(tiny_checkpoint)
     image = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
     outputs = dict(prepare_float_run(network)(image))
-    runner = plain_session(onnx_model(tiny_checkpoint, ExportOptions(policy=None)))
+    runner = plain_session(make_onnx_model(tiny_checkpoint, ExportOptions(policy=None)))
     loc = runner.run(["loc"], {"image": image})[0]
     first = outputs["heads.loc.0"].reshape(4, -1)
     np.testing.assert_allclose(first, loc[0][:, : first.shape[1]], atol=1e-4)

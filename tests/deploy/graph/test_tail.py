@@ -13,7 +13,7 @@ from ssd34.core.preprocess import preprocess
 from ssd34.core.spec import named_spec
 from ssd34.deploy.graph import tail
 from ssd34.deploy.graph.builder import GraphBuilder, finish_model, save_model
-from ssd34.deploy.graph.export import ExportOptions, onnx_model
+from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
 from ssd34.deploy.graph.opsets import OLDEST, find_newest_opset
 from ssd34.deploy.graph.tail import cut_tail
 from ssd34.errors import ModelError
@@ -130,12 +130,12 @@ def test_cut_off_it_leaves_the_network_that_was_exported_without_a_tail(
     tiny_checkpoint, tmp_path, opset, batch, image_input
 ):
     common = {"opset": opset, "batch": batch, "image_input": image_input}
-    tailed = onnx_model(tiny_checkpoint, ExportOptions(policy=ZOO, **common))
+    tailed = make_onnx_model(tiny_checkpoint, ExportOptions(policy=ZOO, **common))
     before = tailed.SerializeToString()
     cut = cut_tail(tailed)
     assert tailed.SerializeToString() == before
     onnx.checker.check_model(cut, full_check=True)
-    raw = onnx_model(tiny_checkpoint, ExportOptions(policy=None, **common))
+    raw = make_onnx_model(tiny_checkpoint, ExportOptions(policy=None, **common))
     assert [output.name for output in cut.graph.output] == ["loc", "conf"]
     assert not any(node.op_type == "NonMaxSuppression" for node in cut.graph.node)
     assert {t.name for t in cut.graph.initializer} == {t.name for t in raw.graph.initializer}

@@ -8,9 +8,9 @@ from ssd34.deploy.graph.layers import CONV, IMAGE, Conv, Layer
 from ssd34.deploy.int8.calibrate import (
     CalibrationStatistics,
     calibrate,
+    compute_window_means,
     pick_head_values,
     prepare_float_run,
-    window_means,
 )
 from ssd34.errors import ImageError, ModelError, OptionError
 from ssd34.images.read import read_image
@@ -57,7 +57,7 @@ def test_window_means_are_what_a_convolution_sees(kernel, stride, padding, side)
     output = torch.nn.functional.conv2d(
         torch.from_numpy(x)[None], torch.from_numpy(weight), stride=stride, padding=padding
     )
-    found = np.einsum("oikl,ikl->o", weight, window_means(x, layer))
+    found = np.einsum("oikl,ikl->o", weight, compute_window_means(x, layer))
     np.testing.assert_allclose(found, output.numpy()[0].mean(axis=(1, 2)), atol=1e-4)
 
 

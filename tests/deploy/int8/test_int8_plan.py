@@ -9,7 +9,7 @@ from ssd34.deploy.int8.histogram import Histogram
 from ssd34.deploy.int8.plan import (
     QuantizeOptions,
     choose_head_ranges,
-    int8_plan,
+    plan_int8,
     quantize_weight,
     round_windows,
 )
@@ -34,7 +34,7 @@ def statistics(tiny_statistics):
 
 def plan(network, statistics, *, bytes_input=False, **changes):
     options = QuantizeOptions(percentile=99.9, bias_correction=False).replace(**changes)
-    return int8_plan(network, statistics, options, bytes_input=bytes_input)
+    return plan_int8(network, statistics, options, bytes_input=bytes_input)
 
 
 def test_the_heads_ranges_are_those_of_detections(network, statistics):

@@ -3,11 +3,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from ssd34.deploy.graph.builder import GraphBuilder
-from ssd34.deploy.graph.layers import CONV, IMAGE, Layer, network_of
+from ssd34.deploy.graph.layers import CONV, IMAGE, Layer, make_network
 from ssd34.deploy.graph.opsets import find_newest_opset
 from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.plan import Int8Conv, QuantizeOptions
-from ssd34.deploy.int8.quantize import quantized_model
+from ssd34.deploy.int8.quantize import quantize_network
 from ssd34.deploy.int8.writers import add_blocks_of_bytes, add_blocks_of_planes, convert_to_blocks
 from tests.conftest import TINY_LABELS, drawn_checkpoint, tiny_spec
 from tests.support.integer_reference import constants_of, windows
@@ -73,10 +73,10 @@ def test_the_picture_in_blocks(opset):
 
 @pytest.mark.parametrize("image_input", ["float32", "uint8"])
 def test_a_picture_of_odd_size_stays_pixels(image_input):
-    network = network_of(drawn_checkpoint(tiny_spec().at_size(63), TINY_LABELS))
+    network = make_network(drawn_checkpoint(tiny_spec().at_size(63), TINY_LABELS))
     picture = np.random.default_rng(2).integers(0, 256, (63, 63, 3)).astype(np.uint8)
     statistics = calibrate(network, [picture])
-    model = quantized_model(
+    model = quantize_network(
         network, statistics, QuantizeOptions(), policy=None, image_input=image_input
     )
     assert constants_of(model)["backbone.conv1.weight"].shape[1:] == (3, 7, 7)

@@ -11,11 +11,11 @@ from onnx import TensorProto, helper
 from ssd34.core.postprocess import ZOO
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, onnx_model
-from ssd34.deploy.graph.layers import Conv, network_of
+from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
+from ssd34.deploy.graph.layers import Conv, make_network
 from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantized_model
+from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantize_network
 from ssd34.deploy.publish.compare_outputs import INT8, choose_tolerance
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.checkpoint import Checkpoint
@@ -44,7 +44,7 @@ def statistics(tiny_statistics):
 
 @pytest.fixture(scope="module")
 def float_raw(tiny_checkpoint):
-    return outputs_of(onnx_model(tiny_checkpoint, ExportOptions(policy=None, batch=None)))
+    return outputs_of(make_onnx_model(tiny_checkpoint, ExportOptions(policy=None, batch=None)))
 
 
 def floats(pictures=PICTURES):
@@ -68,7 +68,7 @@ def outputs_of(model, images=None, *, optimised=True):
 
 
 def raw(network, statistics, options, **more):
-    return quantized_model(network, statistics, options, policy=None, batch=None, **more)
+    return quantize_network(network, statistics, options, policy=None, batch=None, **more)
 
 
 def noise_ratio(found, expected):
@@ -178,13 +178,13 @@ def test_the_tail_and_the_metadata_are_those_of_export(network, statistics, tmp_
     for batch, image_input in ((1, "float32"), (2, "uint8"), (None, "float32")):
         path = tmp_path / f"{batch}.onnx"
         how: dict[str, Any] = {"policy": policy, "batch": batch, "image_input": image_input}
-        save_model(quantized_model(network, statistics, QOPERATOR, **how), path)
+        save_model(quantize_network(network, statistics, QOPERATOR, **how), path)
         detector = Detector.load(path)
         assert (detector.spec, detector.labels) == (network.spec, TINY_LABELS)
         assert detector.session.batch == batch
         assert detector.session.takes_bytes == (image_input == "uint8")
         assert len(detector.detect(EXAMPLES / "chelsea.jpg", score=0.4)) > 0
-    model = quantized_model(
+    model = quantize_network(
         network, statistics, QDQ.replace(float_nodes=("backbone.conv1.linear",))
     )
     metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
@@ -198,7 +198,7 @@ def test_the_tail_and_the_metadata_are_those_of_export(network, statistics, tmp_
 @pytest.mark.parametrize("form", ["qoperator", "qdq"])
 def test_weights_are_stored_once_in_int8(network, statistics, tiny_checkpoint, form):
     model = raw(network, statistics, QuantizeOptions(form=form, opset=13))
-    assert model.ByteSize() < 0.27 * onnx_model(tiny_checkpoint, ExportOptions()).ByteSize()
+    assert model.ByteSize() < 0.27 * make_onnx_model(tiny_checkpoint, ExportOptions()).ByteSize()
     large = [t for t in model.graph.initializer if np.prod(t.dims) > 2048]
     assert {t.data_type for t in large} == {TensorProto.INT8}
     assert len(large) == len({t.name for t in large})
@@ -291,7 +291,7 @@ def test_a_dead_channel_with_a_bias(network, tiny_checkpoint):
         array[5] = value
         array[6] = 1e-30 if name == "weight" else 3.0
         weights[f"heads.conf.0.{name}"] = array
-    dead = network_of(Checkpoint(spec=network.spec, labels=network.labels, weights=weights))
+    dead = make_network(Checkpoint(spec=network.spec, labels=network.labels, weights=weights))
     statistics = calibrate(dead, PICTURES)
     for options in (QOPERATOR, QDQ, PUBLISHED_FORMS["12-qdq"]):
         conf = outputs_of(raw(dead, statistics, options))[1]
@@ -326,9 +326,9 @@ def test_statistics_of_another_network_are_refused(network, statistics):
         network, layers=(dataclasses.replace(first, conv=moved), *network.layers[1:])
     )
     with pytest.raises(ModelError):
-        quantized_model(other, statistics, QOPERATOR)
+        quantize_network(other, statistics, QOPERATOR)
 
 
 def test_the_same_input_gives_the_same_bytes(network, statistics):
-    one, two = (quantized_model(network, statistics, QOPERATOR) for _ in range(2))
+    one, two = (quantize_network(network, statistics, QOPERATOR) for _ in range(2))
     assert one.SerializeToString(deterministic=True) == two.SerializeToString(deterministic=True)

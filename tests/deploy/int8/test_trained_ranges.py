@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from ssd34.core.contract import NOTE_INT8_STEPS
-from ssd34.deploy.graph.layers import network_of
+from ssd34.deploy.graph.layers import make_network
 from ssd34.deploy.int8.plan import QuantizeOptions, choose_steps
-from ssd34.deploy.int8.quantize import quantized_model
+from ssd34.deploy.int8.quantize import quantize_network
 from ssd34.errors import CheckpointError, OptionError
 from ssd34.files.checkpoint import read_checkpoint
 from tests.support.refusals import refused
@@ -30,17 +30,17 @@ def test_they_survive_the_file_and_make_the_same_int8_network(
     tiny_checkpoint, tiny_statistics, steps, tmp_path
 ):
     noted(tiny_checkpoint, steps).save(tmp_path / "qat.safetensors")
-    network = network_of(read_checkpoint(tmp_path / "qat.safetensors"))
-    trained = quantized_model(network, tiny_statistics, TRAINED)
-    usual = quantized_model(network, tiny_statistics, PERCENTILE)
+    network = make_network(read_checkpoint(tmp_path / "qat.safetensors"))
+    trained = quantize_network(network, tiny_statistics, TRAINED)
+    usual = quantize_network(network, tiny_statistics, PERCENTILE)
     assert trained.graph.SerializeToString() == usual.graph.SerializeToString()
-    other = quantized_model(network, tiny_statistics, PERCENTILE.replace(ranges="minmax"))
+    other = quantize_network(network, tiny_statistics, PERCENTILE.replace(ranges="minmax"))
     assert trained.graph.SerializeToString() != other.graph.SerializeToString()
 
 
 def test_without_them_the_way_to_get_them_is_named(tiny_network, tiny_statistics):
     with refused(OptionError, "ssd34 train --qat"):
-        quantized_model(tiny_network, tiny_statistics, TRAINED)
+        quantize_network(tiny_network, tiny_statistics, TRAINED)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_without_them_the_way_to_get_them_is_named(tiny_network, tiny_statistics
 )
 def test_broken_notes_are_refused(tiny_checkpoint, steps, change):
     with refused(CheckpointError, NOTE_INT8_STEPS):
-        network_of(noted(tiny_checkpoint, change(steps)))
+        make_network(noted(tiny_checkpoint, change(steps)))
 
 
 def test_other_notes_are_none_of_its_business(tiny_checkpoint):
     other = dataclasses.replace(tiny_checkpoint, state={"notes": {"init": "x"}, "step": 3})
-    assert network_of(other).trained == {}
+    assert make_network(other).trained == {}

@@ -9,7 +9,7 @@ from ssd34.deploy.publish.checks import Verification, check
 from ssd34.deploy.publish.package import package as make_package
 from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError, OptionError
-from ssd34.files.atomic import sha256_of
+from ssd34.files.atomic import compute_sha256
 from ssd34.images.read import read_image
 from tests.conftest import EXAMPLES, TINY_LABELS, tiny_spec
 from tests.support.cli import invoke
@@ -157,7 +157,7 @@ def test_the_command(tiny_model, tmp_path):
 
 def measurement(model, path, **changes):
     values = {
-        "model_sha256": sha256_of(model),
+        "model_sha256": compute_sha256(model),
         "data": "/somewhere/val.zip",
         "policy": "zoo",
         "pictures": 12,
@@ -176,7 +176,7 @@ def timing(model, path, **changes):
             "engine": "onnxruntime", "engine_version": "1.27",
         }  # fmt: skip
 
-    ours = sha256_of(model)
+    ours = compute_sha256(model)
     results = [result("0" * 64, 9.0, 1), result(ours, 12.34, 2), result(ours, 99.0, 1)]
     values = {"scenario": "single-stream", "cpu": {"model": "Some CPU"}, "results": results}
     path.write_text(json.dumps(values | changes))
@@ -241,7 +241,7 @@ def test_bad_measurements_are_refused_before_anything_is_written(
     for model in (tiny_model, PICTURE) if of_others_too else (tiny_model,):
         file = make(model, tmp_path / "m.json", **changes)
         if model == tiny_model:
-            file.write_text(file.read_text().replace("0" * 64, sha256_of(model)))
+            file.write_text(file.read_text().replace("0" * 64, compute_sha256(model)))
         with refused(OptionError, file, *facts):
             package(tiny_model, output=out, measured=[file])
         assert not out.exists()
@@ -290,10 +290,10 @@ def test_a_new_time_of_one_model_leaves_those_of_the_others(
     tiny_model, tiny_raw_model, out, tmp_path
 ):
     both = json.loads(timing(tiny_model, tmp_path / "a.json").read_text())
-    changes = {"model_sha256": sha256_of(tiny_raw_model), "network_ms": {"median": 7.0}}
+    changes = {"model_sha256": compute_sha256(tiny_raw_model), "network_ms": {"median": 7.0}}
     row = {**both["results"][0], **changes}
     (tmp_path / "a.json").write_text(json.dumps({**both, "results": [*both["results"], row]}))
-    row = {**row, "model_sha256": sha256_of(tiny_model), "network_ms": {"median": 5.0}}
+    row = {**row, "model_sha256": compute_sha256(tiny_model), "network_ms": {"median": 5.0}}
     other = {**both, "cpu": {"model": "Other CPU"}, "results": [row]}
     (tmp_path / "b.json").write_text(json.dumps(other))
     for file in ("a.json", "b.json"):

@@ -7,7 +7,7 @@ import pytest
 from ssd34.core.preprocess import preprocess
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.int8.quantize import quantized_model
+from ssd34.deploy.int8.quantize import quantize_network
 from ssd34.deploy.search.log import LayerLog
 from ssd34.deploy.search.sensitivity import (
     LayerCost,
@@ -41,7 +41,7 @@ def test_every_convolution_has_its_own_noise_and_time(tiny_network, tiny_statist
 
 
 def test_every_convolution_of_the_other_form_has_a_time(tiny_network, tiny_statistics, tmp_path):
-    model = quantized_model(tiny_network, tiny_statistics, QuantizeOptions(), policy=None)
+    model = quantize_network(tiny_network, tiny_statistics, QuantizeOptions(), policy=None)
     save_model(model, tmp_path / "int8.onnx")
     image = preprocess(PICTURES[0], 64)
     nodes = measure_node_times(tmp_path / "int8.onnx", "onnxruntime", image, threads=1)

@@ -22,7 +22,7 @@ from ssd34.cli.data.split import split
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.check.statistics import count_statistics
 from ssd34.datasets.dataset import Dataset
-from ssd34.datasets.download import PublishedData, published_data
+from ssd34.datasets.download import PublishedData, find_published_data
 from ssd34.datasets.open import find_dataset, open_dataset, split_path, use_coco_names
 
 _FIELDS = ("pictures", "empty", "boxes", "crowd", "difficult", "left_out")
@@ -100,7 +100,7 @@ def download_published(*, name: str, output: Path, keep_archives: bool) -> None:
 
     Example: ssd34 data download coco-val2017 --output coco
     """
-    data = published_data(name)
+    data = find_published_data(name)
     from ssd34.datasets.download import download_data
 
     with download_bar() as bar:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ssd34.core.labels import LabelSet
-from ssd34.datasets.builder import size_of
+from ssd34.datasets.builder import read_size
 from ssd34.datasets.convert.dropped import (
     Dropped,
     WrittenPicture,
@@ -24,11 +24,11 @@ from ssd34.datasets.convert.dropped import (
     drop_unholdable,
 )
 from ssd34.datasets.convert.writers import (
-    coco_folder,
     write_coco,
+    write_coco_folder,
     write_voc,
     write_yolo,
-    yolo_folder,
+    write_yolo_folder,
 )
 from ssd34.datasets.dataset import WHOLE, Dataset, Problem, Sample, check_size
 from ssd34.datasets.voc_places import PICTURES
@@ -253,9 +253,9 @@ class Places:
     def of(self, dataset: Dataset, split: str, sample: Sample) -> tuple[str, bool]:
         """The path, and whether the picture is not there yet."""
         folder = {
-            "coco": coco_folder(split),
+            "coco": write_coco_folder(split),
             "voc": PICTURES,
-            "yolo": yolo_folder(split),
+            "yolo": write_yolo_folder(split),
         }[self.form]
         key = self._key(dataset, split, sample)
         known = self._known.get(key)
@@ -291,7 +291,7 @@ def place(dataset: Dataset, sample: Sample, path: Path, *, link: bool) -> None:
         data = images.read_bytes(name)
         size = read_image_size(io.BytesIO(data), name)
     elif isinstance(images, FolderFiles):
-        size = size_of(images, name)
+        size = read_size(images, name)
     else:
         raise OptionError(f"{dataset.name}: pictures in a zip cannot be linked; leave --link out")
     check_size(sample, width=size[0], height=size[1])

@@ -15,13 +15,13 @@ from ssd34.datasets.dataset import Sample
 from ssd34.datasets.voc import BACKGROUND, CLASSES, LABEL_MAP
 from ssd34.datasets.voc_places import ANNOTATIONS as VOC_ANNOTATIONS
 from ssd34.datasets.voc_places import SPLITS
-from ssd34.datasets.yolo import USUAL, label_name
+from ssd34.datasets.yolo import USUAL, name_label_file
 from ssd34.errors import require
 from ssd34.files.tree import path_of
 from ssd34.text import plain, shortest
 
 
-def coco_folder(split: str) -> str:
+def write_coco_folder(split: str) -> str:
     """Where the pictures of a split lie."""
     return f"images/{split or UNDIVIDED}"
 
@@ -35,7 +35,7 @@ def write_coco(folder: Path, splits: Sequence[WrittenSplit]) -> None:
     for split in splits:
         file = f"annotations/{SPLIT_PREFIX}{split.name or UNDIVIDED}.json"
         text = json.dumps(
-            _values(split, PurePosixPath(coco_folder(split.name))), ensure_ascii=False
+            _values(split, PurePosixPath(write_coco_folder(split.name))), ensure_ascii=False
         )
         (folder / file).write_text(f"{text}\n", encoding="utf-8")
 
@@ -139,7 +139,7 @@ def _add(parent: Element, name: str, text: str) -> None:
     SubElement(parent, name).text = text
 
 
-def yolo_folder(split: str) -> str:
+def write_yolo_folder(split: str) -> str:
     """Where the pictures of a split lie."""
     return f"images/{split}"
 
@@ -158,11 +158,11 @@ def write_yolo(folder: Path, splits: Sequence[WrittenSplit]) -> None:
     labels = splits[0].labels
     for split in splits:
         for picture in split.pictures:
-            file = folder / path_of(label_name(picture.path))
+            file = folder / path_of(name_label_file(picture.path))
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(_rows(picture.sample), encoding="ascii")
     # Without `path`, readers take the folder of the file.
-    config = {split.name: yolo_folder(split.name) for split in splits} | {
+    config = {split.name: write_yolo_folder(split.name) for split in splits} | {
         "nc": len(labels),
         "names": dict(enumerate(labels.names)),
     }

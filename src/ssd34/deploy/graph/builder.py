@@ -19,7 +19,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph.layers import ADD, CONV, IMAGE, Conv, Layer
-from ssd34.deploy.graph.opsets import check_opset, ir_version
+from ssd34.deploy.graph.opsets import check_opset, find_ir_version
 from ssd34.errors import OptionError
 from ssd34.files.atomic import written_whole
 from ssd34.version import __version__
@@ -155,7 +155,7 @@ def finish_model(
         ],
         producer_name="ssd34",
         producer_version=__version__,
-        ir_version=ir_version(builder.opset),
+        ir_version=find_ir_version(builder.opset),
     )
     entries = {
         METADATA_SPEC: _json(spec.to_dict()),

@@ -16,7 +16,7 @@ from ssd34.deploy.graph.builder import (
     finish_model,
     normalise_bytes,
 )
-from ssd34.deploy.graph.layers import IMAGE, Network, network_of
+from ssd34.deploy.graph.layers import IMAGE, Network, make_network
 from ssd34.deploy.graph.tail import add_tail, count_most_detections
 from ssd34.errors import OptionError
 from ssd34.files.checkpoint import Checkpoint
@@ -61,7 +61,7 @@ class ExportOptions:
             )
 
 
-def onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProto:
+def make_onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProto:
     """Build the ONNX model of a checkpoint, its score calibration folded into the biases.
 
     Input ``image``. Outputs with a policy: ``bboxes`` (N, D, 4) float32 xyxy in fractions of the
@@ -72,11 +72,11 @@ def onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProt
         OptionError: an option is outside what is allowed.
         CheckpointError, ModelError: an array is missing, misshapen or not finite.
     """
-    return network_model(network_of(checkpoint), options)
+    return make_network_model(make_network(checkpoint), options)
 
 
-def network_model(network: Network, options: ExportOptions) -> onnx.ModelProto:
-    """`onnx_model` of a network."""
+def make_network_model(network: Network, options: ExportOptions) -> onnx.ModelProto:
+    """`make_onnx_model` of a network."""
     builder = GraphBuilder(opset=options.opset, weight_format=options.weight_format)
     values = {IMAGE: IMAGE}
     for layer in network.layers:

@@ -286,7 +286,7 @@ class Network:
         return tuple(found)
 
 
-def network_of(checkpoint: Checkpoint) -> Network:
+def make_network(checkpoint: Checkpoint) -> Network:
     """A checkpoint's network, batch norm and score calibration folded.
 
     Raises:

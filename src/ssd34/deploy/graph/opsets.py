@@ -12,7 +12,7 @@ OLDEST = 10
 """The first with NonMaxSuppression."""
 
 
-def ir_version(opset: int) -> int:
+def find_ir_version(opset: int) -> int:
     """The file format of an opset, as in the published files (10: 5, 12: 7)."""
     return helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
 
@@ -47,7 +47,7 @@ def _loads(opset: int) -> bool:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "smallest", [x], [y])
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version(opset)
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=find_ir_version(opset)
     )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

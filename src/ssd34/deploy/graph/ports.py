@@ -33,14 +33,14 @@ def _port(value: onnx.ValueInfoProto) -> Port:
     return Port(value.name, f"tensor({element})", shape)
 
 
-def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
     """A file's own metadata."""
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
-def identity(model: onnx.ModelProto) -> tuple[ModelSpec, LabelSet]:
+def read_identity(model: onnx.ModelProto) -> tuple[ModelSpec, LabelSet]:
     """See `ssd34.core.contract.identity`."""
-    return contract.read_identity(metadata_of(model))
+    return contract.read_identity(read_metadata(model))
 
 
 def find_differences(what: str, ports: Sequence[Port], stated: Sequence[Port]) -> list[str]:

@@ -31,10 +31,10 @@ from ssd34.deploy.graph.layers import (
     Network,
     fold_batch_norm,
     list_layers,
-    network_of,
+    make_network,
 )
 from ssd34.deploy.graph.onnx_file import read_model
-from ssd34.deploy.graph.ports import identity, metadata_of
+from ssd34.deploy.graph.ports import read_identity, read_metadata
 from ssd34.errors import ModelError
 from ssd34.files.checkpoint import is_named_checkpoint, read_checkpoint
 from ssd34.text import counted
@@ -51,12 +51,12 @@ def read_network(path: Path) -> Network:
             weights are not finite.
     """
     if is_named_checkpoint(path):
-        return network_of(read_checkpoint(path))
+        return make_network(read_checkpoint(path))
     model = read_model(path)
     try:
         return read_network_of_model(model)
     except ModelError as error:
-        bare = METADATA_SPEC not in metadata_of(model)
+        bare = METADATA_SPEC not in read_metadata(model)
         hint = "; without ssd34 metadata it has to be the published network" if bare else ""
         raise ModelError(f"{path}: {error}{hint}") from None
 
@@ -74,8 +74,8 @@ def read_network_of_model(model: onnx.ModelProto) -> Network:
                 f"was optimised for one runtime (it has {node.domain}.{node.op_type}); give the "
                 "file that it was made from, which runs as fast"
             )
-    spec, labels = identity(model)
-    scores = read_score_calibration(metadata_of(model))
+    spec, labels = read_identity(model)
+    scores = read_score_calibration(read_metadata(model))
     try:
         layers = _match(_Walk(model).layers, spec)
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:

@@ -16,7 +16,7 @@ from ssd34.core.default_boxes import CENTRE_VARIANCE, SIZE_VARIANCE, default_box
 from ssd34.core.postprocess import ZOO, Policy, promising_margin
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph.builder import GraphBuilder
-from ssd34.deploy.graph.ports import identity
+from ssd34.deploy.graph.ports import read_identity
 from ssd34.errors import ModelError, OptionError
 
 
@@ -298,7 +298,7 @@ def cut_tail(model: onnx.ModelProto) -> onnx.ModelProto:
             "the NMS in the file is not as ssd34 export writes it, so the network's raw outputs "
             "are not known; export the checkpoint with --tail none"
         )
-    spec, _ = identity(model)
+    spec, _ = read_identity(model)
     batch = model.graph.input[0].type.tensor_type.shape.dim[0]
     size = batch.dim_value if batch.HasField("dim_value") else batch.dim_param or None
     outputs = [

@@ -158,7 +158,7 @@ def calibrate(
                 ) from None
             for layer in network.convs:
                 if name in layer.inputs:
-                    sums[layer.name] += window_means(tensor[0], layer)
+                    sums[layer.name] += compute_window_means(tensor[0], layer)
             if name in candidates:
                 offsets[name] = tensor
             elif name in peaks:
@@ -202,7 +202,7 @@ def may_detect(logits: NDArray[np.float32], highest: NDArray[np.float32]) -> NDA
     return np.asarray(scores > CANDIDATE)
 
 
-def window_means(x: NDArray[np.float32], layer: Layer) -> NDArray[np.float64]:
+def compute_window_means(x: NDArray[np.float32], layer: Layer) -> NDArray[np.float64]:
     """(I, K, K) float64: what each weight of a convolution is multiplied with, on average over the
     places of its input x (I, H, W)."""
     kernel, stride, padding = layer.kernel, layer.stride, layer.padding

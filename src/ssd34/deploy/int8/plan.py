@@ -126,7 +126,7 @@ class Int8Plan:
     bytes_input: bool
 
 
-def int8_plan(
+def plan_int8(
     network: Network,
     statistics: CalibrationStatistics,
     options: QuantizeOptions,

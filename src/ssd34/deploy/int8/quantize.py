@@ -15,7 +15,7 @@ from ssd34.deploy.graph.builder import GraphBuilder, add_flattened_head
 from ssd34.deploy.graph.export import ExportOptions, finish_with_outputs
 from ssd34.deploy.graph.layers import Network
 from ssd34.deploy.int8.calibrate import CalibrationStatistics
-from ssd34.deploy.int8.plan import QuantizeOptions, int8_plan
+from ssd34.deploy.int8.plan import QuantizeOptions, plan_int8
 from ssd34.deploy.int8.writers import QdqWriter, QOperatorWriter
 from ssd34.version import __version__
 
@@ -30,7 +30,7 @@ PUBLISHED_FORMS = {
 """What the end of a published int8 file's name stands for, as in ``ssd-12-int8``."""
 
 
-def quantized_model(
+def quantize_network(
     network: Network,
     statistics: CalibrationStatistics,
     options: QuantizeOptions,
@@ -56,7 +56,7 @@ def quantized_model(
     statistics.check_network(network)
     options = options.replace(float_nodes=network.resolve_names(options.float_nodes))
     export = ExportOptions(opset=options.opset, policy=policy, batch=batch, image_input=image_input)
-    plan = int8_plan(network, statistics, options, bytes_input=image_input == "uint8")
+    plan = plan_int8(network, statistics, options, bytes_input=image_input == "uint8")
     builder = GraphBuilder(opset=options.opset)
     writer = _WRITERS[options.form](builder, plan)
     for layer in plan.network.layers:

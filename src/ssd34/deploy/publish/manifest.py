@@ -11,7 +11,7 @@ from ssd34.core.contract import Port
 from ssd34.deploy.graph.ports import find_differences
 from ssd34.deploy.publish.checks import FileCheck, check
 from ssd34.errors import ModelError
-from ssd34.files.atomic import sha256_of
+from ssd34.files.atomic import compute_sha256
 from ssd34.text import parse_json
 
 
@@ -61,7 +61,7 @@ class Expected:
 
     def _differences(self, file: Path, stated: Stated) -> tuple[list[str], str]:
         size = file.stat().st_size
-        sha256 = sha256_of(file)
+        sha256 = compute_sha256(file)
         problems = []
         if size != stated.size:
             problems.append(f"{size} bytes, {self.source} says {stated.size}")

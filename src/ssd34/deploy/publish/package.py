@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ssd34.core.contract import Port
 from ssd34.deploy.graph.onnx_file import read_model
 from ssd34.deploy.graph.opsets import find_onnx_release
-from ssd34.deploy.graph.ports import identity, read_ports
+from ssd34.deploy.graph.ports import read_identity, read_ports
 from ssd34.deploy.publish.manifest import MANIFEST_NAME, find_manifest_entry
 from ssd34.deploy.publish.measurement import (
     KEPT,
@@ -33,7 +33,7 @@ from ssd34.deploy.publish.reference_data import write_test_data
 from ssd34.deploy.publish.triton import REPOSITORY, render_config, write_repository
 from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError, OptionError
-from ssd34.files.atomic import naming, sha256_of, write_bytes, write_json, write_text
+from ssd34.files.atomic import compute_sha256, naming, write_bytes, write_json, write_text
 from ssd34.runtime.libraries import open_onnx
 from ssd34.runtime.onnxruntime_engine import session_options
 from ssd34.runtime.session import Session
@@ -109,14 +109,14 @@ def package(
         )
     if licence is not None and not re.fullmatch(r"[\w.+-]+", licence):
         raise OptionError(f"licence {licence!r}: expected an identifier, such as apache-2.0")
-    read_measurements(measured, model_sha256=sha256_of(model))
+    read_measurements(measured, model_sha256=compute_sha256(model))
     keep = choose_measurements(measured)
     config = render_config(stem, session) if triton else None
     entries = _other_entries(output / MANIFEST_NAME, f"{stem}.onnx")
     for entry in entries:
         _check_same_network(output / entry["model_path"], session)
     target = output / f"{stem}.onnx"
-    if not replace and target.is_file() and sha256_of(target) != sha256_of(model):
+    if not replace and target.is_file() and compute_sha256(target) != compute_sha256(model):
         raise OptionError(
             f"{target}: is another model; give this one another --name, or --replace that one"
         )
@@ -171,7 +171,7 @@ def _check_same_network(other: Path, session: Session) -> None:
             "package into an empty folder"
         )
     try:
-        spec, labels = identity(read_model(other))
+        spec, labels = read_identity(read_model(other))
     except ModelError as error:
         raise ModelError(f"the manifest names a file that is broken: {error}") from None
     if spec != session.spec or labels != session.labels:
@@ -243,7 +243,7 @@ def _entry(
         "onnx_version": find_onnx_release(opset),
         "opset_version": opset,
         "metadata": {
-            "model_sha": sha256_of(model),
+            "model_sha": compute_sha256(model),
             "model_bytes": model.stat().st_size,
             "tags": ["vision", "object detection", "ssd"],
             "io_ports": {
@@ -251,7 +251,7 @@ def _entry(
                 "outputs": [_port(port) for port in outputs],
             },
             "model_with_data_path": tarball.name,
-            "model_with_data_sha": sha256_of(tarball),
+            "model_with_data_sha": compute_sha256(tarball),
             "model_with_data_bytes": tarball.stat().st_size,
         },
     }

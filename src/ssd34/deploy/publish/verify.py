@@ -12,7 +12,7 @@ from ssd34.core.contract import find_port_faults
 from ssd34.core.external_data import check_weights_inside
 from ssd34.deploy.graph.builder import MAX_MODEL_BYTES
 from ssd34.deploy.graph.onnx_file import tidy
-from ssd34.deploy.graph.ports import identity, metadata_of, read_ports
+from ssd34.deploy.graph.ports import read_identity, read_metadata, read_ports
 from ssd34.deploy.graph.tail import read_tail_policy
 from ssd34.deploy.publish.checks import FileCheck, Verification, check, not_run
 from ssd34.deploy.publish.compare_outputs import choose_tolerance
@@ -177,7 +177,7 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
 
     tidy(model)
     inputs, outputs = read_ports(model.graph)
-    faults = find_port_faults(inputs, outputs, metadata_of(model))
+    faults = find_port_faults(inputs, outputs, read_metadata(model))
     contract = check("ports", faults, "; ".join(map(str, (*inputs, *outputs))))
     checks.append(contract)
     checks.append(expected.ports_check(inputs, outputs))
@@ -200,7 +200,7 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
         run=run,
         inputs=inputs,
         outputs=outputs,
-        spec=identity(model)[0],
+        spec=read_identity(model)[0],
         tolerance=choose_tolerance(model.graph),
         policy=read_tail_policy(model.graph),
     )

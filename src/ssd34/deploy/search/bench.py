@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, network_model
+from ssd34.deploy.graph.export import ExportOptions, make_network_model
 from ssd34.deploy.graph.layers import Network
 from ssd34.deploy.int8.calibrate import CalibrationStatistics
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.int8.quantize import quantized_model
+from ssd34.deploy.int8.quantize import quantize_network
 from ssd34.deploy.search.gate import Measurement
 from ssd34.deploy.search.sensitivity import LayerCost, measure_layer_costs
 from ssd34.errors import DatasetError, ImageError
@@ -62,7 +62,7 @@ class Bench:
     def write(self, options: QuantizeOptions, path: Path) -> None:
         """Write an int8 file, whole or not at all."""
         policy, image_input = self.files.policy, self.files.image_input
-        model = quantized_model(
+        model = quantize_network(
             self.network, self.statistics, options, policy=policy, image_input=image_input
         )
         save_model(model, path)
@@ -70,7 +70,7 @@ class Bench:
     def write_float(self, path: Path) -> None:
         """Write the float file that int8 is measured against: the one that ``ssd34 export`` writes
         for the same policy and input."""
-        save_model(network_model(self.network, self.files), path)
+        save_model(make_network_model(self.network, self.files), path)
 
     def measure(self, options: QuantizeOptions) -> Measurement:
         """Make an int8 file and measure it.

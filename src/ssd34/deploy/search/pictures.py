@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.datasets.open import find_dataset, open_dataset, split_path
 from ssd34.errors import DatasetError, ImageError
-from ssd34.files.atomic import sha256_of
+from ssd34.files.atomic import compute_sha256
 from ssd34.images.read import read_image
 from ssd34.images.sources import find_pictures
 
@@ -134,7 +134,7 @@ def from_folder(folder: str, *, pictures: int) -> CalibrationPictures:
         Path(folder).resolve().name,
         tuple(
             CalibrationPicture(
-                str(p.relative), partial(read_image, p.path), partial(sha256_of, p.path)
+                str(p.relative), partial(read_image, p.path), partial(compute_sha256, p.path)
             )
             for p in chosen
         ),

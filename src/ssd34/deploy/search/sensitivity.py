@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ssd34.deploy.graph.export import ExportOptions, network_model
+from ssd34.deploy.graph.export import ExportOptions, make_network_model
 from ssd34.deploy.graph.layers import Network
 from ssd34.deploy.int8.calibrate import CalibrationStatistics, may_detect
 from ssd34.deploy.int8.plan import NEGLIGIBLE, QuantizeOptions
-from ssd34.deploy.int8.quantize import quantized_model
+from ssd34.deploy.int8.quantize import quantize_network
 from ssd34.runtime.node_times import NodeTime, measure_node_times
 from ssd34.runtime.session import Session
 
@@ -81,7 +81,7 @@ def measure_layer_costs(
 
         def quantized(in_float: Iterable[str] = ()) -> Session:
             chosen = options.replace(float_nodes=tuple(in_float))
-            return loaded(quantized_model(network, statistics, chosen, policy=None))
+            return loaded(quantize_network(network, statistics, chosen, policy=None))
 
         def outputs(session: Session) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             raw = [session.run_raw(session.input_for(picture)) for picture in pictures]
@@ -96,7 +96,7 @@ def measure_layer_costs(
             return sum_layer_times(nodes, convolutions)
 
         exported = ExportOptions(opset=options.opset, policy=None)
-        float_session = loaded(network_model(network, exported))
+        float_session = loaded(make_network_model(network, exported))
         reference, float_ms = outputs(float_session), times(float_session)
         int8_ms = times(quantized())
         costs: list[LayerCost] = []

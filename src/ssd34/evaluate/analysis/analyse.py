@@ -40,7 +40,7 @@ from ssd34.evaluate.results import Results
 
 
 @dataclass(frozen=True)
-class Picture:
+class RatedPicture:
     """One picture at one score threshold, IoU 0.5.
 
     Attributes:
@@ -75,7 +75,7 @@ class Picture:
 
 def rate_pictures(
     matches: Matching, dataset: Dataset, results: Results, *, score: float
-) -> tuple[Picture, ...]:
+) -> tuple[RatedPicture, ...]:
     """Every picture of the data set, in its order."""
     detections: dict[int, list[int]] = {}
     chosen = np.flatnonzero((matches.status != NOT_COUNTED) & (matches.scores >= score))
@@ -88,7 +88,7 @@ def rate_pictures(
         start = own.stop
         right = [(k, bool(matches.status[k] == FOUND)) for k in detections.get(sample.image_id, ())]
         told.append(
-            Picture(
+            RatedPicture(
                 sample=place,
                 file_name=sample.file_name,
                 objects=int(matches.counted[own].sum()),
@@ -104,14 +104,14 @@ def rate_pictures(
     return tuple(told)
 
 
-def rank_best(pictures: Sequence[Picture]) -> list[Picture]:
+def rank_best(pictures: Sequence[RatedPicture]) -> list[RatedPicture]:
     """Pictures with objects, the best first: highest F1, then most objects."""
     return sorted(
         (one for one in pictures if one.found), key=lambda one: (-one.f1, -one.found, one.sample)
     )
 
 
-def rank_worst(pictures: Sequence[Picture]) -> list[Picture]:
+def rank_worst(pictures: Sequence[RatedPicture]) -> list[RatedPicture]:
     """Pictures with errors, the worst first: lowest F1, then most errors."""
     return sorted(
         (one for one in pictures if one.missed or one.false_alarms),
@@ -133,7 +133,7 @@ class Analysis:
     confusion: Confusion
     errors: ErrorTypes
     calibration: CalibrationCurve
-    pictures: tuple[Picture, ...]
+    pictures: tuple[RatedPicture, ...]
 
 
 def analyse(dataset: Dataset, results: Results) -> Analysis:

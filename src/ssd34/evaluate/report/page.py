@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ssd34.core.boxes import Boxes, xyxy_from_xywh
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import ImageError, require
-from ssd34.evaluate.analysis.analyse import Picture
+from ssd34.evaluate.analysis.analyse import RatedPicture
 from ssd34.evaluate.report.theme import Plot
 from ssd34.evaluate.results import Results
 from ssd34.images.draw import Colour, draw_labelled_box
@@ -38,7 +38,7 @@ class Exhibit:
     """A picture of the gallery, and two JPEGs of one size in pixels: with the boxes that should be
     found and with those that were detected."""
 
-    picture: Picture
+    picture: RatedPicture
     truth: bytes
     detections: bytes
     width: int
@@ -50,7 +50,7 @@ Drawn = tuple[Boxes, str, Colour]
 
 
 def make_exhibits(
-    chosen: Iterable[Picture], dataset: Dataset, results: Results, *, limit: int
+    chosen: Iterable[RatedPicture], dataset: Dataset, results: Results, *, limit: int
 ) -> tuple[Exhibit, ...]:
     """The first `limit` of the pictures that can be read."""
     shown: list[Exhibit] = []
@@ -68,7 +68,7 @@ def make_exhibits(
     return tuple(shown)
 
 
-def _truth(picture: Picture, dataset: Dataset) -> list[Drawn]:
+def _truth(picture: RatedPicture, dataset: Dataset) -> list[Drawn]:
     sample = dataset.samples[picture.sample]
     colours = {None: CROWD, True: RIGHT, False: WRONG}
     return [
@@ -77,7 +77,7 @@ def _truth(picture: Picture, dataset: Dataset) -> list[Drawn]:
     ]
 
 
-def _detected(picture: Picture, dataset: Dataset, results: Results) -> list[Drawn]:
+def _detected(picture: RatedPicture, dataset: Dataset, results: Results) -> list[Drawn]:
     label_of = dataset.labels.label_of_category()
     drawn: list[Drawn] = []
     for index, right in reversed(picture.detections):  # the best lie on top

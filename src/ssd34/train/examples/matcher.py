@@ -27,17 +27,17 @@ IGNORED = -1
 """Label of a default box that learns nothing: neither an object nor background."""
 
 
-class Level(NamedTuple):
+class FeatureLevel(NamedTuple):
     """How many cells a feature map has along each side, and how many default boxes are at each."""
 
     side: int
     boxes_per_cell: int
 
 
-def list_levels(spec: ModelSpec) -> tuple[Level, ...]:
+def list_levels(spec: ModelSpec) -> tuple[FeatureLevel, ...]:
     """The levels of a network, in the default boxes' order."""
     sides = zip(spec.feature_sizes, spec.boxes_per_cell, strict=True)
-    return tuple(Level(side, count) for side, count in sides)
+    return tuple(FeatureLevel(side, count) for side, count in sides)
 
 
 class Matches(NamedTuple):
@@ -61,7 +61,7 @@ def match(
     default_boxes_cxcywh: NDArray[np.float32],
     ignored_boxes: NDArray[np.float32] | None = None,
     crowd_boxes: NDArray[np.float32] | None = None,
-    levels: Sequence[Level] | None = None,
+    levels: Sequence[FeatureLevel] | None = None,
 ) -> Matches:
     """Give every default box its object.
 
@@ -123,7 +123,9 @@ def _by_threshold(
 
 
 def _by_candidates(
-    boxes: NDArray[np.float32], default_boxes_cxcywh: NDArray[np.float32], levels: Sequence[Level]
+    boxes: NDArray[np.float32],
+    default_boxes_cxcywh: NDArray[np.float32],
+    levels: Sequence[FeatureLevel],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The same by ATSS."""
     objects, chosen, iou = find_candidates(boxes, default_boxes_cxcywh, levels)
@@ -140,7 +142,9 @@ def _by_candidates(
 
 
 def find_candidates(
-    boxes: NDArray[np.float32], default_boxes_cxcywh: NDArray[np.float32], levels: Sequence[Level]
+    boxes: NDArray[np.float32],
+    default_boxes_cxcywh: NDArray[np.float32],
+    levels: Sequence[FeatureLevel],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """The default boxes that ATSS gives to each object. Source: Zhang et al., 2020.
 
@@ -169,7 +173,9 @@ def find_candidates(
 
 
 def _nearest(
-    boxes: NDArray[np.float32], default_boxes_cxcywh: NDArray[np.float32], levels: Sequence[Level]
+    boxes: NDArray[np.float32],
+    default_boxes_cxcywh: NDArray[np.float32],
+    levels: Sequence[FeatureLevel],
 ) -> NDArray[np.int64]:
     """(N, K): the default boxes of each level's nine cells that are nearest to each object."""
     middle_x, middle_y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T

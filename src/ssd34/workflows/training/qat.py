@@ -64,12 +64,12 @@ def calibrate_steps(
     They come from at most 200 training pictures and stay as they are; the weights adapt.
     """
     require("onnx", extra="export", why="quantization-aware training")
-    from ssd34.deploy.graph.layers import network_of
+    from ssd34.deploy.graph.layers import make_network
     from ssd34.deploy.int8.calibrate import calibrate
     from ssd34.deploy.int8.plan import choose_steps
 
     weights = copy_arrays(network)
-    layers = network_of(Checkpoint(spec=network.spec, labels=labels, weights=weights))
+    layers = make_network(Checkpoint(spec=network.spec, labels=labels, weights=weights))
     total = sum(len(source.usable) for source in sources)
     wanted = min(CALIBRATION_PICTURES, total)
     statistics = calibrate(
