@@ -172,8 +172,36 @@ def tables(values: dict[str, Any]) -> dict[str, str]:
             f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
         ),
     ]  # fmt: skip
-    made = {"screen": screen, "accuracy": accuracy, "speed": speed}
+    made = {"screen": screen, "accuracy": accuracy, "speed": speed, "proof": say_proof()}
     return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
+
+
+def say_proof() -> list[str]:
+    """What `ssd34 quantize` wrote beside the int8 file."""
+    file = model_path("default").with_suffix(".json")
+    proof = json.loads(file.read_text(encoding="utf-8"))
+    subject, trial = proof["subject"], proof["trial"]
+    ratio, ranges = trial["speedup"], trial["options"]["ranges"]
+    return [
+        f"`ssd34 quantize` wrote and accepted it, with the ranges `{ranges}`. Its proof, "
+        f"[{file.name}]({file.name}):",
+        "",
+        row(
+            f"{subject['pictures']} annotated pictures, {subject['threads']} threads of an "
+            f"{subject['cpu']} ({', '.join(map(str.upper, subject['cpu_features']))})",
+            "float",
+            "int8",
+        ),
+        row("---", "---", "---"),
+        row("AP", f"{trial['float_ap']:.4f}", f"{trial['ap']:.4f}"),
+        row("one picture, ms", f"{trial['float_ms']:.1f}", f"{trial['ms']:.1f}"),
+        row(
+            "times as fast", "", f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        ),
+        "",
+        f"{subject['seen_in_training']} of the pictures are seen in training, so that their AP means "
+        "nothing by itself, only the difference does.",
+    ]
 
 
 def _interval(model: dict[str, Any]) -> str:
