@@ -3,18 +3,25 @@
 import hashlib
 import json
 import re
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
 import ssd34
+from ssd34.cli.app import commands
+from ssd34.cli.data.label import label
+from ssd34.cluster.job import BatchOptions
 from ssd34.core.boxes import pairwise_iou
 from ssd34.core.labels import COCO_LABELS
-from ssd34.runtime.detector import Detector
+from ssd34.runtime.detector import DEFAULT_SCORE, Detector
+from ssd34.video.look import look_at
+from ssd34.workflows.label import Labelling
 from ssd34.zoo.names import EMBEDDED, model_path
 from tests.conftest import EXAMPLES, ROOT
 
-WEIGHTS = Path(ssd34.__file__).parent / "weights"
+PACKAGE = Path(ssd34.__file__).parent
+WEIGHTS = PACKAGE / "weights"
 
 
 @pytest.fixture(scope="module", params=EMBEDDED)
@@ -76,3 +83,24 @@ def test_int8_finds_what_float_finds():
     )
     assert pairwise_iou(int8.boxes[:1], in_float.boxes[:1])[0, 0] > 0.85
     assert abs(int8.scores[0] - in_float.scores[0]) < 0.1
+
+
+def test_the_default_score_is_one_everywhere_and_most_of_what_it_shows_is_right():
+    assert Labelling().score == BatchOptions().score == DEFAULT_SCORE
+    for function in (Detector.detect, Detector.detect_many, Detector.detect_batch, look_at):
+        assert signature(function).parameters["score"].default == DEFAULT_SCORE
+    for command in (commands.commands["detect"], commands.commands["batch"], label):
+        (option,) = (one for one in command.params if one.name == "score")
+        assert option.default == DEFAULT_SCORE
+    served = json.loads((PACKAGE / "serve" / "openapi.json").read_text())
+    (query,) = (one for one in served["paths"]["/detect"]["post"]["parameters"]
+                if one.get("name") == "score")  # fmt: skip
+    assert query["schema"]["default"] == DEFAULT_SCORE
+    page = (PACKAGE / "serve" / "page" / "index.html").read_text()
+    assert re.findall(r'id="score"[^>]*value="(\d+)"', page) == [f"{DEFAULT_SCORE:.0%}"[:-1]]
+    for page in ("python", "serving"):
+        text = (ROOT / "docs" / f"{page}.md").read_text()
+        assert re.findall(r"default(?: is)? (0\.\d)", text) == [str(DEFAULT_SCORE)]
+    measured = json.loads((ROOT / "docs" / "measured" / "embedded.json").read_text())
+    for model in measured["models"].values():
+        assert model["all"]["precision_at"][str(DEFAULT_SCORE)]["precision"] > 0.7

@@ -115,7 +115,7 @@ def parse(group, words):
     if isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
         parse(command, rest)
     else:
-        command.make_context(name, rest)
+        command.make_context(name, rest, **commands.context_settings)  # keeps its help option
 
 
 def test_fences_have_languages_that_are_run_or_need_not_be():

@@ -126,11 +126,11 @@ def test_score_is_a_lower_limit(detector):
     found = detector.detect(noise(), score=limit)
     np.testing.assert_array_equal(found.scores, everything.scores[everything.scores >= limit])
     assert 0 < len(found) < len(everything)
-    for score in (0.3, np.float32(0.3), np.float64(0.3)):
+    for score in (0.5, np.float32(0.5), np.float64(0.5)):
         assert len(detector.detect(noise(), score=score)) == len(detector.detect(noise()))
     for whole in (1, True, np.int64(1)):
         assert len(detector.detect(noise(), score=whole)) == 0
-    assert len(detector.detect(noise())) == (everything.scores >= 0.3).sum()
+    assert len(detector.detect(noise())) == (everything.scores >= 0.5).sum()
 
 
 @pytest.mark.parametrize("score", [float("nan"), -1, -1e-9, 1.001, 7, "0.3", None])

@@ -12,10 +12,11 @@ from PIL import Image
 from tests.conftest import EXAMPLES
 from tests.support.cli import invoke
 from tests.support.pictures import ORIENTATION, encoded, noise
-from tests.support.server import CHELSEA, COFFEE, serving, wait_for
+from tests.support.server import CHELSEA, COFFEE, LOW, serving, wait_for
 
 
 def said_by_command(model, *names, form="json", **options):
+    options = {"score": 0.3, **options}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     files = [EXAMPLES / name for name in names]
     result = invoke("detect", *files, "--model", model, "--format", form, *words)
@@ -32,7 +33,9 @@ def as_form(*files):
     return prepared.body, prepared.headers["Content-Type"]
 
 
-@pytest.mark.parametrize("options", [{}, {"score": 0.1}, {"policy": "mlperf", "score": 0.2}])
+@pytest.mark.parametrize(
+    "options", [{"score": 0.3}, {"score": 0.1}, {"policy": "mlperf", "score": 0.2}]
+)
 def test_one_picture_in_a_body(server, tiny_raw_model, options):
     query = "?" + "&".join(f"{name}={value}" for name, value in options.items())
     answer = server.detect(CHELSEA, query)
@@ -52,7 +55,7 @@ def test_a_file_with_its_own_nms(tail_server, tiny_model):
 
 def test_several_pictures_in_a_form(server, tiny_raw_model):
     body, kind = as_form(("chelsea.jpg", CHELSEA), ("../no.jpg", b"no"), ("coffee.jpg", COFFEE))
-    answer = server.ask("POST", "/detect", body, kind=kind)
+    answer = server.ask("POST", f"/detect{LOW}", body, kind=kind)
     expected = said_by_command(tiny_raw_model, "chelsea.jpg", "coffee.jpg")
     assert answer.status == 200
     assert [p["file"] for p in answer.json["pictures"]] == ["chelsea.jpg", "coffee.jpg"]
@@ -80,9 +83,10 @@ def test_base64_in_json(server, several):
 
 
 def test_a_picture_with_its_boxes(server, tiny_raw_model, tmp_path):
-    answer = server.detect(CHELSEA, "?format=image")
+    answer = server.detect(CHELSEA, f"{LOW}&format=image")
     assert answer.headers["content-type"] == "image/jpeg"
-    invoke("detect", EXAMPLES / "chelsea.jpg", "--model", tiny_raw_model, "--save", tmp_path)
+    command = ("detect", EXAMPLES / "chelsea.jpg", "--model", tiny_raw_model, "--score", 0.3)
+    invoke(*command, "--save", tmp_path)
     assert answer.body == (tmp_path / "chelsea.jpg").read_bytes()
 
 

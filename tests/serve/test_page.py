@@ -115,7 +115,7 @@ def test_by_keyboard(browser, cats):
         if browser.run("document.activeElement.id") == "score":
             break
     press("ArrowRight", 39)
-    assert browser.run("document.getElementById('least').innerText") == "31 %"
+    assert browser.run("document.getElementById('least').innerText") == "51 %"
 
 
 def test_a_pasted_and_a_dropped_picture(browser, cats):

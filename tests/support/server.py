@@ -23,6 +23,9 @@ from tests.conftest import EXAMPLES, ROOT
 CHELSEA = (EXAMPLES / "chelsea.jpg").read_bytes()
 COFFEE = (EXAMPLES / "coffee.jpg").read_bytes()
 
+LOW = "?score=0.3"
+"""The tiny network scores nothing higher than 0.5, the default."""
+
 _SECONDS = 60.0
 
 
@@ -82,7 +85,7 @@ class Server:
     def get(self, path: str, **options: Any) -> Answer:
         return self.ask("GET", path, **options)
 
-    def detect(self, picture: bytes, query: str = "", **options: Any) -> Answer:
+    def detect(self, picture: bytes, query: str = LOW, **options: Any) -> Answer:
         return self.ask("POST", f"/detect{query}", picture, **{"kind": "image/jpeg", **options})
 
     def infer(self, told: Any, **options: Any) -> Answer:

@@ -198,7 +198,7 @@ def test_a_stream_that_is_ended_by_hand_leaves_a_whole_film(tmp_path, tiny_model
 def test_a_stream_that_does_not_come_back_is_kept(main, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     server = Server([paced(transport_stream(frames=30), 0.5), []])
-    code, _, err = main(server.address, "--reconnect", "1", "--save", tmp_path)
+    code, _, err = main(f"{server.address}/door.ts", "--reconnect", "1", "--save", tmp_path)
     server.close()
     assert code == PARTLY and "1 of 1" in err and server.address in err
     [saved] = tmp_path.glob("*.mkv")

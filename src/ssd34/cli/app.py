@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any, cast
 
 import click
+from click.shell_completion import CompletionItem
 
 from ssd34.cli import INTERRUPTED
 from ssd34.errors import Ssd34Error
@@ -70,6 +71,13 @@ class _Commands(click.Group):
         """The list of the help, without importing what is in it."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What a shell is told, without importing what is in the list, either."""
+        found = click.Command.shell_complete(self, ctx, incomplete)
+        verbs = [CompletionItem(name, help=line) for name, (_, line) in COMMANDS.items()
+                 if name.startswith(incomplete)]  # fmt: skip
+        return [*verbs, *found]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; click would exit with 1 for these two."""

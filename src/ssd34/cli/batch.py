@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -10,9 +11,12 @@ from rich.progress import Progress
 
 from ssd34.cli import PARTLY
 from ssd34.cli.console import (
+    PATH,
     classes_option,
+    emit_json,
     ends_as_interrupted,
     errors,
+    json_flag,
     max_pixels_option,
     model_option,
     progress_bar,
@@ -49,7 +53,7 @@ class _Bar(Listener):
 
 
 @click.command(short_help="Find objects in very many pictures: Parquet out, resumable, on Ray too.")
-@click.argument("source")
+@click.argument("source", type=PATH)
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", required=True,
     help="Folder for the parts and the manifest: new, empty, or of the same job, which continues.",
@@ -87,6 +91,7 @@ class _Bar(Listener):
     "--threads", type=click.IntRange(1), metavar="N",
     help="Threads of each. [default: 1; with --workers the share of each, on this machine]",
 )  # fmt: skip
+@json_flag
 def batch(
     *,
     source: str,
@@ -104,6 +109,7 @@ def batch(
     address: str | None,
     workers: int | None,
     threads: int | None,
+    as_json: bool,
 ) -> None:
     """Find objects in very many pictures.
 
@@ -136,9 +142,12 @@ def batch(
             raise
     rate = f", {found.done / found.seconds:.1f} pictures/s" if found.done else ""
     errors.print(f"{counted(found.done, 'picture')} in {found.seconds:.1f} s{rate}", markup=False)
-    click.echo(
-        f"{counted(found.pictures, 'picture')}, {counted(found.detections, 'detection')}, "
-        f"{counted(found.errors, 'error')} in {counted(found.parts, 'part')}: {output}"
-    )
+    if as_json:
+        emit_json({**asdict(found), "folder": str(found.folder)})
+    else:
+        click.echo(
+            f"{counted(found.pictures, 'picture')}, {counted(found.detections, 'detection')}, "
+            f"{counted(found.errors, 'error')} in {counted(found.parts, 'part')}: {output}"
+        )
     if found.errors:
         sys.exit(PARTLY)

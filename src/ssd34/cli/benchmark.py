@@ -19,9 +19,20 @@ from ssd34.benchmark.report import FORMATS, draw_benchmark, make_report
 from ssd34.benchmark.run import SCENARIOS, BenchmarkPlan
 from ssd34.benchmark.run import benchmark as run_benchmark
 from ssd34.cli import INTERRUPTED, PARTLY
-from ssd34.cli.console import Renamed, progress_bar, warn
+from ssd34.cli.console import (
+    MODEL,
+    PATH,
+    PRINTED,
+    CompletedText,
+    Renamed,
+    emit_json,
+    file_of,
+    json_option,
+    progress_bar,
+    warn,
+)
 from ssd34.errors import OptionError, require
-from ssd34.files.atomic import write_json, written_whole
+from ssd34.files.atomic import written_whole
 from ssd34.files.cache import load_matplotlib
 from ssd34.files.lock import folder_locked
 from ssd34.images.sources import find_pictures
@@ -45,17 +56,18 @@ class _Benchmark(Renamed):
 
 
 @click.command(cls=_Benchmark, short_help="Measure how fast models run on this machine.")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", type=MODEL, nargs=-1, required=True, metavar="MODEL...")
 @click.option(
     "--threads", metavar="N,M",
     help="Thread counts for each model. [default: what this process may use]",
 )  # fmt: skip
 @click.option(
-    "--engine", "engines", default=DEFAULT_ENGINE, metavar="NAME,NAME",
+    "--engine", "engines", type=CompletedText(lambda: [*ENGINES, AUTO], files=False),
+    default=DEFAULT_ENGINE, metavar="NAME,NAME",
     help=f"Engines for each model: {', '.join([*ENGINES, AUTO])}.",
 )  # fmt: skip
 @click.option(
-    "--images", multiple=True, metavar="PATH",
+    "--images", type=PATH, multiple=True, metavar="PATH",
     help="Pictures, as for detect; may be repeated. [default: one random picture]",
 )  # fmt: skip
 @click.option(
@@ -82,7 +94,7 @@ class _Benchmark(Renamed):
     "--seconds", type=click.FloatRange(0, min_open=True), default=60.0,
     help="LoadGen: shortest run of each model.",
 )  # fmt: skip
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all numbers.")
+@json_option
 @click.option("--plot", type=click.Path(path_type=Path), help="Plot them: .png, .svg or .pdf.")
 def benchmark(
     *,
@@ -116,19 +128,19 @@ def benchmark(
         rounds=rounds or ROUNDS[scenario],
         **options,
     )
-    check_outputs((json_file, plot), files=plan.pictures, models=models)
+    check_outputs((file_of(json_file), plot), files=plan.pictures, models=models)
     if plot:
         _check_plot(plot, drawable=not loadgen)
     if not math.isfinite(seconds):
         raise OptionError(f"--seconds {seconds}: expected a number above 0")
     values = _with_loadgen(plan, loadgen, seconds) if loadgen else _measured(plan)
-    console = Console(
-        highlight=False, emoji=False, width=shutil.get_terminal_size((110, 24)).columns
-    )
-    console.print(describe_cpu(values["cpu"]), markup=False, soft_wrap=True)
-    console.print(table_of(values))
-    if json_file:
-        write_json(json_file, values)
+    if json_file != PRINTED:
+        console = Console(
+            highlight=False, emoji=False, width=shutil.get_terminal_size((110, 24)).columns
+        )
+        console.print(describe_cpu(values["cpu"]), markup=False, soft_wrap=True)
+        console.print(table_of(values))
+    emit_json(values, json_file)
     if plot:
         with written_whole(plot) as temporary:
             draw_benchmark(values, temporary, form=_form(plot))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,10 +28,13 @@ from rich.text import Text
 
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import OptionError
+from ssd34.files.atomic import is_special, write_json
 from ssd34.images.read import MAX_PIXELS
 from ssd34.runtime.detector import DEFAULT_SCORE
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES
 from ssd34.runtime.session import Session
+from ssd34.zoo.catalogue import PUBLISHED
+from ssd34.zoo.names import EMBEDDED
 
 SHOWN_PROBLEMS = 5
 
@@ -53,6 +59,34 @@ class Renamed(click.Command):
             if (now := type(self).now(error.option_name)) is None:
                 raise
             raise OptionError(f"{error.option_name} is gone; {now}") from None
+
+
+class CompletedText(click.types.StringParamType):
+    """Text that a shell completes with names, or with files."""
+
+    def __init__(self, *names: Callable[[], Sequence[str]], files: bool = True) -> None:
+        """Names: functions that list them; files: whether a path may stand there, too."""
+        self._names = names
+        self._files = files
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """The names that begin so, and a word for files; as click."""
+        found = [CompletionItem(name) for names in self._names for name in names()
+                 if name.startswith(incomplete)]  # fmt: skip
+        return [*found, CompletionItem(incomplete, type="file")] if self._files else found
+
+
+PATH = CompletedText()
+"""A file or a folder, perhaps with more behind it, such as ``@SPLIT``."""
+MODEL = CompletedText(lambda: [*EMBEDDED, *PUBLISHED])
+"""A file, or the name of a model."""
+MODEL_NAME = CompletedText(lambda: [*EMBEDDED, *PUBLISHED], files=False)
+PUBLISHED_NAME = CompletedText(lambda: [*PUBLISHED], files=False)
 
 
 class Rate(ProgressColumn):
@@ -121,7 +155,7 @@ engine_option = click.option(
 
 
 model_option = click.option(
-    "--model", default="default", help="An ONNX file, or the name of a model."
+    "--model", type=MODEL, default="default", help="An ONNX file, or the name of a model."
 )
 score_option = click.option(
     "--score", type=click.FloatRange(0, 1), default=DEFAULT_SCORE,
@@ -139,10 +173,41 @@ threads_option = click.option(
 coco_names_option = click.option(
     "--coco-names", is_flag=True, help="Use COCO's names for VOC's classes."
 )
+PRINTED = Path("-")
+"""``--json`` without a file: the result goes to standard output as JSON, and nothing else does."""
+
+
+def _json_target(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    """Refuse what was rather meant as an argument, which the result would overwrite."""
+    if value is None or value == PRINTED or value.suffix.lower() == ".json" or is_special(value):
+        return value
+    raise OptionError(
+        f"--json {value}: expected the name of a file that ends in .json; to print the result, "
+        "give --json as the last word, or --json -"
+    )
+
+
 json_option = click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write all numbers.",
+    "--json", "json_file", is_flag=False, flag_value=str(PRINTED), metavar="[FILE]",
+    type=click.Path(path_type=Path), callback=_json_target,
+    help="Print the result as JSON and nothing else, or write it to FILE, which ends in .json.",
 )  # fmt: skip
+json_flag = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else."
+)
+
+
+def emit_json(values: Mapping[str, Any], target: Path | None = PRINTED) -> None:
+    """Print the result of a command, or write it to a file; None: neither."""
+    if target == PRINTED:
+        click.echo(json.dumps(values, indent=1))
+    elif target:
+        write_json(target, values)
+
+
+def file_of(target: Path | None) -> Path | None:
+    """The file that ``--json`` names, if it names one."""
+    return None if target == PRINTED else target
 
 
 def say_choice(session: Session) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,8 +17,10 @@ from PIL import Image
 
 from ssd34.cli import PARTLY
 from ssd34.cli.console import (
+    PATH,
     classes_option,
     engine_option,
+    errors,
     max_pixels_option,
     model_option,
     progress_bar,
@@ -47,7 +50,7 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
 
 
 @click.command(short_help="Find objects in pictures, films and streams.")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", type=PATH, nargs=-1, required=True, metavar="SOURCE...")
 @model_option
 @score_option
 @click.option(
@@ -66,6 +69,7 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
     help="Form of the result. [default: json or csv where --output ends so, else table; of a film "
     "jsonl, a line for each frame]",
 )  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE",
     help="Write to FILE instead of printing. With --format yolo it is a folder with one .txt a "
@@ -98,6 +102,7 @@ def detect(
     classes: tuple[str, ...],
     save: Path | None,
     form: str | None,
+    as_json: bool,
     output: Path | None,
     preprocessing: str,
     threads: int | None,
@@ -118,6 +123,8 @@ def detect(
     """
     if score != score:
         raise OptionError("--score nan: expected a number from 0 to 1")
+    if as_json and form not in (None, "json", JSONL):
+        raise OptionError(f"--json: got --format {form}, too; leave one of them out")
     asked = VideoOptions(
         model=model, score=score, classes=classes, save=save, form=form, output=output,
         every=every, track=track, reconnect=reconnect, max_pixels=max_pixels,
@@ -134,9 +141,10 @@ def detect(
         return detector
 
     if (video := find_video(sources)) is not None:
-        detect_video(video, load, asked)
+        detect_video(video, load, replace(asked, form=JSONL) if as_json else asked)
         return
     refuse_for_pictures(asked)
+    form = "json" if as_json else form
     pictures = find_pictures(sources, urls=True)
     if form is None:
         ending = output.suffix.lower().removeprefix(".") if output else ""
@@ -192,6 +200,9 @@ def detect(
     if not run.looked:
         raise ImageError(f"none of {counted(len(pictures), 'picture')} could be read, see above")
     _emit(run, form, output, label_files)
+    if not any(len(looked.detections) for looked in run.looked):
+        text = f"nothing scores {score:g} or more; a lower --score shows what is less sure"
+        errors.print(text, markup=False, soft_wrap=True)
     if save:
         click.echo(f"saved {counted(len(run.looked), 'picture')} in {save}", err=True)
     if run.failed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 from collections.abc import Collection
@@ -11,6 +10,7 @@ from typing import Any
 
 import click
 
+from ssd34.cli.console import emit_json, json_flag
 from ssd34.errors import MissingExtraError
 from ssd34.files.cache import cache_folder
 from ssd34.machine import Cpu, describe_cpu, measure_free_memory
@@ -38,7 +38,7 @@ _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,. -]+)\])?.*;.*extra == ['\"]([\w
 
 
 @click.command(short_help="Say what this installation and this processor can do.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_flag
 def doctor(*, as_json: bool) -> None:
     """Say what this installation and this processor can do, and what would be faster.
 
@@ -48,7 +48,7 @@ def doctor(*, as_json: bool) -> None:
     """
     found = examine(describe_cpu())
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        emit_json(found)
         return
     cpu = found["cpu"]
     known = cpu["features"]

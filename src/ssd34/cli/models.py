@@ -12,17 +12,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ssd34.cli.console import download_bar
+from ssd34.cli.console import MODEL_NAME, PUBLISHED_NAME, download_bar, emit_json, json_flag
 from ssd34.errors import DownloadError, OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
 from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedModel, find_published
 from ssd34.zoo.names import EMBEDDED, cache_path, is_cached, model_path
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
 
 @click.group(short_help="List, fetch and find published models.", invoke_without_command=True)
-@_json_option
+@json_flag
 @click.pass_context
 def models(context: click.Context, *, as_json: bool) -> None:
     """List, fetch and find the published models.
@@ -39,7 +37,7 @@ def models(context: click.Context, *, as_json: bool) -> None:
 
 
 @models.command("list", short_help="List the published files and those on this machine.")
-@_json_option
+@json_flag
 def list_models(*, as_json: bool) -> None:
     """List the published files and the models in the package.
 
@@ -49,12 +47,13 @@ def list_models(*, as_json: bool) -> None:
 
 
 @models.command(short_help="Fetch published models into the cache.")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", type=PUBLISHED_NAME, nargs=-1, required=True, metavar="NAME...")
 @click.option(
     "--with-test-data", is_flag=True,
     help="Fetch the .tar.gz, too: the model, a tested input and its outputs.",
 )  # fmt: skip
-def pull(*, names: tuple[str, ...], with_test_data: bool) -> None:
+@json_flag
+def pull(*, names: tuple[str, ...], with_test_data: bool, as_json: bool) -> None:
     """Fetch published models into the cache, checked by their SHA-256.
 
     The next pull resumes a partial download. A file that is there already is checked, not fetched.
@@ -81,12 +80,16 @@ def pull(*, names: tuple[str, ...], with_test_data: bool) -> None:
                 f"{error}; the mirrors were seen to have no test data: ssd34 package makes it from "
                 "a model"
             ) from None
-        click.echo(str(cache_path(file)))
+        if not as_json:
+            click.echo(str(cache_path(file)))
+    if as_json:
+        emit_json({"files": [_file_values(file) for file in dict.fromkeys(wanted)]})
 
 
 @models.command(short_help="Print the path of a model's file.")
-@click.argument("name")
-def path(*, name: str) -> None:
+@click.argument("name", type=MODEL_NAME)
+@json_flag
+def path(*, name: str, as_json: bool) -> None:
     """Print the path of the file of NAME.
 
     If a published model is not pulled, an error says where its file belongs.
@@ -95,13 +98,16 @@ def path(*, name: str) -> None:
     """
     if name not in EMBEDDED:
         find_published(name)
-    click.echo(str(model_path(name)))
+    if as_json:
+        emit_json({"name": name, "path": str(model_path(name))})
+    else:
+        click.echo(str(model_path(name)))
 
 
 def _print_list(*, as_json: bool) -> None:
     models = [*map(_embedded, EMBEDDED), *map(_described, PUBLISHED.values())]
     if as_json:
-        click.echo(json.dumps({"cache": str(cache_folder()), "models": models}, indent=1))
+        emit_json({"cache": str(cache_folder()), "models": models})
         return
     headings = ("name", "size", "opset", "precision", "mAP", "licence", "cached")
     table = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ssd34.cli.console import engine_option
+from ssd34.cli.console import MODEL, engine_option
 from ssd34.core.preprocess import CARD, PREPROCESSINGS
 from ssd34.errors import OptionError, require
 from ssd34.runtime.engine import DEFAULT_ENGINE
@@ -25,7 +25,7 @@ def _instances(_: click.Context, __: click.Parameter, value: str) -> int | None:
 
 
 @click.command(short_help="Answer requests over HTTP.")
-@click.argument("model", default="default")
+@click.argument("model", type=MODEL, default="default")
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, help="Port; 0: any that is free."

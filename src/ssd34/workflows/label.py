@@ -24,7 +24,7 @@ from ssd34.files.tree import number_files
 from ssd34.images.read import read_image_size
 from ssd34.images.sources import PictureFile
 from ssd34.machine import overlapped
-from ssd34.runtime.detector import Detector, PreparedPicture
+from ssd34.runtime.detector import DEFAULT_SCORE, Detector, PreparedPicture
 
 Progress = Callable[[int], None]
 
@@ -39,7 +39,7 @@ class Labelling:
             neither object nor background. None: they are left out.
     """
 
-    score: float = 0.5
+    score: float = DEFAULT_SCORE
     uncertain: float | None = None
 
     def __post_init__(self) -> None:

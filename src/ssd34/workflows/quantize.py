@@ -42,7 +42,8 @@ from ssd34.workflows import evaluate
 from ssd34.workflows.outputs import check_outputs
 from ssd34.zoo.names import find_float_file
 
-WRITTEN = ("quantize.json", "trials.jsonl", "layers.json", "calibration.npz", "trials.png")
+NUMBERS = "quantize.json"
+WRITTEN = (NUMBERS, "trials.jsonl", "layers.json", "calibration.npz", "trials.png")
 """What lies in the folder beside the int8 files and their proofs."""
 
 
@@ -418,7 +419,7 @@ def _publish(
             for form, outcome in outcomes.items()
         },
     }
-    write_json(output / "quantize.json", summary)
+    write_json(output / NUMBERS, summary)
     return Quantized(files, outcomes, removed, subject["pictures"], subject["seen_in_training"])
 
 

@@ -245,7 +245,7 @@ def interrupted_at(monkeypatch, number, *, method="run_detections"):
 def test_an_interrupted_run_goes_on(
     run_evaluate, monkeypatch, tiny_model, shapes, tmp_path, output
 ):
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    whole, resumed = tmp_path / "whole.json", tmp_path / "resumed.json"
     arguments = (tiny_model, "--data", shapes, output)
     assert run_evaluate(*arguments, whole)[0] == 0
     with monkeypatch.context() as context:
@@ -253,7 +253,7 @@ def test_an_interrupted_run_goes_on(
         code, out, err = run_evaluate(*arguments, resumed)
     assert (code, out) == (130, "")
     kept = re.search(
-        r"(\d+) of 12 pictures done, kept in .*resumed.partial; go on with --resume", err
+        r"(\d+) of 12 pictures done, kept in .*resumed.json.partial; go on with --resume", err
     )
     assert kept and 4 <= int(kept[1]) < 8
     assert not resumed.exists()
@@ -270,7 +270,7 @@ def test_an_interrupted_run_goes_on(
         code, _, err = run_evaluate(*arguments, resumed, "--resume")
     assert (code, err) == (0, "")
     assert resumed.read_bytes() == whole.read_bytes()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["resumed", "whole"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["resumed.json", "whole.json"]
 
 
 def test_the_faster_engine_of_an_interrupted_run_goes_on(
@@ -507,14 +507,16 @@ def test_all_policies_are_what_each_is_alone(tiny_raw_model, tiny_model, found_s
 
 def test_all_policies_go_on_too(run_evaluate, monkeypatch, tiny_raw_model, shapes, tmp_path):
     arguments = (tiny_raw_model, "--data", shapes, "--policy", "all", "--json")
-    assert run_evaluate(*arguments, tmp_path / "whole")[0] == 0
+    assert run_evaluate(*arguments, tmp_path / "whole.json")[0] == 0
     with monkeypatch.context() as context:
         interrupted_at(context, 8, method="run_raw")
-        assert run_evaluate(*arguments, tmp_path / "resumed")[0] == 130
-    code, _, err = run_evaluate(*arguments[:-2], "zoo", "--json", tmp_path / "resumed", "--resume")
+        assert run_evaluate(*arguments, tmp_path / "resumed.json")[0] == 130
+    code, _, err = run_evaluate(
+        *arguments[:-2], "zoo", "--json", tmp_path / "resumed.json", "--resume"
+    )
     assert code == 2 and "policies" in err
-    assert run_evaluate(*arguments, tmp_path / "resumed", "--resume")[0] == 0
-    assert (tmp_path / "resumed").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert run_evaluate(*arguments, tmp_path / "resumed.json", "--resume")[0] == 0
+    assert (tmp_path / "resumed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
 def test_a_file_with_a_foreign_tail(run_evaluate, tiny_model, shapes, tmp_path):

@@ -12,13 +12,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ssd34.cli.console import progress_bar
+from ssd34.cli.console import PATH, PRINTED, emit_json, file_of, json_option, progress_bar
 from ssd34.datasets.check.check import Check, check
 from ssd34.datasets.check.statistics import RELATIVE_SIZES, SMALLEST_DEFAULT_BOX, Spread, Statistics
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import find_dataset, split_path
 from ssd34.errors import OptionError
-from ssd34.files.atomic import write_json, written_whole
+from ssd34.files.atomic import written_whole
 from ssd34.machine import thread_budget
 from ssd34.version import __version__
 from ssd34.workflows.outputs import check_outputs
@@ -29,11 +29,8 @@ _BAR = 20
 
 
 @click.command("check", short_help="Find what is wrong with data sets.")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write all findings and counts.",
-)  # fmt: skip
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
+@json_option
 @click.option(
     "--sheet", type=click.Path(path_type=Path), metavar="FILE.png",
     help="Write an overview of the suspicious pictures, with boxes and reasons.",
@@ -61,7 +58,7 @@ def check_data(
     if sheet and sheet.suffix.lower() != ".png":
         raise OptionError(f"--sheet {sheet}: expected a file name that ends in .png")
     datasets = [dataset for path in paths for dataset in _opened(path)]
-    check_outputs((json_file, sheet), data=paths, datasets=datasets)
+    check_outputs((file_of(json_file), sheet), data=paths, datasets=datasets)
     with progress_bar() as bar:
         task = bar.add_task("checking", total=sum(map(len, datasets)))
         result = check(
@@ -69,10 +66,9 @@ def check_data(
             threads=threads or thread_budget(),
             progress=lambda n: bar.update(task, completed=n),
         )
-    _print(result)
-    if json_file:
-        values = {"ssd34": __version__, **result.to_dict()}
-        write_json(json_file, values)
+    if json_file != PRINTED:
+        _print(result)
+    emit_json({"ssd34": __version__, **result.to_dict()}, json_file)
     if sheet:
         _write_sheet(result, sheet, most=sheet_pictures)
     if not result.clean:

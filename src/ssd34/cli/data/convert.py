@@ -9,19 +9,27 @@ from pathlib import Path
 import click
 
 from ssd34.cli import PARTLY
-from ssd34.cli.console import progress_bar, warn, warn_of_problems
+from ssd34.cli.console import (
+    PATH,
+    PRINTED,
+    emit_json,
+    file_of,
+    json_option,
+    progress_bar,
+    warn,
+    warn_of_problems,
+)
 from ssd34.datasets.convert.convert import FORMATS, Conversion, Options
 from ssd34.datasets.convert.convert import convert as run_conversion
 from ssd34.datasets.dataset import Dataset, Layout
 from ssd34.datasets.open import find_dataset, rename_classes, split_path, use_coco_names
 from ssd34.errors import OptionError
-from ssd34.files.atomic import write_json
 from ssd34.text import counted
 from ssd34.workflows.outputs import check_outputs
 
 
 @click.command(short_help="Write a data set in another format.")
-@click.argument("sources", nargs=-1, required=True, metavar="[NAME=]SOURCE...")
+@click.argument("sources", type=PATH, nargs=-1, required=True, metavar="[NAME=]SOURCE...")
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option(
     "--to", "form", required=True, type=click.Choice(FORMATS), help="The format to write."
@@ -42,10 +50,7 @@ from ssd34.workflows.outputs import check_outputs
     "--rename", "renames", multiple=True, metavar="OLD=NEW",
     help="Another name for a class; may be repeated. Classes of the same name become one.",
 )  # fmt: skip
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write what was written, changed and left out.",
-)  # fmt: skip
+@json_option
 def convert(
     *,
     sources: tuple[str, ...],
@@ -69,7 +74,7 @@ def convert(
     wanted = _wanted(sources, splits)
     opened = [(name, _opened(layout, split)) for name, layout, split in wanted]
     check_outputs(
-        (json_file,),
+        (file_of(json_file),),
         data=[_named(source)[1] for source in sources],
         datasets=[dataset for _, dataset in opened],
     )
@@ -83,26 +88,31 @@ def convert(
         done = run_conversion(
             opened, destination, options, progress=lambda n: bar.update(task, completed=n)
         )
-    report(done)
     before = [problem for _, dataset in opened for problem in dataset.problems]
-    click.echo(f"written: {destination} ({done.format})")
-    if json_file:
-        values = {"destination": str(destination), **done.to_dict()}
-        values["assumed"] = [text for _, dataset in opened for text in dataset.assumed]
-        values["left_out"] = [str(problem) for problem in before] + values["left_out"]
-        write_json(json_file, values)
+    warn_of_changes(done)
+    if json_file != PRINTED:
+        print_splits(done, destination)
+    values = {"destination": str(destination), **done.to_dict()}
+    values["assumed"] = [text for _, dataset in opened for text in dataset.assumed]
+    values["left_out"] = [str(problem) for problem in before] + values["left_out"]
+    emit_json(values, json_file)
     if before or done.problems:
         raise SystemExit(PARTLY)
 
 
-def report(done: Conversion) -> None:
-    """Warn of what was left out and changed, and print what each split holds."""
+def warn_of_changes(done: Conversion) -> None:
+    """Warn of what was left out and changed."""
     for problem in done.problems:
         warn(f"left out {problem}")
     for loss, count in done.losses.items():
         warn(f"{count} x {loss}")
+
+
+def print_splits(done: Conversion, destination: Path) -> None:
+    """Print what each split holds, and where they are."""
     for name, pictures, boxes in done.splits:
         click.echo(f"{name or 'all'}: {counted(pictures, 'picture')}, {counted(boxes, 'box')}")
+    click.echo(f"written: {destination} ({done.format})")
 
 
 def _wanted(sources: Sequence[str], splits: Sequence[str]) -> list[tuple[str, Layout, str]]:

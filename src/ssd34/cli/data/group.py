@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ssd34.cli import PARTLY
-from ssd34.cli.console import download_bar, warn, warn_of_assumptions, warn_of_problems
+from ssd34.cli.console import (
+    PATH,
+    CompletedText,
+    download_bar,
+    emit_json,
+    json_flag,
+    warn,
+    warn_of_assumptions,
+    warn_of_problems,
+)
 from ssd34.cli.data.check import check_data
 from ssd34.cli.data.convert import convert
 from ssd34.cli.data.label import label
@@ -22,15 +30,15 @@ from ssd34.cli.data.split import split
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.check.statistics import count_statistics
 from ssd34.datasets.dataset import Dataset
-from ssd34.datasets.download import PublishedData, find_published_data
+from ssd34.datasets.download import PUBLISHED_DATA, PublishedData, find_published_data
 from ssd34.datasets.open import find_dataset, open_dataset, split_path, use_coco_names
 
 _FIELDS = ("pictures", "empty", "boxes", "crowd", "difficult", "left_out")
 
 
 @click.command(short_help="Show what a data set holds.")
-@click.argument("path")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("path", type=PATH)
+@json_flag
 def info(*, path: str, as_json: bool) -> None:
     """Show what the data set PATH holds: format, splits, pictures, boxes and classes.
 
@@ -44,7 +52,7 @@ def info(*, path: str, as_json: bool) -> None:
     if as_json:
         for dataset in datasets.values():
             warn_of_assumptions(dataset)
-        click.echo(json.dumps({"path": path, "format": layout.format, "splits": counts}, indent=1))
+        emit_json({"path": path, "format": layout.format, "splits": counts})
     else:
         for dataset in datasets.values():
             warn_of_problems(dataset)
@@ -86,13 +94,18 @@ def _counts(dataset: Dataset) -> dict[str, Any]:
 
 
 @click.command("download", short_help="Download COCO 2017.")
-@click.argument("name", metavar="coco-val2017|coco-2017")
+@click.argument(
+    "name",
+    type=CompletedText(lambda: [*PUBLISHED_DATA], files=False),
+    metavar="coco-val2017|coco-2017",
+)
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("coco"),
     metavar="DIR", help="Folder of the data set.",
 )  # fmt: skip
 @click.option("--keep-archives", is_flag=True, help="Leave the zips in DIR/archives.")
-def download_published(*, name: str, output: Path, keep_archives: bool) -> None:
+@json_flag
+def download_published(*, name: str, output: Path, keep_archives: bool, as_json: bool) -> None:
     """Download COCO 2017 from its official addresses, check and unpack it.
 
     coco-val2017 is a download of 1.1 GB, coco-2017 (train and val) of 20.4 GB. The same command
@@ -115,6 +128,10 @@ def download_published(*, name: str, output: Path, keep_archives: bool) -> None:
             bar.update(tasks[what], completed=done, description=text)
 
         download_data(data, output, keep_archives=keep_archives, progress=show)
+    if as_json:
+        splits = {split: str(output / file) for split, file in data.splits.items()}
+        emit_json({"name": name, "output": str(output), "splits": splits})
+        return
     for line in _next_steps(data, output):
         click.echo(line)
 

@@ -7,16 +7,29 @@ from pathlib import Path
 import click
 
 from ssd34.cli import PARTLY
-from ssd34.cli.console import engine_option, progress_bar, say_choice, threads_option, warn
-from ssd34.cli.data.convert import report
+from ssd34.cli.console import (
+    MODEL,
+    PATH,
+    emit_json,
+    engine_option,
+    json_flag,
+    progress_bar,
+    say_choice,
+    threads_option,
+    warn,
+)
+from ssd34.cli.data.convert import print_splits, warn_of_changes
 from ssd34.datasets.convert.convert import FORMATS, Options, convert
 from ssd34.errors import OptionError
 from ssd34.images.sources import find_pictures
+from ssd34.runtime.detector import DEFAULT_SCORE, Detector
 
 
 @click.command(short_help="Annotate pictures with a model's detections.")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--model", help="An ONNX file, or the name of a model. [default: default]")
+@click.argument("sources", type=PATH, nargs=-1, required=True, metavar="SOURCE...")
+@click.option(
+    "--model", type=MODEL, help="An ONNX file, or the name of a model. [default: default]"
+)
 @click.option(
     "--detections", type=click.Path(path_type=Path), metavar="FILE",
     help="Take another detector's: COCO's results JSON, instead of --model.",
@@ -27,7 +40,7 @@ from ssd34.images.sources import find_pictures
 )  # fmt: skip
 @click.option("--format", "form", type=click.Choice(FORMATS), default="coco", help="Its format.")
 @click.option(
-    "--score", type=click.FloatRange(0, 1), default=0.5,
+    "--score", type=click.FloatRange(0, 1), default=DEFAULT_SCORE,
     help="Detections that score so much become objects.",
 )  # fmt: skip
 @click.option(
@@ -37,6 +50,7 @@ from ssd34.images.sources import find_pictures
 )  # fmt: skip
 @threads_option
 @engine_option
+@json_flag
 def label(
     *,
     sources: tuple[str, ...],
@@ -48,6 +62,7 @@ def label(
     uncertain: float | None,
     threads: int | None,
     engine: str | None,
+    as_json: bool,
 ) -> None:
     """Make a data set of pictures that nobody has annotated, with the detections of a model.
 
@@ -56,7 +71,6 @@ def label(
 
     Example: ssd34 data label photos --output photos-labelled --uncertain 0.2
     """
-    from ssd34.runtime.detector import Detector
     from ssd34.runtime.engine import DEFAULT_ENGINE
     from ssd34.workflows.label import Labelling, label_with_model, label_with_results
 
@@ -83,9 +97,15 @@ def label(
         )  # fmt: skip
     for problem in dataset.problems:
         warn(f"left out {problem}")
-    report(done)
+    warn_of_changes(done)
     sure = sum(int((~one.difficult).sum()) for one in dataset.samples)
-    click.echo(f"{sure} objects, {sum(len(s.boxes) for s in dataset.samples) - sure} uncertain")
-    click.echo(f"written: {output} ({form})")
+    unsure = sum(len(s.boxes) for s in dataset.samples) - sure
+    if as_json:
+        values = {"destination": str(output), **done.to_dict()}
+        values["left_out"] = [str(one) for one in dataset.problems] + values["left_out"]
+        emit_json({**values, "objects": sure, "uncertain": unsure})
+    else:
+        print_splits(done, output)
+        click.echo(f"{sure} objects, {unsure} uncertain")
     if dataset.problems or done.problems:
         raise SystemExit(PARTLY)

@@ -7,20 +7,28 @@ from pathlib import Path
 import click
 
 from ssd34.cli import PARTLY
-from ssd34.cli.console import progress_bar, warn, warn_of_problems
-from ssd34.cli.data.convert import report
+from ssd34.cli.console import (
+    PATH,
+    PRINTED,
+    emit_json,
+    file_of,
+    json_option,
+    progress_bar,
+    warn,
+    warn_of_problems,
+)
+from ssd34.cli.data.convert import print_splits, warn_of_changes
 from ssd34.datasets.check.statistics import count_statistics
 from ssd34.datasets.convert.convert import FORMATS, Options, convert
 from ssd34.datasets.convert.divide import Shares, divide, group_scenes
 from ssd34.datasets.open import find_dataset, split_path
-from ssd34.files.atomic import write_json
 from ssd34.machine import thread_budget
 from ssd34.text import counted
 from ssd34.workflows.outputs import check_outputs
 
 
 @click.command(short_help="Divide a data set into train and val.")
-@click.argument("source")
+@click.argument("source", type=PATH)
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("--val", type=float, default=0.2, help="Share of the pictures to measure on.")
 @click.option("--test", type=float, help="Share of a third part. [default: none]")
@@ -43,10 +51,7 @@ from ssd34.workflows.outputs import check_outputs
 @click.option(
     "--copy/--link", "copy", default=True, help="Copy the pictures, or make hard links to them."
 )
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write what each part holds.",
-)  # fmt: skip
+@json_option
 def split(
     *,
     source: str,
@@ -72,7 +77,7 @@ def split(
     layout = find_dataset(path)
     dataset = layout.open(chosen)
     warn_of_problems(dataset)
-    check_outputs((json_file,), data=[source], datasets=[dataset])
+    check_outputs((file_of(json_file),), data=[source], datasets=[dataset])
     with progress_bar() as bar:
         alike = None
         if near:
@@ -87,7 +92,7 @@ def split(
             list(parts.items()), destination, Options(form or layout.format, link=not copy),
             progress=lambda n: bar.update(writing, completed=n),
         )  # fmt: skip
-    report(done)
+    warn_of_changes(done)
     classes = {
         name: {one.name: one.boxes for one in count_statistics(part).classes}
         for name, part in parts.items()
@@ -96,14 +101,14 @@ def split(
         lacking = [one for one, count in classes[name].items() if not count]
         if lacking:
             warn(f"{name}: no box of {', '.join(lacking[:8])}{', ...' * (len(lacking) > 8)}")
-    if alike is not None and (kept := len(alike) - len(set(alike))):
-        click.echo(f"{counted(kept, 'picture')} went where one that looks alike is")
-    click.echo(f"written: {destination} ({done.format})")
-    click.echo(
-        f"next: ssd34 train --data {destination}@train --val {destination}@val --output runs/1"
-    )
-    if json_file:
-        values = {"destination": str(destination), **done.to_dict(), "boxes_of_class": classes}
-        write_json(json_file, values)
+    if json_file != PRINTED:
+        print_splits(done, destination)
+        if alike is not None and (kept := len(alike) - len(set(alike))):
+            click.echo(f"{counted(kept, 'picture')} went where one that looks alike is")
+        click.echo(
+            f"next: ssd34 train --data {destination}@train --val {destination}@val --output runs/1"
+        )
+    values = {"destination": str(destination), **done.to_dict(), "boxes_of_class": classes}
+    emit_json(values, json_file)
     if dataset.problems or done.problems:
         raise SystemExit(PARTLY)

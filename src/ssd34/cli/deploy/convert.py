@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ssd34.cli.console import warn
+from ssd34.cli.console import emit_json, json_flag, warn
 from ssd34.core.spec import SPECS, named_spec
 from ssd34.errors import CheckpointError, OptionError, require
 from ssd34.text import counted
@@ -21,7 +21,8 @@ from ssd34.workflows.outputs import check_outputs
     help="The network of the file: the weights of the 300 and 1200 pixel networks have the same "
     "shapes. [default: ssd1200, on the file's backbone]",
 )  # fmt: skip
-def convert(*, source: Path, output: Path, spec_name: str | None) -> None:
+@json_flag
+def convert(*, source: Path, output: Path, spec_name: str | None, as_json: bool) -> None:
     """Turn a checkpoint of the SSD training or inference benchmark (.pth, .pytorch) into a
     checkpoint of ours.
 
@@ -54,7 +55,11 @@ def convert(*, source: Path, output: Path, spec_name: str | None) -> None:
         raise CheckpointError(f"{output}: the folder {output.parent} does not exist; make it first")
     notes = {"converted_from": source.name}
     Checkpoint(spec=spec, labels=labels, weights=weights, state={"notes": notes}).save(output)
-    click.echo(f"{output}: {spec.name}, {counted(len(labels), 'class')}, {len(weights)} arrays")
+    if as_json:
+        values = {"file": str(output), "spec": spec.name, "assumed": wanted is None}
+        emit_json({**values, "classes": list(labels.names), "arrays": len(weights)})
+    else:
+        click.echo(f"{output}: {spec.name}, {counted(len(labels), 'class')}, {len(weights)} arrays")
     if wanted is None:
         small = spec.name.replace("ssd1200", "ssd300")
         warn(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ssd34.cli.console import MODEL, emit_json, json_flag
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.errors import OptionError, require
 
@@ -13,7 +14,7 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 
 
 @click.command(short_help="Write a checkpoint as an ONNX file.")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.onnx")
 @click.option(
     "--opset", default="12", metavar="N|newest",
@@ -51,6 +52,7 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
     default="float32",
     help="How weights are stored. The arithmetic is always float32.",
 )  # fmt: skip
+@json_flag
 def export(
     *,
     model: str,
@@ -61,6 +63,7 @@ def export(
     batch: str | None,
     image_input: str,
     weight_format: str,
+    as_json: bool,
     **changes: float | None,
 ) -> None:
     """Write a checkpoint as an ONNX file that ssd34 detect and any ONNX runtime can run.
@@ -86,6 +89,12 @@ def export(
         weight_format=weight_format,
     )
     written = write(model, output, options)
+    if as_json:
+        emit_json({
+            "file": str(output), "bytes": output.stat().st_size, "opset": options.opset,
+            "weights": weight_format, "outputs": list(written.outputs),
+        })  # fmt: skip
+        return
     click.echo(
         f"{output}: {output.stat().st_size / 1e6:.1f} MB, opset {options.opset}, "
         f"weights {weight_format}, outputs {', '.join(written.outputs)}"

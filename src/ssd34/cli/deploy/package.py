@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
+from ssd34.cli.console import MODEL, emit_json, json_flag
 from ssd34.errors import require
 from ssd34.zoo.catalogue import PUBLISHED
 
 
 @click.command(short_help="Write a model with test data, manifest and model card.")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option(
     "--output", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR"
 )
@@ -38,8 +39,9 @@ from ssd34.zoo.catalogue import PUBLISHED
 @click.option(
     "--triton", is_flag=True, help="Also write it into triton/, a model repository for Triton."
 )
+@json_flag
 def package(
-    *, model: str, output: Path, picture: Path, licence: str | None, **options: Any
+    *, model: str, output: Path, picture: Path, licence: str | None, as_json: bool, **options: Any
 ) -> None:
     """Write MODEL in the form of the ONNX Model Zoo.
 
@@ -67,6 +69,13 @@ def package(
         licence=licence,
         **options,
     )
-    for file in (written.model, written.tarball, written.manifest, written.card, written.triton):
-        if file is not None:
-            click.echo(f"{file}: {file.stat().st_size} bytes")
+    sizes = {
+        name: {"file": str(file), "bytes": file.stat().st_size}
+        for name in ("model", "tarball", "manifest", "card", "triton")
+        if (file := getattr(written, name)) is not None
+    }
+    if as_json:
+        emit_json(sizes)
+        return
+    for one in sizes.values():
+        click.echo(f"{one['file']}: {one['bytes']} bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.cli.console import (
+    MODEL,
+    PATH,
     Renamed,
     coco_names_option,
     duration,
+    emit_json,
     ends_as_interrupted,
+    json_flag,
     say,
     threads_option,
 )
@@ -61,8 +66,10 @@ class _Quantize(Renamed):
 
 
 @click.command(cls=_Quantize, short_help="Write an int8 file that is proven accurate and faster.")
-@click.argument("model")
-@click.option("--data", required=True, metavar="PATH", help="Pictures and boxes to measure AP on.")
+@click.argument("model", type=MODEL)
+@click.option(
+    "--data", type=PATH, required=True, metavar="PATH", help="Pictures and boxes to measure AP on."
+)
 @coco_names_option
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N",
@@ -83,7 +90,7 @@ class _Quantize(Renamed):
 @click.option("--max-drop", type=float, help="Largest loss of AP. [default: 0.003]")
 @click.option("--min-speedup", type=float, help="Smallest speed-up. [default: 1.5]")
 @click.option(
-    "--calibration", metavar="PATH",
+    "--calibration", type=PATH, metavar="PATH",
     help="A folder of pictures, or a data set, that the ranges come from. [default: every third "
     "picture of --data, which is then not measured on]",
 )  # fmt: skip
@@ -96,6 +103,7 @@ class _Quantize(Renamed):
 @click.option("--timeout", type=float, metavar="SECONDS", help="Start no trial after this time.")
 @click.option("--resume", is_flag=True, help="Continue with the trials in --output.")
 @threads_option
+@json_flag
 def quantize(
     *,
     model: str,
@@ -108,6 +116,7 @@ def quantize(
     calibration: str | None,
     max_trials: int | None,
     timeout: float | None,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Quantize MODEL to int8, and write the file only if it is proven accurate and faster.
@@ -124,7 +133,7 @@ def quantize(
     require("onnx", extra="quantize", why="quantization")
     require("msgspec", extra="quantize", why="quantization")
     from ssd34.deploy.search.config import QuantizeConfig, read_config
-    from ssd34.workflows.quantize import WRITTEN
+    from ssd34.workflows.quantize import NUMBERS, WRITTEN
     from ssd34.workflows.quantize import quantize as search
 
     settings = (read_config(config) if config else QuantizeConfig()).changed(
@@ -139,7 +148,10 @@ def quantize(
         check_outputs([output / name for name in WRITTEN], files=[config], made=(output,))
     with ends_as_interrupted(), _screen() as screen:
         found = search(model, data, output, settings, listener=screen, **options)
-    _print(found)
+    if as_json:
+        emit_json(json.loads((output / NUMBERS).read_bytes()))
+    else:
+        _print(found)
     if not found.files:
         raise SystemExit(NOTHING_ACCEPTABLE)
 

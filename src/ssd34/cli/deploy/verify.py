@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import threads_option, warn
+from ssd34.cli.console import MODEL, PRINTED, emit_json, file_of, json_option, threads_option, warn
 from ssd34.errors import require
-from ssd34.files.atomic import write_json
 from ssd34.workflows.outputs import check_outputs
 from ssd34.zoo.catalogue import PUBLISHED, find_published
 from ssd34.zoo.names import cache_path, find_cached_model
@@ -30,15 +29,13 @@ _SHOWN_LINES = 12
 
 
 @click.command(short_help="Check a file against its test data and manifest.")
-@click.argument("target", metavar="FILE|TARBALL|FOLDER")
+@click.argument("target", type=MODEL, metavar="FILE|TARBALL|FOLDER")
 @click.option(
     "--manifest", type=click.Path(path_type=Path), metavar="FILE",
     help="What the file should be. [default: ONNX_HUB_MANIFEST.json beside it, if there is one]",
 )  # fmt: skip
 @click.option("--require-test-data", is_flag=True, help="Fail where there is no test data.")
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write every check and mismatch."
-)
+@json_option
 @threads_option
 def verify(
     *,
@@ -59,18 +56,18 @@ def verify(
     require("onnx", extra="export", why="verify")
     from ssd34.machine import thread_budget
 
-    check_outputs((json_file,), files=_read_by_verify(target, manifest), models=(target,))
+    check_outputs((file_of(json_file),), files=_read_by_verify(target, manifest), models=(target,))
     found = _verified(
         target, manifest=manifest, require_test_data=require_test_data,
         threads=threads or thread_budget(),
     )  # fmt: skip
-    for verification in found:
-        _print(verification, target if len(found) == 1 else str(verification.file))
-    if json_file:
-        values = [verification.to_dict() for verification in found]
-        passed = all(verification.passed for verification in found)
-        all_values = {"file": target, "passed": passed, "files": values}
-        write_json(json_file, values[0] if len(found) == 1 else all_values)
+    if json_file != PRINTED:
+        for verification in found:
+            _print(verification, target if len(found) == 1 else str(verification.file))
+    values = [verification.to_dict() for verification in found]
+    passed = all(verification.passed for verification in found)
+    all_values = {"file": target, "passed": passed, "files": values}
+    emit_json(values[0] if len(found) == 1 else all_values, json_file)
     for verification in found:
         shown = target if len(found) == 1 else verification.file
         failed = [check.name for check in verification.checks if check.passed is False]

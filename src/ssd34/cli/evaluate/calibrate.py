@@ -12,7 +12,12 @@ from rich.table import Table
 
 from ssd34.cli import PARTLY
 from ssd34.cli.console import (
+    MODEL,
+    PATH,
+    PRINTED,
     coco_names_option,
+    emit_json,
+    file_of,
     json_option,
     progress_bar,
     threads_option,
@@ -22,7 +27,6 @@ from ssd34.cli.data.group import open_warned, warn_of_unknown_classes
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.datasets.dataset import Dataset, Problem, fingerprint
 from ssd34.errors import OptionError, require
-from ssd34.files.atomic import write_json
 from ssd34.files.checkpoint import Checkpoint, is_named_checkpoint, read_checkpoint
 from ssd34.text import counted
 from ssd34.version import __version__
@@ -33,13 +37,13 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Make a checkpoint's scores mean what they say.")
-@click.argument("model", metavar="CHECKPOINT")
+@click.argument("model", type=MODEL, metavar="CHECKPOINT")
 @click.option(
-    "--data", required=True, metavar="PATH",
+    "--data", type=PATH, required=True, metavar="PATH",
     help="Pictures and boxes, as for train, that the network was not trained on.",
 )  # fmt: skip
 @click.option(
-    "--test", "test_data", metavar="PATH",
+    "--test", "test_data", type=PATH, metavar="PATH",
     help="Other pictures to measure on. All of --data is then fitted. [default: half of --data]",
 )  # fmt: skip
 @coco_names_option
@@ -92,8 +96,8 @@ def calibrate(
             "give --output FILE.safetensors"
         )
     inputs = [data] if test_data is None else [data, test_data]
-    check_outputs((output, json_file), data=inputs)
-    check_outputs((json_file,), models=(str(source),))
+    check_outputs((output, file_of(json_file)), data=inputs)
+    check_outputs((file_of(json_file),), models=(str(source),))
     everything = open_warned(data, coco_names=coco_names)
     if limit and limit < len(everything):
         some = np.random.default_rng(seed).permutation(len(everything))[:limit]
@@ -104,7 +108,7 @@ def calibrate(
     else:
         fit, held_out = everything, open_warned(test_data, coco_names=coco_names)
         split = f"{data} fitted, {test_data} measured"
-    check_outputs((target, json_file), datasets=(fit, held_out))
+    check_outputs((target, file_of(json_file)), datasets=(fit, held_out))
     warn_of_unknown_classes(fit, checkpoint.labels)
 
     problems: list[Problem] = []
@@ -120,17 +124,17 @@ def calibrate(
             problem=problems.append,
         )
     found.checkpoint.save(target)
-    _show(found, fit, held_out)
-    click.echo(f"{target}: background offset {found.calibration.background_offset:+.3f}")
-    if json_file:
-        values = {
-            "model": model, "checkpoint": str(target), "data": data, "test_data": test_data,
-            "limit": limit, "seed": seed, "split": split, "policy": policy_name,
-            "fit_pictures": len(fit), "fit_sha256": fingerprint(fit),
-            "held_out_pictures": len(held_out), "held_out_sha256": fingerprint(held_out),
-            "unreadable": len(problems), "ssd34": __version__, **found.to_dict(),
-        }  # fmt: skip
-        write_json(json_file, values)
+    if json_file != PRINTED:
+        _show(found, fit, held_out)
+        click.echo(f"{target}: background offset {found.calibration.background_offset:+.3f}")
+    values = {
+        "model": model, "checkpoint": str(target), "data": data, "test_data": test_data,
+        "limit": limit, "seed": seed, "split": split, "policy": policy_name,
+        "fit_pictures": len(fit), "fit_sha256": fingerprint(fit),
+        "held_out_pictures": len(held_out), "held_out_sha256": fingerprint(held_out),
+        "unreadable": len(problems), "ssd34": __version__, **found.to_dict(),
+    }  # fmt: skip
+    emit_json(values, json_file)
     for problem in problems[:5]:
         warn(f"left out {problem}")
     if problems:

@@ -11,8 +11,13 @@ import click
 
 from ssd34.cli import PARTLY
 from ssd34.cli.console import (
+    MODEL,
+    PATH,
+    PRINTED,
     coco_names_option,
+    emit_json,
     engine_option,
+    file_of,
     json_option,
     say,
     threads_option,
@@ -44,8 +49,10 @@ class _Preprocessing(click.Choice[str]):
 
 
 @click.command(short_help="Measure a model, or detections from any source, on annotated pictures.")
-@click.argument("model", required=False)
-@click.option("--data", required=True, metavar="PATH", help="Pictures and boxes, as for train.")
+@click.argument("model", type=MODEL, required=False)
+@click.option(
+    "--data", type=PATH, required=True, metavar="PATH", help="Pictures and boxes, as for train."
+)
 @click.option(
     "--policy", type=click.Choice([*POLICIES, workflow.ALL]),
     help="NMS policy, instead of the file's own. all: every one, side by side. "
@@ -107,6 +114,7 @@ def evaluate(
     detections: Path | None,
     overwrite: bool,
     resume: bool,
+    json_file: Path | None,
     **scoring: Any,
 ) -> None:
     """Measure MODEL on annotated pictures with COCO's box metrics.
@@ -128,6 +136,7 @@ def evaluate(
             "--engine": engine, "--resume": resume or None, "--overwrite": overwrite or None,
         }  # fmt: skip
         _refuse(of_a_model, "no model runs here")
+    scoring["json_file"] = file_of(json_file)
     scoring["command"] = shlex.join(["ssd34", *sys.argv[1:]])
     with EvaluateScreen() as screen:
         if compare:
@@ -150,16 +159,19 @@ def evaluate(
                 resume=resume,
             )
             measured = workflow.evaluate(model or "default", data, options, listener=screen)
-    if compare:
+    if json_file == PRINTED:
+        emit_json((compared if compare else measured).values)
+    elif compare:
         names = (str(compare[0]), str(compare[1]))
         print_comparison(compared.comparison, title=compared.title, names=names)
-        if compared.problems:
-            raise SystemExit(PARTLY)
-        return
-    if policy == workflow.ALL:
+    elif policy == workflow.ALL:
         print_scores(measured.scores, title=measured.title)
     else:
         print_score(measured.score, title=measured.title)
+    if compare:
+        if compared.problems:
+            raise SystemExit(PARTLY)
+        return
     if measured.report:
         say(f"report: {measured.report}")
     if measured.unreadable or measured.problems:

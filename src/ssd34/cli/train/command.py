@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ssd34.cli import INTERRUPTED
-from ssd34.cli.console import Renamed
+from ssd34.cli.console import MODEL, PATH, CompletedText, Renamed, emit_json, json_flag
 from ssd34.cli.train.preview import show_preview
 from ssd34.cli.train.screen import TrainScreen
 from ssd34.core.spec import SPECS
@@ -32,14 +32,20 @@ class _Train(Renamed):
         return f"use --set {key}={value}" if key in SETTINGS else None
 
 
+def _recipes() -> list[str]:
+    from ssd34.train.settings.recipe import RECIPES
+
+    return [*RECIPES]
+
+
 @click.command(cls=_Train, short_help="Train a detector on your pictures.")
 @click.option(
-    "--data", "data", multiple=True, required=True, metavar="PATH[=WEIGHT]",
+    "--data", "data", type=PATH, multiple=True, required=True, metavar="PATH[=WEIGHT]",
     help="Pictures to learn from; may be repeated. WEIGHT: how often an epoch shows each.",
 )  # fmt: skip
-@click.option("--val", metavar="PATH", help="Pictures to measure on.  [required]")
+@click.option("--val", type=PATH, metavar="PATH", help="Pictures to measure on.  [required]")
 @click.option(
-    "--recipe", metavar="NAME",
+    "--recipe", type=CompletedText(_recipes), metavar="NAME",
     help="Values of all other settings: small-data, fine-tune, benchmark, benchmark-256, or the "
     "recipe.json of a run. [default: small-data]",
 )  # fmt: skip
@@ -52,7 +58,7 @@ class _Train(Renamed):
     help="The network. [default: that of the detector in --init, else ssd300-resnet34]",
 )  # fmt: skip
 @click.option(
-    "--init",
+    "--init", type=MODEL,
     help="Start from a detector: default, a checkpoint or an exported ONNX file. With @backbone "
     "behind it, from its backbone alone. Or from an ImageNet backbone: torchvision's .pth, "
     "safetensors, or a name such as resnet34-b627a593, which is downloaded.",
@@ -89,6 +95,7 @@ class _Train(Renamed):
     "--qat", is_flag=True,
     help="Quantization-aware: train the detector in --init with the rounding of its int8 file.",
 )  # fmt: skip
+@json_flag
 def train(
     data: tuple[str, ...],
     val: str | None,
@@ -100,6 +107,7 @@ def train(
     resume: bool,
     threads: int | None,
     device: str,
+    as_json: bool,
     **flags: Any,
 ) -> None:
     """Train a detector on your pictures and measure it after every epoch.
@@ -135,10 +143,16 @@ def train(
     )
     with TrainScreen() as screen:
         if shown:
-            show_preview(job, shown=shown, listener=screen)
+            show_preview(job, shown=shown, listener=screen, as_json=as_json)
             return
         trained = workflow.train(job, listener=screen)
-    if trained.report:
+    if as_json and trained.report:
+        emit_json({
+            "finished": trained.finished, "steps": trained.steps, "best_ap": trained.best_ap,
+            "weights": str(trained.weights), "last": str(trained.last),
+            "report": str(trained.report), "summary": trained.summary,
+        })  # fmt: skip
+    elif trained.report:
         click.echo(trained.summary)
         click.echo(f"weights: {trained.weights}")
         click.echo(f"report: {trained.report}")

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ssd34.cli.console import warn
+from ssd34.cli.console import emit_json, warn
 from ssd34.files.atomic import write_text, written_whole
 from ssd34.text import counted
 from ssd34.train.progress import Listener
@@ -20,7 +20,7 @@ SHEET = "preview.png"
 NUMBERS = "preview.json"
 
 
-def show_preview(job: TrainJob, *, shown: int, listener: Listener) -> None:
+def show_preview(job: TrainJob, *, shown: int, listener: Listener, as_json: bool) -> None:
     """Write the sheet and the counts of a new run into its folder, and print them."""
     from ssd34.train.examples.loader import Loader
     from ssd34.train.examples.preview import preview
@@ -69,6 +69,9 @@ def show_preview(job: TrainJob, *, shown: int, listener: Listener) -> None:
         table.add_row(
             side, str(row.objects), f"{row.forced} ({share:.0%})", f"{row.default_boxes:.1f}"
         )
+    if as_json:
+        emit_json(seen.to_dict())
+        return
     Console(emoji=False).print(table)
     click.echo(
         f"{folder / SHEET}: {counted(min(shown, seen.pictures), 'picture')}; {folder / NUMBERS}"
