@@ -3,6 +3,7 @@
 - ```python blocks are executed, all blocks of a page in one namespace, in the project's folder.
 - ```console blocks hold `$ ssd34 ...` lines that are executed and must succeed; training runs at
   64 pixels.
+- ```js blocks run in a browser, in test_try_page.py.
 - ```sh blocks hold commands that take too long here; their options must exist.
 """
 
@@ -26,7 +27,7 @@ from tests.support.cli import run_main
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")])
 BLOCK = re.compile(r"^( *)(```+|~~~+)([^\n]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 """A fence: its indentation, marks, language, and what stands in it. It may stand in a list."""
-LANGUAGES = {"", "bash", "console", "dockerfile", "json", "py", "python", "sh", "xml", "yaml"}
+LANGUAGES = {"", "bash", "console", "dockerfile", "js", "json", "py", "python", "sh", "xml", "yaml"}
 ELSEWHERE = [
     ROOT / name
     for name in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/README.md")

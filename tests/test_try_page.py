@@ -8,9 +8,6 @@ import json
 import re
 import subprocess
 import sys
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -24,17 +21,19 @@ from ssd34.runtime.detector import DEFAULT_SCORE
 from tests.conftest import ROOT
 from tests.support.browser import CHROMIUM, HOW_TO_GET_IT, chromium
 from tests.support.page import (
+    HOW_TO_GET_PROGRAM,
+    PROGRAM,
     assert_readable,
     assert_stays_at,
     hand_over,
+    serving_folder,
     upload,
     wait_until,
 )
 
-PROGRAM = ROOT / ".venv" / "npm" / "node_modules" / "onnxruntime-web"
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason=HOW_TO_GET_IT),
-    pytest.mark.skipif(not PROGRAM.is_dir(), reason="no onnxruntime-web: make browser, with npm"),
+    pytest.mark.skipif(not PROGRAM.is_dir(), reason=HOW_TO_GET_PROGRAM),
 ]
 
 EXAMPLES = ROOT / "src" / "ssd34" / "serve" / "page" / "examples"
@@ -58,19 +57,11 @@ def isolated(tmp_path_factory):
         process.kill()
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
 def site(isolated):
     """The address of the page on a web server that knows nothing of it."""
-    handler = partial(Quiet, directory=str(isolated[1]))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    with serving_folder(isolated[1]) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +142,30 @@ def test_errors_are_shown_and_end(browser, site, tmp_path):
     assert detections(browser, "chelsea")[0]["name"] == "cat"
     assert browser.run("document.getElementById('error').hidden")
     assert_readable(browser, dark=True)
+
+
+def test_the_script_in_the_documentation_runs(browser, isolated, site):
+    text = (ROOT / "docs" / "models.md").read_text()
+    [script] = re.findall(r"^```js\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    _, folder = isolated
+    (folder / "find_best.js").write_text(script)
+    where = {"imports": {"onnxruntime-web/wasm": "./onnxruntime/ort.wasm.bundle.min.mjs"}}
+    page = f'<!doctype html><script type="importmap">{json.dumps(where)}</script>'
+    (folder / "find_best.html").write_text(page)
+    browser.open(f"{site}find_best.html", width=400, dark=False)
+    [model] = folder.glob("*.onnx")
+    best = browser.run(
+        f"""(async () => {{
+          const {{ findBest }} = await import('./find_best.js');
+          const picture = await (await fetch('examples/chelsea.jpg')).blob();
+          return findBest(await createImageBitmap(picture), '{model.name}');
+        }})()"""
+    )
+    found = ssd34.load().detect(EXAMPLES / "chelsea.jpg", score=0.5)
+    assert best["label"] == found.labels[0]
+    assert abs(best["score"] - found.scores[0]) < 0.05
+    box = np.clip([best["box"]], 0, 1) * ([found.width, found.height] * 2)
+    assert pairwise_iou(box, found.boxes)[0, 0] > 0.9
 
 
 def input_of(browser, picture):

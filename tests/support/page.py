@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 
+from tests.conftest import ROOT
 from tests.support.browser import Browser
 from tests.support.server import wait_for
+
+PROGRAM = ROOT / ".venv" / "npm" / "node_modules" / "onnxruntime-web"
+HOW_TO_GET_PROGRAM = "onnxruntime-web is not installed; install npm, then: make browser"
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving_folder(folder: Path) -> Iterator[str]:
+    """The address of a web server that knows nothing of what is in a folder."""
+    handler = partial(_Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 def wait_until(browser: Browser, script: str) -> None:
