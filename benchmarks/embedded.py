@@ -199,8 +199,8 @@ def say_proof() -> list[str]:
             "times as fast", "", f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
         ),
         "",
-        f"{subject['seen_in_training']} of the pictures are seen in training, so that their AP means "
-        "nothing by itself, only the difference does.",
+        f"{subject['seen_in_training']} of the pictures are seen in training, so that their AP "
+        "means nothing by itself, only the difference does.",
     ]
 
 
