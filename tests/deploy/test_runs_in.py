@@ -17,9 +17,9 @@ from ssd34.core.boxes import pairwise_iou
 from ssd34.core.postprocess import ZOO
 from ssd34.core.preprocess import preprocess
 from ssd34.deploy.graph.builder import save_model
-from ssd34.deploy.graph.export import ExportOptions, network_model
+from ssd34.deploy.graph.export import ExportOptions, make_network_model
 from ssd34.deploy.int8.plan import QuantizeOptions
-from ssd34.deploy.int8.quantize import quantized_model
+from ssd34.deploy.int8.quantize import quantize_network
 from ssd34.errors import ModelError
 from ssd34.images.read import read_image
 from ssd34.runtime.engine import ONNXRUNTIME, OPENVINO
@@ -52,7 +52,7 @@ def folder(tiny_network, tiny_statistics, tmp_path_factory):
     for form, opset in FORMS:
         if form in (FLOAT, RAW):
             policy = ZOO if form == FLOAT else None
-            model = network_model(tiny_network, ExportOptions(opset=opset, policy=policy))
+            model = make_network_model(tiny_network, ExportOptions(opset=opset, policy=policy))
         else:
             how = QuantizeOptions(
                 form="qdq" if form == QDQ else "qoperator",
@@ -60,7 +60,7 @@ def folder(tiny_network, tiny_statistics, tmp_path_factory):
                 per_channel=form == QOPERATOR or opset > 12,
                 reduce_range=True,
             )
-            model = quantized_model(tiny_network, tiny_statistics, how)
+            model = quantize_network(tiny_network, tiny_statistics, how)
         save_model(model, folder / f"{form}-{opset}.onnx")
     return folder
 
