@@ -2,7 +2,7 @@
 
 - ```python blocks are executed, all blocks of a page in one namespace, in the project's folder.
 - ```console blocks hold `$ ssd34 ...` lines that are executed and must succeed; training runs at
-  64 pixels.
+  64 pixels. Lines below a command are what it prints.
 - ```js blocks run in a browser, in test_try_page.py.
 - ```sh blocks hold commands that take too long here; their options must exist.
 """
@@ -72,12 +72,13 @@ SMALLER = {
 def test_console_blocks_run(pieces, tmp_path, monkeypatch, capfd):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
-    for block in pieces:
-        for words in command_lines("\n".join(x for x in block.splitlines() if x[:2] == "$ ")):
-            assert words[0] == "ssd34"
-            command = (*words[1:], *SMALLER.get(words[1], ()))
-            code, _, err = run_main(monkeypatch, capfd, *command)
-            assert code == 0, err
+    for line, shown in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", "\n".join(pieces), re.MULTILINE):
+        words = shlex.split(line)
+        assert words[0] == "ssd34"
+        command = (*words[1:], *SMALLER.get(words[1], ()))
+        code, out, err = run_main(monkeypatch, capfd, *command)
+        assert code == 0, err
+        assert not shown.strip() or shown.strip() == out.strip(), line
 
 
 @pytest.mark.parametrize("pieces", blocks("sh"))
