@@ -11,7 +11,7 @@ import torch.distributed as dist
 import ssd34.workflows.training.new_run
 from ssd34.cli.app import commands
 from ssd34.datasets.open import open_dataset
-from ssd34.errors import TrainingError
+from ssd34.errors import Ssd34Error, TrainingError
 from ssd34.train.distributed import join_processes
 from ssd34.train.progress import Listener
 from tests.support import training
@@ -37,6 +37,15 @@ def lose_one(_):
                 os.kill(os.getpid(), signal.SIGKILL)
             ranks.add(torch.ones(3))
     except TrainingError as error:
+        print(repr(error))
+
+
+def command(_, *arguments):
+    """``ssd34``; where ``{rank}`` stands, each process has its own number."""
+    try:
+        own = [argument.replace("{rank}", os.environ["RANK"]) for argument in arguments]
+        commands(own, standalone_mode=False)
+    except Ssd34Error as error:
         print(repr(error))
 
 

@@ -1,4 +1,4 @@
-"""Two processes started by torchrun train like one."""
+"""Two processes train like one, on one machine or on two."""
 
 import multiprocessing
 import shutil
@@ -23,7 +23,8 @@ from ssd34.train.run import read_history
 from tests.conftest import shapes_dataset
 from tests.support import two_processes
 from tests.support.cli import invoke
-from tests.support.training import evaluations_of, loader_of, run
+from tests.support.refusals import assert_facts
+from tests.support.training import QUICK, assert_same_checkpoints, evaluations_of, loader_of, run
 
 
 @pytest.fixture(scope="module")
@@ -39,32 +40,63 @@ def with_a_broken_picture(shapes, tmp_path_factory):
     return folder
 
 
-def test_torchrun_trains_to_the_weights_of_one_process(
-    with_a_broken_picture, shapes, tiny_checkpoint, tiny_file, tmp_path
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def run_on_two_nodes(arguments, *, data):
+    """torchrun on two nodes, as far as one machine can play them: each has its own agent and its
+    own place of the data. Returns what both have printed."""
+    torchrun = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
+        "--rdzv-backend", "c10d", "--rdzv-id", "job", "--rdzv-endpoint", f"localhost:{free_port()}",
+        "-m", "ssd34",
+    ]  # fmt: skip
+    nodes = [
+        subprocess.Popen(
+            [*torchrun, *(word.replace("{data}", str(folder)) for word in arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for folder in data
+    ]  # fmt: skip
+    try:
+        printed = [node.communicate(timeout=300) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], printed
+    return ["".join(parts) for parts in zip(*printed, strict=True)]
+
+
+def test_two_nodes_train_to_the_weights_of_one_process(
+    together, with_a_broken_picture, shapes, tiny_checkpoint, tiny_file, tmp_path
 ):
-    """The same batches, batch norm over both processes, one of them once without a picture.
+    """The same batches, batch norm over both processes, one of them once without a picture. Two
+    processes on one node end with the same bits.
 
     Four steps: every further one multiplies the rounding of sums, on few pixels by batch norm most.
     Two threads instead of one move the weights as much as two processes do.
     """
     arguments = [
-        "train", "--data", str(with_a_broken_picture), "--val", str(shapes), "--init",
+        "train", "--data", "{data}", "--val", str(shapes), "--init",
         str(tiny_file), "--epochs", "1", "--batch", "3", "--lr", "1e-3",
         "--workers", "0", "--threads", "1", "--device", "cpu",
         *(f"--set={x}" for x in ("optimizer=sgd", "warmup_steps=1", "ema_decay=0.9",
                                  "precision=fp32", "backbone_statistics=batch", "frozen_stages=0")),
         "--output",
     ]  # fmt: skip
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert "finished after 4 steps" in invoke(*arguments, one).output
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "ssd34", *arguments, str(two)],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("finished after 4 steps") == result.stdout.count("report: ") == 1
-    assert "2 processes" in result.stderr
+    one, two, same = tmp_path / "one", tmp_path / "two", tmp_path / "same"
+    alone = [word.replace("{data}", str(with_a_broken_picture)) for word in arguments]
+    assert "finished after 4 steps" in invoke(*alone, one).output
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(with_a_broken_picture, elsewhere)
+    out, err = run_on_two_nodes([*arguments, str(two)], data=[with_a_broken_picture, elsewhere])
+    assert out.count("finished after 4 steps") == out.count("report: ") == 1
+    assert "2 processes" in err
+    together(two_processes.command, tmp_path, *alone, str(same))
+    assert_same_checkpoints(two, same)
     expected, got = (read_checkpoint(f / "last.safetensors", training=True) for f in (one, two))
     model = {k: a for k, a in expected.training.items() if k.startswith("model.")}
     for ours, theirs in ((expected.weights, got.weights), (model, got.training)):
@@ -97,9 +129,7 @@ def together():
     context.set_forkserver_preload([two_processes.__name__])
 
     def start(work, folder, *arguments, ends=(0, 0)):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         processes = [
             context.Process(target=two_processes.begin, args=(work, rank, port, folder, *arguments))
             for rank in range(2)
@@ -117,6 +147,28 @@ def together():
 def test_who_waits_for_a_dead_process_is_told(together, tmp_path):
     [told] = together(two_processes.lose_one, tmp_path, ends=(0, -signal.SIGKILL))[0]
     assert "TrainingError" in told and "2 processes" in told and "--resume" in told
+
+
+@pytest.mark.parametrize("wrong", ["missing", "other"])
+def test_processes_that_do_not_see_the_same_data_end_at_once(
+    wrong, together, shapes, tiny_file, tmp_path
+):
+    """Of several machines torchrun tells the others of nothing."""
+    shutil.copytree(shapes, tmp_path / "data0")
+    if wrong == "other":
+        shapes_dataset(tmp_path / "data1", pictures=12, seed=1)
+    told = together(
+        two_processes.command, tmp_path, "train", "--data", str(tmp_path / "data{rank}"), "--val",
+        str(shapes), "--init", str(tiny_file), "--output", str(tmp_path / "run"), *QUICK,
+    )  # fmt: skip
+    [first], [second] = told
+    if wrong == "missing":
+        assert_facts(first, "TrainingError", "2 processes")
+        assert_facts(second, "DatasetError", tmp_path / "data1")
+    else:
+        assert first == second
+        assert_facts(first, "TrainingError", "--data", "process 1")
+    assert not (tmp_path / "run").exists()
 
 
 def test_pictures_that_any_process_could_not_read_are_told_once(together, shapes, tmp_path):

@@ -140,7 +140,7 @@ def join_processes(
             raise
         raise TrainingError(
             f"another of the {count} processes that train together died or does not answer, as "
-            "its own messages may tell; start them all again with --resume"
+            "its own messages may tell; start them all again, with --resume if the run had begun"
         ) from None
     finally:
         if dist.is_initialized():

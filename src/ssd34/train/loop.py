@@ -97,7 +97,11 @@ def train(
         pictures=describe_pictures(sources, validation),
         writes=ranks.first,
     )
-    run.restore() if resume else run.start_history()
+    if resume:
+        run.restore()
+    _check_alike(run, ranks)
+    if not resume:
+        run.start_history()
     loader = Loader(
         sources,
         spec=network.spec,
@@ -207,6 +211,27 @@ def _check_before(
             f"expected --batch {ranks.count * options.accumulate} or more, a picture for each "
             f"part of each process, got {options.batch_size}"
         )
+
+
+def _check_alike(run: TrainingRun, ranks: Ranks) -> None:
+    """Refuse processes that would draw other batches, or compute them otherwise: on machines that
+    do not see the same files, or whose processors differ."""
+    settings = dataclasses.asdict(run.options)
+    mine = {
+        **{key: value for key, value in settings.items() if key not in ("workers", "cache_mb")},
+        "--data": [[one["fingerprint"], one["weight"]] for one in run.pictures["training"]],
+        "--val": run.pictures["validation"]["fingerprint"],
+        "the step of the checkpoint": run.step,
+    }
+    first, *others = ranks.gather_values([mine])
+    for rank, other in enumerate(others, 1):
+        for key, value in first.items():
+            if other[key] != value:
+                raise TrainingError(
+                    f"{key}: {value} in the first process, {other[key]} in process {rank}; every "
+                    "machine needs the same pictures, boxes and settings: give those that follow "
+                    "from the machine, such as --set precision=fp32"
+                )
 
 
 def _report(

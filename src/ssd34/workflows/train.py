@@ -75,18 +75,17 @@ def train(job: TrainJob | None = None, *, listener: Listener = SILENT, **fields:
     first = is_first_process()
     if not first:
         listener = Listener(ready=listener.ready, stop=listener.stop, ended=listener.ended)
-    with folder_locked(job.folder) if first else nullcontext():
-        device = choose_device(job.device)
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(job.threads or max(1, thread_budget() // here))
+    device = choose_device(job.device)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(job.threads or max(1, thread_budget() // here))
+    # What stops one process later, even on another machine, then ends the others, too.
+    with join_processes(device) as ranks, folder_locked(job.folder) if first else nullcontext():
         run = resume_run(job, listener) if job.resume else begin_run(job, listener)
         if run.tensorboard:
             require("tensorboardX", extra="tensorboard", why="--set tensorboard=true")
         _warn(run, job, listener)
-        job.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with join_processes(device) as ranks:
-                outcome = _learn(run, job, device, ranks, listener)
+            outcome = _learn(run, job, device, ranks, listener)
         except DivergenceError as error:
             if first:
                 _write_page(f"Stopped: {error}.", run, job, device)

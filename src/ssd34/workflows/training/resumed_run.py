@@ -15,7 +15,7 @@ from ssd34.train.run import LAST, read_run_to_resume
 from ssd34.train.settings.options import RESUMED, TrainOptions
 from ssd34.train.settings.recipe import resume_note, resume_options
 from ssd34.train.settings.settings import write_setting
-from ssd34.workflows.training.job import PreparedRun, TrainJob, open_data
+from ssd34.workflows.training.job import PreparedRun, TrainJob, is_first_process, open_data
 
 
 def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:
@@ -27,7 +27,12 @@ def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:
     """
     last = job.folder / LAST
     if not last.is_file():
-        raise TrainingError(f"nothing to resume: {last} does not exist; leave --resume out")
+        remedy = (
+            "leave --resume out"
+            if is_first_process()
+            else "of several machines each has to see the folder of the run"
+        )
+        raise TrainingError(f"nothing to resume: {last} does not exist; {remedy}")
     options = {"--recipe": job.recipe, "--qat": job.qat}
     more = [*(option for option, value in options.items() if value), *others]
     more += [
