@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import shapes_dataset
+from tests.support.cli import run_commands
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("unshare") or subprocess.call(["unshare", "-m", "true"]) != 0,
@@ -26,38 +27,38 @@ def few(tmp_path_factory):
     return shapes_dataset(tmp_path_factory.mktemp("few") / "set", pictures=4)
 
 
-@pytest.mark.parametrize(
-    ("size", "command", "file", "needed"),
-    [
-        ("20m", TRAIN, "run/last.safetensors", True),
-        ("8k", TRAIN, "run/history.jsonl", False),
-        ("64k", "data convert SHAPES DISK/set --to coco", "set", False),
-        ("4k", "evaluate MODEL --data SHAPES --json DISK/r.json", "r.json.partial", False),
-        ("256k", "package MODEL --picture PICTURE --output DISK/zoo", "zoo", False),
-    ],
-)
-def test_a_full_disk(size, command, file, needed, tiny_model, tiny_file, few, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    picture = next((few / "images").iterdir())
-    for word, place in (
-        ("SHAPES", few), ("MODEL", tiny_model), ("INIT", tiny_file), ("DISK", disk),
-        ("PICTURE", picture),
-    ):  # fmt: skip
-        command = command.replace(word, str(place))
-    script = (
-        f'mount -t tmpfs -o size={size} tmpfs {disk} && "$@"; code=$?; ls -A {disk}; exit $code'
-    )
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-m", "ssd34",
-         *command.split()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    [line] = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
-    assert line.startswith(f"error: {disk / file}") and "space" in line
-    assert bool(re.search(r"\d MB needed, \d+\.\d MB free", line)) == needed, line
-    assert "Traceback" not in done.stderr and not re.search(r"\.part$", done.stdout, re.M)
+CASES = [
+    ("20m", TRAIN, "run/last.safetensors", True),
+    ("8k", TRAIN, "run/history.jsonl", False),
+    ("64k", "data convert SHAPES DISK/set --to coco", "set", False),
+    ("4k", "evaluate MODEL --data SHAPES --json DISK/r.json", "r.json.partial", False),
+    ("256k", "package MODEL --picture PICTURE --output DISK/zoo", "zoo", False),
+]
+"""The disk's size, a command, the file that has no room, and whether it says how much it needs."""
+
+
+def test_a_full_disk(tiny_model, tiny_file, few, tmp_path):
+    """Each command has a disk of its own, whose files are listed at the end."""
+    disks = [tmp_path / f"disk{number}" for number in range(len(CASES))]
+    commands, mounts = [], []
+    for disk, (size, command, _, _) in zip(disks, CASES, strict=True):
+        disk.mkdir()
+        mounts.append(f"mount -t tmpfs -o size={size} tmpfs {disk}")
+        for word, place in (
+            ("SHAPES", few), ("MODEL", tiny_model), ("INIT", tiny_file), ("DISK", disk),
+            ("PICTURE", next((few / "images").iterdir())),
+        ):  # fmt: skip
+            command = command.replace(word, str(place))
+        commands.append(command.split())
+    left = tmp_path / "left"
+    script = f'{" && ".join(mounts)} && "$@"; find {tmp_path} -name "*.part" > {left}'
+    ended, errors = run_commands(*commands, before=("unshare", "-m", "sh", "-c", script, "sh"))
+    assert [code for code, _ in ended] == [2] * len(CASES), errors
+    lines = [text for text in errors.splitlines() if text.startswith("error: ")]
+    for line, disk, (_, _, file, needed) in zip(lines, disks, CASES, strict=True):
+        assert line.startswith(f"error: {disk / file}") and "space" in line
+        assert bool(re.search(r"\d MB needed, \d+\.\d MB free", line)) == needed, line
+    assert left.read_text() == ""
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")

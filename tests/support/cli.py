@@ -1,5 +1,8 @@
 """Commands, run in this process."""
 
+import json
+import re
+import subprocess
 import sys
 
 import pytest
@@ -21,6 +24,44 @@ def invoke(*arguments, code=0, catch=False):
 def attempt(*arguments):
     """Errors are in the result, and so is the exit code."""
     return CliRunner().invoke(app.commands, [*map(str, arguments)])
+
+
+COMMANDS = """
+import json, os, sys
+from ssd34.cli import app
+for arguments in json.loads(sys.argv[1]):
+    # As a shell gives them, whatever the locale.
+    sys.argv = ["ssd34", *(os.fsdecode(one.encode()) for one in arguments)]
+    try:
+        app.main()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code or 0
+    print("\\nexit", code, flush=True)
+"""
+
+
+def run_commands(*commands, options=(), before=(), **more):
+    """Several commands, one after the other, in a process of their own, which starts once.
+
+    Returns of each the exit code and what it wrote to stdout, and stderr of all.
+
+    Args:
+        commands: their arguments.
+        options: of Python.
+        before: what the process is started by, if not directly.
+        more: of ``subprocess.run``.
+    """
+    texts = json.dumps([[*map(str, arguments)] for arguments in commands])
+    done = subprocess.run(
+        [*before, sys.executable, *options, "-c", COMMANDS, texts],
+        capture_output=True, timeout=120, **more,
+    )  # fmt: skip
+    errors = done.stderr.decode(errors="replace")
+    parts = re.split(r"\nexit (\d+)\n", done.stdout.decode(errors="replace"))
+    ended = [(int(code), text) for text, code in zip(parts[::2], parts[1::2], strict=False)]
+    assert len(ended) == len(commands) and "Traceback" not in errors, errors
+    return ended, errors
 
 
 def run_main(monkeypatch, capture, *arguments):
