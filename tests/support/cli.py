@@ -41,7 +41,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def run_commands(*commands, options=(), before=(), **more):
+def run_commands(*commands, options=(), before=(), first="", **more):
     """Several commands, one after the other, in a process of their own, which starts once.
 
     Returns of each the exit code and what it wrote to stdout, and stderr of all.
@@ -50,11 +50,12 @@ def run_commands(*commands, options=(), before=(), **more):
         commands: their arguments.
         options: of Python.
         before: what the process is started by, if not directly.
+        first: what the process runs before them.
         more: of ``subprocess.run``.
     """
     texts = json.dumps([[*map(str, arguments)] for arguments in commands])
     done = subprocess.run(
-        [*before, sys.executable, *options, "-c", COMMANDS, texts],
+        [*before, sys.executable, *options, "-c", first + COMMANDS, texts],
         capture_output=True, timeout=120, **more,
     )  # fmt: skip
     errors = done.stderr.decode(errors="replace")
