@@ -68,18 +68,6 @@ def test_twelve_numbers_as_json_and_detections(tiny_model, found_shapes, tmp_pat
         assert shown in line
 
 
-def test_class_counts_only_that_class(tiny_model, found_shapes, tmp_path):
-    everything = report_of(tmp_path, tiny_model, "--data", found_shapes)
-    present = [name for name in TINY_LABELS.names if name in everything["class_ap"]]
-    assert len(present) >= 2
-    for name in present:
-        alone = report_of(tmp_path, tiny_model, "--data", found_shapes, "--class", name)
-        assert set(alone["class_ap"]) == {name}
-        assert (alone["classes"], everything["classes"]) == ([name], None)
-        assert alone["class_ap"][name] == pytest.approx(everything["class_ap"][name], abs=1e-12)
-        assert alone["summary"]["AP"] == pytest.approx(everything["class_ap"][name], abs=1e-12)
-
-
 @pytest.mark.parametrize(("broken", "pictures"), [(True, 3), (False, 2)])
 def test_broken_and_missing_pictures_are_warnings_and_exit_1(
     run_evaluate, tiny_model, tmp_path, broken, pictures
@@ -216,14 +204,6 @@ def test_a_report_needs_scores_that_it_can_draw(
 
 
 # --- limit, interruption, resumption --------------------------------------------------------
-
-
-def test_limit_takes_the_first_pictures(tiny_model, shapes, tmp_path):
-    found = tmp_path / "d.json"
-    values = report_of(tmp_path, tiny_model, "--data", shapes, "--limit", 4, "--detections", found)
-    assert (values["limit"], values["pictures"]) == (4, 4)
-    assert {row["image_id"] for row in json.loads(found.read_text())} == {1, 2, 3, 4}
-    assert report_of(tmp_path, tiny_model, "--data", shapes, "--limit", 99)["pictures"] == 12
 
 
 def interrupted_at(monkeypatch, number, *, method="run_detections"):
