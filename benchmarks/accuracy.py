@@ -41,7 +41,7 @@ from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.train.examples.example import make_training_sets
 from ssd34.train.loop import train
-from ssd34.train.progress import Listener, Progress
+from ssd34.train.progress import Progress, TrainListener
 from ssd34.train.run import HISTORY, LAST
 from ssd34.train.settings.options import TrainOptions
 from ssd34.train.settings.recipe import read_recipe, settle_recipe
@@ -195,7 +195,7 @@ def measured(changed: Settings, *, name: str, options: argparse.Namespace) -> di
         options=plan.options,
         output=folder,
         resume=(folder / LAST).is_file(),
-        listener=Listener(progress=progress),
+        listener=TrainListener(progress=progress),
     )
     saved = read_checkpoint(folder / LAST, training=True)
     last_step = {

@@ -27,7 +27,7 @@ from tables import keep
 
 from ssd34.cluster.job import BatchOptions, plan_job
 from ssd34.cluster.part import PartWorker, read_facts
-from ssd34.cluster.run import RAY, Listener, Runner, run_batch
+from ssd34.cluster.run import RAY, BatchListener, Runner, run_batch
 from ssd34.cluster.sources import open_source
 from ssd34.files.atomic import compute_sha256, write_bytes
 from ssd34.machine import thread_budget
@@ -95,7 +95,7 @@ def _speeds(folder: Path, options: argparse.Namespace) -> list[dict[str, object]
     ]
 
 
-class _Clock(Listener):
+class _Clock(BatchListener):
     """When so many pictures were done."""
 
     def __init__(self) -> None:

@@ -75,7 +75,7 @@ def _loader(name: str) -> Any:
 
     base: Any = getattr(yaml, name)
 
-    class Loader(base):  # type: ignore[misc]
+    class KeyLoader(base):  # type: ignore[misc]
         def compose_mapping_node(self, anchor: Any) -> Any:
             node = super().compose_mapping_node(anchor)
             seen: dict[Any, int] = {}
@@ -84,7 +84,7 @@ def _loader(name: str) -> Any:
                     _note(seen, self.construct_object(key), key.start_mark.line + 1)
             return node
 
-    return Loader
+    return KeyLoader
 
 
 def _note(seen: dict[Any, int], key: Any, line: int) -> None:

@@ -12,7 +12,7 @@ from ssd34.errors import ModelError
 from ssd34.runtime.native.convolution import Packed, share
 from ssd34.runtime.native.kernels import WINOGRAD
 from ssd34.runtime.native.levels import AVX2, AVX512_VNNI, AVX_VNNI, LEVELS, available_levels
-from ssd34.runtime.native.network import Network
+from ssd34.runtime.native.network import NativeNetwork
 from ssd34.runtime.native.program import assembly_of
 from tests.support.convolutions import (
     bytes_of,
@@ -171,12 +171,14 @@ def test_convolutions_that_do_not_fit_together_are_refused():
     for name, conv in others.items():
         second = dataclasses.replace(conv, name=name, source="out", target="end")
         with refused(ModelError, name):
-            Network([first, second], LEVELS[0], entry="in", size=(6, 6), exits=["end"], threads=1)
+            NativeNetwork(
+                [first, second], LEVELS[0], entry="in", size=(6, 6), exits=["end"], threads=1
+            )
 
 
 @each_level
 def test_a_picture_of_another_size_is_refused(level):
     conv = drawn_convolution(6, outputs=32, inputs=32)
-    network = Network([conv], level, entry="in", size=(6, 6), exits=["out"], threads=1)
+    network = NativeNetwork([conv], level, entry="in", size=(6, 6), exits=["out"], threads=1)
     with refused(ModelError, "(6, 7, 32)"), network.run(np.zeros((1, 6, 7, 32), np.uint8)):
         pass

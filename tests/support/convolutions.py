@@ -9,7 +9,7 @@ import pytest
 
 from ssd34.runtime.native.convolution import Addition, Convolution
 from ssd34.runtime.native.levels import LEVELS, Level, available_levels
-from ssd34.runtime.native.network import Network
+from ssd34.runtime.native.network import NativeNetwork
 
 
 def levels() -> list[Any]:
@@ -98,7 +98,7 @@ def run_network(
     threads: int = 1,
 ) -> np.ndarray:
     """What the native code makes of it."""
-    network = Network(
+    network = NativeNetwork(
         [conv], level, entry="in", size=picture.shape[:2], exits=["out"], threads=threads
     )
     with network.run(picture[None]) as found:

@@ -13,7 +13,7 @@ from ssd34.train.examples.augment import Augmentation
 from ssd34.train.examples.example import make_training_sets
 from ssd34.train.examples.loader import Loader
 from ssd34.train.loop import train
-from ssd34.train.progress import Listener
+from ssd34.train.progress import TrainListener
 from ssd34.train.run import read_history
 from ssd34.train.settings.options import TrainOptions
 from tests.conftest import TINY_LABELS, tiny_spec
@@ -70,7 +70,9 @@ def evaluations_of(folder):
 
 def stop_after(steps):
     seen: list[int] = []
-    return Listener(stepped=lambda step, _share: seen.append(step), stop=lambda: len(seen) >= steps)
+    return TrainListener(
+        stepped=lambda step, _share: seen.append(step), stop=lambda: len(seen) >= steps
+    )
 
 
 def loader_of(

@@ -13,7 +13,7 @@ from ssd34.cli.app import commands
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import Ssd34Error, TrainingError
 from ssd34.train.distributed import join_processes
-from ssd34.train.progress import Listener
+from ssd34.train.progress import TrainListener
 from tests.support import training
 
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def learn(folder):
             folder / "train",
             validation=open_dataset(folder / "val"),
             epochs=1,
-            listener=Listener(problem=lambda problem: print(problem.where)),
+            listener=TrainListener(problem=lambda problem: print(problem.where)),
             ranks=ranks,
         )
     print(group())

@@ -19,7 +19,7 @@ from ssd34.train import validate
 from ssd34.train.examples import loader as loader_module
 from ssd34.train.examples.augment import Augmentation
 from ssd34.train.examples.example import make_training_sets
-from ssd34.train.progress import Listener
+from ssd34.train.progress import TrainListener
 from ssd34.train.run import describe_pictures, find_other_pictures, read_history
 from ssd34.train.step import make_optimizer, set_training, train_step
 from ssd34.train.validate import evaluate_network
@@ -59,7 +59,7 @@ def test_it_learns(tmp_path):
     """On a few shapes the loss falls and shapes are found."""
     shapes = shapes_dataset(tmp_path / "set", pictures=8, seed=3)
     losses = []
-    listener = Listener(progress=lambda now: losses.append(now.loss))
+    listener = TrainListener(progress=lambda now: losses.append(now.loss))
     outcome = run(
         tmp_path / "run", shapes, listener=listener, weight=6, learning_rate=2e-3,
         augmentation=Augmentation(crop=False), evaluate_every=2,
@@ -74,7 +74,7 @@ def test_broken_pictures_are_reported_and_skipped(tmp_path):
     image = Image.open(shapes / "images" / "0003.png")
     image.resize((10, 10)).save(shapes / "images" / "0003.png")
     problems: list[Problem] = []
-    run(tmp_path / "run", shapes, batch_size=2, listener=Listener(problem=problems.append))
+    run(tmp_path / "run", shapes, batch_size=2, listener=TrainListener(problem=problems.append))
     reported = {str(p) for p in problems}
     assert any("0002.png" in p for p in reported)
     assert any("0003.png" in p and "10 x 10" in p for p in reported)
@@ -294,7 +294,7 @@ def test_evaluations_several_epochs_apart_and_at_the_end(tmp_path, shapes):
     """Stopped where one is due, the run makes up for it; at another epoch's end none is."""
     options = {"epochs": 3, "batch_size": 6, "evaluate_every": 2}
     asked = []
-    stopping = Listener(
+    stopping = TrainListener(
         evaluating=lambda done, _total: asked.append(done), stop=lambda: len(asked) >= 5
     )
     assert run(tmp_path, shapes, listener=stopping, **options).steps == 4
@@ -312,7 +312,7 @@ def test_an_evaluation_that_is_stopped_or_killed_is_made_up_for(tmp_path, shapes
 
     def asked_to_stop(resume, *, epoch, at, workers=0):
         asked = []
-        listener = Listener(
+        listener = TrainListener(
             evaluating=lambda done, _total: asked.append(done), stop=lambda: len(asked) >= at
         )
         stopped = run(tmp_path, shapes, resume=resume, listener=listener, workers=workers)
@@ -321,7 +321,12 @@ def test_an_evaluation_that_is_stopped_or_killed_is_made_up_for(tmp_path, shapes
 
     asked_to_stop(False, epoch=1, at=5)
     with pytest.raises(KilledError):
-        run(tmp_path, shapes, resume=True, listener=Listener(evaluating=fails_with(KilledError())))
+        run(
+            tmp_path,
+            shapes,
+            resume=True,
+            listener=TrainListener(evaluating=fails_with(KilledError())),
+        )
     # The metrics library runs in the process before worker processes start.
     asked_to_stop(True, epoch=2, at=12 + 5, workers=2)
     assert evaluated_at(tmp_path) == [3]
@@ -381,7 +386,7 @@ def test_the_time_left_follows_the_last_steps(tmp_path, shapes, monkeypatch):
     """By a clock on which a step takes ten seconds, and an evaluation a thousand."""
     now, left = [0.0], []
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    listener = Listener(
+    listener = TrainListener(
         evaluated=lambda _epoch, _metrics: now.__setitem__(0, now[0] + 1000),
         progress=lambda progress: left.append(progress.remaining),
         stepped=lambda _step, _share: now.__setitem__(0, now[0] + 10),
@@ -392,7 +397,7 @@ def test_the_time_left_follows_the_last_steps(tmp_path, shapes, monkeypatch):
 
 def test_small_pictures_first(tmp_path, shapes):
     sizes = []
-    listener = Listener(progress=lambda now: sizes.append(now.image_size))
+    listener = TrainListener(progress=lambda now: sizes.append(now.image_size))
     options = {"epochs": 4, "small_size": 64, "small_share": 0.5, "evaluate_every": 4, **STEP}
     run(tmp_path, shapes, spec=tiny_spec().at_size(96), listener=listener, **options)
     assert sizes == [64, 64, 96, 96]

@@ -6,11 +6,16 @@ import pytest
 
 import ssd34
 from ssd34 import EvaluateOptions, OptionError
-from ssd34.workflows.evaluate import Listener, ScoringOptions, compare_detections, score_detections
+from ssd34.workflows.evaluate import (
+    EvaluateListener,
+    ScoringOptions,
+    compare_detections,
+    score_detections,
+)
 from tests.support.coco_oracle import assert_same_numbers, oracle
 
 
-class Recorder(Listener):
+class Recorder(EvaluateListener):
     def __init__(self):
         self.heard, self.warnings, self.datasets = [], [], []
 

@@ -11,7 +11,7 @@ import ssd34
 from ssd34 import ExportOptions, ModelError, OptionError, QuantizeConfig
 from ssd34.core.postprocess import ZOO
 from ssd34.files.lock import folder_locked
-from ssd34.workflows.quantize import Listener
+from ssd34.workflows.quantize import QuantizeListener
 
 EASY = QuantizeConfig.from_dict(
     {
@@ -26,7 +26,7 @@ STRICT = EASY.changed(
 )
 
 
-class Recorder(Listener):
+class Recorder(QuantizeListener):
     def __init__(self):
         self.trials, self.warnings, self.steps, self.datasets = [], [], set(), []
         self.kept = None

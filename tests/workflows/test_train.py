@@ -8,7 +8,7 @@ import pytest
 import ssd34
 from ssd34 import OptionError
 from ssd34.files.checkpoint import read_checkpoint
-from ssd34.workflows.train import Listener, Trained
+from ssd34.workflows.train import Trained, TrainListener
 
 SETTINGS = {
     "workers": 0, "batch_size": 4, "warmup_steps": 1, "labels": "data", "head_statistics": "frozen"
@@ -29,7 +29,7 @@ def begin(shapes, output, init, **more):
     )  # fmt: skip
 
 
-class Stopping(Listener):
+class Stopping(TrainListener):
     """Stops after the first evaluation, and remembers what it heard."""
 
     def __init__(self):
@@ -105,4 +105,4 @@ def test_what_is_no_field_or_event_is_refused(shapes):
     with pytest.raises(TypeError, match="speed"):
         ssd34.train(data=shapes, val=shapes, output="run", speed=3)
     with pytest.raises(TypeError, match="finished"):
-        Listener(finished=print)
+        TrainListener(finished=print)

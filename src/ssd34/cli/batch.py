@@ -26,14 +26,14 @@ from ssd34.cli.console import (
 )
 from ssd34.cluster.job import BatchOptions
 from ssd34.cluster.part import PartFacts
-from ssd34.cluster.run import LOCAL, RUNNERS, Listener, Runner, run_batch
+from ssd34.cluster.run import LOCAL, RUNNERS, BatchListener, Runner, run_batch
 from ssd34.core.postprocess import POLICIES
 from ssd34.core.preprocess import CARD, PREPROCESSINGS
 from ssd34.runtime.engine import DEFAULT_ENGINE, ENGINES
 from ssd34.text import counted
 
 
-class _Bar(Listener):
+class _Bar(BatchListener):
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
         self._task = bar.add_task("starting", total=None)

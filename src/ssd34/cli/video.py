@@ -22,7 +22,7 @@ from ssd34.runtime.detector import Detector
 from ssd34.text import counted
 from ssd34.video.feed import Feed, Patience
 from ssd34.video.film import Sound
-from ssd34.video.look import Follower, Look, look_at
+from ssd34.video.look import Follower, SeenFrame, look_at
 from ssd34.video.source import VideoSource
 from ssd34.video.write import WRITTEN, FilmWriter, choose_target, film_written
 from ssd34.workflows.outputs import check_outputs
@@ -120,7 +120,7 @@ def _open(source: VideoSource, options: VideoOptions) -> Feed:
         raise LargeImageError(f"{error}, or raise the limit with --max-pixels") from None
 
 
-def _draw(writer: FilmWriter, look: Look) -> None:
+def _draw(writer: FilmWriter, look: SeenFrame) -> None:
     writer.write(draw(look.pixels, look.found, tracks=look.tracks), look.frame.time)
 
 

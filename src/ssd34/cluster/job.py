@@ -122,7 +122,7 @@ def engine_of(detector: Detector) -> str:
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchJob:
     """Pictures and options, divided into parts.
 
     Attributes:
@@ -149,7 +149,7 @@ class Job:
         return min(self.part_size, len(self.pictures) - self.starts[part])
 
 
-def plan_job(pictures: Pictures, options: BatchOptions) -> Job:
+def plan_job(pictures: Pictures, options: BatchOptions) -> BatchJob:
     """Load the model once, so that what is wrong is said at once, and name the job.
 
     Raises:
@@ -176,10 +176,10 @@ def plan_job(pictures: Pictures, options: BatchOptions) -> Job:
     }
     identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     task = Task(options, pictures.store, identity, facts["model_sha256"], facts["engine"])
-    return Job(pictures, detector.labels, facts, task, size)
+    return BatchJob(pictures, detector.labels, facts, task, size)
 
 
-def claim_folder(folder: Path, job: Job) -> None:
+def claim_folder(folder: Path, job: BatchJob) -> None:
     """Write the job's file into a folder, or find the same job there.
 
     Raises:

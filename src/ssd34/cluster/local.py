@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
-from ssd34.cluster.job import Job, Task
+from ssd34.cluster.job import BatchJob, Task
 from ssd34.cluster.part import PartWorker
 from ssd34.errors import ModelError, Ssd34Error
 
@@ -51,7 +51,7 @@ class _Worker:
     part: int
 
 
-def run_on_processes(job: Job, parts: Sequence[int], *, workers: int, threads: int) -> Events:
+def run_on_processes(job: BatchJob, parts: Sequence[int], *, workers: int, threads: int) -> Events:
     """Do some parts, each in one of so many processes, in any order.
 
     A process that ends on its own, as one that the system kills for its memory, is replaced, and
@@ -113,7 +113,7 @@ def run_on_processes(job: Job, parts: Sequence[int], *, workers: int, threads: i
             _end(worker)
 
 
-def _ended(job: Job, part: int, code: int | None) -> ModelError:
+def _ended(job: BatchJob, part: int, code: int | None) -> ModelError:
     names = job.pictures.names
     first = job.starts[part]
     last = first + job.size(part) - 1

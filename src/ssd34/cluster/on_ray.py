@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd34.cluster.job import Job, Task
+from ssd34.cluster.job import BatchJob, Task
 from ssd34.cluster.local import Events, Finished
 from ssd34.cluster.part import PartWorker
 from ssd34.cluster.pictures import Picture
@@ -59,7 +59,7 @@ class _Call:
 
 
 def run_on_ray(
-    job: Job,
+    job: BatchJob,
     parts: Sequence[int],
     *,
     address: str | None,
@@ -148,7 +148,7 @@ def _own_signals() -> Iterator[None]:
 
 def _run(
     ray: Any,
-    job: Job,
+    job: BatchJob,
     parts: Sequence[int],
     *,
     kind: Any,

@@ -8,7 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd34.cluster.job import JOB_FILE, MANIFEST, PARTS, BatchOptions, Job, claim_folder, plan_job
+from ssd34.cluster.job import (
+    JOB_FILE,
+    MANIFEST,
+    PARTS,
+    BatchJob,
+    BatchOptions,
+    claim_folder,
+    plan_job,
+)
 from ssd34.cluster.local import Events, Finished, run_on_processes
 from ssd34.cluster.on_ray import run_on_ray
 from ssd34.cluster.part import PartFacts, read_facts
@@ -52,7 +60,7 @@ class Runner:
         if any(number is not None and number < 1 for number in (self.workers, self.threads)):
             raise OptionError("expected 1 worker and 1 thread or more")
 
-    def run(self, job: Job, parts: list[int], listener: Listener) -> Events:
+    def run(self, job: BatchJob, parts: list[int], listener: BatchListener) -> Events:
         """Do some parts, in any order."""
         budget = thread_budget()
         if self.name == RAY:
@@ -65,7 +73,7 @@ class Runner:
         return run_on_processes(job, parts, workers=workers, threads=threads)
 
 
-class Listener:
+class BatchListener:
     """Is told how a job goes on; does nothing."""
 
     def started(self, pictures: int, finished: PartFacts) -> None:
@@ -79,7 +87,7 @@ class Listener:
 
 
 @dataclass(frozen=True)
-class Batch:
+class FinishedBatch:
     """A finished job.
 
     Attributes:
@@ -110,8 +118,8 @@ def run_batch(
     *,
     column: str | None = None,
     runner: Runner | None = None,
-    listener: Listener | None = None,
-) -> Batch:
+    listener: BatchListener | None = None,
+) -> FinishedBatch:
     """Detect in many pictures; the output is ``parts/*.parquet`` and a manifest.
 
     The output is the same for any runner and any number of workers. Interrupted or killed, the
@@ -132,7 +140,7 @@ def run_batch(
     """
     for module in ("pyarrow", "pyarrow.parquet"):
         require(module, extra="batch", why="ssd34 batch")
-    listener = listener or Listener()
+    listener = listener or BatchListener()
     job = plan_job(open_source(source, column=column), options or BatchOptions())
     with folder_locked(output):
         claim_folder(output, job)
@@ -144,7 +152,7 @@ def part_name(part: int) -> str:
     return f"part-{part:06}.parquet"
 
 
-def _run(job: Job, output: Path, runner: Runner, listener: Listener) -> Batch:
+def _run(job: BatchJob, output: Path, runner: Runner, listener: BatchListener) -> FinishedBatch:
     started = time.monotonic()
     folder = output / PARTS
     folder.mkdir(exist_ok=True)
@@ -187,7 +195,7 @@ def _run(job: Job, output: Path, runner: Runner, listener: Listener) -> Batch:
         "parts": parts,
     }
     write_json(output / MANIFEST, manifest)
-    return Batch(
+    return FinishedBatch(
         output, len(numbers), kept, total.pictures, total.errors, total.detections,
         time.monotonic() - started, total.pictures - before.pictures,
     )  # fmt: skip

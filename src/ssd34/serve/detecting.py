@@ -34,7 +34,7 @@ _QUERY = ("score", "policy", "format")
 
 
 @dataclass(frozen=True)
-class Asked:
+class Query:
     """The query of a request."""
 
     score: float
@@ -47,7 +47,7 @@ class Look:
     """Looking for objects in one picture: the two ends of a `Job`."""
 
     sent: Sent
-    asked: Asked
+    asked: Query
     max_pixels: int
     picture: Image.Image | None = field(default=None, init=False)
 
@@ -110,7 +110,7 @@ def _response(
     pictures: Sequence[Sent],
     answers: Sequence[Any],
     *,
-    asked: Asked,
+    asked: Query,
     timing: dict[str, float],
 ) -> Response:
     """
@@ -150,7 +150,7 @@ def raise_other(error: BaseException) -> None:
     raise error
 
 
-def _asked(request: Request, loaded: Loaded) -> Asked:
+def _asked(request: Request, loaded: Loaded) -> Query:
     """
     Raises:
         Refusal: an unknown parameter, one twice, or a value that is not allowed.
@@ -175,4 +175,4 @@ def _asked(request: Request, loaded: Loaded) -> Asked:
         score = -1.0
     if not 0 <= score <= 1:
         raise Refusal(400, f"score {text[:100]!r}: expected a number from 0 to 1")
-    return Asked(score, policy, form)
+    return Query(score, policy, form)

@@ -22,7 +22,7 @@ from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
 from ssd34.train.divergence import advise
 from ssd34.train.examples.example import TrainingSet
 from ssd34.train.examples.loader import Loader, count_batches, gather_problems, report_deaths
-from ssd34.train.progress import SILENT, Listener, Pace, TrainingOutcome
+from ssd34.train.progress import SILENT, Pace, TrainingOutcome, TrainListener
 from ssd34.train.run import BEST, LAST, TrainingRun, describe_pictures
 from ssd34.train.settings.options import TrainOptions
 from ssd34.train.step import (
@@ -49,7 +49,7 @@ def train(
     resume: bool = False,
     device: torch.device | None = None,
     notes: dict[str, Any] | None = None,
-    listener: Listener | None = None,
+    listener: TrainListener | None = None,
     ranks: Ranks = ALONE,
 ) -> TrainingOutcome:
     """Train a network in place; evaluate and save after each epoch, or every so many.
@@ -235,7 +235,7 @@ def _check_alike(run: TrainingRun, ranks: Ranks) -> None:
 
 
 def _report(
-    problems: Sequence[Problem], run: TrainingRun, listener: Listener, ranks: Ranks
+    problems: Sequence[Problem], run: TrainingRun, listener: TrainListener, ranks: Ranks
 ) -> None:
     """Tell once of each picture that any process could not read."""
     for problem in problems:
@@ -244,7 +244,11 @@ def _report(
 
 
 def _evaluate(
-    run: TrainingRun, validation: Dataset, device: torch.device, listener: Listener, ranks: Ranks
+    run: TrainingRun,
+    validation: Dataset,
+    device: torch.device,
+    listener: TrainListener,
+    ranks: Ranks,
 ) -> None:
     """Measure the averaged weights, and keep them if they are the best so far; nothing where it is
     asked to stop: a resumed run makes up for it."""

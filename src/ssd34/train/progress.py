@@ -47,12 +47,12 @@ class TrainingOutcome:
     finished: bool
 
 
-class Listener:
+class TrainListener:
     """Hears of a training. This one does nothing: override what you want to hear, or give functions
     by the names of its methods, such as ``Listener(stop=asked)``."""
 
     def __init__(self, **heard: Callable[..., Any]) -> None:
-        if unknown := [name for name in heard if not hasattr(Listener, name)]:
+        if unknown := [name for name in heard if not hasattr(TrainListener, name)]:
             raise TypeError(f"a listener does not hear {', '.join(unknown)}")
         self.__dict__.update(heard)
 
@@ -97,7 +97,7 @@ class Listener:
         """The last step and evaluation are done."""
 
 
-SILENT = Listener()
+SILENT = TrainListener()
 
 
 class Pace:

@@ -28,7 +28,7 @@ _GAIN = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class SeenFrame:
     """A frame and what was found in it.
 
     Attributes:
@@ -108,7 +108,7 @@ def look_at(
     score: float = DEFAULT_SCORE,
     wanted: Sequence[int] = (),
     track: bool = False,
-) -> Iterator[Look | Sound]:
+) -> Iterator[SeenFrame | Sound]:
     """Find objects in every frame, and pass the sound on, in their order.
 
     The next frame of a film is made ready while the network works on this one. To follow the
@@ -147,4 +147,4 @@ def look_at(
                 shown = np.flatnonzero(found.scores >= score)
                 numbers = follower.follow(found, frame.time)
                 tracks, found = [numbers[row] for row in shown], found[shown]
-            yield Look(frame, pixels, found, tracks)
+            yield SeenFrame(frame, pixels, found, tracks)

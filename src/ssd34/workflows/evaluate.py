@@ -49,7 +49,7 @@ OWN_TAIL = "the file's own tail"
 _ROUNDING = 1e-6
 
 
-class Listener:
+class EvaluateListener:
     """Hears what happens meanwhile. This one does nothing; override what you want to hear."""
 
     def dataset_opened(self, dataset: Dataset) -> None:
@@ -68,7 +68,7 @@ class Listener:
         """By the keyboard; so many pictures were done and lie in `kept`, for ``resume``."""
 
 
-SILENT = Listener()
+SILENT = EvaluateListener()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +186,7 @@ def evaluate(
     data: str | Path = "",
     options: EvaluateOptions | None = None,
     *,
-    listener: Listener = SILENT,
+    listener: EvaluateListener = SILENT,
 ) -> Evaluation:
     """Measure a model on annotated pictures with COCO's box metrics.
 
@@ -297,7 +297,7 @@ def evaluate(
 
 def score_detections(
     file: Path, data: str | Path, options: ScoringOptions | None = None, *,
-    listener: Listener = SILENT,
+    listener: EvaluateListener = SILENT,
 ) -> Evaluation:  # fmt: skip
     """Score anybody's detections, a file of COCO results, on a data set whose pictures need not be
     there; errors as `evaluate`."""
@@ -321,7 +321,7 @@ def score_detections(
 
 def compare_detections(
     files: tuple[Path, Path], data: str | Path, options: ScoringOptions | None = None, *,
-    listener: Listener = SILENT,
+    listener: EvaluateListener = SILENT,
 ) -> ComparedDetections:  # fmt: skip
     """Compare two files of detections on the same pictures; see `score_detections`."""
     options = options or ScoringOptions()
@@ -374,7 +374,7 @@ def _check_outputs(
 
 
 def _open_boxes(
-    data: str | Path, options: ScoringOptions, *, files: Sequence[Path], listener: Listener
+    data: str | Path, options: ScoringOptions, *, files: Sequence[Path], listener: EvaluateListener
 ) -> tuple[Dataset, Dataset]:
     """All that detections in files may name, and what counts of it."""
     require("hotcoco", extra="evaluate", why="evaluation")
@@ -458,7 +458,7 @@ def _load(path: Path, *, threads: int | None, engine: str, raw: bool) -> tuple[S
 
 @contextmanager
 def telling_what_is_kept(
-    listener: Listener, done: Callable[[], int], total: int, kept: Path | None
+    listener: EvaluateListener, done: Callable[[], int], total: int, kept: Path | None
 ) -> Iterator[None]:
     """Tell the listener of an interruption."""
     try:
@@ -474,7 +474,7 @@ def _detect(
     dataset: Dataset,
     partial: Partial | None,
     every: list[Found],
-    listener: Listener,
+    listener: EvaluateListener,
 ) -> None:
     """Append what is found in every picture; those in the partial file are not looked at."""
     every += partial.found if partial else ()
@@ -496,17 +496,19 @@ def _detect(
         listener.progressed("evaluating", len(every), len(dataset))
 
 
-def _scored(dataset: Dataset, results: Results, options: ScoreOptions, listener: Listener) -> Score:
+def _scored(
+    dataset: Dataset, results: Results, options: ScoreOptions, listener: EvaluateListener
+) -> Score:
     return score(
         dataset, results, options, progress=_progress(listener, "resampling", options.resamples)
     )
 
 
-def _progress(listener: Listener, step: str, total: int) -> Callable[[int], None]:
+def _progress(listener: EvaluateListener, step: str, total: int) -> Callable[[int], None]:
     return lambda done: listener.progressed(step, done, total)
 
 
-def _read(file: Path, everything: Dataset, dataset: Dataset, listener: Listener) -> Results:
+def _read(file: Path, everything: Dataset, dataset: Dataset, listener: EvaluateListener) -> Results:
     results = read_results(file, everything).within(dataset)
     gap = find_coverage_gap(results, dataset)
     if gap:
@@ -542,7 +544,7 @@ def _report(
     *,
     subject: str,
     about: Mapping[str, object],
-    listener: Listener,
+    listener: EvaluateListener,
     threads: int | None = None,
 ) -> Path | None:
     """Write the report that was asked for; returns its page. `about` is what is known of the

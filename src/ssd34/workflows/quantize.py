@@ -47,7 +47,7 @@ WRITTEN = (NUMBERS, "trials.jsonl", "layers.json", "calibration.npz", "trials.pn
 """What lies in the folder beside the int8 files and their proofs."""
 
 
-class Listener(evaluate.Listener):
+class QuantizeListener(evaluate.EvaluateListener):
     """Hears what happens meanwhile. This one does nothing; override what you want to hear.
 
     Its steps are ``reading what was seen``, ``calibrating``, ``measuring AP``, ``timing`` and
@@ -62,7 +62,7 @@ class Listener(evaluate.Listener):
         """A new trial is measured and kept."""
 
 
-SILENT = Listener()
+SILENT = QuantizeListener()
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def quantize(
     policy: str | None = None,
     resume: bool = False,
     threads: int | None = None,
-    listener: Listener = SILENT,
+    listener: QuantizeListener = SILENT,
 ) -> Quantized:
     """Search for int8 files of a model, and write those that are proven accurate and faster.
 
@@ -219,7 +219,7 @@ def quantize(
 
 
 def _checked(
-    settings: QuantizeConfig, network: Network, dataset: Dataset, listener: Listener
+    settings: QuantizeConfig, network: Network, dataset: Dataset, listener: QuantizeListener
 ) -> QuantizeConfig:
     """The settings with this network's names; what cannot work is better said before the work."""
     in_float = network.resolve_names(settings.quantization.float_nodes)
@@ -236,7 +236,7 @@ def _checked(
     return settings
 
 
-def _count_seen(paths: Sequence[str], measured: Dataset, listener: Listener) -> int | None:
+def _count_seen(paths: Sequence[str], measured: Dataset, listener: QuantizeListener) -> int | None:
     """How many pictures the network was trained on, or None where nobody says."""
     if not paths:
         return None
@@ -292,7 +292,7 @@ def _calibrate(
     source: str,
     reuse: bool,
     threads: int | None,
-    listener: Listener,
+    listener: QuantizeListener,
 ) -> CalibrationStatistics:
     """The statistics in a file, where it may be reused and fits, or new ones, written there."""
     if reuse and path.exists():
@@ -321,7 +321,7 @@ def _search_forms(
     trained: bool,
     log: TrialLog,
     layers: LayerLog,
-    listener: Listener,
+    listener: QuantizeListener,
 ) -> dict[str, SearchOutcome]:
     """Search for each kind of file; what passed for one is tried first for the next.
 

@@ -16,7 +16,7 @@ from ssd34.files.checkpoint import read_header
 from ssd34.files.lock import folder_locked
 from ssd34.machine import thread_budget
 from ssd34.text import counted
-from ssd34.train.progress import SILENT, Listener, TrainingOutcome
+from ssd34.train.progress import SILENT, TrainingOutcome, TrainListener
 from ssd34.workflows.training.job import PreparedRun, TrainJob, is_first_process
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ssd34.train.distributed import Ranks
     from ssd34.train.progress import Progress
 
-__all__ = ["Listener", "TrainJob", "Trained", "train"]
+__all__ = ["TrainJob", "TrainListener", "Trained", "train"]
 
 RECIPE_FILE = "recipe.json"
 
@@ -49,7 +49,9 @@ class Trained(TrainingOutcome):
         return self.best if self.best.exists() else self.last
 
 
-def train(job: TrainJob | None = None, *, listener: Listener = SILENT, **fields: Any) -> Trained:
+def train(
+    job: TrainJob | None = None, *, listener: TrainListener = SILENT, **fields: Any
+) -> Trained:
     """Train a detector on pictures, and measure it after every epoch.
 
     Args:
@@ -74,7 +76,7 @@ def train(job: TrainJob | None = None, *, listener: Listener = SILENT, **fields:
 
     first = is_first_process()
     if not first:
-        listener = Listener(ready=listener.ready, stop=listener.stop, ended=listener.ended)
+        listener = TrainListener(ready=listener.ready, stop=listener.stop, ended=listener.ended)
     device = choose_device(job.device)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(job.threads or max(1, thread_budget() // here))
@@ -110,7 +112,7 @@ def load_libraries(*, workers: bool = True) -> None:
     require("msgspec", extra="train", why="the settings of a training")
 
 
-def _warn(run: PreparedRun, job: TrainJob, listener: Listener) -> None:
+def _warn(run: PreparedRun, job: TrainJob, listener: TrainListener) -> None:
     from ssd34.workflows.training.new_run import find_untrained_levels
 
     for name in sorted(set(run.validation.labels.names) - set(run.labels.names)):
@@ -122,7 +124,7 @@ def _warn(run: PreparedRun, job: TrainJob, listener: Listener) -> None:
 
 
 def _learn(
-    run: PreparedRun, job: TrainJob, device: torch.device, ranks: Ranks, listener: Listener
+    run: PreparedRun, job: TrainJob, device: torch.device, ranks: Ranks, listener: TrainListener
 ) -> TrainingOutcome:
     """Begin or continue the run."""
     import torch
@@ -181,7 +183,7 @@ def _learn(
         resume=job.resume,
         device=device,
         notes=notes,
-        listener=Listener(
+        listener=TrainListener(
             ready=ready,
             stepped=listener.stepped,
             progress=progress,

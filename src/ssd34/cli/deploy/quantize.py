@@ -32,7 +32,7 @@ from ssd34.workflows.outputs import check_outputs
 
 if TYPE_CHECKING:
     from ssd34.deploy.search.gate import Trial
-    from ssd34.workflows.quantize import Listener, Quantized
+    from ssd34.workflows.quantize import Quantized, QuantizeListener
 
 NOTHING_ACCEPTABLE = 4
 FORMATS = {
@@ -157,12 +157,12 @@ def quantize(
 
 
 @contextmanager
-def _screen() -> Iterator[Listener]:
+def _screen() -> Iterator[QuantizeListener]:
     """Bars, trials and warnings on stderr."""
     from ssd34.cli.evaluate.print_scores import EvaluateScreen
-    from ssd34.workflows.quantize import Listener
+    from ssd34.workflows.quantize import QuantizeListener
 
-    class TrialScreen(EvaluateScreen, Listener):
+    class TrialScreen(EvaluateScreen, QuantizeListener):
         def noted(self, message: str) -> None:
             say(message)
 

@@ -18,13 +18,13 @@ from ssd34.datasets.dataset import Dataset
 from ssd34.evaluate.metrics.bootstrap import FEWEST_PICTURES, Interval
 from ssd34.evaluate.metrics.comparison import Difference, Differences
 from ssd34.evaluate.metrics.score import Score
-from ssd34.workflows.evaluate import Listener
+from ssd34.workflows.evaluate import EvaluateListener
 
 SHOWN_CLASSES = 8
 FEW = f"no interval where objects lie in fewer than {FEWEST_PICTURES} pictures"
 
 
-class EvaluateScreen(Listener):
+class EvaluateScreen(EvaluateListener):
     """Bars and warnings on stderr. Use it as a context manager."""
 
     def __init__(self) -> None:

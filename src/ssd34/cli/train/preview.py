@@ -13,14 +13,14 @@ from rich.table import Table
 from ssd34.cli.console import emit_json, warn
 from ssd34.files.atomic import write_text, written_whole
 from ssd34.text import counted
-from ssd34.train.progress import Listener
+from ssd34.train.progress import TrainListener
 from ssd34.workflows.training.job import TrainJob
 
 SHEET = "preview.png"
 NUMBERS = "preview.json"
 
 
-def show_preview(job: TrainJob, *, shown: int, listener: Listener, as_json: bool) -> None:
+def show_preview(job: TrainJob, *, shown: int, listener: TrainListener, as_json: bool) -> None:
     """Write the sheet and the counts of a new run into its folder, and print them."""
     from ssd34.train.examples.loader import Loader
     from ssd34.train.examples.preview import preview

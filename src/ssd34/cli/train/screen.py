@@ -27,7 +27,7 @@ from ssd34.cli.console import (
     warn,
     warn_of_problems,
 )
-from ssd34.train.progress import Listener
+from ssd34.train.progress import TrainListener
 
 if TYPE_CHECKING:
     from ssd34.datasets.dataset import Dataset, Problem
@@ -49,7 +49,7 @@ class EvaluationRow(NamedTuple):
     ap50: float
 
 
-class TrainScreen(Listener):
+class TrainScreen(TrainListener):
     """A live table where somebody watches, else a line every few seconds.
 
     Use it as a context manager. From `ready` to `ended` Ctrl-C or SIGTERM asks the run to stop

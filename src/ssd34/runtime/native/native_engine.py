@@ -43,7 +43,7 @@ class NativeEngine:
         require_libraries()
         from ssd34.runtime.native.graph import cut, optimize
         from ssd34.runtime.native.levels import choose_level
-        from ssd34.runtime.native.network import Network
+        from ssd34.runtime.native.network import NativeNetwork
         from ssd34.runtime.native.self_check import check_level
 
         chosen = choose_level(level)
@@ -92,7 +92,7 @@ class NativeEngine:
                 f"{path}: the engine native needs pictures of one size, got {size}; use the engine "
                 "onnxruntime"
             )
-        self._network = Network(
+        self._network = NativeNetwork(
             parts.convolutions,
             chosen,
             entry=parts.entry,

@@ -20,7 +20,7 @@ Sizes = dict[str, tuple[int, int, int]]
 """Values to height, width and channels in memory."""
 
 
-class Network:
+class NativeNetwork:
     """Convolutions ready to run, by several callers at once.
 
     Memory for pictures and scratch is taken `streams` times at most; further callers wait.
@@ -124,7 +124,7 @@ class Network:
 class _Memory:
     """What one run writes to."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: NativeNetwork) -> None:
         self._network = network
         self._room = empty(network._bytes)
         self.records = network._records.copy()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ssd34.errors import ModelError
 from ssd34.runtime.native.convolution import Addition, Convolution
 from ssd34.runtime.native.levels import Level
-from ssd34.runtime.native.network import Network
+from ssd34.runtime.native.network import NativeNetwork
 
 _SIDE, _CHANNELS = 14, 32
 
@@ -25,7 +25,7 @@ def check_level(level: Level) -> None:
     generator = np.random.default_rng(34)
     picture = generator.integers(0, 256, (_SIDE, _SIDE, _CHANNELS)).astype(np.uint8)
     first, second = (_drawn(generator, kernel) for kernel in (3, 1))
-    network = Network(
+    network = NativeNetwork(
         [first, second], level, entry="0", size=(_SIDE, _SIDE), exits=["3", "1"], threads=1
     )
     between = _compute(first, picture, picture)

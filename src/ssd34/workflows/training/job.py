@@ -12,7 +12,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset, use_coco_names
 from ssd34.errors import OptionError
-from ssd34.train.progress import Listener
+from ssd34.train.progress import TrainListener
 
 if TYPE_CHECKING:
     from ssd34.network.ssd import SSD
@@ -119,7 +119,7 @@ def is_first_process() -> bool:
 
 
 def open_data(
-    job: TrainJob, listener: Listener, *, coco_names: bool
+    job: TrainJob, listener: TrainListener, *, coco_names: bool
 ) -> tuple[Sequence[tuple[Dataset, float]], Dataset]:
     """The data sets to learn from, each with its weight, and the one to measure on."""
 

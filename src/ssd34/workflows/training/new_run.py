@@ -23,7 +23,7 @@ from ssd34.text import counted
 from ssd34.train.distributed import choose_local_device
 from ssd34.train.examples.example import TrainingSet, make_training_sets
 from ssd34.train.examples.loader import count_batches
-from ssd34.train.progress import SILENT, Listener
+from ssd34.train.progress import SILENT, TrainListener
 from ssd34.train.run import BEST, LAST
 from ssd34.train.settings.options import TrainOptions
 from ssd34.train.settings.recipe import RECIPES, Recipe, SettledRecipe, read_recipe, settle_recipe
@@ -51,7 +51,7 @@ class Planned:
     validation: Dataset
 
 
-def begin_run(job: TrainJob, listener: Listener) -> PreparedRun:
+def begin_run(job: TrainJob, listener: TrainListener) -> PreparedRun:
     """A new run with its first weights.
 
     Raises:
@@ -85,7 +85,7 @@ def begin_run(job: TrainJob, listener: Listener) -> PreparedRun:
     )  # fmt: skip
 
 
-def plan_run(job: TrainJob, listener: Listener) -> Planned:
+def plan_run(job: TrainJob, listener: TrainListener) -> Planned:
     """Settle a new run; errors as of `begin_run`."""
     given = {key: check_setting(key, value) for key, value in job.given.items()}
     recipe = read_recipe(job.recipe or next(iter(RECIPES)))
@@ -127,7 +127,7 @@ def _check_empty(folder: Path) -> None:
         )
 
 
-def find_start(init: str | None, listener: Listener = SILENT) -> Start:
+def find_start(init: str | None, listener: TrainListener = SILENT) -> Start:
     """The first weights; ImageNet backbones are fetched by name."""
     if init is None:
         return Start()

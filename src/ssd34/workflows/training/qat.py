@@ -18,7 +18,7 @@ from ssd34.network.rounded import FakeQuantizedSSD, Steps
 from ssd34.network.ssd import SSD, copy_arrays
 from ssd34.network.start import Start
 from ssd34.train.examples.example import TrainingSet
-from ssd34.train.progress import Listener
+from ssd34.train.progress import TrainListener
 from ssd34.train.settings.options import TrainOptions
 
 CALIBRATION_PICTURES = 200
@@ -57,7 +57,7 @@ def check_options(options: TrainOptions) -> None:
 
 
 def calibrate_steps(
-    network: SSD, labels: LabelSet, sources: Sequence[TrainingSet], listener: Listener
+    network: SSD, labels: LabelSet, sources: Sequence[TrainingSet], listener: TrainListener
 ) -> dict[str, Any]:
     """The steps of a network's values, which its checkpoints note: scale and zero point by name.
 
@@ -99,7 +99,7 @@ def make_rounding_network(network: SSD, steps: dict[str, Any]) -> FakeQuantizedS
 
 
 def _pictures(
-    sources: Sequence[TrainingSet], wanted: int, listener: Listener
+    sources: Sequence[TrainingSet], wanted: int, listener: TrainListener
 ) -> Iterator[NDArray[np.uint8]]:
     """So many pictures, from each set in proportion, spread evenly over it."""
     total = sum(len(source.usable) for source in sources)

@@ -10,7 +10,7 @@ from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.errors import OptionError, TrainingError
 from ssd34.network.ssd import SSD
 from ssd34.train.examples.example import make_training_sets
-from ssd34.train.progress import Listener
+from ssd34.train.progress import TrainListener
 from ssd34.train.run import LAST, read_run_to_resume
 from ssd34.train.settings.options import RESUMED, TrainOptions
 from ssd34.train.settings.recipe import resume_note, resume_options
@@ -46,7 +46,7 @@ def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:
         )
 
 
-def resume_run(job: TrainJob, listener: Listener) -> PreparedRun:
+def resume_run(job: TrainJob, listener: TrainListener) -> PreparedRun:
     """The run as it continues.
 
     Raises:
