@@ -49,7 +49,7 @@ class TrainingOutcome:
 
 class TrainListener:
     """Hears of a training. This one does nothing: override what you want to hear, or give functions
-    by the names of its methods, such as ``Listener(stop=asked)``."""
+    by the names of its methods, such as ``TrainListener(stop=asked)``."""
 
     def __init__(self, **heard: Callable[..., Any]) -> None:
         if unknown := [name for name in heard if not hasattr(TrainListener, name)]:
