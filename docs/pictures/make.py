@@ -23,7 +23,7 @@ from ssd34.deploy.graph.export import ExportOptions
 from ssd34.images.draw import Colour, choose_colour
 from ssd34.images.read import read_image
 from ssd34.runtime.detector import Detector
-from ssd34.train.examples.matcher import levels_of, match
+from ssd34.train.examples.matcher import list_levels, match
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
@@ -68,19 +68,19 @@ def draw_levels() -> None:
     boxes = xyxy_from_cxcywh(default_boxes_cxcywh(SPEC))
     centres = default_boxes_cxcywh(SPEC)[:, :2]
     panels, start = [], 0
-    for number, level in enumerate(levels_of(SPEC)):
+    for number, level in enumerate(list_levels(SPEC)):
         picture = panel("chelsea")
         canvas = ImageDraw.Draw(picture)
-        for x, y in centres[start : start + level.cells] * SIDE:
+        for x, y in centres[start : start + level.side**2] * SIDE:
             canvas.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=BLUE)
         middle = level.side // 2 * level.side + level.side // 2
         for shape in range(level.boxes_per_cell):
-            outline(canvas, boxes[start + shape * level.cells + middle], ORANGE, 2)
+            outline(canvas, boxes[start + shape * level.side**2 + middle], ORANGE, 2)
         title = (
             f"{number + 1}: {level.side} x {level.side} cells, {level.boxes_per_cell} boxes each"
         )
         panels.append((title, picture))
-        start += level.cells * level.boxes_per_cell
+        start += level.side**2 * level.boxes_per_cell
     side_by_side(panels, 3, HERE / "default-boxes.jpg")
 
 
@@ -94,7 +94,7 @@ def draw_matching() -> None:
     truth = np.array([[x, y, x + width, y + height]], np.float32) / scale
     default = default_boxes_cxcywh(SPEC)
     panels = []
-    for title, levels in (("published rule (IoU > 0.5)", None), ("ATSS", levels_of(SPEC))):
+    for title, levels in (("published rule (IoU > 0.5)", None), ("ATSS", list_levels(SPEC))):
         found = match(truth, np.ones(1, np.int64), default_boxes_cxcywh=default, levels=levels)
         learns = np.flatnonzero(found.labels == 1)
         picture = panel("coffee")
@@ -120,10 +120,10 @@ def draw_picking() -> None:
     above = np.flatnonzero(best > 0.3)
     picked = pick(boxes, scores, policy=ZOO.replace(score_threshold=0.3))
     everything, candidates, kept = panel("chelsea"), panel("chelsea"), panel("chelsea")
-    for row in range(0, len(boxes), 80):
-        outline(ImageDraw.Draw(everything), boxes[row], BLUE)
-    for row in above:
-        outline(ImageDraw.Draw(candidates), boxes[row], choose_colour(int(labels[row])))
+    for index in range(0, len(boxes), 80):
+        outline(ImageDraw.Draw(everything), boxes[index], BLUE)
+    for index in map(int, above):
+        outline(ImageDraw.Draw(candidates), boxes[index], choose_colour(int(labels[index])))
     for box, label in zip(picked.boxes, picked.labels, strict=True):
         outline(ImageDraw.Draw(kept), box, choose_colour(int(label)), 3)
     panels = [
