@@ -37,8 +37,8 @@ from ssd34.files.cache import load_matplotlib
 from ssd34.files.lock import folder_locked
 from ssd34.images.sources import find_pictures
 from ssd34.machine import thread_budget
-from ssd34.runtime.engine import AUTO, CUDA, DEFAULT_ENGINE, ENGINES, NATIVE, OPENVINO
-from ssd34.runtime.engine_choice import EXACT
+from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES
+from ssd34.runtime.engine_choice import EXACT, require_engine
 from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM
 from ssd34.text import counted
 from ssd34.workflows.outputs import check_outputs
@@ -224,18 +224,7 @@ def _engines(names: str) -> list[str]:
                 f"--engine {names}: unknown engine {name!r}; expected {', '.join(ENGINES)} or "
                 f"{AUTO}, separated by commas"
             )
-        if name == OPENVINO:
-            from ssd34.runtime.libraries import load_openvino
-
-            load_openvino()
-        if name == NATIVE:
-            from ssd34.runtime.native.native_engine import require_libraries
-
-            require_libraries()
-        if name == CUDA:
-            from ssd34.runtime.cuda_engine import require_cuda
-
-            require_cuda()
+        require_engine(name)
     return engines
 
 

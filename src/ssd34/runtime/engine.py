@@ -40,6 +40,11 @@ class Engine(Protocol):
         run the file on them."""
 
 
+def run_all(engine: Engine, tensor: NDArray[Any]) -> list[NDArray[Any]]:
+    """Every output for the file's input; ModelError as of `Engine.run`."""
+    return engine.run([port.name for port in engine.outputs], {engine.inputs[0].name: tensor})
+
+
 def computes_in_int8(path: Path) -> bool:
     """Whether an ONNX file computes in int8, instead of at most storing its weights so."""
     content = path.read_bytes()

@@ -22,6 +22,7 @@ from ssd34.runtime.engine import (
     OPENVINO,
     Engine,
     computes_in_int8,
+    run_all,
 )
 from ssd34.runtime.timing import interleaved
 
@@ -52,23 +53,19 @@ def choose_faster_engine(
     from ssd34.runtime.cuda_engine import has_cuda_provider
 
     engines, refusals = {first.name: first}, []
-
-    def run(engine: Engine) -> None:
-        engine.run([port.name for port in engine.outputs], {engine.inputs[0].name: tensor})
-
     for name in ENGINES:
         if name == first.name or (name == CUDA and not has_cuda_provider()):
             continue
         try:
             engine = open_engine(path, name=name, threads=threads, streams=streams)
-            run(engine)
+            run_all(engine, tensor)
         except (MissingExtraError, ModelError) as error:
             refusals.append(str(error))
         else:
             engines[name] = engine
     medians: dict[str, float] = {}
     if len(engines) > 1:
-        jobs = {name: partial(run, engine) for name, engine in engines.items()}
+        jobs = {name: partial(run_all, engine, tensor) for name, engine in engines.items()}
         times = interleaved(jobs, rounds=5, warm_up=2)
         medians = {name: float(np.median(values)) for name, values in times.items()}
     best = min(medians, key=medians.__getitem__, default=first.name)
@@ -91,6 +88,23 @@ def find_int8_way(path: Path, engine: Engine) -> str | None:
     except (KeyError, TypeError, ValueError):
         narrow = False
     return FAST if narrow else EXACT
+
+
+def require_engine(name: str) -> None:
+    """Refuse with MissingExtraError one of `ENGINES` that can run no file here, before files are
+    looked at."""
+    if name == OPENVINO:
+        from ssd34.runtime.libraries import load_openvino
+
+        load_openvino()
+    if name == NATIVE:
+        from ssd34.runtime.native.native_engine import require_libraries
+
+        require_libraries()
+    if name == CUDA:
+        from ssd34.runtime.cuda_engine import require_cuda
+
+        require_cuda()
 
 
 def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Engine:

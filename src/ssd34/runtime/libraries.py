@@ -40,9 +40,11 @@ except (ImportError, AttributeError) as error:
 _TELEMETRY = "openvino_telemetry"
 
 
-def open_onnx(path: Path, options: Any) -> Any:
-    """ONNX Runtime's session of a file on the CPU; it takes paths as UTF-8, whatever the locale."""
-    return onnxruntime.InferenceSession(text_of(path), options, providers=["CPUExecutionProvider"])
+def open_onnx(model: Path | bytes, options: Any) -> Any:
+    """ONNX Runtime's session of a file, or of what is in one, on the CPU; it takes paths as UTF-8,
+    whatever the locale."""
+    content = text_of(model) if isinstance(model, Path) else model
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def load_openvino() -> ModuleType:
@@ -89,6 +91,5 @@ def int8_saturates() -> bool:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(PROBE, options, providers=["CPUExecutionProvider"])
-    (answer,) = session.run(None, {"x": np.full((1, 4, 1, 1), 255, np.uint8)})
+    (answer,) = open_onnx(PROBE, options).run(None, {"x": np.full((1, 4, 1, 1), 255, np.uint8)})
     return int(answer.min()) < 255

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.runtime.engine import CUDA, NATIVE, OPENVINO, Engine
+from ssd34.runtime.engine import CUDA, NATIVE, OPENVINO, run_all
 
 RUNS = 5
 
@@ -71,7 +71,7 @@ def _onnxruntime_runs(path: Path, tensor: NDArray[Any], threads: int) -> list[li
         options.profile_file_prefix = str(Path(folder) / "profile")
         engine = OnnxRuntimeEngine(path, threads=threads, options=options)
         for _ in range(RUNS):
-            _run(engine, tensor)
+            run_all(engine, tensor)
         events = json.loads(Path(engine.end_profiling()).read_bytes())
     kernels = [e for e in events if e.get("name", "").endswith("_kernel_time")]
     kernels.sort(key=lambda event: event["ts"])
@@ -93,7 +93,7 @@ def _openvino_runs(path: Path, tensor: NDArray[Any], threads: int) -> list[list[
     engine = OpenVinoEngine(path, threads=threads, profiled=True)
     runs = []
     for _ in range(RUNS):
-        _run(engine, tensor)
+        run_all(engine, tensor)
         runs.append([NodeTime(*node) for node in engine.profile()])
     return runs
 
@@ -114,7 +114,3 @@ def _native_runs(path: Path, tensor: NDArray[Any], threads: int) -> list[list[No
         ]
         for _ in range(RUNS)
     ]
-
-
-def _run(engine: Engine, tensor: NDArray[Any]) -> None:
-    engine.run([port.name for port in engine.outputs], {engine.inputs[0].name: tensor})

@@ -6,7 +6,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ssd34.errors import OptionError
-from ssd34.runtime.libraries import onnxruntime
+from ssd34.runtime.libraries import onnxruntime, open_onnx
 
 OLDEST = 10
 """The first with NonMaxSuppression."""
@@ -52,9 +52,7 @@ def _loads(opset: int) -> bool:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        open_onnx(model.SerializeToString(), options)
     except Exception:  # the library has no common base of its own
         return False
     return True

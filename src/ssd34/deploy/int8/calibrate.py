@@ -21,7 +21,7 @@ from ssd34.deploy.int8.histogram import BINS, Histogram
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.atomic import written_whole
 from ssd34.machine import thread_budget, trim_heap
-from ssd34.runtime.libraries import onnxruntime
+from ssd34.runtime.libraries import onnxruntime, open_onnx
 from ssd34.runtime.onnxruntime_engine import session_options
 
 FORMAT = "ssd34-calibration-2"
@@ -278,9 +278,7 @@ def _layer_session(
     # Each session would keep the memory of its largest tensors.
     options.enable_cpu_mem_arena = False
     try:
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return open_onnx(model.SerializeToString(), options)
     except Exception as error:  # the library has no common base of its own
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"ONNX Runtime cannot run {layer.name} ({reason})") from None

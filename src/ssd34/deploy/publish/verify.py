@@ -26,7 +26,7 @@ from ssd34.deploy.publish.reference_data import find_test_data
 from ssd34.deploy.publish.replay import Arrays, Replayer, replay
 from ssd34.errors import ModelError
 from ssd34.files.archive import SUFFIXES, DamagedArchiveError, is_archive, unpacked
-from ssd34.runtime.libraries import onnxruntime
+from ssd34.runtime.libraries import onnxruntime, open_onnx
 from ssd34.runtime.onnxruntime_engine import session_options
 
 
@@ -227,7 +227,7 @@ def _parsed(path: Path, content: bytes) -> tuple[onnx.ModelProto, list[str]]:
 def _runner(content: bytes, threads: int) -> Callable[[Arrays], Arrays]:
     options = session_options(threads)
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = open_onnx(content, options)
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Arrays) -> Arrays:

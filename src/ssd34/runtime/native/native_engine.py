@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ssd34.errors import ModelError, require
 from ssd34.machine import trim_heap
 from ssd34.runtime.engine import NATIVE, describe_failure, describe_refusal
-from ssd34.runtime.libraries import onnxruntime
+from ssd34.runtime.libraries import onnxruntime, open_onnx
 from ssd34.runtime.onnxruntime_engine import session_options
 
 
@@ -73,11 +73,7 @@ class NativeEngine:
             )
         try:
             self._before, self._after = (
-                onnxruntime.InferenceSession(
-                    part.SerializeToString(),
-                    session_options(threads),
-                    providers=["CPUExecutionProvider"],
-                )
+                open_onnx(part.SerializeToString(), session_options(threads))
                 for part in (parts.before, parts.after)
             )
         except Exception as error:  # the library has no common base of its own
