@@ -4,6 +4,7 @@
 # make browser  install Chromium where it is missing, with apt, and what `make try` needs: some tests look at pages
 # make check    format, lint, types
 # make docs     the documentation as a site in out/site; nothing is fetched after the development install
+# make dist     wheel and sdist in dist/, each tried in a fresh environment of every interpreter in PYTHONS
 # make licences the licences of all that is depended on, as docs/licences.md, and an SBOM in out/
 # Everything lives in .venv; set PYTHON to choose the interpreter.
 
@@ -17,7 +18,7 @@ APT := $(if $(filter 0,$(shell id -u)),,sudo -n )apt-get -o Acquire::Retries=2 -
 
 PORT ?= 8001
 
-.PHONY: detect test try browser check format docs licences clean
+.PHONY: detect test try browser check format docs dist licences clean
 
 detect: .venv/.base
 	$(BIN)/ssd34 detect examples --save out/examples
@@ -56,6 +57,22 @@ format: .venv/.dev
 
 docs: .venv/.dev
 	$(BIN)/python docs/build_site.py
+
+# What a user gets: the newest of what is depended on, not the pinned; tried from another folder.
+PYTHONS ?= $(PYTHON)
+dist:
+	$(PYTHON) -m venv .venv/tools
+	PIP_CONSTRAINT=$(CURDIR)/$(CONSTRAINTS) .venv/tools/bin/pip install --quiet build
+	rm -rf dist && .venv/tools/bin/python -m build . --outdir dist
+	for python in $(PYTHONS); do for file in dist/*.whl dist/*.tar.gz; do \
+	  rm -rf out/tried && $$python -m venv out/tried && \
+	  out/tried/bin/pip install --quiet --disable-pip-version-check $$file && ( \
+	    tried=$$PWD/out/tried; picture=$$PWD/examples/chelsea.jpg; size=$$(du -sm $$tried | cut -f1); \
+	    cd "$$(mktemp -d)" && $$tried/bin/ssd34 detect $$picture --json | grep -q '"cat"' && \
+	    echo "$$($$tried/bin/python --version): $$file finds the cat; the environment has $$size MB" \
+	  ) || exit 1; \
+	done; done
+	ls -l dist
 
 # Its tools need an environment of their own, so that they do not list themselves.
 licences: .venv/.dev

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
@@ -316,3 +317,16 @@ def test_pillows_own_limit_neither_applies_nor_changes(monkeypatch):
     refused(data[:40])
     refused(b"no picture")
     assert Image.MAX_IMAGE_PIXELS == 50
+
+
+def test_a_file_that_may_not_be_read_is_not_called_broken(tmp_path, monkeypatch):
+    """Root may read all, so the system's answer is played."""
+    (tmp_path / "a.jpg").write_bytes(encoded(noise(), "JPEG"))
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ImageError, match="rights") as caught:
+        read_image(tmp_path / "a.jpg")
+    assert "broken" not in str(caught.value)

@@ -26,22 +26,18 @@ UNUSABLE = 2
 
 
 COMMANDS = {
-    "batch": ("batch", "Find objects in very many pictures: Parquet out, resumable, on Ray too."),
+    "batch": ("batch", "Find objects in very many pictures; resumable, on Ray, too."),
     "benchmark": ("benchmark", "Measure how fast models run on this machine."),
     "calibrate": ("evaluate.calibrate", "Make a checkpoint's scores mean what they say."),
     "convert": ("deploy.convert", "Turn a benchmark checkpoint into one of ours."),
     "data": ("data.group", "Look at data sets, check, convert, split, make and download them."),
     "detect": ("detect", "Find objects in pictures, films and streams."),
     "doctor": ("doctor", "Say what this installation and this processor can do."),
-    "evaluate": (
-        "evaluate.command", "Measure a model, or detections from any source, on annotated pictures."
-    ),
+    "evaluate": ("evaluate.command", "Measure a model, or anybody's detections."),
     "export": ("deploy.export", "Write a checkpoint as an ONNX file."),
     "models": ("models", "List, fetch and find published models."),
     "package": ("deploy.package", "Write a model with test data, manifest and model card."),
-    "quantize": (
-        "deploy.quantize", "Write an int8 file that is proven accurate and faster."
-    ),
+    "quantize": ("deploy.quantize", "Write an int8 file that is proven accurate and faster."),
     "serve": ("serve", "Answer requests over HTTP."),
     "train": ("train.command", "Train a detector on your pictures."),
     "verify": ("deploy.verify", "Check a file against its test data and manifest."),
@@ -66,6 +62,14 @@ class _Lazy(Mapping[str, click.Command]):
 
 class _Commands(click.Group):
     """Lists commands without importing them, and ends quietly where the reader has gone."""
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The two options stand here, so that all commands fit a screen."""
+        formatter.write_usage(ctx.command_path, "[--help] [--version] COMMAND ...")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Only the commands."""
+        self.format_commands(ctx, formatter)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """The list of the help, without importing what is in it."""
@@ -97,9 +101,11 @@ class _Commands(click.Group):
 )  # fmt: skip
 @click.version_option(__version__, prog_name="ssd34")
 def commands() -> None:
-    """Single Stage Detector: train, evaluate, export and run an SSD on a plain CPU.
+    """Object detection on a plain CPU. Every COMMAND has --help.
 
-    Example: ssd34 detect photos --save out
+    \b
+    ssd34 detect photos --save out
+    ssd34 train --data mine.zip --val val.zip --output runs/mine
     """
 
 

@@ -52,7 +52,7 @@ class _Bar(BatchListener):
         say(text)
 
 
-@click.command(short_help="Find objects in very many pictures: Parquet out, resumable, on Ray too.")
+@click.command(short_help="Find objects in very many pictures; resumable, on Ray, too.")
 @click.argument("source", type=PATH)
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", required=True,

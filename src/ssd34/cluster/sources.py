@@ -118,6 +118,8 @@ def _in_file(path: Path, *, column: str | None) -> Pictures:
         return list_in_parquet([path], column=column)
     if zipfile.is_zipfile(path):
         return _in_zip(path)
+    if name.endswith(".zip"):
+        raise DatasetError(f"{path}: not a zip; if it was cut off, fetch it again")
     return list_in_folder(FolderFiles(path.parent), [text_of(path.name)], str(path))
 
 
@@ -138,7 +140,9 @@ def _in_coco(file: Path, folder: Path | None) -> Pictures:
     if not os.path.isfile(file):
         raise ImageError(f"{file}: no such file; expected {FORMS}")
     if folder is not None and not os.path.isdir(folder):
-        raise DatasetError(f"{folder}: no such folder of pictures for {file}")
+        raise DatasetError(
+            f"{folder}: no such folder; behind .json@ expected that of the pictures of {file}"
+        )
     data = read_annotations(FolderFiles(file.parent), file.name, limit=MAX_JSON_BYTES)
     try:
         values = json.loads(data)

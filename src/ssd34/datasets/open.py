@@ -112,7 +112,9 @@ def find_dataset(path: str | Path) -> Layout:
         if not os.path.exists(file):
             raise DatasetError(f"{file}: no such data set; expected {FORMS}")
         if not Path(after).is_dir():
-            raise DatasetError(f"{after}: no such folder of pictures for {file}")
+            raise DatasetError(
+                f"{after}: no such folder; behind .json@ expected that of the pictures of {file}"
+            )
         return coco.open_coco_file(file, text, pictures=Path(after))
     archive, inside = _inside_zip(text) or (Path(text), "")
     if not os.path.exists(archive):
@@ -167,7 +169,9 @@ def _search(files: Files, name: str) -> Layout:
 
 
 def _nothing_in(contents: Contents, name: str) -> str:
-    some = ", ".join(contents.names[:4]) or "nothing"
+    if not contents.names:
+        return f"{name}: is empty; expected {FORMS}"
+    some = ", ".join(contents.names[:4])
     more = ", ..." if len(contents.names) > 4 else ""
     return f"{name}: holds no data set that is known, but {some:.200}{more}; expected {FORMS}"
 

@@ -126,7 +126,9 @@ def read_arrays(path: Path, *, skip: tuple[str, ...] = ()) -> tuple[dict[str, st
     CheckpointError where it is missing or something else."""
     safetensors = require("safetensors", extra="export", why="reading a checkpoint")
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file; expected a .safetensors")
+        raise CheckpointError(
+            f"{path}: no such checkpoint file; expected a .safetensors, so check the path"
+        )
     if path.suffix.lower() == ".onnx":
         raise CheckpointError(
             f"{path}: an ONNX file; expected a checkpoint (.safetensors), from which ONNX files "

@@ -241,6 +241,8 @@ def _words_behind_pixels(stream: BinaryIO) -> bool:
 
 
 def _broken(what: str, error: Exception) -> ImageError:
+    if isinstance(error, OSError) and error.errno is not None:  # of the system, not of Pillow
+        return ImageError(f"{what}: {error.strerror}; check its rights and its disk")
     reason = " ".join(str(error).split()) or type(error).__name__
     return ImageError(f"{what}: broken or truncated picture ({reason}); replace it")
 

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from ssd34.errors import ImageError
 from ssd34.images.read import SUFFIXES, is_address
 
+_MODELS = (".onnx", ".safetensors")
 _LONGEST_NAME = 60
 """Characters, which are at most four bytes each."""
 
@@ -61,6 +62,10 @@ def find_pictures(sources: Iterable[str], *, urls: bool = False) -> list[Picture
             raise ImageError(
                 f"{source}: an archive, no picture; unpack it, or measure on it with: ssd34 "
                 "evaluate MODEL --data"
+            )
+        elif path.suffix.lower() in _MODELS and path.is_file():
+            raise ImageError(
+                f"{source}: a model, no picture; say which pictures, and name it with --model"
             )
         elif path.exists():
             pictures = [PictureFile(path, Path(path.name))]

@@ -36,7 +36,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     """The tensors of a state dict saved by torch, plain or under the key ``model``; CheckpointError
     where it is missing, broken, or holds more than tensors."""
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
+        raise CheckpointError(f"{path}: no such checkpoint file; check the path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # remarks on foreign pickles

@@ -48,7 +48,7 @@ class _Preprocessing(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
-@click.command(short_help="Measure a model, or detections from any source, on annotated pictures.")
+@click.command(short_help="Measure a model, or anybody's detections.")
 @click.argument("model", type=MODEL, required=False)
 @click.option(
     "--data", type=PATH, required=True, metavar="PATH", help="Pictures and boxes, as for train."

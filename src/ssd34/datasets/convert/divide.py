@@ -14,6 +14,7 @@ from PIL import Image
 from ssd34.datasets.dataset import Dataset, Sample
 from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.machine import overlapped
+from ssd34.text import counted
 
 NEAR = 6
 """Bits of 128 by which the hashes of two pictures of one scene may differ."""
@@ -41,12 +42,13 @@ class Shares:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        shown = ", ".join(f"{share:g} for {name}" for name, share in self.shares.items())
         if not self.shares or any(not 0 < share < 1 for share in self.shares.values()):
-            raise OptionError(f"expected shares between 0 and 1, got {dict(self.shares)}")
-        if sum(self.shares.values()) >= 1:
             raise OptionError(
-                f"expected shares that leave something for {self.first}, got {dict(self.shares)}"
+                f"expected shares between 0 and 1, such as 0.2, got {shown or 'none'}"
             )
+        if sum(self.shares.values()) >= 1:
+            raise OptionError(f"expected shares that leave something for {self.first}, got {shown}")
         try:
             re.compile(self.pattern or "")
         except re.error as error:
@@ -86,8 +88,9 @@ def divide(
         chosen = sorted(i for row in np.flatnonzero(part_of == number) for i in groups[row])
         if not chosen:
             raise DatasetError(
-                f"{dataset.name}: nothing is left for {name} of {len(dataset)} pictures in "
-                f"{len(groups)} groups that stay together; expected more pictures or a larger share"
+                f"{dataset.name}: nothing is left for {name} of "
+                f"{counted(len(dataset), 'picture')} in {counted(len(groups), 'group')} that stay "
+                "together; expected more pictures or a larger share"
             )
         samples = tuple(dataset.samples[index] for index in chosen)
         parts[name] = dataclasses.replace(dataset, samples=samples)

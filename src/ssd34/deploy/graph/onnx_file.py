@@ -27,7 +27,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         OSError: it cannot be read.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: no such model file; expected an ONNX file")
+        raise ModelError(f"{path}: no such model file; expected an ONNX file, so check the path")
     if path.stat().st_size > MAX_MODEL_BYTES:
         raise ModelError(f"{path}: too large, expected at most {MAX_MODEL_BYTES} bytes")
     check_weights_inside(path)
@@ -36,7 +36,9 @@ def read_model(path: Path) -> onnx.ModelProto:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's own error, which onnx does not pass on
         reason = " ".join(str(error).split())[:120]
-        raise ModelError(f"{path}: not an ONNX file ({reason})") from None
+        raise ModelError(
+            f"{path}: not an ONNX file ({reason}); if it was cut off, fetch or export it again"
+        ) from None
     tidy(model)
     return model
 

@@ -160,7 +160,9 @@ def _entries(manifest: Path) -> list[dict[str, Any]]:
     try:
         entries = parse_json(manifest.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"{manifest}: not JSON ({error})") from None
+        raise ModelError(
+            f"{manifest}: not JSON ({error}); expected a model zoo's manifest"
+        ) from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ModelError(f"{manifest}: expected a list of entries, as a model zoo's manifest is")
     return entries

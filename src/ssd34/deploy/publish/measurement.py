@@ -200,7 +200,9 @@ def _parsed(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_bytes())
     except ValueError as error:
-        raise OptionError(f"{file}: not JSON ({error})") from None
+        raise OptionError(
+            f"{file}: not JSON ({error}); expected what --json of evaluate or benchmark wrote"
+        ) from None
     if not isinstance(values, dict) or not {"model_sha256", "scenario"} & set(values):
         raise OptionError(
             f"{file}: not a measurement: it does not say of which file (model_sha256); expected "

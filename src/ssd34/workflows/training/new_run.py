@@ -12,7 +12,7 @@ import torch
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
 from ssd34.datasets.dataset import Dataset
-from ssd34.errors import OptionError, require
+from ssd34.errors import CheckpointError, ModelError, OptionError, require
 from ssd34.files.cache import cache_folder
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.files.download import download
@@ -146,7 +146,17 @@ def find_start(init: str | None, listener: TrainListener = SILENT) -> Start:
         # Training needs the weights that the int8 file was made from.
         path = model_path("default-float")
     elif init in PUBLISHED and not path.exists():
-        path = model_path(init)
+        try:
+            path = model_path(init)
+        except ModelError as error:
+            raise ModelError(
+                f"{error}; or start from what comes with the package: --init default"
+            ) from None
+    elif not path.exists() and not path.suffix:
+        names = ", ".join([*EMBEDDED, *PUBLISHED, *IMAGENET_BACKBONES])
+        raise CheckpointError(
+            f"--init {init}: no such file; expected a checkpoint, an ONNX file, or one of {names}"
+        )
     if path.suffix.lower() == ".onnx":
         return Start(str(path), detector=read_onnx_checkpoint(path))
     return read_start(path)
