@@ -114,7 +114,7 @@ def dataset_arrays():
 @pytest.mark.parametrize(
     ("wrong", "fact"),
     [
-        ({"shares": {"val": 0.0}}, "0.0"),
+        ({"shares": {"val": 0.0}}, "0 for val"),
         ({"shares": {"val": 1.5}}, "1.5"),
         ({"shares": {"val": float("nan")}}, "nan"),
         ({"shares": {"val": 0.6, "test": 0.4}}, "0.6"),
