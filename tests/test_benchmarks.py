@@ -77,3 +77,20 @@ def test_native(monkeypatch, tmp_path, tiny_network, tiny_statistics):
     run(monkeypatch, "native.py", path, "--rounds", 1, "--json", tmp_path / "r.json")
     found = json.loads((tmp_path / "r.json").read_text())
     assert "int8 onnxruntime" in [row["what"] for row in found["rows"]]
+
+
+@pytest.mark.parametrize(
+    ("workers", "storage", "seconds"),
+    [(1, 1e12, 5 + 10 * (20 + 0.5)),  # one after the other, and the worker waits for the command
+     (10, 1e12, 5 + 20 + 10 * 0.5),  # all are done at once, and then written
+     (5, 1e12, 5 + 20 + 0.5 + 20 + 5 * 0.5),  # those of the second round end as they began
+     (10, 100, 5 + 10 * 100 * 5 / 100 + 0.5)],  # the storage serves one after the other
+)  # fmt: skip
+def test_the_course_of_a_job(workers, storage, seconds, monkeypatch):
+    """Ten parts of a hundred pictures, by hand."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script = runpy.run_path(str(ROOT / "benchmarks" / "scale.py"))
+    costs = script["Costs"](fixed=4, listing=0.001, picture=0.2, bytes=5, part=0.5)
+    course = script["follow"](1000, costs, workers=workers, part=100, storage=storage)
+    assert course.seconds == pytest.approx(seconds)
+    assert course.busy["processors"] == pytest.approx(200 / workers / seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import socket
 import threading
@@ -118,12 +119,15 @@ def _connected(
         if address and (found := re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)):
             # Ray itself tries for minutes.
             socket.create_connection((found[1], int(found[2])), timeout=_REACHED).close()
+        if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            # Or Ray writes one to ~/.ray. It stays, as Ray keeps the first one of a process.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         with _own_signals():
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **here)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise OptionError(
             f"--address {address}: no Ray cluster there ({' '.join(str(error).split())[:200]}); "
-            "start one with: ray start --head"
+            "start one with: ray start --head; if it takes a token, set RAY_AUTH_MODE=token"
         ) from None
     # On standard output Ray prints pages about nodes that are lost, at the end at the latest.
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
