@@ -144,6 +144,17 @@ def test_errors_are_shown_and_end(browser, site, tmp_path):
     assert_readable(browser, dark=True)
 
 
+def test_what_the_browser_lacks_is_said(browser, isolated, site):
+    browser.open(isolated[1] / "index.html", width=360, dark=False)
+    assert "folder" in text(browser, "message")
+    source = "delete window.WebAssembly"
+    added = browser.ask("Page.addScriptToEvaluateOnNewDocument", source=source)
+    browser.open(site, width=360, dark=False)
+    browser.ask("Page.removeScriptToEvaluateOnNewDocument", **added)
+    assert "WebAssembly" in text(browser, "message")
+    assert not browser.run("document.getElementById('start').offsetWidth")
+
+
 def test_the_script_in_the_documentation_runs(browser, isolated, site):
     text = (ROOT / "docs" / "models.md").read_text()
     [script] = re.findall(r"^```js\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

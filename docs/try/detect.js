@@ -95,11 +95,13 @@ async function findObjects(picture) {
   };
 }
 
-at("needs").remove();
 at("drop").hidden = true;
 at("choose").tabIndex = -1;
-if (typeof WebAssembly !== "object" || typeof OffscreenCanvas !== "function") {
+const lacks = location.protocol === "file:" ? "A page opened from a folder may load nothing. Serve the folder: make try."
+  : typeof WebAssembly === "object" && typeof OffscreenCanvas === "function" ? ""
+    : "This browser has no WebAssembly, or no OffscreenCanvas. Chrome, Edge, Firefox and Safari have had both since 2023; "
+      + "some have a mode that switches them off.";
+if (lacks) {
   at("start").parentNode.hidden = true;
-  fail("This browser has no WebAssembly, or no OffscreenCanvas. Chrome, Edge, Firefox and Safari have had both since 2023; some "
-    + "have a mode that switches them off.");
+  fail(lacks);
 }
