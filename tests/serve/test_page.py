@@ -144,6 +144,7 @@ def test_the_page_asks_for_the_key(browser, tiny_model, tmp_path):
         open_page(browser, one)
         upload(browser, EXAMPLES / "chelsea.jpg")
         wait_until(browser, "!document.getElementById('keyform').hidden")
+        assert browser.run("document.activeElement.id") == "key"
         browser.run("document.getElementById('key').value = 'k'")
         browser.run("document.querySelector('#keyform button').click()")
         wait_until(browser, "!document.getElementById('result').hidden")

@@ -14,7 +14,10 @@ async function findObjects(picture) {
   }
   const seconds = performance.now() - started;
   at("keyform").hidden = response.status !== 401;
-  if (response.status === 401) throw new Error("This server asks for a key.");
+  if (response.status === 401) {
+    at("key").focus();
+    throw new Error(at("key").value ? "This server does not know that key." : "This server asks for a key.");
+  }
   if (!response.ok) throw new Error(`Not done: ${told.error}.`);
   const { infer, prepare, wait } = told.timing;
   return {
