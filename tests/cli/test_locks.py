@@ -24,7 +24,7 @@ def files(folder):
         ("package MODEL --picture PICTURE --output OUT", "OUT", True),
         ("benchmark MODEL --seconds 0.1 --loadgen OUT", "OUT", True),
         ("data convert SHAPES OUT --to voc", "OUT", False),
-        ("evaluate MODEL --data SHAPES --json OUT", "OUT.partial", False),
+        ("evaluate MODEL --data SHAPES --json OUT.json", "OUT.json.partial", False),
         ("evaluate MODEL --data SHAPES --detections OUT --resume", "OUT.partial", False),
         ("evaluate MODEL --data SHAPES --report OUT", "OUT/report.html.partial", False),
     ],
@@ -34,7 +34,8 @@ def test_what_another_process_writes_is_left_alone(
 ):
     out = tmp_path / "out"
     places = {
-        "SHAPES": shapes, "MODEL": tiny_model, "OUT": out, "PICTURE": EXAMPLES / "coffee.jpg"
+        "SHAPES": shapes, "MODEL": tiny_model, "OUT": out, "OUT.json": tmp_path / "out.json",
+        "PICTURE": EXAMPLES / "coffee.jpg",
     }  # fmt: skip
     target = tmp_path / locked.replace("OUT", "out")
     if "report" in command:
