@@ -19,7 +19,7 @@ function explain({ doing, error }) {
   return {
     starting: `The model could not be started (${error}). Try a browser of this year.`,
     reading: "This browser cannot read that file as a picture. Choose a JPEG, PNG or WebP.",
-    pixels: "This browser does not let pages read the pixels of a picture, a protection against recognition. Allow it for this page.",
+    pixels: "This browser does not let pages read the pixels of a picture, a protection against fingerprinting. Allow it for this page.",
     running: `The network failed (${error}). Load this page again.`,
   }[doing];
 }

@@ -24,7 +24,7 @@ function paper(width, height) {
   return pen;
 }
 
-/** Whether this browser gives pages the pixels that are there, not others against recognition. */
+/** Whether this browser gives pages the pixels that are there, not others against fingerprinting. */
 function isHonest() {
   const pen = paper(16, 16);
   pen.fillStyle = "rgb(10 120 230)";
