@@ -2,7 +2,7 @@
 actors, in turns; memory over many pictures; processor time of each stage.
 
     python benchmarks/batch.py photos --pictures 400 --rounds 3 --json batch.json
-    python benchmarks/batch.py photos --pictures 5000 --what memory
+    python benchmarks/batch.py photos --pictures 50000 --what memory
     python benchmarks/batch.py photos --pictures 200 --what stages
 """
 
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 from rich.table import Table
@@ -99,15 +100,18 @@ class _Clock(BatchListener):
     """When so many pictures were done."""
 
     def __init__(self) -> None:
-        self.times: list[tuple[float, int]] = []
+        self.first: tuple[float, int] | None = None
+        self.last = (0.0, 0)
 
     def moved(self, pictures: int, errors: int) -> None:  # noqa: ARG002
         """Another moment."""
-        self.times.append((time.monotonic(), pictures))
+        self.last = time.monotonic(), pictures
+        self.first = self.first or self.last
 
     def rate(self) -> float:
         """Pictures a second from the first moment on."""
-        (start, before), (end, after) = self.times[0], self.times[-1]
+        assert self.first
+        (start, before), (end, after) = self.first, self.last
         return (after - before) / (end - start)
 
 
@@ -130,9 +134,11 @@ def _batch(folder: Path, model: str, runner: Runner) -> float:
 
 
 def _memory(folder: Path, options: argparse.Namespace) -> list[dict[str, object]]:
-    """Of this process and the largest worker, MB, at some moments of a job."""
+    """Of this process and the largest worker, MB, at some moments of a job with parts of the usual
+    size."""
     rows: list[dict[str, object]] = []
     over = threading.Event()
+    clock = _Clock()
 
     def watch() -> None:
         started = time.monotonic()
@@ -140,17 +146,27 @@ def _memory(folder: Path, options: argparse.Namespace) -> list[dict[str, object]
             own = _resident(os.getpid())
             children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
             largest = max((_resident(int(pid)) for pid in children), default=0)
-            rows.append({"s": round(time.monotonic() - started), "command": own, "worker": largest})
+            rows.append(
+                {
+                    "s": round(time.monotonic() - started),
+                    "pictures": clock.last[1],
+                    "the command, MB": own,
+                    "the largest worker, MB": largest,
+                }
+            )
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        _batch(folder, options.model, Runner())
+        given = BatchOptions(model=options.model)
+        with tempfile.TemporaryDirectory() as output:
+            run_batch(str(folder), Path(output), given, listener=clock)
     finally:
         over.set()
         watcher.join()
-    step = max(1, len(rows) // 10)
-    return [rows[k] for k in range(0, len(rows), step)] + [rows[-1]]
+    # The workers end before the command does.
+    rows = [one for one in rows if 0 < cast(int, one["pictures"]) < options.pictures] or rows
+    return [rows[k * (len(rows) - 1) // 10] for k in range(11)]
 
 
 def _stages(folder: Path, options: argparse.Namespace) -> list[dict[str, object]]:
