@@ -1,5 +1,6 @@
 """The same job on a Ray cluster of two node processes on this machine, one of which is killed."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import pytest
 from ssd34.cluster.job import BatchOptions, plan_job
 from ssd34.cluster.run import run_batch
 from ssd34.cluster.sources import open_source
-from ssd34.errors import ModelError, OptionError
+from ssd34.errors import MissingExtraError, ModelError, OptionError
+from ssd34.runtime.cuda_engine import has_cuda_provider
 from tests.conftest import ROOT
 from tests.support.batches import (
     files_of,
@@ -53,6 +55,20 @@ def whole(command, tmp_path_factory):
     return output
 
 
+@pytest.mark.skipif(has_cuda_provider(), reason="this ONNX Runtime is for cards")
+def test_a_job_for_cards_goes_to_a_node_with_one(cluster, command, tiny_model):
+    """The actor there has been asked, since it says what it lacks. Before a node is killed."""
+    from ssd34.cluster.on_ray import run_on_ray
+
+    job = plan_job(open_source(str(command[0])), BatchOptions(model=str(tiny_model)))
+    options = dataclasses.replace(job.task.options, engine="cuda")
+    job = dataclasses.replace(job, task=dataclasses.replace(job.task, options=options))
+    notes: list[str] = []
+    with pytest.raises(MissingExtraError, match="onnxruntime-gpu"):
+        list(run_on_ray(job, [0], address=cluster[1], workers=None, threads=1, note=notes.append))
+    assert "room for 1 worker" in notes[0], "the node without a card has none"
+
+
 def test_a_killed_node_loses_and_doubles_nothing(cluster, command, whole, tmp_path):
     node, address = cluster
     output = tmp_path / "out"
@@ -82,7 +98,6 @@ def test_nobody_at_the_address(command, tmp_path):
 def test_without_ray_the_extra_is_named(command, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     from ssd34.cluster.run import Runner
-    from ssd34.errors import MissingExtraError
 
     with pytest.raises(MissingExtraError, match=r"ssd34\[ray\]"):
         run_batch(str(command[0]), tmp_path / "out", runner=Runner("ray"))

@@ -17,7 +17,8 @@ STORE = 100 << 20
 def main():
     small: dict[str, Any] = {"object_store_memory": STORE}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
-    nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]
+    # One says that it has a card.
+    nodes = [cluster.add_node(num_cpus=1, num_gpus=cards, **small) for cards in (1, 0)]
     cluster.wait_for_nodes()
     print(cluster.address, flush=True)
     for _ in sys.stdin:
