@@ -114,7 +114,7 @@ def test_a_dropped_picture_in_several_threads(browser, isolated):
     browser.open(address, width=1280, dark=False)
     load(browser)
     assert browser.run("crossOriginIsolated")
-    assert "threads" in text(browser, "loaded")
+    assert "Threads" in text(browser, "loaded")
     hand_over(browser, "drop", "dataTransfer")
     wait_until(browser, "!document.getElementById('result').hidden")
     assert "cat" in text(browser, "summary")

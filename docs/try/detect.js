@@ -1,7 +1,7 @@
 "use strict";
 // Loads model and program after a click, and has a worker run them. Requests go to this site only.
 
-const ISOLATED = "One thread: this site does not send the headers (COOP, COEP) that browsers want before they give a page more.";
+const ONE_THREAD = "One thread: this site does not send the headers (COOP, COEP) that browsers want before they give a page more.";
 let worker = null, broken = null;
 
 /** The worker's answer, or an error for people. */
@@ -62,7 +62,7 @@ async function loadModel() {
   broken.catch(() => {});  // also where nobody waits
   const { threads } = await ask({ about, model: buffers[0], wasm: buffers[1] }, buffers);
   at("loaded").textContent = `${about.name}: ${mega(total)} MB, ready in ${((performance.now() - started) / 1000).toFixed(1)} s. `
-    + (threads > 1 ? `${threads} threads.` : ISOLATED);
+    + (self.crossOriginIsolated ? `Threads: ${threads}.` : ONE_THREAD);
 }
 
 at("start").onclick = async () => {
