@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from ssd34.errors import DatasetError
 from ssd34.files.checkpoint import read_checkpoint
 from tests.conftest import TINY_LABELS
-from tests.support.cli import invoke
+from tests.support.cli import invoke, read_document
 from tests.support.datasets import voc_monitor_and_dog
 from tests.support.training import QUICK
 
@@ -38,9 +39,10 @@ def test_evaluation_is_the_same_in_all_formats(every_format, shapes, tiny_model,
 def test_training_takes_yolo(every_format, tiny_file, tmp_path):
     data = f"{every_format / 'yolo'}@val"
     result = invoke("train", "--data", f"{data}=0.7", "--val", data, "--output", tmp_path / "run",
-                    "--init", tiny_file, "--epochs", "1", *QUICK)  # fmt: skip
-    assert "finished after 2 steps" in result.output
-    assert read_checkpoint(tmp_path / "run" / "last.safetensors").labels.names == TINY_LABELS.names
+                    "--init", tiny_file, "--epochs", "1", "--json", *QUICK)  # fmt: skip
+    told = read_document("train", result)
+    assert (told["finished"], told["steps"]) == (True, 2)
+    assert read_checkpoint(Path(told["last"])).labels.names == TINY_LABELS.names
 
 
 def test_names_of_voc_for_a_model_of_coco(tmp_path):

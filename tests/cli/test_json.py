@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 
 import click
 import pytest
 
 from ssd34.cli.app import commands
 from ssd34.errors import OptionError
-from tests.conftest import EXAMPLES, ROOT
-from tests.support.cli import attempt, invoke
+from tests.conftest import EXAMPLES
+from tests.support.cli import attempt, invoke, list_documents, read_document
 from tests.support.refusals import refused
 
 NO_RESULT = {"serve"}
@@ -54,26 +53,17 @@ def test_every_command_with_a_result_has_it():
     assert CHEAP.keys() < {name for name, _ in verbs()}
 
 
-def documented():
-    """The keys of each command's document, as the page on them says."""
-    text = (ROOT / "docs" / "json.md").read_text()
-    rows = re.findall(r"^\| `ssd34 ([\w -]+)` \|([^|]+)\|", text, re.MULTILINE)
-    return {name: re.findall(r"`(\w+)`", keys) for name, keys in rows}
-
-
 @pytest.mark.parametrize("name", CHEAP)
 def test_it_prints_one_document_and_nothing_else(
     name, tiny_model, tiny_file, shapes, found_shapes, tmp_path
 ):
     names = {"model": tiny_model, "file": tiny_file, "data": shapes, "found": found_shapes}
     arguments = [str(one).format(**names, new=tmp_path / "new") for one in CHEAP[name]]
-    result = invoke(*name.split(), *arguments, "--json")
-    told = json.loads(result.stdout)
-    assert sorted(told) == sorted(documented()[name])
+    read_document(name, invoke(*name.split(), *arguments, "--json"))
 
 
 def test_every_document_is_described():
-    assert sorted(documented()) == sorted({name for name, _ in verbs()} - NO_RESULT)
+    assert sorted(list_documents()) == sorted({name for name, _ in verbs()} - NO_RESULT)
 
 
 def test_a_file_gets_the_same_and_the_table_is_printed(tiny_model, shapes, tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 from ssd34.files.cache import PublishedFile
 from ssd34.zoo.catalogue import PUBLISHED, PublishedModel
 from ssd34.zoo.names import model_path
-from tests.support.cli import invoke
+from tests.support.cli import invoke, read_document
 from tests.support.mirror import CONTENT, POINTER, SHA256, SIZE, ranged, status, whole
 from tests.support.refusals import assert_facts
 
@@ -104,6 +104,8 @@ def test_pull(main, mirror, home):
     code, out, _ = main("models", "pull", "small", "small", "--with-test-data")
     assert code == 0 and out == "".join(f"{file}\n" for file in files)
     assert all(file.read_bytes() == CONTENT for file in files)
+    told = read_document("models pull", invoke("models", "pull", "small", "--json"))
+    assert [one["path"] for one in told["files"]] == [str(files[0])]
     assert main("models", "path", "default") == (0, f"{model_path('default')}\n", "")
 
 

@@ -23,7 +23,7 @@ from tests.support.batches import (
     start_job,
     wait_for_parts,
 )
-from tests.support.cli import invoke
+from tests.support.cli import invoke, read_document
 from tests.support.pictures import png_header_only
 
 pytest.importorskip("pyarrow")
@@ -78,7 +78,9 @@ def test_the_manifest_says_what_is_there(whole):
 
 
 def test_two_workers_write_the_same_files(command, whole, tmp_path):
-    invoke("batch", *command, "--output", tmp_path / "out", "--workers", 2, code=1)
+    arguments = ("--output", tmp_path / "out", "--workers", 2, "--json")
+    told = read_document("batch", invoke("batch", *command, *arguments, code=1))
+    assert (told["pictures"], told["errors"], told["folder"]) == (300, 1, str(tmp_path / "out"))
     assert files_of(tmp_path / "out") == files_of(whole)
 
 

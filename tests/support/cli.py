@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from ssd34.cli import app
+from tests.conftest import ROOT
 
 
 def invoke(*arguments, code=0, catch=False):
@@ -19,6 +20,20 @@ def invoke(*arguments, code=0, catch=False):
     )
     assert code is None or result.exit_code == code, result.output
     return result
+
+
+def list_documents():
+    """The keys of each command's JSON document, as the page on them says."""
+    text = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `ssd34 ([\w -]+)` \|([^|]+)\|", text, re.MULTILINE)
+    return {name: sorted(re.findall(r"`(\w+)`", keys)) for name, keys in rows}
+
+
+def read_document(command, result):
+    """What a command printed with ``--json``, which has the keys that its page names."""
+    told = json.loads(result.stdout)
+    assert sorted(told) == list_documents()[command]
+    return told
 
 
 def attempt(*arguments):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import shlex
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from ssd34.datasets import download as datasets
 from ssd34.errors import DownloadError, OptionError
 from ssd34.files.cache import PublishedFile
 from tests.conftest import shapes_dataset
-from tests.support.cli import attempt
+from tests.support.cli import attempt, read_document
 from tests.support.mirror import ranged, status
 
 
@@ -55,7 +56,9 @@ def test_the_command_that_is_printed_next_works(published, tmp_path):
 
 
 def test_archives_can_be_kept(published, tmp_path):
-    assert run("download", published.name, "--output", tmp_path, "--keep-archives").exit_code == 0
+    result = run("download", published.name, "--output", tmp_path, "--keep-archives", "--json")
+    (file,) = read_document("data download", result)["splits"].values()
+    assert Path(file).is_file()
     assert (tmp_path / "archives" / "all.zip").is_file()
 
 

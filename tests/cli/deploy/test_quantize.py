@@ -28,7 +28,7 @@ from ssd34.files.atomic import compute_sha256
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.libraries import int8_saturates
 from tests.conftest import TINY_LABELS
-from tests.support.cli import invoke
+from tests.support.cli import invoke, read_document
 from tests.support.refusals import assert_facts, refused
 
 KNOWN: dict[tuple[str, str], CalibrationStatistics] = {}
@@ -73,7 +73,9 @@ def accepted(tiny_model, found_shapes, tmp_path_factory):
     """A folder with accepted files of all kinds."""
     folder = tmp_path_factory.mktemp("accepted")
     more = {"data": found_shapes, "ranges": "minmax"}
-    quantize_into(folder, tiny_model, "--format", "both", *EASY, **more)
+    result = quantize_into(folder, tiny_model, "--format", "both", *EASY, "--json", **more)
+    told = read_document("quantize", result)
+    assert told == json.loads((folder / "out" / "quantize.json").read_text())
     return folder / "out"
 
 

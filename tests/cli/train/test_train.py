@@ -18,7 +18,7 @@ from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.from_onnx import has_unfolded_norm
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS, shapes_dataset
-from tests.support.cli import invoke
+from tests.support.cli import invoke, read_document
 from tests.support.golden import drawn_benchmark_weights
 from tests.support.training import QUICK
 
@@ -227,7 +227,8 @@ def test_convert_writes_a_checkpoint_of_ours(tmp_path):
     assert read_checkpoint(output).spec == spec
     with pytest.raises(CheckpointError, match="--spec"):
         invoke("convert", tmp_path / "ssd.pth", output, "--spec", "ssd300-resnet34")
-    result = invoke("convert", tmp_path / "ssd.pth", output)
+    result = invoke("convert", tmp_path / "ssd.pth", output, "--json")
+    assert read_document("convert", result)["assumed"] is True
     assert "assumed ssd1200-resnet18" in result.stderr
     assert "--spec ssd300-resnet18" in result.stderr
     with pytest.raises(OptionError, match=r"\.safetensors"):
