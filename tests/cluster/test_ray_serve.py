@@ -30,6 +30,8 @@ for module in ("ray", "grpc_reflection", "fastapi", "watchfiles", "starlette"):
     pytest.importorskip(module)
 
 CLIENTS = 8
+START = 180.0
+"""Seconds that a cluster may take to start, and a replica."""
 PICTURES = sorted(EXAMPLES.glob("*.jpg"))
 
 
@@ -153,7 +155,7 @@ def test_a_killed_replica_under_load(served, tiny_model):
         first.add(started(served))
         return len(first) == 3
 
-    wait_for(both_have_answered)
+    wait_for(both_have_answered, seconds=START)
 
     load = Load(served, expected)
     # So that both replicas have some whenever one is killed.
@@ -169,7 +171,7 @@ def test_a_killed_replica_under_load(served, tiny_model):
         os.kill(killed, signal.SIGKILL)
         for half in halves:
             load.note(PICTURES[0], half)
-        wait_for(lambda: started(served) not in first)
+        wait_for(lambda: started(served) not in first, seconds=START)
         before = load.counts["right"]
         wait_for(lambda: load.counts["right"] > before + 20)
     finally:

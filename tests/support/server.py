@@ -125,9 +125,9 @@ class Server:
         return self.process.wait(_SECONDS)
 
 
-def wait_for(condition: Callable[[], Any]) -> Any:
+def wait_for(condition: Callable[[], Any], *, seconds: float = _SECONDS) -> Any:
     """What a condition gives once that is true."""
-    end = time.monotonic() + _SECONDS
+    end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -58,7 +58,7 @@ def build(args: Mapping[str, Any]) -> Any:
     Args:
         args: the fields of `Replicas`, and of `ServeOptions` without what Ray's proxies do. Values
             may be text. ``threads`` is 1 where it is not given, and the API key then that of the
-            variable ``SSD34_API_KEY``.
+            variable ``SSD34_API_KEY`` where this is called, as Ray logs arguments.
 
     Raises:
         MissingExtraError: an extra is not installed.
