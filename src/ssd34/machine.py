@@ -166,7 +166,8 @@ def overlapped(
     Memory holds at most `ahead` results that the caller has not taken yet. `items` is run through
     in the caller's own thread. When the caller stops early, calls not yet begun are dropped and
     those that have are waited for. An error is raised at its turn and ends the loop; where it
-    should not, let `function` return it.
+    should not, let `function` return it. Close it, as with ``contextlib.closing``: left to the
+    garbage collector, it may wait for ever for its own threads.
     """
     waiting: deque[Future[Made]] = deque()
     source, failure = iter(items), None

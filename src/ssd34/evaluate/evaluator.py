@@ -5,7 +5,8 @@ Threads decode and prepare a few pictures ahead of the network, and pick detecti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +98,7 @@ def stage_detector(detector: Detector, policies: Sequence[Policy] | None = None)
 
 def detect_all(
     stages: Stages, dataset: Dataset, labels: LabelSet, *, batch_size: int = 1, start: int = 0
-) -> Iterator[Found]:
+) -> Generator[Found, None, None]:
     """Run a detector with the classes `labels` over the pictures, one `Found` each, in the data
     set's order; the network is given `batch_size` at once, and the first `start` are passed over.
 
@@ -136,9 +137,13 @@ def detect_all(
         dataset.samples[at : at + batch_size] for at in range(start, len(dataset), batch_size)
     )
     waiting = max(1, READ_AHEAD // batch_size)
-    ready = overlapped(prepare_all, batches, ahead=waiting, threads=READERS)
-    for found in overlapped(pick_all, infer_all(ready), ahead=1, threads=1):
-        yield from found
+    # Closed here: the garbage collector might do it in a thread that is just starting, and hang.
+    with (
+        closing(overlapped(prepare_all, batches, ahead=waiting, threads=READERS)) as ready,
+        closing(overlapped(pick_all, infer_all(ready), ahead=1, threads=1)) as coming,
+    ):
+        for found in coming:
+            yield from found
 
 
 def evaluate_detector(

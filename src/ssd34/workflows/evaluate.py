@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -481,19 +481,22 @@ def _detect(
     for found in every:
         if found.problem:
             listener.warned(str(found.problem))
-    for found in detect_all(
-        stage_detector(detector, policies or None),
-        dataset,
-        detector.labels,
-        batch_size=detector.session.batch or 1,
-        start=len(every),
-    ):
-        if partial:
-            partial.keep(found)
-        every.append(found)
-        if found.problem:
-            listener.warned(str(found.problem))
-        listener.progressed("evaluating", len(every), len(dataset))
+    with closing(
+        detect_all(
+            stage_detector(detector, policies or None),
+            dataset,
+            detector.labels,
+            batch_size=detector.session.batch or 1,
+            start=len(every),
+        )
+    ) as coming:
+        for found in coming:
+            if partial:
+                partial.keep(found)
+            every.append(found)
+            if found.problem:
+                listener.warned(str(found.problem))
+            listener.progressed("evaluating", len(every), len(dataset))
 
 
 def _scored(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -226,14 +227,16 @@ def contents(
         One for each sample.
     """
     done: list[Content] = []
-    for content in overlapped(
+    coming = overlapped(
         lambda sample: _content(dataset.images, sample),
         dataset.samples,
         ahead=_AHEAD * threads,
         threads=threads,
-    ):
-        done.append(content)
-        progress(len(done))
+    )
+    with closing(coming):
+        for content in coming:
+            done.append(content)
+            progress(len(done))
     return done
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,10 +181,11 @@ def group_scenes(
     made = overlapped(
         lambda sample: _hash(dataset, sample), dataset.samples, ahead=4 * threads, threads=threads
     )
-    for number, bits in enumerate(made):
-        if bits is not None:
-            hashes[number], readable[number] = bits, True
-        progress(number + 1)
+    with closing(made):
+        for number, bits in enumerate(made):
+            if bits is not None:
+                hashes[number], readable[number] = bits, True
+            progress(number + 1)
     scenes = _Together(len(dataset))
     ones = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
     bands = hashes.reshape(len(dataset), _BANDS, -1).copy().view(np.uint16)[..., 0]
