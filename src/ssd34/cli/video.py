@@ -114,7 +114,7 @@ def _open(source: VideoSource, options: VideoOptions) -> Feed:
     try:
         return Feed(
             source, every=options.every or 1, max_pixels=options.max_pixels, patience=patience,
-            say=lambda text: say(text),
+            say=say,
         )  # fmt: skip
     except LargeImageError as error:
         raise LargeImageError(f"{error}, or raise the limit with --max-pixels") from None

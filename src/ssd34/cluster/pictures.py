@@ -84,8 +84,8 @@ class Pictures:
 
     Attributes:
         names: (N,) paths below the source.
-        ids: (N,) int64, see `RatedPicture`.
-        places: (N, 2) int64, see `RatedPicture`.
+        ids: (N,) int64, see `Picture`.
+        places: (N, 2) int64, see `Picture`.
         sha256: of names, ids, and what tells that a file was changed: its size and its time, the
             CRC in a zip, the tag of a URL.
         store: reads them.

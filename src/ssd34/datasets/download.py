@@ -49,7 +49,7 @@ def download_data(
         data: which.
         folder: is made.
         keep_archives: leave the zips there.
-        progress: see `PartProgress`.
+        progress: see `Progress`.
         timeout: seconds without a byte.
         attempts: how often an address may break off.
         pause: seconds before it is asked again.

@@ -25,10 +25,10 @@ from ssd34.datasets.convert.dropped import (
 )
 from ssd34.datasets.convert.writers import (
     write_coco,
-    write_coco_folder,
+    name_coco_folder,
     write_voc,
     write_yolo,
-    write_yolo_folder,
+    name_yolo_folder,
 )
 from ssd34.datasets.dataset import WHOLE, Dataset, Problem, Sample, check_size
 from ssd34.datasets.voc_places import PICTURES
@@ -253,9 +253,9 @@ class Places:
     def of(self, dataset: Dataset, split: str, sample: Sample) -> tuple[str, bool]:
         """The path, and whether the picture is not there yet."""
         folder = {
-            "coco": write_coco_folder(split),
+            "coco": name_coco_folder(split),
             "voc": PICTURES,
-            "yolo": write_yolo_folder(split),
+            "yolo": name_yolo_folder(split),
         }[self.form]
         key = self._key(dataset, split, sample)
         known = self._known.get(key)

@@ -21,7 +21,7 @@ from ssd34.files.tree import path_of
 from ssd34.text import plain, shortest
 
 
-def write_coco_folder(split: str) -> str:
+def name_coco_folder(split: str) -> str:
     """Where the pictures of a split lie."""
     return f"images/{split or UNDIVIDED}"
 
@@ -35,7 +35,7 @@ def write_coco(folder: Path, splits: Sequence[WrittenSplit]) -> None:
     for split in splits:
         file = f"annotations/{SPLIT_PREFIX}{split.name or UNDIVIDED}.json"
         text = json.dumps(
-            _values(split, PurePosixPath(write_coco_folder(split.name))), ensure_ascii=False
+            _values(split, PurePosixPath(name_coco_folder(split.name))), ensure_ascii=False
         )
         (folder / file).write_text(f"{text}\n", encoding="utf-8")
 
@@ -139,7 +139,7 @@ def _add(parent: Element, name: str, text: str) -> None:
     SubElement(parent, name).text = text
 
 
-def write_yolo_folder(split: str) -> str:
+def name_yolo_folder(split: str) -> str:
     """Where the pictures of a split lie."""
     return f"images/{split}"
 
@@ -162,7 +162,7 @@ def write_yolo(folder: Path, splits: Sequence[WrittenSplit]) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(_rows(picture.sample), encoding="ascii")
     # Without `path`, readers take the folder of the file.
-    config = {split.name: write_yolo_folder(split.name) for split in splits} | {
+    config = {split.name: name_yolo_folder(split.name) for split in splits} | {
         "nc": len(labels),
         "names": dict(enumerate(labels.names)),
     }
