@@ -191,8 +191,16 @@ def test_a_killed_replica_under_load(served, tiny_model):
      ({"min_replicas": "two"}, OptionError, "min_replicas"),
      ({"queue": "0", "max_pictures": "0"}, OptionError, "queue"),
      ({"min_replicas": 3, "max_replicas": 2}, OptionError, "max_replicas"),
+     ({"engine": "tensorrt"}, OptionError, "onnxruntime"),
+     ({"preprocessing": "slow"}, OptionError, "fast"),
      ({"model": "missing.onnx"}, ModelError, r"missing\.onnx")],
 )  # fmt: skip
 def test_wrong_arguments(given, error, named):
     with pytest.raises(error, match=named):
         ray_serve.read_arguments(given)
+
+
+def test_arguments_without_a_value_are_not_given(monkeypatch):
+    monkeypatch.setenv("SSD34_API_KEY", "key")
+    options, _ = ray_serve.read_arguments({"threads": None, "api_key": None})
+    assert (options.threads, options.api_key) == (1, "key")

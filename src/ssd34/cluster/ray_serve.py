@@ -11,7 +11,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ssd34.core.preprocess import PREPROCESSINGS
 from ssd34.errors import OptionError, require
+from ssd34.runtime.engine import AUTO, ENGINES
 from ssd34.serve.options import ServeOptions
 from ssd34.zoo.names import model_path
 
@@ -112,8 +114,15 @@ def read_arguments(args: Mapping[str, Any]) -> tuple[ServeOptions, Replicas]:
     if key := os.environ.get("SSD34_API_KEY"):
         given[ServeOptions]["api_key"] = key
     for name, value in args.items():
-        given[known[name]][name] = value
+        if value is not None:  # as where a configuration file names it without a value
+            given[known[name]][name] = value
     options = _convert(given[ServeOptions], ServeOptions)
+    for name, value, allowed in (
+        ("engine", options.engine, (*ENGINES, AUTO)),
+        ("preprocessing", options.preprocessing, PREPROCESSINGS),
+    ):
+        if value not in allowed:
+            raise OptionError(f"{name} {value}: expected one of {', '.join(allowed)}")
     path = model_path(options.model)
     if path == Path(options.model):  # no name; and replicas have another current folder
         options = replace(options, model=str(path.absolute()))
