@@ -36,3 +36,5 @@ def test_the_manifest_fits_the_server(server):
     assert service["ports"][0]["targetPort"] == port["name"]
     scaled = by_kind["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
     assert scaled["name"] == by_kind["Deployment"]["metadata"]["name"]
+    # It is the autoscaler's: to apply the manifest again would take all but so many away.
+    assert "replicas" not in by_kind["Deployment"]["spec"]
