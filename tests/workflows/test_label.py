@@ -102,9 +102,12 @@ def test_scores_that_cannot_be(how):
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
 def test_the_command_writes_a_data_set_that_can_be_read(tmp_path, form):
     made = tmp_path / "made"
-    result = attempt("data", "label", EXAMPLES, "--output", made, "--format", form)
+    told = tmp_path / "told.json"
+    result = attempt("data", "label", EXAMPLES, "--output", made, "--format", form, "--json", told)
     assert result.exit_code == 0, result.stderr
     dataset = open_dataset(made if form == "coco" else f"{made}@train")
+    boxes = sum(len(sample.boxes) for sample in dataset.samples)
+    assert json.loads(told.read_text())["objects"] == boxes > 0
     by_name = {s.file_name.split("/")[-1]: s for s in dataset.samples}
     labels = by_name["chelsea.jpg"].labels
     assert "cat" in {dataset.labels.name(int(label)) for label in labels}

@@ -10,9 +10,11 @@ from ssd34.cli import PARTLY
 from ssd34.cli.console import (
     MODEL,
     PATH,
+    PRINTED,
     emit_json,
     engine_option,
-    json_flag,
+    file_of,
+    json_option,
     progress_bar,
     say_choice,
     threads_option,
@@ -23,6 +25,7 @@ from ssd34.datasets.convert.convert import FORMATS, Options, convert
 from ssd34.errors import OptionError
 from ssd34.images.sources import find_pictures
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector
+from ssd34.workflows.outputs import check_outputs
 
 
 @click.command(short_help="Annotate pictures with a model's detections.")
@@ -50,7 +53,7 @@ from ssd34.runtime.detector import DEFAULT_SCORE, Detector
 )  # fmt: skip
 @threads_option
 @engine_option
-@json_flag
+@json_option
 def label(
     *,
     sources: tuple[str, ...],
@@ -62,7 +65,7 @@ def label(
     uncertain: float | None,
     threads: int | None,
     engine: str | None,
-    as_json: bool,
+    json_file: Path | None,
 ) -> None:
     """Make a data set of pictures that nobody has annotated, with the detections of a model.
 
@@ -78,6 +81,8 @@ def label(
         raise OptionError("--detections: no model runs; leave out --model, --engine and --threads")
     how = Labelling(score=score, uncertain=uncertain)
     pictures = find_pictures(sources)
+    read = [picture.path for picture in pictures] + [detections] * (detections is not None)
+    check_outputs((file_of(json_file),), files=read, models=(model or "default",))
     with progress_bar() as bar:
         if detections is not None:
             dataset = label_with_results(pictures, detections, how)
@@ -100,12 +105,11 @@ def label(
     warn_of_changes(done)
     sure = sum(int((~one.difficult).sum()) for one in dataset.samples)
     unsure = sum(len(s.boxes) for s in dataset.samples) - sure
-    if as_json:
-        values = {"destination": str(output), **done.to_dict()}
-        values["left_out"] = [str(one) for one in dataset.problems] + values["left_out"]
-        emit_json({**values, "objects": sure, "uncertain": unsure})
-    else:
+    if json_file != PRINTED:
         print_splits(done, output)
         click.echo(f"{sure} objects, {unsure} uncertain")
+    values = {"destination": str(output), **done.to_dict()}
+    values["left_out"] = [str(one) for one in dataset.problems] + values["left_out"]
+    emit_json({**values, "objects": sure, "uncertain": unsure}, json_file)
     if dataset.problems or done.problems:
         raise SystemExit(PARTLY)

@@ -148,7 +148,8 @@ def train(
         trained = workflow.train(job, listener=screen)
     if as_json and trained.report:
         emit_json({
-            "finished": trained.finished, "steps": trained.steps, "best_ap": trained.best_ap,
+            "finished": trained.finished, "steps": trained.steps,
+            "best_ap": trained.best_ap if trained.best_ap >= 0 else None,
             "weights": str(trained.weights), "last": str(trained.last),
             "report": str(trained.report), "summary": trained.summary,
         })  # fmt: skip
