@@ -7,9 +7,10 @@ import math
 import os
 import platform
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -154,20 +155,28 @@ def trim_heap() -> None:
             trim(0)
 
 
+_LOOKS = 0.1
+"""Seconds between two looks at whether to go on waiting."""
+
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
 def overlapped(
-    function: Callable[[Item], Made], items: Iterable[Item], *, ahead: int, threads: int
+    function: Callable[[Item], Made],
+    items: Iterable[Item],
+    *,
+    ahead: int,
+    threads: int,
+    stopped: threading.Event | None = None,
 ) -> Generator[Made, None, None]:
     """`map` whose calls run in threads while the caller works, results in order.
 
     Memory holds at most `ahead` results that the caller has not taken yet. `items` is run through
     in the caller's own thread. When the caller stops early, calls not yet begun are dropped and
-    those that have are waited for. An error is raised at its turn and ends the loop; where it
-    should not, let `function` return it. Close it, as with ``contextlib.closing``: left to the
-    garbage collector, it may wait for ever for its own threads.
+    those that have are waited for; `stopped` is set, by which they may know. An error is raised at
+    its turn and ends the loop; where it should not, let `function` return it. Close it, as with
+    ``contextlib.closing``: left to the garbage collector, it may wait for ever for its own threads.
     """
     waiting: deque[Future[Made]] = deque()
     source, failure = iter(items), None
@@ -189,5 +198,25 @@ def overlapped(
             if failure is not None:
                 raise failure
         finally:
+            if stopped is not None:
+                stopped.set()
             for call in waiting:
                 call.cancel()
+
+
+def wait_unless(stopped: threading.Event, function: Callable[[], Made]) -> Made | None:
+    """What a function gives that waits for others, such as a server; None once `stopped` is set. It
+    runs in a thread that is left to itself then, and does not keep the process from ending."""
+    future: Future[Made] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while not stopped.is_set():
+        if wait([future], timeout=_LOOKS).done:
+            return future.result()
+    return None

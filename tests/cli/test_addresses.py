@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ssd34
-from ssd34.errors import ImageError
+from ssd34.errors import ImageError, OptionError
 from ssd34.images.sources import find_pictures
 from ssd34.video.source import find_video
 from tests.conftest import EXAMPLES
@@ -45,6 +49,9 @@ def test_from_python_it_is_what_the_file_is(cat, mirror, tiny_model):
         model.detect(mirror.serve(status(404)))
     with refused(ImageError, mirror.host, "web page"):
         model.detect(mirror.serve(whole(PAGE)))
+    for detector in (model, fast):
+        with refused(ImageError, mirror.serve(whole(CAT[:999]), name="half.jpg")):
+            detector.detect(mirror.url("half.jpg"))
     with pytest.raises(ImageError):  # a path is no address
         model.detect(Path(cat))
 
@@ -64,6 +71,54 @@ def test_from_the_command_line(cat, mirror, tiny_model, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["12.jpg", "photo-123.png"]
     coco = json.loads(invoke(*arguments[:-1], "--format", "coco").stdout)
     assert {(one["image_id"], one["file_name"]) for one in coco} == {(12, cat)}
+
+
+def test_ctrl_c_does_not_wait_for_a_server(mirror, tiny_model):
+    asked, over = threading.Event(), threading.Event()
+
+    def answer(_):
+        asked.set()
+        over.wait(60)
+
+    url = mirror.serve(answer, name="a.jpg")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ssd34", "detect", url, "--model", str(tiny_model)],
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"no_proxy": "*"},
+    )  # fmt: skip
+    try:
+        assert asked.wait(60)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)  # it would wait for 30 s, three times
+    finally:
+        process.kill()
+        over.set()
+    assert (process.returncode, err.strip()) == (130, "error: interrupted")
+
+
+def test_whoever_wants_no_more_does_not_wait_for_a_server(cat, mirror, tiny_model):
+    asked, over, answered = threading.Event(), threading.Event(), []
+
+    def answer(handler):
+        asked.set()
+        answered.append(over.wait(20))
+        status(404)(handler)
+
+    coming = ssd34.load(tiny_model).detect_many([cat, mirror.serve(answer, name="late")])
+    assert isinstance(coming, Generator)
+    next(coming)
+    assert asked.wait(20)
+    coming.close()
+    assert not answered
+    over.set()
+
+
+def test_what_cannot_be_an_address(mirror):
+    for command in (("detect", "http://[a/b.jpg"), ("detect", "rtsp://[a/b")):
+        with refused(OptionError, command[1]):
+            invoke(*command)
+    with pytest.raises(ImageError, match=re.escape(mirror.host)) as caught:
+        invoke("detect", EXAMPLES / "chelsea.jpg", f"http://me:secret@{mirror.host}/a.jpg")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

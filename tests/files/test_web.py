@@ -46,6 +46,8 @@ def test_what_lies_there(mirror):
     mirror.serve(whole(), name="K%C3%A4se%20%26.jpg?a=%20b")
     assert fetch(mirror.url("Käse %26.jpg?a=%20b#part")) == CONTENT
     assert fetch(mirror.serve(redirect(mirror.url()), name="moved")) == CONTENT
+    mirror.serve(whole(), name="%FF.jpg")
+    assert fetch(mirror.url("\udcff.jpg")) == CONTENT  # a byte of a command line that is no UTF-8
 
 
 def test_a_broken_off_answer_is_asked_for_again(mirror):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -161,14 +162,17 @@ def detect(
     detector = load()
     wanted = [detector.labels.label(name) for name in classes]
 
+    stopped = threading.Event()
     run = DetectRun(model=model, files=[picture.source for picture in pictures])
 
     def prepare(picture: PictureFile) -> tuple[PreparedPicture, Image.Image | None] | ImageError:
         """In a thread, while the network works on the picture before."""
         try:
+            source = fetched(picture.url, stopped=stopped) if picture.url else picture.path
             if save is None:
-                return detector.prepare(picture.source, max_pixels=max_pixels), None
-            source = fetched(picture.url) if picture.url else make_reopenable(picture.path)
+                return detector.prepare(source, max_pixels=max_pixels), None
+            if isinstance(source, Path):
+                source = make_reopenable(source)
             image = read_picture(source, max_pixels=max_pixels)
             # The fast way is not that of the whole picture, which is only drawn on.
             seen = source if preprocessing == FAST else image
@@ -178,7 +182,7 @@ def detect(
         except ImageError as error:
             return error
 
-    coming = overlapped(prepare, pictures, ahead=1, threads=1)
+    coming = overlapped(prepare, pictures, ahead=1, threads=1, stopped=stopped)
     with progress_bar() as bar, closing(coming):
         task = bar.add_task("detecting", total=len(pictures))
         for picture, ready in zip(pictures, coming, strict=True):

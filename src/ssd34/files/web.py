@@ -126,7 +126,8 @@ def _sendable(url: str) -> str:
         raise Refused("is no address of http or https with a host")
     if "@" in parts.netloc:
         raise Refused("expected an address without user name and password; download it first")
-    return quote(url, safe="%:/?#[]@!$&'()*+,;=~")
+    # A command's words that are no UTF-8 are sent as the bytes that they are.
+    return quote(url, safe="%:/?#[]@!$&'()*+,;=~", errors="surrogateescape")
 
 
 def _shown(url: str) -> str:

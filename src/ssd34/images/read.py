@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ssd34.core.preprocess import check_pixels
 from ssd34.errors import DownloadError, ImageError
+from ssd34.machine import wait_unless
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 """The picture formats that are read. Others that Pillow knows run outside programs or are no
@@ -88,19 +90,38 @@ def is_address(source: object) -> bool:
     return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
 
 
-def fetched(source: str | Path | bytes) -> Path | bytes:
-    """A file, or its bytes; of an address what lies there. ImageError where that cannot be had, or
-    is more than `MAX_PIPED_BYTES`."""
+class FetchedPicture(bytes):
+    """What lies at an address, which messages about it name."""
+
+    address: str
+
+
+def fetched(source: str | Path | bytes, *, stopped: threading.Event | None = None) -> Path | bytes:
+    """A file, or its bytes; of an address what lies there.
+
+    Args:
+        source: a path, an address as text, or bytes.
+        stopped: a server is not waited for once it is set.
+
+    Raises:
+        ImageError: what lies there cannot be had, or is more than `MAX_PIPED_BYTES`.
+    """
     if not isinstance(source, str):
         return source
     if not is_address(source):
         return Path(source)
     from ssd34.files.web import read_url  # only now: it takes a while
 
+    read = partial(read_url, source, limit=MAX_PIPED_BYTES)
     try:
-        return read_url(source, limit=MAX_PIPED_BYTES)
+        data = read() if stopped is None else wait_unless(stopped, read)
     except DownloadError as error:
         raise ImageError(f"{error}; check the address") from None
+    if data is None:
+        raise ImageError(f"{source}: not waited for until it came")
+    made = FetchedPicture(data)
+    made.address = source
+    return made
 
 
 def read_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -123,9 +144,10 @@ def make_rgb_picture(image: Image.Image) -> Image.Image:
 def open_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """A picture file with its header read and nothing decoded; ImageError as `read_image`, also for
     what Pillow raises while decoding inside the block."""
-    what = "the picture" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes):
-        source = make_reopenable(source)
+    if isinstance(source, bytes):
+        what = source.address if isinstance(source, FetchedPicture) else "the picture"
+    else:
+        what, source = str(source), make_reopenable(source)
     with _opened(source, what, max_pixels) as image:
         yield image
 

@@ -46,11 +46,17 @@ def find_pictures(sources: Iterable[str], *, urls: bool = False) -> list[Picture
     sorted within each; a file found twice counts once.
 
     Raises:
-        ImageError: a source does not exist, or nothing is found in it.
+        ImageError: a source does not exist, nothing is found in it, or an address has a password.
     """
     found: dict[str, PictureFile] = {}
     for source in sources:
         if urls and is_address(source):
+            before, _, host = re.split("[/?#]", source)[2].rpartition("@")
+            if before:
+                raise ImageError(
+                    f"{host}: expected an address without user name and password, as results name "
+                    "it; download the picture first"
+                )
             name = _name_in(source)
             found.setdefault(source, PictureFile(name, name, source))
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -207,7 +208,15 @@ class Detector:
         return self._each(images, score=score)
 
     def _each(self, images: Iterable[Picture], *, score: float) -> Iterator[PictureDetections]:
-        with closing(overlapped(self.prepare, images, ahead=1, threads=1)) as pictures:
+        stopped = threading.Event()
+
+        def prepare(image: Picture) -> PreparedPicture:
+            if isinstance(image, str) and is_address(image):
+                image = fetched(image, stopped=stopped)
+            return self.prepare(image)
+
+        coming = overlapped(prepare, images, ahead=1, threads=1, stopped=stopped)
+        with closing(coming) as pictures:
             for prepared in pictures:
                 yield self.find(prepared, score=score)
 

@@ -70,7 +70,11 @@ def find_video(sources: Sequence[str]) -> VideoSource | None:
 
 def _video_of(source: str) -> VideoSource | None:
     path = Path(source)
-    if "://" in source and (parts := urlsplit(source)).scheme in _SCHEMES:
+    try:
+        parts = urlsplit(source if "://" in source else "")
+    except ValueError as error:
+        raise OptionError(f"{source}: is no address ({error}); check it") from None
+    if parts.scheme in _SCHEMES:
         if parts.scheme in ("http", "https") and _is_picture(source, parts):
             return None
         return VideoSource(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), source)

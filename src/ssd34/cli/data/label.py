@@ -81,7 +81,7 @@ def label(
         raise OptionError("--detections: no model runs; leave out --model, --engine and --threads")
     how = Labelling(score=score, uncertain=uncertain)
     pictures = find_pictures(sources)
-    read = [picture.path for picture in pictures] + [detections] * (detections is not None)
+    read = [picture.path for picture in pictures] + ([detections] if detections else [])
     check_outputs((file_of(json_file),), files=read, models=(model or "default",))
     with progress_bar() as bar:
         if detections is not None:

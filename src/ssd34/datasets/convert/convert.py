@@ -24,11 +24,11 @@ from ssd34.datasets.convert.dropped import (
     drop_unholdable,
 )
 from ssd34.datasets.convert.writers import (
-    write_coco,
     name_coco_folder,
+    name_yolo_folder,
+    write_coco,
     write_voc,
     write_yolo,
-    name_yolo_folder,
 )
 from ssd34.datasets.dataset import WHOLE, Dataset, Problem, Sample, check_size
 from ssd34.datasets.voc_places import PICTURES
