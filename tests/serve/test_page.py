@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ssd34.images.draw import choose_colour
+from ssd34.runtime.detector import DEFAULT_SCORE
 from tests.conftest import EXAMPLES
 from tests.support.browser import CHROMIUM, HOW_TO_GET_IT, chromium
 from tests.support.page import (
@@ -55,7 +56,7 @@ def shown_cat(browser, server, **how):
 def test_an_upload_shows_what_the_server_finds(browser, cats):
     shown_cat(browser, cats)
     [picture] = cats.detect(CHELSEA, f"?score={LEAST}").json["pictures"]
-    expected = [d for d in picture["detections"] if d["score"] >= 0.3]
+    expected = [d for d in picture["detections"] if d["score"] >= DEFAULT_SCORE]
     assert rows(browser) == [
         [d["name"], f"{d['score']:.0%}".replace("%", " %"), *(f"{v:.0f}" for v in d["box"])]
         for d in expected
@@ -137,6 +138,10 @@ def test_errors_are_shown_and_end(browser, cats, tmp_path):
     upload(browser, EXAMPLES / "chelsea.jpg")
     wait_until(browser, "!document.getElementById('result').hidden")
     assert browser.run("document.getElementById('error').hidden")
+    browser.ask("Network.setBlockedURLs", urls=["*/examples/*"])
+    browser.run("document.querySelector('[data-example=coffee]').click()")
+    wait_until(browser, "document.getElementById('message').innerText.includes('example')")
+    browser.ask("Network.setBlockedURLs", urls=[])
 
 
 def test_the_page_asks_for_the_key(browser, tiny_model, tmp_path):

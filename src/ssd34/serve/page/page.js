@@ -134,7 +134,8 @@ for (const id of ["file", "camera"]) {
   at(id).onchange = event => { if (event.target.files[0]) look(event.target.files[0]); event.target.value = ""; };
 }
 for (const button of document.querySelectorAll("[data-example]")) {
-  button.onclick = async () => look(await (await fetch(`examples/${button.dataset.example}.jpg`)).blob());
+  button.onclick = () => fetch(`examples/${button.dataset.example}.jpg`).then(answer => answer.blob())
+    .then(look, () => fail("The example does not come. Check the connection, and try again."));
 }
 document.ondragover = event => { event.preventDefault(); at("drop").classList.add("over"); };
 document.ondragleave = () => at("drop").classList.remove("over");
