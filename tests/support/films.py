@@ -116,7 +116,7 @@ class Server:
     """Serves each connection what its turn in the script says, over HTTP or plain TCP.
 
     A turn is a list of bytes to send and seconds to wait; the last turn is repeated. Connections
-    that have sent all are closed.
+    that have sent all are closed. Who only asks what is there takes no turn.
     """
 
     def __init__(self, script, *, scheme="http", kind="video/mp2t"):
@@ -134,22 +134,25 @@ class Server:
                 connection, _ = self.socket.accept()
             except OSError:
                 break
-            turn = self.script[min(self.served, len(self.script) - 1)]
-            self.served += 1
-            threads.append(threading.Thread(target=self._serve, args=(connection, turn)))
+            threads.append(threading.Thread(target=self._serve, args=(connection,)))
             threads[-1].start()
         for thread in threads:
             thread.join()
 
-    def _serve(self, connection, turn):
+    def _serve(self, connection):
         try:
             with connection:
                 chunked = self.scheme == "http"
                 if chunked:
-                    while b"\r\n\r\n" not in connection.recv(65536):
-                        pass
+                    request = b""
+                    while b"\r\n\r\n" not in request:
+                        request += connection.recv(65536)
                     head = f"HTTP/1.1 200 OK\r\nContent-Type: {self.kind}\r\n"
                     connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+                    if request.startswith(b"HEAD"):
+                        return
+                turn = self.script[min(self.served, len(self.script) - 1)]
+                self.served += 1
                 for step in turn:
                     if isinstance(step, bytes):
                         chunk = b"%x\r\n%b\r\n" % (len(step), step)

@@ -83,12 +83,17 @@ def read_url(
 
 def read_content_type(url: str, *, timeout: float) -> str:
     """What a server says that lies at an address, such as ``image/jpeg``; DownloadError where it
-    cannot be had."""
-    try:
-        with _answer(_sendable(url), offset=0, size=0, timeout=timeout) as response:
-            return response.headers.get_content_type()
-    except (Refused, BrokenOff) as answer:
-        raise DownloadError(f"{_shown(url)}: {in_one_line(str(answer))}") from None
+    cannot be had. What lies there is asked for only where the server knows no HEAD: a stream may
+    have one listener."""
+    for method in ("HEAD", "GET"):
+        try:
+            with _answer(
+                _sendable(url), offset=0, size=0, timeout=timeout, method=method
+            ) as response:
+                return response.headers.get_content_type()
+        except (Refused, BrokenOff) as answer:
+            reason = in_one_line(str(answer))
+    raise DownloadError(f"{_shown(url)}: {reason}")
 
 
 def _read_whole(url: str, *, limit: int, timeout: float, ends: float) -> bytes:
@@ -179,14 +184,17 @@ def receive(
         raise BrokenOff(f"broke off after {have} of {size} bytes")
 
 
-def _answer(url: str, *, offset: int, size: int, timeout: float) -> http.client.HTTPResponse:
+def _answer(
+    url: str, *, offset: int, size: int, timeout: float, method: str = "GET"
+) -> http.client.HTTPResponse:
     """The answer to a request for the bytes from `offset` on: 206 with these or 200 with all."""
     headers = {"User-Agent": f"ssd34/{__version__}", "Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
     try:
         response: http.client.HTTPResponse = _opener().open(
-            urllib.request.Request(url, headers=headers),  # noqa: S310 - the scheme was checked
+            # The scheme was checked.
+            urllib.request.Request(url, headers=headers, method=method),  # noqa: S310
             timeout=timeout,
         )
     except urllib.error.HTTPError as error:
