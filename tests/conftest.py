@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -31,6 +32,10 @@ from ssd34.images.read import read_image
 from ssd34.network.ssd import SSD, copy_arrays
 from ssd34.runtime.detector import Detector
 from tests.support.mirror import Mirror
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts so what runs in the background, and processes that tests interrupt inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"

@@ -99,7 +99,7 @@ def test_an_ended_job_continues(number, code, command, whole, tmp_path):
         _, err = process.communicate(timeout=60)  # ends when the workers have closed it, too
         if not (output / "manifest.json").exists():  # else the job was faster than the signal
             break
-    assert process.returncode == code
+    assert process.returncode == code, (attempt, err)
     assert "Traceback" not in err
     before = {path: path.stat().st_mtime_ns for path in finished_parts(output)}
     assert 3 <= len(before) < 30 and not (output / "manifest.json").exists()
