@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from ssd34 import named_spec
-from ssd34.files.atomic import write_text
+from ssd34.files.atomic import write_json
 from ssd34.network.pretrained import map_benchmark_names
 from ssd34.network.ssd import SSD
 
@@ -52,7 +52,7 @@ def main() -> None:
     for row in rows:
         print(json.dumps(row))
     if options.json:
-        write_text(options.json, json.dumps(rows, indent=1) + "\n")
+        write_json(options.json, rows)
 
 
 def _draw(path: Path) -> None:

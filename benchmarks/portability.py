@@ -27,7 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ssd34 import Detector
 from ssd34.core.boxes import pairwise_iou
-from ssd34.files.atomic import write_text
+from ssd34.files.atomic import write_json
 from ssd34.runtime.libraries import int8_saturates, onnxruntime
 from ssd34.runtime.onnxruntime_engine import session_options
 
@@ -84,7 +84,7 @@ def main() -> None:
     }
     print(json.dumps(result, indent=1))
     if options.json:
-        write_text(options.json, json.dumps(result, indent=1) + "\n")
+        write_json(options.json, result)
 
 
 def small_weights(bits: int) -> tuple[np.ndarray, np.float32]:

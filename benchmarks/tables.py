@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd34 import __version__
-from ssd34.files.atomic import write_text
+from ssd34.files.atomic import write_json, write_text
 from ssd34.machine import describe_cpu
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def keep(file: Path, rows: Sequence[dict[str, Any]], **more: Any) -> None:
         "rows": list(rows),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(values, indent=1) + "\n")
+    write_json(file, values)
 
 
 def make_tables(folder: Path = MEASURED) -> dict[str, str]:

@@ -21,10 +21,10 @@ from ssd34.cli.console import (
     PATH,
     classes_option,
     engine_option,
-    errors,
     max_pixels_option,
     model_option,
     progress_bar,
+    say,
     say_choice,
     score_option,
     threads_option,
@@ -206,7 +206,7 @@ def detect(
     _emit(run, form, output, label_files)
     if not any(len(looked.detections) for looked in run.looked):
         text = f"nothing scores {score:g} or more; a lower --score shows what is less sure"
-        errors.print(text, markup=False, soft_wrap=True)
+        say(text)
     if save:
         click.echo(f"saved {counted(len(run.looked), 'picture')} in {save}", err=True)
     if run.failed:

@@ -157,10 +157,10 @@ def package(
         write_bytes(output / KEPT / kept_name, file.read_bytes())
     write_json(output / MANIFEST_NAME, entries)
     write_text(readme, card)
-    written = config and write_repository(
-        target, config, session.labels, output / REPOSITORY / stem
-    )
-    return Package(target, tarball, output / MANIFEST_NAME, readme, written or None)
+    written = None
+    if config is not None:
+        written = write_repository(target, config, session.labels, output / REPOSITORY / stem)
+    return Package(target, tarball, output / MANIFEST_NAME, readme, written)
 
 
 def _check_same_network(other: Path, session: Session) -> None:
