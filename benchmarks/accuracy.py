@@ -32,20 +32,19 @@ from ssd34.core.postprocess import ZOO, Picked, postprocess
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset, select_classes
+from ssd34.evaluate.bootstrap import match
 from ssd34.evaluate.evaluator import detect_all
-from ssd34.evaluate.metrics.bootstrap import match
-from ssd34.evaluate.metrics.coco import CocoMetrics, measure_coco
-from ssd34.evaluate.metrics.comparison import compare
+from ssd34.evaluate.metrics import CocoMetrics, measure_coco
 from ssd34.evaluate.results import Results, read_results, write_results
+from ssd34.evaluate.score import compare
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.train.examples.example import make_training_sets
 from ssd34.train.loop import train
+from ssd34.train.options import Settings, TrainOptions, parse_setting
 from ssd34.train.progress import Progress, TrainListener
+from ssd34.train.recipe import read_recipe, settle_recipe
 from ssd34.train.run import HISTORY, LAST
-from ssd34.train.settings.options import TrainOptions
-from ssd34.train.settings.recipe import read_recipe, settle_recipe
-from ssd34.train.settings.settings import Settings, parse_setting
 from ssd34.train.step import computes_bf16
 from ssd34.train.validate import stage_network
 from ssd34.workflows.training.job import weighted

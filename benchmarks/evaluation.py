@@ -23,9 +23,9 @@ from typing import Any
 from ssd34 import Detector
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset
+from ssd34.evaluate.bootstrap import estimate_uncertainty, match
 from ssd34.evaluate.evaluator import detect_all, stage_detector
-from ssd34.evaluate.metrics.bootstrap import estimate_uncertainty, match
-from ssd34.evaluate.metrics.coco import build_ground_truth, measure_coco
+from ssd34.evaluate.metrics import build_ground_truth, measure_coco
 from ssd34.evaluate.results import Results, read_results
 from ssd34.files.atomic import write_text
 

@@ -30,7 +30,7 @@ from ssd34.files.atomic import write_text
 from ssd34.train.examples import example
 from ssd34.train.examples.example import Draw, TrainingSet, make_training_sets
 from ssd34.train.examples.loader import Loader
-from ssd34.train.settings.options import TrainOptions
+from ssd34.train.options import TrainOptions
 
 PARTS = (
     (Dataset, "read_reduced", "decode"),

@@ -23,7 +23,7 @@ from ssd34.network.ssd import SSD
 from ssd34.runtime.timing import interleaved, speed_up, summary
 from ssd34.train.examples.example import make_training_sets
 from ssd34.train.examples.loader import Loader
-from ssd34.train.settings.options import TrainOptions
+from ssd34.train.options import TrainOptions
 from ssd34.train.step import computes_bf16, make_optimizer, set_training, train_step
 
 CPU = torch.device("cpu")

@@ -25,9 +25,8 @@ from ssd34.cli.app import commands
 from ssd34.deploy.search.config import QuantizeConfig
 from ssd34.setting_types import describe_kind, kinds_of
 from ssd34.train.examples.augment import Augmentation
-from ssd34.train.settings.options import TrainOptions
-from ssd34.train.settings.recipe import RECIPES, list_defaults
-from ssd34.train.settings.settings import AUGMENTATION, SETTINGS, write_setting
+from ssd34.train.options import AUGMENTATION, SETTINGS, TrainOptions, write_setting
+from ssd34.train.recipe import RECIPES, list_defaults
 
 DOCS = Path(__file__).parent
 sys.path.append(str(DOCS.parent / "benchmarks"))

@@ -248,11 +248,11 @@ def found_shapes(shapes: Path, tiny_model: Path, tmp_path_factory: pytest.TempPa
 @pytest.fixture
 def no_plots(monkeypatch):
     """For tests of the rest of the page: drawing is what takes long."""
-    from ssd34.evaluate.report import write
+    from ssd34.evaluate.report import page
 
     dot = io.BytesIO()
     Image.new("RGB", (1, 1)).save(dot, format="png")
-    monkeypatch.setattr(write, "render_png", lambda *_: dot.getvalue())
+    monkeypatch.setattr(page, "render_png", lambda *_: dot.getvalue())
 
 
 @pytest.fixture

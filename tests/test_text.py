@@ -10,7 +10,7 @@ from ssd34.deploy.publish.manifest import find_manifest_entry
 from ssd34.deploy.search.config import read_config
 from ssd34.errors import DatasetError, ModelError, OptionError
 from ssd34.text import counted, parse_json, parse_yaml
-from ssd34.train.settings.recipe import read_recipe
+from ssd34.train.recipe import read_recipe
 
 
 @pytest.mark.parametrize(

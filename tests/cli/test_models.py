@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from ssd34.files.cache import PublishedFile
-from ssd34.zoo.catalogue import PUBLISHED, PublishedModel
-from ssd34.zoo.names import model_path
+from ssd34.zoo.names import PUBLISHED, PublishedModel, model_path
 from tests.support.cli import invoke, read_document
 from tests.support.mirror import CONTENT, POINTER, SHA256, SIZE, ranged, status, whole
 from tests.support.refusals import assert_facts

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from ssd34.core.score_calibration import ScoreCalibration
+from ssd34.core.contract import ScoreCalibration
 from ssd34.errors import OptionError
 
 

@@ -10,8 +10,14 @@ import pytest
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
 from ssd34.runtime.detector import Detector
-from ssd34.zoo.catalogue import PUBLISHED, PublishedModel, find_published
-from ssd34.zoo.names import find_cached_model, is_cached, model_path
+from ssd34.zoo.names import (
+    PUBLISHED,
+    PublishedModel,
+    find_cached_model,
+    find_published,
+    is_cached,
+    model_path,
+)
 from tests.support.refusals import refused
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ssd34.errors import DownloadError
-from ssd34.files.download import download
+from ssd34.files.web import download
 from tests.conftest import ROOT
 from tests.support.mirror import (
     CONTENT,
@@ -37,7 +37,7 @@ import sys, types
 from pathlib import Path
 package = sys.modules["ssd34"] = types.ModuleType("ssd34")
 package.__path__ = [{str(ROOT / "src" / "ssd34")!r}]
-from ssd34.files.download import download
+from ssd34.files.web import download
 download(
     sys.argv[1:2], Path(sys.argv[2]), size={SIZE}, sha256={SHA256!r}, pause=0,
     progress=lambda have: print(have, flush=True),

@@ -8,7 +8,7 @@ from ssd34.core.preprocess import MEAN, STD
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
 from ssd34.errors import ModelError
-from ssd34.network.from_onnx import has_unfolded_norm
+from ssd34.network.pretrained import has_unfolded_norm
 from ssd34.runtime.session import Session
 from ssd34.workflows.training.new_run import read_onnx_checkpoint
 from ssd34.zoo.names import model_path

@@ -13,9 +13,9 @@ from ssd34.train.examples.augment import Augmentation
 from ssd34.train.examples.example import make_training_sets
 from ssd34.train.examples.loader import Loader
 from ssd34.train.loop import train
+from ssd34.train.options import TrainOptions
 from ssd34.train.progress import TrainListener
 from ssd34.train.run import read_history
-from ssd34.train.settings.options import TrainOptions
 from tests.conftest import TINY_LABELS, tiny_spec
 
 FAST = TrainOptions(

@@ -8,10 +8,9 @@ from ssd34.errors import TrainingError
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD
 from ssd34.train import step as step_module
-from ssd34.train.divergence import LossWatch
 from ssd34.train.loss import compute_loss
 from ssd34.train.run import TrainingRun, read_history
-from ssd34.train.step import Step
+from ssd34.train.step import LossWatch, Step
 from ssd34.train.validate import evaluate_network
 from tests.conftest import TINY_LABELS, tiny_spec
 from tests.support.training import run, stop_after

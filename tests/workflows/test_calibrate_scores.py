@@ -11,9 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from ssd34.core.contract import METADATA_SCORES, NOTE_INT8_STEPS
+from ssd34.core.contract import METADATA_SCORES, NOTE_INT8_STEPS, ScoreCalibration
 from ssd34.core.postprocess import ZOO
-from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.datasets.open import open_dataset
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, make_network_model, make_onnx_model

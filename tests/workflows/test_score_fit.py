@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ssd34.core.contract import ScoreCalibration
 from ssd34.core.postprocess import ZOO, softmax
-from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.datasets.dataset import Problem
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError
 from ssd34.evaluate.evaluator import evaluate_detector
-from ssd34.evaluate.metrics.coco import FOUND, NOT_COUNTED, match_detections
-from ssd34.evaluate.metrics.score import PRECISION_AT, measure_precisions
+from ssd34.evaluate.metrics import FOUND, NOT_COUNTED, match_detections
+from ssd34.evaluate.score import PRECISION_AT, measure_precisions
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session
 from ssd34.workflows.calibrate import (

@@ -33,8 +33,7 @@ from ssd34.images.read import MAX_PIXELS
 from ssd34.runtime.detector import DEFAULT_SCORE
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES
 from ssd34.runtime.session import Session
-from ssd34.zoo.catalogue import PUBLISHED
-from ssd34.zoo.names import EMBEDDED
+from ssd34.zoo.names import EMBEDDED, PUBLISHED
 
 SHOWN_PROBLEMS = 5
 

@@ -15,8 +15,16 @@ from rich.table import Table
 from ssd34.cli.console import MODEL_NAME, PUBLISHED_NAME, download_bar, emit_json, json_flag
 from ssd34.errors import DownloadError, OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
-from ssd34.zoo.catalogue import PUBLISHED, SPARSE_IDS, PublishedModel, find_published
-from ssd34.zoo.names import EMBEDDED, cache_path, is_cached, model_path
+from ssd34.zoo.names import (
+    EMBEDDED,
+    PUBLISHED,
+    SPARSE_IDS,
+    PublishedModel,
+    cache_path,
+    find_published,
+    is_cached,
+    model_path,
+)
 
 
 @click.group(short_help="List, fetch and find published models.", invoke_without_command=True)
@@ -191,7 +199,7 @@ def fetch(file: PublishedFile, target: Path) -> None:
         DownloadError: nobody has it; the message says where to put it by hand.
         OSError: the folder cannot be written.
     """
-    from ssd34.files.download import download
+    from ssd34.files.web import download
 
     with download_bar() as bar:
         task = bar.add_task(file.name, total=file.size)

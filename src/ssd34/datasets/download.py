@@ -14,9 +14,8 @@ from ssd34.errors import DatasetError, OptionError
 from ssd34.files.archive import require_space, unpack
 from ssd34.files.atomic import write_json
 from ssd34.files.cache import PublishedFile
-from ssd34.files.download import download
 from ssd34.files.lock import folder_locked
-from ssd34.files.web import PAUSE, TIMEOUT
+from ssd34.files.web import PAUSE, TIMEOUT, download
 
 ATTEMPTS = 20
 """How often an address may break off: the largest archive takes hours."""
@@ -55,7 +54,7 @@ def download_data(
         pause: seconds before it is asked again.
 
     Raises:
-        DownloadError: no address had an archive; see `ssd34.files.download.download`.
+        DownloadError: no address had an archive; see `ssd34.files.web.download`.
         DatasetError: something else is at a place of the data set; too little room.
         OSError: the folder cannot be written.
     """

@@ -1,1 +1,1 @@
-"""Accuracy: COCO box metrics."""
+"""Accuracy: COCO box metrics, how sure they are, what lies behind them, and the report."""

@@ -19,7 +19,7 @@ from ssd34.core.postprocess import Picked, Policy, pick, softmax
 from ssd34.core.preprocess import FAST
 from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.errors import ImageError
-from ssd34.evaluate.metrics.coco import CocoMetrics, match_categories, measure_coco
+from ssd34.evaluate.metrics import CocoMetrics, match_categories, measure_coco
 from ssd34.evaluate.results import Results, convert_picked
 from ssd34.machine import overlapped
 from ssd34.runtime.detector import Detector

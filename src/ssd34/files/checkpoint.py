@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.contract import parse_identity
+from ssd34.core.contract import CONFIDENCE_BIASES, ScoreCalibration, parse_identity
 from ssd34.core.labels import LabelSet
-from ssd34.core.score_calibration import CONFIDENCE_BIASES, ScoreCalibration
 from ssd34.core.spec import ModelSpec, rename_trunk
 from ssd34.errors import CheckpointError, ModelError, OptionError, require
 from ssd34.files.atomic import written_whole

@@ -18,8 +18,7 @@ from torch.nn import functional
 from ssd34.core.contract import LARGEST_BIAS, LARGEST_NARROW_WEIGHT
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import CheckpointError
-from ssd34.network.backbone import BasicBlock, fold_parameters
-from ssd34.network.ssd import SSD, ExtraFeatures
+from ssd34.network.ssd import SSD, BasicBlock, ExtraFeatures, fold_parameters
 
 
 class Steps(NamedTuple):

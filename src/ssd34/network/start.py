@@ -13,8 +13,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
 from ssd34.errors import CheckpointError
 from ssd34.files.checkpoint import Arrays, Checkpoint, is_checkpoint, read_checkpoint
-from ssd34.network.from_onnx import has_unfolded_norm
-from ssd34.network.pretrained import read_backbone, start_backbone
+from ssd34.network.pretrained import has_unfolded_norm, read_backbone, start_backbone
 from ssd34.network.ssd import SSD, load_weights
 
 BACKBONE = "backbone."

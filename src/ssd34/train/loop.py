@@ -16,17 +16,17 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import named_policy
 from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, DivergenceError, OptionError, TrainingError
-from ssd34.evaluate.metrics.coco import match_categories
+from ssd34.evaluate.metrics import match_categories
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
-from ssd34.train.divergence import advise
 from ssd34.train.examples.example import TrainingSet
 from ssd34.train.examples.loader import Loader, count_batches, gather_problems, report_deaths
+from ssd34.train.options import TrainOptions
 from ssd34.train.progress import SILENT, Pace, TrainingOutcome, TrainListener
 from ssd34.train.run import BEST, LAST, TrainingRun, describe_pictures
-from ssd34.train.settings.options import TrainOptions
 from ssd34.train.step import (
     AveragedWeights,
+    advise,
     advise_on_memory,
     count_fewest_pictures,
     make_optimizer,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssd34.datasets.dataset import Dataset, Problem
-    from ssd34.evaluate.metrics.coco import CocoMetrics
+    from ssd34.evaluate.metrics import CocoMetrics
     from ssd34.train.run import TrainingRun
     from ssd34.train.step import Step
 

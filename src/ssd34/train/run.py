@@ -21,10 +21,9 @@ from ssd34.files.atomic import naming, remove_parts, write_text
 from ssd34.files.checkpoint import Arrays, Checkpoint, read_checkpoint
 from ssd34.network.ssd import SSD, copy_arrays, load_weights
 from ssd34.text import counted
-from ssd34.train.divergence import LossWatch
 from ssd34.train.examples.example import TrainingSet
-from ssd34.train.settings.options import TrainOptions
-from ssd34.train.step import AveragedWeights
+from ssd34.train.options import TrainOptions
+from ssd34.train.step import AveragedWeights, LossWatch
 
 LAST = "last.safetensors"
 BEST = "best.safetensors"

@@ -15,7 +15,7 @@ from ssd34.core.postprocess import ZOO, Picked, Policy, postprocess
 from ssd34.core.preprocess import preprocess
 from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.evaluate.evaluator import Found, Stages, detect_all
-from ssd34.evaluate.metrics.coco import CocoMetrics, measure_coco
+from ssd34.evaluate.metrics import CocoMetrics, measure_coco
 from ssd34.evaluate.results import Results
 from ssd34.network.ssd import SSD
 from ssd34.train.distributed import ALONE, Ranks

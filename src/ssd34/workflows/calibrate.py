@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd34.core.contract import ScoreCalibration
 from ssd34.core.default_boxes import decode, default_boxes_cxcywh
 from ssd34.core.postprocess import ZOO, Picked, Policy, pick, pick_rows, softmax
-from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
 from ssd34.errors import DatasetError
-from ssd34.evaluate.analysis.curves import CalibrationCurve, measure_calibration
+from ssd34.evaluate.curves import CalibrationCurve, measure_calibration
 from ssd34.evaluate.evaluator import detect_all, stage_detector
-from ssd34.evaluate.metrics.coco import FOUND, NOT_COUNTED, match_categories, match_detections
-from ssd34.evaluate.metrics.score import Score, ScoreOptions, score
+from ssd34.evaluate.metrics import FOUND, NOT_COUNTED, match_categories, match_detections
 from ssd34.evaluate.results import Results
+from ssd34.evaluate.score import Score, ScoreOptions, score
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session

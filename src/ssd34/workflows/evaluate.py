@@ -17,22 +17,30 @@ from ssd34.datasets.coco import read_annotations_alone
 from ssd34.datasets.dataset import Dataset, fingerprint
 from ssd34.datasets.open import open_dataset, select_classes, use_coco_names
 from ssd34.errors import DatasetError, ModelError, OptionError, require
+from ssd34.evaluate.bootstrap import match
 from ssd34.evaluate.evaluator import Found, detect_all, stage_detector
-from ssd34.evaluate.metrics.bootstrap import match
-from ssd34.evaluate.metrics.coco import describe_unknown_classes, match_categories
-from ssd34.evaluate.metrics.comparison import Differences, compare
-from ssd34.evaluate.metrics.score import Score, ScoreOptions, apply_metric, score
+from ssd34.evaluate.metrics import describe_unknown_classes, match_categories
 from ssd34.evaluate.partial import Partial, locate_partial, open_partial, read_engine
-from ssd34.evaluate.report.page import Provenance, describe_machine, list_versions
-from ssd34.evaluate.report.write import (
+from ssd34.evaluate.report.page import (
     NUMBERS,
     PAGE,
     STEPS,
     EvaluationReport,
+    Provenance,
     check_report,
+    describe_machine,
+    list_versions,
     write_report,
 )
 from ssd34.evaluate.results import Results, find_coverage_gap, read_results, write_results
+from ssd34.evaluate.score import (
+    Differences,
+    Score,
+    ScoreOptions,
+    apply_metric,
+    compare,
+    score,
+)
 from ssd34.files.atomic import compute_sha256, is_special, write_json
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE

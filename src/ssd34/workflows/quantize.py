@@ -30,7 +30,7 @@ from ssd34.deploy.search.log import LayerLog, TrialLog
 from ssd34.deploy.search.pictures import CalibrationPictures, count_seen, from_path, split
 from ssd34.deploy.search.search import Search, SearchOutcome
 from ssd34.errors import MissingExtraError, ModelError, OptionError, require
-from ssd34.evaluate.metrics.coco import describe_unknown_classes, match_categories
+from ssd34.evaluate.metrics import describe_unknown_classes, match_categories
 from ssd34.files.atomic import compute_sha256, write_json
 from ssd34.files.checkpoint import is_named_checkpoint
 from ssd34.files.lock import folder_locked

@@ -22,7 +22,7 @@ from ssd34.workflows.training.job import PreparedRun, TrainJob, is_first_process
 if TYPE_CHECKING:
     import torch
 
-    from ssd34.evaluate.metrics.coco import CocoMetrics
+    from ssd34.evaluate.metrics import CocoMetrics
     from ssd34.train.distributed import Ranks
     from ssd34.train.progress import Progress
 

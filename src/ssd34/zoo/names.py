@@ -1,14 +1,185 @@
-"""The file of the float model that a command is given: by path or by name."""
+"""The models that have a name: those in the package, and the published ones with their addresses,
+sizes and SHA-256 as published (mAP is on COCO val2017); and the file that a path or a name stands
+for."""
 
 from __future__ import annotations
 
+import difflib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
 from ssd34.files.checkpoint import is_named_checkpoint
-from ssd34.zoo.catalogue import PUBLISHED, find_published
+
+_FOLDER = "validated/vision/object_detection_segmentation/ssd/model"
+
+# No address could be tried where this was written. The forms are those that other projects use for
+# files of the same repositories. GitHub's LFS downloads of onnx/models ended in July 2025: the
+# second mirror may answer with an error or a pointer file, and `download` then says so.
+_ZOO = (
+    f"https://huggingface.co/onnxmodelzoo/legacy_models/resolve/main/{_FOLDER}/",
+    f"https://media.githubusercontent.com/media/onnx/models/main/{_FOLDER}/",
+)
+# The second is the archived copy that NVIDIA's sample projects name as the mirror of the first.
+_BENCHMARK = (
+    "https://zenodo.org/record/3228411/files/",
+    "https://web.archive.org/web/20221201213043/https://zenodo.org/record/3228411/files/",
+)
+
+SPARSE_IDS = (
+    "from a metric that compared contiguous labels with sparse COCO ids: nine classes were "
+    "dropped, and crowd regions counted as ordinary objects; never compare it with numbers "
+    "by pycocotools"
+)
+"""What is wrong with some of the published mAP numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedModel:
+    """One published ONNX file and what is known about it.
+
+    Attributes:
+        name: what the user says.
+        test_data: the archive of the model with a tested input and its outputs, if there is one.
+        opset: version of the ONNX operators.
+        precision: ``"float32"`` or ``"int8"``.
+        form: of int8: ``"QOperator"`` or ``"QDQ"``; else empty.
+        published_map: COCO box mAP that its publisher states.
+        map_caveat: what is wrong with that number; empty where it is by pycocotools.
+        licence: SPDX identifier.
+    """
+
+    name: str
+    model: PublishedFile
+    test_data: PublishedFile | None
+    opset: int
+    precision: str
+    form: str = ""
+    published_map: float
+    map_caveat: str = ""
+    licence: str = "Apache-2.0"
+
+
+def _file(name: str, size: int, sha256: str, *, mirrors: tuple[str, ...] = _ZOO) -> PublishedFile:
+    return PublishedFile(name, size, sha256, tuple(mirror + name for mirror in mirrors))
+
+
+def _zoo_model(
+    name: str,
+    model: tuple[int, str],
+    test_data: tuple[int, str],
+    *,
+    opset: int,
+    form: str = "",
+    published_map: float,
+    map_caveat: str = SPARSE_IDS,
+) -> PublishedModel:
+    return PublishedModel(
+        name=name,
+        model=_file(f"{name}.onnx", *model),
+        test_data=_file(f"{name}.tar.gz", *test_data),
+        opset=opset,
+        precision="int8" if form else "float32",
+        form=form,
+        published_map=published_map,
+        map_caveat=map_caveat,
+    )
+
+
+_MODELS = (
+    _zoo_model(
+        "ssd-10",
+        (80363696, "80013dd940efc1462c616143b461ef35885bcc1706e0670b66623293b4b52c59"),
+        (78515627, "5ff54f161d58e02bfc751d3264d58d484485785e71827cf2dd14620bf354c2d0"),
+        opset=10,
+        map_caveat="",
+        published_map=0.195,
+    ),
+    _zoo_model(
+        "ssd-12",
+        (80366315, "5ec1e058e666ef980a6213ac40088877865aafb2b6676b9af204b3828e4bb9d5"),
+        (90592544, "43e57501da34abe0c01ea30902303bdb14f590f59c18fbb15ea3473810b0e86b"),
+        opset=12,
+        published_map=0.1898,
+    ),
+    _zoo_model(
+        "ssd-12-int8",
+        (20485276, "56d2c03a8c74c03f704509ccfcd91763991c6e1b92f63da730fb2b3d07565453"),
+        (31816976, "723c25c6040e1d5f7fd7ce736e236b09d6881f6f2cc6e7a79a999f3e69f86571"),
+        opset=12,
+        form="QOperator",
+        published_map=0.1892,
+    ),
+    _zoo_model(
+        "ssd-12-qdq",
+        (20479614, "fba599b77e556525844e4e1022a9f60969b0e9130baa03640539cb0b58f474a2"),
+        (26976158, "2cd791e3ee5f472a208d292ef766f6b4f04c71463dcf290f9393dcce8b81d6d6"),
+        opset=12,
+        form="QDQ",
+        published_map=0.1863,
+    ),
+    # The inference benchmark's own file. Opset and mAP are those of the benchmark's list, the
+    # licence that of its repository; the Zenodo record's own licence field could not be read.
+    PublishedModel(
+        name="resnet34-ssd1200",
+        model=_file(
+            "resnet34-ssd1200.onnx",
+            80363696,
+            "b417a8186967f1e78670b0075aa72a10e5c7d1a6d5c08af9d13dc97f3d29ef0d",
+            mirrors=_BENCHMARK,
+        ),
+        test_data=None,
+        opset=8,
+        precision="float32",
+        published_map=0.20,
+    ),
+)
+
+PUBLISHED = {model.name: model for model in _MODELS}
+"""Every published model by name."""
+
+
+def find_published(name: str) -> PublishedModel:
+    """The published model of that name; ModelError, which names close ones or all, where there is
+    none."""
+    if name not in PUBLISHED:
+        close = difflib.get_close_matches(name, PUBLISHED, n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(PUBLISHED)}"
+        raise ModelError(f"{name}: no such published model; {hint}")
+    return PUBLISHED[name]
+
+
+_TORCHVISION = "https://download.pytorch.org/models/"
+
+
+def _backbone(name: str, size: int, sha256: str) -> PublishedFile:
+    return PublishedFile(f"{name}.pth", size, sha256, (f"{_TORCHVISION}{name}.pth",))
+
+
+IMAGENET_BACKBONES = {
+    "resnet34-b627a593": _backbone(
+        "resnet34-b627a593",
+        87319819,
+        "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
+    ),
+    "resnet18-f37072fd": _backbone(
+        "resnet18-f37072fd",
+        46830571,
+        "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+    ),
+}
+"""torchvision's files by the name that the user says, which begins with the backbone's. The
+benchmark started from ``resnet34-333f7ec4``, the same weights in torch's first format, which is not
+read any more (source: pytorch/vision, issue 2068 and pull request 3620)."""
+
+
+def name_backbone(backbone: str) -> str:
+    """The name of the ImageNet weights for a backbone, such as ``"resnet34"``."""
+    [name] = (name for name in IMAGENET_BACKBONES if name.split("-")[0] == backbone)
+    return name
+
 
 FOREIGN = (".pth", ".pt", ".pytorch")
 """What torch's own files end in."""

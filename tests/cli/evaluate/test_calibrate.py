@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ssd34.cli import PARTLY
-from ssd34.core.score_calibration import ScoreCalibration
-from ssd34.evaluate.metrics.score import PRECISION_AT
+from ssd34.core.contract import ScoreCalibration
+from ssd34.evaluate.score import PRECISION_AT
 from ssd34.files.checkpoint import read_checkpoint
 from tests.conftest import drawn_checkpoint, tiny_spec
 

@@ -4,10 +4,9 @@ import pytest
 
 from ssd34.cli.evaluate.print_scores import FEW, SHOWN_CLASSES, print_comparison, print_score
 from ssd34.datasets.open import open_dataset
-from ssd34.evaluate.metrics.bootstrap import Interval, match
-from ssd34.evaluate.metrics.comparison import Difference, Differences, compare
-from ssd34.evaluate.metrics.score import ScoreOptions, score
+from ssd34.evaluate.bootstrap import Interval, match
 from ssd34.evaluate.results import Results
+from ssd34.evaluate.score import Difference, Differences, ScoreOptions, compare, score
 
 TITLE = "/somewhere/with/a/long/name/coco-val.zip: 300 pictures, the file's own tail"
 

@@ -7,7 +7,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from ssd34.errors import MissingExtraError
-from ssd34.evaluate.metrics.coco import CocoMetrics
+from ssd34.evaluate.metrics import CocoMetrics
 from ssd34.train.progress import Progress
 from ssd34.workflows.training.tensorboard import EventWriter
 

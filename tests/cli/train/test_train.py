@@ -15,7 +15,7 @@ from ssd34.errors import (
     TrainingError,
 )
 from ssd34.files.checkpoint import read_checkpoint
-from ssd34.network.from_onnx import has_unfolded_norm
+from ssd34.network.pretrained import has_unfolded_norm
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS, shapes_dataset
 from tests.support.cli import invoke, read_document

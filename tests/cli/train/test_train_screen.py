@@ -16,7 +16,7 @@ from rich.console import Console
 from ssd34.cli.train import screen as train_screen
 from ssd34.cli.train.screen import TrainScreen
 from ssd34.datasets.dataset import Problem
-from ssd34.evaluate.metrics.coco import CocoMetrics
+from ssd34.evaluate.metrics import CocoMetrics
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.train.progress import Progress
 from ssd34.train.run import read_history

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.datasets.convert.convert import Options, convert
-from ssd34.datasets.convert.dropped import Dropped
+from ssd34.datasets.convert.writers import Dropped
 from ssd34.datasets.dataset import Dataset, ImageStore, Sample
 from ssd34.datasets.open import find_dataset, open_dataset
 from ssd34.errors import DatasetError, ImageError, OptionError

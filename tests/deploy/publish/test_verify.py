@@ -19,8 +19,7 @@ from ssd34.deploy.publish.manifest import MANIFEST_NAME
 from ssd34.deploy.publish.verify import verify, verify_folder
 from ssd34.errors import ModelError
 from ssd34.files.cache import PublishedFile
-from ssd34.zoo.catalogue import PUBLISHED, PublishedModel
-from ssd34.zoo.names import EMBEDDED, model_path
+from ssd34.zoo.names import EMBEDDED, PUBLISHED, PublishedModel, model_path
 from tests.conftest import tiny_spec
 from tests.support.plain_runs import plain_session
 from tests.support.refusals import assert_facts, refused

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ssd34.evaluate.metrics.score import ScoreOptions, score
-from ssd34.evaluate.report.page import Provenance, describe_machine, list_versions
-from ssd34.evaluate.report.write import EvaluationReport, write_report
+from ssd34.evaluate.report.page import (
+    EvaluationReport,
+    Provenance,
+    describe_machine,
+    list_versions,
+    write_report,
+)
+from ssd34.evaluate.score import ScoreOptions, score
 from tests.support.scenes import every_error
 
 HOSTILE = '<script>alert("cat")</script> & $x_{1}$'

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd34.evaluate.analysis.analyse import analyse
-from ssd34.evaluate.analysis.counts import BACKGROUND, Confusion, Part
+from ssd34.evaluate.analysis import analyse
+from ssd34.evaluate.counts import BACKGROUND, Confusion, Part
 from ssd34.evaluate.report.plots import (
     MOST_CURVES,
     NAMES,

@@ -15,11 +15,10 @@ from PIL import Image
 from ssd34.core.labels import COCO_LABELS
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import MissingExtraError, OptionError
-from ssd34.evaluate.metrics.score import ScoreOptions, score
-from ssd34.evaluate.report.page import describe_machine, list_versions
+from ssd34.evaluate.report.page import STEPS, describe_machine, list_versions, write_report
 from ssd34.evaluate.report.plots import NAMES
-from ssd34.evaluate.report.write import STEPS, write_report
 from ssd34.evaluate.results import Results
+from ssd34.evaluate.score import ScoreOptions, score
 from ssd34.files.tree import FolderFiles
 from tests.evaluate.report.conftest import HOSTILE, report_of
 from tests.support.scenes import every_error, result, sample

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from ssd34.train.examples.jitter import BLOCK, Change, apply_changes, draw_changes, turn_hue
+from ssd34.train.examples.augment import BLOCK, Change, apply_changes, draw_changes, turn_hue
 from tests.conftest import EXAMPLES
 
 AMOUNTS = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.05}

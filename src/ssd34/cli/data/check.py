@@ -13,8 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ssd34.cli.console import PATH, PRINTED, emit_json, file_of, json_option, progress_bar
-from ssd34.datasets.check.check import Check, check
-from ssd34.datasets.check.statistics import RELATIVE_SIZES, SMALLEST_DEFAULT_BOX, Spread, Statistics
+from ssd34.datasets.check import (
+    RELATIVE_SIZES,
+    SMALLEST_DEFAULT_BOX,
+    Check,
+    Spread,
+    Statistics,
+    check,
+)
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import find_dataset, split_path
 from ssd34.errors import OptionError
@@ -87,7 +93,7 @@ def _opened(path: str) -> list[Dataset]:
 
 
 def _write_sheet(result: Check, target: Path, *, most: int) -> None:
-    from ssd34.datasets.check.contact_sheet import draw_contact_sheet
+    from ssd34.datasets.contact_sheet import draw_contact_sheet
 
     picture = draw_contact_sheet(result.findings, most=most)
     if picture is None:

@@ -28,7 +28,7 @@ from ssd34.cli.data.convert import convert
 from ssd34.cli.data.label import label
 from ssd34.cli.data.split import split
 from ssd34.core.labels import LabelSet
-from ssd34.datasets.check.statistics import count_statistics
+from ssd34.datasets.check import count_statistics
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.download import PUBLISHED_DATA, PublishedData, find_published_data
 from ssd34.datasets.open import find_dataset, open_dataset, split_path, use_coco_names
@@ -170,7 +170,7 @@ def open_warned(path: str, *, coco_names: bool = False) -> Dataset:
 
 def warn_of_unknown_classes(dataset: Dataset, labels: LabelSet) -> None:
     """Say which of a data set's classes a model does not know, and what may help."""
-    from ssd34.evaluate.metrics.coco import describe_unknown_classes
+    from ssd34.evaluate.metrics import describe_unknown_classes
 
     unknown = describe_unknown_classes(labels, dataset)
     if unknown:

@@ -18,7 +18,7 @@ from ssd34.cli.console import (
     warn_of_problems,
 )
 from ssd34.cli.data.convert import print_splits, warn_of_changes
-from ssd34.datasets.check.statistics import count_statistics
+from ssd34.datasets.check import count_statistics
 from ssd34.datasets.convert.convert import FORMATS, Options, convert
 from ssd34.datasets.convert.divide import Shares, divide, group_scenes
 from ssd34.datasets.open import find_dataset, split_path

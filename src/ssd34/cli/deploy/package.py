@@ -9,7 +9,7 @@ import click
 
 from ssd34.cli.console import MODEL, emit_json, json_flag
 from ssd34.errors import require
-from ssd34.zoo.catalogue import PUBLISHED
+from ssd34.zoo.names import PUBLISHED
 
 
 @click.command(short_help="Write a model with test data, manifest and model card.")

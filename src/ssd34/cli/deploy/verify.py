@@ -15,8 +15,7 @@ from rich.text import Text
 from ssd34.cli.console import MODEL, PRINTED, emit_json, file_of, json_option, threads_option, warn
 from ssd34.errors import require
 from ssd34.workflows.outputs import check_outputs
-from ssd34.zoo.catalogue import PUBLISHED, find_published
-from ssd34.zoo.names import cache_path, find_cached_model
+from ssd34.zoo.names import PUBLISHED, cache_path, find_cached_model, find_published
 
 if TYPE_CHECKING:
     from ssd34.deploy.publish.checks import FileCheck, Verification

@@ -31,7 +31,7 @@ from ssd34.cli.evaluate.print_scores import (
 from ssd34.core.postprocess import POLICIES
 from ssd34.core.preprocess import CARD, PREPROCESSINGS
 from ssd34.errors import OptionError
-from ssd34.evaluate.metrics.score import METRICS
+from ssd34.evaluate.score import METRICS
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.workflows import evaluate as workflow
 

@@ -24,7 +24,7 @@ class _Train(Renamed):
     @staticmethod
     def now(option: str) -> str | None:
         """The setting that took the option's place."""
-        from ssd34.train.settings.settings import FORMER_OPTIONS, SETTINGS
+        from ssd34.train.options import FORMER_OPTIONS, SETTINGS
 
         name = option.removeprefix("--").replace("-", "_")
         key = FORMER_OPTIONS.get(name, name)
@@ -33,7 +33,7 @@ class _Train(Renamed):
 
 
 def _recipes() -> list[str]:
-    from ssd34.train.settings.recipe import RECIPES
+    from ssd34.train.recipe import RECIPES
 
     return [*RECIPES]
 
@@ -167,7 +167,7 @@ def _settings_of(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[s
     Raises:
         OptionError: one was given twice, or one of ``--set`` is none.
     """
-    from ssd34.train.settings.settings import parse_setting
+    from ssd34.train.options import parse_setting
 
     given = {name: value for name, value in flags.items() if value is not None}
     for text in assignments:

@@ -31,7 +31,7 @@ from ssd34.train.progress import TrainListener
 
 if TYPE_CHECKING:
     from ssd34.datasets.dataset import Dataset, Problem
-    from ssd34.evaluate.metrics.coco import CocoMetrics
+    from ssd34.evaluate.metrics import CocoMetrics
     from ssd34.train.progress import Progress
 
 

@@ -16,14 +16,12 @@ import numpy as np
 
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.builder import read_size
-from ssd34.datasets.convert.dropped import (
+from ssd34.datasets.convert.writers import (
     Dropped,
     WrittenPicture,
     WrittenSplit,
     count_renumbered,
     drop_unholdable,
-)
-from ssd34.datasets.convert.writers import (
     name_coco_folder,
     name_yolo_folder,
     write_coco,

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.core.contract import NOTE_INT8_STEPS
+from ssd34.core.contract import NOTE_INT8_STEPS, ScoreCalibration
 from ssd34.core.labels import LabelSet
-from ssd34.core.score_calibration import ScoreCalibration
 from ssd34.core.spec import (
     BACKBONE_BLOCKS,
     BACKBONE_CHANNELS,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssd34.evaluate.analysis.analyse import Analysis
-from ssd34.evaluate.analysis.counts import Confusion, ErrorTypes, Part
-from ssd34.evaluate.analysis.curves import BINS, CalibrationCurve, Curve, Curves, ScoreChoice
+from ssd34.evaluate.analysis import Analysis
+from ssd34.evaluate.counts import Confusion, ErrorTypes, Part
+from ssd34.evaluate.curves import BINS, CalibrationCurve, Curve, Curves, ScoreChoice
 from ssd34.evaluate.report.theme import Plot, Theme, shorten
 from ssd34.text import counted
 

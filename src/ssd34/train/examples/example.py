@@ -22,7 +22,7 @@ from ssd34.errors import DatasetError, ImageError
 from ssd34.train.examples.augment import apply_variation, draw_variation
 from ssd34.train.examples.cache import PictureCache
 from ssd34.train.examples.matcher import Matches, list_levels, match
-from ssd34.train.settings.options import TrainOptions
+from ssd34.train.options import TrainOptions
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from ssd34.text import counted
 from ssd34.train.distributed import ALONE, Ranks
 from ssd34.train.examples.cache import start_workers_server
 from ssd34.train.examples.example import Draw, Examples, TrainingSet, Unreadable, count_draws
-from ssd34.train.settings.options import TrainOptions
+from ssd34.train.options import TrainOptions
 
 AHEAD = 3
 """Batches that each worker process prepares ahead, where the shared memory holds them."""

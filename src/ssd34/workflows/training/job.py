@@ -17,7 +17,7 @@ from ssd34.train.progress import TrainListener
 if TYPE_CHECKING:
     from ssd34.network.ssd import SSD
     from ssd34.train.examples.example import TrainingSet
-    from ssd34.train.settings.options import TrainOptions
+    from ssd34.train.options import TrainOptions
 
 DEVICES = ("auto", "cpu", "cuda")
 

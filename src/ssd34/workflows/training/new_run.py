@@ -15,25 +15,23 @@ from ssd34.datasets.dataset import Dataset
 from ssd34.errors import CheckpointError, ModelError, OptionError, require
 from ssd34.files.cache import cache_folder
 from ssd34.files.checkpoint import Checkpoint
-from ssd34.files.download import download
-from ssd34.network.from_onnx import unfold_checkpoint
+from ssd34.files.web import download
+from ssd34.network.pretrained import unfold_checkpoint
 from ssd34.network.ssd import SSD
 from ssd34.network.start import Start, read_start
 from ssd34.text import counted
 from ssd34.train.distributed import choose_local_device
 from ssd34.train.examples.example import TrainingSet, make_training_sets
 from ssd34.train.examples.loader import count_batches
+from ssd34.train.options import TrainOptions, check_setting, write_setting
 from ssd34.train.progress import SILENT, TrainListener
+from ssd34.train.recipe import RECIPES, Recipe, SettledRecipe, read_recipe, settle_recipe
 from ssd34.train.run import BEST, LAST
-from ssd34.train.settings.options import TrainOptions
-from ssd34.train.settings.recipe import RECIPES, Recipe, SettledRecipe, read_recipe, settle_recipe
-from ssd34.train.settings.settings import check_setting, write_setting
 from ssd34.train.step import computes_bf16
 from ssd34.version import __version__
 from ssd34.workflows.training.job import PreparedRun, TrainJob, is_first_process, open_data
 from ssd34.workflows.training.qat import apply_qat, calibrate_steps, check_options
-from ssd34.zoo.catalogue import IMAGENET_BACKBONES, PUBLISHED, name_backbone
-from ssd34.zoo.names import EMBEDDED, model_path
+from ssd34.zoo.names import EMBEDDED, IMAGENET_BACKBONES, PUBLISHED, model_path, name_backbone
 
 USUAL_SPEC = "ssd300-resnet34"
 

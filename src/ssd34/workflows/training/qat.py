@@ -18,8 +18,8 @@ from ssd34.network.rounded import FakeQuantizedSSD, Steps
 from ssd34.network.ssd import SSD, copy_arrays
 from ssd34.network.start import Start
 from ssd34.train.examples.example import TrainingSet
+from ssd34.train.options import TrainOptions
 from ssd34.train.progress import TrainListener
-from ssd34.train.settings.options import TrainOptions
 
 CALIBRATION_PICTURES = 200
 RANGES = "mse"

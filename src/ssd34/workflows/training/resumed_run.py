@@ -10,11 +10,10 @@ from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.errors import OptionError, TrainingError
 from ssd34.network.ssd import SSD
 from ssd34.train.examples.example import make_training_sets
+from ssd34.train.options import RESUMED, TrainOptions, write_setting
 from ssd34.train.progress import TrainListener
+from ssd34.train.recipe import resume_note, resume_options
 from ssd34.train.run import LAST, read_run_to_resume
-from ssd34.train.settings.options import RESUMED, TrainOptions
-from ssd34.train.settings.recipe import resume_note, resume_options
-from ssd34.train.settings.settings import write_setting
 from ssd34.workflows.training.job import PreparedRun, TrainJob, is_first_process, open_data
 
 

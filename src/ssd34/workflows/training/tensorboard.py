@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssd34.errors import require
-from ssd34.evaluate.metrics.coco import CocoMetrics
+from ssd34.evaluate.metrics import CocoMetrics
 from ssd34.files.atomic import naming
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from ssd34.core.postprocess import Picked
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError, MissingExtraError
-from ssd34.evaluate.analysis.analyse import analyse
+from ssd34.evaluate.analysis import analyse
+from ssd34.evaluate.bootstrap import estimate_uncertainty, match
 from ssd34.evaluate.evaluator import evaluate_detector
-from ssd34.evaluate.metrics.bootstrap import estimate_uncertainty, match
-from ssd34.evaluate.metrics.coco import build_ground_truth, match_categories, measure_coco
+from ssd34.evaluate.metrics import build_ground_truth, match_categories, measure_coco
 from ssd34.evaluate.results import convert_picked
 from ssd34.files.tree import FolderFiles
 from ssd34.runtime.detector import Detector

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.labels import LabelSet
-from ssd34.evaluate.metrics.coco import FOUND, IOU, NOT_COUNTED, Matching, list_class_names
+from ssd34.evaluate.metrics import FOUND, IOU, NOT_COUNTED, Matching, list_class_names
 
 
 @dataclass(frozen=True)

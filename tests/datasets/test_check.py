@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ssd34.core.spec import named_spec
-from ssd34.datasets.check.check import check, contents
-from ssd34.datasets.check.contact_sheet import draw_contact_sheet
-from ssd34.datasets.check.statistics import SMALLEST_DEFAULT_BOX, count_statistics
+from ssd34.datasets.check import SMALLEST_DEFAULT_BOX, check, contents, count_statistics
+from ssd34.datasets.contact_sheet import draw_contact_sheet
 from ssd34.datasets.open import open_dataset
 from tests.conftest import shapes_dataset
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.datasets.dataset import Dataset
-from ssd34.evaluate.metrics.coco import IOU, average_measured, list_class_names
+from ssd34.evaluate.metrics import IOU, average_measured, list_class_names
 
 SIZES = ("small", "medium", "large")
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.datasets.dataset import Dataset
-from ssd34.evaluate.metrics.coco import open_evaluation
+from ssd34.evaluate.metrics import open_evaluation
 
 RECALLS = np.linspace(0, 1, 101)
 """At which COCO samples the precision."""

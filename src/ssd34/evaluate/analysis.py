@@ -10,7 +10,7 @@ import numpy as np
 
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import require
-from ssd34.evaluate.analysis.counts import (
+from ssd34.evaluate.counts import (
     Confusion,
     ErrorTypes,
     Part,
@@ -19,7 +19,7 @@ from ssd34.evaluate.analysis.counts import (
     count_confusion,
     count_error_types,
 )
-from ssd34.evaluate.analysis.curves import (
+from ssd34.evaluate.curves import (
     CalibrationCurve,
     Curves,
     ScoreChoice,
@@ -27,7 +27,7 @@ from ssd34.evaluate.analysis.curves import (
     measure_calibration,
     measure_curves,
 )
-from ssd34.evaluate.metrics.coco import (
+from ssd34.evaluate.metrics import (
     FOUND,
     NOT_COUNTED,
     Matching,

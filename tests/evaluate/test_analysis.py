@@ -10,9 +10,9 @@ import pytest
 
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Dataset
-from ssd34.evaluate.analysis.analyse import analyse, rank_best, rank_worst
-from ssd34.evaluate.analysis.counts import BACKGROUND, OTHERS, Confusion
-from ssd34.evaluate.metrics.coco import build_ground_truth, measure_coco
+from ssd34.evaluate.analysis import analyse, rank_best, rank_worst
+from ssd34.evaluate.counts import BACKGROUND, OTHERS, Confusion
+from ssd34.evaluate.metrics import build_ground_truth, measure_coco
 from ssd34.evaluate.results import Results
 from ssd34.files.tree import FolderFiles
 from tests.support.coco_oracle import evaluated

@@ -16,13 +16,15 @@ from ssd34.core.spec import rename_trunk
 from ssd34.errors import OptionError
 from ssd34.text import parse_json
 from ssd34.train.examples.augment import Augmentation
-from ssd34.train.settings.options import DECAYS, TrainOptions, drop_removed
-from ssd34.train.settings.settings import (
+from ssd34.train.options import (
     AUGMENTATION,
     AUTO,
+    DECAYS,
     OPTIONS,
     Settings,
+    TrainOptions,
     check_setting,
+    drop_removed,
     list_settings,
     write_setting,
 )

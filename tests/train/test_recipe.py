@@ -6,15 +6,14 @@ import pytest
 
 from ssd34.errors import OptionError
 from ssd34.train.examples.augment import Augmentation
-from ssd34.train.settings.options import TrainOptions
-from ssd34.train.settings.recipe import (
+from ssd34.train.options import SETTINGS, TrainOptions, parse_setting
+from ssd34.train.recipe import (
     RECIPES,
     read_recipe,
     resume_note,
     resume_options,
     settle_recipe,
 )
-from ssd34.train.settings.settings import SETTINGS, parse_setting
 
 
 def settle(recipe, *changed, start="backbone", bf16=True, folded=()):

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from ssd34.evaluate.metrics.bootstrap import (
+from ssd34.evaluate.bootstrap import (
     accumulate,
     average_classes,
     draw_pictures,
@@ -14,7 +14,7 @@ from ssd34.evaluate.metrics.bootstrap import (
     measure_interval,
     summarise,
 )
-from ssd34.evaluate.metrics.coco import measure_coco
+from ssd34.evaluate.metrics import measure_coco
 from tests.support.coco_oracle import data_of, large_case, oracle, perfect_case, random_case
 
 

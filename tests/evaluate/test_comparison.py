@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ssd34.errors import OptionError
-from ssd34.evaluate.metrics.bootstrap import Interval, estimate_uncertainty, match
-from ssd34.evaluate.metrics.coco import measure_coco
-from ssd34.evaluate.metrics.comparison import compare
+from ssd34.evaluate.bootstrap import Interval, estimate_uncertainty, match
+from ssd34.evaluate.metrics import measure_coco
+from ssd34.evaluate.score import compare
 from tests.support.coco_oracle import data_of, large_case, random_case
 
 

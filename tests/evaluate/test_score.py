@@ -5,8 +5,8 @@ import pytest
 
 from ssd34.core.labels import COCO_LABELS
 from ssd34.errors import OptionError
-from ssd34.evaluate.metrics.score import LOST_CLASSES, ScoreOptions, apply_zoo_2021, score
 from ssd34.evaluate.results import Results
+from ssd34.evaluate.score import LOST_CLASSES, ScoreOptions, apply_zoo_2021, score
 from tests.support.coco_oracle import assert_same_numbers, data_of, oracle
 from tests.support.datasets import coco_box
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ssd34.datasets.check.check import Finding
+from ssd34.datasets.check import Finding
 from ssd34.datasets.dataset import Dataset, Kind, Sample
 from ssd34.errors import ImageError
 from ssd34.images.draw import Words, draw_grid, wrap

@@ -1,1 +1,0 @@
-"""What lies behind AP: curves, classes, sizes, confusions, kinds of errors, calibration."""

@@ -1,1 +1,0 @@
-"""COCO's box metrics, how sure they are, and whether of two detectors one is better."""
