@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ssd34.errors import DownloadError
+from ssd34.files.cache import PublishedFile
 from ssd34.files.web import download
 from tests.conftest import ROOT
 from tests.support.mirror import (
@@ -38,9 +39,10 @@ from pathlib import Path
 package = sys.modules["ssd34"] = types.ModuleType("ssd34")
 package.__path__ = [{str(ROOT / "src" / "ssd34")!r}]
 from ssd34.files.web import download
+from ssd34.files.cache import PublishedFile
 download(
-    sys.argv[1:2], Path(sys.argv[2]), size={SIZE}, sha256={SHA256!r}, pause=0,
-    progress=lambda have: print(have, flush=True),
+    PublishedFile("file.onnx", {SIZE}, {SHA256!r}, tuple(sys.argv[1:2])), Path(sys.argv[2]),
+    pause=0, progress=lambda have: print(have, flush=True),
 )
 """
 
@@ -56,8 +58,8 @@ def part(target):
 
 
 def fetch(target, *urls, **options):
-    defaults: dict[str, Any] = {"size": SIZE, "sha256": SHA256, "timeout": 5.0, "pause": 0.0}
-    download(urls, target, **defaults | options)
+    defaults: dict[str, Any] = {"timeout": 5.0, "pause": 0.0}
+    download(PublishedFile(target.name, SIZE, SHA256, urls), target, **defaults | options)
 
 
 def pulling(url, target):

@@ -203,7 +203,4 @@ def fetch(file: PublishedFile, target: Path) -> None:
 
     with download_bar() as bar:
         task = bar.add_task(file.name, total=file.size)
-        download(
-            file.urls, target, size=file.size, sha256=file.sha256,
-            progress=lambda have: bar.update(task, completed=have),
-        )  # fmt: skip
+        download(file, target, progress=lambda have: bar.update(task, completed=have))

@@ -64,12 +64,8 @@ def decode(
     loc: NDArray[np.float32], default_boxes_cxcywh: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """The boxes (A, 4) float32 xyxy, fractions of the picture and perhaps beyond, that offsets
-    stand for.
-
-    Args:
-        loc: (4, A) float32, the network's coordinate-major output of one picture.
-        default_boxes_cxcywh: (A, 4) float32.
-    """
+    (4, A) float32, the network's coordinate-major output of one picture, stand for, with the
+    default boxes (A, 4) float32."""
     offsets = loc.T
     size = default_boxes_cxcywh[:, 2:]
     centre = offsets[:, :2] * np.float32(CENTRE_VARIANCE) * size + default_boxes_cxcywh[:, :2]

@@ -166,11 +166,8 @@ class Detections:
         )
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row for each object: name, label, score, left, top, right, bottom (pixels).
-
-        Raises:
-            MissingExtraError: pandas is not installed.
-        """
+        """A row for each object: name, label, score, left, top, right, bottom (pixels);
+        MissingExtraError where pandas is not installed."""
         library = require("pandas", extra="pandas", why="to_pandas()")
         columns: dict[str, Any] = {"name": self.names, "label": self.labels, "score": self.scores}
         sides = ("left", "top", "right", "bottom")

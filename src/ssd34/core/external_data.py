@@ -29,13 +29,8 @@ _LOCATION = b"\x0a\x08location\x12"
 
 def check_weights_inside(path: Path) -> None:
     """Refuse an ONNX file that keeps weights in other files: its checksum, by which results, trials
-    and packages know a model, would not cover them. What is no ONNX file passes; its reader says
-    so.
-
-    Raises:
-        ModelError: it does; the message names the other file and says how to join the two.
-        OSError: it cannot be read.
-    """
+    and packages know a model, would not cover them: ModelError, which names the other file and says
+    how to join the two. What is no ONNX file passes; its reader says so."""
     with path.open("rb") as file:
         if path.stat().st_size == 0:
             return

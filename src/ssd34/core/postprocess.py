@@ -125,14 +125,8 @@ def postprocess(
     default_boxes_cxcywh: NDArray[np.float32],
     policy: Policy,
 ) -> Picked:
-    """Detections of one picture from the network's raw outputs.
-
-    Args:
-        loc: (4, A) float32 offsets.
-        conf: (classes + 1, A) float32 logits; channel 0 is background.
-        default_boxes_cxcywh: (A, 4) float32.
-        policy: how to pick.
-    """
+    """Detections of one picture from the network's raw outputs, `loc` (4, A) float32 offsets and
+    `conf` (classes + 1, A) float32 logits, channel 0 background; default boxes (A, 4) float32."""
     near = _promising(conf, policy.score_threshold)
     return pick(
         decode(loc[:, near], default_boxes_cxcywh[near]),

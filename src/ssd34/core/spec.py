@@ -182,48 +182,37 @@ def _conv_out(size: int, kernel: int, stride: int, padding: int) -> int:
     return max(0, (size + 2 * padding - kernel) // stride + 1)
 
 
-def _ssd300(backbone: str) -> ModelSpec:
-    return ModelSpec(
-        name=f"ssd300-{backbone}",
-        backbone=backbone,
+_FIRST_BLOCKS = (
+    ExtraBlock(256, 512, stride=2, padding=1),
+    ExtraBlock(256, 512, stride=2, padding=1),
+    ExtraBlock(128, 256, stride=2, padding=1),
+)
+_LAST_BLOCK = ExtraBlock(128, 256, stride=1, padding=0)
+_PUBLISHED = (
+    ModelSpec(
+        name="ssd300-resnet34",
+        backbone="resnet34",
         image_size=300,
-        extra_blocks=(
-            ExtraBlock(256, 512, stride=2, padding=1),
-            ExtraBlock(256, 512, stride=2, padding=1),
-            ExtraBlock(128, 256, stride=2, padding=1),
-            ExtraBlock(128, 256, stride=1, padding=0),
-            ExtraBlock(128, 256, stride=1, padding=0),
-        ),
+        extra_blocks=(*_FIRST_BLOCKS, _LAST_BLOCK, _LAST_BLOCK),
         head_stride=1,
         scales=(21, 45, 99, 153, 207, 261, 315),
         steps=(8, 16, 32, 64, 100, 300),
         whole_steps=False,
-    )
-
-
-def _ssd1200(backbone: str) -> ModelSpec:
-    return ModelSpec(
-        name=f"ssd1200-{backbone}",
-        backbone=backbone,
+    ),
+    ModelSpec(
+        name="ssd1200-resnet34",
+        backbone="resnet34",
         image_size=1200,
-        extra_blocks=(
-            ExtraBlock(256, 512, stride=2, padding=1),
-            ExtraBlock(256, 512, stride=2, padding=1),
-            ExtraBlock(128, 256, stride=2, padding=1),
-            ExtraBlock(128, 256, stride=2, padding=0),
-            ExtraBlock(128, 256, stride=1, padding=0),
-        ),
+        extra_blocks=(*_FIRST_BLOCKS, ExtraBlock(128, 256, stride=2, padding=0), _LAST_BLOCK),
         head_stride=3,
         scales=(84, 180, 396, 612, 828, 1044, 1260),
         steps=(24, 48, 92, 171, 400, 400),
         whole_steps=True,
-    )
+    ),
+)
+_SMALLER = (s.replace(name=f"ssd{s.image_size}-resnet18", backbone="resnet18") for s in _PUBLISHED)
 
-
-SPECS: dict[str, ModelSpec] = {
-    spec.name: spec for backbone in ("resnet34", "resnet18")
-    for spec in (_ssd300(backbone), _ssd1200(backbone))
-}  # fmt: skip
+SPECS: dict[str, ModelSpec] = {spec.name: spec for spec in (*_PUBLISHED, *_SMALLER)}
 """The named specs. The two with ResNet-34 are the published networks."""
 
 

@@ -41,20 +41,12 @@ def download_data(
 ) -> None:
     """Have a data set in a folder, whole and checked; what is there is not fetched again.
 
-    Each zip lies in ``archives/`` until it is unpacked. Folders and files appear under their own
-    names only when they are whole; the next call resumes an interrupted one.
-
-    Args:
-        data: which.
-        folder: is made.
-        keep_archives: leave the zips there.
-        progress: see `Progress`.
-        timeout: seconds without a byte.
-        attempts: how often an address may break off.
-        pause: seconds before it is asked again.
+    Each zip lies in ``archives/`` until it is unpacked, or for good where that is asked for.
+    Folders and files appear under their own names only when they are whole; the next call resumes
+    an interrupted one. Timeout, attempts and pause are those of `ssd34.files.web.download`.
 
     Raises:
-        DownloadError: no address had an archive; see `ssd34.files.web.download`.
+        DownloadError: no address had an archive.
         DatasetError: something else is at a place of the data set; too little room.
         OSError: the folder cannot be written.
     """
@@ -68,9 +60,8 @@ def download_data(
             file = archive.file
             target = archives / file.name
             download(
-                file.urls, target, size=file.size, sha256=file.sha256,
+                file, target, timeout=timeout, attempts=attempts, pause=pause,
                 progress=lambda done, file=file: progress(file.name, done, file.size),  # type: ignore[misc]
-                timeout=timeout, attempts=attempts, pause=pause,
             )  # fmt: skip
             _unpack(archive, missing, folder, progress)
             if not keep_archives:
@@ -100,11 +91,7 @@ def _unpack(archive: Archive, missing: list[str], folder: Path, progress: Progre
 
 
 def _missing(archive: Archive, folder: Path) -> list[str]:
-    """The parts that are not there yet.
-
-    Raises:
-        DatasetError: something is in the place of a part that is not this part.
-    """
+    """The parts that are not there yet; DatasetError where something else is in their place."""
     receipts = _receipts(folder)
     missing = []
     for part in archive.parts:
@@ -180,12 +167,8 @@ _COCO = ("http://images.cocodataset.org/", "https://s3.amazonaws.com/images.coco
 
 @dataclass(frozen=True)
 class Archive:
-    """One zip of a data set.
-
-    Attributes:
-        file: size, SHA-256, where it is.
-        parts: files and folders in it, and the bytes that each takes unpacked.
-    """
+    """One zip of a data set, and the files and folders in it with the bytes that each takes
+    unpacked."""
 
     file: PublishedFile
     parts: dict[str, int]
@@ -193,13 +176,8 @@ class Archive:
 
 @dataclass(frozen=True)
 class PublishedData:
-    """A data set for download.
-
-    Attributes:
-        name: what the user says.
-        archives: its zips.
-        splits: name of each, and its annotation file below the folder.
-    """
+    """A data set for download: its name, its zips, and its splits' names with the annotation file
+    of each below the folder."""
 
     name: str
     archives: tuple[Archive, ...]
@@ -257,11 +235,7 @@ PUBLISHED_DATA = {
 
 
 def find_published_data(name: str) -> PublishedData:
-    """Look a data set up by name.
-
-    Raises:
-        OptionError: there is none; the message lists them.
-    """
+    """The data set of a name; OptionError, which lists them, where there is none."""
     try:
         return PUBLISHED_DATA[name]
     except KeyError:

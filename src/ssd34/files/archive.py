@@ -31,18 +31,13 @@ def unpack(
     max_bytes: int,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
-    """Bring parts of a zip into a folder; what an interrupted call left is checked by CRC and kept.
-
-    Args:
-        archive: a zip.
-        folder: gets the parts under their names in the archive; nothing else may write there.
-        parts: files and folders in the archive, such as ``val2017``.
-        max_bytes: refuse if the parts hold more, unpacked.
-        progress: called with the bytes done and the bytes of all.
+    """Bring parts of a zip, files and folders such as ``val2017``, into a folder under their names
+    in the archive; what an interrupted call left is checked by CRC and kept. Nothing else may write
+    there. `progress` is called with the bytes done and the bytes of all.
 
     Raises:
         DatasetError: the archive is broken, lacks a part, has names that lead out, links, names
-            twice, or too much; nothing outside `folder` was written.
+            twice, or more than `max_bytes`, unpacked; nothing outside `folder` was written.
         OSError: the folder cannot be written.
     """
     with _reading(archive):

@@ -20,10 +20,7 @@ def cache_folder(
     """This user's folder for files that can be fetched again; it need not exist.
 
     ``SSD34_HOME``, else ``XDG_CACHE_HOME/ssd34``, else ``~/.cache/ssd34``; on Windows
-    ``LOCALAPPDATA\\ssd34`` stands for the last two.
-
-    Raises:
-        OptionError: the user has no home folder.
+    ``LOCALAPPDATA\\ssd34`` stands for the last two. OptionError where the user has no home folder.
     """
     try:
         if own := environment.get("SSD34_HOME"):

@@ -37,6 +37,7 @@ class Files(Protocol):
     @property
     def leads_out(self) -> bool:
         """Whether the place itself is behind a link that leads out of the data set's folder."""
+        return False
 
     def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
         """The file's bytes; ImageError if it is missing, unreadable or larger than the limit in
@@ -49,8 +50,9 @@ class Files(Protocol):
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
 
-    def is_lost_link(self, name: str) -> bool:
+    def is_lost_link(self, name: str) -> bool:  # noqa: ARG002
         """Whether there is a link of that name, which leads out or to nothing."""
+        return False
 
     def is_folder(self, name: str) -> bool:
         """Whether there is such a folder."""
@@ -239,7 +241,8 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 class ZipFiles(Files):
-    """Files inside a zip archive, below a prefix. Safe to use after a fork and from threads."""
+    """Files inside a zip archive, below a prefix; links in it are not followed. Safe to use after a
+    fork and from threads."""
 
     def __init__(self, archive: Path, prefix: str = "") -> None:
         self.archive = archive
@@ -249,11 +252,6 @@ class ZipFiles(Files):
 
     def __str__(self) -> str:
         return f"{self.archive}:{self.prefix}" if self.prefix else str(self.archive)
-
-    @property
-    def leads_out(self) -> bool:
-        """No: links in an archive are not followed."""
-        return False
 
     def _zip(self) -> zipfile.ZipFile:
         # A forked process must not share the parent's file position.
@@ -288,10 +286,6 @@ class ZipFiles(Files):
     def exists(self, name: str) -> bool:
         with self._lock:
             return self._member(name) in self._zip().NameToInfo
-
-    def is_lost_link(self, name: str) -> bool:  # noqa: ARG002
-        """No: links in an archive are not followed."""
-        return False
 
     def _member(self, name: str) -> str:
         """The name in the archive. Names that lead out of the prefix match no file."""

@@ -9,7 +9,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from ssd34.errors import DownloadError
 from ssd34.files.atomic import compute_sha256, naming
+from ssd34.files.cache import PublishedFile
 from ssd34.files.lock import file_locked
 from ssd34.version import __version__
 
@@ -57,19 +58,9 @@ def read_url(
     url: str, *, limit: int, timeout: float = TIMEOUT, longest: float = LONGEST,
     attempts: int = 3, pause: float = PAUSE,
 ) -> bytes:  # fmt: skip
-    """What lies at an address, of at most `limit` bytes; it is whole.
-
-    Args:
-        url: http or https, without user name and password.
-        limit: bytes.
-        timeout: seconds without a byte.
-        longest: seconds in all.
-        attempts: how often the server may break off.
-        pause: seconds before it is asked again.
-
-    Raises:
-        DownloadError: it cannot be had; one line with what the server answered.
-    """
+    """What lies at an address of http or https, without user name and password, of at most `limit`
+    bytes; it is whole. DownloadError, one line with what the server answered, where it cannot be
+    had: within `timeout` seconds without a byte and `longest` in all, in so many attempts."""
     ends = time.monotonic() + longest
     try:
         for attempt in range(1, attempts + 1):
@@ -121,11 +112,8 @@ def _read_whole(url: str, *, limit: int, timeout: float, ends: float) -> bytes:
 
 
 def _sendable(url: str) -> str:
-    """The address as a request has it, with what people write escaped.
-
-    Raises:
-        Refused: it has no host, or a user name, which would be kept with the results.
-    """
+    """The address as a request has it, with what people write escaped; Refused where it has no
+    host, or a user name, which would be kept with the results."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -145,7 +133,7 @@ def _shown(url: str) -> str:
     return in_one_line(f"{before}{separator}{host.rpartition('@')[2]}{slash}{rest}")
 
 
-def receive(
+def _receive(
     url: str, part: Path, *, size: int, timeout: float, progress: Callable[[int], None]
 ) -> None:
     """Bring `part` to `size` bytes of `url`, no more, and call `progress` with the bytes that are
@@ -286,51 +274,41 @@ def length_of(path: Path) -> int:
 
 
 def download(
-    urls: Sequence[str],
+    file: PublishedFile,
     target: Path,
     *,
-    size: int,
-    sha256: str,
     progress: Callable[[int], None] = lambda _have: None,
     timeout: float = TIMEOUT,
     attempts: int = 5,
     pause: float = PAUSE,
 ) -> None:
-    """Download the file to `target`, whole and checked; nothing is fetched if it is there already.
+    """Download a file to `target`, whole and checked; nothing is fetched if it is there already.
 
     A partial download stays in ``target.part``, and the next mirror or the next call resumes it. Of
-    two processes that want the same file one waits for the other.
-
-    Args:
-        urls: mirrors, tried in this order; http or https.
-        target: where the file shall lie; its folder is made.
-        size: bytes.
-        sha256: 64 hexadecimal digits.
-        progress: called with the bytes that are there.
-        timeout: seconds without a byte after which a mirror counts as gone.
-        attempts: how often one mirror may break off before the next is tried.
-        pause: seconds before a mirror that broke off is asked again.
+    two processes that want the same file one waits for the other. `progress` is called with the
+    bytes that are there. A mirror counts as gone after `timeout` seconds without a byte; one that
+    breaks off is asked again after a pause of so many seconds, `attempts` times in all.
 
     Raises:
         DownloadError: no mirror had it; the message says what each answered and where to put the
             file by hand.
         OSError: the folder cannot be written.
     """
-    if is_file(target, size=size, sha256=sha256):
+    if _is_whole(target, file):
         return
     there = ""
     if os.path.isfile(target):
-        there = f"the file there has SHA-256 {compute_sha256(target)}, expected {sha256}; "
+        there = f"the file there has SHA-256 {compute_sha256(target)}, expected {file.sha256}; "
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     answers = []
     with file_locked(target, waiting=lambda _who: progress(length_of(part))):
-        if is_file(target, size=size, sha256=sha256):
+        if _is_whole(target, file):
             return
-        for url in urls:
-            fetch = partial(receive, url, part, size=size, timeout=timeout, progress=progress)
+        for url in file.urls:
+            fetch = partial(_receive, url, part, size=file.size, timeout=timeout, progress=progress)
             try:
-                _complete(part, fetch, size=size, sha256=sha256, attempts=attempts, pause=pause)
+                _complete(part, file, fetch, attempts=attempts, pause=pause)
             except Refused as answer:
                 answers.append(f"{urlsplit(url).netloc or url}: {in_one_line(str(answer))}")
             else:
@@ -338,20 +316,20 @@ def download(
                 return
     raise DownloadError(
         f"{there}{target.name} could not be fetched: {'; '.join(answers)}; to do it by hand put it "
-        f"at {target} ({size} bytes, SHA-256 {sha256})"
+        f"at {target} ({file.size} bytes, SHA-256 {file.sha256})"
     )
 
 
 def _complete(
-    part: Path, fetch: Callable[[], None], *, size: int, sha256: str, attempts: int, pause: float
+    part: Path, file: PublishedFile, fetch: Callable[[], None], *, attempts: int, pause: float
 ) -> None:
     """Bring `part` to the whole, right file by one mirror; Refused where that has another file, or
     broke off too often."""
     inherited = length_of(part) > 0
     broken_off = 0
     while True:
-        if length_of(part) >= size:
-            if is_file(part, size=size, sha256=sha256):
+        if length_of(part) >= file.size:
+            if _is_whole(part, file):
                 return
             wrong = compute_sha256(part)
             part.unlink()
@@ -368,6 +346,7 @@ def _complete(
             time.sleep(pause)
 
 
-def is_file(path: Path, *, size: int, sha256: str) -> bool:
-    """Whether a file with that size in bytes and SHA-256 is there."""
-    return os.path.isfile(path) and path.stat().st_size == size and compute_sha256(path) == sha256
+def _is_whole(path: Path, file: PublishedFile) -> bool:
+    if not os.path.isfile(path) or path.stat().st_size != file.size:
+        return False
+    return compute_sha256(path) == file.sha256

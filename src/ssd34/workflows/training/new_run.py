@@ -136,10 +136,7 @@ def find_start(init: str | None, listener: TrainListener = SILENT) -> Start:
     if init in IMAGENET_BACKBONES and not path.exists():
         file = IMAGENET_BACKBONES[init]
         path = cache_folder() / "trunks" / file.name
-        download(
-            file.urls, path, size=file.size, sha256=file.sha256,
-            progress=lambda have: listener.downloaded(file.name, have, file.size),
-        )  # fmt: skip
+        download(file, path, progress=lambda have: listener.downloaded(file.name, have, file.size))
     elif init in EMBEDDED:
         # Training needs the weights that the int8 file was made from.
         path = model_path("default-float")
