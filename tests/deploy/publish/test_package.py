@@ -307,8 +307,10 @@ def test_a_new_time_of_one_model_leaves_those_of_the_others(
 
 def test_another_model_of_the_same_name(tiny_model, tiny_raw_model, tmp_path):
     """It is refused, or takes the place of the old one where it is asked to."""
-    package(tiny_model, output=tmp_path, name="a")
+    package(tiny_model, output=tmp_path, name="a", triton=True)
     again = package(tiny_model, output=tmp_path, name="a", picture=CHELSEA)  # the same may come
+    repository = tmp_path / "triton" / "a-12"
+    assert (repository / "1" / "model.onnx").read_bytes() == again.model.read_bytes()
     [entry] = json.loads(again.manifest.read_text())
     assert entry["metadata"]["model_with_data_sha"] == stated(again.tarball)[0]
     before = content(tmp_path)
@@ -319,6 +321,7 @@ def test_another_model_of_the_same_name(tiny_model, tiny_raw_model, tmp_path):
     [entry] = json.loads(written.manifest.read_text())
     assert entry["metadata"]["model_sha"] == stated(tiny_raw_model)[0]
     assert verify(written.tarball).passed
+    assert not repository.exists()
 
 
 @pytest.mark.parametrize(

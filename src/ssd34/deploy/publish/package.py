@@ -78,7 +78,8 @@ def package(
         name: what the files are called; None: the spec's name.
         measured: JSON files that ``ssd34 evaluate`` or ``ssd34 benchmark`` wrote. They are kept in
             the package, each in place of an older one of the same model and kind.
-        replace: another model of that file name may go, and a README.md that is no card of ours.
+        replace: another model of that file name may go, with what ``triton/`` has of it, and a
+            README.md that is no card of ours.
         licence: of the weights, an identifier such as ``"apache-2.0"``; None: that of the card that
             is there, else none.
         triton: also write the model into the model repository ``triton/`` in the folder.
@@ -116,7 +117,8 @@ def package(
     for entry in entries:
         _check_same_network(output / entry["model_path"], session)
     target = output / f"{stem}.onnx"
-    if not replace and target.is_file() and compute_sha256(target) != compute_sha256(model):
+    another = target.is_file() and compute_sha256(target) != compute_sha256(model)
+    if another and not replace:
         raise OptionError(
             f"{target}: is another model; give this one another --name, or --replace that one"
         )
@@ -158,8 +160,11 @@ def package(
     write_json(output / MANIFEST_NAME, entries)
     write_text(readme, card)
     written = None
+    repository = output / REPOSITORY / stem
     if config is not None:
-        written = write_repository(target, config, session.labels, output / REPOSITORY / stem)
+        written = write_repository(target, config, session.labels, repository)
+    elif another:
+        shutil.rmtree(repository, ignore_errors=True)
     return Package(target, tarball, output / MANIFEST_NAME, readme, written)
 
 
