@@ -83,11 +83,12 @@ def test_convert_some_splits_and_name_them(tmp_path, shapes):
         ((source,), ("--to", "coco", "--split", "test"), ("",)),
         ((f"val={source}@test",), ("--to", "yolo"), ("val",)),
         ((shapes, f"val={shapes}"), ("--to", "coco"), ("train", "val")),
+        ((f"dev={shapes}",), ("--to", "coco"), ("dev",)),
         ((strange,), ("--to", "coco"), ("",)),
     )):  # fmt: skip
         assert run("convert", *sources, tmp_path / str(number), *options).exit_code == 0
         assert find_dataset(tmp_path / str(number)).splits == splits
-    assert len(open_dataset(f"{tmp_path / '2'}@val")) == len(open_dataset(tmp_path / "3")) == 12
+    assert len(open_dataset(f"{tmp_path / '2'}@val")) == len(open_dataset(tmp_path / "4")) == 12
 
 
 def test_convert_renames_classes(tmp_path):

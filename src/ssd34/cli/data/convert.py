@@ -71,7 +71,7 @@ def convert(
     Example: ssd34 data convert mine.zip mine-yolo --to yolo
     """
     names = dict(map(_pair, renames))
-    wanted = _wanted(sources, splits)
+    wanted = _wanted(sources, splits, form)
     opened = [(name, _opened(layout, split)) for name, layout, split in wanted]
     check_outputs(
         (file_of(json_file),),
@@ -115,7 +115,9 @@ def print_splits(done: Conversion, destination: Path) -> None:
     click.echo(f"written: {destination} ({done.format})")
 
 
-def _wanted(sources: Sequence[str], splits: Sequence[str]) -> list[tuple[str, Layout, str]]:
+def _wanted(
+    sources: Sequence[str], splits: Sequence[str], form: str
+) -> list[tuple[str, Layout, str]]:
     """The splits to convert: each one's name in the destination, data set and name there.
 
     Raises:
@@ -140,12 +142,14 @@ def _wanted(sources: Sequence[str], splits: Sequence[str]) -> list[tuple[str, La
             )
         if not own:
             warn(f"{source}: has none of the splits {', '.join(splits)}; left out")
-        wanted += [(given or name, layout, name) for name in own]
+        wanted += [(given, layout, name) for name in own]
     found = {name for _, _, name in wanted}
     for split in splits:
         if split not in found:
             raise OptionError(f"--split {split}: no source has it; see: ssd34 data info SOURCE")
-    return wanted
+    if form == "coco" and len(wanted) == 1:  # a whole, unless it was given a name
+        return wanted
+    return [(given or name, layout, name) for given, layout, name in wanted]
 
 
 def _opened(layout: Layout, split: str) -> Dataset:

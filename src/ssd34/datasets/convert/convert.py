@@ -180,8 +180,8 @@ def name_splits(
     """The splits under names that the format can hold, all with the same classes."""
     if not sources:
         raise OptionError("expected at least one data set to convert, got none")
-    if form == "coco" and len(sources) == 1:
-        return [(WHOLE, sources[0][1])]
+    if form == "coco" and [given for given, _ in sources] == [WHOLE]:
+        return list(sources)
     named: list[tuple[str, Dataset]] = []
     for given, dataset in sources:
         name = given or UNDIVIDED
