@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import ssd34
-from ssd34.errors import ImageError, OptionError
+from ssd34.errors import ImageError, OptionError, VideoError
 from ssd34.images.sources import find_pictures
 from ssd34.video.source import find_video
 from tests.conftest import EXAMPLES
@@ -54,6 +54,13 @@ def test_from_python_it_is_what_the_file_is(cat, mirror, tiny_model):
             detector.detect(mirror.url("half.jpg"))
     with pytest.raises(ImageError):  # a path is no address
         model.detect(Path(cat))
+
+
+@pytest.mark.parametrize("name", ["moving", "moving.mp4"])
+def test_a_film_that_is_not_there_is_no_bad_film(mirror, monkeypatch, name):
+    monkeypatch.setenv("no_proxy", "*")
+    with refused(VideoError, "404", mirror.url(name), "address"):
+        invoke("detect", mirror.serve(status(404), name=name))
 
 
 def test_from_the_command_line(cat, mirror, tiny_model, tmp_path):

@@ -171,6 +171,8 @@ class Film:
                 source.address, format=source.form, options=options, metadata_errors="replace",
                 timeout=None if source.path else timeout,
             )  # fmt: skip
+        except (self._av.error.HTTPClientError, self._av.error.HTTPServerError) as error:
+            raise VideoError(f"{source.name}: {self._reason(error)}; check the address") from None
         except (self._av.FFmpegError, OSError, ValueError) as error:
             raise VideoError(
                 f"{source.name}: cannot be opened as a film, stream or camera "
