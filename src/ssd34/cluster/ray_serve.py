@@ -83,7 +83,8 @@ def build(args: Mapping[str, Any]) -> Any:
         from ssd34.serve.service import Service
 
         start_logging("warning")  # Ray logs the requests
-        return make_app(Service(options, *load_fastest(options)))
+        # Ray's proxy puts the id on every answer.
+        return make_app(Service(options, *load_fastest(options)), says_id=False)
 
     deployment: Any = serve.deployment(
         serve.ingress(make)(),

@@ -68,9 +68,9 @@ def make_routes() -> list[Route]:
     ]
 
 
-def make_app(service: Service) -> Starlette:
-    """The application around a service."""
-    middleware = [Middleware(Guard, service=service)]
+def make_app(service: Service, *, says_id: bool = True) -> Starlette:
+    """The application around a service; `says_id`: its answers carry their request's id."""
+    middleware = [Middleware(Guard, service=service, says_id=says_id)]
     if service.options.cors_origins:
         cors = Middleware(
             CORSMiddleware,

@@ -38,9 +38,10 @@ _HEADERS = {
 class Guard:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, *, service: Service) -> None:
+    def __init__(self, app: ASGIApp, *, service: Service, says_id: bool) -> None:
         self.app = app
         self.service = service
+        self.says_id = says_id
         self._key = (service.options.api_key or "").encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +61,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 out = MutableHeaders(scope=message)
-                out["X-Request-ID"] = request_id
+                if self.says_id:
+                    out["X-Request-ID"] = request_id
                 for name, value in _HEADERS.items():
                     out.setdefault(name, value)
                 if self.service.draining:
