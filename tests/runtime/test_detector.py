@@ -4,6 +4,7 @@ import multiprocessing
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -180,6 +181,13 @@ def test_detect_many_is_lazy_and_in_order(detector):
     together = np.stack([noise(seed=0), noise(seed=1)])
     for seed, one in enumerate(detector.detect_many(together, score=0)):
         assert_equal(one, detector.detect(noise(seed=seed), score=0))
+
+
+def test_detect_many_can_be_closed(detector: Detector):
+    """As the type says, which is checked, too."""
+    with closing(detector.detect_many(iter([noise(), b"no picture"]), score=0)) as found:
+        next(found)
+    assert list(found) == []
 
 
 def test_detect_many_raises_at_the_turn_of_the_broken_picture(detector):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -195,7 +195,7 @@ class Detector:
 
     def detect_many(
         self, images: Iterable[Picture], *, score: float = DEFAULT_SCORE
-    ) -> Iterator[PictureDetections]:
+    ) -> Generator[PictureDetections, None, None]:
         """`detect` for one picture after the other, lazily: the next is read and made ready while
         the network works on this one.
 
@@ -207,7 +207,9 @@ class Detector:
         _check_several(images)
         return self._each(images, score=score)
 
-    def _each(self, images: Iterable[Picture], *, score: float) -> Iterator[PictureDetections]:
+    def _each(
+        self, images: Iterable[Picture], *, score: float
+    ) -> Generator[PictureDetections, None, None]:
         stopped = threading.Event()
 
         def prepare(image: Picture) -> PreparedPicture:
