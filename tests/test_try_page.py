@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import runpy
 import subprocess
 import sys
 
@@ -107,6 +108,18 @@ def test_finds_what_python_finds(browser, site):
     assert "cat" not in text(browser, "summary") and "cup" in text(browser, "status")
     assert_stays_at(browser, site)
     assert_readable(browser, dark=False)
+
+
+def test_it_leads_back_to_the_site_that_it_is_part_of(isolated, tmp_path):
+    (tmp_path / "index.html").touch()
+    subprocess.run(
+        [sys.executable, ROOT / "docs" / "try" / "build.py", tmp_path / "try"], check=True
+    )
+    check = runpy.run_path(str(ROOT / "docs" / "build_site.py"))["check_site"]
+    assert not check(tmp_path)
+    alone = (isolated[1] / "index.html").read_text()
+    part = (tmp_path / "try" / "index.html").read_text()
+    assert 'href="../index.html"' in part and "../" not in alone
 
 
 def test_a_dropped_picture_in_several_threads(browser, isolated):

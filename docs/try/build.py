@@ -24,6 +24,8 @@ HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1] / ".venv" / "npm" / "node_modules" / "onnxruntime-web"
 PROGRAM = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 """All that is needed of the package."""
+BACK = '<p><a href="../index.html">The documentation of ssd34</a></p>\n'
+"""Where the page is a part of a site."""
 
 
 def build(folder: Path) -> None:
@@ -53,9 +55,11 @@ def build(folder: Path) -> None:
         "mean": MEAN, "std": STD, "model": model_part, "wasm": wasm_part,
     }  # fmt: skip
     served = (shared / "index.html").read_text("utf-8")
+    site = folder.parent / "index.html"
     _, _, sections = served.partition("docs/try has the same. -->\n")
     fields = {
         "<!-- sections -->\n": sections.partition("</main>")[0],
+        "<!-- site -->\n": BACK if site.is_file() else "",
         "{megabytes}": str(round(sum(sizes.values()) / 1e6)),
         "{about}": json.dumps(about),
         "{version}": json.loads((PACKAGE / "package.json").read_text())["version"],
