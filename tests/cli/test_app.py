@@ -18,8 +18,9 @@ from tests.support.refusals import assert_facts
     [(("detekt",), ("detekt", "detect"), "ssd34"), (("--nothing",), ("--nothing",), "ssd34"),
      (("detect", "examples", "--formt", "json"), ("--formt", "--format"), "ssd34 detect"),
      (("detect", "examples", "--format", "xml"), ("'xml'", "json"), "ssd34 detect"),
-     (("detect", "examples", "--score", "high"), ("'--score'", "'high'"), "ssd34 detect"),
-     (("detect", "examples", "--score"), ("'--score'", "argument"), "ssd34"),
+     (("detect", "examples", "--score", "high"), ("'high'", "a number"), "ssd34 detect"),
+     (("detect", "examples", "--score"), ("'--score'", "argument"), "ssd34 detect"),
+     (("serve", "--port", "80a"), ("'--port'", "'80a'", "whole number"), "ssd34 serve"),
      (("export", "a"), ("missing argument 'OUT.onnx'",), "ssd34 export"),
      (("data", "convert", "a", "b"), ("--to", "coco", "voc"), "ssd34 data convert"),
      (("models", "path"), ("missing argument",), "ssd34 models path")],
@@ -57,7 +58,9 @@ def test_the_help_fits_a_screen_and_shows_examples(main, monkeypatch):
      ("export bad.onnx new.onnx", ["ONNX", "export it again"]),
      ("export none.safetensors new.onnx", [".safetensors", "path"]),
      ("evaluate default --data instances.json@val", ["val", ".json@", "instances.json"]),
-     ("data info empty", ["empty", ".json"]), ("data split set new --val 20", ["0.2", "20"]),
+     ("data info empty", ["empty", ".json"]), ("data info photos", ["photos", "data label"]),
+     ("evaluate --data set --detections found.json", ["found.json", "--format coco"]),
+     ("data split set new --val 20", ["0.2", "20"]),
      ("train --data set --val set --output new --init resnet50", ["resnet34-b627a593", "ssd-12"]),
      ("train --data set --val set --output new --init ssd-12", ["pull ssd-12", "--init default"]),
      ("package default --output new --picture a.jpg --measured bad.json", ["JSON", "evaluate"])],
@@ -69,7 +72,10 @@ def test_what_newcomers_mistake_gets_one_line_with_a_remedy(
     monkeypatch.setenv("SSD34_HOME", str(tmp_path / "home"))
     for name in ("bad.onnx", "bad.zip", "bad.json", "instances.json"):
         (tmp_path / name).write_text("hello")
+    (tmp_path / "found.json").write_text('{"model": "default", "pictures": [], "failed": []}')
     (tmp_path / "empty").mkdir()
+    (tmp_path / "photos").mkdir()
+    shutil.copy(EXAMPLES / "chelsea.jpg", tmp_path / "photos")
     (tmp_path / "set").symlink_to(shapes)
     shutil.copy(EXAMPLES / "chelsea.jpg", tmp_path / "a.jpg")
     code, out, err = main(*words.split())

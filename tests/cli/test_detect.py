@@ -108,6 +108,15 @@ def test_table_shows_names_as_they_are(detect, pictures):
     assert names == ["[red]:dog:.png", "a.png", "b.jpg", str(Path("nested", "a.png"))]
 
 
+def test_table_tells_pictures_of_one_name_apart(detect, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one/a.png", "two/a.png", "two/b.png"):
+        save_picture(tmp_path / name)
+    out = detect("one", "two", "--score", "1").stdout
+    names = re.findall(r"^│ (\S+) +│ - ", out, re.MULTILINE)
+    assert names == [str(Path("one", "a.png")), str(Path("two", "a.png")), "b.png"]
+
+
 @pytest.mark.parametrize(("name", "begins"), [("x.json", "{"), ("x.CSV", "file,"), ("x.txt", "┏")])
 def test_the_ending_of_the_output_decides(detect, pictures, tmp_path, name, begins):
     detect(pictures / "a.png", "--output", tmp_path / name)

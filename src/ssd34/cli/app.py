@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -105,7 +106,7 @@ def commands() -> None:
 
     \b
     ssd34 detect photos --save out
-    ssd34 train --data mine.zip --val val.zip --output runs/mine
+    ssd34 train --data mine.zip --val val.zip --output runs/mine --recipe fine-tune
     """
 
 
@@ -143,8 +144,12 @@ def _subject(error: OSError) -> str:
 def _in_one_line(error: click.ClickException) -> str:
     """A wrong command line in the form of our own errors, with the way to the right one."""
     message = " ".join(error.format_message().split())
+    message = re.sub("is not a valid float( range)?", "is not a number", message)
+    message = re.sub("is not a valid integer( range)?", "is not a whole number", message)
     context = error.ctx if isinstance(error, click.UsageError) else None
-    command = context.command_path if context else "ssd34"  # click does not always know it
+    # click does not always know the command
+    named = ["ssd34", *(word for word in sys.argv[1:2] if word in COMMANDS)]
+    command = context.command_path if context else " ".join(named)
     return f"{message[:1].lower()}{message[1:].removesuffix('.')} (see {command} --help)"
 
 

@@ -24,6 +24,7 @@ from ssd34.datasets.foreign import form_of_file, name_foreign
 from ssd34.datasets.voc import COCO_NAMES
 from ssd34.errors import DatasetError
 from ssd34.files.tree import BROKEN_ZIP, Files, FolderFiles, ZipFiles
+from ssd34.images.read import SUFFIXES
 
 FORMS = (
     "a folder or zip with a COCO .json, with VOC's Annotations/ and JPEGImages/, or with YOLO's "
@@ -110,7 +111,7 @@ def find_dataset(path: str | Path) -> Layout:
     if separator and not os.path.exists(text):
         file = Path(f"{before}.json")
         if not os.path.exists(file):
-            raise DatasetError(f"{file}: no such data set; expected {FORMS}")
+            raise DatasetError(f"{file}: no such file; check the path")
         if not Path(after).is_dir():
             raise DatasetError(
                 f"{after}: no such folder; behind .json@ expected that of the pictures of {file}"
@@ -118,7 +119,7 @@ def find_dataset(path: str | Path) -> Layout:
         return coco.open_coco_file(file, text, pictures=Path(after))
     archive, inside = _inside_zip(text) or (Path(text), "")
     if not os.path.exists(archive):
-        raise DatasetError(f"{archive}: no such data set; expected {FORMS}")
+        raise DatasetError(f"{archive}: no such file or folder; check the path")
     if archive.is_dir():
         return _search(FolderFiles(archive), text)
     if zipfile.is_zipfile(archive):
@@ -171,6 +172,11 @@ def _search(files: Files, name: str) -> Layout:
 def _nothing_in(contents: Contents, name: str) -> str:
     if not contents.names:
         return f"{name}: is empty; expected {FORMS}"
+    if all(posixpath.splitext(one)[1].lower() in SUFFIXES for one in contents.names):
+        return (
+            f"{name}: holds pictures, but no annotations; name the folder that holds both, or "
+            f"let a model make a start: ssd34 data label {name} --output NEW_FOLDER"
+        )
     some = ", ".join(contents.names[:4])
     more = ", ..." if len(contents.names) > 4 else ""
     return f"{name}: holds no data set that is known, but {some:.200}{more}; expected {FORMS}"

@@ -157,6 +157,8 @@ def read_results(path: Path, dataset: Dataset) -> Results:
         hint = ""
         if isinstance(values, dict) and "summary" in values:
             hint = " (this is a report; give the file that evaluate --detections wrote)"
+        elif isinstance(values, dict) and "pictures" in values:
+            hint = " (for this, ssd34 detect needs --format coco --score 0)"
         elif isinstance(values, dict) and "annotations" in values:
             hint = " (these are annotations)"
         raise DatasetError(f"{path}: not a list of detections{hint}; expected {FORM}")

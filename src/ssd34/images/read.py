@@ -167,8 +167,8 @@ def _opened(source: Path | bytes | BinaryIO, what: str, max_pixels: int) -> Iter
             yield image
     except UnidentifiedImageError:
         raise ImageError(
-            f"{what}: not a picture in a format that is read here "
-            f"({', '.join(FORMATS)}), or one with samples that are not; convert it or remove it"
+            f"{what}: not a picture of a kind that is read here ({', '.join(FORMATS)}, in usual "
+            "sample formats); convert it or remove it"
         ) from None
     except _BROKEN as error:
         raise _broken(what, error) from None

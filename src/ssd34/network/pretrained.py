@@ -120,6 +120,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
                 "newer format, too: resnet34-b627a593 and resnet18-f37072fd"
             ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = reason.partition("  (Could")[0]  # torch asks for better words
         raise CheckpointError(
             f"{path}: not a readable torch file ({reason}); expected a state dict that torch.save "
             "wrote; if it was cut off, fetch it again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,8 +89,9 @@ def _table(run: DetectRun, width: int | None) -> str:
     for column in table.columns[2:]:
         column.justify = "right"
     table.columns[0].overflow = "fold"
+    times = Counter(looked.relative for looked in run.looked)
     for looked in run.looked:
-        file = text_of(looked.relative)
+        file = text_of(looked.relative if times[looked.relative] == 1 else looked.file)
         if not len(looked.detections):
             table.add_row(file, "-", *[""] * 5)
         for found in looked.detections:

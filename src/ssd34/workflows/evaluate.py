@@ -284,7 +284,8 @@ def evaluate(
         if options.policy == ALL:
             numbers: dict[str, Any] = {"policies": {n: s.to_dict() for n, s in scores.items()}}
         else:
-            title = f"{title}, {names[0]}"
+            how = f"NMS policy {names[0]}" if policies else "with the NMS in the file"
+            title = f"{title}, {how}"
             numbers = {"policy": names[0], **scores[names[0]].to_dict()}
         values = {**about_data, **about, **numbers}
         _write_numbers(options, values)

@@ -222,7 +222,7 @@ def describe_ending(outcome: TrainingOutcome, *, target_map: float | None) -> st
         epoch = best["step"] / best["batches_per_epoch"]
         parts[0] += f", best AP {outcome.best_ap:.4f} at epoch {epoch:.4g}"
     if not outcome.finished:
-        parts.append("go on with --resume")
+        parts.append("continue with --resume")
     elif target_map is not None:
         reached = "reached" if outcome.best_ap >= target_map else "not reached"
         parts.append(f"target AP {target_map:g} {reached}")

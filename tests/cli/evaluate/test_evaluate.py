@@ -111,7 +111,7 @@ def test_paths_with_brackets_are_no_markup(run_evaluate, tiny_model, tmp_path):
     ("model", "data", "more", "fact"),
     [
         ("MODEL", "renamed", (), "no class in common"),
-        ("MODEL", "no", (), "no such data set"),
+        ("MODEL", "no", (), "no such file or folder"),
         ("MODEL", "a.png", (), "a.png"),
         ("MODEL", "SHAPES", ("--class", "disk"), "disc"),
         ("no.onnx", "SHAPES", (), "no such model"),
@@ -233,7 +233,7 @@ def test_an_interrupted_run_goes_on(
         code, out, err = run_evaluate(*arguments, resumed)
     assert (code, out) == (130, "")
     kept = re.search(
-        r"(\d+) of 12 pictures done, kept in .*resumed.json.partial; go on with --resume", err
+        r"(\d+) of 12 pictures done, kept in .*resumed.json.partial; continue with --resume", err
     )
     assert kept and 4 <= int(kept[1]) < 8
     assert not resumed.exists()
@@ -285,7 +285,7 @@ def test_an_interruption_while_the_outputs_are_written_says_what_is_kept(
         code, _, err = run_evaluate(*arguments)
     assert code == 130
     partial = tmp_path / "r.json.partial"
-    assert err.startswith(f"3 of 3 pictures done, kept in {partial}; go on with --resume")
+    assert err.startswith(f"3 of 3 pictures done, kept in {partial}; continue with --resume")
     assert run_evaluate(*arguments, "--resume")[0] == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.json", "r.json"]
 

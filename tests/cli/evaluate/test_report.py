@@ -74,7 +74,7 @@ def test_an_interrupted_report_goes_on(run_evaluate, monkeypatch, tiny_model, tm
     with monkeypatch.context() as patched:
         patched.setattr(workflow, "score", interrupt)
         code, _, err = run_evaluate(*arguments)
-    assert code == 130 and "go on with --resume" in err
+    assert code == 130 and "--resume" in err
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["report.html.partial"]
     code, _, err = run_evaluate(*arguments, "--resume")
     assert code == 0 and (tmp_path / "out" / "report.html").exists()

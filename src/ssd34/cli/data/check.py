@@ -155,7 +155,7 @@ def _holdings(sets: tuple[Statistics, ...]) -> Table:
     for k, (low, high) in enumerate(pairwise(RELATIVE_SIZES)):
         row(f"  {low:g} to {high:g}", (_share(s.relative_sizes[k], s.boxes) for s in sets))
     row(
-        f"  below default boxes, {SMALLEST_DEFAULT_BOX:.2g}",
+        f"  below the smallest default box, {SMALLEST_DEFAULT_BOX:.2g}",
         (_share(s.below_default_boxes, s.boxes) for s in sets),
     )
     return table

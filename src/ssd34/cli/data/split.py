@@ -106,7 +106,8 @@ def split(
         if alike is not None and (kept := len(alike) - len(set(alike))):
             click.echo(f"{counted(kept, 'picture')} went where one that looks alike is")
         click.echo(
-            f"next: ssd34 train --data {destination}@train --val {destination}@val --output runs/1"
+            f"next: ssd34 train --data {destination}@train --val {destination}@val "
+            "--output runs/1 --recipe fine-tune"
         )
     values = {"destination": str(destination), **done.to_dict(), "boxes_of_class": classes}
     emit_json(values, json_file)

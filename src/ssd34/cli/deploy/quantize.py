@@ -171,7 +171,7 @@ def _screen() -> Iterator[QuantizeListener]:
 
         def interrupted(self, done: int, total: int, kept: Path | None) -> None:  # noqa: ARG002
             what = counted(done, "trial") if done else "the calibration"
-            say(f"{what} kept in {kept}; go on with --resume")
+            say(f"{what} kept in {kept}; continue with --resume")
 
     with TrialScreen() as screen:
         yield screen

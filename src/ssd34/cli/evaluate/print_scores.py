@@ -60,7 +60,7 @@ class EvaluateScreen(EvaluateListener):
     def interrupted(self, done: int, total: int, kept: Path | None) -> None:
         """How to continue."""
         where = (
-            f"kept in {kept}; go on with --resume"
+            f"kept in {kept}; continue with --resume"
             if kept
             else "not kept, as no --json, --detections or --report names a file"
         )

@@ -89,7 +89,7 @@ def _recipes() -> list[str]:
 @click.option(
     "--preview", "shown", type=click.IntRange(1, 100), metavar="N",
     help="Do not train: show N varied pictures with their boxes and the default boxes that learn "
-    "them, and count the objects that none overlaps by half.",
+    "them, and count the objects that hardly any learns.",
 )  # fmt: skip
 @click.option(
     "--qat", is_flag=True,
@@ -121,7 +121,7 @@ def train(
     run; only the length, --workers, --device, --threads and --set cache_mb may change. Several
     processes train together when torchrun starts them.
 
-    Example: ssd34 train --data mine.zip --val val.zip --output runs/mine
+    Example: ssd34 train --data mine.zip --val val.zip --output runs/mine --recipe fine-tune
     """
     if val is None:
         raise OptionError(

@@ -56,7 +56,7 @@ def show_preview(job: TrainJob, *, shown: int, listener: TrainListener, as_json:
         title=f"objects in {counted(seen.pictures, 'varied picture')} of {sizes} pixels",
         title_justify="left",
     )
-    alone = "at most one learns it" if options.matcher == "atss" else "none overlaps by 0.5"
+    alone = "one or none learns it" if options.matcher == "atss" else "none overlaps by 0.5"
     for name in ("side in pixels", "objects", alone, "default boxes each"):
         table.add_column(name, justify="right")
     for row in seen.rows:

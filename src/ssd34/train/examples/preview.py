@@ -114,7 +114,7 @@ def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
         raise TrainingError(f"no picture could be read; the first: {problems[0]}")
     legend = [
         (_OBJECT, "object, and how many default boxes learn it"),
-        (_FORCED, "at most one learns it" if adaptive else "none overlaps it by 0.5"),
+        (_FORCED, "one or none learns it" if adaptive else "none overlaps it by 0.5"),
         (_MATCHED, "those default boxes"),
         (_IGNORED, "ignored"),
     ]

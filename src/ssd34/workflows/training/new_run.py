@@ -115,8 +115,7 @@ def _check_empty(folder: Path) -> None:
     """A new run does not overwrite the weights of another one."""
     if (folder / LAST).exists():
         raise OptionError(
-            f"{folder}: already holds a run; add --resume to go on with it, or choose "
-            "another folder"
+            f"{folder}: already holds a run; add --resume to continue it, or choose another folder"
         )
     if (folder / BEST).exists():
         raise OptionError(
