@@ -70,3 +70,4 @@ def test_advice(machine, installed, facts):
     advice = advise(machine, installed=installed)
     assert len(advice) == len(facts)
     assert all(fact in text for fact, text in zip(facts, advice, strict=True))
+    assert any("SSD34_NATIVE_LEVEL=amx" in text for text in advice) == machine.features["amx"]

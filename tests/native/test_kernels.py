@@ -1,6 +1,9 @@
+import ctypes
 import dataclasses
 import functools
 import re
+import struct
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +14,15 @@ from llvmlite import binding
 from ssd34.errors import ModelError
 from ssd34.runtime.native.convolution import Packed, share
 from ssd34.runtime.native.kernels import WINOGRAD
-from ssd34.runtime.native.levels import AVX2, AVX512_VNNI, AVX_VNNI, LEVELS, available_levels
+from ssd34.runtime.native.levels import (
+    AMX,
+    AVX2,
+    AVX512_VNNI,
+    AVX_VNNI,
+    LEVELS,
+    available_levels,
+    is_available,
+)
 from ssd34.runtime.native.network import NativeNetwork
 from ssd34.runtime.native.program import assembly_of
 from tests.support.convolutions import (
@@ -22,6 +33,7 @@ from tests.support.convolutions import (
     sums_of,
 )
 from tests.support.refusals import refused
+from tests.support.spelled_out import AMX_SPELLED_OUT, compile_spelled_out
 
 each_level = pytest.mark.parametrize("level", levels())
 quick = settings(
@@ -57,7 +69,7 @@ def test_tiles(level, seed, size, outputs, inputs, padding, zeros, kind):
     picture = drawn_picture(seed, *size, inputs, kind=kind)
     expected = bytes_of(conv, sums_of(conv, picture))
     np.testing.assert_array_equal(run_network(conv, level, picture), expected)
-    assert is_winograd(conv, level, *size)
+    assert is_winograd(conv, level, *size) != level.amx
 
 
 @each_level
@@ -100,9 +112,20 @@ def test_a_residual_is_added(level, kernel, size):
 def test_a_layer_beyond_the_bound_is_computed_directly(level):
     conv = drawn_convolution(3, outputs=32, inputs=160)
     picture = drawn_picture(3, 14, 14, 160)
-    assert is_winograd(conv, level, 14, 14)
+    assert is_winograd(conv, level, 14, 14) != level.amx
     conv.weight[5] = 127  # 127 * 9 * 160 * 255 is above 2^25
     assert not is_winograd(conv, level, 14, 14)
+    expected = bytes_of(conv, sums_of(conv, picture))
+    np.testing.assert_array_equal(run_network(conv, level, picture), expected)
+
+
+@each_level
+def test_a_layer_of_many_items(level):
+    """With AMX an item has rows of 26 KB, 512 KB in all."""
+    conv = drawn_convolution(7, outputs=32, inputs=64, zeros=(9, 3))
+    picture = drawn_picture(7, 30, 400, 64)
+    (record,) = Packed(conv, level, height=30, width=400, threads=1).records[-1:]
+    assert record["items"] > 1
     expected = bytes_of(conv, sums_of(conv, picture))
     np.testing.assert_array_equal(run_network(conv, level, picture), expected)
 
@@ -158,6 +181,37 @@ def test_the_inner_loop_stays_in_registers(level, name, instruction, number):
     assert sum(instruction in line.split() for line in loop) == number, said
     assert not any("%rsp" in line or "%rbp" in line for line in loop), said
     assert len(loop) < 2 * number + 30, said
+
+
+@pytest.mark.skipif(not available_levels(), reason="LLVM compiles for another processor here")
+def test_amx_registers_are_not_moved():
+    """With LLVM 22: a load for each product, and what counts and adds addresses."""
+    text = assembly(AMX)
+    loop = inner_loop(text, "amx_products")
+    said = f"LLVM {'.'.join(map(str, binding.llvm_version_info))}: {loop}"
+    names = Counter(line.split()[0] for line in loop)
+    assert names["tdpbusd"] == names["tileloadd"] > 0 == names["tilestored"], said
+    assert {line.split()[-1] for line in loop if line.startswith("tdp")} == {
+        f"%tmm{number}" for number in range(4)
+    }
+    assert not any("%rsp" in line for line in loop), said
+    assert len(loop) <= 4 * names["tdpbusd"], said
+    run = text.split("\nrun:")[1].split("\n.Lfunc_end")[0]
+    places = [run.index(name) for name in ("ldtilecfg", "call", "tilerelease", "retq")]
+    assert places == sorted(places) and run.count("retq") == run.count("tilerelease") == 1
+    assert text.count("ldtilecfg") == 1
+
+
+@pytest.mark.skipif(not is_available(AMX_SPELLED_OUT), reason="no AVX2 here")
+def test_amx_registers_are_configured():
+    """The layout is Intel's: palette, start row, 14 reserved bytes, 16 x bytes a row, 16 x rows."""
+    program = compile_spelled_out()
+    conv = drawn_convolution(1, outputs=32, inputs=32)
+    run_network(conv, AMX_SPELLED_OUT, drawn_picture(1, 3, 3, 32))
+    address = program.engine.get_global_value_address("configuration")
+    palette, start, *sizes = struct.unpack("<BB14x16H16B", ctypes.string_at(address, 64))
+    assert (palette, start) == (1, 0)
+    assert sizes == [64] * 8 + [0] * 8 + [16] * 8 + [0] * 8
 
 
 def test_convolutions_that_do_not_fit_together_are_refused():

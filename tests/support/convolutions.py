@@ -8,20 +8,22 @@ import numpy as np
 import pytest
 
 from ssd34.runtime.native.convolution import Addition, Convolution
-from ssd34.runtime.native.levels import LEVELS, Level, available_levels
+from ssd34.runtime.native.levels import LEVELS, Level, is_available
 from ssd34.runtime.native.network import NativeNetwork
+from tests.support.spelled_out import AMX_SPELLED_OUT
 
 
 def levels() -> list[Any]:
     """Every instruction set as a test's parameter, skipped where this processor lacks it."""
-    missing = [level for level in LEVELS if level not in available_levels()]
+    every = (*LEVELS, AMX_SPELLED_OUT)
+    missing = [level for level in every if not is_available(level)]
     return [
         pytest.param(
             level,
             id=level.name,
             marks=pytest.mark.skipif(level in missing, reason=f"no {level.name} here"),
         )
-        for level in LEVELS
+        for level in every
     ]
 
 

@@ -106,7 +106,9 @@ def advise(cpu: Cpu, *, installed: Collection[str]) -> list[str]:
     if has and has["amx"]:
         advice.append(
             "This processor has AMX, which ONNX Runtime does not use for int8. OpenVINO does, and "
-            f"is about three times as fast: {_way_to('openvino', installed)}."
+            f"is about three times as fast: {_way_to('openvino', installed)}. The engine native "
+            "has code for AMX, too, that has not run on such a processor yet and is used only "
+            "where SSD34_NATIVE_LEVEL=amx is set."
         )
     elif has and has["avx2"]:
         advice.append(

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd34.runtime.native.kernels import ALIGN, CHANNELS, DIRECT, LAYER, WEIGHTS, WINOGRAD, per_step
+from ssd34.runtime.native import amx
+from ssd34.runtime.native.kernels import (
+    ALIGN,
+    CHANNELS,
+    DIRECT,
+    LAYER,
+    PLANES,
+    WEIGHTS,
+    WINOGRAD,
+    per_step,
+)
 from ssd34.runtime.native.levels import Level
 from ssd34.runtime.native.winograd import PLACES, TILE, fits
 
@@ -108,13 +118,19 @@ class Packed:
         tiles = across * down
         own = _SOME_TILES * threads <= tiles < _MANY_TILES
         few = 2 * PLACES * channels * padded <= level.few_weights * tiles
-        suits = kernel == 3 and conv.stride == 1 and fits(conv.weight)
+        suits = not level.amx and kernel == 3 and conv.stride == 1 and fits(conv.weight)
         winograd = suits and (tiles >= _MANY_TILES or own or few)
         shares = winograd and not own
+        planes = amx.Planes.of(
+            kernel=kernel, stride=conv.stride, channels=channels, out_width=out_width
+        )
         if winograd:
-            total, most = tiles, tiles if own else level.group
+            kind, total, most = WINOGRAD, tiles, tiles if own else level.group
+        elif level.amx:
+            kind, total, most = PLANES, out_height, planes.most_rows
+            across = planes.across
         else:
-            total, across = out_width * out_height, out_width
+            kind, total, across = DIRECT, out_width * out_height, out_width
             most = _WINDOWS * per_step(level, winograd=False) // (4 * kernel**2 * channels)
         per_item = share(total, at_most=max(1, most), threads=threads)
         sums = conv.weight.sum(axis=(1, 2, 3), dtype=np.int64) * conv.source_zero
@@ -125,16 +141,17 @@ class Packed:
             "bias": aligned(padded_to(bias, padded)),
             "scale": aligned(padded_to(conv.scale, padded)),
             "padding": aligned(np.full(channels, conv.source_zero, np.uint8)),
+            "offsets": planes.offsets(per_item),
         }
         values: dict[str, Any] = {
             **{name: array.ctypes.data for name, array in self._arrays.items()},
-            "kind": WINOGRAD if winograd else DIRECT, "shares": shares,
+            "kind": kind, "shares": shares,
             "items": -(-total // per_item), "per_item": per_item,
             "total": total, "across": across, "width": width, "height": height,
             "channels": channels, "out_width": out_width, "out_height": out_height,
             "outputs": padded, "kernel": kernel, "stride": conv.stride, "top": conv.pads[0],
             "left": conv.pads[1], "zero": conv.target_zero, "low": -conv.target_zero,
-            "high": 255 - conv.target_zero,
+            "high": 255 - conv.target_zero, "plane": planes.size(per_item),
             **({"own": add.own, "other": add.other, "offset": add.offset} if add else {}),
         }  # fmt: skip
         self.records = np.zeros(1 + shares, LAYER)
@@ -159,12 +176,14 @@ def pack_weights(weight: NDArray[np.int8], level: Level, *, winograd: bool) -> N
     Returns:
         (O / B, K * K * I / Q, B, Q): blocks of B outputs, and the Q inputs of one step side by
         side; the window's places before its channels. Bytes, or words for direct convolutions
-        where the instruction set multiplies no bytes.
+        where the instruction set multiplies no bytes. For AMX see `amx.pack_weights`.
     """
     outputs, inputs, kernel, _ = weight.shape
     padded = rounded_up(outputs, CHANNELS), rounded_up(inputs, CHANNELS)
     whole = np.zeros((*padded, kernel, kernel), np.int8)
     whole[:outputs, :inputs] = weight
+    if level.amx:
+        return amx.pack_weights(whole)
     each, block = per_step(level, winograd=winograd), level.outputs
     split = whole.transpose(0, 2, 3, 1).reshape(len(whole) // block, block, -1, each)
     packed = split.transpose(0, 2, 1, 3)

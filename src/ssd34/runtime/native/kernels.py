@@ -31,12 +31,12 @@ ALIGN = 64
 _BYTES, _WORDS = 4, 2
 """Numbers that one instruction multiplies and adds into a 32-bit sum."""
 
-DIRECT, WINOGRAD, WEIGHTS = 0, 1, 2
+DIRECT, WINOGRAD, WEIGHTS, PLANES = 0, 1, 2, 3
 INTEGERS = (
     "source", "target", "residual", "weights", "bias", "scale", "padding",
     "spread", "shares", "kind", "items", "per_item", "total", "across",
     "width", "height", "channels", "out_width", "out_height", "outputs",
-    "kernel", "stride", "top", "left", "zero",
+    "kernel", "stride", "top", "left", "zero", "offsets", "plane",
 )  # fmt: skip
 _REALS = ("low", "high", "own", "other", "offset", "unused")
 LAYER = np.dtype([(name, np.int64) for name in INTEGERS] + [(name, np.float32) for name in _REALS])
@@ -48,12 +48,15 @@ and float32.
 padding: address of a row of zero points of the source.
 shares: 1 where threads share all transformed weights, at the address `spread`; 0 where each
 transforms those of one block at a time.
-kind: `DIRECT`, `WINOGRAD`, or `WEIGHTS`: only transform the weights of the layer behind it.
-items, per_item, total: the work, in tiles or in results; across: how many there are in a row.
+kind: `DIRECT`, `WINOGRAD`, `PLANES` (by AMX), or `WEIGHTS`: only transform the weights of the
+layer behind it.
+items, per_item, total: the work, in tiles, in results, or, with AMX, in rows of results; across:
+how many tiles, results or positions there are in a row.
 width, height, channels; out_width, out_height, outputs: of source and target.
 kernel, stride, top, left: the window; the last two are its padding.
 zero, low, high: zero point of the results, and the limits 0 - zero and 255 - zero.
-own, other, offset: of the addition, see `_finish`.
+own, other, offset: of the addition, see `_Finish`.
+offsets, plane: with AMX, address of the steps' offsets, and bytes of a plane, see `amx.Planes`.
 """
 
 
@@ -69,8 +72,27 @@ def read_address(layer: Value, name: str) -> Value:
     return (layer + 8 * INTEGERS.index(name)).load(POINTER, align=8)
 
 
+class Fields:
+    """A layer's fields, each read once at the function's beginning."""
+
+    def __init__(self, layer: Value) -> None:
+        self.layer = layer
+        self._values = {name: read(layer, name) for name in INTEGERS}
+
+    def __getitem__(self, name: str) -> Value:
+        return self._values[name]
+
+    def pointer(self, name: str) -> Value:
+        """A field that is an address."""
+        return read_address(self.layer, name)
+
+
 def write_kernels(code: Code, level: Level) -> None:
-    """Write all of them."""
+    """Write all that a level uses; those of AMX itself are in `amx`."""
+    for adds in (False, True):
+        _write_plain_results(code, level, adds=adds)
+    if level.amx:
+        return
     for edge in (False, True):
         _write_tile(code, level, edge=edge)
         for adds in (False, True):
@@ -80,8 +102,6 @@ def write_kernels(code: Code, level: Level) -> None:
         for rows in heights(level):
             _write_products(code, level, rows, quantities)
         _write_all_products(code, level, quantities)
-    for adds in (False, True):
-        _write_plain_results(code, level, adds=adds)
     _write_window(code, words=not level.multiplies_bytes)
 
 

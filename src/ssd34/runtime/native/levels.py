@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
+import os
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llvmlite import binding
 
@@ -19,7 +20,7 @@ class Level:
     """An instruction set and the shape of the kernels for it.
 
     Attributes:
-        name: ``"avx512vnni"``, ``"avxvnni"`` or ``"avx2"``.
+        name: ``"amx"``, ``"avx512vnni"``, ``"avxvnni"`` or ``"avx2"``.
         lanes: 32-bit numbers in a register.
         rows: of a block of sums that stays in registers, two registers wide.
         multiplies_bytes: whether it multiplies bytes without saturating (VPDPBUSD); else direct
@@ -29,6 +30,9 @@ class Level:
         needs: features of the processor, in LLVM's words.
         cpu: what LLVM compiles for.
         features: what LLVM may use beside it.
+        amx: whether convolutions are computed by AMX, all of them directly; then rows, few_weights
+            and multiplies_bytes say nothing.
+        by_name_only: whether it is used only where it is asked for by its name.
     """
 
     name: str
@@ -39,6 +43,8 @@ class Level:
     needs: frozenset[str]
     cpu: str
     features: str
+    amx: bool = False
+    by_name_only: bool = False
 
     @property
     def outputs(self) -> int:
@@ -65,6 +71,14 @@ AVX512_VNNI = Level(
     # Without fast-dpwssd LLVM may take VPDPWSSD apart into two instructions, at half the speed.
     features="+avx512vnni,+fast-dpwssd,-prefer-256-bit",
 )
+AMX = replace(
+    AVX512_VNNI,
+    name="amx",
+    needs=AVX512_VNNI.needs | {"amx-tile", "amx-int8"},
+    features=f"{AVX512_VNNI.features},+amx-tile,+amx-int8",
+    amx=True,
+    by_name_only=True,  # it has not run on such a processor yet: docs/decisions/0015
+)
 AVX_VNNI = Level(
     name="avxvnni",
     lanes=8,
@@ -85,31 +99,43 @@ AVX2 = Level(
     cpu="x86-64-v3",
     features="",
 )
-LEVELS = (AVX512_VNNI, AVX_VNNI, AVX2)
+LEVELS = (AMX, AVX512_VNNI, AVX_VNNI, AVX2)
 """The fastest first."""
 
-NAMES = tuple(level.name for level in LEVELS)
+VARIABLE = "SSD34_NATIVE_LEVEL"
+"""In the environment: the name of the level to use."""
 
 
 def available_levels() -> tuple[Level, ...]:
     """Those that this processor and system have."""
+    return tuple(level for level in LEVELS if is_available(level))
+
+
+def is_available(level: Level) -> bool:
+    """Whether this processor and system have it."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return ()
+        return False
     features = binding.get_host_cpu_features()
-    return tuple(level for level in LEVELS if all(features.get(f) for f in level.needs))
+    has = all(features.get(feature) for feature in level.needs)
+    return has and ("amx-tile" not in level.needs or may_use_amx())
 
 
 def choose_level(name: str | None = None) -> Level:
-    """A level by name; None: the best one.
+    """A level by name, which may come from the environment: `VARIABLE`; None: the best one that is
+    not `by_name_only`.
 
     Raises:
-        ModelError: this processor does not have it, or the system no executable memory.
+        ModelError: this processor or system does not have it, or no executable memory.
     """
-    levels = [level for level in available_levels() if name in (None, level.name)]
+    name = name or os.environ.get(VARIABLE) or None
+    wanted = [e for e in LEVELS if e.name == name or (name is None and not e.by_name_only)]
+    levels = [level for level in wanted if is_available(level)]
     if not levels:
+        names = name or " or ".join(level.name for level in wanted)
         raise ModelError(
-            f"the engine native needs an x86 processor with {name or ' or '.join(NAMES)}, which "
-            f"this one ({platform.machine()}) does not have; use the engine onnxruntime"
+            f"the engine native needs an x86 processor with {names}, which this one "
+            f"({platform.machine()}) does not have or this system does not permit; use the engine "
+            "onnxruntime"
         )
     if not may_execute():
         raise ModelError(
@@ -117,6 +143,24 @@ def choose_level(name: str | None = None) -> Level:
             "onnxruntime"
         )
     return levels[0]
+
+
+_ARCH_PRCTL, _REQUEST_PERMISSION, _AMX_DATA = 158, 0x1023, 18
+
+
+def may_use_amx() -> bool:
+    """Ask Linux to let this process, all its threads, use AMX, and whether it does.
+
+    AMX registers make what is saved of a thread 8 KB larger, so a process has to ask first and is
+    ended if it does not; what was granted once stays. Other systems are not asked.
+    Source: https://docs.kernel.org/arch/x86/xstate.html.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    call = ctypes.CDLL(None).syscall
+    call.argtypes, call.restype = [ctypes.c_long] * 3, ctypes.c_long
+    granted: bool = call(_ARCH_PRCTL, _REQUEST_PERMISSION, _AMX_DATA) == 0
+    return granted
 
 
 @functools.cache

@@ -34,7 +34,7 @@ class NativeEngine:
             path: an ONNX file.
             threads: that one run uses.
             streams: runs that will be under way at once.
-            level: the instruction set; None: the best that this processor has.
+            level: the instruction set; None: as `choose_level` says.
 
         Raises:
             MissingExtraError: llvmlite or onnx is not installed.

@@ -11,17 +11,18 @@ from typing import Any
 
 from llvmlite import binding
 
+from ssd34.runtime.native import amx
 from ssd34.runtime.native.emit import I64, POINTER, Code, Value
 from ssd34.runtime.native.kernels import (
     ALIGN,
     DIRECT,
-    INTEGERS,
     LAYER,
+    PLANES,
     WEIGHTS,
     WINOGRAD,
+    Fields,
     per_step,
     read,
-    read_address,
     write_kernels,
 )
 from ssd34.runtime.native.levels import Level
@@ -100,11 +101,15 @@ def write_program(level: Level) -> Code:
     code = Code()
     code.declare(_YIELD)
     write_kernels(code, level)
-    _write_prefetch(code, level)
-    _write_winograd_item(code, level)
-    _write_weights_item(code, level)
-    _write_direct_item(code, level)
-    _write_run(code)
+    if level.amx:
+        amx.write_amx_kernels(code, level)
+        _write_amx_item(code, level)
+    else:
+        _write_prefetch(code, level)
+        _write_winograd_item(code, level)
+        _write_weights_item(code, level)
+        _write_direct_item(code, level)
+    _write_run(code, level)
     return code
 
 
@@ -117,6 +122,9 @@ def weight_bytes(level: Level, layer: Any) -> int:
 def scratch_bytes(level: Level, layer: Any) -> int:
     """Memory that one thread needs for a layer, a record of `LAYER`."""
     per_item, channels = int(layer["per_item"]), int(layer["channels"])
+    if layer["kind"] == PLANES:
+        planes = amx.Planes.of_layer(layer)
+        return planes.count * planes.size(per_item) + amx.GROUP * level.outputs * 4
     sums = level.group * level.outputs * 4 + ALIGN
     if layer["kind"] == DIRECT:
         size = 1 if level.multiplies_bytes else 2
@@ -126,6 +134,7 @@ def scratch_bytes(level: Level, layer: Any) -> int:
 
 
 _ITEMS = {DIRECT: "direct_item", WINOGRAD: "winograd_item", WEIGHTS: "weights_item"}
+_AMX_ITEMS = {PLANES: "amx_item"}
 _ITEM = {"layer": POINTER, "item": I64, "scratch": POINTER}
 
 
@@ -138,7 +147,7 @@ def _write_winograd_item(code: Code, level: Level) -> None:
     of two they would share cache lines.
     """
     p = code.function("winograd_item", _ITEM)
-    f = _Fields(p["layer"])
+    f = Fields(p["layer"])
     block, group = level.outputs, level.group
     channels, first, count = f["channels"], p["item"] * f["per_item"], _share(code, f, p["item"])
     steps = channels // 2
@@ -200,7 +209,7 @@ def _write_winograd_item(code: Code, level: Level) -> None:
 def _write_weights_item(code: Code, level: Level) -> None:
     """``weights_item``: transform one block of a layer's weights."""
     p = code.function("weights_item", _ITEM)
-    f, block = _Fields(p["layer"]), level.outputs
+    f, block = Fields(p["layer"]), level.outputs
     steps = f["channels"] // 2
     stride = steps * (4 * block) + ALIGN
     source = f.pointer("weights") + p["item"] * f["channels"] * (9 * block)
@@ -213,7 +222,7 @@ def _write_prefetch(code: Code, level: Level) -> None:
     """``prefetch_tile``: bring the places near that a tile's results will be written to, and its
     residual, while products are computed."""
     p = code.function("prefetch_tile", {"layer": POINTER, "tile": I64, "block": I64})
-    f = _Fields(p["layer"])
+    f = Fields(p["layer"])
     y, x = _place(p["tile"], f["across"])
     start = (y * TILE * f["out_width"] + x * TILE) * f["outputs"] + p["block"] * level.outputs
 
@@ -233,7 +242,7 @@ def _write_direct_item(code: Code, level: Level) -> None:
     """``direct_item``: some results of a layer, all its outputs: windows side by side, multiplied
     with all weights."""
     p = code.function("direct_item", _ITEM)
-    f = _Fields(p["layer"])
+    f = Fields(p["layer"])
     block, group = level.outputs, level.group
     first, count = p["item"] * f["per_item"], _share(code, f, p["item"])
     numbers = f["kernel"] * f["kernel"] * f["channels"]
@@ -261,8 +270,54 @@ def _write_direct_item(code: Code, level: Level) -> None:
     code.finish()
 
 
+def _write_amx_item(code: Code, level: Level) -> None:
+    """``amx_item``: some rows of a layer's results, all its outputs.
+
+    In the scratch memory lie the sums of a group of positions for one block of outputs, and the
+    planes. A group is finished row by row: positions behind a row's last result are passed over.
+    """
+    p = code.function("amx_item", _ITEM)
+    f = Fields(p["layer"])
+    block, sums_row = level.outputs, 4 * level.outputs
+    first, rows = p["item"] * f["per_item"], _share(code, f, p["item"])
+    steps = f["kernel"] * f["kernel"] * ((f["channels"] + (amx.BYTES - 1)) // amx.BYTES)
+    sums, across, positions = p["scratch"], f["across"], rows * f["across"]
+    planes = sums + amx.GROUP * sums_row
+    code.call("planes", p["layer"], first, rows, planes)
+    with (
+        code.loop((positions + (amx.GROUP - 1)) // amx.GROUP) as g,
+        code.loop(f["outputs"] // block) as k,
+    ):
+        start = g * amx.GROUP
+        here = code.smaller(positions - start, code.value(amx.GROUP, I64))
+        with (
+            code.loop((steps + (amx.STEPS - 1)) // amx.STEPS) as s,
+            code.loop((here + (amx.POSITIONS - 1)) // amx.POSITIONS) as t,
+        ):
+            done, by = s * amx.STEPS, t * amx.POSITIONS
+            code.call(
+                "amx_products", planes + (start + by) * amx.BYTES, f.pointer("offsets") + done * 8,
+                f.pointer("weights") + (k * steps + done) * amx.STEP_BYTES, sums + by * sums_row,
+                code.smaller(steps - done, code.value(amx.STEPS, I64)), done,
+            )  # fmt: skip
+        y = start // across
+        with code.loop((start + here - 1) // across - y + 1) as row, code.loop(2) as half:
+            begin = (y + row) * across
+            end = code.smaller(begin + f["out_width"], start + here)
+            from_ = code.larger(begin, start)
+            output = k * block + half * level.lanes
+            by = ((first + y + row) * f["out_width"] + from_ - begin) * f["outputs"] + output
+            with code.when(from_ < end):
+                _finish_block(
+                    code, f, "plain_results",
+                    sums + (from_ - start) * sums_row + half * (4 * level.lanes), by, output,
+                    f["outputs"], end - from_,
+                )  # fmt: skip
+    code.finish()
+
+
 def _finish_block(
-    code: Code, f: _Fields, name: str, sums: Value, by: Value, output: Value, *more: Value,
+    code: Code, f: Fields, name: str, sums: Value, by: Value, output: Value, *more: Value,
     whole: Value | None = None,
 ) -> None:  # fmt: skip
     """Call one of the kernels that make bytes of sums: with an addition or without, and, where
@@ -281,13 +336,15 @@ def _finish_block(
             code.call(name + end, *shared, *more)
 
 
-def _write_run(code: Code) -> None:
+def _write_run(code: Code, level: Level) -> None:
     """``run``: see `Program`."""
     p = code.function(
         "run",
         {"layers": POINTER, "count": I64, "counters": POINTER, "scratch": POINTER},
         exported=True,
     )
+    if level.amx:
+        amx.write_configuration(code)
     with code.loop(p["count"]) as k:
         layer, taken = p["layers"] + k * LAYER.itemsize, p["counters"] + k * COUNTERS
         done, items = taken + COUNTERS // 2, read(layer, "items")
@@ -295,7 +352,7 @@ def _write_run(code: Code) -> None:
         with code.forever() as leave_if:
             item = code.fetch_add(taken, 1)
             leave_if(item.within(items).equals(0))
-            for number, name in _ITEMS.items():
+            for number, name in (_AMX_ITEMS if level.amx else _ITEMS).items():
                 with code.when(kind.equals(number)):
                     code.call(name, layer, item, p["scratch"])
             code.fetch_add(done, 1)
@@ -307,25 +364,12 @@ def _write_run(code: Code) -> None:
             looks.store(looks.load(I64) + 1)
             with code.when(looks.load(I64) > _SPINS):
                 code.call(_YIELD)
+    if level.amx:
+        amx.write_release(code)
     code.finish()
 
 
-class _Fields:
-    """A layer's fields, each read once at the function's beginning."""
-
-    def __init__(self, layer: Value) -> None:
-        self.layer = layer
-        self._values = {name: read(layer, name) for name in INTEGERS}
-
-    def __getitem__(self, name: str) -> Value:
-        return self._values[name]
-
-    def pointer(self, name: str) -> Value:
-        """A field that is an address."""
-        return read_address(self.layer, name)
-
-
-def _share(code: Code, f: _Fields, item: Value) -> Value:
+def _share(code: Code, f: Fields, item: Value) -> Value:
     """How much an item of work holds: the last one less."""
     return code.smaller(f["per_item"], f["total"] - item * f["per_item"])
 

@@ -12,7 +12,7 @@ from ssd34.runtime.native.convolution import Addition, Convolution
 from ssd34.runtime.native.levels import Level
 from ssd34.runtime.native.network import NativeNetwork
 
-_SIDE, _CHANNELS = 14, 32
+_SIDE, _CHANNELS = 14, 96
 
 
 @cache
@@ -48,7 +48,7 @@ def _drawn(generator: np.random.Generator, kernel: int) -> Convolution:
         target=str(kernel),
         weight=generator.integers(-127, 128, numbers).astype(np.int8),
         bias=generator.integers(-9999, 9999, _CHANNELS).astype(np.int32),
-        scale=generator.uniform(0.5e-3, 1.5e-3, _CHANNELS).astype(np.float32),
+        scale=generator.uniform(0.3e-3, 0.9e-3, _CHANNELS).astype(np.float32),
         source_zero=7 if kernel == 3 else 9,
         target_zero=9 if kernel == 3 else 120,
         stride=1,
