@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tables import draw_rows, keep
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
@@ -145,7 +147,11 @@ def main() -> None:
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             print(json.dumps(record), flush=True)
-    print(table(read(results)))
+    rows = [titled(record) for record in read(results)]
+    print(draw_rows(rows))
+    if options.json:
+        data = [weighted(path)[0] for path in (*options.data, options.val)]
+        keep(options.json, rows, data=data)
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -297,30 +303,19 @@ def numbers(metrics: CocoMetrics) -> dict[str, float]:
     return {name: round(value, 5) for name, value in found.items()}
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Markdown: the averaged weights' numbers with every score, then AP50 of the last step's, and
-    with the usual least score."""
-    several = any(record["classes"] != len(VOC_CLASSES) for record in records)
-    columns = {
-        key: title for key, title in COLUMNS.items() if several or not key.startswith("VOC_")
+def titled(record: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table: the averaged weights' numbers with every score, then AP50 of the last
+    step's, and with the usual least score."""
+    every = record["averaged"]["all"]
+    return {
+        "variant": record["variant"],
+        **{title: f"{every[key]:.4f}" for key, title in COLUMNS.items()},
+        "difference in AP50": _interval(record["difference"]),
+        "AP50, last step": f"{record['last step']['all']['AP50']:.4f}",
+        "AP50, scores from 0.05": f"{record['averaged']['zoo']['AP50']:.4f}",
+        "loss": f"{record['loss']:.2f}",
+        "pictures per CPU s": record["pictures_per_cpu_s"],
     }
-    titles = [
-        "variant", *columns.values(), "difference in AP50, 95 % interval", "AP50, last step",
-        "AP50, scores from 0.05", "loss", "pictures per CPU s",
-    ]  # fmt: skip
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for record in records:
-        cells = [
-            record["variant"],
-            *(f"{record['averaged']['all'][key]:.4f}" for key in columns),
-            _interval(record["difference"]),
-            f"{record['last step']['all']['AP50']:.4f}",
-            f"{record['averaged']['zoo']['AP50']:.4f}",
-            f"{record['loss']:.2f}",
-            str(record["pictures_per_cpu_s"]),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def _interval(difference: list[float] | None) -> str:

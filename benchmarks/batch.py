@@ -55,7 +55,7 @@ def main() -> None:
         table.add_row(*map(str, row.values()))
     Console(width=120).print(table)
     if options.json:
-        keep(options.json, rows)
+        keep(options.json, rows, models=[options.model])
 
 
 def _repeated(source: Path, folder: Path, count: int) -> Path:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from tables import keep
 
 from ssd34.datasets.convert.convert import Options, convert
 from ssd34.datasets.dataset import Dataset
@@ -211,7 +212,7 @@ def main() -> None:
                     )
     print(f"{sum(not row['wrong'] for row in rows)} right of {len(rows)}")
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        keep(options.json, rows)
 
 
 if __name__ == "__main__":

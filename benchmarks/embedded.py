@@ -10,16 +10,14 @@ the file with the models that are shipped.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tables import MEASURED, ROOT, describe_machine, row
+from tables import MEASURED, ROOT, describe_machine, keep, row
 
 from ssd34.core.labels import COCO_LABELS
 from ssd34.datasets.voc import COCO_NAMES
@@ -38,7 +36,13 @@ def main() -> None:
     parser.add_argument("--rounds", default="40", help="of the benchmark")
     options = parser.parse_args()
     values = measure(options.data, options.proof, options.rounds)
-    options.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    keep(
+        options.json,
+        [],
+        models=EMBEDDED,
+        data=filter(None, (options.data, options.proof)),
+        **values,
+    )
 
 
 def measure(data: str, proof: str | None, rounds: str) -> dict[str, Any]:
@@ -46,17 +50,8 @@ def measure(data: str, proof: str | None, rounds: str) -> dict[str, Any]:
     voc = [COCO_NAMES.get(name, name) for name in VOC_NAMES]
     assert set(voc) <= set(COCO_LABELS.names)
     only = [word for name in voc for word in ("--class", name)]
-    found: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "data": Path(data).name,
-        "models": {},
-    }
-    for name in EMBEDDED:
-        file = model_path(name)
-        found["models"][name] = {
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-            "bytes": file.stat().st_size,
-        }
+    bytes_of = {name: {"bytes": model_path(name).stat().st_size} for name in EMBEDDED}
+    found: dict[str, Any] = {"models": bytes_of}
     with tempfile.TemporaryDirectory() as folder:
         # The network runs once over the pictures; everything else is scored from what it found.
         files = detect_all(data, folder)
@@ -76,7 +71,6 @@ def measure(data: str, proof: str | None, rounds: str) -> dict[str, Any]:
         "benchmark", "default-float", "default", "--images", str(ROOT / "examples" / "coffee.jpg"),
         "--threads", "2", "--rounds", rounds,
     )  # fmt: skip
-    found["cpu"], found["ssd34"] = timed["cpu"], timed["ssd34"]
     for result in timed["results"]:
         timings = ("detect_ms", "network_ms", "peak_memory_mb", "speed_up", "engine_version")
         found["models"][result["model"]]["speed"] = {key: result[key] for key in timings}
@@ -152,8 +146,7 @@ def tables(values: dict[str, Any]) -> dict[str, str]:
             for score in ("0.3", "0.5", "0.7")
         ),
         "",
-        f"Measured on {values['date']} by `python benchmarks/embedded.py --data {values['data']} "
-        "--proof proof.zip`.",
+        f"Measured on {values['date']} by `{values['command']}`.",
     ]
     ratio = int8["speed"]["speed_up"]["network"]
     speed = [

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tables import keep
+
 from ssd34 import Detector
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset
@@ -27,7 +29,6 @@ from ssd34.evaluate.bootstrap import estimate_uncertainty, match
 from ssd34.evaluate.evaluator import detect_all, stage_detector
 from ssd34.evaluate.metrics import build_ground_truth, measure_coco
 from ssd34.evaluate.results import Results, read_results
-from ssd34.files.atomic import write_text
 
 APART = 10_000_000
 """Between the image ids of one repetition and the next."""
@@ -48,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
 
     dataset = open_dataset(options.data)
-    found: dict[str, Any] = {"data": options.data, "model": options.model}
+    found: dict[str, list[dict[str, Any]]] = {}
     if options.detections:
         results = read_results(options.detections, dataset)
         sizes = (len(dataset), max(options.pictures))
@@ -58,10 +59,9 @@ def main() -> None:
     if not options.no_memory:
         model = options.memory_model or options.model
         found["memory"] = [memory(model, dataset, pictures=n) for n in options.pictures]
-    text = json.dumps(found, indent=1)
-    print(text)
+    print(json.dumps(found, indent=1))
     if options.json:
-        write_text(options.json, text + "\n")
+        keep(options.json, found, models=[options.model], data=[options.data])
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
@@ -101,14 +101,12 @@ def metric(dataset: Dataset, results: Results, *, pictures: int) -> dict[str, An
         "pictures": len(many),
         "boxes": len(truth["annotations"]),
         "detections": len(found),
-        "largest_difference": max(
-            abs(a - b) for a, b in zip(numbers, theirs, strict=True)
-        ),
-        "ours": our_time,
-        "pycocotools": their_time,
-        "intervals_match": match_time,
-        "intervals_1000_draws": draw_time,
-    }  # fmt: skip
+        "largest difference": max(abs(a - b) for a, b in zip(numbers, theirs, strict=True)),
+        "ours, s": our_time["cpu_s"],
+        "pycocotools, s": their_time["cpu_s"],
+        "intervals: matching, s": match_time["cpu_s"],
+        "1000 draws, s": draw_time["cpu_s"],
+    }
 
 
 def pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> list[float]:
@@ -127,7 +125,7 @@ def pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> list[fl
     return [float(value) for value in evaluation.stats]
 
 
-def loop(model: str, dataset: Dataset, *, number: int, threads: int | None) -> dict[str, Any]:
+def loop(model: str, dataset: Dataset, *, number: int, threads: int | None) -> list[dict[str, Any]]:
     """Pictures a second of evaluate and of detect one after the other, in turns."""
     detector = Detector.load(model, threads=threads)
     some = Dataset(dataset.name, dataset.labels, dataset.samples[:number], dataset.images)
@@ -146,15 +144,14 @@ def loop(model: str, dataset: Dataset, *, number: int, threads: int | None) -> d
     for _ in range(3):
         for name, work in (("evaluate", streamed), ("detect", plain)):
             times[name].append(timed(work)[1])
-    return {
-        "pictures": len(some),
-        "threads": detector.session.threads,
-        **{
-            f"{name}_pictures_per_s": round(len(some) / min(t["wall_s"] for t in rounds), 2)
-            for name, rounds in times.items()
-        },
-        "rounds": times,
-    }
+    return [
+        {
+            "way": name,
+            "threads": detector.session.threads,
+            "pictures/s": round(len(some) / min(t["wall_s"] for t in rounds), 2),
+        }
+        for name, rounds in times.items()
+    ]
 
 
 def memory(model: str, dataset: Dataset, *, pictures: int) -> dict[str, Any]:
@@ -184,8 +181,8 @@ def memory(model: str, dataset: Dataset, *, pictures: int) -> dict[str, Any]:
         "model": model,
         "pictures": pictures,
         "detections": number,
-        "peak_memory_mb": round(usage.ru_maxrss / 1024),
-        "wall_s": round(time.perf_counter() - started, 1),
+        "most memory, MB": round(usage.ru_maxrss / 1024),
+        "s": round(time.perf_counter() - started, 1),
     }
 
 

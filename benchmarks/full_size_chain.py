@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 import torch
+from tables import keep
 
 from ssd34 import named_spec
-from ssd34.files.atomic import write_json
 from ssd34.network.pretrained import map_benchmark_names
 from ssd34.network.ssd import SSD
 
@@ -43,7 +43,9 @@ def main() -> None:
             name = f"ssd-{opset}.onnx"
             row = _run(work, "export", "drawn.safetensors", name, "--opset", str(opset))
             size = (work / name).stat().st_size
-            rows.append({**row, "bytes": size, "to_published": round(size / published, 5)})
+            rows.append(
+                {**row, "bytes": size, "of the published file's": round(size / published, 3)}
+            )
             package = ("package", name, "--output", "out", "--picture", picture, "--name", "ssd")
             rows.append(_run(work, *package))
             tarball = f"out/ssd-{opset}.tar.gz"
@@ -52,7 +54,7 @@ def main() -> None:
     for row in rows:
         print(json.dumps(row))
     if options.json:
-        write_json(options.json, rows)
+        keep(options.json, rows)
 
 
 def _draw(path: Path) -> None:
@@ -90,8 +92,8 @@ def _run(work: Path, *arguments: str) -> dict[str, object]:
         sys.exit(f"ssd34 {arguments[0]} failed")
     return {
         "step": " ".join(arguments[:2]),
-        "seconds": round(time.perf_counter() - started, 2),
-        "peak_memory_mb": round(usage.ru_maxrss / 1024),
+        "s": round(time.perf_counter() - started, 2),
+        "most memory, MB": round(usage.ru_maxrss / 1024),
     }
 
 

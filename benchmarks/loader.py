@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from tables import keep
 
 from ssd34.core.spec import named_spec
 from ssd34.datasets.dataset import Dataset
@@ -71,7 +71,7 @@ def main() -> None:
         table.add_row(*map(str, row.values()))
     Console(width=140).print(table)
     if options.json:
-        write_text(options.json, json.dumps({"cpus": os.cpu_count(), "rows": rows}, indent=1))
+        keep(options.json, rows, data=[options.data])
 
 
 def _loader(sources: list[TrainingSet], size: int, cache_mb: int, workers: int) -> Loader:
@@ -96,11 +96,13 @@ def _measured(
             for number, picture in enumerate(chosen):
                 examples[Draw(0, int(picture), (1, repeat, number), size)]
             total = time.process_time() - started
-    row: dict[str, Any] = {"size": size, "cache": f"{examples.cache.used >> 20} MiB"}
+    row: dict[str, Any] = {"pixels": size, "cache": f"{examples.cache.used >> 20} MiB"}
     row |= {name: round(1e3 * seconds / len(chosen), 2) for name, seconds in spent.items()}
-    row["total"] = round(1e3 * total / len(chosen), 2)
+    row["an example, ms"] = round(1e3 * total / len(chosen), 2)
     for count in workers:
-        row[f"{count} workers"] = round(_rate(sources, size, cache_mb, count, pictures), 1)
+        row[f"{count} workers, images/s"] = round(
+            _rate(sources, size, cache_mb, count, pictures), 1
+        )
     return row
 
 

@@ -60,7 +60,8 @@ def main() -> None:
         table.add_row(*(str(row[name]) for name in columns))
     Console(width=120).print(table)
     if options.json:
-        keep(options.json, rows, cpu_time=options.cpu_time)
+        models = filter(None, (options.model, options.float))
+        keep(options.json, rows, models=models, cpu_time=options.cpu_time)
 
 
 def _measured(

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from tables import keep
 
 from ssd34 import Detector
 from ssd34.core.boxes import pairwise_iou
-from ssd34.files.atomic import write_json
 from ssd34.runtime.libraries import int8_saturates, onnxruntime
 from ssd34.runtime.onnxruntime_engine import session_options
 
@@ -77,14 +77,14 @@ def main() -> None:
             if ended.returncode:
                 sys.exit(f"error: {place}: {ended.stderr.strip().splitlines()[-1]}")
             found[place] = dict(np.load(target / "found.npz"))
-    result = compare(found) | {
-        "here": "saturates" if int8_saturates() else "does not saturate",
-        "there": options.cpu if "there" in found else None,
-        "model": options.model,
-    }
-    print(json.dumps(result, indent=1))
+    if "there" in found:
+        found[f"{options.cpu}, emulated"] = found.pop("there")
+    rows, detections = compare(found)
+    here = "saturates" if int8_saturates() else "does not saturate"
+    summary = {"here": f"a processor that {here}", **detections}
+    print(json.dumps([*rows, summary], indent=1))
     if options.json:
-        write_json(options.json, result)
+        keep(options.json, rows, models=filter(None, [options.model]), summary=summary)
 
 
 def small_weights(bits: int) -> tuple[np.ndarray, np.float32]:
@@ -168,29 +168,31 @@ def _compute(folder: Path, model: str | None, picture: Path) -> None:
     np.savez(folder / "found.npz", **found)
 
 
-def compare(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """How far the outputs of each place are from whole numbers', in steps of the output's 256."""
-    result: dict[str, Any] = {}
+def compare(
+    found: dict[str, dict[str, Any]],
+) -> tuple[list[dict[str, str]], dict[str, float]]:
+    """How far the outputs of each place are from whole numbers', in steps of the output's 256; and
+    how many detections are the same."""
+    rows = []
     for bits in (8, 7):
         exact = integer_output(bits)
-        for name in ("onnxruntime", "ours"):
-            result[f"{bits}-bit weights, options: {name}"] = {
-                place: _apart(outputs[f"{bits} {name}"], exact) for place, outputs in found.items()
-            }
-    if "scores" in found["here"] and "there" in found:
-        result["detections"] = _compared_detections(found["here"], found["there"])
-    return result
+        for name, options in (("onnxruntime", "ONNX Runtime's"), ("ours", "ours")):
+            row = {"weights": f"{bits} bits", "options": options}
+            for place, outputs in found.items():
+                row[place] = _apart(outputs[f"{bits} {name}"], exact)
+            rows.append(row)
+    both = [outputs for outputs in found.values() if "scores" in outputs]
+    return rows, _compared_detections(*both) if len(both) > 1 else {}
 
 
-def _apart(outputs: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+def _apart(outputs: np.ndarray, exact: np.ndarray) -> str:
     steps = np.rint(np.abs(outputs - exact) / Y_SCALE)
-    return {
-        "outputs that differ": round(float((steps > 0).mean()), 4),
-        "largest difference": float(steps.max()),
-    }
+    if not steps.any():
+        return "all equal"
+    return f"{(steps > 0).mean():.1%} of the outputs differ, by up to {steps.max():.0f} steps"
 
 
-def _compared_detections(here: dict[str, Any], there: dict[str, Any]) -> dict[str, Any]:
+def _compared_detections(here: dict[str, Any], there: dict[str, Any]) -> dict[str, float]:
     """Detections of one class that overlap by 0.9 or more, best first, are the same."""
     free = set(range(len(there["scores"])))
     differences = []
@@ -202,8 +204,8 @@ def _compared_detections(here: dict[str, Any], there: dict[str, Any]) -> dict[st
             free.remove(best)
             differences.append(abs(float(here["scores"][one] - there["scores"][best])))
     return {
-        "here": len(here["scores"]),
-        "there": len(there["scores"]),
+        "detections here": len(here["scores"]),
+        "detections there": len(there["scores"]),
         "the same": len(differences),
         "largest difference of their scores": round(max(differences, default=0.0), 5),
     }

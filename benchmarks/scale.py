@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of the jobs that are compared")
     parser.add_argument("--json", type=Path, default=FILE, help="where the numbers are kept")
     values = measure(parser.parse_args())
-    keep(values.pop("file"), values.pop("jobs"), **values)
+    keep(values.pop("file"), values.pop("jobs"), models=[values["model"]], **values)
 
 
 # --- a job's course -------------------------------------------------------------------------

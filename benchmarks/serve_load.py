@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tables import keep, say_how
-from tables import row as table_row
+from tables import keep
 
 from ssd34.runtime.detector import Detector
 
@@ -81,21 +80,19 @@ def main() -> None:
     if options.json:
         keep(
             options.json,
-            [{"clients": name, **row} for name, row in rows.items()],
+            [titled(name, row) for name, row in rows.items()],
+            models=[options.model],
             said=said,
             summary=summary,
         )
 
 
-def tables(values: dict[str, Any]) -> dict[str, str]:
-    """What a measured file shows on a page."""
-    columns = ("per_second", "p50_ms", "p95_ms", "p99_ms", "cpu_ms")
-    head = ("", "answers/s", "p50, ms", "p95, ms", "p99, ms", "processor time a picture, ms")
-    lines = [table_row(*head, "503/s"), table_row(*["---"] * (len(head) + 1))]
-    for one in values["rows"]:
-        refused = round(one["503"] / one["seconds"], 1) if "503" in one else ""
-        lines.append(table_row(one["clients"], *(one[name] for name in columns), refused))
-    return {"rows": "\n".join([*lines, "", say_how(values)]) + "\n"}
+def titled(name: str, row: Row) -> dict[str, object]:
+    """A row of the page's table."""
+    found: dict[str, object] = {"clients": name, "answers/s": row["per_second"]}
+    found |= {f"{p}, ms": row[f"{p}_ms"] for p in ("p50", "p95", "p99")}
+    found["processor time a picture, ms"] = row["cpu_ms"]
+    return found | ({"503/s": round(row["503"] / row["seconds"], 1)} if row.get("503") else {})
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tables import keep
 
 FORMS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("url", help="of a running server, such as 127.0.0.1:8000")
     parser.add_argument("picture", type=Path, help="a good one")
     parser.add_argument("--process", type=int, help="the server's, to see its memory")
+    parser.add_argument("--model", default="default", help="that it serves")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--mutations", type=int, default=5000, help="mutated pictures at least")
     parser.add_argument("--clients", type=int, default=6)
@@ -49,14 +51,22 @@ def main() -> None:
         time.sleep(5)
         samples.append(soak.memory(options.process))
     status = soak.send("POST", "/detect", soak.good, kind="image/jpeg")
-    result = {
-        "answers": {name: dict(counts) for name, counts in soak.counts.items()},
-        "rss_mib": samples,
-        "the next good request": status,
-    }
-    print(json.dumps(result, indent=1))
+    rows = [
+        {
+            "requests": name,
+            "sent": counts.total(),
+            "answered": ", ".join(f"{told}: {count}" for told, count in counts.items()),
+        }
+        for name, counts in soak.counts.items()
+    ]
+    summary: dict[str, object] = {"the next good request": status}
+    if options.process:
+        summary["memory at the start, in the middle and at the end, MiB"] = ", ".join(
+            str(samples[place]) for place in (0, len(samples) // 2, -1)
+        )
+    print(json.dumps([*rows, summary], indent=1))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        keep(options.json, rows, models=[options.model], summary=summary, rss_mib=samples)
 
 
 def small_pictures(good: bytes) -> list[bytes]:

@@ -4,7 +4,8 @@
     python benchmarks/tables.py
 
 A measured file holds what `keep` writes: rows, and when, where and by which command they were
-measured. A page shows them between two lines:
+measured. One with `typed` was written by hand from a report, of a machine that is not at hand any
+more. A page shows the rows between two lines:
 
     <!-- native-300: rows -->
     <!-- end -->
@@ -21,15 +22,19 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ssd34 import __version__
-from ssd34.files.atomic import write_json, write_text
+from ssd34.datasets.dataset import fingerprint
+from ssd34.datasets.open import open_dataset
+from ssd34.files.atomic import compute_sha256, write_json, write_text
 from ssd34.machine import describe_cpu
+from ssd34.zoo.names import model_path
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "docs" / "measured"
@@ -53,21 +58,51 @@ def main() -> None:
             print(page.relative_to(ROOT))
 
 
-def keep(file: Path, rows: Sequence[dict[str, Any]], **more: Any) -> None:
-    """Write rows of values, each a table's row, with what a reader needs to judge them."""
-    words = [Path(sys.argv[0]).resolve(), *map(Path, sys.argv[1:])]
-    inside = [w.relative_to(ROOT) if w.is_relative_to(ROOT) else w for w in words]
+Row = dict[str, Any]
+
+
+def keep(
+    file: Path,
+    rows: Sequence[Row] | Mapping[str, Sequence[Row]],
+    *,
+    models: Iterable[str] = (),
+    data: Iterable[str] = (),
+    **more: Any,
+) -> None:
+    """Write rows of values, each a table's row by its titles, with what a reader needs to judge
+    them.
+
+    Args:
+        file: JSON.
+        rows: of the table, or of each table by its name.
+        models: names or paths of files, whose hashes are kept.
+        data: data sets; kept is the hash of classes, pictures and boxes.
+        more: what else was measured; of a dictionary `summary` the page says each value.
+    """
+    words = [str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]]
+    hashes = {_shorten(name): compute_sha256(model_path(name)) for name in models}
+    hashes |= {_shorten(path): fingerprint(open_dataset(path)) for path in data}
+    versions = {}
+    for name in ("onnxruntime", "openvino", "llvmlite", "torch"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     values = {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": shlex.join(["python", *map(str, inside)]),
+        "command": shlex.join(["python", *map(_shorten, words)]),
         "ssd34": __version__,
-        "onnxruntime": version("onnxruntime"),
+        **versions,
         "cpu": describe_cpu().to_dict(),
+        "sha256": hashes,
         **more,
-        "rows": list(rows),
+        "rows": rows,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, values)
+
+
+def _shorten(word: str) -> str:
+    """Without folders where it is an absolute path, which is another one elsewhere."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def make_tables(folder: Path = MEASURED) -> dict[str, str]:
@@ -75,27 +110,38 @@ def make_tables(folder: Path = MEASURED) -> dict[str, str]:
     made = {}
     for file in sorted(folder.glob("*.json")):
         values = json.loads(file.read_text(encoding="utf-8"))
-        script = Path(__file__).with_name(f"{file.stem.replace('-', '_')}.py")
-        own = runpy.run_path(str(script)).get("tables") if script.is_file() else None
-        for name, text in (own or draw_rows)(values).items():
+        script = Path(__file__).with_name(f"{file.stem}.py")
+        own = script.is_file() and "\ndef tables(" in script.read_text(encoding="utf-8")
+        draw = runpy.run_path(str(script))["tables"] if own else draw_tables
+        for name, text in draw(values).items():
             made[f"{file.stem}: {name}"] = text
     return made
 
 
-def draw_rows(values: dict[str, Any]) -> dict[str, str]:
-    """The rows of a measured file as they are, and below them how they came to be."""
-    columns = list(values["rows"][0])
+def draw_tables(values: dict[str, Any]) -> dict[str, str]:
+    """Every table of a measured file as it is, and below it how it came to be."""
+    rows = values["rows"]
+    told = "; ".join(f"{key}: {value}" for key, value in values.get("summary", {}).items())
+    below = [f"{told[0].upper()}{told[1:]}.", ""] if told else []
+    return {
+        name: "\n".join([draw_rows(table), "", *below, say_how(values)]) + "\n"
+        for name, table in (rows if isinstance(rows, dict) else {"rows": rows}).items()
+    }
+
+
+def draw_rows(rows: Sequence[Row]) -> str:
+    """A table of rows by their titles."""
+    columns = list(dict.fromkeys(column for one in rows for column in one))
     lines = [row(*columns), row(*["---"] * len(columns))]
-    lines += [row(*(one.get(column, "") for column in columns)) for one in values["rows"]]
-    return {"rows": "\n".join([*lines, "", say_how(values)]) + "\n"}
+    return "\n".join([*lines, *(row(*(one.get(c, "") for c in columns)) for one in rows)])
 
 
 def say_how(values: dict[str, Any]) -> str:
-    """A sentence: processor, date, versions, command."""
-    return (
-        f"{describe_machine(values['cpu'])}, {values['date']}, ONNX Runtime "
-        f"{values['onnxruntime']}: `{values['command']}`"
-    )
+    """A sentence: processor, date, versions, command, and whether a script wrote the values."""
+    machine = values.get("machine") or describe_machine(values["cpu"])
+    runtime = [f"ONNX Runtime {values['onnxruntime']}"] if "onnxruntime" in values else []
+    how = f"{', '.join([machine, values['date'], *runtime])}: `{values['command']}`"
+    return f"{how}. {values['typed']}" if "typed" in values else how
 
 
 def describe_machine(cpu: dict[str, Any]) -> str:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from tables import keep
 
 from ssd34.core.spec import SPECS, named_spec
 from ssd34.datasets.open import open_dataset
-from ssd34.files.atomic import write_text
-from ssd34.machine import describe_cpu, thread_budget
+from ssd34.machine import thread_budget
 from ssd34.network.ssd import SSD
 from ssd34.runtime.timing import interleaved, speed_up, summary
 from ssd34.train.examples.example import make_training_sets
@@ -77,17 +77,16 @@ def main() -> None:
         progress=lambda done: print(f"round {done}", flush=True),
     )  # fmt: skip
     faster = speed_up(times["eager"], times["compiled"])
-    found = {
-        "spec": given.spec, "size": given.size, "batch": given.batch, "freeze": given.freeze,
-        "threads": given.threads, "precision": options.precision, "torch": torch.__version__,
-        "cpu": describe_cpu().to_dict(), "first_compiled_step_s": round(first, 1),
-        "eager_ms": round(summary(times["eager"]).median, 1),
-        "compiled_ms": round(summary(times["compiled"]).median, 1),
-        "speed_up": [round(v, 3) for v in (faster.value, faster.low, faster.high)],
+    one = {
+        "network": given.spec, "pixels": given.size, "batch": given.batch,
+        "frozen stages": given.freeze, "threads": given.threads, "precision": options.precision,
+        "step, ms a picture": round(summary(times["eager"]).median / given.batch, 1),
+        "compiled": round(summary(times["compiled"]).median / given.batch, 1),
+        "times as fast": str(faster), "first compiled step, s": round(first, 1),
     }  # fmt: skip
-    print(json.dumps(found, indent=1))
+    print(json.dumps(one, indent=1))
     if given.json:
-        write_text(given.json, json.dumps(found, indent=1) + "\n")
+        keep(given.json, [one], data=[given.data])
 
 
 if __name__ == "__main__":

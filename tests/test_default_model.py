@@ -53,10 +53,17 @@ def test_the_int8_file_comes_with_its_proof():
     assert criterion["max_drop"] <= 0.003
 
 
-def test_measured_numbers_are_of_these_very_files():
-    values = json.loads((ROOT / "docs" / "measured" / "embedded.json").read_text())
-    for name in EMBEDDED:
-        assert values["models"][name]["sha256"] == sha256(model_path(name))
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "docs" / "measured").glob("*.json")), ids=lambda file: file.stem
+)
+def test_measured_numbers_are_of_these_very_files(file):
+    """And each says when, where and by which command, or that it was typed from a report."""
+    values = json.loads(file.read_text())
+    assert values["date"] and values["command"]
+    assert ("cpu" in values and "ssd34" in values) != ("machine" in values and "typed" in values)
+    for name in EMBEDDED.keys() & values["sha256"].keys():
+        assert values["sha256"][name] == sha256(model_path(name))
+    assert file.stem != "embedded" or set(EMBEDDED) < set(values["sha256"])
 
 
 def test_its_network_and_classes(detector):
