@@ -110,7 +110,7 @@ def tables(values: dict[str, Any]) -> dict[str, str]:
     screen = [
         "| the embedded model, int8 | |",
         "|---|---|",
-        f"| accuracy | AP {100 * int8['all']['summary']['AP']:.1f} on {int8['all']['pictures']} "
+        f"| accuracy | AP {int8['all']['summary']['AP']:.3f} on {int8['all']['pictures']} "
         "COCO pictures: modest, made to try things with and to fine-tune from |",
         f"| its scores | of what it says at 0.5 or more, "
         f"{100 * int8['all']['precision_at']['0.5']['precision']:.0f} in 100 are right |",

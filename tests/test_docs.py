@@ -105,7 +105,7 @@ def test_shell_blocks_use_options_that_exist(pieces):
     for block in pieces:
         for words in command_lines(block):
             if words[0] != "ssd34":
-                assert words[0] in ("make", "pip", "git", "cd", "cp", "python", "torchrun")
+                assert words[0] in (".", "make", "pip", "git", "cd", "cp", "python", "torchrun")
                 continue
             parse(commands, words[1:])
 

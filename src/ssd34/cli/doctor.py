@@ -32,7 +32,7 @@ LIBRARIES = (
 """Distributions whose versions a report of a problem needs."""
 
 _DRIVER = Path("/proc/driver/nvidia/version")
-"""There on Linux where the driver of an NVIDIA card is loaded."""
+"""There on Linux where the driver of an NVIDIA GPU is loaded."""
 
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,. -]+)\])?.*;.*extra == ['\"]([\w-]+)['\"]")
 

@@ -83,7 +83,7 @@ def run_on_ray(
 
     Raises:
         MissingExtraError: Ray is not installed.
-        OptionError: there is no cluster at the address, or it has too few processors or cards.
+        OptionError: there is no cluster at the address, or it has too few processors or GPUs.
         Ssd34Error: whatever a worker raises; ModelError: the actor of a part died several times.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
@@ -91,11 +91,11 @@ def run_on_ray(
     with _connected(ray, address, workers=workers, threads=threads):
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         needs = {"CPU": threads}
-        if job.task.options.engine == CUDA:  # Ray hides the cards from actors that ask for none
+        if job.task.options.engine == CUDA:  # Ray hides the GPUs from actors that ask for none
             needs["GPU"] = 1
         room = sum(min(int(node.get(k, 0)) // n for k, n in needs.items()) for node in nodes)
         if room == 0:
-            needed = f"{threads} processors" + " and a card" * ("GPU" in needs)
+            needed = f"{threads} processors" + " and a GPU" * ("GPU" in needs)
             raise OptionError(f"the cluster has no node with {needed} for an actor")
         note(f"{counted(len(nodes), 'node')} in the cluster, with room for {room} workers")
         kind = ray.remote(_Actor).options(

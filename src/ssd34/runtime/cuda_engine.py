@@ -1,8 +1,8 @@
 """ONNX Runtime on an NVIDIA card: the package onnxruntime-gpu, the extra ``gpu``.
 
-It was written where no card was to be had, and has never run on one. ONNX Runtime runs on the
-processor what the card cannot, and only its log says so. Here that is an error: without a provider,
-without a driver, and where a convolution would not run on the card.
+It was written where no GPU was to be had, and has never run on one. ONNX Runtime runs on the
+processor what the GPU cannot, and only its log says so. Here that is an error: without a provider,
+without a driver, and where a convolution would not run on the GPU.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine, session_options
 PROVIDER = "CUDAExecutionProvider"
 
 PROVIDER_OPTIONS = {"use_tf32": "0"}
-"""Float stays float32: by default products would have 10 bits of fraction on newer cards."""
+"""Float stays float32: by default products would have 10 bits of fraction on newer GPUs."""
 
 DEVICE = "cuda"
-"""Of tensors; the first card, or the one that ``CUDA_VISIBLE_DEVICES`` names first."""
+"""Of tensors; the first GPU, or the one that ``CUDA_VISIBLE_DEVICES`` names first."""
 
 _NEEDS = (
-    f"onnxruntime-gpu {onnxruntime.__version__} needs an NVIDIA card, a driver for CUDA "
+    f"onnxruntime-gpu {onnxruntime.__version__} needs an NVIDIA GPU, a driver for CUDA "
     f"{getattr(onnxruntime, 'cuda_version', None) or 'of its version'}, and libraries that "
     "pip install 'onnxruntime-gpu[cuda,cudnn]' brings"
 )
@@ -48,16 +48,16 @@ class CudaEngine(OnnxRuntimeEngine):
     name = CUDA
 
     def __init__(self, path: Path, *, threads: int) -> None:
-        """Load a file onto the card.
+        """Load a file onto the GPU.
 
         Raises:
-            MissingExtraError: ONNX Runtime cannot use a card here.
-            ModelError: broken, in int8, or with convolutions that the card has no kernels for.
+            MissingExtraError: ONNX Runtime cannot use a GPU here.
+            ModelError: broken, in int8, or with convolutions that the GPU has no kernels for.
         """
         require_cuda()
         if computes_in_int8(path):
             raise ModelError(
-                f"{path}: computes in int8, and ONNX Runtime has no int8 convolutions for a card: "
+                f"{path}: computes in int8, and ONNX Runtime has no int8 convolutions for a GPU: "
                 f"use the float file that it was made from (default-float for the embedded model), "
                 f"or the engine {ONNXRUNTIME}"
             )
@@ -97,7 +97,7 @@ class CudaEngine(OnnxRuntimeEngine):
         return session
 
     def run(self, outputs: Sequence[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """See `ssd34.runtime.engine.Engine`. Inputs are copied to the card once and outputs back
+        """See `ssd34.runtime.engine.Engine`. Inputs are copied to the GPU once and outputs back
         once, whatever their number of pictures; all between stays there."""
         try:
             binding = self._session.io_binding()
@@ -115,7 +115,7 @@ class CudaEngine(OnnxRuntimeEngine):
 
 
 def has_cuda_provider() -> bool:
-    """Whether the ONNX Runtime that is installed was built for cards, which may lack all else."""
+    """Whether the ONNX Runtime that is installed was built for GPUs, which may lack all else."""
     return PROVIDER in onnxruntime.get_available_providers()
 
 
@@ -127,7 +127,7 @@ def require_cuda() -> None:
 
 
 def find_cuda_fault() -> str | None:
-    """Why no file can be run on a card, in one line; None where nothing is seen to be missing.
+    """Why no file can be run on a GPU, in one line; None where nothing is seen to be missing.
 
     Loads the libraries of CUDA and cuDNN that pip has installed, and the provider's own. Only on
     Linux: elsewhere the file that is loaded shows what is missing.

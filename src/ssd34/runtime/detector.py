@@ -150,7 +150,7 @@ class Detector:
             threads: None: what this process may use.
             policy: how to pick from a file that ends at raw outputs, or its name, see
                 `ssd34.core.postprocess.POLICIES`; None: zoo.
-            engine: ``"onnxruntime"``; ``"openvino"``, ``"native"`` or ``"cuda"`` (a card), extras;
+            engine: ``"onnxruntime"``; ``"openvino"``, ``"native"`` or ``"cuda"`` (a GPU), extras;
                 or ``"auto"``, which measures all and says in ``session.choice`` what it took.
             preprocessing: ``"card"``: bit for bit as on the published model card; ``"fast"``: less
                 work where pictures are much larger than the network's input, see

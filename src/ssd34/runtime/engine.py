@@ -1,4 +1,4 @@
-"""What runs an ONNX file: ONNX Runtime, on the processor or on a card, OpenVINO or our own code,
+"""What runs an ONNX file: ONNX Runtime, on the processor or on a GPU, OpenVINO or our own code,
 where these are installed."""
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def choose_faster_engine(
 
     They run the same input in turns. The answer is not kept: it depends on the threads, the
     versions and what else the machine does. Who has ONNX Runtime for processors is not told of
-    cards.
+    GPUs.
     """
     from ssd34.runtime.cuda_engine import has_cuda_provider
 
@@ -113,7 +113,7 @@ def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Eng
 
     Raises:
         ModelError: the file is broken, or the engine cannot run it.
-        MissingExtraError: the engine is not installed, or has no card.
+        MissingExtraError: the engine is not installed, or has no GPU.
         OptionError: there is no such engine.
     """
     if name == ONNXRUNTIME:

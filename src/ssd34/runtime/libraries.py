@@ -34,7 +34,7 @@ try:
 except (ImportError, AttributeError) as error:
     raise MissingExtraError(
         f"ONNX Runtime is not installed or broken ({' '.join(str(error).split())[:200]}); install "
-        f"it again: pip install --force-reinstall onnxruntime; or for a card: {REINSTALL_GPU}"
+        f"it again: pip install --force-reinstall onnxruntime; or for a GPU: {REINSTALL_GPU}"
     ) from error
 
 _TELEMETRY = "openvino_telemetry"

@@ -63,7 +63,7 @@ class Session:
         Raises:
             ModelError: missing, broken, with weights in other files, or not a detector of this
                 family.
-            MissingExtraError: the engine is not installed, or has no card; ``"auto"`` does not
+            MissingExtraError: the engine is not installed, or has no GPU; ``"auto"`` does not
                 raise it.
             OptionError: there is no such engine, or threads are no number of 1 or more.
         """
