@@ -51,7 +51,7 @@ def measure(data: str, proof: str | None, rounds: str) -> dict[str, Any]:
     assert set(voc) <= set(COCO_LABELS.names)
     only = [word for name in voc for word in ("--class", name)]
     bytes_of = {name: {"bytes": model_path(name).stat().st_size} for name in EMBEDDED}
-    found: dict[str, Any] = {"models": bytes_of}
+    found: dict[str, Any] = {"by_model": bytes_of}
     with tempfile.TemporaryDirectory() as folder:
         # The network runs once over the pictures; everything else is scored from what it found.
         files = detect_all(data, folder)
@@ -61,7 +61,7 @@ def measure(data: str, proof: str | None, rounds: str) -> dict[str, Any]:
                 kept = ("data_sha256", "pictures", "summary", "precision_at")
                 scored = {key: given[key] for key in kept}
                 scored["interval"] = given["intervals"]["summary"]["AP"]
-                found["models"][name][kind] = scored
+                found["by_model"][name][kind] = scored
         found["int8_less_float"] = {Path(data).name: compare(data, files)}
     if proof is not None:
         with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def measure(data: str, proof: str | None, rounds: str) -> dict[str, Any]:
     )  # fmt: skip
     for result in timed["results"]:
         timings = ("detect_ms", "network_ms", "peak_memory_mb", "speed_up", "engine_version")
-        found["models"][result["model"]]["speed"] = {key: result[key] for key in timings}
+        found["by_model"][result["model"]]["speed"] = {key: result[key] for key in timings}
     return found
 
 
@@ -105,7 +105,7 @@ def run(*words: str) -> dict[str, Any]:
 
 def tables(values: dict[str, Any]) -> dict[str, str]:
     """The text of each table, by its name."""
-    int8, in_float = values["models"]["default"], values["models"]["default-float"]
+    int8, in_float = values["by_model"]["default"], values["by_model"]["default-float"]
     machine = describe_machine(values["cpu"])
     screen = [
         "| the embedded model, int8 | |",

@@ -109,5 +109,5 @@ def test_the_default_score_is_one_everywhere_and_most_of_what_it_shows_is_right(
         text = (ROOT / "docs" / f"{page}.md").read_text()
         assert re.findall(r"default(?: is)? (0\.\d)", text) == [str(DEFAULT_SCORE)]
     measured = json.loads((ROOT / "docs" / "measured" / "embedded.json").read_text())
-    for model in measured["models"].values():
+    for model in measured["by_model"].values():
         assert model["all"]["precision_at"][str(DEFAULT_SCORE)]["precision"] > 0.7
