@@ -228,5 +228,5 @@ def _print(found: Quantized) -> None:
             if outcome.best:
                 of = " of the fast enough" if outcome.best.fast else ""
                 best = f"; most accurate{of}: trial {outcome.best.number}"
-            out.print(f"{form}: nothing published: {outcome.reason}{best}", soft_wrap=True,
+            out.print(f"{form}: nothing written: {outcome.reason}{best}", soft_wrap=True,
                       markup=False)  # fmt: skip
