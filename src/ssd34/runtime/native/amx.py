@@ -99,10 +99,8 @@ class Planes:
 
     def offsets(self, rows: int) -> NDArray[np.int64]:
         """From a result's position to the inputs of each step, in bytes: (blocks * kernel^2,)."""
-        phases, (q, i, j) = (
-            min(self.kernel, self.stride),
-            np.indices((self.blocks, self.kernel, self.kernel)),
-        )
+        phases = min(self.kernel, self.stride)
+        q, i, j = np.indices((self.blocks, self.kernel, self.kernel))
         plane = (i % self.stride * phases + j % self.stride) * self.blocks + q
         position = i // self.stride * self.across + j // self.stride
         return np.asarray(plane * self.size(rows) + position * BYTES, np.int64).reshape(-1)
