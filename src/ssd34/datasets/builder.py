@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ssd34.datasets.dataset import NO_PICTURES, Dataset, ImageStore, Kind, Probl
 from ssd34.errors import DatasetError
 from ssd34.files.tree import Files, number_files
 from ssd34.images.read import read_image_size
+from ssd34.text import counted
 
 EDGE = 1.0
 """Pixels by which a box may reach over the edge unremarked: tools round differently."""
@@ -39,12 +41,8 @@ def parse_number(value: object) -> float:
 
 
 def parse_whole(value: object) -> int:
-    """A whole number of an annotation file: 1, 1.0 and "1" are the same.
-
-    Raises:
-        ValueError: another value; also a fraction too large to be exact, as its neighbours read
-            the same.
-    """
+    """A whole number of an annotation file: 1, 1.0 and "1" are the same. ValueError for another
+    value; also for a fraction too large to be exact, as its neighbours read the same."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
@@ -59,19 +57,25 @@ Box = tuple[float, float, float, float]
 
 @dataclass
 class Findings:
-    """What is wrong, collected while reading.
-
-    Attributes:
-        problems: left out.
-        remarks: kept.
-    """
+    """What is wrong, collected while reading: left out as a problem, or kept with a remark."""
 
     problems: list[Problem] = field(default_factory=list)
     remarks: list[Problem] = field(default_factory=list)
 
+    def leave_out(self, where: str, kind: Kind, reason: str | Exception) -> None:
+        """Say what is left out, and why; an error may begin with the name again."""
+        self.problems.append(Problem(where, str(reason).removeprefix(f"{where}: "), kind))
+
     def assume(self, where: str, reason: str) -> None:
         """Say what is taken for granted, which the user cannot see from the result."""
         self.remarks.append(Problem(where, reason, Kind.ASSUMED))
+
+    def assume_moved(self, name: str, moved: Mapping[str, str], what: str, *, by: str) -> None:
+        """Say what was taken for files that are not where `by` says, if there are such."""
+        if moved:
+            first, where = next(iter(moved.items()))
+            many = f"{counted(len(moved), what)} not where {by} says"
+            self.assume(name, f"{many}, taken by the end of the path: {first:.120} is {where}")
 
     @property
     def lacks_pictures(self) -> bool:
@@ -88,12 +92,8 @@ class Findings:
         of: int,
         remedy: str = "",
     ) -> Dataset:
-        """The samples as a data set; `of`: how many pictures the files name, `remedy`: what to do
-        where no sample is left.
-
-        Raises:
-            DatasetError: there is no sample.
-        """
+        """The samples as a data set; DatasetError where there is none. `of`: how many pictures the
+        files name, `remedy`: what to do then."""
         if not samples:
             first = f"first problem: {self.problems[0]}" if self.problems else NO_PICTURES
             first += f"; {remedy}" if remedy else ""
@@ -106,21 +106,15 @@ class Findings:
                 "or evaluation; write 0 where it is one, or export boxes instead of masks"
             )
             self.remarks.append(Problem(name, reason, Kind.ALL_IGNORED))
-        found = (tuple(self.problems), tuple(self.remarks))
-        return Dataset(name, labels, tuple(samples), images, *found)
+        problems, remarks = tuple(self.problems), tuple(self.remarks)
+        return Dataset(name, labels, tuple(samples), images, problems, remarks)
 
 
 class SampleBuilder:
-    """Collects the boxes of a picture; unusable ones are reported and left out."""
+    """Collects the boxes of a picture, width x height pixels; unusable ones are reported to the
+    findings and left out."""
 
     def __init__(self, file_name: str, *, width: int, height: int, findings: Findings) -> None:
-        """
-        Args:
-            file_name: the picture.
-            width: pixels.
-            height: pixels.
-            findings: is added to.
-        """
         self.file_name = file_name
         self.width = width
         self.height = height
@@ -132,15 +126,8 @@ class SampleBuilder:
         self, kind: Kind, reason: str, *, place: str = "", box: Box | None = None,
         kept: bool = False,
     ) -> None:  # fmt: skip
-        """Report something.
-
-        Args:
-            kind: in a word.
-            reason: in a sentence.
-            place: annotation file and line, where the picture's name does not say it.
-            box: xyxy, pixels.
-            kept: it is not left out.
-        """
+        """Report something, about a box (xyxy, pixels) that may be kept; `place`: annotation file
+        and line, where the picture's name does not say it."""
         finite = box if box and all(map(math.isfinite, box)) else None
         reason = f"{place}: {reason}" if place else reason
         problems = self.findings.remarks if kept else self.findings.problems
@@ -158,21 +145,11 @@ class SampleBuilder:
         difficult: object = 0,
         score: object = None,
     ) -> bool:
-        """Add a box, cut to the picture.
+        """Add a box, xyxy in pixels, cut to the picture; False where it is not usable.
 
-        Args:
-            box: xyxy, pixels.
-            label: 1..N.
-            shown: the box as it is written in the file.
-            place: annotation file and line, where the picture's name does not say it.
-            area: square pixels, as it is written; None, and with a remark what cannot be one: that
-                of the box before it is cut.
-            crowd: COCO's flag as it is written; what is none counts as 0, with a remark.
-            difficult: VOC's flag, the same.
-            score: as it is written; what is none of 0..1 counts as 1, with a remark.
-
-        Returns:
-            Whether it is usable.
+        The other values are as they stand in the file: how the box is shown in messages, its area
+        in square pixels, the flags of COCO and VOC, the score. What cannot be one is remarked: the
+        area is that of the box before it is cut then, as where there is none, a flag 0, a score 1.
         """
         left, top, right, bottom = box
         own = (right - left) * (bottom - top)
@@ -180,40 +157,38 @@ class SampleBuilder:
         cut = (min(max(0.0, left), width), min(max(0.0, top), height),
                max(0.0, min(width, right)), max(0.0, min(height, bottom)))  # fmt: skip
         single = np.array(cut, np.float32)
+        report = partial(self.wrong, place=place, box=box)
         if not all(map(math.isfinite, (*box, own))):
-            kind, reason = Kind.NOT_FINITE, "is not finite"
-        elif right <= left or bottom <= top:
-            kind, reason = Kind.NO_AREA, "has no area"
-        elif not (single[:2] < single[2:]).all():
-            kind, reason = Kind.OUTSIDE, "is outside the picture"
-        else:
-            given = own if area is None else parse_number(area)
-            usable = 0 < given <= max(own, self.width * self.height)
-            if not usable:
-                reason = f"area {area!r:.40} cannot be one; that of the box, {own:g}, is taken"
-                self.wrong(Kind.VALUE, reason, place=place, box=box, kept=True)
-            flags = []
-            for name, value in (("iscrowd", crowd), ("difficult", difficult)):
-                flag = FLAGS.get(str(value).strip().lower())
-                if flag is None:
-                    reason = f"{name} {value!r:.40} of box {shown}: expected 0 or 1; 0 is taken"
-                    self.wrong(Kind.VALUE, reason, place=place, box=box, kept=True)
-                flags.append(bool(flag))
-            crowd, difficult = flags
-            sure = 1.0 if score is None else parse_number(score)
-            self._scored |= score is not None
-            if not 0 <= sure <= 1:
-                reason = f"score {score!r:.40} of box {shown}: expected 0 to 1; 1 is taken"
-                self.wrong(Kind.VALUE, reason, place=place, box=box, kept=True)
-                sure = 1.0
-            self._rows.append((cut, label, given if usable else own, crowd, difficult, sure))
-            over = max(abs(a - b) for a, b in zip(box, cut, strict=True))
-            if over > EDGE:
-                reason = f"box {shown} reaches {over:.1f} pixels over the edge"
-                self.wrong(Kind.OVER_EDGE, reason, place=place, box=box, kept=True)
-            return True
-        self.wrong(kind, f"box {shown} {reason}", place=place, box=box)
-        return False
+            report(Kind.NOT_FINITE, f"box {shown} is not finite")
+            return False
+        if right <= left or bottom <= top:
+            report(Kind.NO_AREA, f"box {shown} has no area")
+            return False
+        if not (single[:2] < single[2:]).all():
+            report(Kind.OUTSIDE, f"box {shown} is outside the picture")
+            return False
+        remark = partial(report, Kind.VALUE, kept=True)
+        given = own if area is None else parse_number(area)
+        if not 0 < given <= max(own, self.width * self.height):
+            remark(f"area {area!r:.40} cannot be one; that of the box, {own:g}, is taken")
+            given = own
+        flags = []
+        for name, value in (("iscrowd", crowd), ("difficult", difficult)):
+            flag = FLAGS.get(str(value).strip().lower())
+            if flag is None:
+                remark(f"{name} {value!r:.40} of box {shown}: expected 0 or 1; 0 is taken")
+            flags.append(bool(flag))
+        sure = 1.0 if score is None else parse_number(score)
+        self._scored |= score is not None
+        if not 0 <= sure <= 1:
+            remark(f"score {score!r:.40} of box {shown}: expected 0 to 1; 1 is taken")
+            sure = 1.0
+        self._rows.append((cut, label, given, flags[0], flags[1], sure))
+        over = max(abs(a - b) for a, b in zip(box, cut, strict=True))
+        if over > EDGE:
+            reason = f"box {shown} reaches {over:.1f} pixels over the edge"
+            report(Kind.OVER_EDGE, reason, kept=True)
+        return True
 
     def sample(self, image_id: int) -> Sample:
         """What has been collected."""
@@ -235,11 +210,7 @@ class SampleBuilder:
 
 
 def read_size(files: Files, name: str) -> tuple[int, int]:
-    """Width and height of a picture, from its header.
-
-    Raises:
-        ImageError: missing or not a picture.
-    """
+    """Width and height of a picture, from its header; ImageError where it is missing or none."""
     with files.opened(name) as stream:
         return read_image_size(stream, name)
 

@@ -23,11 +23,10 @@ from typing import Any
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.builder import LARGEST_SIDE, Findings, SampleBuilder, parse_whole, read_size
 from ssd34.datasets.contents import Contents, locate, split_of
-from ssd34.datasets.dataset import WHOLE, Dataset, ImageStore, Kind, Layout, Problem, Sample
+from ssd34.datasets.dataset import WHOLE, Dataset, ImageStore, Kind, Layout, Sample
 from ssd34.datasets.foreign import form_of_json
 from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.files.tree import Files, FolderFiles, read_annotations
-from ssd34.text import counted
 
 ANNOTATIONS = "instances.json"
 SPLIT_PREFIX = "instances_"
@@ -60,11 +59,8 @@ def find_coco(contents: Contents, name: str) -> Layout | None:
 
 
 def find_any_coco(contents: Contents, name: str) -> Layout | None:
-    """A COCO data set by what is in its .json files.
-
-    Raises:
-        DatasetError: several are there, which are no splits.
-    """
+    """A COCO data set by what is in its .json files; DatasetError where several are there, which
+    are no splits."""
     some = contents.ending(".json")[:_LOOKED_FOR]
     found = [file for file in some if is_coco(contents.files, file)]
     if len(found) < 2:
@@ -105,13 +101,10 @@ def _layout(contents: Contents, name: str, found: dict[str, str]) -> Layout:
 
 
 def read_coco_file(contents: Contents, file: str, name: str) -> Dataset:
-    """A COCO file inside a folder or zip, with the pictures that lie there.
-
-    Raises:
-        DatasetError: no COCO file, or nothing usable in it.
-    """
+    """A COCO file inside a folder or zip, with the pictures that lie there; DatasetError where it
+    is none, or nothing usable is in it."""
     files = contents.files
-    values = _parse(read_annotations(files, file, limit=MAX_JSON_BYTES), f"{files}: {file}")
+    values = _read_values(files, file, where=f"{files}: {file}")
     folder = posixpath.dirname(file)
     up, stem = posixpath.dirname(folder), posixpath.splitext(posixpath.basename(file))[0]
     split = _split_of(file)
@@ -144,8 +137,7 @@ def open_coco_file(file: Path, name: str, *, pictures: Path | None = None) -> La
     """One annotation file, its pictures in a folder or where they usually are beside it."""
 
     def read(_: str) -> Dataset:
-        data = read_annotations(FolderFiles(file.parent), file.name, limit=MAX_JSON_BYTES)
-        values = _parse(data, str(file))
+        values = _read_values(FolderFiles(file.parent), file.name, where=str(file))
         store = FolderFiles(pictures or find_images(file, values))
         return read_coco(values, store, name, contents=Contents(store))
 
@@ -153,12 +145,7 @@ def open_coco_file(file: Path, name: str, *, pictures: Path | None = None) -> La
 
 
 def find_images(annotations: Path, values: dict[str, Any]) -> Path:
-    """The folder in which the pictures of an annotation file are, where they usually are.
-
-    Args:
-        annotations: the file.
-        values: it, parsed.
-    """
+    """The folder in which the pictures of an annotation file with these values usually are."""
     split = annotations.stem.removeprefix(SPLIT_PREFIX)
     folder = annotations.parent
     candidates = (
@@ -182,9 +169,9 @@ def _some_files(values: dict[str, Any]) -> list[str]:
     return list(islice(named, _LOOKED_FOR))
 
 
-def _parse(data: bytes, where: str) -> dict[str, Any]:
+def _read_values(files: Files, file: str, *, where: str) -> dict[str, Any]:
     try:
-        values = json.loads(data)
+        values = json.loads(read_annotations(files, file, limit=MAX_JSON_BYTES))
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where}: not JSON ({error}); expected COCO annotations") from None
     lists = ("images", "annotations", "categories")
@@ -204,24 +191,15 @@ def read_coco(
     contents: Contents | None = None,
     place: str = "",
 ) -> Dataset:
-    """A parsed COCO annotation file as a Dataset.
+    """A parsed COCO annotation file, whose pictures are in `images`, as a Dataset; broken pictures
+    and boxes are left out and listed in `Dataset.problems`. DatasetError where no class or no
+    usable picture is left.
 
-    Broken pictures and boxes are left out and listed in `Dataset.problems`.
-
-    Args:
-        values: the parsed JSON.
-        images: where its pictures are.
-        name: for messages.
-        contents: the same place, to look for pictures that are not where the file says, and for
-            the sizes of those for which it says none; None: neither.
-        place: the folder in it to which file names are relative.
-
-    Raises:
-        DatasetError: no class or no usable picture is left.
+    `contents` is the same place, to look for pictures that are not where the file says, and for the
+    sizes of those for which it says none; None: neither. File names are relative to `place` in it.
     """
     found = Findings()
     annotation_ids: set[object] = set()
-    problems = found.problems
     labels = _labels(_usable_categories(values, found, name), name)
     by_image: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in values["annotations"]:
@@ -229,7 +207,7 @@ def read_coco(
             by_image[parse_whole(annotation["image_id"])].append(annotation)
         except (KeyError, TypeError, ValueError, OverflowError):
             reason = f"annotation without a valid image_id: {annotation!r:.80}"
-            problems.append(Problem(name, reason, Kind.BROKEN_ENTRY))
+            found.leave_out(name, Kind.BROKEN_ENTRY, reason)
     samples: list[Sample] = []
     shared = _shared_ids(values["images"])
     seen: set[int] = set()
@@ -244,58 +222,45 @@ def read_coco(
             else:
                 width, height = parse_whole(entry["width"]), parse_whole(entry["height"])
         except ImageError as error:
-            reason = str(error).removeprefix(f"{file_name}: ")
-            problems.append(Problem(file_name, reason, Kind.UNREADABLE))
+            found.leave_out(file_name, Kind.UNREADABLE, error)
             continue
         except (KeyError, TypeError, ValueError, OverflowError):
             reason = f"image without id, file_name or size: {entry!r:.80}"
-            problems.append(Problem(name, reason, Kind.BROKEN_ENTRY))
+            found.leave_out(name, Kind.BROKEN_ENTRY, reason)
             continue
         if file_name and not exact:
             moved[written] = file_name
         file_name = file_name or written
         if not 0 <= image_id <= _LARGEST_ID:
             reason = f"image id {image_id} is not in 0 to {_LARGEST_ID}"
-            problems.append(Problem(file_name, reason, Kind.BROKEN_ENTRY))
+            found.leave_out(file_name, Kind.BROKEN_ENTRY, reason)
         elif image_id in shared or image_id in seen:
             reason = f"image id {image_id} is used twice"
-            problems.append(Problem(file_name, reason, Kind.IMAGE_ID_TWICE))
+            found.leave_out(file_name, Kind.IMAGE_ID_TWICE, reason)
         elif not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
             reason = f"size {width!r:.20} x {height!r:.20}: expected 1 to {LARGEST_SIDE} pixels"
-            problems.append(Problem(file_name, reason, Kind.BROKEN_ENTRY))
+            found.leave_out(file_name, Kind.BROKEN_ENTRY, reason)
         elif not there[written][0]:
-            reason = _why_missing(written, images, contents)
-            problems.append(Problem(file_name, reason, Kind.MISSING))
+            found.leave_out(file_name, Kind.MISSING, _why_missing(written, images, contents))
         else:
-            annotations = by_image.get(image_id, [])
-            samples.append(
-                _sample(
-                    annotations, image_id, file_name, width, height, labels, found, annotation_ids
-                )
-            )
+            builder = SampleBuilder(file_name, width=width, height=height, findings=found)
+            _add_boxes(builder, by_image.get(image_id, []), labels, annotation_ids)
+            samples.append(builder.sample(image_id))
         seen.add(image_id)
-    for image_id, annotations in by_image.items():
+    for image_id, lost in by_image.items():
         if image_id in shared:
-            problems += [
-                Problem(name, f"box {a.get('bbox')!r:.80} of image id {image_id}, which several "
-                        "pictures have", Kind.ORPHAN)
-                for a in annotations
-            ]  # fmt: skip
+            of = f"of image id {image_id}, which several pictures have"
+            for annotation in lost:
+                found.leave_out(name, Kind.ORPHAN, f"box {annotation.get('bbox')!r:.80} {of}")
         elif image_id not in seen:
-            what = f"annotations of image id {image_id}, which is not listed"
-            problems.append(Problem(name, f"{len(annotations)} {what}", Kind.ORPHAN))
+            what = f"{len(lost)} annotations of image id {image_id}, which is not listed"
+            found.leave_out(name, Kind.ORPHAN, what)
     if not samples and isinstance(images, FolderFiles) and images.leads_out:
         raise DatasetError(
             f"{name}: {images.root} leads out of the data set's folder, which is not followed; "
             "give the annotations as FILE.json@FOLDER with the folder that it leads to"
         )
-    if moved:
-        first, where = next(iter(moved.items()))
-        found.assume(
-            name,
-            f"{counted(len(moved), 'picture')} not where the file says, taken by the end of the "
-            f"path: {first:.120} is {where}",
-        )
+    found.assume_moved(name, moved, "picture", by="the file")
     remedy = ""
     if contents and found.lacks_pictures:
         remedy = f"put the pictures below {images}, or give the file as FILE.json@FOLDER"
@@ -381,18 +346,14 @@ def _labels(categories: list[Any], name: str) -> LabelSet:
         raise DatasetError(f"{name}: {error}") from None
 
 
-def _sample(
+def _add_boxes(
+    builder: SampleBuilder,
     annotations: list[dict[str, Any]],
-    image_id: int,
-    file_name: str,
-    width: int,
-    height: int,
     labels: LabelSet,
-    found: Findings,
     annotation_ids: set[object],
-) -> Sample:
+) -> None:
+    """The boxes of a picture; the ids of annotations that were met are added to."""
     label_of_category = labels.label_of_category()
-    builder = SampleBuilder(file_name, width=width, height=height, findings=found)
     for annotation in annotations:
         try:
             if not isinstance(annotation["bbox"], list):
@@ -412,11 +373,10 @@ def _sample(
             reason = f"box {annotation['bbox']} of category id {category}, which is not listed"
             builder.wrong(Kind.UNKNOWN_CLASS, reason, box=box)
             continue
-        label = label_of_category[category]
         kept = builder.add(
-            box, label, shown=annotation["bbox"], area=annotation.get("area"),
-            crowd=annotation.get("iscrowd"), difficult=annotation.get("difficult"),
-            score=annotation.get("score"),
+            box, label_of_category[category], shown=annotation["bbox"],
+            area=annotation.get("area"), crowd=annotation.get("iscrowd"),
+            difficult=annotation.get("difficult"), score=annotation.get("score"),
         )  # fmt: skip
         number = annotation.get("id")
         with suppress(ValueError):
@@ -426,7 +386,6 @@ def _sample(
                 reason = f"annotation id {number!r:.40} is used twice"
                 builder.wrong(Kind.ANNOTATION_ID_TWICE, reason, box=box, kept=True)
             annotation_ids.add(number)
-    return builder.sample(image_id)
 
 
 class _NoPictures(ImageStore):
@@ -440,10 +399,7 @@ class _NoPictures(ImageStore):
 
 
 def read_annotations_alone(file: Path) -> Dataset:
-    """A COCO annotation file whose pictures need not be there, for what only looks at boxes.
-
-    Raises:
-        DatasetError: not such a file.
-    """
-    data = read_annotations(FolderFiles(file.parent), file.name, limit=MAX_JSON_BYTES)
-    return read_coco(_parse(data, str(file)), _NoPictures(), str(file))
+    """A COCO annotation file whose pictures need not be there, for what only looks at boxes;
+    DatasetError where it is none."""
+    values = _read_values(FolderFiles(file.parent), file.name, where=str(file))
+    return read_coco(values, _NoPictures(), str(file))

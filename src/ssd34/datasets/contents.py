@@ -57,13 +57,8 @@ def parts_of(path: str) -> tuple[str, ...]:
 
 
 def best_fitting(path: tuple[str, ...], among: Sequence[T], name: Callable[[T], str]) -> list[T]:
-    """Those that have a path, else those whose parts agree most with it, from the end on.
-
-    Args:
-        path: its parts.
-        among: what may be meant.
-        name: the path of one of these.
-    """
+    """Those among some, each with the path that `name` gives, that have a path, given in parts,
+    else those whose parts agree most with it, from the end on."""
     paths = [parts_of(name(one)) for one in among]
     if path in paths:
         return [one for one, parts in zip(among, paths, strict=True) if parts == path]
@@ -84,12 +79,8 @@ def _foreign_parts(path: str) -> tuple[str, ...]:
 
 
 class Contents:
-    """The names below one place, in the ways in which the readers look for them.
-
-    Attributes:
-        files: the place.
-        outer: what the place is in, and the folder of it; None: it was given.
-    """
+    """The names below one place, in the ways in which the readers look for them; `outer`: what the
+    place is in, and the folder of it; None: it was given."""
 
     def __init__(self, files: Files, *, outer: tuple[Contents, str] | None = None) -> None:
         self.files = files
@@ -150,12 +141,7 @@ class Contents:
     def find(self, path: str, *, wanted: Callable[[str], bool] = is_picture) -> list[str]:
         """The pictures that a foreign path may mean: of those called as its end is, which may lack
         the ending, the ones that agree with its folders farthest. None in the folder of another
-        split, and no link that leads out.
-
-        Args:
-            path: any text.
-            wanted: whether a name can be what is looked for.
-        """
+        split, and no link that leads out. `wanted`: whether a name can be what is looked for."""
         for text in dict.fromkeys((path, unquote(path))):
             parts = _foreign_parts(text)
             same = self._by_base.get(parts[-1].lower()) or self._by_stem.get(parts[-1].lower(), [])
@@ -196,29 +182,20 @@ def _other_split(one: Sequence[str], other: Sequence[str]) -> bool:
 
 
 def locate(names: Iterable[str], contents: Contents, place: str) -> Iterator[tuple[str, str, bool]]:
-    """Where the pictures are that a file of annotations names.
-
-    Args:
-        names: as it writes them.
-        contents: where to look.
-        place: the folder in it to which names are relative; "" the whole.
-
-    Yields:
-        Name, where the picture is, and whether it is there as written. Of a picture that is
-        missing or could be one of several, "".
-    """
+    """Where the pictures are that a file of annotations names, relative to a folder; "" the whole.
+    Each name with where the picture is, and whether it is there as written; of a picture that is
+    missing or could be one of several, ""."""
     files = contents.files
-    own: dict[str, str] = {}
-    others: list[str] = []
+    taken: set[str] = set()
+    others: dict[str, str] = {}
     for name in dict.fromkeys(names):
         there = posixpath.join(place, name) if place else name
         if files.exists(there):
-            own[name] = there
+            taken.add(there)
             yield name, there, True
         else:
-            others.append(name)
-    taken = set(own.values())
-    lost = {n for n in others if files.is_lost_link(posixpath.join(place, n) if place else n)}
+            others[name] = there
+    lost = {name for name, there in others.items() if files.is_lost_link(there)}
     meant = {name: contents.find(name) for name in others if name and name not in lost}
     of_one = Counter(found[0] for found in meant.values() if len(found) == 1)
     for name in others:

@@ -51,14 +51,8 @@ NO_PICTURES = "it lists none; check the path and the split, expected one picture
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong in a data set.
-
-    Attributes:
-        where: the picture's or annotation's file name.
-        reason: what is wrong.
-        kind: the same in a word, to count by.
-        box: the box in question as it was given, xyxy in pixels; finite.
-    """
+    """Something wrong in a data set: the picture's or annotation's file name, what it is, the same
+    in a word, to count by, and the box in question as it was given, xyxy in pixels, finite."""
 
     where: str
     reason: str
@@ -122,10 +116,7 @@ class Sample:
 
 
 def check_size(sample: Sample, *, width: int, height: int) -> None:
-    """
-    Raises:
-        ImageError: the picture has another size than its annotations say.
-    """
+    """Refuse with ImageError a picture of another size than its annotations say."""
     if (width, height) != (sample.width, sample.height):
         raise ImageError(
             f"{sample.file_name}: the annotations say {sample.width} x {sample.height} pixels, "
@@ -138,11 +129,9 @@ class ImageStore(Protocol):
 
     def read_bytes(self, file_name: str) -> bytes:
         """The file's bytes; ImageError if it is missing or too large."""
-        ...
 
     def exists(self, file_name: str) -> bool:
         """Whether there is such a file."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,11 +165,8 @@ class Dataset:
         return tuple(remark.reason for remark in self.remarks if remark.kind in told)
 
     def read(self, sample: Sample, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-        """The picture of a sample, (H, W, 3) uint8 RGB.
-
-        Raises:
-            ImageError: missing, unreadable, or of another size than its annotations say.
-        """
+        """The picture of a sample, (H, W, 3) uint8 RGB; ImageError where it is missing, unreadable,
+        or of another size than its annotations say."""
         with self._checked(sample) as data:
             image = read_image(data, max_pixels=max_pixels)
         check_size(sample, width=image.shape[1], height=image.shape[0])
@@ -190,11 +176,7 @@ class Dataset:
         self, sample: Sample, side: int, *, max_pixels: int = MAX_PIXELS
     ) -> Image.Image:
         """The picture of a sample as `ssd34.images.reduced.read_square` gives it: a Pillow image of
-        mode RGB, side x side pixels.
-
-        Raises:
-            ImageError: as `read`.
-        """
+        mode RGB, side x side pixels. ImageError as `read`."""
         with self._checked(sample) as data:
             square = read_square(data, side, max_pixels=max_pixels)
         check_size(sample, width=square.width, height=square.height)
@@ -204,11 +186,7 @@ class Dataset:
         self, sample: Sample, factor: int, *, max_pixels: int = MAX_PIXELS
     ) -> Image.Image:
         """The picture of a sample at 1/factor of its size, as `ssd34.images.reduced.read_reduced`
-        gives it: a Pillow image of mode RGB.
-
-        Raises:
-            ImageError: as `read`.
-        """
+        gives it: a Pillow image of mode RGB. ImageError as `read`."""
         with self._checked(sample) as data:
             reduced = read_reduced(data, factor, max_pixels=max_pixels)
         check_size(sample, width=reduced.width, height=reduced.height)
@@ -225,14 +203,8 @@ class Dataset:
             raise ImageError(f"{sample.file_name}: {reason}") from None
 
     def labels_in(self, target: LabelSet) -> NDArray[np.int64]:
-        """This data set's labels as labels of another set, matched by name.
-
-        Returns:
-            (classes + 1,) int64; entry 0 is background, 0.
-
-        Raises:
-            DatasetError: the other set lacks a class.
-        """
+        """This data set's labels as labels of another set, matched by name: (classes + 1,) int64;
+        entry 0 is background, 0. DatasetError where the other set lacks a class."""
         try:
             return np.array([0, *(target.label(name) for name in self.labels.names)], np.int64)
         except OptionError as error:
@@ -273,14 +245,8 @@ VALIDATION = {"val", "valid", "validation"}
 
 @dataclass(frozen=True)
 class Layout:
-    """A recognised data set.
-
-    Attributes:
-        format: coco, voc or yolo.
-        name: for messages.
-        splits: its parts, such as train and val; just `WHOLE` where it is not divided.
-        read: opens a split.
-    """
+    """A recognised data set: coco, voc or yolo, its name for messages, its splits, such as train
+    and val, just `WHOLE` where it is not divided, and what opens one."""
 
     format: str
     name: str
@@ -288,12 +254,8 @@ class Layout:
     read: Callable[[str], Dataset]
 
     def open(self, split: str | None = None) -> Dataset:
-        """The pictures of one split.
-
-        Raises:
-            DatasetError: there is no such split; there are several and none is named; nothing
-                usable is in it.
-        """
+        """The pictures of one split; DatasetError where there is no such split, there are several
+        and none is named, or nothing usable is in it."""
         if split is None and len(self.splits) == 1:
             return self.read(self.splits[0])
         if split in self.splits:

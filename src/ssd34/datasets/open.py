@@ -45,15 +45,9 @@ _DEPTH = 3
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Read a data set in any form.
-
-    Args:
-        path: one of `FORMS`, with ``@SPLIT`` where it is divided.
-
-    Raises:
-        DatasetError: nothing usable is there; the message says what was looked for.
-        MissingExtraError: it is YOLO's, and PyYAML is not installed.
-    """
+    """Read a data set in any of `FORMS`, with ``@SPLIT`` where it is divided; DatasetError, which
+    says what was looked for, where nothing usable is there, MissingExtraError where it is YOLO's
+    and PyYAML is not installed."""
     source, split = split_path(path)
     return find_dataset(source).open(split)
 
@@ -98,14 +92,8 @@ def _inside_zip(path: str) -> tuple[Path, str] | None:
 
 
 def find_dataset(path: str | Path) -> Layout:
-    """Recognise a data set without reading its boxes.
-
-    Args:
-        path: one of `FORMS`, without ``@SPLIT``.
-
-    Raises:
-        DatasetError: nothing known is there.
-    """
+    """Recognise a data set, one of `FORMS` without ``@SPLIT``, without reading its boxes;
+    DatasetError where nothing known is there."""
     text = str(path)
     before, separator, after = text.partition(".json@")
     if separator and not os.path.exists(text):
@@ -134,11 +122,8 @@ def find_dataset(path: str | Path) -> Layout:
 
 
 def _open_named(contents: Contents, inside: str, name: str) -> Layout:
-    """A file or folder in a folder or zip by its name; "" the whole.
-
-    Raises:
-        DatasetError: no data set.
-    """
+    """A file or folder in a folder or zip by its name, "" the whole; DatasetError where it is no
+    data set."""
     files = contents.files
     if files.is_folder(inside):
         return _search(files.below(inside) if inside else files, name)
@@ -183,11 +168,7 @@ def _nothing_in(contents: Contents, name: str) -> str:
 
 
 def select_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
-    """The same pictures with only some classes' boxes.
-
-    Raises:
-        OptionError: the data set has no such class.
-    """
+    """The same pictures with only some classes' boxes; OptionError where there is no such class."""
     kept = sorted({dataset.labels.label(name) for name in names})
     new_label = {label: k for k, label in enumerate(kept, start=1)}
     labels = LabelSet(
@@ -203,17 +184,10 @@ def select_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
 
 
 def rename_classes(dataset: Dataset, names: Mapping[str, str], *, own_ids: bool = False) -> Dataset:
-    """The same data set with other class names. Classes that get the same name become one.
+    """The same data set with other class names, old to new; OptionError where it has no such class.
 
-    Category ids become COCO's if all names are COCO's then; else they stay.
-
-    Args:
-        dataset: not changed.
-        names: old name to new.
-        own_ids: category ids stay in any case; of classes that become one, the first's.
-
-    Raises:
-        OptionError: the data set has no such class.
+    Classes that get the same name become one, with the first's category id. Category ids become
+    COCO's if all names are COCO's then, unless `own_ids` are to stay in any case.
     """
     for name in names:
         dataset.labels.label(name)
@@ -229,9 +203,6 @@ def rename_classes(dataset: Dataset, names: Mapping[str, str], *, own_ids: bool 
 
 
 def use_coco_names(dataset: Dataset, *, own_ids: bool = False) -> Dataset:
-    """The same data set, the classes that VOC calls otherwise under COCO's names.
-
-    See `rename_classes`.
-    """
+    """`rename_classes` of those that VOC calls otherwise to COCO's names."""
     names = {old: new for old, new in COCO_NAMES.items() if old in dataset.labels.names}
     return rename_classes(dataset, names, own_ids=own_ids)

@@ -29,7 +29,7 @@ from ssd34.datasets.builder import (
     read_size,
 )
 from ssd34.datasets.contents import Contents, is_below, name_below
-from ssd34.datasets.dataset import Dataset, Kind, Layout, Problem, Sample
+from ssd34.datasets.dataset import Dataset, Kind, Layout, Sample
 from ssd34.datasets.voc_places import (
     ANNOTATIONS,
     PICTURES,
@@ -69,11 +69,8 @@ COCO_NAMES = {
 
 
 def find_voc(contents: Contents, name: str) -> Layout | None:
-    """A VOC data set by the names that its files usually have.
-
-    Raises:
-        DatasetError: several are there.
-    """
+    """A VOC data set by the names that its files usually have; DatasetError where several are
+    there."""
     found = find_usual_voc(contents, name)
     return _layout(found, name) if found else None
 
@@ -128,9 +125,7 @@ def _look_through(places: Sequence[VocPlace]) -> _Survey:
             for thing in root.iterfind("object"):
                 objects += 1
                 names.add(text_in(thing, "name"))
-                sides = (
-                    parse_number(text_in(thing, f"bndbox/{side}")) for side in ("xmin", "ymin")
-                )
+                sides = [parse_number(text_in(thing, f"bndbox/{k}")) for k in ("xmin", "ymin")]
                 below_one += any(math.isfinite(side) and side < 1 for side in sides)
     return _Survey(frozenset(names - {""}), below_one, objects, files, broken)
 
@@ -178,13 +173,11 @@ def _read(
     bare: list[str] = []
     if split.listed:
         counts = Counter(place.stem_of(line) for line in read_list(place.files, split.listed))
-        found.problems += [
-            Problem(split.listed, f"{stem} is listed {count} times", Kind.PICTURE_TWICE)
-            for stem, count in counts.items()
-            if count > 1
-        ]
         entries = []
-        for stem in counts:
+        for stem, count in counts.items():
+            if count > 1:
+                reason = f"{stem} is listed {count} times"
+                found.leave_out(split.listed, Kind.PICTURE_TWICE, reason)
             picture = place.picture_of(stem)
             if stem not in place.xml_of and picture:
                 bare.append(name_below(picture, place.folder))
@@ -201,8 +194,7 @@ def _read(
         try:
             root = _annotation(place.files, file)
         except DatasetError as error:
-            reason = str(error).removeprefix(f"{file}: ")
-            found.problems.append(Problem(file, reason, Kind.BROKEN_ENTRY))
+            found.leave_out(file, Kind.BROKEN_ENTRY, error)
             broken.add(there)
             continue
         suffix = PurePosixPath(text_in(root, "filename")).suffix or ".jpg"
@@ -211,9 +203,8 @@ def _read(
         try:
             width, height = _size(root, pictures, picture)
         except ImageError as error:
-            reason = str(error).removeprefix(f"{picture}: ")
             kind = Kind.UNREADABLE if pictures.exists(picture) else Kind.MISSING
-            found.problems.append(Problem(picture, reason, kind))
+            found.leave_out(picture, kind, error)
             broken.add(there)
             continue
         annotated.setdefault(picture, []).append(file)
@@ -221,10 +212,9 @@ def _read(
         _add_objects(builder, root, file, labels, first=0 if survey.below_one else 1)
         samples.append(builder.sample(0))
     twice = {picture: given for picture, given in annotated.items() if len(given) > 1}
-    found.problems += [
-        Problem(picture, f"is annotated in {' and in '.join(given)}; left out", Kind.PICTURE_TWICE)
-        for picture, given in twice.items()
-    ]
+    for picture, given in twice.items():
+        reason = f"is annotated in {' and in '.join(given)}; left out"
+        found.leave_out(picture, Kind.PICTURE_TWICE, reason)
     samples = [sample for sample in samples if sample.file_name not in twice]
     if not split.listed:
         known = broken | {posixpath.join(place.folder, picture) for picture in annotated}
@@ -262,8 +252,7 @@ def _without_objects(names: Sequence[str], pictures: Files, found: Findings) -> 
         try:
             width, height = read_size(pictures, name)
         except ImageError as error:
-            reason = str(error).removeprefix(f"{name}: ")
-            found.problems.append(Problem(name, reason, Kind.UNREADABLE))
+            found.leave_out(name, Kind.UNREADABLE, error)
             continue
         builder = SampleBuilder(name, width=width, height=height, findings=found)
         samples.append(builder.sample(0))
@@ -293,25 +282,16 @@ def _add_objects(
             continue
         box = (left - first, top - first, right, bottom)
         if name not in labels.names:
-            builder.wrong(
-                Kind.UNKNOWN_CLASS, f"box of unknown class {name!r:.80}", place=place, box=box
-            )
+            reason = f"box of unknown class {name!r:.80}"
+            builder.wrong(Kind.UNKNOWN_CLASS, reason, place=place, box=box)
             continue
-        builder.add(
-            box,
-            labels.label(name),
-            shown=shown,
-            place=place,
-            difficult=text_in(element, "difficult"),
-        )
+        difficult = text_in(element, "difficult")
+        builder.add(box, labels.label(name), shown=shown, place=place, difficult=difficult)
 
 
 def _size(root: Element, pictures: Files, picture: str) -> tuple[int, int]:
-    """Width and height as the annotation says, else, as some tools write 0, as the picture has.
-
-    Raises:
-        ImageError: the picture is missing or broken.
-    """
+    """Width and height as the annotation says, else, as some tools write 0, as the picture has;
+    ImageError where that is missing or broken."""
     try:
         width, height = (int(float(text_in(root, f"size/{side}"))) for side in ("width", "height"))
     except (ValueError, OverflowError):

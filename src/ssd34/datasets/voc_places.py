@@ -10,8 +10,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import XML, Element, ParseError, TreeBuilder, XMLParser
 
 from ssd34.datasets.contents import (
     Contents,
@@ -39,11 +38,8 @@ _FEW = 5
 
 
 def find_usual_voc(contents: Contents, name: str) -> VocFound | None:
-    """A VOC data set laid out as usual, in a folder or zip, if that is what it is.
-
-    Raises:
-        DatasetError: several are there.
-    """
+    """A VOC data set laid out as usual, in a folder or zip, if that is what it is; DatasetError
+    where several are there."""
     files = contents.files
     if (folder := _annotations_in(contents)) is not None:
         return _devkit(contents, folder)
@@ -117,11 +113,8 @@ def _says_whether(lines: Sequence[str], of: Sequence[str]) -> bool:
 
 
 def read_list(files: Files, file: str) -> list[str]:
-    """The lines of a text file that are not blank, without blanks at the ends.
-
-    Raises:
-        DatasetError: missing, too large or not UTF-8.
-    """
+    """The lines of a text file that are not blank, without blanks at the ends; DatasetError where
+    it is missing, too large or not UTF-8."""
     lines = read_lines(files, file, limit=MAX_LIST_BYTES)
     return [line.strip() for line in lines if line.strip()]
 
@@ -158,11 +151,8 @@ def _is_xml(files: Files, file: str) -> bool:
 
 
 def parse_annotation(files: Files, name: str) -> Element:
-    """The root element of an XML file.
-
-    Raises:
-        DatasetError: missing, too large, not well-formed, or with a document type.
-    """
+    """The root element of an XML file; DatasetError where it is missing, too large, not
+    well-formed, or with a document type."""
     return parse_xml(read_annotations(files, name, limit=MAX_XML_BYTES), name)
 
 
@@ -175,12 +165,8 @@ class VocSplit:
 
 
 class VocPlace:
-    """XML files below a folder, and the pictures that they are about.
-
-    Attributes:
-        files: the whole data set, or a split that has a folder of its own.
-        annotations: the folder of the XML files.
-    """
+    """XML files below a folder, `annotations`, of a whole data set, or of a split that has a folder
+    of its own, and the pictures that they are about."""
 
     def __init__(self, contents: Contents, annotations: str) -> None:
         self.contents = contents
@@ -236,10 +222,7 @@ class VocPlace:
     @cached_property
     def _stem_about(self) -> dict[str, str]:
         """The stem of the XML file about each picture."""
-        return {
-            p: without_ending(name_below(file, self.annotations))
-            for file, p in self.pictures.items()
-        }
+        return {picture: self.stem(file) for file, picture in self.pictures.items()}
 
     @cached_property
     def folder(self) -> str:
@@ -279,9 +262,8 @@ class VocPlace:
                 if known in self.xml_of:
                     return known
             if picture := self.picture_of(stem):
-                return self._stem_about.get(picture) or name_below(
-                    without_ending(picture), self.folder
-                )
+                own = name_below(without_ending(picture), self.folder)
+                return self._stem_about.get(picture) or own
         for text in texts:
             found = self._by_base.get(posixpath.basename(text), [])
             if len(found) == 1:
@@ -291,13 +273,8 @@ class VocPlace:
 
 @dataclass(frozen=True)
 class VocFound:
-    """What was found.
-
-    Attributes:
-        contents: where lists of classes lie.
-        splits: by name.
-        named: classes for which there are lists of pictures.
-    """
+    """What was found: where lists of classes lie, the splits by name, and the classes for which
+    there are lists of pictures."""
 
     contents: Contents
     splits: Mapping[str, VocSplit]
@@ -309,29 +286,18 @@ def text_in(element: Element, path: str) -> str:
     return (element.findtext(path) or "").strip()
 
 
+class _WithoutDoctype(TreeBuilder):
+    def doctype(self, *_: object) -> None:
+        """Refuse it before anything that it declares is read."""
+        raise DatasetError("declares a document type (DOCTYPE); take that line out")
+
+
 def parse_xml(data: bytes, where: str) -> Element:
-    """The root element of an XML document.
-
-    Args:
-        data: the file.
-        where: its name, for messages.
-
-    Raises:
-        DatasetError: not well-formed, or it declares a document type.
-    """
-    builder = TreeBuilder()
-
-    def refuse(*_: object) -> None:
-        raise DatasetError(f"{where}: declares a document type (DOCTYPE); take that line out")
-
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
+    """The root element of an XML document called `where` in messages; DatasetError where it is not
+    well-formed, or declares a document type."""
     try:
-        parser.Parse(data, True)
-        return builder.close()
-    except (expat.ExpatError, ValueError, LookupError) as error:
+        return XML(data, XMLParser(target=_WithoutDoctype()))  # noqa: S314 - entities need a doctype
+    except DatasetError as error:
+        raise DatasetError(f"{where}: {error}") from None
+    except (ParseError, ValueError, LookupError) as error:
         raise DatasetError(f"{where}: not XML ({error})") from None

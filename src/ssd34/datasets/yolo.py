@@ -19,7 +19,7 @@ import numpy as np
 
 from ssd34.datasets.builder import Findings, SampleBuilder, number_samples, read_size
 from ssd34.datasets.contents import Contents, is_picture
-from ssd34.datasets.dataset import Dataset, Kind, Layout, Problem, Sample
+from ssd34.datasets.dataset import Dataset, Kind, Layout, Sample
 from ssd34.datasets.yolo_config import (
     CLASS_LISTS,
     YoloConfig,
@@ -66,24 +66,14 @@ def find_any_yolo(contents: Contents, name: str) -> Layout | None:
         if len(files) == 1:
             return open_yolo_file(contents, files[0], name)
     lists = [n for n in contents.ending(*CLASS_LISTS) if posixpath.basename(n) in CLASS_LISTS]
-    labelled = any(_label_file(contents, p) for p in contents.pictures[:_FEW])
-    return (
-        _layout(contents, read_class_list(contents, lists[0]), name) if lists and labelled else None
-    )
+    if lists and any(_label_file(contents, p) for p in contents.pictures[:_FEW]):
+        return _layout(contents, read_class_list(contents, lists[0]), name)
+    return None
 
 
 def open_yolo_file(contents: Contents, file: str, name: str) -> Layout:
-    """The data set that a .yaml or .data describes.
-
-    Args:
-        contents: the folder given, which holds the file.
-        file: its name.
-        name: for messages.
-
-    Raises:
-        DatasetError: no YAML, or without classes or splits.
-        MissingExtraError: PyYAML is not installed.
-    """
+    """The data set that a .yaml or .data in the folder given describes; DatasetError where it is no
+    YAML, or without classes or splits, MissingExtraError where PyYAML is not installed."""
     darknet = file.lower().endswith(DARKNET)
     config = read_darknet(contents, file) if darknet else read_config(contents, file)
     if contents.outer and config.root and contents.files.inside(config.root) is None:
@@ -139,20 +129,18 @@ def _read(contents: Contents, config: YoloConfig, split: str, title: str) -> Dat
     for picture, count in Counter(pictures).items():
         name = posixpath.relpath(picture, base or ".")
         if count > 1:
-            reason = f"is listed {count} times"
-            found.problems.append(Problem(name, reason, Kind.PICTURE_TWICE))
+            found.leave_out(name, Kind.PICTURE_TWICE, f"is listed {count} times")
         file = labelled[picture]
         if file and sharing[file] > 1:
             reason = f"another picture has the same label file, {file}; rename one of them"
-            found.problems.append(Problem(name, reason, Kind.PICTURE_TWICE))
+            found.leave_out(name, Kind.PICTURE_TWICE, reason)
             continue
         try:
             width, height = read_size(files, picture)
             rows = _rows(files, file) if file else []
         except (ImageError, DatasetError) as error:
-            reason = str(error).removeprefix(f"{picture}: ")
             kind = Kind.UNREADABLE if isinstance(error, ImageError) else Kind.BROKEN_ENTRY
-            found.problems.append(Problem(name, reason, kind))
+            found.leave_out(name, kind, str(error).removeprefix(f"{picture}: "))
             continue
         if file and contents.is_twin(picture):
             twins.append(name)
@@ -160,23 +148,15 @@ def _read(contents: Contents, config: YoloConfig, split: str, title: str) -> Dat
         for place, row in rows:
             scored += _add_row(builder, row, place, config)
         samples.append(builder.sample(0))
-    if moved:
-        first, where = next(iter(moved.items()))
-        found.assume(
-            title,
-            f"{counted(len(moved), 'path')} not where {config.name} or a list says, taken by the "
-            f"end of the path: {first:.120} is {where}",
-        )
+    found.assume_moved(title, moved, "path", by=f"{config.name} or a list")
     if twins:
-        what = counted(len(twins), "picture")
-        found.assume(
-            title, f"{what} with the label file of another, not listed picture: {twins[0]}"
+        what = (
+            f"{counted(len(twins), 'picture')} with the label file of another, not listed picture"
         )
+        found.assume(title, f"{what}: {twins[0]}")
     if scored:
-        what = counted(scored, "row")
-        found.assume(
-            title, f"{what} with a sixth number, taken for a confidence, which is not read"
-        )
+        what = f"{counted(scored, 'row')} with a sixth number, taken for a confidence"
+        found.assume(title, f"{what}, which is not read")
     numbered = number_samples(samples)
     remedy = ""
     if isinstance(files, FolderFiles) and any(files.is_lost_link(p) for p in pictures[:_FEW]):
@@ -202,8 +182,7 @@ def _pictures(contents: Contents, place: str, found: Findings, moved: dict[str, 
             name = fitting[0]
             moved[path] = name
         if name is None:
-            reason = f"line {number}: no such picture: {path:.200}"
-            found.problems.append(Problem(place, reason, Kind.MISSING))
+            found.leave_out(place, Kind.MISSING, f"line {number}: no such picture: {path:.200}")
         else:
             pictures.append(name)
     return pictures
@@ -258,11 +237,7 @@ def _add_row(builder: SampleBuilder, row: str, place: str, config: YoloConfig) -
 
 
 def _box(values: list[float], *, keypoints: bool) -> tuple[float, float, float, float]:
-    """A row's numbers after the class as cxcywh.
-
-    Raises:
-        ValueError: what is wrong.
-    """
+    """A row's numbers after the class as cxcywh; ValueError, which says what is wrong, if any."""
     if len(values) > 4 and keypoints:
         values = values[:4]
     outline = len(values) >= 6 and len(values) % 2 == 0

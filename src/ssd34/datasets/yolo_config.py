@@ -31,8 +31,7 @@ class YoloConfig:
     """What a data set says about itself.
 
     Attributes:
-        name: of the file.
-        folder: that of the file, "" the data set's own.
+        name, folder: of the file; "" is the data set's own folder.
         labels: the classes in the order of their numbers.
         label_of: class number in label files to label.
         entries: split to the paths that it names.
@@ -60,12 +59,8 @@ def names_classes(files: Files, file: str) -> bool:
 
 
 def read_config(contents: Contents, file: str) -> YoloConfig:
-    """A .yaml.
-
-    Raises:
-        DatasetError: no YAML, a key stands twice, or without classes or splits.
-        MissingExtraError: PyYAML is not installed.
-    """
+    """A .yaml; DatasetError where it is none, a key stands twice, or classes or splits are missing,
+    MissingExtraError where PyYAML is not installed."""
     require("yaml", extra="data", why="reading a YOLO data set")
     data = read_annotations(contents.files, file, limit=MAX_YAML_BYTES)
     try:
@@ -79,33 +74,22 @@ def read_config(contents: Contents, file: str) -> YoloConfig:
         )
     entries = {s: paths for s in KEYS if (paths := _paths(values.get(s), f"{file}: {s}"))}
     folder = posixpath.dirname(file)
-    root = values.get("path", "")
-    if not entries:
-        entries = _find_entries(contents, folder)
-        root = ""
+    root = values.get("path", "") if entries else ""
+    entries = entries or _find_entries(contents, folder)
     if not entries:
         raise DatasetError(
             f"{file}: names no pictures; expected one of {', '.join(SPLITS)}, or images/ beside it"
         )
-    labels, label_of = _numbered(_names(values["names"], file), file)
-    return YoloConfig(
-        name=file,
-        folder=folder,
-        labels=labels,
-        label_of=label_of,
-        entries=entries,
-        root=root if isinstance(root, str) else "",
-        keypoints="kpt_shape" in values,
-    )
+    numbered = _numbered(_names(values["names"], file), file)
+    root = root if isinstance(root, str) else ""
+    return YoloConfig(file, folder, *numbered, entries, root, keypoints="kpt_shape" in values)
 
 
 def read_darknet(contents: Contents, file: str) -> YoloConfig:
-    """Darknet's file of that kind: ``train = data/train.txt``, ``names = data/obj.names``.
-
-    Raises:
-        DatasetError: without classes or splits.
-    """
-    pairs = (line.partition("=") for line in _lines(contents.files, file))
+    """Darknet's file of that kind: ``train = data/train.txt``, ``names = data/obj.names``;
+    DatasetError where classes or splits are missing."""
+    lines = read_lines(contents.files, file, limit=MAX_YAML_BYTES)
+    pairs = (line.partition("=") for line in lines)
     values = {key.strip().lower(): value.strip() for key, _, value in pairs}
     names = contents.find(values.get("names", ""), wanted=bool) or contents.ending(".names")
     if not names:
@@ -119,11 +103,8 @@ def read_darknet(contents: Contents, file: str) -> YoloConfig:
 
 
 def read_class_list(contents: Contents, file: str) -> YoloConfig:
-    """The pictures of a folder that has only a list of classes.
-
-    Raises:
-        DatasetError: without classes or pictures.
-    """
+    """The pictures of a folder that has only a list of classes; DatasetError where there are
+    neither classes nor pictures."""
     entries = _find_entries(contents, "")
     if not entries:
         raise DatasetError(f"{file}: a list of classes, but no picture is there; add them")
@@ -134,10 +115,6 @@ def _listed(contents: Contents, file: str) -> tuple[LabelSet, dict[int, int]]:
     """A class name a line; a blank line is a number without class."""
     lines = read_lines(contents.files, file, limit=MAX_YAML_BYTES)
     return _numbered({k: line.strip() for k, line in enumerate(lines) if line.strip()}, file)
-
-
-def _lines(files: Files, file: str) -> list[str]:
-    return [line.strip() for line in read_lines(files, file, limit=MAX_YAML_BYTES)]
 
 
 def _numbered(names: dict[int, str], file: str) -> tuple[LabelSet, dict[int, int]]:
