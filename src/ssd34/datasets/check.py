@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,14 +34,8 @@ SMALLEST_DEFAULT_BOX = min(spec.scales[0] / spec.image_size for spec in SPECS.va
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How often a class occurs.
-
-    Attributes:
-        name: of the class.
-        category_id: its number in the file.
-        boxes: how many.
-        pictures: with at least one.
-    """
+    """How many boxes a class has, and how many pictures at least one of them; `category_id` is its
+    number in the file."""
 
     name: str
     category_id: int
@@ -69,18 +64,14 @@ class Statistics:
     """What a data set holds.
 
     Attributes:
-        name: of the data set.
-        pictures: how many.
-        boxes: in them, all kinds together.
-        crowd: boxes around groups.
-        difficult: boxes flagged so.
+        boxes: how many, all kinds together.
+        crowd, difficult: boxes flagged so.
         empty: file names of the pictures without a box.
         classes: in the data set's order.
         coco_sizes: boxes that are small, medium and large to COCO, by the annotation's area.
         relative_sizes: (len(RELATIVE_SIZES) - 1,) boxes between two limits.
         below_default_boxes: boxes whose area is below that of the smallest default box.
-        widths: of pictures, pixels.
-        heights: of pictures, pixels.
+        widths, heights: of pictures, pixels.
         boxes_a_picture: empty ones included.
     """
 
@@ -139,14 +130,8 @@ def count_statistics(dataset: Dataset) -> Statistics:
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """One thing that is wrong.
-
-    Attributes:
-        dataset: where.
-        problem: what.
-        sample: the picture that it is about, where there is one with usable annotations.
-        twin: the data set and the picture that the picture equals.
-    """
+    """One thing that is wrong: in which data set, what, the picture that it is about, where there
+    is one with usable annotations, and the data set and picture that it equals."""
 
     dataset: Dataset
     problem: Problem
@@ -168,12 +153,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """The result for some data sets.
-
-    Attributes:
-        statistics: of each.
-        findings: what is wrong, set by set.
-    """
+    """The statistics of some data sets, and what is wrong with them, set by set."""
 
     statistics: tuple[Statistics, ...]
     findings: tuple[Finding, ...]
@@ -210,41 +190,24 @@ def check(
     threads: int = 1,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Check:
-    """Look for everything that is wrong. Every picture is decoded.
-
-    Args:
-        datasets: splits of one, or any that are used together: a picture that is in two of them
-            is found.
-        threads: for decoding.
-        progress: called with the number of pictures done, all sets together.
-    """
-    read: list[list[Content]] = []
-    before = 0
-    for dataset in datasets:
-        read.append(contents(dataset, threads=threads, progress=_counted_on(progress, before)))
-        before += len(dataset)
+    """Look for everything that is wrong in splits of one data set, or in any that are used
+    together: a picture that is in two of them is found. Every picture is decoded, in threads;
+    `progress` is called with the number of pictures done, all sets together."""
     findings: list[Finding] = []
     firsts: dict[bytes, _Place] = {}
-    for number, (dataset, found) in enumerate(zip(datasets, read, strict=True)):
-        findings += _while_reading(dataset)
-        for sample, content in zip(dataset.samples, found, strict=True):
-            problems = [*_of_picture(sample, content), *_of_boxes(sample)]
-            findings += [Finding(dataset, problem, sample) for problem in problems]
-            findings += _twins(_Place(number, dataset, sample), content, firsts)
+    done = 0
+    for number, dataset in enumerate(datasets):
+        samples = {sample.file_name: sample for sample in dataset.samples}
+        for problem in (*dataset.problems, *dataset.remarks):
+            findings.append(Finding(dataset, problem, samples.get(problem.where)))
+        with closing(contents(dataset, threads=threads)) as coming:
+            for sample, content in zip(dataset.samples, coming, strict=True):
+                problems = [*_of_picture(sample, content), *_of_boxes(sample)]
+                findings += [Finding(dataset, problem, sample) for problem in problems]
+                findings += _twins(_Place(number, dataset, sample), content, firsts)
+                done += 1
+                progress(done)
     return Check(tuple(count_statistics(dataset) for dataset in datasets), tuple(findings))
-
-
-def _counted_on(progress: Callable[[int], None], before: int) -> Callable[[int], None]:
-    return lambda done: progress(before + done)
-
-
-def _while_reading(dataset: Dataset) -> Iterator[Finding]:
-    problems = [*dataset.problems, *dataset.remarks]
-    if not problems:
-        return
-    samples = {sample.file_name: sample for sample in dataset.samples}
-    for problem in problems:
-        yield Finding(dataset, problem, samples.get(problem.where))
 
 
 def _of_picture(sample: Sample, content: Content) -> Iterator[Problem]:
@@ -310,14 +273,8 @@ _AHEAD = 4
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """One picture file.
-
-    Attributes:
-        file: SHA-256 of the file; empty where it could not be read.
-        pixels: SHA-256 of the decoded picture and its shape; empty where it is broken.
-        size: width and height, or None.
-        error: why it could not be read; empty if it could.
-    """
+    """One picture file: the SHA-256 of it and that of the decoded picture and its shape, width and
+    height, and why it could not be read; each empty where there is none."""
 
     file: bytes = b""
     pixels: bytes = b""
@@ -325,33 +282,11 @@ class Content:
     error: str = ""
 
 
-def contents(
-    dataset: Dataset, *, threads: int = 1, progress: Callable[[int], None] = lambda _: None
-) -> list[Content]:
-    """Read every picture of a data set.
-
-    At most a few pictures a thread are in memory at once.
-
-    Args:
-        dataset: its `samples` are read in order.
-        threads: decoding leaves Python's lock, so that threads help.
-        progress: called with the number of pictures done.
-
-    Returns:
-        One for each sample.
-    """
-    done: list[Content] = []
-    coming = overlapped(
-        lambda sample: _content(dataset.images, sample),
-        dataset.samples,
-        ahead=_AHEAD * threads,
-        threads=threads,
-    )
-    with closing(coming):
-        for content in coming:
-            done.append(content)
-            progress(len(done))
-    return done
+def contents(dataset: Dataset, *, threads: int = 1) -> Generator[Content, None, None]:
+    """Each picture of a data set, read in order; to be closed. Decoding leaves Python's lock, so
+    that threads help; a few pictures each are in memory at once."""
+    read = partial(_content, dataset.images)
+    return overlapped(read, dataset.samples, ahead=_AHEAD * threads, threads=threads)
 
 
 def _content(images: ImageStore, sample: Sample) -> Content:

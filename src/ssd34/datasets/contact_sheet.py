@@ -48,17 +48,8 @@ class _Tile:
 
 
 def draw_contact_sheet(findings: Sequence[Finding], *, most: int) -> Image.Image | None:
-    """Draw suspicious pictures.
-
-    Where there are more than fit, every kind gets its share.
-
-    Args:
-        findings: those without a picture are left out.
-        most: how many pictures; the sheet has five in a row.
-
-    Returns:
-        The sheet, or None where no finding has a picture.
-    """
+    """A sheet of suspicious pictures, at most so many, five in a row; None where no finding has a
+    picture. Where there are more than fit, every kind gets its share."""
     tiles = _tiles(findings)
     if not tiles:
         return None

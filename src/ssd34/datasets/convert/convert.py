@@ -22,8 +22,7 @@ from ssd34.datasets.convert.writers import (
     WrittenSplit,
     count_renumbered,
     drop_unholdable,
-    name_coco_folder,
-    name_yolo_folder,
+    name_folder,
     write_coco,
     write_voc,
     write_yolo,
@@ -42,14 +41,8 @@ FORMATS = ("coco", "voc", "yolo")
 
 @dataclass(frozen=True)
 class Options:
-    """How to convert.
-
-    Attributes:
-        format: one of `FORMATS`.
-        link: make hard links to the pictures instead of copies.
-        ignored_as_objects: where a format has no flags, write crowd and difficult boxes as
-            ordinary ones instead of leaving them out.
-    """
+    """How to convert: to one of `FORMATS`; with hard links to the pictures instead of copies; where
+    a format has no flags, with crowd and difficult boxes as ordinary ones instead of without."""
 
     format: str
     link: bool = False
@@ -62,14 +55,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written.
-
-    Attributes:
-        format: coco, voc or yolo.
-        splits: name, pictures and boxes of each.
-        losses: what changed, and how often.
-        problems: pictures that were left out.
-    """
+    """What was written: the form, name, pictures and boxes of each split, what changed, and how
+    often, and the pictures that were left out."""
 
     format: str
     splits: tuple[tuple[str, int, int], ...]
@@ -96,13 +83,9 @@ def convert(
     *,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Conversion:
-    """Write a data set in another format, whole or not at all.
-
-    Args:
-        sources: split name and pictures of each split; the name is "" where there is just one.
-        destination: a folder that does not exist or is empty.
-        options: the format, and how.
-        progress: called with the number of pictures done.
+    """Write a data set in another format, whole or not at all, into a folder that does not exist or
+    is empty. Each source is the name of a split, "" where there is just one, and its pictures;
+    `progress` is called with the number of pictures done.
 
     Raises:
         OptionError: the destination is not empty, another process writes it, or pictures cannot
@@ -148,26 +131,18 @@ def convert(
             losses += count_renumbered(split, dataset, options.format)
             splits.append(split)
         _WRITERS[options.format](folder, splits)
-    counts = [(s.name, len(s.pictures), _boxes(s.pictures)) for s in splits]
-    return Conversion(
-        options.format,
-        tuple(counts),
-        {loss: losses[loss] for loss in Dropped if losses[loss]},
-        tuple(problems),
+    counts = tuple(
+        (s.name, len(s.pictures), sum(len(p.sample.boxes) for p in s.pictures)) for s in splits
     )
+    changed = {loss: losses[loss] for loss in Dropped if losses[loss]}
+    return Conversion(options.format, counts, changed, tuple(problems))
 
 
-_WRITERS: dict[str, Callable[[Path, Sequence[WrittenSplit]], None]] = {
-    "coco": write_coco, "voc": write_voc, "yolo": write_yolo
-}  # fmt: skip
+_WRITERS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
 
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-
-
-def _boxes(pictures: Sequence[WrittenPicture]) -> int:
-    return sum(len(picture.sample.boxes) for picture in pictures)
 
 
 UNDIVIDED = "train"
@@ -250,11 +225,7 @@ class Places:
 
     def of(self, dataset: Dataset, split: str, sample: Sample) -> tuple[str, bool]:
         """The path, and whether the picture is not there yet."""
-        folder = {
-            "coco": name_coco_folder(split),
-            "voc": PICTURES,
-            "yolo": name_yolo_folder(split),
-        }[self.form]
+        folder = PICTURES if self.form == "voc" else name_folder(split)
         key = self._key(dataset, split, sample)
         known = self._known.get(key)
         if known is not None and (self.form == "coco" or _same_boxes(known[1], sample)):

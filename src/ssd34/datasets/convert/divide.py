@@ -33,7 +33,7 @@ class Shares:
         shares: of the pictures that each part but the first gets, such as ``{"val": 0.2}``.
         first: the name of the part that gets the rest.
         pattern: pictures stay together where the first group of this regular expression (all of
-            it, if it has none) matches the same text in their file names; None: no such rule.
+            it, if it has none) matches the same text in their file names.
         seed: of the choice among pictures that are equally good.
     """
 
@@ -59,20 +59,11 @@ class Shares:
 def divide(
     dataset: Dataset, how: Shares, *, alike: Sequence[int] | None = None
 ) -> dict[str, Dataset]:
-    """The parts of a data set, the first one first.
+    """The parts of a data set, the first one first; DatasetError where one would be empty.
 
     Source: iterative stratification, Sechidis et al., 2011. The rarest class is shared out first,
     to the part that still lacks most of it and has room. Pictures that belong together count as
-    one.
-
-    Args:
-        dataset: what to divide.
-        how: names and shares of the parts.
-        alike: (pictures,) a number for each picture; those with the same one stay together. See
-            `group_scenes`.
-
-    Raises:
-        DatasetError: a part would be empty.
+    one: by the pattern, and those with the same number in `alike`, see `group_scenes`.
     """
     groups = _groups(dataset.samples, how.pattern, alike)
     # Pictures of each class, not boxes, of which a single picture may have most.
@@ -169,12 +160,8 @@ def group_scenes(
 
     They are compared by a difference hash of 128 bits: whether each cell of a grid of 8 x 8 is
     brighter than its neighbours to the right and below. Sizes, compression and small changes of
-    brightness leave it as it is. A picture that cannot be read is alone.
-
-    Args:
-        dataset: its pictures are read in order.
-        threads: decoding leaves Python's lock, so that threads help.
-        progress: called with the number of pictures done.
+    brightness leave it as it is. A picture that cannot be read is alone. They are decoded in
+    threads; `progress` is called with the number of those done.
     """
     hashes = np.zeros((len(dataset), 2 * _SIDE), np.uint8)
     readable = np.zeros(len(dataset), bool)

@@ -47,13 +47,8 @@ class Dropped(StrEnum):
 def drop_unholdable(
     sample: Sample, form: str, *, ignored_as_objects: bool
 ) -> tuple[Sample, Counter[Dropped]]:
-    """What a format can hold of a sample, and what is lost.
-
-    Args:
-        sample: not changed.
-        form: coco, voc or yolo.
-        ignored_as_objects: as in `ssd34.datasets.convert.convert.Options`.
-    """
+    """What a format, coco, voc or yolo, can hold of a sample, and what is lost;
+    `ignored_as_objects` as in `ssd34.datasets.convert.convert.Options`."""
     losses: Counter[Dropped] = Counter()
     if form == "coco":
         return sample, losses
@@ -79,11 +74,9 @@ def count_renumbered(split: WrittenSplit, dataset: Dataset, form: str) -> Counte
     before = [PurePosixPath(names[picture.sample.image_id]).name for picture in split.pictures]
     losses = Counter({Dropped.NAMES: sum(a != b for a, b in zip(before, written, strict=True))})
     if form != "coco":
-        # YOLO has no order but that of the names.
-        pictures = (
-            sorted(split.pictures, key=lambda p: p.path) if form == "yolo" else split.pictures
-        )
-        samples = [dataclasses.replace(p.sample, file_name=p.path) for p in pictures]
+        samples = [dataclasses.replace(p.sample, file_name=p.path) for p in split.pictures]
+        if form == "yolo":  # which has no order but that of the names
+            samples.sort(key=lambda sample: sample.file_name)
         again = zip(samples, number_samples(samples), strict=True)
         losses[Dropped.IMAGE_IDS] = sum(a.image_id != b.image_id for a, b in again)
         ids = number_classes(dataset.labels.names).category_ids
@@ -95,12 +88,8 @@ def count_renumbered(split: WrittenSplit, dataset: Dataset, form: str) -> Counte
 
 @dataclass(frozen=True)
 class WrittenPicture:
-    """A picture that is already in its place, and its boxes.
-
-    Attributes:
-        path: below the data set's folder.
-        sample: its boxes, without those that the format cannot hold.
-    """
+    """A picture that is already in its place, a path below the data set's folder, and its boxes
+    without those that the format cannot hold."""
 
     path: str
     sample: Sample
@@ -108,21 +97,15 @@ class WrittenPicture:
 
 @dataclass(frozen=True)
 class WrittenSplit:
-    """One split.
-
-    Attributes:
-        name: "" where the data set is not divided.
-        labels: its classes.
-        pictures: in order.
-    """
+    """One split, "" where the data set is not divided, its classes, and its pictures in order."""
 
     name: str
     labels: LabelSet
     pictures: tuple[WrittenPicture, ...]
 
 
-def name_coco_folder(split: str) -> str:
-    """Where the pictures of a split lie."""
+def name_folder(split: str) -> str:
+    """Where the pictures of a split lie, in COCO and YOLO."""
     return f"images/{split or UNDIVIDED}"
 
 
@@ -134,9 +117,8 @@ def write_coco(folder: Path, splits: Sequence[WrittenSplit]) -> None:
     (folder / "annotations").mkdir()
     for split in splits:
         file = f"annotations/{SPLIT_PREFIX}{split.name or UNDIVIDED}.json"
-        text = json.dumps(
-            _values(split, PurePosixPath(name_coco_folder(split.name))), ensure_ascii=False
-        )
+        values = _values(split, PurePosixPath(name_folder(split.name)))
+        text = json.dumps(values, ensure_ascii=False)
         (folder / file).write_text(f"{text}\n", encoding="utf-8")
 
 
@@ -239,20 +221,12 @@ def _add(parent: Element, name: str, text: str) -> None:
     SubElement(parent, name).text = text
 
 
-def name_yolo_folder(split: str) -> str:
-    """Where the pictures of a split lie."""
-    return f"images/{split}"
-
-
 def write_yolo(folder: Path, splits: Sequence[WrittenSplit]) -> None:
     """Write ``data.yaml`` and ``labels`` beside the pictures.
 
     Fractions have all the digits that a double has, so that boxes read as the same float32, but
     for what is nearer than 1e-8 pixels to the edge. Every picture gets a label file, so that one
-    without boxes is told from one whose labels got lost.
-
-    Raises:
-        MissingExtraError: PyYAML is not installed.
+    without boxes is told from one whose labels got lost. MissingExtraError without PyYAML.
     """
     yaml = require("yaml", extra="data", why="writing a YOLO data set")
     labels = splits[0].labels
@@ -262,10 +236,8 @@ def write_yolo(folder: Path, splits: Sequence[WrittenSplit]) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(_rows(picture.sample), encoding="ascii")
     # Without `path`, readers take the folder of the file.
-    config = {split.name: name_yolo_folder(split.name) for split in splits} | {
-        "nc": len(labels),
-        "names": dict(enumerate(labels.names)),
-    }
+    folders = {split.name: name_folder(split.name) for split in splits}
+    config = {**folders, "nc": len(labels), "names": dict(enumerate(labels.names))}
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     (folder / USUAL[0]).write_text(text, encoding="utf-8")
 
