@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -96,7 +97,8 @@ def test_uncertainty_holds_the_measured_numbers():
         assert k.low < k.high
     assert steps == [50, 100, 130]
     assert found == estimate_uncertainty(match(dataset, results), resamples=130, seed=1)
-    assert found.to_dict()["summary"]["AP"] == [found.summary["AP"].low, found.summary["AP"].high]
+    values = json.loads(json.dumps(found.to_dict()))
+    assert values["summary"]["AP"] == [found.summary["AP"].low, found.summary["AP"].high]
 
 
 def test_perfect_detections_have_no_spread():

@@ -41,11 +41,9 @@ from ssd34.evaluate.results import Results
 
 @dataclass(frozen=True)
 class RatedPicture:
-    """One picture at one score threshold, IoU 0.5.
+    """One picture, the sample of that number, at one score threshold, IoU 0.5.
 
     Attributes:
-        sample: its place in the data set.
-        file_name: its file.
         objects, found: how many are to be found, and were.
         false_alarms: detections that found nothing.
         boxes_found: for each box of the sample, whether it was found; None for crowds.
@@ -87,16 +85,16 @@ def rate_pictures(
         own = slice(start, start + len(sample.boxes))
         start = own.stop
         right = [(k, bool(matches.status[k] == FOUND)) for k in detections.get(sample.image_id, ())]
+        found, counted = found_at[own], matches.counted[own]
         told.append(
             RatedPicture(
                 sample=place,
                 file_name=sample.file_name,
-                objects=int(matches.counted[own].sum()),
-                found=int((found_at & matches.counted)[own].sum()),
+                objects=int(counted.sum()),
+                found=int((found & counted).sum()),
                 false_alarms=sum(not one for _, one in right),
                 boxes_found=tuple(
-                    bool(found) if counted else None
-                    for found, counted in zip(found_at[own], matches.counted[own], strict=True)
+                    bool(one) if real else None for one, real in zip(found, counted, strict=True)
                 ),
                 detections=tuple(right),
             )
@@ -121,10 +119,7 @@ def rank_worst(pictures: Sequence[RatedPicture]) -> list[RatedPicture]:
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What lies behind AP.
-
-    `scores.best` is the score from which on the confusion, counts of errors and pictures are.
-    """
+    """What lies behind AP; confusion, counts of errors and pictures are from `scores.best` on."""
 
     curves: Curves
     scores: ScoreChoice
@@ -137,11 +132,8 @@ class Analysis:
 
 
 def analyse(dataset: Dataset, results: Results) -> Analysis:
-    """Analyse detections in a data set's pictures and of its classes against its boxes.
-
-    Raises:
-        MissingExtraError: hotcoco is not installed.
-    """
+    """Analyse detections in a data set's pictures and of its classes against its boxes;
+    MissingExtraError without hotcoco."""
     hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
     dataset, results = make_countable(dataset, results)
     values = build_ground_truth(dataset)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,42 +74,32 @@ class DatasetMatches:
         return int(np.count_nonzero(objects)) >= FEWEST_PICTURES
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """Where the middle of the draws lies."""
 
     low: float
     high: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Uncertainty:
     """Intervals of AP, AP50 and AP75 and of each class's AP, where objects lie in as many as
     `FEWEST_PICTURES`."""
 
-    summary: Mapping[str, Interval]
-    class_ap: Mapping[str, Interval]
     resamples: int
     seed: int
     confidence: float = CONFIDENCE
+    summary: Mapping[str, Interval]
+    class_ap: Mapping[str, Interval]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
-        return {
-            "resamples": self.resamples,
-            "seed": self.seed,
-            "confidence": self.confidence,
-            "summary": {name: [k.low, k.high] for name, k in self.summary.items()},
-            "class_ap": {name: [k.low, k.high] for name, k in self.class_ap.items()},
-        }
+        return asdict(self)
 
 
 def match(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> DatasetMatches:
-    """Match detections with objects as COCO does, at most 100 of a picture and class.
-
-    Raises:
-        MissingExtraError: hotcoco is not installed.
-    """
+    """Match detections with objects as COCO does, at most 100 of a picture and class;
+    MissingExtraError without hotcoco."""
     evaluation, dataset, _ = open_evaluation(dataset, results)
     evaluation.params.area_rng = [_ANY_AREA]
     evaluation.params.area_rng_lbl = ["all"]

@@ -20,15 +20,9 @@ SIZES = ("small", "medium", "large")
 
 @dataclass(frozen=True)
 class Part:
-    """A class or a range of sizes.
-
-    Attributes:
-        name: the class or size.
-        objects: how many are to be found; crowds do not count.
-        ap: over IoU 0.50:0.95; None without objects.
-        ap50: at IoU 0.50.
-        recall: AR100: the largest recall at 100 detections, mean over the ten IoU.
-    """
+    """A class or a range of sizes: how many objects are to be found, without crowds, AP over IoU
+    0.50:0.95, AP at IoU 0.50, and AR100, the largest recall at 100 detections, mean over the ten
+    IoU; None without objects."""
 
     name: str
     objects: int
@@ -63,13 +57,7 @@ def count_by_size(evaluation: Any, dataset: Dataset) -> tuple[Part, ...]:
 def _part(evaluation: Any, name: str, objects: int, *, classes: list[int], area: int) -> Part:
     precision = np.asarray(evaluation.eval["precision"])[:, :, classes, area, -1]
     recall = np.asarray(evaluation.eval["recall"])[:, classes, area, -1]
-    return Part(
-        name,
-        objects,
-        average_measured(precision),
-        average_measured(precision[0]),
-        average_measured(recall),
-    )
+    return Part(name, objects, *map(average_measured, (precision, precision[0], recall)))
 
 
 def _objects(dataset: Dataset, *, low: float, high: float) -> NDArray[np.int64]:
@@ -139,14 +127,9 @@ class Confusion:
 
 
 def count_confusion(evaluation: Any, names: list[str], *, score: float) -> Confusion:
-    """The confusion matrix at one score threshold.
-
-    Args:
-        evaluation: hotcoco's COCOeval of detections that are to be counted, all of them: the
-            library takes detections in a crowd for false ones here.
-        names: the classes in the library's order.
-        score: the least score.
-    """
+    """The confusion matrix from one score on, with the classes in the library's order, of hotcoco's
+    COCOeval of detections that are to be counted, all of them: the library takes those in a crowd
+    for false ones here."""
     counted = evaluation.confusion_matrix(iou_thr=IOU, min_score=score)
     counts = np.asarray(counted["matrix"]).astype(np.int64)
     return Confusion((*names, BACKGROUND), counts, score)

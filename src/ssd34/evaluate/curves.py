@@ -69,12 +69,8 @@ class ScoreChoice:
 
     Attributes:
         scores: thresholds, rising; at most 200 of them.
-        precision: of the detections with at least the score.
-        recall: of the objects.
-        f1: harmonic mean of the two.
         best: the threshold of the highest F1 among all scores that occur; 0.5 if nothing was
             found.
-        best_precision, best_recall, best_f1: there.
     """
 
     scores: tuple[float, ...]

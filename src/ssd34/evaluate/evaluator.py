@@ -101,10 +101,7 @@ def detect_all(
 ) -> Generator[Found, None, None]:
     """Run a detector with the classes `labels` over the pictures, one `Found` each, in the data
     set's order; the network is given `batch_size` at once, and the first `start` are passed over.
-
-    Raises:
-        DatasetError: the detector and the data set have no class in common.
-    """
+    DatasetError where the detector and the data set have no class in common."""
     categories = match_categories(labels, dataset)
 
     def prepared(sample: Sample) -> Any | ImageError:
@@ -153,20 +150,9 @@ def evaluate_detector(
     progress: Callable[[int], None] = lambda _: None,
     problem: Callable[[Problem], None] = lambda _: None,
 ) -> tuple[CocoMetrics, Results]:
-    """Score an ONNX file on every picture; those that cannot be read count as empty.
-
-    Args:
-        detector: the file.
-        dataset: pictures and boxes.
-        progress: called with the number of pictures done.
-        problem: called for each unreadable picture.
-
-    Returns:
-        The metrics and the detections in COCO's results form.
-
-    Raises:
-        DatasetError: the detector and the data set have no class in common.
-    """
+    """The metrics of an ONNX file on every picture, and its detections in COCO's results form.
+    Pictures that cannot be read count as empty; `problem` is called for each of them, `progress`
+    with the number of those done. DatasetError as `detect_all`."""
     parts: list[Results] = []
     every = detect_all(
         stage_detector(detector), dataset, detector.labels, batch_size=detector.session.batch or 1

@@ -29,19 +29,18 @@ class CocoMetrics:
     """The twelve COCO numbers in 0..1; None where there is nothing to measure.
 
     Attributes:
+        pictures: how many were evaluated.
         summary: AP, AP50, AP75, AP_small, AP_medium, AP_large, AR1, AR10, AR100, AR_small,
             AR_medium, AR_large, in this order.
-        class_ap: AP of each class that has objects.
-        class_ap50: AP50 of each class that has objects.
-        pictures: how many were evaluated.
+        class_ap, class_ap50: of each class that has objects.
         area_class_ap: for ``small``, ``medium`` and ``large`` the AP of each class that has
             objects of that size.
     """
 
+    pictures: int
     summary: Mapping[str, float | None]
     class_ap: Mapping[str, float]
     class_ap50: Mapping[str, float]
-    pictures: int
     area_class_ap: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
@@ -56,21 +55,12 @@ class CocoMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
-        return {
-            "pictures": self.pictures,
-            "summary": dict(self.summary),
-            "class_ap": dict(self.class_ap),
-            "class_ap50": dict(self.class_ap50),
-            "area_class_ap": {area: dict(ap) for area, ap in self.area_class_ap.items()},
-        }
+        return dataclasses.asdict(self)
 
 
 def match_categories(labels: LabelSet, dataset: Dataset) -> NDArray[np.int64]:
     """Each network label's category id in a data set, matched by name; -1: it has no such class.
-
-    Raises:
-        DatasetError: they have no class in common.
-    """
+    DatasetError where they have none in common."""
     known = dict(zip(dataset.labels.names, dataset.labels.category_ids, strict=True))
     categories = np.array([-1, *(known.get(name, -1) for name in labels.names)], np.int64)
     if (categories < 0).all():
@@ -142,11 +132,8 @@ def make_countable(
 def open_evaluation(
     dataset: Dataset, results: Sequence[Mapping[str, Any]]
 ) -> tuple[Any, Dataset, Results]:
-    """hotcoco's COCOeval of detections against a data set's boxes, and the two as it has them.
-
-    Raises:
-        MissingExtraError: hotcoco is not installed.
-    """
+    """hotcoco's COCOeval of detections against a data set's boxes, and the two as it has them;
+    MissingExtraError without hotcoco."""
     hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
     seen, found = make_countable(dataset, results)
     truth = hotcoco.COCO(build_ground_truth(seen))
@@ -155,11 +142,8 @@ def open_evaluation(
 
 def measure_coco(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
     """Score detections in COCO's results form (image_id, category_id, bbox in xywh pixels, score)
-    against a data set's boxes. Pictures without boxes or detections count, too.
-
-    Raises:
-        MissingExtraError: hotcoco is not installed.
-    """
+    against a data set's boxes; pictures without boxes or detections count, too. MissingExtraError
+    without hotcoco."""
     evaluation, _, _ = open_evaluation(dataset, results)
     evaluation.evaluate()
     evaluation.accumulate()
@@ -238,11 +222,7 @@ class Matching:
 
 def match_detections(dataset: Dataset, results: Results) -> tuple[Any, Matching]:
     """An evaluation (hotcoco's COCOeval after `evaluate`) of detections in a data set's pictures
-    and of its classes, and its matching.
-
-    Raises:
-        MissingExtraError: hotcoco is not installed.
-    """
+    and of its classes, and its matching; MissingExtraError without hotcoco."""
     evaluation, seen, found = open_evaluation(dataset, results)
     evaluation.evaluate()
     boxes = sum(len(sample.boxes) for sample in seen.samples)
@@ -250,13 +230,8 @@ def match_detections(dataset: Dataset, results: Results) -> tuple[Any, Matching]
 
 
 def read_matches(evaluation: Any, results: Results, *, boxes: int) -> Matching:
-    """The matching that the library made.
-
-    Args:
-        evaluation: hotcoco's COCOeval after `evaluate`, its ground truth numbered from 1.
-        results: what was evaluated.
-        boxes: G, how many boxes the data set has, crowds too.
-    """
+    """The matching that the library made: hotcoco's COCOeval after `evaluate`, its ground truth
+    numbered from 1, of some results, and G boxes of a data set, crowds too."""
     told = evaluation.image_diagnostics(iou_thr=IOU)
     status = np.full(len(results), NOT_COUNTED, np.int8)
     for number, word in told["dt_status"].items():

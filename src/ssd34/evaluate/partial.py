@@ -25,12 +25,8 @@ FORMAT = "ssd34 partial evaluation"
 
 
 class Partial:
-    """A partial file that is open for writing.
-
-    Attributes:
-        path: the file.
-        found: the pictures that were done before, in the data set's order.
-    """
+    """A partial file that is open for writing; `found`: the pictures that were done before, in the
+    data set's order."""
 
     def __init__(self, path: Path, file: BufferedWriter, found: tuple[Found, ...]) -> None:
         self.path = path
@@ -72,13 +68,8 @@ def read_engine(path: Path) -> str | None:
 def open_partial(
     path: Path, identity: Mapping[str, Any], dataset: Dataset, *, resume: bool
 ) -> Iterator[Partial]:
-    """Open a partial file; it is deleted if the block ends without error.
-
-    Args:
-        path: the file.
-        identity: JSON-ready; what must be the same to resume the evaluation of `dataset`.
-        dataset: its pictures.
-        resume: continue with the pictures in the file; without a file, start.
+    """Open a partial file of an evaluation of a data set; it is deleted if the block ends without
+    error. `identity`, JSON-ready, must be the same to resume, which starts where there is no file.
 
     Raises:
         OptionError: without `resume`, there is one already; with it, it is of another evaluation

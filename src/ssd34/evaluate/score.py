@@ -102,11 +102,7 @@ class Score:
 
 
 def apply_metric(metric: str, dataset: Dataset) -> Dataset:
-    """A data set as a metric sees it.
-
-    Raises:
-        OptionError: the metric is not defined on it.
-    """
+    """A data set as a metric sees it; OptionError where that is not defined on it."""
     return apply_zoo_2021(dataset) if metric == "zoo-2021" else dataset
 
 
@@ -118,11 +114,7 @@ def score(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Score:
     """Score detections; those in other pictures or of other classes than the data set's do not
-    count. `progress` is called with the number of draws done.
-
-    Raises:
-        OptionError: the metric is not defined on the data set.
-    """
+    count. `progress` is called with the number of draws done. OptionError as `apply_metric`."""
     seen = apply_metric(options.metric, dataset)
     counted = results.within(seen)
     sure = None
@@ -145,10 +137,7 @@ def apply_zoo_2021(dataset: Dataset) -> Dataset:
 
     It compared labels that count 1 to 80 with COCO's category ids, which have gaps, and so lost
     nine classes; and it counted every crowd region as an ordinary object. Only for comparing like
-    with like: numbers under it are not COCO's.
-
-    Raises:
-        OptionError: it is not COCO's 80 classes.
+    with like: numbers under it are not COCO's. OptionError where it is not COCO's 80 classes.
     """
     missing = [name for name in LOST_CLASSES if name not in dataset.labels.names]
     if missing:

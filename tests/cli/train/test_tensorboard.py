@@ -32,7 +32,7 @@ def progress(step):
     )  # fmt: skip
 
 
-METRICS = CocoMetrics({"AP": 0.25, "AP_small": None}, {"cat": 0.5}, {"cat": 0.75}, pictures=5)
+METRICS = CocoMetrics(5, {"AP": 0.25, "AP_small": None}, {"cat": 0.5}, {"cat": 0.75})
 
 
 def test_what_is_written(tmp_path):

@@ -184,11 +184,7 @@ class DrawnPlot:
 
 def render(template: str, **values: object) -> str:
     """A page as HTML that refers to nothing outside itself, from a template beside this file; all
-    values, of which ``title`` is one, are escaped.
-
-    Raises:
-        MissingExtraError: Jinja2 is not installed.
-    """
+    values, of which ``title`` is one, are escaped. MissingExtraError without Jinja2."""
     jinja2 = require("jinja2", extra="report", why="a report")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ssd34.evaluate.report", "."),
@@ -259,16 +255,9 @@ def write_report(
 ) -> Path:
     """Write the page and, in ``plots/``, every plot as PNG on light and dark paper and as JSON.
 
-    Each file is written whole or not at all, the page last. Files of an older report in the same
-    folder are replaced.
-
-    The folder is made if it does not exist; `progress` is called with the number of steps done, of
-    `STEPS`. Returns the page's path.
-
-    Raises:
-        MissingExtraError: matplotlib, Jinja2 or hotcoco is not installed.
-        OptionError: the folder is a file, or the data set lacks a class.
-        OSError: the folder cannot be written.
+    Each file is written whole or not at all, the page, whose path is returned, last. The folder is
+    made if it does not exist; files of an older report there are replaced. `progress` is called
+    with the number of steps done, of `STEPS`. Errors are those of `check_report`, and OSError.
     """
     dataset = apply_metric(report.score.metric, report.dataset)
     check_report(folder, dataset, report.classes)
@@ -277,9 +266,7 @@ def write_report(
     progress(1)
     plots: dict[str, DrawnPlot] = {}
     for done, plot in enumerate(make_plots(analysis, report.classes), start=2):
-        plots[plot.name] = DrawnPlot(
-            plot, light=render_png(plot, LIGHT), dark=render_png(plot, DARK)
-        )
+        plots[plot.name] = DrawnPlot(plot, render_png(plot, LIGHT), render_png(plot, DARK))
         progress(done)
     ranked = (rank_best(analysis.pictures), rank_worst(analysis.pictures))
     good, bad = (make_exhibits(k, dataset, results, limit=report.pictures) for k in ranked)

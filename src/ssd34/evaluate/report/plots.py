@@ -26,13 +26,8 @@ NAMES = (
 
 
 def make_plots(analysis: Analysis, classes: Sequence[str] = ()) -> Iterator[Plot]:
-    """The plots for which there is something to draw, in the order of `NAMES`.
-
-    Args:
-        analysis: the numbers.
-        classes: those with a precision-recall curve of their own; default: those with the most
-            objects.
-    """
+    """The plots for which there is something to draw, in the order of `NAMES`; some classes, unless
+    told otherwise those with the most objects, have a precision-recall curve of their own."""
     measured = bool(analysis.curves.by_iou)
     if measured:
         yield plot_iou_curves(analysis.curves)

@@ -21,17 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours as matplotlib and CSS write them.
-
-    Attributes:
-        name: ``light`` or ``dark``.
-        paper: behind everything.
-        ink: text and lines that matter.
-        muted: text and lines that matter less.
-        grid: faint lines.
-        series: colours that people with colour blindness tell apart (Okabe and Ito).
-        ramp: colours from the paper to the strongest.
-    """
+    """Colours as matplotlib and CSS write them: behind everything, of text and lines that matter
+    and that matter less, and of faint lines; a series that people with colour blindness tell apart
+    (Okabe and Ito); a ramp from the paper to the strongest."""
 
     name: str
     paper: str
@@ -94,16 +86,9 @@ _COLOURS = 256
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot.
-
-    Attributes:
-        name: of its files.
-        title: what it shows.
-        alt: the same for those who do not see it, with the numbers that matter.
-        height: inches.
-        draw: puts it on an empty figure.
-        data: the numbers behind it, JSON-ready.
-    """
+    """One plot: the name of its files, what it shows, the same for those who do not see it, with
+    the numbers that matter, its height in inches, what puts it on an empty figure, and the numbers
+    behind it, JSON-ready."""
 
     name: str
     title: str
@@ -114,11 +99,7 @@ class Plot:
 
 
 def render_png(plot: Plot, theme: Theme) -> bytes:
-    """The plot as a PNG file.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+    """The plot as a PNG file; MissingExtraError without matplotlib."""
     load_matplotlib(extra="report", why="a report")
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
