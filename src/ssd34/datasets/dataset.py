@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,17 +102,13 @@ class Sample:
         """(N,) bool: boxes that training counts neither as object nor as background."""
         return self.crowd | self.difficult
 
-    def of(self, mask: NDArray[np.bool_]) -> Sample:
-        """The same picture with only some boxes; mask: (N,) bool."""
-        return replace(
-            self,
-            boxes=self.boxes[mask],
-            labels=self.labels[mask],
-            areas=self.areas[mask],
-            crowd=self.crowd[mask],
-            difficult=self.difficult[mask],
-            scores=None if self.scores is None else self.scores[mask],
-        )
+    def of(self, rows: NDArray[np.bool_ | np.int64]) -> Sample:
+        """The same picture with only some boxes: a mask (N,) or indices."""
+        kept: dict[str, Any] = {
+            name: None if (column := getattr(self, name)) is None else column[rows]
+            for name in ("boxes", "labels", "areas", "crowd", "difficult", "scores")
+        }
+        return replace(self, **kept)
 
 
 def check_size(sample: Sample, *, width: int, height: int) -> None:

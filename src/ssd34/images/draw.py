@@ -110,15 +110,9 @@ def draw_grid(
     paper: str,
     columns: int | None = None,
 ) -> Image.Image:
-    """Tiles of one size in rows.
-
-    Args:
-        tiles: at least one.
-        captions: the lines below each tile; none: no room for them.
-        head: lines above all, each of words beside each other.
-        paper: the colour behind.
-        columns: None: as many as rows; two at least, for the head.
-    """
+    """Tiles of one size, at least one, in rows, as many as columns unless told otherwise; two
+    columns at least, for the head: lines above all, each of words beside each other. Captions are
+    the lines below each tile; without there is no room for them."""
     columns = max(2, columns or math.ceil(math.sqrt(len(tiles))))
     font = ImageFont.load_default(size=_TEXT)
     below = _LINE * max(map(len, captions), default=0)

@@ -97,15 +97,8 @@ class FetchedPicture(bytes):
 
 
 def fetched(source: str | Path | bytes, *, stopped: threading.Event | None = None) -> Path | bytes:
-    """A file, or its bytes; of an address what lies there.
-
-    Args:
-        source: a path, an address as text, or bytes.
-        stopped: a server is not waited for once it is set.
-
-    Raises:
-        ImageError: what lies there cannot be had, or is more than `MAX_PIPED_BYTES`.
-    """
+    """A file, or its bytes; of an address what lies there, for which a server is not waited once
+    `stopped` is set. ImageError where that cannot be had, or is more than `MAX_PIPED_BYTES`."""
     if not isinstance(source, str):
         return source
     if not is_address(source):

@@ -20,13 +20,8 @@ _LONGEST_NAME = 60
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture to look at.
-
-    Attributes:
-        path: its file.
-        relative: its path below the folder that was named, or its own name; never leads upwards.
-        url: its address, where it has one instead of a file.
-    """
+    """A picture to look at: its file, its path below the folder that was named, or its own name,
+    which never leads upwards, and its address, where it has one instead of a file."""
 
     path: Path
     relative: Path

@@ -34,14 +34,9 @@ def unfold_checkpoint(
     convs: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
     scores: ScoreCalibration | None = None,
 ) -> Checkpoint:
-    """The checkpoint of a network whose normalisations were folded.
-
-    Args:
-        spec: the network.
-        labels: its classes.
-        convs: weight and bias of each convolution, by the name of its layer.
-        scores: the calibration that the biases hold, if any: taken out and kept beside them.
-    """
+    """The checkpoint of a network whose normalisations were folded, from weight and bias of each
+    convolution, by the name of its layer. The calibration that the biases hold, if any, is taken
+    out and kept beside them."""
     weights: Arrays = {}
     for name, (weight, bias) in convs.items():
         conv, norm = _parameters(name, spec)

@@ -25,14 +25,8 @@ NORMALISED = {"backbone_statistics": BACKBONE, "head_statistics": "extras."}
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """First weights; at most one of `backbone` and `detector` is there.
-
-    Attributes:
-        source: where they come from, for messages.
-        backbone: an ImageNet backbone, or a detector's.
-        detector: a whole detector.
-        backbone_spec: of the detector whose backbone it is.
-    """
+    """First weights from a source: a whole detector, or an ImageNet backbone or a detector's, whose
+    spec is known then, or neither."""
 
     source: str = ""
     backbone: Arrays | None = None

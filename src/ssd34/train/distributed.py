@@ -116,11 +116,8 @@ def join_processes(
     device: torch.device, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Ranks]:
     """The processes that torchrun has started, as its variables ``RANK``, ``WORLD_SIZE`` and those
-    of the meeting point say; alone where it has not.
-
-    Raises:
-        TrainingError: another process died, or did not answer for torch's time (half an hour).
-    """
+    of the meeting point say; alone where it has not. TrainingError where another process died, or
+    did not answer for torch's time (half an hour)."""
     count = int(environment.get("WORLD_SIZE", "1"))
     if count == 1 or "RANK" not in environment:
         yield ALONE
@@ -150,11 +147,7 @@ def join_processes(
 def choose_local_device(
     device: torch.device, environment: Mapping[str, str] = os.environ
 ) -> torch.device:
-    """This process's own device.
-
-    Raises:
-        OptionError: there are more processes than CUDA devices.
-    """
+    """This process's own device; OptionError where there are more processes than CUDA devices."""
     if device.type != "cuda" or "LOCAL_RANK" not in environment:
         return device
     index, there = int(environment["LOCAL_RANK"]), torch.cuda.device_count()

@@ -52,20 +52,17 @@ def train(
     listener: TrainListener | None = None,
     ranks: Ranks = ALONE,
 ) -> TrainingOutcome:
-    """Train a network in place; evaluate and save after each epoch, or every so many.
+    """Train a network with the classes `labels` in place; evaluate and save after each epoch, or
+    every so many.
 
     Args:
-        network: the start, with the classes `labels`.
-        sources: what to learn from.
-        validation: what to measure on.
         output: an existing folder for ``last.safetensors``, ``best.safetensors`` and
             ``history.jsonl``.
         resume: continue from ``last.safetensors``. With a length in epochs the result is the same
             as without the interruption; with minutes the clock decides.
         device: to train on; None: the CPU.
         notes: kept in the checkpoints, such as where the first weights came from.
-        listener: hears of progress; its ``stop`` ends the run after a step or within an
-            evaluation, resumable.
+        listener: its ``stop`` ends the run after a step or within an evaluation, resumable.
         ranks: the processes that train together; each calls this with the same arguments.
 
     Raises:

@@ -39,8 +39,7 @@ def compute_loss(
     positives counts 0. The result is the mean over the batch.
 
     Args:
-        loc: (N, 4, A) predicted offsets.
-        conf: (N, classes + 1, A) predicted logits.
+        loc, conf: (N, 4, A) predicted offsets, (N, classes + 1, A) logits.
         offsets: (N, A, 4) the matched boxes' encoded offsets.
         labels: (N, A) int64: class, 0 background, -1 learns nothing.
         labelled: (N, classes + 1) bool: classes that the picture's data set labels. The others

@@ -168,19 +168,13 @@ class TrainOptions:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainOptions:
         """The inverse of `dataclasses.asdict`; what older versions did not write gets its default.
-
-        Raises:
-            OptionError: a value is unknown or not allowed.
-        """
+        OptionError where a value is unknown or not allowed."""
         return read_fields(cls, drop_removed(values))
 
 
 def drop_removed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that are gone since.
-
-    Raises:
-        OptionError: one of them is not as it always is now.
-    """
+    """Settings without those that are gone since; OptionError where one of them is not as it always
+    is now."""
     for key, only in REMOVED.items():
         if values.get(key, only) != only:
             raise OptionError(
@@ -230,11 +224,7 @@ _WORDS = {
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """``key=value`` as it is written on a command line.
-
-    Raises:
-        OptionError: no such setting, or a value that it does not take.
-    """
+    """``key=value`` as it is written on a command line; OptionError as `check_setting`."""
     key, separator, value = text.partition("=")
     key = rename_trunk(key.strip())
     if not separator:
@@ -243,11 +233,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def check_setting(key: str, value: Any) -> Any:
-    """A value that is already typed, as JSON and click give it.
-
-    Raises:
-        OptionError: no such setting, or a value that it does not take.
-    """
+    """A value that is already typed, as JSON and click give it; OptionError where there is no such
+    setting, or it does not take the value."""
     return check(key, value, _kind(key))
 
 

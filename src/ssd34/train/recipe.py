@@ -35,13 +35,8 @@ USUAL_SMALL_SHARE = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Settings under a name.
-
-    Attributes:
-        name: what ``--recipe`` takes.
-        about: where the values come from, in a line.
-        settings: name to value; names as in `SETTINGS`.
-    """
+    """Settings, by the names of `SETTINGS`, under the name that ``--recipe`` takes, and where the
+    values come from, in a line."""
 
     name: str
     about: str
@@ -137,15 +132,9 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SettledRecipe:
-    """A recipe in which everything is settled.
-
-    Attributes:
-        recipe: its name.
-        changed: what the user set otherwise.
-        settings: every setting's value.
-        settled: what the recipe left open, as it did: ``"auto"`` or None.
-        options: the settings as the loop takes them.
-    """
+    """A recipe, by its name, in which everything is settled: what the user set otherwise; every
+    setting's value; what the recipe left open, as it did, ``"auto"`` or None; the settings as the
+    loop takes them."""
 
     recipe: str
     changed: Settings
@@ -155,22 +144,12 @@ class SettledRecipe:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form, which `read_recipe` takes."""
-        return {
-            "recipe": self.recipe,
-            "changed": dict(self.changed),
-            "settings": dict(self.settings),
-            "settled": dict(self.settled),
-        }
+        return {key: value for key, value in vars(self).items() if key != "options"}
 
 
 def read_recipe(name: str) -> Recipe:
-    """A recipe by its name, or from a ``recipe.json`` that a run has written.
-
-    What was decided for that run is decided again for the next one.
-
-    Raises:
-        OptionError: neither; or the file is not such a recipe.
-    """
+    """A recipe by its name, or from a ``recipe.json`` that a run has written, in which what was
+    decided for that run is open again; OptionError where it is neither."""
     if name in RECIPES:
         return RECIPES[name]
     path = Path(name)
@@ -198,7 +177,7 @@ def settle_recipe(
     bf16: bool,
     folded: Sequence[str] = (),
 ) -> SettledRecipe:
-    """Settle a recipe.
+    """Settle a recipe; OptionError for settings that do not go together.
 
     Args:
         recipe: where the values come from.
@@ -207,9 +186,6 @@ def settle_recipe(
         bf16: whether the processor computes in bf16.
         folded: settings of batch norm that the start has folded into its convolutions: it has no
             statistics to train with any more.
-
-    Raises:
-        OptionError: settings that do not go together.
     """
     given = dict(changed)
     if given.get("minutes") is not None and "epochs" not in given:

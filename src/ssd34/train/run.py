@@ -162,12 +162,8 @@ class TrainingRun:
         ).save(self.output / name)
 
     def restore(self) -> None:
-        """Continue from the last checkpoint, of which network and options are.
-
-        Raises:
-            TrainingError: the run was of other data.
-            CheckpointError: there is none.
-        """
+        """Continue from the last checkpoint, of which network and options are; CheckpointError
+        where there is none, TrainingError where the run was of other data."""
         path = self.output / LAST
         checkpoint = read_checkpoint(path, training=True)
         state = checkpoint.state
@@ -228,11 +224,8 @@ _STATE = ("step", "evaluated", "elapsed", "best_ap", "batches_per_epoch", "optio
 
 
 def read_run_to_resume(path: Path) -> Checkpoint:
-    """A run's last checkpoint, without the arrays that only training needs.
-
-    Raises:
-        CheckpointError: training did not write it.
-    """
+    """A run's last checkpoint, without the arrays that only training needs; CheckpointError where
+    training did not write it."""
     checkpoint = read_checkpoint(path)
     if not set(_STATE) <= set(checkpoint.state):
         raise CheckpointError(_not_resumable(path))

@@ -26,13 +26,8 @@ from ssd34.train.options import TrainOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What a step did.
-
-    Attributes:
-        pictures: how many it learned from, over all processes.
-        loss, box_loss, class_loss: means over them.
-        gradient_norm: before it was limited.
-    """
+    """What a step did: how many pictures it learned from, over all processes, the means of their
+    losses, and the gradient's norm before it was limited."""
 
     pictures: int
     loss: float
@@ -55,16 +50,11 @@ def train_step(
     device: torch.device,
     ranks: Ranks = ALONE,
 ) -> Step | None:
-    """One step on one batch, in parts if the options say so.
+    """One step on one batch, in parts if the options say so; None where the batch has no picture to
+    learn from, TrainingError where the memory does not hold it.
 
-    The gradient is that of the mean over all pictures of all parts and processes.
-
-    Returns:
-        None where the batch has no picture to learn from. Where the loss or its gradient is not
-        finite the weights are left as they were.
-
-    Raises:
-        TrainingError: the memory does not hold the batch.
+    The gradient is that of the mean over all pictures of all parts and processes. Where the loss or
+    its gradient is not finite the weights are left as they were.
     """
     parts = batch.parts(options.accumulate)
     counts = ranks.total([len(part.images) for part in parts])
@@ -181,11 +171,8 @@ def set_training(network: SSD, options: TrainOptions, *, frozen: bool) -> None:
 
 
 class AveragedWeights:
-    """Exponential moving average of a network's parameters and statistics.
-
-    Attributes:
-        network: the averaged network, in evaluation mode.
-    """
+    """Exponential moving average of a network's parameters and statistics: `network`, in evaluation
+    mode."""
 
     def __init__(self, network: SSD, *, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
@@ -222,14 +209,8 @@ has about 20."""
 
 @dataclass
 class LossWatch:
-    """Compares the running mean of the loss with the lowest that it was.
-
-    Attributes:
-        steps: losses taken in, also before a resume.
-        last: the last of them.
-        mean: their running mean.
-        lowest: the lowest that it was.
-    """
+    """Compares the running mean of the loss with the lowest that it was: how many losses were taken
+    in, also before a resume, the last of them, their running mean, and the lowest that it was."""
 
     steps: int = 0
     last: float = 0.0

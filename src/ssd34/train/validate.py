@@ -65,26 +65,14 @@ def evaluate_network(
     stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ALONE,
 ) -> CocoMetrics | None:
-    """COCO metrics of a torch network under a policy. Unreadable pictures count as empty.
+    """COCO metrics of a torch network, left in evaluation mode, under a policy; None in processes
+    other than the first. Unreadable pictures count as empty.
 
     Args:
-        network: what is measured; left in evaluation mode.
-        labels: its classes.
-        dataset: pictures and boxes.
-        device: where the network is.
-        precision: ``"bf16"`` or ``"fp32"``.
-        policy: how detections are picked.
-        batch_size: pictures at once.
         progress: called with the pictures done and all there are.
         problem: called, in every process, for each picture that any of them could not read.
-        stop: asked after each picture; where it says so in any process, all stop.
+        stop: asked after each picture; where it says so in any process, all stop with StoppedError.
         ranks: the processes; each detects in its share of the pictures.
-
-    Returns:
-        The metrics, in the first process; None in the others.
-
-    Raises:
-        StoppedError: before all pictures were measured.
     """
     stages = stage_network(network, device=device, precision=precision, policy=policy)
     share = dataclasses.replace(dataset, samples=dataset.samples[ranks.rank :: ranks.count])

@@ -186,12 +186,9 @@ FOREIGN = (".pth", ".pt", ".pytorch")
 
 
 def find_float_file(model: str) -> Path:
-    """The file of a checkpoint, an ONNX file or a model's name. It is not opened.
-
-    Raises:
-        ModelError: no file and no known name; a checkpoint that is missing is told by its reader.
-        OptionError: a file of torch's, which has to be converted first.
-    """
+    """The file of a checkpoint, an ONNX file or a model's name. It is not opened, and its reader
+    tells of a checkpoint that is missing. ModelError where it is neither a file nor a known name,
+    OptionError for a file of torch's, which has to be converted first."""
     if is_named_checkpoint(Path(model)):
         return Path(model)
     path = model_path(model)

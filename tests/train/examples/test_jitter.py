@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from ssd34.train.examples.augment import BLOCK, Change, apply_changes, draw_changes, turn_hue
+from ssd34.train.examples.augment import BLOCK, apply_changes, draw_changes, turn_hue
 from tests.conftest import EXAMPLES
 
 AMOUNTS = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.05}
@@ -25,7 +25,7 @@ def picture(side=90):
 )
 @pytest.mark.parametrize("drawn", [-1.0, -0.5, -0.013, 0.0, 0.125, 0.5, 1.0])
 def test_three_of_them_are_pillows_enhancers_bit_for_bit(kind, enhancer, drawn):
-    ours = apply_changes(picture(), (Change(kind, drawn),))
+    ours = apply_changes(picture(), ((kind, drawn),))
     theirs = enhancer(picture()).enhance(1 + drawn)
     assert np.array_equal(np.asarray(ours), np.asarray(theirs))
 
@@ -50,7 +50,7 @@ def test_hue_is_turned_as_colorsys_turns_it(share):
 def test_a_picture_of_several_blocks_is_turned_everywhere():
     side = int(BLOCK**0.5) + 40
     image = picture(side)
-    ours = np.asarray(apply_changes(image, (Change("hue", 0.04),)))
+    ours = np.asarray(apply_changes(image, (("hue", 0.04),)))
     expected = turn_hue(np.asarray(image).reshape(-1, 3).T, 0.04)
     assert np.array_equal(ours, expected.T.reshape(side, side, 3))
 

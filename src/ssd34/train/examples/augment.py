@@ -99,18 +99,11 @@ def draw_variation(
     ignored: NDArray[np.bool_] | None = None,
     labels: NDArray[np.int64] | None = None,
 ) -> Variation:
-    """A random variation of a picture, width x height pixels, and its boxes.
+    """A random variation of a picture, width x height pixels, and its boxes (N, 4) float32 xyxy in
+    pixels, to a square of `size` pixels.
 
-    Args:
-        width: of the picture.
-        height: of the picture.
-        boxes: (N, 4) float32 xyxy in pixels.
-        size: side of the result, pixels.
-        options: how much to vary.
-        rng: the only source of randomness.
-        ignored: (N,) bool: boxes that crops need not respect; they are kept as far as they are
-            seen, wherever their centre is.
-        labels: (N,) the boxes' classes, for the choice of what to zoom in on.
+    Crops need not respect boxes that are `ignored`, (N,) bool; these are kept as far as they are
+    seen, wherever their centre is. What to zoom in on is chosen by the boxes' classes, (N,).
     """
     window = np.array([0, 0, width, height], np.float64)
     if rng.random() < options.expand:
@@ -244,20 +237,15 @@ BLOCK = 32768
 time."""
 
 
-class Change(NamedTuple):
-    """One change: its name, and how much it was drawn to be, -amount..amount."""
-
-    kind: str
-    drawn: float
+Change = tuple[str, float]
+"""One change: its name, and how much it was drawn to be, -amount..amount."""
 
 
 def draw_changes(amounts: dict[str, float], rng: Generator) -> tuple[Change, ...]:
     """Changes in random order, each drawn from +- its amount; those of amount 0 are left out."""
     kinds = list(amounts)
     order = [kinds[index] for index in rng.permutation(len(kinds))]
-    return tuple(
-        Change(kind, rng.uniform(-amounts[kind], amounts[kind])) for kind in order if amounts[kind]
-    )
+    return tuple((k, rng.uniform(-amounts[k], amounts[k])) for k in order if amounts[k])
 
 
 def apply_changes(picture: Image.Image, changes: tuple[Change, ...]) -> Image.Image:
@@ -297,17 +285,11 @@ def _turned(picture: Image.Image, drawn: float) -> Image.Image:
 
 
 def turn_hue(channels: NDArray[np.uint8], share: float) -> NDArray[np.int16]:
-    """Colours with their hue turned by a share of the circle, in HSV.
+    """Red, green and blue (3, N) uint8 with their hue turned by a share, -1..1, of the circle, in
+    HSV: the nearest whole numbers, 0..255.
 
     Value and chroma stay, and the channel in between moves along until it meets one of them; what
     is left of the turn moves the next channel. Whole thirds of the circle exchange the channels.
-
-    Args:
-        channels: (3, N) uint8: red, green, blue.
-        share: -1..1.
-
-    Returns:
-        (3, N), 0..255, the nearest whole numbers.
     """
     thirds = round(3 * share)
     rest = 6 * share - 2 * thirds

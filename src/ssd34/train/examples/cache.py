@@ -61,10 +61,7 @@ class PictureCache:
     def __init__(self, pictures: int, limit: int, *, file: int | None = None) -> None:
         """For so many pictures, asked for by number, and `limit` bytes of pixels, taken as they are
         filled; in the memory of another process's cache of the same size, or in its own.
-
-        Raises:
-            OptionError: more than the system gives.
-        """
+        OptionError where that is more than the system gives."""
         self.pictures, self.limit = pictures, limit
         if limit == 0:
             return

@@ -53,10 +53,8 @@ def make_training_sets(
     `target`; `balance` as in `weigh_pictures`.
 
     Classes that no data set labels are taught as background everywhere: left out of every loss
-    they would keep their first, meaningless scores.
-
-    Raises:
-        DatasetError: the network lacks a class, or a set has no picture with a box to learn.
+    they would keep their first, meaningless scores. DatasetError where the network lacks a class,
+    or a set has no picture with a box to learn.
     """
     sources = [_training_set(dataset, weight, target, balance) for dataset, weight in datasets]
     taught = np.any([source.labelled for source in sources], axis=0)
@@ -109,16 +107,9 @@ class Unreadable(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A varied picture and what it teaches.
-
-    Attributes:
-        image: (S, S, 3) uint8 RGB.
-        boxes: (N, 4) float32 xyxy, fractions of the picture: the objects.
-        labels: (N,) int64, the network's.
-        ignored_boxes: (M, 4) float32 xyxy, crowds and difficult objects.
-        matches: what each default box learns.
-        scores: (N,) float32, of the objects; None: there are none.
-    """
+    """A varied picture (S, S, 3) uint8 RGB and what it teaches: objects, boxes (N, 4) float32 xyxy
+    in fractions of the picture, labels (N,) int64, the network's, and scores (N,) float32, if there
+    are some; crowds and difficult objects (M, 4); what each default box learns."""
 
     image: NDArray[np.uint8]
     boxes: NDArray[np.float32]
@@ -189,23 +180,20 @@ class Examples(TorchDataset[Any]):
             )
         except ImageError as error:
             return Unreadable(Problem.of(sample, error), draw.size)
-        ignored, crowd = sample.ignored[variation.kept], sample.crowd[variation.kept]
-        boxes = variation.boxes[~ignored]
+        seen = sample.of(variation.kept)
+        ignored, taught = seen.ignored, seen.of(~seen.ignored)
+        boxes, labels = variation.boxes[~ignored], source.labels[taught.labels]
         adaptive = self.options.matcher == "atss"
-        labels = source.labels[sample.labels[variation.kept]][~ignored]
         matches = match(
             boxes,
             labels,
             default_boxes_cxcywh=self.default_boxes(draw.size),
-            ignored_boxes=variation.boxes[ignored & ~crowd],
-            crowd_boxes=variation.boxes[crowd],
+            ignored_boxes=variation.boxes[ignored & ~seen.crowd],
+            crowd_boxes=variation.boxes[seen.crowd],
             levels=list_levels(self.spec.at_size(draw.size)) if adaptive else None,
         )
         image = apply_variation(picture, variation, factor=factor)
-        scores = sample.scores
-        if scores is not None:
-            scores = scores[variation.kept][~ignored]
-        return Made(image, boxes, labels, variation.boxes[ignored], matches, scores)
+        return Made(image, boxes, labels, variation.boxes[ignored], matches, taught.scores)
 
     def __getitem__(self, draw: Draw) -> tuple[NDArray[Any], ...] | Unreadable:
         made = self.make(draw)

@@ -139,15 +139,8 @@ class Loader:
         pinned: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
-        """
-        Args:
-            sources: where pictures come from.
-            spec: the network.
-            options: of the run.
-            size_now: input size of a global step.
-            pinned: copy batches to memory that a GPU can read directly.
-            ranks: the processes; each gets its share of every batch.
-        """
+        """`size_now`: the input size of a global step; `pinned`: copy batches to memory that a GPU
+        can read directly; each of the processes gets its share of every batch."""
         self.sources = tuple(sources)
         self.ranks = ranks
         cached = limit_cache(sources, options.cache_mb, here=ranks.here)

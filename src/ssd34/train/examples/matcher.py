@@ -73,16 +73,13 @@ def match(
     overlaps most of those that it is a candidate of; an object that is left without one claims
     as above.
 
-    Args:
-        boxes: (N, 4) float32 xyxy, fractions of the picture.
-        labels: (N,) int64, 1..classes.
-        default_boxes_cxcywh: (A, 4) float32.
-        ignored_boxes: (M, 4) float32 xyxy, single objects that do not count. A default box that
-            has no object and overlaps one of these by more than 0.5 learns nothing.
-        crowd_boxes: (K, 4) float32 xyxy, groups of objects. A default box that has no object and
-            of whose area one of these covers more than half learns nothing, as COCO's metric
-            compares a detection with a crowd: its IoU with a large one is small wherever it lies.
-        levels: the default boxes' levels, for ATSS; None: the published rule.
+    A default box without an object learns nothing where it overlaps one of the `ignored_boxes`,
+    single objects that do not count, by more than 0.5, or where one of the `crowd_boxes`, groups of
+    objects, covers more than half of its area: so COCO's metric compares a detection with a crowd,
+    as its IoU with a large one is small wherever it lies.
+
+    Boxes (N, 4), (M, 4) and (K, 4) are float32 xyxy in fractions of the picture, labels (N,) int64,
+    1..classes, default boxes (A, 4) float32.
     """
     target_labels = np.zeros(len(default_boxes_cxcywh), np.int64)
     targets = default_boxes_cxcywh.copy()

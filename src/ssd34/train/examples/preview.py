@@ -58,15 +58,9 @@ class SizeRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What a look at the data shows.
-
-    Attributes:
-        sheet: some pictures with their boxes.
-        pictures: over how many objects were counted; one that is drawn again counts again.
-        sides: the smallest and the largest input size, in pixels.
-        rows: the counts by size.
-        problems: pictures that could not be read.
-    """
+    """What a look at the data shows: a sheet of some pictures with their boxes; over how many
+    pictures objects were counted, one that is drawn again counting again; the smallest and the
+    largest input size, in pixels; the counts by size; pictures that could not be read."""
 
     sheet: Image.Image
     pictures: int
@@ -82,11 +76,7 @@ class Preview:
 
 def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
     """Make the first pictures that training would make, and look at them; up to `shown` of them are
-    on the sheet.
-
-    Raises:
-        TrainingError: no picture can be read.
-    """
+    on the sheet. TrainingError where no picture can be read."""
     sizes: list[NDArray[np.float64]] = []
     forced: list[NDArray[np.bool_]] = []
     learners: list[NDArray[np.float64]] = []
