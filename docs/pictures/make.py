@@ -68,19 +68,17 @@ def draw_levels() -> None:
     boxes = xyxy_from_cxcywh(default_boxes_cxcywh(SPEC))
     centres = default_boxes_cxcywh(SPEC)[:, :2]
     panels, start = [], 0
-    for number, level in enumerate(list_levels(SPEC)):
+    for number, (side, count) in enumerate(list_levels(SPEC)):
         picture = panel("chelsea")
         canvas = ImageDraw.Draw(picture)
-        for x, y in centres[start : start + level.side**2] * SIDE:
+        for x, y in centres[start : start + side**2] * SIDE:
             canvas.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=BLUE)
-        middle = level.side // 2 * level.side + level.side // 2
-        for shape in range(level.boxes_per_cell):
-            outline(canvas, boxes[start + shape * level.side**2 + middle], ORANGE, 2)
-        title = (
-            f"{number + 1}: {level.side} x {level.side} cells, {level.boxes_per_cell} boxes each"
-        )
+        middle = side // 2 * side + side // 2
+        for shape in range(count):
+            outline(canvas, boxes[start + shape * side**2 + middle], ORANGE, 2)
+        title = f"{number + 1}: {side} x {side} cells, {count} boxes each"
         panels.append((title, picture))
-        start += level.side**2 * level.boxes_per_cell
+        start += side**2 * count
     side_by_side(panels, 3, HERE / "default-boxes.jpg")
 
 

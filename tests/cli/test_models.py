@@ -30,7 +30,7 @@ def small(mirror, monkeypatch):
         "small.tar.gz", SIZE, SHA256, (mirror.serve(whole(), name="small.tar.gz"),)
     )
     entry = PublishedModel(
-        name="small", model=model, test_data=test_data, opset=12, precision="float32",
+        name="small", model=model, test_data=test_data, opset=12,
         published_map=0.5,
     )  # fmt: skip
     monkeypatch.setitem(PUBLISHED, "small", entry)
@@ -146,9 +146,7 @@ def test_what_is_not_there_is_not_fetched(main, mirror, arguments, facts):
 def test_detect_takes_a_published_name(main, monkeypatch, tiny_model, home, tmp_path):
     """As every command does where a model is asked for."""
     file = PublishedFile("tiny.onnx", tiny_model.stat().st_size, "0" * 64, ())
-    entry = PublishedModel(
-        name="tiny", model=file, test_data=None, opset=12, precision="float32", published_map=0.5
-    )
+    entry = PublishedModel(name="tiny", model=file, test_data=None, opset=12, published_map=0.5)
     monkeypatch.setitem(PUBLISHED, "tiny", entry)
     Image.new("RGB", (70, 50)).save(tmp_path / "x.png")
     command = ("detect", tmp_path / "x.png", "--model", "tiny")

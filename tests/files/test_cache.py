@@ -107,9 +107,7 @@ def test_a_model_that_is_not_there(models):
 
 def test_a_published_name_stands_for_its_file(models, monkeypatch, tiny_model):
     file = PublishedFile("tiny.onnx", tiny_model.stat().st_size, "0" * 64, ())
-    entry = PublishedModel(
-        name="tiny", model=file, test_data=None, opset=12, precision="float32", published_map=0.5
-    )
+    entry = PublishedModel(name="tiny", model=file, test_data=None, opset=12, published_map=0.5)
     monkeypatch.setitem(PUBLISHED, "tiny", entry)
     shutil.copy(tiny_model, models / "tiny.onnx")
     assert model_path("tiny") == models / "tiny.onnx"

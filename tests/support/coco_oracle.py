@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,22 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ssd34.datasets.coco import read_coco
-from ssd34.datasets.dataset import ImageStore
+from ssd34.datasets.contents import Contents
+from ssd34.files.tree import FolderFiles
 from tests.conftest import COCO_NUMBERS as NAMES
 from tests.support.datasets import coco_box, coco_image
 
 CATEGORIES = [{"id": 11, "name": "cross"}, {"id": 3, "name": "square"}, {"id": 7, "name": "disc"}]
 
 
-class AllThere(ImageStore):
+class AllThere(FolderFiles):
     """Pictures that nobody looks at."""
 
-    def exists(self, file_name):
-        return bool(file_name)
+    def exists(self, name):
+        return bool(name)
 
-    def read_bytes(self, file_name):
-        raise AssertionError(file_name)
+    def path(self, name):
+        raise AssertionError(name)
 
 
 def quarter_pixels(values):
@@ -142,7 +144,7 @@ def oracle(values, results):
 
 
 def data_of(values):
-    dataset = read_coco(copy.deepcopy(values), AllThere(), "set")
+    dataset = read_coco(copy.deepcopy(values), Contents(AllThere(Path())), "set")
     assert dataset.problems == ()
     return dataset
 

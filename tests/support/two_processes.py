@@ -64,7 +64,7 @@ def learn(folder):
         group = weakref.ref(dist.group.WORLD)
         values = torch.ones(3)
         ranks.add(values)
-        print(values.tolist(), ranks.gather_values([]), ranks.gather_values(["é"] * ranks.rank))
+        print(values.tolist(), ranks.gather(["é"] * ranks.rank))
         training.run(
             folder / "run",
             folder / "train",

@@ -181,7 +181,7 @@ def test_pictures_that_any_process_could_not_read_are_told_once(together, shapes
             (tmp_path / part / "images" / sample.file_name).write_text("no picture")
             expected.append(sample.file_name)
     first, second = together(two_processes.learn, tmp_path)
-    shared = "[2.0, 2.0, 2.0] [] ['é']"
+    shared = "[2.0, 2.0, 2.0] [[], ['é']]"
     records = read_history(tmp_path / "run" / "history.jsonl")
     told = [record["where"] for record in records if record["event"] == "problem"]
     assert sorted(told) == sorted(expected)

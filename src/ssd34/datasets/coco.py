@@ -23,7 +23,7 @@ from typing import Any
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.builder import LARGEST_SIDE, Findings, SampleBuilder, parse_whole, read_size
 from ssd34.datasets.contents import Contents, locate, split_of
-from ssd34.datasets.dataset import WHOLE, Dataset, ImageStore, Kind, Layout, Sample
+from ssd34.datasets.dataset import WHOLE, Dataset, Kind, Layout, Sample
 from ssd34.datasets.foreign import form_of_json
 from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.files.tree import Files, FolderFiles, read_annotations
@@ -129,8 +129,8 @@ def read_coco_file(contents: Contents, file: str, name: str) -> Dataset:
     missing = [n for n in some if not (store.exists(n) or store.is_lost_link(n))]
     outside = any(contents.find(n) and not within.find(n) for n in missing)
     if place in linked or not outside:
-        return read_coco(values, store, name, contents=within)
-    return read_coco(values, files, name, contents=contents, place=place if holding else "")
+        return read_coco(values, within, name)
+    return read_coco(values, contents, name, place=place if holding else "")
 
 
 def open_coco_file(file: Path, name: str, *, pictures: Path | None = None) -> Layout:
@@ -138,8 +138,7 @@ def open_coco_file(file: Path, name: str, *, pictures: Path | None = None) -> La
 
     def read(_: str) -> Dataset:
         values = _read_values(FolderFiles(file.parent), file.name, where=str(file))
-        store = FolderFiles(pictures or find_images(file, values))
-        return read_coco(values, store, name, contents=Contents(store))
+        return read_coco(values, Contents(FolderFiles(pictures or find_images(file, values))), name)
 
     return Layout("coco", name, (WHOLE,), read)
 
@@ -183,22 +182,14 @@ def _read_values(files: Files, file: str, *, where: str) -> dict[str, Any]:
     return values
 
 
-def read_coco(
-    values: dict[str, Any],
-    images: ImageStore,
-    name: str,
-    *,
-    contents: Contents | None = None,
-    place: str = "",
-) -> Dataset:
-    """A parsed COCO annotation file, whose pictures are in `images`, as a Dataset; broken pictures
-    and boxes are left out and listed in `Dataset.problems`. DatasetError where no class or no
-    usable picture is left.
+def read_coco(values: dict[str, Any], contents: Contents, name: str, *, place: str = "") -> Dataset:
+    """A parsed COCO annotation file as a Dataset; broken pictures and boxes are left out and listed
+    in `Dataset.problems`. DatasetError where no class or no usable picture is left.
 
-    `contents` is the same place, to look for pictures that are not where the file says, and for the
-    sizes of those for which it says none; None: neither. File names are relative to `place` in it.
+    Pictures are in `contents`, where those are looked for that are not where the file says, and the
+    sizes of those for which it says none. File names are relative to the folder `place` in it.
     """
-    found = Findings()
+    images, found = contents.files, Findings()
     annotation_ids: set[object] = set()
     labels = _labels(_usable_categories(values, found, name), name)
     by_image: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -211,14 +202,16 @@ def read_coco(
     samples: list[Sample] = []
     shared = _shared_ids(values["images"])
     seen: set[int] = set()
-    there = _locate(values, images, contents, place)
+    listed = (entry for entry in values["images"] if isinstance(entry, dict))
+    names = [str(entry["file_name"]) for entry in listed if "file_name" in entry]
+    there = {named: (file, exact) for named, file, exact in locate(names, contents, place)}
     moved: dict[str, str] = {}
     for entry in values["images"]:
         try:
             image_id, written = parse_whole(entry["id"]), str(entry["file_name"])
             file_name, exact = there[written]
-            if contents and not (entry.get("width") or entry.get("height")):
-                width, height = read_size(contents.files, file_name) if file_name else (1, 1)
+            if not (entry.get("width") or entry.get("height")):
+                width, height = read_size(images, file_name) if file_name else (1, 1)
             else:
                 width, height = parse_whole(entry["width"]), parse_whole(entry["height"])
         except ImageError as error:
@@ -241,7 +234,7 @@ def read_coco(
             reason = f"size {width!r:.20} x {height!r:.20}: expected 1 to {LARGEST_SIDE} pixels"
             found.leave_out(file_name, Kind.BROKEN_ENTRY, reason)
         elif not there[written][0]:
-            found.leave_out(file_name, Kind.MISSING, _why_missing(written, images, contents))
+            found.leave_out(file_name, Kind.MISSING, _why_missing(written, contents))
         else:
             builder = SampleBuilder(file_name, width=width, height=height, findings=found)
             _add_boxes(builder, by_image.get(image_id, []), labels, annotation_ids)
@@ -255,33 +248,21 @@ def read_coco(
         elif image_id not in seen:
             what = f"{len(lost)} annotations of image id {image_id}, which is not listed"
             found.leave_out(name, Kind.ORPHAN, what)
-    if not samples and isinstance(images, FolderFiles) and images.leads_out:
+    if not samples and images.leads_out:
         raise DatasetError(
-            f"{name}: {images.root} leads out of the data set's folder, which is not followed; "
+            f"{name}: {images} leads out of the data set's folder, which is not followed; "
             "give the annotations as FILE.json@FOLDER with the folder that it leads to"
         )
     found.assume_moved(name, moved, "picture", by="the file")
-    remedy = ""
-    if contents and found.lacks_pictures:
-        remedy = f"put the pictures below {images}, or give the file as FILE.json@FOLDER"
+    remedy = f"put the pictures below {images}, or give the file as FILE.json@FOLDER"
+    remedy = remedy if found.lacks_pictures else ""
     return found.dataset(name, labels, samples, images, of=len(values["images"]), remedy=remedy)
 
 
-def _locate(
-    values: dict[str, Any], images: ImageStore, contents: Contents | None, place: str
-) -> dict[str, tuple[str, bool]]:
-    """By file name where the picture is, "" where it is missing, and whether as written."""
-    entries = (entry for entry in values["images"] if isinstance(entry, dict))
-    names = [str(entry["file_name"]) for entry in entries if "file_name" in entry]
-    if contents is None:
-        return {name: (name if images.exists(name) else "", True) for name in names}
-    return {name: (there, exact) for name, there, exact in locate(names, contents, place)}
-
-
-def _why_missing(name: str, images: ImageStore, contents: Contents | None) -> str:
-    if isinstance(images, FolderFiles) and images.is_lost_link(name):
+def _why_missing(name: str, contents: Contents) -> str:
+    if contents.files.is_lost_link(name):
         return "the picture is a link that leads out of the folder or to nothing"
-    meant = contents.find(name) if contents and name else []
+    meant = contents.find(name) if name else []
     if len(meant) > 1:
         return f"the picture may be {meant[0]} or {meant[1]}; correct file_name"
     if meant:
@@ -388,18 +369,18 @@ def _add_boxes(
             annotation_ids.add(number)
 
 
-class _NoPictures(ImageStore):
+class _NoPictures(FolderFiles):
     """Pictures that are somewhere else and not needed."""
 
-    def exists(self, file_name: str) -> bool:
-        return bool(file_name)
+    def exists(self, name: str) -> bool:
+        return bool(name)
 
-    def read_bytes(self, file_name: str) -> bytes:
-        raise ImageError(f"{file_name}: only the annotations were opened")
+    def path(self, name: str) -> Path:
+        raise ImageError(f"{name}: only the annotations were opened")
 
 
 def read_annotations_alone(file: Path) -> Dataset:
     """A COCO annotation file whose pictures need not be there, for what only looks at boxes;
     DatasetError where it is none."""
     values = _read_values(FolderFiles(file.parent), file.name, where=str(file))
-    return read_coco(values, _NoPictures(), str(file))
+    return read_coco(values, Contents(_NoPictures(file.parent)), str(file))

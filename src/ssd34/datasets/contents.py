@@ -114,10 +114,11 @@ class Contents:
 
     def is_twin(self, picture: str) -> bool:
         """Whether another picture differs from one in its ending only."""
-        return len(self._stems.get(without_ending(picture), ())) > 1
+        return len(self.by_stem.get(without_ending(picture), ())) > 1
 
     @cached_property
-    def _stems(self) -> Mapping[str, list[str]]:
+    def by_stem(self) -> Mapping[str, list[str]]:
+        """The pictures of each path without ending."""
         return group_by(self.pictures, without_ending)
 
     @cached_property
@@ -125,7 +126,7 @@ class Contents:
         return group_by(self.names, lambda name: posixpath.basename(name).lower())
 
     @cached_property
-    def _by_stem(self) -> Mapping[str, list[str]]:
+    def _by_name(self) -> Mapping[str, list[str]]:
         return group_by(self.pictures, lambda n: without_ending(posixpath.basename(n)).lower())
 
     @cached_property
@@ -144,7 +145,7 @@ class Contents:
         split, and no link that leads out. `wanted`: whether a name can be what is looked for."""
         for text in dict.fromkeys((path, unquote(path))):
             parts = _foreign_parts(text)
-            same = self._by_base.get(parts[-1].lower()) or self._by_stem.get(parts[-1].lower(), [])
+            same = self._by_base.get(parts[-1].lower()) or self._by_name.get(parts[-1].lower(), [])
             exact = [name for name in same if posixpath.basename(name) == parts[-1]]
             fitting = [
                 name for name in exact or same

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from xml.etree.ElementTree import XML, Element, ParseError, TreeBuilder, XMLParser
@@ -77,9 +78,9 @@ def _annotations_in(contents: Contents) -> str | None:
     if folder is None:
         return None
     some = _xml_files(contents.files, folder, deep=True)[:_FEW]
-    voc = any(_is_voc(contents.files, file) for file in some)
-    other = any(_is_xml(contents.files, file) for file in some)
-    return folder if voc or (folder == ANNOTATIONS and not other) else None
+    roots = [root for file in some if (root := _root_of(contents.files, file)) is not None]
+    empty = folder == ANNOTATIONS and not roots
+    return folder if empty or any(map(_is_voc, roots)) else None
 
 
 def _devkit(contents: Contents, annotations: str) -> VocFound:
@@ -131,23 +132,20 @@ def _xml_files(files: Files, folder: str, *, deep: bool) -> list[str]:
 
 def _holds_voc(files: Files, folder: str, *, deep: bool = False) -> bool:
     some = _xml_files(files, folder, deep=deep)[:_FEW]
-    return any(_is_voc(files, file) for file in some)
+    return any(_is_voc(_root_of(files, file)) for file in some)
 
 
-def _is_voc(files: Files, file: str) -> bool:
+def _is_voc(root: Element | None) -> bool:
     """Whether a file has VOC's form; LabelMe's XML has the same root."""
-    try:
-        root = parse_annotation(files, file)
-    except DatasetError:
+    if root is None:
         return False
     return root.tag == "annotation" and not any(map(root.findall, _LABEL_ME))
 
 
-def _is_xml(files: Files, file: str) -> bool:
-    try:
-        return bool(parse_annotation(files, file).tag)
-    except DatasetError:
-        return False
+def _root_of(files: Files, file: str) -> Element | None:
+    with suppress(DatasetError):
+        return parse_annotation(files, file)
+    return None
 
 
 def parse_annotation(files: Files, name: str) -> Element:
@@ -192,10 +190,6 @@ class VocPlace:
         return group_by(self.xml_of, posixpath.basename)
 
     @cached_property
-    def _stems(self) -> Mapping[str, list[str]]:
-        return group_by(self.contents.pictures, without_ending)
-
-    @cached_property
     def _by_name(self) -> Mapping[str, list[str]]:
         return group_by(
             self.contents.pictures, lambda name: without_ending(posixpath.basename(name))
@@ -236,7 +230,7 @@ class VocPlace:
         """The picture that has the same path as an XML file, but for the ending; or ""."""
         for folder in self._folders:
             path = posixpath.join(folder, stem)
-            if found := self._stems.get(path):
+            if found := self.contents.by_stem.get(path):
                 return min(found, key=lambda name: (not name.endswith(suffix), name))
             if is_picture(stem) and self.files.exists(path):  # 1.jpg.xml
                 return path
@@ -244,11 +238,10 @@ class VocPlace:
 
     def _named_in(self, stem: str, file: str) -> str:
         """The picture that an XML file names, else the only one called as itself; or ""."""
-        try:
-            named = text_in(parse_annotation(self.files, file), "filename")
-        except DatasetError:
+        if (root := _root_of(self.files, file)) is None:
             return ""
-        same = self.contents.find(named) or self._by_name.get(posixpath.basename(stem), [])
+        named = self.contents.find(text_in(root, "filename"))
+        same = named or self._by_name.get(posixpath.basename(stem), [])
         found = best_fitting(parts_of(stem), same, without_ending)
         return found[0] if len(found) == 1 else ""
 

@@ -7,14 +7,12 @@ process would make with the whole batch.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -22,12 +20,13 @@ import torch.distributed as dist
 # an optimizer does, they would keep the group and its threads alive after its destruction; a thread
 # that then gives a tensor back while Python ends aborts the process.
 import torch.distributed.nn.functional
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssd34.errors import OptionError, TrainingError
 
 CPU = torch.device("cpu")
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -88,24 +87,13 @@ class Ranks:
                 dist.broadcast(whole, src=0)
                 value.copy_(whole)
 
-    def gather(self, rows: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """(N, K) float64 rows of every process, in their order; N may differ."""
+    def gather(self, value: Value) -> list[Value]:
+        """The value of every process, in their order."""
         if self.count == 1:
-            return [rows]
-        counts = self.total([len(rows) if rank == self.rank else 0 for rank in range(self.count)])
-        mine = torch.zeros(max(counts), rows.shape[1], dtype=torch.float64, device=self.device)
-        mine[: len(rows)] = torch.from_numpy(rows).to(self.device)
-        everyone = [torch.empty_like(mine) for _ in counts]
-        dist.all_gather(everyone, mine)
-        return [part[:count].cpu().numpy() for part, count in zip(everyone, counts, strict=True)]
-
-    def gather_values(self, values: Sequence[Any]) -> list[Any]:
-        """The JSON values of every process, in their order; cheap where nobody has one."""
-        if self.count == 1 or not self.any(len(values) > 0):
-            return list(values)
-        letters = np.frombuffer(json.dumps(list(values)).encode(), np.uint8)
-        parts = self.gather(letters.astype(np.float64)[:, None])
-        return [value for part in parts for value in json.loads(part.astype(np.uint8).tobytes())]
+            return [value]
+        everyone: list[Any] = [None] * self.count
+        dist.all_gather_object(everyone, value)
+        return everyone
 
 
 ALONE = Ranks()

@@ -9,7 +9,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ssd34.core.labels import LabelSet
@@ -220,7 +219,7 @@ def _check_alike(run: TrainingRun, ranks: Ranks) -> None:
         "--val": run.pictures["validation"]["fingerprint"],
         "the step of the checkpoint": run.step,
     }
-    first, *others = ranks.gather_values([mine])
+    first, *others = ranks.gather(mine)
     for rank, other in enumerate(others, 1):
         for key, value in first.items():
             if other[key] != value:
@@ -269,7 +268,7 @@ def _evaluate(
                 )
         except StoppedError:
             return
-        ap = float(ranks.gather(np.array([[metrics.ap if metrics else -1.0]]))[0][0, 0])
+        ap = ranks.gather(metrics.ap if metrics else -1.0)[0]
         run.evaluated = run.step
         best = ap > run.best_ap
         run.best_ap = max(ap, run.best_ap)

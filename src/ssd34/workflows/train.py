@@ -137,7 +137,7 @@ def _learn(
 
     folder, network, notes = job.folder, run.network, run.notes
     # Processes on different machines would not find quite the same steps.
-    [steps] = ranks.gather_values([run.steps])[:1]
+    steps = ranks.gather(run.steps)[0]
     if steps is not None:
         network = make_rounding_network(network, steps)
         notes = {**notes, NOTE_INT8_STEPS: steps}

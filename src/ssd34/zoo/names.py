@@ -8,6 +8,7 @@ import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
@@ -44,7 +45,6 @@ class PublishedModel:
         name: what the user says.
         test_data: the archive of the model with a tested input and its outputs, if there is one.
         opset: version of the ONNX operators.
-        precision: ``"float32"`` or ``"int8"``.
         form: of int8: ``"QOperator"`` or ``"QDQ"``; else empty.
         published_map: COCO box mAP that its publisher states.
         map_caveat: what is wrong with that number; empty where it is by pycocotools.
@@ -55,11 +55,15 @@ class PublishedModel:
     model: PublishedFile
     test_data: PublishedFile | None
     opset: int
-    precision: str
     form: str = ""
     published_map: float
     map_caveat: str = ""
     licence: str = "Apache-2.0"
+
+    @property
+    def precision(self) -> str:
+        """``"float32"`` or ``"int8"``."""
+        return "int8" if self.form else "float32"
 
 
 def _file(name: str, size: int, sha256: str, *, mirrors: tuple[str, ...] = _ZOO) -> PublishedFile:
@@ -67,25 +71,10 @@ def _file(name: str, size: int, sha256: str, *, mirrors: tuple[str, ...] = _ZOO)
 
 
 def _zoo_model(
-    name: str,
-    model: tuple[int, str],
-    test_data: tuple[int, str],
-    *,
-    opset: int,
-    form: str = "",
-    published_map: float,
-    map_caveat: str = SPARSE_IDS,
+    name: str, model: tuple[int, str], test_data: tuple[int, str], **facts: Any
 ) -> PublishedModel:
-    return PublishedModel(
-        name=name,
-        model=_file(f"{name}.onnx", *model),
-        test_data=_file(f"{name}.tar.gz", *test_data),
-        opset=opset,
-        precision="int8" if form else "float32",
-        form=form,
-        published_map=published_map,
-        map_caveat=map_caveat,
-    )
+    files = _file(f"{name}.onnx", *model), _file(f"{name}.tar.gz", *test_data)
+    return PublishedModel(name=name, model=files[0], test_data=files[1], **facts)
 
 
 _MODELS = (
@@ -94,7 +83,6 @@ _MODELS = (
         (80363696, "80013dd940efc1462c616143b461ef35885bcc1706e0670b66623293b4b52c59"),
         (78515627, "5ff54f161d58e02bfc751d3264d58d484485785e71827cf2dd14620bf354c2d0"),
         opset=10,
-        map_caveat="",
         published_map=0.195,
     ),
     _zoo_model(
@@ -103,6 +91,7 @@ _MODELS = (
         (90592544, "43e57501da34abe0c01ea30902303bdb14f590f59c18fbb15ea3473810b0e86b"),
         opset=12,
         published_map=0.1898,
+        map_caveat=SPARSE_IDS,
     ),
     _zoo_model(
         "ssd-12-int8",
@@ -111,6 +100,7 @@ _MODELS = (
         opset=12,
         form="QOperator",
         published_map=0.1892,
+        map_caveat=SPARSE_IDS,
     ),
     _zoo_model(
         "ssd-12-qdq",
@@ -119,6 +109,7 @@ _MODELS = (
         opset=12,
         form="QDQ",
         published_map=0.1863,
+        map_caveat=SPARSE_IDS,
     ),
     # The inference benchmark's own file. Opset and mAP are those of the benchmark's list, the
     # licence that of its repository; the Zenodo record's own licence field could not be read.
@@ -132,7 +123,6 @@ _MODELS = (
         ),
         test_data=None,
         opset=8,
-        precision="float32",
         published_map=0.20,
     ),
 )
@@ -151,24 +141,14 @@ def find_published(name: str) -> PublishedModel:
     return PUBLISHED[name]
 
 
-_TORCHVISION = "https://download.pytorch.org/models/"
-
-
-def _backbone(name: str, size: int, sha256: str) -> PublishedFile:
-    return PublishedFile(f"{name}.pth", size, sha256, (f"{_TORCHVISION}{name}.pth",))
-
+_TORCHVISION = ("https://download.pytorch.org/models/",)
 
 IMAGENET_BACKBONES = {
-    "resnet34-b627a593": _backbone(
-        "resnet34-b627a593",
-        87319819,
-        "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
-    ),
-    "resnet18-f37072fd": _backbone(
-        "resnet18-f37072fd",
-        46830571,
-        "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
-    ),
+    f"{name}-{sha256[:8]}": _file(f"{name}-{sha256[:8]}.pth", size, sha256, mirrors=_TORCHVISION)
+    for name, size, sha256 in (
+        ("resnet34", 87319819, "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f"),
+        ("resnet18", 46830571, "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"),
+    )
 }
 """torchvision's files by the name that the user says, which begins with the backbone's. The
 benchmark started from ``resnet34-333f7ec4``, the same weights in torch's first format, which is not

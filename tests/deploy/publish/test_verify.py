@@ -559,8 +559,9 @@ def cached(small, tmp_path, monkeypatch):
         PublishedFile(path.name, path.stat().st_size, stated(path)[0], ())
         for path in (folder / "s.onnx", archive)
     ]
-    model = PublishedModel(name="s", model=files[0], test_data=files[1], opset=12,
-                           precision="float32", published_map=0.1)  # fmt: skip
+    model = PublishedModel(
+        name="s", model=files[0], test_data=files[1], opset=12, published_map=0.1
+    )
     monkeypatch.setitem(PUBLISHED, "s", model)
     return folder
 

@@ -347,8 +347,10 @@ def count_batches(sources: Sequence[TrainingSet], batch_size: int) -> int:
 
 def gather_problems(problems: Sequence[Problem], ranks: Ranks) -> list[Problem]:
     """The pictures that any of the processes could not read; each gives its own."""
-    met = ranks.gather_values([(problem.where, problem.reason) for problem in problems])
-    return [Problem(where, reason, Kind.UNREADABLE) for where, reason in met]
+    if not ranks.any(len(problems) > 0):
+        return []
+    met = (one for each in ranks.gather(problems) for one in each)
+    return [Problem(problem.where, problem.reason, Kind.UNREADABLE) for problem in met]
 
 
 def _start_worker(_: int) -> None:

@@ -27,17 +27,13 @@ IGNORED = -1
 """Label of a default box that learns nothing: neither an object nor background."""
 
 
-class FeatureLevel(NamedTuple):
-    """How many cells a feature map has along each side, and how many default boxes are at each."""
-
-    side: int
-    boxes_per_cell: int
+Levels = Sequence[tuple[int, int]]
+"""Of each feature map how many cells it has along each side, and default boxes at each."""
 
 
-def list_levels(spec: ModelSpec) -> tuple[FeatureLevel, ...]:
+def list_levels(spec: ModelSpec) -> Levels:
     """The levels of a network, in the default boxes' order."""
-    sides = zip(spec.feature_sizes, spec.boxes_per_cell, strict=True)
-    return tuple(FeatureLevel(side, count) for side, count in sides)
+    return list(zip(spec.feature_sizes, spec.boxes_per_cell, strict=True))
 
 
 class Matches(NamedTuple):
@@ -61,7 +57,7 @@ def match(
     default_boxes_cxcywh: NDArray[np.float32],
     ignored_boxes: NDArray[np.float32] | None = None,
     crowd_boxes: NDArray[np.float32] | None = None,
-    levels: Sequence[FeatureLevel] | None = None,
+    levels: Levels | None = None,
 ) -> Matches:
     """Give every default box its object.
 
@@ -120,9 +116,7 @@ def _by_threshold(
 
 
 def _by_candidates(
-    boxes: NDArray[np.float32],
-    default_boxes_cxcywh: NDArray[np.float32],
-    levels: Sequence[FeatureLevel],
+    boxes: NDArray[np.float32], default_boxes_cxcywh: NDArray[np.float32], levels: Levels
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The same by ATSS."""
     objects, chosen, iou = find_candidates(boxes, default_boxes_cxcywh, levels)
@@ -139,18 +133,14 @@ def _by_candidates(
 
 
 def find_candidates(
-    boxes: NDArray[np.float32],
-    default_boxes_cxcywh: NDArray[np.float32],
-    levels: Sequence[FeatureLevel],
+    boxes: NDArray[np.float32], default_boxes_cxcywh: NDArray[np.float32], levels: Levels
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """The default boxes that ATSS gives to each object. Source: Zhang et al., 2020.
+    """The default boxes that ATSS gives to each object (source: Zhang et al., 2020), as pairs that
+    overlap: objects (K,), default boxes (K,), their IoU (K,).
 
     Of each level those of the nine cells whose centres are nearest to the object's compete. They
     fit whose IoU is at least the competitors' mean plus their standard deviation, and whose
     centre lies in the object.
-
-    Returns:
-        Pairs that overlap: objects (K,), default boxes (K,), their IoU (K,).
     """
     near = _nearest(boxes, default_boxes_cxcywh, levels)
     competing = default_boxes_cxcywh[near]
@@ -170,27 +160,25 @@ def find_candidates(
 
 
 def _nearest(
-    boxes: NDArray[np.float32],
-    default_boxes_cxcywh: NDArray[np.float32],
-    levels: Sequence[FeatureLevel],
+    boxes: NDArray[np.float32], default_boxes_cxcywh: NDArray[np.float32], levels: Levels
 ) -> NDArray[np.int64]:
     """(N, K): the default boxes of each level's nine cells that are nearest to each object."""
     middle_x, middle_y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T
     numbers, start = [], 0
-    for level in levels:
+    for side, boxes_per_cell in levels:
         # A level's boxes are ordered by shape, then by row and column.
-        line = default_boxes_cxcywh[start : start + level.side, 0]
+        line = default_boxes_cxcywh[start : start + side, 0]
         columns, across = _around(middle_x, line)
         rows, down = _around(middle_y, line)
         distance = np.sqrt(across[:, None, :] ** 2 + down[:, :, None] ** 2)
-        cells = rows[:, :, None] * level.side + columns[:, None, :]
+        cells = rows[:, :, None] * side + columns[:, None, :]
         order = distance.reshape(len(boxes), -1).argsort(axis=1, kind="stable")
         nearest = np.take_along_axis(
             cells.reshape(len(boxes), -1), order[:, :NEAREST_CELLS], axis=1
         )
-        shapes = start + np.arange(level.boxes_per_cell) * level.side**2
+        shapes = start + np.arange(boxes_per_cell) * side**2
         numbers.append((shapes[:, None] + nearest[:, None, :]).reshape(len(boxes), -1))
-        start += level.side**2 * level.boxes_per_cell
+        start += side**2 * boxes_per_cell
     return np.concatenate(numbers, axis=1)
 
 
