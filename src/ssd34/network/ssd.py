@@ -139,9 +139,9 @@ class Heads(nn.Module):
     def forward(self, features: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) of one level to loc (N, 4, boxes) and conf (N, channels, boxes),
         ordered by box shape, row, column."""
-        loc, conf = self.loc[level](features), self.conf[level](features)
-        return loc.flatten(1).unflatten(1, (4, -1)), conf.flatten(1).unflatten(
-            1, (self.num_channels, -1)
+        return (
+            self.loc[level](features).flatten(1).unflatten(1, (4, -1)),
+            self.conf[level](features).flatten(1).unflatten(1, (self.num_channels, -1)),
         )
 
 

@@ -93,7 +93,8 @@ def convert(
         DatasetError: the splits cannot be in one data set of this format.
         MissingExtraError: the format needs a package that is not installed.
     """
-    if os.path.lexists(destination) and not _is_empty_folder(destination):
+    folder_there = destination.is_dir() and not destination.is_symlink()
+    if os.path.lexists(destination) and not (folder_there and not any(destination.iterdir())):
         raise OptionError(f"{destination}: exists already; choose a folder that does not")
     if not destination.absolute().parent.is_dir():
         raise OptionError(f"{destination.absolute().parent}: no such folder; create it first")
@@ -139,10 +140,6 @@ def convert(
 
 
 _WRITERS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
 UNDIVIDED = "train"
@@ -243,11 +240,8 @@ class Places:
 
 
 def _same_boxes(a: Sample, b: Sample) -> bool:
-    return (
-        np.array_equal(a.boxes, b.boxes)
-        and np.array_equal(a.labels, b.labels)
-        and np.array_equal(a.ignored, b.ignored)
-    )
+    columns = ((a.boxes, b.boxes), (a.labels, b.labels), (a.ignored, b.ignored))
+    return all(np.array_equal(one, other) for one, other in columns)
 
 
 def place(dataset: Dataset, sample: Sample, path: Path, *, link: bool) -> None:
@@ -255,19 +249,18 @@ def place(dataset: Dataset, sample: Sample, path: Path, *, link: bool) -> None:
     name, images = sample.file_name, dataset.images
     if PurePosixPath(name).suffix.lower() not in SUFFIXES:
         raise ImageError(f"{name}: has no ending of a picture; rename it")
-    data = b""
     if not link:
         data = images.read_bytes(name)
-        size = read_image_size(io.BytesIO(data), name)
-    elif isinstance(images, FolderFiles):
-        size = read_size(images, name)
-    else:
-        raise OptionError(f"{dataset.name}: pictures in a zip cannot be linked; leave --link out")
-    check_size(sample, width=size[0], height=size[1])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not isinstance(images, FolderFiles) or not link:
+        width, height = read_image_size(io.BytesIO(data), name)
+        check_size(sample, width=width, height=height)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return
+    if not isinstance(images, FolderFiles):
+        raise OptionError(f"{dataset.name}: pictures in a zip cannot be linked; leave --link out")
+    width, height = read_size(images, name)
+    check_size(sample, width=width, height=height)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.hardlink_to(images.path(name))
     except OSError as error:

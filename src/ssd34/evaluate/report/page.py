@@ -9,6 +9,7 @@ import io
 import json
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,10 +138,8 @@ def list_versions() -> dict[str, str]:
     """Python, this package and the libraries that have a part in the numbers."""
     found = {"Python": platform.python_version()}
     for name in _LIBRARIES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -216,10 +215,8 @@ class EvaluationReport:
     """What a report is made from.
 
     Attributes:
-        title: of the page.
         dataset: the ground truth; the pictures of the gallery are read from it.
-        results: what was scored.
-        score, provenance: what came out, and how.
+        results, score, provenance: what was scored, what came out, and how.
         classes: those with a precision-recall curve of their own; default: those with the most
             objects.
         pictures: how many of the best and of the worst are shown.

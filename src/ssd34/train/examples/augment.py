@@ -251,21 +251,16 @@ def draw_changes(amounts: dict[str, float], rng: Generator) -> tuple[Change, ...
 def apply_changes(picture: Image.Image, changes: tuple[Change, ...]) -> Image.Image:
     """A picture of mode RGB with its colours changed, one after the other."""
     for kind, drawn in changes:
-        picture = _CHANGES[kind](picture, drawn)
+        if kind == "brightness":
+            picture = _away_from(0, picture, 1 + drawn)
+        elif kind == "contrast":
+            mean = int(ImageStat.Stat(picture.convert("L")).mean[0] + 0.5)
+            picture = _away_from(mean, picture, 1 + drawn)
+        elif kind == "saturation":
+            picture = ImageEnhance.Color(picture).enhance(1 + drawn)
+        else:
+            picture = _turned(picture, drawn)
     return picture
-
-
-def _brighter(picture: Image.Image, drawn: float) -> Image.Image:
-    return _away_from(0, picture, 1 + drawn)
-
-
-def _more_contrast(picture: Image.Image, drawn: float) -> Image.Image:
-    mean = int(ImageStat.Stat(picture.convert("L")).mean[0] + 0.5)
-    return _away_from(mean, picture, 1 + drawn)
-
-
-def _more_colour(picture: Image.Image, drawn: float) -> Image.Image:
-    return ImageEnhance.Color(picture).enhance(1 + drawn)
 
 
 def _away_from(level: int, picture: Image.Image, factor: float) -> Image.Image:
@@ -311,11 +306,3 @@ def turn_hue(channels: NDArray[np.uint8], share: float) -> NDArray[np.int16]:
         there -= after
         np.minimum(np.maximum(there, least, out=there), value, out=turned[order[number]])
     return turned
-
-
-_CHANGES = {
-    "brightness": _brighter,
-    "contrast": _more_contrast,
-    "saturation": _more_colour,
-    "hue": _turned,
-}

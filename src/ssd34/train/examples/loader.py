@@ -103,15 +103,11 @@ class _Parcel:
     batch waited for without end.
     """
 
-    def __init__(self, batch: Batch) -> None:
-        self.packed = bytes(ForkingPickler.dumps(batch))
+    def __init__(self, examples: list[tuple[NDArray[Any], ...] | Unreadable]) -> None:
+        self.packed = bytes(ForkingPickler.dumps(_collate(examples)))
 
     def __reduce__(self) -> tuple[Callable[[bytes], Batch], tuple[bytes]]:
         return ForkingPickler.loads, (self.packed,)
-
-
-def _packed(examples: list[tuple[NDArray[Any], ...] | Unreadable]) -> _Parcel:
-    return _Parcel(_collate(examples))
 
 
 def _collate(examples: list[tuple[NDArray[Any], ...] | Unreadable]) -> Batch:
@@ -210,7 +206,7 @@ class Loader:
                     self.examples,
                     batch_sampler=self.draws(step),
                     num_workers=workers,
-                    collate_fn=_packed if workers else _collate,
+                    collate_fn=_Parcel if workers else _collate,
                     worker_init_fn=_start_worker,
                     prefetch_factor=ahead if workers else None,
                     pin_memory=self.pinned,
@@ -303,26 +299,28 @@ def _report_failures(batch_size: int) -> Iterator[None]:
         text = str(error)
         number = error.errno if isinstance(error, OSError) else None
         if "Too many open files" in text:
-            raise TrainingError(
+            reason = (
                 "too many open files for the processes that prepare pictures; raise the limit "
                 "(ulimit -n), or add --workers 0; --resume continues"
-            ) from None
-        if "shared memory" in text or number == errno.ENOSPC:
-            raise TrainingError(_FULL) from None
-        if lacks_memory(error):
-            raise TrainingError(
+            )
+        elif "shared memory" in text or number == errno.ENOSPC:
+            reason = _FULL
+        elif lacks_memory(error):
+            reason = (
                 f"out of memory while a batch of {counted(batch_size, 'picture')} was put "
                 f"together; --batch {max(1, batch_size // 2)}, fewer --workers or --set "
                 "cache_mb=0 take less"
-            ) from None
-        if isinstance(error, ConnectionError | EOFError):  # it died while it handed over
-            raise TrainingError(_KILLED) from None
-        if number in (errno.EAGAIN, errno.ENOMEM):
-            raise TrainingError(
+            )
+        elif isinstance(error, ConnectionError | EOFError):  # it died while it handed over
+            reason = _KILLED
+        elif number in (errno.EAGAIN, errno.ENOMEM):
+            reason = (
                 f"processes that prepare pictures cannot be started ({os.strerror(number)}); add "
                 "fewer --workers, or --workers 0"
-            ) from None
-        raise
+            )
+        else:
+            raise
+        raise TrainingError(reason) from None
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:
