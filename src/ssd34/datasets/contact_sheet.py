@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ class _Tile:
 
     dataset: Dataset
     sample: Sample
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding]
 
     @property
     def kinds(self) -> list[Kind]:
@@ -72,7 +72,7 @@ def _tiles(findings: Iterable[Finding]) -> list[_Tile]:
     tiles: dict[int, _Tile] = {}
     for finding in findings:
         if finding.sample is not None:
-            new = _Tile(finding.dataset, finding.sample)
+            new = _Tile(finding.dataset, finding.sample, [])
             tiles.setdefault(id(finding.sample), new).findings.append(finding)
     return list(tiles.values())
 

@@ -17,35 +17,36 @@ _HEAD = 256 << 10
 _FEW = 20
 """Files of one ending that are looked at."""
 
+_DATUM = (
+    "convert it: pip install datumaro[cli]; datum convert -if {} -i FOLDER -f {} -o NEW -- "
+    "--save-media"
+)
+_ELSEWHERE = 'export it as "COCO", "Pascal VOC" or "YOLO" where it was made'
+
 ADVICE = {
     "CVAT XML": 'export it from CVAT as "COCO 1.0", "Pascal VOC 1.1" or "Ultralytics YOLO '
     'Detection 1.0", with "Save images"',
     "LabelMe": "convert it: pip install globox; globox convert -f labelme -F pascalvoc "
     "FOLDER FOLDER",
-    "LabelMe XML": "convert it: pip install datumaro[cli]; datum convert -if label_me -i FOLDER "
-    "-f voc -o NEW -- --save-media",
+    "LabelMe XML": _DATUM.format("label_me", "voc"),
     "Label Studio JSON": 'export it from Label Studio as "YOLO with images", "COCO" or "Pascal VOC '
     'XML"',
-    "Datumaro JSON": "convert it: pip install datumaro[cli]; datum convert -if datumaro -i FOLDER "
-    "-f coco_instances -o NEW -- --save-media",
-    "Open Images": "convert it: pip install datumaro[cli]; datum convert -if open_images -i FOLDER "
-    "-f coco_instances -o NEW -- --save-media",
-    "KITTI": "convert it: pip install datumaro[cli]; datum convert -if kitti_detection -i FOLDER "
-    "-f coco_instances -o NEW -- --save-media",
+    "Datumaro JSON": _DATUM.format("datumaro", "coco_instances"),
+    "Open Images": _DATUM.format("open_images", "coco_instances"),
+    "KITTI": _DATUM.format("kitti_detection", "coco_instances"),
     "VIA": "export it from VIA with Annotation > Export Annotations (COCO format)",
     "CreateML": 'export it as "COCO" or "Pascal VOC" where it was made; labelImg saves either '
     "CreateML or Pascal VOC",
-    "WIDER FACE": "convert it: pip install datumaro[cli]; datum convert -if wider_face -i FOLDER "
-    "-f coco_instances -o NEW -- --save-media",
+    "WIDER FACE": _DATUM.format("wider_face", "coco_instances"),
     "DOTA": "convert it to YOLO OBB with ultralytics' convert_dota_to_yolo_obb; of a rotated box "
     "the upright one around it is read",
     "COCO results": "give the annotations; results belong to evaluate --detections",
     "Supervisely": 'export it with the app "Export to COCO" or "Export to YOLOv8"',
     "Labelbox NDJSON": "convert it: pip install labelformat; labelformat convert --help",
-    "TFRecord": 'export it as "COCO", "Pascal VOC" or "YOLO" where it was made',
+    "TFRecord": _ELSEWHERE,
     "YOLO without classes": "write classes.txt beside it, a name a line in their order",
     "Keras TXT": 'export it as "COCO", "Pascal VOC" or "YOLO" for PyTorch or Darknet',
-    "a table of boxes (CSV)": 'export it as "COCO", "Pascal VOC" or "YOLO" where it was made',
+    "a table of boxes (CSV)": _ELSEWHERE,
 }
 """What to do with a form that is not read."""
 

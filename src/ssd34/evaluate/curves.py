@@ -102,16 +102,9 @@ def choose_score(matches: Matching) -> ScoreChoice:
     # Evenly spaced thresholds, each with the last detection that it lets through.
     grid = np.linspace(scores[-1], scores[0], _POINTS)
     shown = np.unique(np.searchsorted(-scores, -grid, side="right") - 1)[::-1]
-    return ScoreChoice(
-        scores=tuple(scores[shown].tolist()),
-        precision=tuple(precision[shown].tolist()),
-        recall=tuple(recall[shown].tolist()),
-        f1=tuple(f1[shown].tolist()),
-        best=float(scores[best]),
-        best_precision=float(precision[best]),
-        best_recall=float(recall[best]),
-        best_f1=float(f1[best]),
-    )
+    columns = (scores, precision, recall, f1)
+    curves: list[Any] = [tuple(values[shown].tolist()) for values in columns]
+    return ScoreChoice(*curves, *(float(values[best]) for values in columns))
 
 
 BINS = 10
@@ -148,18 +141,9 @@ class CalibrationCurve:
 def measure_calibration(evaluation: Any) -> CalibrationCurve:
     """Calibration of an evaluation (hotcoco's COCOeval after `evaluate`)."""
     told = evaluation.calibration(n_bins=BINS, iou_threshold=IOU)
+    keys = ("bin_lower", "bin_upper", "count", "avg_confidence", "avg_accuracy")
     return CalibrationCurve(
-        bins=tuple(
-            Bin(
-                low=float(one["bin_lower"]),
-                high=float(one["bin_upper"]),
-                count=int(one["count"]),
-                score=float(one["avg_confidence"]),
-                right=float(one["avg_accuracy"]),
-            )
-            for one in told["bins"]
-            if one["count"]
-        ),
+        bins=tuple(Bin(*(one[key] for key in keys)) for one in told["bins"] if one["count"]),
         ece=float(told["ece"]),
         worst=float(told["mce"]),
         detections=int(told["num_detections"]),

@@ -187,13 +187,9 @@ def is_archive(path: Path) -> bool:
 def unpacked(archive: Path) -> Iterator[Path]:
     """A temporary folder with the files of a tarball; it goes when the block ends.
 
-    Only files and folders are taken. Anything else, names that lead out of the folder, and more
-    than `MAX_BYTES` or `MAX_MEMBERS` are refused before anything is written.
-
-    Raises:
-        DamagedArchiveError: not a whole gzipped tar archive.
-        ModelError: one that should not be unpacked.
-        OSError: it cannot be read, or the temporary folder not written.
+    Only files and folders are taken. ModelError for anything else, names that lead out of the
+    folder, and more than `MAX_BYTES` or `MAX_MEMBERS`, before anything is written;
+    DamagedArchiveError where it is not a whole gzipped tar archive.
     """
     with tempfile.TemporaryDirectory(prefix="ssd34-", ignore_cleanup_errors=True) as name:
         folder = Path(name)

@@ -28,14 +28,8 @@ def written_whole(path: Path, *, needs: int | None = None) -> Iterator[Path]:
     It lies in a hidden folder of its own beside `path`, because some libraries write through a
     temporary file beside the one that they are told; `remove_parts` removes what a killed process
     leaves. Where `path` is a link, all this goes for the file that it leads to. A device or a pipe
-    is written to directly.
-
-    Args:
-        path: the file.
-        needs: its bytes, where they are known, for the error of a full disk.
-
-    Raises:
-        OSError: it cannot be written, whatever the library in the block says of it.
+    is written to directly. OSError where it cannot be written, whatever the library in the block
+    says of it; for that of a full disk it `needs` so many bytes, where they are known.
     """
     if is_special(path):
         with naming(path, needs=needs):
@@ -147,12 +141,9 @@ def naming(path: Path, *, needs: int | None = None, part: Path | None = None) ->
 
     Args:
         path: the file, or a folder of files, as its user knows it.
-        needs: bytes of it, where that is known.
+        needs: bytes of it, where that is known, for how much room is needed and free.
         part: the temporary folder that is to become `path`, or the temporary file of the same name,
             alone in a folder of its own.
-
-    Raises:
-        OSError: it could not be written; its text says how much room is needed and free.
     """
     try:
         yield

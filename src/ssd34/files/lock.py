@@ -41,14 +41,10 @@ def folder_locked(folder: Path, *, waiting: Callable[[str], None] | None = None)
 def file_locked(path: Path, *, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Keep others from writing a file, or a folder that is not there yet, within the block.
 
-    The lock lies beside it. The system gives it back when the process ends, however it ends, and
-    processes that this one forks do not hold it. It holds between machines where the network file
-    system has locks (NFS has); where a file system has none, nobody is kept out.
-
-    Args:
-        path: what is written; the folder above it exists.
-        waiting: called ten times a second, with who holds the lock, until it is free; None: do not
-            wait.
+    The lock lies beside it, in a folder that exists. The system gives it back when the process
+    ends, however it ends, and processes that this one forks do not hold it. It holds between
+    machines where the network file system has locks (NFS has); where there are none, nobody is kept
+    out. `waiting` is called ten times a second, with who holds the lock, until it is free.
 
     Raises:
         OptionError: another process writes it, and `waiting` is None; says which one.

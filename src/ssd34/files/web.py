@@ -137,9 +137,7 @@ def _receive(
     url: str, part: Path, *, size: int, timeout: float, progress: Callable[[int], None]
 ) -> None:
     """Bring `part` to `size` bytes of `url`, no more, and call `progress` with the bytes that are
-    there.
-
-    Asks for what is missing; where the server sends everything instead, `part` starts over.
+    there. Where the server does not send what is missing but everything, `part` starts over.
 
     Raises:
         Refused: the server answers with anything else than this file.
@@ -183,11 +181,10 @@ def _answer(
     if offset:
         headers["Range"] = f"bytes={offset}-"
     try:
-        response: http.client.HTTPResponse = _opener().open(
-            # The scheme was checked.
-            urllib.request.Request(url, headers=headers, method=method),  # noqa: S310
-            timeout=timeout,
-        )
+        # The scheme was checked, here and where it redirects.
+        request = urllib.request.Request(url, headers=headers, method=method)  # noqa: S310
+        opener = urllib.request.build_opener(_Redirects)
+        response: http.client.HTTPResponse = opener.open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
         if offset and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -214,22 +211,6 @@ def _answer(
         return _answer(url, offset=0, size=size, timeout=timeout)
     response.close()
     raise Refused(f"answers {response.status} {response.reason}")
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Knows http, https and proxies; unlike the default one neither file, ftp nor data."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        _Redirects(),
-        urllib.request.HTTPErrorProcessor(),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 def _blocks(

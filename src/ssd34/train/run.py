@@ -258,10 +258,12 @@ fingerprint. JSON-ready."""
 
 def describe_pictures(sources: Sequence[TrainingSet], validation: Dataset) -> Pictures:
     """What a run's checkpoints say of its data."""
-    return {
-        "training": [_of(source.dataset, source.weight) for source in sources],
-        "validation": _of(validation, 1.0),
-    }
+    sets = [*((source.dataset, source.weight) for source in sources), (validation, 1.0)]
+    *training, measured = (
+        {"name": d.name, "pictures": len(d), "weight": weight, "fingerprint": fingerprint(d)}
+        for d, weight in sets
+    )
+    return {"training": training, "validation": measured}
 
 
 def find_other_pictures(was: Pictures, now: Pictures) -> str | None:
@@ -271,15 +273,6 @@ def find_other_pictures(was: Pictures, now: Pictures) -> str | None:
         if _key(before) != _key(after):
             return f"{option} {_written(before)}, now it is {_written(after)}"
     return None
-
-
-def _of(dataset: Dataset, weight: float) -> dict[str, Any]:
-    return {
-        "name": dataset.name,
-        "pictures": len(dataset),
-        "weight": weight,
-        "fingerprint": fingerprint(dataset),
-    }
 
 
 def _key(one: Mapping[str, Any] | None) -> Any:

@@ -18,8 +18,6 @@ from ssd34.core.labels import LabelSet
 from ssd34.datasets.builder import read_size
 from ssd34.datasets.convert.writers import (
     Dropped,
-    WrittenPicture,
-    WrittenSplit,
     count_renumbered,
     drop_unholdable,
     name_folder,
@@ -103,12 +101,12 @@ def convert(
     losses: Counter[Dropped] = Counter()
     problems: list[Problem] = []
     named = name_splits(sources, options.format, losses)
-    splits: list[WrittenSplit] = []
+    splits: list[Dataset] = []
     done = 0
     with file_locked(destination.absolute()), folder_written_whole(destination) as folder:
         places = Places(options.format)
         for name, dataset in named:
-            pictures: list[WrittenPicture] = []
+            written: list[Sample] = []
             for sample in dataset.samples:
                 kept, lost = drop_unholdable(
                     sample, options.format, ignored_as_objects=options.ignored_as_objects
@@ -117,24 +115,21 @@ def convert(
                 try:
                     if new:
                         place(dataset, sample, folder / path_of(path), link=options.link)
-                    pictures.append(WrittenPicture(path, kept))
+                    written.append(dataclasses.replace(kept, file_name=path))
                     losses += lost
                 except ImageError as error:
                     places.forget(dataset, name, kept)
                     problems.append(Problem.of(sample, error))
                 done += 1
                 progress(done)
-            if not pictures:
+            if not written:
                 raise DatasetError(
                     f"{dataset.name}: no picture could be read; first problem: {problems[0]}"
                 )
-            split = WrittenSplit(name, dataset.labels, tuple(pictures))
-            losses += count_renumbered(split, dataset, options.format)
-            splits.append(split)
+            splits.append(dataclasses.replace(dataset, name=name, samples=tuple(written)))
+            losses += count_renumbered(splits[-1], dataset, options.format)
         _WRITERS[options.format](folder, splits)
-    counts = tuple(
-        (s.name, len(s.pictures), sum(len(p.sample.boxes) for p in s.pictures)) for s in splits
-    )
+    counts = tuple((s.name, len(s), sum(len(p.boxes) for p in s.samples)) for s in splits)
     changed = {loss: losses[loss] for loss in Dropped if losses[loss]}
     return Conversion(options.format, counts, changed, tuple(problems))
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from operator import ne
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
@@ -67,41 +66,24 @@ def drop_unholdable(
     return sample, losses
 
 
-def count_renumbered(split: WrittenSplit, dataset: Dataset, form: str) -> Counter[Dropped]:
-    """Names and numbers that change."""
-    names = {s.image_id: s.file_name for s in dataset.samples}
-    written = [PurePosixPath(picture.path).name for picture in split.pictures]
-    before = [PurePosixPath(names[picture.sample.image_id]).name for picture in split.pictures]
-    losses = Counter({Dropped.NAMES: sum(a != b for a, b in zip(before, written, strict=True))})
+def count_renumbered(split: Dataset, dataset: Dataset, form: str) -> Counter[Dropped]:
+    """Names and numbers that change from a data set to a split of what is written."""
+    names = {s.image_id: PurePosixPath(s.file_name).name for s in dataset.samples}
+    renamed = sum(names[s.image_id] != PurePosixPath(s.file_name).name for s in split.samples)
+    losses = Counter({Dropped.NAMES: renamed})
     if form != "coco":
-        samples = [dataclasses.replace(p.sample, file_name=p.path) for p in split.pictures]
+        samples = list(split.samples)
         if form == "yolo":  # which has no order but that of the names
             samples.sort(key=lambda sample: sample.file_name)
         again = zip(samples, number_samples(samples), strict=True)
         losses[Dropped.IMAGE_IDS] = sum(a.image_id != b.image_id for a, b in again)
         ids = number_classes(dataset.labels.names).category_ids
-        losses[Dropped.CATEGORY_IDS] = sum(
-            a != b for a, b in zip(ids, dataset.labels.category_ids, strict=True)
-        )
+        losses[Dropped.CATEGORY_IDS] = sum(map(ne, ids, dataset.labels.category_ids))
     return losses
 
 
-@dataclass(frozen=True)
-class WrittenPicture:
-    """A picture that is already in its place, a path below the data set's folder, and its boxes
-    without those that the format cannot hold."""
-
-    path: str
-    sample: Sample
-
-
-@dataclass(frozen=True)
-class WrittenSplit:
-    """One split, "" where the data set is not divided, its classes, and its pictures in order."""
-
-    name: str
-    labels: LabelSet
-    pictures: tuple[WrittenPicture, ...]
+# A split is a data set that has its name, "" where there is just one, and pictures that are already
+# in their place, by their paths below the folder.
 
 
 def name_folder(split: str) -> str:
@@ -109,46 +91,37 @@ def name_folder(split: str) -> str:
     return f"images/{split or UNDIVIDED}"
 
 
-def write_coco(folder: Path, splits: Sequence[WrittenSplit]) -> None:
-    """Write ``annotations/instances_SPLIT.json``, as other tools look for it.
-
-    Boxes are written as decimals that read as the same float32.
-    """
+def write_coco(folder: Path, splits: Sequence[Dataset]) -> None:
+    """Write ``annotations/instances_SPLIT.json``, as other tools look for it; boxes are written as
+    decimals that read as the same float32."""
     (folder / "annotations").mkdir()
     for split in splits:
         file = f"annotations/{SPLIT_PREFIX}{split.name or UNDIVIDED}.json"
-        values = _values(split, PurePosixPath(name_folder(split.name)))
-        text = json.dumps(values, ensure_ascii=False)
+        text = json.dumps(_values(split), ensure_ascii=False)
         (folder / file).write_text(f"{text}\n", encoding="utf-8")
 
 
-def _values(split: WrittenSplit, pictures: PurePosixPath) -> dict[str, Any]:
+def _values(split: Dataset) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    flagged = any(picture.sample.difficult.any() for picture in split.pictures)
-    for picture in split.pictures:
-        sample = picture.sample
-        images.append(
-            {
-                "id": sample.image_id,
-                "file_name": str(PurePosixPath(picture.path).relative_to(pictures)),
-                "width": sample.width,
-                "height": sample.height,
-            }
-        )
+    flagged = any(sample.difficult.any() for sample in split.samples)
+    for sample in split.samples:
+        name = sample.file_name.removeprefix(f"{name_folder(split.name)}/")
+        size = {"width": sample.width, "height": sample.height}
+        images.append({"id": sample.image_id, "file_name": name, **size})
         scores = [None] * len(sample.boxes) if sample.scores is None else sample.scores
         rows = zip(
             sample.boxes, sample.labels, sample.areas, sample.crowd, sample.difficult, scores,
             strict=True,
         )  # fmt: skip
-        for box, label, size, crowd, difficult, score in rows:
+        for box, label, square, crowd, difficult, score in rows:
             left, top, right, bottom = map(shortest, box)
             annotation = {
                 "id": len(annotations) + 1,
                 "image_id": sample.image_id,
                 "category_id": split.labels.category_id(int(label)),
                 "bbox": [float(v) for v in (left, top, right - left, bottom - top)],
-                "area": float(size),
+                "area": float(square),
                 "iscrowd": int(crowd),
             }
             if flagged:
@@ -164,7 +137,7 @@ def _values(split: WrittenSplit, pictures: PurePosixPath) -> dict[str, Any]:
     }
 
 
-def write_voc(folder: Path, splits: Sequence[WrittenSplit]) -> None:
+def write_voc(folder: Path, splits: Sequence[Dataset]) -> None:
     """Write ``Annotations``, ``ImageSets/Main``, ``classes.txt`` and, for other tools, the same as
     ``labelmap.txt`` beside the pictures.
 
@@ -175,11 +148,11 @@ def write_voc(folder: Path, splits: Sequence[WrittenSplit]) -> None:
     (folder / SPLITS).mkdir(parents=True)
     written: set[str] = set()
     for split in splits:
-        stems = [PurePosixPath(picture.path).stem for picture in split.pictures]
+        stems = [PurePosixPath(sample.file_name).stem for sample in split.samples]
         (folder / SPLITS / path_of(f"{split.name}.txt")).write_text(_lines(stems), encoding="utf-8")
-        for stem, picture in zip(stems, split.pictures, strict=True):
+        for stem, sample in zip(stems, split.samples, strict=True):
             if stem not in written:
-                tree = _annotation(picture.path, picture.sample, split.labels)
+                tree = _annotation(sample, split.labels)
                 tree.write(folder / VOC_ANNOTATIONS / path_of(f"{stem}.xml"), encoding="utf-8")
             written.add(stem)
     names = splits[0].labels.names
@@ -193,9 +166,9 @@ def _lines(texts: Sequence[str]) -> str:
     return "".join(f"{text}\n" for text in texts)
 
 
-def _annotation(path: str, sample: Sample, labels: LabelSet) -> ElementTree[Element]:
+def _annotation(sample: Sample, labels: LabelSet) -> ElementTree[Element]:
     root = Element("annotation")
-    picture = PurePosixPath(path)
+    picture = PurePosixPath(sample.file_name)
     _add(root, "folder", picture.parent.name)
     _add(root, "filename", picture.name)
     size = SubElement(root, "size")
@@ -221,7 +194,7 @@ def _add(parent: Element, name: str, text: str) -> None:
     SubElement(parent, name).text = text
 
 
-def write_yolo(folder: Path, splits: Sequence[WrittenSplit]) -> None:
+def write_yolo(folder: Path, splits: Sequence[Dataset]) -> None:
     """Write ``data.yaml`` and ``labels`` beside the pictures.
 
     Fractions have all the digits that a double has, so that boxes read as the same float32, but
@@ -231,10 +204,10 @@ def write_yolo(folder: Path, splits: Sequence[WrittenSplit]) -> None:
     yaml = require("yaml", extra="data", why="writing a YOLO data set")
     labels = splits[0].labels
     for split in splits:
-        for picture in split.pictures:
-            file = folder / path_of(name_label_file(picture.path))
+        for sample in split.samples:
+            file = folder / path_of(name_label_file(sample.file_name))
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(_rows(picture.sample), encoding="ascii")
+            file.write_text(_rows(sample), encoding="ascii")
     # Without `path`, readers take the folder of the file.
     folders = {split.name: name_folder(split.name) for split in splits}
     config = {**folders, "nc": len(labels), "names": dict(enumerate(labels.names))}

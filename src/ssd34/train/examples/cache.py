@@ -14,6 +14,7 @@ from multiprocessing.context import get_spawning_popen
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ssd34.errors import OptionError
@@ -130,9 +131,7 @@ class PictureCache:
             self._keep(entry, picture)
         return picture
 
-    def _keep(
-        self, entry: np.ndarray[tuple[int], np.dtype[np.int64]], picture: Image.Image
-    ) -> None:
+    def _keep(self, entry: NDArray[np.int64], picture: Image.Image) -> None:
         pixels = picture.width * picture.height * _CHANNELS
         with self._locked():
             start = self.used

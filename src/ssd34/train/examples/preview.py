@@ -35,14 +35,11 @@ _FORCED, _IGNORED = (255, 69, 58), (142, 142, 147)
 
 @dataclass(frozen=True)
 class SizeRow:
-    """Objects of one range of sizes.
+    """Objects of one range of sizes, in pixels of the input: how many there were, and how many
+    default boxes learn one, on average.
 
-    Attributes:
-        side_from, side_to: the range, in pixels of the input.
-        objects: how many there were.
-        forced: those that no default box overlaps by more than 0.5, so that only the best one,
-            forced, learns them; with the matcher ``"atss"`` those that at most one learns.
-        default_boxes: how many default boxes learn an object, on average.
+    `forced` are those that no default box overlaps by more than 0.5, so that only the best one,
+    forced, learns them; with the matcher ``"atss"`` those that at most one learns.
     """
 
     side_from: float
@@ -93,7 +90,8 @@ def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
         corners = xyxy_from_cxcywh(loader.examples.default_boxes(side)).astype(np.float32)
         extent = (made.boxes[:, 2:] - made.boxes[:, :2]).astype(np.float64) * side
         best = pairwise_iou(made.boxes, corners).max(axis=1) if len(made.boxes) else np.zeros(0)
-        learned = _learned_by(made)
+        # (N, A): which default box learns which object.
+        learned = made.matches.objects == np.arange(len(made.boxes))[:, None]
         alone = learned.sum(axis=1) <= 1 if adaptive else best <= MATCH_IOU
         sizes.append(np.sqrt(extent.prod(axis=1)))
         forced.append(alone)
@@ -121,11 +119,6 @@ def _made(loader: Loader) -> Iterator[Made | Unreadable]:
     """The pictures of one epoch, in training's order."""
     for batch in itertools.islice(loader.draws(0), loader.batches_per_epoch):
         yield from map(loader.examples.make, batch)
-
-
-def _learned_by(made: Made) -> NDArray[np.bool_]:
-    """(N, A): which default box learns which object."""
-    return np.asarray(made.matches.objects == np.arange(len(made.boxes))[:, None])
 
 
 def _rows(
