@@ -34,8 +34,7 @@ METADATA_SCORES = "ssd34.score_calibration"
 the score calibration that the biases hold."""
 
 NOTE_INT8_STEPS = "int8_steps"
-"""In a checkpoint's notes, after quantization-aware training: each value's name to its scale and
-zero point."""
+"""After quantization-aware training, a checkpoint's note of each value's scale and zero point."""
 
 PUBLISHED = (SPECS["ssd1200-resnet34"], COCO_LABELS)
 """What files without metadata are: the published network."""
@@ -243,8 +242,7 @@ def _read_stated_identity(metadata: Mapping[str, str]) -> tuple[ModelSpec, Label
 
 
 def read_score_calibration(metadata: Mapping[str, str]) -> ScoreCalibration | None:
-    """The score calibration that an ONNX file's biases hold, if any; ModelError where it is
-    broken."""
+    """The score calibration that an ONNX file's biases hold, if any; ModelError if it is broken."""
     try:
         return ScoreCalibration.in_metadata(metadata, METADATA_SCORES)
     except OptionError as error:
@@ -254,8 +252,7 @@ def read_score_calibration(metadata: Mapping[str, str]) -> ScoreCalibration | No
 def parse_identity(
     metadata: Mapping[str, str], *, spec_key: str, labels_key: str
 ) -> tuple[ModelSpec, LabelSet]:
-    """Spec and classes, which have to be there as JSON under these keys; ModelError as
-    `read_identity`."""
+    """Spec and classes, there as JSON under these keys; ModelError as `read_identity`."""
     try:
         spec = ModelSpec.from_dict(json.loads(metadata[spec_key]))
         labels = LabelSet.from_dict(json.loads(metadata[labels_key]))

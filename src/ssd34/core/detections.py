@@ -111,8 +111,7 @@ class Detections:
         return tuple(self.label_set.name(int(label)) for label in self.labels)
 
     def where(self, mask: NDArray[np.bool_]) -> Self:
-        """Only the objects for which the mask (N,) holds; IndexError where it has another
-        length."""
+        """Only the objects for which the mask (N,) holds; IndexError if it has another length."""
         return self[mask]
 
     def to_dict(self) -> dict[str, Any]:

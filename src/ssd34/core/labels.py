@@ -51,8 +51,7 @@ class LabelSet:
         return self.names[label - 1]
 
     def label(self, name: str) -> int:
-        """The label (1..N) of a class name; OptionError, which names close ones, where there is
-        none."""
+        """The label (1..N) of a class name; OptionError, with close names, if there is none."""
         try:
             return self.names.index(name) + 1
         except ValueError:

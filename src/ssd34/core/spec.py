@@ -158,8 +158,7 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
-        """The inverse of `to_dict`; OptionError where a field is missing, unknown or of the wrong
-        form."""
+        """The inverse of `to_dict`; OptionError for a field missing, unknown or malformed."""
         values = {"backbone" if name == "trunk" else name: v for name, v in values.items()}
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)

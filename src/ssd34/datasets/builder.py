@@ -111,8 +111,7 @@ class Findings:
 
 
 class SampleBuilder:
-    """Collects the boxes of a picture, width x height pixels; unusable ones are reported to the
-    findings and left out."""
+    """Collects the boxes of a picture of a size in pixels; unusable ones go to the findings."""
 
     def __init__(self, file_name: str, *, width: int, height: int, findings: Findings) -> None:
         self.file_name = file_name

@@ -1,5 +1,4 @@
-"""What a data set holds, counted, and what is wrong with it: its pictures, its boxes, and what sets
-share."""
+"""What a data set holds, counted, and what is wrong in its pictures and boxes, and between sets."""
 
 from __future__ import annotations
 
@@ -25,8 +24,7 @@ COCO_SIZES = {"small": 0.0, "medium": 32.0**2, "large": 96.0**2}
 """COCO's names for areas in square pixels, with the lower limit of each."""
 
 RELATIVE_SIZES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Limits of the histogram of box sizes: side of the square of the same area, in sides of a
-square picture."""
+"""Limits for box sizes: the side of a square of that area, in sides of a square picture."""
 
 SMALLEST_DEFAULT_BOX = min(spec.scales[0] / spec.image_size for spec in SPECS.values())
 """Side of the smallest default box of any named network, in sides of the picture."""
@@ -34,8 +32,7 @@ SMALLEST_DEFAULT_BOX = min(spec.scales[0] / spec.image_size for spec in SPECS.va
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How many boxes a class has, and how many pictures at least one of them; `category_id` is its
-    number in the file."""
+    """Boxes of a class, pictures with one of them, and the class's number in the file."""
 
     name: str
     category_id: int
@@ -160,8 +157,7 @@ class Check:
 
     @property
     def clean(self) -> bool:
-        """Nothing is wrong. Empty pictures, unused classes, small boxes and what was assumed are
-        not wrong."""
+        """Nothing is wrong. Empty pictures, unused classes, small boxes, assumptions are not."""
         return all(finding.problem.kind == Kind.ASSUMED for finding in self.findings)
 
     @property

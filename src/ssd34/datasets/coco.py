@@ -59,8 +59,7 @@ def find_coco(contents: Contents, name: str) -> Layout | None:
 
 
 def find_any_coco(contents: Contents, name: str) -> Layout | None:
-    """A COCO data set by what is in its .json files; DatasetError where several are there, which
-    are no splits."""
+    """A COCO data set by what is in its .json files; DatasetError for several, no splits."""
     some = contents.ending(".json")[:_LOOKED_FOR]
     found = [file for file in some if is_coco(contents.files, file)]
     if len(found) < 2:
@@ -380,7 +379,6 @@ class _NoPictures(FolderFiles):
 
 
 def read_annotations_alone(file: Path) -> Dataset:
-    """A COCO annotation file whose pictures need not be there, for what only looks at boxes;
-    DatasetError where it is none."""
+    """A COCO annotation file whose pictures need not be there; DatasetError where it is none."""
     values = _read_values(FolderFiles(file.parent), file.name, where=str(file))
     return read_coco(values, Contents(_NoPictures(file.parent)), str(file))

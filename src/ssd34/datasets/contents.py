@@ -157,8 +157,7 @@ class Contents:
         return []
 
     def find_folder(self, path: str) -> str | None:
-        """The folder that a foreign path may mean: the longest end of it that is there, as long as
-        no name of a split is lost."""
+        """The folder that a foreign path may mean: its longest end there is, with its split."""
         parts = _foreign_parts(path)
         for k in range(len(parts)):
             if k and split_of(parts[k - 1]):

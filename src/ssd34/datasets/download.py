@@ -167,8 +167,7 @@ _COCO = ("http://images.cocodataset.org/", "https://s3.amazonaws.com/images.coco
 
 @dataclass(frozen=True)
 class Archive:
-    """One zip of a data set, and the files and folders in it with the bytes that each takes
-    unpacked."""
+    """One zip of a data set, and the files and folders in it with the bytes of each, unpacked."""
 
     file: PublishedFile
     parts: dict[str, int]
@@ -176,8 +175,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class PublishedData:
-    """A data set for download: its name, its zips, and its splits' names with the annotation file
-    of each below the folder."""
+    """A data set for download: name, zips, and splits with their annotation files in it."""
 
     name: str
     archives: tuple[Archive, ...]

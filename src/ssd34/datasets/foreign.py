@@ -52,8 +52,7 @@ ADVICE = {
 
 
 def name_foreign(contents: Contents) -> str:
-    """The form of a data set that is not read, by the first file that tells, and what to do; ""
-    where nothing is recognised."""
+    """The form of a data set that is not read, by the first file that tells; or ""."""
     for suffixes in _BY_SUFFIX:
         for file in contents.ending(*suffixes)[:_FEW]:
             if known := form_of_file(contents.files, file):
@@ -102,8 +101,7 @@ _TOKENS = re.compile(r'("(?:[^"\\]|\\.)*")(?:\s*(:)\s*(\[)?)?|[{}\[\]]')
 
 
 def _outline(text: str) -> tuple[str, set[str], list[set[str]]]:
-    """Of a JSON's beginning: its first bracket, the keys at the top that hold lists, and the keys
-    in each depth to 4."""
+    """Of a JSON's beginning: first bracket, top keys that hold lists, keys in depths to 4."""
     keys: list[set[str]] = [set() for _ in range(5)]
     lists: set[str] = set()
     depth = 0

@@ -37,8 +37,7 @@ _FINDERS: tuple[tuple[_Finder, ...], ...] = (
     (coco.find_coco, voc.find_voc, yolo.find_yolo),
     (coco.find_any_coco, voc.find_any_voc, yolo.find_any_yolo),
 )
-"""How a data set is known: first by the names that its form usually has, then by what is in files
-of any name."""
+"""How a data set is known: by its form's usual names, then by what is in files of any name."""
 
 _DEPTH = 3
 """How many folders around everything are looked through."""
@@ -122,8 +121,7 @@ def find_dataset(path: str | Path) -> Layout:
 
 
 def _open_named(contents: Contents, inside: str, name: str) -> Layout:
-    """A file or folder in a folder or zip by its name, "" the whole; DatasetError where it is no
-    data set."""
+    """A file or folder in a place by its name, "" the whole; DatasetError for no data set."""
     files = contents.files
     if files.is_folder(inside):
         return _search(files.below(inside) if inside else files, name)

@@ -69,8 +69,7 @@ COCO_NAMES = {
 
 
 def find_voc(contents: Contents, name: str) -> Layout | None:
-    """A VOC data set by the names that its files usually have; DatasetError where several are
-    there."""
+    """A VOC data set by its files' usual names; DatasetError where several are there."""
     found = find_usual_voc(contents, name)
     return _layout(found, name) if found else None
 

@@ -39,8 +39,7 @@ _FEW = 5
 
 
 def find_usual_voc(contents: Contents, name: str) -> VocFound | None:
-    """A VOC data set laid out as usual, in a folder or zip, if that is what it is; DatasetError
-    where several are there."""
+    """A VOC data set laid out as usual, if it is one; DatasetError where several are."""
     files = contents.files
     if (folder := _annotations_in(contents)) is not None:
         return _devkit(contents, folder)
@@ -266,8 +265,7 @@ class VocPlace:
 
 @dataclass(frozen=True)
 class VocFound:
-    """What was found: where lists of classes lie, the splits by name, and the classes for which
-    there are lists of pictures."""
+    """Where lists of classes lie, splits by name, classes that have lists of pictures."""
 
     contents: Contents
     splits: Mapping[str, VocSplit]

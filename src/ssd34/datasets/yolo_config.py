@@ -103,8 +103,7 @@ def read_darknet(contents: Contents, file: str) -> YoloConfig:
 
 
 def read_class_list(contents: Contents, file: str) -> YoloConfig:
-    """The pictures of a folder that has only a list of classes; DatasetError where there are
-    neither classes nor pictures."""
+    """A folder that has only a list of classes; DatasetError without classes or pictures."""
     entries = _find_entries(contents, "")
     if not entries:
         raise DatasetError(f"{file}: a list of classes, but no picture is there; add them")

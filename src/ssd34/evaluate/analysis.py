@@ -132,8 +132,7 @@ class Analysis:
 
 
 def analyse(dataset: Dataset, results: Results) -> Analysis:
-    """Analyse detections in a data set's pictures and of its classes against its boxes;
-    MissingExtraError without hotcoco."""
+    """Analyse detections in a data set's pictures and classes; MissingExtraError: no hotcoco."""
     hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
     dataset, results = make_countable(dataset, results)
     values = build_ground_truth(dataset)

@@ -61,8 +61,7 @@ class ClassMatches:
 
 @dataclass(frozen=True, eq=False)
 class DatasetMatches:
-    """Which detections match, for each class that has objects, by name, and how many pictures there
-    are."""
+    """Which detections match, by name for each class with objects, of how many pictures."""
 
     classes: Mapping[str, ClassMatches]
     pictures: int
@@ -207,8 +206,7 @@ def accumulate_draws(
 
 
 def summarise(class_ap: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """AP, AP50 and AP75 from (B, classes, 10) AP, as COCO means them, each (B,) float64; NaN
-    where nothing was measured."""
+    """COCO's AP, AP50, AP75, (B,) float64 each, from (B, classes, 10) AP; NaN: no objects."""
     return {name: average_known(class_ap[:, :, where]) for name, where in SHORT.items()}
 
 
@@ -246,8 +244,7 @@ def estimate_uncertainty(
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Uncertainty:
-    """Intervals from so many draws; the same seed gives the same ones. `progress` is called with
-    the number of draws done."""
+    """Intervals from so many draws, the same for a seed; `progress` is called with those done."""
     drawn = accumulate_draws(matches, resamples=resamples, seed=seed, progress=progress)
     summary = {name: measure_interval(k[0], k[1:]) for name, k in summarise(drawn).items()}
     class_ap = {

@@ -32,8 +32,7 @@ class Part:
 
 
 def count_by_class(evaluation: Any, dataset: Dataset) -> tuple[Part, ...]:
-    """One part a class of the data set that was evaluated (hotcoco's COCOeval after `accumulate`),
-    in label order."""
+    """One part a class of the data set evaluated (COCOeval after `accumulate`), in label order."""
     column = {name: k for k, name in enumerate(list_class_names(evaluation, dataset.labels))}
     objects = _objects(dataset, low=0, high=np.inf)
     return tuple(

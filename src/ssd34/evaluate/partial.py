@@ -25,8 +25,7 @@ FORMAT = "ssd34 partial evaluation"
 
 
 class Partial:
-    """A partial file that is open for writing; `found`: the pictures that were done before, in the
-    data set's order."""
+    """A partial file open for writing; `found`: pictures done before, in the set's order."""
 
     def __init__(self, path: Path, file: BufferedWriter, found: tuple[Found, ...]) -> None:
         self.path = path

@@ -65,8 +65,7 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class Precision:
-    """Of the detections that score so much or more, how many are right at IoU 0.5; those in crowds
-    do not count."""
+    """Of detections from a score on, how many are right at IoU 0.5, without those in crowds."""
 
     score: float
     right: int

@@ -85,8 +85,7 @@ def is_named_checkpoint(path: Path) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file is a checkpoint of ours; CheckpointError where it ends in .safetensors and is
-    missing or broken."""
+    """Whether a file is a checkpoint of ours; CheckpointError for a .safetensors that is broken."""
     return is_named_checkpoint(path) and read_arrays(path, skip=("",))[0].get("format") == FORMAT
 
 

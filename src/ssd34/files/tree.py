@@ -72,8 +72,7 @@ class Files(Protocol):
 
 
 def read_annotations(files: Files, name: str, *, limit: int) -> bytes:
-    """An annotation file; DatasetError where it is missing, unreadable or of more than `limit`
-    bytes."""
+    """An annotation file; DatasetError if it is missing, unreadable or over `limit` bytes."""
     try:
         return files.read_bytes(name, limit=limit)
     except ImageError as error:

@@ -38,8 +38,7 @@ FACTORS = (1, 2, 4, 8)
 
 
 class Reduced(NamedTuple):
-    """A Pillow image of mode RGB, made smaller, and the size of the original, upright, in
-    pixels."""
+    """A Pillow image of mode RGB, made smaller, and the upright original's size in pixels."""
 
     picture: Image.Image
     width: int

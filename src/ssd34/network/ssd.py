@@ -199,8 +199,7 @@ class SSD(nn.Module):
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Any], *, source: str) -> None:
-    """Copy arrays into a network; CheckpointError names the first parameter that is missing,
-    unexpected or differently shaped."""
+    """Copy arrays into a network; CheckpointError names the first parameter that does not fit."""
     own = network.state_dict()
     given = {k: torch.from_numpy(np.array(a)) for k, a in weights.items()}
     for key in own:

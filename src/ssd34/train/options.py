@@ -1,5 +1,4 @@
-"""The options of a training run, and its settings by name: their types, and how they are written
-and read."""
+"""The options of a training run; its settings by name, how they are written and read."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ from ssd34.setting_types import Share, check, check_fields, describe_kind, kinds
 from ssd34.train.examples.augment import Augmentation
 
 OPTIMIZERS = {"adamw": (3e-4, 0.05), "sgd": (1.25e-3, 5e-4)}
-"""Each optimizer's usual peak learning rate, at batch 16, and weight decay; SGD's are the
-published ones."""
+"""Each optimizer's usual peak rate, at batch 16, and weight decay; SGD's are the published ones."""
 
 USUAL_BATCH = 16
 
@@ -239,8 +237,7 @@ def check_setting(key: str, value: Any) -> Any:
 
 
 def list_settings(options: TrainOptions) -> dict[str, Any]:
-    """Every setting that options hold, by name, with the learning rate and weight decay that they
-    come to."""
+    """Every setting of options, by name, with the rate and weight decay they come to."""
     values = dataclasses.asdict(options)
     augmentation = values.pop("augmentation")
     settled = {"learning_rate": options.peak_rate, "weight_decay": options.decay}

@@ -35,8 +35,7 @@ USUAL_SMALL_SHARE = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Settings, by the names of `SETTINGS`, under the name that ``--recipe`` takes, and where the
-    values come from, in a line."""
+    """Settings by the names of `SETTINGS`, under a name, and where they come from."""
 
     name: str
     about: str
@@ -231,8 +230,7 @@ def settle_recipe(
 
 
 def resume_options(options: TrainOptions, changed: Settings) -> TrainOptions:
-    """Options of a run that is resumed, with those of `RESUMED` that were given; OptionError where
-    one is outside what is allowed."""
+    """Options of a resumed run, with those of `RESUMED` that were given, if allowed."""
     given = dict(changed)
     if given.keys() & {"epochs", "minutes"}:
         given = {"epochs": None, "minutes": None, **given}

@@ -224,8 +224,7 @@ _STATE = ("step", "evaluated", "elapsed", "best_ap", "batches_per_epoch", "optio
 
 
 def read_run_to_resume(path: Path) -> Checkpoint:
-    """A run's last checkpoint, without the arrays that only training needs; CheckpointError where
-    training did not write it."""
+    """A run's last checkpoint without training's arrays; CheckpointError for another."""
     checkpoint = read_checkpoint(path)
     if not set(_STATE) <= set(checkpoint.state):
         raise CheckpointError(_not_resumable(path))
@@ -240,8 +239,7 @@ def _not_resumable(path: Path) -> str:
 
 
 def read_history(path: Path, *, until: int | None = None) -> list[dict[str, Any]]:
-    """The records of a ``history.jsonl``, or those up to a step; a line cut by a crash is left out,
-    and there are none without a file."""
+    """The records of a ``history.jsonl``, up to a step if given, without a line cut by a crash."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
@@ -252,8 +250,7 @@ def read_history(path: Path, *, until: int | None = None) -> list[dict[str, Any]
 
 
 Pictures = Mapping[str, Any]
-"""``training``: a list, and ``validation``: of data sets, each with name, pictures, weight and
-fingerprint. JSON-ready."""
+"""``training``, a list, and ``validation``: data sets' name, pictures, weight and fingerprint."""
 
 
 def describe_pictures(sources: Sequence[TrainingSet], validation: Dataset) -> Pictures:

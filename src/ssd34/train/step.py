@@ -171,8 +171,7 @@ def set_training(network: SSD, options: TrainOptions, *, frozen: bool) -> None:
 
 
 class AveragedWeights:
-    """Exponential moving average of a network's parameters and statistics: `network`, in evaluation
-    mode."""
+    """Exponential moving average of parameters and statistics: `network`, in evaluation mode."""
 
     def __init__(self, network: SSD, *, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
@@ -203,8 +202,7 @@ FIRST_FACTOR = 50.0
 
 DOUBT = 3.0
 HARMLESS = 5.0
-"""A mean loss below this is no explosion, whatever it was before; a start from random weights
-has about 20."""
+"""A mean loss below this is no explosion; a start from random weights has about 20."""
 
 
 @dataclass

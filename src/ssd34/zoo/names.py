@@ -132,8 +132,7 @@ PUBLISHED = {model.name: model for model in _MODELS}
 
 
 def find_published(name: str) -> PublishedModel:
-    """The published model of that name; ModelError, which names close ones or all, where there is
-    none."""
+    """The published model of that name; ModelError, with close names or all, for none."""
     if name not in PUBLISHED:
         close = difflib.get_close_matches(name, PUBLISHED, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(PUBLISHED)}"

@@ -207,8 +207,7 @@ def _with_labels(dataset: Dataset, labels: LabelSet) -> Dataset:
 
 
 class Places:
-    """Where every picture goes. In VOC, splits share pictures; the other formats have a folder a
-    split."""
+    """Where every picture goes: VOC's splits share pictures, others have a folder each."""
 
     def __init__(self, form: str) -> None:
         self.form = form

@@ -233,8 +233,7 @@ def hold_centres(window: NDArray[np.float64], boxes: NDArray[np.float32]) -> NDA
 
 
 BLOCK = 32768
-"""Pixels at once: what is computed on the way stays in the processor's cache, which halves the
-time."""
+"""Pixels at once, so that what is computed on the way stays in the cache: half the time."""
 
 
 Change = tuple[str, float]
