@@ -108,6 +108,15 @@ def test_labels_stay_inside_the_picture_and_the_best_lies_on_top():
     assert (drawn[80, 20:91] == choose_colour(2)).all()
 
 
+def test_labels_of_boxes_at_one_place_do_not_hide_each_other():
+    image = grey()
+    one = np.asarray(draw(image, found_in(image, [(20, 40, 90, 80)])))
+    boxes, scores = [(20, 40, 90, 80)] * 2, [0.5, 0.5]
+    two = np.asarray(draw(image, found_in(image, boxes, labels=[1, 2], scores=scores)))
+    np.testing.assert_array_equal(two[25:40, 20:90], one[25:40, 20:90])
+    assert (two[41, 20:60] == choose_colour(2)).all()
+
+
 def test_lines_grow_with_the_picture():
     def thickness(height, width):
         image = grey(height, width)

@@ -22,6 +22,9 @@ _LINE = 17
 Colour = tuple[int, int, int]
 """Red, green, blue, 0 to 255."""
 
+Box = tuple[float, float, float, float]
+"""xyxy, pixels."""
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 Words = tuple[str | Colour, str]
@@ -45,24 +48,29 @@ def draw(
 ) -> Image.Image:
     """A copy of a picture of any kind with its detections' boxes, class names and scores, the best
     on top: a Pillow image of mode RGB; ImageError where the picture cannot be read. With tracks,
-    the number of each detection's, these give the colours."""
+    the number of each detection's, these give the colours. No label hides another while a corner
+    of its box is free."""
     picture = load_picture(image).copy()
     canvas = ImageDraw.Draw(picture)
     side = min(picture.size)
     line = max(1, round(side / 180))
     font = _font(max(10, round(side / 28)))
-    for index, found in reversed(list(enumerate(detections))):
+    numbers = [found.label for found in detections] if tracks is None else tracks
+    for number, found in reversed(list(zip(numbers, detections, strict=True))):
+        canvas.rectangle(found.box, outline=choose_colour(number), width=line)
+    taken: list[Box] = []
+    for number, found in zip(numbers, detections, strict=True):
         text = f"{found.name} {found.score:.0%}"
         if tracks is not None:
-            text = f"{tracks[index]} {text}"
-        colour = choose_colour(found.label if tracks is None else tracks[index])
-        draw_labelled_box(canvas, found.box, text, colour=colour, line=line, font=font)
+            text = f"{number} {text}"
+        colour = choose_colour(number)
+        _draw_label(canvas, found.box, text, colour=colour, line=line, font=font, taken=taken)
     return picture
 
 
 def draw_dashed_box(
     canvas: ImageDraw.ImageDraw,
-    box: tuple[float, float, float, float],
+    box: Box,
     *,
     colour: Colour,
     line: int,
@@ -81,7 +89,7 @@ def draw_dashed_box(
 
 def draw_labelled_box(
     canvas: ImageDraw.ImageDraw,
-    box: tuple[float, float, float, float],
+    box: Box,
     text: str,
     *,
     colour: Colour,
@@ -91,12 +99,36 @@ def draw_labelled_box(
     """Draw a box, xyxy in pixels, with lines of `line` pixels, and its label, if it has one, above
     it, or inside where there is no room."""
     canvas.rectangle(box, outline=colour, width=line)
-    if not text:
-        return
+    if text:
+        _draw_label(canvas, box, text, colour=colour, line=line, font=font, taken=[])
+
+
+def _draw_label(
+    canvas: ImageDraw.ImageDraw,
+    box: Box,
+    text: str,
+    *,
+    colour: Colour,
+    line: int,
+    font: Font,
+    taken: list[Box],
+) -> None:
+    """Draw the label of a box, and add its place to those that are taken."""
     left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
     width, height = right - left + 2 * line + 4, bottom - top + 2 * line + 2
     x = min(max(0, box[0]), max(0, canvas.im.size[0] - width))
-    y = box[1] - height if box[1] >= height else box[1]
+    usual = box[1] - height if box[1] >= height else box[1]
+
+    def is_free(y: float) -> bool:
+        inside = 0 <= y <= canvas.im.size[1] - height
+        return inside and not any(
+            x < right and left < x + width and y < bottom and top < y + height
+            for left, top, right, bottom in taken
+        )
+
+    places = (usual, box[1], box[3] - height, box[3])
+    y = next((place for place in places if is_free(place)), usual)
+    taken.append((x, y, x + width, y + height))
     canvas.rectangle((x, y, x + width, y + height), fill=colour)
     ink = "black" if 299 * colour[0] + 587 * colour[1] + 114 * colour[2] > 128000 else "white"
     canvas.text((x + line + 2 - left, y + line + 1 - top), text, fill=ink, font=font)
