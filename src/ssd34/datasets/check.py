@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,7 +200,7 @@ def check(
             for sample, content in zip(dataset.samples, coming, strict=True):
                 problems = [*_of_picture(sample, content), *_of_boxes(sample)]
                 findings += [Finding(dataset, problem, sample) for problem in problems]
-                findings += _twins(_Place(number, dataset, sample), content, firsts)
+                findings += _twins((number, dataset, sample), content, firsts)
                 done += 1
                 progress(done)
     return Check(tuple(count_statistics(dataset) for dataset in datasets), tuple(findings))
@@ -236,12 +236,8 @@ def _of_boxes(sample: Sample) -> Iterator[Problem]:
         seen.add((label, box))
 
 
-class _Place(NamedTuple):
-    """A picture and the number of its data set."""
-
-    number: int
-    dataset: Dataset
-    sample: Sample
+_Place = tuple[int, Dataset, Sample]
+"""A picture and the number of its data set."""
 
 
 def _twins(place: _Place, content: Content, firsts: dict[bytes, _Place]) -> Iterator[Finding]:

@@ -101,16 +101,10 @@ class Contents:
         found = [name for name in self.names if name.lower().endswith(suffixes)]
         return sorted(found, key=lambda name: (name.count("/"), name))
 
-    def folder(self, *names: str) -> str | None:
-        """The folder in this place that has the first of some names, in any case of letters."""
-        there = self.files.folders()
-        for name in names:
-            if name in there:
-                return name
-            found = [folder for folder in there if folder.lower() == name.lower()]
-            if found:
-                return found[0]
-        return None
+    def folder(self, name: str) -> str | None:
+        """The folder in this place that has a name, in any case of letters."""
+        found = [folder for folder in self.files.folders() if folder.lower() == name.lower()]
+        return name if name in found else next(iter(found), None)
 
     def is_twin(self, picture: str) -> bool:
         """Whether another picture differs from one in its ending only."""

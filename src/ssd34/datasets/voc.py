@@ -70,17 +70,17 @@ COCO_NAMES = {
 
 def find_voc(contents: Contents, name: str) -> Layout | None:
     """A VOC data set by its files' usual names; DatasetError where several are there."""
-    found = find_usual_voc(contents, name)
-    return _layout(found, name) if found else None
+    return _layout(find_usual_voc(contents, name), name)
 
 
 def find_any_voc(contents: Contents, name: str) -> Layout | None:
     """A VOC data set by XML files anywhere below."""
-    found = find_xml_below(contents)
-    return _layout(found, name) if found else None
+    return _layout(find_xml_below(contents), name)
 
 
-def _layout(there: VocFound, name: str) -> Layout:
+def _layout(there: VocFound | None, name: str) -> Layout | None:
+    if there is None:
+        return None
     splits = there.splits
     places = list(dict.fromkeys(split.place for split in splits.values()))
 
@@ -191,7 +191,9 @@ def _read(
     for stem, file in entries:
         there = place.pictures.get(file, "")
         try:
-            root = _annotation(place.files, file)
+            root = parse_annotation(place.files, file)
+            if root.tag != "annotation":
+                raise DatasetError(f"expected an <annotation>, got <{root.tag:.40}>")
         except DatasetError as error:
             found.leave_out(file, Kind.BROKEN_ENTRY, error)
             broken.add(there)
@@ -256,13 +258,6 @@ def _without_objects(names: Sequence[str], pictures: Files, found: Findings) -> 
         builder = SampleBuilder(name, width=width, height=height, findings=found)
         samples.append(builder.sample(0))
     return samples
-
-
-def _annotation(files: Files, file: str) -> Element:
-    root = parse_annotation(files, file)
-    if root.tag != "annotation":
-        raise DatasetError(f"{file}: expected an <annotation>, got <{root.tag:.40}>")
-    return root
 
 
 def _add_objects(

@@ -195,7 +195,7 @@ class Difference:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Differences:
     """Differences of AP, AP50 and AP75, empty without objects, and of each class's AP.
 
@@ -203,25 +203,19 @@ class Differences:
     half; None where AP has no interval, or differs in no draw.
     """
 
-    summary: Mapping[str, Difference]
-    class_ap: Mapping[str, Difference]
-    second_better: float | None
     pictures: int
     resamples: int
     seed: int
     confidence: float = CONFIDENCE
+    second_better: float | None
+    summary: Mapping[str, Difference]
+    class_ap: Mapping[str, Difference]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
-        return {
-            "pictures": self.pictures,
-            "resamples": self.resamples,
-            "seed": self.seed,
-            "confidence": self.confidence,
-            "second_better": self.second_better,
-            "summary": {name: found.to_dict() for name, found in self.summary.items()},
-            "class_ap": {name: found.to_dict() for name, found in self.class_ap.items()},
-        }
+        summary = {name: found.to_dict() for name, found in self.summary.items()}
+        class_ap = {name: found.to_dict() for name, found in self.class_ap.items()}
+        return {**vars(self), "summary": summary, "class_ap": class_ap}
 
 
 def compare(
@@ -232,13 +226,11 @@ def compare(
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Differences:
-    """Draw the same pictures for both, again and again.
+    """Draw the same pictures for both, again and again; OptionError where they are not of the same
+    pictures and objects.
 
     What is hard in a picture is hard for both: the interval of the difference is much smaller than
     those of the two APs. `progress` is called with the number of draws done, of twice `resamples`.
-
-    Raises:
-        OptionError: they are not of the same pictures and objects.
     """
     if first.pictures != second.pictures or list(first.classes) != list(second.classes):
         raise OptionError("expected two sets of detections scored on the same data; score both")

@@ -47,7 +47,9 @@ def test_classes_beyond_those_shown_are_counted_below_them(capsys, monkeypatch):
         f"class {k}": Difference(0.1, 0.1 + k / 100, Interval(0, k / 100) if k > 3 else None)
         for k in range(1, SHOWN_CLASSES + 4)
     }
-    found = Differences({}, gains, 0.9, pictures=9, resamples=5, seed=0)
+    found = Differences(
+        pictures=9, resamples=5, seed=0, second_better=0.9, summary={}, class_ap=gains
+    )
     print_comparison(found, title=TITLE, names=("a", "b"))
     lines = capsys.readouterr().out.splitlines()
     (heading,) = (k for k, line in enumerate(lines) if "AP gained" in line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +80,10 @@ def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
     problems: list[Problem] = []
     sides: list[int] = []
     adaptive = loader.examples.options.matcher == "atss"
-    for made in itertools.islice(_made(loader), max(shown, COUNTED)):
+    # The pictures of one epoch, in training's order.
+    batches = itertools.islice(loader.draws(0), loader.batches_per_epoch)
+    draws = itertools.chain.from_iterable(batches)
+    for made in map(loader.examples.make, itertools.islice(draws, max(shown, COUNTED))):
         if isinstance(made, Unreadable):
             problems.append(made.problem)
             continue
@@ -113,12 +115,6 @@ def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
         rows=_rows(np.concatenate(sizes), np.concatenate(forced), np.concatenate(learners)),
         problems=tuple(dict.fromkeys(problems)),
     )
-
-
-def _made(loader: Loader) -> Iterator[Made | Unreadable]:
-    """The pictures of one epoch, in training's order."""
-    for batch in itertools.islice(loader.draws(0), loader.batches_per_epoch):
-        yield from map(loader.examples.make, batch)
 
 
 def _rows(
