@@ -230,7 +230,7 @@ def settle_recipe(
 
 
 def resume_options(options: TrainOptions, changed: Settings) -> TrainOptions:
-    """Options of a resumed run, with those of `RESUMED` that were given, if allowed."""
+    """Options of a resumed run with those of `RESUMED` that were given; OptionError if wrong."""
     given = dict(changed)
     if given.keys() & {"epochs", "minutes"}:
         given = {"epochs": None, "minutes": None, **given}

@@ -224,7 +224,7 @@ _STATE = ("step", "evaluated", "elapsed", "best_ap", "batches_per_epoch", "optio
 
 
 def read_run_to_resume(path: Path) -> Checkpoint:
-    """A run's last checkpoint without training's arrays; CheckpointError for another."""
+    """A run's last checkpoint without training's arrays; CheckpointError: it holds no run."""
     checkpoint = read_checkpoint(path)
     if not set(_STATE) <= set(checkpoint.state):
         raise CheckpointError(_not_resumable(path))
