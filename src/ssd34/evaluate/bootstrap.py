@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,7 +93,11 @@ class Uncertainty:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
-        return asdict(self)
+        summary, class_ap = (
+            {name: [*found] for name, found in part.items()}
+            for part in (self.summary, self.class_ap)
+        )
+        return {**vars(self), "summary": summary, "class_ap": class_ap}
 
 
 def match(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> DatasetMatches:
