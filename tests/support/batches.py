@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from PIL import Image
 
-from tests.conftest import EXAMPLES
+EXAMPLES = Path(__file__).parents[2] / "examples"  # workers import this file: nothing heavy
 
 
-def many_pictures(folder, count):
-    """So many links to the three examples, and one broken picture in the middle."""
+def many_pictures(folder, count, *, smaller=1):
+    """So many links to the three examples, whose sides may be divided by a number, and one broken
+    picture in the middle."""
     folder.mkdir()
-    originals = sorted(EXAMPLES.glob("*.jpg"))
-    kept = [Path(shutil.copy(original, folder.parent)) for original in originals]
+    kept = []
+    for original in sorted(EXAMPLES.glob("*.jpg")):
+        kept.append(folder.parent / original.name)
+        with Image.open(original) as picture:
+            picture.reduce(smaller).save(kept[-1], quality=90)
     for number in range(count):
         os.link(kept[number % len(kept)], folder / f"{number:04}.jpg")
     (folder / f"{count // 2:04}.jpg").unlink()
@@ -40,6 +44,11 @@ def files_of(output):
 
 def finished_parts(output):
     return sorted((output / "parts").glob("*.parquet"))
+
+
+def die(*_):
+    """What a worker does at once."""
+    os._exit(7)
 
 
 def start_job(*arguments):
