@@ -17,11 +17,9 @@ from PIL import Image
 from ssd34.core.contract import METADATA_LABELS, NOTE_INT8_STEPS
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.open import open_dataset
-from ssd34.deploy.graph.layers import make_network
 from ssd34.deploy.int8.calibrate import CalibrationStatistics, calibrate
 from ssd34.deploy.int8.plan import choose_steps
 from ssd34.deploy.search.bench import Bench
-from ssd34.deploy.search.pictures import from_path
 from ssd34.deploy.search.sensitivity import LayerCost
 from ssd34.errors import Ssd34Error
 from ssd34.files.atomic import compute_sha256
@@ -47,8 +45,14 @@ def _calibrate_once():
         return KNOWN[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ssd34.workflows.quantize.calibrate", known, raising=False)
+        patch.setattr("ssd34.workflows.quantize.calibrate", known)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_plot(monkeypatch):
+    """It takes longer than a trial; the files that several tests look at have one."""
+    monkeypatch.setattr("ssd34.workflows.quantize.plot_trials", lambda *_, **__: None)
 
 
 def quantize_into(
@@ -204,11 +208,11 @@ def test_an_interruption_says_what_is_kept(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_what_makes_another_search(run, tiny_checkpoint, found_shapes, tmp_path):
+def test_what_makes_another_search(
+    run, tiny_checkpoint, tiny_network, tiny_statistics, found_shapes, tmp_path
+):
     """Trials are compared with those of the same rounds, pictures, classes and trained steps."""
-    network = make_network(tiny_checkpoint)
-    pictures = from_path(str(found_shapes), pictures=2)
-    steps = choose_steps(network, calibrate(network, pictures.read()), ranges="minmax")
+    steps = choose_steps(tiny_network, tiny_statistics, ranges="minmax")
     folder, file = tmp_path / "pictures", tmp_path / "qat.safetensors"
     shutil.copytree(found_shapes / "images", folder)
     calibration = ("--calibration", folder, *STRICT, "--max-trials", "1")
@@ -261,11 +265,11 @@ def test_limit_takes_the_first_pictures_and_settings_come_from_a_file_too(
 ):
     config = tmp_path / "settings.yaml"
     config.write_text(
-        "criterion: {max_drop: 0.9, min_speedup: 0.001}\nquantization: {ranges: [mse]}\n"
+        "criterion: {max_drop: 0.9, min_speedup: 0.001}\nquantization: {ranges: [minmax]}\n"
         f"seen: {found_shapes / 'instances.json'}\n"
     )
     result = run(tiny_model, "--limit", 5, "--config", config)
-    assert rows(tmp_path / "out")[1]["options"]["ranges"] == "mse"
+    assert rows(tmp_path / "out")[1]["options"]["ranges"] == "minmax"
     subject = json.loads((tmp_path / "out" / "tiny-12-int8.json").read_text())["subject"]
     assert subject["pictures"] + subject["calibration_pictures"] == 5
     assert subject["seen_in_training"] == subject["pictures"] == 3
