@@ -265,11 +265,11 @@ def test_limit_takes_the_first_pictures_and_settings_come_from_a_file_too(
 ):
     config = tmp_path / "settings.yaml"
     config.write_text(
-        "criterion: {max_drop: 0.9, min_speedup: 0.001}\nquantization: {ranges: [minmax]}\n"
+        "criterion: {max_drop: 0.9, min_speedup: 0.001}\nquantization: {ranges: [percentile]}\n"
         f"seen: {found_shapes / 'instances.json'}\n"
     )
     result = run(tiny_model, "--limit", 5, "--config", config)
-    assert rows(tmp_path / "out")[1]["options"]["ranges"] == "minmax"
+    assert rows(tmp_path / "out")[1]["options"]["ranges"] == "percentile"
     subject = json.loads((tmp_path / "out" / "tiny-12-int8.json").read_text())["subject"]
     assert subject["pictures"] + subject["calibration_pictures"] == 5
     assert subject["seen_in_training"] == subject["pictures"] == 3
