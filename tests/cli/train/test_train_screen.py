@@ -21,7 +21,7 @@ from ssd34.files.checkpoint import read_checkpoint
 from ssd34.train.progress import Progress
 from ssd34.train.run import read_history
 from tests.conftest import COCO_NUMBERS
-from tests.support.cli import invoke
+from tests.support.cli import COMMANDS, invoke
 from tests.support.terminal import lines_of
 from tests.support.training import QUICK
 
@@ -108,13 +108,15 @@ def test_a_resumed_run_shows_its_earlier_evaluations(tmp_path):
         assert rows == expected
 
 
-def in_a_terminal(arguments, *, width, interrupted_by=None):
-    """Run ``ssd34`` in a pseudo-terminal; Ctrl-C once a text was written. Exit code, output."""
+def in_a_terminal(*commands, width, interrupted_by):
+    """Run commands in one process in a pseudo-terminal, with Ctrl-C once a text was written.
+    Returns of each the exit code and the lines that it leaves."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+    texts = json.dumps([[*map(str, arguments)] for arguments in commands])
     process = subprocess.Popen(
-        [sys.executable, "-m", "ssd34", *map(str, arguments)],
+        [sys.executable, "-c", COMMANDS, texts],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
         env=environment | {"TERM": "xterm-256color"},
     )  # fmt: skip
@@ -132,41 +134,42 @@ def in_a_terminal(arguments, *, width, interrupted_by=None):
             interrupted_by = None
             os.killpg(process.pid, signal.SIGINT)
     os.close(ours)
-    return process.wait(60), lines_of(written.decode(), width)
+    process.wait(60)
+    ended, lines = [], []
+    for line in lines_of(written.decode(), width):
+        if line.startswith("exit "):
+            ended.append((int(line.split()[1]), lines))
+            lines = []
+        lines.append(line)
+    return ended
 
 
-def test_in_a_terminal_the_last_state_stays_after_ctrl_c_and_the_run_goes_on(
-    shapes, tiny_file, tmp_path
-):
-    output = tmp_path / "run"
-    data = ("train", "--data", shapes, "--val", shapes, "--output", output)
-    code, lines = in_a_terminal(
-        (*data, "--init", tiny_file, "--epochs", "500", *QUICK), width=60, interrupted_by=b"AP50"
-    )
-    assert code == 130
+def test_in_a_terminal_the_last_state_stays(shapes, tiny_file, tmp_path):
+    """After Ctrl-C, from which the run goes on, and above an error."""
+    data = ("train", "--data", shapes, "--val", shapes)
+    long = ("--init", tiny_file, "--epochs", "500", *QUICK)
+    wild = ("--lr", "1e30", "--set", "optimizer=sgd", "--set", "gradient_clip=1e30")
+    (code, lines), (other, below_it) = in_a_terminal(
+        (*data, *long, "--output", tmp_path / "run"),
+        (*data, *long, "--output", tmp_path / "wild", *wild),
+        width=60, interrupted_by=b"AP50",
+    )  # fmt: skip
+    assert (code, other) == (130, 2)
     at = [number for number, line in enumerate(lines) if line.startswith("step ")]
     assert len(at) == 1
     below = "\n".join(lines[at[0] :])
     assert "stopped after" in below and "--resume" in below
     assert below.count("AP50") == below.count("images/s") == 1
-    assert not any("Traceback" in line for line in lines)
-    steps = read_checkpoint(output / "last.safetensors").state["step"]
+    assert not any("Traceback" in line for line in (*lines, *below_it))
+    steps = read_checkpoint(tmp_path / "run" / "last.safetensors").state["step"]
     assert steps >= 3
     resumed = invoke(
-        *data, "--resume", "--epochs", steps // 3 + 1, "--workers", "0", "--threads", "1"
-    )
+        *data, "--output", tmp_path / "run", "--resume", "--epochs", steps // 3 + 1,
+        "--workers", "0", "--threads", "1",
+    )  # fmt: skip
     assert "finished" in resumed.output
 
-
-def test_in_a_terminal_an_error_comes_below(shapes, tiny_file, tmp_path):
-    code, lines = in_a_terminal(
-        ("train", "--data", shapes, "--val", shapes, "--output", tmp_path / "run", *QUICK,
-         "--init", tiny_file, "--epochs", "500", "--lr", "1e30",
-         "--set", "optimizer=sgd", "--set", "gradient_clip=1e30"),
-        width=100,
-    )  # fmt: skip
-    assert code == 2
-    [at] = [number for number, line in enumerate(lines) if line.startswith("step ")]
-    below = [number for number, line in enumerate(lines) if line.startswith("error: ")]
-    assert below and below[0] > at
-    assert "no checkpoint yet" in " ".join(lines[below[0] :])
+    [at] = [number for number, line in enumerate(below_it) if line.startswith("step ")]
+    errors = [number for number, line in enumerate(below_it) if line.startswith("error: ")]
+    assert errors and errors[0] > at
+    assert "no checkpoint yet" in " ".join(below_it[errors[0] :])
