@@ -94,6 +94,12 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of several worker processes."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint() -> Checkpoint:
     return drawn_checkpoint(tiny_spec(), TINY_LABELS)

@@ -9,7 +9,6 @@ from ssd34.core.labels import COCO_LABELS
 from ssd34.core.preprocess import preprocess
 from ssd34.core.spec import named_spec
 from ssd34.errors import ModelError, OptionError
-from ssd34.machine import thread_budget
 from ssd34.runtime.session import Session
 from tests.conftest import TINY_LABELS, tiny_spec
 from tests.support.pictures import noise
@@ -35,12 +34,13 @@ def tiny_input():
 
 
 @pytest.mark.parametrize("kind", ["tiny_model", "tiny_raw_model"])
-def test_our_own_files(kind, request):
+def test_our_own_files(kind, request, monkeypatch):
+    monkeypatch.setattr("ssd34.runtime.session.thread_budget", lambda: 3)
     path = request.getfixturevalue(kind)
     session = Session(path)
     assert session.path == path and session.raw == (kind == "tiny_raw_model")
     assert session.spec == tiny_spec() and session.labels == TINY_LABELS
-    assert session.threads == thread_budget()
+    assert session.threads == 3
     assert Session(path, threads=2).threads == 2
 
 

@@ -9,7 +9,6 @@ from PIL import Image
 
 from ssd34.core.labels import LabelSet
 from ssd34.core.postprocess import MLPERF, ZOO, postprocess
-from ssd34.core.spec import named_spec
 from ssd34.datasets.dataset import Problem
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError, OptionError, TrainingError
@@ -351,11 +350,10 @@ def test_options_outside_their_range_are_refused(changes):
 
 def test_one_picture_needs_no_batch_norm_of_one(tmp_path):
     shapes = shapes_dataset(tmp_path / "set", pictures=1)
-    spec = named_spec("ssd300-resnet18").replace(num_classes=3, head_norm=True)
-    assert run(tmp_path / "run", shapes, spec=spec, epochs=1, batch_size=2).finished
+    assert run(tmp_path / "run", shapes, epochs=1, batch_size=2).finished
     for batch, accumulate, message in ((1, 1, "--batch 2"), (4, 4, "--batch 8.*accumulate")):
         with pytest.raises(OptionError, match=message):
-            run(tmp_path / "run", shapes, spec=spec, batch_size=batch, accumulate=accumulate)
+            run(tmp_path / "run", shapes, batch_size=batch, accumulate=accumulate)
 
 
 def test_frozen_parts_do_not_move(tmp_path, shapes):

@@ -117,6 +117,7 @@ def test_loader_order_weights_and_targets(shapes):
     assert (first.labels > 0).any(dim=1).all()
 
 
+@pytest.mark.usefixtures("two_processors")
 def test_worker_processes_make_the_same_batches(shapes):
     made = []
     for workers in (0, 2):

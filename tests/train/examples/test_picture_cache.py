@@ -139,7 +139,7 @@ def test_more_than_the_system_gives():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.usefixtures("two_processors")
 def test_batches_are_the_same_with_and_without(shapes, workers):
     def made(cache_mb):
         loader = loader_of(

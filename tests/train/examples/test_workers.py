@@ -25,8 +25,7 @@ from ssd34.train.examples.loader import report_deaths
 from tests.conftest import TINY_LABELS, tiny_spec
 from tests.support import training
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-
+pytestmark = pytest.mark.usefixtures("two_processors")
 
 NO_NAMESPACE = subprocess.call(["unshare", "-m", "true"], stderr=subprocess.DEVNULL) if (
     shutil.which("unshare")
@@ -55,11 +54,6 @@ def loader_of(shapes, kind=Dataset):
     dataset = kind(**{f.name: getattr(opened, f.name) for f in dataclasses.fields(opened)})
     sources = make_training_sets([(dataset, 1.0)], TINY_LABELS)
     return training.loader_of(shapes, sources=sources, workers=2)
-
-
-@pytest.fixture
-def two_processors(monkeypatch):
-    monkeypatch.setattr(loader_module, "thread_budget", lambda: 2)
 
 
 def test_a_killed_worker_says_what_to_try(shapes):
@@ -124,7 +118,6 @@ def test_workers_that_cannot_be_started_say_what_to_try(shapes, monkeypatch, num
         next(loader.batches(0))
 
 
-@pytest.mark.usefixtures("two_processors")
 def test_no_more_is_prepared_than_the_shared_memory_holds(shapes, monkeypatch):
     loader = loader_of(shapes)
     boxes = len(default_boxes_cxcywh(tiny_spec()))
