@@ -226,7 +226,7 @@ def test_an_interrupted_run_goes_on(
     run_evaluate, monkeypatch, tiny_model, shapes, tmp_path, output
 ):
     whole, resumed = tmp_path / "whole.json", tmp_path / "resumed.json"
-    arguments = (tiny_model, "--data", shapes, output)
+    arguments = (tiny_model, "--data", shapes, "--resamples", 0, output)
     assert run_evaluate(*arguments, whole)[0] == 0
     with monkeypatch.context() as context:
         interrupted_at(context, 8)
@@ -462,10 +462,10 @@ def test_options_that_do_not_go_together(
 
 
 def test_all_policies_are_what_each_is_alone(tiny_raw_model, tiny_model, found_shapes, tmp_path):
-    report = tmp_path / "r.json"
+    report, data = tmp_path / "r.json", ("--data", found_shapes, "--resamples", 0)
     together = {}
     for model in (tiny_raw_model, tiny_model):  # of the second the tail is cut off
-        result = evaluate(model, "--data", found_shapes, "--policy", "all", "--json", report)
+        result = evaluate(model, *data, "--policy", "all", "--json", report)
         values = json.loads(report.read_text())
         assert set(values["policies"]) == set(POLICIES)
         assert values["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
@@ -473,11 +473,11 @@ def test_all_policies_are_what_each_is_alone(tiny_raw_model, tiny_model, found_s
         together[model] = values["policies"]
         assert values["tail_cut"] == (model == tiny_model)
         assert all(name in result.stdout for name in POLICIES)
-    default = report_of(tmp_path, tiny_raw_model, "--data", found_shapes)
+    default = report_of(tmp_path, tiny_raw_model, *data)
     assert default["policy"] == "zoo"
     assert default["summary"] == together[tiny_raw_model]["zoo"]["summary"]
     for name, found in together[tiny_raw_model].items():
-        alone = report_of(tmp_path, tiny_raw_model, "--data", found_shapes, "--policy", name)
+        alone = report_of(tmp_path, tiny_raw_model, *data, "--policy", name)
         assert found == {key: alone[key] for key in found}
         assert alone["tail_cut"] is False
         other = together[tiny_model][name]
@@ -486,14 +486,14 @@ def test_all_policies_are_what_each_is_alone(tiny_raw_model, tiny_model, found_s
 
 
 def test_all_policies_go_on_too(run_evaluate, monkeypatch, tiny_raw_model, shapes, tmp_path):
-    arguments = (tiny_raw_model, "--data", shapes, "--policy", "all", "--json")
+    quick = ("--data", shapes, "--resamples", 0, "--json")
+    arguments = (tiny_raw_model, "--policy", "all", *quick)
     assert run_evaluate(*arguments, tmp_path / "whole.json")[0] == 0
     with monkeypatch.context() as context:
         interrupted_at(context, 8, method="run_raw")
         assert run_evaluate(*arguments, tmp_path / "resumed.json")[0] == 130
-    code, _, err = run_evaluate(
-        *arguments[:-2], "zoo", "--json", tmp_path / "resumed.json", "--resume"
-    )
+    one = (tiny_raw_model, "--policy", "zoo", *quick)
+    code, _, err = run_evaluate(*one, tmp_path / "resumed.json", "--resume")
     assert code == 2 and "policies" in err
     assert run_evaluate(*arguments, tmp_path / "resumed.json", "--resume")[0] == 0
     assert (tmp_path / "resumed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
