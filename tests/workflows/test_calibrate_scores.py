@@ -5,9 +5,7 @@ import json
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -23,9 +21,9 @@ from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.int8.quantize import quantize_network
 from ssd34.errors import CheckpointError, ModelError
 from ssd34.files.checkpoint import read_checkpoint
-from ssd34.network.ssd import SSD, load_weights
 from ssd34.workflows.calibrate import calibrate_scores, split_in_halves
 from ssd34.workflows.training.new_run import read_onnx_checkpoint
+from tests.support.plain_runs import assert_all_close, plain_session, torch_outputs
 
 OFFSET = 1.5
 RAW = ExportOptions(policy=None, batch=None)
@@ -43,10 +41,7 @@ def pictures():
 
 
 def outputs(model, pictures):
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    return session.run(["loc", "conf"], {"image": pictures})
+    return plain_session(model).run(["loc", "conf"], {"image": pictures})
 
 
 def nodes(model):
@@ -59,14 +54,9 @@ def metadata(model):
 
 def assert_offset(model, checkpoint, pictures, *, offset=OFFSET, tolerance=1e-5):
     """Against the raw network in torch."""
-    network = SSD(checkpoint.spec)
-    load_weights(network, checkpoint.weights, source="the test")
-    with torch.no_grad():
-        loc, conf = (value.numpy() for value in network.eval()(torch.from_numpy(pictures)))
+    loc, conf = torch_outputs(checkpoint, pictures)
     conf[:, 0] += offset
-    found_loc, found_conf = outputs(model, pictures)
-    np.testing.assert_allclose(found_loc, loc, atol=tolerance)
-    np.testing.assert_allclose(found_conf, conf, atol=tolerance)
+    assert_all_close(outputs(model, pictures), (loc, conf), atol=tolerance)
 
 
 def test_an_exported_file_adds_the_offset_in_the_same_graph(tiny_checkpoint, calibrated, pictures):

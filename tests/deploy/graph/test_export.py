@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from ssd34.core.labels import COCO_LABELS
 from ssd34.core.postprocess import MLPERF, ZOO
@@ -20,21 +19,12 @@ from ssd34.errors import CheckpointError, ModelError, OptionError
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.images.read import read_image
 from ssd34.network.pretrained import convert_benchmark_weights
-from ssd34.network.ssd import SSD, load_weights
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS
 from tests.support.cli import invoke
 from tests.support.golden import drawn_benchmark_weights
-from tests.support.plain_runs import assert_all_close, plain_session
+from tests.support.plain_runs import assert_all_close, plain_session, torch_outputs
 from tests.support.refusals import refused
-
-
-def torch_outputs(checkpoint, images):
-    network = SSD(checkpoint.spec).eval()
-    load_weights(network, checkpoint.weights, source="x")
-    with torch.no_grad():
-        loc, conf = network(torch.from_numpy(images))
-    return loc.numpy(), conf.numpy()
 
 
 def run_raw(model, image):
