@@ -75,10 +75,10 @@ def test_the_deadline(tmp_path):
         wait_for(lambda: one.metric("ssd34_queue_pictures") == 0)
 
 
-def test_nothing_accepted_is_lost_at_sigterm(tmp_path):
+def test_nothing_accepted_is_lost_at_sigterm(tiny_model, tmp_path):
     """Eight clients without a pause. Who was answered knows it; who was not accepted is refused."""
     options = ("--instances", 2, "--shutdown-delay", 0.3)
-    with serving(tmp_path, "default", *options) as one:
+    with serving(tmp_path, tiny_model, *options) as one:
         answered: set[str] = set()
         sent_early: set[str] = set()
         signalled, stop = threading.Event(), threading.Event()
