@@ -22,7 +22,7 @@ NAMES = (
 CHECKS: list[Any] = [*KNOWN.get_by_names(NAMES)]
 """Not that all valid requests are taken: most strings are no picture."""
 
-EACH = 40
+EACH = 20
 """Requests to each operation; benchmarks/serve_soak.py sends more."""
 
 
