@@ -91,9 +91,9 @@ def test_an_ended_job_continues(command, whole, tmp_path):
     """Three times, each time ended another way."""
     output = tmp_path / "out"
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)):
-        before = len(finished_parts(output))
+        done = len(finished_parts(output))
         process = start_job(*command, "--output", output, "--workers", 2)
-        wait_for_parts(process, output, before + 2)
+        wait_for_parts(process, output, done + 2)
         if number == signal.SIGINT:
             os.killpg(process.pid, number)  # as a terminal does
         else:
@@ -101,7 +101,7 @@ def test_an_ended_job_continues(command, whole, tmp_path):
         _, err = process.communicate(timeout=60)  # ends when the workers have closed it, too
         assert process.returncode == code, err
         assert "Traceback" not in err
-        assert before == 0 or f"{SIZE * before} pictures were finished before" in err
+        assert done == 0 or f"{SIZE * done} pictures were finished before" in err
         assert not (output / "manifest.json").exists()
     before = {path: path.stat().st_mtime_ns for path in finished_parts(output)}
     hidden = output / "parts" / f".part-{PARTS - 1:06}.parquet.x.part"

@@ -135,7 +135,8 @@ def in_a_terminal(*commands, width, interrupted_by):
             os.killpg(process.pid, signal.SIGINT)
     os.close(ours)
     process.wait(60)
-    ended, lines = [], []
+    ended: list[tuple[int, list[str]]] = []
+    lines: list[str] = []
     for line in lines_of(written.decode(), width):
         if line.startswith("exit "):
             ended.append((int(line.split()[1]), lines))
@@ -169,7 +170,7 @@ def test_in_a_terminal_the_last_state_stays(shapes, tiny_file, tmp_path):
     )  # fmt: skip
     assert "finished" in resumed.output
 
-    [at] = [number for number, line in enumerate(below_it) if line.startswith("step ")]
+    [last] = [number for number, line in enumerate(below_it) if line.startswith("step ")]
     errors = [number for number, line in enumerate(below_it) if line.startswith("error: ")]
-    assert errors and errors[0] > at
+    assert errors and errors[0] > last
     assert "no checkpoint yet" in " ".join(below_it[errors[0] :])
