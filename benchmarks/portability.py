@@ -28,8 +28,8 @@ from tables import keep
 
 from ssd34 import Detector
 from ssd34.core.boxes import pairwise_iou
-from ssd34.runtime.libraries import int8_saturates, onnxruntime
-from ssd34.runtime.onnxruntime_engine import session_options
+from ssd34.files.atomic import write_json
+from ssd34.runtime.onnxruntime_engine import int8_saturates, onnxruntime, session_options
 
 CHANNELS, SIDE = 32, 16
 X_SCALE, Y_SCALE = np.float32(0.02), np.float32(0.9973)

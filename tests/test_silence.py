@@ -108,7 +108,7 @@ def test_every_engine_works_without_a_home(tiny_model):
 
 @pytest.mark.parametrize(
     ("library", "door"),
-    [("onnxruntime", "runtime/libraries.py"), ("openvino", "runtime/libraries.py"),
+    [("onnxruntime", "runtime/onnxruntime_engine.py"), ("openvino", "runtime/openvino_engine.py"),
      ("matplotlib", "files/cache.py")],
 )  # fmt: skip
 def test_each_is_imported_at_one_door(library, door):

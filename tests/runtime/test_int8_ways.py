@@ -16,8 +16,7 @@ from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantize_network
 from ssd34.machine import describe_cpu
 from ssd34.runtime import onnxruntime_engine
 from ssd34.runtime.engine_choice import EXACT, FAST, find_int8_way, open_engine
-from ssd34.runtime.libraries import PROBE, int8_saturates
-from ssd34.runtime.onnxruntime_engine import session_options
+from ssd34.runtime.onnxruntime_engine import PROBE, int8_saturates, session_options
 from tests.conftest import ROOT
 
 PRECISE = "session.x64quantprecision"
@@ -82,7 +81,7 @@ def files(tiny_checkpoint, tiny_network, tiny_statistics, tiny_model, tmp_path_f
 
 @pytest.mark.parametrize("saturates", [True, False])
 def test_the_exact_way_is_for_eight_bits_where_the_fast_one_is_wrong(files, saturates, monkeypatch):
-    monkeypatch.setattr("ssd34.runtime.libraries.int8_saturates", lambda: saturates)
+    monkeypatch.setattr("ssd34.runtime.onnxruntime_engine.int8_saturates", lambda: saturates)
     for name, path in files.items():
         engine = open_engine(path, name="onnxruntime", threads=1)
         if name in ("float", "stored"):

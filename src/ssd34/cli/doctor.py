@@ -139,7 +139,7 @@ def advise_on_cards(libraries: Collection[str], driver: Path = _DRIVER) -> list[
         return []
     try:
         from ssd34.runtime.cuda_engine import find_cuda_fault
-        from ssd34.runtime.libraries import REINSTALL_GPU
+        from ssd34.runtime.onnxruntime_engine import REINSTALL_GPU
 
         fault = find_cuda_fault()
     except MissingExtraError as error:

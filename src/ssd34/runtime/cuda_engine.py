@@ -22,8 +22,12 @@ from numpy.typing import NDArray
 from ssd34.errors import MissingExtraError, ModelError
 from ssd34.files.tree import text_of
 from ssd34.runtime.engine import CUDA, ONNXRUNTIME, computes_in_int8, describe_failure
-from ssd34.runtime.libraries import REINSTALL_GPU, onnxruntime
-from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine, session_options
+from ssd34.runtime.onnxruntime_engine import (
+    REINSTALL_GPU,
+    OnnxRuntimeEngine,
+    onnxruntime,
+    session_options,
+)
 
 PROVIDER = "CUDAExecutionProvider"
 

@@ -77,7 +77,7 @@ def choose_faster_engine(
 def find_int8_way(path: Path, engine: Engine) -> str | None:
     """`FAST` or `EXACT`, as a loaded engine computes an int8 file; None for a file that computes in
     float. A file that does not say how it was quantized counts as one with weights of 8 bits."""
-    from ssd34.runtime.libraries import int8_saturates
+    from ssd34.runtime.onnxruntime_engine import int8_saturates
 
     if not computes_in_int8(path):
         return None
@@ -94,7 +94,7 @@ def require_engine(name: str) -> None:
     """Refuse with MissingExtraError one of `ENGINES` that can run no file here, before files are
     looked at."""
     if name == OPENVINO:
-        from ssd34.runtime.libraries import load_openvino
+        from ssd34.runtime.openvino_engine import load_openvino
 
         load_openvino()
     if name == NATIVE:

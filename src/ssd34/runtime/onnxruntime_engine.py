@@ -1,17 +1,71 @@
-"""ONNX Runtime as an engine."""
+"""ONNX Runtime, imported here alone, and as an engine."""
 
 from __future__ import annotations
 
+import base64
+import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.contract import Port
-from ssd34.errors import ModelError, Ssd34Error
+from ssd34.errors import MissingExtraError, ModelError, Ssd34Error
+from ssd34.files.tree import text_of
 from ssd34.runtime.engine import ONNXRUNTIME, describe_failure, describe_refusal
-from ssd34.runtime.libraries import int8_saturates, onnxruntime, open_onnx
+
+# Read when the library is loaded: it would look up a host and write to the home folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+REINSTALL_GPU = (
+    "pip uninstall -y onnxruntime onnxruntime-gpu; pip install 'onnxruntime-gpu[cuda,cudnn]'"
+)
+"""Both packages write the same files: the last one installed wins, and to uninstall either takes
+them from both."""
+
+try:
+    import onnxruntime as onnxruntime
+
+    _ = onnxruntime.InferenceSession
+except (ImportError, AttributeError) as error:
+    raise MissingExtraError(
+        f"ONNX Runtime is not installed or broken ({' '.join(str(error).split())[:200]}); install "
+        f"it again: pip install --force-reinstall onnxruntime; or for a card: {REINSTALL_GPU}"
+    ) from error
+
+
+def open_onnx(model: Path | bytes, options: Any) -> Any:
+    """ONNX Runtime's session of a file, or of what is in one, on the CPU; it takes paths as UTF-8,
+    whatever the locale."""
+    content = text_of(model) if isinstance(model, Path) else model
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+PROBE = base64.b64decode(
+    "CAU6tgEKKAoBeAoBcwoBegoBdwoBcwoBdgoBdAoBehIBeSILUUxpbmVhckNvbnYSAWcqCxABQgFzSgQAAIA/KggQ"
+    "AkIBekoBACofCAQIBAgBCAEQA0IBd0oQf39/f39/f39/f39/f39/fyoIEANCAXZKAQAqCxABQgF0SgQAAP5DWhsK"
+    "AXgSFgoUCAISEAoCCAEKAggECgIIAQoCCAFiGwoBeRIWChQIAhIQCgIIAQoCCAQKAggBCgIIAUIECgAQCg=="
+)
+"""An ONNX file: a QLinearConv of four unsigned bytes with four weights of 127. Its exact answer to
+bytes of 255 is 255."""
+
+
+@functools.cache
+def int8_saturates() -> bool:
+    """Whether sums of unsigned times signed bytes come out too small here, as ONNX Runtime computes
+    them by default.
+
+    Processors with VNNI add the products at 32 bits; others add pairs of them at 16 bits first,
+    which 255 * 127 * 2 exceeds. The system may not say what the processor has, so it is tried.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    (answer,) = open_onnx(PROBE, options).run(None, {"x": np.full((1, 4, 1, 1), 255, np.uint8)})
+    return int(answer.min()) < 255
 
 
 class OnnxRuntimeEngine:

@@ -1,26 +1,54 @@
-"""OpenVINO as an engine: the same files, the extra ``openvino``."""
+"""OpenVINO, imported here alone, and as an engine: the same files, the extra ``openvino``."""
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.core.contract import LARGEST_NARROW_WEIGHT, Port
-from ssd34.errors import ModelError
+from ssd34.errors import ModelError, require
 from ssd34.runtime.engine import OPENVINO, describe_failure, describe_refusal
-from ssd34.runtime.libraries import int8_saturates, load_openvino, openvino_core
+from ssd34.runtime.onnxruntime_engine import int8_saturates
 
+_TELEMETRY = "openvino_telemetry"
 _UNKNOWN = re.compile(
     "(?:Conversion is failed for|No conversion rule found for operations):(.+)", re.DOTALL
 )
 _ONNX_NAMES = {"float32": "float", "float64": "double"}
 """What ONNX calls an element type, where NumPy calls it otherwise."""
+
+
+def load_openvino() -> ModuleType:
+    """OpenVINO, whose conversion tools find no package to report their use with: that package fails
+    where the home folder cannot be written. MissingExtraError where it is not installed."""
+    hidden = _TELEMETRY not in sys.modules
+    if hidden:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        return require("openvino", extra="openvino", why="the engine openvino")
+    finally:
+        if hidden:
+            sys.modules.pop(_TELEMETRY, None)
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """The one core of this process; MissingExtraError where OpenVINO is not installed.
+
+    On Linux each core gives the thread that makes it another stack for signals, and puts back the
+    one before when it ends. Two that end in the order in which they were made leave a stack that is
+    gone: the next signal with a handler, Ctrl+C or the end of a process, would end this one.
+    """
+    return load_openvino().Core()
 
 
 class OpenVinoEngine:

@@ -36,7 +36,7 @@ from ssd34.files.checkpoint import is_named_checkpoint
 from ssd34.files.lock import folder_locked
 from ssd34.machine import describe_cpu, thread_budget
 from ssd34.runtime.engine_choice import EXACT, FAST
-from ssd34.runtime.libraries import int8_saturates, onnxruntime
+from ssd34.runtime.onnxruntime_engine import int8_saturates, onnxruntime
 from ssd34.version import __version__
 from ssd34.workflows import evaluate
 from ssd34.workflows.outputs import check_outputs

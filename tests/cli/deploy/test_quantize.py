@@ -24,7 +24,7 @@ from ssd34.deploy.search.sensitivity import LayerCost
 from ssd34.errors import Ssd34Error
 from ssd34.files.atomic import compute_sha256
 from ssd34.runtime.detector import Detector
-from ssd34.runtime.libraries import int8_saturates
+from ssd34.runtime.onnxruntime_engine import int8_saturates
 from tests.conftest import TINY_LABELS
 from tests.support.cli import invoke, read_document
 from tests.support.refusals import assert_facts, refused

@@ -6,7 +6,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ssd34.errors import OptionError
-from ssd34.runtime.libraries import onnxruntime, open_onnx
+from ssd34.runtime.onnxruntime_engine import onnxruntime, open_onnx
 
 OLDEST = 10
 """The first with NonMaxSuppression."""

@@ -21,8 +21,7 @@ from ssd34.deploy.int8.histogram import BINS, Histogram
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.atomic import written_whole
 from ssd34.machine import thread_budget, trim_heap
-from ssd34.runtime.libraries import onnxruntime, open_onnx
-from ssd34.runtime.onnxruntime_engine import session_options
+from ssd34.runtime.onnxruntime_engine import onnxruntime, open_onnx, session_options
 
 FORMAT = "ssd34-calibration-2"
 CANDIDATE = 0.01

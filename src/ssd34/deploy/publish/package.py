@@ -34,8 +34,7 @@ from ssd34.deploy.publish.triton import REPOSITORY, render_config, write_reposit
 from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.atomic import compute_sha256, naming, write_bytes, write_json, write_text
-from ssd34.runtime.libraries import open_onnx
-from ssd34.runtime.onnxruntime_engine import session_options
+from ssd34.runtime.onnxruntime_engine import open_onnx, session_options
 from ssd34.runtime.session import Session
 from ssd34.text import counted
 

@@ -26,8 +26,7 @@ from ssd34.deploy.publish.reference_data import find_test_data
 from ssd34.deploy.publish.replay import Arrays, Replayer, replay
 from ssd34.errors import ModelError
 from ssd34.files.archive import SUFFIXES, DamagedArchiveError, is_archive, unpacked
-from ssd34.runtime.libraries import onnxruntime, open_onnx
-from ssd34.runtime.onnxruntime_engine import session_options
+from ssd34.runtime.onnxruntime_engine import onnxruntime, open_onnx, session_options
 
 
 def verify(

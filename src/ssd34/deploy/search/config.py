@@ -15,7 +15,7 @@ from ssd34.deploy.int8.quantize import PUBLISHED_FORMS
 from ssd34.deploy.search.gate import Criterion
 from ssd34.deploy.search.search import Budget
 from ssd34.errors import OptionError, require
-from ssd34.runtime.libraries import int8_saturates
+from ssd34.runtime.onnxruntime_engine import int8_saturates
 from ssd34.setting_types import Count, Share, check_fields, read_fields
 from ssd34.text import parse_yaml
 

@@ -15,10 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ssd34.runtime.libraries import onnxruntime
 from ssd34.runtime.native.convolution import Addition, Convolution, rounded_up
 from ssd34.runtime.native.kernels import CHANNELS
-from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine
+from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine, onnxruntime
 
 TURNED = ".pixels"
 """What a value is called where its channels are last: (N, H, W, C)."""

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from ssd34.errors import ModelError, require
 from ssd34.machine import trim_heap
 from ssd34.runtime.engine import NATIVE, describe_failure, describe_refusal
-from ssd34.runtime.libraries import onnxruntime, open_onnx
-from ssd34.runtime.onnxruntime_engine import session_options
+from ssd34.runtime.onnxruntime_engine import onnxruntime, open_onnx, session_options
 
 
 class NativeEngine:
