@@ -10,9 +10,8 @@ from ssd34.core.labels import COCO_LABELS
 from ssd34.core.postprocess import MLPERF, ZOO
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.core.spec import named_spec
-from ssd34.deploy.graph.builder import save_model
+from ssd34.deploy.graph.builder import find_newest_opset, save_model
 from ssd34.deploy.graph.export import ExportOptions, make_network_model, make_onnx_model
-from ssd34.deploy.graph.opsets import find_newest_opset
 from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.search.bench import Bench
 from ssd34.errors import CheckpointError, ModelError, OptionError

@@ -2,7 +2,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from ssd34.deploy.graph.opsets import (
+from ssd34.deploy.graph.builder import (
     check_opset,
     find_ir_version,
     find_newest_opset,

@@ -12,9 +12,14 @@ from ssd34.core.postprocess import BEST, ZOO, postprocess
 from ssd34.core.preprocess import preprocess
 from ssd34.core.spec import named_spec
 from ssd34.deploy.graph import tail
-from ssd34.deploy.graph.builder import GraphBuilder, finish_model, save_model
+from ssd34.deploy.graph.builder import (
+    OLDEST,
+    GraphBuilder,
+    find_newest_opset,
+    finish_model,
+    save_model,
+)
 from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
-from ssd34.deploy.graph.opsets import OLDEST, find_newest_opset
 from ssd34.deploy.graph.tail import cut_tail
 from ssd34.errors import ModelError
 from ssd34.images.read import read_image

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ssd34.deploy.int8.histogram import BINS, Histogram
+from ssd34.deploy.int8.ranges import BINS, Histogram
 
 
 def of(*batches):

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from ssd34.deploy.graph.layers import IMAGE, Conv
-from ssd34.deploy.int8.histogram import Histogram
 from ssd34.deploy.int8.plan import (
     QuantizeOptions,
     choose_head_ranges,
@@ -13,7 +12,7 @@ from ssd34.deploy.int8.plan import (
     quantize_weight,
     round_windows,
 )
-from ssd34.deploy.int8.ranges import Range
+from ssd34.deploy.int8.ranges import Histogram, Range
 
 GENERATOR = np.random.default_rng(3)
 

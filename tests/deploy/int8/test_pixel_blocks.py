@@ -2,13 +2,16 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from ssd34.deploy.graph.builder import GraphBuilder
+from ssd34.deploy.graph.builder import GraphBuilder, add_planes, find_newest_opset
 from ssd34.deploy.graph.layers import CONV, IMAGE, Layer, make_network
-from ssd34.deploy.graph.opsets import find_newest_opset
 from ssd34.deploy.int8.calibrate import calibrate
 from ssd34.deploy.int8.plan import Int8Conv, QuantizeOptions
-from ssd34.deploy.int8.quantize import quantize_network
-from ssd34.deploy.int8.writers import add_blocks_of_bytes, add_blocks_of_planes, convert_to_blocks
+from ssd34.deploy.int8.quantize import (
+    add_blocks_of_bytes,
+    add_blocks_of_planes,
+    convert_to_blocks,
+    quantize_network,
+)
 from tests.conftest import TINY_LABELS, drawn_checkpoint, tiny_spec
 from tests.support.integer_reference import constants_of, windows
 from tests.support.plain_runs import plain_session
@@ -58,7 +61,7 @@ def test_the_picture_in_blocks(opset):
         if kind == TensorProto.FLOAT:
             output = add_blocks_of_planes(builder, "image")
         else:
-            output = add_blocks_of_bytes(builder, "image", side=SIDE)
+            output = add_planes(builder, add_blocks_of_bytes(builder, "image", side=SIDE))
         graph = helper.make_graph(
             builder.nodes, "blocks",
             [helper.make_tensor_value_info("image", kind, image.shape)],

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from ssd34.deploy.graph.layers import Affine
-from ssd34.deploy.int8.histogram import Histogram
-from ssd34.deploy.int8.ranges import Range, find_range
+from ssd34.deploy.int8.ranges import Histogram, Range, find_range
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
 

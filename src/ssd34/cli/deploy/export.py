@@ -102,7 +102,7 @@ def export(
 
 
 def _opset(text: str) -> int:
-    from ssd34.deploy.graph.opsets import find_newest_opset
+    from ssd34.deploy.graph.builder import find_newest_opset
 
     if text == "newest":
         return find_newest_opset()

@@ -19,10 +19,59 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph.layers import ADD, CONV, IMAGE, Conv, Layer
-from ssd34.deploy.graph.opsets import check_opset, find_ir_version
 from ssd34.errors import OptionError
 from ssd34.files.atomic import written_whole
+from ssd34.runtime.onnxruntime_engine import onnxruntime, open_onnx
 from ssd34.version import __version__
+
+OLDEST = 10
+"""The first with NonMaxSuppression."""
+
+
+def find_ir_version(opset: int) -> int:
+    """The file format of an opset, as in the published files (10: 5, 12: 7)."""
+    return helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
+
+
+def find_onnx_release(opset: int) -> str:
+    """The first release of ONNX with an opset, such as ``"1.7"``; ``"unknown"`` to this one."""
+    releases = (row[0] for row in helper.VERSION_TABLE if row[2] == opset)
+    return ".".join(next(releases, "unknown").split(".")[:2])
+
+
+def list_opsets() -> range:
+    """From the oldest that the network needs to the newest that the installed onnx defines."""
+    return range(OLDEST, onnx.defs.onnx_opset_version() + 1)
+
+
+def find_newest_opset() -> int:
+    """The newest that the installed onnx defines and the installed ONNX Runtime loads."""
+    return next(opset for opset in reversed(list_opsets()) if _loads(opset))
+
+
+def check_opset(opset: int) -> None:
+    """Raise an OptionError where the opset is not one of `list_opsets`."""
+    if opset not in list_opsets():
+        raise OptionError(
+            f"unknown opset {opset}; expected {OLDEST} to {list_opsets()[-1]}, the newest that "
+            f"the installed onnx {onnx.__version__} defines"
+        )
+
+
+def _loads(opset: int) -> bool:
+    """Whether ONNX Runtime loads the smallest file of an opset."""
+    model = onnx.parser.parse_model(
+        f'<ir_version: {find_ir_version(opset)}, opset_import: ["": {opset}]>'
+        "smallest (float[1] x) => (float[1] y) { y = Relu(x) }"
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        open_onnx(model.SerializeToString(), options)
+    except Exception:  # the library has no common base of its own
+        return False
+    return True
+
 
 MAX_MODEL_BYTES = 2 * 2**30 - 1
 """Of an ONNX file: what fits into a protobuf message."""
@@ -123,7 +172,7 @@ def normalise_bytes(builder: GraphBuilder, stem: Layer) -> tuple[str, Layer]:
     convolution that takes it. The mean is subtracted, so that the padding of zeros still means the
     mean colour; the division is folded into the weights."""
     values = builder.node("Cast", "input.float", [IMAGE], to=TensorProto.FLOAT)
-    planes = builder.node("Transpose", "input.planes", [values], perm=[0, 3, 1, 2])
+    planes = add_planes(builder, values)
     mean = np.array(MEAN, np.float64).reshape(1, 3, 1, 1) * 255
     centred = builder.node(
         "Sub", "input.centred", [planes, builder.constant("input.mean", mean.astype(np.float32))]
@@ -131,6 +180,11 @@ def normalise_bytes(builder: GraphBuilder, stem: Layer) -> tuple[str, Layer]:
     scale = np.array(STD, np.float64).reshape(1, 3, 1, 1) * 255
     conv = Conv((stem.arrays.weight / scale).astype(np.float32), stem.arrays.bias)
     return centred, dataclasses.replace(stem, conv=conv)
+
+
+def add_planes(builder: GraphBuilder, pixels: str) -> str:
+    """Add (N, H, W, C) as (N, C, H, W); returns its name."""
+    return builder.node("Transpose", "input.planes", [pixels], perm=[0, 3, 1, 2])
 
 
 def finish_model(
@@ -158,15 +212,16 @@ def finish_model(
         ir_version=find_ir_version(builder.opset),
     )
     entries = {
-        METADATA_SPEC: _json(spec.to_dict()),
-        METADATA_LABELS: _json(labels.to_dict()),
+        METADATA_SPEC: to_json(spec.to_dict()),
+        METADATA_LABELS: to_json(labels.to_dict()),
         **(metadata or {}),
     }
     helper.set_model_props(model, entries)
     return model
 
 
-def _json(values: dict[str, Any]) -> str:
+def to_json(values: dict[str, Any]) -> str:
+    """As a file's metadata hold it: short, and the same for the same values."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 

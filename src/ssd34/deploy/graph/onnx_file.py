@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
+from ssd34.core import contract
+from ssd34.core.contract import Port
 from ssd34.core.external_data import check_weights_inside
+from ssd34.core.labels import LabelSet
+from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph.builder import MAX_MODEL_BYTES
 from ssd34.errors import ModelError
 
@@ -105,3 +109,33 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     value = onnx.helper.get_attribute_value(attribute)
     tensor: onnx.TensorProto = numpy_helper.from_array(np.array(value, _KINDS[attribute.name]))
     return tensor
+
+
+def read_ports(graph: onnx.GraphProto) -> tuple[list[Port], list[Port]]:
+    """Inputs and outputs of a tidied graph."""
+    return [_port(value) for value in graph.input], [_port(value) for value in graph.output]
+
+
+def _port(value: onnx.ValueInfoProto) -> Port:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        return Port(value.name, str(kind or "unknown").removesuffix("_type"), None)
+    tensor = value.type.tensor_type
+    element = TensorProto.DataType.Name(tensor.elem_type).lower()
+    shape = None
+    if tensor.HasField("shape"):
+        shape = tuple(
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+            for dim in tensor.shape.dim
+        )
+    return Port(value.name, f"tensor({element})", shape)
+
+
+def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """A file's own metadata."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def read_identity(model: onnx.ModelProto) -> tuple[ModelSpec, LabelSet]:
+    """See `ssd34.core.contract.identity`."""
+    return contract.read_identity(read_metadata(model))

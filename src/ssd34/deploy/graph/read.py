@@ -33,8 +33,7 @@ from ssd34.deploy.graph.layers import (
     list_layers,
     make_network,
 )
-from ssd34.deploy.graph.onnx_file import read_model
-from ssd34.deploy.graph.ports import read_identity, read_metadata
+from ssd34.deploy.graph.onnx_file import read_identity, read_metadata, read_model
 from ssd34.errors import ModelError
 from ssd34.files.checkpoint import is_named_checkpoint, read_checkpoint
 from ssd34.text import counted

@@ -16,7 +16,7 @@ from ssd34.core.default_boxes import CENTRE_VARIANCE, SIZE_VARIANCE, default_box
 from ssd34.core.postprocess import ZOO, Policy, promising_margin
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph.builder import GraphBuilder
-from ssd34.deploy.graph.ports import read_identity
+from ssd34.deploy.graph.onnx_file import read_identity
 from ssd34.errors import ModelError, OptionError
 
 

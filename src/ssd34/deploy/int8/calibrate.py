@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from ssd34.core.preprocess import preprocess
 from ssd34.deploy.graph.builder import GraphBuilder, add_float_layer, finish_model
 from ssd34.deploy.graph.layers import IMAGE, Layer, Network
-from ssd34.deploy.int8.histogram import BINS, Histogram
+from ssd34.deploy.int8.ranges import BINS, Histogram
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.atomic import written_whole
 from ssd34.machine import thread_budget, trim_heap

@@ -12,9 +12,9 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from ssd34.core.contract import LARGEST_BIAS, LARGEST_NARROW_WEIGHT, LARGEST_WEIGHT
-from ssd34.deploy.graph.layers import IMAGE, MAXPOOL, Affine, Conv, Network
+from ssd34.core.preprocess import MEAN, STD
+from ssd34.deploy.graph.layers import IMAGE, MAXPOOL, Affine, Conv, Layer, Network
 from ssd34.deploy.int8.calibrate import CalibrationStatistics
-from ssd34.deploy.int8.image_input import BYTES, convert_means_to_bytes, fold_normalisation
 from ssd34.deploy.int8.ranges import TRAINED, Range, find_range
 from ssd34.errors import OptionError
 from ssd34.setting_types import check_fields, read_fields
@@ -31,6 +31,11 @@ _MANY_CHANNELS = 40
 _ENOUGH = 1000
 """Offsets from which their extremes are taken for a range."""
 
+BYTES = Affine(np.float32(1 / 255), np.uint8(0))
+"""A picture's bytes as steps."""
+
+_MEAN = np.array(MEAN).reshape(3, 1, 1)
+_STD = np.array(STD).reshape(3, 1, 1)
 
 Ranges = Literal["minmax", "percentile", "entropy", "mse", "trained"]
 Percentile = Annotated[float, Meta(ge=50, le=100)]
@@ -250,3 +255,16 @@ def round_windows(steps: NDArray[np.float64]) -> NDArray[np.float64]:
     nearest += down < off
     nearest -= up < -off
     return nearest.reshape(steps.shape)
+
+
+def fold_normalisation(layer: Layer) -> Layer:
+    """A convolution of normalised values as one of bytes / 255, with the padding already there."""
+    weight = layer.arrays.weight / _STD
+    bias = layer.arrays.bias - (weight * _MEAN).sum(axis=(1, 2, 3))
+    conv = Conv(weight.astype(np.float32), bias.astype(np.float32))
+    return dataclasses.replace(layer, conv=conv, padding=0)
+
+
+def convert_means_to_bytes(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`CalibrationStatistics.window_means` of normalised values for bytes / 255."""
+    return np.asarray(means * _STD + _MEAN, np.float64)

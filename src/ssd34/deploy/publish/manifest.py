@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ssd34.core.contract import Port
-from ssd34.deploy.graph.ports import find_differences
 from ssd34.deploy.publish.checks import FileCheck, check
 from ssd34.errors import ModelError
 from ssd34.files.atomic import compute_sha256
 from ssd34.text import parse_json
+
+MANIFEST_NAME = "ONNX_HUB_MANIFEST.json"
+MAX_MANIFEST_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Size in bytes and SHA-256 (64 lower-case hexadecimal digits) that a manifest states."""
+
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +66,8 @@ class Expected:
         """Inputs and outputs of the graph."""
         if self.ports is None:
             return FileCheck("manifest ports", None, self.lacking)
-        unlike = find_differences("input", inputs, self.ports[0])
-        unlike += find_differences("output", outputs, self.ports[1])
+        unlike = _unlike("input", inputs, self.ports[0])
+        unlike += _unlike("output", outputs, self.ports[1])
         return check("manifest ports", unlike, "as the manifest says")
 
     def _differences(self, file: Path, stated: Stated) -> tuple[list[str], str]:
@@ -84,31 +95,19 @@ def read_expected(file: Path, manifest: Path | None) -> Expected:
     if entry is None:
         nothing = f"{source} has no entry for {file.name}"
         return Expected(lacking=nothing, required=manifest is not None)
-    ports = (entry.inputs, entry.outputs)
-    return Expected(model=entry.model, archive=entry.archive, ports=ports)
+    return entry
 
 
-MANIFEST_NAME = "ONNX_HUB_MANIFEST.json"
-MAX_MANIFEST_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class Stated:
-    """Size in bytes and SHA-256 (64 lower-case hexadecimal digits) that a manifest states."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class ManifestEntry:
-    """One model of a manifest: its ONNX file, the tarball with test data (None: there is none), and
-    the graph's inputs and outputs."""
-
-    model: Stated
-    archive: Stated | None
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+def _unlike(what: str, ports: Sequence[Port], stated: Sequence[Port]) -> list[str]:
+    """Where the graph's ports differ from those stated. Names of free dimensions do not count."""
+    names, others = [p.name for p in ports], [p.name for p in stated]
+    if names != others:
+        return [f"{what}s {', '.join(names)}: the manifest says {', '.join(others) or 'none'}"]
+    return [
+        f"{what} {port}: the manifest says {other.form}"
+        for port, other in zip(ports, stated, strict=True)
+        if port.type != other.type or port.sizes != other.sizes
+    ]
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class Listed:
     here: bool
 
 
-def find_manifest_entry(manifest: Path, file_name: str) -> ManifestEntry | None:
+def find_manifest_entry(manifest: Path, file_name: str) -> Expected | None:
     """The entry whose model, or archive with test data, has that file name; None: there is none.
 
     Raises:
@@ -180,18 +179,14 @@ def _name(path: str) -> str:
     return path.rsplit("/", 1)[-1]
 
 
-def _entry(values: dict[str, Any]) -> ManifestEntry:
+def _entry(values: dict[str, Any]) -> Expected:
     metadata = values["metadata"]
     archive = None
     if "model_with_data_path" in metadata:
         archive = _stated(metadata, "model_with_data")
     ports = metadata["io_ports"]
-    return ManifestEntry(
-        model=_stated(metadata, "model"),
-        archive=archive,
-        inputs=tuple(_port(port) for port in ports["inputs"]),
-        outputs=tuple(_port(port) for port in ports["outputs"]),
-    )
+    inputs, outputs = (tuple(map(_port, ports[kind])) for kind in ("inputs", "outputs"))
+    return Expected(model=_stated(metadata, "model"), archive=archive, ports=(inputs, outputs))
 
 
 def _stated(metadata: dict[str, Any], prefix: str) -> Stated:

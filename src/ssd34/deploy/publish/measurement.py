@@ -131,37 +131,25 @@ def _measured(file: Path) -> dict[str, Accuracy | Latency]:
 
 
 def _accuracy(file: Path, values: dict[str, Any]) -> Accuracy:
-    metric = values.get("metric", "coco")
-    if metric != "coco":
-        raise OptionError(
-            f"{file}: measured with the metric {metric}, whose numbers are not COCO's; "
-            "measure without --metric"
-        )
-    if "policies" in values:
-        raise OptionError(
-            f"{file}: holds several NMS policies, the model has one; measure without --policy all"
-        )
-    if values.get("tail_cut"):
-        raise OptionError(
-            f"{file}: measured under the NMS policy {values['policy']} instead of the "
-            "model's own; measure without --policy"
-        )
-    if (way := values.get("preprocess", "card")) != "card":
-        raise OptionError(
-            f"{file}: measured with --preprocess {way}; a model card's numbers are of the exact "
-            "way: measure without it"
-        )
-    if (classes := values.get("classes")) is not None:
-        raise OptionError(
-            f"{file}: expected the AP of all classes, got that of {', '.join(map(str, classes))} "
-            "only; measure without --class"
-        )
+    metric, way = values.get("metric", "coco"), values.get("preprocess", "card")
+    classes = values.get("classes")
+    _refuse(file, {
+        f"measured with the metric {metric}, whose numbers are not COCO's; measure without "
+        "--metric": metric != "coco",
+        "holds several NMS policies, the model has one; measure without --policy all":
+            "policies" in values,
+        f"measured under the NMS policy {values.get('policy')} instead of the model's own; measure "
+        "without --policy": values.get("tail_cut"),
+        f"measured with --preprocess {way}; a model card's numbers are of the exact way: measure "
+        "without it": way != "card",
+        f"expected the AP of all classes, got that of {', '.join(map(str, classes or ()))} only; "
+        "measure without --class": classes is not None,
+    })  # fmt: skip
     summary = values["summary"]
-    if summary["AP"] is None or summary["AP50"] is None:
-        raise OptionError(
-            f"{file}: expected an AP, got null: there were no objects to find; measure on data "
-            "with objects"
-        )
+    nothing = (
+        "expected an AP, got null: there were no objects to find; measure on data with objects"
+    )
+    _refuse(file, {nothing: summary["AP"] is None or summary["AP50"] is None})
     return Accuracy(
         ap=float(summary["AP"]),
         ap50=float(summary["AP50"]),
@@ -173,17 +161,21 @@ def _accuracy(file: Path, values: dict[str, Any]) -> Accuracy:
     )
 
 
+def _refuse(file: Path, reasons: Mapping[str, object]) -> None:
+    """OptionError with the first reason that holds."""
+    for reason, holds in reasons.items():
+        if holds:
+            raise OptionError(f"{file}: {reason}")
+
+
 def _latencies(file: Path, values: dict[str, Any]) -> dict[str, Latency]:
-    if values.get("loadgen"):
-        raise OptionError(
-            f"{file}: expected a single-stream benchmark, got one by LoadGen, which does not time "
-            "the network alone; measure without --loadgen"
-        )
-    if (scenario := values["scenario"]) != SINGLE_STREAM:
-        raise OptionError(
-            f"{file}: expected a single-stream benchmark, got {scenario}; measure without "
-            "--scenario"
-        )
+    scenario = values["scenario"]
+    _refuse(file, {
+        "expected a single-stream benchmark, got one by LoadGen, which does not time the network "
+        "alone; measure without --loadgen": values.get("loadgen"),
+        f"expected a single-stream benchmark, got {scenario}; measure without --scenario":
+            scenario != SINGLE_STREAM,
+    })  # fmt: skip
     found: dict[str, Latency] = {}
     for row in values["results"]:
         latency = Latency(

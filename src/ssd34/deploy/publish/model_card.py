@@ -60,47 +60,44 @@ def render_model_card(
         licence: of the weights, an identifier; None: the card states none.
     """
     front = f"license: {licence.lower()}\n{_FRONT}" if licence else _FRONT
-    return "\n".join(
-        [
-            f"---\n{front}",
-            f"# {spec.name}",
-            "",
-            f"Single Stage Detector on a {spec.backbone} backbone, "
-            f"{counted(len(labels), 'class')}, {spec.image_size} x {spec.image_size} input, "
-            f"{spec.num_default_boxes} default boxes.",
-            "",
-            "## Models",
-            "",
-            *_table(rows),
-            "",
-            *_sources(rows),
-            "## Input and outputs",
-            "",
-            *_ports([entry for entry, _ in rows]),
-            "",
-            "## Preprocessing",
-            "",
-            f"Resize to {spec.image_size} x {spec.image_size} with Pillow's bilinear filter, "
-            f"divide by 255, subtract {MEAN}, divide by {STD}. Files whose input is "
-            "`tensor(uint8)` do all but the resizing themselves.",
-            "",
-            "## Classes",
-            "",
-            ", ".join(f"{k} {name}" for k, name in enumerate(labels.names, start=1)) + ".",
-            "",
-            "## Check and use",
-            "",
-            "```sh",
-            f"ssd34 verify {rows[0][0]['metadata']['model_with_data_path']}",
-            f"ssd34 detect picture.jpg --model {rows[0][0]['model_path']}",
-            "```",
-            "",
-            "## Source",
-            "",
-            _LAST_LINE,
-            "",
-        ]
-    )
+    first, _ = rows[0]
+    lines = (_table(rows), _sources(rows), _ports([entry for entry, _ in rows]))
+    table, sources, ports = ("".join(f"{line}\n" for line in part) for part in lines)
+    return f"""\
+---
+{front}
+# {spec.name}
+
+Single Stage Detector on a {spec.backbone} backbone, {counted(len(labels), "class")}, \
+{spec.image_size} x {spec.image_size} input, {spec.num_default_boxes} default boxes.
+
+## Models
+
+{table}
+{sources}## Input and outputs
+
+{ports}
+## Preprocessing
+
+Resize to {spec.image_size} x {spec.image_size} with Pillow's bilinear filter, divide by 255, \
+subtract {MEAN}, divide by {STD}. Files whose input is `tensor(uint8)` do all but the resizing \
+themselves.
+
+## Classes
+
+{", ".join(f"{k} {name}" for k, name in enumerate(labels.names, start=1))}.
+
+## Check and use
+
+```sh
+ssd34 verify {first["metadata"]["model_with_data_path"]}
+ssd34 detect picture.jpg --model {first["model_path"]}
+```
+
+## Source
+
+{_LAST_LINE}
+"""
 
 
 def _table(rows: Sequence[tuple[dict[str, Any], Measurements]]) -> list[str]:

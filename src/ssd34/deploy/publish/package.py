@@ -18,9 +18,8 @@ import onnx
 from numpy.typing import NDArray
 
 from ssd34.core.contract import Port
-from ssd34.deploy.graph.onnx_file import read_model
-from ssd34.deploy.graph.opsets import find_onnx_release
-from ssd34.deploy.graph.ports import read_identity, read_ports
+from ssd34.deploy.graph.builder import find_onnx_release
+from ssd34.deploy.graph.onnx_file import read_identity, read_model, read_ports
 from ssd34.deploy.publish.manifest import MANIFEST_NAME, find_manifest_entry
 from ssd34.deploy.publish.measurement import (
     KEPT,
@@ -269,9 +268,7 @@ def _other_entries(manifest: Path, file_name: str) -> list[dict[str, Any]]:
     """The entries of a manifest without an older one of the same file; none where it is missing."""
     if not manifest.is_file():
         return []
-    find_manifest_entry(
-        manifest, file_name
-    )  # a list of entries, or an error that says what is wrong
+    find_manifest_entry(manifest, file_name)  # an error says what is wrong with a broken one
     entries: list[dict[str, Any]] = json.loads(manifest.read_bytes())
     others = [entry for entry in entries if entry.get("model_path") != file_name]
     for entry in others:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 
 from ssd34.core.contract import find_port_faults
 from ssd34.core.external_data import check_weights_inside
 from ssd34.deploy.graph.builder import MAX_MODEL_BYTES
-from ssd34.deploy.graph.onnx_file import tidy
-from ssd34.deploy.graph.ports import read_identity, read_metadata, read_ports
+from ssd34.deploy.graph.onnx_file import read_identity, read_metadata, read_ports, tidy
 from ssd34.deploy.graph.tail import read_tail_policy
 from ssd34.deploy.publish.checks import FileCheck, Verification, check, not_run
 from ssd34.deploy.publish.compare_outputs import choose_tolerance
@@ -46,19 +46,14 @@ def verify(
             that should not be unpacked, or a broken manifest.
         OSError: something cannot be read.
     """
-    if not is_archive(target) or target.is_dir():
-        model = _model_in(target, shown=target) if target.is_dir() else target
-        if model.suffix.lower() != ".onnx":
-            raise ModelError(
-                f"{target}: expected an .onnx file, a folder, or {' or '.join(SUFFIXES)}"
-            )
-        expected = read_expected(model, manifest)
-        checks = _model_checks(model, expected, require_test_data, threads)
-        return Verification(target, tuple(checks))
-    expected = read_expected(target, manifest)
-    return Verification(
-        target, tuple(_archive_checks(target, expected, expected, require_test_data, threads))
-    )
+    how = _How(require_test_data, threads)
+    if is_archive(target) and not target.is_dir():
+        expected = read_expected(target, manifest)
+        return Verification(target, tuple(_archive_checks(target, expected, expected, how)))
+    model = _model_in(target, shown=target) if target.is_dir() else target
+    if model.suffix.lower() != ".onnx":
+        raise ModelError(f"{target}: expected an .onnx file, a folder, or {' or '.join(SUFFIXES)}")
+    return Verification(target, tuple(_model_checks(model, read_expected(model, manifest), how)))
 
 
 def verify_folder(
@@ -70,6 +65,7 @@ def verify_folder(
     to be the one that both are stated to be. Without manifest there has to be one ONNX file; a
     folder without any is searched one level down, as of an archive that was unpacked there.
     """
+    how = _How(require_test_data, threads)
     one = partial(verify, manifest=manifest, require_test_data=require_test_data, threads=threads)
     own = folder / MANIFEST_NAME if manifest is None else manifest
     found = []
@@ -80,9 +76,15 @@ def verify_folder(
             archive = folder / listed.archive if listed.archive else None
             known.add(model)
             if listed.here or model.is_file():
-                checks = _pair_checks(
-                    model, archive, read_expected(model, own), require_test_data, threads
-                )
+                missing = [path for path in (model, archive) if path and not path.is_file()]
+                checks = [
+                    FileCheck(path.name, False, "the manifest names it; missing")
+                    for path in missing
+                ]
+                if not missing:
+                    expected = read_expected(model, own)
+                    # The file in the archive is the same: that is checked once, in the archive.
+                    checks = _pair_checks(model, archive, expected, expected, how)
                 found.append(Verification(model, tuple(checks)))
         found += [one(file) for file in _models(folder) if file not in known]
     elif _models(folder):
@@ -105,41 +107,35 @@ def verify_against(
 ) -> Verification:
     """Check an ONNX file that has to be a known one, and replay the test data of its archive, if
     that is here; see `verify`."""
-    if archive is None:
-        checks = _model_checks(model, expected, require_test_data, threads)
-        return Verification(model, tuple(checks))
     # Nothing is known of the file in the archive but the archive's own checksum.
     inner = Expected(lacking="the archive's checksum covers it")
-    checks = [
-        expected.model_check("file", model),
-        *_archive_checks(archive, expected, inner, require_test_data, threads),
-    ]
-    return Verification(model, tuple(checks))
+    how = _How(require_test_data, threads)
+    return Verification(model, tuple(_pair_checks(model, archive, expected, inner, how)))
+
+
+class _How(NamedTuple):
+    require_test_data: bool
+    threads: int
 
 
 def _pair_checks(
-    model: Path, archive: Path | None, expected: Expected, require: bool, threads: int
+    model: Path, archive: Path | None, expected: Expected, inner: Expected, how: _How
 ) -> list[FileCheck]:
-    """A file and its archive, which holds the same file: that is checked once, in the archive."""
-    missing = [path for path in (model, archive) if path and not path.is_file()]
-    if missing:
-        return [FileCheck(path.name, False, "the manifest names it; missing") for path in missing]
+    """A file and its archive; `inner`: what is known of the file in that."""
     if archive is None:
-        return _model_checks(model, expected, require, threads)
-    return [
-        expected.model_check("file", model),
-        *_archive_checks(archive, expected, expected, require, threads),
-    ]
+        return _model_checks(model, expected, how)
+    file = expected.model_check("file", model)
+    return [file, *_archive_checks(archive, expected, inner, how)]
 
 
 def _archive_checks(
-    archive: Path, expected: Expected, inner: Expected, require: bool, threads: int
+    archive: Path, expected: Expected, inner: Expected, how: _How
 ) -> list[FileCheck]:
     checks = [expected.archive_check(archive)]
     try:
         with unpacked(archive) as folder:
             model = _model_in(folder, shown=archive)
-            return checks + _model_checks(model, inner, require, threads)
+            return checks + _model_checks(model, inner, how)
     except DamagedArchiveError as error:
         checks.append(check("contents", [f"{error}; fetch or make it again"], ""))
     except ModelError as error:
@@ -163,7 +159,7 @@ def _models(folder: Path, pattern: str = "*.onnx") -> list[Path]:
     return sorted(p for p in folder.glob(pattern) if p.is_file() and not p.name.startswith("."))
 
 
-def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -> list[FileCheck]:
+def _model_checks(path: Path, expected: Expected, how: _How) -> list[FileCheck]:
     checks = [expected.model_check("checksum", path)]
     if path.stat().st_size > MAX_MODEL_BYTES:
         raise ModelError(f"{path}: too large, expected at most {MAX_MODEL_BYTES} bytes")
@@ -182,7 +178,7 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
     checks.append(expected.ports_check(inputs, outputs))
 
     try:
-        run = _runner(content, threads)
+        run = _runner(content, how.threads)
     except Exception as error:  # the library has no common base of its own
         reason = " ".join(str(error).split())[:300]
         checks.append(check("runtime", [f"ONNX Runtime cannot load it ({reason})"], ""))
@@ -192,7 +188,7 @@ def _model_checks(path: Path, expected: Expected, require: bool, threads: int) -
     folders = find_test_data(path.parent)
     if not folders:
         nothing = f"no test_data_set_* folder beside {path.name}: nothing was computed"
-        return [*checks, FileCheck("test data", False if require else None, nothing)]
+        return [*checks, FileCheck("test data", False if how.require_test_data else None, nothing)]
     if not contract.passed:
         return checks + not_run([folder.name for folder in folders], "ports failed")
     replayer = Replayer(
