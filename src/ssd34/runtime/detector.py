@@ -249,7 +249,7 @@ class Detector:
         tensor, prepared.tensor = prepared.tensor, None
         if tensor is None:
             raise OptionError("this prepared picture was used already; prepare it again")
-        outputs = self._compute_all(self.session.repeated(tensor))[0]
+        outputs = self.compute_all(self.session.repeated(tensor))[0]
         if not self.session.takes_bytes:
             self._spare.append(tensor)
         return outputs
@@ -301,7 +301,7 @@ class Detector:
             )
         prepared = [self.prepare(image) for image in images]
         tensor = np.concatenate([one.tensor for one in prepared if one.tensor is not None])
-        outputs = self._compute_all(tensor)
+        outputs = self.compute_all(tensor)
         return [
             self.finish(one, found, score=score)
             for one, found in zip(prepared, outputs, strict=True)
@@ -310,9 +310,10 @@ class Detector:
     def run(self, tensor: NDArray[Any], *, score: float = 0.0) -> Picked:
         """Everything that the policy lets through from the file's input, in fractions of the
         picture; what scores less than `score` may be missing."""
-        return self._pick(self._compute_all(tensor)[0], score=score)
+        return self._pick(self.compute_all(tensor)[0], score=score)
 
-    def _compute_all(self, tensor: NDArray[Any]) -> Sequence[Outputs]:
+    def compute_all(self, tensor: NDArray[Any]) -> Sequence[Outputs]:
+        """The network's outputs for each picture of the file's input."""
         if self.session.raw:
             return list(zip(*self.session.run_raw(tensor), strict=True))
         return self.session.run_detections(tensor)

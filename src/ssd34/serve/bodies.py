@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
 
 import msgspec
-from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from ssd34.serve.options import Refusal, ServeOptions
-from ssd34.serve.service import Buffer
+from ssd34.serve.service import Parsed, Service
 
 _CHUNK = 1 << 16
-
-Parsed = TypeVar("Parsed")
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -36,12 +32,13 @@ class SentAsJson(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @asynccontextmanager
-async def body_of(request: Request, options: ServeOptions, buffer: Buffer) -> AsyncIterator[bytes]:
+async def body_of(request: Request, service: Service) -> AsyncIterator[bytes]:
     """The whole body; its place in the buffer is held until the block ends.
 
     Raises:
         Refusal: it is too large, compressed, or does not come in time, or the buffer is full.
     """
+    options = service.options
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(415, "compressed bodies are not taken; send the body as it is")
     stated = request.headers.get("content-length", "")
@@ -54,7 +51,7 @@ async def body_of(request: Request, options: ServeOptions, buffer: Buffer) -> As
                 async for chunk in request.stream():
                     if held + len(chunk) > options.max_body:
                         raise _too_large(options)
-                    buffer.take(len(chunk))
+                    service.buffer.take(len(chunk))
                     held += len(chunk)
                     chunks.append(chunk)
         except TimeoutError:
@@ -66,48 +63,38 @@ async def body_of(request: Request, options: ServeOptions, buffer: Buffer) -> As
         chunks.clear()
         yield body
     finally:
-        buffer.give_back(held)
+        service.buffer.give_back(held)
 
 
 def _too_large(options: ServeOptions) -> Refusal:
     return Refusal(413, f"the body is larger than the limit of {options.max_body} bytes")
 
 
-class Parsers:
-    """Taking bodies apart: in a few threads, so that neither a large body nor a hostile one keeps
-    the event loop."""
+async def read_pictures(request: Request, body: bytes, service: Service) -> list[Sent]:
+    """The pictures of ``POST /detect``.
 
-    def __init__(self) -> None:
-        self._limiter = CapacityLimiter(2)
-
-    async def run(self, parse: Callable[[], Parsed]) -> Parsed:
-        """Call a function in one of the threads."""
-        return await to_thread.run_sync(parse, limiter=self._limiter)
-
-    async def pictures(self, request: Request, body: bytes, options: ServeOptions) -> list[Sent]:
-        """The pictures of ``POST /detect``.
-
-        Raises:
-            Refusal: there are none, too many, or they are not sent in a way that is known.
-        """
-        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        if kind == "multipart/form-data":
-            sent = await self.run(lambda: _from_form(request, body, options))
-        elif kind == "application/json":
-            sent = await self.run(lambda: _from_json(body))
-        elif not kind or kind == "application/octet-stream" or kind.startswith("image/"):
-            sent = [Sent("picture", body)] if body else []
-        else:
-            raise Refusal(
-                415,
-                f"content type {kind[:100]!r}: expected image/*, application/octet-stream, "
-                "multipart/form-data or application/json",
-            )
-        if not sent:
-            raise Refusal(400, "there is no picture in the request")
-        if len(sent) > options.max_pictures:
-            raise Refusal(413, f"more than {options.max_pictures} pictures in one request")
-        return sent
+    Raises:
+        Refusal: there are none, too many, or they are not sent in a way that is known.
+    """
+    options = service.options
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        sent = await service.parse(lambda: _from_form(request, body, options))
+    elif kind == "application/json":
+        sent = await service.parse(lambda: _from_json(body))
+    elif not kind or kind == "application/octet-stream" or kind.startswith("image/"):
+        sent = [Sent("picture", body)] if body else []
+    else:
+        raise Refusal(
+            415,
+            f"content type {kind[:100]!r}: expected image/*, application/octet-stream, "
+            "multipart/form-data or application/json",
+        )
+    if not sent:
+        raise Refusal(400, "there is no picture in the request")
+    if len(sent) > options.max_pictures:
+        raise Refusal(413, f"more than {options.max_pictures} pictures in one request")
+    return sent
 
 
 def parse_json(body: bytes, kind: type[Parsed]) -> Parsed:

@@ -191,11 +191,7 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket.
-
-    Raises:
-        OptionError: the address is not ours, or somebody else's.
-    """
+    """A bound socket; OptionError where the address is not ours, or somebody else's."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # Named, or asyncio does not switch off Nagle's wait on its connections: 40 ms an answer.
@@ -212,17 +208,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(options: ServeOptions, *, say: Callable[[str], None] = lambda _: None) -> None:
-    """Serve until SIGTERM or Ctrl-C.
-
-    Args:
-        options: of the server.
-        say: told how the threads are shared and, once it listens, the address.
-
-    Raises:
-        ModelError: the file is missing or no detector.
-        MissingExtraError: the engine is not installed.
-        OptionError: the address cannot be used.
-    """
+    """Serve until SIGTERM or Ctrl-C. `say` is told how the threads are shared and, once it listens,
+    the address. Errors as of `load_fastest`; OptionError: the address cannot be used."""
     bound = listen(options.host, options.port)
     try:
         loaded, arrangement = load_fastest(options, say=say)

@@ -20,12 +20,11 @@ from ssd34.errors import ImageError
 from ssd34.images.draw import draw
 from ssd34.images.read import read_picture
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector, Outputs, PreparedPicture
-from ssd34.serve.bodies import Parsers, Sent, body_of
-from ssd34.serve.jobs import READ, STAGES, Job
+from ssd34.serve.bodies import Sent, body_of, read_pictures
 from ssd34.serve.metrics import log
 from ssd34.serve.model import Loaded
 from ssd34.serve.options import Refusal
-from ssd34.serve.service import Service, wait_until_gone
+from ssd34.serve.service import READ, STAGES, Job, Service
 from ssd34.workflows.detection_formats import DetectRun, Looked, as_coco, as_json
 
 JSON, COCO, IMAGE = FORMATS = ("json", "coco", "image")
@@ -75,13 +74,12 @@ class Look:
 async def answer_detect(request: Request) -> Response:
     """Detections of the pictures in a request, or its one picture with them."""
     service: Service = request.app.state.service
-    parsers: Parsers = request.app.state.parsers
     options, loaded = service.options, service.loaded
     started = time.monotonic()
     asked = _asked(request, loaded)
     service.check_room()
-    async with body_of(request, options, service.buffer) as body:
-        pictures = await parsers.pictures(request, body, options)
+    async with body_of(request, service) as body:
+        pictures = await read_pictures(request, body, service)
         if asked.form == IMAGE and len(pictures) > 1:
             raise Refusal(400, f"{len(pictures)} pictures; with format=image send one")
         read = time.monotonic() - started
@@ -91,7 +89,7 @@ async def answer_detect(request: Request) -> Response:
             Job(loaded, asked.policy, look.prepare, look.finish, started + options.timeout)
             for look in looks
         ]
-        answers = await service.results(jobs, gone=wait_until_gone(request.receive))
+        answers = await service.results(jobs, request.receive)
     timing = {READ: read} | {
         stage: sum(job.spent.get(stage, 0) for job in jobs) for stage in STAGES[1:]
     }
@@ -113,10 +111,7 @@ def _response(
     asked: Query,
     timing: dict[str, float],
 ) -> Response:
-    """
-    Raises:
-        Refusal: no picture could be read.
-    """
+    """Refusal where no picture could be read."""
     run = DetectRun(model=model, files=[Path(sent.name) for sent in pictures])
     for sent, answer in zip(pictures, answers, strict=True):
         file = Path(sent.name)
@@ -151,10 +146,7 @@ def raise_other(error: BaseException) -> None:
 
 
 def _asked(request: Request, loaded: Loaded) -> Query:
-    """
-    Raises:
-        Refusal: an unknown parameter, one twice, or a value that is not allowed.
-    """
+    """Refusal for an unknown parameter, one twice, or a value that is not allowed."""
     query = request.query_params
     for name, _ in query.multi_items():
         if name not in _QUERY or len(query.getlist(name)) > 1:

@@ -26,13 +26,12 @@ from starlette.responses import JSONResponse, Response
 from ssd34.core.contract import DETECTION_OUTPUTS, RAW_OUTPUTS, Port
 from ssd34.errors import ImageError, ModelError, Ssd34Error
 from ssd34.runtime.detector import Detector, Outputs, PreparedPicture
-from ssd34.serve.bodies import Parsers, body_of, parse_json
+from ssd34.serve.bodies import body_of, parse_json
 from ssd34.serve.detecting import raise_other
-from ssd34.serve.jobs import READ, Job
 from ssd34.serve.metrics import log
 from ssd34.serve.model import Loaded
 from ssd34.serve.options import Refusal
-from ssd34.serve.service import Service, wait_until_gone
+from ssd34.serve.service import READ, Job, Service
 from ssd34.version import __version__
 
 VERSION = "1"
@@ -158,7 +157,7 @@ async def answer_load(request: Request) -> Response:
         raise Refusal(403, "loading is not enabled on this server")
     if request.path_params["name"] != service.loaded.name:
         raise _unknown_model(request)
-    async with body_of(request, service.options, service.buffer) as body:
+    async with body_of(request, service) as body:
         if body and parse_json(body, LoadRequest).parameters:
             raise Refusal(400, "parameters: nothing of the model can be chosen; leave them out")
     try:
@@ -174,13 +173,12 @@ async def answer_load(request: Request) -> Response:
 async def answer_infer(request: Request) -> Response:
     """``POST /v2/models/{name}/infer``: the file's outputs for one picture or more."""
     service: Service = request.app.state.service
-    parsers: Parsers = request.app.state.parsers
     loaded, options = _model(request), service.options
     started = time.monotonic()
     service.check_room()
-    async with body_of(request, options, service.buffer) as body:
+    async with body_of(request, service) as body:
         stated = request.headers.get(HEADER_LENGTH)
-        asked = await parsers.run(
+        asked = await service.parse(
             lambda: read_request(body, stated, loaded=loaded, max_pictures=options.max_pictures)
         )
         service.metrics.stages.labels(READ).observe(time.monotonic() - started)
@@ -190,7 +188,7 @@ async def answer_infer(request: Request) -> Response:
             Job(loaded, None, partial(prepare, one), _keep, started + timeout)
             for one in asked.pictures
         ]
-        answers = await service.results(jobs, gone=wait_until_gone(request.receive))
+        answers = await service.results(jobs, request.receive)
     request.state.facts = {"pictures": len(jobs)}
     for picture, answer in zip(asked.pictures, answers, strict=True):
         if isinstance(answer, ImageError):
@@ -199,7 +197,7 @@ async def answer_infer(request: Request) -> Response:
             raise Refusal(422, "the tensor's values are not those of pictures: the model fails")
         if isinstance(answer, BaseException):
             raise_other(answer)
-    return await parsers.run(lambda: _response(loaded, asked, _stacked(loaded, answers)))
+    return await service.parse(lambda: _response(loaded, asked, _stacked(loaded, answers)))
 
 
 def _prepare(
@@ -215,10 +213,7 @@ def _keep(_: Detector, __: PreparedPicture, outputs: Outputs) -> Outputs:
 
 
 def _model(request: Request) -> Loaded:
-    """
-    Raises:
-        Refusal: there is no such model or version.
-    """
+    """The model; Refusal where there is no such model or version."""
     loaded: Loaded = request.app.state.service.loaded
     version = request.path_params.get("version", VERSION)
     if request.path_params["name"] != loaded.name or version != VERSION:
@@ -237,23 +232,13 @@ def _outputs(loaded: Loaded) -> list[Port]:
 
 
 def _described(port: Port) -> dict[str, Any]:
-    sizes = port.sizes if port.sizes is not None else ()
-    shape = [-1 if size is None else size for size in sizes]
+    shape = [-1 if size is None else size for size in port.sizes or ()]
     return {"name": port.name, "datatype": _DATATYPES[port.type][0], "shape": shape}
 
 
 def read_request(body: bytes, stated: str | None, *, loaded: Loaded, max_pictures: int) -> Asked:
-    """An infer request.
-
-    Args:
-        body: JSON, and the binary tensors behind it.
-        stated: the header that says how long the JSON is; None: the whole body.
-        loaded: the model.
-        max_pictures: in one request.
-
-    Raises:
-        Refusal: it is malformed, or not for this model.
-    """
+    """An infer request, JSON and the binary tensors behind it, whose header has `stated` how long
+    the JSON is; None: the whole body. Refusal where it is malformed, or not for this model."""
     length = len(body)
     if stated is not None:
         if not stated.isdecimal() or len(stated) > 15 or int(stated) > len(body):

@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -23,9 +22,8 @@ class Metrics:
     """The metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        registry = self.registry
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self.requests = Counter(
             "ssd34_requests", "Answered requests.", ("endpoint", "status"), registry=registry
         )
@@ -52,11 +50,6 @@ class Metrics:
             "ssd34_model_info", "The model in use.",
             ("name", "engine", "threads", "batch", "loaded", "version"), registry=registry,
         )  # fmt: skip
-
-    def watch(self, *, queue: Callable[[], int], buffer: Callable[[], int]) -> None:
-        """Where the gauges look."""
-        self.queue.set_function(queue)
-        self.buffer.set_function(buffer)
 
     def show_model(self, loaded: Loaded, arrangement: Arrangement) -> None:
         """Another model is in use."""

@@ -57,11 +57,7 @@ class Loaded:
     """
 
     def __init__(self, options: ServeOptions, *, instances: int, threads: int, batch: int) -> None:
-        """
-        Raises:
-            ModelError: the file is missing or no detector.
-            MissingExtraError: the engine is not installed.
-        """
+        """Load it; errors as of `Session`."""
         self.path = model_path(options.model)
         self.name = name_of(options.model)
 
@@ -95,24 +91,14 @@ class Loaded:
         return self._policies[policy][instance] if policy else self.detectors[instance]
 
     def compute(self, instance: int, pictures: Sequence[PreparedPicture]) -> list[Outputs]:
-        """The network's output for each picture, at most `batch` of them.
-
-        Raises:
-            ModelError: the file cannot be run, or gives no detections.
-        """
+        """The network's output for each picture, at most `batch` of them; ModelError where the file
+        cannot be run, or gives no detections."""
         detector = self.detectors[instance]
         if len(pictures) == 1:
             return [detector.compute(pictures[0])]
-        session = detector.session
         tensors = [one.tensor for one in pictures if one.tensor is not None]
-        tensors += tensors[-1:] * ((session.batch or len(pictures)) - len(pictures))
-        batch = np.concatenate(tensors)
-        outputs: list[Outputs] = (
-            list(zip(*session.run_raw(batch), strict=True))
-            if session.raw
-            else [*session.run_detections(batch)]
-        )
-        return outputs[: len(pictures)]
+        tensors += tensors[-1:] * ((detector.session.batch or len(pictures)) - len(pictures))
+        return [*detector.compute_all(np.concatenate(tensors))[: len(pictures)]]
 
 
 def name_of(model: str) -> str:
@@ -126,15 +112,8 @@ def load_fastest(
     """Load a model with the instances, threads and batches asked for, or the fastest ones.
 
     With instances left open, 1, 2, 4, ... share the threads, until twice as many are not `WORTH`
-    it. Batches are tried where the file takes any number of pictures.
-
-    Args:
-        options: of the server.
-        say: told what was measured.
-
-    Raises:
-        ModelError: the file is missing or no detector.
-        MissingExtraError: the engine is not installed.
+    it. Batches are tried where the file takes any number of pictures. `say` is told what was
+    measured; errors as of `Session`.
     """
     budget = options.threads or thread_budget()
     if options.instances is not None:
