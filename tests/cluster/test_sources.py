@@ -240,7 +240,7 @@ def test_urls_by_fsspec(folder):
 def slept(monkeypatch):
     """The pauses between tries, not slept."""
     pauses: list[float] = []
-    monkeypatch.setattr("ssd34.cluster.urls.time.sleep", pauses.append)
+    monkeypatch.setattr("ssd34.cluster.sources.time.sleep", pauses.append)
     return pauses
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ssd34.cluster.pictures import Pictures, Store
+from ssd34.cluster.pictures import Picture, Pictures, Store
 from ssd34.core.labels import LabelSet
 from ssd34.core.preprocess import CARD
 from ssd34.errors import ModelError, OptionError
@@ -63,11 +63,7 @@ class BatchOptions:
             raise OptionError(f"expected 1 picture or more in a part, got {self.part_size}")
 
     def load(self, *, threads: int | None) -> Detector:
-        """The detector.
-
-        Raises:
-            Ssd34Error: as `Detector.load`; OptionError: it has no such class.
-        """
+        """The detector; errors as of `Detector.load`, and OptionError: it has no such class."""
         detector = Detector.load(
             self.model,
             threads=threads,
@@ -99,11 +95,8 @@ class Task:
     engine: str
 
     def load(self, *, threads: int) -> Detector:
-        """The detector, checked to be the same as where the job was started.
-
-        Raises:
-            ModelError: another file, or another version of the engine.
-        """
+        """The detector; ModelError where its file, or the engine's version, is not that with which
+        the job was started."""
         detector = self.options.load(threads=threads)
         path = detector.session.path
         if compute_sha256(path) != self.model_sha256:
@@ -148,13 +141,14 @@ class BatchJob:
         """Pictures of a part."""
         return min(self.part_size, len(self.pictures) - self.starts[part])
 
+    def pictures_of(self, part: int) -> list[Picture]:
+        """The pictures of a part, in order."""
+        return self.pictures.some(self.starts[part], self.starts[part] + self.size(part))
+
 
 def plan_job(pictures: Pictures, options: BatchOptions) -> BatchJob:
-    """Load the model once, so that what is wrong is said at once, and name the job.
-
-    Raises:
-        Ssd34Error: as `BatchOptions.load`.
-    """
+    """Load the model once, so that what is wrong is said at once, and name the job; errors as of
+    `BatchOptions.load`."""
     path = model_path(options.model)
     if path == Path(options.model):  # not a name, which each machine finds for itself
         options = replace(options, model=str(path.absolute()))

@@ -8,12 +8,12 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ssd34.cluster.job import BatchJob, Task
 from ssd34.cluster.part import PartWorker
@@ -57,12 +57,6 @@ def run_on_processes(job: BatchJob, parts: Sequence[int], *, workers: int, threa
     A process that ends on its own, as one that the system kills for its memory, is replaced, and
     its part done again. When the caller stops, the processes are ended.
 
-    Args:
-        job: the job.
-        parts: their numbers.
-        workers: processes.
-        threads: of each.
-
     Raises:
         Ssd34Error: whatever a worker raises; ModelError: a part's process ended twice.
     """
@@ -76,10 +70,8 @@ def run_on_processes(job: BatchJob, parts: Sequence[int], *, workers: int, threa
 
     def give(worker: _Worker, part: int) -> None:
         worker.part = part
-        begin = job.starts[part]
-        pictures = job.pictures.some(begin, begin + job.size(part))
         with suppress(BrokenPipeError):  # it has ended, which is seen below
-            worker.connection.send((part, pictures))
+            worker.connection.send((part, job.pictures_of(part)))
 
     try:
         while waiting and len(running) < workers:
@@ -114,13 +106,11 @@ def run_on_processes(job: BatchJob, parts: Sequence[int], *, workers: int, threa
 
 
 def _ended(job: BatchJob, part: int, code: int | None) -> ModelError:
-    names = job.pictures.names
-    first = job.starts[part]
-    last = first + job.size(part) - 1
+    pictures = job.pictures_of(part)
     return ModelError(
         f"part {part}: its process ended {_TRIES} times, with code {code}, between the pictures "
-        f"{names[first]!r:.100} and {names[last]!r:.100}; is there enough memory for so many "
-        "--workers? The same command continues behind the parts that are finished"
+        f"{pictures[0].name!r:.100} and {pictures[-1].name!r:.100}; is there enough memory for so "
+        "many --workers? The same command continues behind the parts that are finished"
     )
 
 
@@ -129,23 +119,26 @@ def _start(task: Task, threads: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, task, threads), daemon=True)
-    with _ignoring_interruption():
+    with signal_restored(signal.SIGINT, signal.SIG_IGN):  # from its first moment
         process.start()
     theirs.close()
     return _Worker(process, ours, -1)
 
 
-class _ignoring_interruption:  # noqa: N801
-    """What is started in the block ignores Ctrl-C from its first moment."""
-
-    def __enter__(self) -> None:
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def __exit__(self, *_: object) -> None:
-        if self._main:
-            signal.signal(signal.SIGINT, self._before)
+@contextmanager
+def signal_restored(number: int, during: Any = None) -> Iterator[None]:
+    """Handle a signal in the block as `during` says, if at all, and afterwards as before; only the
+    main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(number)
+    if during is not None:
+        signal.signal(number, during)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _end(worker: _Worker) -> int | None:

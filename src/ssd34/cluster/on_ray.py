@@ -7,16 +7,14 @@ import re
 import secrets
 import signal
 import socket
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ssd34.cluster.job import BatchJob, Task
-from ssd34.cluster.local import Events, Finished
+from ssd34.cluster.local import Events, Finished, signal_restored
 from ssd34.cluster.part import PartWorker
 from ssd34.cluster.pictures import Picture
 from ssd34.errors import ModelError, OptionError, Ssd34Error, require
@@ -51,14 +49,6 @@ class _Actor:
         return self._worker.detect(part, pictures)
 
 
-@dataclass
-class _Call:
-    """What an actor was asked; no part: whether it is ready."""
-
-    actor: Any
-    part: int | None
-
-
 def run_on_ray(
     job: BatchJob,
     parts: Sequence[int],
@@ -74,8 +64,7 @@ def run_on_ray(
     given to another actor, and a new one is asked for, which waits where the cluster has no room.
 
     Args:
-        job: the job.
-        parts: their numbers.
+        job, parts: the job, and numbers of parts.
         address: of the cluster, as `ray.init` takes it; None: one on this machine.
         workers: actors; None: as many as there are processors for.
         threads: processors of each.
@@ -122,7 +111,7 @@ def _connected(
         if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
             # Or Ray writes one to ~/.ray. It stays, as Ray keeps the first one of a process.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        with _own_signals():
+        with signal_restored(signal.SIGTERM):  # Ray has a way of its own
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **here)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise OptionError(
@@ -137,19 +126,6 @@ def _connected(
             ray.shutdown()
 
 
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """What SIGTERM does stays as it is: Ray has a way of its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _run(
     ray: Any,
     job: BatchJob,
@@ -162,12 +138,12 @@ def _run(
 ) -> Events:
     task = ray.put(job.task)
     waiting, tries = deque(parts), Counter[int | None]()
-    calls: dict[Any, _Call] = {}
+    calls: dict[Any, tuple[Any, int | None]] = {}  # to actor and part; None: is it ready?
     idle: list[Any] = []
 
     def start() -> None:
         actor = kind.remote(task, threads)
-        calls[actor.ready.remote()] = _Call(actor, None)
+        calls[actor.ready.remote()] = actor, None
 
     for _ in range(min(workers, len(parts))):
         start()
@@ -175,12 +151,10 @@ def _run(
     while left:
         while idle and waiting:
             actor, part = idle.pop(), waiting.popleft()
-            begin = job.starts[part]
-            pictures = job.pictures.some(begin, begin + job.size(part))
-            calls[actor.detect.remote(part, pictures)] = _Call(actor, part)
+            calls[actor.detect.remote(part, job.pictures_of(part))] = actor, part
         done, _ = ray.wait(list(calls), num_returns=1, timeout=_LOOK)
         for reference in done:
-            call = calls.pop(reference)
+            actor, asked = calls.pop(reference)
             try:
                 data = ray.get(reference)
             except Exception as error:
@@ -188,25 +162,25 @@ def _run(
                     raise
                 _raise_own(ray, error)
                 kind_of_error = type(error).__name__
-                tries[call.part] += 1
-                if tries[call.part] == (_TRIES if call.part is not None else _TRIES * workers):
-                    what = "loading" if call.part is None else f"part {call.part}"
+                tries[asked] += 1
+                if tries[asked] == (_TRIES if asked is not None else _TRIES * workers):
+                    what = "loading" if asked is None else f"part {asked}"
                     raise ModelError(
-                        f"{what}: actors died {tries[call.part]} times ({kind_of_error}); do the "
+                        f"{what}: actors died {tries[asked]} times ({kind_of_error}); do the "
                         "nodes have enough memory?"
                     ) from None
-                if call.part is not None:
+                if asked is not None:
                     note(f"an actor died ({kind_of_error}); another one takes its part")
-                    waiting.appendleft(call.part)
+                    waiting.appendleft(asked)
                 with suppress(Exception):
-                    ray.kill(call.actor)
+                    ray.kill(actor)
                 start()
                 continue
-            idle.append(call.actor)
-            if call.part is not None:
+            idle.append(actor)
+            if asked is not None:
                 left -= 1
                 tries[None] = 0
-                yield Finished(call.part, data)
+                yield Finished(asked, data)
 
 
 def _raise_own(ray: Any, error: Exception) -> None:

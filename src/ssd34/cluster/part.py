@@ -39,32 +39,11 @@ class PartFacts:
     detections: int
 
 
-def _schema() -> Any:
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            pa.field("id", pa.int64(), nullable=False),
-            pa.field("path", pa.string(), nullable=False),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
-            ("labels", pa.list_(pa.int32())),
-            ("names", pa.list_(pa.string())),
-            ("scores", pa.list_(pa.float32())),
-            ("error", pa.string()),
-        ]
-    )
-
-
 class PartWorker:
     """A detector that does one part after the other."""
 
     def __init__(self, task: Task, *, threads: int) -> None:
-        """
-        Raises:
-            Ssd34Error: as `Task.load`.
-        """
+        """Load it; errors as of `Task.load`."""
         self._task = task
         self._threads = threads
         self._detector = task.load(threads=threads)
@@ -73,18 +52,9 @@ class PartWorker:
     def detect(
         self, part: int, pictures: Sequence[Picture], moved: Moved = lambda *_: None
     ) -> bytes:
-        """A whole Parquet file, the same wherever and however often it is made.
-
-        Memory holds its rows and a few pictures.
-
-        Args:
-            part: its number.
-            pictures: of the part, in order.
-            moved: called after each picture.
-
-        Raises:
-            ModelError: the model gave no detections.
-        """
+        """A whole Parquet file of a part's pictures, in order, the same wherever and however often
+        it is made. Memory holds its rows and a few pictures. ModelError: the model gave no
+        detections."""
         store = self._task.store
         readers = max(store.readers, 1 + self._threads // 4)
         rows: list[dict[str, Any]] = []
@@ -144,10 +114,22 @@ def _parquet(rows: list[dict[str, Any]], key: str) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = _schema().with_metadata({_METADATA: key})
+    schema = pa.schema(
+        [
+            pa.field("id", pa.int64(), nullable=False),
+            pa.field("path", pa.string(), nullable=False),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
+            ("labels", pa.list_(pa.int32())),
+            ("names", pa.list_(pa.string())),
+            ("scores", pa.list_(pa.float32())),
+            ("error", pa.string()),
+        ],
+        metadata={_METADATA: key},
+    )
     stream = pa.BufferOutputStream()
-    table = pa.Table.from_pylist(rows, schema=schema)
-    pq.write_table(table, stream, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), stream, compression="zstd")
     return bytes(stream.getvalue())
 
 

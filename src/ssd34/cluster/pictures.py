@@ -55,11 +55,7 @@ class Store:
     readers = 1
 
     def read(self, picture: Picture) -> bytes:
-        """A picture file's bytes.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
+        """A picture file's bytes; ImageError where it cannot be read."""
         raise NotImplementedError
 
     def loaders(self, pictures: Sequence[Picture]) -> Iterator[Loader]:
@@ -115,17 +111,8 @@ def list_pictures(
     ids: Sequence[int] | None = None,
     places: Sequence[tuple[int, int]] | None = None,
 ) -> Pictures:
-    """Pictures from what is known of each.
-
-    Args:
-        store: reads them.
-        source: for the message.
-        names, ids, places: see `Pictures`.
-        stamps: of each what changes with it, JSON-ready.
-
-    Raises:
-        ImageError: there are none.
-    """
+    """Pictures from what is known of each: see `Pictures`; `stamps` change with them and are
+    JSON-ready. ImageError, which names the source, where there are none."""
     if not names:
         endings = ", ".join(sorted(SUFFIXES))
         raise ImageError(f"{source}: holds no pictures (looked for files ending in {endings})")
@@ -141,10 +128,7 @@ def list_in_folder(
     files: FolderFiles, names: Sequence[str], source: str, *, ids: Sequence[int] | None = None
 ) -> Pictures:
     """Pictures below a folder by their names; those that lead out are refused when they are read.
-
-    Raises:
-        ImageError: there are none.
-    """
+    ImageError, which names the source, where there are none."""
     stamps = (
         stamp_of(files.root / path_of(name)) if normalise_name(name) else None for name in names
     )
@@ -167,9 +151,6 @@ def is_picture_name(name: str) -> bool:
 
 
 def check_bytes(name: str, size: int) -> None:
-    """
-    Raises:
-        ImageError: a file of so many bytes is too large.
-    """
+    """ImageError where a file of so many bytes is too large."""
     if size > MAX_FILE_BYTES:
         raise ImageError(f"{name}: larger than {MAX_FILE_BYTES >> 20} MiB; shrink it")

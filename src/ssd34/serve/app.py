@@ -3,32 +3,28 @@ the key, the log line, the metrics, no way out for errors."""
 
 from __future__ import annotations
 
-import hmac
-import logging
-import time
-import uuid
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from ssd34.serve.metrics import log
-from ssd34.serve.options import ClientGoneError
 import base64
 import hashlib
+import hmac
 import json
+import logging
 import re
+import time
+import uuid
 from functools import partial
 from importlib import resources
 from typing import Any
 
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ssd34.serve.detecting import answer_detect
 from ssd34.serve.inference_protocol import (
@@ -40,7 +36,8 @@ from ssd34.serve.inference_protocol import (
     answer_ready,
     answer_server,
 )
-from ssd34.serve.options import Refusal
+from ssd34.serve.metrics import log
+from ssd34.serve.options import ClientGoneError, Refusal
 from ssd34.serve.service import Service
 from ssd34.version import __version__
 
