@@ -37,17 +37,19 @@ from ssd34.version import __version__
 if TYPE_CHECKING:
     from ssd34.deploy.graph.export import ExportOptions as ExportOptions
     from ssd34.deploy.search.config import QuantizeConfig as QuantizeConfig
-    from ssd34.workflows.evaluate import EvaluateOptions, Evaluation, evaluate
+    from ssd34.workflows.evaluate import EvaluateOptions, evaluate
     from ssd34.workflows.export import Exported as Exported
     from ssd34.workflows.export import export as export
     from ssd34.workflows.quantize import Quantized as Quantized
     from ssd34.workflows.quantize import quantize as quantize
+    from ssd34.workflows.scoring import Evaluation
     from ssd34.workflows.train import Trained, TrainJob, train
 
 load = Detector.load
 
 _WORKFLOWS = {
-    **dict.fromkeys(("evaluate", "EvaluateOptions", "Evaluation"), "evaluate"),
+    **dict.fromkeys(("evaluate", "EvaluateOptions"), "evaluate"),
+    "Evaluation": "scoring",
     **dict.fromkeys(("train", "TrainJob", "Trained"), "train"),
     **dict.fromkeys(("export", "ExportOptions", "Exported"), "export"),
     **dict.fromkeys(("quantize", "QuantizeConfig", "Quantized"), "quantize"),

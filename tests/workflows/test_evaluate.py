@@ -6,7 +6,7 @@ import pytest
 
 import ssd34
 from ssd34 import EvaluateOptions, OptionError
-from ssd34.workflows.evaluate import (
+from ssd34.workflows.scoring import (
     EvaluateListener,
     ScoringOptions,
     compare_detections,

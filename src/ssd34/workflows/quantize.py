@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd34.core.postprocess import Policy, named_policy
+from ssd34.core.postprocess import ZOO, Policy, named_policy
 from ssd34.datasets.dataset import Dataset, fingerprint
 from ssd34.datasets.open import open_dataset, use_coco_names
 from ssd34.deploy.graph.export import ExportOptions
@@ -38,8 +38,8 @@ from ssd34.machine import describe_cpu, thread_budget
 from ssd34.runtime.engine_choice import EXACT, FAST
 from ssd34.runtime.onnxruntime_engine import int8_saturates, onnxruntime
 from ssd34.version import __version__
-from ssd34.workflows import evaluate
 from ssd34.workflows.outputs import check_outputs
+from ssd34.workflows.scoring import EvaluateListener, read_boxes, telling_what_is_kept
 from ssd34.zoo.names import find_float_file
 
 NUMBERS = "quantize.json"
@@ -47,7 +47,7 @@ WRITTEN = (NUMBERS, "trials.jsonl", "layers.json", "calibration.npz", "trials.pn
 """What lies in the folder beside the int8 files and their proofs."""
 
 
-class QuantizeListener(evaluate.EvaluateListener):
+class QuantizeListener(EvaluateListener):
     """Hears what happens meanwhile. This one does nothing; override what you want to hear.
 
     Its steps are ``reading what was seen``, ``calibrating``, ``measuring AP``, ``timing`` and
@@ -126,7 +126,7 @@ def quantize(
     """
     require("hotcoco", extra="quantize", why="the measurement of AP")
     settings, output = settings or QuantizeConfig(), Path(output)
-    nms = named_policy(policy or evaluate.DEFAULT_POLICY)
+    nms = named_policy(policy) if policy else ZOO
     files = ExportOptions(policy=nms, image_input=settings.quantization.image_input)
     if limit is not None and limit < 1:
         raise OptionError(f"expected a limit of at least 1 picture, got {limit}")
@@ -179,9 +179,7 @@ def quantize(
             listener=listener,
         )
         with (
-            evaluate.telling_what_is_kept(
-                listener, lambda: log.count, settings.search.max_trials, output
-            ),
+            telling_what_is_kept(listener, lambda: log.count, settings.search.max_trials, output),
             tempfile.TemporaryDirectory(prefix="ssd34-quantize-") as work,
         ):
             bench = Bench(
@@ -240,7 +238,7 @@ def _count_seen(paths: Sequence[str], measured: Dataset, listener: QuantizeListe
     """How many pictures the network was trained on, or None where nobody says."""
     if not paths:
         return None
-    datasets = [evaluate.read_boxes(path, look=True) for path in paths]
+    datasets = [read_boxes(path, look=True) for path in paths]
     total = sum(map(len, datasets))
     return count_seen(
         measured,

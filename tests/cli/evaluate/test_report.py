@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from ssd34.workflows import evaluate as workflow
+from ssd34.workflows import scoring
 from tests.conftest import shapes_dataset
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -72,7 +72,7 @@ def test_an_interrupted_report_goes_on(run_evaluate, monkeypatch, tiny_model, tm
     data = shapes_dataset(tmp_path / "set", pictures=3)
     arguments = (tiny_model, "--data", data, "--report", tmp_path / "out", "--resamples", 0)
     with monkeypatch.context() as patched:
-        patched.setattr(workflow, "score", interrupt)
+        patched.setattr(scoring, "score", interrupt)
         code, _, err = run_evaluate(*arguments)
     assert code == 130 and "--resume" in err
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["report.html.partial"]

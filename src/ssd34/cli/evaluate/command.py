@@ -34,6 +34,7 @@ from ssd34.errors import OptionError
 from ssd34.evaluate.score import METRICS
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.workflows import evaluate as workflow
+from ssd34.workflows.scoring import ScoringOptions, compare_detections, score_detections
 
 
 class _Preprocessing(click.Choice[str]):
@@ -140,13 +141,9 @@ def evaluate(
     scoring["command"] = shlex.join(["ssd34", *sys.argv[1:]])
     with EvaluateScreen() as screen:
         if compare:
-            compared = workflow.compare_detections(
-                compare, data, workflow.ScoringOptions(**scoring), listener=screen
-            )
+            compared = compare_detections(compare, data, ScoringOptions(**scoring), listener=screen)
         elif scored:
-            measured = workflow.score_detections(
-                scored, data, workflow.ScoringOptions(**scoring), listener=screen
-            )
+            measured = score_detections(scored, data, ScoringOptions(**scoring), listener=screen)
         else:
             options = workflow.EvaluateOptions(
                 **scoring,

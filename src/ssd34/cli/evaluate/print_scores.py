@@ -15,9 +15,10 @@ from rich.text import Text
 
 from ssd34.cli.console import progress_bar, say, warn, warn_of_problems
 from ssd34.datasets.dataset import Dataset
-from ssd34.evaluate.bootstrap import FEWEST_PICTURES, Interval
-from ssd34.evaluate.score import Difference, Differences, Score
-from ssd34.workflows.evaluate import EvaluateListener
+from ssd34.evaluate.metrics.bootstrap import FEWEST_PICTURES, Interval
+from ssd34.evaluate.metrics.comparison import Difference, Differences
+from ssd34.evaluate.metrics.score import Score
+from ssd34.workflows.scoring import EvaluateListener
 
 SHOWN_CLASSES = 8
 FEW = f"no interval where objects lie in fewer than {FEWEST_PICTURES} pictures"
