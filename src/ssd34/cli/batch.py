@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.progress import Progress
 
 from ssd34.cli import PARTLY
 from ssd34.cli.console import (
+    FOLDER,
     PATH,
     classes_option,
     emit_json,
@@ -19,6 +21,8 @@ from ssd34.cli.console import (
     json_flag,
     max_pixels_option,
     model_option,
+    policy_option,
+    preprocess_option,
     progress_bar,
     say,
     score_option,
@@ -27,8 +31,6 @@ from ssd34.cli.console import (
 from ssd34.cluster.job import BatchOptions
 from ssd34.cluster.part import PartFacts
 from ssd34.cluster.run import LOCAL, RUNNERS, BatchListener, Runner, run_batch
-from ssd34.core.postprocess import POLICIES
-from ssd34.core.preprocess import CARD, PREPROCESSINGS
 from ssd34.runtime.engine import DEFAULT_ENGINE, ENGINES
 from ssd34.text import counted
 
@@ -41,8 +43,7 @@ class _Bar(BatchListener):
     def started(self, pictures: int, finished: PartFacts) -> None:
         self._bar.update(self._task, total=pictures, completed=finished.pictures)
         if finished.pictures:
-            text = f"{counted(finished.pictures, 'picture')} were finished before"
-            say(text)
+            say(f"{counted(finished.pictures, 'picture')} were finished before")
 
     def moved(self, pictures: int, errors: int) -> None:
         text = f"detecting, {counted(errors, 'error')}" if errors else "detecting"
@@ -55,20 +56,14 @@ class _Bar(BatchListener):
 @click.command(short_help="Find objects in very many pictures; resumable, on Ray, too.")
 @click.argument("source", type=PATH)
 @click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", required=True,
+    "--output", type=FOLDER, metavar="DIR", required=True,
     help="Folder for the parts and the manifest: new, empty, or of the same job, which continues.",
 )  # fmt: skip
 @model_option
 @score_option
-@click.option(
-    "--policy", "policy_name", type=click.Choice(list(POLICIES)),
-    help="NMS policy, only for files that end at raw outputs. [default: zoo]",
-)  # fmt: skip
+@policy_option
 @classes_option
-@click.option(
-    "--preprocess", "preprocessing", type=click.Choice(PREPROCESSINGS), default=CARD,
-    help="card: as published, bit for bit. fast: less work on large pictures.",
-)  # fmt: skip
+@preprocess_option
 @click.option("--engine", type=click.Choice(ENGINES), default=DEFAULT_ENGINE, help="What computes.")
 @max_pixels_option
 @click.option(
@@ -96,20 +91,13 @@ def batch(
     *,
     source: str,
     output: Path,
-    model: str,
-    score: float,
-    policy_name: str | None,
-    classes: tuple[str, ...],
-    preprocessing: str,
-    engine: str,
-    max_pixels: int,
     column: str | None,
-    part_size: int | None,
     runner: str,
     address: str | None,
     workers: int | None,
     threads: int | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Find objects in very many pictures.
 
@@ -120,23 +108,14 @@ def batch(
 
     Example: ssd34 batch photos --output found
     """
-    options = BatchOptions(
-        model=model,
-        score=score,
-        policy=policy_name,
-        classes=classes,
-        preprocessing=preprocessing,
-        engine=engine,
-        max_pixels=max_pixels,
-        part_size=part_size,
-    )
     where = Runner(runner, workers=workers, threads=threads, address=address)
     with ends_as_interrupted():
         try:
             with progress_bar() as bar:
                 found = run_batch(
-                    source, output, options, column=column, runner=where, listener=_Bar(bar)
-                )
+                    source, output, BatchOptions(**options), column=column, runner=where,
+                    listener=_Bar(bar),
+                )  # fmt: skip
         except KeyboardInterrupt:
             warn("the parts that are finished stay; the same command continues behind them")
             raise

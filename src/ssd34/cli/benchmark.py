@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +18,8 @@ from ssd34.benchmark.run import SCENARIOS, BenchmarkPlan
 from ssd34.benchmark.run import benchmark as run_benchmark
 from ssd34.cli import INTERRUPTED, PARTLY
 from ssd34.cli.console import (
+    FILE,
+    FOLDER,
     MODEL,
     PATH,
     PRINTED,
@@ -30,6 +30,7 @@ from ssd34.cli.console import (
     json_option,
     progress_bar,
     warn,
+    wide_console,
 )
 from ssd34.errors import OptionError, require
 from ssd34.files.atomic import written_whole
@@ -87,7 +88,7 @@ class _Benchmark(Renamed):
     help="Offline: pictures in one run. [default: the file's own number, or one a thread]",
 )  # fmt: skip
 @click.option(
-    "--loadgen", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    "--loadgen", type=FOLDER, metavar="DIR",
     help="Let MLCommons LoadGen ask for pictures, and keep its logs in DIR.",
 )  # fmt: skip
 @click.option(
@@ -95,7 +96,7 @@ class _Benchmark(Renamed):
     help="LoadGen: shortest run of each model.",
 )  # fmt: skip
 @json_option
-@click.option("--plot", type=click.Path(path_type=Path), help="Plot them: .png, .svg or .pdf.")
+@click.option("--plot", type=FILE, help="Plot them: .png, .svg or .pdf.")
 def benchmark(
     *,
     models: tuple[str, ...],
@@ -135,10 +136,8 @@ def benchmark(
         raise OptionError(f"--seconds {seconds}: expected a number above 0")
     values = _with_loadgen(plan, loadgen, seconds) if loadgen else _measured(plan)
     if json_file != PRINTED:
-        console = Console(
-            highlight=False, emoji=False, width=shutil.get_terminal_size((110, 24)).columns
-        )
-        console.print(describe_cpu(values["cpu"]), markup=False, soft_wrap=True)
+        console = wide_console(110)
+        console.print(describe_cpu(values["cpu"]), soft_wrap=True)
         console.print(table_of(values))
     emit_json(values, json_file)
     if plot:

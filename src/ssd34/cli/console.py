@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,8 +26,11 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
+from ssd34.core.postprocess import POLICIES
+from ssd34.core.preprocess import CARD, PREPROCESSINGS
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import OptionError
 from ssd34.files.atomic import is_special, write_json
@@ -114,6 +119,36 @@ def _bar(*columns: ProgressColumn) -> Progress:
     )  # fmt: skip
 
 
+def count_on(bar: Progress, what: str, total: int) -> Callable[[int], None]:
+    """Add a step to a bar; the call says how much of it is done."""
+    task = bar.add_task(what, total=total)
+    return lambda done: bar.update(task, completed=done)
+
+
+def wide_console(columns: int = 100) -> Console:
+    """Standard output as wide as the terminal, or where there is none as so many columns; text is
+    printed as it is."""
+    width = shutil.get_terminal_size((columns, 24)).columns
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def plain_table(*headings: str, right: Iterable[int] = ()) -> Table:
+    """A table with one line below its headings, and these columns, from 0, flush right."""
+    table = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in right:
+        table.columns[column].justify = "right"
+    return table
+
+
+def print_titled(title: str, table: Table, *notes: str) -> None:
+    """A table between its title and its notes, which are not broken to the table's width."""
+    console = Console(highlight=False, emoji=False)
+    console.print(title, style="table.title", markup=False, soft_wrap=True)
+    console.print(table)
+    for note in notes:
+        console.print(note, markup=False, soft_wrap=True)
+
+
 def say(text: str) -> None:
     """Lines on stderr, as they are."""
     errors.print(text, markup=False, soft_wrap=True)
@@ -147,6 +182,10 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+FILE = click.Path(path_type=Path)
+NEW_FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
 engine_option = click.option(
     "--engine", type=click.Choice([*ENGINES, AUTO]),
     help=f"What computes. auto times all and takes the fastest. [default: {DEFAULT_ENGINE}]",
@@ -163,6 +202,15 @@ score_option = click.option(
 classes_option = click.option(
     "--class", "classes", multiple=True, metavar="NAME", help="Only this class; may be repeated."
 )
+policy_option = click.option(
+    "--policy", type=click.Choice(list(POLICIES)),
+    help="NMS policy, only for files that end at raw outputs. Others have the NMS in the file, see "
+    "ssd34 export --policy. [default: zoo]",
+)  # fmt: skip
+preprocess_option = click.option(
+    "--preprocess", "preprocessing", type=click.Choice(PREPROCESSINGS), default=CARD,
+    help="card: as published, bit for bit. fast: less work on large pictures.", show_default=True,
+)  # fmt: skip
 max_pixels_option = click.option(
     "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse larger pictures."
 )
@@ -188,7 +236,7 @@ def _json_target(_: click.Context, __: click.Parameter, value: Path | None) -> P
 
 json_option = click.option(
     "--json", "json_file", is_flag=False, flag_value=str(PRINTED), metavar="[FILE]",
-    type=click.Path(path_type=Path), callback=_json_target,
+    type=FILE, callback=_json_target,
     help="Print the result as JSON and nothing else, or write it to FILE, which ends in .json.",
 )  # fmt: skip
 json_flag = click.option(

@@ -18,11 +18,14 @@ from PIL import Image
 
 from ssd34.cli import PARTLY
 from ssd34.cli.console import (
+    FILE,
     PATH,
     classes_option,
     engine_option,
     max_pixels_option,
     model_option,
+    policy_option,
+    preprocess_option,
     progress_bar,
     say,
     say_choice,
@@ -32,8 +35,8 @@ from ssd34.cli.console import (
 )
 from ssd34.cli.video import JSONL, VideoOptions, detect_video, refuse_for_pictures
 from ssd34.core.detections import Detections
-from ssd34.core.postprocess import POLICIES, ZOO
-from ssd34.core.preprocess import CARD, FAST, PREPROCESSINGS
+from ssd34.core.postprocess import ZOO
+from ssd34.core.preprocess import FAST
 from ssd34.errors import ImageError, OptionError
 from ssd34.files.atomic import write_text, written_whole
 from ssd34.images.read import LargeImageError, fetched, make_reopenable, read_picture
@@ -54,14 +57,10 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
 @click.argument("sources", type=PATH, nargs=-1, required=True, metavar="SOURCE...")
 @model_option
 @score_option
-@click.option(
-    "--policy", "policy_name", type=click.Choice(list(POLICIES)),
-    help="NMS policy, only for files that end at raw outputs. Others have the NMS in the file, see "
-    "ssd34 export --policy. [default: zoo]",
-)  # fmt: skip
+@policy_option
 @classes_option
 @click.option(
-    "--save", type=click.Path(path_type=Path), metavar="DIR",
+    "--save", type=FILE, metavar="DIR",
     help="Write the pictures, or the film, with their boxes into DIR. A film may have a name "
     "ending in .mp4, .m4v, .mov or .mkv instead.",
 )  # fmt: skip
@@ -72,22 +71,16 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), metavar="FILE",
+    "--output", type=FILE, metavar="FILE",
     help="Write to FILE instead of printing. With --format yolo it is a folder with one .txt a "
     "picture.",
 )  # fmt: skip
-@click.option(
-    "--preprocess", "preprocessing", type=click.Choice(PREPROCESSINGS), default=CARD,
-    help="card: as published, bit for bit. fast: less work on large pictures.", show_default=True,
-)  # fmt: skip
+@preprocess_option
 @threads_option
 @engine_option
 @max_pixels_option
 @click.option(
-    "--every",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Only every N-th frame of a film.",
+    "--every", type=click.IntRange(1), metavar="N", help="Only every N-th frame of a film."
 )
 @click.option("--track", is_flag=True, help="Number the objects of a film, and follow them.")
 @click.option(
@@ -99,7 +92,7 @@ def detect(
     sources: tuple[str, ...],
     model: str,
     score: float,
-    policy_name: str | None,
+    policy: str | None,
     classes: tuple[str, ...],
     save: Path | None,
     form: str | None,
@@ -133,7 +126,7 @@ def detect(
 
     def load() -> Detector:
         detector = Detector.load(
-            model, threads=threads, policy=policy_name, engine=engine or DEFAULT_ENGINE,
+            model, threads=threads, policy=policy, engine=engine or DEFAULT_ENGINE,
             preprocessing=preprocessing,
         )  # fmt: skip
         say_choice(detector.session)
@@ -205,8 +198,7 @@ def detect(
         raise ImageError(f"none of {counted(len(pictures), 'picture')} could be read, see above")
     _emit(run, form, output, label_files)
     if not any(len(looked.detections) for looked in run.looked):
-        text = f"nothing scores {score:g} or more; a lower --score shows what is less sure"
-        say(text)
+        say(f"nothing scores {score:g} or more; a lower --score shows what is less sure")
     if save:
         click.echo(f"saved {counted(len(run.looked), 'picture')} in {save}", err=True)
     if run.failed:

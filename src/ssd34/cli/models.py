@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
-from ssd34.cli.console import MODEL_NAME, PUBLISHED_NAME, download_bar, emit_json, json_flag
+from ssd34.cli.console import (
+    MODEL_NAME,
+    PUBLISHED_NAME,
+    count_on,
+    download_bar,
+    emit_json,
+    json_flag,
+    plain_table,
+    wide_console,
+)
 from ssd34.errors import DownloadError, OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
 from ssd34.zoo.names import (
@@ -118,10 +123,8 @@ def _print_list(*, as_json: bool) -> None:
         emit_json({"cache": str(cache_folder()), "models": models})
         return
     headings = ("name", "size", "opset", "precision", "mAP", "licence", "cached")
-    table = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = plain_table(*headings, right=(1, 2, 4))
     table.columns[0].no_wrap = True
-    for column in (1, 2, 4):
-        table.columns[column].justify = "right"
     for model in models:
         table.add_row(
             model["name"],
@@ -132,8 +135,7 @@ def _print_list(*, as_json: bool) -> None:
             model["licence"],
             ("embedded" if model["embedded"] else "yes") if model["cached"] else "no",
         )
-    width = shutil.get_terminal_size((100, 24)).columns
-    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    console = wide_console()
     console.print(table)
     console.print(f"mAP is as published, on COCO val2017. *: {SPARSE_IDS}.")
     click.echo(f"cache: {cache_folder() / 'models'}")
@@ -202,5 +204,7 @@ def fetch(file: PublishedFile, target: Path) -> None:
     from ssd34.files.web import download
 
     with download_bar() as bar:
-        task = bar.add_task(file.name, total=file.size)
-        download(file, target, progress=lambda have: bar.update(task, completed=have))
+        download(
+            file.urls, target, size=file.size, sha256=file.sha256,
+            progress=count_on(bar, file.name, file.size),
+        )  # fmt: skip

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ssd34.cli.console import MODEL, engine_option
-from ssd34.core.preprocess import CARD, PREPROCESSINGS
+from ssd34.cli.console import MODEL, engine_option, preprocess_option
 from ssd34.errors import OptionError, require
 from ssd34.runtime.engine import DEFAULT_ENGINE
 
@@ -39,10 +38,7 @@ def _instances(_: click.Context, __: click.Parameter, value: str) -> int | None:
     help="Threads that all instances share. [default: what this process may use]",
 )  # fmt: skip
 @engine_option
-@click.option(
-    "--preprocess", "preprocessing", type=click.Choice(PREPROCESSINGS), default=CARD,
-    help="card: as published, bit for bit. fast: less work on large pictures.",
-)  # fmt: skip
+@preprocess_option
 @click.option(
     "--max-batch", type=_MANY, default=8,
     help="Most pictures in one run, where the file takes any number and that is faster.",

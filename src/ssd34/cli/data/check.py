@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from ssd34.cli.console import PATH, PRINTED, emit_json, file_of, json_option, progress_bar
-from ssd34.datasets.check import (
-    RELATIVE_SIZES,
-    SMALLEST_DEFAULT_BOX,
-    Check,
-    Spread,
-    Statistics,
-    check,
+from ssd34.cli.console import (
+    FILE,
+    PATH,
+    PRINTED,
+    count_on,
+    emit_json,
+    file_of,
+    json_option,
+    plain_table,
+    progress_bar,
+    wide_console,
 )
+from ssd34.datasets.check.check import Check, check
+from ssd34.datasets.check.statistics import RELATIVE_SIZES, SMALLEST_DEFAULT_BOX, Spread, Statistics
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import find_dataset, split_path
 from ssd34.errors import OptionError
@@ -38,7 +40,7 @@ _BAR = 20
 @click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
 @json_option
 @click.option(
-    "--sheet", type=click.Path(path_type=Path), metavar="FILE.png",
+    "--sheet", type=FILE, metavar="FILE.png",
     help="Write an overview of the suspicious pictures, with boxes and reasons.",
 )  # fmt: skip
 @click.option(
@@ -66,12 +68,8 @@ def check_data(
     datasets = [dataset for path in paths for dataset in _opened(path)]
     check_outputs((file_of(json_file), sheet), data=paths, datasets=datasets)
     with progress_bar() as bar:
-        task = bar.add_task("checking", total=sum(map(len, datasets)))
-        result = check(
-            datasets,
-            threads=threads or thread_budget(),
-            progress=lambda n: bar.update(task, completed=n),
-        )
+        done = count_on(bar, "checking", sum(map(len, datasets)))
+        result = check(datasets, threads=threads or thread_budget(), progress=done)
     if json_file != PRINTED:
         _print(result)
     emit_json({"ssd34": __version__, **result.to_dict()}, json_file)
@@ -104,23 +102,15 @@ def _write_sheet(result: Check, target: Path, *, most: int) -> None:
 
 
 def _print(result: Check) -> None:
-    width = shutil.get_terminal_size((100, 24)).columns
-    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    console = wide_console()
     console.print(_holdings(result.statistics))
     console.print(_classes(result.statistics))
     if result.clean:
         console.print("nothing wrong found")
     if not result.findings:
         return
-    table = Table(
-        "assumed" if result.clean else "wrong",
-        "count",
-        "first",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = plain_table("assumed" if result.clean else "wrong", "count", "first", right=[1])
     table.columns[0].no_wrap = True
-    table.columns[1].justify = "right"
     for kind, count in result.counts.items():
         first = next(f for f in result.findings if f.problem.kind == kind)
         where = f"{_short(first.dataset.name)}: {first.problem}"
@@ -130,10 +120,8 @@ def _print(result: Check) -> None:
 
 def _holdings(sets: tuple[Statistics, ...]) -> Table:
     """One column for each data set."""
-    table = Table("", *(_short(s.name) for s in sets), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = plain_table("", *(_short(s.name) for s in sets), right=range(1, 1 + len(sets)))
     table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
 
     def row(title: str, cells: Iterable[str]) -> None:
         table.add_row(title, *cells)
@@ -169,12 +157,8 @@ def _classes(sets: tuple[Statistics, ...]) -> Table:
             totals[one.name] = totals.get(one.name, 0) + one.boxes
     by_set = [{one.name: one.boxes for one in counted.classes} for counted in sets]
     names = sorted(totals, key=lambda name: -totals[name])
-    table = Table(
-        f"class ({len(names)})", *(_short(s.name) for s in sets), "boxes",
-        box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
-    )  # fmt: skip
-    for column in table.columns[1:-1]:
-        column.justify = "right"
+    headings = (f"class ({len(names)})", *(_short(s.name) for s in sets), "boxes")
+    table = plain_table(*headings, right=range(1, 1 + len(sets)))
     most = max(totals.values(), default=0) or 1
     for name in names[:_SHOWN_CLASSES]:
         cells = (str(counts.get(name, "-")) for counts in by_set)
