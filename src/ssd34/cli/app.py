@@ -30,18 +30,18 @@ COMMANDS = {
     "batch": ("batch", "Find objects in very many pictures; resumable, on Ray, too."),
     "benchmark": ("benchmark", "Measure how fast models run on this machine."),
     "calibrate": ("evaluate.calibrate", "Make a checkpoint's scores mean what they say."),
-    "convert": ("deploy.convert", "Turn a benchmark checkpoint into one of ours."),
+    "convert": ("deploy.export", "Turn a benchmark checkpoint into one of ours."),
     "data": ("data.group", "Look at data sets, check, convert, split, make and download them."),
     "detect": ("detect", "Find objects in pictures, films and streams."),
     "doctor": ("doctor", "Say what this installation and this processor can do."),
     "evaluate": ("evaluate.command", "Measure a model, or anybody's detections."),
     "export": ("deploy.export", "Write a checkpoint as an ONNX file."),
     "models": ("models", "List, fetch and find published models."),
-    "package": ("deploy.package", "Write a model with test data, manifest and model card."),
+    "package": ("deploy.publish", "Write a model with test data, manifest and model card."),
     "quantize": ("deploy.quantize", "Write an int8 file that is proven accurate and faster."),
     "serve": ("serve", "Answer requests over HTTP."),
-    "train": ("train.command", "Train a detector on your pictures."),
-    "verify": ("deploy.verify", "Check a file against its test data and manifest."),
+    "train": ("train", "Train a detector on your pictures."),
+    "verify": ("deploy.publish", "Check a file against its test data and manifest."),
 }  # fmt: skip
 """Each command's module below `ssd34.cli`, imported when the command is used, and its line in the
 help."""

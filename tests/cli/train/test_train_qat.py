@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from ssd34.cli.train.screen import TrainScreen
+from ssd34.cli.train_screen import TrainScreen
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.deploy.graph.layers import make_network
 from ssd34.errors import Ssd34Error

@@ -13,8 +13,8 @@ import termios
 import pytest
 from rich.console import Console
 
-from ssd34.cli.train import screen as train_screen
-from ssd34.cli.train.screen import TrainScreen
+from ssd34.cli import train_screen
+from ssd34.cli.train_screen import TrainScreen
 from ssd34.datasets.dataset import Problem
 from ssd34.evaluate.metrics import CocoMetrics
 from ssd34.files.checkpoint import read_checkpoint

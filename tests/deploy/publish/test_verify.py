@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ssd34.cli.deploy.verify import verify_published
+from ssd34.cli.deploy.publish import verify_published
 from ssd34.core.labels import COCO_LABELS
 from ssd34.deploy.publish.manifest import MANIFEST_NAME
 from ssd34.deploy.publish.verify import verify, verify_folder

@@ -1,4 +1,4 @@
-"""``ssd34 data convert``."""
+"""``ssd34 data convert`` and ``split``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import click
 
 from ssd34.cli import PARTLY
 from ssd34.cli.console import (
+    FILE,
     PATH,
     PRINTED,
+    count_on,
     emit_json,
     file_of,
     json_option,
@@ -19,18 +21,25 @@ from ssd34.cli.console import (
     warn,
     warn_of_problems,
 )
+from ssd34.datasets.check.statistics import count_statistics
 from ssd34.datasets.convert.convert import FORMATS, Conversion, Options
 from ssd34.datasets.convert.convert import convert as run_conversion
+from ssd34.datasets.convert.divide import Shares, divide, group_scenes
 from ssd34.datasets.dataset import Dataset, Layout
 from ssd34.datasets.open import find_dataset, rename_classes, split_path, use_coco_names
 from ssd34.errors import OptionError
+from ssd34.machine import thread_budget
 from ssd34.text import counted
 from ssd34.workflows.outputs import check_outputs
+
+_copy_option = click.option(
+    "--copy/--link", "copy", default=True, help="Copy the pictures, or make hard links to them."
+)
 
 
 @click.command(short_help="Write a data set in another format.")
 @click.argument("sources", type=PATH, nargs=-1, required=True, metavar="[NAME=]SOURCE...")
-@click.argument("destination", type=click.Path(path_type=Path))
+@click.argument("destination", type=FILE)
 @click.option(
     "--to", "form", required=True, type=click.Choice(FORMATS), help="The format to write."
 )
@@ -38,9 +47,7 @@ from ssd34.workflows.outputs import check_outputs
     "--split", "splits", multiple=True, metavar="NAME",
     help="Only this split of the sources; may be repeated. [default: all]",
 )  # fmt: skip
-@click.option(
-    "--copy/--link", "copy", default=True, help="Copy the pictures, or make hard links to them."
-)
+@_copy_option
 @click.option(
     "--ignored", type=click.Choice(["leave-out", "as-objects"]), default="leave-out",
     help="What YOLO gets of crowd and difficult boxes, for which it has no flags.",
@@ -84,10 +91,8 @@ def convert(
         opened = [(name, rename_classes(dataset, names)) for name, dataset in opened]
     options = Options(form, link=not copy, ignored_as_objects=ignored == "as-objects")
     with progress_bar() as bar:
-        task = bar.add_task("converting", total=sum(len(dataset) for _, dataset in opened))
-        done = run_conversion(
-            opened, destination, options, progress=lambda n: bar.update(task, completed=n)
-        )
+        counts = count_on(bar, "converting", sum(len(dataset) for _, dataset in opened))
+        done = run_conversion(opened, destination, options, progress=counts)
     before = [problem for _, dataset in opened for problem in dataset.problems]
     warn_of_changes(done)
     if json_file != PRINTED:
@@ -171,3 +176,82 @@ def _pair(text: str) -> tuple[str, str]:
     if not separator or not old or not new:
         raise OptionError(f"--rename {text}: expected OLD=NEW")
     return old, new
+
+
+@click.command(short_help="Divide a data set into train and val.")
+@click.argument("source", type=PATH)
+@click.argument("destination", type=FILE)
+@click.option("--val", type=float, default=0.2, help="Share of the pictures to measure on.")
+@click.option("--test", type=float, help="Share of a third part. [default: none]")
+@click.option(
+    "--to", "form", type=click.Choice(FORMATS),
+    help="The format to write. [default: that of SOURCE]",
+)  # fmt: skip
+@click.option(
+    "--together", "pattern", metavar="REGEX",
+    help="Keep pictures together in whose file names this matches the same text, such as "
+    "'^(.+)_frame'.",
+)  # fmt: skip
+@click.option(
+    "--near/--no-near", default=True,
+    help="Keep pictures together that look alike, such as frames of one film.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Another one, other parts.")
+@_copy_option
+@json_option
+def split(
+    *,
+    source: str,
+    destination: Path,
+    val: float,
+    test: float | None,
+    form: str | None,
+    pattern: str | None,
+    near: bool,
+    seed: int,
+    copy: bool,
+    json_file: Path | None,
+) -> None:
+    """Divide the data set SOURCE, and write it into the new folder DESTINATION.
+
+    Each class gets the same share in every part, the rarest first. train gets the rest.
+
+    Example: ssd34 data split mine.zip mine --val 0.2
+    """
+    shares = {"val": val} if test is None else {"val": val, "test": test}
+    how = Shares(shares=shares, pattern=pattern, seed=seed)
+    path, chosen = split_path(source)
+    layout = find_dataset(path)
+    dataset = layout.open(chosen)
+    warn_of_problems(dataset)
+    check_outputs((file_of(json_file),), data=[source], datasets=[dataset])
+    with progress_bar() as bar:
+        alike = None
+        if near:
+            compared = count_on(bar, "comparing", len(dataset))
+            alike = group_scenes(dataset, threads=thread_budget(), progress=compared)
+        parts = divide(dataset, how, alike=alike)
+        done = run_conversion(
+            list(parts.items()), destination, Options(form or layout.format, link=not copy),
+            progress=count_on(bar, "writing", len(dataset)),
+        )  # fmt: skip
+    warn_of_changes(done)
+    classes = {
+        name: {one.name: one.boxes for one in count_statistics(part).classes}
+        for name, part in parts.items()
+    }
+    for name in parts:
+        lacking = [one for one, count in classes[name].items() if not count]
+        if lacking:
+            warn(f"{name}: no box of {', '.join(lacking[:8])}{', ...' * (len(lacking) > 8)}")
+    if json_file != PRINTED:
+        print_splits(done, destination)
+        if alike is not None and (kept := len(alike) - len(set(alike))):
+            click.echo(f"{counted(kept, 'picture')} went where one that looks alike is")
+        click.echo(
+            f"next: ssd34 train --data {destination}@train --val {destination}@val --output runs/1"
+        )
+    values = {"destination": str(destination), **done.to_dict(), "boxes_of_class": classes}
+    emit_json(values, json_file)
+    if dataset.problems or done.problems:
+        raise SystemExit(PARTLY)

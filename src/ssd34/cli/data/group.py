@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ssd34.cli import PARTLY
 from ssd34.cli.console import (
+    FOLDER,
     PATH,
     CompletedText,
     download_bar,
@@ -24,9 +25,8 @@ from ssd34.cli.console import (
     warn_of_problems,
 )
 from ssd34.cli.data.check import check_data
-from ssd34.cli.data.convert import convert
+from ssd34.cli.data.convert import convert, split
 from ssd34.cli.data.label import label
-from ssd34.cli.data.split import split
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.check import count_statistics
 from ssd34.datasets.dataset import Dataset
@@ -95,14 +95,12 @@ def _counts(dataset: Dataset) -> dict[str, Any]:
 
 @click.command("download", short_help="Download COCO 2017.")
 @click.argument(
-    "name",
-    type=CompletedText(lambda: [*PUBLISHED_DATA], files=False),
+    "name", type=CompletedText(lambda: [*PUBLISHED_DATA], files=False),
     metavar="coco-val2017|coco-2017",
-)
-@click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("coco"),
-    metavar="DIR", help="Folder of the data set.",
 )  # fmt: skip
+@click.option(
+    "--output", type=FOLDER, default=Path("coco"), metavar="DIR", help="Folder of the data set."
+)
 @click.option("--keep-archives", is_flag=True, help="Leave the zips in DIR/archives.")
 @json_flag
 def download_published(*, name: str, output: Path, keep_archives: bool, as_json: bool) -> None:

@@ -8,9 +8,11 @@ import click
 
 from ssd34.cli import PARTLY
 from ssd34.cli.console import (
+    FILE,
     MODEL,
     PATH,
     PRINTED,
+    count_on,
     emit_json,
     engine_option,
     file_of,
@@ -34,13 +36,12 @@ from ssd34.workflows.outputs import check_outputs
     "--model", type=MODEL, help="An ONNX file, or the name of a model. [default: default]"
 )
 @click.option(
-    "--detections", type=click.Path(path_type=Path), metavar="FILE",
+    "--detections", type=FILE, metavar="FILE",
     help="Take another detector's: COCO's results JSON, instead of --model.",
 )  # fmt: skip
 @click.option(
-    "--output", type=click.Path(path_type=Path), required=True, metavar="DIR",
-    help="A new folder for the data set.",
-)  # fmt: skip
+    "--output", type=FILE, required=True, metavar="DIR", help="A new folder for the data set."
+)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="coco", help="Its format.")
 @click.option(
     "--score", type=click.FloatRange(0, 1), default=DEFAULT_SCORE,
@@ -91,15 +92,10 @@ def label(
                 model or "default", threads=threads, engine=engine or DEFAULT_ENGINE
             )
             say_choice(detector.session)
-            task = bar.add_task("detecting", total=len(pictures))
-            dataset = label_with_model(
-                pictures, detector, how, progress=lambda n: bar.update(task, completed=n)
-            )
-        writing = bar.add_task("writing", total=len(dataset))
-        done = convert(
-            [("", dataset)], output, Options(form),
-            progress=lambda n: bar.update(writing, completed=n),
-        )  # fmt: skip
+            looked = count_on(bar, "detecting", len(pictures))
+            dataset = label_with_model(pictures, detector, how, progress=looked)
+        written = count_on(bar, "writing", len(dataset))
+        done = convert([("", dataset)], output, Options(form), progress=written)
     for problem in dataset.problems:
         warn(f"left out {problem}")
     warn_of_changes(done)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from ssd34.cli.console import (
+    FOLDER,
     MODEL,
+    NEW_FILE,
     PATH,
     Renamed,
     coco_names_option,
@@ -22,10 +22,11 @@ from ssd34.cli.console import (
     emit_json,
     ends_as_interrupted,
     json_flag,
+    plain_table,
     say,
     threads_option,
 )
-from ssd34.core.postprocess import POLICIES
+from ssd34.cli.deploy.export import IN_GRAPH
 from ssd34.errors import require
 from ssd34.text import counted
 from ssd34.workflows.outputs import check_outputs
@@ -40,7 +41,6 @@ FORMATS = {
     "qdq": ("12-qdq", "13-qdq"),
     "both": ("12-int8", "12-qdq", "13-qdq"),
 }
-IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
 
 
 FORMER = {
@@ -75,11 +75,9 @@ class _Quantize(Renamed):
     "--limit", type=click.IntRange(1), metavar="N",
     help="Only the first N pictures of --data, those that calibrate included.",
 )  # fmt: skip
+@click.option("--output", required=True, type=FOLDER, metavar="DIR")
 @click.option(
-    "--output", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR"
-)
-@click.option(
-    "--config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
+    "--config", type=NEW_FILE, metavar="FILE.yaml",
     help="All settings. Options of the command line override them.",
 )  # fmt: skip
 @click.option(
@@ -200,7 +198,7 @@ def _line(trial: Trial) -> str:
 def _print(found: Quantized) -> None:
     out = Console(highlight=False, emoji=False)
     headings = ("file", "trial", "how", "AP", "drop", "ms", "speed-up", "low end", "verdict")
-    table = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = plain_table(*headings)
     table.columns[2].overflow = "fold"
     for form, outcome in found.outcomes.items():
         for trial in outcome.trials:

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from ssd34.cli import PARTLY
 from ssd34.cli.console import (
     MODEL,
+    NEW_FILE,
     PATH,
     PRINTED,
     coco_names_option,
+    count_on,
     emit_json,
     file_of,
     json_option,
+    print_titled,
     progress_bar,
     threads_option,
     warn,
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
     "--seed", type=click.IntRange(0), default=0, help="Seed of the halves and of --limit."
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.safetensors",
+    "--output", type=NEW_FILE, metavar="FILE.safetensors",
     help="Where the calibrated checkpoint goes. [default: CHECKPOINT itself, whose weights stay]",
 )  # fmt: skip
 @click.option(
@@ -113,16 +115,11 @@ def calibrate(
 
     problems: list[Problem] = []
     with progress_bar() as bar:
-        task = bar.add_task("calibrating", total=len(fit) + len(held_out))
         found = calibrate_scores(
-            checkpoint,
-            fit,
-            held_out,
-            policy=named_policy(policy_name),
-            threads=threads,
-            progress=lambda done: bar.update(task, completed=done),
+            checkpoint, fit, held_out, policy=named_policy(policy_name), threads=threads,
+            progress=count_on(bar, "calibrating", len(fit) + len(held_out)),
             problem=problems.append,
-        )
+        )  # fmt: skip
     found.checkpoint.save(target)
     if json_file != PRINTED:
         _show(found, fit, held_out)
@@ -169,13 +166,11 @@ def _show(found: CalibratedScores, fit: Dataset, held_out: Dataset) -> None:
         cells = (_share(one[low].right, one[low].count) if low in one else "-" for one in bins)
         table.add_row(f"right at score {low:g} to {low + 0.1:.1f}", *cells)
     table.add_row("calibration error", *(f"{each.curve.ece:.4f}" for each in both))
-    console = Console(highlight=False, emoji=False)
     title = (
         f"fitted on {counted(len(fit), 'picture')} of {fit.name}; measured on "
         f"{counted(len(held_out), 'other')} of {held_out.name}"
     )
-    console.print(title, style="table.title", markup=False, soft_wrap=True)
-    console.print(table)
+    print_titled(title, table)
 
 
 def _share(right: float | None, count: int) -> str:

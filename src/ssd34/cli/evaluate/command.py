@@ -11,6 +11,7 @@ import click
 
 from ssd34.cli import PARTLY
 from ssd34.cli.console import (
+    FILE,
     MODEL,
     PATH,
     PRINTED,
@@ -71,12 +72,12 @@ class _Preprocessing(click.Choice[str]):
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
 @json_option
 @click.option(
-    "--detections", type=click.Path(path_type=Path), metavar="FILE",
+    "--detections", type=FILE, metavar="FILE",
     help="With MODEL: write its detections as COCO results into a new FILE. Without MODEL: score "
     "the detections in FILE.",
 )  # fmt: skip
 @click.option(
-    "--report", type=click.Path(path_type=Path), metavar="DIR",
+    "--report", type=FILE, metavar="DIR",
     help="Write a page with curves, errors and pictures, and all plots with their numbers.",
 )  # fmt: skip
 @click.option(
@@ -84,9 +85,8 @@ class _Preprocessing(click.Choice[str]):
     help="Class with its own curve in the report; may be repeated. [default: the commonest]",
 )  # fmt: skip
 @click.option(
-    "--compare", type=click.Path(path_type=Path), nargs=2, metavar="A B",
-    help="Compare two files of detections.",
-)  # fmt: skip
+    "--compare", type=FILE, nargs=2, metavar="A B", help="Compare two files of detections."
+)
 @click.option(
     "--metric", type=click.Choice(METRICS), default="coco",
     help="zoo-2021: with the defects of the published numbers, to compare with them only.",

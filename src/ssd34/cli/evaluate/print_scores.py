@@ -7,13 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import progress_bar, say, warn, warn_of_problems
+from ssd34.cli.console import plain_table, print_titled, progress_bar, say, warn, warn_of_problems
 from ssd34.datasets.dataset import Dataset
 from ssd34.evaluate.metrics.bootstrap import FEWEST_PICTURES, Interval
 from ssd34.evaluate.metrics.comparison import Difference, Differences
@@ -84,14 +82,15 @@ def print_score(score: Score, *, title: str) -> None:
     for one in score.precisions:
         if one.precision is not None:
             table.add_row(f"right from score {one.score:g}", _number(one.precision))
-    _print(_titled(title, score), table, *_few(score))
+    few = sure and not sure.summary and score.metrics.summary["AP"] is not None
+    print_titled(_titled(title, score), table, *([FEW] if few else ()))
 
 
 def print_scores(scores: Mapping[str, Score], *, title: str) -> None:
     """The twelve numbers of several policies side by side."""
     some = next(iter(scores.values()))
     # Four policies fit into 80 columns.
-    table = Table("metric", *scores, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = plain_table("metric", *scores)
     for name in some.metrics.summary:
         table.add_row(name, *(_number(score.metrics.summary[name]) for score in scores.values()))
         if name == "AP" and some.uncertainty and not _few(some):
@@ -99,13 +98,7 @@ def print_scores(scores: Mapping[str, Score], *, title: str) -> None:
             every = [score.uncertainty for score in scores.values()]
             ranges = (_range(one.summary.get(name)) for one in every if one)
             table.add_row(row, *(text.replace(" to ", "-") for text in ranges))
-    _print(_titled(title, some), table, *_few(some))
-
-
-def _few(score: Score) -> tuple[str, ...]:
-    """Why there is no interval, where there should be one."""
-    sure = score.uncertainty
-    return (FEW,) if sure and not sure.summary and score.metrics.summary["AP"] is not None else ()
+    print_titled(_titled(title, some), table)
 
 
 def print_comparison(found: Differences, *, title: str, names: tuple[str, str]) -> None:
@@ -128,7 +121,7 @@ def print_comparison(found: Differences, *, title: str, names: tuple[str, str]) 
             table.add_row(Text(name), *cells(difference))
         if len(chosen) > SHOWN_CLASSES:
             table.add_row(f"and {len(chosen) - SHOWN_CLASSES} more")
-    _print(title, table, f"A: {names[0]}", f"B: {names[1]}", *_notes(found))
+    print_titled(title, table, f"A: {names[0]}", f"B: {names[1]}", *_notes(found))
 
 
 def _notes(found: Differences) -> tuple[str, ...]:
@@ -158,15 +151,6 @@ def _cells(difference: Difference, *, drawn: bool) -> tuple[str, ...]:
 
 def _titled(title: str, score: Score) -> str:
     return title if score.metric == "coco" else f"{title}, metric {score.metric}, not COCO's"
-
-
-def _print(title: str, table: Table, *notes: str) -> None:
-    """A table between its title and its notes, which are not broken to the table's width."""
-    console = Console(highlight=False, emoji=False)
-    console.print(title, style="table.title", markup=False, soft_wrap=True)
-    console.print(table)
-    for note in notes:
-        console.print(note, markup=False, soft_wrap=True)
 
 
 def _number(value: float | None) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,13 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.table import Table
 
 from ssd34.cli import INTERRUPTED
-from ssd34.cli.console import MODEL, PATH, CompletedText, Renamed, emit_json, json_flag
-from ssd34.cli.train.preview import show_preview
-from ssd34.cli.train.screen import TrainScreen
+from ssd34.cli.console import (
+    FOLDER,
+    MODEL,
+    PATH,
+    CompletedText,
+    Renamed,
+    emit_json,
+    json_flag,
+    warn,
+)
+from ssd34.cli.train_screen import TrainScreen
 from ssd34.core.spec import SPECS
 from ssd34.errors import OptionError
+from ssd34.files.atomic import write_text, written_whole
+from ssd34.text import counted
+from ssd34.train.progress import TrainListener
 from ssd34.workflows import train as workflow
 from ssd34.workflows.training.job import DEVICES, TrainJob
 
@@ -40,7 +56,7 @@ def _recipes() -> list[str]:
 
 @click.command(cls=_Train, short_help="Train a detector on your pictures.")
 @click.option(
-    "--data", "data", type=PATH, multiple=True, required=True, metavar="PATH[=WEIGHT]",
+    "--data", type=PATH, multiple=True, required=True, metavar="PATH[=WEIGHT]",
     help="Pictures to learn from; may be repeated. WEIGHT: how often an epoch shows each.",
 )  # fmt: skip
 @click.option("--val", type=PATH, metavar="PATH", help="Pictures to measure on.  [required]")
@@ -63,15 +79,12 @@ def _recipes() -> list[str]:
     "behind it, from its backbone alone. Or from an ImageNet backbone: torchvision's .pth, "
     "safetensors, or a name such as resnet34-b627a593, which is downloaded.",
 )  # fmt: skip
-@click.option(
-    "--output", required=True, type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the run.",
-)  # fmt: skip
+@click.option("--output", required=True, type=FOLDER, help="Folder of the run.")
 @click.option("--epochs", type=int, help="Length in epochs.")
 @click.option("--minutes", type=float, help="Length by the clock instead.")
 @click.option(
     "--batch", "batch_size", type=int, help="Pictures a step, over all parts and processes."
-)  # fmt: skip
+)
 @click.option(
     "--lr", "learning_rate", type=float,
     help="Peak learning rate. [default: at batch 16, 3e-4 for adamw, 1.25e-3 for sgd]",
@@ -176,3 +189,65 @@ def _settings_of(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[s
             raise OptionError(f"expected {key} once, got it again as --set {text}")
         given[key] = value
     return given
+
+
+SHEET = "preview.png"
+NUMBERS = "preview.json"
+
+
+def show_preview(job: TrainJob, *, shown: int, listener: TrainListener, as_json: bool) -> None:
+    """Write the sheet and the counts of a new run into its folder, and print them."""
+    from ssd34.train.examples.loader import Loader
+    from ssd34.train.examples.preview import preview
+    from ssd34.workflows.training.new_run import plan_run
+    from ssd34.workflows.training.resumed_run import check_resumable
+
+    if job.resume:
+        check_resumable(job, others=("--preview",))
+    planned = plan_run(job, listener)
+    spec, options, folder = planned.spec, planned.plan.options, job.folder
+
+    def size_now(step: int) -> int:
+        """As the run has it; by the clock its first epoch counts as its beginning."""
+        steps = options.epochs * loader.batches_per_epoch if options.epochs else math.inf
+        return options.size_at(step / steps, spec.image_size)
+
+    loader = Loader(
+        planned.sources,
+        spec=spec,
+        options=dataclasses.replace(options, workers=0, cache_mb=0),
+        size_now=size_now,
+    )
+    seen = preview(loader, planned.labels, shown=shown)
+    for problem in seen.problems:
+        warn(f"left out {problem}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(folder / SHEET) as temporary:
+        seen.sheet.save(temporary, "PNG")
+    write_text(folder / NUMBERS, json.dumps(seen.to_dict(), indent=2) + "\n")
+    smallest, largest = seen.sides
+    sizes = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
+    table = Table(
+        title=f"objects in {counted(seen.pictures, 'varied picture')} of {sizes} pixels",
+        title_justify="left",
+    )
+    alone = "at most one learns it" if options.matcher == "atss" else "none overlaps by 0.5"
+    for name in ("side in pixels", "objects", alone, "default boxes each"):
+        table.add_column(name, justify="right")
+    for row in seen.rows:
+        share = row.forced / row.objects if row.objects else 0.0
+        side = (
+            f"{row.side_from:g} or more"
+            if math.isinf(row.side_to)
+            else f"{row.side_from:g} to {row.side_to:g}"
+        )
+        table.add_row(
+            side, str(row.objects), f"{row.forced} ({share:.0%})", f"{row.default_boxes:.1f}"
+        )
+    if as_json:
+        emit_json(seen.to_dict())
+        return
+    Console(emoji=False).print(table)
+    click.echo(
+        f"{folder / SHEET}: {counted(min(shown, seen.pictures), 'picture')}; {folder / NUMBERS}"
+    )
