@@ -10,24 +10,7 @@ from typing import Any
 import click
 from rich.progress import Progress
 
-from ssd34.cli import PARTLY
-from ssd34.cli.console import (
-    FOLDER,
-    PATH,
-    classes_option,
-    emit_json,
-    ends_as_interrupted,
-    errors,
-    json_flag,
-    max_pixels_option,
-    model_option,
-    policy_option,
-    preprocess_option,
-    progress_bar,
-    say,
-    score_option,
-    warn,
-)
+from ssd34.cli import PARTLY, console
 from ssd34.cluster.job import BatchOptions
 from ssd34.cluster.part import PartFacts
 from ssd34.cluster.run import LOCAL, RUNNERS, BatchListener, Runner, run_batch
@@ -43,29 +26,29 @@ class _Bar(BatchListener):
     def started(self, pictures: int, finished: PartFacts) -> None:
         self._bar.update(self._task, total=pictures, completed=finished.pictures)
         if finished.pictures:
-            say(f"{counted(finished.pictures, 'picture')} were finished before")
+            console.say(f"{counted(finished.pictures, 'picture')} were finished before")
 
     def moved(self, pictures: int, errors: int) -> None:
         text = f"detecting, {counted(errors, 'error')}" if errors else "detecting"
         self._bar.update(self._task, completed=pictures, description=text)
 
     def noted(self, text: str) -> None:
-        say(text)
+        console.say(text)
 
 
 @click.command(short_help="Find objects in very many pictures; resumable, on Ray, too.")
-@click.argument("source", type=PATH)
+@click.argument("source", type=console.PATH)
 @click.option(
-    "--output", type=FOLDER, metavar="DIR", required=True,
+    "--output", type=console.FOLDER, metavar="DIR", required=True,
     help="Folder for the parts and the manifest: new, empty, or of the same job, which continues.",
 )  # fmt: skip
-@model_option
-@score_option
-@policy_option
-@classes_option
-@preprocess_option
+@console.model_option
+@console.score_option
+@console.policy_option
+@console.classes_option
+@console.preprocess_option
 @click.option("--engine", type=click.Choice(ENGINES), default=DEFAULT_ENGINE, help="What computes.")
-@max_pixels_option
+@console.max_pixels_option
 @click.option(
     "--column", metavar="NAME", help="Column of Parquet files with pictures or their paths."
 )
@@ -86,7 +69,7 @@ class _Bar(BatchListener):
     "--threads", type=click.IntRange(1), metavar="N",
     help="Threads of each. [default: 1; with --workers the share of each, on this machine]",
 )  # fmt: skip
-@json_flag
+@console.json_flag
 def batch(
     *,
     source: str,
@@ -109,20 +92,20 @@ def batch(
     Example: ssd34 batch photos --output found
     """
     where = Runner(runner, workers=workers, threads=threads, address=address)
-    with ends_as_interrupted():
+    with console.ends_as_interrupted():
         try:
-            with progress_bar() as bar:
+            with console.progress_bar() as bar:
                 found = run_batch(
                     source, output, BatchOptions(**options), column=column, runner=where,
                     listener=_Bar(bar),
                 )  # fmt: skip
         except KeyboardInterrupt:
-            warn("the parts that are finished stay; the same command continues behind them")
+            console.warn("the parts that are finished stay; the same command continues behind them")
             raise
     rate = f", {found.done / found.seconds:.1f} pictures/s" if found.done else ""
-    errors.print(f"{counted(found.done, 'picture')} in {found.seconds:.1f} s{rate}", markup=False)
+    console.say(f"{counted(found.done, 'picture')} in {found.seconds:.1f} s{rate}")
     if as_json:
-        emit_json({**asdict(found), "folder": str(found.folder)})
+        console.emit_json({**asdict(found), "folder": str(found.folder)})
     else:
         click.echo(
             f"{counted(found.pictures, 'picture')}, {counted(found.detections, 'detection')}, "

@@ -16,22 +16,7 @@ from ssd34.benchmark.loadgen_run import benchmark_with_loadgen
 from ssd34.benchmark.report import FORMATS, draw_benchmark, make_report
 from ssd34.benchmark.run import SCENARIOS, BenchmarkPlan
 from ssd34.benchmark.run import benchmark as run_benchmark
-from ssd34.cli import INTERRUPTED, PARTLY
-from ssd34.cli.console import (
-    FILE,
-    FOLDER,
-    MODEL,
-    PATH,
-    PRINTED,
-    CompletedText,
-    Renamed,
-    emit_json,
-    file_of,
-    json_option,
-    progress_bar,
-    warn,
-    wide_console,
-)
+from ssd34.cli import INTERRUPTED, PARTLY, console
 from ssd34.errors import OptionError, require
 from ssd34.files.atomic import written_whole
 from ssd34.files.cache import load_matplotlib
@@ -47,7 +32,7 @@ from ssd34.workflows.outputs import check_outputs
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10}
 
 
-class _Benchmark(Renamed):
+class _Benchmark(console.Renamed):
     @staticmethod
     def now(option: str) -> str | None:
         """The simulated server is gone."""
@@ -57,18 +42,18 @@ class _Benchmark(Renamed):
 
 
 @click.command(cls=_Benchmark, short_help="Measure how fast models run on this machine.")
-@click.argument("models", type=MODEL, nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", type=console.MODEL, nargs=-1, required=True, metavar="MODEL...")
 @click.option(
     "--threads", metavar="N,M",
     help="Thread counts for each model. [default: what this process may use]",
 )  # fmt: skip
 @click.option(
-    "--engine", "engines", type=CompletedText(lambda: [*ENGINES, AUTO], files=False),
+    "--engine", "engines", type=console.CompletedText(lambda: [*ENGINES, AUTO], files=False),
     default=DEFAULT_ENGINE, metavar="NAME,NAME",
     help=f"Engines for each model: {', '.join([*ENGINES, AUTO])}.",
 )  # fmt: skip
 @click.option(
-    "--images", type=PATH, multiple=True, metavar="PATH",
+    "--images", type=console.PATH, multiple=True, metavar="PATH",
     help="Pictures, as for detect; may be repeated. [default: one random picture]",
 )  # fmt: skip
 @click.option(
@@ -88,15 +73,15 @@ class _Benchmark(Renamed):
     help="Offline: pictures in one run. [default: the file's own number, or one a thread]",
 )  # fmt: skip
 @click.option(
-    "--loadgen", type=FOLDER, metavar="DIR",
+    "--loadgen", type=console.FOLDER, metavar="DIR",
     help="Let MLCommons LoadGen ask for pictures, and keep its logs in DIR.",
 )  # fmt: skip
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=60.0,
     help="LoadGen: shortest run of each model.",
 )  # fmt: skip
-@json_option
-@click.option("--plot", type=FILE, help="Plot them: .png, .svg or .pdf.")
+@console.json_option
+@click.option("--plot", type=console.FILE, help="Plot them: .png, .svg or .pdf.")
 def benchmark(
     *,
     models: tuple[str, ...],
@@ -129,17 +114,17 @@ def benchmark(
         rounds=rounds or ROUNDS[scenario],
         **options,
     )
-    check_outputs((file_of(json_file), plot), files=plan.pictures, models=models)
+    check_outputs((console.file_of(json_file), plot), files=plan.pictures, models=models)
     if plot:
         _check_plot(plot, drawable=not loadgen)
     if not math.isfinite(seconds):
         raise OptionError(f"--seconds {seconds}: expected a number above 0")
     values = _with_loadgen(plan, loadgen, seconds) if loadgen else _measured(plan)
-    if json_file != PRINTED:
-        console = wide_console(110)
-        console.print(describe_cpu(values["cpu"]), soft_wrap=True)
-        console.print(table_of(values))
-    emit_json(values, json_file)
+    if json_file != console.PRINTED:
+        out = console.wide_console(110)
+        out.print(describe_cpu(values["cpu"]), soft_wrap=True)
+        out.print(table_of(values))
+    console.emit_json(values, json_file)
     if plot:
         with written_whole(plot) as temporary:
             draw_benchmark(values, temporary, form=_form(plot))
@@ -150,15 +135,15 @@ def benchmark(
             err=True,
         )
     for reason in dict.fromkeys(refused["reason"] for refused in values["refused"]):
-        warn(f"cannot run: {reason}")
+        console.warn(f"cannot run: {reason}")
     for choice in {r["choice"] for r in values["results"] if r.get("choice")}:
         click.echo(choice, err=True)
     if values["interrupted"]:
-        warn("interrupted: only the rounds until then were measured")
+        console.warn("interrupted: only the rounds until then were measured")
         raise SystemExit(INTERRUPTED)
     never = {r["model"] for r in values["refused"]} - {r["model"] for r in values["results"]}
     if never:
-        warn(f"not measured at all: {', '.join(sorted(never))}")
+        console.warn(f"not measured at all: {', '.join(sorted(never))}")
         raise SystemExit(PARTLY)
 
 
@@ -194,7 +179,7 @@ def _form(plot: Path) -> str:
 
 
 def _measured(plan: BenchmarkPlan) -> dict[str, Any]:
-    with progress_bar() as bar:
+    with console.progress_bar() as bar:
         task = bar.add_task("", total=None)
 
         def show(what: str, done: int, total: int) -> None:
@@ -205,7 +190,7 @@ def _measured(plan: BenchmarkPlan) -> dict[str, Any]:
 
 def _with_loadgen(plan: BenchmarkPlan, folder: Path, seconds: float) -> dict[str, Any]:
     require("mlperf_loadgen", extra="loadgen", why="--loadgen")
-    with folder_locked(folder), progress_bar() as bar:
+    with folder_locked(folder), console.progress_bar() as bar:
         task = bar.add_task("LoadGen", total=None)
         return benchmark_with_loadgen(
             plan,

@@ -16,23 +16,7 @@ from click.core import ParameterSource
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssd34.cli import PARTLY
-from ssd34.cli.console import (
-    FILE,
-    PATH,
-    classes_option,
-    engine_option,
-    max_pixels_option,
-    model_option,
-    policy_option,
-    preprocess_option,
-    progress_bar,
-    say,
-    say_choice,
-    score_option,
-    threads_option,
-    warn,
-)
+from ssd34.cli import PARTLY, console
 from ssd34.cli.video import JSONL, VideoOptions, detect_video, refuse_for_pictures
 from ssd34.core.detections import Detections
 from ssd34.core.postprocess import ZOO
@@ -54,13 +38,13 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
 
 
 @click.command(short_help="Find objects in pictures, films and streams.")
-@click.argument("sources", type=PATH, nargs=-1, required=True, metavar="SOURCE...")
-@model_option
-@score_option
-@policy_option
-@classes_option
+@click.argument("sources", type=console.PATH, nargs=-1, required=True, metavar="SOURCE...")
+@console.model_option
+@console.score_option
+@console.policy_option
+@console.classes_option
 @click.option(
-    "--save", type=FILE, metavar="DIR",
+    "--save", type=console.FILE, metavar="DIR",
     help="Write the pictures, or the film, with their boxes into DIR. A film may have a name "
     "ending in .mp4, .m4v, .mov or .mkv instead.",
 )  # fmt: skip
@@ -71,14 +55,14 @@ SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option(
-    "--output", type=FILE, metavar="FILE",
+    "--output", type=console.FILE, metavar="FILE",
     help="Write to FILE instead of printing. With --format yolo it is a folder with one .txt a "
     "picture.",
 )  # fmt: skip
-@preprocess_option
-@threads_option
-@engine_option
-@max_pixels_option
+@console.preprocess_option
+@console.threads_option
+@console.engine_option
+@console.max_pixels_option
 @click.option(
     "--every", type=click.IntRange(1), metavar="N", help="Only every N-th frame of a film."
 )
@@ -129,7 +113,7 @@ def detect(
             model, threads=threads, policy=policy, engine=engine or DEFAULT_ENGINE,
             preprocessing=preprocessing,
         )  # fmt: skip
-        say_choice(detector.session)
+        console.say_choice(detector.session)
         if click.get_current_context().get_parameter_source("score") is ParameterSource.COMMANDLINE:
             _warn_of_own_threshold(detector.session, score)
         return detector
@@ -176,7 +160,7 @@ def detect(
             return error
 
     coming = overlapped(prepare, pictures, ahead=1, threads=1, stopped=stopped)
-    with progress_bar() as bar, closing(coming):
+    with console.progress_bar() as bar, closing(coming):
         task = bar.add_task("detecting", total=len(pictures))
         for picture, ready in zip(pictures, coming, strict=True):
             if isinstance(ready, ImageError):
@@ -198,11 +182,11 @@ def detect(
         raise ImageError(f"none of {counted(len(pictures), 'picture')} could be read, see above")
     _emit(run, form, output, label_files)
     if not any(len(looked.detections) for looked in run.looked):
-        say(f"nothing scores {score:g} or more; a lower --score shows what is less sure")
+        console.say(f"nothing scores {score:g} or more; a lower --score shows what is less sure")
     if save:
         click.echo(f"saved {counted(len(run.looked), 'picture')} in {save}", err=True)
     if run.failed:
-        warn(f"{len(run.failed)} of {counted(len(pictures), 'picture')} could not be read")
+        console.warn(f"{len(run.failed)} of {counted(len(pictures), 'picture')} could not be read")
         sys.exit(PARTLY)
 
 
@@ -218,7 +202,7 @@ def _warn_of_own_threshold(session: Session, score: float) -> None:
     else:
         own = read_tail_policy(read_model(session.path).graph).score_threshold
     if np.float32(score) < np.float32(own):
-        warn(
+        console.warn(
             f"--score {score:g}: {session.path.name} leaves out detections below {own:.4g} "
             "itself; make another file with ssd34 export --score or --tail none"
         )

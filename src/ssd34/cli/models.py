@@ -8,16 +8,7 @@ from typing import Any
 
 import click
 
-from ssd34.cli.console import (
-    MODEL_NAME,
-    PUBLISHED_NAME,
-    count_on,
-    download_bar,
-    emit_json,
-    json_flag,
-    plain_table,
-    wide_console,
-)
+from ssd34.cli import console
 from ssd34.errors import DownloadError, OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
 from ssd34.zoo.names import (
@@ -33,7 +24,7 @@ from ssd34.zoo.names import (
 
 
 @click.group(short_help="List, fetch and find published models.", invoke_without_command=True)
-@json_flag
+@console.json_flag
 @click.pass_context
 def models(context: click.Context, *, as_json: bool) -> None:
     """List, fetch and find the published models.
@@ -50,7 +41,7 @@ def models(context: click.Context, *, as_json: bool) -> None:
 
 
 @models.command("list", short_help="List the published files and those on this machine.")
-@json_flag
+@console.json_flag
 def list_models(*, as_json: bool) -> None:
     """List the published files and the models in the package.
 
@@ -60,12 +51,12 @@ def list_models(*, as_json: bool) -> None:
 
 
 @models.command(short_help="Fetch published models into the cache.")
-@click.argument("names", type=PUBLISHED_NAME, nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", type=console.PUBLISHED_NAME, nargs=-1, required=True, metavar="NAME...")
 @click.option(
     "--with-test-data", is_flag=True,
     help="Fetch the .tar.gz, too: the model, a tested input and its outputs.",
 )  # fmt: skip
-@json_flag
+@console.json_flag
 def pull(*, names: tuple[str, ...], with_test_data: bool, as_json: bool) -> None:
     """Fetch published models into the cache, checked by their SHA-256.
 
@@ -96,12 +87,12 @@ def pull(*, names: tuple[str, ...], with_test_data: bool, as_json: bool) -> None
         if not as_json:
             click.echo(str(cache_path(file)))
     if as_json:
-        emit_json({"files": [_file_values(file) for file in dict.fromkeys(wanted)]})
+        console.emit_json({"files": [_file_values(file) for file in dict.fromkeys(wanted)]})
 
 
 @models.command(short_help="Print the path of a model's file.")
-@click.argument("name", type=MODEL_NAME)
-@json_flag
+@click.argument("name", type=console.MODEL_NAME)
+@console.json_flag
 def path(*, name: str, as_json: bool) -> None:
     """Print the path of the file of NAME.
 
@@ -112,7 +103,7 @@ def path(*, name: str, as_json: bool) -> None:
     if name not in EMBEDDED:
         find_published(name)
     if as_json:
-        emit_json({"name": name, "path": str(model_path(name))})
+        console.emit_json({"name": name, "path": str(model_path(name))})
     else:
         click.echo(str(model_path(name)))
 
@@ -120,10 +111,10 @@ def path(*, name: str, as_json: bool) -> None:
 def _print_list(*, as_json: bool) -> None:
     models = [*map(_embedded, EMBEDDED), *map(_described, PUBLISHED.values())]
     if as_json:
-        emit_json({"cache": str(cache_folder()), "models": models})
+        console.emit_json({"cache": str(cache_folder()), "models": models})
         return
     headings = ("name", "size", "opset", "precision", "mAP", "licence", "cached")
-    table = plain_table(*headings, right=(1, 2, 4))
+    table = console.plain_table(*headings, right=(1, 2, 4))
     table.columns[0].no_wrap = True
     for model in models:
         table.add_row(
@@ -135,9 +126,9 @@ def _print_list(*, as_json: bool) -> None:
             model["licence"],
             ("embedded" if model["embedded"] else "yes") if model["cached"] else "no",
         )
-    console = wide_console()
-    console.print(table)
-    console.print(f"mAP is as published, on COCO val2017. *: {SPARSE_IDS}.")
+    out = console.wide_console()
+    out.print(table)
+    out.print(f"mAP is as published, on COCO val2017. *: {SPARSE_IDS}.")
     click.echo(f"cache: {cache_folder() / 'models'}")
 
 
@@ -203,8 +194,8 @@ def fetch(file: PublishedFile, target: Path) -> None:
     """
     from ssd34.files.web import download
 
-    with download_bar() as bar:
+    with console.download_bar() as bar:
         download(
             file.urls, target, size=file.size, sha256=file.sha256,
-            progress=count_on(bar, file.name, file.size),
+            progress=console.count_on(bar, file.name, file.size),
         )  # fmt: skip

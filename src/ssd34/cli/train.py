@@ -15,17 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ssd34.cli import INTERRUPTED
-from ssd34.cli.console import (
-    FOLDER,
-    MODEL,
-    PATH,
-    CompletedText,
-    Renamed,
-    emit_json,
-    json_flag,
-    warn,
-)
+from ssd34.cli import INTERRUPTED, console
 from ssd34.cli.train_screen import TrainScreen
 from ssd34.core.spec import SPECS
 from ssd34.errors import OptionError
@@ -36,7 +26,7 @@ from ssd34.workflows import train as workflow
 from ssd34.workflows.training.job import DEVICES, TrainJob
 
 
-class _Train(Renamed):
+class _Train(console.Renamed):
     @staticmethod
     def now(option: str) -> str | None:
         """The setting that took the option's place."""
@@ -56,12 +46,14 @@ def _recipes() -> list[str]:
 
 @click.command(cls=_Train, short_help="Train a detector on your pictures.")
 @click.option(
-    "--data", type=PATH, multiple=True, required=True, metavar="PATH[=WEIGHT]",
+    "--data", type=console.PATH, multiple=True, required=True, metavar="PATH[=WEIGHT]",
     help="Pictures to learn from; may be repeated. WEIGHT: how often an epoch shows each.",
 )  # fmt: skip
-@click.option("--val", type=PATH, metavar="PATH", help="Pictures to measure on.  [required]")
 @click.option(
-    "--recipe", type=CompletedText(_recipes), metavar="NAME",
+    "--val", type=console.PATH, metavar="PATH", help="Pictures to measure on.  [required]"
+)
+@click.option(
+    "--recipe", type=console.CompletedText(_recipes), metavar="NAME",
     help="Values of all other settings: small-data, fine-tune, benchmark, benchmark-256, or the "
     "recipe.json of a run. [default: small-data]",
 )  # fmt: skip
@@ -74,12 +66,12 @@ def _recipes() -> list[str]:
     help="The network. [default: that of the detector in --init, else ssd300-resnet34]",
 )  # fmt: skip
 @click.option(
-    "--init", type=MODEL,
+    "--init", type=console.MODEL,
     help="Start from a detector: default, a checkpoint or an exported ONNX file. With @backbone "
     "behind it, from its backbone alone. Or from an ImageNet backbone: torchvision's .pth, "
     "safetensors, or a name such as resnet34-b627a593, which is downloaded.",
 )  # fmt: skip
-@click.option("--output", required=True, type=FOLDER, help="Folder of the run.")
+@click.option("--output", required=True, type=console.FOLDER, help="Folder of the run.")
 @click.option("--epochs", type=int, help="Length in epochs.")
 @click.option("--minutes", type=float, help="Length by the clock instead.")
 @click.option(
@@ -108,7 +100,7 @@ def _recipes() -> list[str]:
     "--qat", is_flag=True,
     help="Quantization-aware: train the detector in --init with the rounding of its int8 file.",
 )  # fmt: skip
-@json_flag
+@console.json_flag
 def train(
     data: tuple[str, ...],
     val: str | None,
@@ -160,7 +152,7 @@ def train(
             return
         trained = workflow.train(job, listener=screen)
     if as_json and trained.report:
-        emit_json({
+        console.emit_json({
             "finished": trained.finished, "steps": trained.steps,
             "best_ap": trained.best_ap if trained.best_ap >= 0 else None,
             "weights": str(trained.weights), "last": str(trained.last),
@@ -220,7 +212,7 @@ def show_preview(job: TrainJob, *, shown: int, listener: TrainListener, as_json:
     )
     seen = preview(loader, planned.labels, shown=shown)
     for problem in seen.problems:
-        warn(f"left out {problem}")
+        console.warn(f"left out {problem}")
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / SHEET) as temporary:
         seen.sheet.save(temporary, "PNG")
@@ -245,7 +237,7 @@ def show_preview(job: TrainJob, *, shown: int, listener: TrainListener, as_json:
             side, str(row.objects), f"{row.forced} ({share:.0%})", f"{row.default_boxes:.1f}"
         )
     if as_json:
-        emit_json(seen.to_dict())
+        console.emit_json(seen.to_dict())
         return
     Console(emoji=False).print(table)
     click.echo(

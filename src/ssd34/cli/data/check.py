@@ -9,18 +9,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from ssd34.cli.console import (
-    FILE,
-    PATH,
-    PRINTED,
-    count_on,
-    emit_json,
-    file_of,
-    json_option,
-    plain_table,
-    progress_bar,
-    wide_console,
-)
+from ssd34.cli import console
 from ssd34.datasets.check.check import Check, check
 from ssd34.datasets.check.statistics import RELATIVE_SIZES, SMALLEST_DEFAULT_BOX, Spread, Statistics
 from ssd34.datasets.dataset import Dataset
@@ -37,10 +26,10 @@ _BAR = 20
 
 
 @click.command("check", short_help="Find what is wrong with data sets.")
-@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
-@json_option
+@click.argument("paths", type=console.PATH, nargs=-1, required=True, metavar="PATH...")
+@console.json_option
 @click.option(
-    "--sheet", type=FILE, metavar="FILE.png",
+    "--sheet", type=console.FILE, metavar="FILE.png",
     help="Write an overview of the suspicious pictures, with boxes and reasons.",
 )  # fmt: skip
 @click.option(
@@ -66,13 +55,13 @@ def check_data(
     if sheet and sheet.suffix.lower() != ".png":
         raise OptionError(f"--sheet {sheet}: expected a file name that ends in .png")
     datasets = [dataset for path in paths for dataset in _opened(path)]
-    check_outputs((file_of(json_file), sheet), data=paths, datasets=datasets)
-    with progress_bar() as bar:
-        done = count_on(bar, "checking", sum(map(len, datasets)))
+    check_outputs((console.file_of(json_file), sheet), data=paths, datasets=datasets)
+    with console.progress_bar() as bar:
+        done = console.count_on(bar, "checking", sum(map(len, datasets)))
         result = check(datasets, threads=threads or thread_budget(), progress=done)
-    if json_file != PRINTED:
+    if json_file != console.PRINTED:
         _print(result)
-    emit_json({"ssd34": __version__, **result.to_dict()}, json_file)
+    console.emit_json({"ssd34": __version__, **result.to_dict()}, json_file)
     if sheet:
         _write_sheet(result, sheet, most=sheet_pictures)
     if not result.clean:
@@ -102,25 +91,25 @@ def _write_sheet(result: Check, target: Path, *, most: int) -> None:
 
 
 def _print(result: Check) -> None:
-    console = wide_console()
-    console.print(_holdings(result.statistics))
-    console.print(_classes(result.statistics))
+    out = console.wide_console()
+    out.print(_holdings(result.statistics))
+    out.print(_classes(result.statistics))
     if result.clean:
-        console.print("nothing wrong found")
+        out.print("nothing wrong found")
     if not result.findings:
         return
-    table = plain_table("assumed" if result.clean else "wrong", "count", "first", right=[1])
+    table = console.plain_table("assumed" if result.clean else "wrong", "count", "first", right=[1])
     table.columns[0].no_wrap = True
     for kind, count in result.counts.items():
         first = next(f for f in result.findings if f.problem.kind == kind)
         where = f"{_short(first.dataset.name)}: {first.problem}"
         table.add_row(str(kind), str(count), where[:300])
-    console.print(table)
+    out.print(table)
 
 
 def _holdings(sets: tuple[Statistics, ...]) -> Table:
     """One column for each data set."""
-    table = plain_table("", *(_short(s.name) for s in sets), right=range(1, 1 + len(sets)))
+    table = console.plain_table("", *(_short(s.name) for s in sets), right=range(1, 1 + len(sets)))
     table.columns[0].no_wrap = True
 
     def row(title: str, cells: Iterable[str]) -> None:
@@ -158,7 +147,7 @@ def _classes(sets: tuple[Statistics, ...]) -> Table:
     by_set = [{one.name: one.boxes for one in counted.classes} for counted in sets]
     names = sorted(totals, key=lambda name: -totals[name])
     headings = (f"class ({len(names)})", *(_short(s.name) for s in sets), "boxes")
-    table = plain_table(*headings, right=range(1, 1 + len(sets)))
+    table = console.plain_table(*headings, right=range(1, 1 + len(sets)))
     most = max(totals.values(), default=0) or 1
     for name in names[:_SHOWN_CLASSES]:
         cells = (str(counts.get(name, "-")) for counts in by_set)

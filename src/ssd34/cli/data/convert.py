@@ -8,19 +8,7 @@ from pathlib import Path
 
 import click
 
-from ssd34.cli import PARTLY
-from ssd34.cli.console import (
-    FILE,
-    PATH,
-    PRINTED,
-    count_on,
-    emit_json,
-    file_of,
-    json_option,
-    progress_bar,
-    warn,
-    warn_of_problems,
-)
+from ssd34.cli import PARTLY, console
 from ssd34.datasets.check.statistics import count_statistics
 from ssd34.datasets.convert.convert import FORMATS, Conversion, Options
 from ssd34.datasets.convert.convert import convert as run_conversion
@@ -38,8 +26,8 @@ _copy_option = click.option(
 
 
 @click.command(short_help="Write a data set in another format.")
-@click.argument("sources", type=PATH, nargs=-1, required=True, metavar="[NAME=]SOURCE...")
-@click.argument("destination", type=FILE)
+@click.argument("sources", type=console.PATH, nargs=-1, required=True, metavar="[NAME=]SOURCE...")
+@click.argument("destination", type=console.FILE)
 @click.option(
     "--to", "form", required=True, type=click.Choice(FORMATS), help="The format to write."
 )
@@ -57,7 +45,7 @@ _copy_option = click.option(
     "--rename", "renames", multiple=True, metavar="OLD=NEW",
     help="Another name for a class; may be repeated. Classes of the same name become one.",
 )  # fmt: skip
-@json_option
+@console.json_option
 def convert(
     *,
     sources: tuple[str, ...],
@@ -81,7 +69,7 @@ def convert(
     wanted = _wanted(sources, splits, form)
     opened = [(name, _opened(layout, split)) for name, layout, split in wanted]
     check_outputs(
-        (file_of(json_file),),
+        (console.file_of(json_file),),
         data=[_named(source)[1] for source in sources],
         datasets=[dataset for _, dataset in opened],
     )
@@ -90,17 +78,17 @@ def convert(
     if names:
         opened = [(name, rename_classes(dataset, names)) for name, dataset in opened]
     options = Options(form, link=not copy, ignored_as_objects=ignored == "as-objects")
-    with progress_bar() as bar:
-        counts = count_on(bar, "converting", sum(len(dataset) for _, dataset in opened))
+    with console.progress_bar() as bar:
+        counts = console.count_on(bar, "converting", sum(len(dataset) for _, dataset in opened))
         done = run_conversion(opened, destination, options, progress=counts)
     before = [problem for _, dataset in opened for problem in dataset.problems]
     warn_of_changes(done)
-    if json_file != PRINTED:
+    if json_file != console.PRINTED:
         print_splits(done, destination)
     values = {"destination": str(destination), **done.to_dict()}
     values["assumed"] = [text for _, dataset in opened for text in dataset.assumed]
     values["left_out"] = [str(problem) for problem in before] + values["left_out"]
-    emit_json(values, json_file)
+    console.emit_json(values, json_file)
     if before or done.problems:
         raise SystemExit(PARTLY)
 
@@ -108,9 +96,9 @@ def convert(
 def warn_of_changes(done: Conversion) -> None:
     """Warn of what was left out and changed."""
     for problem in done.problems:
-        warn(f"left out {problem}")
+        console.warn(f"left out {problem}")
     for loss, count in done.losses.items():
-        warn(f"{count} x {loss}")
+        console.warn(f"{count} x {loss}")
 
 
 def print_splits(done: Conversion, destination: Path) -> None:
@@ -146,8 +134,8 @@ def _wanted(
                 f"{source}: holds the splits {', '.join(own)}; name one: {source}@{own[0]}"
             )
         if not own:
-            warn(f"{source}: has none of the splits {', '.join(splits)}; left out")
-        wanted += [(given, layout, name) for name in own]
+            console.warn(f"{source}: has none of the splits {', '.join(splits)}; left out")
+        wanted += [(given or name, layout, name) for name in own]
     found = {name for _, _, name in wanted}
     for split in splits:
         if split not in found:
@@ -159,7 +147,7 @@ def _wanted(
 
 def _opened(layout: Layout, split: str) -> Dataset:
     dataset = layout.open(split)
-    warn_of_problems(dataset)
+    console.warn_of_problems(dataset)
     return dataset
 
 
@@ -179,8 +167,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 @click.command(short_help="Divide a data set into train and val.")
-@click.argument("source", type=PATH)
-@click.argument("destination", type=FILE)
+@click.argument("source", type=console.PATH)
+@click.argument("destination", type=console.FILE)
 @click.option("--val", type=float, default=0.2, help="Share of the pictures to measure on.")
 @click.option("--test", type=float, help="Share of a third part. [default: none]")
 @click.option(
@@ -198,7 +186,7 @@ def _pair(text: str) -> tuple[str, str]:
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Another one, other parts.")
 @_copy_option
-@json_option
+@console.json_option
 def split(
     *,
     source: str,
@@ -223,17 +211,17 @@ def split(
     path, chosen = split_path(source)
     layout = find_dataset(path)
     dataset = layout.open(chosen)
-    warn_of_problems(dataset)
-    check_outputs((file_of(json_file),), data=[source], datasets=[dataset])
-    with progress_bar() as bar:
+    console.warn_of_problems(dataset)
+    check_outputs((console.file_of(json_file),), data=[source], datasets=[dataset])
+    with console.progress_bar() as bar:
         alike = None
         if near:
-            compared = count_on(bar, "comparing", len(dataset))
+            compared = console.count_on(bar, "comparing", len(dataset))
             alike = group_scenes(dataset, threads=thread_budget(), progress=compared)
         parts = divide(dataset, how, alike=alike)
         done = run_conversion(
             list(parts.items()), destination, Options(form or layout.format, link=not copy),
-            progress=count_on(bar, "writing", len(dataset)),
+            progress=console.count_on(bar, "writing", len(dataset)),
         )  # fmt: skip
     warn_of_changes(done)
     classes = {
@@ -243,8 +231,10 @@ def split(
     for name in parts:
         lacking = [one for one, count in classes[name].items() if not count]
         if lacking:
-            warn(f"{name}: no box of {', '.join(lacking[:8])}{', ...' * (len(lacking) > 8)}")
-    if json_file != PRINTED:
+            console.warn(
+                f"{name}: no box of {', '.join(lacking[:8])}{', ...' * (len(lacking) > 8)}"
+            )
+    if json_file != console.PRINTED:
         print_splits(done, destination)
         if alike is not None and (kept := len(alike) - len(set(alike))):
             click.echo(f"{counted(kept, 'picture')} went where one that looks alike is")
@@ -252,6 +242,6 @@ def split(
             f"next: ssd34 train --data {destination}@train --val {destination}@val --output runs/1"
         )
     values = {"destination": str(destination), **done.to_dict(), "boxes_of_class": classes}
-    emit_json(values, json_file)
+    console.emit_json(values, json_file)
     if dataset.problems or done.problems:
         raise SystemExit(PARTLY)

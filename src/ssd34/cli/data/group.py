@@ -12,18 +12,7 @@ from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli import PARTLY
-from ssd34.cli.console import (
-    FOLDER,
-    PATH,
-    CompletedText,
-    download_bar,
-    emit_json,
-    json_flag,
-    warn,
-    warn_of_assumptions,
-    warn_of_problems,
-)
+from ssd34.cli import PARTLY, console
 from ssd34.cli.data.check import check_data
 from ssd34.cli.data.convert import convert, split
 from ssd34.cli.data.label import label
@@ -37,8 +26,8 @@ _FIELDS = ("pictures", "empty", "boxes", "crowd", "difficult", "left_out")
 
 
 @click.command(short_help="Show what a data set holds.")
-@click.argument("path", type=PATH)
-@json_flag
+@click.argument("path", type=console.PATH)
+@console.json_flag
 def info(*, path: str, as_json: bool) -> None:
     """Show what the data set PATH holds: format, splits, pictures, boxes and classes.
 
@@ -51,13 +40,13 @@ def info(*, path: str, as_json: bool) -> None:
     counts = {name: _counts(dataset) for name, dataset in datasets.items()}
     if as_json:
         for dataset in datasets.values():
-            warn_of_assumptions(dataset)
-        emit_json({"path": path, "format": layout.format, "splits": counts})
+            console.warn_of_assumptions(dataset)
+        console.emit_json({"path": path, "format": layout.format, "splits": counts})
     else:
         for dataset in datasets.values():
-            warn_of_problems(dataset)
-        console = Console(highlight=False, markup=False, emoji=False)
-        console.print(f"{layout.format} data set")
+            console.warn_of_problems(dataset)
+        out = Console(highlight=False, markup=False, emoji=False)
+        out.print(f"{layout.format} data set")
         splits = Table("split", *(field.replace("_", " ") for field in _FIELDS))
         classes = Table("class", "id", *(f"boxes of {name or 'all'}" for name in names))
         for column in (*splits.columns[1:], *classes.columns[1:]):
@@ -70,8 +59,8 @@ def info(*, path: str, as_json: bool) -> None:
                 rows.setdefault((entry["name"], entry["id"]), {})[split] = entry["boxes"]
         for (name, category), boxes in rows.items():
             classes.add_row(Text(name), str(category), *(str(boxes.get(s, "-")) for s in names))
-        console.print(splits)
-        console.print(classes)
+        out.print(splits)
+        out.print(classes)
     if any(dataset.problems for dataset in datasets.values()):
         raise SystemExit(PARTLY)
 
@@ -95,14 +84,15 @@ def _counts(dataset: Dataset) -> dict[str, Any]:
 
 @click.command("download", short_help="Download COCO 2017.")
 @click.argument(
-    "name", type=CompletedText(lambda: [*PUBLISHED_DATA], files=False),
+    "name", type=console.CompletedText(lambda: [*PUBLISHED_DATA], files=False),
     metavar="coco-val2017|coco-2017",
 )  # fmt: skip
 @click.option(
-    "--output", type=FOLDER, default=Path("coco"), metavar="DIR", help="Folder of the data set."
-)
+    "--output", type=console.FOLDER, default=Path("coco"), metavar="DIR",
+    help="Folder of the data set.",
+)  # fmt: skip
 @click.option("--keep-archives", is_flag=True, help="Leave the zips in DIR/archives.")
-@json_flag
+@console.json_flag
 def download_published(*, name: str, output: Path, keep_archives: bool, as_json: bool) -> None:
     """Download COCO 2017 from its official addresses, check and unpack it.
 
@@ -114,7 +104,7 @@ def download_published(*, name: str, output: Path, keep_archives: bool, as_json:
     data = find_published_data(name)
     from ssd34.datasets.download import download_data
 
-    with download_bar() as bar:
+    with console.download_bar() as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:
@@ -128,7 +118,7 @@ def download_published(*, name: str, output: Path, keep_archives: bool, as_json:
         download_data(data, output, keep_archives=keep_archives, progress=show)
     if as_json:
         splits = {split: str(output / file) for split, file in data.splits.items()}
-        emit_json({"name": name, "output": str(output), "splits": splits})
+        console.emit_json({"name": name, "output": str(output), "splits": splits})
         return
     for line in _next_steps(data, output):
         click.echo(line)
@@ -162,7 +152,7 @@ def open_warned(path: str, *, coco_names: bool = False) -> Dataset:
     dataset = open_dataset(path)
     if coco_names:
         dataset = use_coco_names(dataset)
-    warn_of_problems(dataset)
+    console.warn_of_problems(dataset)
     return dataset
 
 
@@ -172,4 +162,4 @@ def warn_of_unknown_classes(dataset: Dataset, labels: LabelSet) -> None:
 
     unknown = describe_unknown_classes(labels, dataset)
     if unknown:
-        warn(unknown)
+        console.warn(unknown)

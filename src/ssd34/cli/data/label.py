@@ -6,22 +6,7 @@ from pathlib import Path
 
 import click
 
-from ssd34.cli import PARTLY
-from ssd34.cli.console import (
-    FILE,
-    MODEL,
-    PATH,
-    PRINTED,
-    count_on,
-    emit_json,
-    engine_option,
-    file_of,
-    json_option,
-    progress_bar,
-    say_choice,
-    threads_option,
-    warn,
-)
+from ssd34.cli import PARTLY, console
 from ssd34.cli.data.convert import print_splits, warn_of_changes
 from ssd34.datasets.convert.convert import FORMATS, Options, convert
 from ssd34.errors import OptionError
@@ -31,17 +16,18 @@ from ssd34.workflows.outputs import check_outputs
 
 
 @click.command(short_help="Annotate pictures with a model's detections.")
-@click.argument("sources", type=PATH, nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", type=console.PATH, nargs=-1, required=True, metavar="SOURCE...")
 @click.option(
-    "--model", type=MODEL, help="An ONNX file, or the name of a model. [default: default]"
+    "--model", type=console.MODEL, help="An ONNX file, or the name of a model. [default: default]"
 )
 @click.option(
-    "--detections", type=FILE, metavar="FILE",
+    "--detections", type=console.FILE, metavar="FILE",
     help="Take another detector's: COCO's results JSON, instead of --model.",
 )  # fmt: skip
 @click.option(
-    "--output", type=FILE, required=True, metavar="DIR", help="A new folder for the data set."
-)
+    "--output", type=console.FILE, required=True, metavar="DIR",
+    help="A new folder for the data set.",
+)  # fmt: skip
 @click.option("--format", "form", type=click.Choice(FORMATS), default="coco", help="Its format.")
 @click.option(
     "--score", type=click.FloatRange(0, 1), default=DEFAULT_SCORE,
@@ -52,9 +38,9 @@ from ssd34.workflows.outputs import check_outputs
     help="Those from here to --score become difficult: neither object nor background for training. "
     "[default: they are left out]",
 )  # fmt: skip
-@threads_option
-@engine_option
-@json_option
+@console.threads_option
+@console.engine_option
+@console.json_option
 def label(
     *,
     sources: tuple[str, ...],
@@ -83,29 +69,29 @@ def label(
     how = Labelling(score=score, uncertain=uncertain)
     pictures = find_pictures(sources)
     read = [picture.path for picture in pictures] + ([detections] if detections else [])
-    check_outputs((file_of(json_file),), files=read, models=(model or "default",))
-    with progress_bar() as bar:
+    check_outputs((console.file_of(json_file),), files=read, models=(model or "default",))
+    with console.progress_bar() as bar:
         if detections is not None:
             dataset = label_with_results(pictures, detections, how)
         else:
             detector = Detector.load(
                 model or "default", threads=threads, engine=engine or DEFAULT_ENGINE
             )
-            say_choice(detector.session)
-            looked = count_on(bar, "detecting", len(pictures))
+            console.say_choice(detector.session)
+            looked = console.count_on(bar, "detecting", len(pictures))
             dataset = label_with_model(pictures, detector, how, progress=looked)
-        written = count_on(bar, "writing", len(dataset))
+        written = console.count_on(bar, "writing", len(dataset))
         done = convert([("", dataset)], output, Options(form), progress=written)
     for problem in dataset.problems:
-        warn(f"left out {problem}")
+        console.warn(f"left out {problem}")
     warn_of_changes(done)
     sure = sum(int((~one.difficult).sum()) for one in dataset.samples)
     unsure = sum(len(s.boxes) for s in dataset.samples) - sure
-    if json_file != PRINTED:
+    if json_file != console.PRINTED:
         print_splits(done, output)
         click.echo(f"{sure} objects, {unsure} uncertain")
     values = {"destination": str(output), **done.to_dict()}
     values["left_out"] = [str(one) for one in dataset.problems] + values["left_out"]
-    emit_json({**values, "objects": sure, "uncertain": unsure}, json_file)
+    console.emit_json({**values, "objects": sure, "uncertain": unsure}, json_file)
     if dataset.problems or done.problems:
         raise SystemExit(PARTLY)

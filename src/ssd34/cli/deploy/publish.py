@@ -12,33 +12,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import (
-    FILE,
-    FOLDER,
-    MODEL,
-    PRINTED,
-    emit_json,
-    file_of,
-    json_flag,
-    json_option,
-    threads_option,
-    warn,
-)
+from ssd34.cli import console
 from ssd34.errors import require
 from ssd34.workflows.outputs import check_outputs
 from ssd34.zoo.names import PUBLISHED, cache_path, find_cached_model, find_published
 
 
 @click.command(short_help="Write a model with test data, manifest and model card.")
-@click.argument("model", type=MODEL)
-@click.option("--output", required=True, type=FOLDER, metavar="DIR")
+@click.argument("model", type=console.MODEL)
+@click.option("--output", required=True, type=console.FOLDER, metavar="DIR")
 @click.option(
-    "--picture", required=True, type=FILE, metavar="FILE",
+    "--picture", required=True, type=console.FILE, metavar="FILE",
     help="A real picture: the input of the test data.",
 )  # fmt: skip
 @click.option("--name", help="Name of the files. [default: the network's name]")
 @click.option(
-    "--measured", multiple=True, type=FILE, metavar="FILE",
+    "--measured", multiple=True, type=console.FILE, metavar="FILE",
     help="JSON of ssd34 evaluate or ssd34 benchmark, for the model card; may be repeated.",
 )  # fmt: skip
 @click.option(
@@ -54,7 +43,7 @@ from ssd34.zoo.names import PUBLISHED, cache_path, find_cached_model, find_publi
 @click.option(
     "--triton", is_flag=True, help="Also write it into triton/, a model repository for Triton."
 )
-@json_flag
+@console.json_flag
 def package(
     *, model: str, output: Path, picture: Path, licence: str | None, as_json: bool, **options: Any
 ) -> None:
@@ -90,7 +79,7 @@ def package(
         if (file := getattr(written, name)) is not None
     }
     if as_json:
-        emit_json(sizes)
+        console.emit_json(sizes)
         return
     for one in sizes.values():
         click.echo(f"{one['file']}: {one['bytes']} bytes")
@@ -107,14 +96,14 @@ _SHOWN_LINES = 12
 
 
 @click.command(short_help="Check a file against its test data and manifest.")
-@click.argument("target", type=MODEL, metavar="FILE|TARBALL|FOLDER")
+@click.argument("target", type=console.MODEL, metavar="FILE|TARBALL|FOLDER")
 @click.option(
-    "--manifest", type=FILE, metavar="FILE",
+    "--manifest", type=console.FILE, metavar="FILE",
     help="What the file should be. [default: ONNX_HUB_MANIFEST.json beside it, if there is one]",
 )  # fmt: skip
 @click.option("--require-test-data", is_flag=True, help="Fail where there is no test data.")
-@json_option
-@threads_option
+@console.json_option
+@console.threads_option
 def verify(
     *,
     target: str,
@@ -134,26 +123,28 @@ def verify(
     require("onnx", extra="export", why="verify")
     from ssd34.machine import thread_budget
 
-    check_outputs((file_of(json_file),), files=_read_by_verify(target, manifest), models=(target,))
+    check_outputs(
+        (console.file_of(json_file),), files=_read_by_verify(target, manifest), models=(target,)
+    )
     found = _verified(
         target, manifest=manifest, require_test_data=require_test_data,
         threads=threads or thread_budget(),
     )  # fmt: skip
-    if json_file != PRINTED:
+    if json_file != console.PRINTED:
         for verification in found:
             _print(verification, target if len(found) == 1 else str(verification.file))
     values = [verification.to_dict() for verification in found]
     passed = all(verification.passed for verification in found)
     every = {"file": target, "passed": passed, "files": values}
-    emit_json(values[0] if len(found) == 1 else every, json_file)
+    console.emit_json(values[0] if len(found) == 1 else every, json_file)
     for verification in found:
         shown = target if len(found) == 1 else verification.file
         failed = [check.name for check in verification.checks if check.passed is False]
         if failed:
-            warn(f"{shown}: not verified: {', '.join(failed)}")
+            console.warn(f"{shown}: not verified: {', '.join(failed)}")
         for check in verification.checks:
             if not failed and check.name == "test data" and check.passed is None:
-                warn(check.detail)
+                console.warn(check.detail)
     if not passed:
         raise SystemExit(FAILED)
 

@@ -11,21 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from ssd34.cli.console import (
-    FOLDER,
-    MODEL,
-    NEW_FILE,
-    PATH,
-    Renamed,
-    coco_names_option,
-    duration,
-    emit_json,
-    ends_as_interrupted,
-    json_flag,
-    plain_table,
-    say,
-    threads_option,
-)
+from ssd34.cli import console
 from ssd34.cli.deploy.export import IN_GRAPH
 from ssd34.errors import require
 from ssd34.text import counted
@@ -57,7 +43,7 @@ FORMER = {
 """Former options, and the settings that took their place."""
 
 
-class _Quantize(Renamed):
+class _Quantize(console.Renamed):
     @staticmethod
     def now(option: str) -> str | None:
         """The setting that took the option's place."""
@@ -66,18 +52,19 @@ class _Quantize(Renamed):
 
 
 @click.command(cls=_Quantize, short_help="Write an int8 file that is proven accurate and faster.")
-@click.argument("model", type=MODEL)
+@click.argument("model", type=console.MODEL)
 @click.option(
-    "--data", type=PATH, required=True, metavar="PATH", help="Pictures and boxes to measure AP on."
-)
-@coco_names_option
+    "--data", type=console.PATH, required=True, metavar="PATH",
+    help="Pictures and boxes to measure AP on.",
+)  # fmt: skip
+@console.coco_names_option
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N",
     help="Only the first N pictures of --data, those that calibrate included.",
 )  # fmt: skip
-@click.option("--output", required=True, type=FOLDER, metavar="DIR")
+@click.option("--output", required=True, type=console.FOLDER, metavar="DIR")
 @click.option(
-    "--config", type=NEW_FILE, metavar="FILE.yaml",
+    "--config", type=console.NEW_FILE, metavar="FILE.yaml",
     help="All settings. Options of the command line override them.",
 )  # fmt: skip
 @click.option(
@@ -88,7 +75,7 @@ class _Quantize(Renamed):
 @click.option("--max-drop", type=float, help="Largest loss of AP. [default: 0.003]")
 @click.option("--min-speedup", type=float, help="Smallest speed-up. [default: 1.5]")
 @click.option(
-    "--calibration", type=PATH, metavar="PATH",
+    "--calibration", type=console.PATH, metavar="PATH",
     help="A folder of pictures, or a data set, that the ranges come from. [default: every third "
     "picture of --data, which is then not measured on]",
 )  # fmt: skip
@@ -100,8 +87,8 @@ class _Quantize(Renamed):
 @click.option("--max-trials", type=int, help="Most trials. [default: 20]")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Start no trial after this time.")
 @click.option("--resume", is_flag=True, help="Continue with the trials in --output.")
-@threads_option
-@json_flag
+@console.threads_option
+@console.json_flag
 def quantize(
     *,
     model: str,
@@ -144,10 +131,10 @@ def quantize(
     )
     if config:
         check_outputs([output / name for name in WRITTEN], files=[config], made=(output,))
-    with ends_as_interrupted(), _screen() as screen:
+    with console.ends_as_interrupted(), _screen() as screen:
         found = search(model, data, output, settings, listener=screen, **options)
     if as_json:
-        emit_json(json.loads((output / NUMBERS).read_bytes()))
+        console.emit_json(json.loads((output / NUMBERS).read_bytes()))
     else:
         _print(found)
     if not found.files:
@@ -162,14 +149,14 @@ def _screen() -> Iterator[QuantizeListener]:
 
     class TrialScreen(EvaluateScreen, QuantizeListener):
         def noted(self, message: str) -> None:
-            say(message)
+            console.say(message)
 
         def tried(self, trial: Trial) -> None:
-            say(_line(trial))
+            console.say(_line(trial))
 
         def interrupted(self, done: int, total: int, kept: Path | None) -> None:  # noqa: ARG002
             what = counted(done, "trial") if done else "the calibration"
-            say(f"{what} kept in {kept}; continue with --resume")
+            console.say(f"{what} kept in {kept}; go on with --resume")
 
     with TrialScreen() as screen:
         yield screen
@@ -191,14 +178,14 @@ def _line(trial: Trial) -> str:
         f"trial {trial.number}: {options.form} opset {options.opset}, {_how(trial)}: "
         f"AP {trial.ap:.4f} of {trial.float_ap:.4f} (drop {trial.drop:+.4f}), "
         f"{trial.ms:.1f} of {trial.float_ms:.1f} ms ({trial.speedup.value:.2f}x), "
-        f"{trial.verdict}, {duration(trial.seconds)}"
+        f"{trial.verdict}, {console.duration(trial.seconds)}"
     )
 
 
 def _print(found: Quantized) -> None:
     out = Console(highlight=False, emoji=False)
     headings = ("file", "trial", "how", "AP", "drop", "ms", "speed-up", "low end", "verdict")
-    table = plain_table(*headings)
+    table = console.plain_table(*headings)
     table.columns[2].overflow = "fold"
     for form, outcome in found.outcomes.items():
         for trial in outcome.trials:

@@ -9,22 +9,7 @@ import click
 import numpy as np
 from rich.table import Table
 
-from ssd34.cli import PARTLY
-from ssd34.cli.console import (
-    MODEL,
-    NEW_FILE,
-    PATH,
-    PRINTED,
-    coco_names_option,
-    count_on,
-    emit_json,
-    file_of,
-    json_option,
-    print_titled,
-    progress_bar,
-    threads_option,
-    warn,
-)
+from ssd34.cli import PARTLY, console
 from ssd34.cli.data.group import open_warned, warn_of_unknown_classes
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.datasets.dataset import Dataset, Problem, fingerprint
@@ -39,16 +24,16 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Make a checkpoint's scores mean what they say.")
-@click.argument("model", type=MODEL, metavar="CHECKPOINT")
+@click.argument("model", type=console.MODEL, metavar="CHECKPOINT")
 @click.option(
-    "--data", type=PATH, required=True, metavar="PATH",
+    "--data", type=console.PATH, required=True, metavar="PATH",
     help="Pictures and boxes, as for train, that the network was not trained on.",
 )  # fmt: skip
 @click.option(
-    "--test", "test_data", type=PATH, metavar="PATH",
+    "--test", "test_data", type=console.PATH, metavar="PATH",
     help="Other pictures to measure on. All of --data is then fitted. [default: half of --data]",
 )  # fmt: skip
-@coco_names_option
+@console.coco_names_option
 @click.option(
     "--limit", type=click.IntRange(2), metavar="N", help="Only N random pictures of --data."
 )
@@ -56,15 +41,15 @@ if TYPE_CHECKING:
     "--seed", type=click.IntRange(0), default=0, help="Seed of the halves and of --limit."
 )
 @click.option(
-    "--output", type=NEW_FILE, metavar="FILE.safetensors",
+    "--output", type=console.NEW_FILE, metavar="FILE.safetensors",
     help="Where the calibrated checkpoint goes. [default: CHECKPOINT itself, whose weights stay]",
 )  # fmt: skip
 @click.option(
     "--policy", "policy_name", type=click.Choice(list(POLICIES)), default="zoo",
     help="NMS policy to measure with.",
 )  # fmt: skip
-@json_option
-@threads_option
+@console.json_option
+@console.threads_option
 def calibrate(
     *,
     model: str,
@@ -98,8 +83,8 @@ def calibrate(
             "give --output FILE.safetensors"
         )
     inputs = [data] if test_data is None else [data, test_data]
-    check_outputs((output, file_of(json_file)), data=inputs)
-    check_outputs((file_of(json_file),), models=(str(source),))
+    check_outputs((output, console.file_of(json_file)), data=inputs)
+    check_outputs((console.file_of(json_file),), models=(str(source),))
     everything = open_warned(data, coco_names=coco_names)
     if limit and limit < len(everything):
         some = np.random.default_rng(seed).permutation(len(everything))[:limit]
@@ -110,18 +95,18 @@ def calibrate(
     else:
         fit, held_out = everything, open_warned(test_data, coco_names=coco_names)
         split = f"{data} fitted, {test_data} measured"
-    check_outputs((target, file_of(json_file)), datasets=(fit, held_out))
+    check_outputs((target, console.file_of(json_file)), datasets=(fit, held_out))
     warn_of_unknown_classes(fit, checkpoint.labels)
 
     problems: list[Problem] = []
-    with progress_bar() as bar:
+    with console.progress_bar() as bar:
         found = calibrate_scores(
             checkpoint, fit, held_out, policy=named_policy(policy_name), threads=threads,
-            progress=count_on(bar, "calibrating", len(fit) + len(held_out)),
+            progress=console.count_on(bar, "calibrating", len(fit) + len(held_out)),
             problem=problems.append,
         )  # fmt: skip
     found.checkpoint.save(target)
-    if json_file != PRINTED:
+    if json_file != console.PRINTED:
         _show(found, fit, held_out)
         click.echo(f"{target}: background offset {found.calibration.background_offset:+.3f}")
     values = {
@@ -131,11 +116,11 @@ def calibrate(
         "held_out_pictures": len(held_out), "held_out_sha256": fingerprint(held_out),
         "unreadable": len(problems), "ssd34": __version__, **found.to_dict(),
     }  # fmt: skip
-    emit_json(values, json_file)
+    console.emit_json(values, json_file)
     for problem in problems[:5]:
-        warn(f"left out {problem}")
+        console.warn(f"left out {problem}")
     if problems:
-        warn(f"{counted(len(problems), 'picture')} could not be read and were left out")
+        console.warn(f"{counted(len(problems), 'picture')} could not be read and were left out")
         raise SystemExit(PARTLY)
 
 
@@ -170,7 +155,7 @@ def _show(found: CalibratedScores, fit: Dataset, held_out: Dataset) -> None:
         f"fitted on {counted(len(fit), 'picture')} of {fit.name}; measured on "
         f"{counted(len(held_out), 'other')} of {held_out.name}"
     )
-    print_titled(title, table)
+    console.print_titled(title, table)
 
 
 def _share(right: float | None, count: int) -> str:

@@ -9,20 +9,7 @@ from typing import Any
 
 import click
 
-from ssd34.cli import PARTLY
-from ssd34.cli.console import (
-    FILE,
-    MODEL,
-    PATH,
-    PRINTED,
-    coco_names_option,
-    emit_json,
-    engine_option,
-    file_of,
-    json_option,
-    say,
-    threads_option,
-)
+from ssd34.cli import PARTLY, console
 from ssd34.cli.evaluate.print_scores import (
     EvaluateScreen,
     print_comparison,
@@ -51,10 +38,11 @@ class _Preprocessing(click.Choice[str]):
 
 
 @click.command(short_help="Measure a model, or anybody's detections.")
-@click.argument("model", type=MODEL, required=False)
+@click.argument("model", type=console.MODEL, required=False)
 @click.option(
-    "--data", type=PATH, required=True, metavar="PATH", help="Pictures and boxes, as for train."
-)
+    "--data", type=console.PATH, required=True, metavar="PATH",
+    help="Pictures and boxes, as for train.",
+)  # fmt: skip
 @click.option(
     "--policy", type=click.Choice([*POLICIES, workflow.ALL]),
     help="NMS policy, instead of the file's own. all: every one, side by side. "
@@ -64,20 +52,20 @@ class _Preprocessing(click.Choice[str]):
     "--class", "classes", multiple=True, metavar="NAME",
     help="Count only this class; may be repeated.",
 )  # fmt: skip
-@coco_names_option
+@console.coco_names_option
 @click.option(
     "--preprocess", "preprocessing", type=_Preprocessing(PREPROCESSINGS),
     help="card: as published, bit for bit. fast: less work on large pictures. [default: card]",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
-@json_option
+@console.json_option
 @click.option(
-    "--detections", type=FILE, metavar="FILE",
+    "--detections", type=console.FILE, metavar="FILE",
     help="With MODEL: write its detections as COCO results into a new FILE. Without MODEL: score "
     "the detections in FILE.",
 )  # fmt: skip
 @click.option(
-    "--report", type=FILE, metavar="DIR",
+    "--report", type=console.FILE, metavar="DIR",
     help="Write a page with curves, errors and pictures, and all plots with their numbers.",
 )  # fmt: skip
 @click.option(
@@ -85,7 +73,7 @@ class _Preprocessing(click.Choice[str]):
     help="Class with its own curve in the report; may be repeated. [default: the commonest]",
 )  # fmt: skip
 @click.option(
-    "--compare", type=FILE, nargs=2, metavar="A B", help="Compare two files of detections."
+    "--compare", type=console.FILE, nargs=2, metavar="A B", help="Compare two files of detections."
 )
 @click.option(
     "--metric", type=click.Choice(METRICS), default="coco",
@@ -101,8 +89,8 @@ class _Preprocessing(click.Choice[str]):
     help="Resume an interrupted evaluation from the partial file beside the first output.",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="With MODEL: replace the FILE of --detections.")
-@threads_option
-@engine_option
+@console.threads_option
+@console.engine_option
 def evaluate(
     *,
     model: str | None,
@@ -137,7 +125,7 @@ def evaluate(
             "--engine": engine, "--resume": resume or None, "--overwrite": overwrite or None,
         }  # fmt: skip
         _refuse(of_a_model, "no model runs here")
-    scoring["json_file"] = file_of(json_file)
+    scoring["json_file"] = console.file_of(json_file)
     scoring["command"] = shlex.join(["ssd34", *sys.argv[1:]])
     with EvaluateScreen() as screen:
         if compare:
@@ -156,8 +144,8 @@ def evaluate(
                 resume=resume,
             )
             measured = workflow.evaluate(model or "default", data, options, listener=screen)
-    if json_file == PRINTED:
-        emit_json((compared if compare else measured).values)
+    if json_file == console.PRINTED:
+        console.emit_json((compared if compare else measured).values)
     elif compare:
         names = (str(compare[0]), str(compare[1]))
         print_comparison(compared.comparison, title=compared.title, names=names)
@@ -170,7 +158,7 @@ def evaluate(
             raise SystemExit(PARTLY)
         return
     if measured.report:
-        say(f"report: {measured.report}")
+        console.say(f"report: {measured.report}")
     if measured.unreadable or measured.problems:
         raise SystemExit(PARTLY)
 
