@@ -93,12 +93,9 @@ COLOURS = {"preprocess": "#9aa5b1", "network": "#2b6cb0", "tail": "#dd6b20"}
 
 
 def draw_benchmark(values: dict[str, Any], path: Path, *, form: str) -> None:
-    """Draw the values of `make_report` into a file, in one of `FORMATS`: left a dot for each
-    round and a line at the median; right, where the stages are known, the mean time of each.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+    """Draw the values of `make_report` into a file, in one of `FORMATS`: left a dot for each round
+    and a line at the median; right, where the stages are known, the mean time of each.
+    MissingExtraError: matplotlib is not installed."""
     load_matplotlib(extra="plot", why="--plot")
     from matplotlib.figure import Figure
 

@@ -183,11 +183,8 @@ def open_worker(
     plan: BenchmarkPlan, combination: Combination, *, refused: list[RefusedModel], batches: bool
 ) -> Worker | None:
     """The process of one combination of a plan; None where it cannot run, which is added to
-    `refused`. Only with `batches` may a file be asked for several pictures in one run.
-
-    Raises:
-        Ssd34Error: the model is missing, a picture cannot be read, or nothing in the plan can run.
-    """
+    `refused`. Only with `batches` may a file be asked for several pictures in one run. Ssd34Error:
+    the model is missing, a picture cannot be read, or nothing in the plan can run."""
     model, engine, threads = combination
     file = model_path(model)  # a wrong name is a mistake of the plan's, not an engine's
 

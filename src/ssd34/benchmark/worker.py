@@ -65,11 +65,8 @@ class Worker:
         self, model: str, *, engine: str, threads: int, streams: int, pictures: Sequence[Path]
     ) -> None:
         """Start it: the model is loaded as by `Session`, the pictures, or a drawn one where there
-        are none, are kept in memory as they are on disk.
-
-        Raises:
-            Ssd34Error: whatever loading the model and reading the pictures raise.
-        """
+        are none, are kept in memory as they are on disk. Ssd34Error: whatever loading the model and
+        reading the pictures raise."""
         self._model = model
         self._process = subprocess.Popen(
             # -P: -m alone would take modules, such as a platform.py, from the current folder first.

@@ -210,10 +210,7 @@ def _warn_of_own_threshold(session: Session, score: float) -> None:
 
 def _targets(pictures: list[PictureFile], folder: Path) -> dict[Path | str, Path]:
     """Where each picture is saved: its relative path, numbered where two would be the same.
-
-    Raises:
-        OptionError: a picture would be written over one of the sources.
-    """
+    OptionError: a picture would be written over one of the sources."""
     originals = {os.path.realpath(picture.path) for picture in pictures if not picture.url}
     targets: dict[Path | str, Path] = {}
     taken: set[str] = set()

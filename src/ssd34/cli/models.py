@@ -187,12 +187,9 @@ def _embedded(name: str) -> dict[str, Any]:
 
 def fetch(file: PublishedFile, target: Path) -> None:
     """Download it to `target`, checked by its SHA-256; a partial download is resumed.
-
-    Raises:
-        DownloadError: nobody has it; the message says where to put it by hand.
-        OSError: the folder cannot be written.
-    """
-    from ssd34.files.web import download
+    DownloadError: nobody has it; the message says where to put it by hand. OSError: the folder
+    cannot be written."""
+    from ssd34.files.download import download
 
     with console.download_bar() as bar:
         download(

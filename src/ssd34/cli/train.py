@@ -167,12 +167,9 @@ def train(
 
 
 def _settings_of(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """The settings that were given, by their own options and by ``--set``.
-
-    Raises:
-        OptionError: one was given twice, or one of ``--set`` is none.
-    """
-    from ssd34.train.options import parse_setting
+    """The settings that were given, by their own options and by ``--set``. OptionError: one was
+    given twice, or one of ``--set`` is none."""
+    from ssd34.train.settings.settings import parse_setting
 
     given = {name: value for name, value in flags.items() if value is not None}
     for text in assignments:

@@ -174,11 +174,8 @@ def plan_job(pictures: Pictures, options: BatchOptions) -> BatchJob:
 
 
 def claim_folder(folder: Path, job: BatchJob) -> None:
-    """Write the job's file into a folder, or find the same job there.
-
-    Raises:
-        OptionError: another job is there, or files that are none of a job's.
-    """
+    """Write the job's file into a folder, or find the same job there. OptionError: another job is
+    there, or files that are none of a job's."""
     file = folder / JOB_FILE
     try:
         before = json.loads(file.read_bytes())

@@ -60,13 +60,9 @@ class OpenVinoEngine:
         self, path: Path, *, threads: int, streams: int = 1, profiled: bool = False
     ) -> None:
         """Load a file; `streams` runs at once get threads of their own, and what is `profiled`
-        keeps the time of each node.
-
-        Raises:
-            MissingExtraError: OpenVINO is not installed.
-            ModelError: broken, with operators that OpenVINO does not have, or in int8 whose sums
-                would come out too small on this processor.
-        """
+        keeps the time of each node. MissingExtraError: OpenVINO is not installed. ModelError:
+        broken, with operators that OpenVINO does not have, or in int8 whose sums would come out too
+        small on this processor."""
         openvino = load_openvino()
         self.version: str = openvino.__version__
         try:

@@ -33,11 +33,8 @@ class SentAsJson(msgspec.Struct, forbid_unknown_fields=True):
 
 @asynccontextmanager
 async def body_of(request: Request, service: Service) -> AsyncIterator[bytes]:
-    """The whole body; its place in the buffer is held until the block ends.
-
-    Raises:
-        Refusal: it is too large, compressed, or does not come in time, or the buffer is full.
-    """
+    """The whole body; its place in the buffer is held until the block ends. Refusal: it is too
+    large, compressed, or does not come in time, or the buffer is full."""
     options = service.options
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(415, "compressed bodies are not taken; send the body as it is")
@@ -71,11 +68,8 @@ def _too_large(options: ServeOptions) -> Refusal:
 
 
 async def read_pictures(request: Request, body: bytes, service: Service) -> list[Sent]:
-    """The pictures of ``POST /detect``.
-
-    Raises:
-        Refusal: there are none, too many, or they are not sent in a way that is known.
-    """
+    """The pictures of ``POST /detect``. Refusal: there are none, too many, or they are not sent in
+    a way that is known."""
     options = service.options
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -98,11 +92,7 @@ async def read_pictures(request: Request, body: bytes, service: Service) -> list
 
 
 def parse_json(body: bytes, kind: type[Parsed]) -> Parsed:
-    """The value of a JSON body.
-
-    Raises:
-        Refusal: not JSON, nested too deeply, or of another form.
-    """
+    """The value of a JSON body. Refusal: not JSON, nested too deeply, or of another form."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -131,12 +131,8 @@ def _response(
 
 
 def raise_other(error: BaseException) -> None:
-    """An answer that is no picture's fault.
-
-    Raises:
-        Refusal: the deadline passed before its turn, or what the job itself refused.
-        Exception: the error.
-    """
+    """An answer that is no picture's fault. Refusal: the deadline passed before its turn, or what
+    the job itself refused. Exception: the error."""
     if isinstance(error, asyncio.CancelledError):
         raise Refusal(504, "the answer was not ready in time; try again later")
     if not isinstance(error, Refusal):

@@ -195,12 +195,8 @@ class Service:
 
     async def results(self, jobs: Sequence[Job], receive: Receive) -> list[Any]:
         """What each job of a request gave, or the exception that it ended with; `receive` is the
-        request's, whose body has been read.
-
-        Raises:
-            Refusal: there is no room, or the deadline has passed.
-            ClientGoneError: the client has left.
-        """
+        request's, whose body has been read. Refusal: there is no room, or the deadline has passed.
+        ClientGoneError: the client has left."""
         if not self.queue.put(jobs):
             raise self._full()
         answers: asyncio.Future[list[Any]] = asyncio.gather(
@@ -226,11 +222,8 @@ class Service:
 
     def reload(self) -> None:
         """Load the file again; requests that were accepted before are answered by the old model.
-
-        Raises:
-            Ssd34Error: it cannot be loaded; the old model stays.
-            Refusal: it is being loaded already.
-        """
+        Ssd34Error: it cannot be loaded; the old model stays. Refusal: it is being loaded
+        already."""
         if not self._reloading.acquire(blocking=False):
             raise Refusal(409, "the model is being loaded already")
         try:

@@ -51,12 +51,8 @@ class VideoSource:
 
 
 def find_video(sources: Sequence[str]) -> VideoSource | None:
-    """The film, stream or camera among what was named; None: all are pictures.
-
-    Raises:
-        OptionError: there is something else beside it.
-        VideoError: the file does not exist.
-    """
+    """The film, stream or camera among what was named; None: all are pictures. OptionError: there
+    is something else beside it. VideoError: the file does not exist."""
     found = next((video for source in sources if (video := _video_of(source))), None)
     if found is not None and len(sources) > 1:
         raise OptionError(

@@ -132,11 +132,7 @@ class FilmWriter:
 @contextmanager
 def film_written(path: Path, film: Film) -> Iterator[FilmWriter]:
     """A `FilmWriter` whose film takes the place of `path` when the block ends without error.
-
-    Raises:
-        OSError: the file cannot be written.
-        VideoError: FFmpeg does not take what it is to hold.
-    """
+    OSError: the file cannot be written. VideoError: FFmpeg does not take what it is to hold."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with written_whole(path) as temporary:

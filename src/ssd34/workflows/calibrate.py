@@ -80,11 +80,8 @@ class Scored:
 
 def fit_offset(scored: Scored, *, name: str) -> ScoreCalibration:
     """The offset with the smallest error, by a grid and golden sections; `name`: of the data set.
-
-    Raises:
-        DatasetError: too few detections are right, none is wrong, or no offset within
-            `LARGEST_OFFSET` is the best.
-    """
+    DatasetError: too few detections are right, none is wrong, or no offset within `LARGEST_OFFSET`
+    is the best."""
     right, count = int(scored.right.sum()), len(scored.right)
     if right < FEWEST_RIGHT or right == count:
         raise DatasetError(

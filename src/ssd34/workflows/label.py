@@ -73,11 +73,7 @@ class PictureFiles:
         return file_name in self.paths
 
     def read_bytes(self, file_name: str) -> bytes:
-        """The file's bytes.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
+        """The file's bytes. ImageError: it cannot be read."""
         try:
             return self.paths[file_name].read_bytes()
         except OSError as error:

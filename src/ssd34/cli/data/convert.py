@@ -112,10 +112,7 @@ def _wanted(
     sources: Sequence[str], splits: Sequence[str], form: str
 ) -> list[tuple[str, Layout, str]]:
     """The splits to convert: each one's name in the destination, data set and name there.
-
-    Raises:
-        OptionError: no source has a split that was asked for; a split is named in two ways.
-    """
+    OptionError: no source has a split that was asked for; a split is named in two ways."""
     wanted: list[tuple[str, Layout, str]] = []
     for source in sources:
         given, path = _named(source)

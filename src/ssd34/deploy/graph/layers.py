@@ -266,11 +266,8 @@ class Network:
         return hashlib.sha256(repr(sorted(steps)).encode()).hexdigest()
 
     def resolve_names(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The layers that names of nodes stand for, or of their rectifiers, each once.
-
-        Raises:
-            OptionError: a name is none of these; the message gives the closest ones, or some.
-        """
+        """The layers that names of nodes stand for, or of their rectifiers, each once. OptionError:
+        a name is none of these; the message gives the closest ones, or some."""
         found: dict[str, None] = {}
         for name in names:
             ends = (rename_trunk(name).removesuffix(end) for end in ("", *_NODE_ENDS))
@@ -286,12 +283,9 @@ class Network:
 
 
 def make_network(checkpoint: Checkpoint) -> Network:
-    """A checkpoint's network, batch norm and score calibration folded.
-
-    Raises:
-        CheckpointError: an array is missing or misshapen, or the trained steps are broken.
-        ModelError: the weights are not finite.
-    """
+    """A checkpoint's network, batch norm and score calibration folded. CheckpointError: an array is
+    missing or misshapen, or the trained steps are broken. ModelError: the weights are not
+    finite."""
     weights, scores = checkpoint.calibrated.weights, checkpoint.score_calibration
     layers = tuple(
         layer.with_arrays(_arrays_of(layer, weights)) if layer.kind == CONV else layer

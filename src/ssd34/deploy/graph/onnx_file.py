@@ -24,12 +24,8 @@ _KINDS = {
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """An ONNX file, its graph tidied, see `tidy`.
-
-    Raises:
-        ModelError: missing, too large, broken, or with weights in other files.
-        OSError: it cannot be read.
-    """
+    """An ONNX file, its graph tidied, see `tidy`. ModelError: missing, too large, broken, or with
+    weights in other files. OSError: it cannot be read."""
     if not path.is_file():
         raise ModelError(f"{path}: no such model file; expected an ONNX file, so check the path")
     if path.stat().st_size > MAX_MODEL_BYTES:

@@ -288,10 +288,7 @@ def _unsqueeze(builder: GraphBuilder, name: str, x: str, *, axis: int) -> str:
 
 def cut_tail(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of an exported model that ends at loc (N, 4, A) and conf (N, channels, A), float32.
-
-    Raises:
-        ModelError: the NMS in the file is not ours, so it cannot be cut off.
-    """
+    ModelError: the NMS in the file is not ours, so it cannot be cut off."""
     known = {name for node in model.graph.node for name in node.output}
     if not known.issuperset(TAIL_INPUTS):
         raise ModelError(

@@ -122,11 +122,8 @@ class Listed:
 
 def find_manifest_entry(manifest: Path, file_name: str) -> Expected | None:
     """The entry whose model, or archive with test data, has that file name; None: there is none.
-
-    Raises:
-        ModelError: not a manifest, several such entries, or a broken one.
-        OSError: the manifest cannot be read.
-    """
+    ModelError: not a manifest, several such entries, or a broken one. OSError: the manifest cannot
+    be read."""
     found = [
         entry
         for entry in _entries(manifest)

@@ -73,12 +73,8 @@ class Bench:
         save_model(make_network_model(self.network, self.files), path)
 
     def measure(self, options: QuantizeOptions) -> Measurement:
-        """Make an int8 file and measure it.
-
-        Raises:
-            DatasetError: the float network finds nothing on these pictures, so that no loss can
-                be measured.
-        """
+        """Make an int8 file and measure it. DatasetError: the float network finds nothing on these
+        pictures, so that no loss can be measured."""
         started = time.monotonic()
         path = self.folder / "int8.onnx"
         self.write(options, path)

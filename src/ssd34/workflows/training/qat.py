@@ -30,10 +30,7 @@ NEEDED = {"backbone_statistics": "frozen", "head_statistics": "frozen", "precisi
 
 def apply_qat(given: Mapping[str, Any], start: Start) -> dict[str, Any]:
     """The given settings with those that rounding needs: frozen batch norm, float32 arithmetic.
-
-    Raises:
-        OptionError: one of them was given otherwise, or there is no detector to start from.
-    """
+    OptionError: one of them was given otherwise, or there is no detector to start from."""
     if start.kind != "detector":
         raise OptionError(
             "--qat adapts a trained detector to its rounding; give one with --init, such as the "
@@ -82,11 +79,8 @@ def calibrate_steps(
 
 
 def make_rounding_network(network: SSD, steps: dict[str, Any]) -> FakeQuantizedSSD:
-    """A network's weights in one that rounds.
-
-    Raises:
-        CheckpointError: the steps are not those of the network's values.
-    """
+    """A network's weights in one that rounds. CheckpointError: the steps are not those of the
+    network's values."""
     try:
         values = {name: Steps(float(s), int(z)) for name, (s, z) in steps.items()}
     except (TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -19,11 +19,7 @@ from ssd34.workflows.training.job import PreparedRun, TrainJob, is_first_process
 
 def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:
     """Only the length, workers, device, threads and the cache may be given, and no `others`.
-
-    Raises:
-        OptionError: something else was given.
-        TrainingError: there is no run.
-    """
+    OptionError: something else was given. TrainingError: there is no run."""
     last = job.folder / LAST
     if not last.is_file():
         remedy = (
@@ -46,12 +42,8 @@ def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:
 
 
 def resume_run(job: TrainJob, listener: TrainListener) -> PreparedRun:
-    """The run as it continues.
-
-    Raises:
-        CheckpointError: there is no run that could continue.
-        OptionError: something cannot change, or the new length is not allowed.
-    """
+    """The run as it continues. CheckpointError: there is no run that could continue. OptionError:
+    something cannot change, or the new length is not allowed."""
     check_resumable(job)
     begun = read_run_to_resume(job.folder / LAST)
     notes = begun.state["notes"]
