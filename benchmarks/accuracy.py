@@ -49,7 +49,7 @@ from ssd34.train.run import HISTORY, LAST
 from ssd34.train.step import computes_bf16
 from ssd34.train.validate import stage_network
 from ssd34.workflows.training.job import weighted
-from ssd34.workflows.training.new_run import choose_classes, find_start
+from ssd34.workflows.training.runs import choose_classes, find_start
 
 RESULTS = "results.jsonl"
 DETECTIONS = "detections.json"

@@ -7,9 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssd34.benchmark.loadgen_run import benchmark_with_loadgen
 from ssd34.benchmark.report import make_report
-from ssd34.benchmark.run import BenchmarkPlan, BenchmarkReport, Result, benchmark
+from ssd34.benchmark.run import (
+    BenchmarkPlan,
+    BenchmarkReport,
+    Result,
+    benchmark,
+    benchmark_with_loadgen,
+)
 from ssd34.benchmark.worker import StageTimes, Worker, draw_picture, measure_stages
 from ssd34.core.labels import COCO_LABELS
 from ssd34.errors import ImageError, ModelError, OptionError

@@ -5,8 +5,7 @@ import sys
 import pytest
 
 from ssd34.benchmark.loadgen import LoadgenOptions, parse_summary, run_loadgen
-from ssd34.benchmark.loadgen_run import benchmark_with_loadgen
-from ssd34.benchmark.run import BenchmarkPlan
+from ssd34.benchmark.run import BenchmarkPlan, benchmark_with_loadgen
 from ssd34.errors import MissingExtraError, ModelError
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES

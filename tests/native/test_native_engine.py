@@ -25,8 +25,8 @@ from ssd34.runtime.native import network, self_check
 from ssd34.runtime.native.levels import available_levels
 from ssd34.runtime.native.native_engine import NativeEngine
 from ssd34.runtime.native.program import compile_program
-from ssd34.runtime.node_times import compute_tail_share, measure_node_times
 from ssd34.runtime.session import Session
+from ssd34.runtime.timing import compute_tail_share, measure_node_times
 from ssd34.zoo.names import model_path
 from tests.conftest import EXAMPLES
 from tests.support.convolutions import levels

@@ -10,7 +10,7 @@ from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
 from ssd34.errors import ModelError
 from ssd34.network.pretrained import has_unfolded_norm
 from ssd34.runtime.session import Session
-from ssd34.workflows.training.new_run import read_onnx_checkpoint
+from ssd34.workflows.training.runs import read_onnx_checkpoint
 from ssd34.zoo.names import model_path
 from tests.conftest import TINY_LABELS, drawn_checkpoint, tiny_spec
 from tests.support.plain_runs import assert_all_close, plain_session, torch_outputs

@@ -17,8 +17,8 @@ from ssd34.deploy.int8.quantize import PUBLISHED_FORMS, quantize_network
 from ssd34.errors import MissingExtraError, ModelError
 from ssd34.runtime.cuda_engine import has_cuda_provider
 from ssd34.runtime.engine_choice import open_engine
-from ssd34.runtime.node_times import measure_node_times
 from ssd34.runtime.session import Session
+from ssd34.runtime.timing import measure_node_times
 from tests.support.cards import NO_CARD, NO_DRIVER, NO_LIBRARY, OLD_DRIVER, put_card
 from tests.support.cli import run_main
 from tests.support.refusals import assert_facts, refused

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ssd34.core.preprocess import preprocess
-from ssd34.runtime.node_times import NodeTime, compute_tail_share, measure_node_times
+from ssd34.runtime.timing import NodeTime, compute_tail_share, measure_node_times
 from tests.support.engines import EACH_ENGINE
 
 

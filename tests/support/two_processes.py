@@ -8,7 +8,7 @@ import weakref
 import torch
 import torch.distributed as dist
 
-import ssd34.workflows.training.new_run
+import ssd34.workflows.training.runs
 from ssd34.cli.app import commands
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import Ssd34Error, TrainingError
@@ -52,7 +52,7 @@ def command(_, *arguments):
 def adapt(folder, *arguments):
     """``ssd34 train --qat``; only the first process can calibrate."""
     if os.environ["RANK"] != "0":
-        setattr(ssd34.workflows.training.new_run, "calibrate_steps", None)  # noqa: B010
+        setattr(ssd34.workflows.training.runs, "calibrate_steps", None)  # noqa: B010
     commands([*arguments, "--output", str(folder / "run")], standalone_mode=False)
 
 

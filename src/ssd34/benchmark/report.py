@@ -22,8 +22,7 @@ def make_report(report: BenchmarkReport) -> dict[str, Any]:
     plan = report.plan
     return {
         "ssd34": __version__,
-        "scenario": plan.scenario,
-        "pictures": len(plan.used) or "one random picture of 640 x 480",
+        **plan.to_dict(),
         "warm_up": plan.warm_up,
         "interrupted": report.interrupted,
         "cpu": report.cpu.to_dict(),
@@ -107,16 +106,12 @@ def draw_benchmark(values: dict[str, Any], path: Path, *, form: str) -> None:
     jitter = np.random.default_rng(0)
     for row, result in enumerate(results):
         times = _times(result)
+        middle = float(np.median(times))
         axes[0].plot(
             times, row + jitter.uniform(-0.2, 0.2, len(times)), ".", color="#2b6cb0", alpha=0.5
         )
-        axes[0].plot([np.median(times)] * 2, [row - 0.35, row + 0.35], color="black")
-        axes[0].annotate(
-            f"{np.median(times):.1f}",
-            (float(np.median(times)), row - 0.38),
-            ha="center",
-            va="bottom",
-        )
+        axes[0].plot([middle] * 2, [row - 0.35, row + 0.35], color="black")
+        axes[0].annotate(f"{middle:.1f}", (middle, row - 0.38), ha="center", va="bottom")
     what = "detect" if staged else "a picture"
     longest = max(_times(result).max() for result in results)
     axes[0].set(

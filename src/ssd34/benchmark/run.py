@@ -1,10 +1,11 @@
-"""A whole benchmark: several models, engines and thread counts in one run, in turns."""
+"""A whole benchmark: several models, engines and thread counts in one run, in turns, or with
+LoadGen one after the other; each in its own process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ssd34.machine import Cpu, describe_cpu
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM, interleaved
 from ssd34.text import counted
+from ssd34.version import __version__
 from ssd34.zoo.names import model_path
 
 SCENARIOS = (SINGLE_STREAM, OFFLINE)
@@ -75,6 +77,11 @@ class BenchmarkPlan:
     def combinations(self) -> list[Combination]:
         """Every model with every engine and every number of threads."""
         return [(m, e, t) for m in self.models for e in self.engines for t in self.threads]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What all models have in common, JSON-ready."""
+        pictures = len(self.used) or "one random picture of 640 x 480"
+        return {"scenario": self.scenario, "pictures": pictures}
 
 
 @dataclass(frozen=True)
@@ -290,3 +297,64 @@ def _detect_many(worker: Worker, result: Result, number: int) -> None:
         taken = worker.ask("many", first=number * chunk, count=chunk, workers=result.threads)
     if number >= 0:
         result.chunks_ms.append(taken)
+
+
+def benchmark_with_loadgen(
+    plan: BenchmarkPlan,
+    folder: Path,
+    *,
+    seconds: float,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Run LoadGen on everything in a plan, whose rounds are its fewest queries, for so many
+    `seconds` or longer. Every model's logs get a folder of their own in `folder`, which exists.
+
+    An interruption ends it; what was finished until then is returned. `progress` is called with the
+    number of models done and of all. Errors as of `benchmark`.
+    """
+    plan = replace(plan, batch=None)  # LoadGen asks for one picture after the other
+    combinations = plan.combinations
+    refused: list[RefusedModel] = []
+    results: list[dict[str, Any]] = []
+    interrupted = False
+    check_pictures(plan)
+    try:
+        for number, combination in enumerate(combinations):
+            progress(number, len(combinations))
+            opened = open_worker(plan, combination, refused=refused, batches=False)
+            if opened is None:
+                continue
+            model, engine, threads = combination
+            logs = folder / f"{number:02}-{Path(model).stem}-{engine}-{threads}"
+            try:
+                with opened as worker:
+                    logs.mkdir(exist_ok=True)
+                    summary = worker.ask(
+                        "loadgen", folder=str(logs), scenario=plan.scenario,
+                        min_seconds=seconds, min_queries=plan.rounds,
+                        workers=threads if plan.scenario == OFFLINE else 1,
+                    )  # fmt: skip
+                    memory = worker.ask("memory")
+            except ModelError as error:  # what the others did is kept
+                refused.append(RefusedModel(*combination, str(error)))
+                if len(refused) == len(combinations):
+                    raise
+                continue
+            memory_mb = memory and round(memory / 1e6)
+            results.append({
+                "model": model, **worker.facts, "threads": threads, "peak_memory_mb": memory_mb,
+                "logs": str(logs), "loadgen": summary,
+            })  # fmt: skip
+    except KeyboardInterrupt:
+        if not results:
+            raise
+        interrupted = True
+    return {
+        "ssd34": __version__,
+        "loadgen": True,
+        **plan.to_dict(),
+        "interrupted": interrupted,
+        "cpu": describe_cpu().to_dict(),
+        "results": results,
+        "refused": [asdict(refusal) for refusal in refused],
+    }

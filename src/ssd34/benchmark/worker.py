@@ -27,8 +27,8 @@ from ssd34.images.read import Picture, read_image
 from ssd34.machine import measure_peak_memory
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector
 from ssd34.runtime.engine_choice import find_int8_way
-from ssd34.runtime.node_times import compute_tail_share, measure_node_times
 from ssd34.runtime.session import Session
+from ssd34.runtime.timing import compute_tail_share, measure_node_times
 from ssd34.zoo.names import model_path
 
 _ERRORS = {kind.__name__: kind for kind in (ImageError, MissingExtraError, ModelError, OptionError)}

@@ -12,9 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.benchmark.loadgen_run import benchmark_with_loadgen
 from ssd34.benchmark.report import FORMATS, draw_benchmark, make_report
-from ssd34.benchmark.run import SCENARIOS, BenchmarkPlan
+from ssd34.benchmark.run import SCENARIOS, BenchmarkPlan, benchmark_with_loadgen
 from ssd34.benchmark.run import benchmark as run_benchmark
 from ssd34.cli import INTERRUPTED, PARTLY, console
 from ssd34.errors import OptionError, require

@@ -188,8 +188,7 @@ def show_preview(job: TrainJob, *, shown: int, listener: TrainListener, as_json:
     """Write the sheet and the counts of a new run into its folder, and print them."""
     from ssd34.train.examples.loader import Loader
     from ssd34.train.examples.preview import preview
-    from ssd34.workflows.training.new_run import plan_run
-    from ssd34.workflows.training.resumed_run import check_resumable
+    from ssd34.workflows.training.runs import check_resumable, plan_run
 
     if job.resume:
         check_resumable(job, others=("--preview",))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.errors import DivergenceError, require
-from ssd34.files.atomic import remove_parts, write_text
+from ssd34.evaluate.metrics.coco import CocoMetrics
+from ssd34.files.atomic import naming, remove_parts, write_text
 from ssd34.files.checkpoint import read_header
 from ssd34.files.lock import folder_locked
 from ssd34.machine import thread_budget
@@ -71,8 +74,7 @@ def train(
     import torch
 
     from ssd34.train.distributed import join_processes
-    from ssd34.workflows.training.new_run import begin_run, choose_device
-    from ssd34.workflows.training.resumed_run import resume_run
+    from ssd34.workflows.training.runs import begin_run, choose_device, resume_run
 
     first = is_first_process()
     if not first:
@@ -113,7 +115,7 @@ def load_libraries(*, workers: bool = True) -> None:
 
 
 def _warn(run: PreparedRun, job: TrainJob, listener: TrainListener) -> None:
-    from ssd34.workflows.training.new_run import find_untrained_levels
+    from ssd34.workflows.training.runs import find_untrained_levels
 
     for name in sorted(set(run.validation.labels.names) - set(run.labels.names)):
         listener.warned(f"{job.val}: the class {name!r} is not trained and counts as missed")
@@ -133,7 +135,6 @@ def _learn(
     from ssd34.train.run import HISTORY, read_history
     from ssd34.workflows.training.page import PAGE
     from ssd34.workflows.training.qat import make_rounding_network
-    from ssd34.workflows.training.tensorboard import EventWriter
 
     folder, network, notes = job.folder, run.network, run.notes
     # Processes on different machines would not find quite the same steps.
@@ -227,3 +228,70 @@ def describe_ending(outcome: TrainingOutcome, *, target_map: float | None) -> st
         reached = "reached" if outcome.best_ap >= target_map else "not reached"
         parts.append(f"target AP {target_map:g} {reached}")
     return "; ".join(parts)
+
+
+if TYPE_CHECKING:
+    from ssd34.train.progress import Progress
+
+FOLDER = "tensorboard"
+
+_STEP = {
+    "loss/all": "loss",
+    "loss/box": "box_loss",
+    "loss/class": "class_loss",
+    "train/learning_rate": "learning_rate",
+    "train/gradient_norm": "gradient_norm",
+    "speed/images_per_second": "images_per_second",
+    "speed/data_wait": "data_wait",
+}
+
+
+class EventWriter:
+    """Writes a run's numbers as TensorBoard events beside the checkpoints.
+
+    At once, not in the thread of the library's SummaryWriter: where that one dies of a full disk,
+    who adds events waits without end.
+    """
+
+    def __init__(self, output: Path, *, resumed_at: int | None = None) -> None:
+        """Open a file in the run's folder; what was written after the `resumed_at` steps no longer
+        counts. OSError: the folder cannot be written."""
+        require("tensorboardX", extra="tensorboard", why="--set tensorboard=true")
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._folder = output / FOLDER
+        self._step = resumed_at or 0
+        with naming(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._writer: Any = EventsWriter(str(self._folder / "events"))
+            if resumed_at is not None:
+                start = SessionLog(status=SessionLog.START)
+                event = Event(wall_time=time.time(), step=resumed_at + 1, session_log=start)
+                self._writer.write_event(event)
+            self._writer.flush()
+
+    def progress(self, now: Progress) -> None:
+        """The numbers of some steps."""
+        self._step = now.step
+        self._add({tag: getattr(now, name) for tag, name in _STEP.items()})
+
+    def evaluated(self, metrics: CocoMetrics) -> None:
+        """COCO's numbers, and AP of each class, after the steps reported last."""
+        summary = {f"evaluation/{k}": v for k, v in metrics.summary.items() if v is not None}
+        self._add({**summary, **{f"class_AP/{k}": v for k, v in metrics.class_ap.items()}})
+
+    def _add(self, values: Mapping[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        with naming(self._folder):
+            for tag, value in values.items():
+                event = Event(wall_time=time.time(), step=self._step, summary=scalar(tag, value))
+                self._writer.write_event(event)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        with naming(self._folder):
+            self._writer.close()

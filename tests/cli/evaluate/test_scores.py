@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssd34.cli.evaluate.print_scores import FEW, SHOWN_CLASSES, print_comparison, print_score
+from ssd34.cli.evaluate import FEW, SHOWN_CLASSES, print_comparison, print_score
 from ssd34.datasets.open import open_dataset
 from ssd34.evaluate.bootstrap import Interval, match
 from ssd34.evaluate.results import Results

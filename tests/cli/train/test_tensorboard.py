@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event
 from ssd34.errors import MissingExtraError
 from ssd34.evaluate.metrics import CocoMetrics
 from ssd34.train.progress import Progress
-from ssd34.workflows.training.tensorboard import EventWriter
+from ssd34.workflows.train import EventWriter
 
 
 def events(folder):

@@ -15,9 +15,9 @@ from ssd34.deploy.publish.package import package
 from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError
 from ssd34.runtime.detector import Detector
-from ssd34.runtime.node_times import compute_tail_share, measure_node_times
+from ssd34.runtime.timing import compute_tail_share, measure_node_times
 from ssd34.workflows.evaluate import _load
-from ssd34.workflows.training.new_run import read_onnx_checkpoint
+from ssd34.workflows.training.runs import read_onnx_checkpoint
 from tests.support.cli import invoke
 from tests.support.plain_runs import plain_session
 from tests.support.refusals import refused

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from ssd34.core.labels import LabelSet
-from ssd34.deploy.publish.checks import Verification, check
+from ssd34.deploy.publish.manifest import Verification, check
 from ssd34.deploy.publish.package import package as make_package
 from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError, OptionError

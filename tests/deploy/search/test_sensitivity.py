@@ -8,15 +8,15 @@ from ssd34.core.preprocess import preprocess
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.int8.quantize import quantize_network
-from ssd34.deploy.search.log import LayerLog
-from ssd34.deploy.search.sensitivity import (
+from ssd34.deploy.search.bench import (
     LayerCost,
     measure_layer_costs,
     measure_output_noise,
     sum_layer_times,
 )
+from ssd34.deploy.search.log import LayerLog
 from ssd34.images.read import read_image
-from ssd34.runtime.node_times import NodeTime, measure_node_times
+from ssd34.runtime.timing import NodeTime, measure_node_times
 from tests.conftest import EXAMPLES
 
 QDQ = QuantizeOptions(form="qdq", opset=13)

@@ -86,7 +86,7 @@ def package(
 
 
 if TYPE_CHECKING:
-    from ssd34.deploy.publish.checks import FileCheck, Verification
+    from ssd34.deploy.publish.manifest import FileCheck, Verification
 
 FAILED = 3
 _RESULTS = {

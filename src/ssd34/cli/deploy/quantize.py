@@ -144,7 +144,7 @@ def quantize(
 @contextmanager
 def _screen() -> Iterator[QuantizeListener]:
     """Bars, trials and warnings on stderr."""
-    from ssd34.cli.evaluate.print_scores import EvaluateScreen
+    from ssd34.cli.evaluate import EvaluateScreen
     from ssd34.workflows.quantize import QuantizeListener
 
     class TrialScreen(EvaluateScreen, QuantizeListener):

@@ -1,18 +1,62 @@
-"""What a file should be, and who says so: a manifest, or whoever knows the file by name."""
+"""What a file should be, who says so, a manifest or whoever knows the file by name, and what checks
+of it found."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ssd34.core.contract import Port
-from ssd34.deploy.publish.checks import FileCheck, check
 from ssd34.errors import ModelError
 from ssd34.files.atomic import compute_sha256
 from ssd34.text import parse_json
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        passed: None: it was not run.
+        detail: what was measured, or one line for each mismatch, or why it was not run.
+    """
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All checks of one file, in the order in which they were made."""
+
+    file: Path
+    checks: tuple[FileCheck, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(check.passed is not False for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        checks = [asdict(check) for check in self.checks]
+        return {"file": str(self.file), "passed": self.passed, "checks": checks}
+
+
+def check(name: str, problems: Sequence[str], good: str) -> FileCheck:
+    """A check that passes where there are no problems; `good` says what is well then."""
+    return FileCheck(name, not problems, "\n".join(problems) or good)
+
+
+def not_run(names: Sequence[str], why: str) -> list[FileCheck]:
+    """Checks that were left out."""
+    return [FileCheck(name, None, why) for name in names]
+
 
 MANIFEST_NAME = "ONNX_HUB_MANIFEST.json"
 MAX_MANIFEST_BYTES = 64 * 2**20

@@ -19,13 +19,13 @@ from ssd34.core.contract import (
 )
 from ssd34.core.postprocess import Picked, Policy
 from ssd34.core.spec import ModelSpec
-from ssd34.deploy.publish.checks import FileCheck, check, not_run
 from ssd34.deploy.publish.compare_outputs import (
     OutputComparison,
     Tolerance,
     compare_detections,
     compare_raw,
 )
+from ssd34.deploy.publish.manifest import FileCheck, check, not_run
 from ssd34.deploy.publish.reference_data import NamedTensor, ReferenceData, read_test_data
 from ssd34.errors import ModelError
 from ssd34.text import counted

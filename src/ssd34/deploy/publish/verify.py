@@ -14,12 +14,15 @@ from ssd34.core.external_data import check_weights_inside
 from ssd34.deploy.graph.builder import MAX_MODEL_BYTES
 from ssd34.deploy.graph.onnx_file import read_identity, read_metadata, read_ports, tidy
 from ssd34.deploy.graph.tail import read_tail_policy
-from ssd34.deploy.publish.checks import FileCheck, Verification, check, not_run
 from ssd34.deploy.publish.compare_outputs import choose_tolerance
 from ssd34.deploy.publish.manifest import (
     MANIFEST_NAME,
     Expected,
+    FileCheck,
+    Verification,
+    check,
     list_manifest_files,
+    not_run,
     read_expected,
 )
 from ssd34.deploy.publish.reference_data import find_test_data

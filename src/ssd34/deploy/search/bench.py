@@ -1,36 +1,44 @@
-"""What the gate measures: AP and time of an int8 file beside the float file it comes from."""
+"""What the gate measures: AP and time of an int8 file beside the float file it comes from; and
+which layers lose most by int8, the order in which they go back to float."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, make_network_model
 from ssd34.deploy.graph.layers import Network
-from ssd34.deploy.int8.calibrate import CalibrationStatistics
-from ssd34.deploy.int8.plan import QuantizeOptions
+from ssd34.deploy.int8.calibrate import CalibrationStatistics, may_detect
+from ssd34.deploy.int8.plan import NEGLIGIBLE, QuantizeOptions
 from ssd34.deploy.int8.quantize import quantize_network
 from ssd34.deploy.search.gate import Measurement
-from ssd34.deploy.search.sensitivity import LayerCost, measure_layer_costs
 from ssd34.errors import DatasetError, ImageError
 from ssd34.evaluate.evaluator import evaluate_detector
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.session import Session
-from ssd34.runtime.timing import interleaved, speed_up, summary
+from ssd34.runtime.timing import NodeTime, interleaved, measure_node_times, speed_up, summary
 
 SENSITIVITY_PICTURES = 8
 WARM_UP = 3
 """Rounds before those that are timed."""
+
+LEAST_MS = 1e-3
+"""What a layer that int8 does not make faster counts as saving: it goes back to float early."""
 
 
 @dataclass
@@ -155,3 +163,120 @@ class Bench:
             problem=problem,
         )
         return metrics.ap
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What int8 costs and saves in one layer.
+
+    Attributes:
+        name: the layer.
+        noise: mean square of the change of what decides on detections when this layer alone is
+            in int8, as `measure_output_noise` measures it.
+        float_ms: what it takes in the file without int8, by the engine's profile. What was merged
+            into it counts as its own, for example an addition.
+        int8_ms: what it takes in the file with everything in int8.
+    """
+
+    name: str
+    noise: float
+    float_ms: float
+    int8_ms: float
+
+    @property
+    def noise_per_ms(self) -> float:
+        """What decides the order."""
+        return self.noise / max(self.float_ms - self.int8_ms, LEAST_MS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; `from_dict` is its inverse."""
+        return {**dataclasses.asdict(self), "noise_per_ms": self.noise_per_ms}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LayerCost:
+        """The inverse of `to_dict`."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: values[name] for name in names})
+
+
+def measure_layer_costs(
+    network: Network,
+    statistics: CalibrationStatistics,
+    options: QuantizeOptions,
+    pictures: Sequence[NDArray[np.uint8]],
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[LayerCost]:
+    """The cost of every convolution, the worst per millisecond first, over a few pictures, each (H,
+    W, 3) uint8 RGB."""
+    convolutions = [layer.name for layer in network.convs]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "layer.onnx"
+
+        def loaded(model: onnx.ModelProto) -> Session:
+            path.write_bytes(model.SerializeToString())
+            return Session(path, threads=threads)
+
+        def quantized(in_float: Iterable[str] = ()) -> Session:
+            chosen = options.replace(float_nodes=tuple(in_float))
+            return loaded(quantize_network(network, statistics, chosen, policy=None))
+
+        def outputs(session: Session) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            raw = [session.run_raw(session.input_for(picture)) for picture in pictures]
+            return (
+                np.concatenate([loc for loc, _ in raw]),
+                np.concatenate([conf for _, conf in raw]),
+            )
+
+        def times(session: Session) -> dict[str, float]:
+            tensor = session.input_for(pictures[0])
+            nodes = measure_node_times(path, session.engine.name, tensor, threads=session.threads)
+            return sum_layer_times(nodes, convolutions)
+
+        exported = ExportOptions(opset=options.opset, policy=None)
+        float_session = loaded(make_network_model(network, exported))
+        reference, float_ms = outputs(float_session), times(float_session)
+        int8_ms = times(quantized())
+        costs: list[LayerCost] = []
+        for name in convolutions:
+            changed = outputs(quantized(other for other in network.by_name if other != name))
+            noise = measure_output_noise(reference, changed)
+            costs.append(LayerCost(name, noise, float_ms[name], int8_ms[name]))
+            progress(len(costs))
+    return sorted(costs, key=lambda cost: -cost.noise_per_ms)
+
+
+def measure_output_noise(
+    reference: tuple[NDArray[np.float32], NDArray[np.float32]],
+    changed: tuple[NDArray[np.float32], NDArray[np.float32]],
+) -> float:
+    """The change of raw outputs, loc (N, 4, A) and conf (N, channels, A), as far as it decides on
+    detections: mean squares as shares of the variances, together.
+
+    What int8 cuts off on purpose (`choose_head_ranges`) does not count: negligible logits, and the
+    offsets of boxes that are no detection's.
+    """
+    (loc, conf), (new_loc, new_conf) = reference, changed
+    highest = conf.max(axis=1, keepdims=True)
+    likely = may_detect(conf, highest)
+    if not likely.any():
+        likely[:] = True
+    lowest = highest - NEGLIGIBLE
+    pairs = (
+        (loc.swapaxes(0, 1)[:, likely], new_loc.swapaxes(0, 1)[:, likely]),
+        (np.maximum(conf, lowest), np.maximum(new_conf, lowest)),
+    )
+    return sum(float(np.mean((b - a) ** 2) / max(float(a.var()), 1e-12)) for a, b in pairs)
+
+
+def sum_layer_times(nodes: Sequence[NodeTime], layers: Collection[str]) -> dict[str, float]:
+    """Milliseconds of each layer. Engines add to the names of layers, as in
+    ``backbone.conv1.relu_nchwc`` and ``backbone.conv1_token_21``."""
+    times = dict.fromkeys(layers, 0.0)
+    longest_first = sorted(layers, key=len, reverse=True)
+    pattern = re.compile(rf"({'|'.join(map(re.escape, longest_first))})(?![0-9A-Za-z])")
+    for node in nodes:
+        if found := pattern.match(node.name):
+            times[found[1]] += node.milliseconds
+    return times

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.deploy.int8.plan import QuantizeOptions
+from ssd34.deploy.search.bench import LayerCost
 from ssd34.deploy.search.gate import Criterion, Trial, judge
-from ssd34.deploy.search.sensitivity import LayerCost
 from ssd34.errors import OptionError
 from ssd34.files.atomic import naming, write_json, write_text
 

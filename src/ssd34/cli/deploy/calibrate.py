@@ -126,7 +126,7 @@ def calibrate(
 
 def _read(model: str) -> tuple[Path, Checkpoint]:
     """A checkpoint with all that is in it, or the one in an exported file."""
-    from ssd34.workflows.training.new_run import read_onnx_checkpoint
+    from ssd34.workflows.training.runs import read_onnx_checkpoint
     from ssd34.zoo.names import find_float_file
 
     path = find_float_file(model)

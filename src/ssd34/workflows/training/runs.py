@@ -1,18 +1,21 @@
-"""A new run: its recipe, data sets, classes, network and first weights."""
+"""A run that can begin or continue: recipe, data sets, classes, network and first weights."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
 from ssd34.datasets.dataset import Dataset
-from ssd34.errors import CheckpointError, ModelError, OptionError, require
+from ssd34.errors import CheckpointError, ModelError, OptionError, TrainingError, require
 from ssd34.files.cache import cache_folder
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.files.web import download
@@ -25,8 +28,18 @@ from ssd34.train.examples.example import TrainingSet, make_training_sets
 from ssd34.train.examples.loader import count_batches
 from ssd34.train.options import TrainOptions, check_setting, write_setting
 from ssd34.train.progress import SILENT, TrainListener
-from ssd34.train.recipe import RECIPES, Recipe, SettledRecipe, read_recipe, settle_recipe
-from ssd34.train.run import BEST, LAST
+from ssd34.train.run import BEST, LAST, read_run_to_resume
+from ssd34.train.settings.options import RESUMED, TrainOptions
+from ssd34.train.settings.recipe import (
+    RECIPES,
+    Recipe,
+    SettledRecipe,
+    read_recipe,
+    resume_note,
+    resume_options,
+    settle_recipe,
+)
+from ssd34.train.settings.settings import check_setting, write_setting
 from ssd34.train.step import computes_bf16
 from ssd34.version import __version__
 from ssd34.workflows.training.job import PreparedRun, TrainJob, is_first_process, open_data
@@ -270,3 +283,57 @@ def _list_facts(planned: Planned) -> Iterator[str]:
         yield f"  changed: {' '.join(changed)}"
     others = {k: v for k, v in plan.settings.items() if k not in plan.changed}
     yield f"  {' '.join(f'{key}={write_setting(value)}' for key, value in others.items())}"
+
+
+def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:
+    """Only the length, workers, device, threads and the cache may be given, and no `others`.
+    OptionError: something else was given. TrainingError: there is no run."""
+    last = job.folder / LAST
+    if not last.is_file():
+        remedy = (
+            "leave --resume out"
+            if is_first_process()
+            else "of several machines each has to see the folder of the run"
+        )
+        raise TrainingError(f"nothing to resume: {last} does not exist; {remedy}")
+    options = {"--recipe": job.recipe, "--qat": job.qat}
+    more = [*(option for option, value in options.items() if value), *others]
+    more += [
+        f"{key}={write_setting(value)}" for key, value in job.given.items() if key not in RESUMED
+    ]
+    if more:
+        raise OptionError(
+            "--resume takes --epochs, --minutes, --workers, --device, --threads and --set "
+            f"cache_mb; a run cannot change {', '.join(more)}: leave it out, or begin a new run in "
+            f"another --output with --init {last}"
+        )
+
+
+def resume_run(job: TrainJob, listener: TrainListener) -> PreparedRun:
+    """The run as it continues. CheckpointError: there is no run that could continue. OptionError:
+    something cannot change, or the new length is not allowed."""
+    check_resumable(job)
+    begun = read_run_to_resume(job.folder / LAST)
+    notes = begun.state["notes"]
+    options = resume_options(TrainOptions.from_dict(begun.state["options"]), job.given)
+    datasets, validation = open_data(job, listener, coco_names=_was_told(notes, "coco_names"))
+    note = resume_note(notes.get("recipe", {}), options, job.given)
+    return PreparedRun(
+        network=SSD(begun.spec),
+        labels=begun.labels,
+        options=options,
+        sources=make_training_sets(datasets, begun.labels, balance=options.balance),
+        validation=validation,
+        origin="resumed",
+        notes={"recipe": note} if note else {},
+        steps=notes.get(NOTE_INT8_STEPS),
+        tensorboard=_was_told(notes, "tensorboard"),
+        begun_at=begun.state["step"],
+    )
+
+
+def _was_told(notes: Mapping[str, Any], key: str) -> bool:
+    """Whether a run has a setting, which was an option in former versions."""
+    settings = notes.get("recipe", {}).get("settings", {})
+    option = f"--{key.replace('_', '-')}"
+    return bool(settings.get(key, option in shlex.split(notes.get("command", ""))))
