@@ -78,13 +78,9 @@ class Worker:
         )
         try:
             self.facts: dict[str, Any] = self.ask(
-                "open",
-                model=model,
-                engine=engine,
-                threads=threads,
-                streams=streams,
+                "open", model=model, engine=engine, threads=threads, streams=streams,
                 pictures=[str(picture) for picture in pictures],
-            )
+            )  # fmt: skip
         except BaseException:
             self.close()
             raise

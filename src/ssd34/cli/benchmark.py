@@ -105,14 +105,10 @@ def benchmark(
     """
     _check_scenario(scenario, loadgen=loadgen is not None)
     plan = BenchmarkPlan(
-        models=models,
-        engines=_engines(engines),
-        threads=_thread_counts(threads),
-        pictures=[picture.path for picture in find_pictures(images)],
-        scenario=scenario,
-        rounds=rounds or ROUNDS[scenario],
-        **options,
-    )
+        models=models, engines=_engines(engines), threads=_thread_counts(threads),
+        pictures=[picture.path for picture in find_pictures(images)], scenario=scenario,
+        rounds=rounds or ROUNDS[scenario], **options,
+    )  # fmt: skip
     check_outputs((console.file_of(json_file), plot), files=plan.pictures, models=models)
     if plot:
         _check_plot(plot, drawable=not loadgen)

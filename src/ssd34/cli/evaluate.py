@@ -141,15 +141,10 @@ def evaluate(
             measured = score_detections(scored, data, ScoringOptions(**scoring), listener=screen)
         else:
             options = workflow.EvaluateOptions(
-                **scoring,
-                policy=policy,
-                preprocessing=preprocessing or CARD,
-                threads=threads,
-                engine=engine or DEFAULT_ENGINE,
-                detections=detections,
-                overwrite=overwrite,
+                **scoring, policy=policy, preprocessing=preprocessing or CARD, threads=threads,
+                engine=engine or DEFAULT_ENGINE, detections=detections, overwrite=overwrite,
                 resume=resume,
-            )
+            )  # fmt: skip
             measured = workflow.evaluate(model or "default", data, options, listener=screen)
     if json_file == console.PRINTED:
         console.emit_json((compared if compare else measured).values)

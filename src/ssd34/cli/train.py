@@ -135,17 +135,9 @@ def train(
         )
     workflow.load_libraries(workers=flags["workers"] != 0 and not shown)
     job = TrainJob(
-        data=data,
-        val=val,
-        output=output,
-        recipe=recipe,
-        settings=_settings_of(flags, assignments),
-        qat=qat,
-        resume=resume,
-        device=device,
-        threads=threads,
-        command=shlex.join(sys.argv[1:]),
-    )
+        data=data, val=val, output=output, recipe=recipe, settings=_settings_of(flags, assignments),
+        qat=qat, resume=resume, device=device, threads=threads, command=shlex.join(sys.argv[1:]),
+    )  # fmt: skip
     with TrainScreen() as screen:
         if shown:
             show_preview(job, shown=shown, listener=screen, as_json=as_json)

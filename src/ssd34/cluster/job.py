@@ -65,12 +65,9 @@ class BatchOptions:
     def load(self, *, threads: int | None) -> Detector:
         """The detector; errors as of `Detector.load`, and OptionError: it has no such class."""
         detector = Detector.load(
-            self.model,
-            threads=threads,
-            policy=self.policy,
-            engine=self.engine,
+            self.model, threads=threads, policy=self.policy, engine=self.engine,
             preprocessing=self.preprocessing,
-        )
+        )  # fmt: skip
         for name in self.classes:
             detector.labels.label(name)
         return detector

@@ -259,12 +259,9 @@ class Detector:
     ) -> PictureDetections:
         """The second half of `find`: the policy, pixels and names."""
         found = PictureDetections.from_picked(
-            self._pick(outputs, score=score),
-            label_set=self.labels,
-            width=prepared.width,
-            height=prepared.height,
-            score=score,
-        )
+            self._pick(outputs, score=score), label_set=self.labels, width=prepared.width,
+            height=prepared.height, score=score,
+        )  # fmt: skip
         return replace(found, path=prepared.path)
 
     def _square(self, image: Picture, *, max_pixels: int) -> Reduced:

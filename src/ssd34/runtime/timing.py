@@ -92,13 +92,9 @@ def summary(times: Sequence[float] | Milliseconds) -> Summary:
     values = np.sort(np.asarray(times, np.float64))
     p90, p99 = np.quantile(values, [0.9, 0.99], method="inverted_cdf")
     return Summary(
-        rounds=len(values),
-        median=float(np.median(values)),
-        p90=float(p90),
-        p99=float(p99),
-        fastest=float(values[0]),
-        slowest=float(values[-1]),
-    )
+        rounds=len(values), median=float(np.median(values)), p90=float(p90), p99=float(p99),
+        fastest=float(values[0]), slowest=float(values[-1]),
+    )  # fmt: skip
 
 
 def speed_up(

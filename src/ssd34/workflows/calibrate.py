@@ -275,12 +275,8 @@ def calibrate_scores(
         fitted, _ = look_at_scores(detector, fit, progress=progress, problem=problem)
         calibration = fit_offset(fitted, name=fit.name)
         others, (before, after) = look_at_scores(
-            detector,
-            held_out,
-            (None, calibration),
-            policy=policy,
-            progress=lambda done: progress(len(fit) + done),
-            problem=problem,
-        )
+            detector, held_out, (None, calibration), policy=policy,
+            progress=lambda done: progress(len(fit) + done), problem=problem,
+        )  # fmt: skip
     changed = dataclasses.replace(raw, score_calibration=calibration)
     return CalibratedScores(changed, calibration, fitted, others, before, after)

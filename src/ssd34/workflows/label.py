@@ -194,11 +194,8 @@ def _labelled(
     sides = inside[:, 2:] - inside[:, :2]
     kept = (scores >= np.float32(how.least)) & (sides > 0).all(axis=1)
     return replace(
-        sample,
-        boxes=inside[kept].astype(np.float32),
-        labels=labels[kept],
-        areas=sides[kept].prod(axis=1).astype(np.float64),
-        crowd=np.zeros(int(kept.sum()), bool),
+        sample, boxes=inside[kept].astype(np.float32), labels=labels[kept],
+        areas=sides[kept].prod(axis=1).astype(np.float64), crowd=np.zeros(int(kept.sum()), bool),
         difficult=scores[kept] < np.float32(how.score),
         scores=scores[kept].clip(0, 1).astype(np.float32),
-    )
+    )  # fmt: skip

@@ -170,14 +170,9 @@ def quantize(
             )
         seen = _count_seen(settings.seen, measured, listener)
         statistics = _calibrate(
-            network,
-            calibrating,
-            output / "calibration.npz",
-            source=subject["calibration_sha256"],
-            reuse=resume,
-            threads=threads,
-            listener=listener,
-        )
+            network, calibrating, output / "calibration.npz", source=subject["calibration_sha256"],
+            reuse=resume, threads=threads, listener=listener,
+        )  # fmt: skip
         with (
             telling_what_is_kept(listener, lambda: log.count, settings.search.max_trials, output),
             tempfile.TemporaryDirectory(prefix="ssd34-quantize-") as work,
@@ -338,13 +333,9 @@ def _search_forms(
         return [cost.name for cost in costs]
 
     search = Search(
-        bench.measure,
-        ranked,
-        settings.criterion,
-        settings.search,
-        finished=note,
+        bench.measure, ranked, settings.criterion, settings.search, finished=note,
         earlier=log.earlier,
-    )
+    )  # fmt: skip
     outcomes: dict[str, SearchOutcome] = {}
     for form in settings.quantization.forms:
         candidates = settings.quantization.candidates(form)

@@ -67,12 +67,8 @@ def package(
         licence = PUBLISHED[model].licence
     click.get_current_context().with_resource(folder_locked(output))
     written = write_package(
-        model_path(model),
-        output=output,
-        picture=read_image(picture),
-        licence=licence,
-        **options,
-    )
+        model_path(model), output=output, picture=read_image(picture), licence=licence, **options,
+    )  # fmt: skip
     sizes = {
         name: {"file": str(file), "bytes": file.stat().st_size}
         for name in ("model", "tarball", "manifest", "card", "triton")

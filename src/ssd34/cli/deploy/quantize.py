@@ -190,16 +190,10 @@ def _print(found: Quantized) -> None:
     for form, outcome in found.outcomes.items():
         for trial in outcome.trials:
             table.add_row(
-                form,
-                str(trial.number),
-                _how(trial),
-                f"{trial.ap:.4f}",
-                f"{trial.drop:+.4f}",
-                f"{trial.ms:.1f}",
-                f"{trial.speedup.value:.2f}",
-                f"{trial.speedup.low:.2f}",
+                form, str(trial.number), _how(trial), f"{trial.ap:.4f}", f"{trial.drop:+.4f}",
+                f"{trial.ms:.1f}", f"{trial.speedup.value:.2f}", f"{trial.speedup.low:.2f}",
                 trial.verdict,
-            )
+            )  # fmt: skip
     out.print(table)
     if found.seen is not None:
         out.print(f"{found.seen} of {counted(found.pictures, 'picture')} measured on were seen in "

@@ -131,10 +131,6 @@ def finish_with_outputs(
     if network.score_calibration is not None:
         metadata = {METADATA_SCORES: network.score_calibration.to_json(), **(metadata or {})}
     return finish_model(
-        builder,
-        inputs=[image],
-        outputs=outputs,
-        spec=spec,
-        labels=network.labels,
+        builder, inputs=[image], outputs=outputs, spec=spec, labels=network.labels,
         metadata=metadata,
-    )
+    )  # fmt: skip

@@ -165,15 +165,9 @@ def list_layers(spec: ModelSpec) -> tuple[Layer, ...]:
         return add(layer, channels)
 
     x = conv(
-        f"{BACKBONE}.conv1",
-        IMAGE,
-        64,
-        kernel=7,
-        stride=2,
-        padding=3,
-        relu=True,
+        f"{BACKBONE}.conv1", IMAGE, 64, kernel=7, stride=2, padding=3, relu=True,
         norm=f"{BACKBONE}.bn1",
-    )
+    )  # fmt: skip
     x = add(Layer(f"{BACKBONE}.maxpool", MAXPOOL, (x,), kernel=3, stride=2, padding=1), 64)
     stages = zip(BACKBONE_BLOCKS[spec.backbone], BACKBONE_CHANNELS, BACKBONE_STRIDES, strict=True)
     for stage, (blocks, channels, first_stride) in enumerate(stages, start=1):

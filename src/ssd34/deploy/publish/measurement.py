@@ -151,14 +151,10 @@ def _accuracy(file: Path, values: dict[str, Any]) -> Accuracy:
     )
     _refuse(file, {nothing: summary["AP"] is None or summary["AP50"] is None})
     return Accuracy(
-        ap=float(summary["AP"]),
-        ap50=float(summary["AP50"]),
-        pictures=int(values["pictures"]),
-        data=Path(values["data"]).name,
-        policy=str(values["policy"]),
-        unreadable=int(values.get("unreadable", 0)),
-        engine=str(values.get("engine", ONNXRUNTIME)),
-    )
+        ap=float(summary["AP"]), ap50=float(summary["AP50"]), pictures=int(values["pictures"]),
+        data=Path(values["data"]).name, policy=str(values["policy"]),
+        unreadable=int(values.get("unreadable", 0)), engine=str(values.get("engine", ONNXRUNTIME)),
+    )  # fmt: skip
 
 
 def _refuse(file: Path, reasons: Mapping[str, object]) -> None:

@@ -195,13 +195,9 @@ def _model_checks(path: Path, expected: Expected, how: _How) -> list[FileCheck]:
     if not contract.passed:
         return checks + not_run([folder.name for folder in folders], "ports failed")
     replayer = Replayer(
-        run=run,
-        inputs=inputs,
-        outputs=outputs,
-        spec=read_identity(model)[0],
-        tolerance=choose_tolerance(model.graph),
-        policy=read_tail_policy(model.graph),
-    )
+        run=run, inputs=inputs, outputs=outputs, spec=read_identity(model)[0],
+        tolerance=choose_tolerance(model.graph), policy=read_tail_policy(model.graph),
+    )  # fmt: skip
     return checks + [one for folder in folders for one in replay(folder, replayer)]
 
 

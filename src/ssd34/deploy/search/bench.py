@@ -104,27 +104,20 @@ class Bench:
             progress=lambda done: self.progress("timing", done, WARM_UP + self.rounds),
         )
         return Measurement(
-            ap=ap,
-            float_ap=float_ap,
-            ms=summary(times["int8"]).median,
+            ap=ap, float_ap=float_ap, ms=summary(times["int8"]).median,
             float_ms=summary(times["float"]).median,
             speedup=speed_up(times["float"], times["int8"]),
-            seconds=round(time.monotonic() - started, 1),
-            file_bytes=path.stat().st_size,
-        )
+            seconds=round(time.monotonic() - started, 1), file_bytes=path.stat().st_size,
+        )  # fmt: skip
 
     def ranked(self, options: QuantizeOptions) -> list[LayerCost]:
         """The layers by what int8 costs there per millisecond, worst first."""
         pictures = list(islice(self._readable(), SENSITIVITY_PICTURES))
         total = len(self.network.convs)
         return measure_layer_costs(
-            self.network,
-            self.statistics,
-            options,
-            pictures,
-            threads=self.threads,
+            self.network, self.statistics, options, pictures, threads=self.threads,
             progress=lambda done: self.progress("ranking layers", done, total),
-        )
+        )  # fmt: skip
 
     @cached_property
     def float_ap(self) -> float:

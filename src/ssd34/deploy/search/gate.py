@@ -115,13 +115,10 @@ def judge(
     lost = measured.float_ap - measured.ap
     drop = lost / measured.float_ap if criterion.drop == "relative" else lost
     return Trial(
-        number=number,
-        options=options,
-        drop=drop,
-        accurate=drop <= criterion.max_drop,
+        number=number, options=options, drop=drop, accurate=drop <= criterion.max_drop,
         fast=measured.speedup.low >= criterion.min_speedup,
         **{f.name: getattr(measured, f.name) for f in dataclasses.fields(Measurement)},
-    )
+    )  # fmt: skip
 
 
 def plot_trials(trials: Sequence[Trial], path: Path, *, criterion: Criterion, title: str) -> None:

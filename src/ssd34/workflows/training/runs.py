@@ -102,26 +102,19 @@ def plan_run(job: TrainJob, listener: TrainListener) -> Planned:
     recipe = read_recipe(job.recipe or next(iter(RECIPES)))
     start = find_start(given.get("init", recipe.settings.get("init")), listener)
     plan = settle_recipe(
-        recipe,
-        apply_qat(given, start) if job.qat else given,
-        start=start.kind,
-        bf16=computes_bf16(choose_device(job.device)),
-        folded=start.folded,
-    )
+        recipe, apply_qat(given, start) if job.qat else given, start=start.kind,
+        bf16=computes_bf16(choose_device(job.device)), folded=start.folded,
+    )  # fmt: skip
     if job.qat:
         check_options(plan.options)
     datasets, validation = open_data(job, listener, coco_names=plan.settings["coco_names"])
     labels = choose_classes(plan.settings["labels"], [dataset for dataset, _ in datasets])
     spec, plan = choose_spec(plan, start, labels)
     return Planned(
-        recipe=recipe,
-        plan=plan,
-        start=start,
-        spec=spec,
-        labels=labels,
+        recipe=recipe, plan=plan, start=start, spec=spec, labels=labels,
         sources=make_training_sets(datasets, labels, balance=plan.options.balance),
         validation=validation,
-    )
+    )  # fmt: skip
 
 
 def _check_empty(folder: Path) -> None:
@@ -319,17 +312,12 @@ def resume_run(job: TrainJob, listener: TrainListener) -> PreparedRun:
     datasets, validation = open_data(job, listener, coco_names=_was_told(notes, "coco_names"))
     note = resume_note(notes.get("recipe", {}), options, job.given)
     return PreparedRun(
-        network=SSD(begun.spec),
-        labels=begun.labels,
-        options=options,
+        network=SSD(begun.spec), labels=begun.labels, options=options,
         sources=make_training_sets(datasets, begun.labels, balance=options.balance),
-        validation=validation,
-        origin="resumed",
-        notes={"recipe": note} if note else {},
-        steps=notes.get(NOTE_INT8_STEPS),
-        tensorboard=_was_told(notes, "tensorboard"),
+        validation=validation, origin="resumed", notes={"recipe": note} if note else {},
+        steps=notes.get(NOTE_INT8_STEPS), tensorboard=_was_told(notes, "tensorboard"),
         begun_at=begun.state["step"],
-    )
+    )  # fmt: skip
 
 
 def _was_told(notes: Mapping[str, Any], key: str) -> bool:
