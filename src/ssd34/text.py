@@ -17,6 +17,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{plural}"
 
 
+def one_line(error: object, most: int = 200) -> str:
+    """The text of an error without line breaks, at most so many characters."""
+    return " ".join(str(error).split())[:most]
+
+
 def shortest(value: np.float32) -> Decimal:
     """The shortest decimal that reads as this number; finite."""
     return Decimal(str(value))

@@ -20,7 +20,7 @@ from ssd34.cluster.pictures import Picture
 from ssd34.errors import ModelError, OptionError, Ssd34Error, require
 from ssd34.machine import thread_budget
 from ssd34.runtime.engine import CUDA
-from ssd34.text import counted
+from ssd34.text import counted, one_line
 
 _TRIES = 5
 """A part whose actor has died so often is given up, and with it the job; and so is loading, which
@@ -115,7 +115,7 @@ def _connected(
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **here)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise OptionError(
-            f"--address {address}: no Ray cluster there ({' '.join(str(error).split())[:200]}); "
+            f"--address {address}: no Ray cluster there ({one_line(error)}); "
             "start one with: ray start --head; if it takes a token, set RAY_AUTH_MODE=token"
         ) from None
     # On standard output Ray prints pages about nodes that are lost, at the end at the latest.

@@ -24,6 +24,7 @@ from ssd34.cluster.pictures import (
 )
 from ssd34.errors import DatasetError, ImageError, OptionError, require
 from ssd34.files.tree import FolderFiles, text_of
+from ssd34.text import one_line
 
 PATH_COLUMNS = ("path", "file_name", "file", "image_path")
 """Columns of text that are taken for paths where nobody names one."""
@@ -47,15 +48,15 @@ class _ParquetStore(Store):
     def _of_file(self, path: Path, pictures: list[Picture]) -> Iterator[Loader]:
         import pyarrow
 
-        done, reason = 0, "it has no such row"
+        done, reason = 0, f"broken in {path.name} (it has no such row)"
         try:
             for value in islice(self._values(path, pictures[0].place[1]), len(pictures)):
                 yield partial(_given, value, pictures[done].name)
                 done += 1
         except (pyarrow.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = f"broken in {path.name} ({one_line(error)})"
         for picture in pictures[done:]:
-            yield partial(_given, f"broken in {path.name} ({reason})", picture.name)
+            yield partial(_given, reason, picture.name)
 
     def _values(self, path: Path, first: int) -> Iterator[bytes | None]:
         """The column from a row on. Of its row group the rows before are read and passed over."""
@@ -121,9 +122,8 @@ def list_in_parquet(files: Sequence[Path], *, column: str | None) -> Pictures:
                         # What leads out stays as it is, and is refused when it is read.
                         names.append(tree.inside(whole) or text or "")
         except (pyarrow.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
             raise DatasetError(
-                f"{path}: not a Parquet file with the column {column or chosen} ({reason})"
+                f"{path}: not a Parquet file with the column {column or chosen} ({one_line(error)})"
             ) from None
     ids = range(1, len(names) + 1)
     if not holds_pictures:

@@ -44,6 +44,7 @@ from ssd34.files.tree import (
     read_annotations,
     text_of,
 )
+from ssd34.text import one_line
 
 FORMS = (
     "a folder or a quoted pattern of pictures, a COCO .json or FILE.json@FOLDER, a .zip or .tar of "
@@ -210,7 +211,7 @@ def _in_tar(path: Path) -> Pictures:
                     names.append(name)
                     places.append((member.offset_data, member.size))
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise DatasetError(f"{path}: not a whole tar archive ({reason}); fetch it again") from None
     stamp = stamp_of(path)
     stamps = ([*place, stamp] for place in places)

@@ -28,6 +28,7 @@ from ssd34.runtime.onnxruntime_engine import (
     onnxruntime,
     session_options,
 )
+from ssd34.text import one_line
 
 PROVIDER = "CUDAExecutionProvider"
 
@@ -145,7 +146,7 @@ def find_cuda_fault() -> str | None:
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         if "libcuda.so" in reason:
             return f"there is no NVIDIA driver ({reason}); {_NEEDS}"
         return f"a library is missing ({reason}); {_NEEDS}"

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from ssd34.core.contract import Port
+from ssd34.text import one_line
 
 ONNXRUNTIME = "onnxruntime"
 OPENVINO = "openvino"
@@ -53,7 +54,7 @@ def computes_in_int8(path: Path) -> bool:
 
 def describe_refusal(path: Path, error: Exception) -> str:
     """The message for a file that an engine does not load, in one line."""
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error)
     return (
         f"{path}: not an ONNX file that can be run ({reason}); if it was cut off or is something "
         "else, fetch or export it again"

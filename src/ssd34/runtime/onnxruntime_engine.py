@@ -16,6 +16,7 @@ from ssd34.core.contract import Port
 from ssd34.errors import MissingExtraError, ModelError, Ssd34Error
 from ssd34.files.tree import text_of
 from ssd34.runtime.engine import ONNXRUNTIME, describe_failure, describe_refusal
+from ssd34.text import one_line
 
 # Read when the library is loaded: it would look up a host and write to the home folder.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -32,7 +33,7 @@ try:
     _ = onnxruntime.InferenceSession
 except (ImportError, AttributeError) as error:
     raise MissingExtraError(
-        f"ONNX Runtime is not installed or broken ({' '.join(str(error).split())[:200]}); install "
+        f"ONNX Runtime is not installed or broken ({one_line(error)}); install "
         f"it again: pip install --force-reinstall onnxruntime; or for a card: {REINSTALL_GPU}"
     ) from error
 

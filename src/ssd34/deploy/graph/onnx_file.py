@@ -15,6 +15,7 @@ from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph.builder import MAX_MODEL_BYTES
 from ssd34.errors import ModelError
+from ssd34.text import one_line
 
 _KINDS = {
     "value_float": np.float32, "value_floats": np.float32,
@@ -35,7 +36,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's own error, which onnx does not pass on
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise ModelError(
             f"{path}: not an ONNX file ({reason}); if it was cut off, fetch or export it again"
         ) from None

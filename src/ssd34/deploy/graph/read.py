@@ -36,7 +36,7 @@ from ssd34.deploy.graph.layers import (
 from ssd34.deploy.graph.onnx_file import read_identity, read_metadata, read_model
 from ssd34.errors import ModelError
 from ssd34.files.checkpoint import is_named_checkpoint, read_checkpoint
-from ssd34.text import counted
+from ssd34.text import counted, one_line
 
 _PASSED_ON = frozenset({"Identity", "Dropout", "Cast"})
 
@@ -78,7 +78,7 @@ def read_network_of_model(model: onnx.ModelProto) -> Network:
     try:
         layers = _match(_Walk(model).layers, spec)
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise ModelError(f"not the network of {spec.name}, or broken ({reason})") from None
     return Network(spec, labels, layers, score_calibration=scores)
 

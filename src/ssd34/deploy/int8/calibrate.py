@@ -22,6 +22,7 @@ from ssd34.errors import ModelError, OptionError
 from ssd34.files.atomic import written_whole
 from ssd34.machine import thread_budget, trim_heap
 from ssd34.runtime.onnxruntime_engine import onnxruntime, open_onnx, session_options
+from ssd34.text import one_line
 
 FORMAT = "ssd34-calibration-2"
 CANDIDATE = 0.01
@@ -93,7 +94,7 @@ class CalibrationStatistics:
         except (
             ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error,
         ) as error:  # fmt: skip
-            reason = " ".join(str(error).split())[:120]
+            reason = one_line(error, 120)
             raise ModelError(
                 f"{path}: not a calibration of ssd34, or broken ({reason}); calibrate again"
             ) from None
@@ -279,5 +280,4 @@ def _layer_session(
     try:
         return open_onnx(model.SerializeToString(), options)
     except Exception as error:  # the library has no common base of its own
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"ONNX Runtime cannot run {layer.name} ({reason})") from None
+        raise ModelError(f"ONNX Runtime cannot run {layer.name} ({one_line(error)})") from None

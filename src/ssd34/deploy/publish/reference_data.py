@@ -19,6 +19,7 @@ from onnx import TensorProto, numpy_helper
 
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.atomic import write_bytes
+from ssd34.text import one_line
 
 MAX_TENSOR_BYTES = 256 * 2**20
 """Largest tensor file; one picture of 1200 pixels takes 17 million."""
@@ -137,5 +138,4 @@ def read_tensor(path: Path) -> NamedTensor:
 
 
 def _broken(path: Path, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:120]
-    return ModelError(f"{path.name}: broken or not an ONNX tensor ({reason})")
+    return ModelError(f"{path.name}: broken or not an ONNX tensor ({one_line(error, 120)})")

@@ -28,7 +28,7 @@ from ssd34.deploy.publish.compare_outputs import (
 from ssd34.deploy.publish.manifest import FileCheck, check, not_run
 from ssd34.deploy.publish.reference_data import NamedTensor, ReferenceData, read_test_data
 from ssd34.errors import ModelError
-from ssd34.text import counted
+from ssd34.text import counted, one_line
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -138,7 +138,7 @@ def _values(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
     try:
         replayed = replayer.run(inputs)
     except Exception as error:  # the library has no common base of its own
-        return [f"the network cannot be run ({' '.join(str(error).split())[:200]})"], ""
+        return [f"the network cannot be run ({one_line(error)})"], ""
     faults = [
         f"{whose}: {fault}"
         for whose, outputs in (("recorded", recorded), ("computed", replayed))

@@ -30,6 +30,7 @@ from ssd34.deploy.publish.replay import Arrays, Replayer, replay
 from ssd34.errors import ModelError
 from ssd34.files.archive import SUFFIXES, DamagedArchiveError, is_archive, unpacked
 from ssd34.runtime.onnxruntime_engine import onnxruntime, open_onnx, session_options
+from ssd34.text import one_line
 
 
 def verify(
@@ -183,7 +184,7 @@ def _model_checks(path: Path, expected: Expected, how: _How) -> list[FileCheck]:
     try:
         run = _runner(content, how.threads)
     except Exception as error:  # the library has no common base of its own
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         checks.append(check("runtime", [f"ONNX Runtime cannot load it ({reason})"], ""))
         return checks + not_run(["test data"], "runtime failed")
     checks.append(check("runtime", [], f"loads in ONNX Runtime {onnxruntime.__version__}"))
@@ -214,7 +215,7 @@ def _parsed(path: Path, content: bytes) -> tuple[onnx.ModelProto, list[str]]:
     try:
         onnx.checker.check_model(content, full_check=True)
     except Exception as error:  # the checker's, shape inference's, and others
-        return model, [" ".join(str(error).split())[:500]]
+        return model, [one_line(error, 500)]
     return model, []
 
 
