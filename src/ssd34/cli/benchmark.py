@@ -31,16 +31,13 @@ from ssd34.workflows.outputs import check_outputs
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10}
 
 
-class _Benchmark(console.Renamed):
-    @staticmethod
-    def now(option: str) -> str | None:
-        """The simulated server is gone."""
-        if option in ("--rate", "--bound"):
-            return "use --loadgen DIR, or --scenario single-stream or offline"
-        return None
+def _now(option: str) -> str | None:
+    """The simulated server is gone."""
+    there = option in ("--rate", "--bound")
+    return "use --loadgen DIR, or --scenario single-stream or offline" if there else None
 
 
-@click.command(cls=_Benchmark, short_help="Measure how fast models run on this machine.")
+@click.command(cls=console.renamed(_now), short_help="Measure how fast models run on this machine.")
 @click.argument("models", type=console.MODEL, nargs=-1, required=True, metavar="MODEL...")
 @click.option(
     "--threads", metavar="N,M",
@@ -235,10 +232,8 @@ def describe_cpu(cpu: dict[str, Any]) -> str:
 
 def table_of(values: dict[str, Any]) -> Table:
     """The results of one benchmark, a row for each model, engine and thread count."""
-    if "loadgen" in values:
-        row_of = _offline_loadgen if values["scenario"] == OFFLINE else _single_stream_loadgen
-    else:
-        row_of = _offline if values["scenario"] == OFFLINE else _single_stream
+    offline = values["scenario"] == OFFLINE
+    row_of = _loadgen if "loadgen" in values else _offline if offline else _single_stream
     rows = [row_of(result) for result in values["results"]]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
     for name in rows[0]:
@@ -278,24 +273,15 @@ def _offline(result: dict[str, Any]) -> Row:
     }
 
 
-def _single_stream_loadgen(result: dict[str, Any]) -> Row:
+def _loadgen(result: dict[str, Any]) -> Row:
     found = result["loadgen"]
-    latency = found.get("90.00 percentile latency (ns)")
-    return {
-        "model": _model(result),
-        "samples/s": _or_dash(found.get("QPS w/ loadgen overhead")),
-        "p90 ms": "-" if latency is None else f"{latency / 1e6:.1f}",
-        "LoadGen says": _or_dash(found.get("Result is")),
-    }
-
-
-def _offline_loadgen(result: dict[str, Any]) -> Row:
-    found = result["loadgen"]
-    return {
-        "model": _model(result),
-        "samples/s": _or_dash(found.get("Samples per second")),
-        "LoadGen says": _or_dash(found.get("Result is")),
-    }
+    single = found["settings"]["scenario"] == SINGLE_STREAM
+    speed = found.get("QPS w/ loadgen overhead" if single else "Samples per second")
+    row = {"model": _model(result), "samples/s": _or_dash(speed)}
+    if single:
+        latency = found.get("90.00 percentile latency (ns)")
+        row["p90 ms"] = "-" if latency is None else f"{latency / 1e6:.1f}"
+    return {**row, "LoadGen says": _or_dash(found.get("Result is"))}
 
 
 def _model(result: dict[str, Any], *more: str) -> str:

@@ -45,24 +45,20 @@ SHOWN_PROBLEMS = 5
 errors = Console(stderr=True, highlight=False, emoji=False)
 
 
-class Renamed(click.Command):
-    """A command that says what stands in for an option that it had once.
+def renamed(now: Callable[[str], str | None]) -> type[click.Command]:
+    """The kind of a command that says what stands in for an option that it had once: `now` gives
+    what to write instead of an option such as ``--freeze``; None: it never was one."""
 
-    Attributes:
-        now: what to write instead of an option such as ``--freeze``, as text; None: it never was
-            one.
-    """
+    class Renamed(click.Command):
+        def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+            try:
+                return super().parse_args(ctx, args)
+            except click.NoSuchOption as error:
+                if (instead := now(error.option_name)) is None:
+                    raise
+                raise OptionError(f"{error.option_name} is gone; {instead}") from None
 
-    now: Callable[[str], str | None]
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click; args: what follows the command's name."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            if (now := type(self).now(error.option_name)) is None:
-                raise
-            raise OptionError(f"{error.option_name} is gone; {now}") from None
+    return Renamed
 
 
 class CompletedText(click.types.StringParamType):

@@ -26,16 +26,14 @@ from ssd34.workflows import train as workflow
 from ssd34.workflows.training.job import DEVICES, TrainJob
 
 
-class _Train(console.Renamed):
-    @staticmethod
-    def now(option: str) -> str | None:
-        """The setting that took the option's place."""
-        from ssd34.train.options import FORMER_OPTIONS, SETTINGS
+def _now(option: str) -> str | None:
+    """The setting that took the option's place."""
+    from ssd34.train.settings.settings import FORMER_OPTIONS, SETTINGS
 
-        name = option.removeprefix("--").replace("-", "_")
-        key = FORMER_OPTIONS.get(name, name)
-        value = "false" if name.startswith("no_") else "VALUE"
-        return f"use --set {key}={value}" if key in SETTINGS else None
+    name = option.removeprefix("--").replace("-", "_")
+    key = FORMER_OPTIONS.get(name, name)
+    value = "false" if name.startswith("no_") else "VALUE"
+    return f"use --set {key}={value}" if key in SETTINGS else None
 
 
 def _recipes() -> list[str]:
@@ -44,7 +42,7 @@ def _recipes() -> list[str]:
     return [*RECIPES]
 
 
-@click.command(cls=_Train, short_help="Train a detector on your pictures.")
+@click.command(cls=console.renamed(_now), short_help="Train a detector on your pictures.")
 @click.option(
     "--data", type=console.PATH, multiple=True, required=True, metavar="PATH[=WEIGHT]",
     help="Pictures to learn from; may be repeated. WEIGHT: how often an epoch shows each.",

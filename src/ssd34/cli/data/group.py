@@ -16,11 +16,10 @@ from ssd34.cli import PARTLY, console
 from ssd34.cli.data.check import check_data
 from ssd34.cli.data.convert import convert, split
 from ssd34.cli.data.label import label
-from ssd34.core.labels import LabelSet
-from ssd34.datasets.check import count_statistics
+from ssd34.datasets.check.statistics import count_statistics
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.download import PUBLISHED_DATA, PublishedData, find_published_data
-from ssd34.datasets.open import find_dataset, open_dataset, split_path, use_coco_names
+from ssd34.datasets.open import find_dataset, split_path
 
 _FIELDS = ("pictures", "empty", "boxes", "crowd", "difficult", "left_out")
 
@@ -145,21 +144,3 @@ def data() -> None:
 
 for command in (info, check_data, convert, split, label, download_published):
     data.add_command(command)
-
-
-def open_warned(path: str, *, coco_names: bool = False) -> Dataset:
-    """A data set; its problems are warned of."""
-    dataset = open_dataset(path)
-    if coco_names:
-        dataset = use_coco_names(dataset)
-    console.warn_of_problems(dataset)
-    return dataset
-
-
-def warn_of_unknown_classes(dataset: Dataset, labels: LabelSet) -> None:
-    """Say which of a data set's classes a model does not know, and what may help."""
-    from ssd34.evaluate.metrics import describe_unknown_classes
-
-    unknown = describe_unknown_classes(labels, dataset)
-    if unknown:
-        console.warn(unknown)

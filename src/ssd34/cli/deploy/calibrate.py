@@ -10,9 +10,9 @@ import numpy as np
 from rich.table import Table
 
 from ssd34.cli import PARTLY, console
-from ssd34.cli.data.group import open_warned, warn_of_unknown_classes
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.datasets.dataset import Dataset, Problem, fingerprint
+from ssd34.datasets.open import open_dataset, use_coco_names
 from ssd34.errors import OptionError, require
 from ssd34.files.checkpoint import Checkpoint, is_named_checkpoint, read_checkpoint
 from ssd34.text import counted
@@ -73,6 +73,7 @@ def calibrate(
     """
     require("onnx", extra="export", why="calibration of scores")
     require("hotcoco", extra="evaluate", why="calibration of scores")
+    from ssd34.evaluate.metrics.coco import describe_unknown_classes
     from ssd34.workflows.calibrate import calibrate_scores, choose_samples, split_in_halves
 
     source, checkpoint = _read(model)
@@ -85,7 +86,7 @@ def calibrate(
     inputs = [data] if test_data is None else [data, test_data]
     check_outputs((output, console.file_of(json_file)), data=inputs)
     check_outputs((console.file_of(json_file),), models=(str(source),))
-    everything = open_warned(data, coco_names=coco_names)
+    everything = _opened(data, coco_names=coco_names)
     if limit and limit < len(everything):
         some = np.random.default_rng(seed).permutation(len(everything))[:limit]
         everything = choose_samples(everything, some)
@@ -93,10 +94,11 @@ def calibrate(
         fit, held_out = split_in_halves(everything, seed=seed)
         split = f"one half of {data} by chance (seed {seed}) fitted, the other measured"
     else:
-        fit, held_out = everything, open_warned(test_data, coco_names=coco_names)
+        fit, held_out = everything, _opened(test_data, coco_names=coco_names)
         split = f"{data} fitted, {test_data} measured"
     check_outputs((target, console.file_of(json_file)), datasets=(fit, held_out))
-    warn_of_unknown_classes(fit, checkpoint.labels)
+    if unknown := describe_unknown_classes(checkpoint.labels, fit):
+        console.warn(unknown)
 
     problems: list[Problem] = []
     with console.progress_bar() as bar:
@@ -122,6 +124,14 @@ def calibrate(
     if problems:
         console.warn(f"{counted(len(problems), 'picture')} could not be read and were left out")
         raise SystemExit(PARTLY)
+
+
+def _opened(path: str, *, coco_names: bool) -> Dataset:
+    dataset = open_dataset(path)
+    if coco_names:
+        dataset = use_coco_names(dataset)
+    console.warn_of_problems(dataset)
+    return dataset
 
 
 def _read(model: str) -> tuple[Path, Checkpoint]:

@@ -43,15 +43,14 @@ FORMER = {
 """Former options, and the settings that took their place."""
 
 
-class _Quantize(console.Renamed):
-    @staticmethod
-    def now(option: str) -> str | None:
-        """The setting that took the option's place."""
-        setting = FORMER.get(option)
-        return setting and f"write {setting} into a file and give it as --config FILE.yaml"
+def _now(option: str) -> str | None:
+    setting = FORMER.get(option)
+    return setting and f"write {setting} into a file and give it as --config FILE.yaml"
 
 
-@click.command(cls=_Quantize, short_help="Write an int8 file that is proven accurate and faster.")
+@click.command(
+    cls=console.renamed(_now), short_help="Write an int8 file that is proven accurate and faster."
+)
 @click.argument("model", type=console.MODEL)
 @click.option(
     "--data", type=console.PATH, required=True, metavar="PATH",
