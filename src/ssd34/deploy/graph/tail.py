@@ -29,54 +29,30 @@ def add_tail(
     policy: Policy,
     single: bool = True,
 ) -> None:
-    """Add decode, softmax and non-maximum suppression, picture by picture.
-
-    Writes the outputs ``bboxes`` (N, D, 4) float32 xyxy in fractions of the picture, ``labels`` (N,
-    D) int64 and ``scores`` (N, D) float32, best first.
+    """Add decode, softmax and non-maximum suppression, picture by picture, as ``bboxes`` (N, D, 4)
+    float32 xyxy in fractions of the picture, ``labels`` (N, D) int64 and ``scores`` (N, D) float32,
+    best first.
 
     Args:
         builder: receives the nodes.
-        loc: name of the (N, 4, A) offsets.
-        conf: name of the (N, channels, A) logits.
+        loc, conf: names of the (N, 4, A) offsets and the (N, channels, A) logits.
         spec: the network.
         policy: one that ONNX's operator can express.
         single: N is 1, and D is the number found. Else D is `count_most_detections`, filled up with
-            score and label 0.
-
-    Raises:
-        OptionError: the opset is too old for several pictures.
+            score and label 0; OptionError where the opset is too old for that.
     """
     if not single and builder.opset < 11:
         raise OptionError(
             f"NMS in the file for several pictures needs opset 11 or newer, got {builder.opset}; "
             "export with --batch 1 or --opset 12"
         )
-    defaults = default_boxes_cxcywh(spec)[None]
-    by_box = {
-        "logits": builder.node("Transpose", "tail.logits", [conf], perm=[0, 2, 1]),
-        "offsets": builder.node("Transpose", "tail.offsets", [loc], perm=[0, 2, 1]),
-        "centre": builder.constant("tail.default_centre", defaults[..., :2]),
-        "size": builder.constant("tail.default_size", defaults[..., 2:]),
-    }
-    margin = promising_margin(policy.score_threshold)
-    if single and margin is not None:
-        near = _promising(builder, by_box["logits"], spec, margin)
-        by_box = {
-            name: builder.node("Gather", f"tail.promising.{name}", [values, near], axis=1)
-            for name, values in by_box.items()
-        }
-        count = builder.node("Shape", "tail.num_boxes", [near])
-    else:
-        count = builder.integers("tail.num_boxes", spec.num_default_boxes)
-    boxes = _decode(builder, by_box)
-    scores = _class_scores(builder, by_box["logits"], spec)
-    selected = _suppress(builder, boxes=boxes, scores=scores, spec=spec, policy=policy)
+    tail = _Tail(builder, spec, policy)
+    tail.decode(loc, conf, promising=single)
+    tail.suppress()
     if single:
-        _best_of_one(builder, selected, boxes=boxes, scores=scores, count=count, policy=policy)
+        tail.pick_of_one()
     else:
-        _best_of_each(
-            builder, selected, boxes=boxes, scores=scores, count=count, spec=spec, policy=policy
-        )
+        tail.pick_of_each()
 
 
 def read_tail_policy(graph: onnx.GraphProto) -> Policy:
@@ -107,6 +83,131 @@ def read_tail_policy(graph: onnx.GraphProto) -> Policy:
 def count_most_detections(spec: ModelSpec, policy: Policy) -> int:
     """The largest number of detections that a policy can return for a picture."""
     return min(policy.max_detections, spec.num_classes * spec.num_default_boxes)
+
+
+class _Tail:
+    """The tail's values, as it is added: ``boxes`` (N, A, 4) xyxy and ``scores`` (N, classes, A)
+    without background, of the `count` A boxes that are looked at; then what survives in each class,
+    columns `picture`, `label` and `box`, each (M,) int64."""
+
+    def __init__(self, builder: GraphBuilder, spec: ModelSpec, policy: Policy) -> None:
+        self.builder, self.spec, self.policy = builder, spec, policy
+
+    def decode(self, loc: str, conf: str, *, promising: bool) -> None:
+        """Boxes and scores, of the `promising` ones only or of all."""
+        builder, spec = self.builder, self.spec
+        defaults = default_boxes_cxcywh(spec)[None]
+        by_box = {
+            "logits": builder.node("Transpose", "tail.logits", [conf], perm=[0, 2, 1]),
+            "offsets": builder.node("Transpose", "tail.offsets", [loc], perm=[0, 2, 1]),
+            "centre": builder.constant("tail.default_centre", defaults[..., :2]),
+            "size": builder.constant("tail.default_size", defaults[..., 2:]),
+        }
+        margin = promising_margin(self.policy.score_threshold)
+        if promising and margin is not None:
+            near = _promising(builder, by_box["logits"], spec, margin)
+            by_box = {
+                name: builder.node("Gather", f"tail.promising.{name}", [values, near], axis=1)
+                for name, values in by_box.items()
+            }
+            self.count = builder.node("Shape", "tail.num_boxes", [near])
+        else:
+            self.count = builder.integers("tail.num_boxes", spec.num_default_boxes)
+        self.boxes = _decode(builder, by_box)
+        self.scores = _class_scores(builder, by_box["logits"], spec)
+
+    def suppress(self) -> None:
+        """What survives."""
+        builder, spec = self.builder, self.spec
+        kept = min(self.policy.kept_per_class or spec.num_default_boxes, spec.num_default_boxes)
+        limits = [
+            builder.integers("tail.kept_per_class", kept),
+            builder.constant("tail.iou_threshold", _one(self.policy.iou_threshold)),
+            builder.constant("tail.score_threshold", _one(self.policy.score_threshold)),
+        ]
+        # (M, 3) rows of picture, class, box; class by class, best first.
+        selected = builder.node("NonMaxSuppression", "tail.nms", [self.boxes, self.scores, *limits])
+        self.picture, self.label, self.box = (
+            builder.node(
+                "Gather",
+                f"tail.{name}",
+                [selected, builder.constant(f"tail.column.{name}", np.array(column, np.int64))],
+                axis=1,
+            )
+            for column, name in enumerate(("picture", "class", "box"))
+        )
+
+    def _places(self) -> str:
+        """(M,) index of each survivor in the flattened (classes, A) scores of its picture."""
+        start = self.builder.node("Mul", "tail.class.start", [self.label, self.count])
+        return self.builder.node("Add", "tail.place", [start, self.box])
+
+    def pick_of_one(self) -> None:
+        """The best of all classes in the only picture; as many as there are."""
+        builder = self.builder
+        flat_scores = _flat(builder, "tail.flat_scores", self.scores)
+        place = self._places()
+        kept_scores = builder.node("Gather", "tail.kept_scores", [flat_scores, place], axis=0)
+
+        # The best so many of M; opset 10 has no integer Min, and M is exact as float32.
+        number = builder.node("Shape", "tail.kept_count", [kept_scores])
+        number = builder.node("Cast", "tail.kept_count.float", [number], to=TensorProto.FLOAT)
+        limit = builder.constant("tail.max_detections", _one(self.policy.max_detections))
+        number = builder.node("Min", "tail.limit.float", [number, limit])
+        number = builder.node("Cast", "tail.limit", [number], to=TensorProto.INT64)
+        top = ["tail.top.scores", "tail.top.rows"]
+        builder.node("TopK", "tail.top", [kept_scores, number], outputs=top, axis=0)
+        anchors, classes = (
+            builder.node("Gather", f"tail.top.{name}", [values, "tail.top.rows"], axis=0)
+            for name, values in (("box", self.box), ("class", self.label))
+        )
+        one = builder.integers("tail.1", 1)
+        best_labels = builder.node("Add", "tail.top.labels", [classes, one])
+        flat_boxes = _flat(builder, "tail.flat_boxes", self.boxes, 4)
+        best_boxes = builder.node("Gather", "tail.top.boxes", [flat_boxes, anchors], axis=0)
+        for name, value in zip(
+            DETECTION_OUTPUTS, (best_boxes, best_labels, "tail.top.scores"), strict=True
+        ):
+            _unsqueeze(builder, name, value, axis=0)
+
+    def pick_of_each(self) -> None:
+        """The best of all classes in every picture, filled up to the same number."""
+        builder, spec = self.builder, self.spec
+        per_picture = spec.num_classes * spec.num_default_boxes
+        size = builder.integers("tail.scores_per_picture", per_picture)
+        start = builder.node("Mul", "tail.picture.start", [self.picture, size])
+        place = builder.node("Add", "tail.flat_place", [start, self._places()])
+
+        # Scores of the survivors, 0 for everything else.
+        flat_scores = _flat(builder, "tail.flat_scores", self.scores)
+        kept_scores = builder.node("Gather", "tail.kept_scores", [flat_scores, place], axis=0)
+        nothing = builder.node(
+            "Mul", "tail.zeros", [flat_scores, builder.constant("tail.0", _one(0))]
+        )
+        survivors = builder.node(
+            "ScatterElements", "tail.survivors", [nothing, place, kept_scores], axis=0
+        )
+        by_picture = _flat(builder, "tail.by_picture", survivors, per_picture)
+        most = builder.integers("tail.count", count_most_detections(spec, self.policy))
+        top = ["scores", "tail.top.places"]
+        builder.node("TopK", "tail.top", [by_picture, most], outputs=top, axis=1)
+
+        classes = builder.node("Div", "tail.top.class", ["tail.top.places", self.count])
+        class_start = builder.node("Mul", "tail.top.class.start", [classes, self.count])
+        anchors = builder.node("Sub", "tail.top.box", ["tail.top.places", class_start])
+        found = builder.node("Greater", "tail.found", ["scores", "tail.0"])
+        one = builder.integers("tail.1", 1)
+        labels = builder.node("Add", "tail.top.labels", [classes, one])
+        found_labels = builder.node("Cast", "tail.found.int64", [found], to=TensorProto.INT64)
+        builder.node("Mul", "labels", [labels, found_labels])
+
+        # GatherElements wants an index for each of the four coordinates.
+        column = _unsqueeze(builder, "tail.top.box.column", anchors, axis=2)
+        columns = builder.node("Concat", "tail.top.box.columns", [column] * 4, axis=2)
+        best_boxes = builder.node("GatherElements", "tail.top.boxes", [self.boxes, columns], axis=1)
+        found_scale = builder.node("Cast", "tail.found.float", [found], to=TensorProto.FLOAT)
+        found_column = _unsqueeze(builder, "tail.found.column", found_scale, axis=2)
+        builder.node("Mul", "bboxes", [best_boxes, found_column])
 
 
 def _promising(builder: GraphBuilder, logits: str, spec: ModelSpec, margin: float) -> str:
@@ -144,10 +245,6 @@ def _decode(builder: GraphBuilder, by_box: dict[str, str]) -> str:
     return builder.node("Concat", "tail.boxes", [left_top, right_bottom], axis=2)
 
 
-def _one(value: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    return np.array([value], np.float32)
-
-
 def _class_scores(builder: GraphBuilder, logits: str, spec: ModelSpec) -> str:
     """(1, classes, A) probabilities without background."""
     # Up to opset 12 softmax flattens everything before its axis: last axis, same meaning.
@@ -156,120 +253,13 @@ def _class_scores(builder: GraphBuilder, logits: str, spec: ModelSpec) -> str:
     return builder.node("Transpose", "tail.class_scores", [objects], perm=[0, 2, 1])
 
 
-def _suppress(
-    builder: GraphBuilder, *, boxes: str, scores: str, spec: ModelSpec, policy: Policy
-) -> dict[str, str]:
-    """What survives in each class: columns ``picture``, ``class`` and ``box``, each (M,) int64."""
-    kept = min(policy.kept_per_class or spec.num_default_boxes, spec.num_default_boxes)
-    limits = [
-        builder.integers("tail.kept_per_class", kept),
-        builder.constant("tail.iou_threshold", _one(policy.iou_threshold)),
-        builder.constant("tail.score_threshold", _one(policy.score_threshold)),
-    ]
-    # (M, 3) rows of picture, class, box; class by class, best first.
-    selected = builder.node("NonMaxSuppression", "tail.nms", [boxes, scores, *limits])
-    return {
-        name: builder.node(
-            "Gather",
-            f"tail.{name}",
-            [selected, builder.constant(f"tail.column.{name}", np.array(column, np.int64))],
-            axis=1,
-        )
-        for column, name in enumerate(("picture", "class", "box"))
-    }
-
-
-def _places(builder: GraphBuilder, selected: dict[str, str], count: str) -> str:
-    """(M,) index of each survivor in the flattened (classes, A) scores of its picture."""
-    start = builder.node("Mul", "tail.class.start", [selected["class"], count])
-    return builder.node("Add", "tail.place", [start, selected["box"]])
+def _one(value: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    return np.array([value], np.float32)
 
 
 def _flat(builder: GraphBuilder, name: str, x: str, *last: int) -> str:
     shape = builder.integers(f"{name}.shape", -1, *last)
     return builder.node("Reshape", name, [x, shape])
-
-
-def _best_of_one(
-    builder: GraphBuilder,
-    selected: dict[str, str],
-    *,
-    boxes: str,
-    scores: str,
-    count: str,
-    policy: Policy,
-) -> None:
-    """The best of all classes in the only picture; as many as there are."""
-    flat_scores = _flat(builder, "tail.flat_scores", scores)
-    place = _places(builder, selected, count)
-    kept_scores = builder.node("Gather", "tail.kept_scores", [flat_scores, place], axis=0)
-
-    # The best so many of M; opset 10 has no integer Min, and M is exact as float32.
-    number = builder.node("Shape", "tail.kept_count", [kept_scores])
-    number = builder.node("Cast", "tail.kept_count.float", [number], to=TensorProto.FLOAT)
-    limit = builder.constant("tail.max_detections", _one(policy.max_detections))
-    number = builder.node("Min", "tail.limit.float", [number, limit])
-    number = builder.node("Cast", "tail.limit", [number], to=TensorProto.INT64)
-    top = ["tail.top.scores", "tail.top.rows"]
-    builder.node("TopK", "tail.top", [kept_scores, number], outputs=top, axis=0)
-    anchors, classes = (
-        builder.node("Gather", f"tail.top.{name}", [selected[name], "tail.top.rows"], axis=0)
-        for name in ("box", "class")
-    )
-    one = builder.integers("tail.1", 1)
-    best_labels = builder.node("Add", "tail.top.labels", [classes, one])
-    flat_boxes = _flat(builder, "tail.flat_boxes", boxes, 4)
-    best_boxes = builder.node("Gather", "tail.top.boxes", [flat_boxes, anchors], axis=0)
-    for name, value in zip(
-        DETECTION_OUTPUTS, (best_boxes, best_labels, "tail.top.scores"), strict=True
-    ):
-        _unsqueeze(builder, name, value, axis=0)
-
-
-def _best_of_each(
-    builder: GraphBuilder,
-    selected: dict[str, str],
-    *,
-    boxes: str,
-    scores: str,
-    count: str,
-    spec: ModelSpec,
-    policy: Policy,
-) -> None:
-    """The best of all classes in every picture, filled up to the same number."""
-    per_picture = spec.num_classes * spec.num_default_boxes
-    size = builder.integers("tail.scores_per_picture", per_picture)
-    start = builder.node("Mul", "tail.picture.start", [selected["picture"], size])
-    place = builder.node("Add", "tail.flat_place", [start, _places(builder, selected, count)])
-
-    # Scores of the survivors, 0 for everything else.
-    flat_scores = _flat(builder, "tail.flat_scores", scores)
-    kept_scores = builder.node("Gather", "tail.kept_scores", [flat_scores, place], axis=0)
-    nothing = builder.node("Mul", "tail.zeros", [flat_scores, builder.constant("tail.0", _one(0))])
-    survivors = builder.node(
-        "ScatterElements", "tail.survivors", [nothing, place, kept_scores], axis=0
-    )
-    by_picture = _flat(builder, "tail.by_picture", survivors, per_picture)
-    most = builder.integers("tail.count", count_most_detections(spec, policy))
-    top = ["scores", "tail.top.places"]
-    builder.node("TopK", "tail.top", [by_picture, most], outputs=top, axis=1)
-
-    classes = builder.node("Div", "tail.top.class", ["tail.top.places", count])
-    class_start = builder.node("Mul", "tail.top.class.start", [classes, count])
-    anchors = builder.node("Sub", "tail.top.box", ["tail.top.places", class_start])
-    found = builder.node("Greater", "tail.found", ["scores", "tail.0"])
-    one = builder.integers("tail.1", 1)
-    labels = builder.node("Add", "tail.top.labels", [classes, one])
-    found_labels = builder.node("Cast", "tail.found.int64", [found], to=TensorProto.INT64)
-    builder.node("Mul", "labels", [labels, found_labels])
-
-    # GatherElements wants an index for each of the four coordinates.
-    column = _unsqueeze(builder, "tail.top.box.column", anchors, axis=2)
-    columns = builder.node("Concat", "tail.top.box.columns", [column] * 4, axis=2)
-    best_boxes = builder.node("GatherElements", "tail.top.boxes", [boxes, columns], axis=1)
-    found_scale = builder.node("Cast", "tail.found.float", [found], to=TensorProto.FLOAT)
-    found_column = _unsqueeze(builder, "tail.found.column", found_scale, axis=2)
-    builder.node("Mul", "bboxes", [best_boxes, found_column])
 
 
 def _last_max(builder: GraphBuilder, name: str, x: str) -> str:
