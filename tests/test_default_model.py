@@ -10,7 +10,7 @@ import pytest
 
 import ssd34
 from ssd34.cli.app import commands
-from ssd34.cli.data.label import label
+from ssd34.cli.data.group import label
 from ssd34.cluster.job import BatchOptions
 from ssd34.core.boxes import pairwise_iou
 from ssd34.core.labels import COCO_LABELS

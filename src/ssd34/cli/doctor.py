@@ -95,12 +95,8 @@ def examine(cpu: Cpu) -> dict[str, Any]:
 
 
 def advise(cpu: Cpu, *, installed: Collection[str]) -> list[str]:
-    """What would make detection faster, or what to know about its speed, a sentence each.
-
-    Args:
-        cpu: the processor.
-        installed: names of the extras that are there.
-    """
+    """What would make detection faster on a processor with these extras, or what to know about its
+    speed, a sentence each."""
     advice = []
     has = cpu.features
     if has and has["amx"]:
@@ -129,12 +125,8 @@ def advise(cpu: Cpu, *, installed: Collection[str]) -> list[str]:
 
 
 def advise_on_cards(libraries: Collection[str], driver: Path = _DRIVER) -> list[str]:
-    """What to know about the engine cuda, where there is an NVIDIA driver or a package for one.
-
-    Args:
-        libraries: names of the distributions that are there.
-        driver: a file that is there where a driver is.
-    """
+    """What to know about the engine cuda, where there is an NVIDIA driver, by its file, or one of
+    the distributions is for it."""
     if "onnxruntime" in libraries and "onnxruntime-gpu" not in libraries and not driver.exists():
         return []
     try:

@@ -75,15 +75,8 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class Task:
-    """What every worker is given; it pickles.
-
-    Attributes:
-        options: of the job.
-        store: reads the pictures.
-        identity: the job's, which is written into each part.
-        model_sha256: of the model's file.
-        engine: name and version of what computes.
-    """
+    """What every worker is given; it pickles. The job's identity is written into each part; the
+    engine is the name and version of what computes."""
 
     options: BatchOptions
     store: Store
@@ -113,15 +106,8 @@ def engine_of(detector: Detector) -> str:
 
 @dataclass(frozen=True)
 class BatchJob:
-    """Pictures and options, divided into parts.
-
-    Attributes:
-        pictures: all of them.
-        labels: the model's classes.
-        facts: everything that decides the output, JSON-ready.
-        task: for the workers.
-        part_size: pictures of each part but the last.
-    """
+    """Pictures and options, divided into parts of `part_size` pictures, but the last. The facts are
+    everything that decides the output, JSON-ready."""
 
     pictures: Pictures
     labels: LabelSet

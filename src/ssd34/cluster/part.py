@@ -26,13 +26,8 @@ Moved = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class PartFacts:
-    """What a part's file says of itself.
-
-    Attributes:
-        pictures: its rows.
-        errors: pictures that could not be read.
-        detections: objects in all of them.
-    """
+    """What a part's file says of itself: its rows, those of them that could not be read, and the
+    objects in all."""
 
     pictures: int
     errors: int

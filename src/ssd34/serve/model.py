@@ -30,14 +30,8 @@ WINDOW = 0.7
 
 @dataclass(frozen=True)
 class Arrangement:
-    """How the threads are shared.
-
-    Attributes:
-        instances: pictures in work at once.
-        threads: of each instance.
-        batch: most pictures in one run of the network.
-        reason: one sentence for a reader.
-    """
+    """How the threads are shared: so many pictures in work at once, the threads of each, most
+    pictures in one run of the network, and why, in one sentence."""
 
     instances: int
     threads: int

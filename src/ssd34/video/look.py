@@ -116,13 +116,9 @@ def look_at(
 
     Args:
         feed: within its ``with`` block; its errors come out.
-        detector: looks for objects.
         score: leave out what scores less.
         wanted: labels to keep; empty: all.
-        track: follow the objects.
-
-    Raises:
-        MissingExtraError: the tracker is not installed.
+        track: follow the objects; MissingExtraError: the tracker is not installed.
     """
     follower = Follower(score=score) if track else None
 

@@ -133,11 +133,9 @@ def look_at_scores(
 
     Args:
         detector: a file that ends at raw outputs and is not calibrated.
-        dataset: annotated pictures.
+        dataset: annotated pictures; the `problem` is told which are unreadable and left out.
         calibrations: what to measure; None: raw scores.
         policy: how detections are picked to measure them.
-        progress: called with the number of pictures done.
-        problem: called for each unreadable picture, which is left out.
 
     Raises:
         DatasetError: no class in common, or no picture can be read.
@@ -210,16 +208,8 @@ def choose_samples(dataset: Dataset, indices: NDArray[np.int64]) -> Dataset:
 
 @dataclass(frozen=True, eq=False)
 class CalibratedScores:
-    """A fit, and what it changes on pictures that it has not seen.
-
-    Attributes:
-        checkpoint: the same weights, with the calibration beside them.
-        calibration: what was fitted.
-        fitted: the detections that it was fitted on.
-        held_out: those of the other pictures.
-        before: raw scores there.
-        after: calibrated ones.
-    """
+    """The same weights with a calibration beside them, the detections that it was fitted on, and
+    those that it has not seen, with raw scores `before` and calibrated ones `after`."""
 
     checkpoint: Checkpoint
     calibration: ScoreCalibration
@@ -259,9 +249,7 @@ def calibrate_scores(
         fit: annotated pictures that the network was not trained on.
         held_out: others.
         policy: how detections are picked to measure them; the fit has one of its own.
-        threads: None: what this process may use.
-        progress: called with the number of pictures done, of both.
-        problem: called for each unreadable picture, which is left out.
+        threads: None: what this process may use; progress and problem as of `look_at_scores`.
 
     Raises:
         DatasetError: no class in common with the model, or too few right detections to fit.

@@ -113,17 +113,9 @@ def label_with_model(
 
 
 def label_with_results(pictures: Sequence[PictureFile], file: Path, how: Labelling) -> Dataset:
-    """The pictures with anybody's detections: COCO's results JSON.
-
-    Args:
-        pictures: those that the detections were made on.
-        file: detections that name picture and class (``file_name``, ``category_name``), or whose
-            ``image_id`` is the number that names the picture's file, with COCO's category ids.
-        how: which of them to take.
-
-    Raises:
-        DatasetError: no such file, or detections of other pictures.
-    """
+    """The pictures with anybody's detections on them: COCO's results JSON, which names picture and
+    class (``file_name``, ``category_name``), or whose ``image_id`` is the number that names the
+    picture's file, with COCO's category ids. DatasetError: no such file, or of other pictures."""
     bare = _unlabelled(pictures, _classes_of(file))
     results = read_results(file, bare)
     rows: defaultdict[int, list[int]] = defaultdict(list)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,8 +139,7 @@ def quantize(
         raise SystemExit(NOTHING_ACCEPTABLE)
 
 
-@contextmanager
-def _screen() -> Iterator[QuantizeListener]:
+def _screen() -> AbstractContextManager[QuantizeListener]:
     """Bars, trials and warnings on stderr."""
     from ssd34.cli.evaluate import EvaluateScreen
     from ssd34.workflows.quantize import QuantizeListener
@@ -157,8 +155,7 @@ def _screen() -> Iterator[QuantizeListener]:
             what = counted(done, "trial") if done else "the calibration"
             console.say(f"{what} kept in {kept}; go on with --resume")
 
-    with TrialScreen() as screen:
-        yield screen
+    return TrialScreen()
 
 
 def _how(trial: Trial) -> str:

@@ -125,14 +125,8 @@ def calibrate(
     threads: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> CalibrationStatistics:
-    """Run pictures through the float network and keep statistics of every tensor.
-
-    Args:
-        network: in float.
-        pictures: each (H, W, 3) uint8 RGB, of any size; read one at a time.
-        source: which ones, to tell the statistics of several sets apart.
-        threads: None: what this process may use.
-        progress: called with the number of pictures done.
+    """Run pictures, (H, W, 3) uint8 RGB each, through the float network, one at a time, and keep
+    statistics of every tensor; `source` tells those of several sets of pictures apart.
 
     Raises:
         OptionError: there are no pictures.
@@ -231,15 +225,11 @@ def _visited(offset: int, steps: int, stride: int, side: int) -> slice:
 def prepare_float_run(
     network: Network, *, threads: int | None = None
 ) -> Callable[[NDArray[np.float32]], Iterator[tuple[str, NDArray[np.float32]]]]:
-    """Runs the float network layer by layer.
+    """Runs the float network layer by layer: a function from a picture (1, 3, S, S) to each value's
+    name and tensor (1, C, H, W), the picture first. ModelError: ONNX Runtime cannot run a layer.
 
-    Returns:
-        A function from a picture (1, 3, S, S) to each value's name and tensor (1, C, H, W), the
-        picture first. Only what is still to be read is kept, and the rest given back to the system:
-        0.6 GB instead of 2.4 at 1200 pixels.
-
-    Raises:
-        ModelError: ONNX Runtime cannot run a layer.
+    Only what is still to be read is kept, and the rest given back to the system: 0.6 GB instead of
+    2.4 at 1200 pixels.
     """
     sessions = {layer.name: _layer_session(network, layer, threads) for layer in network.layers}
     last_reader = {name: layer.name for layer in network.layers for name in layer.inputs}

@@ -218,15 +218,8 @@ def quantize_weight(
     conv: Conv, input_scale: np.float32, *, per_channel: bool, largest: int, keep_sums: bool
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Weights in steps of -largest to largest, and the scales, (O,) or () with one for all, wide
-    enough for the bias to fit into int32.
-
-    Args:
-        conv: weight (O, I, K, K) and bias (O,).
-        input_scale: of the convolution's input.
-        per_channel: a scale for each output channel.
-        largest: step.
-        keep_sums: round as `round_windows` does instead of to the nearest step.
-    """
+    enough for the bias to fit into int32. With `keep_sums` they are rounded as by `round_windows`,
+    else to the nearest step."""
     reach = np.abs(conv.weight).max(axis=(1, 2, 3)).astype(np.float64)
     for_bias = np.abs(conv.bias) / (float(input_scale) * LARGEST_BIAS)
     scale = np.maximum(reach / largest, for_bias)

@@ -110,15 +110,10 @@ class Range:
 
 
 def find_range(histogram: Histogram, *, method: str, percentile: float) -> Range:
-    """The range of a tensor.
-
-    Args:
-        histogram: of its values.
-        method: ``minmax``: all that was seen. ``percentile``: so much of it.
-            ``entropy``: the clipping whose 256 steps keep most of the distribution's shape, by
-            Kullback-Leibler divergence. ``mse``: the one with the smallest squared error.
-        percentile: share of the values in percent, 50 to 100; only for that method.
-    """
+    """The range of a tensor, by one of these methods. ``minmax``: all that was seen.
+    ``percentile``: so many percent of it, 50 to 100. ``entropy``: the clipping whose 256 steps keep
+    most of the distribution's shape, by Kullback-Leibler divergence. ``mse``: the one with the
+    smallest squared error."""
     if histogram.total == 0:
         return Range(0.0, 0.0)
     seen = Range(min(histogram.smallest, 0.0), max(histogram.largest, 0.0))

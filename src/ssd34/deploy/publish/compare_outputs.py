@@ -17,12 +17,8 @@ from ssd34.text import counted
 
 @dataclass(frozen=True)
 class OutputComparison:
-    """What differs.
-
-    Attributes:
-        mismatches: one line each; empty where everything is within the tolerance.
-        summary: what was measured, in one line.
-    """
+    """What differs, a line each, nothing where everything is within the tolerance; and what was
+    measured, in one line."""
 
     mismatches: tuple[str, ...]
     summary: str

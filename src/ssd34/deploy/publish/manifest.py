@@ -17,13 +17,8 @@ from ssd34.text import parse_json
 
 @dataclass(frozen=True)
 class FileCheck:
-    """One thing that was looked at.
-
-    Attributes:
-        name: what.
-        passed: None: it was not run.
-        detail: what was measured, or one line for each mismatch, or why it was not run.
-    """
+    """One thing that was looked at; passed None: not run. The detail is what was measured, or one
+    line for each mismatch, or why it was not run."""
 
     name: str
     passed: bool | None

@@ -20,17 +20,9 @@ _KINDS = ("accuracy", "latency")
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A result of ``ssd34 evaluate --json``.
-
-    Attributes:
-        ap: COCO's box AP.
-        ap50: at IoU 0.50.
-        pictures: how many it was measured on.
-        data: name of the data set.
-        policy: how detections were picked.
-        unreadable: how many of the pictures could not be read and counted as empty.
-        engine: name of what ran the file.
-    """
+    """A result of ``ssd34 evaluate --json``: COCO's box AP, and at IoU 0.50, on so many pictures of
+    a data set, some of which may have been unreadable and counted as empty; how detections were
+    picked, and the name of what ran the file."""
 
     ap: float
     ap50: float

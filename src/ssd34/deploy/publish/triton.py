@@ -25,17 +25,8 @@ _TYPES = {"float": "TYPE_FP32", "uint8": "TYPE_UINT8", "int64": "TYPE_INT64"}
 
 
 def write_repository(model: Path, config: str, labels: LabelSet, folder: Path) -> Path:
-    """Write ``1/model.onnx``, ``labels.txt`` and ``config.pbtxt``, which is returned.
-
-    Args:
-        model: an ONNX file.
-        config: see `render_config`.
-        labels: its classes.
-        folder: of the model; the one above it is the repository.
-
-    Raises:
-        OSError: something cannot be written.
-    """
+    """Write ``1/model.onnx``, ``labels.txt`` and ``config.pbtxt``, which is returned, into the
+    model's `folder`; the one above it is the repository. OSError: something cannot be written."""
     (folder / "1").mkdir(parents=True, exist_ok=True)
     with written_whole(folder / "1" / "model.onnx") as file:
         shutil.copyfile(model, file)
@@ -50,15 +41,8 @@ def render_labels(labels: LabelSet) -> str:
 
 
 def render_config(name: str, session: Session) -> str:
-    """Triton's configuration of a model: a ModelConfig in protobuf's text format.
-
-    Args:
-        name: of the model's folder.
-        session: of its file.
-
-    Raises:
-        ModelError: an output does not say how many dimensions it has.
-    """
+    """Triton's configuration of a model whose folder has that `name`: a ModelConfig in protobuf's
+    text format. ModelError: an output does not say how many dimensions it has."""
     ports = {port.name: port for port in session.engine.outputs}
     inputs = session.engine.inputs
     outputs = [ports[name] for name in (RAW_OUTPUTS if session.raw else DETECTION_OUTPUTS)]

@@ -40,10 +40,8 @@ def verify(
 
     Args:
         target: ``.onnx``, ``.tar.gz``, ``.tgz`` or a folder. Test data are the ``test_data_set_*``
-            folders beside the ONNX file.
+            folders beside the ONNX file; where they are required, to have none is a failure.
         manifest: says what the file should be; None: one that lies beside it, if there is one.
-        require_test_data: fail where there is none.
-        threads: for the network.
 
     Raises:
         ModelError: there is nothing that could be verified: no ONNX file or several, an archive

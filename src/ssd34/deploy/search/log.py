@@ -29,17 +29,9 @@ class TrialLog:
     def __init__(
         self, path: Path, *, subject: Mapping[str, Any], criterion: Criterion, resume: bool
     ) -> None:
-        """
-        Args:
-            path: in an existing folder.
-            subject: what trials must have in common to be compared: network, pictures, machine.
-            criterion: the gate.
-            resume: continue with the trials that are there; else there must be none.
-
-        Raises:
-            OptionError: there are trials and `resume` is not given, or they are of another
-                subject or no trials of ours.
-        """
+        """Continue with the trials that are there, to `resume`, else there must be none. The
+        `subject` is what trials must have in common to be compared: network, pictures, machine.
+        OptionError: they are of another subject or no trials of ours."""
         self.path = path
         self._header = json.dumps({"format": FORMAT, "subject": dict(subject)}, sort_keys=True)
         self.earlier: tuple[Trial, ...] = ()

@@ -41,13 +41,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """How a search ended.
-
-    Attributes:
-        accepted: the trial to publish, or None.
-        trials: all that count for this search, in their order.
-        reason: why it ended, as the end of a sentence.
-    """
+    """How a search ended: the trial to publish, if any, all that count for it, in their order, and
+    why it ended, as the end of a sentence."""
 
     accepted: Trial | None
     trials: tuple[Trial, ...]

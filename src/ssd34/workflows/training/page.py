@@ -102,18 +102,9 @@ def render_training_page(
     facts: Sequence[str],
     exhibits: Sequence[tuple[str, bytes]] = (),
 ) -> str:
-    """The page as HTML; every name in it is escaped.
-
-    Args:
-        title: what was trained.
-        history: records of ``history.jsonl``.
-        recipe: the settled recipe, as in ``recipe.json``.
-        facts: lines below the title.
-        exhibits: names, and pictures with detections as JPEG.
-
-    Raises:
-        MissingExtraError: Jinja2 is not installed.
-    """
+    """The page as HTML, of records of ``history.jsonl``, the settled recipe, lines below the title,
+    and names of pictures with detections as JPEG; every name in it is escaped.
+    MissingExtraError: Jinja2 is not installed."""
     steps = [record for record in history if record.get("event") == "step"]
     measured = [record for record in history if record.get("event") == "evaluation"]
     per_epoch = steps[-1]["batches_per_epoch"] if steps else 1
