@@ -203,5 +203,5 @@ def test_wrong_arguments(given, error, named):
 
 def test_arguments_without_a_value_are_not_given(monkeypatch):
     monkeypatch.setenv("SSD34_API_KEY", "key")
-    options, _ = ray_serve.read_arguments({"threads": None, "api_key": None})
+    options = ray_serve.read_arguments({"threads": None, "api_key": None})
     assert (options.threads, options.api_key) == (1, "key")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ssd34.core.preprocess import PREPROCESSINGS
 from ssd34.errors import OptionError, require
@@ -25,12 +25,10 @@ _MODULES = {
     "ray-serve": ("ray", "grpc", "grpc_reflection", "fastapi", "ray.serve"),
 }
 
-_SETTINGS = TypeVar("_SETTINGS")
-
 
 @dataclass(frozen=True)
-class Replicas:
-    """How many there are.
+class RayServeOptions(ServeOptions):
+    """What each replica is told, and how many there are.
 
     Attributes:
         min_replicas: without load.
@@ -44,6 +42,7 @@ class Replicas:
     target_ongoing_requests: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.max_replicas is not None and self.max_replicas < self.min_replicas:
             raise OptionError(
                 f"max_replicas {self.max_replicas}: expected at least min_replicas, "
@@ -58,8 +57,8 @@ def build(args: Mapping[str, Any]) -> Any:
     processors as it has threads.
 
     Args:
-        args: the fields of `Replicas`, and of `ServeOptions` without what Ray's proxies do. Values
-            may be text. ``threads`` is 1 where it is not given, and the API key then that of the
+        args: the fields of `RayServeOptions` without what Ray's proxies do. Values may be text.
+            ``threads`` is 1 where it is not given, and the API key then that of the
             variable ``SSD34_API_KEY`` where this is called, as Ray logs arguments.
 
     Raises:
@@ -72,7 +71,7 @@ def build(args: Mapping[str, Any]) -> Any:
             require(module, extra=extra, why="serving on Ray")
     from ray import serve
 
-    options, replicas = read_arguments(args)
+    options = read_arguments(args)
     threads = options.threads or 1
 
     def make() -> Any:
@@ -91,9 +90,9 @@ def build(args: Mapping[str, Any]) -> Any:
         name="ssd34",
         ray_actor_options={"num_cpus": threads},
         autoscaling_config={
-            "min_replicas": replicas.min_replicas,
-            "max_replicas": replicas.max_replicas or replicas.min_replicas,
-            "target_ongoing_requests": replicas.target_ongoing_requests or 2.0 * threads,
+            "min_replicas": options.min_replicas,
+            "max_replicas": options.max_replicas or options.min_replicas,
+            "target_ongoing_requests": options.target_ongoing_requests or 2.0 * threads,
         },
         # Far above the service's own queue, so that it is the service that refuses.
         max_ongoing_requests=options.max_connections,
@@ -105,42 +104,31 @@ def build(args: Mapping[str, Any]) -> Any:
     return deployment.bind()
 
 
-def read_arguments(args: Mapping[str, Any]) -> tuple[ServeOptions, Replicas]:
+def read_arguments(args: Mapping[str, Any]) -> RayServeOptions:
     """See `build`."""
-    known = {field.name: kind for kind in (ServeOptions, Replicas) for field in fields(kind)}
-    known = {name: kind for name, kind in known.items() if name not in _NOT_HERE}
-    if unknown := sorted(set(args) - set(known)):
+    import msgspec
+
+    known = {field.name for field in fields(RayServeOptions)} - _NOT_HERE
+    if unknown := sorted(set(args) - known):
         raise OptionError(f"{', '.join(unknown)}: expected some of {', '.join(sorted(known))}")
-    given: dict[type, dict[str, Any]] = {ServeOptions: {"threads": 1}, Replicas: {}}
+    given: dict[str, Any] = {"threads": 1}
     if key := os.environ.get("SSD34_API_KEY"):
-        given[ServeOptions]["api_key"] = key
-    for name, value in args.items():
-        if value is not None:  # as where a configuration file names it without a value
-            given[known[name]][name] = value
-    options = _convert(given[ServeOptions], ServeOptions)
-    for name, value, allowed in (
-        ("engine", options.engine, (*ENGINES, AUTO)),
-        ("preprocessing", options.preprocessing, PREPROCESSINGS),
-    ):
-        if value not in allowed:
+        given["api_key"] = key
+    # A configuration file may name one without a value.
+    given |= {name: value for name, value in args.items() if value is not None}
+    try:
+        options = msgspec.convert(given, RayServeOptions, strict=False)
+    except msgspec.ValidationError as error:
+        raise OptionError(f"{error}") from None
+    for name in given:
+        value = getattr(options, name)
+        number = isinstance(value, int | float)
+        if number and not (value > 0 or (name == "max_wait" and value == 0)):
+            raise OptionError(f"{name} {value}: expected a number above 0")
+    for name, allowed in (("engine", (*ENGINES, AUTO)), ("preprocessing", PREPROCESSINGS)):
+        if (value := getattr(options, name)) not in allowed:
             raise OptionError(f"{name} {value}: expected one of {', '.join(allowed)}")
     path = model_path(options.model)
     if path == Path(options.model):  # no name; and replicas have another current folder
         options = replace(options, model=str(path.absolute()))
-    return options, _convert(given[Replicas], Replicas)
-
-
-def _convert(values: dict[str, Any], kind: type[_SETTINGS]) -> _SETTINGS:
-    import msgspec
-
-    try:
-        settings = msgspec.convert(values, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise OptionError(f"{error}") from None
-    for name in values:
-        value = getattr(settings, name)
-        if isinstance(value, int | float) and not (
-            value > 0 or (name == "max_wait" and value == 0)
-        ):
-            raise OptionError(f"{name} {value}: expected a number above 0")
-    return settings
+    return options
