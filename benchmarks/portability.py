@@ -28,7 +28,6 @@ from tables import keep
 
 from ssd34 import Detector
 from ssd34.core.boxes import pairwise_iou
-from ssd34.files.atomic import write_json
 from ssd34.runtime.onnxruntime_engine import int8_saturates, onnxruntime, session_options
 
 CHANNELS, SIDE = 32, 16

@@ -13,7 +13,7 @@ from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
 from ssd34.errors import CheckpointError
 from ssd34.network.ssd import SSD
 from ssd34.network.start import change_classes
-from ssd34.train.settings.recipe import read_recipe, settle_recipe
+from ssd34.train.recipe import read_recipe, settle_recipe
 from ssd34.workflows.training.runs import choose_spec, find_start
 from tests.conftest import TINY_LABELS, tiny_spec
 from tests.support.plain_runs import assert_all_close, torch_outputs

@@ -8,9 +8,9 @@ from ssd34.core.spec import SPECS, named_spec
 from ssd34.datasets.open import open_dataset
 from ssd34.network.start import Start
 from ssd34.train.examples.example import make_training_sets
-from ssd34.train.settings.options import TrainOptions
+from ssd34.train.options import TrainOptions
 from ssd34.workflows.training.runs import find_untrained_levels, list_warnings
-from ssd34.zoo.catalogue import IMAGENET_BACKBONES
+from ssd34.zoo.names import IMAGENET_BACKBONES
 from tests.conftest import TINY_LABELS, tiny_spec
 
 TRAINED = Start("backbone", backbone={})

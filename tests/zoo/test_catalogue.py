@@ -8,7 +8,7 @@ from ssd34.errors import DownloadError, ModelError
 from ssd34.files.cache import PublishedFile
 from ssd34.network.ssd import SSD
 from ssd34.workflows.training.runs import find_start
-from ssd34.zoo.catalogue import IMAGENET_BACKBONES, PUBLISHED, find_published, name_backbone
+from ssd34.zoo.names import IMAGENET_BACKBONES, PUBLISHED, find_published, name_backbone
 from tests.conftest import TINY_LABELS
 from tests.support.mirror import status, whole
 from tests.support.refusals import refused

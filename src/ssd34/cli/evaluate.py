@@ -19,9 +19,8 @@ from ssd34.core.postprocess import POLICIES
 from ssd34.core.preprocess import CARD, PREPROCESSINGS
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import OptionError
-from ssd34.evaluate.metrics.bootstrap import FEWEST_PICTURES, Interval
-from ssd34.evaluate.metrics.comparison import Difference, Differences
-from ssd34.evaluate.metrics.score import METRICS, Score
+from ssd34.evaluate.bootstrap import FEWEST_PICTURES, Interval
+from ssd34.evaluate.score import METRICS, Difference, Differences, Score
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.workflows import evaluate as workflow
 from ssd34.workflows.scoring import (
@@ -212,7 +211,7 @@ class EvaluateScreen(EvaluateListener):
     def interrupted(self, done: int, total: int, kept: Path | None) -> None:
         """How to continue."""
         where = (
-            f"kept in {kept}; go on with --resume"
+            f"kept in {kept}; continue with --resume"
             if kept
             else "not kept, as no --json, --detections or --report names a file"
         )

@@ -189,10 +189,7 @@ def fetch(file: PublishedFile, target: Path) -> None:
     """Download it to `target`, checked by its SHA-256; a partial download is resumed.
     DownloadError: nobody has it; the message says where to put it by hand. OSError: the folder
     cannot be written."""
-    from ssd34.files.download import download
+    from ssd34.files.web import download
 
     with console.download_bar() as bar:
-        download(
-            file.urls, target, size=file.size, sha256=file.sha256,
-            progress=console.count_on(bar, file.name, file.size),
-        )  # fmt: skip
+        download(file, target, progress=console.count_on(bar, file.name, file.size))

@@ -28,7 +28,7 @@ from ssd34.workflows.training.job import DEVICES, TrainJob
 
 def _now(option: str) -> str | None:
     """The setting that took the option's place."""
-    from ssd34.train.settings.settings import FORMER_OPTIONS, SETTINGS
+    from ssd34.train.options import FORMER_OPTIONS, SETTINGS
 
     name = option.removeprefix("--").replace("-", "_")
     key = FORMER_OPTIONS.get(name, name)
@@ -159,7 +159,7 @@ def train(
 def _settings_of(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """The settings that were given, by their own options and by ``--set``. OptionError: one was
     given twice, or one of ``--set`` is none."""
-    from ssd34.train.settings.settings import parse_setting
+    from ssd34.train.options import parse_setting
 
     given = {name: value for name, value in flags.items() if value is not None}
     for text in assignments:
@@ -209,7 +209,7 @@ def show_preview(job: TrainJob, *, shown: int, listener: TrainListener, as_json:
         title=f"objects in {counted(seen.pictures, 'varied picture')} of {sizes} pixels",
         title_justify="left",
     )
-    alone = "at most one learns it" if options.matcher == "atss" else "none overlaps by 0.5"
+    alone = "one or none learns it" if options.matcher == "atss" else "none overlaps by 0.5"
     for name in ("side in pixels", "objects", alone, "default boxes each"):
         table.add_column(name, justify="right")
     for row in seen.rows:

@@ -176,8 +176,9 @@ _HEADERS = {
 class Guard:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, *, service: Service) -> None:
+    def __init__(self, app: ASGIApp, *, service: Service, says_id: bool) -> None:
         self.app = app
+        self.says_id = says_id
         self.service = service
         self._key = (service.options.api_key or "").encode()
 
@@ -198,7 +199,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 out = MutableHeaders(scope=message)
-                out["X-Request-ID"] = request_id
+                if self.says_id:
+                    out["X-Request-ID"] = request_id
                 for name, value in _HEADERS.items():
                     out.setdefault(name, value)
                 if self.service.draining:

@@ -16,7 +16,7 @@ from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import ModelError, OptionError, require
 from ssd34.evaluate.evaluator import Found, detect_all, stage_detector
-from ssd34.evaluate.metrics.coco import describe_unknown_classes, match_categories
+from ssd34.evaluate.metrics import describe_unknown_classes, match_categories
 from ssd34.evaluate.partial import Partial, locate_partial, open_partial, read_engine
 from ssd34.evaluate.results import Results, write_results
 from ssd34.files.atomic import compute_sha256, is_special

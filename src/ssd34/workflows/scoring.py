@@ -15,19 +15,20 @@ from ssd34.datasets.coco import read_annotations_alone
 from ssd34.datasets.dataset import Dataset, fingerprint
 from ssd34.datasets.open import open_dataset, select_classes, use_coco_names
 from ssd34.errors import DatasetError, OptionError, require
-from ssd34.evaluate.metrics.bootstrap import match
-from ssd34.evaluate.metrics.comparison import Differences, compare
-from ssd34.evaluate.metrics.score import Score, ScoreOptions, apply_metric, score
-from ssd34.evaluate.report.page import Provenance, describe_machine, list_versions
-from ssd34.evaluate.report.write import (
+from ssd34.evaluate.bootstrap import match
+from ssd34.evaluate.report.page import (
     NUMBERS,
     PAGE,
     STEPS,
     EvaluationReport,
+    Provenance,
     check_report,
+    describe_machine,
+    list_versions,
     write_report,
 )
 from ssd34.evaluate.results import Results, find_coverage_gap, read_results
+from ssd34.evaluate.score import Differences, Score, ScoreOptions, apply_metric, compare, score
 from ssd34.files.atomic import compute_sha256, write_json
 from ssd34.text import counted
 from ssd34.version import __version__

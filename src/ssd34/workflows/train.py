@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.errors import DivergenceError, require
-from ssd34.evaluate.metrics.coco import CocoMetrics
+from ssd34.evaluate.metrics import CocoMetrics
 from ssd34.files.atomic import naming, remove_parts, write_text
 from ssd34.files.checkpoint import read_header
 from ssd34.files.lock import folder_locked

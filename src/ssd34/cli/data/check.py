@@ -10,8 +10,14 @@ import click
 from rich.table import Table
 
 from ssd34.cli import console
-from ssd34.datasets.check.check import Check, check
-from ssd34.datasets.check.statistics import RELATIVE_SIZES, SMALLEST_DEFAULT_BOX, Spread, Statistics
+from ssd34.datasets.check import (
+    RELATIVE_SIZES,
+    SMALLEST_DEFAULT_BOX,
+    Check,
+    Spread,
+    Statistics,
+    check,
+)
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import find_dataset, split_path
 from ssd34.errors import OptionError

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ssd34.cli import PARTLY, console
-from ssd34.datasets.check.statistics import count_statistics
+from ssd34.datasets.check import count_statistics
 from ssd34.datasets.convert.convert import FORMATS, Conversion, Options
 from ssd34.datasets.convert.convert import convert as run_conversion
 from ssd34.datasets.convert.divide import Shares, divide, group_scenes
@@ -132,7 +132,7 @@ def _wanted(
             )
         if not own:
             console.warn(f"{source}: has none of the splits {', '.join(splits)}; left out")
-        wanted += [(given or name, layout, name) for name in own]
+        wanted += [(given, layout, name) for name in own]
     found = {name for _, _, name in wanted}
     for split in splits:
         if split not in found:
@@ -236,7 +236,8 @@ def split(
         if alike is not None and (kept := len(alike) - len(set(alike))):
             click.echo(f"{counted(kept, 'picture')} went where one that looks alike is")
         click.echo(
-            f"next: ssd34 train --data {destination}@train --val {destination}@val --output runs/1"
+            f"next: ssd34 train --data {destination}@train --val {destination}@val "
+            "--output runs/1 --recipe fine-tune"
         )
     values = {"destination": str(destination), **done.to_dict(), "boxes_of_class": classes}
     console.emit_json(values, json_file)

@@ -15,7 +15,7 @@ from rich.text import Text
 from ssd34.cli import PARTLY, console
 from ssd34.cli.data.check import check_data
 from ssd34.cli.data.convert import convert, print_splits, split, warn_of_changes
-from ssd34.datasets.check.statistics import count_statistics
+from ssd34.datasets.check import count_statistics
 from ssd34.datasets.convert.convert import FORMATS, Options
 from ssd34.datasets.convert.convert import convert as run_conversion
 from ssd34.datasets.dataset import Dataset

@@ -73,7 +73,7 @@ def calibrate(
     """
     require("onnx", extra="export", why="calibration of scores")
     require("hotcoco", extra="evaluate", why="calibration of scores")
-    from ssd34.evaluate.metrics.coco import describe_unknown_classes
+    from ssd34.evaluate.metrics import describe_unknown_classes
     from ssd34.workflows.calibrate import calibrate_scores, choose_samples, split_in_halves
 
     source, checkpoint = _read(model)

@@ -153,7 +153,7 @@ def _screen() -> AbstractContextManager[QuantizeListener]:
 
         def interrupted(self, done: int, total: int, kept: Path | None) -> None:  # noqa: ARG002
             what = counted(done, "trial") if done else "the calibration"
-            console.say(f"{what} kept in {kept}; go on with --resume")
+            console.say(f"{what} kept in {kept}; continue with --resume")
 
     return TrialScreen()
 

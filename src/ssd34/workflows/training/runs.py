@@ -26,11 +26,9 @@ from ssd34.text import counted
 from ssd34.train.distributed import choose_local_device
 from ssd34.train.examples.example import TrainingSet, make_training_sets
 from ssd34.train.examples.loader import count_batches
-from ssd34.train.options import TrainOptions, check_setting, write_setting
+from ssd34.train.options import RESUMED, TrainOptions, check_setting, write_setting
 from ssd34.train.progress import SILENT, TrainListener
-from ssd34.train.run import BEST, LAST, read_run_to_resume
-from ssd34.train.settings.options import RESUMED, TrainOptions
-from ssd34.train.settings.recipe import (
+from ssd34.train.recipe import (
     RECIPES,
     Recipe,
     SettledRecipe,
@@ -39,7 +37,7 @@ from ssd34.train.settings.recipe import (
     resume_options,
     settle_recipe,
 )
-from ssd34.train.settings.settings import check_setting, write_setting
+from ssd34.train.run import BEST, LAST, read_run_to_resume
 from ssd34.train.step import computes_bf16
 from ssd34.version import __version__
 from ssd34.workflows.training.job import PreparedRun, TrainJob, is_first_process, open_data
