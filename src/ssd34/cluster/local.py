@@ -138,7 +138,7 @@ def signal_restored(number: int, during: Any = None) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(number, before)
+        signal.signal(number, before or signal.SIG_DFL)
 
 
 def _end(worker: _Worker) -> int | None:

@@ -83,9 +83,11 @@ def export(
     if tail == "none" and (given or policy_name != "zoo"):
         raise OptionError("--tail none: the file has no policy to change; leave those options out")
     policy = None if tail == "none" else named_policy(policy_name).replace(**given)
-    batch = batch or ("dynamic" if policy is None else "1")
+    if batch is None:
+        batch = "dynamic" if policy is None else "1"
+    wanted = _number_or("newest", "--opset", opset)
     options = ExportOptions(
-        opset=_number_or("newest", "--opset", opset) or find_newest_opset(),
+        opset=find_newest_opset() if wanted is None else wanted,
         policy=policy,
         batch=_number_or("dynamic", "--batch", batch),
         image_input=image_input,
