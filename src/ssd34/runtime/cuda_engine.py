@@ -53,8 +53,8 @@ class CudaEngine(OnnxRuntimeEngine):
     name = CUDA
 
     def __init__(self, path: Path, *, threads: int) -> None:
-        """Load a file onto the card. MissingExtraError: ONNX Runtime cannot use a card here.
-        ModelError: broken, in int8, or with convolutions that the card has no kernels for."""
+        """Load a file onto the GPU. MissingExtraError: ONNX Runtime cannot use a GPU here.
+        ModelError: broken, in int8, or with convolutions that the GPU has no kernels for."""
         require_cuda()
         if computes_in_int8(path):
             raise ModelError(

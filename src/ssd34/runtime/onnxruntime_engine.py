@@ -34,7 +34,7 @@ try:
 except (ImportError, AttributeError) as error:
     raise MissingExtraError(
         f"ONNX Runtime is not installed or broken ({one_line(error)}); install "
-        f"it again: pip install --force-reinstall onnxruntime; or for a card: {REINSTALL_GPU}"
+        f"it again: pip install --force-reinstall onnxruntime; or for a GPU: {REINSTALL_GPU}"
     ) from error
 
 
