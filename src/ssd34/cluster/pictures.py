@@ -84,7 +84,6 @@ class Pictures:
         places: (N, 2) int64, see `Picture`.
         sha256: of names, ids, and what tells that a file was changed: its size and its time, the
             CRC in a zip, the tag of a URL.
-        store: reads them.
     """
 
     names: Sequence[str]

@@ -103,7 +103,6 @@ class Asked:
     """A checked infer request.
 
     Attributes:
-        id: to be repeated in the answer.
         pictures: encoded pictures, or (1, ...) tensors.
         outputs: the wanted ones' names, and whether each is to be binary.
         timeout: seconds that the client waits; 0: as long as the server does.

@@ -44,7 +44,6 @@ class Loaded:
 
     Attributes:
         name: what clients call it.
-        path: its file.
         detectors: one for each instance. Where one thread computes a picture, or the engine shares
             its threads out itself, it is the same one: it takes as much memory as one.
         batch: most pictures in one run; a file for a fixed number always gets that many.

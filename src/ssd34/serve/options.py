@@ -84,9 +84,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a failure
     """A request that is answered with an error.
 
     Attributes:
-        status: of HTTP.
         message: for the client; it names nothing of this machine.
-        headers: of the answer.
     """
 
     def __init__(

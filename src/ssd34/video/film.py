@@ -108,7 +108,6 @@ class Film:
         live: it does not wait for us.
         rate: frames a second, as it says.
         frames: how many there will be, about; None: it does not say, or is live.
-        sounds: its audio streams.
         broken: damaged frames after the first one; some decoders show what is left of them.
         cut: where a truncated film ends, in words; empty: it is whole.
     """

@@ -32,9 +32,7 @@ class SeenFrame:
     """A frame and what was found in it.
 
     Attributes:
-        frame: the frame.
         pixels: (H, W, 3) uint8 RGB, upright.
-        found: what scores enough.
         tracks: the number of each object, from 1; None: they are not followed.
     """
 

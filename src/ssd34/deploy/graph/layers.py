@@ -98,7 +98,6 @@ class Layer:
         inputs: names of the values that it reads: one, or two for an addition.
         relu: whether a rectifier follows.
         kernel: side of the window.
-        stride: step of the window.
         padding: zeros on each side.
         end_padding: zeros at the right and the bottom where they are others; None: `padding`.
         channels: outputs and inputs of a convolution.
@@ -205,8 +204,6 @@ class Network:
     """All layers with their weights, each after those that it reads.
 
     Attributes:
-        spec: the network's shape.
-        labels: its classes.
         layers: `list_layers` the spec, with weights.
         trained: the picture and each layer to the steps that quantization-aware training used;
             empty without.

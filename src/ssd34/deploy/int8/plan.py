@@ -117,10 +117,7 @@ class Int8Plan:
     """What each value and layer becomes.
 
     Attributes:
-        network: in float.
         values: the picture and each layer to its steps.
-        convs: each convolution in int8.
-        float_nodes: layers that stay in float.
         bytes_input: whether the picture comes as (N, S, S, 3) uint8.
     """
 

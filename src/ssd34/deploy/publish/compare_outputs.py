@@ -165,7 +165,6 @@ class Tolerance:
     """Limits of what counts as the same result.
 
     Attributes:
-        name: what reports call it.
         score: largest difference between the scores of one detection.
         iou: smallest overlap between the boxes of one detection.
         raw: largest difference of an element of a raw output.

@@ -72,8 +72,6 @@ class Expected:
     Attributes:
         source: who says so, for messages.
         model: size and checksum of the ONNX file; None: nothing is stated.
-        archive: of the archive.
-        ports: inputs and outputs.
         lacking: why nothing is stated.
         required: whether that is a failure.
         remedy: what to do where a file is another one.

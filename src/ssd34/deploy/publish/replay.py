@@ -39,10 +39,6 @@ class Replayer:
 
     Attributes:
         run: takes the graph's inputs by name, returns all outputs by name.
-        inputs: of the graph.
-        outputs: of the graph.
-        spec: the network.
-        tolerance: how far results may differ.
         policy: of the file's own tail.
     """
 

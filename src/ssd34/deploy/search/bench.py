@@ -46,15 +46,9 @@ class Bench:
     """Measures int8 files against their float file.
 
     Attributes:
-        network: in float.
-        statistics: its calibration.
         pictures: to measure AP on; those used for calibration should not be among them.
         files: what the float file is; int8 files share its policy and kind of input.
-        folder: for temporary files.
-        rounds: how often each file is timed in a trial, 1 or more.
         threads: None: what this process may use.
-        progress: called with a step, and how much of it is done.
-        problem: called for each picture that cannot be measured on.
     """
 
     network: Network
@@ -163,7 +157,6 @@ class LayerCost:
     """What int8 costs and saves in one layer.
 
     Attributes:
-        name: the layer.
         noise: mean square of the change of what decides on detections when this layer alone is
             in int8, as `measure_output_noise` measures it.
         float_ms: what it takes in the file without int8, by the engine's profile. What was merged

@@ -42,12 +42,9 @@ class Measurement:
 
     Attributes:
         ap: of the int8 file, over the same pictures as `float_ap`.
-        float_ap: of the float file.
         ms: median of one picture through the int8 file, in milliseconds.
         float_ms: of the float file, in turns with it.
-        speedup: ratio of the two, with its interval.
         seconds: what measuring took.
-        file_bytes: size of the int8 file.
     """
 
     ap: float
@@ -64,11 +61,7 @@ class Trial(Measurement):
     """A measurement with the gate's verdict.
 
     Attributes:
-        number: 1, 2, ...
-        options: how the file was quantized.
         drop: loss of AP in the criterion's measure; below 0 where int8 is the better one.
-        accurate: the drop is small enough.
-        fast: the speed-up is large enough.
     """
 
     number: int

@@ -21,7 +21,6 @@ class TrialLog:
     """``trials.jsonl``: its first line says what the trials measure, the others are trials.
 
     Attributes:
-        path: the file.
         earlier: trials that it already held, judged by today's criterion.
         count: trials that it holds now.
     """

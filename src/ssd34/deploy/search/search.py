@@ -66,13 +66,8 @@ class Search:
     """One search, which measures each choice of options once.
 
     Attributes:
-        measure: makes and measures the int8 file of a trial.
         ranked_nodes: layers by what they cost per millisecond in a trial's file, worst first.
-        criterion: the gate.
-        budget: its limits.
-        finished: called with each new trial.
         earlier: trials of an earlier run, which are not measured again.
-        clock: seconds.
     """
 
     measure: Callable[[QuantizeOptions], Measurement]

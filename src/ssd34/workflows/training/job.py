@@ -87,10 +87,8 @@ class PreparedRun:
 
     Attributes:
         network: with its first weights; those of a resumed run are still to be read.
-        labels: its classes.
         sources, validation: what to learn from and to measure on.
         origin: where the first weights come from, in words.
-        notes: for its checkpoints.
         steps: the int8 steps that its network rounds by; None: it does not, or in a process that
             leaves finding them to the first.
         tensorboard: whether to write TensorBoard's events.
