@@ -23,6 +23,7 @@ from ssd34.errors import CheckpointError, ModelError
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.workflows.calibrate import calibrate_scores, split_in_halves
 from ssd34.workflows.training.runs import read_onnx_checkpoint
+from tests.support.plain_runs import assert_all_close, plain_session, torch_outputs
 
 OFFSET = 1.5
 RAW = ExportOptions(policy=None, batch=None)

@@ -234,8 +234,7 @@ def print_score(score: Score, *, title: str) -> None:
     for one in score.precisions:
         if one.precision is not None:
             table.add_row(f"right from score {one.score:g}", _number(one.precision))
-    few = sure and not sure.summary and score.metrics.summary["AP"] is not None
-    console.print_titled(_titled(title, score), table, *([FEW] if few else ()))
+    console.print_titled(_titled(title, score), table, *_few(score))
 
 
 def print_scores(scores: Mapping[str, Score], *, title: str) -> None:
@@ -245,12 +244,18 @@ def print_scores(scores: Mapping[str, Score], *, title: str) -> None:
     table = console.plain_table("metric", *scores)
     for name in some.metrics.summary:
         table.add_row(name, *(_number(score.metrics.summary[name]) for score in scores.values()))
-        if name == "AP" and some.uncertainty:
+        if name == "AP" and some.uncertainty and not _few(some):
             row = f"{some.uncertainty.confidence:.0%} interval"
             every = [score.uncertainty for score in scores.values()]
             ranges = (_range(one.summary.get(name)) for one in every if one)
             table.add_row(row, *(text.replace(" to ", "-") for text in ranges))
-    console.print_titled(_titled(title, some), table)
+    console.print_titled(_titled(title, some), table, *_few(some))
+
+
+def _few(score: Score) -> tuple[str, ...]:
+    """Why there is no interval, where there should be one."""
+    sure = score.uncertainty
+    return (FEW,) if sure and not sure.summary and score.metrics.summary["AP"] is not None else ()
 
 
 def print_comparison(found: Differences, *, title: str, names: tuple[str, str]) -> None:

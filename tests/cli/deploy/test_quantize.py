@@ -20,7 +20,6 @@ from ssd34.datasets.open import open_dataset
 from ssd34.deploy.int8.calibrate import CalibrationStatistics, calibrate
 from ssd34.deploy.int8.plan import choose_steps
 from ssd34.deploy.search.bench import Bench, LayerCost
-from ssd34.deploy.search.pictures import from_path
 from ssd34.errors import Ssd34Error
 from ssd34.files.atomic import compute_sha256
 from ssd34.runtime.detector import Detector
