@@ -19,7 +19,6 @@ SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
 def run(monkeypatch, name, *arguments):
     script = ROOT / "benchmarks" / name
     monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
-    monkeypatch.syspath_prepend(str(script.parent))
     runpy.run_path(str(script), run_name="__main__")
 
 
@@ -84,9 +83,8 @@ def test_native(monkeypatch, tmp_path, tiny_network, tiny_statistics):
      (5, 1e12, 5 + 20 + 0.5 + 20 + 5 * 0.5),  # those of the second round end as they began
      (10, 100, 5 + 10 * 100 * 5 / 100 + 0.5)],  # the storage serves one after the other
 )  # fmt: skip
-def test_the_course_of_a_job(workers, storage, seconds, monkeypatch):
+def test_the_course_of_a_job(workers, storage, seconds):
     """Ten parts of a hundred pictures, by hand."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     script = runpy.run_path(str(ROOT / "benchmarks" / "scale.py"))
     costs = script["Costs"](fixed=4, listing=0.001, picture=0.2, bytes=5, part=0.5)
     course = script["follow"](1000, costs, workers=workers, part=100, storage=storage)
