@@ -1,8 +1,10 @@
 """Pictures a second of plain `detect_many`, `ssd34 batch` with 1 and 2 workers, and Ray with 2
-actors, in turns; memory over many pictures; processor time of each stage.
+actors, in turns; memory over many pictures; how long a job stands still where a worker or a node
+is killed; processor time of each stage.
 
     python benchmarks/batch.py photos --pictures 400 --rounds 3 --json batch.json
     python benchmarks/batch.py photos --pictures 50000 --what memory
+    python benchmarks/batch.py photos --pictures 200 --what recovery
     python benchmarks/batch.py photos --pictures 200 --what stages
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -43,12 +46,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=400, help="the set is repeated")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-ray", action="store_true")
-    parser.add_argument("--what", choices=("speed", "memory", "stages"), default="speed")
+    parser.add_argument(
+        "--what", choices=("speed", "memory", "recovery", "stages"), default="speed"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = _repeated(options.source, Path(name) / "set", options.pictures)
-        measures = {"speed": _speeds, "memory": _memory, "stages": _stages}
+        measures = {
+            "speed": _speeds, "memory": _memory, "recovery": _recoveries, "stages": _stages,
+        }  # fmt: skip
         rows = measures[options.what](folder, options)
     table = Table(*rows[0], title=f"{options.pictures} pictures, {thread_budget()} processors")
     for row in rows:
@@ -127,10 +134,61 @@ def _plain(folder: Path, model: str) -> float:
 def _batch(folder: Path, model: str, runner: Runner) -> float:
     """Pictures a second."""
     clock = _Clock()
+    _run_job(folder, model, runner, clock)
+    return clock.rate()
+
+
+def _run_job(folder: Path, model: str, runner: Runner, listener: BatchListener) -> None:
     with tempfile.TemporaryDirectory() as output:
         given = BatchOptions(model=model, part_size=10)
-        run_batch(str(folder), Path(output), given, runner=runner, listener=clock)
-    return clock.rate()
+        run_batch(str(folder), Path(output), given, runner=runner, listener=listener)
+
+
+class _Killer(BatchListener):
+    """Kills something after a third of the pictures, and keeps when parts are ready."""
+
+    def __init__(self, pictures: int, kill: Callable[[], object]) -> None:
+        self.times: list[float] = []
+        self._after, self._kill = pictures // 3, kill
+        self._before = 0
+
+    def moved(self, pictures: int, errors: int) -> None:  # noqa: ARG002
+        """Another part is ready."""
+        self.times.append(time.monotonic())
+        if not self._before and pictures >= self._after:
+            self._before = len(self.times)
+            self._kill()
+
+    def row(self, killed: str) -> dict[str, object]:
+        """The longest waits between two parts."""
+        waits = [after - before for before, after in itertools.pairwise(self.times)]
+        return {
+            "killed": killed,
+            "longest wait for a part before, s": round(max(waits[: self._before - 1]), 1),
+            "after": round(max(waits[self._before - 1 :]), 1),
+        }
+
+
+def _recoveries(folder: Path, options: argparse.Namespace) -> list[dict[str, object]]:
+    """Of two workers on this machine, and of two nodes of Ray's on it, one is killed."""
+    from ray.cluster_utils import Cluster
+
+    def kill_worker() -> None:
+        multiprocessing.active_children()[0].kill()
+
+    worker = _Killer(options.pictures, kill_worker)
+    _run_job(folder, options.model, Runner(workers=2), worker)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        cluster.wait_for_nodes()
+        node = _Killer(
+            options.pictures, lambda: cluster.remove_node(nodes[0], allow_graceful=False)
+        )
+        _run_job(folder, options.model, Runner(RAY, address=cluster.address), node)
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+    return [worker.row("one of 2 workers"), node.row("one of 2 nodes of Ray's")]
 
 
 def _memory(folder: Path, options: argparse.Namespace) -> list[dict[str, object]]:
