@@ -145,7 +145,7 @@ def _run_job(folder: Path, model: str, runner: Runner, listener: BatchListener) 
 
 
 class _Killer(BatchListener):
-    """Kills something after a third of the pictures, and keeps when parts are ready."""
+    """Kills something after a third of the pictures, and keeps when pictures are done."""
 
     def __init__(self, pictures: int, kill: Callable[[], object]) -> None:
         self.times: list[float] = []
@@ -153,19 +153,21 @@ class _Killer(BatchListener):
         self._before = 0
 
     def moved(self, pictures: int, errors: int) -> None:  # noqa: ARG002
-        """Another part is ready."""
+        """Another moment."""
         self.times.append(time.monotonic())
         if not self._before and pictures >= self._after:
             self._before = len(self.times)
             self._kill()
 
     def row(self, killed: str) -> dict[str, object]:
-        """The longest waits between two parts."""
+        """The longest waits."""
         waits = [after - before for before, after in itertools.pairwise(self.times)]
         return {
             "killed": killed,
-            "longest wait for a part before, s": round(max(waits[: self._before - 1]), 1),
-            "after": round(max(waits[self._before - 1 :]), 1),
+            "longest wait for the next pictures before, s": round(
+                max(waits[: self._before - 1]), 1
+            ),
+            "after, s": round(max(waits[self._before - 1 :]), 1),
         }
 
 
