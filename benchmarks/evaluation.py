@@ -11,16 +11,14 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tables import keep
+from tables import keep, run_command
 
 from ssd34 import Detector
 from ssd34.datasets.dataset import Dataset
@@ -165,16 +163,10 @@ def memory(model: str, dataset: Dataset, *, pictures: int) -> dict[str, Any]:
             file.write_bytes(dataset.images.read_bytes(sample.file_name))
         (folder / "instances.json").write_text(json.dumps(build_ground_truth(many)))
         report, detections = folder / "report.json", folder / "detections.json"
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ssd34", "evaluate", model, "--data", name,
-             "--json", report, "--detections", detections],
+        seconds, usage = run_command(
+            "evaluate", model, "--data", name, "--json", report, "--detections", detections,
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"ssd34 evaluate ended with {process.returncode}")
         with detections.open() as file_of_rows:
             number = sum(line.startswith("{") for line in file_of_rows)
     return {
@@ -182,7 +174,7 @@ def memory(model: str, dataset: Dataset, *, pictures: int) -> dict[str, Any]:
         "pictures": pictures,
         "detections": number,
         "most memory, MB": round(usage.ru_maxrss / 1024),
-        "s": round(time.perf_counter() - started, 1),
+        "s": round(seconds, 1),
     }
 
 

@@ -9,9 +9,7 @@ long one, and the difference is what frames cost.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from tables import keep
+from tables import keep, run_command
 
 from ssd34 import Detector, read_image
 from ssd34.video.film import load_av
@@ -97,13 +95,8 @@ def write_film(path: Path, frames: list[np.ndarray]) -> None:
 
 def run(folder: str, model: Path, film: str, *words: str) -> tuple[float, int]:
     """Seconds of processor time and MB of a command."""
-    command = [sys.executable, "-m", "ssd34", "detect", film, "--model", str(model)]
-    command += ["--threads", "1", "--output", "found.jsonl", *words]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"ssd34 detect {film} ended with {process.returncode}")
+    options = ("--model", model, "--threads", "1", "--output", "found.jsonl")
+    _, usage = run_command("detect", film, *options, *words, cwd=folder, stderr=subprocess.DEVNULL)
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024
 
 

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
-from tables import keep
+from tables import keep, run_command
 
 from ssd34 import named_spec
 from ssd34.network.pretrained import map_benchmark_names
@@ -85,14 +81,10 @@ def _drawn(key: str, like: torch.Tensor, generator: torch.Generator) -> torch.Te
 
 def _run(work: Path, *arguments: str) -> dict[str, object]:
     """One command in its own process: seconds and peak memory."""
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "ssd34", *arguments], cwd=work)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"ssd34 {arguments[0]} failed")
+    seconds, usage = run_command(*arguments, cwd=work)
     return {
         "step": " ".join(arguments[:2]),
-        "s": round(time.perf_counter() - started, 2),
+        "s": round(seconds, 2),
         "most memory, MB": round(usage.ru_maxrss / 1024),
     }
 

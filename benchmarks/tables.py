@@ -18,16 +18,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssd34 import __version__
 from ssd34.datasets.dataset import fingerprint
@@ -35,6 +38,9 @@ from ssd34.datasets.open import open_dataset
 from ssd34.files.atomic import compute_sha256, write_json, write_text
 from ssd34.machine import describe_cpu
 from ssd34.zoo.names import model_path
+
+if TYPE_CHECKING:
+    import resource
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "docs" / "measured"
@@ -98,6 +104,18 @@ def keep(
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, values)
+
+
+def run_command(*words: str | Path, **given: Any) -> tuple[float, resource.struct_rusage]:
+    """Run ``ssd34`` in a process of its own: its seconds, and what it used. This program ends where
+    that fails. `given` goes to `subprocess.Popen`."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "ssd34", *words], **given)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"ssd34 {' '.join(map(str, words[:2]))} ended with {process.returncode}")
+    return time.perf_counter() - started, usage
 
 
 def _shorten(word: str) -> str:
