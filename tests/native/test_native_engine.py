@@ -1,5 +1,7 @@
 import dataclasses
 import platform
+import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -89,6 +91,39 @@ def test_equal_to_onnx_runtime(files, form, level):
     )  # fmt: skip
     for seed in range(3):
         assert_equal_outputs(ours, theirs, input_of(theirs, seed))
+
+
+EMULATED = """
+import sys
+import numpy as np
+from ssd34.runtime.native.native_engine import NativeEngine
+model, inputs, outputs = sys.argv[1:]
+engine = NativeEngine(model, threads=2)
+names = [port.name for port in engine.outputs]
+found = engine.run(names, {engine.inputs[0].name: np.load(inputs)})
+np.savez(outputs, **dict(zip(names, found, strict=True)))
+print(engine.level)
+"""
+
+
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="qemu-x86_64 is not installed")
+def test_a_processor_with_avx2_alone(files, tmp_path):
+    """Emulated, so that the level is chosen, compiled and right where there is nothing better."""
+    theirs = open_engine(files["qdq, raw, any batch"], name="onnxruntime", threads=1)
+    tensor = input_of(theirs, 7)
+    np.save(tmp_path / "in.npy", tensor)
+    script = tmp_path / "script.py"
+    script.write_text(EMULATED)
+    done = subprocess.run(
+        ["qemu-x86_64", "-cpu", "Haswell", sys.executable, str(script),
+         str(files["qdq, raw, any batch"]), str(tmp_path / "in.npy"), str(tmp_path / "out.npz")],
+        check=True, timeout=600, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["avx2"]
+    expected = theirs.run([port.name for port in theirs.outputs], {theirs.inputs[0].name: tensor})
+    with np.load(tmp_path / "out.npz") as found:
+        for port, values in zip(theirs.outputs, expected, strict=True):
+            np.testing.assert_array_equal(found[port.name], values, err_msg=port.name)
 
 
 def test_several_pictures_in_a_run(files):
