@@ -10,12 +10,12 @@ import pytest
 from ssd34.runtime.native.convolution import Addition, Convolution
 from ssd34.runtime.native.levels import LEVELS, Level, is_available
 from ssd34.runtime.native.network import NativeNetwork
-from tests.support.spelled_out import AMX_SPELLED_OUT
+from tests.support.spelled_out import AMX_SPELLED_OUT, AVX_VNNI_OF_AVX512
 
 
 def levels() -> list[Any]:
     """Every instruction set as a test's parameter, skipped where this processor lacks it."""
-    every = (*LEVELS, AMX_SPELLED_OUT)
+    every = (*LEVELS, AMX_SPELLED_OUT, AVX_VNNI_OF_AVX512)
     missing = [level for level in every if not is_available(level)]
     return [
         pytest.param(

@@ -1,4 +1,5 @@
-"""AMX for processors that have none: each of its instructions spelled out in plain ones."""
+"""Levels for processors that lack them: AMX with each of its instructions spelled out in plain
+ones, AVX-VNNI with the same instructions as AVX-512 encodes them."""
 
 from __future__ import annotations
 
@@ -10,12 +11,20 @@ from llvmlite import ir
 
 from ssd34.runtime.native import program
 from ssd34.runtime.native.emit import I8, I16, I32, POINTER, Code, Value, vector
-from ssd34.runtime.native.levels import AMX, AVX2
+from ssd34.runtime.native.levels import AMX, AVX2, AVX_VNNI
 
 AMX_SPELLED_OUT = dataclasses.replace(
     AMX, name="amx spelled out", needs=AVX2.needs, cpu=AVX2.cpu, features=AVX2.features
 )
 """The program of `AMX` for every processor with AVX2, once `compile_spelled_out` was called."""
+
+AVX_VNNI_OF_AVX512 = dataclasses.replace(
+    AVX_VNNI,
+    name="avxvnni of AVX-512",
+    needs=AVX_VNNI.needs - {"avxvnni"} | {"avx512vl", "avx512vnni"},
+    features="+avx512vl,+avx512vnni,+fast-dpwssd",
+)
+"""The program of `AVX_VNNI`, on registers as wide, for a processor with AVX512-VNNI."""
 
 _ROW = vector(I32, 16)
 
