@@ -1,3 +1,5 @@
+from functools import cache
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,11 +17,18 @@ MEAN_DIFFERENCE, LARGEST_DIFFERENCE = 1.6, 16
 """Of 255, as documented in docs/detect.md."""
 
 
+QUICK = {"JPEG": {"quality": 90}, "PNG": {"compress_level": 1}}
+
+
+@cache
+def scaled(name, size, mode):
+    with Image.open(EXAMPLES / f"{name}.jpg") as picture:
+        return picture.convert(mode).resize(size, Image.Resampling.LANCZOS)
+
+
 def encoded(name, size, form="JPEG", mode="RGB", **options):
     """An example picture in another size, as a file."""
-    with Image.open(EXAMPLES / f"{name}.jpg") as picture:
-        scaled = picture.convert(mode).resize(size, Image.Resampling.LANCZOS)
-    return file_of(scaled, form, **({"quality": 90} if form == "JPEG" else {}) | options)
+    return file_of(scaled(name, size, mode), form, **QUICK.get(form, {}) | options)
 
 
 def differences(ours, exact):
