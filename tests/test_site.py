@@ -4,19 +4,12 @@ import runpy
 import shutil
 import subprocess
 import sys
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.support.browser import CHROMIUM, HOW_TO_GET_IT, chromium
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
+from tests.support.page import serving_folder
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +57,7 @@ def test_what_is_wrong_with_a_site_is_found(tmp_path):
 
 @pytest.mark.skipif(CHROMIUM is None, reason=HOW_TO_GET_IT)
 def test_pages_fit_and_ask_nobody_else(site, tmp_path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    host = f"http://127.0.0.1:{server.server_port}/"
-    try:
+    with serving_folder(site) as host:
         for dark, colours in ((False, "default"), (True, "slate")):
             with chromium(tmp_path / colours) as browser:
                 for page, width in (("index", 1280), ("commands", 390)):
@@ -76,6 +66,3 @@ def test_pages_fit_and_ask_nobody_else(site, tmp_path):
                     assert browser.run("document.body.dataset.mdColorScheme") == colours
                     assert browser.messages == []
                     assert all(one.startswith((host, "data:")) for one in browser.requests)
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -1,12 +1,11 @@
 import importlib.util
 import json
-import sys
 
 import pytest
 
 from ssd34.benchmark.loadgen import LoadgenOptions, parse_summary, run_loadgen
 from ssd34.benchmark.run import BenchmarkPlan, benchmark_with_loadgen
-from ssd34.errors import MissingExtraError, ModelError
+from ssd34.errors import ModelError
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES
 from tests.support.refusals import refused
@@ -107,9 +106,3 @@ def test_a_plan_keeps_what_it_measured_of_the_others(failing_model, tiny_model, 
     values = benchmark_with_loadgen(plan, tmp_path, seconds=0.01)
     assert [result["model"] for result in values["results"]] == [str(tiny_model)]
     assert str(failing_model) in values["refused"][0]["reason"]
-
-
-def test_loadgen_that_is_not_installed(detector, pictures, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
-    with refused(MissingExtraError, "pip install 'ssd34[loadgen]'"):
-        run_loadgen(detector, pictures, LoadgenOptions("offline"), folder=tmp_path)

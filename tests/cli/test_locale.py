@@ -7,11 +7,11 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from tests.support.cli import run_commands
+from tests.support.datasets import coco, coco_box, coco_image
+from tests.support.pictures import encoded, noise
 
 PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 CAT = "\u732b"
@@ -34,19 +34,15 @@ def ssd34(*commands, codes=(0,)):
 def folder(tmp_path):
     """A COCO data set whose folder, split and picture have a Chinese character in their names."""
     folder = tmp_path / CAT
-    pictures = folder / "train"
-    pictures.mkdir(parents=True)
-    for k in (1, 2):
-        pixels = np.random.default_rng(k).integers(0, 256, (40, 40, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(pictures / f"{CAT}{k}.png")
-    values = {
-        "images": [{"id": k, "file_name": f"{CAT}{k}.png", "width": 40, "height": 40}
-                   for k in (1, 2)],
-        "annotations": [{"id": k, "image_id": k, "category_id": 1, "bbox": [1, 2, 30, 20]}
-                        for k in (1, 2)],
-        "categories": [{"id": 1, "name": CAT}],
-    }  # fmt: skip
+    (folder / "train").mkdir(parents=True)
     (folder / "annotations").mkdir()
+    for k in (1, 2):
+        (folder / "train" / f"{CAT}{k}.png").write_bytes(encoded(noise(40, 40, seed=k)))
+    values = coco(
+        images=[coco_image(id=k, file_name=f"{CAT}{k}.png", height=40) for k in (1, 2)],
+        annotations=[coco_box(1, 2, 30, 20, id=k, image_id=k) for k in (1, 2)],
+        categories=[{"id": 7, "name": CAT}],
+    )
     text = json.dumps(values, ensure_ascii=False)
     (folder / "annotations" / "instances_train.json").write_text(text, encoding="utf-8")
     return folder

@@ -13,13 +13,7 @@ from ssd34.cluster.sources import open_source
 from ssd34.errors import MissingExtraError, ModelError, OptionError
 from ssd34.runtime.cuda_engine import has_cuda_provider
 from tests.conftest import ROOT
-from tests.support.batches import (
-    files_of,
-    many_pictures,
-    rows_of,
-    start_job,
-    wait_for_parts,
-)
+from tests.support.batches import files_of, many_pictures, rows_of, start_job, wait_for_parts
 from tests.support.cli import invoke
 
 pytest.importorskip("ray")

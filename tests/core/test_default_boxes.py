@@ -1,5 +1,3 @@
-from math import sqrt
-
 import numpy as np
 import pytest
 
@@ -14,18 +12,6 @@ def test_equal_to_the_independent_implementation(network):
     boxes = default_boxes_cxcywh(named_spec(f"{network}-resnet34"))
     assert boxes.dtype == np.float32
     assert_golden(boxes, network, "dboxes_cxcywh", atol=1e-6)
-
-
-def test_order_is_level_shape_row_column():
-    boxes = default_boxes_cxcywh(named_spec("ssd300-resnet34"))
-    first, second_column, second_row = boxes[0], boxes[1], boxes[38]
-    assert first == pytest.approx([0.5 * 8 / 300, 0.5 * 8 / 300, 0.07, 0.07])
-    assert second_column[:2] == pytest.approx([1.5 * 8 / 300, 0.5 * 8 / 300])
-    assert second_row[:2] == pytest.approx([0.5 * 8 / 300, 1.5 * 8 / 300])
-    second_shape, wide, narrow = (boxes[k * 38 * 38] for k in (1, 2, 3))
-    assert second_shape[2:] == pytest.approx([sqrt(0.07 * 0.15)] * 2)
-    assert wide[2:] == pytest.approx([0.07 * sqrt(2), 0.07 / sqrt(2)])
-    assert narrow[2:] == pytest.approx([0.07 / sqrt(2), 0.07 * sqrt(2)])
 
 
 def test_offsets_of_one_box_by_hand():

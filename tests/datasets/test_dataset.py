@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import shutil
@@ -13,13 +14,16 @@ import numpy as np
 import pytest
 
 from ssd34.core.labels import COCO_LABELS, LabelSet
-from ssd34.datasets.dataset import Dataset, Problem, Sample
-from ssd34.datasets.open import open_dataset, select_classes
+from ssd34.datasets.dataset import Dataset, Problem, fingerprint
+from ssd34.datasets.open import open_dataset, rename_classes, select_classes, use_coco_names
+from ssd34.datasets.voc import NAMES
 from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.files import tree as files_module
 from ssd34.files.tree import FolderFiles, ZipFiles
 from tests.conftest import TINY_LABELS, shapes_dataset
+from tests.support.datasets import sample
 from tests.support.pictures import encoded, noise
+from tests.support.refusals import refused
 
 
 def drawn(width=4, height=3, seed=0):
@@ -34,23 +38,11 @@ def zipped(path, members):
 
 
 def sample_of(name, *, width=4, height=3, labels=()):
-    count = len(labels)
-    return Sample(
-        file_name=name,
-        image_id=1,
-        width=width,
-        height=height,
-        boxes=np.arange(4 * count, dtype=np.float32).reshape(-1, 4),
-        labels=np.array(labels, np.int64),
-        areas=np.arange(count, dtype=np.float64),
-        crowd=np.array([k == 0 for k in range(count)], np.bool_),
-        difficult=np.array([k == 1 for k in range(count)], np.bool_),
-    )
-
-
-def one_line(error):
-    assert len(str(error.value).splitlines()) == 1
-    return str(error.value)
+    numbers = np.arange(len(labels))
+    return sample(
+        name, np.arange(4 * len(labels)), width=width, height=height, labels=labels,
+        areas=numbers, crowd=numbers == 0, difficult=numbers == 1,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -80,9 +72,8 @@ def test_folder_reads_files_also_in_folders_below(pictures, tmp_path):
 def test_folder_reports_what_is_no_file_in_it(pictures, name):
     store = FolderFiles(pictures)
     assert not store.exists(name)
-    with pytest.raises(ImageError) as caught:
+    with refused(ImageError):
         store.read_bytes(name)
-    one_line(caught)
 
 
 def test_folder_refuses_what_is_there_and_leads_out(pictures):
@@ -125,9 +116,8 @@ def test_zip_reads_members_below_its_prefix(packed):
     assert packed.exists("3.png") and packed.read_bytes("3.png") == drawn(seed=3)
     for name in ("no.png", "../secret.png", "/etc/passwd", "a\0b"):
         assert not packed.exists(name)
-        with pytest.raises(ImageError) as caught:
+        with refused(ImageError, "set.zip"):
             packed.read_bytes(name)
-        assert "set.zip" in one_line(caught)
 
 
 @pytest.mark.parametrize(
@@ -148,9 +138,8 @@ def test_a_damaged_or_encrypted_member_gives_an_image_error(tmp_path, form, plac
         start = content.index(mark) + offset
         content[start : start + len(data)] = data
     path.write_bytes(content)
-    with pytest.raises(ImageError) as caught:
+    with refused(ImageError, "a.png"):
         ZipFiles(path, "images/").read_bytes("a.png")
-    assert "a.png" in one_line(caught)
 
 
 def test_zip_works_from_threads(packed):
@@ -173,6 +162,7 @@ def test_zip_works_from_threads(packed):
 FORKED = """
 import os, sys
 from ssd34.files.tree import ZipFiles
+from tests.support.refusals import refused
 
 store = ZipFiles(sys.argv[1], "images/")
 # The file is open now, its buffer holds the beginning of member 1.
@@ -200,13 +190,11 @@ def test_zip_works_in_a_forked_process_and_after_it(tmp_path):
 
 def test_read_names_the_picture_that_is_not_as_annotated_or_broken(pictures):
     data = Dataset("set", TINY_LABELS, (sample_of("a.png", width=5),), FolderFiles(pictures))
-    with pytest.raises(ImageError) as caught:
+    with refused(ImageError, "a.png", "5 x 3", "4 x 3"):
         data.read(data.samples[0])
-    assert all(fact in one_line(caught) for fact in ("a.png", "5 x 3", "4 x 3"))
     (pictures / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ImageError) as caught:
+    with refused(ImageError, "a.png: "):
         data.read(data.samples[0])
-    assert one_line(caught).startswith("a.png: ")
 
 
 def test_read_has_a_pixel_limit(pictures):
@@ -224,9 +212,8 @@ def test_labels_in_matches_by_name():
 
     # person is COCO's first class; dog has id 18, with id 12 missing before it.
     assert table_of(("dog", "person")).tolist() == [0, 17, 1]
-    with pytest.raises(DatasetError) as caught:
+    with refused(DatasetError, "my-set", "'unicorn'"):
         table_of(("person", "unicorn"))
-    assert "my-set" in one_line(caught) and "'unicorn'" in one_line(caught)
 
 
 def test_of_classes_keeps_pictures_and_renumbers_boxes():
@@ -259,3 +246,54 @@ def test_data_set_survives_pickling_for_loader_processes(tmp_path):
     copy = pickle.loads(pickle.dumps(data))
     np.testing.assert_array_equal(copy.read(copy.samples[1]), before)
     assert copy.samples[1].image_id == 2
+
+
+def test_classes_of_the_same_name_become_one(shapes):
+    before = open_dataset(shapes)
+    after = rename_classes(before, {"square": "round", "disc": "round"})
+    assert after.labels == LabelSet(("round", "cross"), (3, 11))
+    table = {1: 1, 2: 1, 3: 2}
+    for a, b in zip(before.samples, after.samples, strict=True):
+        assert [table[int(label)] for label in a.labels] == b.labels.tolist()
+
+
+def test_names_of_voc_as_coco_has_them(shapes):
+    before = dataclasses.replace(open_dataset(shapes), labels=LabelSet.from_names(NAMES))
+    labels = use_coco_names(before).labels
+    assert len(labels) == 20
+    for name, category in zip(labels.names, labels.category_ids, strict=True):
+        assert COCO_LABELS.category_id(COCO_LABELS.label(name)) == category
+    assert use_coco_names(open_dataset(shapes)).labels.names == ("square", "disc", "cross")
+
+
+@pytest.fixture(scope="module")
+def dataset(shapes):
+    return open_dataset(str(shapes))
+
+
+def changed(dataset, **changes):
+    first = dataclasses.replace(dataset.samples[0], **changes)
+    return dataclasses.replace(dataset, samples=(first, *dataset.samples[1:]))
+
+
+def test_the_same_data_anywhere_has_the_same_fingerprint(dataset, tmp_path):
+    again = open_dataset(str(shapes_dataset(tmp_path / "copy", pictures=12)))
+    assert fingerprint(again) == fingerprint(dataset)
+    assert len(fingerprint(dataset)) == 64
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda d: dataclasses.replace(d, samples=d.samples[1:]),
+     lambda d: dataclasses.replace(d, samples=(d.samples[1], d.samples[0], *d.samples[2:])),
+     lambda d: dataclasses.replace(d, labels=LabelSet(("a", "b", "c"), d.labels.category_ids)),
+     lambda d: changed(d, file_name="other.png"), lambda d: changed(d, image_id=99),
+     lambda d: changed(d, width=1000),
+     lambda d: changed(d, boxes=d.samples[0].boxes + np.float32(0.25)),
+     lambda d: changed(d, labels=d.samples[0].labels % 3 + 1),
+     lambda d: changed(d, areas=d.samples[0].areas + 1),
+     lambda d: changed(d, crowd=~d.samples[0].crowd),
+     lambda d: changed(d, difficult=~d.samples[0].difficult)],
+)  # fmt: skip
+def test_every_change_shows(dataset, change):
+    assert fingerprint(change(dataset)) != fingerprint(dataset)

@@ -45,12 +45,13 @@ def test_folder_file_or_zip(tmp_path, form):
 @pytest.mark.parametrize(
     "entry",
     ["images/train", "./images/train/", "images\\train", "../images/train", ["images/train"],
-     "list.txt", "lists/list.txt", ["list.txt", "images/val"]],
+     "list.txt", "lists/list.txt", "absolute.txt", ["list.txt", "images/val"]],
 )  # fmt: skip
 def test_entries(tmp_path, entry):
     path = yolo(tmp_path / "set", config={"train": entry})
     (path / "lists").mkdir()
     (path / "list.txt").write_text("./images/train/1.png\n\n")
+    (path / "absolute.txt").write_text(f"{path / 'images' / 'train' / '1.png'}\n")
     (path / "lists" / "list.txt").write_text("../images/train/1.png\n")
     dataset = train(path)
     assert dataset.samples[0].boxes.tolist() == EXPECTED
@@ -71,12 +72,6 @@ def test_path_relative_absolute_and_above_the_data(tmp_path):
         config = {"path": root, "train": "images/train", "names": ["nut", "bolt"]}
         (tmp_path / name).write_text(yaml.safe_dump(config))
         assert only(open_dataset(tmp_path / name)).boxes.tolist() == EXPECTED
-
-
-def test_a_list_may_hold_absolute_paths(tmp_path):
-    path = yolo(tmp_path / "set", config={"train": "list.txt"})
-    (path / "list.txt").write_text(f"{path / 'images' / 'train' / '1.png'}\n")
-    assert only(train(path)).boxes.tolist() == EXPECTED
 
 
 @pytest.mark.parametrize(

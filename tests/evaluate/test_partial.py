@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import pytest
 
@@ -10,7 +9,6 @@ from ssd34.datasets.open import open_dataset
 from ssd34.errors import OptionError
 from ssd34.evaluate.evaluator import detect_all, stage_detector
 from ssd34.evaluate.partial import locate_partial, open_partial, read_engine
-from ssd34.evaluate.results import Results
 from ssd34.runtime.detector import Detector
 from tests.conftest import shapes_dataset
 
@@ -160,16 +158,6 @@ def test_more_pictures_than_the_data_set_has(run, stopped):
     path.write_bytes(b"".join([*lines, lines[-1], lines[-1]]))
     with pytest.raises(OptionError, match="damaged at line 6"):
         run(path, resume=True)
-
-
-def test_numbers_read_back_as_the_very_same(run, stopped, tmp_path):
-    path = stopped(1)
-    kept = json.loads(path.read_text().splitlines()[1])["found"]
-    (first, *_) = run(tmp_path / "other")
-    for results, listed in zip(first.results, kept, strict=True):
-        assert isinstance(results, Results)
-        assert [row[1:5] for row in listed] == results.boxes_xywh.tolist()
-        assert [row[5] for row in listed] == results.scores.tolist()
 
 
 def test_the_engine_of_an_interrupted_run(tmp_path):

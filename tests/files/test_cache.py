@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,16 +7,8 @@ from pathlib import Path
 import pytest
 
 from ssd34.errors import ModelError, OptionError
-from ssd34.files.cache import PublishedFile, cache_folder
-from ssd34.runtime.detector import Detector
-from ssd34.zoo.names import (
-    PUBLISHED,
-    PublishedModel,
-    find_cached_model,
-    find_published,
-    is_cached,
-    model_path,
-)
+from ssd34.files.cache import cache_folder
+from ssd34.zoo.names import find_cached_model, find_published, is_cached, model_path
 from tests.support.refusals import refused
 
 
@@ -103,12 +94,3 @@ def test_a_model_that_is_not_there(models):
         find_cached_model("ssd-12-qdq")
     with refused(ModelError, "default, default-float, ssd-10, ssd-12, ssd-12-int8"):
         model_path("ssd-13")
-
-
-def test_a_published_name_stands_for_its_file(models, monkeypatch, tiny_model):
-    file = PublishedFile("tiny.onnx", tiny_model.stat().st_size, "0" * 64, ())
-    entry = PublishedModel(name="tiny", model=file, test_data=None, opset=12, published_map=0.5)
-    monkeypatch.setitem(PUBLISHED, "tiny", entry)
-    shutil.copy(tiny_model, models / "tiny.onnx")
-    assert model_path("tiny") == models / "tiny.onnx"
-    assert Detector.load("tiny").spec.name == "tiny"

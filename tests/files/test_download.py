@@ -5,13 +5,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
 
 from ssd34.errors import DownloadError
 from ssd34.files.cache import PublishedFile
-from ssd34.files.web import download
+from ssd34.files.web import download, read_content_type, read_url
 from tests.conftest import ROOT
 from tests.support.mirror import (
     CONTENT,
@@ -307,27 +308,82 @@ def test_two_processes_fetch_a_file_once(mirror, target):
     assert mirror.ranges() == [None, REST]
 
 
-def test_who_waits_sees_the_other_ones_progress(mirror, target):
-    pause = Pause(mirror)
-    first = threading.Thread(target=fetch, args=(target, pause.url))
-    first.start()
-    assert pause.sent.wait(10)
-    seen: list[int] = []
-
-    def progress(have):
-        seen.append(have)
-        if have == HALF:
-            pause.over.set()
-
-    fetch(target, pause.url, progress=progress)
-    first.join()
-    assert HALF in seen
-    assert_fetched(target)
-    assert mirror.ranges() == [None, REST]
-
-
 def test_a_folder_that_cannot_be_written(mirror, tmp_path):
     (tmp_path / "models").write_text("a file")
     with pytest.raises(OSError) as caught:
         fetch(tmp_path / "models" / "file.onnx", mirror.serve(whole()))
     assert caught.value.filename and mirror.requests == []
+
+
+def read(url, **options):
+    return read_url(url, **{"limit": SIZE, "timeout": 5.0, "pause": 0.0} | options)
+
+
+def chunked(*pieces, pause=0.0, end=b"0\r\n\r\n"):
+    def answer(handler):
+        handler.protocol_version = "HTTP/1.1"
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for piece in pieces:
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            handler.wfile.flush()
+            time.sleep(pause)
+        handler.wfile.write(end)
+
+    return answer
+
+
+def test_what_lies_there(mirror):
+    assert read(mirror.serve(whole())) == CONTENT
+    assert read(mirror.serve(whole(length=None))) == CONTENT
+    assert read(mirror.serve(chunked(CONTENT[:5], CONTENT[5:]))) == CONTENT
+    mirror.serve(whole(), name="K%C3%A4se%20%26.jpg?a=%20b")
+    assert read(mirror.url("Käse %26.jpg?a=%20b#part")) == CONTENT
+    assert read(mirror.serve(redirect(mirror.url()), name="moved")) == CONTENT
+    mirror.serve(whole(), name="%FF.jpg")
+    assert read(mirror.url("\udcff.jpg")) == CONTENT  # a byte of a command line that is no UTF-8
+
+
+def test_a_broken_off_answer_is_asked_for_again(mirror):
+    assert read(mirror.serve(ranged(stop_after=99), chunked(b"ab", end=b"5\r\nc"), whole())) == (
+        CONTENT
+    )
+    with pytest.raises(DownloadError, match=r"99 of 300000"):
+        read(mirror.serve(ranged(stop_after=99)), attempts=2)
+    assert len(mirror.requests) == 5
+
+
+def test_what_is_refused(mirror):
+    silent = threading.Event()
+    for answer, fact in (
+        (status(404), "404"), (whole(length=SIZE + 1), str(SIZE + 1)), (status(206), "206"),
+        (whole(CONTENT + b"x", length=None), str(SIZE)), (whole(PAGE), "web page"),
+        (chunked(CONTENT, b"x"), str(SIZE)), (garbage(b"SSH-2.0\r\n"), "nonsense"),
+        (redirect("file:///etc/passwd"), "http"), (redirect("/file"), "302"),
+        (silence(silent), "0.2 s"),
+    ):  # fmt: skip
+        with pytest.raises(DownloadError, match=fact) as caught:
+            read(mirror.serve(answer), timeout=0.2)
+        assert mirror.url() in str(caught.value) and "\n" not in str(caught.value)
+    silent.set()
+    with pytest.raises(DownloadError, match="too long"):
+        read(mirror.serve(chunked(*[b"a"] * 50, pause=0.05)), longest=0.3)
+
+
+def test_addresses_that_are_none(mirror):
+    for url in ("file:///etc/passwd", "ftp://host/a", "http://", "http:///a.jpg", "http://[1/a"):
+        with pytest.raises(DownloadError):
+            read(url)
+    for ask in (read, lambda url: read_content_type(url, timeout=1)):
+        with pytest.raises(DownloadError, match=r"user name") as caught:
+            ask(f"http://me:se@cret@{mirror.host}/a.jpg")
+        assert "cret" not in str(caught.value) and mirror.host in str(caught.value)
+    assert not mirror.requests
+
+
+def test_the_type_is_asked_for_alone(mirror):
+    url = mirror.serve(whole(content_type="image/png; charset=x"))
+    assert read_content_type(url, timeout=5.0) == "image/png"
+    with pytest.raises(DownloadError):
+        read_content_type(mirror.serve(status(500)), timeout=5.0)

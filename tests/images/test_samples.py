@@ -109,51 +109,34 @@ def right():
             yield f"white 0 {name}", tiff((255 - GREY).tobytes(), bits=8, white=0, **about)
             yield f"grey 16 {name}", tiff(SIXTEEN.astype(wide).tobytes(), bits=16, **about)
             for white in (0, 1) if order == "<" or not packed else ():  # refused, see below
-                stored = GREY / 255 if white else 1 - GREY / 255
-                yield (
-                    f"float {white} {name}",
-                    tiff(
-                        stored.astype(f"{order}f4").tobytes(), bits=32, form=3, white=white, **about
-                    ),
-                    seen(GREY),
-                    1,
-                )
+                stored = (GREY / 255 if white else 1 - GREY / 255).astype(f"{order}f4")
+                file = tiff(stored.tobytes(), bits=32, form=3, white=white, **about)
+                yield f"float {white} {name}", file, seen(GREY), 1
             rgb = (RGB.astype(np.uint16) * 257).astype(wide)
             yield f"rgb 16 {name}", tiff(rgb.tobytes(), bits=16, white=2, samples=3, **about), RGB
             planes = [np.ascontiguousarray(RGB[..., k]).tobytes() for k in range(3)]
             yield f"planes {name}", tiff(*planes, bits=8, white=2, samples=3, **about), RGB
-            yield f"inks 16 {name}", tiff(
-                (INKS.astype(np.uint16) * 257).astype(wide).tobytes(),
-                bits=16, white=5, samples=4, **about,
-            ), RGB, 1  # fmt: skip
+            inks = (INKS.astype(np.uint16) * 257).astype(wide).tobytes()
+            yield f"inks 16 {name}", tiff(inks, bits=16, white=5, samples=4, **about), RGB, 1
             for extra in (0, 1, 2):
                 grey = np.where(CLEAR == 0, 0, GREY) if extra == 1 else GREY
-                yield f"grey with {extra} {name}", tiff(
-                    np.dstack([grey, CLEAR]).astype(np.uint8).tobytes(),
-                    bits=8, samples=2, extra=(extra,), **about,
-                ), seen(GREY, (CLEAR == 0) if extra else None), 0  # fmt: skip
+                data = np.dstack([grey, CLEAR]).astype(np.uint8).tobytes()
+                file = tiff(data, bits=8, samples=2, extra=(extra,), **about)
+                yield f"grey with {extra} {name}", file, seen(GREY, (CLEAR == 0) if extra else None)
             for what, scale in (("palette", 257), ("palette of bytes", 1)):
                 colours = [scale * k for k in range(256)] * 3
-                yield (
-                    f"{what} {name}",
-                    tiff(GREY.tobytes(), bits=8, white=3, colours=colours, **about),
-                )  # fmt: skip
+                file = tiff(GREY.tobytes(), bits=8, white=3, colours=colours, **about)
+                yield f"{what} {name}", file
     for packed in (False, True):
-        yield (
-            f"white 0 16 {packed}",
-            tiff((65535 - SIXTEEN).astype("<u2").tobytes(), bits=16, white=0, packed=packed),
-        )  # fmt: skip
-        yield (
-            f"grey 12 {packed}", tiff(bits_of(SIXTEEN >> 4, 12), bits=12, packed=packed),
-            seen(GREY), 1,
-        )  # fmt: skip
+        inverse = (65535 - SIXTEEN).astype("<u2").tobytes()
+        yield f"white 0 16 {packed}", tiff(inverse, bits=16, white=0, packed=packed)
+        file = tiff(bits_of(SIXTEEN >> 4, 12), bits=12, packed=packed)
+        yield f"grey 12 {packed}", file, seen(GREY), 1
     wide = rows_of(SIXTEEN.astype(">u2"))
     clear = SIXTEEN[0, 9]
     yield "png 16", png(wide, bits=16, colour=0, gamma=45455)
-    yield (
-        "png 16 clear", png(wide, bits=16, colour=0, clear=struct.pack(">H", clear)),
-        seen(GREY, clear == SIXTEEN),
-    )  # fmt: skip
+    file = png(wide, bits=16, colour=0, clear=struct.pack(">H", clear))
+    yield "png 16 clear", file, seen(GREY, clear == SIXTEEN)
     yield "png 16 clear nowhere", png(wide, bits=16, colour=0, clear=struct.pack(">H", clear + 1))
     for bits in (1, 2, 4):
         values = GREY >> (8 - bits)
@@ -161,10 +144,8 @@ def right():
         shown = values * (255 // (2**bits - 1))
         yield f"png {bits}", png(rows, bits=bits, colour=0), seen(shown)
         for k in range(2**bits):
-            yield (
-                f"png {bits} clear {k}", png(rows, bits=bits, colour=0, clear=struct.pack(">H", k)),
-                seen(shown, values == k),
-            )  # fmt: skip
+            file = png(rows, bits=bits, colour=0, clear=struct.pack(">H", k))
+            yield f"png {bits} clear {k}", file, seen(shown, values == k)
     for most in (1, 15, 100, 255, 1023, 65535):
         grey, colour = (np.rint(np.rint(p * (most / 255)) * (255 / most)) for p in (GREY, RGB))
         for kind, pixels, shown in ((2, GREY, seen(grey)), (5, GREY, seen(grey)),
@@ -193,8 +174,8 @@ def right():
     for picture in (Image.fromarray(SIXTEEN), Image.fromarray(GREY)):
         yield f"jp2 {picture.mode}", encoded(picture, "JPEG2000")
     yield "gif", encoded(Image.fromarray(GREY), "GIF")
-    inks = Image.frombytes("CMYK", (WIDTH, HEIGHT), INKS.tobytes())
-    yield "jpeg inks", encoded(inks, "JPEG", quality=100, subsampling=0), RGB, 4
+    printed = Image.frombytes("CMYK", (WIDTH, HEIGHT), INKS.tobytes())
+    yield "jpeg inks", encoded(printed, "JPEG", quality=100, subsampling=0), RGB, 4
 
 
 def unknown():

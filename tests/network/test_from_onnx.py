@@ -7,14 +7,12 @@ import pytest
 from ssd34.core.preprocess import MEAN, STD
 from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
-from ssd34.errors import ModelError
 from ssd34.network.pretrained import has_unfolded_norm
 from ssd34.runtime.session import Session
 from ssd34.workflows.training.runs import read_onnx_checkpoint
 from ssd34.zoo.names import model_path
 from tests.conftest import TINY_LABELS, drawn_checkpoint, tiny_spec
 from tests.support.plain_runs import assert_all_close, plain_session, torch_outputs
-from tests.support.refusals import refused
 
 
 @pytest.mark.parametrize("weight_format", ["float32", "float16", "int8"])
@@ -54,16 +52,3 @@ def test_the_embedded_default_comes_back(tmp_path):
     loc, conf = torch_outputs(checkpoint, image)
     conf[:, 0] += checkpoint.score_calibration.background_offset
     assert_all_close((loc, conf), expected, atol=2e-4)
-
-
-def test_files_that_cannot_be_trained_are_refused(tmp_path, tiny_model):
-    (tmp_path / "text.onnx").write_text("no model")
-    model = onnx.load(tiny_model)
-    del model.metadata_props[:]
-    onnx.save(model, tmp_path / "bare.onnx")
-    for path, fact in (
-        (tmp_path / "missing.onnx", "missing.onnx"), (tmp_path / "text.onnx", "text.onnx"),
-        (tmp_path / "bare.onnx", "ssd1200-resnet34"), (model_path("default"), "QuantizeLinear"),
-    ):  # fmt: skip
-        with refused(ModelError, fact):
-            read_onnx_checkpoint(path)

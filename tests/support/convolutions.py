@@ -93,11 +93,7 @@ def bytes_of(conv: Convolution, sums: np.ndarray, residual: np.ndarray | None = 
 
 
 def run_network(
-    conv: Convolution,
-    level: Level,
-    picture: np.ndarray,
-    *,
-    threads: int = 1,
+    conv: Convolution, level: Level, picture: np.ndarray, *, threads: int = 1
 ) -> np.ndarray:
     """What the native code makes of it."""
     network = NativeNetwork(

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import zipfile
 
+import numpy as np
 import yaml
 
+from ssd34.datasets.dataset import Sample
+from ssd34.datasets.download import Archive
+from ssd34.files.cache import PublishedFile
+from tests.support.mirror import ranged
 from tests.support.pictures import png, save_picture
+
+
+def sample(file_name="1.png", boxes=(), *, width=40, height=50, image_id=1, **fields):
+    """A picture's entry, with boxes (xyxy) of the first class, all ordinary objects, unless the
+    fields say otherwise."""
+    array = np.array(boxes, np.float32).reshape(-1, 4)
+    values = {
+        "labels": np.ones(len(array), np.int64),
+        "areas": np.prod(array[:, 2:].astype(float) - array[:, :2], axis=1),
+        "crowd": np.zeros(len(array), bool),
+        "difficult": np.zeros(len(array), bool),
+    }
+    values |= {name: np.array(given, values[name].dtype) for name, given in fields.items()}
+    return Sample(file_name, image_id, width, height, array, **values)
 
 
 def coco_image(**changes):
@@ -101,3 +122,19 @@ def yolo_folder(folder, rows="0 0.5 0.5 0.25 0.2\n", *, config=None, text=None):
     values |= config or {}
     (folder / "data.yaml").write_text(yaml.safe_dump(values) if text is None else text)
     return folder
+
+
+def zipped(members):
+    """The bytes of a zip."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def published_archive(mirror, content, name, parts, *answers):
+    """An archive of a published data set, on a mirror that gives these answers, else the whole."""
+    url = mirror.serve(*(answers or (ranged(content),)), name=name)
+    file = PublishedFile(name, len(content), hashlib.sha256(content).hexdigest(), (url,))
+    return Archive(file, parts)

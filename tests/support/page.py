@@ -86,11 +86,8 @@ def luminance(colour: str) -> float:
     return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
-def assert_readable(browser: Browser, *, dark: bool) -> None:
-    """It fits the window's width, is as light or dark as asked for, and can be read and used."""
-    assert browser.run("document.documentElement.scrollWidth - innerWidth") == 0
-    picture = browser.screenshot().mean(axis=-1)
-    assert np.median(picture) < 60 if dark else np.median(picture) > 200
+def assert_contrast(browser: Browser) -> None:
+    """WCAG's contrast of the colours of text and its background, at least 4.5 to 1."""
     colours = browser.run(
         """[...document.querySelectorAll('main *, header *, footer *')]
         .filter(e => e.offsetWidth > 1)
@@ -105,6 +102,14 @@ def assert_readable(browser: Browser, *, dark: bool) -> None:
     for tag, text, paper in {tuple(one) for one in colours}:
         low, high = sorted((luminance(text), luminance(paper)))
         assert (high + 0.05) / (low + 0.05) >= 4.5, (tag, text, paper)
+
+
+def assert_readable(browser: Browser, *, dark: bool) -> None:
+    """It fits the window's width, is as light or dark as asked for, and can be read and used."""
+    assert browser.run("document.documentElement.scrollWidth - innerWidth") == 0
+    picture = browser.screenshot().mean(axis=-1)
+    assert np.median(picture) < 60 if dark else np.median(picture) > 200
+    assert_contrast(browser)
     # Whatever can be used has a name, and is large enough for a finger.
     unnamed = browser.run(
         """[...document.querySelectorAll('button, input:not([hidden]), canvas, [role=region]')]

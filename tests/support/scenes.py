@@ -8,9 +8,11 @@ import numpy as np
 from PIL import Image
 
 from ssd34.core.labels import LabelSet
-from ssd34.datasets.dataset import Dataset, Sample
+from ssd34.datasets.dataset import Dataset
 from ssd34.evaluate.results import Results
 from ssd34.files.tree import FolderFiles
+from tests.support.coco_oracle import data_of, random_case
+from tests.support.datasets import sample as sample_of
 
 SIDE = 200
 BOX = (10, 10, 50, 50)
@@ -20,19 +22,11 @@ FAR = (120, 120, 160, 160)
 
 
 def sample(number, boxes=(), labels=(), *, crowd=(), side=SIDE):
-    corners = np.array(boxes, np.float32).reshape(-1, 4)
-    size = corners[:, 2:] - corners[:, :2]
-    return Sample(
-        file_name=f"{number}.png",
-        image_id=number,
-        width=side,
-        height=side,
-        boxes=corners,
-        labels=np.array(labels, np.int64),
-        areas=size.prod(axis=1).astype(np.float64),
-        crowd=np.array([k in crowd for k in range(len(corners))], bool),
-        difficult=np.zeros(len(corners), bool),
-    )
+    """Picture `number`; of its boxes those at the places `crowd` are crowds."""
+    return sample_of(
+        f"{number}.png", boxes, width=side, height=side, image_id=number, labels=labels,
+        crowd=[k in crowd for k in range(len(boxes))],
+    )  # fmt: skip
 
 
 def result(image, category, box, score):
@@ -75,28 +69,6 @@ def every_error(folder: Path, names=("cat", "dog")) -> tuple[Dataset, Results]:
 
 def random_scene(seed: int) -> tuple[Dataset, Results]:
     """Several pictures and classes with near and far detections, crowds, equal scores."""
-    dice = np.random.default_rng(seed)
-    samples, results = [], []
-    for number in range(1, int(dice.integers(3, 9))):
-        boxes, labels = [], []
-        for _ in range(int(dice.integers(0, 6))):
-            size = dice.integers(8, 90, 2)
-            corner = dice.integers(0, SIDE - size)
-            boxes.append([*corner, *(corner + size)])
-            labels.append(int(dice.integers(1, 4)))
-        crowd = [k for k in range(len(boxes)) if dice.random() < 0.15]
-        samples.append(sample(number, boxes, labels, crowd=crowd))
-        for _ in range(int(dice.integers(0, 25))):
-            if boxes and dice.random() < 0.8:
-                box = np.array(boxes[int(dice.integers(len(boxes)))], float)
-                box += np.round(dice.normal(0, dice.choice([0, 3, 12]), 4))
-                box[2:] = np.maximum(box[2:], box[:2] + 2)
-            else:
-                corner = dice.integers(0, 120, 2)
-                box = np.array([*corner, *(corner + dice.integers(5, 80, 2))], float)
-            category = int(dice.choice([3, 7, 11]))
-            results.append(result(number, category, box.tolist(), float(dice.integers(1, 40)) / 40))
-    label_set = LabelSet(("cat", "dog", "cow"), (3, 7, 11))
-    return Dataset("random", label_set, tuple(samples), FolderFiles(Path("nowhere"))), Results.of(
-        results
-    )
+    values, results = random_case(seed)
+    values["categories"] = sorted(values["categories"], key=lambda one: one["id"])
+    return data_of(values), Results.of(results)

@@ -29,10 +29,7 @@ FOUND: Arrays = {
 
 
 def metadata_of(spec: ModelSpec, labels: LabelSet) -> dict[str, str]:
-    return {
-        "ssd34.spec": json.dumps(spec.to_dict()),
-        "ssd34.labels": json.dumps(labels.to_dict()),
-    }
+    return {"ssd34.spec": json.dumps(spec.to_dict()), "ssd34.labels": json.dumps(labels.to_dict())}
 
 
 METADATA = metadata_of(tiny_spec(), TINY_LABELS)

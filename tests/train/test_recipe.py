@@ -7,13 +7,7 @@ import pytest
 from ssd34.errors import OptionError
 from ssd34.train.examples.augment import Augmentation
 from ssd34.train.options import SETTINGS, TrainOptions, parse_setting
-from ssd34.train.recipe import (
-    RECIPES,
-    read_recipe,
-    resume_note,
-    resume_options,
-    settle_recipe,
-)
+from ssd34.train.recipe import RECIPES, read_recipe, resume_note, resume_options, settle_recipe
 
 
 def settle(recipe, *changed, start="backbone", bf16=True, folded=()):
@@ -285,11 +279,3 @@ def test_warm_up_then_cosine():
     options = TrainOptions(learning_rate=0.1, warmup_steps=10)
     for step, share, rate in ((0, 0, 0.01), (9, 0, 0.1), (100, 0.5, 0.05), (100, 1, 0)):
         assert options.rate_at(step, share) == pytest.approx(rate)
-
-
-def test_steps():
-    options = TrainOptions(learning_rate=1, warmup_steps=0, schedule="step")
-    rates = [options.rate_at(100, epoch / 60) for epoch in (0, 39, 40, 49, 50, 59)]
-    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
-    with pytest.raises(OptionError, match="'linear'"):
-        TrainOptions.from_dict({"schedule": "linear"})

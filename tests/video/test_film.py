@@ -12,15 +12,7 @@ from ssd34.images.read import LargeImageError
 from ssd34.video.feed import FRAMES_AHEAD, Feed
 from ssd34.video.film import Clock, Film, Frame, Sound
 from ssd34.video.source import find_video
-from tests.support.films import (
-    RATE,
-    film,
-    number_of,
-    source_of,
-    transport_stream,
-    turn,
-    wait_until,
-)
+from tests.support.films import RATE, film, number_of, source_of, transport_stream, turn, wait_until
 
 
 def opened(path, **options):

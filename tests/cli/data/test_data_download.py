@@ -1,19 +1,14 @@
 from __future__ import annotations
 
-import hashlib
-import io
 import shlex
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from ssd34.datasets import download as datasets
-from ssd34.errors import DownloadError, OptionError
-from ssd34.files.cache import PublishedFile
 from tests.conftest import shapes_dataset
 from tests.support.cli import attempt, read_document
-from tests.support.mirror import ranged, status
+from tests.support.datasets import published_archive, zipped
 
 
 def run(*arguments):
@@ -25,20 +20,11 @@ def published(mirror, tmp_path, monkeypatch):
     """A small coco-val2017 in one archive."""
     source = shapes_dataset(tmp_path / "source", pictures=2)
     annotations = "annotations/instances_val2017.json"
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.write(source / "instances.json", annotations)
-        for picture in (source / "images").iterdir():
-            archive.write(picture, f"val2017/{picture.name}")
-    content = stream.getvalue()
-    file = PublishedFile(
-        "all.zip", len(content), hashlib.sha256(content).hexdigest(),
-        (mirror.serve(ranged(content), name="all.zip"),),
-    )  # fmt: skip
+    members = {f"val2017/{f.name}": f.read_bytes() for f in (source / "images").iterdir()}
+    members[annotations] = (source / "instances.json").read_bytes()
     parts = {annotations: 10_000, "val2017": 100_000}
-    data = datasets.PublishedData(
-        "coco-val2017", (datasets.Archive(file, parts),), {"val2017": annotations}
-    )
+    archive = published_archive(mirror, zipped(members), "all.zip", parts)
+    data = datasets.PublishedData("coco-val2017", (archive,), {"val2017": annotations})
     monkeypatch.setitem(datasets.PUBLISHED_DATA, "coco-val2017", data)
     return data
 
@@ -60,16 +46,3 @@ def test_archives_can_be_kept(published, tmp_path):
     (file,) = read_document("data download", result)["splits"].values()
     assert Path(file).is_file()
     assert (tmp_path / "archives" / "all.zip").is_file()
-
-
-def test_what_cannot_be_fetched(published, tmp_path, mirror):
-    mirror.serve(status(403), name="all.zip")
-    result = run("download", published.name, "--output", tmp_path / "coco")
-    assert isinstance(result.exception, DownloadError)
-    assert "answers 403" in str(result.exception)
-
-
-def test_a_name_that_is_not_published():
-    result = run("download", "coco-2014")
-    assert isinstance(result.exception, OptionError)
-    assert run("download").exit_code == 2

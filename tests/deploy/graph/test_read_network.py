@@ -10,7 +10,6 @@ from ssd34.deploy.graph.layers import make_network
 from ssd34.deploy.graph.read import read_network, read_network_of_model
 from ssd34.deploy.int8.calibrate import prepare_float_run
 from ssd34.errors import ModelError, OptionError
-from ssd34.zoo.names import model_path
 from tests.conftest import drawn_checkpoint
 from tests.support.plain_runs import plain_session
 from tests.support.refusals import refused
@@ -47,23 +46,6 @@ def test_every_kind_of_export_is_the_same_network(tiny_checkpoint, options):
         "backbone.layer2.0.conv2", "backbone.layer2.0.downsample",
     )  # fmt: skip
     assert network.loc == ("heads.loc.0", "heads.loc.1", "heads.loc.2", "heads.loc.3")
-
-
-@pytest.mark.parametrize("weight_format", ["float16", "int8"])
-def test_weights_that_are_stored_smaller(tiny_checkpoint, weight_format):
-    model = make_onnx_model(tiny_checkpoint, ExportOptions(weight_format=weight_format))
-    network, exact = read_network_of_model(model), make_network(tiny_checkpoint)
-    for layer in exact.layers:
-        if layer.conv is not None:
-            largest = np.abs(layer.conv.weight).max()
-            read = network.by_name[layer.name].arrays.weight
-            assert 0 < np.abs(read - layer.conv.weight).max() < largest / 250
-
-
-def test_the_embedded_model():
-    network = read_network(model_path("default-float"))
-    assert network.spec == named_spec("ssd300-resnet34").replace(head_norm=True)
-    assert len(network.layers) == 65
 
 
 def published_like(spec) -> onnx.ModelProto:

@@ -10,6 +10,7 @@ from ssd34.datasets.dataset import Problem
 from ssd34.datasets.open import open_dataset
 from ssd34.deploy.search.pictures import count_seen, from_dataset, from_folder, from_path, split
 from ssd34.errors import DatasetError, ImageError
+from tests.support.datasets import coco, coco_image
 from tests.support.refusals import refused
 
 
@@ -107,10 +108,8 @@ def test_pictures_of_one_name_in_several_folders_are_all_counted(tmp_path):
         name = f"d{number}/0001.png"
         (tmp_path / "images" / f"d{number}").mkdir(parents=True)
         Image.fromarray(np.full((9, 8, 3), number, np.uint8)).save(tmp_path / "images" / name)
-        images.append({"id": number + 1, "file_name": name, "width": 8, "height": 9})
-    categories = [{"id": 1, "name": "disc"}]
-    values = {"images": images, "annotations": [], "categories": categories}
-    (tmp_path / "instances.json").write_text(json.dumps(values))
+        images.append(coco_image(id=number + 1, file_name=name, width=8, height=9))
+    (tmp_path / "instances.json").write_text(json.dumps(coco(images=images, annotations=[])))
     measured = open_dataset(str(tmp_path))
     assert from_dataset(measured, pictures=5).shared_with(measured) == 5
     assert from_folder(str(tmp_path / "images" / "d1"), pictures=5).shared_with(measured) == 1

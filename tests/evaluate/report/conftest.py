@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html.parser
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,34 @@ from tests.support.scenes import every_error
 
 HOSTILE = '<script>alert("cat")</script> & $x_{1}$'
 """A class name that no page and no plot may take for more than text."""
+
+
+class Elements(html.parser.HTMLParser):
+    """Every element with its attributes, the text, and whether elements close as they open."""
+
+    VOID = ("meta", "link", "img", "source", "br")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(page)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
 
 
 def report_of(dataset, results, **options):

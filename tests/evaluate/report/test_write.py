@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import html.parser
 import io
 import itertools
 import json
@@ -20,36 +19,8 @@ from ssd34.evaluate.report.plots import NAMES
 from ssd34.evaluate.results import Results
 from ssd34.evaluate.score import ScoreOptions, score
 from ssd34.files.tree import FolderFiles
-from tests.evaluate.report.conftest import HOSTILE, report_of
+from tests.evaluate.report.conftest import HOSTILE, Elements, report_of
 from tests.support.scenes import every_error, result, sample
-
-
-class Elements(html.parser.HTMLParser):
-    """Every element with its attributes, the text, and whether elements close as they open."""
-
-    VOID = ("meta", "link", "img", "source", "br")
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(page)
-        assert self._open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.found if name == tag]
 
 
 @pytest.fixture(scope="module")
