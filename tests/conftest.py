@@ -160,20 +160,11 @@ def failing_model(tiny_raw_model: Path, model_folder: Path) -> Path:
     model = onnx.load(tiny_raw_model)
     (last,) = (node for node in model.graph.node if "loc" in node.output)
     last.output[list(last.output).index("loc")] = "loc_of_any"
-    boxes = tiny_spec().num_default_boxes
-    constants = {
-        "flat": np.array([-1]),
-        "nothing": np.zeros(2 * 4 * boxes, np.float32),
-        "pictures": np.array([-1, 4, boxes]),
-    }
-    for name, values in constants.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-    for operator, inputs, output in (
-        ("Reshape", ["loc_of_any", "flat"], "loc_flat"),
-        ("Add", ["loc_flat", "nothing"], "loc_of_two"),
-        ("Reshape", ["loc_of_two", "pictures"], "loc"),
-    ):
-        model.graph.node.append(onnx.helper.make_node(operator, inputs, [output], f"make_{output}"))
+    shape = np.array([2, 4, tiny_spec().num_default_boxes])
+    model.graph.initializer.append(onnx.numpy_helper.from_array(shape, "pictures"))
+    model.graph.node.append(
+        onnx.helper.make_node("Reshape", ["loc_of_any", "pictures"], ["loc"], "make_loc_of_two")
+    )
     (port,) = (port for port in model.graph.output if port.name == "loc")
     port.type.tensor_type.shape.dim[0].dim_value = 2
     onnx.save(model, model_folder / "failing.onnx")

@@ -15,6 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ssd34.cli.deploy.publish import verify_published
 from ssd34.core.labels import COCO_LABELS
+from ssd34.deploy.graph.builder import save_model
+from ssd34.deploy.int8.plan import QuantizeOptions
+from ssd34.deploy.int8.quantize import quantize_network
 from ssd34.deploy.publish.manifest import MANIFEST_NAME
 from ssd34.deploy.publish.verify import verify, verify_folder
 from ssd34.errors import ModelError
@@ -205,27 +208,10 @@ def first(change):
     return changed
 
 
-def quantized(model):
-    """The same with the picture rounded to 8 bits."""
-    for node in model.graph.node:
-        for k, name in enumerate(node.input):
-            if name == "image":
-                node.input[k] = "picture"
-    nodes = [
-        helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["bytes"], name="q"),
-        helper.make_node("DequantizeLinear", ["bytes", "scale", "zero"], ["picture"], name="dq"),
-        *model.graph.node,
-    ]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    for name, value in (("scale", np.float32(0.04)), ("zero", np.uint8(128))):
-        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
-
-
-def test_quantized_networks_have_the_wider_tolerance(tiny, tiny_model, tmp_path):
+def test_quantized_networks_have_the_wider_tolerance(tiny, tiny_network, tiny_statistics, tmp_path):
     path, folder = tmp_path / "tiny-int8.onnx", tmp_path / "int8"
-    shutil.copy(tiny_model, path)
-    edited(path, quantized)
+    how = QuantizeOptions(reduce_range=True)
+    save_model(quantize_network(tiny_network, tiny_statistics, how), path)
     folder.mkdir()
     recorded_beside(path, folder)
     assert_facts(by_name(verify(folder))[VALUES][1], "int8", "200 of 200")
