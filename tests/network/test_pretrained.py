@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssd34.core.spec import named_spec
 from ssd34.errors import CheckpointError
@@ -130,17 +131,14 @@ def test_folded_backbone_gives_the_same_features(tmp_path):
     plain = SSD(R18).eval()
     torch.save(state, tmp_path / "resnet18.pth")
     start_backbone(plain, read_backbone(tmp_path / "resnet18.pth"), source="plain")
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, module in plain.backbone.named_modules():
-        if not isinstance(module, nn.Conv2d):
-            continue
-        norm_name = name[:-1] + "1" if "downsample" in name else name.replace("conv", "bn")
-        norm = plain.backbone.get_submodule(norm_name)
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        arrays[f"{name}.weight"] = (module.weight * scale[:, None, None, None]).detach().numpy()
-        arrays[f"{name}.bias"] = (norm.bias - norm.running_mean * scale).detach().numpy()
+        if isinstance(module, nn.Conv2d):
+            norm_name = name[:-1] + "1" if "downsample" in name else name.replace("conv", "bn")
+            norm = plain.backbone.get_submodule(norm_name)
+            assert isinstance(norm, nn.BatchNorm2d)
+            fused = fuse_conv_bn_eval(module, norm)
+            arrays |= {f"{name}.{key}": value.numpy() for key, value in fused.state_dict().items()}
     save_file(arrays, tmp_path / "folded.safetensors")
     folded = SSD(R18).eval()
     start_backbone(folded, read_backbone(tmp_path / "folded.safetensors"), source="folded")
