@@ -27,22 +27,12 @@ def histogram_of(*values):
     return Histogram.empty().with_values(np.array(values, np.float32))
 
 
-@pytest.fixture
-def network(tiny_network):
-    return tiny_network
-
-
-@pytest.fixture
-def statistics(tiny_statistics):
-    return tiny_statistics
-
-
 def plan(network, statistics, *, bytes_input=False, **changes):
     options = QuantizeOptions(percentile=99.9, bias_correction=False).replace(**changes)
     return plan_int8(network, statistics, options, bytes_input=bytes_input)
 
 
-def test_the_heads_ranges_are_those_of_detections(network, statistics):
+def test_the_heads_ranges_are_those_of_detections(tiny_network, tiny_statistics):
     conf, loc = ("heads.conf.0", "heads.conf.1"), ("heads.loc.0", "heads.loc.1")
     seen = {conf[0]: (-200.0, 9.0), conf[1]: (-5.0, 9.0), **dict.fromkeys(loc, (-30.0, 8.0))}
     kinds: dict[str, dict[str, Any]] = {
@@ -50,17 +40,17 @@ def test_the_heads_ranges_are_those_of_detections(network, statistics):
         "peaks": dict.fromkeys(conf, (-1.0, 9.0)),
         "candidates": {loc[0]: np.linspace(-4, 3, 1000), loc[1]: (-4.0, 3.0)},
     }
-    changed = dataclasses.replace(statistics, **{
-        kind: {**getattr(statistics, kind), **{n: histogram_of(*v) for n, v in values.items()}}
+    changed = dataclasses.replace(tiny_statistics, **{
+        kind: {**getattr(tiny_statistics, kind), **{n: histogram_of(*v) for n, v in values.items()}}
         for kind, values in kinds.items()
     })  # fmt: skip
-    found = choose_head_ranges(network, changed)
+    found = choose_head_ranges(tiny_network, changed)
     assert found["heads.conf.0"] == Range(-9.0, 9.0)
     assert found["heads.conf.1"] == Range(-5.0, 9.0)  # no more than was seen
     assert found["heads.loc.0"] == Range(-4.0, 3.0)
     assert "heads.loc.1" not in found  # too few to tell
     for method in ("minmax", "percentile", "mse"):
-        values = plan(network, changed, ranges=method).values
+        values = plan(tiny_network, changed, ranges=method).values
         assert values["heads.conf.0"].scale == pytest.approx(18 / 255, rel=0.01)
         assert values["heads.loc.0"].scale == pytest.approx(7 / 255, rel=0.01)
 
@@ -97,26 +87,26 @@ def test_rounding_moves_the_weights_that_lose_least():
     assert round_windows(one).ravel().tolist() == [0, -2]
 
 
-def test_few_odd_boxes_do_not_take_the_steps_of_many_classes(network, statistics):
+def test_few_odd_boxes_do_not_take_the_steps_of_many_classes(tiny_network, tiny_statistics):
     """1 in 2000 boxes has low logits only; with few classes it could look like a detection."""
-    peaks = {**statistics.peaks, "heads.conf.0": histogram_of(-30.0, *[1.0] * 2000)}
-    seen = {**statistics.histograms, "heads.conf.0": histogram_of(-200.0, 9.0)}
-    changed = dataclasses.replace(statistics, histograms=seen, peaks=peaks)
-    assert choose_head_ranges(network, changed)["heads.conf.0"] == Range(-38.0, 9.0)
-    many = dataclasses.replace(network, spec=network.spec.replace(num_classes=80))
+    peaks = {**tiny_statistics.peaks, "heads.conf.0": histogram_of(-30.0, *[1.0] * 2000)}
+    seen = {**tiny_statistics.histograms, "heads.conf.0": histogram_of(-200.0, 9.0)}
+    changed = dataclasses.replace(tiny_statistics, histograms=seen, peaks=peaks)
+    assert choose_head_ranges(tiny_network, changed)["heads.conf.0"] == Range(-38.0, 9.0)
+    many = dataclasses.replace(tiny_network, spec=tiny_network.spec.replace(num_classes=80))
     assert choose_head_ranges(many, changed)["heads.conf.0"].low == pytest.approx(-7, abs=0.01)
 
 
 def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(
-    network, statistics, monkeypatch
+    tiny_network, tiny_statistics, monkeypatch
 ):
     """On a picture like the calibration's, each channel's mean is right again."""
     monkeypatch.setattr("ssd34.deploy.int8.plan.LARGEST_WEIGHT", 4)
     name = "backbone.conv1"
-    layer = network.by_name[name]
+    layer = tiny_network.by_name[name]
     for bytes_input in (False, True):
         wrong, right = (
-            plan(network, statistics, bias_correction=corrected, bytes_input=bytes_input)
+            plan(tiny_network, tiny_statistics, bias_correction=corrected, bytes_input=bytes_input)
             for corrected in (False, True)
         )
         conv, value = wrong.convs[name], wrong.values[IMAGE]
@@ -125,7 +115,7 @@ def test_bias_correction_takes_the_mean_error_of_rounded_weights_out(
         for found in (conv, right.convs[name]):
             dequantized = found.weight * conv.scale.reshape(-1, 1, 1, 1)
             # Values of the picture are, on average, those that the convolution saw.
-            means = statistics.window_means[name]
+            means = tiny_statistics.window_means[name]
             std = np.array((0.229, 0.224, 0.225)).reshape(3, 1, 1)
             mean = np.array((0.485, 0.456, 0.406)).reshape(3, 1, 1)
             expected = layer.arrays.weight / std if bytes_input else layer.arrays.weight
