@@ -22,7 +22,8 @@ import pytest
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, ROOT
-from tests.support.server import Server, wait_for
+from tests.support.cli import wait_for
+from tests.support.server import Server
 
 ray_serve = pytest.importorskip("ssd34.cluster.ray_serve")
 yaml = pytest.importorskip("yaml")

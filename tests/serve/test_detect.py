@@ -10,9 +10,9 @@ import requests
 from PIL import Image
 
 from tests.conftest import EXAMPLES
-from tests.support.cli import invoke
+from tests.support.cli import invoke, wait_for
 from tests.support.pictures import ORIENTATION, encoded, noise
-from tests.support.server import CHELSEA, COFFEE, LOW, serving, wait_for
+from tests.support.server import CHELSEA, COFFEE, LOW, serving
 
 
 def said_by_command(model, *names, form="json", **options):

@@ -18,8 +18,9 @@ from ssd34.errors import OptionError
 from ssd34.serve.connection import listen
 from ssd34.serve.options import ServeOptions
 from tests.conftest import EXAMPLES, ROOT
+from tests.support.cli import wait_for
 from tests.support.refusals import refused
-from tests.support.server import CHELSEA, serving, wait_for
+from tests.support.server import CHELSEA, serving
 
 KEY = "s3cret"
 GUIDE = ROOT / "docs" / "serving.md"

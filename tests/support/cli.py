@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -39,6 +40,15 @@ def read_document(command, result):
 def attempt(*arguments):
     """Errors are in the result, and so is the exit code."""
     return CliRunner().invoke(app.commands, [*map(str, arguments)])
+
+
+def wait_for(condition, *, seconds=60.0):
+    """What a condition gives once that is true."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return value
 
 
 COMMANDS = """

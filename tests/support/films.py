@@ -6,7 +6,6 @@ import io
 import socket
 import struct
 import threading
-import time
 from fractions import Fraction
 from typing import Any
 
@@ -178,11 +177,3 @@ def paced(data, seconds, *, steps=40):
     for start in range(0, len(data), size):
         turn += [data[start : start + size], seconds / steps]
     return turn
-
-
-def wait_until(holds, seconds=10):
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)

@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.conftest import ROOT
 from tests.support.browser import Browser
-from tests.support.server import wait_for
+from tests.support.cli import wait_for
 
 PROGRAM = ROOT / ".venv" / "npm" / "node_modules" / "onnxruntime-web"
 HOW_TO_GET_PROGRAM = "onnxruntime-web is not installed; install npm, then: make browser"

@@ -9,8 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,15 +122,6 @@ class Server:
         """Its exit code, after SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(_SECONDS)
-
-
-def wait_for(condition: Callable[[], Any], *, seconds: float = _SECONDS) -> Any:
-    """What a condition gives once that is true."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return value
 
 
 @contextmanager

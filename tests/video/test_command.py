@@ -15,7 +15,7 @@ from ssd34.errors import OptionError, VideoError
 from ssd34.images.read import LargeImageError
 from ssd34.runtime.detector import Detector
 from ssd34.video.write import FilmWriter
-from tests.support.cli import invoke, run_main
+from tests.support.cli import invoke, run_main, wait_for
 from tests.support.films import (
     Server,
     film,
@@ -24,7 +24,6 @@ from tests.support.films import (
     sound_of,
     transport_stream,
     turn,
-    wait_until,
 )
 from tests.support.pictures import noise
 
@@ -182,7 +181,7 @@ def test_a_stream_that_is_ended_by_hand_leaves_a_whole_film(tmp_path, tiny_model
         env=os.environ | {"no_proxy": "*"},
     )  # fmt: skip
     try:
-        wait_until(lambda: any(p.stat().st_size for p in tmp_path.glob(".*.part/*.jsonl")), 60)
+        wait_for(lambda: any(p.stat().st_size for p in tmp_path.glob(".*.part/*.jsonl")))
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     finally:

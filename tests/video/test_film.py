@@ -12,7 +12,8 @@ from ssd34.images.read import LargeImageError
 from ssd34.video.feed import FRAMES_AHEAD, Feed
 from ssd34.video.film import Clock, Film, Frame, Sound
 from ssd34.video.source import find_video
-from tests.support.films import RATE, film, number_of, source_of, transport_stream, turn, wait_until
+from tests.support.cli import wait_for
+from tests.support.films import RATE, film, number_of, source_of, transport_stream, turn
 
 
 def opened(path, **options):
@@ -170,7 +171,7 @@ def test_few_frames_of_a_long_film_wait(tmp_path):
     with Feed(source_of(path)) as feed:
         coming = iter(feed)
         next(coming)
-        wait_until(lambda: feed._is_full())
+        wait_for(lambda: feed._is_full())
         ahead = feed.film._number
         assert ahead <= FRAMES_AHEAD + 3
         assert len(list(coming)) == 299

@@ -12,6 +12,7 @@ from PIL import Image
 from ssd34.errors import VideoError
 from ssd34.video.feed import Feed, Patience
 from ssd34.video.film import Frame, Sound
+from tests.support.cli import wait_for
 from tests.support.films import (
     Server,
     grey,
@@ -19,7 +20,6 @@ from tests.support.films import (
     paced,
     source_of,
     transport_stream,
-    wait_until,
 )
 
 QUICK = Patience(tries=3, wait=0.02, longest=0.05, timeout=2)
@@ -129,7 +129,7 @@ def test_a_stream_can_be_stopped_at_any_time(serve):
         assert list(coming) == []
     with Feed(source, patience=Patience(wait=60.0, timeout=1)) as feed:
         list(zip(range(1), feed, strict=False))
-        wait_until(lambda: feed._tries)
+        wait_for(lambda: feed._tries)
     assert not feed._thread.is_alive()
 
 
