@@ -7,7 +7,8 @@ import pytest
 
 from ssd34.cli.doctor import advise, examine
 from ssd34.machine import FEATURES, Cpu, thread_budget
-from tests.support.cli import run_main
+from tests.support.cli import invoke
+from tests.support.refusals import assert_facts
 
 
 def cpu(*features, budget=4, processors=4):
@@ -17,17 +18,12 @@ def cpu(*features, budget=4, processors=4):
     )  # fmt: skip
 
 
-def test_it_prints_what_a_report_of_a_problem_needs(monkeypatch, capfd):
-    code, out, _ = run_main(monkeypatch, capfd, "doctor")
-    assert code == 0
-    for fact in ("onnxruntime", metadata.version("onnxruntime"), str(thread_budget())):
-        assert fact in out
-
-
-def test_json_has_the_same(monkeypatch, capfd):
-    code, out, _ = run_main(monkeypatch, capfd, "doctor", "--json")
-    found = json.loads(out)
-    assert code == 0
+def test_it_prints_what_a_report_of_a_problem_needs_and_the_same_as_json():
+    assert_facts(
+        invoke("doctor").stdout,
+        "onnxruntime", metadata.version("onnxruntime"), thread_budget(),
+    )  # fmt: skip
+    found = json.loads(invoke("doctor", "--json").stdout)
     assert found["libraries"]["numpy"] == metadata.version("numpy")
     assert found["extras"]["export"] == []
     assert "dev" not in found["extras"]

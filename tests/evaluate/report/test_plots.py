@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 
 import matplotlib
 import numpy as np
@@ -33,14 +32,6 @@ def analysis():
 
 def pixels(plot, theme):
     return np.asarray(Image.open(io.BytesIO(render_png(plot, theme))).convert("RGB"), int)
-
-
-def test_every_plot_has_words_and_numbers(analysis):
-    plots = list(make_plots(analysis))
-    assert tuple(plot.name for plot in plots) == NAMES
-    for plot in plots:
-        assert len(plot.alt) > 20 and plot.title
-        assert "NaN" not in json.dumps(plot.data)
 
 
 def test_a_plot_shows_its_numbers(analysis):
