@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ PICTURES = sorted(EXAMPLES.glob("*.jpg"))
 
 def worker(model, **options):
     given: dict[str, Any] = {"engine": "onnxruntime", "threads": 1, "streams": 1}
-    return Worker(str(model), **given | {"pictures": PICTURES} | options)
+    return closing(Worker(str(model), **given | {"pictures": PICTURES} | options))
 
 
 class Clock:
@@ -105,7 +106,7 @@ def test_worker_that_hangs_at_its_end_is_not_waited_for(monkeypatch):
         [sys.executable, "-c", "import os, time; os.close(1); time.sleep(60)"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    with model, refused(ModelError, "model.onnx", "-9"):
+    with closing(model), refused(ModelError, "model.onnx", "-9"):
         model.ask("memory")
 
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from ssd34.benchmark.loadgen import LoadgenOptions, parse_summary, run_loadgen
+from ssd34.benchmark.loadgen import parse_summary, run_loadgen
 from ssd34.benchmark.run import BenchmarkPlan, benchmark_with_loadgen
 from ssd34.errors import ModelError
 from ssd34.runtime.detector import Detector
@@ -57,8 +57,10 @@ def pictures():
 
 @needs_loadgen
 def test_single_stream(detector, pictures, tmp_path):
-    options = LoadgenOptions("single-stream", min_seconds=0.2, min_queries=70)
-    values = run_loadgen(detector, pictures, options, folder=tmp_path)
+    values = run_loadgen(
+        detector, pictures, folder=tmp_path, scenario="single-stream", min_seconds=0.2,
+        min_queries=70,
+    )  # fmt: skip
     assert values["Scenario"] == "SingleStream" and values["Mode"] == "PerformanceOnly"
     assert values["Result is"] == "VALID"
     assert values["min_duration (ms)"] == 200 and values["min_query_count"] == 70
@@ -79,8 +81,10 @@ def test_single_stream(detector, pictures, tmp_path):
 
 @needs_loadgen
 def test_offline(detector, pictures, tmp_path):
-    options = LoadgenOptions("offline", min_seconds=0.2, min_queries=1, workers=2)
-    values = run_loadgen(detector, pictures, options, folder=tmp_path)
+    values = run_loadgen(
+        detector, pictures, folder=tmp_path, scenario="offline", min_seconds=0.2, min_queries=1,
+        workers=2,
+    )  # fmt: skip
     assert values["Scenario"] == "Offline" and values["Result is"] in ("VALID", "INVALID")
     assert values["Samples per second"] > 0
 
@@ -95,9 +99,11 @@ def test_a_detector_that_fails_does_not_hang(detector, pictures, tmp_path, monke
             raise RuntimeError("broken")
 
     monkeypatch.setattr(detector, "run", run)
-    options = LoadgenOptions("single-stream", min_seconds=0.01, min_queries=5)
     with refused(ModelError, "(broken)"):
-        run_loadgen(detector, pictures, options, folder=tmp_path)
+        run_loadgen(
+            detector, pictures, folder=tmp_path, scenario="single-stream", min_seconds=0.01,
+            min_queries=5,
+        )  # fmt: skip
 
 
 @needs_loadgen

@@ -1,13 +1,11 @@
-"""MLCommons LoadGen drives a detector: the harness that the published network was made for. It
-decides when which pictures are asked for, and writes its own logs; here is what answers it, and
-what reads its summary."""
+"""MLCommons LoadGen, the harness that the published network was made for, drives a detector: what
+answers it, and what reads its summary."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,49 +24,32 @@ MAX_TENSOR_BYTES = 512 * 2**20
 _LINE = re.compile(r"^\s*(?P<name>[^:=]+?)\s*(?::|=)\s*(?P<value>.*?)\s*$")
 
 
-@dataclass(frozen=True)
-class LoadgenOptions:
-    """LoadGen's own settings; the benchmark's rules ask for 600 s and 1024 queries.
-
-    Attributes:
-        scenario: one of `ssd34.benchmark.run.SCENARIOS`.
-        min_seconds: shortest run.
-        min_queries: fewest queries, of one picture each when single-stream.
-        workers: offline: pictures looked at at the same time.
-    """
-
-    scenario: str
-    min_seconds: float = 60.0
-    min_queries: int = 100
-    workers: int = 1
-
-
 def run_loadgen(
-    detector: Detector, pictures: Sequence[bytes], options: LoadgenOptions, *, folder: Path
-) -> dict[str, Any]:
+    detector: Detector, pictures: Sequence[bytes], *, folder: Path, scenario: str,
+    min_seconds: float, min_queries: int, workers: int = 1,
+) -> dict[str, Any]:  # fmt: skip
     """Run LoadGen once on encoded pictures, with its logs in a folder that exists: its summary, see
-    `parse_summary`, and under "settings" what it was asked for.
+    `parse_summary`, and under "settings" what it was asked for: so many seconds or more and so many
+    queries or more (its benchmark's rules ask for 600 and 1024); offline, pictures in so many
+    workers at once.
 
     As in its benchmark, pictures are decoded and normalised before the clock starts; the network
-    and the policy are timed.
-
-    Raises:
-        MissingExtraError: LoadGen is not installed.
-        ModelError: a picture could not be answered, or LoadGen wrote no summary.
+    and the policy are timed. ModelError: a picture could not be answered, or LoadGen wrote no
+    summary. MissingExtraError: it is not installed.
     """
     loadgen = require("mlperf_loadgen", extra="loadgen", why="--loadgen")
     settings = loadgen.TestSettings()
-    scenario = loadgen.TestScenario
-    offline = options.scenario == OFFLINE
-    settings.scenario = scenario.Offline if offline else scenario.SingleStream
+    kinds = loadgen.TestScenario
+    offline = scenario == OFFLINE
+    settings.scenario = kinds.Offline if offline else kinds.SingleStream
     settings.mode = loadgen.TestMode.PerformanceOnly
-    settings.min_duration_ms = round(1000 * options.min_seconds)
-    settings.min_query_count = options.min_queries
+    settings.min_duration_ms = round(1000 * min_seconds)
+    settings.min_query_count = min_queries
     tensors = _Tensors(detector, pictures)
     latency = _typical_seconds(detector, tensors)
     settings.single_stream_expected_latency_ns = round(1e9 * latency)
     # How many pictures the one query of the offline scenario gets follows from this.
-    settings.offline_expected_qps = options.workers / latency
+    settings.offline_expected_qps = workers / latency
 
     outputs = loadgen.LogOutputSettings()
     outputs.outdir = str(folder)
@@ -78,7 +59,7 @@ def run_loadgen(
     logs.enable_trace = False
 
     failures: list[Exception] = []
-    with ThreadPoolExecutor(options.workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
 
         def answer(sample: Any) -> None:
             try:
@@ -114,7 +95,8 @@ def run_loadgen(
         text = (folder / SUMMARY).read_text(encoding="utf-8", errors="replace")
     except OSError:
         raise ModelError(f"{folder}: LoadGen wrote no {SUMMARY}; is the disk full?") from None
-    return {"settings": asdict(options), **parse_summary(text)}
+    asked = {"scenario": scenario, "min_seconds": min_seconds, "min_queries": min_queries}
+    return {"settings": {**asked, "workers": workers}, **parse_summary(text)}
 
 
 def parse_summary(text: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ LoadGen one after the other; each in its own process."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -37,16 +37,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class BenchmarkPlan:
-    """What to measure.
+    """What to measure: each model, a file or a name, with each engine and number of threads.
 
     Attributes:
-        models: files or names; the first that can run is what the others are compared with.
-        engines, threads: each model runs with each engine and each number of threads.
-        pictures: files; none: a drawn one. The first `MAX_PICTURES` are used.
-        scenario: single-stream: one picture after the other, as ``detect`` does. Offline: all at
-            hand, as many a second as possible.
-        rounds: timed rounds.
-        warm_up: rounds before these.
+        pictures: none: a drawn one. The first `MAX_PICTURES` are used.
+        scenario: one picture after the other, or all at hand, as many a second as possible.
+        warm_up: rounds before those that are timed.
         batch: offline: pictures in one run; None: as many as the file takes where that is a fixed
             number above 1, else one picture a thread, all threads busy.
     """
@@ -96,16 +92,15 @@ class RefusedModel:
 
 @dataclass(eq=False)
 class Result:
-    """What one model did, run by one engine with so many threads.
+    """What one model did, run by one engine (after the choice of ``auto``) with so many threads.
 
     Attributes:
-        model, engine, threads: as in the plan, `engine` after the choice of ``auto``.
         facts: what its process said of it.
         stages: single-stream: of each picture, warm-up left out.
         chunks_ms: offline: milliseconds for each `chunk` pictures, warm-up left out.
         chunk, in_a_run: offline: pictures of a round, and of one run of the file.
-        peak_memory: bytes; None: unknown, interrupted before the end, or the process failed then.
-        graph_tail: share of the tail in the file's own time; None as above.
+        peak_memory: bytes; None: unknown.
+        graph_tail: share of the tail in the file's own time; None: unknown.
     """
 
     model: str
@@ -136,11 +131,8 @@ def benchmark(plan: BenchmarkPlan, *, progress: Progress = lambda *_: None) -> B
 
     An interruption (``KeyboardInterrupt``) ends the measuring; what was measured until then is in
     the report. Without a single whole round it is passed on. A model that an engine cannot run, or
-    fails to run later, is left out.
-
-    Raises:
-        Ssd34Error: a model is missing, none can be run, or a picture cannot be read, which is found
-            out before anything is measured.
+    fails to run later, is left out. Ssd34Error, before anything is measured: a model is missing,
+    none can be run, or a picture cannot be read.
     """
     check_pictures(plan, progress)
     with ExitStack() as stack:
@@ -151,7 +143,7 @@ def benchmark(plan: BenchmarkPlan, *, progress: Progress = lambda *_: None) -> B
             progress("loading", number, len(combinations))
             batches = plan.scenario == OFFLINE
             if worker := open_worker(plan, combination, refused=refused, batches=batches):
-                stack.enter_context(worker)
+                stack.callback(worker.close)
                 model, _, threads = combination
                 result = Result(model, worker.facts["engine"], threads, worker.facts)
                 batch = _in_one_run(worker, plan)
@@ -179,8 +171,7 @@ def benchmark(plan: BenchmarkPlan, *, progress: Progress = lambda *_: None) -> B
 
 
 def check_pictures(plan: BenchmarkPlan, progress: Progress = lambda *_: None) -> None:
-    """Decode every picture of a plan once: a broken one, which an ImageError names, would end a
-    long run at its turn."""
+    """Decode each picture once: a broken one (ImageError) would end a long run at its turn."""
     for number, path in enumerate(plan.used):
         progress("pictures", number, len(plan.used))
         read_image(path)
@@ -308,10 +299,7 @@ def benchmark_with_loadgen(
 ) -> dict[str, Any]:
     """Run LoadGen on everything in a plan, whose rounds are its fewest queries, for so many
     `seconds` or longer. Every model's logs get a folder of their own in `folder`, which exists.
-
-    An interruption ends it; what was finished until then is returned. `progress` is called with the
-    number of models done and of all. Errors as of `benchmark`.
-    """
+    `progress`: models done and all. An interruption, and errors, as of `benchmark`."""
     plan = replace(plan, batch=None)  # LoadGen asks for one picture after the other
     combinations = plan.combinations
     refused: list[RefusedModel] = []
@@ -327,7 +315,7 @@ def benchmark_with_loadgen(
             model, engine, threads = combination
             logs = folder / f"{number:02}-{Path(model).stem}-{engine}-{threads}"
             try:
-                with opened as worker:
+                with closing(opened) as worker:
                     logs.mkdir(exist_ok=True)
                     summary = worker.ask(
                         "loadgen", folder=str(logs), scenario=plan.scenario,

@@ -1,6 +1,5 @@
 """One model in its own process, which tells its memory from the others' and keeps their threads
-apart. `Worker` is the side of the caller; ``python -m ssd34.benchmark.worker`` the other, told what
-to run by lines of JSON."""
+apart: `Worker` here, ``python -m ssd34.benchmark.worker`` there, told by lines of JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ssd34.benchmark.loadgen import LoadgenOptions, run_loadgen
+from ssd34.benchmark.loadgen import run_loadgen
 from ssd34.errors import ImageError, MissingExtraError, ModelError, OptionError, Ssd34Error
 from ssd34.files.atomic import compute_sha256
 from ssd34.images.read import Picture, read_image
@@ -38,8 +37,7 @@ _FAREWELL = 10.0
 
 
 class StageTimes(NamedTuple):
-    """Milliseconds of one picture: decoding, resizing and normalising; the file, its own tail
-    included; the policy of raw files, pixels and names."""
+    """Milliseconds of one picture; the network's include the file's own tail."""
 
     preprocess: float
     network: float
@@ -59,14 +57,12 @@ def measure_stages(detector: Detector, picture: Picture) -> StageTimes:
 
 
 class Worker:
-    """A model in its own process. Close it, or use it in a ``with`` block."""
+    """A model in its own process, to be closed."""
 
     def __init__(
         self, model: str, *, engine: str, threads: int, streams: int, pictures: Sequence[Path]
     ) -> None:
-        """Start it: the model is loaded as by `Session`, the pictures, or a drawn one where there
-        are none, are kept in memory as they are on disk. Ssd34Error: whatever loading the model and
-        reading the pictures raise."""
+        """Start it; without pictures it draws one. Ssd34Error: what loading them raises."""
         self._model = model
         self._process = subprocess.Popen(
             # -P: -m alone would take modules, such as a platform.py, from the current folder first.
@@ -86,8 +82,7 @@ class Worker:
             raise
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Run a command of `_Model` there and wait for its answer; errors come out as what they
-        are, and a ModelError if the process died."""
+        """What a command of `_Model` answers, or raises; ModelError if the process died."""
         assert self._process.stdin and self._process.stdout
         try:
             self._process.stdin.write(json.dumps([command, arguments]) + "\n")
@@ -121,12 +116,6 @@ class Worker:
                     stream.close()
         self._process.kill()
         self._process.wait()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class _Model:
@@ -175,9 +164,7 @@ class _Model:
 
     def loadgen(self, *, folder: str, **options: Any) -> dict[str, Any]:
         """See `run_loadgen`."""
-        return run_loadgen(
-            self._detector, self._pictures, LoadgenOptions(**options), folder=Path(folder)
-        )
+        return run_loadgen(self._detector, self._pictures, folder=Path(folder), **options)
 
     def memory(self) -> int | None:
         """Bytes, see `measure_peak_memory`."""

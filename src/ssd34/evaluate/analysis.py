@@ -3,53 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ssd34.datasets.dataset import Dataset
-from ssd34.errors import require
-from ssd34.evaluate.counts import (
-    Confusion,
-    ErrorTypes,
-    Part,
-    count_by_class,
-    count_by_size,
-    count_confusion,
-    count_error_types,
-)
-from ssd34.evaluate.curves import (
-    CalibrationCurve,
-    Curves,
-    ScoreChoice,
-    choose_score,
-    measure_calibration,
-    measure_curves,
-)
-from ssd34.evaluate.metrics import (
-    FOUND,
-    NOT_COUNTED,
-    Matching,
-    build_ground_truth,
-    list_class_names,
-    make_countable,
-    read_matches,
-)
+from ssd34.evaluate import counts, curves, metrics
+from ssd34.evaluate.curves import CalibrationCurve, Curves, ScoreChoice
 from ssd34.evaluate.results import Results
 
 
 @dataclass(frozen=True)
 class RatedPicture:
-    """One picture, the sample of that number, at one score threshold, IoU 0.5.
-
-    Attributes:
-        objects, found: how many are to be found, and were.
-        false_alarms: detections that found nothing.
-        boxes_found: for each box of the sample, whether it was found; None for crowds.
-        detections: place in the results and whether it is right, best first; those in crowds
-            are left out.
-    """
+    """One picture, the sample of that number, at one score threshold, IoU 0.5: how many objects are
+    to be found and were; of each box whether it was found, None for crowds; of each detection but
+    those in crowds, best first, its place in the results and whether it is right."""
 
     sample: int
     file_name: str
@@ -72,11 +40,12 @@ class RatedPicture:
 
 
 def rate_pictures(
-    matches: Matching, dataset: Dataset, results: Results, *, score: float
+    matches: metrics.Matching, dataset: Dataset, results: Results, *, score: float
 ) -> tuple[RatedPicture, ...]:
     """Every picture of the data set, in its order."""
     detections: dict[int, list[int]] = {}
-    chosen = np.flatnonzero((matches.status != NOT_COUNTED) & (matches.scores >= score))
+    counts_here = (matches.status != metrics.NOT_COUNTED) & (matches.scores >= score)
+    chosen = np.flatnonzero(counts_here)
     for index in chosen[np.argsort(-matches.scores[chosen], kind="stable")].tolist():
         detections.setdefault(int(results.image_ids[index]), []).append(index)
     found_at = matches.found_at(score)
@@ -84,7 +53,10 @@ def rate_pictures(
     for place, sample in enumerate(dataset.samples):
         own = slice(start, start + len(sample.boxes))
         start = own.stop
-        right = [(k, bool(matches.status[k] == FOUND)) for k in detections.get(sample.image_id, ())]
+        right = [
+            (k, bool(matches.status[k] == metrics.FOUND))
+            for k in detections.get(sample.image_id, ())
+        ]
         found, counted = found_at[own], matches.counted[own]
         told.append(
             RatedPicture(
@@ -123,48 +95,39 @@ class Analysis:
 
     curves: Curves
     scores: ScoreChoice
-    classes: tuple[Part, ...]
-    sizes: tuple[Part, ...]
-    confusion: Confusion
-    errors: ErrorTypes
+    classes: tuple[counts.Part, ...]
+    sizes: tuple[counts.Part, ...]
+    confusion: counts.Confusion
+    errors: counts.ErrorTypes
     calibration: CalibrationCurve
     pictures: tuple[RatedPicture, ...]
 
 
 def analyse(dataset: Dataset, results: Results) -> Analysis:
     """Analyse detections in a data set's pictures and classes; MissingExtraError: no hotcoco."""
-    hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
-    dataset, results = make_countable(dataset, results)
-    values = build_ground_truth(dataset)
-    truth = hotcoco.COCO(values)
-
-    def evaluation_of(truth: Any, chosen: Results) -> Any:
-        evaluation = hotcoco.COCOeval(truth, truth.load_res(chosen.as_array()), "bbox")
-        evaluation.evaluate()
-        return evaluation
-
-    evaluation = evaluation_of(truth, results)
+    dataset, results = metrics.make_countable(dataset, results)
+    evaluation, matched = metrics.match_detections(dataset, results)
     evaluation.accumulate()
-    matched = read_matches(evaluation, results, boxes=len(values["annotations"]))
-    scores = choose_score(matched)
+    scores = curves.choose_score(matched)
     above = matched.scores >= scores.best
-    counted = results.where(above & (matched.status != NOT_COUNTED))
-    without_crowds = values | {
-        "annotations": [one for one in values["annotations"] if not one["iscrowd"]]
-    }
+    counted = results.where(above & (matched.status != metrics.NOT_COUNTED))
+    objects = tuple(sample.of(~sample.ignored) for sample in dataset.samples)
+    without_crowds = replace(dataset, samples=objects)
     return Analysis(
-        curves=measure_curves(evaluation, dataset.labels),
+        curves=curves.measure_curves(evaluation, dataset.labels),
         scores=scores,
-        classes=count_by_class(evaluation, dataset),
-        sizes=count_by_size(evaluation, dataset),
-        confusion=count_confusion(
-            evaluation_of(hotcoco.COCO(without_crowds), counted),
-            list_class_names(evaluation, dataset.labels),
+        classes=counts.count_by_class(evaluation, dataset),
+        sizes=counts.count_by_size(evaluation, dataset),
+        confusion=counts.count_confusion(
+            metrics.match_detections(without_crowds, counted)[0],
+            metrics.list_class_names(evaluation, dataset.labels),
             score=scores.best,
         ),
-        errors=count_error_types(
-            evaluation, evaluation_of(truth, results.where(above)), score=scores.best
+        errors=counts.count_error_types(
+            evaluation,
+            metrics.match_detections(dataset, results.where(above))[0],
+            score=scores.best,
         ),
-        calibration=measure_calibration(evaluation),
+        calibration=curves.measure_calibration(evaluation),
         pictures=rate_pictures(matched, dataset, results, score=scores.best),
     )

@@ -26,15 +26,13 @@ _LARGEST_EXACT = 1 << 53
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """The twelve COCO numbers in 0..1; None where there is nothing to measure.
+    """The twelve COCO numbers in 0..1, of so many pictures; None: nothing to measure.
 
     Attributes:
-        pictures: how many were evaluated.
         summary: AP, AP50, AP75, AP_small, AP_medium, AP_large, AR1, AR10, AR100, AR_small,
             AR_medium, AR_large, in this order.
         class_ap, class_ap50: of each class that has objects.
-        area_class_ap: for ``small``, ``medium`` and ``large`` the AP of each class that has
-            objects of that size.
+        area_class_ap: the same for ``small``, ``medium`` and ``large`` objects.
     """
 
     pictures: int
@@ -142,8 +140,7 @@ def open_evaluation(
 
 def measure_coco(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
     """Score detections in COCO's results form (image_id, category_id, bbox in xywh pixels, score)
-    against a data set's boxes; pictures without boxes or detections count, too. MissingExtraError
-    without hotcoco."""
+    against a data set's boxes; MissingExtraError without hotcoco."""
     evaluation, _, _ = open_evaluation(dataset, results)
     evaluation.evaluate()
     evaluation.accumulate()
@@ -195,15 +192,12 @@ FOUND, FALSE_ALARM, NOT_COUNTED = 1, 0, -1
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """COCO's greedy matching at `IOU`: best score first, each object found once.
-
-    Leaving out all detections below a score changes nothing for those above it, so one matching
-    serves every score threshold.
+    """COCO's greedy matching at `IOU`, best score first, each object found once. Leaving out all
+    detections below a score changes nothing for those above it: it serves every score threshold.
 
     Attributes:
         status: (D,) int8: `FOUND`, `FALSE_ALARM`, or `NOT_COUNTED` (in a crowd, or beyond the
             100 of a picture and class), in the order of the results.
-        scores: (D,) float64.
         found_by: (G,) int64: the detection that found each box of the data set, -1: none.
         counted: (G,) bool: the boxes that are to be found; False for crowds.
     """
@@ -226,14 +220,8 @@ def match_detections(dataset: Dataset, results: Results) -> tuple[Any, Matching]
     evaluation, seen, found = open_evaluation(dataset, results)
     evaluation.evaluate()
     boxes = sum(len(sample.boxes) for sample in seen.samples)
-    return evaluation, read_matches(evaluation, found, boxes=boxes)
-
-
-def read_matches(evaluation: Any, results: Results, *, boxes: int) -> Matching:
-    """The matching that the library made: hotcoco's COCOeval after `evaluate`, its ground truth
-    numbered from 1, of some results, and G boxes of a data set, crowds too."""
     told = evaluation.image_diagnostics(iou_thr=IOU)
-    status = np.full(len(results), NOT_COUNTED, np.int8)
+    status = np.full(len(found), NOT_COUNTED, np.int8)
     for number, word in told["dt_status"].items():
         status[number - 1] = FOUND if word == "tp" else FALSE_ALARM
     found_by = np.full(boxes, -1, np.int64)
@@ -241,4 +229,4 @@ def read_matches(evaluation: Any, results: Results, *, boxes: int) -> Matching:
         found_by[number - 1] = detection - 1
     counted = np.zeros(boxes, bool)
     counted[[number - 1 for number in told["gt_status"]]] = True
-    return Matching(status=status, scores=results.scores, found_by=found_by, counted=counted)
+    return evaluation, Matching(status, found.scores, found_by, counted)

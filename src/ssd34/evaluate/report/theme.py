@@ -1,6 +1,4 @@
-"""Plot and theme: what is drawn, what it says in words, the numbers behind it, and the colours of
-light and dark paper.
-"""
+"""What a plot of the report is, and the colours of light and dark paper."""
 
 from __future__ import annotations
 
