@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import threading
 from collections import namedtuple
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from ssd34.datasets.download import (
 )
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError, DownloadError, OptionError
+from ssd34.files.web import download
 from tests.conftest import shapes_dataset
 from tests.support.datasets import published_archive as published
 from tests.support.datasets import zipped
@@ -47,8 +49,11 @@ def contents(tmp_path_factory):
     return boxes, {"val2017/": b"", **pictures}
 
 
-def fetch(data, folder, **options):
-    download_data(data, folder, **{"timeout": 5.0, "pause": 0.0, "attempts": 3} | options)
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr("ssd34.datasets.download.ATTEMPTS", 3)
+    quick = partial(download, timeout=5.0, pause=0.0)
+    monkeypatch.setattr("ssd34.datasets.download.download", quick)
 
 
 def files_of(folder):
@@ -69,7 +74,7 @@ def assert_whole(folder, contents, *, archives=()):
 
 def failure(error, data, folder, **options):
     with pytest.raises(error) as caught:
-        fetch(data, folder, **options)
+        download_data(data, folder, **options)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -83,7 +88,7 @@ def with_pictures(data, mirror, content, *answers):
 
 def test_what_is_fetched_is_read_at_once(data, tmp_path, contents):
     folder = tmp_path / "new" / "coco"
-    fetch(data, folder)
+    download_data(data, folder)
     assert_whole(folder, contents)
     for path in (folder / BOXES, f"{folder}@val2017"):
         dataset = open_dataset(path)
@@ -92,15 +97,15 @@ def test_what_is_fetched_is_read_at_once(data, tmp_path, contents):
 
 
 def test_a_second_call_fetches_nothing(data, tmp_path, mirror):
-    fetch(data, tmp_path)
+    download_data(data, tmp_path)
     (tmp_path / "val2017" / ".DS_Store").write_bytes(b"x")  # as a desktop leaves it
-    fetch(data, tmp_path)
+    download_data(data, tmp_path)
     assert len(mirror.requests) == 2
 
 
 def test_archives_are_kept_on_request(data, tmp_path, contents, mirror):
     for _ in range(2):
-        fetch(data, tmp_path, keep_archives=True)
+        download_data(data, tmp_path, keep_archives=True)
         assert_whole(tmp_path, contents, archives=("boxes.zip", "val2017.zip"))
         shutil.rmtree(tmp_path / "val2017")
     assert len(mirror.requests) == 2
@@ -109,7 +114,7 @@ def test_archives_are_kept_on_request(data, tmp_path, contents, mirror):
 def test_an_archive_that_was_put_there_by_hand_is_not_fetched(data, tmp_path, contents, mirror):
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives" / "val2017.zip").write_bytes(zipped(contents[1]))
-    fetch(data, tmp_path)
+    download_data(data, tmp_path)
     assert_whole(tmp_path, contents)
     assert [name for name, _ in mirror.requests] == ["boxes.zip"]
 
@@ -117,15 +122,17 @@ def test_an_archive_that_was_put_there_by_hand_is_not_fetched(data, tmp_path, co
 def test_only_what_is_missing_is_fetched(data, tmp_path, contents, mirror):
     """As of coco-2017 after coco-val2017."""
     small = dataclasses.replace(data, archives=data.archives[1:])
-    fetch(small, tmp_path)
-    fetch(data, tmp_path)
+    download_data(small, tmp_path)
+    download_data(data, tmp_path)
     assert_whole(tmp_path, contents)
     assert [name for name, _ in mirror.requests] == ["val2017.zip", "boxes.zip"]
 
 
 def test_progress(data, tmp_path):
     seen: dict[str, list[tuple[int, int]]] = {}
-    fetch(data, tmp_path, progress=lambda what, n, of: seen.setdefault(what, []).append((n, of)))
+    download_data(
+        data, tmp_path, progress=lambda what, n, of: seen.setdefault(what, []).append((n, of))
+    )
     names = ("boxes.zip", "val2017.zip")
     assert list(seen) == [what + name for name in names for what in ("", "unpacking ")]
     for steps in seen.values():
@@ -140,7 +147,7 @@ def test_a_download_that_breaks_off_is_continued(data, tmp_path, contents, mirro
     message = failure(DownloadError, data, tmp_path)
     assert "15000 of" in message and str(tmp_path) in message
     assert files_of(tmp_path) == [BOXES, "archives/unpacked.json", "archives/val2017.zip.part"]
-    fetch(data, tmp_path)
+    download_data(data, tmp_path)
     assert_whole(tmp_path, contents)
     assert mirror.ranges("val2017.zip")[-1] == "bytes=15000-"
 
@@ -164,14 +171,14 @@ def test_unpacking_that_was_interrupted_is_gone_on_with(data, tmp_path, contents
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch(data, tmp_path, progress=interrupt)
+        download_data(data, tmp_path, progress=interrupt)
     assert not (tmp_path / "val2017").exists()
     half = sorted((tmp_path / "archives" / "val2017.unpacking").rglob("*.png"))
     assert len(half) == after
     if half:
         half[-1].write_bytes(half[-1].read_bytes()[:10])
         half[0].write_bytes(bytes(half[0].stat().st_size))
-    fetch(data, tmp_path)
+    download_data(data, tmp_path)
     assert_whole(tmp_path, contents)
     assert mirror.ranges("val2017.zip") == [None]
 
@@ -186,14 +193,14 @@ def test_killed_between_the_receipt_and_the_move(data, tmp_path, contents, monke
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        fetch(data, tmp_path)
+        download_data(data, tmp_path)
     monkeypatch.undo()
-    fetch(data, tmp_path)
+    download_data(data, tmp_path)
     assert_whole(tmp_path, contents)
 
 
 def test_two_at_once_do_not_disturb_each_other(data, tmp_path, contents):
-    threads = [threading.Thread(target=fetch, args=(data, tmp_path)) for _ in range(3)]
+    threads = [threading.Thread(target=download_data, args=(data, tmp_path)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -209,7 +216,7 @@ def test_a_folder_of_somebody_else_is_left_alone(data, tmp_path, mirror):
 
 
 def test_a_folder_that_was_changed_is_named(data, tmp_path):
-    fetch(data, tmp_path)
+    download_data(data, tmp_path)
     (tmp_path / "val2017" / "0003.png").unlink()
     message = failure(DatasetError, data, tmp_path)
     assert "val2017" in message and "11 files" in message
@@ -217,7 +224,7 @@ def test_a_folder_that_was_changed_is_named(data, tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"val2017": 3}'])
 def test_a_broken_receipt_is_none(data, tmp_path, text):
-    fetch(data, tmp_path)
+    download_data(data, tmp_path)
     (tmp_path / "archives" / "unpacked.json").write_text(text)
     failure(DatasetError, data, tmp_path)
 
@@ -230,7 +237,7 @@ def test_room_is_looked_for_first(data, tmp_path, contents, mirror, monkeypatch,
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(int(free * size)))
     folder = tmp_path / "not" / "yet"
     if enough:
-        fetch(data, folder)
+        download_data(data, folder)
         assert_whole(folder, contents)
     else:
         message = failure(DatasetError, data, folder)

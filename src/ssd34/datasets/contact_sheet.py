@@ -48,8 +48,8 @@ class _Tile:
 
 
 def draw_contact_sheet(findings: Sequence[Finding], *, most: int) -> Image.Image | None:
-    """A sheet of suspicious pictures, at most so many, five in a row; None where no finding has a
-    picture. Where there are more than fit, every kind gets its share."""
+    """A sheet of at most so many suspicious pictures, of which every kind gets its share; None
+    where no finding has a picture."""
     tiles = _tiles(findings)
     if not tiles:
         return None
@@ -126,10 +126,8 @@ def _caption(tile: _Tile, *, several: bool) -> list[Words]:
 def _view(
     dataset: Dataset, sample: Sample, suspicious: list[Box], room: tuple[int, int]
 ) -> Image.Image:
-    """A picture and its boxes in a space of that width and height.
-
-    Where a box in question leads out, some of what lies beyond the edge is shown as empty.
-    """
+    """A picture and its boxes in a space of that width and height; where a box in question leads
+    out, with some of what lies beyond the edge."""
     view = Image.new("RGB", room, _VOID)
     canvas = ImageDraw.Draw(view)
     try:

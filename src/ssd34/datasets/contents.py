@@ -57,8 +57,8 @@ def parts_of(path: str) -> tuple[str, ...]:
 
 
 def best_fitting(path: tuple[str, ...], among: Sequence[T], name: Callable[[T], str]) -> list[T]:
-    """Those among some, each with the path that `name` gives, that have a path, given in parts,
-    else those whose parts agree most with it, from the end on."""
+    """Those among some whose `name` is a path, given in parts, else those whose parts agree most
+    with it, from the end on."""
     paths = [parts_of(name(one)) for one in among]
     if path in paths:
         return [one for one, parts in zip(among, paths, strict=True) if parts == path]
@@ -79,8 +79,7 @@ def _foreign_parts(path: str) -> tuple[str, ...]:
 
 
 class Contents:
-    """The names below one place, in the ways in which the readers look for them; `outer`: what the
-    place is in, and the folder of it; None: it was given."""
+    """The names below one place, as readers look for them; `outer`: what it is in, and where."""
 
     def __init__(self, files: Files, *, outer: tuple[Contents, str] | None = None) -> None:
         self.files = files
@@ -134,9 +133,9 @@ class Contents:
         return next(iter(same or found), None)
 
     def find(self, path: str, *, wanted: Callable[[str], bool] = is_picture) -> list[str]:
-        """The pictures that a foreign path may mean: of those called as its end is, which may lack
-        the ending, the ones that agree with its folders farthest. None in the folder of another
-        split, and no link that leads out. `wanted`: whether a name can be what is looked for."""
+        """The pictures, or what else is `wanted`, that a foreign path may mean: of those called as
+        its end is, which may lack the ending, the ones that agree with its folders farthest. None
+        in the folder of another split, and no link that leads out."""
         for text in dict.fromkeys((path, unquote(path))):
             parts = _foreign_parts(text)
             same = self._by_base.get(parts[-1].lower()) or self._by_name.get(parts[-1].lower(), [])

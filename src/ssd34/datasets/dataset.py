@@ -76,8 +76,6 @@ class Sample:
     Attributes:
         file_name: the picture, relative to the data set's image folder.
         image_id: its number in the annotation file.
-        width: pixels.
-        height: pixels.
         boxes: (N, 4) float32 xyxy, within the picture, of positive size.
         labels: (N,) int64, labels of the data set's own LabelSet.
         areas: (N,) float64, the annotation's ``area``, square pixels.
@@ -132,17 +130,9 @@ class ImageStore(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Pictures with annotations.
-
-    Attributes:
-        name: for messages, usually the file's name.
-        labels: exactly the classes that this data set labels. Objects of other classes may be
-            visible without a box.
-        samples: the pictures, in the file's order; some may have no boxes.
-        images: where the picture files are.
-        problems: what was wrong and left out while reading.
-        remarks: what was wrong and kept, such as a box that was cut at the edge.
-    """
+    """Pictures with annotations, in the file's order; its name for messages; exactly the classes
+    that it labels, objects of others may be visible without a box; what was wrong and left out
+    while reading, and what was kept, such as a box that was cut at the edge."""
 
     name: str
     labels: LabelSet
@@ -161,8 +151,8 @@ class Dataset:
         return tuple(remark.reason for remark in self.remarks if remark.kind in told)
 
     def read(self, sample: Sample, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-        """The picture of a sample, (H, W, 3) uint8 RGB; ImageError where it is missing, unreadable,
-        or of another size than its annotations say."""
+        """A sample's picture, (H, W, 3) uint8 RGB; ImageError: missing, unreadable, or of another
+        size than its annotations say."""
         with self._checked(sample) as data:
             image = read_image(data, max_pixels=max_pixels)
         check_size(sample, width=image.shape[1], height=image.shape[0])
@@ -171,8 +161,7 @@ class Dataset:
     def read_square(
         self, sample: Sample, side: int, *, max_pixels: int = MAX_PIXELS
     ) -> Image.Image:
-        """The picture of a sample as `ssd34.images.reduced.read_square` gives it: a Pillow image of
-        mode RGB, side x side pixels. ImageError as `read`."""
+        """See `ssd34.images.reduced.read_square`; ImageError as `read`."""
         with self._checked(sample) as data:
             square = read_square(data, side, max_pixels=max_pixels)
         check_size(sample, width=square.width, height=square.height)
@@ -181,8 +170,7 @@ class Dataset:
     def read_reduced(
         self, sample: Sample, factor: int, *, max_pixels: int = MAX_PIXELS
     ) -> Image.Image:
-        """The picture of a sample at 1/factor of its size, as `ssd34.images.reduced.read_reduced`
-        gives it: a Pillow image of mode RGB. ImageError as `read`."""
+        """See `ssd34.images.reduced.read_reduced`; ImageError as `read`."""
         with self._checked(sample) as data:
             reduced = read_reduced(data, factor, max_pixels=max_pixels)
         check_size(sample, width=reduced.width, height=reduced.height)
@@ -211,10 +199,8 @@ class Dataset:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """SHA-256, hexadecimal, of a data set's classes, pictures in order, and boxes.
-
-    The pictures count by name, id and size, not by content, so that a large set takes a moment.
-    """
+    """SHA-256, hexadecimal, of a data set's classes, boxes, and pictures in order, by name, id and
+    size, not by content, so that a large set takes a moment."""
     digest = hashlib.sha256(b"ssd34-dataset-1")
     classes = [dataset.labels.names, [int(c) for c in dataset.labels.category_ids]]
     digest.update(json.dumps(classes).encode())
@@ -250,8 +236,8 @@ class Layout:
     read: Callable[[str], Dataset]
 
     def open(self, split: str | None = None) -> Dataset:
-        """The pictures of one split; DatasetError where there is no such split, there are several
-        and none is named, or nothing usable is in it."""
+        """One split; DatasetError: there is none of the name, several where none is named, or
+        nothing usable in it."""
         if split is None and len(self.splits) == 1:
             return self.read(self.splits[0])
         if split in self.splits:

@@ -15,10 +15,11 @@ from ssd34.files.archive import require_space, unpack
 from ssd34.files.atomic import write_json
 from ssd34.files.cache import PublishedFile
 from ssd34.files.lock import folder_locked
-from ssd34.files.web import PAUSE, TIMEOUT, download
+from ssd34.files.web import download
 
 ATTEMPTS = 20
 """How often an address may break off: the largest archive takes hours."""
+
 ARCHIVES = "archives"
 """Folder for the zips, and for what is known of those that were unpacked."""
 _UNPACKED = "unpacked.json"
@@ -35,20 +36,13 @@ def download_data(
     *,
     keep_archives: bool = False,
     progress: Progress = lambda _what, _done, _total: None,
-    timeout: float = TIMEOUT,
-    attempts: int = ATTEMPTS,
-    pause: float = PAUSE,
 ) -> None:
     """Have a data set in a folder, whole and checked; what is there is not fetched again.
 
     Each zip lies in ``archives/`` until it is unpacked, or for good where that is asked for.
     Folders and files appear under their own names only when they are whole; the next call resumes
-    an interrupted one. Timeout, attempts and pause are those of `ssd34.files.web.download`.
-
-    Raises:
-        DownloadError: no address had an archive.
-        DatasetError: something else is at a place of the data set; too little room.
-        OSError: the folder cannot be written.
+    an interrupted one. DownloadError: no address had an archive. DatasetError: something else is at
+    a place of the data set, or there is too little room.
     """
     archives = folder / ARCHIVES
     require_space(folder, _needed(data, folder, keep_archives=keep_archives))
@@ -60,7 +54,7 @@ def download_data(
             file = archive.file
             target = archives / file.name
             download(
-                file, target, timeout=timeout, attempts=attempts, pause=pause,
+                file, target, attempts=ATTEMPTS,
                 progress=lambda done, file=file: progress(file.name, done, file.size),  # type: ignore[misc]
             )  # fmt: skip
             _unpack(archive, missing, folder, progress)

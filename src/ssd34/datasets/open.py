@@ -44,9 +44,8 @@ _DEPTH = 3
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Read a data set in any of `FORMS`, with ``@SPLIT`` where it is divided; DatasetError, which
-    says what was looked for, where nothing usable is there, MissingExtraError where it is YOLO's
-    and PyYAML is not installed."""
+    """Read a data set in any of `FORMS`, with ``@SPLIT`` where it is divided; DatasetError: nothing
+    usable is there. MissingExtraError: it is YOLO's, and PyYAML is not installed."""
     source, split = split_path(path)
     return find_dataset(source).open(split)
 
@@ -91,8 +90,7 @@ def _inside_zip(path: str) -> tuple[Path, str] | None:
 
 
 def find_dataset(path: str | Path) -> Layout:
-    """Recognise a data set, one of `FORMS` without ``@SPLIT``, without reading its boxes;
-    DatasetError where nothing known is there."""
+    """Recognise a data set, one of `FORMS` without ``@SPLIT``; DatasetError: nothing known."""
     text = str(path)
     before, separator, after = text.partition(".json@")
     if separator and not os.path.exists(text):
@@ -183,10 +181,8 @@ def select_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
 
 def rename_classes(dataset: Dataset, names: Mapping[str, str], *, own_ids: bool = False) -> Dataset:
     """The same data set with other class names, old to new; OptionError where it has no such class.
-
-    Classes that get the same name become one, with the first's category id. Category ids become
-    COCO's if all names are COCO's then, unless `own_ids` are to stay in any case.
-    """
+    Those that get the same name become one, with the first's category id. Category ids become
+    COCO's if all names are COCO's then, unless `own_ids` are to stay."""
     for name in names:
         dataset.labels.label(name)
     new = [names.get(name, name) for name in dataset.labels.names]

@@ -70,17 +70,17 @@ COCO_NAMES = {
 
 def find_voc(contents: Contents, name: str) -> Layout | None:
     """A VOC data set by its files' usual names; DatasetError where several are there."""
-    return _layout(find_usual_voc(contents, name), name)
+    there = find_usual_voc(contents, name)
+    return _layout(there, name) if there else None
 
 
 def find_any_voc(contents: Contents, name: str) -> Layout | None:
     """A VOC data set by XML files anywhere below."""
-    return _layout(find_xml_below(contents), name)
+    there = find_xml_below(contents)
+    return _layout(there, name) if there else None
 
 
-def _layout(there: VocFound | None, name: str) -> Layout | None:
-    if there is None:
-        return None
+def _layout(there: VocFound, name: str) -> Layout:
     splits = there.splits
     places = list(dict.fromkeys(split.place for split in splits.values()))
 
@@ -99,8 +99,7 @@ def _layout(there: VocFound | None, name: str) -> Layout | None:
 
 @dataclass(frozen=True)
 class _Survey:
-    """What all splits together tell: the names of objects, how many objects have a corner below 1,
-    of how many, XML files, and what is wrong with the first of these that is broken."""
+    """What all splits together tell; `below_one`: objects with a corner below 1."""
 
     names: frozenset[str]
     below_one: int
@@ -130,8 +129,8 @@ def _look_through(places: Sequence[VocPlace]) -> _Survey:
 
 
 def _classes(there: VocFound, name: str, survey: _Survey, found: Findings) -> LabelSet:
-    """The classes: as `CLASSES` or `LABEL_MAP` list them, else by the devkit's lists of pictures a
-    class, else those that occur in any split, so that all splits have the same."""
+    """The same for all splits: as `CLASSES` or `LABEL_MAP` list them, else by the devkit's lists of
+    pictures a class, else those that occur."""
     files = there.contents.files
     try:
         if files.exists(CLASSES):

@@ -72,8 +72,7 @@ def find_any_yolo(contents: Contents, name: str) -> Layout | None:
 
 
 def open_yolo_file(contents: Contents, file: str, name: str) -> Layout:
-    """The data set that a .yaml or .data in the folder given describes; DatasetError where it is no
-    YAML, or without classes or splits, MissingExtraError where PyYAML is not installed."""
+    """The data set that a .yaml or .data describes; errors as `read_config`."""
     darknet = file.lower().endswith(DARKNET)
     config = read_darknet(contents, file) if darknet else read_config(contents, file)
     if contents.outer and config.root and contents.files.inside(config.root) is None:
@@ -255,12 +254,9 @@ def _box(values: list[float], *, keypoints: bool) -> tuple[float, float, float, 
 
 
 def find_entry(contents: Contents, config: YoloConfig, entry: str) -> tuple[str | None, bool]:
-    """An entry as a folder or file that is there, and whether it is there as written.
-
-    It is relative to `path`; where that is a folder of another machine, or nothing is there, to
-    the file that names it; exports of Roboflow begin it with one ../ too many. Else the end of it
-    counts.
-    """
+    """An entry as a folder or file that is there, and whether it is there as written: relative to
+    `path`; where that is a folder of another machine, or nothing is there, to the file that names
+    it; exports of Roboflow begin it with one ../ too many. Else the end of it counts."""
     files = contents.files
     here = config.folder
     root = files.inside(posixpath.join(here, config.root)) if config.root else here

@@ -32,15 +32,9 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The contents of a checkpoint file.
-
-    Attributes:
-        weights: parameter name to array.
-        training: momentum and other arrays that only training needs.
-        state: JSON values that only training needs, and notes on where weights came from.
-        score_calibration: what an exported file adds to its scores' biases; not in `weights`, from
-            which training resumes.
-    """
+    """The contents of a checkpoint file: arrays by parameter, arrays and JSON values that only
+    training needs, with notes on where weights came from, and what an exported file adds to its
+    scores' biases; not in `weights`, from which training resumes."""
 
     spec: ModelSpec
     labels: LabelSet
@@ -95,8 +89,8 @@ def read_header(path: Path) -> Checkpoint:
 
 
 def read_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
-    """Read a checkpoint file, with the arrays that only training needs where `training` is set;
-    CheckpointError where it is missing, broken, or not one of ours."""
+    """Read a checkpoint file, where `training` is set with the arrays that only it needs;
+    CheckpointError: missing, broken, or not one of ours."""
     return _checkpoint(path, *read_arrays(path, skip=() if training else (TRAINING_PREFIX,)))
 
 

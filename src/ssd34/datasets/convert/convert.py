@@ -39,8 +39,8 @@ FORMATS = ("coco", "voc", "yolo")
 
 @dataclass(frozen=True)
 class Options:
-    """How to convert: to one of `FORMATS`; with hard links to the pictures instead of copies; where
-    a format has no flags, with crowd and difficult boxes as ordinary ones instead of without."""
+    """How to convert: to one of `FORMATS`, with hard links to the pictures or copies, and in YOLO
+    with crowd and difficult boxes as ordinary ones or without them."""
 
     format: str
     link: bool = False
@@ -53,8 +53,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written: the form, name, pictures and boxes of each split, what changed, and how
-    often, and the pictures that were left out."""
+    """What was written: the form; name, pictures and boxes of each split; how often what changed;
+    pictures that were left out."""
 
     format: str
     splits: tuple[tuple[str, int, int], ...]
@@ -82,15 +82,9 @@ def convert(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Conversion:
     """Write a data set in another format, whole or not at all, into a folder that does not exist or
-    is empty. Each source is the name of a split, "" where there is just one, and its pictures;
-    `progress` is called with the number of pictures done.
-
-    Raises:
-        OptionError: the destination is not empty, another process writes it, or pictures cannot
-            be linked.
-        DatasetError: the splits cannot be in one data set of this format.
-        MissingExtraError: the format needs a package that is not installed.
-    """
+    is empty. Each source is the name of a split, "" where there is just one, and its pictures.
+    OptionError: the destination is not empty, another process writes it, or pictures cannot be
+    linked. DatasetError: the splits cannot be in one data set of this format."""
     folder_there = destination.is_dir() and not destination.is_symlink()
     if os.path.lexists(destination) and not (folder_there and not any(destination.iterdir())):
         raise OptionError(f"{destination}: exists already; choose a folder that does not")

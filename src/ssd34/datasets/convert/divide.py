@@ -17,6 +17,8 @@ from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.machine import overlapped
 from ssd34.text import counted
 
+FIRST = "train"
+
 NEAR = 6
 """Bits of 128 by which the hashes of two pictures of one scene may differ."""
 
@@ -30,15 +32,13 @@ class Shares:
     """How to divide.
 
     Attributes:
-        shares: of the pictures that each part but the first gets, such as ``{"val": 0.2}``.
-        first: the name of the part that gets the rest.
+        shares: of the pictures, such as ``{"val": 0.2}``; `FIRST` gets the rest.
         pattern: pictures stay together where the first group of this regular expression (all of
             it, if it has none) matches the same text in their file names.
         seed: of the choice among pictures that are equally good.
     """
 
     shares: Mapping[str, float]
-    first: str = "train"
     pattern: str | None = None
     seed: int = 0
 
@@ -49,7 +49,7 @@ class Shares:
                 f"expected shares between 0 and 1, such as 0.2, got {shown or 'none'}"
             )
         if sum(self.shares.values()) >= 1:
-            raise OptionError(f"expected shares that leave something for {self.first}, got {shown}")
+            raise OptionError(f"expected shares that leave something for {FIRST}, got {shown}")
         try:
             re.compile(self.pattern or "")
         except re.error as error:
@@ -59,7 +59,7 @@ class Shares:
 def divide(
     dataset: Dataset, how: Shares, *, alike: Sequence[int] | None = None
 ) -> dict[str, Dataset]:
-    """The parts of a data set, the first one first; DatasetError where one would be empty.
+    """The parts of a data set, `FIRST` first; DatasetError where one would be empty.
 
     Source: iterative stratification, Sechidis et al., 2011. The rarest class is shared out first,
     to the part that still lacks most of it and has room. Pictures that belong together count as
@@ -76,7 +76,7 @@ def divide(
     shares = np.array([1 - sum(how.shares.values()), *how.shares.values()])
     part_of = _stratified(holds, shares, np.random.default_rng(how.seed))
     parts: dict[str, Dataset] = {}
-    for number, name in enumerate((how.first, *how.shares)):
+    for number, name in enumerate((FIRST, *how.shares)):
         chosen = sorted(i for row in np.flatnonzero(part_of == number) for i in groups[row])
         if not chosen:
             raise DatasetError(
@@ -160,8 +160,7 @@ def group_scenes(
 
     They are compared by a difference hash of 128 bits: whether each cell of a grid of 8 x 8 is
     brighter than its neighbours to the right and below. Sizes, compression and small changes of
-    brightness leave it as it is. A picture that cannot be read is alone. They are decoded in
-    threads; `progress` is called with the number of those done.
+    brightness leave it as it is. A picture that cannot be read is alone.
     """
     hashes = np.zeros((len(dataset), 2 * _SIDE), np.uint8)
     readable = np.zeros(len(dataset), bool)

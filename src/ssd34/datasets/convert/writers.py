@@ -46,8 +46,7 @@ class Dropped(StrEnum):
 def drop_unholdable(
     sample: Sample, form: str, *, ignored_as_objects: bool
 ) -> tuple[Sample, Counter[Dropped]]:
-    """What a format, coco, voc or yolo, can hold of a sample, and what is lost;
-    `ignored_as_objects` as in `ssd34.datasets.convert.convert.Options`."""
+    """What a format, coco, voc or yolo, can hold of a sample, and what is lost."""
     losses: Counter[Dropped] = Counter()
     if form == "coco":
         return sample, losses
