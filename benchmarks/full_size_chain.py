@@ -14,11 +14,10 @@ import tempfile
 from pathlib import Path
 
 import torch
+from drawn_weights import drawn_benchmark_weights
 from tables import keep, run_command
 
 from ssd34 import named_spec
-from ssd34.network.pretrained import map_benchmark_names
-from ssd34.network.ssd import SSD
 
 PUBLISHED_BYTES = {10: 80_363_696, 12: 80_366_315}
 
@@ -33,7 +32,8 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        _draw(work / "drawn.pth")
+        weights = drawn_benchmark_weights(named_spec("ssd1200-resnet34"))
+        torch.save({"model": weights}, work / "drawn.pth")
         rows.append(_run(work, "convert", "drawn.pth", "drawn.safetensors"))
         for opset, published in PUBLISHED_BYTES.items():
             name = f"ssd-{opset}.onnx"
@@ -51,32 +51,6 @@ def main() -> None:
         print(json.dumps(row))
     if options.json:
         keep(options.json, rows)
-
-
-def _draw(path: Path) -> None:
-    """A checkpoint as the benchmark saves it, with drawn weights, the same as in the tests that
-    compare the network with an independent implementation: values keep their size on the way
-    through it, which those of an untrained network do not."""
-    generator = torch.Generator().manual_seed(34)
-    spec = named_spec("ssd1200-resnet34")
-    ours = SSD(spec).state_dict()
-    state = {
-        theirs: _drawn(theirs, ours[name], generator)
-        for theirs, name in sorted(map_benchmark_names(spec).items())
-    }
-    torch.save({"model": state}, path)
-
-
-def _drawn(key: str, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    leaf = key.rsplit(".", 1)[-1]
-    if leaf == "num_batches_tracked":
-        return like.clone()
-    if leaf == "running_var":
-        return torch.rand(like.shape, generator=generator) * 0.5 + 0.75
-    if leaf == "weight" and like.dim() == 1:
-        return torch.rand(like.shape, generator=generator) * 0.5 + 0.5
-    spread = 0.1 if like.dim() == 1 else (2 / like[0].numel()) ** 0.5 * 0.7
-    return torch.randn(like.shape, generator=generator) * spread
 
 
 def _run(work: Path, *arguments: str) -> dict[str, object]:

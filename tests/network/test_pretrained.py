@@ -3,6 +3,7 @@ import tarfile
 
 import numpy as np
 import torch
+from drawn_weights import drawn_benchmark_weights
 from safetensors.numpy import save_file
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -11,13 +12,11 @@ from ssd34.core.spec import named_spec
 from ssd34.errors import CheckpointError
 from ssd34.network.pretrained import (
     convert_benchmark_weights,
-    map_benchmark_names,
     read_backbone,
     read_torch_file,
     start_backbone,
 )
 from ssd34.network.ssd import SSD, load_weights
-from tests.support.golden import drawn_benchmark_weights
 from tests.support.refusals import refused
 
 R18, R34 = named_spec("ssd300-resnet18"), named_spec("ssd300-resnet34")
@@ -69,12 +68,16 @@ def test_torchs_first_format_is_refused_with_what_to_take(tmp_path):
 
 
 def test_benchmark_names_are_the_published_ones():
-    names = map_benchmark_names(R34)
-    assert names["model.layer1.0.weight"] == "backbone.conv1.weight"
-    assert names["model.layer1.5.3.bn2.running_var"] == "backbone.layer2.3.bn2.running_var"
-    assert names["additional_blocks.0.0.weight"] == "extras.0.conv1.weight"
-    assert names["conf.5.bias"] == "heads.conf.5.bias"
-    assert len(names) == len(SSD(R34).state_dict())
+    state = drawn_benchmark_weights(R34)
+    assert len(state) == len(SSD(R34).state_dict())
+    _, weights = convert_benchmark_weights(state, source="x")
+    for theirs, ours in (
+        ("model.layer1.0.weight", "backbone.conv1.weight"),
+        ("model.layer1.5.3.bn2.running_var", "backbone.layer2.3.bn2.running_var"),
+        ("additional_blocks.0.0.weight", "extras.0.conv1.weight"),
+        ("conf.5.bias", "heads.conf.5.bias"),
+    ):
+        np.testing.assert_array_equal(weights[ours], state[theirs].numpy())
 
 
 def test_class_count_and_backbone_come_from_the_file():

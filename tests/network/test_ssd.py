@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from drawn_weights import drawn_benchmark_weights
 
 from ssd34.core.spec import named_spec
 from ssd34.errors import CheckpointError
 from ssd34.network.pretrained import convert_benchmark_weights
 from ssd34.network.ssd import SSD, convolve, copy_arrays, load_weights
 from tests.conftest import tiny_spec
-from tests.support.golden import FIGURES, assert_golden, drawn_benchmark_weights, drawn_inputs
+from tests.support.golden import FIGURES, assert_golden, drawn_inputs
 from tests.support.refusals import refused
 
 

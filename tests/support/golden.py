@@ -1,6 +1,6 @@
 """Figures of an independent implementation, and the draws that they belong to.
 
-Weights: over the sorted keys of a benchmark checkpoint, from a torch generator seeded with 34.
+Weights: those of `drawn_weights.py` in benchmarks/.
 Inputs: from a generator seeded with 35, in the order of the functions below.
 """
 
@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 
 from ssd34.core.spec import ModelSpec
-from ssd34.network.pretrained import map_benchmark_names
-from ssd34.network.ssd import SSD
 
 FIGURES = json.loads((Path(__file__).parent / "golden_figures.json").read_text())
 
@@ -30,29 +28,6 @@ def assert_golden(array, network: str, name: str, *, atol: float) -> None:
     np.testing.assert_allclose(flat[figures["at"]], figures["values"], rtol=0, atol=atol)
     assert abs(flat.sum() - figures["sum"]) <= atol * len(flat)
     assert abs(np.abs(flat).sum() - figures["abs_sum"]) <= atol * len(flat)
-
-
-def drawn_benchmark_weights(spec: ModelSpec) -> dict[str, Tensor]:
-    """A state dict as the benchmark saves it, with drawn weights."""
-    generator = torch.Generator().manual_seed(34)
-    ours = SSD(spec).state_dict()
-    drawn: dict[str, Tensor] = {}
-    for key, name in sorted(map_benchmark_names(spec).items()):
-        like, leaf = ours[name], key.rsplit(".", 1)[-1]
-        if leaf == "num_batches_tracked":
-            drawn[key] = like.clone()
-        elif leaf == "running_var":
-            drawn[key] = torch.rand(like.shape, generator=generator) * 0.5 + 0.75
-        elif leaf == "running_mean":
-            drawn[key] = torch.randn(like.shape, generator=generator) * 0.1
-        elif like.dim() == 1 and leaf == "weight":
-            drawn[key] = torch.rand(like.shape, generator=generator) * 0.5 + 0.5
-        elif like.dim() == 1:
-            drawn[key] = torch.randn(like.shape, generator=generator) * 0.1
-        else:
-            spread = (2 / like[0].numel()) ** 0.5 * 0.7
-            drawn[key] = torch.randn(like.shape, generator=generator) * spread
-    return drawn
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """The ``ssd34`` command.
 
 Exit codes: 0 all well; 1 some pictures failed and the others were done; 2 a wrong argument or
-unusable input, in one line; 3 a file did not pass ``verify``; 4 no int8
-file passed the gate of ``quantize``; 130 interrupted.
-"""
+unusable input, in one line; 3 a file did not pass ``verify``; 4 no int8 file passed the gate of
+``quantize``; 130 interrupted."""
 
 from __future__ import annotations
 

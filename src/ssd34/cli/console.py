@@ -64,21 +64,14 @@ def renamed(now: Callable[[str], str | None]) -> type[click.Command]:
 class CompletedText(click.types.StringParamType):
     """Text that a shell completes with names, or with files."""
 
-    def __init__(self, *names: Callable[[], Sequence[str]], files: bool = True) -> None:
-        """Names: functions that list them; files: whether a path may stand there, too."""
-        self._names = names
-        self._files = files
+    def __init__(self, names: Callable[[], Sequence[str]] = list, *, files: bool = True) -> None:
+        """Names: what lists them; files: whether a path may stand there, too."""
+        self._names, self._files = names, files
 
-    def shell_complete(
-        self,
-        ctx: click.Context,  # noqa: ARG002
-        param: click.Parameter,  # noqa: ARG002
-        incomplete: str,
-    ) -> list[CompletionItem]:
+    def shell_complete(self, _: click.Context, __: click.Parameter, text: str) -> list[Any]:
         """The names that begin so, and a word for files; as click."""
-        found = [CompletionItem(name) for names in self._names for name in names()
-                 if name.startswith(incomplete)]  # fmt: skip
-        return [*found, CompletionItem(incomplete, type="file")] if self._files else found
+        found = [CompletionItem(name) for name in self._names() if name.startswith(text)]
+        return [*found, CompletionItem(text, type="file")] if self._files else found
 
 
 PATH = CompletedText()

@@ -18,15 +18,7 @@ from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from ssd34.cli.console import (
-    download_bar,
-    duration,
-    errors,
-    progress_bar,
-    say,
-    warn,
-    warn_of_problems,
-)
+from ssd34.cli import console
 from ssd34.train.progress import TrainListener
 
 if TYPE_CHECKING:
@@ -57,9 +49,9 @@ class TrainScreen(TrainListener):
     most four times a second, and its last state stays, however training ends.
     """
 
-    def __init__(self, console: Console = errors) -> None:
+    def __init__(self, errors: Console = console.errors) -> None:
         super().__init__()
-        self._console = console
+        self._console = errors
         self._live: Live | None = None
         self._open = ExitStack()
         self._bar: tuple[str, ProgressBar, TaskID] | None = None
@@ -77,19 +69,19 @@ class TrainScreen(TrainListener):
 
     def dataset_opened(self, dataset: Dataset) -> None:
         """Show what had to be left out."""
-        warn_of_problems(dataset)
+        console.warn_of_problems(dataset)
 
     def warned(self, message: str) -> None:
         """Show it."""
-        warn(message)
+        console.warn(message)
 
     def downloaded(self, name: str, done: int, total: int) -> None:
         """Show how much is there."""
-        self._count(download_bar, name, done, total)
+        self._count(console.download_bar, name, done, total)
 
     def calibrated(self, done: int, total: int) -> None:
         """Show how many pictures are done."""
-        self._count(progress_bar, "calibrating", done, total)
+        self._count(console.progress_bar, "calibrating", done, total)
 
     def _count(self, new: Callable[[], ProgressBar], name: str, done: int, total: int) -> None:
         if self._bar is None or self._bar[0] != name:
@@ -103,8 +95,8 @@ class TrainScreen(TrainListener):
         """Print what was settled."""
         self._open.close()
         for line in facts:
-            say(line)
-        if sys.stderr.isatty() and not errors.is_dumb_terminal:
+            console.say(line)
+        if sys.stderr.isatty() and not console.errors.is_dumb_terminal:
             self.watch(history)
 
     def watch(self, history: Sequence[Mapping[str, Any]]) -> None:
@@ -171,7 +163,7 @@ class TrainScreen(TrainListener):
             text = "".join(c if c.isprintable() else "?" for c in str(problem))
             self._console.print(Text(f"warning: {text}"))
         else:
-            warn(str(problem))
+            console.warn(str(problem))
 
     def _draw(self, *, now: bool = False) -> None:
         if self._live and (now or time.monotonic() - self._drawn_at >= REFRESH_SECONDS):
@@ -203,7 +195,7 @@ def _in_words(now: Progress) -> str:
         f"loss {now.loss:.3f} (box {now.box_loss:.3f}, class {now.class_loss:.3f})  {best}"
         f"lr {now.learning_rate:.2g}  {now.image_size} px  "
         f"{now.images_per_second:.1f} images/s (waiting {now.data_wait:.0%})  "
-        f"left {duration(now.remaining)}"
+        f"left {console.duration(now.remaining)}"
     )
 
 

@@ -40,7 +40,7 @@ class Files(Protocol):
         return False
 
     def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
-        """The file's bytes; ImageError: missing, unreadable, over `limit`, usually `MAX_FILE_BYTES`."""
+        """The bytes; ImageError: missing, unreadable, or over the limit, else `MAX_FILE_BYTES`."""
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:

@@ -1,7 +1,6 @@
 """Weights from elsewhere: the benchmark's checkpoints, ImageNet backbones, ONNX files.
 
-Files in torch's own format are pickles. They are read with ``weights_only=True``, which refuses
-everything but tensors.
+Of torch's own files, which are pickles, only tensors are read.
 
 Where batch norm was folded into the convolutions, each normalisation is given back as one that only
 adds the folded bias: weight 1, mean 0, variance 1 - epsilon. The function is the same; the
@@ -35,8 +34,7 @@ def unfold_checkpoint(
     scores: ScoreCalibration | None = None,
 ) -> Checkpoint:
     """The checkpoint of a network whose normalisations were folded, from weight and bias of each
-    convolution, by the name of its layer. The calibration that the biases hold, if any, is taken
-    out and kept beside them."""
+    layer; the calibration that the biases hold, if any, is taken out and kept beside them."""
     weights: Arrays = {}
     for name, (weight, bias) in convs.items():
         conv, norm = _parameters(name, spec)
@@ -170,27 +168,10 @@ def _our_name(key: str) -> str | None:
     return None
 
 
-def map_benchmark_names(spec: ModelSpec) -> dict[str, str]:
-    """Benchmark checkpoint key to our parameter name, for every parameter of a network."""
-    inverse = {
-        f"backbone.{ours}.": f"model.{theirs}." for theirs, ours in _BENCHMARK_BACKBONE.items()
-    }
-    names: dict[str, str] = {}
-    for ours in SSD(spec).state_dict():
-        theirs = ours.removeprefix("heads.")
-        for prefix, replacement in inverse.items():
-            if ours.startswith(prefix):
-                theirs = replacement + ours.removeprefix(prefix)
-        if found := re.fullmatch(r"extras\.(\d)\.conv([12])\.(weight|bias)", ours):
-            theirs = f"additional_blocks.{found[1]}.{2 * int(found[2]) - 2}.{found[3]}"
-        names[theirs] = ours
-    return names
-
-
 def read_backbone(path: Path) -> Arrays:
-    """An ImageNet backbone, without ``layer4`` and ``fc``, by torchvision's names, in float32: from
-    torchvision's ``.pth`` or safetensors of its naming. Batch norm may be folded into the
-    convolutions. CheckpointError where it is missing, broken, or no ResNet."""
+    """An ImageNet backbone, without ``layer4`` and ``fc``, by torchvision's names, in float32, from
+    its ``.pth`` or safetensors; batch norm may be folded. CheckpointError: missing, broken, or no
+    ResNet."""
     if is_named_checkpoint(path):
         arrays = {k: a.astype(np.float32) for k, a in read_arrays(path)[1].items()}
     else:

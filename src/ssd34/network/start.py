@@ -25,8 +25,7 @@ NORMALISED = {"backbone_statistics": BACKBONE, "head_statistics": "extras."}
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """First weights from a source: a whole detector, or an ImageNet backbone or a detector's, whose
-    spec is known then, or neither."""
+    """First weights: a whole detector, a backbone (a detector's with its spec), or neither."""
 
     source: str = ""
     backbone: Arrays | None = None

@@ -1,7 +1,4 @@
-"""The SSD loss with hard negative mining.
-
-Source: SSD paper section 2.2, training benchmark.
-"""
+"""The SSD loss with hard negative mining. Source: SSD paper section 2.2, training benchmark."""
 
 from __future__ import annotations
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands after a step. Times in seconds: `elapsed` and `remaining` of
-    training alone, without evaluations; `best_ap` is -1 before the first evaluation."""
+    """Where a run stands after a step; seconds `elapsed` and `remaining` without evaluations."""
 
     step: int
     batches_per_epoch: int

@@ -34,16 +34,9 @@ _MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
 
 @dataclass(kw_only=True, eq=False)
 class TrainingRun:
-    """Weights, optimizer, position, clock and history of a run.
-
-    Attributes:
-        step: steps done.
-        best_ap: best AP so far; -1 before the first evaluation.
-        evaluated: the step after which was last evaluated.
-        watch: the loss so far.
-        saved: the step after which `LAST` was last written, or -1.
-        writes: whether this process writes files; of several only the first does.
-    """
+    """Weights, optimizer, position, clock and history of a run: steps done, and after which of them
+    `LAST` was last written (-1: none) and the weights evaluated; the best AP, -1 before the first;
+    whether this process writes files, of several only the first."""
 
     network: SSD
     labels: LabelSet
@@ -162,8 +155,7 @@ class TrainingRun:
         ).save(self.output / name)
 
     def restore(self) -> None:
-        """Continue from the last checkpoint, of which network and options are; CheckpointError
-        where there is none, TrainingError where the run was of other data."""
+        """Continue from the last checkpoint; CheckpointError: none. TrainingError: other data."""
         path = self.output / LAST
         checkpoint = read_checkpoint(path, training=True)
         state = checkpoint.state

@@ -31,8 +31,8 @@ class Looked:
 
 @dataclass
 class DetectRun:
-    """A run: its model as it was asked for, all its pictures in order, each once, those in which
-    objects were looked for, and those that could not be read, and why."""
+    """A run: its model as asked for, all its pictures in order, each once, those that were looked
+    at, and those that could not be read, and why."""
 
     model: str
     files: Sequence[Path | str]
@@ -66,8 +66,7 @@ def as_json(run: DetectRun) -> dict[str, Any]:
 
 
 def as_coco(run: DetectRun) -> list[dict[str, Any]]:
-    """COCO results. The image id is the number that names the file, as in COCO; where that is not
-    so for every file, or not unique, pictures count from 1, unreadable ones included. File and
+    """COCO results; the image id is that of `number_files`, unreadable ones included. File and
     class are named as well, which ``evaluate --detections`` goes by."""
     numbers = number_files([_name_of(file) for file in run.files])
     ids = dict(zip(run.files, numbers, strict=True))

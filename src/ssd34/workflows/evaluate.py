@@ -26,19 +26,8 @@ from ssd34.runtime.engine_choice import find_int8_way
 from ssd34.runtime.session import Session
 from ssd34.text import counted
 from ssd34.version import __version__
-from ssd34.workflows.scoring import (
-    SILENT,
-    EvaluateListener,
-    Evaluation,
-    ScoringOptions,
-    check_scoring_outputs,
-    choose_data,
-    describe_data,
-    report_results,
-    score_results,
-    telling_what_is_kept,
-    write_numbers,
-)
+from ssd34.workflows import scoring
+from ssd34.workflows.scoring import SILENT, EvaluateListener, Evaluation, ScoringOptions
 from ssd34.zoo.names import model_path
 
 ALL = "all"
@@ -110,7 +99,7 @@ def evaluate(
     options = options or EvaluateOptions()
     require("hotcoco", extra="evaluate", why="evaluation")
     everything = open_dataset(data)
-    outputs = check_scoring_outputs(
+    outputs = scoring.check_scoring_outputs(
         options, everything, models=(str(model),), data=data, detections=options.detections
     )
     replaces = options.detections is not None and options.detections.is_file()
@@ -120,8 +109,8 @@ def evaluate(
             "that exists; leave MODEL out to score it, or give --overwrite to replace it"
         )
     listener.dataset_opened(everything)
-    everything, dataset = choose_data(everything, options)
-    about_data = describe_data(data, dataset, options)
+    everything, dataset = scoring.choose_data(everything, options)
+    about_data = scoring.describe_data(data, dataset, options)
     beside = next((file for file in outputs if not is_special(file)), None)
     engine = options.engine
     if options.resume and beside and engine == AUTO:
@@ -157,14 +146,16 @@ def evaluate(
                 open_partial(locate_partial(beside), identity, dataset, resume=options.resume)
             )
         kept = partial.path if partial else None
-        stack.enter_context(telling_what_is_kept(listener, lambda: len(every), len(dataset), kept))
+        stack.enter_context(
+            scoring.telling_what_is_kept(listener, lambda: len(every), len(dataset), kept)
+        )
         _detect(detector, policies, dataset, partial, every, listener)
         results = [
             Results.joined(found.results[k] for found in every if found.results)
             for k in range(len(names))
         ]
         scores = {
-            name: score_results(dataset, found, options, listener)
+            name: scoring.score_results(dataset, found, options, listener)
             for name, found in zip(names, results, strict=True)
         }
         unreadable = sum(found.problem is not None for found in every)
@@ -185,10 +176,10 @@ def evaluate(
             title = f"{title}, {how}"
             numbers = {"policy": names[0], **scores[names[0]].to_dict()}
         values = {**about_data, **about, **numbers}
-        write_numbers(options, values)
+        scoring.write_numbers(options, values)
         if options.detections:
             write_results(options.detections, results[0])
-        page = report_results(
+        page = scoring.report_results(
             options, about_data, dataset, results[0], scores[names[0]],
             subject=Path(model).name, about={**about, "policy": names[0]},
             threads=session.threads, listener=listener,

@@ -48,12 +48,9 @@ WRITTEN = (NUMBERS, "trials.jsonl", "layers.json", "calibration.npz", "trials.pn
 
 
 class QuantizeListener(EvaluateListener):
-    """Hears what happens meanwhile. This one does nothing; override what you want to hear.
-
-    Its steps are ``reading what was seen``, ``calibrating``, ``measuring AP``, ``timing`` and
-    ``ranking layers``. Where it is
-    told of an interruption, `done` counts the trials of `total` that the folder keeps.
-    """
+    """An `EvaluateListener` of the steps ``reading what was seen``, ``calibrating``, ``measuring
+    AP``, ``timing`` and ``ranking layers``. Of an interruption `done` counts the trials of `total`
+    that the folder keeps."""
 
     def noted(self, message: str) -> None:
         """Something was decided that is worth knowing."""
@@ -316,10 +313,8 @@ def _search_forms(
     layers: LayerLog,
     listener: QuantizeListener,
 ) -> dict[str, SearchOutcome]:
-    """Search for each kind of file; what passed for one is tried first for the next.
-
-    A network that comes from quantization-aware training is `trained`: its own steps go first.
-    """
+    """Search for each kind of file; what passed for one is tried first for the next, and of a
+    network from quantization-aware training (`trained`) its own steps before."""
 
     def note(trial: Trial) -> None:
         log.add(trial)
@@ -366,11 +361,9 @@ def _publish(
     settings: QuantizeConfig,
     earlier: Sequence[Trial],
 ) -> Quantized:
-    """Write each accepted file with its proof beside it, and ``quantize.json`` over all.
-
-    A file of an earlier sitting stays as long as a trial of its form passes, by today's criterion,
-    or none is known; else it goes with its proof.
-    """
+    """Write each accepted file with its proof beside it, and ``quantize.json`` over all. A file of
+    an earlier sitting stays as long as a trial of its form passes, by today's criterion, or none is
+    known; else it goes with its proof."""
     files: dict[str, Path] = {}
     removed: dict[Path, Trial] = {}
     common = {"subject": dict(subject), "criterion": dataclasses.asdict(settings.criterion)}

@@ -131,8 +131,7 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class ComparedDetections:
-    """Two files of detections on the same pictures: on what, the differences, how many pictures or
-    boxes of the data set had to be left out, and all numbers, JSON-ready."""
+    """Two files of detections on the same pictures; problems and values as of `Evaluation`."""
 
     title: str
     comparison: Differences
@@ -233,8 +232,8 @@ def _between_0_and_1(results: Results, file: Path) -> Results:
 
 
 def read_boxes(data: str | Path, *, look: bool) -> Dataset:
-    """A data set whose pictures are not needed: of a COCO .json, they need not be there. To `look`
-    at them they are opened, if they all are there."""
+    """A data set whose pictures need not be there, of a COCO .json; to `look` at them they are
+    opened, if all are."""
     path = Path(data)
     if path.suffix.lower() != ".json" or not path.is_file():
         return open_dataset(data)
@@ -268,8 +267,8 @@ def check_scoring_outputs(
 
 
 def choose_data(everything: Dataset, options: ScoringOptions) -> tuple[Dataset, Dataset]:
-    """Everything under the names that were asked for, and the part that counts; metric and report
-    can be made of it, and the report's folder is there."""
+    """Everything under the names asked for, and the part that counts; the report's folder is made,
+    and what metric and report refuse is refused."""
     if options.coco_names:
         everything = use_coco_names(everything, own_ids=True)  # detections have these
     dataset = select_classes(everything, options.classes) if options.classes else everything
@@ -323,8 +322,7 @@ def report_results(
     listener: EvaluateListener,
     threads: int | None = None,
 ) -> Path | None:
-    """Write the report that was asked for; returns its page. `about` is what is known of the
-    subject."""
+    """Write the report that was asked for; returns its page."""
     if not options.report:
         return None
     data = about_data["data"]

@@ -4,6 +4,7 @@ import shutil
 import click
 import pytest
 import torch
+from drawn_weights import drawn_benchmark_weights
 
 from ssd34.core.spec import named_spec
 from ssd34.errors import (
@@ -19,7 +20,6 @@ from ssd34.network.pretrained import has_unfolded_norm
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS, shapes_dataset
 from tests.support.cli import invoke, read_document
-from tests.support.golden import drawn_benchmark_weights
 from tests.support.training import QUICK
 
 SMALL = ("--set", "small_size=64", "--set", "small_share=1")

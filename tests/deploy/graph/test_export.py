@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from drawn_weights import drawn_benchmark_weights
 
 from ssd34.core.labels import COCO_LABELS
 from ssd34.core.postprocess import MLPERF, ZOO
@@ -29,7 +30,6 @@ from ssd34.network.pretrained import convert_benchmark_weights
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS
 from tests.support.cli import invoke
-from tests.support.golden import drawn_benchmark_weights
 from tests.support.plain_runs import assert_all_close, plain_session, torch_outputs
 from tests.support.refusals import refused
 
@@ -218,12 +218,12 @@ def test_a_file_exported_again_is_the_same_network(
 
 @pytest.mark.parametrize("image_input", ["float32", "uint8"])
 def test_the_gate_measures_against_the_exported_file(tiny_model, tmp_path, image_input):
-    exported, baseline = tmp_path / "exported.onnx", tmp_path / "baseline.onnx"
+    exported = tmp_path / "exported.onnx"
     invoke("export", tiny_model, exported, "--input", image_input)
     files = ExportOptions(policy=ZOO, image_input=image_input)
     nothing: Any = None
-    Bench(read_network(tiny_model), nothing, nothing, files, tmp_path).write_float(baseline)
-    assert baseline.read_bytes() == exported.read_bytes()
+    baseline = Bench(read_network(tiny_model), nothing, nothing, files, tmp_path)._float.session
+    assert baseline.path.read_bytes() == exported.read_bytes()
 
 
 def test_the_embedded_model_is_exported_with_another_policy(tmp_path):

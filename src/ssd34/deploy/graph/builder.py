@@ -169,8 +169,8 @@ def add_flattened_head(builder: GraphBuilder, spec: ModelSpec, layer: Layer, val
 
 def normalise_bytes(builder: GraphBuilder, stem: Layer) -> tuple[str, Layer]:
     """Add what turns bytes (N, S, S, 3) into the first convolution's input; returns that, and the
-    convolution that takes it. The mean is subtracted, so that the padding of zeros still means the
-    mean colour; the division is folded into the weights."""
+    convolution. The mean is subtracted, so that the padding of zeros still means the mean colour;
+    the division is folded into the weights."""
     values = builder.node("Cast", "input.float", [IMAGE], to=TensorProto.FLOAT)
     planes = add_planes(builder, values)
     mean = np.array(MEAN, np.float64).reshape(1, 3, 1, 1) * 255

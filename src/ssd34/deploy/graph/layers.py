@@ -58,12 +58,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Affine:
-    """value = (step - zero_point) * scale, step a uint8.
-
-    Attributes:
-        scale: float32, above zero.
-        zero_point: 0 to 255.
-    """
+    """value = (step - zero_point) * scale, step a uint8, scale above zero."""
 
     scale: np.float32
     zero_point: np.uint8
@@ -93,12 +88,9 @@ class Layer:
     """One operator; its output is a value of the same name.
 
     Attributes:
-        name: for example ``"backbone.layer3.0.conv1"``.
         kind: ``"conv"``, ``"add"`` or ``"maxpool"``.
         inputs: names of the values that it reads: one, or two for an addition.
         relu: whether a rectifier follows.
-        kernel: side of the window.
-        padding: zeros on each side.
         end_padding: zeros at the right and the bottom where they are others; None: `padding`.
         channels: outputs and inputs of a convolution.
         stored: the name of a convolution's arrays in a checkpoint.

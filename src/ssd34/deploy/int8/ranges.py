@@ -17,16 +17,11 @@ _CHUNK = 2**16
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """Counts of a tensor's values in equal bins over [-reach, reach].
+    """Counts (BINS,) int64 of a tensor's values in equal bins over [-reach, reach], a power of two,
+    or 0 before the first value; the smallest and the largest one exactly.
 
     Where a value lies beyond, the reach doubles and neighbouring bins are merged: the counts are
     those of a histogram that had the larger reach from the start.
-
-    Attributes:
-        counts: (BINS,) int64.
-        reach: a power of two, or 0 before the first value.
-        smallest: the smallest value, exactly.
-        largest: the largest value, exactly.
     """
 
     counts: NDArray[np.int64]
@@ -88,9 +83,7 @@ def _power_of_two(value: float) -> float:
 
 def _merged(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Pairs of bins added up, in the middle half."""
-    wide = np.zeros_like(counts)
-    wide[BINS // 4 : 3 * BINS // 4] = counts.reshape(-1, 2).sum(axis=1)
-    return wide
+    return np.pad(counts.reshape(-1, 2).sum(axis=1), BINS // 4)
 
 
 TRAINED = "trained"

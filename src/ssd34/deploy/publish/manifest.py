@@ -1,5 +1,4 @@
-"""What a file should be, who says so, a manifest or whoever knows the file by name, and what checks
-of it found."""
+"""What a file should be, as a manifest or the catalogue says, and what checks of it found."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ from ssd34.text import parse_json
 
 @dataclass(frozen=True)
 class FileCheck:
-    """One thing that was looked at; passed None: not run. The detail is what was measured, or one
-    line for each mismatch, or why it was not run."""
+    """One thing that was looked at; None: not run. The detail: what was measured, each mismatch in
+    a line, or why it was not run."""
 
     name: str
     passed: bool | None
@@ -67,15 +66,8 @@ class Stated:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What is stated of a model and of its archive with test data.
-
-    Attributes:
-        source: who says so, for messages.
-        model: size and checksum of the ONNX file; None: nothing is stated.
-        lacking: why nothing is stated.
-        required: whether that is a failure.
-        remedy: what to do where a file is another one.
-    """
+    """What a `source` states of a model and of its archive with test data; None: nothing, why that
+    is `lacking` and whether it is a failure. The remedy is for a file that is another one."""
 
     source: str = "the manifest"
     model: Stated | None = None
@@ -121,8 +113,8 @@ class Expected:
 
 
 def read_expected(file: Path, manifest: Path | None) -> Expected:
-    """What a manifest says of an ONNX file or archive; None: one that lies beside the file, if
-    there is one. A manifest that is given has to know the file. ModelError: it is broken."""
+    """What a manifest, else one beside the file, says of an ONNX file or archive; one that is given
+    has to know the file. ModelError: it is broken."""
     beside = file.parent / MANIFEST_NAME
     source = manifest or (beside if beside.is_file() else None)
     if source is None:
@@ -147,20 +139,9 @@ def _unlike(what: str, ports: Sequence[Port], stated: Sequence[Port]) -> list[st
     ]
 
 
-@dataclass(frozen=True)
-class Listed:
-    """The files of an entry, without their folders; `here`: the entry names no folder: they belong
-    beside the manifest."""
-
-    model: str
-    archive: str | None
-    here: bool
-
-
 def find_manifest_entry(manifest: Path, file_name: str) -> Expected | None:
     """The entry whose model, or archive with test data, has that file name; None: there is none.
-    ModelError: not a manifest, several such entries, or a broken one. OSError: the manifest cannot
-    be read."""
+    ModelError: not a manifest, several such entries, or a broken one."""
     found = [
         entry
         for entry in _entries(manifest)
@@ -177,14 +158,14 @@ def find_manifest_entry(manifest: Path, file_name: str) -> Expected | None:
         raise ModelError(f"{manifest}: broken entry for {file_name}: {reason}") from None
 
 
-def list_manifest_files(manifest: Path) -> list[Listed]:
-    """The files of every entry that names one; errors as `find_manifest_entry`."""
-    listed = []
-    for entry in _entries(manifest):
-        model, archive = _paths(entry)
-        if model:
-            listed.append(Listed(_name(model), archive and _name(archive), here="/" not in model))
-    return listed
+def list_manifest_files(manifest: Path) -> list[tuple[str, str | None, bool]]:
+    """Model and archive of every entry, without folders, and whether it names none: they belong
+    beside the manifest; errors as `find_manifest_entry`."""
+    return [
+        (_name(model), archive and _name(archive), "/" not in model)
+        for model, archive in map(_paths, _entries(manifest))
+        if model
+    ]
 
 
 def _entries(manifest: Path) -> list[dict[str, Any]]:

@@ -51,9 +51,8 @@ def render_model_card(
     labels: LabelSet,
     licence: str | None,
 ) -> str:
-    """The card of a folder of packaged models: of each file the manifest entry and measurements;
-    what was not measured stays empty. The licence of the weights is an identifier; None: the card
-    states none."""
+    """The card of a folder of packaged models, of each the manifest entry and measurements; what
+    was not measured stays empty."""
     front = f"license: {licence.lower()}\n{_FRONT}" if licence else _FRONT
     first, _ = rows[0]
     lines = (_table(rows), _sources(rows), _ports([entry for entry, _ in rows]))

@@ -70,7 +70,6 @@ def package(
     network in the folder keep their entries, and the card lists all of them.
 
     Args:
-        model: an ONNX file that the runtime can run.
         output: the folder; it is made once everything is found to be well.
         picture: (H, W, 3) uint8 RGB, the input of the test data.
         name: what the files are called; None: the spec's name.
@@ -78,8 +77,7 @@ def package(
             the package, each in place of an older one of the same model and kind.
         replace: another model of that file name may go, with what ``triton/`` has of it, and a
             README.md that is no card of ours.
-        licence: of the weights, an identifier such as ``"apache-2.0"``; None: that of the card that
-            is there, else none.
+        licence: of the weights; None: that of the card that is there, else none.
         triton: also write the model into the model repository ``triton/`` in the folder.
 
     Raises:

@@ -35,12 +35,7 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Replayer:
-    """A loaded model and what counts as the same result.
-
-    Attributes:
-        run: takes the graph's inputs by name, returns all outputs by name.
-        policy: of the file's own tail.
-    """
+    """A loaded model, its file's own policy, and what counts as the same result."""
 
     run: Callable[[Arrays], Arrays]
     inputs: Sequence[Port]
@@ -51,8 +46,7 @@ class Replayer:
 
 
 def replay(folder: Path, replayer: Replayer) -> list[FileCheck]:
-    """Check a folder of ``input_*.pb`` and ``output_*.pb``. What follows a failed check is not
-    run."""
+    """Check a folder of test data. What follows a failed check is not run."""
     names = [f"{folder.name} {what}" for what in ("names", "shapes", "types", "values")]
     try:
         data = read_test_data(folder)

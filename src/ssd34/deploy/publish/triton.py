@@ -30,14 +30,10 @@ def write_repository(model: Path, config: str, labels: LabelSet, folder: Path) -
     (folder / "1").mkdir(parents=True, exist_ok=True)
     with written_whole(folder / "1" / "model.onnx") as file:
         shutil.copyfile(model, file)
-    write_text(folder / "labels.txt", render_labels(labels))
+    lines = (f"{' '.join(name.split())}\n" for name in (BACKGROUND, *labels.names))
+    write_text(folder / "labels.txt", "".join(lines))
     write_text(folder / "config.pbtxt", config)
     return folder / "config.pbtxt"
-
-
-def render_labels(labels: LabelSet) -> str:
-    """A name a line, `BACKGROUND` first."""
-    return "".join(f"{' '.join(name.split())}\n" for name in (BACKGROUND, *labels.names))
 
 
 def render_config(name: str, session: Session) -> str:

@@ -36,18 +36,10 @@ from ssd34.text import one_line
 def verify(
     target: Path, *, manifest: Path | None = None, require_test_data: bool = False, threads: int = 1
 ) -> Verification:
-    """Check an ONNX file, a folder with one, or a tarball with one.
-
-    Args:
-        target: ``.onnx``, ``.tar.gz``, ``.tgz`` or a folder. Test data are the ``test_data_set_*``
-            folders beside the ONNX file; where they are required, to have none is a failure.
-        manifest: says what the file should be; None: one that lies beside it, if there is one.
-
-    Raises:
-        ModelError: there is nothing that could be verified: no ONNX file or several, an archive
-            that should not be unpacked, or a broken manifest.
-        OSError: something cannot be read.
-    """
+    """Check an ONNX file, or a folder, ``.tar.gz`` or ``.tgz`` with one, against a manifest, else
+    one beside it, and the ``test_data_set_*`` folders beside the ONNX file; where they are
+    required, to have none is a failure. ModelError: nothing could be verified: no ONNX file or
+    several, an archive that should not be unpacked, or a broken manifest."""
     how = _How(require_test_data, threads)
     if is_archive(target) and not target.is_dir():
         expected = read_expected(target, manifest)
@@ -73,11 +65,10 @@ def verify_folder(
     found = []
     if own.is_file() and own.parent.resolve() == folder.resolve():
         known = set()
-        for listed in list_manifest_files(own):
-            model = folder / listed.model
-            archive = folder / listed.archive if listed.archive else None
+        for name, packed, here in list_manifest_files(own):
+            model, archive = folder / name, folder / packed if packed else None
             known.add(model)
-            if listed.here or model.is_file():
+            if here or model.is_file():
                 missing = [path for path in (model, archive) if path and not path.is_file()]
                 checks = [
                     FileCheck(path.name, False, "the manifest names it; missing")

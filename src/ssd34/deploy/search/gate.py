@@ -38,14 +38,8 @@ class Criterion:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One int8 file, measured against the float file.
-
-    Attributes:
-        ap: of the int8 file, over the same pictures as `float_ap`.
-        ms: median of one picture through the int8 file, in milliseconds.
-        float_ms: of the float file, in turns with it.
-        seconds: what measuring took.
-    """
+    """One int8 file, measured against the float file on the same pictures, the median milliseconds
+    of one in turns; `seconds`: what measuring took."""
 
     ap: float
     float_ap: float
@@ -58,11 +52,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial(Measurement):
-    """A measurement with the gate's verdict.
-
-    Attributes:
-        drop: loss of AP in the criterion's measure; below 0 where int8 is the better one.
-    """
+    """A measurement with the gate's verdict; `drop`: loss of AP in the criterion's measure."""
 
     number: int
     options: QuantizeOptions
@@ -115,8 +105,8 @@ def judge(
 
 
 def plot_trials(trials: Sequence[Trial], path: Path, *, criterion: Criterion, title: str) -> None:
-    """Write a PNG of one or more trials of one float file: accepted ones filled, with the gate and
-    the Pareto front. MissingExtraError: matplotlib is not installed."""
+    """Write a PNG of the trials of one float file: accepted ones filled, with the gate and the
+    Pareto front. MissingExtraError: matplotlib is not installed."""
     load_matplotlib(extra="quantize", why="the plot of the trials")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

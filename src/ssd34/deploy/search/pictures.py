@@ -26,8 +26,8 @@ EVERY = 3
 
 @dataclass(frozen=True)
 class CalibrationPicture:
-    """A picture before it is read: its file's name, what decodes it (ImageError where that cannot
-    be), and what gives the file's SHA-256, hexadecimal (ImageError or OSError)."""
+    """A picture before it is read: its file's name, what decodes it (ImageError), and what gives
+    the file's SHA-256, hexadecimal (ImageError or OSError)."""
 
     name: str
     read: Callable[[], Picture]
@@ -77,9 +77,8 @@ class CalibrationPictures:
 def count_seen(
     measured: Dataset, seen: Sequence[Dataset], *, progress: Callable[[int], None] = lambda _: None
 ) -> int:
-    """How many of the `measured` pictures are also in the `seen` data sets, of which the progress
-    counts the pictures read: the same file, under any name. Where a file cannot be read, as beside
-    annotations alone, its name counts."""
+    """How many of the `measured` pictures are also in the `seen` data sets, under any name; where a
+    file cannot be read, as beside annotations alone, by it. `progress`: `seen` pictures read."""
     names: set[str] = set()
     digests: set[str] = set()
     every = (file for dataset in seen for file in _files(dataset, dataset.samples))

@@ -1,5 +1,5 @@
-"""Training batches. Every draw has its own seed: order and variation depend on nothing but the
-run's seed and the position in it, and a resumed run sees the same batches."""
+"""Training batches. Every draw has its own seed, from the run's and the position in it: a resumed
+run sees the same batches."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ CACHE_SHARE = 0.25
 
 
 def limit_cache(sources: Sequence[TrainingSet], cache_mb: int | None, *, here: int = 1) -> int:
-    """Bytes of decoded pictures that each of `here` processes on this machine keeps with its
-    workers, of `cache_mb` MiB in all; None: what all pictures take, at most `CACHE_SHARE`."""
+    """Bytes of decoded pictures that each of `here` processes on this machine keeps, of `cache_mb`
+    MiB in all; None: what all pictures take, at most `CACHE_SHARE`."""
     allowed = int(measure_free_memory() * CACHE_SHARE) if cache_mb is None else cache_mb << 20
     samples = (source.dataset.samples[i] for source in sources for i in source.usable)
     # Pictures may also be kept at half their size and less: at most a third more.
@@ -96,12 +96,9 @@ class Batch(NamedTuple):
 
 
 class _Parcel:
-    """A batch on its way to the main process.
-
-    It is packed in the worker's own thread, where a lack of shared memory or of file descriptors is
-    an error that the main process hears of. In the thread that sends, it would be printed, and the
-    batch waited for without end.
-    """
+    """A batch on its way to the main process, packed in the worker's own thread, where a lack of
+    shared memory or of file descriptors is an error that the main process hears of. In the thread
+    that sends, it would be printed, and the batch waited for without end."""
 
     def __init__(self, examples: list[tuple[NDArray[Any], ...] | Unreadable]) -> None:
         self.packed = bytes(ForkingPickler.dumps(_collate(examples)))
@@ -135,8 +132,7 @@ class Loader:
         pinned: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
-        """`size_now`: the input size of a global step; `pinned`: copy batches to memory that a GPU
-        can read directly; each of the processes gets its share of every batch."""
+        """`size_now`: the input size of a global step; `pinned`: in memory that a GPU reads."""
         self.sources = tuple(sources)
         self.ranks = ranks
         cached = limit_cache(sources, options.cache_mb, here=ranks.here)
@@ -163,11 +159,8 @@ class Loader:
         return [order[i] for i in rng.permutation(len(order))]
 
     def draws(self, step: int) -> Iterator[list[Draw]]:
-        """What this process draws for each batch from a global step on, without end.
-
-        One round follows the other without a gap: what an epoch of whole batches leaves over, the
-        next one begins with.
-        """
+        """What this process draws for each batch from a global step on, without end: what an epoch
+        of whole batches leaves over, the next one begins with."""
         number, first = divmod(step * self.batch_size, sum(map(count_draws, self.sources)))
         stream = itertools.islice(self._rounds(number), first, None)
         for now in itertools.count(step):
@@ -191,12 +184,9 @@ class Loader:
         """The batches from a global step on; to be closed, which ends the workers.
 
         Without end, unless `stop` says so while a batch is waited for: then the batches end. One
-        process of several cannot end alone: it waits `FAREWELL` seconds more.
-
-        Raises:
-            TrainingError: a worker was killed, does not answer, or cannot hand over what it made;
-                the memory or the shared memory is too small.
-            KeyboardInterrupt: one of several processes waited in vain after `stop`.
+        process of several cannot end alone: it waits `FAREWELL` seconds more, and raises
+        KeyboardInterrupt. TrainingError: a worker was killed, does not answer, or cannot hand over
+        what it made; the memory or the shared memory is too small.
         """
         workers, ahead = self._within_shared_memory()
         others = multiprocessing.active_children()
@@ -240,8 +230,8 @@ class Loader:
         )
 
     def _within_shared_memory(self) -> tuple[int, int]:
-        """How many workers there are, and how many batches each prepares ahead, so that what waits
-        and the batch in use fit the shared memory; an error where not even one worker's do."""
+        """How many workers there are, and how many batches each prepares ahead, so that these and
+        the batch in use fit the shared memory; an error where not even one worker's do."""
         free = _free_shared_memory()
         if not self.workers or free is None:
             return self.workers, AHEAD
@@ -290,8 +280,7 @@ def report_deaths() -> Iterator[None]:
 
 @contextmanager
 def _report_failures(batch_size: int) -> Iterator[None]:
-    """Within it whatever keeps worker processes from handing over a batch is a TrainingError: they
-    cannot be started, were killed, or lack memory or descriptors."""
+    """Within it whatever keeps worker processes from handing over a batch is a TrainingError."""
     try:
         with report_deaths():
             yield

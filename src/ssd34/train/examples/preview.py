@@ -34,12 +34,9 @@ _FORCED, _IGNORED = (255, 69, 58), (142, 142, 147)
 
 @dataclass(frozen=True)
 class SizeRow:
-    """Objects of one range of sizes, in pixels of the input: how many there were, and how many
-    default boxes learn one, on average.
-
-    `forced` are those that no default box overlaps by more than 0.5, so that only the best one,
-    forced, learns them; with the matcher ``"atss"`` those that at most one learns.
-    """
+    """Objects of one range of sizes, in pixels of the input, and how many default boxes learn one,
+    on average. `forced`: no default box overlaps them by more than 0.5, so that only the best one
+    learns them; with the matcher ``"atss"``: at most one learns them."""
 
     side_from: float
     side_to: float
@@ -54,9 +51,8 @@ class SizeRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What a look at the data shows: a sheet of some pictures with their boxes; over how many
-    pictures objects were counted, one that is drawn again counting again; the smallest and the
-    largest input size, in pixels; the counts by size; pictures that could not be read."""
+    """A sheet of some pictures with their boxes; over how many pictures objects were counted; the
+    smallest and the largest input size, in pixels; the counts; what could not be read."""
 
     sheet: Image.Image
     pictures: int
