@@ -92,16 +92,10 @@ class RefusedModel:
 
 @dataclass(eq=False)
 class Result:
-    """What one model did, run by one engine (after the choice of ``auto``) with so many threads.
-
-    Attributes:
-        facts: what its process said of it.
-        stages: single-stream: of each picture, warm-up left out.
-        chunks_ms: offline: milliseconds for each `chunk` pictures, warm-up left out.
-        chunk, in_a_run: offline: pictures of a round, and of one run of the file.
-        peak_memory: bytes; None: unknown.
-        graph_tail: share of the tail in the file's own time; None: unknown.
-    """
+    """What one model did, run by one engine (after the choice of ``auto``) with so many threads,
+    and what its process said of it. Without the warm-up, single-stream: the stages of each
+    picture; offline: milliseconds for each `chunk` pictures, of which `in_a_run` are in one run of
+    the file. None where unknown: bytes of memory, the share of the tail in the file's own time."""
 
     model: str
     engine: str

@@ -12,16 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ssd34.cluster.pictures import (
-    Loader,
-    Picture,
-    Pictures,
-    Store,
-    check_bytes,
-    list_in_folder,
-    list_pictures,
-    stamp_of,
-)
+from ssd34.cluster import pictures as listing
+from ssd34.cluster.pictures import Loader, Picture, Pictures
 from ssd34.errors import DatasetError, ImageError, OptionError, require
 from ssd34.files.tree import FolderFiles, text_of
 from ssd34.text import one_line
@@ -34,7 +26,7 @@ _ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class _ParquetStore(Store):
+class _ParquetStore(listing.Store):
     """Pictures in a column of bytes, by file and row."""
 
     files: tuple[Path, ...]
@@ -86,18 +78,14 @@ def _given(value: bytes | str | None, name: str) -> bytes:
     """A picture that was read already, or why it was not."""
     if not isinstance(value, bytes):
         raise ImageError(f"{name}: {value or 'holds no picture'}")
-    check_bytes(name, len(value))
+    listing.check_bytes(name, len(value))
     return value
 
 
 def list_in_parquet(files: Sequence[Path], *, column: str | None) -> Pictures:
     """The pictures in some files, or those whose paths, below the file's folder, are in them.
-
-    Raises:
-        DatasetError: no Parquet file, or one without the column of the others.
-        OptionError: no such column, or one of several has to be named.
-        MissingExtraError: pyarrow is not installed.
-    """
+    DatasetError: no Parquet file, or one without the column of the others. OptionError: no such
+    column, or one of several has to be named."""
     pyarrow = require("pyarrow", extra="batch", why="reading Parquet files")
     require("pyarrow.parquet", extra="batch", why="reading Parquet files")
     names: list[str] = []
@@ -114,7 +102,7 @@ def list_in_parquet(files: Sequence[Path], *, column: str | None) -> Pictures:
                     rows = range(file.metadata.num_rows)
                     names += [f"{text_of(path.name)}#{row}" for row in rows]
                     places += [(number, row) for row in rows]
-                    stamps += [stamp_of(path)] * len(rows)
+                    stamps += [listing.stamp_of(path)] * len(rows)
                     continue
                 for batch in file.iter_batches(columns=list(chosen)):
                     for text in batch.column(0).to_pylist():
@@ -127,9 +115,9 @@ def list_in_parquet(files: Sequence[Path], *, column: str | None) -> Pictures:
             ) from None
     ids = range(1, len(names) + 1)
     if not holds_pictures:
-        return list_in_folder(tree, names, str(files[0]), ids=ids)
+        return listing.list_in_folder(tree, names, str(files[0]), ids=ids)
     store = _ParquetStore(tuple(file.absolute() for file in files), chosen or ())
-    return list_pictures(store, str(files[0]), names, stamps, ids=ids, places=places)
+    return listing.list_pictures(store, str(files[0]), names, stamps, ids=ids, places=places)
 
 
 def _column_of(schema: Any, wanted: str | None, path: Path) -> tuple[tuple[str, ...], bool]:

@@ -8,15 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd34.cluster.job import (
-    JOB_FILE,
-    MANIFEST,
-    PARTS,
-    BatchJob,
-    BatchOptions,
-    claim_folder,
-    plan_job,
-)
+from ssd34.cluster import job as jobs
+from ssd34.cluster.job import PARTS, BatchJob, BatchOptions
 from ssd34.cluster.local import Events, Finished, run_on_processes
 from ssd34.cluster.on_ray import run_on_ray
 from ssd34.cluster.part import PartFacts, read_facts
@@ -37,15 +30,9 @@ docs/batch.md."""
 
 @dataclass(frozen=True)
 class Runner:
-    """Where a job runs; decides nothing about the content of its output.
-
-    Attributes:
-        name: one of `RUNNERS`.
-        workers: detectors at work; None: as many as there are processors for.
-        threads: of each; None: `THREADS`, or on this machine the share of each, where there are
-            fewer workers than processors.
-        address: of a Ray cluster; None: one on this machine for this job.
-    """
+    """Where a job runs; decides nothing about the content of its output. Unless told otherwise
+    there are as many workers as processors allow, each has `THREADS`, or on this machine its
+    share, where there are fewer workers than processors, and Ray's cluster is one for this job."""
 
     name: str = LOCAL
     workers: int | None = None
@@ -88,18 +75,8 @@ class BatchListener:
 
 @dataclass(frozen=True)
 class FinishedBatch:
-    """A finished job.
-
-    Attributes:
-        folder: with the parts and the manifest.
-        parts: how many there are.
-        kept: how many of them were there before.
-        pictures: rows in all of them.
-        errors: pictures that could not be read.
-        detections: objects found.
-        seconds: that this run took.
-        done: pictures of this run.
-    """
+    """A finished job: its folder and parts, how many of these were there before, what is in all of
+    them, and the seconds and pictures of this run."""
 
     folder: Path
     parts: int
@@ -141,9 +118,9 @@ def run_batch(
     for module in ("pyarrow", "pyarrow.parquet"):
         require(module, extra="batch", why="ssd34 batch")
     listener = listener or BatchListener()
-    job = plan_job(open_source(source, column=column), options or BatchOptions())
+    job = jobs.plan_job(open_source(source, column=column), options or BatchOptions())
     with folder_locked(output):
-        claim_folder(output, job)
+        jobs.claim_folder(output, job)
         return _run(job, output, runner or Runner(), listener)
 
 
@@ -157,7 +134,7 @@ def _run(job: BatchJob, output: Path, runner: Runner, listener: BatchListener) -
     folder = output / PARTS
     folder.mkdir(exist_ok=True)
     numbers = range(len(job.starts))
-    remove_parts(output, [JOB_FILE, MANIFEST])
+    remove_parts(output, [jobs.JOB_FILE, jobs.MANIFEST])
     remove_parts(folder, [part_name(part) for part in numbers])
     facts = {part: read_facts(folder / part_name(part), job.task, part) for part in numbers}
     done = {part: one for part, one in facts.items() if one and one.pictures == job.size(part)}
@@ -194,7 +171,7 @@ def _run(job: BatchJob, output: Path, runner: Runner, listener: BatchListener) -
         "detections": total.detections,
         "parts": parts,
     }
-    write_json(output / MANIFEST, manifest)
+    write_json(output / jobs.MANIFEST, manifest)
     return FinishedBatch(
         output, len(numbers), kept, total.pictures, total.errors, total.detections,
         time.monotonic() - started, total.pictures - before.pictures,

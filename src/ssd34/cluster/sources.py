@@ -19,18 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssd34.cluster import pictures as listing
 from ssd34.cluster.parquet import list_in_parquet
-from ssd34.cluster.pictures import (
-    NamedStore,
-    Picture,
-    Pictures,
-    Store,
-    check_bytes,
-    is_picture_name,
-    list_in_folder,
-    list_pictures,
-    stamp_of,
-)
+from ssd34.cluster.pictures import Picture, Pictures, is_picture_name, list_in_folder
 from ssd34.datasets.builder import parse_whole
 from ssd34.datasets.coco import MAX_JSON_BYTES, find_images
 from ssd34.errors import DatasetError, ImageError, OptionError, require
@@ -58,18 +49,10 @@ _HEADER_BYTES = 1 << 20
 
 
 def open_source(source: str, *, column: str | None = None) -> Pictures:
-    """List the pictures of a source; none of them is read.
-
-    Args:
-        source: one of `FORMS`.
-        column: the column of Parquet files that holds pictures or paths; None: the only one.
-
-    Raises:
-        ImageError: it does not exist, or holds no pictures.
-        DatasetError: a COCO file, an archive or a Parquet file that cannot be read.
-        OptionError: a column that is not there, or one of several has to be named.
-        MissingExtraError: the source needs a package that is not installed.
-    """
+    """List the pictures of a source, one of `FORMS`; none of them is read. The column is that of
+    Parquet files that holds pictures or paths. ImageError: it does not exist, or holds none.
+    DatasetError: a COCO file, an archive or a Parquet file that cannot be read. OptionError: a
+    column that is not there, or one of several has to be named."""
     if _URL.match(source):
         return list_behind_url(source)
     before, separator, folder = source.partition(".json@")
@@ -135,7 +118,7 @@ def _in_zip(path: Path) -> Pictures:
             stamps = [[member.file_size, member.CRC] for member in members]
     except BROKEN_ZIP as error:
         raise DatasetError(f"{path}: broken archive ({error}); fetch it again") from None
-    return list_pictures(NamedStore(files), str(path), names, stamps)
+    return listing.list_pictures(listing.NamedStore(files), str(path), names, stamps)
 
 
 def _in_coco(file: Path, folder: Path | None) -> Pictures:
@@ -174,7 +157,7 @@ class _SmallReads(io.FileIO):
 
 
 @dataclass(frozen=True)
-class _TarStore(Store):
+class _TarStore(listing.Store):
     """Pictures in a plain tar, by offset and size."""
 
     path: Path
@@ -182,7 +165,7 @@ class _TarStore(Store):
     def read(self, picture: Picture) -> bytes:
         """The bytes at its place."""
         offset, size = picture.place
-        check_bytes(picture.name, size)
+        listing.check_bytes(picture.name, size)
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
@@ -213,9 +196,9 @@ def _in_tar(path: Path) -> Pictures:
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         reason = one_line(error)
         raise DatasetError(f"{path}: not a whole tar archive ({reason}); fetch it again") from None
-    stamp = stamp_of(path)
+    stamp = listing.stamp_of(path)
     stamps = ([*place, stamp] for place in places)
-    return list_pictures(_TarStore(path), str(path), names, stamps, places=places)
+    return listing.list_pictures(_TarStore(path), str(path), names, stamps, places=places)
 
 
 _TRIES = 3
@@ -224,7 +207,7 @@ _TAGS = ("ETag", "etag", "md5Hash")
 
 
 @dataclass(frozen=True)
-class _UrlStore(Store):
+class _UrlStore(listing.Store):
     """Pictures below a URL; reading is mostly waiting."""
 
     system: Any
@@ -243,7 +226,7 @@ class _UrlStore(Store):
                     raise ImageError(f"{name}: {_reason(error)}") from None
                 time.sleep(2 ** (tried - 1))
             else:
-                check_bytes(name, len(data))
+                listing.check_bytes(name, len(data))
                 return data
         raise AssertionError
 
@@ -255,13 +238,8 @@ def _reason(error: Exception) -> str:
 
 
 def list_behind_url(url: str) -> Pictures:
-    """The pictures below a URL, those that match a pattern, or one.
-
-    Raises:
-        ImageError: none are there, or they cannot be listed.
-        OptionError: what reads such URLs is not installed.
-        MissingExtraError: fsspec is not installed.
-    """
+    """The pictures below a URL, those that match a pattern, or one. ImageError: none are there, or
+    they cannot be listed. OptionError: what reads such URLs is not installed."""
     fsspec = require("fsspec", extra="batch", why="reading from URLs")
     shown = re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
     try:
@@ -288,4 +266,4 @@ def list_behind_url(url: str) -> Pictures:
         [info.get("size"), *(str(info[tag]) for tag in _TAGS if tag in info)]
         for info in files.values()
     )
-    return list_pictures(_UrlStore(system, root), shown, names, stamps)
+    return listing.list_pictures(_UrlStore(system, root), shown, names, stamps)

@@ -26,14 +26,9 @@ _LARGEST_EXACT = 1 << 53
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """The twelve COCO numbers in 0..1, of so many pictures; None: nothing to measure.
-
-    Attributes:
-        summary: AP, AP50, AP75, AP_small, AP_medium, AP_large, AR1, AR10, AR100, AR_small,
-            AR_medium, AR_large, in this order.
-        class_ap, class_ap50: of each class that has objects.
-        area_class_ap: the same for ``small``, ``medium`` and ``large`` objects.
-    """
+    """The twelve COCO numbers in 0..1, of so many pictures, AP, AP50, AP75, AP_small, AP_medium,
+    AP_large, AR1, AR10, AR100, AR_small, AR_medium, AR_large, None where there is nothing to
+    measure; AP of each class that has objects, and for ``small``, ``medium`` and ``large`` ones."""
 
     pictures: int
     summary: Mapping[str, float | None]

@@ -44,12 +44,9 @@ class EngineChoice:
 def choose_faster_engine(
     first: Engine, path: Path, tensor: NDArray[Any], *, threads: int, streams: int = 1
 ) -> tuple[Engine, EngineChoice]:
-    """The fastest for one file, of a loaded engine and the others that can run it.
-
-    They run the same input in turns. The answer is not kept: it depends on the threads, the
-    versions and what else the machine does. Who has ONNX Runtime for processors is not told of
-    GPUs.
-    """
+    """The fastest for one file, of a loaded engine and the others that can run it, measured in
+    turns on the same input. The answer is not kept: it depends on the threads, the versions and
+    what else the machine does. Who has ONNX Runtime for processors is not told of GPUs."""
     from ssd34.runtime.cuda_engine import has_cuda_provider
 
     engines, refusals = {first.name: first}, []
@@ -109,13 +106,8 @@ def require_engine(name: str) -> None:
 
 def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Engine:
     """Load an ONNX file that exists into one of `ENGINES`; `streams` calls of `run`, of so many
-    threads each, will be under way at once.
-
-    Raises:
-        ModelError: the file is broken, or the engine cannot run it.
-        MissingExtraError: the engine is not installed, or has no GPU.
-        OptionError: there is no such engine.
-    """
+    threads each, will be under way at once. ModelError: it is broken, or the engine cannot run it.
+    MissingExtraError: the engine is not installed, or has no GPU."""
     if name == ONNXRUNTIME:
         from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine
 

@@ -108,10 +108,7 @@ class OnnxRuntimeEngine:
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """How a graph is run; graph optimisation is "all", which is ONNX Runtime's default.
-
-    What else was tried, with measurements: docs/decisions/0011-session-options.md.
-    """
+    """How a graph is run; what else was tried: docs/decisions/0011-session-options.md."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

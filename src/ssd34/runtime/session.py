@@ -34,13 +34,9 @@ class Session:
     """A detector file, ready to run. It pickles as path and options.
 
     Attributes:
-        path: the file.
-        spec: the network's shape.
-        labels: its classes.
         raw: whether it ends at loc and conf instead of detections.
         takes_bytes: whether it takes uint8 pictures and normalises them itself.
         batch: pictures that it takes at once; None: any number.
-        engine: what runs it.
         choice: how the engine was chosen; None: it was asked for by name.
     """
 
@@ -52,21 +48,11 @@ class Session:
         engine: str = DEFAULT_ENGINE,
         streams: int = 1,
     ) -> None:
-        """
-        Args:
-            path: an ONNX file.
-            threads: that one run uses; None: what this process may use.
-            engine: ``"onnxruntime"``, ``"openvino"``, ``"native"``, ``"cuda"``, or ``"auto"``: the
-                fastest.
-            streams: runs that will be under way at once, in threads of the caller.
-
-        Raises:
-            ModelError: missing, broken, with weights in other files, or not a detector of this
-                family.
-            MissingExtraError: the engine is not installed, or has no GPU; ``"auto"`` does not
-                raise it.
-            OptionError: there is no such engine, or threads are no number of 1 or more.
-        """
+        """Load a file into one of `ENGINES`, or ``"auto"``: the fastest; one run uses so many
+        threads, or what this process may use, and `streams` runs will be under way at once, in
+        threads of the caller. ModelError: it is missing, broken, with weights in other files, or
+        no detector of this family. MissingExtraError, but for ``"auto"``: the engine is not
+        installed, or has no GPU. OptionError: no such engine, or less than a thread."""
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise OptionError(
                 f"threads {threads!r}: expected a whole number of 1 or more, or None for what this "

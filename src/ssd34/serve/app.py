@@ -26,16 +26,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ssd34.serve import inference_protocol as protocol
 from ssd34.serve.detecting import answer_detect
-from ssd34.serve.inference_protocol import (
-    HEADER_LENGTH,
-    answer_infer,
-    answer_live,
-    answer_load,
-    answer_metadata,
-    answer_ready,
-    answer_server,
-)
+from ssd34.serve.inference_protocol import HEADER_LENGTH
 from ssd34.serve.metrics import log
 from ssd34.serve.options import ClientGoneError, Refusal
 from ssd34.serve.service import Service
@@ -58,17 +51,17 @@ def make_routes() -> list[Route]:
         get("/openapi.json", answer_openapi),
         get("/metrics", answer_metrics),
         post("/detect", answer_detect),
-        get("/v2", answer_server),
-        get("/v2/health/live", answer_live),
-        get("/v2/health/ready", answer_ready),
-        post("/v2/repository/models/{name}/load", answer_load),
+        get("/v2", protocol.answer_server),
+        get("/v2/health/live", protocol.answer_live),
+        get("/v2/health/ready", protocol.answer_ready),
+        post("/v2/repository/models/{name}/load", protocol.answer_load),
         *(
             route
             for path in (model, model + "/versions/{version}")
             for route in (
-                get(path, answer_metadata),
-                get(path + "/ready", answer_ready),
-                post(path + "/infer", answer_infer),
+                get(path, protocol.answer_metadata),
+                get(path + "/ready", protocol.answer_ready),
+                post(path + "/infer", protocol.answer_infer),
             )
         ),
     ]

@@ -52,20 +52,14 @@ def train(
     ranks: Ranks = ALONE,
 ) -> TrainingOutcome:
     """Train a network with the classes `labels` in place; evaluate and save after each epoch, or
-    every so many.
+    every so many, into a folder that exists, with notes such as where the first weights came from.
 
-    Args:
-        output: an existing folder for checkpoints and ``history.jsonl``.
-        resume: continue from ``last.safetensors``. With a length in epochs the result is the same
-            as without the interruption; with minutes the clock decides.
-        notes: kept in the checkpoints, such as where the first weights came from.
-        listener: its ``stop`` ends the run after a step or within an evaluation, resumable.
-        ranks: the processes that train together; each calls this with the same arguments.
-
-    Raises:
-        DatasetError: nothing to measure on.
-        DivergenceError: the loss or its gradient is not finite any more, or explodes.
-        TrainingError: too little memory, no picture can be read, or there is nothing to resume.
+    Resumed from ``last.safetensors``, a length in epochs gives the same result as without the
+    interruption; with minutes the clock decides. The listener's ``stop`` ends the run after a step
+    or within an evaluation, resumable. Each of several `ranks` calls this with the same arguments.
+    DatasetError: nothing to measure on. DivergenceError: the loss or its gradient is not finite
+    any more, or explodes. TrainingError: too little memory, no picture can be read, or there is
+    nothing to resume.
     """
     listener = listener or SILENT
     device = device or torch.device("cpu")

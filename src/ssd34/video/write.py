@@ -35,13 +35,9 @@ _LIMITED = 1
 
 
 def choose_target(save: Path, film: Film) -> Path:
-    """The file that ``--save`` means: itself, or one in it, named after the source.
-
-    A film that is not in one of the forms of `WRITTEN`, and every stream, becomes Matroska.
-
-    Raises:
-        OptionError: a film of this ending is not written.
-    """
+    """The file that ``--save`` means: itself, or one in it, named after the source; what is not in
+    one of the forms of `WRITTEN` becomes Matroska. OptionError: a film of this ending is not
+    written."""
     ending = save.suffix.lower()
     if ending in FILMS and not save.is_dir():
         if ending in WRITTEN:
@@ -52,11 +48,8 @@ def choose_target(save: Path, film: Film) -> Path:
 
 
 class FilmWriter:
-    """Writes frames and sound; OSError where that fails. The first frame gives the size.
-
-    Attributes:
-        silent: kinds of sound that the form cannot hold, or that the source does not describe.
-    """
+    """Writes frames and sound; OSError where that fails. The first frame gives the size. `silent`:
+    kinds of sound that the form cannot hold, or that the source does not describe."""
 
     def __init__(self, path: Path, film: Film) -> None:
         """Open a file with one of the endings of `WRITTEN`, for the rate and the sound of a film

@@ -29,14 +29,9 @@ _BANDS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """How to divide.
-
-    Attributes:
-        shares: of the pictures, such as ``{"val": 0.2}``; `FIRST` gets the rest.
-        pattern: pictures stay together where the first group of this regular expression (all of
-            it, if it has none) matches the same text in their file names.
-        seed: of the choice among pictures that are equally good.
-    """
+    """How to divide: shares of the pictures, such as ``{"val": 0.2}``; `FIRST` gets the rest.
+    Pictures stay together where the first group of the regular expression (all of it, if it has
+    none) matches the same text in their file names. The seed chooses among equally good ones."""
 
     shares: Mapping[str, float]
     pattern: str | None = None

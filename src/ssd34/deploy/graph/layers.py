@@ -90,11 +90,9 @@ class Layer:
     Attributes:
         kind: ``"conv"``, ``"add"`` or ``"maxpool"``.
         inputs: names of the values that it reads: one, or two for an addition.
-        relu: whether a rectifier follows.
         end_padding: zeros at the right and the bottom where they are others; None: `padding`.
         channels: outputs and inputs of a convolution.
-        stored: the name of a convolution's arrays in a checkpoint.
-        norm: the name of its batch norm's, which is folded into it; None without.
+        stored, norm: the names of its arrays in a checkpoint, and of its batch norm's.
         head: ``"loc"`` or ``"conf"`` where it is a level's output.
         conv: the arrays of a convolution; None in a description without weights.
     """
@@ -193,14 +191,9 @@ def list_layers(spec: ModelSpec) -> tuple[Layer, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """All layers with their weights, each after those that it reads.
-
-    Attributes:
-        layers: `list_layers` the spec, with weights.
-        trained: the picture and each layer to the steps that quantization-aware training used;
-            empty without.
-        score_calibration: what the biases of the confidence heads hold already; None: nothing.
-    """
+    """All layers with their weights, each after those that it reads; the steps that
+    quantization-aware training used for the picture and each layer, if it was; the calibration
+    that the biases of the confidence heads hold already."""
 
     spec: ModelSpec
     labels: LabelSet

@@ -33,11 +33,10 @@ _OPSET = 13
 
 @dataclass(frozen=True, eq=False)
 class CalibrationStatistics:
-    """What a calibration saw of so many pictures from a source.
+    """What a calibration of a network, by `Network.fingerprint`, saw of so many pictures from a
+    source, of each value: the picture and each layer's output.
 
     Attributes:
-        network: `Network.fingerprint` of the network.
-        histograms: of each value: the picture and each layer's output.
         peaks: of each confidence head: the largest logit of every default box.
         candidates: of each location head: the offsets of the default boxes that may become a
             detection, those with an object's score above `CANDIDATE`.

@@ -59,14 +59,10 @@ class Augmentation:
 
 
 class Variation(NamedTuple):
-    """What happens to one picture, to a side of `size` pixels.
-
-    Attributes:
-        window: (4,) float64 xyxy: what is shown, in pixels of the original; may reach beyond it.
-        inside: (4,) float64: the part of it that lies in the picture.
-        boxes: (N, 4) float32 xyxy, fractions of the result.
-        kept: (N,) int64: which of the original boxes they are.
-    """
+    """What happens to one picture, to a side of `size` pixels: the window (4,) xyxy that is shown,
+    in pixels of the original, may reach beyond it; `inside` is the part of it that lies in the
+    picture; the boxes (N, 4) are xyxy, in fractions of the result; `kept` says which of the
+    original ones they are."""
 
     size: int
     window: NDArray[np.float64]

@@ -64,16 +64,9 @@ def limit_cache(sources: Sequence[TrainingSet], cache_mb: int | None, *, here: i
 
 
 class Batch(NamedTuple):
-    """What the network trains on.
-
-    Attributes:
-        images: (N, S, S, 3) uint8 RGB.
-        offsets: (N, A, 4) float32.
-        labels: (N, A) int64.
-        weights: (N, A) float32, of what the default boxes learn; (N, 0): all count alike.
-        labelled: (N, classes + 1) bool.
-        problems: pictures that could not be read and were left out.
-    """
+    """What the network trains on, and the pictures that could not be read and were left out: images
+    (N, S, S, 3) uint8 RGB; offsets (N, A, 4) float32; labels (N, A) int64; weights (N, A) float32
+    of what boxes learn, (N, 0) where all count alike; labelled (N, classes + 1) bool."""
 
     images: Tensor
     offsets: Tensor
