@@ -11,16 +11,8 @@ import click
 from ssd34.cli import console
 from ssd34.errors import DownloadError, OptionError
 from ssd34.files.cache import PublishedFile, cache_folder
-from ssd34.zoo.names import (
-    EMBEDDED,
-    PUBLISHED,
-    SPARSE_IDS,
-    PublishedModel,
-    cache_path,
-    find_published,
-    is_cached,
-    model_path,
-)
+from ssd34.zoo import names as zoo
+from ssd34.zoo.names import PublishedModel
 
 
 @click.group(short_help="List, fetch and find published models.", invoke_without_command=True)
@@ -66,9 +58,9 @@ def pull(*, names: tuple[str, ...], with_test_data: bool, as_json: bool) -> None
     """
     wanted: list[PublishedFile] = []
     for name in names:
-        if name in EMBEDDED:
+        if name in zoo.EMBEDDED:
             raise OptionError(f"{name}: comes with the package, there is nothing to pull")
-        entry = find_published(name)
+        entry = zoo.find_published(name)
         wanted.append(entry.model)
         if with_test_data:
             if entry.test_data is None:
@@ -76,7 +68,7 @@ def pull(*, names: tuple[str, ...], with_test_data: bool, as_json: bool) -> None
             wanted.append(entry.test_data)
     for file in dict.fromkeys(wanted):
         try:
-            fetch(file, cache_path(file))
+            fetch(file, zoo.cache_path(file))
         except DownloadError as error:
             if not file.name.endswith(".tar.gz"):
                 raise
@@ -85,7 +77,7 @@ def pull(*, names: tuple[str, ...], with_test_data: bool, as_json: bool) -> None
                 "a model"
             ) from None
         if not as_json:
-            click.echo(str(cache_path(file)))
+            click.echo(str(zoo.cache_path(file)))
     if as_json:
         console.emit_json({"files": [_file_values(file) for file in dict.fromkeys(wanted)]})
 
@@ -100,16 +92,16 @@ def path(*, name: str, as_json: bool) -> None:
 
     Example: ssd34 models path default
     """
-    if name not in EMBEDDED:
-        find_published(name)
+    if name not in zoo.EMBEDDED:
+        zoo.find_published(name)
     if as_json:
-        console.emit_json({"name": name, "path": str(model_path(name))})
+        console.emit_json({"name": name, "path": str(zoo.model_path(name))})
     else:
-        click.echo(str(model_path(name)))
+        click.echo(str(zoo.model_path(name)))
 
 
 def _print_list(*, as_json: bool) -> None:
-    models = [*map(_embedded, EMBEDDED), *map(_described, PUBLISHED.values())]
+    models = [*map(_embedded, zoo.EMBEDDED), *map(_described, zoo.PUBLISHED.values())]
     if as_json:
         console.emit_json({"cache": str(cache_folder()), "models": models})
         return
@@ -128,7 +120,7 @@ def _print_list(*, as_json: bool) -> None:
         )
     out = console.wide_console()
     out.print(table)
-    out.print(f"mAP is as published, on COCO val2017. *: {SPARSE_IDS}.")
+    out.print(f"mAP is as published, on COCO val2017. *: {zoo.SPARSE_IDS}.")
     click.echo(f"cache: {cache_folder() / 'models'}")
 
 
@@ -150,8 +142,8 @@ def _described(entry: PublishedModel) -> dict[str, Any]:
 
 def _file_values(file: PublishedFile) -> dict[str, Any]:
     return {
-        "path": str(cache_path(file)),
-        "cached": is_cached(file),
+        "path": str(zoo.cache_path(file)),
+        "cached": zoo.is_cached(file),
         "bytes": file.size,
         "sha256": file.sha256,
         "urls": file.urls,
@@ -161,7 +153,7 @@ def _file_values(file: PublishedFile) -> dict[str, Any]:
 def _embedded(name: str) -> dict[str, Any]:
     """The same of a model that comes with the package, from the manifest and the proof beside it,
     which a float file lacks."""
-    file = model_path(name)
+    file = zoo.model_path(name)
     manifest = json.loads((file.parent / "ONNX_HUB_MANIFEST.json").read_bytes())
     (opset,) = (entry["opset_version"] for entry in manifest if entry["model"] == name)
     proof = file.with_suffix(".json")

@@ -15,14 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.errors import ImageError
-from ssd34.files.tree import (
-    MAX_FILE_BYTES,
-    Files,
-    FolderFiles,
-    normalise_name,
-    number_files,
-    path_of,
-)
+from ssd34.files import tree
+from ssd34.files.tree import Files, FolderFiles
 from ssd34.images.read import SUFFIXES
 
 
@@ -100,7 +94,7 @@ def list_pictures(
     if not names:
         endings = ", ".join(sorted(SUFFIXES))
         raise ImageError(f"{source}: holds no pictures (looked for files ending in {endings})")
-    numbers = np.array(number_files(names) if ids is None else ids, np.int64)
+    numbers = np.array(tree.number_files(names) if ids is None else ids, np.int64)
     digest = hashlib.sha256()
     for number, name, stamp in zip(numbers.tolist(), names, stamps, strict=True):
         digest.update(json.dumps([number, name, stamp]).encode())
@@ -114,7 +108,8 @@ def list_in_folder(
     """Pictures below a folder by their names; those that lead out are refused when they are read.
     ImageError, which names the source, where there are none."""
     stamps = (
-        stamp_of(files.root / path_of(name)) if normalise_name(name) else None for name in names
+        stamp_of(files.root / tree.path_of(name)) if tree.normalise_name(name) else None
+        for name in names
     )
     return list_pictures(NamedStore(files), source, names, stamps, ids=ids)
 
@@ -136,5 +131,5 @@ def is_picture_name(name: str) -> bool:
 
 def check_bytes(name: str, size: int) -> None:
     """ImageError where a file of so many bytes is too large."""
-    if size > MAX_FILE_BYTES:
-        raise ImageError(f"{name}: larger than {MAX_FILE_BYTES >> 20} MiB; shrink it")
+    if size > tree.MAX_FILE_BYTES:
+        raise ImageError(f"{name}: larger than {tree.MAX_FILE_BYTES >> 20} MiB; shrink it")

@@ -25,16 +25,8 @@ from ssd34.cluster.pictures import Picture, Pictures, is_picture_name, list_in_f
 from ssd34.datasets.builder import parse_whole
 from ssd34.datasets.coco import MAX_JSON_BYTES, find_images
 from ssd34.errors import DatasetError, ImageError, OptionError, require
-from ssd34.files.tree import (
-    BROKEN_ZIP,
-    MAX_FILE_BYTES,
-    FolderFiles,
-    ZipFiles,
-    normalise_name,
-    path_of,
-    read_annotations,
-    text_of,
-)
+from ssd34.files import tree
+from ssd34.files.tree import FolderFiles, ZipFiles
 from ssd34.text import one_line
 
 FORMS = (
@@ -74,7 +66,7 @@ def _in_folder(folder: Path, *, column: str | None) -> Pictures:
     names = [name for name in found if is_picture_name(name)]
     tables = [name for name in found if name.lower().endswith(_PARQUET)]
     if tables and not names:
-        return list_in_parquet([folder / path_of(name) for name in tables], column=column)
+        return list_in_parquet([folder / tree.path_of(name) for name in tables], column=column)
     return list_in_folder(files, names, str(folder))
 
 
@@ -85,7 +77,7 @@ def _of_pattern(pattern: str, *, column: str | None) -> Pictures:
         return list_in_parquet(paths, column=column)
     parts = Path(pattern).parts
     root = Path(*parts[: [glob.has_magic(part) for part in parts].index(True)])
-    names = [text_of(path.relative_to(root)).replace(os.sep, "/") for path in paths]
+    names = [tree.text_of(path.relative_to(root)).replace(os.sep, "/") for path in paths]
     return list_in_folder(FolderFiles(root), [n for n in names if is_picture_name(n)], pattern)
 
 
@@ -106,7 +98,7 @@ def _in_file(path: Path, *, column: str | None) -> Pictures:
         return _in_zip(path)
     if name.endswith(".zip"):
         raise DatasetError(f"{path}: not a zip; if it was cut off, fetch it again")
-    return list_in_folder(FolderFiles(path.parent), [text_of(path.name)], str(path))
+    return list_in_folder(FolderFiles(path.parent), [tree.text_of(path.name)], str(path))
 
 
 def _in_zip(path: Path) -> Pictures:
@@ -116,7 +108,7 @@ def _in_zip(path: Path) -> Pictures:
         with zipfile.ZipFile(path) as archive:
             members = (archive.getinfo(name) for name in names)
             stamps = [[member.file_size, member.CRC] for member in members]
-    except BROKEN_ZIP as error:
+    except tree.BROKEN_ZIP as error:
         raise DatasetError(f"{path}: broken archive ({error}); fetch it again") from None
     return listing.list_pictures(listing.NamedStore(files), str(path), names, stamps)
 
@@ -129,7 +121,7 @@ def _in_coco(file: Path, folder: Path | None) -> Pictures:
         raise DatasetError(
             f"{folder}: no such folder; behind .json@ expected that of the pictures of {file}"
         )
-    data = read_annotations(FolderFiles(file.parent), file.name, limit=MAX_JSON_BYTES)
+    data = tree.read_annotations(FolderFiles(file.parent), file.name, limit=MAX_JSON_BYTES)
     try:
         values = json.loads(data)
         ids = [parse_whole(entry["id"]) for entry in values["images"]]
@@ -183,7 +175,7 @@ def _in_tar(path: Path) -> Pictures:
     try:
         with _SmallReads(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
-                name = normalise_name(member.name)
+                name = tree.normalise_name(member.name)
                 if name is None:
                     raise DatasetError(
                         f"{path}: holds {member.name!r:.80}, a name that leads out of it"
@@ -220,7 +212,7 @@ class _UrlStore(listing.Store):
         for tried in range(1, _TRIES + 1):
             try:
                 where = f"{self.root}/{name}" if self.root else name
-                data: bytes = self.system.cat_file(where, start=0, end=MAX_FILE_BYTES + 1)
+                data: bytes = self.system.cat_file(where, start=0, end=tree.MAX_FILE_BYTES + 1)
             except Exception as error:  # each protocol has its own
                 if isinstance(error, FileNotFoundError | PermissionError) or tried == _TRIES:
                     raise ImageError(f"{name}: {_reason(error)}") from None
@@ -260,7 +252,7 @@ def list_behind_url(url: str) -> Pictures:
     root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if glob.has_magic(path) else path
     root = posixpath.dirname(root) if root in files else root.rstrip("/")
     names = [name.removeprefix(f"{root}/") for name in files]
-    if any(normalise_name(name) != name for name in names):
+    if any(tree.normalise_name(name) != name for name in names):
         raise ImageError(f"{shown}: lists names that lead out of it; give the folder itself")
     stamps = (
         [info.get("size"), *(str(info[tag]) for tag in _TAGS if tag in info)]

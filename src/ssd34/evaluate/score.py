@@ -13,18 +13,8 @@ from numpy.typing import NDArray
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import select_classes
 from ssd34.errors import OptionError
-from ssd34.evaluate.bootstrap import (
-    CONFIDENCE,
-    DatasetMatches,
-    Interval,
-    Uncertainty,
-    accumulate_draws,
-    average_classes,
-    estimate_uncertainty,
-    match,
-    measure_interval,
-    summarise,
-)
+from ssd34.evaluate import bootstrap
+from ssd34.evaluate.bootstrap import DatasetMatches, Interval, Uncertainty
 from ssd34.evaluate.metrics import (
     FOUND,
     NOT_COUNTED,
@@ -114,8 +104,11 @@ def score(
     sure = None
     metrics = measure_coco(seen, counted)
     if options.resamples:
-        sure = estimate_uncertainty(
-            match(seen, counted), resamples=options.resamples, seed=options.seed, progress=progress
+        sure = bootstrap.estimate_uncertainty(
+            bootstrap.match(seen, counted),
+            resamples=options.resamples,
+            seed=options.seed,
+            progress=progress,
         )
     return Score(metrics, options.metric, sure, measure_precisions(seen, counted))
 
@@ -197,7 +190,7 @@ class Differences:
     pictures: int
     resamples: int
     seed: int
-    confidence: float = CONFIDENCE
+    confidence: float = bootstrap.CONFIDENCE
     second_better: float | None
     summary: Mapping[str, Difference]
     class_ap: Mapping[str, Difference]
@@ -225,13 +218,13 @@ def compare(
     """
     if first.pictures != second.pictures or list(first.classes) != list(second.classes):
         raise OptionError("expected two sets of detections scored on the same data; score both")
-    ours = accumulate_draws(first, resamples=resamples, seed=seed, progress=progress)
-    theirs = accumulate_draws(
+    ours = bootstrap.accumulate_draws(first, resamples=resamples, seed=seed, progress=progress)
+    theirs = bootstrap.accumulate_draws(
         second, resamples=resamples, seed=seed, progress=lambda done: progress(resamples + done)
     )
-    one, other = summarise(ours), summarise(theirs)
+    one, other = bootstrap.summarise(ours), bootstrap.summarise(theirs)
     summary = {name: _difference(one[name], other[name], sure=first.enough) for name in one}
-    pairs = zip(average_classes(ours), average_classes(theirs), strict=True)
+    pairs = zip(bootstrap.average_classes(ours), bootstrap.average_classes(theirs), strict=True)
     by_class = {
         name: _difference(*pair, sure=found.enough)
         for (name, found), pair in zip(first.classes.items(), pairs, strict=True)
@@ -255,7 +248,7 @@ def _difference(
     change = other - one
     if np.isnan(change[0]):
         return None
-    found = measure_interval(change[0], change[1:], within=(-1, 1)) if sure else None
+    found = bootstrap.measure_interval(change[0], change[1:], within=(-1, 1)) if sure else None
     return Difference(float(one[0]), float(other[0]), found)
 
 

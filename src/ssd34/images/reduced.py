@@ -15,15 +15,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ssd34.images.read import (
-    MAX_PIXELS,
-    convert_to_rgb,
-    decode_upright,
-    load,
-    open_picture,
-    read_orientation,
-    turn_upright,
-)
+from ssd34.images import read as reading
+from ssd34.images.read import MAX_PIXELS
 
 GAP = 1.5
 """Both savings stop at this many times the input; the filter does the rest exactly. Nearer to the
@@ -44,16 +37,16 @@ class Reduced(NamedTuple):
 def read_square(source: Path | bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> Reduced:
     """A picture, a file or the bytes of one, decoded and stretched to side x side pixels;
     ImageError as `ssd34.images.read.read_image`."""
-    with open_picture(source, max_pixels=max_pixels) as image:
+    with reading.open_picture(source, max_pixels=max_pixels) as image:
         width, height = image.size
         at_least = math.ceil(side * GAP)
         drafted = image.draft(None, (at_least, at_least))
-        load(image)
-        orientation = read_orientation(image)
+        reading.load(image)
+        orientation = reading.read_orientation(image)
         # The scaled size is rounded up; the original's edge may lie within its last pixel.
         box = drafted[1] if drafted else None
-        picture = stretch(convert_to_rgb(image), side, box=box)
-    picture = turn_upright(picture, orientation)
+        picture = stretch(reading.convert_to_rgb(image), side, box=box)
+    picture = reading.turn_upright(picture, orientation)
     if orientation in range(5, 9):
         width, height = height, width
     return Reduced(picture, width, height)
@@ -71,13 +64,13 @@ def read_reduced(source: Path | bytes, factor: int, *, max_pixels: int = MAX_PIX
     rounded up: by the JPEG decoder, else by averaging; ImageError as
     `ssd34.images.read.read_image`. Training uses it where it knows which part of a picture it
     needs."""
-    with open_picture(source, max_pixels=max_pixels) as image:
+    with reading.open_picture(source, max_pixels=max_pixels) as image:
         width, height = image.size
         drafted = _draft(image, factor)
-        picture = decode_upright(image)
+        picture = reading.decode_upright(image)
         if not drafted:
             return Reduced(picture.reduce(factor) if factor > 1 else picture, *picture.size)
-        if read_orientation(image) in range(5, 9):
+        if reading.read_orientation(image) in range(5, 9):
             width, height = height, width
     return Reduced(picture, width, height)
 
@@ -87,7 +80,7 @@ def _draft(image: Image.Image, factor: int) -> bool:
     width, height = image.size
     if factor == 1 or image.format not in ("JPEG", "MPO") or min(width, height) < factor:
         return False
-    if read_orientation(image) in range(2, 9) and (width % factor or height % factor):
+    if reading.read_orientation(image) in range(2, 9) and (width % factor or height % factor):
         # Turned, the last pixel of the scaled picture, which is partly beyond the edge, could
         # become the first.
         return False

@@ -11,14 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssd34.core.contract import (
-    DETECTION_OUTPUTS,
-    RAW_OUTPUTS,
-    find_detection_faults,
-    find_port_faults,
-    find_raw_faults,
-    read_identity,
-)
+from ssd34.core import contract
 from ssd34.core.external_data import check_weights_inside
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.errors import ModelError, OptionError
@@ -71,11 +64,11 @@ class Session:
         name = ONNXRUNTIME if engine == AUTO else engine
         self.engine: Engine = open_engine(path, name=name, threads=self.threads, streams=streams)
         inputs, outputs = self.engine.inputs, self.engine.outputs
-        faults = find_port_faults(inputs, outputs, self.engine.metadata)
+        faults = contract.find_port_faults(inputs, outputs, self.engine.metadata)
         if faults:
             raise ModelError(f"{path}: not an SSD detector: {faults[0]}; {REMEDY}")
-        self.spec, self.labels = read_identity(self.engine.metadata)
-        self.raw = set(RAW_OUTPUTS) <= {port.name for port in outputs}
+        self.spec, self.labels = contract.read_identity(self.engine.metadata)
+        self.raw = set(contract.RAW_OUTPUTS) <= {port.name for port in outputs}
         self.takes_bytes = inputs[0].type == "tensor(uint8)"
         self.batch = inputs[0].sizes[0] if inputs[0].sizes else None
         self._input = inputs[0].name
@@ -117,8 +110,8 @@ class Session:
         """The file's input for N pictures to loc (N, 4, A) and conf (N, channels, A); ModelError
         where the outputs are not those of the file's network."""
         assert self.raw
-        loc, conf = self.engine.run(RAW_OUTPUTS, {self._input: images})
-        self._check(find_raw_faults(loc, conf, pictures=len(images), spec=self.spec))
+        loc, conf = self.engine.run(contract.RAW_OUTPUTS, {self._input: images})
+        self._check(contract.find_raw_faults(loc, conf, pictures=len(images), spec=self.spec))
         return loc, conf
 
     def run_detections(
@@ -127,10 +120,12 @@ class Session:
         """The file's input for N pictures to each one's boxes (D, 4) in fractions, labels (D,) and
         scores (D,); ModelError where the outputs are no detections."""
         assert not self.raw
-        boxes, labels, scores = self.engine.run(DETECTION_OUTPUTS, {self._input: images})
+        boxes, labels, scores = self.engine.run(contract.DETECTION_OUTPUTS, {self._input: images})
         classes = len(self.labels)
         self._check(
-            find_detection_faults(boxes, labels, scores, pictures=len(images), num_classes=classes)
+            contract.find_detection_faults(
+                boxes, labels, scores, pictures=len(images), num_classes=classes
+            )
         )
         # Files for several pictures fill up with detections of score 0.
         real = scores > 0

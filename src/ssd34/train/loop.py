@@ -17,21 +17,13 @@ from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, DivergenceError, OptionError, TrainingError
 from ssd34.evaluate.metrics import match_categories
 from ssd34.network.ssd import SSD
+from ssd34.train import step as steps
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
 from ssd34.train.examples.example import TrainingSet
 from ssd34.train.examples.loader import Loader, count_batches, gather_problems, report_deaths
 from ssd34.train.options import TrainOptions
 from ssd34.train.progress import SILENT, Pace, TrainingOutcome, TrainListener
 from ssd34.train.run import BEST, LAST, TrainingRun, describe_pictures
-from ssd34.train.step import (
-    AveragedWeights,
-    advise,
-    advise_on_memory,
-    count_fewest_pictures,
-    make_optimizer,
-    set_training,
-    train_step,
-)
 from ssd34.train.validate import StoppedError, evaluate_network
 
 LOG_EVERY = 20
@@ -70,8 +62,8 @@ def train(
     if ranks.count > 1:
         ranks.share_weights(network)
         share_batch_norm(network)
-    optimizer = make_optimizer(network, options)
-    averaged = AveragedWeights(network, decay=options.ema_decay)
+    optimizer = steps.make_optimizer(network, options)
+    averaged = steps.AveragedWeights(network, decay=options.ema_decay)
     run = TrainingRun(
         network=network,
         labels=labels,
@@ -118,14 +110,14 @@ def train(
             rate = options.rate_at(run.step, share)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            set_training(network, options, frozen=share < options.frozen_share)
-            step = train_step(
+            steps.set_training(network, options, frozen=share < options.frozen_share)
+            step = steps.train_step(
                 network, optimizer, batch, options=options, device=device, ranks=ranks
             )
             if step is not None:
                 what = run.watch.find_wrong(step)
                 if what:
-                    advice = f"{what}: {advise(rate=rate, step=run.step, saved=run.saved)}"
+                    advice = f"{what}: {steps.advise(rate=rate, step=run.step, saved=run.saved)}"
                     run.log({"event": "diverged", "reason": advice})
                     raise DivergenceError(advice)
                 averaged.update(network, step=run.step)
@@ -180,7 +172,7 @@ def _check_before(
     match_categories(labels, validation)
     if not any((~sample.ignored).any() for sample in validation.samples):
         raise DatasetError(f"{validation.name}: has no box to measure on")
-    if options.batch_size // options.accumulate < count_fewest_pictures(network, options):
+    if options.batch_size // options.accumulate < steps.count_fewest_pictures(network, options):
         less = "" if options.accumulate == 1 else ", a smaller accumulate"
         raise OptionError(
             "expected two pictures or more in each part of a batch, which batch norm in the extra "
@@ -242,7 +234,7 @@ def _evaluate(
     at_once = max(1, options.batch_size // (options.accumulate * ranks.count))
     with run.clock_stopped():
         try:
-            with advise_on_memory(run.network, options, at_once, side):
+            with steps.advise_on_memory(run.network, options, at_once, side):
                 metrics = evaluate_network(
                     run.averaged.network,
                     run.labels,

@@ -16,15 +16,8 @@ import numpy as np
 
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.builder import read_size
-from ssd34.datasets.convert.writers import (
-    Dropped,
-    count_renumbered,
-    drop_unholdable,
-    name_folder,
-    write_coco,
-    write_voc,
-    write_yolo,
-)
+from ssd34.datasets.convert import writers
+from ssd34.datasets.convert.writers import Dropped
 from ssd34.datasets.dataset import WHOLE, Dataset, Problem, Sample, check_size
 from ssd34.datasets.voc_places import PICTURES
 from ssd34.datasets.yolo_config import SPLITS as YOLO_SPLITS
@@ -102,7 +95,7 @@ def convert(
         for name, dataset in named:
             written: list[Sample] = []
             for sample in dataset.samples:
-                kept, lost = drop_unholdable(
+                kept, lost = writers.drop_unholdable(
                     sample, options.format, ignored_as_objects=options.ignored_as_objects
                 )
                 path, new = places.of(dataset, name, kept)
@@ -121,14 +114,14 @@ def convert(
                     f"{dataset.name}: no picture could be read; first problem: {problems[0]}"
                 )
             splits.append(dataclasses.replace(dataset, name=name, samples=tuple(written)))
-            losses += count_renumbered(splits[-1], dataset, options.format)
+            losses += writers.count_renumbered(splits[-1], dataset, options.format)
         _WRITERS[options.format](folder, splits)
     counts = tuple((s.name, len(s), sum(len(p.boxes) for p in s.samples)) for s in splits)
     changed = {loss: losses[loss] for loss in Dropped if losses[loss]}
     return Conversion(options.format, counts, changed, tuple(problems))
 
 
-_WRITERS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
+_WRITERS = {"coco": writers.write_coco, "voc": writers.write_voc, "yolo": writers.write_yolo}
 
 
 UNDIVIDED = "train"
@@ -210,7 +203,7 @@ class Places:
 
     def of(self, dataset: Dataset, split: str, sample: Sample) -> tuple[str, bool]:
         """The path, and whether the picture is not there yet."""
-        folder = PICTURES if self.form == "voc" else name_folder(split)
+        folder = PICTURES if self.form == "voc" else writers.name_folder(split)
         key = self._key(dataset, split, sample)
         known = self._known.get(key)
         if known is not None and (self.form == "coco" or _same_boxes(known[1], sample)):
