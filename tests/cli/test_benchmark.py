@@ -115,22 +115,17 @@ def test_interruption_prints_and_writes_what_there_is(run, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     ("arguments", "facts"),
-    [
-        (["--threads", "0"], ["1 to 1024"]),
-        (["--threads", "1,,2"], ["1 to 1024"]),
-        (["--threads", "two"], ["two"]),
-        (["--engine", "onnxruntime,tensorrt"], ["tensorrt"]),
-        (["--images", "no/such"], ["no/such"]),
-        (["--json", "no/such/file.json"], ["no/such"]),
-        (["--plot", "b.gif"], ["b.gif", "png, svg, pdf"]),
-        (["--plot", "b.png", "--loadgen", "logs"], ["--plot", "LoadGen"]),
-        (["--batch", "4"], ["--batch", "--scenario offline"]),
-        (["--batch", "4", "--scenario", "offline", "--loadgen", "logs"], ["--batch", "--loadgen"]),
-        (["--seconds", "3"], ["--seconds", "--loadgen"]),
-        (["--warm-up", "3", "--loadgen", "logs"], ["--warm-up", "--loadgen"]),
-        (["no.onnx"], ["no.onnx"]),
-    ],
-)
+    [(["--threads", "0"], ["1 to 1024"]), (["--threads", "1,,2"], ["1 to 1024"]),
+     (["--threads", "two"], ["two"]), (["--engine", "onnxruntime,tensorrt"], ["tensorrt"]),
+     (["--images", "no/such"], ["no/such"]), (["--json", "no/such/file.json"], ["no/such"]),
+     (["--plot", "b.gif"], ["b.gif", "png, svg, pdf"]),
+     (["--plot", "b.png", "--loadgen", "logs"], ["--plot", "LoadGen"]),
+     (["--batch", "4"], ["--batch", "--scenario offline"]),
+     (["--batch", "4", "--scenario", "offline", "--loadgen", "logs"], ["--batch", "--loadgen"]),
+     (["--seconds", "3"], ["--seconds", "--loadgen"]),
+     (["--warm-up", "3", "--loadgen", "logs"], ["--warm-up", "--loadgen"]),
+     (["no.onnx"], ["no.onnx"])],
+)  # fmt: skip
 def test_wrong_arguments(run, tmp_path, monkeypatch, arguments, facts):
     monkeypatch.chdir(tmp_path)
     with refused(Ssd34Error, *facts):

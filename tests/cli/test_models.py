@@ -128,15 +128,11 @@ def test_pull_of_test_data_that_nobody_has_says_how_to_make_it(main, mirror):
 
 @pytest.mark.parametrize(
     ("arguments", "facts"),
-    [
-        (["pull", "small", "ssd12"], ["ssd12", "ssd-12"]),
-        (["pull", "small", "default"], ["default"]),
-        (["pull", "resnet34-ssd1200", "--with-test-data"], ["test data"]),
-        (["path", "ssd-12"], ["ssd34 models pull ssd-12"]),
-        (["path", "README.md"], ["README.md"]),
-        (["--json", "path", "small"], ["ssd34 models --json"]),
-    ],
-)
+    [(["pull", "small", "ssd12"], ["ssd12", "ssd-12"]), (["pull", "small", "default"], ["default"]),
+     (["pull", "resnet34-ssd1200", "--with-test-data"], ["test data"]),
+     (["path", "ssd-12"], ["ssd34 models pull ssd-12"]), (["path", "README.md"], ["README.md"]),
+     (["--json", "path", "small"], ["ssd34 models --json"])],
+)  # fmt: skip
 @pytest.mark.usefixtures("small")
 def test_what_is_not_there_is_not_fetched(main, mirror, arguments, facts):
     assert_failed(main("models", *arguments), *facts)

@@ -121,17 +121,10 @@ def test_another_evaluation_is_named(run, stopped, key):
 
 @pytest.mark.parametrize(
     ("line", "replaced"),
-    [
-        (1, b"{}"),
-        (1, b"[]"),
-        (1, b"\xff"),
-        (2, b'{"image_id": 7}'),
-        (2, b'{"image_id": 1}'),
-        (2, b'{"image_id": 1, "found": [[[1, 2]]]}'),
-        (2, b'{"image_id": 1, "found": 3}'),
-        (3, b"no json"),
-    ],
-)
+    [(1, b"{}"), (1, b"[]"), (1, b"\xff"), (2, b'{"image_id": 7}'), (2, b'{"image_id": 1}'),
+     (2, b'{"image_id": 1, "found": [[[1, 2]]]}'), (2, b'{"image_id": 1, "found": 3}'),
+     (3, b"no json")],
+)  # fmt: skip
 def test_damage_is_an_error(run, stopped, line, replaced):
     path = stopped(3)
     lines = path.read_bytes().splitlines()

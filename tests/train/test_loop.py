@@ -335,13 +335,10 @@ def test_an_evaluation_that_is_stopped_or_killed_is_made_up_for(tmp_path, shapes
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"learning_rate": float("nan")}, {"ema_decay": 1.5}, {"frozen_share": -3}, {"workers": -2},
-        {"seed": -1}, {"small_size": 10}, {"weight_decay": -1}, {"gradient_clip": 0},
-        {"matcher": "best"},
-        {"schedule": "linear"}, {"epochs": None, "minutes": float("nan")}, {"epochs": 0},
-        {"policy": "coco"}, {"evaluate_every": 0},
-    ],
+    [{"learning_rate": float("nan")}, {"ema_decay": 1.5}, {"frozen_share": -3}, {"workers": -2},
+     {"seed": -1}, {"small_size": 10}, {"weight_decay": -1}, {"gradient_clip": 0},
+     {"matcher": "best"}, {"schedule": "linear"}, {"epochs": None, "minutes": float("nan")},
+     {"epochs": 0}, {"policy": "coco"}, {"evaluate_every": 0}],
 )  # fmt: skip
 def test_options_outside_their_range_are_refused(changes):
     with pytest.raises(OptionError, match="expected"):

@@ -151,15 +151,11 @@ def test_settings_outside_their_range_are_refused(text):
 
 @pytest.mark.parametrize(
     ("name", "changed", "expected"),
-    [
-        ("benchmark", ["epochs=30"], (20, 25)),
-        ("benchmark-256", ["epochs=120"], (88, 110)),
-        ("benchmark", ["epochs=30", "decay_epochs=10,29"], (10, 29)),
-        ("benchmark", ["schedule=cosine"], None),
-        ("benchmark", ["decay_epochs=none"], None),
-        ("small-data", ["schedule=step", "decay_epochs=50"], (50,)),
-    ],
-)
+    [("benchmark", ["epochs=30"], (20, 25)), ("benchmark-256", ["epochs=120"], (88, 110)),
+     ("benchmark", ["epochs=30", "decay_epochs=10,29"], (10, 29)),
+     ("benchmark", ["schedule=cosine"], None), ("benchmark", ["decay_epochs=none"], None),
+     ("small-data", ["schedule=step", "decay_epochs=50"], (50,))],
+)  # fmt: skip
 def test_a_recipes_decays_keep_their_share_of_the_run(reread, name, changed, expected):
     plan = settle(name, *changed)
     assert plan.options.decay_epochs == expected
@@ -168,11 +164,8 @@ def test_a_recipes_decays_keep_their_share_of_the_run(reread, name, changed, exp
 
 @pytest.mark.parametrize(
     ("name", "changed", "message"),
-    [
-        ("benchmark", ["epochs=30", "decay_epochs=20,30"],
-         "30.*20,30.*--set decay_epochs=20,25"),
-        ("small-data", ["decay_epochs=40,50"], "schedule=step.*cosine"),
-    ],
+    [("benchmark", ["epochs=30", "decay_epochs=20,30"], "30.*20,30.*--set decay_epochs=20,25"),
+     ("small-data", ["decay_epochs=40,50"], "schedule=step.*cosine")],
 )  # fmt: skip
 def test_decays_that_would_never_come_are_refused(name, changed, message):
     with pytest.raises(OptionError, match=message):

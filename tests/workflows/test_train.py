@@ -81,17 +81,11 @@ def test_a_stopped_and_resumed_training_ends_as_a_whole_one(shapes, init, tmp_pa
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [
-        ({"settings": {"hue": 7}}, "hue"),
-        ({"settings": {"speed": 3}}, "speed"),
-        ({"settings": {"epochs": 3}}, "epochs"),
-        ({"settings": {"init": 7}}, "init"),
-        ({"epochs": 0}, "epochs"),
-        ({"init": "nowhere", "qat": True, "recipe": "no-such"}, "no-such"),
-        ({"device": "tpu"}, "tpu"),
-        ({"threads": 0}, "threads"),
-    ],
-)
+    [({"settings": {"hue": 7}}, "hue"), ({"settings": {"speed": 3}}, "speed"),
+     ({"settings": {"epochs": 3}}, "epochs"), ({"settings": {"init": 7}}, "init"),
+     ({"epochs": 0}, "epochs"), ({"init": "nowhere", "qat": True, "recipe": "no-such"}, "no-such"),
+     ({"device": "tpu"}, "tpu"), ({"threads": 0}, "threads")],
+)  # fmt: skip
 def test_what_is_not_allowed_leaves_nothing_behind(shapes, tmp_path, wrong, named):
     fields = {"data": shapes, "val": shapes, "output": tmp_path / "run", "epochs": 1, **wrong}
     if "init" in wrong.get("settings", {}):

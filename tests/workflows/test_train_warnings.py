@@ -24,14 +24,9 @@ def sources(shapes):
 
 @pytest.mark.parametrize(
     ("length", "warmup", "better"),
-    [
-        ({"epochs": 2}, 100, 1),
-        ({"epochs": 20}, 31, 6),
-        ({"epochs": 20}, 30, None),
-        ({"epochs": 1}, 1, None),
-        ({"epochs": None, "minutes": 1.0}, 100, None),
-    ],
-)
+    [({"epochs": 2}, 100, 1), ({"epochs": 20}, 31, 6), ({"epochs": 20}, 30, None),
+     ({"epochs": 1}, 1, None), ({"epochs": None, "minutes": 1.0}, 100, None)],
+)  # fmt: skip
 def test_a_warm_up_of_most_of_the_run(sources, length, warmup, better):
     options = TrainOptions(**length, batch_size=4, warmup_steps=warmup)
     found = list(list_warnings(options, sources, start=TRAINED, spec=tiny_spec()))

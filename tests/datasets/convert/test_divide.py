@@ -99,15 +99,11 @@ def test_pictures_that_look_alike_stay_together(tmp_path):
 
 @pytest.mark.parametrize(
     ("wrong", "fact"),
-    [
-        ({"shares": {"val": 0.0}}, "0 for val"),
-        ({"shares": {"val": 1.5}}, "1.5"),
-        ({"shares": {"val": float("nan")}}, "nan"),
-        ({"shares": {"val": 0.6, "test": 0.4}}, "0.6"),
-        ({"shares": {"val": 0.2}, "pattern": "("}, "("),
-        ({"shares": {"val": 0.2}, "pattern": "frame"}, "frame"),
-    ],
-)
+    [({"shares": {"val": 0.0}}, "0 for val"), ({"shares": {"val": 1.5}}, "1.5"),
+     ({"shares": {"val": float("nan")}}, "nan"), ({"shares": {"val": 0.6, "test": 0.4}}, "0.6"),
+     ({"shares": {"val": 0.2}, "pattern": "("}, "("),
+     ({"shares": {"val": 0.2}, "pattern": "frame"}, "frame")],
+)  # fmt: skip
 def test_what_cannot_be(wrong, fact):
     with refused(OptionError, fact):
         divide(dataset([sample("1.png"), sample("2.png")]), Shares(**wrong))

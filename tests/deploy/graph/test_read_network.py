@@ -31,13 +31,9 @@ def same(one, other, *, atol):
 
 @pytest.mark.parametrize(
     "options",
-    [
-        ExportOptions(opset=10),
-        ExportOptions(opset=17, policy=None, batch=None),
-        ExportOptions(image_input="uint8"),
-        ExportOptions(opset=13, image_input="uint8", batch=4),
-    ],
-)
+    [ExportOptions(opset=10), ExportOptions(opset=17, policy=None, batch=None),
+     ExportOptions(image_input="uint8"), ExportOptions(opset=13, image_input="uint8", batch=4)],
+)  # fmt: skip
 def test_every_kind_of_export_is_the_same_network(tiny_checkpoint, options):
     network = read_network_of_model(make_onnx_model(tiny_checkpoint, options))
     same(network, make_network(tiny_checkpoint), atol=1e-6)

@@ -162,16 +162,11 @@ def test_without_them_the_way_to_get_them_is_named(tiny_network, tiny_statistics
 
 @pytest.mark.parametrize(
     "change",
-    [
-        lambda steps: {**steps, "image": [float("nan"), 0]},
-        lambda steps: {**steps, "image": [0.0, 0]},
-        lambda steps: {**steps, "image": [0.1, 256]},
-        lambda steps: {**steps, "image": 0.1},
-        lambda steps: {**steps, "backbone.conv9": [0.1, 0]},
-        lambda steps: {n: v for n, v in steps.items() if n != "image"},
-        lambda steps: list(steps),
-    ],
-)
+    [lambda steps: {**steps, "image": [float("nan"), 0]},
+     lambda steps: {**steps, "image": [0.0, 0]}, lambda steps: {**steps, "image": [0.1, 256]},
+     lambda steps: {**steps, "image": 0.1}, lambda steps: {**steps, "backbone.conv9": [0.1, 0]},
+     lambda steps: {n: v for n, v in steps.items() if n != "image"}, lambda steps: list(steps)],
+)  # fmt: skip
 def test_broken_notes_are_refused(tiny_checkpoint, steps, change):
     with refused(CheckpointError, NOTE_INT8_STEPS):
         make_network(noted(tiny_checkpoint, change(steps)))

@@ -92,18 +92,12 @@ def inputs(image_input):
 
 @pytest.mark.parametrize(
     ("options", "image_input", "decibels"),
-    [
-        (QOPERATOR, "float32", 22),
-        (QOPERATOR, "uint8", 22),
-        (QDQ, "float32", 22),
-        (QDQ, "uint8", 22),
-        (PUBLISHED_FORMS["12-qdq"], "float32", 20),
-        (QOPERATOR.replace(opset=17), "uint8", 22),
-        (QOPERATOR.replace(per_channel=False), "float32", 20),
-        (QOPERATOR.replace(reduce_range=True), "uint8", 20),
-        (QOPERATOR.replace(bias_correction=False), "float32", 22),
-    ],
-)
+    [(QOPERATOR, "float32", 22), (QOPERATOR, "uint8", 22), (QDQ, "float32", 22), (QDQ, "uint8", 22),
+     (PUBLISHED_FORMS["12-qdq"], "float32", 20), (QOPERATOR.replace(opset=17), "uint8", 22),
+     (QOPERATOR.replace(per_channel=False), "float32", 20),
+     (QOPERATOR.replace(reduce_range=True), "uint8", 20),
+     (QOPERATOR.replace(bias_correction=False), "float32", 22)],
+)  # fmt: skip
 def test_int8_stays_close_to_float(network, statistics, float_raw, options, image_input, decibels):
     model = raw(network, statistics, options, image_input=image_input)
     assert min(noise_ratio(outputs_of(model, inputs(image_input)), float_raw)) > decibels
@@ -232,15 +226,10 @@ def test_all_nodes_in_float_is_the_float_graph(
 
 @pytest.mark.parametrize(
     ("options", "names"),
-    [
-        (QDQ, ["backbone.conv1"]),
-        (QOPERATOR, ["backbone.maxpool"]),
-        (QDQ, ["backbone.layer1.0.add"]),
-        (QOPERATOR, ["backbone.layer1.0.conv2", "backbone.layer1.0.add", "backbone.layer1.1.add"]),
-        (QDQ, ["backbone.layer2.0.downsample"]),
-        (QOPERATOR, ["heads.conf.0", "extras.0.conv1"]),
-    ],
-)
+    [(QDQ, ["backbone.conv1"]), (QOPERATOR, ["backbone.maxpool"]), (QDQ, ["backbone.layer1.0.add"]),
+     (QOPERATOR, ["backbone.layer1.0.conv2", "backbone.layer1.0.add", "backbone.layer1.1.add"]),
+     (QDQ, ["backbone.layer2.0.downsample"]), (QOPERATOR, ["heads.conf.0", "extras.0.conv1"])],
+)  # fmt: skip
 def test_single_nodes_in_float(network, statistics, float_raw, options, names):
     model = raw(network, statistics, options.replace(float_nodes=tuple(names)))
     kinds = {node.name: node.op_type for node in model.graph.node}
@@ -303,17 +292,12 @@ def test_a_dead_channel_with_a_bias(network, tiny_checkpoint):
 
 @pytest.mark.parametrize(
     ("options", "facts"),
-    [
-        ({"form": "qdq", "opset": 12}, [13]),
-        ({"opset": 11}, [11, 12]),
-        ({"opset": 99}, [99]),
-        ({"form": "tensor"}, ["tensor"]),
-        ({"ranges": "max"}, ["max", "minmax"]),
-        ({"percentile": float("nan")}, ["50", "100", "nan"]),
-        ({"float_nodes": ("backbone.conv2",)}, ["backbone.conv2", "backbone.conv1"]),
-        ({"bits": 4}, ["bits"]),
-    ],
-)
+    [({"form": "qdq", "opset": 12}, [13]), ({"opset": 11}, [11, 12]), ({"opset": 99}, [99]),
+     ({"form": "tensor"}, ["tensor"]), ({"ranges": "max"}, ["max", "minmax"]),
+     ({"percentile": float("nan")}, ["50", "100", "nan"]),
+     ({"float_nodes": ("backbone.conv2",)}, ["backbone.conv2", "backbone.conv1"]),
+     ({"bits": 4}, ["bits"])],
+)  # fmt: skip
 def test_options_that_cannot_be(network, statistics, options, facts):
     with refused(OptionError, *facts):
         raw(network, statistics, QuantizeOptions.from_dict(options))

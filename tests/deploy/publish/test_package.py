@@ -219,21 +219,18 @@ UNTIMED = {"results": [{"model_sha256": "0" * 64, "threads": 1}]}
 
 @pytest.mark.parametrize(
     ("make", "changes", "facts", "of_others_too"),
-    [
-        (measurement, {"summary": {"AP": 0.1}}, ["AP50"], True),
-        (measurement, {"metric": "zoo-2021"}, ["zoo-2021"], True),
-        (measurement, {"policies": {}}, ["--policy all"], True),
-        (measurement, {"policy": "best", "tail_cut": True}, ["best"], False),
-        (measurement, {"preprocess": "fast"}, ["--preprocess fast"], False),
-        (measurement, {"classes": ["disc", "cross"]}, ["disc, cross", "--class"], True),
-        (measurement, {"summary": {"AP": None, "AP50": None}}, ["null"], True),
-        (timing, OFFLINE | UNTIMED, ["single-stream", "offline"], True),
-        (timing, UNTIMED | {"scenario": "server"}, ["single-stream", "server"], True),
-        (timing, {"loadgen": True} | UNTIMED, ["single-stream", "--loadgen"], True),
-        (timing, UNTIMED, ["network_ms"], True),
-        (timing, {"results": None}, [], True),
-    ],
-)
+    [(measurement, {"summary": {"AP": 0.1}}, ["AP50"], True),
+     (measurement, {"metric": "zoo-2021"}, ["zoo-2021"], True),
+     (measurement, {"policies": {}}, ["--policy all"], True),
+     (measurement, {"policy": "best", "tail_cut": True}, ["best"], False),
+     (measurement, {"preprocess": "fast"}, ["--preprocess fast"], False),
+     (measurement, {"classes": ["disc", "cross"]}, ["disc, cross", "--class"], True),
+     (measurement, {"summary": {"AP": None, "AP50": None}}, ["null"], True),
+     (timing, OFFLINE | UNTIMED, ["single-stream", "offline"], True),
+     (timing, UNTIMED | {"scenario": "server"}, ["single-stream", "server"], True),
+     (timing, {"loadgen": True} | UNTIMED, ["single-stream", "--loadgen"], True),
+     (timing, UNTIMED, ["network_ms"], True), (timing, {"results": None}, [], True)],
+)  # fmt: skip
 def test_bad_measurements_are_refused_before_anything_is_written(
     tiny_model, out, tmp_path, make, changes, facts, of_others_too
 ):

@@ -86,31 +86,21 @@ def test_weights_are_narrow_where_this_processor_saturates(file, saturates, monk
 
 @pytest.mark.parametrize(
     ("text", "facts"),
-    [
-        ("rounds: ten", ["rounds", "ten"]),
-        ("rounds: 0", ["rounds"]),
-        ("rounds: true", ["rounds"]),
-        ("search: {max_trials: 1.5}", ["search.max_trials", "1.5"]),
-        ("search: {exit: [first]}", ["search.exit"]),
-        ("search: {trials: 3}", ["search.trials", "max_trials"]),
-        ("tuning: {}", ["tuning"]),
-        ("quantization: {ranges: []}", ["ranges"]),
-        ("quantization: {ranges: [3]}", ["ranges"]),
-        ("quantization: {ranges: [exact]}", ["exact"]),
-        ("quantization: {forms: [14-int8]}", ["14-int8"]),
-        ("quantization: {image_input: int8}", ["image_input"]),
-        ("quantization: {score_threshold: 1.5}", ["score_threshold", "1.5"]),
-        ("seen: [3]", ["seen"]),
-        ("quantization: {percentile: 101}", ["percentile"]),
-        ("quantization: {bias_correction: 1}", ["bias_correction"]),
-        ("calibration: {pictures: 0}", ["picture", "0"]),
-        ("criterion: {max_drop: .nan}", ["max", "nan"]),
-        ("criterion: 3", ["criterion"]),
-        ("[1, 2]", []),
-        ("a: [", []),
-        ("!!python/object/apply:os.getcwd []", []),
-    ],
-)
+    [("rounds: ten", ["rounds", "ten"]), ("rounds: 0", ["rounds"]), ("rounds: true", ["rounds"]),
+     ("search: {max_trials: 1.5}", ["search.max_trials", "1.5"]),
+     ("search: {exit: [first]}", ["search.exit"]),
+     ("search: {trials: 3}", ["search.trials", "max_trials"]), ("tuning: {}", ["tuning"]),
+     ("quantization: {ranges: []}", ["ranges"]), ("quantization: {ranges: [3]}", ["ranges"]),
+     ("quantization: {ranges: [exact]}", ["exact"]),
+     ("quantization: {forms: [14-int8]}", ["14-int8"]),
+     ("quantization: {image_input: int8}", ["image_input"]),
+     ("quantization: {score_threshold: 1.5}", ["score_threshold", "1.5"]), ("seen: [3]", ["seen"]),
+     ("quantization: {percentile: 101}", ["percentile"]),
+     ("quantization: {bias_correction: 1}", ["bias_correction"]),
+     ("calibration: {pictures: 0}", ["picture", "0"]),
+     ("criterion: {max_drop: .nan}", ["max", "nan"]), ("criterion: 3", ["criterion"]),
+     ("[1, 2]", []), ("a: [", []), ("!!python/object/apply:os.getcwd []", [])],
+)  # fmt: skip
 def test_what_is_wrong_is_named(file, text, facts):
     path = file(text)
     with refused(OptionError, path, *facts):
