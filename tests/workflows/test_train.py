@@ -1,5 +1,6 @@
 """A training from Python: begun, stopped by its listener, resumed."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import ssd34
 from ssd34 import OptionError
 from ssd34.files.checkpoint import read_checkpoint
-from ssd34.workflows.train import Trained, TrainListener
+from ssd34.train.progress import TrainingOutcome
+from ssd34.workflows.train import Trained, TrainListener, describe_ending
 
 SETTINGS = {
     "workers": 0, "batch_size": 4, "warmup_steps": 1, "labels": "data", "head_statistics": "frozen"
@@ -58,6 +60,8 @@ def test_a_stopped_and_resumed_training_ends_as_a_whole_one(shapes, init, tmp_pa
     heard = Stopping()
     stopped = begin(shapes, tmp_path / "parts", init, listener=heard)
     assert (stopped.finished, stopped.steps) == (False, 3)
+    [same] = [text for text in heard.warnings if "data split" in text]
+    assert same.startswith(f"{shapes}: ")
     assert heard.aps == [(1, stopped.best_ap)] and heard.has_ended and heard.history == []
     assert any("epochs=2" in fact for fact in heard.facts)
     second = Stopping()
@@ -100,3 +104,36 @@ def test_what_is_no_field_or_event_is_refused(shapes):
         ssd34.train(data=shapes, val=shapes, output="run", speed=3)
     with pytest.raises(TypeError, match="finished"):
         TrainListener(finished=print)
+
+
+@pytest.fixture
+def folder(tiny_checkpoint, tmp_path):
+    state = {"step": 70, "batches_per_epoch": 10}
+    dataclasses.replace(tiny_checkpoint, state=state).save(tmp_path / "best.safetensors")
+    return tmp_path
+
+
+def ended(folder, *, target_map=None, best_ap=0.2314, finished=True):
+    outcome = TrainingOutcome(
+        last=folder / "last.safetensors", best=folder / "best.safetensors", best_ap=best_ap,
+        steps=80, finished=finished,
+    )  # fmt: skip
+    return describe_ending(outcome, target_map=target_map)
+
+
+@pytest.mark.parametrize(
+    ("given", "facts"),
+    [
+        ({}, ("finished after 80 steps", "best AP 0.2314 at epoch 7")),
+        ({"target_map": 0.23}, ("at epoch 7", "target AP 0.23 reached")),
+        ({"target_map": 0.25}, ("at epoch 7", "target AP 0.25 not reached")),
+        ({"finished": False, "best_ap": -1, "target_map": 0.2}, ("stopped", "80", "--resume")),
+    ],
+)
+def test_the_end_says_whether_the_target_was_reached(folder, given, facts):
+    text = ended(folder, **given)
+    assert all(fact in text for fact in facts)
+
+
+def test_what_was_best_under_another_policy_is_not_named(folder):
+    assert ended(folder, best_ap=-1) == "finished after 80 steps"

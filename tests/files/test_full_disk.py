@@ -1,5 +1,6 @@
 """Commands on a disk that is full: one line that names the file, exit 2, nothing lost."""
 
+import errno
 import os
 import re
 import shutil
@@ -8,8 +9,9 @@ import sys
 
 import pytest
 
-from tests.conftest import shapes_dataset
+from tests.conftest import EXAMPLES, shapes_dataset
 from tests.support.cli import run_commands
+from tests.support.refusals import assert_facts
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("unshare") or subprocess.call(["unshare", "-m", "true"]) != 0,
@@ -59,6 +61,18 @@ def test_a_full_disk(tiny_model, tiny_file, few, tmp_path):
         assert line.startswith(f"error: {disk / file}") and "space" in line
         assert bool(re.search(r"\d MB needed, \d+\.\d MB free", line)) == needed, line
     assert left.read_text() == ""
+
+
+def test_a_disk_that_cannot_be_written_is_told_before_the_work(tmp_path):
+    disk, picture = tmp_path / "disk", EXAMPLES / "coffee.jpg"
+    disk.mkdir()
+    script = f'mount -t tmpfs -o ro tmpfs {disk} && "$@"'
+    commands = [("detect", picture, "--model", "nowhere", option, disk / "new")
+                for option in ("--output", "--save")]  # fmt: skip
+    ended, errors = run_commands(*commands, before=("unshare", "-m", "sh", "-c", script, "sh"))
+    assert [code for code, _ in ended] == [2, 2]
+    for line in errors.splitlines():
+        assert_facts(line, "error: ", disk / "new", os.strerror(errno.EROFS))
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")

@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 
@@ -19,7 +20,8 @@ from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.pretrained import has_unfolded_norm
 from ssd34.runtime.detector import Detector
 from tests.conftest import EXAMPLES, TINY_LABELS, shapes_dataset
-from tests.support.cli import invoke, read_document
+from tests.support.cli import invoke, read_document, run_commands
+from tests.support.refusals import assert_facts
 from tests.support.training import QUICK
 
 SMALL = ("--set", "small_size=64", "--set", "small_share=1")
@@ -39,6 +41,7 @@ def trained(tmp_path_factory, shapes, few):
     assert "finished after 3 steps" in result.output
     assert "random weights" in result.stderr
     assert "4 of its 6 levels" in result.output
+    assert "measured on, so" not in result.output
     return output
 
 
@@ -81,6 +84,33 @@ def test_a_run_is_not_overwritten_and_resumes(trained, shapes, few):
     with pytest.raises(OptionError, match=f"{trained}.*--resume"):
         train(shapes, few, trained)
     assert "finished after 3 steps" in resume(shapes, few, trained, "--epochs", "1").output
+
+
+def test_what_needs_no_torch_is_told_before_it_is_loaded(shapes, tiny_file, tmp_path):
+    broken, full = tmp_path / "broken.json", tmp_path / "full"
+    broken.write_text("{")
+    full.mkdir()
+    shutil.copy(tiny_file, full / "last.safetensors")
+    usual = {"--data": shapes, "--val": shapes, "--output": tmp_path / "run"}
+    wrong = [("--data", "nowhere"), ("--data", "nowhere=2"), ("--val", broken), ("--set", "hue=7"),
+             ("--set", "no_such=1"), ("--init", tmp_path / "none.safetensors"),
+             ("--init", f"{tmp_path / 'none.onnx'}@backbone"), ("--recipe", "no-such"),
+             ("--init", full), ("--output", full)]  # fmt: skip
+    commands = [
+        ("train", *itertools.chain(*{**usual, option: value}.items())) for option, value in wrong
+    ]
+    ended, errors = run_commands(
+        *commands, (*commands[-1], "--resume", "--preview", "1"),
+        first="import atexit, sys\n"
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))",
+    )  # fmt: skip
+    assert {code for code, _ in ended} == {2}
+    *told, loaded = errors.splitlines()
+    assert loaded == "False"
+    for line, (_, value) in zip(told, [*wrong, ("", "--preview")], strict=True):
+        assert line.startswith("error: ")
+        assert_facts(line, str(value).split("=")[0].removesuffix("@backbone"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
