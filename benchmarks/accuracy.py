@@ -42,10 +42,10 @@ from ssd34.files.checkpoint import read_checkpoint
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.train.examples.example import make_training_sets
 from ssd34.train.loop import train
-from ssd34.train.options import Settings, TrainOptions, parse_setting
+from ssd34.train.options import LAST, Settings, TrainOptions, parse_setting
 from ssd34.train.progress import Progress, TrainListener
 from ssd34.train.recipe import read_recipe, settle_recipe
-from ssd34.train.run import HISTORY, LAST
+from ssd34.train.run import HISTORY
 from ssd34.train.step import computes_bf16
 from ssd34.train.validate import stage_network
 from ssd34.workflows.training.job import weighted

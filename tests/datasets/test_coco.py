@@ -89,6 +89,13 @@ def test_what_is_no_data_set(tmp_path):
     for path in (tmp_path, tmp_path / "set.zip", tmp_path / "set.txt"):
         assert str(path) in refused(path)
     assert str(tmp_path / "no") in refused(tmp_path / "no")
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.write(zip_of(tmp_path / "inner.zip", coco()), "inner.zip")
+    zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
+    (tmp_path / "page.zip").write_text("<html>not found</html>")
+    for name, fact in (("outer", "unpack inner.zip"), ("empty", "empty"), ("page", "not a zip")):
+        message = refused(tmp_path / f"{name}.zip")
+        assert f"{name}.zip" in message and fact in message
     message = refused(zip_of(tmp_path / "broken.zip", "{"))
     assert "broken.zip" in message and "instances.json" in message
 
@@ -122,7 +129,8 @@ def test_json_of_another_form(tmp_path, values):
 
 @pytest.mark.parametrize(
     "categories",
-    [[], [{"id": 1}], [{"name": "cat"}], ["cat"], [{"id": "one", "name": "cat"}],
+    [[], [{"id": 1}], [{"name": "cat"}], [{"id": 1, "name": None}], ["cat"],
+     [{"id": "one", "name": "cat"}],
      [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}],
      [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}], [{"id": INFINITE, "name": "cat"}]],
 )  # fmt: skip

@@ -9,7 +9,8 @@ from typing import Any
 import safetensors.numpy
 import torch
 
-from ssd34.train.run import LAST, TrainingRun
+from ssd34.train.options import LAST
+from ssd34.train.run import TrainingRun
 from tests.support import training
 
 

@@ -231,6 +231,13 @@ def test_broken_recipe_files_are_refused(tmp_path, content, named):
         read_recipe(str(path))
 
 
+def test_a_recipe_as_editors_on_windows_save_it(tmp_path):
+    """With a byte order mark and other line ends."""
+    path = tmp_path / "recipe.json"
+    path.write_bytes(b'\xef\xbb\xbf{"recipe": "x",\r\n"settings": {"epochs": 3}}\r\n')
+    assert read_recipe(str(path)).settings == {"epochs": 3}
+
+
 @pytest.mark.parametrize("key", ["backbone_statistics", "head_statistics"])
 def test_batch_norm_that_was_folded_stays_frozen(key):
     plan = settle("small-data", start="detector", folded=(key,))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shlex
 import sys
@@ -19,11 +18,11 @@ from ssd34.cli import INTERRUPTED, console
 from ssd34.cli.train_screen import TrainScreen
 from ssd34.core.spec import SPECS
 from ssd34.errors import OptionError
-from ssd34.files.atomic import write_text, written_whole
+from ssd34.files.atomic import write_json, written_whole
 from ssd34.text import counted
 from ssd34.train.progress import TrainListener
 from ssd34.workflows import train as workflow
-from ssd34.workflows.training.job import DEVICES, TrainJob
+from ssd34.workflows.training.job import DEVICES, TrainJob, check_resumable, open_data
 
 
 def _now(option: str) -> str | None:
@@ -131,7 +130,7 @@ def train(
             "expected --val PATH, pictures to measure on that are not trained on; to divide one "
             f"data set: ssd34 data split {data[0].partition('=')[0]} NEW_FOLDER"
         )
-    workflow.load_libraries(workers=flags["workers"] != 0 and not shown)
+    workflow.check_libraries()
     job = TrainJob(
         data=data, val=val, output=output, recipe=recipe, settings=_settings_of(flags, assignments),
         qat=qat, resume=resume, device=device, threads=threads, command=shlex.join(sys.argv[1:]),
@@ -176,13 +175,15 @@ NUMBERS = "preview.json"
 
 def show_preview(job: TrainJob, *, shown: int, listener: TrainListener, as_json: bool) -> None:
     """Write the sheet and the counts of a new run into its folder, and print them."""
-    from ssd34.train.examples.loader import Loader
-    from ssd34.train.examples.preview import preview
-    from ssd34.workflows.training.runs import check_resumable, plan_run
-
     if job.resume:
         check_resumable(job, others=("--preview",))
-    planned = plan_run(job, listener)
+    data = open_data(job, listener)
+    workflow.load_libraries(workers=False)
+    from ssd34.train.examples.loader import Loader
+    from ssd34.train.examples.preview import preview
+    from ssd34.workflows.training.runs import plan_run
+
+    planned = plan_run(job, data, listener)
     spec, options, folder = planned.spec, planned.plan.options, job.folder
 
     def size_now(step: int) -> int:
@@ -202,7 +203,7 @@ def show_preview(job: TrainJob, *, shown: int, listener: TrainListener, as_json:
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / SHEET) as temporary:
         seen.sheet.save(temporary, "PNG")
-    write_text(folder / NUMBERS, json.dumps(seen.to_dict(), indent=2) + "\n")
+    write_json(folder / NUMBERS, seen.to_dict())
     smallest, largest = seen.sides
     sizes = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
     table = Table(

@@ -39,6 +39,8 @@ _FINDERS: tuple[tuple[_Finder, ...], ...] = (
 )
 """How a data set is known: by its form's usual names, then by what is in files of any name."""
 
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+
 _DEPTH = 3
 """How many folders around everything are looked through."""
 
@@ -105,6 +107,8 @@ def find_dataset(path: str | Path) -> Layout:
     archive, inside = _inside_zip(text) or (Path(text), "")
     if not os.path.exists(archive):
         raise DatasetError(f"{archive}: no such file or folder; check the path")
+    if not os.access(archive, os.R_OK):
+        raise DatasetError(f"{archive}: cannot be read; check its rights")
     if archive.is_dir():
         return _search(FolderFiles(archive), text)
     if zipfile.is_zipfile(archive):
@@ -112,6 +116,8 @@ def find_dataset(path: str | Path) -> Layout:
             return _open_named(Contents(ZipFiles(archive)), inside, text)
         except BROKEN_ZIP as error:
             raise DatasetError(f"{archive}: broken archive ({error}); fetch it again") from None
+    if archive.suffix.lower() == ".zip":
+        raise DatasetError(f"{archive}: not a zip; if it was cut off, fetch it again")
     files = FolderFiles(archive.parent)
     if archive.suffix.lower() == ".json" and not form_of_file(files, archive.name):
         return coco.open_coco_file(archive, text)
@@ -121,7 +127,7 @@ def find_dataset(path: str | Path) -> Layout:
 def _open_named(contents: Contents, inside: str, name: str) -> Layout:
     """A file or folder in a place by its name, "" the whole; DatasetError for no data set."""
     files = contents.files
-    if files.is_folder(inside):
+    if not inside or files.is_folder(inside):
         return _search(files.below(inside) if inside else files, name)
     if not files.exists(inside):
         raise DatasetError(f"{name}: no such file or folder in {files}")
@@ -158,9 +164,25 @@ def _nothing_in(contents: Contents, name: str) -> str:
             f"{name}: holds pictures, but no annotations; name the folder that holds both, or "
             f"let a model make a start: ssd34 data label {name} --output NEW_FOLDER"
         )
+    if packed := contents.ending(*_ARCHIVES):
+        return f"{name}: holds no data set that is known, but archives; unpack {packed[0]} first"
     some = ", ".join(contents.names[:4])
     more = ", ..." if len(contents.names) > 4 else ""
     return f"{name}: holds no data set that is known, but {some:.200}{more}; expected {FORMS}"
+
+
+def choose_part(
+    dataset: Dataset, *, coco_names: bool = False, own_ids: bool = False,
+    classes: Sequence[str] = (), limit: int | None = None,
+) -> Dataset:  # fmt: skip
+    """The part of a data set that was asked for: with `coco_names` under COCO's names, as
+    `use_coco_names`; only some classes' boxes, as `select_classes`; only the first so many
+    pictures."""
+    if coco_names:
+        dataset = use_coco_names(dataset, own_ids=own_ids)
+    if classes:
+        dataset = select_classes(dataset, classes)
+    return dataclasses.replace(dataset, samples=dataset.samples[:limit])
 
 
 def select_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:

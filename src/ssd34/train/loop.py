@@ -21,9 +21,9 @@ from ssd34.train import step as steps
 from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
 from ssd34.train.examples.example import TrainingSet
 from ssd34.train.examples.loader import Loader, count_batches, gather_problems, report_deaths
-from ssd34.train.options import TrainOptions
+from ssd34.train.options import BEST, LAST, TrainOptions
 from ssd34.train.progress import SILENT, Pace, TrainingOutcome, TrainListener
-from ssd34.train.run import BEST, LAST, TrainingRun, describe_pictures
+from ssd34.train.run import TrainingRun, describe_pictures
 from ssd34.train.validate import StoppedError, evaluate_network
 
 LOG_EVERY = 20

@@ -153,7 +153,7 @@ def read_recipe(name: str) -> Recipe:
             f"unknown recipe {name!r}; expected {', '.join(RECIPES)} or a recipe.json of a run"
         )
     try:
-        content = parse_json(rename_trunk(path.read_text(encoding="utf-8")))
+        content = parse_json(rename_trunk(path.read_text(encoding="utf-8-sig")))
         # Older versions did not write what was settled.
         chosen = drop_removed({**content["settings"], **content.get("settled", {})})
         settings = {key: check_setting(key, value) for key, value in chosen.items()}

@@ -22,11 +22,9 @@ from ssd34.files.checkpoint import Arrays, Checkpoint, read_checkpoint
 from ssd34.network.ssd import SSD, copy_arrays, load_weights
 from ssd34.text import counted
 from ssd34.train.examples.example import TrainingSet
-from ssd34.train.options import TrainOptions
+from ssd34.train.options import BEST, LAST, TrainOptions
 from ssd34.train.step import AveragedWeights, LossWatch
 
-LAST = "last.safetensors"
-BEST = "best.safetensors"
 HISTORY = "history.jsonl"
 
 _MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")

@@ -27,6 +27,7 @@ from ssd34.runtime.session import Session
 from ssd34.text import counted
 from ssd34.version import __version__
 from ssd34.workflows import scoring
+from ssd34.workflows.outputs import check_kinds
 from ssd34.workflows.scoring import SILENT, EvaluateListener, Evaluation, ScoringOptions
 from ssd34.zoo.names import model_path
 
@@ -98,6 +99,7 @@ def evaluate(
     """
     options = options or EvaluateOptions()
     require("hotcoco", extra="evaluate", why="evaluation")
+    check_kinds(models=(str(model),), data=(data,))
     everything = open_dataset(data)
     outputs = scoring.check_scoring_outputs(
         options, everything, models=(str(model),), data=data, detections=options.detections

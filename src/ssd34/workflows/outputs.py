@@ -1,19 +1,56 @@
-"""The files that a command is told to write: they can be, and none of them is one that it reads."""
+"""What a command is told to write can be written, and is nothing that it reads; what it is told to
+read is of the kind that it takes."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from ssd34.datasets.dataset import Dataset
-from ssd34.datasets.open import find_place, is_annotation
+from ssd34.datasets.open import find_dataset, find_place, is_annotation
 from ssd34.datasets.yolo import SUFFIXES as YAML
-from ssd34.errors import ModelError, OptionError
+from ssd34.errors import DatasetError, ModelError, OptionError, Ssd34Error
 from ssd34.files.atomic import is_special
 from ssd34.files.tree import FolderFiles
-from ssd34.zoo.names import model_path
+from ssd34.zoo.names import EMBEDDED, FOREIGN, PUBLISHED, model_path
+
+
+def check_kinds(*, models: Iterable[str] = (), data: Iterable[str | Path] = ()) -> None:
+    """Refuse a data set where a model is expected with ModelError, and a model where a data set or
+    pictures are with DatasetError. What is neither passes: whoever reads it says so."""
+    swapped = next(filter(_is_model, map(str, data)), None)
+    for model in models:
+        if form := _form_of_data(model):
+            remedy = f"; {swapped} is one, so exchange the two" if swapped else ""
+            raise ModelError(
+                f"{model}: a data set ({form}), no model; expected an ONNX file, a checkpoint or "
+                f"the name of a model{remedy}"
+            )
+    if swapped:
+        raise DatasetError(f"{swapped}: a model; expected a data set, or pictures, in this place")
+
+
+_MODEL_SUFFIXES = (".onnx", ".safetensors", *FOREIGN)
+
+
+def _is_model(text: str) -> bool:
+    if os.path.exists(text):
+        return Path(text).suffix.lower() in _MODEL_SUFFIXES
+    return text in (*EMBEDDED, *PUBLISHED)
+
+
+def _form_of_data(model: str) -> str:
+    """The form of the data set that stands where a model should; "" for anything else."""
+    path = Path(model)
+    if model in EMBEDDED or path.suffix.lower() in _MODEL_SUFFIXES or not os.path.exists(path):
+        return ""
+    try:
+        return find_dataset(path).format
+    except Ssd34Error:
+        return ""
 
 
 def check_outputs(
@@ -30,8 +67,11 @@ def check_outputs(
     name, annotations of data sets by path, pictures of opened ones.
 
     Devices and pipes are written to, not replaced. Inputs that are not there pass: whoever reads
-    them says so.
+    them says so; those of another kind are refused as `check_kinds` does. OSError: an output's
+    folder cannot be written.
     """
+    models, data = [*models], [*data]
+    check_kinds(models=models, data=data)
     wanted = [output for output in outputs if output is not None]
     folders = [folder.absolute() for folder in made if folder is not None]
     there: dict[object, Path] = {}
@@ -43,6 +83,7 @@ def check_outputs(
             raise OptionError(f"{output}: {why}; expected a file to write in a folder that exists")
         if is_special(output):
             continue
+        _check_rights(output)
         if there.setdefault(_identity(output), output) is not output:
             raise OptionError(f"{output}: is to be written twice; name two files")
     there = {key: output for key, output in there.items() if os.path.isfile(output)}
@@ -57,6 +98,20 @@ def check_outputs(
         for output in there.values():
             if _is_annotation(output, place):
                 raise _is_read(output, place)
+
+
+def _check_rights(output: Path) -> None:
+    """OSError, before the work, for a file that could not be written after it."""
+    folder = Path(os.path.realpath(output)).parent
+    while not os.path.exists(folder):  # it will be made
+        folder = folder.parent
+    if os.access(folder, os.W_OK | os.X_OK):
+        return
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(output)) from None
 
 
 def _is_read(output: Path, path: str | Path) -> OptionError:

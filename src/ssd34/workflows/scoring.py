@@ -13,7 +13,7 @@ from typing import Any
 
 from ssd34.datasets.coco import read_annotations_alone
 from ssd34.datasets.dataset import Dataset, fingerprint
-from ssd34.datasets.open import open_dataset, select_classes, use_coco_names
+from ssd34.datasets.open import choose_part, open_dataset
 from ssd34.errors import DatasetError, OptionError, require
 from ssd34.evaluate.bootstrap import match
 from ssd34.evaluate.report.page import (
@@ -269,10 +269,9 @@ def check_scoring_outputs(
 def choose_data(everything: Dataset, options: ScoringOptions) -> tuple[Dataset, Dataset]:
     """Everything under the names asked for, and the part that counts; the report's folder is made,
     and what metric and report refuse is refused."""
-    if options.coco_names:
-        everything = use_coco_names(everything, own_ids=True)  # detections have these
-    dataset = select_classes(everything, options.classes) if options.classes else everything
-    dataset = dataclasses.replace(dataset, samples=dataset.samples[: options.limit])
+    # Detections have the ids of the data's own.
+    everything = choose_part(everything, coco_names=options.coco_names, own_ids=True)
+    dataset = choose_part(everything, classes=options.classes, limit=options.limit)
     seen = apply_metric(options.metric, dataset)  # before the work, not after it
     if options.report:
         check_report(options.report, seen, options.report_classes)

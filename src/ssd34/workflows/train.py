@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.errors import DivergenceError, require
 from ssd34.evaluate.metrics import CocoMetrics
-from ssd34.files.atomic import naming, remove_parts, write_text
+from ssd34.files.atomic import naming, remove_parts, write_json
 from ssd34.files.checkpoint import read_header
 from ssd34.files.lock import folder_locked
 from ssd34.machine import thread_budget
 from ssd34.text import counted
 from ssd34.train.progress import SILENT, TrainingOutcome, TrainListener
-from ssd34.workflows.training.job import PreparedRun, TrainJob, is_first_process
+from ssd34.workflows.training.job import (
+    OpenedData,
+    PreparedRun,
+    TrainJob,
+    is_first_process,
+    open_data,
+    weighted,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +40,12 @@ if TYPE_CHECKING:
 __all__ = ["TrainJob", "TrainListener", "Trained", "train"]
 
 RECIPE_FILE = "recipe.json"
+
+LOADED = {
+    "torch": partial(require, "torch", extra="train", why="training"),
+    "hotcoco": partial(require, "hotcoco", extra="evaluate", why="evaluation during training"),
+}
+"""The libraries that training needs, and what loads them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,25 +80,37 @@ def train(
         OptionError: a setting is not allowed, or `output` holds another run or is written to.
         DatasetError: a data set cannot be used.
         CheckpointError: the weights to start from, or the run to resume, cannot be used.
+        ModelError: a data set is given as the weights to start from.
         TrainingError: training cannot go on; `DivergenceError`: it diverged.
         MissingExtraError: an optional library is not installed.
     """
+    check_libraries()
     job = job or TrainJob(**fields)
-    load_libraries(workers=job.given.get("workers") != 0)
-    import torch
-
-    from ssd34.train.distributed import join_processes
-    from ssd34.workflows.training.runs import begin_run, choose_device, resume_run
-
     first = is_first_process()
     if not first:
         listener = TrainListener(ready=listener.ready, stop=listener.stop, ended=listener.ended)
-    device = choose_device(job.device)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(job.threads or max(1, thread_budget() // here))
-    # What stops one process later, even on another machine, then ends the others, too.
-    with join_processes(device) as ranks, folder_locked(job.folder) if first else nullcontext():
-        run = resume_run(job, listener) if job.resume else begin_run(job, listener)
+    with ExitStack() as stack:
+
+        def open_all() -> OpenedData:
+            if first:
+                stack.enter_context(folder_locked(job.folder))
+            return open_data(job, listener)
+
+        alone = os.environ.get("WORLD_SIZE", "1") == "1"
+        data = open_all() if alone else None
+        load_libraries(workers=job.given.get("workers") != 0)
+        import torch
+
+        from ssd34.train.distributed import join_processes
+        from ssd34.workflows.training.runs import begin_run, choose_device, resume_run
+
+        device = choose_device(job.device)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(job.threads or max(1, thread_budget() // here))
+        # What stops one process later, even on another machine, then ends the others, too.
+        ranks = stack.enter_context(join_processes(device))
+        data = data or open_all()
+        run = resume_run(job, data) if job.resume else begin_run(job, data, listener)
         if run.tensorboard:
             require("tensorboardX", extra="tensorboard", why="--set tensorboard=true")
         _warn(run, job, listener)
@@ -101,6 +127,15 @@ def train(
     return Trained(**vars(outcome), summary=summary, report=report)
 
 
+def check_libraries() -> None:
+    """Load what the checks of a training need; MissingExtraError: that, or what is loaded after
+    them, as it takes seconds, is not installed."""
+    require("msgspec", extra="train", why="the settings of a training")
+    for module, load in LOADED.items():
+        if find_spec(module) is None:
+            load()
+
+
 def load_libraries(*, workers: bool = True) -> None:
     """Load what training needs, which takes a while; MissingExtraError: one is not installed.
     `workers`: other processes will prepare pictures."""
@@ -109,14 +144,18 @@ def load_libraries(*, workers: bool = True) -> None:
     if workers:
         with suppress(OSError):  # if it cannot be started, who needs it tells
             start_workers_server()  # it loads while this process does
-    require("torch", extra="train", why="training")
-    require("hotcoco", extra="evaluate", why="evaluation during training")
-    require("msgspec", extra="train", why="the settings of a training")
+    for load in LOADED.values():
+        load()
 
 
 def _warn(run: PreparedRun, job: TrainJob, listener: TrainListener) -> None:
     from ssd34.workflows.training.runs import find_untrained_levels
 
+    if os.path.realpath(job.val) in (os.path.realpath(weighted(text)[0]) for text in job.sources):
+        listener.warned(
+            f"{job.val}: is learned from and measured on, so AP says little about other pictures; "
+            f"divide it: ssd34 data split {job.val} NEW_FOLDER"
+        )
     for name in sorted(set(run.validation.labels.names) - set(run.labels.names)):
         listener.warned(f"{job.val}: the class {name!r} is not trained and counts as missed")
     if untrained := find_untrained_levels(run.network.spec, run.options):
@@ -161,7 +200,7 @@ def _learn(
 
     def ready() -> None:
         if ranks.first and "recipe" in notes:
-            write_text(folder / RECIPE_FILE, json.dumps(notes["recipe"], indent=2) + "\n")
+            write_json(folder / RECIPE_FILE, notes["recipe"])
         listener.ready()
 
     def progress(now: Progress) -> None:
@@ -202,7 +241,7 @@ def _learn(
 
 def _write_page(ended: str, run: PreparedRun, job: TrainJob, device: torch.device) -> Path | None:
     """The page, where there are weights."""
-    from ssd34.train.run import LAST
+    from ssd34.train.options import LAST
     from ssd34.workflows.training.page import write_page
 
     if not (job.folder / LAST).exists():

@@ -12,12 +12,12 @@ from rich.table import Table
 from ssd34.cli import PARTLY, console
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.datasets.dataset import Dataset, Problem, fingerprint
-from ssd34.datasets.open import open_dataset, use_coco_names
+from ssd34.datasets.open import choose_part, open_dataset
 from ssd34.errors import OptionError, require
 from ssd34.files.checkpoint import Checkpoint, is_named_checkpoint, read_checkpoint
 from ssd34.text import counted
 from ssd34.version import __version__
-from ssd34.workflows.outputs import check_outputs
+from ssd34.workflows.outputs import check_kinds, check_outputs
 
 if TYPE_CHECKING:
     from ssd34.workflows.calibrate import CalibratedScores
@@ -76,6 +76,8 @@ def calibrate(
     from ssd34.evaluate.metrics import describe_unknown_classes
     from ssd34.workflows.calibrate import calibrate_scores, choose_samples, split_in_halves
 
+    inputs = [data] if test_data is None else [data, test_data]
+    check_kinds(models=(model,), data=inputs)
     source, checkpoint = _read(model)
     target = output or source
     if not is_named_checkpoint(target):
@@ -83,7 +85,6 @@ def calibrate(
             f"{target}: expected a name that ends in .safetensors for the calibrated checkpoint; "
             "give --output FILE.safetensors"
         )
-    inputs = [data] if test_data is None else [data, test_data]
     check_outputs((output, console.file_of(json_file)), data=inputs)
     check_outputs((console.file_of(json_file),), models=(str(source),))
     everything = _opened(data, coco_names=coco_names)
@@ -127,9 +128,7 @@ def calibrate(
 
 
 def _opened(path: str, *, coco_names: bool) -> Dataset:
-    dataset = open_dataset(path)
-    if coco_names:
-        dataset = use_coco_names(dataset)
+    dataset = choose_part(open_dataset(path), coco_names=coco_names)
     console.warn_of_problems(dataset)
     return dataset
 

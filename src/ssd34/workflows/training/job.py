@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Dataset
-from ssd34.datasets.open import open_dataset, use_coco_names
-from ssd34.errors import OptionError
+from ssd34.datasets.open import choose_part, open_dataset
+from ssd34.errors import CheckpointError, ModelError, OptionError, TrainingError
+from ssd34.files.cache import cache_folder
+from ssd34.files.checkpoint import read_header
 from ssd34.train.progress import TrainListener
+from ssd34.workflows.outputs import check_kinds
+from ssd34.zoo.names import EMBEDDED, IMAGENET_BACKBONES, PUBLISHED, model_path
 
 if TYPE_CHECKING:
     from ssd34.network.ssd import SSD
     from ssd34.train.examples.example import TrainingSet
     from ssd34.train.options import TrainOptions
+    from ssd34.train.recipe import Recipe
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -116,26 +122,146 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def open_data(
-    job: TrainJob, listener: TrainListener, *, coco_names: bool
-) -> tuple[Sequence[tuple[Dataset, float]], Dataset]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OpenedData:
     """The data sets to learn from, each with its weight, and the one to measure on."""
 
+    training: Sequence[tuple[Dataset, float]]
+    validation: Dataset
+
+
+def open_data(job: TrainJob, listener: TrainListener) -> OpenedData:
+    """Open the data sets of a run, once all is checked that needs no torch, which takes seconds to
+    load.
+
+    Raises:
+        OptionError: a setting is not allowed, the folder holds another run, or a run that is
+            resumed cannot have one of the settings.
+        CheckpointError: there is no file of that name in ``init``, or no run to resume.
+        ModelError: ``init`` is a data set.
+        TrainingError: there is no run to resume.
+        DatasetError: a data set cannot be used.
+    """
+    weights = [weighted(text) for text in job.sources]
+    from ssd34.train.options import LAST
+
+    if job.resume:
+        check_resumable(job)
+        notes = read_header(job.folder / LAST).state.get("notes", {})
+        coco_names = was_told(notes, "coco_names")
+    else:
+        _check_empty(job.folder)
+        given, recipe = read_settings(job)
+        settings = {**recipe.settings, **given}
+        if (init := settings.get("init")) is not None:
+            locate_start(init)
+        check_kinds(data=[*(path for path, _ in weights), job.val])
+        coco_names = settings.get("coco_names", False)
+
     def opened(path: str) -> Dataset:
-        dataset = open_dataset(path)
-        if coco_names:
-            dataset = use_coco_names(dataset)
+        dataset = choose_part(open_dataset(path), coco_names=coco_names)
         listener.dataset_opened(dataset)
         return dataset
 
-    datasets = [(opened(path), weight) for path, weight in map(weighted, job.sources)]
-    return datasets, opened(str(job.val))
+    return OpenedData(
+        training=[(opened(path), weight) for path, weight in weights],
+        validation=opened(str(job.val)),
+    )
+
+
+def read_settings(job: TrainJob) -> tuple[dict[str, Any], Recipe]:
+    """What a new run was given, and the recipe for the rest. OptionError: no such recipe, or a
+    setting is not allowed."""
+    from ssd34.train.options import check_setting
+    from ssd34.train.recipe import RECIPES, read_recipe
+
+    given = {key: check_setting(key, value) for key, value in job.given.items()}
+    return given, read_recipe(job.recipe or next(iter(RECIPES)))
+
+
+def locate_start(init: str) -> tuple[Path, bool]:
+    """The file of a run's first weights, and whether only its backbone is meant. That of an
+    ImageNet backbone may still have to be fetched, any other is there, or a CheckpointError.
+    ModelError: a published file is not on this machine, or it is a data set."""
+    detector, at, part = init.rpartition("@")
+    if at and part in ("backbone", "trunk"):  # its name in former versions
+        return locate_start(detector)[0], True
+    path = Path(init)
+    if init in EMBEDDED:
+        # Training needs the weights that the int8 file was made from.
+        return model_path("default-float"), False
+    if os.path.exists(path):
+        check_kinds(models=[init])
+        if path.is_dir():
+            raise CheckpointError(
+                f"--init {init}: is a folder; expected a file, such as best.safetensors of a run"
+            )
+        return path, False
+    if init in IMAGENET_BACKBONES:
+        return locate_backbone(IMAGENET_BACKBONES[init].name), False
+    if init in PUBLISHED:
+        try:
+            return model_path(init), False
+        except ModelError as error:
+            raise ModelError(
+                f"{error}; or start from what comes with the package: --init default"
+            ) from None
+    names = ", ".join([*EMBEDDED, *PUBLISHED, *IMAGENET_BACKBONES])
+    raise CheckpointError(
+        f"--init {init}: no such file; expected a checkpoint, an ONNX file, or one of {names}"
+    )
+
+
+def locate_backbone(name: str) -> Path:
+    """Where a file of ImageNet's weights lies once it is fetched."""
+    return cache_folder() / "trunks" / name
+
+
+def _check_empty(folder: Path) -> None:
+    """A new run does not overwrite the weights of another one."""
+    from ssd34.train.options import BEST, LAST
+
+    if (folder / LAST).exists():
+        raise OptionError(
+            f"{folder}: already holds a run; add --resume to continue it, or choose another folder"
+        )
+    if (folder / BEST).exists():
+        raise OptionError(
+            f"{folder}: holds {BEST} of another run, which this one would replace; choose another "
+            "folder"
+        )
+
+
+def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:
+    """Only the length, workers, device, threads and the cache may be given, and no `others`.
+    OptionError: something else was given. TrainingError: there is no run."""
+    from ssd34.train.options import LAST, RESUMED, write_setting
+
+    last = job.folder / LAST
+    if not last.is_file():
+        remedy = (
+            "leave --resume out"
+            if is_first_process()
+            else "of several machines each has to see the folder of the run"
+        )
+        raise TrainingError(f"nothing to resume: {last} does not exist; {remedy}")
+    options = {"--recipe": job.recipe, "--qat": job.qat}
+    more = [*(option for option, value in options.items() if value), *others]
+    more += [
+        f"{key}={write_setting(value)}" for key, value in job.given.items() if key not in RESUMED
+    ]
+    if more:
+        raise OptionError(
+            "--resume takes --epochs, --minutes, --workers, --device, --threads and --set "
+            f"cache_mb; a run cannot change {', '.join(more)}: leave it out, or begin a new run in "
+            f"another --output with --init {last}"
+        )
 
 
 def weighted(text: str) -> tuple[str, float]:
     """PATH or PATH=WEIGHT; a path that itself holds '=' is fine."""
     path, separator, weight = text.rpartition("=")
-    if not separator or Path(text).exists():
+    if not separator or os.path.exists(text):
         return text, 1.0
     try:
         value = float(weight)
@@ -144,3 +270,10 @@ def weighted(text: str) -> tuple[str, float]:
     if not 0 < value <= 1e6:
         raise OptionError(f"expected a weight > 0 in --data {text}")
     return path, value
+
+
+def was_told(notes: Mapping[str, Any], key: str) -> bool:
+    """Whether a run has a setting, which was an option in former versions."""
+    settings = notes.get("recipe", {}).get("settings", {})
+    option = f"--{key.replace('_', '-')}"
+    return bool(settings.get(key, option in shlex.split(notes.get("command", ""))))

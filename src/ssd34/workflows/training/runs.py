@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,8 +13,7 @@ from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
 from ssd34.datasets.dataset import Dataset
-from ssd34.errors import CheckpointError, ModelError, OptionError, TrainingError, require
-from ssd34.files.cache import cache_folder
+from ssd34.errors import OptionError, require
 from ssd34.files.checkpoint import Checkpoint
 from ssd34.files.web import download
 from ssd34.network.pretrained import unfold_checkpoint
@@ -26,23 +23,30 @@ from ssd34.text import counted
 from ssd34.train.distributed import choose_local_device
 from ssd34.train.examples.example import TrainingSet, make_training_sets
 from ssd34.train.examples.loader import count_batches
-from ssd34.train.options import RESUMED, TrainOptions, check_setting, write_setting
+from ssd34.train.options import LAST, TrainOptions, write_setting
 from ssd34.train.progress import SILENT, TrainListener
 from ssd34.train.recipe import (
-    RECIPES,
     Recipe,
     SettledRecipe,
-    read_recipe,
     resume_note,
     resume_options,
     settle_recipe,
 )
-from ssd34.train.run import BEST, LAST, read_run_to_resume
+from ssd34.train.run import read_run_to_resume
 from ssd34.train.step import computes_bf16
 from ssd34.version import __version__
-from ssd34.workflows.training.job import PreparedRun, TrainJob, is_first_process, open_data
+from ssd34.workflows.training.job import (
+    OpenedData,
+    PreparedRun,
+    TrainJob,
+    is_first_process,
+    locate_backbone,
+    locate_start,
+    read_settings,
+    was_told,
+)
 from ssd34.workflows.training.qat import apply_qat, calibrate_steps, check_options
-from ssd34.zoo.names import EMBEDDED, IMAGENET_BACKBONES, PUBLISHED, model_path, name_backbone
+from ssd34.zoo.names import IMAGENET_BACKBONES, name_backbone
 
 USUAL_SPEC = "ssd300-resnet34"
 
@@ -60,16 +64,15 @@ class Planned:
     validation: Dataset
 
 
-def begin_run(job: TrainJob, listener: TrainListener) -> PreparedRun:
+def begin_run(job: TrainJob, data: OpenedData, listener: TrainListener) -> PreparedRun:
     """A new run with its first weights.
 
     Raises:
-        OptionError: a setting is not allowed, or the folder holds another run.
+        OptionError: settings do not go together.
         DatasetError: a data set cannot be used.
         CheckpointError: there are no first weights in ``init``, or those of another network.
     """
-    _check_empty(job.folder)
-    planned = plan_run(job, listener)
+    planned = plan_run(job, data, listener)
     plan, labels, sources = planned.plan, planned.labels, planned.sources
     torch.manual_seed(plan.options.seed)
     network = SSD(planned.spec)
@@ -94,10 +97,9 @@ def begin_run(job: TrainJob, listener: TrainListener) -> PreparedRun:
     )  # fmt: skip
 
 
-def plan_run(job: TrainJob, listener: TrainListener) -> Planned:
+def plan_run(job: TrainJob, data: OpenedData, listener: TrainListener) -> Planned:
     """Settle a new run; errors as of `begin_run`."""
-    given = {key: check_setting(key, value) for key, value in job.given.items()}
-    recipe = read_recipe(job.recipe or next(iter(RECIPES)))
+    given, recipe = read_settings(job)
     start = find_start(given.get("init", recipe.settings.get("init")), listener)
     plan = settle_recipe(
         recipe, apply_qat(given, start) if job.qat else given, start=start.kind,
@@ -105,59 +107,26 @@ def plan_run(job: TrainJob, listener: TrainListener) -> Planned:
     )  # fmt: skip
     if job.qat:
         check_options(plan.options)
-    datasets, validation = open_data(job, listener, coco_names=plan.settings["coco_names"])
-    labels = choose_classes(plan.settings["labels"], [dataset for dataset, _ in datasets])
+    labels = choose_classes(plan.settings["labels"], [dataset for dataset, _ in data.training])
     spec, plan = choose_spec(plan, start, labels)
     return Planned(
         recipe=recipe, plan=plan, start=start, spec=spec, labels=labels,
-        sources=make_training_sets(datasets, labels, balance=plan.options.balance),
-        validation=validation,
+        sources=make_training_sets(data.training, labels, balance=plan.options.balance),
+        validation=data.validation,
     )  # fmt: skip
-
-
-def _check_empty(folder: Path) -> None:
-    """A new run does not overwrite the weights of another one."""
-    if (folder / LAST).exists():
-        raise OptionError(
-            f"{folder}: already holds a run; add --resume to continue it, or choose another folder"
-        )
-    if (folder / BEST).exists():
-        raise OptionError(
-            f"{folder}: holds {BEST} of another run, which this one would replace; choose another "
-            "folder"
-        )
 
 
 def find_start(init: str | None, listener: TrainListener = SILENT) -> Start:
     """The first weights; ImageNet backbones are fetched by name."""
     if init is None:
         return Start()
-    detector, at, part = init.rpartition("@")
-    if at and part in ("backbone", "trunk"):  # its name in former versions
-        return find_start(detector, listener).backbone_alone
-    path = Path(init)
-    if init in IMAGENET_BACKBONES and not path.exists():
-        file = IMAGENET_BACKBONES[init]
-        path = cache_folder() / "trunks" / file.name
+    path, alone = locate_start(init)
+    file = IMAGENET_BACKBONES.get(path.stem)
+    if file and path == locate_backbone(file.name):
         download(file, path, progress=lambda have: listener.downloaded(file.name, have, file.size))
-    elif init in EMBEDDED:
-        # Training needs the weights that the int8 file was made from.
-        path = model_path("default-float")
-    elif init in PUBLISHED and not path.exists():
-        try:
-            path = model_path(init)
-        except ModelError as error:
-            raise ModelError(
-                f"{error}; or start from what comes with the package: --init default"
-            ) from None
-    elif not path.exists() and not path.suffix:
-        names = ", ".join([*EMBEDDED, *PUBLISHED, *IMAGENET_BACKBONES])
-        raise CheckpointError(
-            f"--init {init}: no such file; expected a checkpoint, an ONNX file, or one of {names}"
-        )
-    if path.suffix.lower() == ".onnx":
-        return Start(str(path), detector=read_onnx_checkpoint(path))
-    return read_start(path)
+    is_onnx = path.suffix.lower() == ".onnx"
+    start = Start(str(path), detector=read_onnx_checkpoint(path)) if is_onnx else read_start(path)
+    return start.backbone_alone if alone else start
 
 
 def read_onnx_checkpoint(path: Path) -> Checkpoint:
@@ -276,50 +245,17 @@ def _list_facts(planned: Planned) -> Iterator[str]:
     yield f"  {' '.join(f'{key}={write_setting(value)}' for key, value in others.items())}"
 
 
-def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:
-    """Only the length, workers, device, threads and the cache may be given, and no `others`.
-    OptionError: something else was given. TrainingError: there is no run."""
-    last = job.folder / LAST
-    if not last.is_file():
-        remedy = (
-            "leave --resume out"
-            if is_first_process()
-            else "of several machines each has to see the folder of the run"
-        )
-        raise TrainingError(f"nothing to resume: {last} does not exist; {remedy}")
-    options = {"--recipe": job.recipe, "--qat": job.qat}
-    more = [*(option for option, value in options.items() if value), *others]
-    more += [
-        f"{key}={write_setting(value)}" for key, value in job.given.items() if key not in RESUMED
-    ]
-    if more:
-        raise OptionError(
-            "--resume takes --epochs, --minutes, --workers, --device, --threads and --set "
-            f"cache_mb; a run cannot change {', '.join(more)}: leave it out, or begin a new run in "
-            f"another --output with --init {last}"
-        )
-
-
-def resume_run(job: TrainJob, listener: TrainListener) -> PreparedRun:
+def resume_run(job: TrainJob, data: OpenedData) -> PreparedRun:
     """The run as it continues. CheckpointError: there is no run that could continue. OptionError:
     something cannot change, or the new length is not allowed."""
-    check_resumable(job)
     begun = read_run_to_resume(job.folder / LAST)
     notes = begun.state["notes"]
     options = resume_options(TrainOptions.from_dict(begun.state["options"]), job.given)
-    datasets, validation = open_data(job, listener, coco_names=_was_told(notes, "coco_names"))
     note = resume_note(notes.get("recipe", {}), options, job.given)
     return PreparedRun(
         network=SSD(begun.spec), labels=begun.labels, options=options,
-        sources=make_training_sets(datasets, begun.labels, balance=options.balance),
-        validation=validation, origin="resumed", notes={"recipe": note} if note else {},
-        steps=notes.get(NOTE_INT8_STEPS), tensorboard=_was_told(notes, "tensorboard"),
+        sources=make_training_sets(data.training, begun.labels, balance=options.balance),
+        validation=data.validation, origin="resumed", notes={"recipe": note} if note else {},
+        steps=notes.get(NOTE_INT8_STEPS), tensorboard=was_told(notes, "tensorboard"),
         begun_at=begun.state["step"],
     )  # fmt: skip
-
-
-def _was_told(notes: Mapping[str, Any], key: str) -> bool:
-    """Whether a run has a setting, which was an option in former versions."""
-    settings = notes.get("recipe", {}).get("settings", {})
-    option = f"--{key.replace('_', '-')}"
-    return bool(settings.get(key, option in shlex.split(notes.get("command", ""))))
