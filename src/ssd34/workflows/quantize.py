@@ -13,7 +13,7 @@ from typing import Any
 
 from ssd34.core.postprocess import ZOO, Policy, named_policy
 from ssd34.datasets.dataset import Dataset, fingerprint
-from ssd34.datasets.open import open_dataset, use_coco_names
+from ssd34.datasets.open import choose_part, open_dataset
 from ssd34.deploy.graph.export import ExportOptions
 from ssd34.deploy.graph.layers import Network
 from ssd34.deploy.graph.onnx_file import read_model
@@ -133,11 +133,8 @@ def quantize(
         [output / name for name in WRITTEN], models=(str(model),), data=(data,), made=(output,)
     )
     with folder_locked(output):
-        dataset = open_dataset(data)
-        if coco_names:
-            dataset = use_coco_names(dataset)
+        dataset = choose_part(open_dataset(data), coco_names=coco_names, limit=limit)
         listener.dataset_opened(dataset)
-        dataset = dataclasses.replace(dataset, samples=dataset.samples[:limit])
 
         path = find_float_file(str(model))
         network = read_network(path)
@@ -396,6 +393,7 @@ def _publish(
                 "file": files[form].name if form in files else None,
                 "reason": outcome.reason,
                 "best_trial": outcome.best.number if outcome.best else None,
+                "passes_with": outcome.best.passes_with if outcome.best else None,
                 "trials": [trial.to_dict() for trial in outcome.trials],
             }
             for form, outcome in outcomes.items()

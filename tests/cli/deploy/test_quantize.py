@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -20,10 +21,12 @@ from ssd34.datasets.open import open_dataset
 from ssd34.deploy.int8.calibrate import CalibrationStatistics, calibrate
 from ssd34.deploy.int8.plan import choose_steps
 from ssd34.deploy.search.bench import Bench, LayerCost
+from ssd34.deploy.search.gate import Measurement
 from ssd34.errors import Ssd34Error
 from ssd34.files.atomic import compute_sha256
 from ssd34.runtime.detector import Detector
 from ssd34.runtime.onnxruntime_engine import int8_saturates
+from ssd34.runtime.timing import SpeedUp
 from tests.conftest import TINY_LABELS
 from tests.support.cli import invoke, read_document
 from tests.support.refusals import assert_facts, refused
@@ -150,6 +153,29 @@ def test_a_file_of_a_kind_not_sought_now_is_judged_too(accepted, run, tiny_model
     assert [path.exists() for path in files] == [False, False, True, True, False, False]
     [gone] = [line for line in strict.stderr.splitlines() if str(files[0]) in line]
     assert_facts(gone, "removed", "trial 2", "speed")
+
+
+def test_what_would_have_passed_is_told_and_passes(run, tiny_model, tmp_path, monkeypatch):
+    measured = Measurement(
+        ap=0.43333, float_ap=0.5, ms=4.0, float_ms=5.0, speedup=SpeedUp(1.25, 1.23456, 1.3, 0.95),
+        seconds=1.0, file_bytes=123,
+    )  # fmt: skip
+    monkeypatch.setattr(Bench, "measure", lambda *_: measured)
+    once = ("--max-trials", "1")
+    for given, eased in (
+        (("--max-drop", "0.9"), {"min_speedup": 1.234}),
+        (("--min-speedup", "1"), {"max_drop": 0.1334}),
+        ((), {"max_drop": 0.1334, "min_speedup": 1.234}),
+    ):
+        output = f"out{len(eased)}{len(given)}{''.join(eased)}"
+        refusal = run(tiny_model, *once, *given, code=4, output=output, ranges="minmax")
+        told = json.loads((tmp_path / output / "quantize.json").read_text())
+        assert told["forms"]["12-int8"]["passes_with"] == eased
+        (words,) = re.findall(r"trial 1, which passes with (.*)", refusal.output)
+        assert len(words.split()) == 1 + 2 * len(eased)
+        run(tiny_model, *once, *given, *words.split(), output=output, ranges="minmax")
+        told = json.loads((tmp_path / output / "quantize.json").read_text())
+        assert told["forms"]["12-int8"]["passes_with"] == {}
 
 
 def test_layers_go_back_to_float_until_the_gate_is_passed(run, tiny_model, tmp_path, monkeypatch):

@@ -202,6 +202,13 @@ def _print(found: Quantized) -> None:
             best = ""
             if outcome.best:
                 of = " of the fast enough" if outcome.best.fast else ""
-                best = f"; most accurate{of}: trial {outcome.best.number}"
+                eased = " ".join(
+                    f"--{name.replace('_', '-')} {value:.6g}"
+                    for name, value in outcome.best.passes_with.items()
+                )
+                best = (
+                    f"; most accurate{of}: trial {outcome.best.number}, which passes with "
+                    f"--resume {eased}"
+                )
             out.print(f"{form}: nothing written: {outcome.reason}{best}", soft_wrap=True,
                       markup=False)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,17 @@ class Trial(Measurement):
             return "accepted"
         failed = [word for word, ok in (("AP", self.accurate), ("speed", self.fast)) if not ok]
         return f"fails on {' and '.join(failed)}"
+
+    @property
+    def passes_with(self) -> dict[str, float]:
+        """The fields of the criterion that it fails on, each with the next rounder value that it
+        would pass with."""
+        eased = {}
+        if not self.accurate:
+            eased["max_drop"] = math.ceil(self.drop * 1e4) / 1e4
+        if not self.fast:
+            eased["min_speedup"] = math.floor(self.speedup.low * 1e3) / 1e3 or self.speedup.low
+        return eased
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` is its inverse."""
