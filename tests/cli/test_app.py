@@ -6,11 +6,14 @@ import shutil
 import click
 import pytest
 
+from ssd34.cli import console
 from ssd34.cli.app import COMMANDS, commands
 from ssd34.cli.deploy.quantize import FORMER
 from ssd34.deploy.search.config import QuantizeConfig
+from ssd34.errors import DatasetError, ModelError
 from tests.conftest import EXAMPLES
-from tests.support.refusals import assert_facts
+from tests.support.cli import invoke
+from tests.support.refusals import assert_facts, refused
 
 
 @pytest.mark.parametrize(
@@ -20,6 +23,10 @@ from tests.support.refusals import assert_facts
      (("detect", "examples", "--format", "xml"), ("'xml'", "json"), "ssd34 detect"),
      (("detect", "examples", "--score", "high"), ("'high'", "a number"), "ssd34 detect"),
      (("detect", "examples", "--score"), ("'--score'", "argument"), "ssd34 detect"),
+     (("detect", "", "--save", "out"), ("'SOURCE...'", "empty"), "ssd34 detect"),
+     (("evaluate", "", "--data", "a"), ("'[MODEL]'", "empty"), "ssd34 evaluate"),
+     (("train", "--data", "a", "--val", "b", "--output", ""), ("'--output'", "empty"),
+      "ssd34 train"),
      (("serve", "--port", "80a"), ("'--port'", "'80a'", "whole number"), "ssd34 serve"),
      (("export", "a"), ("missing argument 'OUT.onnx'",), "ssd34 export"),
      (("data", "convert", "a", "b"), ("--to", "coco", "voc"), "ssd34 data convert"),
@@ -117,3 +124,66 @@ def test_the_list_of_the_help_is_what_the_commands_say():
     assert {name: line for name, (_, line) in COMMANDS.items()} == {
         name: command.short_help for name, command in commands.commands.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("command", "step"),
+    [
+        ("detect PICTURES --model MODEL --output OUT.json", "detecting"),
+        ("data check DATA", "checking"),
+        ("data convert DATA OUT --to voc", "converting"),
+        ("evaluate MODEL --data DATA --resamples 0", "evaluating"),
+    ],
+)
+def test_long_work_tells_how_far_it_is_where_nobody_watches(
+    command, step, tiny_model, shapes, tmp_path, monkeypatch
+):
+    places = {"PICTURES": shapes / "images", "MODEL": tiny_model, "DATA": shapes,
+              "OUT.json": tmp_path / "out.json", "OUT": tmp_path / "out"}  # fmt: skip
+    arguments = [places.get(word, word) for word in command.split()]
+    monkeypatch.setattr(console, "PRINT_SECONDS", 0)
+    told = [
+        re.match(rf"{step}: (\d+)/(\d+)", line)
+        for line in invoke(*arguments, code=None).stderr.splitlines()
+    ]
+    counts = [(int(found[1]), int(found[2])) for found in told if found]
+    assert len(counts) > 1 and counts == sorted(counts) and counts[-1][0] == counts[-1][1]
+
+
+def test_detections_in_a_file_are_told_of(shapes, tiny_model, tmp_path):
+    file = tmp_path / "out.json"
+    told = invoke("detect", shapes / "images", "--model", tiny_model, "--output", file).stderr
+    assert re.search(rf"^12 pictures in \d+\.\d s, .*: {file}$", told, re.MULTILINE), told
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("evaluate DATA --data MODEL", ModelError),
+        ("evaluate DATA/instances.json --data DATA", ModelError),
+        ("evaluate --data MODEL", DatasetError),
+        ("evaluate MODEL --data default", DatasetError),
+        ("calibrate DATA --data MODEL", ModelError),
+        ("quantize DATA --data MODEL --output OUT", ModelError),
+        ("batch MODEL --output OUT", DatasetError),
+        ("batch DATA --model DATA --output OUT", ModelError),
+        ("detect DATA --model DATA", ModelError),
+        ("export DATA OUT.onnx", ModelError),
+        ("train --data DATA --val MODEL --output OUT", DatasetError),
+        ("train --data MODEL=2 --val DATA --output OUT", DatasetError),
+        ("train --data DATA --val DATA --init DATA@backbone --output OUT", ModelError),
+    ],
+)
+def test_a_model_is_no_data_set_and_a_data_set_no_model(
+    command, kind, tiny_model, shapes, tmp_path
+):
+    names = {"DATA": shapes, "MODEL": tiny_model, "OUT": tmp_path / "out"}
+    arguments = [re.sub("DATA|MODEL|OUT", lambda found: str(names[found[0]]), word)
+                 for word in command.split()]  # fmt: skip
+    fact = {
+        ModelError: f"{shapes}",
+        DatasetError: "default" if "default" in command else tiny_model,
+    }
+    with refused(kind, fact[kind], "a data set" if kind is ModelError else "a model"):
+        invoke(*arguments)
+    assert not (tmp_path / "out").exists()

@@ -16,6 +16,7 @@ from ssd34.cluster.part import PartFacts
 from ssd34.cluster.run import LOCAL, RUNNERS, BatchListener, Runner, run_batch
 from ssd34.runtime.engine import DEFAULT_ENGINE, ENGINES
 from ssd34.text import counted
+from ssd34.workflows.outputs import check_kinds
 
 
 class _Bar(BatchListener):
@@ -91,6 +92,7 @@ def batch(
 
     Example: ssd34 batch photos --output found
     """
+    check_kinds(models=(options["model"],), data=(source,))
     where = Runner(runner, workers=workers, threads=threads, address=address)
     with console.ends_as_interrupted():
         try:
@@ -102,8 +104,7 @@ def batch(
         except KeyboardInterrupt:
             console.warn("the parts that are finished stay; the same command continues behind them")
             raise
-    rate = f", {found.done / found.seconds:.1f} pictures/s" if found.done else ""
-    console.say(f"{counted(found.done, 'picture')} in {found.seconds:.1f} s{rate}")
+    console.say_done(found.done, "picture", found.seconds)
     if as_json:
         console.emit_json({**asdict(found), "folder": str(found.folder)})
     else:
@@ -112,4 +113,5 @@ def batch(
             f"{counted(found.errors, 'error')} in {counted(found.parts, 'part')}: {output}"
         )
     if found.errors:
+        console.warn(f"why pictures could not be read is in the column error of {output}/parts")
         sys.exit(PARTLY)

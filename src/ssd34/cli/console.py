@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -38,9 +41,11 @@ from ssd34.images.read import MAX_PIXELS
 from ssd34.runtime.detector import DEFAULT_SCORE
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES
 from ssd34.runtime.session import Session
+from ssd34.text import counted
 from ssd34.zoo.names import EMBEDDED, PUBLISHED
 
 SHOWN_PROBLEMS = 5
+PRINT_SECONDS = 30
 
 errors = Console(stderr=True, highlight=False, emoji=False)
 
@@ -61,12 +66,31 @@ def renamed(now: Callable[[str], str | None]) -> type[click.Command]:
     return Renamed
 
 
+def _refuse_empty(value: Any, param: click.Parameter | None, ctx: click.Context | None) -> None:
+    """Refuse what a variable that is not set leaves: as a path it would be the current folder."""
+    if not os.fspath(value):
+        raise click.BadParameter("is empty; is a variable not set?", ctx, param)
+
+
+class _Path(click.Path):
+    """A path, never empty."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        _refuse_empty(value, param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class CompletedText(click.types.StringParamType):
-    """Text that a shell completes with names, or with files."""
+    """Text that a shell completes with names, or with files; never empty."""
 
     def __init__(self, names: Callable[[], Sequence[str]] = list, *, files: bool = True) -> None:
         """Names: what lists them; files: whether a path may stand there, too."""
         self._names, self._files = names, files
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text."""
+        _refuse_empty(value, param, ctx)
+        return super().convert(value, param, ctx)
 
     def shell_complete(self, _: click.Context, __: click.Parameter, text: str) -> list[Any]:
         """The names that begin so, and a word for files; as click."""
@@ -91,27 +115,62 @@ class Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f}/s")
 
 
+class Lines(Progress):
+    """Stands in for a bar where nobody watches: a line every `PRINT_SECONDS`."""
+
+    def __init__(self, *columns: ProgressColumn) -> None:
+        super().__init__(*columns, disable=True, console=errors)
+        self._printed = time.monotonic()
+
+    def update(self, task_id: TaskID, *given: Any, **values: Any) -> None:
+        """As of a bar."""
+        super().update(task_id, *given, **values)
+        self._print(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As of a bar."""
+        super().advance(task_id, advance)
+        self._print(task_id)
+
+    def _print(self, task_id: TaskID) -> None:
+        if time.monotonic() - self._printed < PRINT_SECONDS:
+            return
+        self._printed = time.monotonic()
+        task = next(task for task in self.tasks if task.id == task_id)
+        what, count, rate, left = (
+            str(column(task)) for column in self.columns if isinstance(column, ProgressColumn)
+        )
+        parts = [f"{what}: {count.strip()}", rate, left and f"{left} left"]
+        say(", ".join(part for part in parts if part))
+
+
 def progress_bar() -> Progress:
-    """A bar with count, speed and time left on stderr; silent where nobody watches."""
+    """A bar with count, speed and time left on stderr; lines where nobody watches."""
     return _bar(MofNCompleteColumn(), Rate())
 
 
 def download_bar() -> Progress:
-    """A bar with bytes, speed and time left on stderr; silent where nobody watches."""
+    """A bar with bytes, speed and time left on stderr; lines where nobody watches."""
     return _bar(DownloadColumn(), TransferSpeedColumn())
 
 
 def _bar(*columns: ProgressColumn) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn(),
-        console=errors, disable=not sys.stderr.isatty(), transient=True,
-    )  # fmt: skip
+    what, left = TextColumn("{task.description}"), TimeRemainingColumn()
+    if not sys.stderr.isatty():
+        return Lines(what, *columns, left)
+    return Progress(what, BarColumn(), *columns, left, console=errors, transient=True)
 
 
 def count_on(bar: Progress, what: str, total: int) -> Callable[[int], None]:
     """Add a step to a bar; the call says how much of it is done."""
     task = bar.add_task(what, total=total)
     return lambda done: bar.update(task, completed=done)
+
+
+def say_done(count: int, what: str, seconds: float, place: object = "") -> None:
+    """How many were looked at, in what time, and where the result is, on stderr."""
+    rate = f", {count / seconds:.1f} {what}s/s" if count else ""
+    say(f"{counted(count, what)} in {seconds:.1f} s{rate}" + (f": {place}" if place else ""))
 
 
 def wide_console(columns: int = 100) -> Console:
@@ -171,9 +230,9 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-FILE = click.Path(path_type=Path)
-NEW_FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = _Path(path_type=Path)
+NEW_FILE = _Path(path_type=Path, dir_okay=False)
+FOLDER = _Path(path_type=Path, file_okay=False)
 
 engine_option = click.option(
     "--engine", type=click.Choice([*ENGINES, AUTO]),

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from ssd34.core.postprocess import ZOO
 from ssd34.core.preprocess import FAST
 from ssd34.errors import ImageError, OptionError
 from ssd34.files.atomic import write_text, written_whole
-from ssd34.images.read import LargeImageError, fetched, make_reopenable, read_picture
+from ssd34.images.read import SUFFIXES, LargeImageError, fetched, make_reopenable, read_picture
 from ssd34.images.sources import PictureFile, find_pictures
 from ssd34.machine import overlapped
 from ssd34.runtime.detector import Detector, PreparedPicture
@@ -124,6 +125,7 @@ def detect(
     refuse_for_pictures(asked)
     form = "json" if as_json else form
     pictures = find_pictures(sources, urls=True)
+    ending = ""
     if form is None:
         ending = output.suffix.lower().removeprefix(".") if output else ""
         form = ending if ending in ("json", "csv") else "table"
@@ -136,6 +138,10 @@ def detect(
         files=[picture.path for picture in pictures if not picture.url], models=(model,),
         made=(save, output if form == "yolo" else None),
     )  # fmt: skip
+    if f".{ending}" in SUFFIXES:
+        raise OptionError(
+            f"--output {output}: a table is no picture; pictures with their boxes: --save DIR"
+        )
     detector = load()
     wanted = [detector.labels.label(name) for name in classes]
 
@@ -159,6 +165,7 @@ def detect(
         except ImageError as error:
             return error
 
+    began = time.monotonic()
     coming = overlapped(prepare, pictures, ahead=1, threads=1, stopped=stopped)
     with console.progress_bar() as bar, closing(coming):
         task = bar.add_task("detecting", total=len(pictures))
@@ -181,6 +188,8 @@ def detect(
     if not run.looked:
         raise ImageError(f"none of {counted(len(pictures), 'picture')} could be read, see above")
     _emit(run, form, output, label_files)
+    if output:
+        console.say_done(len(pictures), "picture", time.monotonic() - began, output)
     if not any(len(looked.detections) for looked in run.looked):
         console.say(f"nothing scores {score:g} or more; a lower --score shows what is less sure")
     if save:

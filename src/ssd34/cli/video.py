@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 import click
 
 from ssd34.cli import PARTLY
-from ssd34.cli.console import ends_as_interrupted, progress_bar, say, warn
+from ssd34.cli.console import ends_as_interrupted, progress_bar, say, say_done, warn
 from ssd34.errors import OptionError, VideoError
 from ssd34.files.atomic import written_whole
 from ssd34.images.draw import draw
@@ -78,7 +79,7 @@ def detect_video(source: VideoSource, load: Callable[[], Detector], options: Vid
     detector = load()
     wanted = [detector.labels.label(name) for name in options.classes]
     printed = options.output is None and (target is None or options.form == JSONL)
-    frames = 0
+    frames, began = 0, time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(_ended_by_signals(feed))
         line = stack.enter_context(_lines(options.output, printed=printed))
@@ -106,6 +107,8 @@ def detect_video(source: VideoSource, load: Callable[[], Detector], options: Vid
             if not feed.lost:
                 raise KeyboardInterrupt
             raise VideoError(f"{source.name}: no frame came ({feed.lost}); check the source")
+    if options.output:
+        say_done(frames, "frame", time.monotonic() - began, options.output)
     _report(feed, frames, target, writer)
 
 
