@@ -11,6 +11,7 @@ from ssd34.cluster.sources import open_source
 from ssd34.errors import DatasetError, ImageError, OptionError
 from tests.support.mirror import Mirror, status, whole
 from tests.support.pictures import png, save_picture
+from tests.support.refusals import refused
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -209,6 +210,18 @@ def test_a_changed_picture_is_another_job(folder):
     before = open_source(str(folder)).sha256
     save_picture(folder / "b.png", colour="yellow")
     assert open_source(str(folder)).sha256 != before
+
+
+def test_a_file_alone_that_is_no_picture(folder, tmp_path):
+    """One whose name says so is a picture whatever is in it: its row tells."""
+    film = tmp_path / "a.mp4"
+    film.write_bytes(b"\0\0\0\x18ftypmp42")
+    with refused(ImageError, film):
+        open_source(str(film))
+    picture = (folder / "b.png").rename(tmp_path / "b")
+    assert len(open_source(str(picture))) == 1
+    film.rename(tmp_path / "a.jpg")
+    assert len(open_source(str(tmp_path / "a.jpg"))) == 1
 
 
 @pytest.mark.parametrize("source", ["nowhere", "nothing/*.png", "EMPTY"])

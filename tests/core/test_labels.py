@@ -31,6 +31,11 @@ def test_coco_numbers_against_the_published_list(name, label, category):
     assert COCO_LABELS.label_of_category()[category] == label
 
 
+def test_a_preview_is_a_line_that_can_be_read():
+    labels = LabelSet.from_names(["cat\nand dog", "x" * 5000, "cup"])
+    assert labels.preview(2) == f"cat and dog, {'x' * 60} and 1 more"
+
+
 @pytest.mark.parametrize("label", [0, -1, 81])
 def test_labels_outside_are_refused(label):
     for look_up in (COCO_LABELS.name, COCO_LABELS.category_id):

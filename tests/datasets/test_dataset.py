@@ -297,3 +297,14 @@ def test_the_same_data_anywhere_has_the_same_fingerprint(dataset, tmp_path):
 )  # fmt: skip
 def test_every_change_shows(dataset, change):
     assert fingerprint(change(dataset)) != fingerprint(dataset)
+
+
+def test_half_a_character_in_a_class_name_is_refused_when_it_is_read(shapes, tmp_path):
+    """JSON and YAML can spell it, and no file of text can hold it."""
+    text = (shapes / "instances.json").read_text().replace("square", "square\\ud800")
+    (tmp_path / "instances.json").write_text(text)
+    with refused(DatasetError, tmp_path, r"square\ud800"):
+        open_dataset(tmp_path)
+    with refused(OptionError, r"\udcff"):
+        LabelSet.from_names(["disc", "\udcff"])
+    assert LabelSet.from_names(["\U0001f600", "Stra\xdfe"]).name(1) == "\U0001f600"

@@ -217,8 +217,9 @@ ALIASES = [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 1
 )  # fmt: skip
 def test_unusable_yaml(tmp_path, text, fact):
     (tmp_path / "other").mkdir()
-    message = refused(yolo(tmp_path / "up" / "set", text=text))
-    assert fact in message
+    path = yolo(tmp_path / "up" / "set", text=text)
+    message = refused(path)
+    assert fact in message and message.startswith(f"{path}: ")
 
 
 def test_no_label_file_at_all_is_a_wrong_layout(tmp_path):

@@ -97,6 +97,15 @@ def test_labels_at_the_edges_do_not_fail(box, name):
     assert not np.array_equal(np.asarray(drawn), image)
 
 
+def test_of_a_long_name_beginning_and_end_are_drawn(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _, __, text, **___: drawn.append(text))
+    for name in ("cup", "c" * 5000):
+        draw(grey(), found_in(grey(), [(5, 5, 20, 20)], names=(name,)))
+    assert drawn[0] == "cup 50%" and len(drawn[1]) == 80
+    assert drawn[1].startswith("ccc") and drawn[1].endswith("ccc 50%")
+
+
 def test_labels_stay_inside_the_picture_and_the_best_lies_on_top():
     image = grey()
     drawn = np.asarray(draw(image, found_in(image, [(120, 50, 140, 70)])))

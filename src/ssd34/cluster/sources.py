@@ -27,6 +27,7 @@ from ssd34.datasets.coco import MAX_JSON_BYTES, find_images
 from ssd34.errors import DatasetError, ImageError, OptionError, require
 from ssd34.files import tree
 from ssd34.files.tree import FolderFiles, ZipFiles
+from ssd34.images.read import read_image_size
 from ssd34.text import one_line
 
 FORMS = (
@@ -98,6 +99,12 @@ def _in_file(path: Path, *, column: str | None) -> Pictures:
         return _in_zip(path)
     if name.endswith(".zip"):
         raise DatasetError(f"{path}: not a zip; if it was cut off, fetch it again")
+    if not is_picture_name(path.name):
+        try:
+            with path.open("rb") as stream:
+                read_image_size(stream, str(path))
+        except OSError as error:
+            raise ImageError(f"{path}: {error.strerror}; check its rights") from None
     return list_in_folder(FolderFiles(path.parent), [tree.text_of(path.name)], str(path))
 
 

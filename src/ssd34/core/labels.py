@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssd34.errors import OptionError
+from ssd34.text import one_line
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class LabelSet:
             if len(set(values)) != len(values):
                 twice = next(v for v in values if values.count(v) > 1)
                 raise OptionError(f"each {what} must occur once, got {twice!r} twice")
+        for name in self.names:
+            if not name.isascii() and name.encode(errors="ignore").decode() != name:
+                raise OptionError(
+                    f"class name {name!r} holds half a character (a lone surrogate), which no "
+                    "file can hold; correct it"
+                )
         if len(self.names) != len(self.category_ids):
             raise OptionError(
                 f"expected one category id per class name, got {len(self.category_ids)} ids "
@@ -69,9 +76,10 @@ class LabelSet:
         return {category: label for label, category in enumerate(self.category_ids, start=1)}
 
     def preview(self, limit: int = 8) -> str:
-        """The first names, for messages."""
+        """The first names in a line, for messages, long ones shortened."""
         more = len(self.names) - limit
-        return ", ".join(self.names[:limit]) + (f" and {more} more" if more > 0 else "")
+        shown = ", ".join(one_line(name, 60) for name in self.names[:limit])
+        return shown + (f" and {more} more" if more > 0 else "")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` is its inverse."""

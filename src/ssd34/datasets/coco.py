@@ -312,6 +312,8 @@ def _labels(categories: list[Any], name: str) -> LabelSet:
         pairs = {
             (str(category["name"]), parse_whole(category["id"])): None for category in categories
         }
+        if any(category["name"] is None for category in categories):
+            raise KeyError("name")
         if any(not 0 <= number < _LARGEST_ID for _, number in pairs):
             raise DatasetError(
                 f"{name}: a negative or huge category id; number categories from 0 or 1"

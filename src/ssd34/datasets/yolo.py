@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -57,6 +59,18 @@ def find_yolo(contents: Contents, name: str) -> Layout | None:
     return None
 
 
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Within it errors of a file name the data set, too: others have a file of that name."""
+    try:
+        yield
+    except DatasetError as error:
+        text = str(error)
+        if not text.startswith(name):
+            text = f"{name}: {text.removeprefix(f'{posixpath.basename(name)}: ')}"
+        raise DatasetError(text) from None
+
+
 def find_any_yolo(contents: Contents, name: str) -> Layout | None:
     """A YOLO data set by a .yaml in a folder below, or by a list of classes and label files."""
     some = contents.ending(*SUFFIXES, DARKNET)[:_FEW]
@@ -67,14 +81,16 @@ def find_any_yolo(contents: Contents, name: str) -> Layout | None:
             return open_yolo_file(contents, files[0], name)
     lists = [n for n in contents.ending(*CLASS_LISTS) if posixpath.basename(n) in CLASS_LISTS]
     if lists and any(_label_file(contents, p) for p in contents.pictures[:_FEW]):
-        return _layout(contents, read_class_list(contents, lists[0]), name)
+        with _naming(name):
+            return _layout(contents, read_class_list(contents, lists[0]), name)
     return None
 
 
 def open_yolo_file(contents: Contents, file: str, name: str) -> Layout:
     """The data set that a .yaml or .data describes; errors as `read_config`."""
     darknet = file.lower().endswith(DARKNET)
-    config = read_darknet(contents, file) if darknet else read_config(contents, file)
+    with _naming(name):
+        config = read_darknet(contents, file) if darknet else read_config(contents, file)
     if contents.outer and config.root and contents.files.inside(config.root) is None:
         outer, folder = contents.outer  # `path: ..`
         return open_yolo_file(outer, posixpath.join(folder, file), name)
@@ -89,7 +105,8 @@ def _layout(contents: Contents, config: YoloConfig, name: str) -> Layout:
 
     def read(split: str) -> Dataset:
         title = f"{name}@{split}" if len(splits) > 1 else name
-        return _read(contents, config, split, title)
+        with _naming(name):
+            return _read(contents, config, split, title)
 
     return Layout("yolo", name, splits, read)
 

@@ -18,6 +18,8 @@ _GOLDEN_RATIO = 0.618033988749895
 _GAP = 8
 _TEXT = 13
 _LINE = 17
+_LONGEST = 80
+"""Characters of a label."""
 
 Colour = tuple[int, int, int]
 """Red, green, blue, 0 to 255."""
@@ -113,7 +115,10 @@ def _draw_label(
     font: Font,
     taken: list[Box],
 ) -> None:
-    """Draw the label of a box, and add its place to those that are taken."""
+    """Draw the label of a box, and add its place to those that are taken. Of a long one, whose
+    drawing would take seconds, beginning and end."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - 13]}...{text[-10:]}"
     left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
     width, height = right - left + 2 * line + 4, bottom - top + 2 * line + 2
     x = min(max(0, box[0]), max(0, canvas.im.size[0] - width))

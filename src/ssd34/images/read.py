@@ -159,12 +159,23 @@ def _opened(source: Path | bytes | BinaryIO, what: str, max_pixels: int) -> Iter
             _check_samples(image, what)
             yield image
     except UnidentifiedImageError:
+        if _is_empty(source):
+            raise ImageError(f"{what}: is empty; copy or fetch it again") from None
         raise ImageError(
             f"{what}: not a picture of a kind that is read here ({', '.join(FORMATS)}, in usual "
             "sample formats); convert it or remove it"
         ) from None
     except _BROKEN as error:
         raise _broken(what, error) from None
+
+
+def _is_empty(source: Path | bytes | BinaryIO) -> bool:
+    if isinstance(source, Path):
+        return source.is_file() and source.stat().st_size == 0
+    if isinstance(source, bytes):
+        return not source
+    source.seek(0)
+    return not source.read(1)
 
 
 def make_reopenable(source: Path) -> Path | bytes:

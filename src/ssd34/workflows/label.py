@@ -25,6 +25,7 @@ from ssd34.images.read import read_image_size
 from ssd34.images.sources import PictureFile
 from ssd34.machine import overlapped
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector, PreparedPicture
+from ssd34.text import counted
 
 Progress = Callable[[int], None]
 
@@ -165,7 +166,9 @@ def _unlabelled(pictures: Sequence[PictureFile], labels: LabelSet) -> Dataset:
             )
         )  # fmt: skip
     if not samples:
-        raise ImageError(f"none of {len(pictures)} pictures can be read; first: {problems[0]}")
+        raise ImageError(
+            f"none of {counted(len(pictures), 'picture')} can be read; first: {problems[0]}"
+        )
     return Dataset("pictures", labels, tuple(samples), store, problems=tuple(problems))
 
 

@@ -172,7 +172,7 @@ def _entries(manifest: Path) -> list[dict[str, Any]]:
     if manifest.stat().st_size > MAX_MANIFEST_BYTES:
         raise ModelError(f"{manifest}: too large for a manifest, at most {MAX_MANIFEST_BYTES}")
     try:
-        entries = parse_json(manifest.read_text(encoding="utf-8"))
+        entries = parse_json(manifest.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ModelError(
             f"{manifest}: not JSON ({error}); expected a model zoo's manifest"
