@@ -3,7 +3,7 @@ import tarfile
 
 import numpy as np
 import torch
-from drawn_weights import drawn_benchmark_weights
+from full_size_chain import drawn_benchmark_weights
 from safetensors.numpy import save_file
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from drawn_weights import drawn_benchmark_weights
+from full_size_chain import drawn_benchmark_weights
 
 from ssd34.core.spec import named_spec
 from ssd34.errors import CheckpointError

@@ -1,6 +1,6 @@
 """Figures of an independent implementation, and the draws that they belong to.
 
-Weights: those of `drawn_weights.py` in benchmarks/.
+Weights: those of `full_size_chain.py` in benchmarks/.
 Inputs: from a generator seeded with 35, in the order of the functions below.
 """
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from drawn_weights import drawn_benchmark_weights
+from full_size_chain import drawn_benchmark_weights
 
 from ssd34.core.labels import COCO_LABELS
 from ssd34.core.postprocess import MLPERF, ZOO
