@@ -76,13 +76,9 @@ def test_parts_of_an_object_are_no_objects(tmp_path):
 def test_splits_are_named_and_lists_of_one_class_are_none(tmp_path):
     texts = {"000012": annotation(), "000013": annotation(element()), "000014": annotation()}
     lists = {
-        "train": ["000012"],
-        "val": ["000014", "000013"],
-        "trainval": list(texts),
-        "cat_train": ["000012 -1"],
-        "cat_trainval": ["000013  1"],
-        "tv_stand_val": ["000013  1"],
-    }
+        "train": ["000012"], "val": ["000014", "000013"], "trainval": list(texts),
+        "cat_train": ["000012 -1"], "cat_trainval": ["000013  1"], "tv_stand_val": ["000013  1"],
+    }  # fmt: skip
     path = devkit(tmp_path / "set", texts, splits=lists)
     assert find_dataset(path).splits == ("train", "trainval", "val")
     dataset = open_dataset(f"{path}@val")

@@ -60,13 +60,10 @@ def stopped(run, tmp_path):
 
 def rows(done):
     return [
-        (
-            found.sample.image_id,
-            found.problem and found.problem.reason,
-            [results.as_array().tolist() for results in found.results],
-        )
-        for found in done
-    ]
+        (one.sample.image_id, one.problem and one.problem.reason,
+         [results.as_array().tolist() for results in one.results])
+        for one in done
+    ]  # fmt: skip
 
 
 def test_a_finished_run_leaves_nothing(run, tmp_path):

@@ -17,13 +17,9 @@ def found_in(image, boxes, *, labels=None, scores=None, names=("thing", "other")
     count = len(boxes)
     height, width = image.shape[:2]
     return Detections(
-        np.array(boxes, np.float32).reshape(-1, 4),
-        np.array(labels or [1] * count, np.int64),
-        np.array(scores or [0.5] * count, np.float32),
-        LabelSet.from_names(names),
-        width,
-        height,
-    )
+        np.array(boxes, np.float32).reshape(-1, 4), np.array(labels or [1] * count, np.int64),
+        np.array(scores or [0.5] * count, np.float32), LabelSet.from_names(names), width, height,
+    )  # fmt: skip
 
 
 def grey(height=100, width=140):

@@ -56,16 +56,12 @@ def random_case(seed):
             side = np.exp(dice.uniform(np.log(4), np.log(200), 2))
             corner = dice.uniform(0, size - side)
             box = tidy([*corner, *side])
-            annotations.append(
-                coco_box(
-                    *box,
-                    id=len(annotations) + 1,
-                    image_id=image_id,
-                    category_id=int(dice.choice([3, 7, 11])),
-                    area=float(box[2] * box[3] * dice.choice([1, 0.6])),
-                    iscrowd=int(dice.random() < 0.15),
-                )
-            )
+            annotations.append(coco_box(
+                *box, id=len(annotations) + 1, image_id=image_id,
+                category_id=int(dice.choice([3, 7, 11])),
+                area=float(box[2] * box[3] * dice.choice([1, 0.6])),
+                iscrowd=int(dice.random() < 0.15),
+            ))  # fmt: skip
         many = 150 if seed % 5 == 0 else 12
         own = [a for a in annotations if a["image_id"] == image_id]
         for _ in range(int(dice.integers(0, many))):

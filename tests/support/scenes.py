@@ -31,12 +31,8 @@ def sample(number, boxes=(), labels=(), *, crowd=(), side=SIDE):
 
 def result(image, category, box, score):
     left, top, right, bottom = box
-    return {
-        "image_id": image,
-        "category_id": category,
-        "bbox": [left, top, right - left, bottom - top],
-        "score": score,
-    }
+    bbox = [left, top, right - left, bottom - top]
+    return {"image_id": image, "category_id": category, "bbox": bbox, "score": score}
 
 
 def every_error(folder: Path, names=("cat", "dog")) -> tuple[Dataset, Results]:
@@ -48,17 +44,11 @@ def every_error(folder: Path, names=("cat", "dog")) -> tuple[Dataset, Results]:
     samples = [sample(k, [BOX], [1]) for k in range(1, 6)]
     samples += [sample(6, [BOX], [2]), sample(7, [(0, 0, 100, 100)], [1], crowd=[0]), sample(8)]
     results = [
-        result(1, 3, BOX, 0.9),
-        result(1, 3, (12, 12, 52, 52), 0.8),
-        result(2, 3, OFF, 0.7),
-        result(3, 7, BOX, 0.6),
-        result(4, 7, OFF, 0.5),
-        result(5, 3, FAR, 0.4),
-        result(6, 7, BOX, 0.85),
-        result(7, 3, (10, 10, 30, 30), 0.75),
-        result(7, 7, (10, 10, 30, 30), 0.65),
-        result(8, 3, BOX, 0.3),
-    ]
+        result(1, 3, BOX, 0.9), result(1, 3, (12, 12, 52, 52), 0.8), result(2, 3, OFF, 0.7),
+        result(3, 7, BOX, 0.6), result(4, 7, OFF, 0.5), result(5, 3, FAR, 0.4),
+        result(6, 7, BOX, 0.85), result(7, 3, (10, 10, 30, 30), 0.75),
+        result(7, 7, (10, 10, 30, 30), 0.65), result(8, 3, BOX, 0.3),
+    ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     for one in samples:
         pixels = np.full((SIDE, SIDE, 3), 60 + 20 * one.image_id, np.uint8)

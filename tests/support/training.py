@@ -41,17 +41,11 @@ def run(
     folder.mkdir(exist_ok=True)
     dataset = open_dataset(shapes)
     torch.manual_seed(1)
+    sources = sources or make_training_sets([(dataset, weight)], TINY_LABELS)
     return train(
-        SSD(spec or tiny_spec()),
-        TINY_LABELS,
-        sources=sources or make_training_sets([(dataset, weight)], TINY_LABELS),
-        validation=validation or dataset,
-        options=fast(**changes),
-        output=folder,
-        resume=resume,
-        listener=listener,
-        ranks=ranks,
-    )
+        SSD(spec or tiny_spec()), TINY_LABELS, sources=sources, validation=validation or dataset,
+        options=fast(**changes), output=folder, resume=resume, listener=listener, ranks=ranks,
+    )  # fmt: skip
 
 
 def assert_same_checkpoints(folder, other, name="last.safetensors"):

@@ -32,15 +32,11 @@ class World:
         lost = sum(self.costs[n] for n in in_int8) + self.extra.get(options.ranges, 0.0)
         ms = FLOAT_MS - self.saved * len(in_int8)
         ratio = FLOAT_MS / ms
+        speedup = SpeedUp(ratio, ratio * 0.98, ratio * 1.02, 0.95)
         return Measurement(
-            ap=FLOAT_AP - lost,
-            float_ap=FLOAT_AP,
-            ms=ms,
-            float_ms=FLOAT_MS,
-            speedup=SpeedUp(ratio, ratio * 0.98, ratio * 1.02, 0.95),
-            seconds=1.0,
-            file_bytes=1000,
-        )
+            ap=FLOAT_AP - lost, float_ap=FLOAT_AP, ms=ms, float_ms=FLOAT_MS, speedup=speedup,
+            seconds=1.0, file_bytes=1000,
+        )  # fmt: skip
 
     def ranked(self, _):
         self.rankings += 1

@@ -15,14 +15,9 @@ SUBJECT = {"network": "abc", "pictures": "def"}
 
 def trial(number, *, ap=0.1, ranges="minmax"):
     measured = Measurement(
-        ap=ap,
-        float_ap=0.1,
-        ms=40.0,
-        float_ms=150.0,
+        ap=ap, float_ap=0.1, ms=40.0, float_ms=150.0, seconds=12.5, file_bytes=123,
         speedup=SpeedUp(3.7, 3.6, 3.8, 0.95),
-        seconds=12.5,
-        file_bytes=123,
-    )
+    )  # fmt: skip
     options = QuantizeOptions(ranges=ranges, float_nodes=("backbone.conv1",))
     return judge(measured, options, number=number, criterion=Criterion())
 
