@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ssd34.core.labels import LabelSet
 from ssd34.core.spec import ModelSpec
@@ -51,7 +51,6 @@ def small_model(
     metadata: Mapping[str, str] = METADATA,
     kind: int = TensorProto.FLOAT,
     free: bool = False,
-    nodes: Sequence[NodeProto] = (),
 ) -> ModelProto:
     """Constant outputs, whose second dimension may be declared free."""
     constants = [
@@ -60,17 +59,16 @@ def small_model(
     ]
     ports = [
         helper.make_tensor_value_info(
-            name,
-            helper.np_dtype_to_tensor_dtype(values.dtype),
+            name, helper.np_dtype_to_tensor_dtype(values.dtype),
             ["n" if free and axis == 1 else size for axis, size in enumerate(values.shape)],
         )
         for name, values in outputs.items()
-    ]
+    ]  # fmt: skip
     images = [
         helper.make_tensor_value_info(name, kind, shape)
         for name, shape in ({"image": (1, 3, 64, 64)} if inputs is None else inputs).items()
     ]
-    graph = helper.make_graph([*constants, *nodes], "small", images, ports)
+    graph = helper.make_graph(constants, "small", images, ports)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=7)
     helper.set_model_props(model, dict(metadata))
     return model

@@ -13,14 +13,10 @@ from ssd34.core.postprocess import ZOO
 from ssd34.files.lock import folder_locked
 from ssd34.workflows.quantize import QuantizeListener
 
-EASY = QuantizeConfig.from_dict(
-    {
-        "calibration": {"pictures": 4},
-        "quantization": {"ranges": "minmax"},
-        "criterion": {"max_drop": 0.9, "min_speedup": 0.001},
-        "rounds": 2,
-    }
-)
+EASY = QuantizeConfig.from_dict({
+    "calibration": {"pictures": 4}, "quantization": {"ranges": "minmax"}, "rounds": 2,
+    "criterion": {"max_drop": 0.9, "min_speedup": 0.001},
+})  # fmt: skip
 STRICT = EASY.changed(
     {"quantization": {"ranges": ["minmax", "percentile"]}, "criterion": {"min_speedup": 99}}
 )

@@ -217,12 +217,9 @@ def test_what_another_writer_wrote_reads_the_same(supervision, tmp_path, form):
 
 
 FLAGGED = sample(
-    "1.png",
-    [(0, 0, 2, 2), (1, 1, 4, 4), (5, 5, 9, 9)],
-    crowd=[True, False, False],
-    difficult=[False, True, False],
-    areas=[4, 9, 8],
-)
+    "1.png", [(0, 0, 2, 2), (1, 1, 4, 4), (5, 5, 9, 9)], crowd=[True, False, False],
+    difficult=[False, True, False], areas=[4, 9, 8],
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
