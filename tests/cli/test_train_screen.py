@@ -153,7 +153,7 @@ def test_in_a_terminal_the_last_state_stays(shapes, tiny_file, tmp_path):
     (code, lines), (other, below_it) = in_a_terminal(
         (*data, *long, "--output", tmp_path / "run"),
         (*data, *long, "--output", tmp_path / "wild", *wild),
-        width=60, interrupted_by=b"AP50",
+        width=60, interrupted_by=b"images/s",
     )  # fmt: skip
     assert (code, other) == (130, 2)
     at = [number for number, line in enumerate(lines) if line.startswith("step ")]

@@ -35,7 +35,7 @@ def fast(**changes):
 
 def run(
     folder, shapes, *, spec=None, weight=1.0, validation=None, sources=None, resume=False,
-    listener=None, ranks=ALONE, **changes,
+    measure_start=False, network=None, listener=None, ranks=ALONE, **changes,
 ):  # fmt: skip
     """Train the tiny network on these pictures, with `FAST` but for the changes."""
     folder.mkdir(exist_ok=True)
@@ -43,8 +43,9 @@ def run(
     torch.manual_seed(1)
     sources = sources or make_training_sets([(dataset, weight)], TINY_LABELS)
     return train(
-        SSD(spec or tiny_spec()), TINY_LABELS, sources=sources, validation=validation or dataset,
-        options=fast(**changes), output=folder, resume=resume, listener=listener, ranks=ranks,
+        network or SSD(spec or tiny_spec()), TINY_LABELS, sources=sources,
+        validation=validation or dataset, options=fast(**changes), output=folder, resume=resume,
+        measure_start=measure_start, listener=listener, ranks=ranks,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from ssd34.datasets.dataset import Problem
 from ssd34.datasets.open import open_dataset
 from ssd34.errors import DatasetError, OptionError, TrainingError
 from ssd34.files.checkpoint import Checkpoint, read_checkpoint
-from ssd34.network.ssd import SSD
+from ssd34.network.ssd import SSD, load_weights
 from ssd34.train import validate
 from ssd34.train.examples import loader as loader_module
 from ssd34.train.examples.augment import Augmentation
@@ -65,6 +65,19 @@ def test_it_learns(tmp_path):
     )  # fmt: skip
     assert losses[-1] < losses[0] * 2 / 3
     assert outcome.best_ap > 0.05
+
+    taught = read_checkpoint(outcome.best)
+    network = SSD(taught.spec)
+    load_weights(network, taught.weights, source="")
+    spoiled = run(
+        tmp_path / "spoiled", shapes, network=network, measure_start=True, learning_rate=0.03,
+        ema_decay=0, warmup_steps=0,
+    )  # fmt: skip
+    assert [step for step, _ in evaluations_of(tmp_path / "spoiled")] == [0, 2, 4]
+    assert spoiled.best_ap == pytest.approx(outcome.best_ap, abs=1e-4)
+    assert read_checkpoint(spoiled.best).state["step"] == 0
+    for name, value in read_checkpoint(spoiled.best).weights.items():
+        np.testing.assert_array_equal(value, taught.weights[name], err_msg=name)
 
 
 def test_broken_pictures_are_reported_and_skipped(tmp_path):

@@ -155,7 +155,8 @@ class TrainScreen(TrainListener):
         self._evaluations.append(EvaluationRow(epoch, self._step, *_numbers(metrics.summary)))
         self._draw(now=True)
         if not self._live:
-            _print(f"epoch {epoch:.4g}: AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}")
+            when = f"epoch {epoch:.4g}" if epoch else "before the first step"
+            _print(f"{when}: AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}")
 
     def problem(self, problem: Problem) -> None:
         """Show a picture that was left out, above the table."""

@@ -38,6 +38,7 @@ def train(
     options: TrainOptions,
     output: Path,
     resume: bool = False,
+    measure_start: bool = False,
     device: torch.device | None = None,
     notes: dict[str, Any] | None = None,
     listener: TrainListener | None = None,
@@ -48,7 +49,8 @@ def train(
 
     Resumed from ``last.safetensors``, a length in epochs gives the same result as without the
     interruption; with minutes the clock decides. The listener's ``stop`` ends the run after a step
-    or within an evaluation, resumable. Each of several `ranks` calls this with the same arguments.
+    or within an evaluation, resumable. With `measure_start` the first weights are measured, too, and
+    may be the best. Each of several `ranks` calls this with the same arguments.
     DatasetError: nothing to measure on. DivergenceError: the loss or its gradient is not finite
     any more, or explodes. TrainingError: too little memory, no picture can be read, or there is
     nothing to resume.
@@ -96,8 +98,12 @@ def train(
     interval = run.batches_per_epoch * options.evaluate_every
     began, usable = run.step, 0
     share = run.share(run.step)
-    if run.step and run.step % interval == 0 and run.evaluated != run.step:
-        _evaluate(run, validation, device, listener, ranks)  # it was interrupted
+    if run.step == 0:
+        missed = measure_start and run.best_ap < 0
+    else:
+        missed = run.step % interval == 0 and run.evaluated != run.step  # it was interrupted
+    if missed:
+        _evaluate(run, validation, device, listener, ranks)
     with report_deaths(), closing(loader.batches(run.step, listener.stop)) as batches:
         while share < 1 and not run.reached_target and not ranks.any(listener.stop()):
             waited = time.perf_counter()
@@ -252,7 +258,7 @@ def _evaluate(
             return
         ap = ranks.gather(metrics.ap if metrics else -1.0)[0]
         run.evaluated = run.step
-        best = ap > run.best_ap
+        best = ap >= run.best_ap
         run.best_ap = max(ap, run.best_ap)
         if best:
             run.save_best()

@@ -221,6 +221,7 @@ def _learn(
         options=run.options,
         output=folder,
         resume=job.resume,
+        measure_start=run.measure_start,
         device=device,
         notes=notes,
         listener=TrainListener(
@@ -260,7 +261,10 @@ def describe_ending(outcome: TrainingOutcome, *, target_map: float | None) -> st
     if outcome.best.exists() and outcome.best_ap >= 0:  # else what is there is of another policy
         best = read_header(outcome.best).state
         epoch = best["step"] / best["batches_per_epoch"]
-        parts[0] += f", best AP {outcome.best_ap:.4f} at epoch {epoch:.4g}"
+        where = f"at epoch {epoch:.4g}" if best["step"] else "before the first step"
+        parts[0] += f", best AP {outcome.best_ap:.4f} {where}"
+        if outcome.finished and not best["step"]:
+            parts.append("nothing that it learned is better on --val than what it began with")
     if not outcome.finished:
         parts.append("continue with --resume")
     elif target_map is not None:

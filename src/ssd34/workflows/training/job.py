@@ -99,6 +99,7 @@ class PreparedRun:
             leaves finding them to the first.
         tensorboard: whether to write TensorBoard's events.
         begun_at: the step from which a resumed run continues; None: it is new.
+        measure_start: whether its first weights are a detector's, to be measured before they learn.
         warnings: a line on each setting that fits the run badly.
         facts: lines on its settings.
     """
@@ -113,6 +114,7 @@ class PreparedRun:
     steps: dict[str, Any] | None
     tensorboard: bool
     begun_at: int | None = None
+    measure_start: bool = False
     warnings: Sequence[str] = ()
     facts: Sequence[str] = ()
 

@@ -92,6 +92,7 @@ def begin_run(job: TrainJob, data: OpenedData, listener: TrainListener) -> Prepa
         },
         steps=calibrate_steps(network, labels, sources, listener) if calibrates else None,
         tensorboard=plan.settings["tensorboard"],
+        measure_start=planned.start.kind == "detector",
         warnings=[*list_warnings(plan.options, sources, start=planned.start, spec=planned.spec)],
         facts=[*_list_facts(planned)],
     )  # fmt: skip
