@@ -49,8 +49,8 @@ def train(
 
     Resumed from ``last.safetensors``, a length in epochs gives the same result as without the
     interruption; with minutes the clock decides. The listener's ``stop`` ends the run after a step
-    or within an evaluation, resumable. With `measure_start` the first weights are measured, too, and
-    may be the best. Each of several `ranks` calls this with the same arguments.
+    or within an evaluation, resumable. With `measure_start` the first weights are measured, too,
+    and may be the best. Each of several `ranks` calls this with the same arguments.
     DatasetError: nothing to measure on. DivergenceError: the loss or its gradient is not finite
     any more, or explodes. TrainingError: too little memory, no picture can be read, or there is
     nothing to resume.
