@@ -90,7 +90,9 @@ def find_sieve(
     NMS is not ours or looks at all boxes, or not all heads are in bytes."""
     made = {name: node for node in nodes for name in node.output}
     compared = made.get("tail.promising")
-    if compared is None or not made.keys() >= {*PROMISING, *TAIL_INPUTS}:
+    if compared is None or compared.op_type != "Greater":
+        return None
+    if not made.keys() >= {*PROMISING, *TAIL_INPUTS}:
         return None
     if any(made[joined].op_type != "Concat" for joined in TAIL_INPUTS):
         return None
