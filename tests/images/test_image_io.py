@@ -180,7 +180,7 @@ def test_what_is_no_picture(data, tmp_path):
     path.write_bytes(data)
     assert "a.jpg" in refused(path)
     assert "the picture" in refused(data)
-    assert ("is empty" in refused(path)) == ("is empty" in refused(data)) == (not data)
+    assert ("empty" in refused(path)) == ("empty" in refused(data)) == (not data)
     with pytest.raises(ImageError):
         read_image_size(io.BytesIO(data))
 

@@ -160,7 +160,7 @@ def _opened(source: Path | bytes | BinaryIO, what: str, max_pixels: int) -> Iter
             yield image
     except UnidentifiedImageError:
         if _is_empty(source):
-            raise ImageError(f"{what}: is empty; copy or fetch it again") from None
+            raise ImageError(f"{what}: an empty file, no picture; copy or fetch it again") from None
         raise ImageError(
             f"{what}: not a picture of a kind that is read here ({', '.join(FORMATS)}, in usual "
             "sample formats); convert it or remove it"
