@@ -53,7 +53,12 @@ class MissingExtraError(Ssd34Error):
 
 def require(module: str, *, extra: str, why: str) -> ModuleType:
     """Import an optional dependency, which an extra of this package installs; `why` it is needed is
-    the subject of the MissingExtraError where it is not installed, or cannot be imported."""
+    the subject of the message.
+
+    Raises:
+        MissingExtraError: it is not installed, or cannot be imported here; the message says how to
+            install it.
+    """
     package = module.split(".")[0]
     try:
         return import_module(module)

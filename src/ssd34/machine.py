@@ -57,8 +57,15 @@ def _quota(cgroup: Path) -> float | None:
 
 @dataclass(frozen=True)
 class Cpu:
-    """A processor: its name, operating system and instruction set; logical processors of the
-    machine; which of `FEATURES` it has, None: the system does not say."""
+    """A processor.
+
+    Attributes:
+        model: its name.
+        system: operating system and instruction set.
+        processors: logical ones of the machine.
+        thread_budget: how many of them this process may use.
+        features: which of `FEATURES` it has; None: the system does not say.
+    """
 
     model: str
     system: str
@@ -94,8 +101,9 @@ def describe_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:
 
 
 def measure_peak_memory(status: Path = _STATUS) -> int | None:
-    """The most bytes that this process has had in RAM; None: the system does not say. On Linux by
-    its own mark, as ``ru_maxrss`` starts at what the parent had when it started this process."""
+    """The most bytes that this process has had in RAM; None where the system does not say. Linux is
+    asked for the high-water mark of this program: the usual counter (``ru_maxrss``) starts at what
+    the parent had when it started this process."""
     try:
         for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
@@ -144,8 +152,9 @@ def _of_container(cgroup: Path) -> list[int]:
 
 
 def trim_heap() -> None:
-    """Give freed memory back, where the C library is glibc. It keeps freed tensors, but aligned
-    ones do not fit into the gaps, so the heap grows by every tensor of a large network."""
+    """Give freed memory back, where the C library is glibc. That keeps freed tensors for the next
+    ones, but aligned ones do not fit into the gaps that the last left, so the heap grows by every
+    tensor of a large network."""
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

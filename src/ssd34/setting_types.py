@@ -44,8 +44,9 @@ def check_fields(settings: Any) -> None:
 
 
 def read_fields(owner: type[T], values: object, where: str = "") -> T:
-    """A dataclass, and those in it, from JSON or YAML values; a list may be a single text.
-    OptionError: a value is unknown or not allowed; `where` stands before its name."""
+    """A dataclass, and those in it, from JSON or YAML values; what is left out gets its default, a
+    list may be a single text. OptionError where a value is unknown or not allowed; `where` stands
+    before its name."""
     if not isinstance(values, Mapping):
         raise OptionError(
             f"{where or 'the file'}: expected settings by name, got {shortened(values)}"

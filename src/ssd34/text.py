@@ -59,8 +59,8 @@ def parse_json(text: str) -> Any:
 
 
 def parse_yaml(text: str | bytes, *, scalars_as_text: bool = False) -> Any:
-    """The value of a YAML text, by PyYAML; with `scalars_as_text` ``no`` is "no" and ``1`` is "1".
-    Errors are those of `parse_json`."""
+    """The value of a YAML text, or bytes, decoded as YAML says; the package PyYAML has to be there.
+    With `scalars_as_text` ``no`` is "no" and ``1`` is "1". Errors are those of `parse_json`."""
     import yaml
 
     try:

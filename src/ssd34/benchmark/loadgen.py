@@ -1,5 +1,6 @@
-"""MLCommons LoadGen, the harness that the published network was made for, drives a detector: what
-answers it, and what reads its summary."""
+"""MLCommons LoadGen drives a detector: the harness that the published network was made for. It
+decides when which pictures are asked for, and writes its own logs; here is what answers it, and
+what reads its summary."""
 
 from __future__ import annotations
 
@@ -28,14 +29,22 @@ def run_loadgen(
     detector: Detector, pictures: Sequence[bytes], *, folder: Path, scenario: str,
     min_seconds: float, min_queries: int, workers: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run LoadGen once on encoded pictures, with its logs in a folder that exists: its summary, see
-    `parse_summary`, and under "settings" what it was asked for: so many seconds or more and so many
-    queries or more (its benchmark's rules ask for 600 and 1024); offline, pictures in so many
-    workers at once.
+    """Run LoadGen once on encoded pictures: its summary, see `parse_summary`, and under "settings"
+    what it was asked for.
 
     As in its benchmark, pictures are decoded and normalised before the clock starts; the network
-    and the policy are timed. ModelError: a picture could not be answered, or LoadGen wrote no
-    summary. MissingExtraError: it is not installed.
+    and the policy are timed. The benchmark's rules ask for 600 s and 1024 queries.
+
+    Args:
+        folder: exists; takes LoadGen's logs.
+        scenario: one of `ssd34.benchmark.run.SCENARIOS`.
+        min_seconds: shortest run.
+        min_queries: fewest queries, of one picture each when single-stream.
+        workers: offline: pictures looked at at the same time.
+
+    Raises:
+        MissingExtraError: LoadGen is not installed.
+        ModelError: a picture could not be answered, or LoadGen wrote no summary.
     """
     loadgen = require("mlperf_loadgen", extra="loadgen", why="--loadgen")
     settings = loadgen.TestSettings()

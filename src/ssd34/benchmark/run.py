@@ -37,12 +37,16 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class BenchmarkPlan:
-    """What to measure: each model, a file or a name, with each engine and number of threads.
+    """What to measure.
 
     Attributes:
-        pictures: none: a drawn one. The first `MAX_PICTURES` are used.
-        scenario: one picture after the other, or all at hand, as many a second as possible.
-        warm_up: rounds before those that are timed.
+        models: files or names; the first that can run is what the others are compared with.
+        engines, threads: each model runs with each engine and each number of threads.
+        pictures: files; none: a drawn one. The first `MAX_PICTURES` are used.
+        scenario: single-stream: one picture after the other, as ``detect`` does. Offline: all at
+            hand, as many a second as possible.
+        rounds: timed rounds.
+        warm_up: rounds before these.
         batch: offline: pictures in one run; None: as many as the file takes where that is a fixed
             number above 1, else one picture a thread, all threads busy.
     """
@@ -92,10 +96,17 @@ class RefusedModel:
 
 @dataclass(eq=False)
 class Result:
-    """What one model did, run by one engine (after the choice of ``auto``) with so many threads,
-    and what its process said of it. Without the warm-up, single-stream: the stages of each
-    picture; offline: milliseconds for each `chunk` pictures, of which `in_a_run` are in one run of
-    the file. None where unknown: bytes of memory, the share of the tail in the file's own time."""
+    """What one model did, run by one engine with so many threads.
+
+    Attributes:
+        model, engine, threads: as in the plan, `engine` after the choice of ``auto``.
+        facts: what its process said of it.
+        stages: single-stream: of each picture, warm-up left out.
+        chunks_ms: offline: milliseconds for each `chunk` pictures, warm-up left out.
+        chunk, in_a_run: offline: pictures of a round, and of one run of the file.
+        peak_memory: bytes; None: unknown, interrupted before the end, or the process failed then.
+        graph_tail: share of the tail in the file's own time; None as above.
+    """
 
     model: str
     engine: str
@@ -125,8 +136,11 @@ def benchmark(plan: BenchmarkPlan, *, progress: Progress = lambda *_: None) -> B
 
     An interruption (``KeyboardInterrupt``) ends the measuring; what was measured until then is in
     the report. Without a single whole round it is passed on. A model that an engine cannot run, or
-    fails to run later, is left out. Ssd34Error, before anything is measured: a model is missing,
-    none can be run, or a picture cannot be read.
+    fails to run later, is left out.
+
+    Raises:
+        Ssd34Error: a model is missing, none can be run, or a picture cannot be read, which is found
+            out before anything is measured.
     """
     check_pictures(plan, progress)
     with ExitStack() as stack:
@@ -293,7 +307,10 @@ def benchmark_with_loadgen(
 ) -> dict[str, Any]:
     """Run LoadGen on everything in a plan, whose rounds are its fewest queries, for so many
     `seconds` or longer. Every model's logs get a folder of their own in `folder`, which exists.
-    `progress`: models done and all. An interruption, and errors, as of `benchmark`."""
+
+    An interruption ends it; what was finished until then is returned. `progress` is called with the
+    number of models done and of all. Errors as of `benchmark`.
+    """
     plan = replace(plan, batch=None)  # LoadGen asks for one picture after the other
     combinations = plan.combinations
     refused: list[RefusedModel] = []

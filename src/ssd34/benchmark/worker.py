@@ -1,5 +1,6 @@
 """One model in its own process, which tells its memory from the others' and keeps their threads
-apart: `Worker` here, ``python -m ssd34.benchmark.worker`` there, told by lines of JSON."""
+apart. `Worker` is the side of the caller; ``python -m ssd34.benchmark.worker`` the other, told what
+to run by lines of JSON."""
 
 from __future__ import annotations
 
@@ -37,7 +38,13 @@ _FAREWELL = 10.0
 
 
 class StageTimes(NamedTuple):
-    """Milliseconds of one picture; the network's include the file's own tail."""
+    """Milliseconds of one picture.
+
+    Attributes:
+        preprocess: decoding, resizing and normalising.
+        network: the file, its own tail included.
+        tail: the policy of raw files, pixels and names.
+    """
 
     preprocess: float
     network: float
@@ -57,12 +64,14 @@ def measure_stages(detector: Detector, picture: Picture) -> StageTimes:
 
 
 class Worker:
-    """A model in its own process, to be closed."""
+    """A model in its own process. Close it, or use it in a ``with`` block."""
 
     def __init__(
         self, model: str, *, engine: str, threads: int, streams: int, pictures: Sequence[Path]
     ) -> None:
-        """Start it; without pictures it draws one. Ssd34Error: what loading them raises."""
+        """Start it: the model is loaded as by `Session`, the pictures, or a drawn one where there
+        are none, are kept in memory as they are on disk. Ssd34Error: whatever loading the model and
+        reading the pictures raise."""
         self._model = model
         self._process = subprocess.Popen(
             # -P: -m alone would take modules, such as a platform.py, from the current folder first.
@@ -82,7 +91,8 @@ class Worker:
             raise
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """What a command of `_Model` answers, or raises; ModelError if the process died."""
+        """Run a command of `_Model` there and wait for its answer; errors come out as what they
+        are, and a ModelError if the process died."""
         assert self._process.stdin and self._process.stdout
         try:
             self._process.stdin.write(json.dumps([command, arguments]) + "\n")

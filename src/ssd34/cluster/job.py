@@ -31,9 +31,19 @@ _SMALLEST, _LARGEST, _WANTED = 32, 1000, 64
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What decides the content of the output. The engine is not ``auto``: what is measured to be
-    faster may differ between machines. Pictures of more than `max_pixels` become rows with an
-    error; without a size of the parts it goes by the number of pictures."""
+    """What decides the content of the output.
+
+    Attributes:
+        model: an ONNX file or a model's name.
+        score: leave out what scores less, 0..1.
+        policy: NMS policy for a file that ends at raw outputs; None: zoo.
+        classes: only these; none: all.
+        preprocessing: one of `ssd34.core.preprocess.PREPROCESSINGS`.
+        engine: one of `ENGINES`; what is measured to be faster may differ between machines, so
+            ``auto`` is refused.
+        max_pixels: larger pictures become rows with an error.
+        part_size: pictures of a part; None: by the number of pictures.
+    """
 
     model: str = "default"
     score: float = DEFAULT_SCORE

@@ -52,10 +52,14 @@ class _Worker:
 
 
 def run_on_processes(job: BatchJob, parts: Sequence[int], *, workers: int, threads: int) -> Events:
-    """Do some parts, each in one of so many processes, in any order. One that ends on its own, as
-    where the system kills it for its memory, is replaced, and its part done again. When the caller
-    stops, the processes are ended. Ssd34Error: whatever a worker raises, or a part's process ended
-    twice."""
+    """Do some parts, each in one of so many processes, in any order.
+
+    A process that ends on its own, as one that the system kills for its memory, is replaced, and
+    its part done again. When the caller stops, the processes are ended.
+
+    Raises:
+        Ssd34Error: whatever a worker raises; ModelError: a part's process ended twice.
+    """
     waiting, tries = deque(parts), Counter[int]()
     running: dict[Connection, _Worker] = {}
 

@@ -58,13 +58,21 @@ def run_on_ray(
     threads: int,
     note: Callable[[str], None] = lambda _: None,
 ) -> Events:
-    """Do some parts, in any order, in the actors of a `Runner`'s cluster; `note` is told what goes
-    on there.
+    """Do some parts, each in one of so many actors, in any order.
 
     Actors only get parts once they have loaded the detector. A part whose actor or node dies is
     given to another actor, and a new one is asked for, which waits where the cluster has no room.
-    OptionError: no cluster is there, or one with too few processors or GPUs. Ssd34Error: whatever
-    a worker raises, or the actor of a part died several times.
+
+    Args:
+        address: of the cluster, as `ray.init` takes it; None: one on this machine.
+        workers: actors; None: as many as there are processors for.
+        threads: processors of each.
+        note: told what goes on in the cluster.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        OptionError: there is no cluster at the address, or it has too few processors or GPUs.
+        Ssd34Error: whatever a worker raises; ModelError: the actor of a part died several times.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     ray = require("ray", extra="ray", why="--runner ray")

@@ -84,8 +84,12 @@ def _given(value: bytes | str | None, name: str) -> bytes:
 
 def list_in_parquet(files: Sequence[Path], *, column: str | None) -> Pictures:
     """The pictures in some files, or those whose paths, below the file's folder, are in them.
-    DatasetError: no Parquet file, or one without the column of the others. OptionError: no such
-    column, or one of several has to be named."""
+
+    Raises:
+        DatasetError: no Parquet file, or one without the column of the others.
+        OptionError: no such column, or one of several has to be named.
+        MissingExtraError: pyarrow is not installed.
+    """
     pyarrow = require("pyarrow", extra="batch", why="reading Parquet files")
     require("pyarrow.parquet", extra="batch", why="reading Parquet files")
     names: list[str] = []

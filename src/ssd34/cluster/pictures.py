@@ -21,9 +21,14 @@ from ssd34.images.read import SUFFIXES
 
 
 class Picture(NamedTuple):
-    """One picture of a job: COCO's image id, the number that stands in every name, or its number
-    from 1; its path below the source, with forward slashes; its place, as its store knows it:
-    offset and bytes in a tar, file and row of Parquet."""
+    """One picture of a job.
+
+    Attributes:
+        id: COCO's image id, or the number that stands in every name, or its number from 1.
+        name: its path below the source, with forward slashes.
+        place: where it is, as its store knows it: offset and bytes in a tar; file and row of
+            Parquet.
+    """
 
     id: int
     name: str
@@ -35,7 +40,11 @@ Loader = Callable[[], bytes]
 
 
 class Store:
-    """Reads pictures, best so many at the same time. It pickles, and every worker has its own."""
+    """Reads pictures. It pickles, and every worker has its own.
+
+    Attributes:
+        readers: pictures that are best read at the same time.
+    """
 
     readers = 1
 
@@ -61,9 +70,15 @@ class NamedStore(Store):
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """The pictures of a job: N names, (N,) ids and (N, 2) places, see `Picture`. The sum is that of
-    names, ids, and what tells that a file was changed: its size and its time, the CRC in a zip,
-    the tag of a URL."""
+    """The pictures of a job.
+
+    Attributes:
+        names: (N,) paths below the source.
+        ids: (N,) int64, see `Picture`.
+        places: (N, 2) int64, see `Picture`.
+        sha256: of names, ids, and what tells that a file was changed: its size and its time, the
+            CRC in a zip, the tag of a URL.
+    """
 
     names: Sequence[str]
     ids: NDArray[np.int64]

@@ -28,9 +28,14 @@ _MODULES = {
 
 @dataclass(frozen=True)
 class RayServeOptions(ServeOptions):
-    """What each replica is told, and how many there are without and under load. More requests on
-    average, in work and waiting, than `target_ongoing_requests` of each, or two for each thread,
-    bring another replica."""
+    """What each replica is told, and how many there are.
+
+    Attributes:
+        min_replicas: without load.
+        max_replicas: under load; None: as many as without.
+        target_ongoing_requests: of one replica, in work and waiting; more of them on average bring
+            another replica. None: two for each thread.
+    """
 
     min_replicas: int = 1
     max_replicas: int | None = None
@@ -46,12 +51,20 @@ class RayServeOptions(ServeOptions):
 
 
 def build(args: Mapping[str, Any]) -> Any:
-    """The Ray Serve application, for ``serve run`` and for configuration files: each replica is a
-    process with one service, its queue and its metrics, and as many processors as threads.
+    """The Ray Serve application, for ``serve run`` and for configuration files.
 
-    The arguments are the fields of `RayServeOptions`, as text, too, without what Ray's proxies do.
-    Where they are not given, ``threads`` is 1, and the API key that of the variable
-    ``SSD34_API_KEY`` where this is called, as Ray logs arguments. OptionError, ModelError.
+    Each replica is a process with one service, its queue and its metrics. It is given as many
+    processors as it has threads.
+
+    Args:
+        args: the fields of `RayServeOptions` without what Ray's proxies do. Values may be text.
+            ``threads`` is 1 where it is not given, and the API key then that of the
+            variable ``SSD34_API_KEY`` where this is called, as Ray logs arguments.
+
+    Raises:
+        MissingExtraError: an extra is not installed.
+        OptionError: an argument is unknown, or its value is none that it may have.
+        ModelError: there is no such model.
     """
     for extra, modules in _MODULES.items():
         for module in modules:

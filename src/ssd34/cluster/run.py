@@ -30,9 +30,15 @@ docs/batch.md."""
 
 @dataclass(frozen=True)
 class Runner:
-    """Where a job runs; decides nothing about the content of its output. Unless told otherwise
-    there are as many workers as processors allow, each has `THREADS`, or on this machine its
-    share, where there are fewer workers than processors, and Ray's cluster is one for this job."""
+    """Where a job runs; decides nothing about the content of its output.
+
+    Attributes:
+        name: one of `RUNNERS`.
+        workers: detectors at work; None: as many as there are processors for.
+        threads: of each; None: `THREADS`, or on this machine the share of each, where there are
+            fewer workers than processors.
+        address: of a Ray cluster; None: one on this machine for this job.
+    """
 
     name: str = LOCAL
     workers: int | None = None
@@ -75,8 +81,18 @@ class BatchListener:
 
 @dataclass(frozen=True)
 class FinishedBatch:
-    """A finished job: its folder and parts, how many of these were there before, what is in all of
-    them, and the seconds and pictures of this run."""
+    """A finished job.
+
+    Attributes:
+        folder: with the parts and the manifest.
+        parts: how many there are.
+        kept: how many of them were there before.
+        pictures: rows in all of them.
+        errors: pictures that could not be read.
+        detections: objects found.
+        seconds: that this run took.
+        done: pictures of this run.
+    """
 
     folder: Path
     parts: int

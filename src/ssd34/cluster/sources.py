@@ -42,10 +42,18 @@ _HEADER_BYTES = 1 << 20
 
 
 def open_source(source: str, *, column: str | None = None) -> Pictures:
-    """List the pictures of a source, one of `FORMS`; none of them is read. The column is that of
-    Parquet files that holds pictures or paths. ImageError: it does not exist, or holds none.
-    DatasetError: a COCO file, an archive or a Parquet file that cannot be read. OptionError: a
-    column that is not there, or one of several has to be named."""
+    """List the pictures of a source; none of them is read.
+
+    Args:
+        source: one of `FORMS`.
+        column: the column of Parquet files that holds pictures or paths; None: the only one.
+
+    Raises:
+        ImageError: it does not exist, or holds no pictures.
+        DatasetError: a COCO file, an archive or a Parquet file that cannot be read.
+        OptionError: a column that is not there, or one of several has to be named.
+        MissingExtraError: the source needs a package that is not installed.
+    """
     if _URL.match(source):
         return list_behind_url(source)
     before, separator, folder = source.partition(".json@")
@@ -237,8 +245,13 @@ def _reason(error: Exception) -> str:
 
 
 def list_behind_url(url: str) -> Pictures:
-    """The pictures below a URL, those that match a pattern, or one. ImageError: none are there, or
-    they cannot be listed. OptionError: what reads such URLs is not installed."""
+    """The pictures below a URL, those that match a pattern, or one.
+
+    Raises:
+        ImageError: none are there, or they cannot be listed.
+        OptionError: what reads such URLs is not installed.
+        MissingExtraError: fsspec is not installed.
+    """
     fsspec = require("fsspec", extra="batch", why="reading from URLs")
     shown = re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
     try:

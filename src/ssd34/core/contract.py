@@ -49,9 +49,13 @@ Form = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a graph: its type as ONNX Runtime writes it, for example
-    ``"tensor(float)"``; its shape, a number for a fixed dimension, a name or None for a free one;
-    None as a whole: not even the number of dimensions is known."""
+    """An input or output of a graph.
+
+    Attributes:
+        type: as ONNX Runtime writes it, for example ``"tensor(float)"``.
+        shape: a number for a fixed dimension, a name or None for a free one; None as a whole: not
+            even the number of dimensions is known.
+    """
 
     name: str
     type: str
@@ -283,12 +287,14 @@ CONFIDENCE_BIASES = r"heads\.conf\.\d+\.bias"
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreCalibration:
-    """What makes a score of 0.7 mean right in 7 of 10 cases: an offset that is added to the
-    background's logit of every default box; above 0 every score falls.
+    """What makes a score of 0.7 mean right in 7 of 10 cases.
 
-    Training with hard-negative mining, the detector sees fewer negatives than there are, so that
-    logit comes out too low. The offset is folded into the biases of the confidence heads: the
-    graph stays as it is and every engine computes it.
+    Training with hard-negative mining, the detector sees fewer negatives than there are, so the
+    background's logit comes out too low. An offset on it puts that right, folded into the biases of
+    the confidence heads: the graph stays as it is and every engine computes it.
+
+    `background_offset` is added to the background's logit of every default box: finite, above 0
+    every score falls, below 0 every score rises.
     """
 
     background_offset: float

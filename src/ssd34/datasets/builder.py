@@ -92,7 +92,8 @@ class Findings:
         of: int,
         remedy: str = "",
     ) -> Dataset:
-        """The samples as a data set; DatasetError for none `of` how many, with the `remedy`."""
+        """The samples as a data set; DatasetError where there is none. `of`: how many pictures the
+        files name, `remedy`: what to do then."""
         if not samples:
             first = f"first problem: {self.problems[0]}" if self.problems else NO_PICTURES
             first += f"; {remedy}" if remedy else ""
@@ -124,7 +125,8 @@ class SampleBuilder:
         self, kind: Kind, reason: str, *, place: str = "", box: Box | None = None,
         kept: bool = False,
     ) -> None:  # fmt: skip
-        """Report something, about a box (xyxy, pixels) that may be kept; `place`: file and line."""
+        """Report something, about a box (xyxy, pixels) that may be kept; `place`: annotation file
+        and line, where the picture's name does not say it."""
         finite = box if box and all(map(math.isfinite, box)) else None
         reason = f"{place}: {reason}" if place else reason
         problems = self.findings.remarks if kept else self.findings.problems
@@ -142,9 +144,12 @@ class SampleBuilder:
         difficult: object = 0,
         score: object = None,
     ) -> bool:
-        """Add a box, xyxy in pixels, cut to the picture; False where it is not usable. The other
-        values are as they stand in the file. What cannot be one is remarked: the area (square
-        pixels) is that of the box before it is cut then, as without one, a flag 0, a score 1."""
+        """Add a box, xyxy in pixels, cut to the picture; False where it is not usable.
+
+        The other values are as they stand in the file: how the box is shown in messages, its area
+        in square pixels, the flags of COCO and VOC, the score. What cannot be one is remarked: the
+        area is that of the box before it is cut then, as where there is none, a flag 0, a score 1.
+        """
         left, top, right, bottom = box
         own = (right - left) * (bottom - top)
         width, height = float(self.width), float(self.height)

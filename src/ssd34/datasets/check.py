@@ -58,9 +58,19 @@ class Spread:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a data set holds: boxes in all and those flagged; file names of pictures without one;
-    boxes by COCO's names of sizes, by the annotation's area, between two of `RELATIVE_SIZES` each,
-    and below the smallest default box; sides of pictures in pixels, and boxes in each."""
+    """What a data set holds.
+
+    Attributes:
+        boxes: how many, all kinds together.
+        crowd, difficult: boxes flagged so.
+        empty: file names of the pictures without a box.
+        classes: in the data set's order.
+        coco_sizes: boxes that are small, medium and large to COCO, by the annotation's area.
+        relative_sizes: (len(RELATIVE_SIZES) - 1,) boxes between two limits.
+        below_default_boxes: boxes whose area is below that of the smallest default box.
+        widths, heights: of pictures, pixels.
+        boxes_a_picture: empty ones included.
+    """
 
     name: str
     pictures: int
@@ -177,7 +187,8 @@ def check(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Check:
     """Look for everything that is wrong in splits of one data set, or in any that are used
-    together: a picture that is in two of them is found. Every picture is decoded, in threads."""
+    together: a picture that is in two of them is found. Every picture is decoded, in threads;
+    `progress` is called with the number of pictures done, all sets together."""
     findings: list[Finding] = []
     firsts: dict[bytes, _Place] = {}
     done = 0
@@ -254,7 +265,14 @@ _AHEAD = 4
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """One picture: SHA-256 of its file and of its pixels, its size, or why it cannot be read."""
+    """One picture file, read; what there is not, is empty.
+
+    Attributes:
+        file: SHA-256 of the file.
+        pixels: SHA-256 of the decoded picture and its shape.
+        size: width and height.
+        error: why it could not be read.
+    """
 
     file: bytes = b""
     pixels: bytes = b""
@@ -263,7 +281,8 @@ class Content:
 
 
 def contents(dataset: Dataset, *, threads: int = 1) -> Generator[Content, None, None]:
-    """Each picture of a data set, read in threads, in order; to be closed."""
+    """Each picture of a data set, read in order; to be closed. Decoding leaves Python's lock, so
+    that threads help; a few pictures each are in memory at once."""
     read = partial(_content, dataset.images)
     return overlapped(read, dataset.samples, ahead=_AHEAD * threads, threads=threads)
 

@@ -1,10 +1,13 @@
 """COCO annotation files, read.
 
-A data set is a folder or zip that holds ``instances.json`` and ``images/``; one as COCO has it,
-``annotations/instances_val2017.json`` and ``val2017/``, whose splits are what follows
-``instances_``; one as Roboflow exports it, folders that each hold ``_annotations.coco.json`` and
-pictures; one that holds a COCO file of any name, or one for each split; or a ``.json`` with its
-pictures beside it, or elsewhere.
+A data set is one of
+
+- a folder or zip that holds ``instances.json`` and ``images/``;
+- one as COCO has it: ``annotations/instances_val2017.json`` and ``val2017/``; its splits are what
+  follows ``instances_``;
+- one as Roboflow exports it: folders that each hold ``_annotations.coco.json`` and pictures;
+- one that holds a COCO file of any name, or such a file for each split;
+- a ``.json`` with its pictures beside it, or elsewhere.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ def _foreign_parts(path: str) -> tuple[str, ...]:
 
 
 class Contents:
-    """The names below one place, as readers look for them; `outer`: what it is in, and where."""
+    """The names below one place, in the ways in which the readers look for them; `outer`: what the
+    place is in, and the folder of it; None: it was given."""
 
     def __init__(self, files: Files, *, outer: tuple[Contents, str] | None = None) -> None:
         self.files = files

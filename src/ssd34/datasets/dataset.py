@@ -76,6 +76,7 @@ class Sample:
     Attributes:
         file_name: the picture, relative to the data set's image folder.
         image_id: its number in the annotation file.
+        width, height: pixels.
         boxes: (N, 4) float32 xyxy, within the picture, of positive size.
         labels: (N,) int64, labels of the data set's own LabelSet.
         areas: (N,) float64, the annotation's ``area``, square pixels.
@@ -130,9 +131,17 @@ class ImageStore(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Pictures with annotations, in the file's order; its name for messages; exactly the classes
-    that it labels, objects of others may be visible without a box; what was wrong and left out
-    while reading, and what was kept, such as a box that was cut at the edge."""
+    """Pictures with annotations.
+
+    Attributes:
+        name: for messages, usually the file's name.
+        labels: exactly the classes that this data set labels. Objects of other classes may be
+            visible without a box.
+        samples: the pictures, in the file's order; some may have no boxes.
+        images: where the picture files are.
+        problems: what was wrong and left out while reading.
+        remarks: what was wrong and kept, such as a box that was cut at the edge.
+    """
 
     name: str
     labels: LabelSet
@@ -161,7 +170,8 @@ class Dataset:
     def read_square(
         self, sample: Sample, side: int, *, max_pixels: int = MAX_PIXELS
     ) -> Image.Image:
-        """See `ssd34.images.reduced.read_square`; ImageError as `read`."""
+        """The picture of a sample as `ssd34.images.reduced.read_square` gives it: a Pillow image of
+        mode RGB, side x side pixels. ImageError as `read`."""
         with self._checked(sample) as data:
             square = read_square(data, side, max_pixels=max_pixels)
         check_size(sample, width=square.width, height=square.height)
@@ -170,7 +180,8 @@ class Dataset:
     def read_reduced(
         self, sample: Sample, factor: int, *, max_pixels: int = MAX_PIXELS
     ) -> Image.Image:
-        """See `ssd34.images.reduced.read_reduced`; ImageError as `read`."""
+        """The picture of a sample at 1/factor of its size, as `ssd34.images.reduced.read_reduced`
+        gives it: a Pillow image of mode RGB. ImageError as `read`."""
         with self._checked(sample) as data:
             reduced = read_reduced(data, factor, max_pixels=max_pixels)
         check_size(sample, width=reduced.width, height=reduced.height)

@@ -41,8 +41,12 @@ def download_data(
 
     Each zip lies in ``archives/`` until it is unpacked, or for good where that is asked for.
     Folders and files appear under their own names only when they are whole; the next call resumes
-    an interrupted one. DownloadError: no address had an archive. DatasetError: something else is at
-    a place of the data set, or there is too little room.
+    an interrupted one.
+
+    Raises:
+        DownloadError: no address had an archive.
+        DatasetError: something else is at a place of the data set, or there is too little room.
+        OSError: the folder cannot be written.
     """
     archives = folder / ARCHIVES
     require_space(folder, _needed(data, folder, keep_archives=keep_archives))

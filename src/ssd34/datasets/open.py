@@ -92,7 +92,8 @@ def _inside_zip(path: str) -> tuple[Path, str] | None:
 
 
 def find_dataset(path: str | Path) -> Layout:
-    """Recognise a data set, one of `FORMS` without ``@SPLIT``; DatasetError: nothing known."""
+    """Recognise a data set, one of `FORMS` without ``@SPLIT``, without reading its boxes;
+    DatasetError where nothing known is there."""
     text = str(path)
     before, separator, after = text.partition(".json@")
     if separator and not os.path.exists(text):

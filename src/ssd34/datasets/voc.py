@@ -99,7 +99,14 @@ def _layout(there: VocFound, name: str) -> Layout:
 
 @dataclass(frozen=True)
 class _Survey:
-    """What all splits together tell; `below_one`: objects with a corner below 1."""
+    """What all splits together tell.
+
+    Attributes:
+        names: of objects.
+        below_one: how many of the `objects` have a corner below 1.
+        files: how many XML files there are.
+        broken: what is wrong with the first of these that is broken; empty: none is.
+    """
 
     names: frozenset[str]
     below_one: int
@@ -129,8 +136,8 @@ def _look_through(places: Sequence[VocPlace]) -> _Survey:
 
 
 def _classes(there: VocFound, name: str, survey: _Survey, found: Findings) -> LabelSet:
-    """The same for all splits: as `CLASSES` or `LABEL_MAP` list them, else by the devkit's lists of
-    pictures a class, else those that occur."""
+    """The classes: as `CLASSES` or `LABEL_MAP` list them, else by the devkit's lists of pictures a
+    class, else those that occur in any split, so that all splits have the same."""
     files = there.contents.files
     try:
         if files.exists(CLASSES):

@@ -87,7 +87,8 @@ def find_any_yolo(contents: Contents, name: str) -> Layout | None:
 
 
 def open_yolo_file(contents: Contents, file: str, name: str) -> Layout:
-    """The data set that a .yaml or .data describes; errors as `read_config`."""
+    """The data set that a .yaml or .data in the folder given describes; DatasetError where it is no
+    YAML, or without classes or splits, MissingExtraError where PyYAML is not installed."""
     darknet = file.lower().endswith(DARKNET)
     with _naming(name):
         config = read_darknet(contents, file) if darknet else read_config(contents, file)

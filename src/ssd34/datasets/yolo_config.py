@@ -28,9 +28,16 @@ CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "names.txt", "labe
 
 @dataclass(frozen=True)
 class YoloConfig:
-    """What a data set says about itself: name and folder of the file, "" being the data set's own;
-    the classes in the order of their numbers, and these to labels; the paths that each split names;
-    its `path`, if any; whether rows carry key points after the box."""
+    """What a data set says about itself.
+
+    Attributes:
+        name, folder: of the file; "" is the data set's own folder.
+        labels: the classes in the order of their numbers.
+        label_of: class number in label files to label.
+        entries: split to the paths that it names.
+        root: its `path`, "" where it has none.
+        keypoints: whether rows carry key points after the box.
+    """
 
     name: str
     folder: str
@@ -52,7 +59,8 @@ def names_classes(files: Files, file: str) -> bool:
 
 
 def read_config(contents: Contents, file: str) -> YoloConfig:
-    """A .yaml; DatasetError: it is none, a key stands twice, or classes or splits are missing."""
+    """A .yaml; DatasetError where it is none, a key stands twice, or classes or splits are missing,
+    MissingExtraError where PyYAML is not installed."""
     require("yaml", extra="data", why="reading a YOLO data set")
     data = read_annotations(contents.files, file, limit=MAX_YAML_BYTES)
     try:
@@ -78,7 +86,8 @@ def read_config(contents: Contents, file: str) -> YoloConfig:
 
 
 def read_darknet(contents: Contents, file: str) -> YoloConfig:
-    """Darknet's, such as ``train = data/train.txt``; DatasetError as `read_config`."""
+    """Darknet's file of that kind: ``train = data/train.txt``, ``names = data/obj.names``;
+    DatasetError where classes or splits are missing."""
     lines = read_lines(contents.files, file, limit=MAX_YAML_BYTES)
     pairs = (line.partition("=") for line in lines)
     values = {key.strip().lower(): value.strip() for key, _, value in pairs}

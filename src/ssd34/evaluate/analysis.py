@@ -15,9 +15,15 @@ from ssd34.evaluate.results import Results
 
 @dataclass(frozen=True)
 class RatedPicture:
-    """One picture, the sample of that number, at one score threshold, IoU 0.5: how many objects are
-    to be found and were; of each box whether it was found, None for crowds; of each detection but
-    those in crowds, best first, its place in the results and whether it is right."""
+    """One picture, the sample of that number, at one score threshold, IoU 0.5.
+
+    Attributes:
+        objects, found: how many are to be found, and were.
+        false_alarms: detections that found nothing.
+        boxes_found: for each box of the sample, whether it was found; None for crowds.
+        detections: place in the results and whether it is right, best first; those in crowds
+            are left out.
+    """
 
     sample: int
     file_name: str

@@ -39,9 +39,14 @@ SHORT = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
 
 @dataclass(frozen=True, eq=False)
 class ClassMatches:
-    """The detections of one class in all pictures, best first: (N,) int32 the index of each one's
-    picture; (10, N) bool, for each IoU threshold, whether it found an object, and whether it counts
-    neither way, as it lies on a crowd. (P,) int32: how many objects each picture has."""
+    """The detections of one class in all pictures, best first.
+
+    Attributes:
+        pictures: (N,) int32, each one's picture, an index.
+        hits: (10, N) bool, for each IoU threshold whether it found an object.
+        ignored: (10, N) bool, whether it counts neither way, as it lies on a crowd.
+        objects: (P,) int32, how many objects each picture has.
+    """
 
     pictures: NDArray[np.int32]
     hits: NDArray[np.bool_]

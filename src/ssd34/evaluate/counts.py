@@ -74,9 +74,16 @@ OTHERS = "other classes"
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """Counts (K + 1, K + 1) int64 of true class (rows) against detected class (columns), the last
-    being `BACKGROUND`: objects that nothing overlaps enough, detections that overlap no object
-    enough. An object is matched with one detection, of least score `score`, whatever its class."""
+    """Counts of true class (rows) against detected class (columns).
+
+    The last column holds objects that nothing overlaps enough, the last row detections that
+    overlap no object enough. An object is matched with one detection whatever its class.
+
+    Attributes:
+        names: the classes, then `BACKGROUND`.
+        counts: (K + 1, K + 1) int64.
+        score: the detections' least score.
+    """
 
     names: tuple[str, ...]
     counts: NDArray[np.int64]
@@ -117,8 +124,9 @@ class Confusion:
 
 
 def count_confusion(evaluation: Any, names: list[str], *, score: float) -> Confusion:
-    """The confusion matrix from one score on, of hotcoco's COCOeval, classes in its order, of the
-    detections that are to be counted: it takes those in a crowd for false ones here."""
+    """The confusion matrix from one score on, with the classes in the library's order, of hotcoco's
+    COCOeval of detections that are to be counted, all of them: the library takes those in a crowd
+    for false ones here."""
     counted = evaluation.confusion_matrix(iou_thr=IOU, min_score=score)
     counts = np.asarray(counted["matrix"]).astype(np.int64)
     return Confusion((*names, BACKGROUND), counts, score)
@@ -158,7 +166,7 @@ class ErrorTypes:
 
 def count_error_types(evaluation: Any, chosen: Any, *, score: float) -> ErrorTypes:
     """The six kinds of errors: what AP loses by them in hotcoco's COCOeval of all detections, and
-    how many there are in that of the `chosen` ones of at least `score`."""
+    how many there are in that of the `chosen` ones of at least `score`, both after `evaluate`."""
     told = evaluation.tide_errors(pos_thr=IOU, bg_thr=BACKGROUND_IOU)
     counts = chosen.tide_errors(pos_thr=IOU, bg_thr=BACKGROUND_IOU)["counts"]
     return ErrorTypes(

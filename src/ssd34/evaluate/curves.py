@@ -23,9 +23,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """Precision-recall curves as COCO's metric has them, at 101 recalls, all sizes: the mean over
-    classes, one curve an IoU threshold, none without objects; at IoU 0.5 one curve a class that has
-    objects, in label order."""
+    """Precision-recall curves as COCO's metric has them: 101 recalls, all sizes.
+
+    Attributes:
+        recall: 0 to 1.
+        by_iou: the mean over classes, one curve an IoU threshold; none without objects.
+        by_class: at IoU 0.5, one curve a class that has objects, in label order.
+    """
 
     recall: tuple[float, ...]
     by_iou: tuple[Curve, ...]
@@ -61,8 +65,13 @@ _WITHOUT_ANY_FOUND = 0.5
 
 @dataclass(frozen=True)
 class ScoreChoice:
-    """Precision, recall and F1 of all boxes together, at IoU 0.5, by at most 200 rising score
-    thresholds; the one of the highest F1 among all scores that occur, 0.5 if nothing was found."""
+    """Precision, recall and F1 of all boxes together, by score threshold, at IoU 0.5.
+
+    Attributes:
+        scores: thresholds, rising; at most 200 of them.
+        best: the threshold of the highest F1 among all scores that occur; 0.5 if nothing was
+            found.
+    """
 
     scores: tuple[float, ...]
     precision: tuple[float, ...]
@@ -114,9 +123,14 @@ class Bin:
 
 @dataclass(frozen=True)
 class CalibrationCurve:
-    """Whether a score of 0.7 means right in 7 of 10 cases, at IoU 0.5: the ranges that have
-    detections, rising; the expected calibration error, which is the mean distance of score and
-    share, by detections; the largest distance of a range; detections but those in crowds."""
+    """Whether a score of 0.7 means right in 7 of 10 cases, at IoU 0.5.
+
+    Attributes:
+        bins: the ranges that have detections, rising.
+        ece: expected calibration error: mean distance of score and share, by detections.
+        worst: the largest distance of a range.
+        detections: how many; those in crowds do not count.
+    """
 
     bins: tuple[Bin, ...]
     ece: float

@@ -36,9 +36,16 @@ _Batch = list[tuple[Sample, Any]]
 
 @dataclass(frozen=True)
 class Stages:
-    """A detector, cut where threads help: `read` and `prepare` a picture for the network, ahead, in
-    threads; `infer` the raw output of some; `pick` of one's its detections in fractions of it for
-    each policy, behind, in a thread. Everything that it returns counts, whatever the score."""
+    """A detector, cut where threads help.
+
+    Attributes:
+        prepare: a picture, (H, W, 3) uint8 RGB, to what the network takes; ahead, in threads.
+        infer: what was prepared of some pictures to the raw output of each; in the caller's
+            thread.
+        pick: one picture's raw output to its detections in fractions of it, one for each
+            policy; everything that it returns counts, whatever the score. Behind, in a thread.
+        read: the picture of a sample as `prepare` takes it; ahead, in threads.
+    """
 
     prepare: Callable[[Any], Any]
     infer: Callable[[Sequence[Any]], Sequence[Any]]
@@ -92,8 +99,9 @@ def stage_detector(detector: Detector, policies: Sequence[Policy] | None = None)
 def detect_all(
     stages: Stages, dataset: Dataset, labels: LabelSet, *, batch_size: int = 1, start: int = 0
 ) -> Generator[Found, None, None]:
-    """Run a detector with the classes `labels` over the pictures but the first `start`, in order,
-    `batch_size` at once. DatasetError: it has no class in common with the data set."""
+    """Run a detector with the classes `labels` over the pictures, one `Found` each, in the data
+    set's order; the network is given `batch_size` at once, and the first `start` are passed over.
+    DatasetError where the detector and the data set have no class in common."""
     categories = match_categories(labels, dataset)
 
     def prepared(sample: Sample) -> Any | ImageError:
@@ -142,8 +150,9 @@ def evaluate_detector(
     progress: Callable[[int], None] = lambda _: None,
     problem: Callable[[Problem], None] = lambda _: None,
 ) -> tuple[CocoMetrics, Results]:
-    """The metrics of an ONNX file on every picture, and its detections. Pictures that cannot be
-    read count as empty and are told to `problem`. DatasetError as `detect_all`."""
+    """The metrics of an ONNX file on every picture, and its detections in COCO's results form.
+    Pictures that cannot be read count as empty; `problem` is called for each of them, `progress`
+    with the number of those done. DatasetError as `detect_all`."""
     parts: list[Results] = []
     every = detect_all(
         stage_detector(detector), dataset, detector.labels, batch_size=detector.session.batch or 1

@@ -26,9 +26,16 @@ _LARGEST_EXACT = 1 << 53
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """The twelve COCO numbers in 0..1, of so many pictures, AP, AP50, AP75, AP_small, AP_medium,
-    AP_large, AR1, AR10, AR100, AR_small, AR_medium, AR_large, None where there is nothing to
-    measure; AP of each class that has objects, and for ``small``, ``medium`` and ``large`` ones."""
+    """The twelve COCO numbers in 0..1; None where there is nothing to measure.
+
+    Attributes:
+        pictures: how many were evaluated.
+        summary: AP, AP50, AP75, AP_small, AP_medium, AP_large, AR1, AR10, AR100, AR_small,
+            AR_medium, AR_large, in this order.
+        class_ap, class_ap50: of each class that has objects.
+        area_class_ap: for ``small``, ``medium`` and ``large`` the AP of each class that has
+            objects of that size.
+    """
 
     pictures: int
     summary: Mapping[str, float | None]
@@ -135,7 +142,8 @@ def open_evaluation(
 
 def measure_coco(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
     """Score detections in COCO's results form (image_id, category_id, bbox in xywh pixels, score)
-    against a data set's boxes; MissingExtraError without hotcoco."""
+    against a data set's boxes; pictures without boxes or detections count, too. MissingExtraError
+    without hotcoco."""
     evaluation, _, _ = open_evaluation(dataset, results)
     evaluation.evaluate()
     evaluation.accumulate()
@@ -187,12 +195,15 @@ FOUND, FALSE_ALARM, NOT_COUNTED = 1, 0, -1
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """COCO's greedy matching at `IOU`, best score first, each object found once. Leaving out all
-    detections below a score changes nothing for those above it: it serves every score threshold.
+    """COCO's greedy matching at `IOU`: best score first, each object found once.
+
+    Leaving out all detections below a score changes nothing for those above it, so one matching
+    serves every score threshold.
 
     Attributes:
         status: (D,) int8: `FOUND`, `FALSE_ALARM`, or `NOT_COUNTED` (in a crowd, or beyond the
             100 of a picture and class), in the order of the results.
+        scores: (D,) float64.
         found_by: (G,) int64: the detection that found each box of the data set, -1: none.
         counted: (G,) bool: the boxes that are to be found; False for crowds.
     """

@@ -1,5 +1,6 @@
-"""Detections kept while an evaluation runs, to resume it: the first line of a text file says of
-which, each further one holds a picture. A last line that a crash has torn is done again."""
+"""Detections kept while an evaluation runs, so that an interrupted one can be resumed: a text file
+whose first line says of which evaluation, and each further line holds one picture. A last line that
+a crash has torn is done again. Numbers read back as the very same."""
 
 from __future__ import annotations
 
@@ -67,8 +68,12 @@ def open_partial(
     path: Path, identity: Mapping[str, Any], dataset: Dataset, *, resume: bool
 ) -> Iterator[Partial]:
     """Open a partial file of an evaluation of a data set; it is deleted if the block ends without
-    error. OptionError: without `resume` there is one already; with it, it is damaged, or of another
-    `identity` (JSON-ready); or another process writes it."""
+    error. `identity`, JSON-ready, must be the same to resume, which starts where there is no file.
+
+    Raises:
+        OptionError: without `resume`, there is one already; with it, it is of another evaluation
+            or damaged; or another process writes it.
+    """
     head = json.dumps({"file": FORMAT, **identity}).encode() + b"\n"
     with file_locked(path):
         if resume and path.exists():

@@ -27,8 +27,14 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Results(Sequence[Result]):
-    """A sequence of `Result`, each made when it is asked for: image ids (N,) int64, the data set's
-    own category ids (N,) int64, boxes (N, 4) float64 in pixels, and scores (N,) float64."""
+    """A sequence of `Result`, each made when it is asked for.
+
+    Attributes:
+        image_ids: (N,) int64.
+        category_ids: (N,) int64, the data set's own.
+        boxes_xywh: (N, 4) float64, pixels.
+        scores: (N,) float64.
+    """
 
     image_ids: NDArray[np.int64]
     category_ids: NDArray[np.int64]
@@ -98,9 +104,11 @@ class Results(Sequence[Result]):
 
 
 def convert_picked(picked: Picked, *, sample: Sample, categories: NDArray[np.int64]) -> Results:
-    """Detections of one picture, picked in fractions of it. `categories`, (network classes + 1,)
-    int64: the data set's category id of each network label, -1: it lacks the class, and detections
-    of it are left out."""
+    """Detections of one picture, picked in fractions of it, in COCO's results form.
+
+    `categories`, (network classes + 1,) int64, has the data set's category id of each network
+    label, -1 where it does not have the class; such detections are left out.
+    """
     size = np.array([sample.width, sample.height] * 2, np.float64)
     boxes = xywh_from_xyxy(np.clip(picked.boxes.astype(np.float64), 0, 1) * size)
     found = categories[picked.labels]
@@ -129,12 +137,15 @@ def write_results(path: Path, results: Results) -> None:
 def read_results(path: Path, dataset: Dataset) -> Results:
     """Read anybody's detections on a data set from COCO's results JSON.
 
-    Detections that name their picture and class (``file_name`` and ``category_name``, as ``ssd34
-    detect`` writes them) are taken by these names, whatever their ids; those of a class that the
-    data set does not have are left out. Of several pictures with one name, folders decide. Those
-    that name only their picture, as some tools do beside an ``image_id`` of their own or with the
-    name as ``image_id``, are taken by this name and their category id. DatasetError: not such a
-    file, a detection is malformed, or its picture or class is none of the data set's.
+    Detections that name their picture and class (``file_name`` and ``category_name``, as
+    ``ssd34 detect`` writes them) are taken by these names, whatever their ids; those of a class
+    that the data set does not have are left out. Of several pictures with one name, folders decide.
+    Those that name only their picture, as some tools do beside an ``image_id`` of their own or with
+    the name as ``image_id``, are taken by this name and their category id.
+
+    Raises:
+        DatasetError: not such a file, or a detection is malformed, or of a picture or class that
+            the data set does not have; the message says which.
     """
     try:
         values = json.loads(path.read_bytes())
@@ -251,8 +262,8 @@ def _first(ids: set[int]) -> str:
 
 
 def find_coverage_gap(results: Results, dataset: Dataset) -> int:
-    """How many pictures at the end of a data set have no detections, where that is more than a
-    tenth, as the detections were probably made on fewer pictures; else 0."""
+    """How many pictures at the end of a data set have no detections, where that is so of more
+    than a tenth: the detections were then probably made on fewer pictures. Else 0."""
     found = set(results.image_ids.tolist())
     last = max(
         (k for k, sample in enumerate(dataset.samples, start=1) if sample.image_id in found),

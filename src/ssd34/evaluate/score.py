@@ -32,8 +32,13 @@ PRECISION_AT = (0.3, 0.5, 0.7)
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """How detections are scored: ``coco``, or ``zoo-2021`` with the published numbers' defects; the
-    intervals from so many draws with a seed; of 0 none."""
+    """How detections are scored.
+
+    Attributes:
+        metric: one of `METRICS`: ``coco``, or ``zoo-2021`` with the published numbers' defects.
+        resamples: draws for the intervals; 0: no intervals.
+        seed: of the draws.
+    """
 
     metric: str = "coco"
     resamples: int = 1000
@@ -98,7 +103,7 @@ def score(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Score:
     """Score detections; those in other pictures or of other classes than the data set's do not
-    count. `progress`: of the draws. OptionError as `apply_metric`."""
+    count. `progress` is called with the number of draws done. OptionError as `apply_metric`."""
     seen = apply_metric(options.metric, dataset)
     counted = results.within(seen)
     sure = None
@@ -120,9 +125,12 @@ LOST_CLASSES = (
 
 
 def apply_zoo_2021(dataset: Dataset) -> Dataset:
-    """A data set as the metric behind the ONNX Model Zoo's published numbers saw it: it compared
-    labels that count 1 to 80 with COCO's category ids, which have gaps, and so lost nine classes,
-    and it counted every crowd region as an object. OptionError: not COCO's 80 classes."""
+    """A data set as the metric behind the ONNX Model Zoo's published numbers saw it.
+
+    It compared labels that count 1 to 80 with COCO's category ids, which have gaps, and so lost
+    nine classes; and it counted every crowd region as an ordinary object. Only for comparing like
+    with like: numbers under it are not COCO's. OptionError where it is not COCO's 80 classes.
+    """
     missing = [name for name in LOST_CLASSES if name not in dataset.labels.names]
     if missing:
         raise OptionError(
@@ -137,7 +145,8 @@ def apply_zoo_2021(dataset: Dataset) -> Dataset:
 
 
 def measure_precisions(dataset: Dataset, results: Results) -> tuple[Precision, ...]:
-    """Precision from each score of `PRECISION_AT` on, all classes together."""
+    """Precision from each score of `PRECISION_AT` on, all classes together, of detections in the
+    data set's pictures and of its classes."""
     # Those below the lowest change nothing for those above it.
     _, found = match_detections(dataset, results.where(results.scores >= PRECISION_AT[0]))
     told = []

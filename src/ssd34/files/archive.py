@@ -33,8 +33,13 @@ def unpack(
 ) -> None:
     """Bring parts of a zip, files and folders such as ``val2017``, into a folder under their names
     in the archive; what an interrupted call left is checked by CRC and kept. Nothing else may write
-    there. `progress`: bytes done and of all. DatasetError: the archive is broken, lacks a part, has
-    names that lead out, links, names twice, or more than `max_bytes`, unpacked."""
+    there. `progress` is called with the bytes done and the bytes of all.
+
+    Raises:
+        DatasetError: the archive is broken, lacks a part, has names that lead out, links, names
+            twice, or more than `max_bytes`, unpacked; nothing outside `folder` was written.
+        OSError: the folder cannot be written.
+    """
     with _reading(archive):
         opened = zipfile.ZipFile(archive)
     with opened:
@@ -180,9 +185,12 @@ def is_archive(path: Path) -> bool:
 
 @contextmanager
 def unpacked(archive: Path) -> Iterator[Path]:
-    """A temporary folder with the files of a tarball; it goes when the block ends. ModelError for
-    what is no file or folder, names that lead out of the folder, and more than `MAX_BYTES` or
-    `MAX_MEMBERS`, before anything is written; DamagedArchiveError: not a whole gzipped tar."""
+    """A temporary folder with the files of a tarball; it goes when the block ends.
+
+    Only files and folders are taken. ModelError for anything else, names that lead out of the
+    folder, and more than `MAX_BYTES` or `MAX_MEMBERS`, before anything is written;
+    DamagedArchiveError where it is not a whole gzipped tar archive.
+    """
     with tempfile.TemporaryDirectory(prefix="ssd34-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         try:
@@ -234,8 +242,11 @@ def _checked_members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    """Write a checked member by hand: the first releases of Python 3.11 have no safe extraction. A
-    file is always a new one, so that nothing that lies there is written through."""
+    """Write a checked member by hand: the first releases of Python 3.11 have no safe extraction.
+
+    Nothing but names and content is taken over. A file is always a new one, so that nothing that
+    lies there, a link least of all, is written through.
+    """
     target = folder.joinpath(*PurePosixPath(member.name).parts)
     try:
         if member.isdir():

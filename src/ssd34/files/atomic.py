@@ -22,12 +22,14 @@ _LONGEST = 200
 
 @contextmanager
 def written_whole(path: Path, *, needs: int | None = None) -> Iterator[Path]:
-    """A path to write, of the same name, that takes the place of `path`, or of the file that a link
-    leads to, when the block ends without error.
+    """A path to write, of the same name, that takes the place of `path` when the block ends without
+    error.
 
-    It lies in a hidden folder of its own beside it, because some libraries write through a
+    It lies in a hidden folder of its own beside `path`, because some libraries write through a
     temporary file beside the one that they are told; `remove_parts` removes what a killed process
-    leaves. A device or a pipe is written to directly. Errors as of `naming`.
+    leaves. Where `path` is a link, all this goes for the file that it leads to. A device or a pipe
+    is written to directly. OSError where it cannot be written, whatever the library in the block
+    says of it; for that of a full disk it `needs` so many bytes, where they are known.
     """
     if is_special(path):
         with naming(path, needs=needs):
@@ -132,12 +134,16 @@ _PROBE = 1 << 16
 
 @contextmanager
 def naming(path: Path, *, needs: int | None = None, part: Path | None = None) -> Iterator[None]:
-    """Within it what keeps `path`, a file or a folder of files, from being written is an `OSError`
-    that names it, and of a full disk the room that it `needs`, in bytes, if known.
+    """Within it what keeps a file from being written is an `OSError` that names it.
 
     Libraries have errors of their own for a full disk, and Python's do not name a file that is
-    open. Errors of anything else come out as they are. `part`: the temporary folder that is to
-    become `path`, or the temporary file of the same name, alone in a folder of its own.
+    open. Errors of anything else come out as they are.
+
+    Args:
+        path: the file, or a folder of files, as its user knows it.
+        needs: bytes of it, where that is known, for how much room is needed and free.
+        part: the temporary folder that is to become `path`, or the temporary file of the same name,
+            alone in a folder of its own.
     """
     try:
         yield

@@ -17,8 +17,11 @@ from ssd34.errors import OptionError, require
 def cache_folder(
     environment: Mapping[str, str] = os.environ, *, platform: str = sys.platform
 ) -> Path:
-    """``SSD34_HOME``, else ``XDG_CACHE_HOME/ssd34``, else ``~/.cache/ssd34``; on Windows
-    ``LOCALAPPDATA\\ssd34`` for the last two. OptionError: the user has no home folder."""
+    """This user's folder for files that can be fetched again; it need not exist.
+
+    ``SSD34_HOME``, else ``XDG_CACHE_HOME/ssd34``, else ``~/.cache/ssd34``; on Windows
+    ``LOCALAPPDATA\\ssd34`` stands for the last two. OptionError where the user has no home folder.
+    """
     try:
         if own := environment.get("SSD34_HOME"):
             return Path(own).expanduser().absolute()
@@ -34,9 +37,14 @@ def cache_folder(
 
 
 def load_matplotlib(*, extra: str, why: str) -> None:
-    """Import matplotlib as by `require`, with its list of fonts in our folder, or where that cannot
-    be written, in one that lives as long as the process; where the caller has imported it before or
-    set ``MPLCONFIGDIR``, that holds. OptionError: no folder can be written."""
+    """Import matplotlib, which keeps its list of fonts in our folder then, or where that cannot be
+    written, in one that lives as long as the process. Where the caller has imported it before or
+    set ``MPLCONFIGDIR``, that holds.
+
+    Raises:
+        MissingExtraError: it is not installed; `extra` and `why` are those of `require`.
+        OptionError: no folder can be written.
+    """
     try:
         if "matplotlib" not in sys.modules and not os.environ.get("MPLCONFIGDIR"):
             os.environ["MPLCONFIGDIR"] = str(_matplotlib_folder())

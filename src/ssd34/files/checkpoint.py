@@ -32,9 +32,15 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The contents of a checkpoint file: arrays by parameter, arrays and JSON values that only
-    training needs, with notes on where weights came from, and what an exported file adds to its
-    scores' biases; not in `weights`, from which training resumes."""
+    """The contents of a checkpoint file.
+
+    Attributes:
+        weights: parameter name to array.
+        training: momentum and other arrays that only training needs.
+        state: JSON values that only training needs, and notes on where weights came from.
+        score_calibration: what an exported file adds to its scores' biases; not in `weights`, from
+            which training resumes.
+    """
 
     spec: ModelSpec
     labels: LabelSet

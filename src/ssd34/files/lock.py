@@ -44,8 +44,11 @@ def file_locked(path: Path, *, waiting: Callable[[str], None] | None = None) -> 
     The lock lies beside it, in a folder that exists. The system gives it back when the process
     ends, however it ends, and processes that this one forks do not hold it. It holds between
     machines where the network file system has locks (NFS has); where there are none, nobody is kept
-    out. `waiting` is called ten times a second, with who holds the lock, until it is free; None:
-    OptionError.
+    out. `waiting` is called ten times a second, with who holds the lock, until it is free.
+
+    Raises:
+        OptionError: another process writes it, and `waiting` is None; says which one.
+        OSError: the folder cannot be written.
     """
     name = os.fsdecode(os.fsencode(path.name)[:_LONGEST])
     with _locked(path.with_name(f".{name}.lock"), path, waiting=waiting):

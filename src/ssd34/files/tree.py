@@ -40,7 +40,8 @@ class Files(Protocol):
         return False
 
     def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
-        """The bytes; ImageError: missing, unreadable, or over the limit, else `MAX_FILE_BYTES`."""
+        """The file's bytes; ImageError if it is missing, unreadable or larger than the limit in
+        bytes, `MAX_FILE_BYTES` where none is given."""
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
@@ -66,7 +67,8 @@ class Files(Protocol):
         """The files below a folder."""
 
     def inside(self, path: str) -> str | None:
-        """A path, absolute or relative, as a name; None where it leads out."""
+        """A path that a file of the data set gives, absolute or relative, as a name; None where
+        it leads out."""
 
 
 def read_annotations(files: Files, name: str, *, limit: int) -> bytes:
@@ -359,8 +361,13 @@ def number_files(names: Sequence[str]) -> list[int]:
 
 
 class FileNames:
-    """Gives every picture a name of its own; `flat`: folders become part of it; `by_stem`: also
-    without its ending, as label files have the same name with another one."""
+    """Gives every picture a name of its own.
+
+    Attributes:
+        flat: no folders; those of a name become part of it.
+        by_stem: names that differ in their ending only count as one, as label files have the same
+            name with another ending.
+    """
 
     def __init__(self, *, flat: bool, by_stem: bool) -> None:
         self.flat = flat

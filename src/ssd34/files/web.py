@@ -58,9 +58,9 @@ def read_url(
     url: str, *, limit: int, timeout: float = TIMEOUT, longest: float = LONGEST,
     attempts: int = 3, pause: float = PAUSE,
 ) -> bytes:  # fmt: skip
-    """What lies at an address of http or https, without user name and password, whole. It cannot be
-    had, has more than `limit` bytes, or takes `timeout` seconds without a byte or `longest` in all,
-    in so many attempts: DownloadError with the server's answer."""
+    """What lies at an address of http or https, without user name and password, of at most `limit`
+    bytes; it is whole. DownloadError, one line with what the server answered, where it cannot be
+    had: within `timeout` seconds without a byte and `longest` in all, in so many attempts."""
     ends = time.monotonic() + longest
     try:
         for attempt in range(1, attempts + 1):
@@ -76,8 +76,9 @@ def read_url(
 
 
 def read_content_type(url: str, *, timeout: float) -> str:
-    """What a server says that lies at an address, such as ``image/jpeg``; DownloadError: it does
-    not say. GET only where it knows no HEAD: a stream may have one listener."""
+    """What a server says that lies at an address, such as ``image/jpeg``; DownloadError where it
+    cannot be had. What lies there is asked for only where the server knows no HEAD: a stream may
+    have one listener."""
     for method in ("HEAD", "GET"):
         try:
             with _answer(
@@ -135,9 +136,14 @@ def _shown(url: str) -> str:
 def _receive(
     url: str, part: Path, *, size: int, timeout: float, progress: Callable[[int], None]
 ) -> None:
-    """Bring `part` to `size` bytes of `url`, no more; where the server does not send what is
-    missing but everything, it starts over. Refused: the server answers with anything else.
-    BrokenOff: it stopped before the end, or sent nothing for `timeout` seconds."""
+    """Bring `part` to `size` bytes of `url`, no more, and call `progress` with the bytes that are
+    there. Where the server does not send what is missing but everything, `part` starts over.
+
+    Raises:
+        Refused: the server answers with anything else than this file.
+        BrokenOff: it stopped before the end, or sent nothing for `timeout` seconds.
+        OSError: `part` cannot be written.
+    """
     if urlsplit(url).scheme not in _WEB:
         raise Refused("only http and https are fetched")
     offset = length_of(part)
@@ -260,9 +266,14 @@ def download(
     """Download a file to `target`, whole and checked; nothing is fetched if it is there already.
 
     A partial download stays in ``target.part``, and the next mirror or the next call resumes it. Of
-    two processes that want the same file one waits for the other. A mirror counts as gone after
-    `timeout` seconds without a byte; one that breaks off is asked again after a pause, `attempts`
-    times in all. DownloadError: no mirror had it, what each answered, and where to put the file.
+    two processes that want the same file one waits for the other. `progress` is called with the
+    bytes that are there. A mirror counts as gone after `timeout` seconds without a byte; one that
+    breaks off is asked again after a pause of so many seconds, `attempts` times in all.
+
+    Raises:
+        DownloadError: no mirror had it; the message says what each answered and where to put the
+            file by hand.
+        OSError: the folder cannot be written.
     """
     if _is_whole(target, file):
         return

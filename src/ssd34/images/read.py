@@ -320,8 +320,11 @@ def _open(source: Path | bytes | BinaryIO) -> Image.Image:
 
 
 class _Quiet:
-    """Pillow's warnings switched off while any thread reads a picture. Python keeps one list of
-    filters for all: `catch_warnings` in each would put back each other's."""
+    """Pillow's warnings switched off while any thread reads a picture.
+
+    Python keeps one list of filters for all threads: `catch_warnings` in each, ended in another
+    order than begun, would put back each other's filters.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,7 +1,11 @@
-"""Pictures at the size that the network takes, read in less time than the exact way, where they are
-much larger than its input: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, by which the decoder
-saves work; what is still much larger is averaged in whole steps before the bilinear filter; the
-EXIF orientation is applied to the small picture.
+"""Pictures at the size that the network takes, read in less time than the exact way.
+
+Savings, all of them only where a picture is much larger than the network's input:
+
+- A JPEG is decoded at 1/2, 1/4 or 1/8 of its size: the decoder leaves out the work, not only the
+  pixels.
+- What is still much larger is averaged in whole steps before the bilinear filter.
+- The EXIF orientation is applied to the small picture.
 
 A picture both of whose sides are less than three times the input's, and that EXIF does not turn,
 comes out bit for bit as the exact way gives it.

@@ -35,10 +35,14 @@ class PictureFile:
 
 def find_pictures(sources: Iterable[str], *, urls: bool = False) -> list[PictureFile]:
     """Files, folders (searched through, hidden files left out) and glob patterns to files; with
-    `urls` also addresses of pictures, which are not asked here. A file that was named itself is
-    taken whatever its ending. The order is that of the sources, sorted within each; a file found
-    twice counts once. ImageError: a source does not exist, nothing is found in it, or an address
-    has a password."""
+    `urls` also addresses of pictures, which are not asked here.
+
+    A file that was named itself is taken whatever its ending. The order is that of the sources,
+    sorted within each; a file found twice counts once.
+
+    Raises:
+        ImageError: a source does not exist, nothing is found in it, or an address has a password.
+    """
     found: dict[str, PictureFile] = {}
     for source in sources:
         if urls and is_address(source):

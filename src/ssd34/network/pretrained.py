@@ -1,6 +1,7 @@
 """Weights from elsewhere: the benchmark's checkpoints, ImageNet backbones, ONNX files.
 
-Of torch's own files, which are pickles, only tensors are read.
+Files in torch's own format are pickles. They are read with ``weights_only=True``, which refuses
+everything but tensors.
 
 Where batch norm was folded into the convolutions, each normalisation is given back as one that only
 adds the folded bias: weight 1, mean 0, variance 1 - epsilon. The function is the same; the
@@ -169,9 +170,9 @@ def _our_name(key: str) -> str | None:
 
 
 def read_backbone(path: Path) -> Arrays:
-    """An ImageNet backbone, without ``layer4`` and ``fc``, by torchvision's names, in float32, from
-    its ``.pth`` or safetensors; batch norm may be folded. CheckpointError: missing, broken, or no
-    ResNet."""
+    """An ImageNet backbone, without ``layer4`` and ``fc``, by torchvision's names, in float32: from
+    torchvision's ``.pth`` or safetensors of its naming. Batch norm may be folded into the
+    convolutions. CheckpointError where it is missing, broken, or no ResNet."""
     if is_named_checkpoint(path):
         arrays = {k: a.astype(np.float32) for k, a in read_arrays(path)[1].items()}
     else:

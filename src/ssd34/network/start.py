@@ -25,7 +25,12 @@ NORMALISED = {"backbone_statistics": BACKBONE, "head_statistics": "extras."}
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """First weights: a whole detector, a backbone (a detector's with its spec), or neither."""
+    """First weights from a source: a whole detector, or a backbone, or neither.
+
+    Attributes:
+        backbone: of ImageNet, or of a detector.
+        backbone_spec: that detector's; None: the backbone is none of a detector.
+    """
 
     source: str = ""
     backbone: Arrays | None = None

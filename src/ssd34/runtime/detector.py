@@ -51,8 +51,13 @@ boxes (D, 4) in fractions, labels (D,) and scores (D,)."""
 
 @dataclass(eq=False)
 class PreparedPicture:
-    """A picture on its way to the network, for one `Detector.find`: the tensor is None once it was
-    used, width and height are those of the original."""
+    """A picture on its way to the network, for one `Detector.find`.
+
+    Attributes:
+        tensor: the file's input; None once it was used.
+        width, height: of the original picture, pixels.
+        path: its file, where it has one.
+    """
 
     tensor: NDArray[Any] | None
     width: int

@@ -106,8 +106,13 @@ def require_engine(name: str) -> None:
 
 def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Engine:
     """Load an ONNX file that exists into one of `ENGINES`; `streams` calls of `run`, of so many
-    threads each, will be under way at once. ModelError: it is broken, or the engine cannot run it.
-    MissingExtraError: the engine is not installed, or has no GPU."""
+    threads each, will be under way at once.
+
+    Raises:
+        ModelError: the file is broken, or the engine cannot run it.
+        MissingExtraError: the engine is not installed, or has no GPU.
+        OptionError: there is no such engine.
+    """
     if name == ONNXRUNTIME:
         from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine
 

@@ -41,11 +41,20 @@ class Session:
         engine: str = DEFAULT_ENGINE,
         streams: int = 1,
     ) -> None:
-        """Load a file into one of `ENGINES`, or ``"auto"``: the fastest; one run uses so many
-        threads, or what this process may use, and `streams` runs will be under way at once, in
-        threads of the caller. ModelError: it is missing, broken, with weights in other files, or
-        no detector of this family. MissingExtraError, but for ``"auto"``: the engine is not
-        installed, or has no GPU. OptionError: no such engine, or less than a thread."""
+        """
+        Args:
+            threads: that one run uses; None: what this process may use.
+            engine: ``"onnxruntime"``, ``"openvino"``, ``"native"``, ``"cuda"``, or ``"auto"``: the
+                fastest.
+            streams: runs that will be under way at once, in threads of the caller.
+
+        Raises:
+            ModelError: missing, broken, with weights in other files, or not a detector of this
+                family.
+            MissingExtraError: the engine is not installed, or has no GPU; ``"auto"`` does not
+                raise it.
+            OptionError: there is no such engine, or threads are no number of 1 or more.
+        """
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise OptionError(
                 f"threads {threads!r}: expected a whole number of 1 or more, or None for what this "

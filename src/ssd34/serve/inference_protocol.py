@@ -100,8 +100,13 @@ class LoadRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Asked:
-    """A checked infer request: encoded pictures or (1, ...) tensors; the wanted outputs' names, and
-    whether each is to be binary; seconds that the client waits, 0: as long as the server does."""
+    """A checked infer request.
+
+    Attributes:
+        pictures: encoded pictures, or (1, ...) tensors.
+        outputs: the wanted ones' names, and whether each is to be binary.
+        timeout: seconds that the client waits; 0: as long as the server does.
+    """
 
     id: str | None
     pictures: Sequence[bytes | NDArray[Any]]

@@ -40,9 +40,14 @@ class Arrangement:
 
 
 class Loaded:
-    """A model in memory, with a detector for each instance. Where one thread computes a picture, or
-    the engine shares its threads out itself, it is the same one: it takes as much memory as one.
-    A run has at most `batch` pictures; a file for a fixed number always gets that many."""
+    """A model in memory.
+
+    Attributes:
+        name: what clients call it.
+        detectors: one for each instance. Where one thread computes a picture, or the engine shares
+            its threads out itself, it is the same one: it takes as much memory as one.
+        batch: most pictures in one run; a file for a fixed number always gets that many.
+    """
 
     def __init__(self, options: ServeOptions, *, instances: int, threads: int, batch: int) -> None:
         """Load it; errors as of `Session`."""
@@ -97,10 +102,12 @@ def name_of(model: str) -> str:
 def load_fastest(
     options: ServeOptions, *, say: Callable[[str], None] = lambda _: None
 ) -> tuple[Loaded, Arrangement]:
-    """Load a model with the instances, threads and batches asked for, or the fastest ones: 1, 2, 4,
-    ... instances share the threads, until twice as many are not `WORTH` it. Batches are tried
-    where the file takes any number of pictures. `say` is told what was measured; errors as of
-    `Session`."""
+    """Load a model with the instances, threads and batches asked for, or the fastest ones.
+
+    With instances left open, 1, 2, 4, ... share the threads, until twice as many are not `WORTH`
+    it. Batches are tried where the file takes any number of pictures. `say` is told what was
+    measured; errors as of `Session`.
+    """
     budget = options.threads or thread_budget()
     if options.instances is not None:
         instances = options.instances

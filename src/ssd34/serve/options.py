@@ -14,9 +14,33 @@ MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """How to serve a model: the options of ``ssd34 serve``, whose help explains each. Times are in
-    seconds, sizes in bytes. None: instances are measured at the start, threads are all that this
-    process may use, and without an API key everybody is served."""
+    """How to serve a model.
+
+    Attributes:
+        model: path of an ONNX file or the name of a model.
+        host: address to listen on.
+        port: to listen on; 0: any that is free.
+        instances: pictures in work at once; None: measured at the start.
+        threads: that all instances share; None: what this process may use.
+        engine: what computes, see `ssd34.runtime.session.Session`.
+        preprocessing: one of `ssd34.core.preprocess.PREPROCESSINGS`.
+        max_batch: most pictures in one run of the network.
+        max_wait: how long a batch waits for more pictures, seconds.
+        queue: pictures that may wait for an instance; more are refused.
+        timeout: from the headers to the answer, seconds.
+        read_timeout: for a body to come, and for a client to take its answer, seconds.
+        header_timeout: for the headers to come, seconds.
+        max_body: of one request, bytes.
+        max_buffer: of all bodies that are held at once, bytes.
+        max_pixels: of one picture.
+        max_pictures: in one request.
+        max_connections: open at once.
+        api_key: what clients have to send; None: everybody is served.
+        cors_origins: origins whose pages may read answers.
+        allow_reload: whether the model may be loaded again.
+        shutdown_delay: from SIGTERM, while it says that it is not ready, to the end of listening,
+            seconds.
+    """
 
     model: str = "default"
     host: str = "127.0.0.1"

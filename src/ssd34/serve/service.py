@@ -31,10 +31,17 @@ STAGES = (READ, WAIT, PREPARE, INFER, FINISH)
 
 @dataclass(eq=False)
 class Job:
-    """One picture on its way through the model that its request was checked against, which a reload
-    does not change. `finish` makes of the network's output what the future will hold; this is
-    cancelled where nobody waits. The deadline, after which nobody wants the answer, is in seconds
-    of `time.monotonic`; `spent` has seconds by stage."""
+    """One picture on its way through the network.
+
+    Attributes:
+        loaded: the model that the request was checked against. A reload does not change it.
+        policy: NMS policy; None: the model's own.
+        prepare: makes the network's input.
+        finish: makes of the network's output what the future will hold.
+        deadline: after this nobody wants the answer, in seconds of `time.monotonic`.
+        future: of the answer. Cancelled: nobody waits.
+        spent: seconds by stage.
+    """
 
     loaded: Loaded
     policy: str | None
@@ -135,7 +142,11 @@ class Buffer:
 
 
 class Service:
-    """A loaded model, its queue and its threads; draining, it finishes what it has and ends."""
+    """A loaded model, its queue and its threads.
+
+    Attributes:
+        draining: it finishes what it has and is about to end.
+    """
 
     def __init__(self, options: ServeOptions, loaded: Loaded, arrangement: Arrangement) -> None:
         self.options = options

@@ -1,6 +1,9 @@
-"""Several processes, started by torchrun, that train one network together, each on its share of
-each batch. Gradients are added up, each weighted by its pictures, and batch norm takes its
-statistics over all processes: the steps are those that one process would make."""
+"""Several processes that train one network together, started by torchrun.
+
+Every process works on its share of each batch. Gradients are added up, each weighted by its
+pictures, and batch norm takes its statistics over all processes: the steps are those that one
+process would make with the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,13 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run: this one, 0..count - 1, where the exchanged values are, and how many
-    processes are on this machine; alone it does nothing."""
+    """The processes of a run; alone it does nothing.
+
+    Attributes:
+        rank: this process, 0..count - 1. Process 0 writes and reports.
+        count, here: how many there are, and how many of them on this machine.
+        device: where the exchanged values are.
+    """
 
     rank: int = 0
     count: int = 1
@@ -95,8 +103,9 @@ ALONE = Ranks()
 def join_processes(
     device: torch.device, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Ranks]:
-    """The processes that torchrun has started, by its variables; alone where it has not.
-    TrainingError: another one died, or did not answer for torch's time (half an hour)."""
+    """The processes that torchrun has started, as its variables ``RANK``, ``WORLD_SIZE`` and those
+    of the meeting point say; alone where it has not. TrainingError where another process died, or
+    did not answer for torch's time (half an hour)."""
     count = int(environment.get("WORLD_SIZE", "1"))
     if count == 1 or "RANK" not in environment:
         yield ALONE

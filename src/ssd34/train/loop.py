@@ -45,15 +45,24 @@ def train(
     ranks: Ranks = ALONE,
 ) -> TrainingOutcome:
     """Train a network with the classes `labels` in place; evaluate and save after each epoch, or
-    every so many, into a folder that exists, with notes such as where the first weights came from.
+    every so many.
 
-    Resumed from ``last.safetensors``, a length in epochs gives the same result as without the
-    interruption; with minutes the clock decides. The listener's ``stop`` ends the run after a step
-    or within an evaluation, resumable. With `measure_start` the first weights are measured, too,
-    and may be the best. Each of several `ranks` calls this with the same arguments.
-    DatasetError: nothing to measure on. DivergenceError: the loss or its gradient is not finite
-    any more, or explodes. TrainingError: too little memory, no picture can be read, or there is
-    nothing to resume.
+    Args:
+        output: an existing folder for ``last.safetensors``, ``best.safetensors`` and
+            ``history.jsonl``.
+        resume: continue from ``last.safetensors``. With a length in epochs the result is the same
+            as without the interruption; with minutes the clock decides.
+        measure_start: the first weights are measured, too, and may be the best.
+        device: to train on; None: the CPU.
+        notes: kept in the checkpoints, such as where the first weights came from.
+        listener: its ``stop`` ends the run after a step or within an evaluation, resumable.
+        ranks: the processes that train together; each calls this with the same arguments.
+
+    Raises:
+        DatasetError: nothing to measure on.
+        DivergenceError: the loss or its gradient is not finite any more, or explodes.
+        TrainingError: the memory is too small, no picture can be read, or there is nothing to
+            resume.
     """
     listener = listener or SILENT
     device = device or torch.device("cpu")
@@ -199,7 +208,8 @@ def _check_before(
 
 
 def _check_alike(run: TrainingRun, ranks: Ranks) -> None:
-    """Refuse processes that would draw other batches, or compute them otherwise."""
+    """Refuse processes that would draw other batches, or compute them otherwise: on machines that
+    do not see the same files, or whose processors differ."""
     settings = dataclasses.asdict(run.options)
     mine = {
         **{key: value for key, value in settings.items() if key not in ("workers", "cache_mb")},
@@ -234,8 +244,8 @@ def _evaluate(
     listener: TrainListener,
     ranks: Ranks,
 ) -> None:
-    """Measure the averaged weights, and keep the best; not where it is asked to stop: a resumed run
-    makes up for it."""
+    """Measure the averaged weights, and keep them if they are the best so far; nothing where it is
+    asked to stop: a resumed run makes up for it."""
     options, side = run.options, run.network.spec.image_size
     at_once = max(1, options.batch_size // (options.accumulate * ranks.count))
     with run.clock_stopped():

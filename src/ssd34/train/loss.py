@@ -29,14 +29,19 @@ def compute_loss(
     labelled: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Loss:
-    """The loss of a batch, the mean over its pictures: smooth L1 over the positives and
-    cross-entropy over the positives and the hardest negatives, three per positive, divided by the
-    number of positives. A picture without positives counts 0.
+    """The loss of a batch.
 
-    Of (N, 4, A) predicted offsets and (N, classes + 1, A) logits; the matched boxes' encoded
-    offsets (N, A, 4) and labels (N, A), 0 background, -1 learns nothing; which classes the
-    picture's data set labels, (N, classes + 1) bool: the others are left out of the softmax, so
-    nothing is learned about them; how much the loss of each positive counts, (N, A).
+    Per picture: smooth L1 over the positives and cross-entropy over the positives and the
+    hardest negatives, three per positive, divided by the number of positives. A picture without
+    positives counts 0. The result is the mean over the batch.
+
+    Args:
+        loc, conf: (N, 4, A) predicted offsets, (N, classes + 1, A) logits.
+        offsets: (N, A, 4) the matched boxes' encoded offsets.
+        labels: (N, A) int64: class, 0 background, -1 learns nothing.
+        labelled: (N, classes + 1) bool: classes that the picture's data set labels. The others
+            are left out of the softmax: nothing is learned about them. None: all.
+        weights: (N, A) float32: how much the loss of each positive counts. None: 1.
     """
     loc, conf = loc.float(), conf.float()
     if labelled is not None:

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands after a step; seconds `elapsed` and `remaining` without evaluations."""
+    """Where a run stands after a step.
+
+    Attributes:
+        elapsed, remaining: seconds of training alone, without evaluations.
+        best_ap: -1 before the first evaluation.
+    """
 
     step: int
     batches_per_epoch: int

@@ -1,5 +1,8 @@
-"""Recipes: tables of settings of a training run, by name, and how these are changed one by one.
-What one leaves out has the default of `TrainOptions`; ``"auto"`` depends on machine and start."""
+"""Named settings of a training run, and how they are changed one by one.
+
+A recipe is a table of settings by name. What it leaves out has the default of `TrainOptions`;
+what it sets to ``"auto"`` depends on the machine and on what the run starts from.
+"""
 
 from __future__ import annotations
 
@@ -128,8 +131,15 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SettledRecipe:
-    """A recipe in which everything is settled: what the user changed; every setting's value; what
-    was left open, ``"auto"`` or None, and is settled; the settings as the loop takes them."""
+    """A recipe in which everything is settled.
+
+    Attributes:
+        recipe: its name.
+        changed: what the user set otherwise.
+        settings: every setting's value.
+        settled: what the recipe left open and was decided, as it stood there: ``"auto"`` or None.
+        options: the settings as the loop takes them.
+    """
 
     recipe: str
     changed: Settings
@@ -172,11 +182,14 @@ def settle_recipe(
     bf16: bool,
     folded: Sequence[str] = (),
 ) -> SettledRecipe:
-    """Settle a recipe, with what the user `changed`, as `check_setting` returns it, on a processor
-    with `bf16` or not; OptionError for settings that do not go together.
+    """Settle a recipe; OptionError for settings that do not go together.
 
-    `start`: the first weights are ``"random"``, a ``"backbone"`` or a ``"detector"``. `folded`:
-    settings of batch norm that it has folded into its convolutions, without statistics.
+    Args:
+        changed: what the user set otherwise, by name, as `check_setting` returns it.
+        start: ``"random"``, ``"backbone"`` or ``"detector"``: what the first weights are.
+        bf16: whether the processor computes in bf16.
+        folded: settings of batch norm that the start has folded into its convolutions: it has no
+            statistics to train with any more.
     """
     given = dict(changed)
     if given.get("minutes") is not None and "epochs" not in given:

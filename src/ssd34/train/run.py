@@ -32,9 +32,15 @@ _MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
 
 @dataclass(kw_only=True, eq=False)
 class TrainingRun:
-    """Weights, optimizer, position, clock and history of a run: steps done, and after which of them
-    `LAST` was last written (-1: none) and the weights evaluated; the best AP, -1 before the first;
-    whether this process writes files, of several only the first."""
+    """Weights, optimizer, position, clock and history of a run.
+
+    Attributes:
+        step: steps done.
+        best_ap: best AP so far; -1 before the first evaluation.
+        evaluated: the step after which was last evaluated.
+        saved: the step after which `LAST` was last written, or -1.
+        writes: whether this process writes files; of several only the first does.
+    """
 
     network: SSD
     labels: LabelSet
@@ -153,7 +159,8 @@ class TrainingRun:
         ).save(self.output / name)
 
     def restore(self) -> None:
-        """Continue from the last checkpoint; CheckpointError: none. TrainingError: other data."""
+        """Continue from the last checkpoint, of which network and options are; CheckpointError
+        where there is none, TrainingError where the run was of other data."""
         path = self.output / LAST
         checkpoint = read_checkpoint(path, training=True)
         state = checkpoint.state

@@ -26,7 +26,13 @@ from ssd34.train.options import TrainOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What a step did, over all processes; the gradient's norm is that before it was limited."""
+    """What a step did.
+
+    Attributes:
+        pictures: how many it learned from, over all processes.
+        loss, box_loss, class_loss: means over these.
+        gradient_norm: before it was limited.
+    """
 
     pictures: int
     loss: float
@@ -49,9 +55,12 @@ def train_step(
     device: torch.device,
     ranks: Ranks = ALONE,
 ) -> Step | None:
-    """One step on one batch, in parts if the options say so; None where it has no picture to learn
-    from. The gradient is that of the mean over all pictures of all parts and processes. Where it or
-    the loss is not finite the weights stay. TrainingError: the memory does not hold it."""
+    """One step on one batch, in parts if the options say so; None where the batch has no picture to
+    learn from, TrainingError where the memory does not hold it.
+
+    The gradient is that of the mean over all pictures of all parts and processes. Where the loss or
+    its gradient is not finite the weights are left as they were.
+    """
     parts = batch.parts(options.accumulate)
     counts = ranks.total([len(part.images) for part in parts])
     least = count_fewest_pictures(network, options)
@@ -82,7 +91,8 @@ def train_step(
 def advise_on_memory(
     network: SSD, options: TrainOptions, pictures: int, side: int
 ) -> Iterator[None]:
-    """Within it a lack of memory for so many pictures at once is a TrainingError with advice."""
+    """Within it a lack of memory for so many pictures at once, of `side` pixels, is a TrainingError
+    that says which batch to try."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -133,7 +143,10 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def make_optimizer(network: SSD, options: TrainOptions) -> torch.optim.Optimizer:
-    """The optimizer; each group's ``scale`` is its share of the learning rate."""
+    """The optimizer; unless told otherwise it decays convolution weights and nothing else.
+
+    Each group's ``scale`` is its share of the learning rate.
+    """
     backbone = {id(parameter) for parameter in network.backbone.parameters()}
     groups: list[dict[str, Any]] = []
     for in_backbone, scale in ((True, options.backbone_rate), (False, 1.0)):
@@ -199,7 +212,8 @@ HARMLESS = 5.0
 
 @dataclass
 class LossWatch:
-    """Compares the running mean of the losses, also from before a resume, with its lowest."""
+    """Compares the running mean of the loss with the lowest that it was: how many losses were taken
+    in, also before a resume, the last of them, their running mean, and the lowest that it was."""
 
     steps: int = 0
     last: float = 0.0
@@ -226,7 +240,8 @@ class LossWatch:
 
 
 def advise(*, rate: float, step: int, saved: int) -> str:
-    """What to try where the loss diverged after so many steps; see `TrainingRun.saved`."""
+    """What to try where the loss diverged at a learning rate after so many steps; the last
+    checkpoint is of the step `saved`, -1: there is none."""
     lower = f"a lower --lr (now {rate:.2g}) or a smaller --set gradient_clip"
     if saved < 0:
         advice = (

@@ -66,8 +66,14 @@ def evaluate_network(
     ranks: Ranks = ALONE,
 ) -> CocoMetrics | None:
     """COCO metrics of a torch network, left in evaluation mode, under a policy; None in processes
-    other than the first; each detects in its share of the pictures. Unreadable ones count as empty
-    and are told to every process. Where one is asked to `stop`, all raise StoppedError."""
+    other than the first. Unreadable pictures count as empty.
+
+    Args:
+        progress: called with the pictures done and all there are.
+        problem: called, in every process, for each picture that any of them could not read.
+        stop: asked after each picture; where it says so in any process, all stop with StoppedError.
+        ranks: the processes; each detects in its share of the pictures.
+    """
     stages = stage_network(network, device=device, precision=precision, policy=policy)
     share = dataclasses.replace(dataset, samples=dataset.samples[ranks.rank :: ranks.count])
     every: list[Found] = []

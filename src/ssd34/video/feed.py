@@ -25,9 +25,14 @@ _LOOK = 0.1
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a live source is waited for: connections in a row that may bring no frame before it
-    is given up; seconds before the first, twice as many before each further one, up to the longest
-    wait; seconds of silence after which it counts as broken."""
+    """How long a live source is waited for.
+
+    Attributes:
+        tries: connections in a row that may bring no frame before it is given up.
+        wait: seconds before the first of them; twice as long before each further one.
+        longest: most seconds before one.
+        timeout: seconds of silence after which it counts as broken.
+    """
 
     tries: int = 6
     wait: float = 1.0
@@ -36,12 +41,16 @@ class Patience:
 
 
 class Feed:
-    """What comes out of a source, in its order. Use it in a ``with`` block, and iterate over it,
-    which raises `VideoError` where nothing of a film can be decoded, and `LargeImageError`.
+    """What comes out of a source, in its order. Use it in a ``with`` block, and iterate over it.
 
-    `skipped` counts frames of a live source that came while no one had time; `lost` says why it was
-    given up, or where a film broke off. A live source that ends is not given up where no one is to
-    connect again.
+    Iteration raises `VideoError` where nothing of a film can be decoded, and `LargeImageError`.
+
+    Attributes:
+        film: the open film or connection.
+        live: it does not wait for us.
+        skipped: frames of a live source that came while no one had time.
+        lost: why a live source was given up, or where a film broke off; empty: neither. A live
+            source that ends is not given up where no one is to connect again.
     """
 
     def __init__(

@@ -76,8 +76,12 @@ def turn_upright(pixels: NDArray[np.uint8], matrix: bytes) -> NDArray[np.uint8]:
 
 
 class Clock:
-    """Times of frames, which only grow, from timestamps that may be missing or jump back: `now`, of
-    the last frame, -1 before the first, and the `shift` of the timestamps, None before it."""
+    """Times of frames, which only grow, from timestamps that may be missing or jump back.
+
+    Attributes:
+        shift: seconds to add to the source's timestamps; None: not known before the first frame.
+        now: time of the last frame, seconds; -1 before the first one.
+    """
 
     def __init__(self, period: float, *, start: float | None, begins: float = 0.0) -> None:
         """A frame without timestamp comes a period after the one before. The beginning has the
@@ -98,9 +102,15 @@ class Clock:
 
 
 class Film:
-    """An open film, stream or camera; `live`: it does not wait for us. `frames` are those to come,
-    about; `broken` counts damaged ones after the first, of which some decoders show what is left;
-    `cut` says where a truncated film ends."""
+    """An open film, stream or camera.
+
+    Attributes:
+        live: it does not wait for us.
+        rate: frames a second, as it says.
+        frames: how many there will be, about; None: it does not say, or is live.
+        broken: damaged frames after the first one; some decoders show what is left of them.
+        cut: where a truncated film ends, in words; empty: it is whole.
+    """
 
     def __init__(
         self,
@@ -112,8 +122,13 @@ class Film:
         first: int = 0,
     ) -> None:
         """Open a source whose beginning has the time `begins` and whose first frame the number
-        `first`. The timeout is in seconds, and not for films. VideoError: it cannot be opened, or
-        shows nothing. LargeImageError: its frames are too large."""
+        `first`. The timeout is in seconds, and not for films.
+
+        Raises:
+            VideoError: it cannot be opened, or shows nothing.
+            LargeImageError: its frames are too large.
+            MissingExtraError: PyAV is not installed.
+        """
         self._av = load_av()
         self.source, self.max_pixels = source, max_pixels
         self.container = self._open(timeout)
@@ -177,9 +192,14 @@ class Film:
             )
 
     def read(self) -> Iterator[Frame | Sound]:
-        """Every frame and packet of sound, in the order of the file. A film that breaks off ends
-        there. VideoError: a live stream broke, or not one frame could be decoded. LargeImageError:
-        a frame is too large."""
+        """Every frame and packet of sound, in the order of the file.
+
+        Damaged frames are counted. A film that breaks off ends there.
+
+        Raises:
+            VideoError: a live stream broke, or not one frame could be decoded.
+            LargeImageError: a frame is too large.
+        """
         try:
             for packet in self.container.demux(self.video, *self.sounds):
                 yield from self._items(packet)

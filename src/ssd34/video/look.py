@@ -29,8 +29,12 @@ _GAIN = 1.0
 
 @dataclass(frozen=True, eq=False)
 class SeenFrame:
-    """A frame, its pixels, (H, W, 3) uint8 RGB, upright, and what was found in it; where objects
-    are followed, the number of each, from 1."""
+    """A frame and what was found in it.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, upright.
+        tracks: the number of each object, from 1; None: they are not followed.
+    """
 
     frame: Frame
     pixels: NDArray[np.uint8]
@@ -103,10 +107,17 @@ def look_at(
     wanted: Sequence[int] = (),
     track: bool = False,
 ) -> Iterator[SeenFrame | Sound]:
-    """Find objects, of the `wanted` labels, or all, in every frame, and pass the sound on, in their
-    order; to follow the objects changes nothing of what is found. The feed is within its ``with``
-    block, and its errors come out. The next frame of a film is made ready while the network works
-    on this one."""
+    """Find objects in every frame, and pass the sound on, in their order.
+
+    The next frame of a film is made ready while the network works on this one. To follow the
+    objects changes nothing of what is found.
+
+    Args:
+        feed: within its ``with`` block; its errors come out.
+        score: leave out what scores less.
+        wanted: labels to keep; empty: all.
+        track: follow the objects; MissingExtraError: the tracker is not installed.
+    """
     follower = Follower(score=score) if track else None
 
     def prepare(item: Frame | Sound) -> Sound | tuple[Frame, NDArray[np.uint8], PreparedPicture]:

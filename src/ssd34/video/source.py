@@ -28,8 +28,14 @@ _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "rt
 
 @dataclass(frozen=True)
 class VideoSource:
-    """A film, a stream or a camera: its name for people, without user name and password; what
-    FFmpeg opens; FFmpeg's name of the input, of a camera; the file, of a film."""
+    """A film, a stream or a camera.
+
+    Attributes:
+        name: for people: without user name and password.
+        address: what FFmpeg opens.
+        form: FFmpeg's name of the input, of a camera; None: it finds out.
+        path: the file, of a film; None: it is none.
+    """
 
     name: str
     address: str

@@ -35,9 +35,13 @@ _LIMITED = 1
 
 
 def choose_target(save: Path, film: Film) -> Path:
-    """The file that ``--save`` means: itself, or one in it, named after the source; what is not in
-    one of the forms of `WRITTEN` becomes Matroska. OptionError: a film of this ending is not
-    written."""
+    """The file that ``--save`` means: itself, or one in it, named after the source.
+
+    A film that is not in one of the forms of `WRITTEN`, and every stream, becomes Matroska.
+
+    Raises:
+        OptionError: a film of this ending is not written.
+    """
     ending = save.suffix.lower()
     if ending in FILMS and not save.is_dir():
         if ending in WRITTEN:

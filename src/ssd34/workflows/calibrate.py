@@ -48,8 +48,14 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Detections but those in crowds or on difficult boxes: raw scores (D,) float64, the
-    background's share (D,) float64 in each one's default box, and whether (D,) each is right."""
+    """Detections, and whether they are right at IoU 0.5; those in crowds or on difficult boxes are
+    left out.
+
+    Attributes:
+        scores: (D,) float64, raw.
+        backgrounds: (D,) float64: the background's share in each one's default box.
+        right: (D,) bool.
+    """
 
     scores: NDArray[np.float64]
     backgrounds: NDArray[np.float64]
@@ -122,9 +128,17 @@ def look_at_scores(
     progress: Callable[[int], None] = lambda _: None,
     problem: Callable[[Problem], None] = lambda _: None,
 ) -> tuple[Scored, tuple[Reliability, ...]]:
-    """Run a network, a file that ends at raw outputs and is not calibrated, over pictures once: its
-    raw scores, and what some calibrations (None: raw) make of them under a policy. Unreadable
-    pictures are told to `problem` and left out; DatasetError: all, or no class in common."""
+    """Run a network over pictures once: its raw scores, and what some calibrations make of them.
+
+    Args:
+        detector: a file that ends at raw outputs and is not calibrated.
+        dataset: annotated pictures; the `problem` is told which are unreadable and left out.
+        calibrations: what to measure; None: raw scores.
+        policy: how detections are picked to measure them.
+
+    Raises:
+        DatasetError: no class in common, or no picture can be read.
+    """
     known = match_categories(detector.labels, dataset) >= 0
     default_boxes = default_boxes_cxcywh(detector.spec)
     fitted = ZOO.replace(score_threshold=FLOOR)
@@ -227,9 +241,19 @@ def calibrate_scores(
     progress: Callable[[int], None] = lambda _: None,
     problem: Callable[[Problem], None] = lambda _: None,
 ) -> CalibratedScores:
-    """Fit the background offset on pictures that the network was not trained on, and measure it on
-    others under a policy; a calibration that the checkpoint has is replaced. DatasetError: no class
-    in common with the model, or too few right detections. CheckpointError: an array is missing."""
+    """Fit the background offset on some pictures and measure it on others.
+
+    Args:
+        checkpoint: a calibration that it has already is replaced.
+        fit: annotated pictures that the network was not trained on.
+        held_out: others.
+        policy: how detections are picked to measure them; the fit has one of its own.
+        threads: None: what this process may use; progress and problem as of `look_at_scores`.
+
+    Raises:
+        DatasetError: no class in common with the model, or too few right detections to fit.
+        CheckpointError: an array is missing.
+    """
     raw = dataclasses.replace(checkpoint, score_calibration=None)
     with tempfile.TemporaryDirectory(prefix="ssd34-") as folder:
         path = Path(folder) / "raw.onnx"

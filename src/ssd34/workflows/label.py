@@ -32,8 +32,13 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Labelling:
-    """Which detections become annotations: those from `score` on become objects, those from
-    `uncertain` on ``difficult``: training takes them for neither object nor background."""
+    """Which detections become annotations.
+
+    Attributes:
+        score: those that score this or more become objects.
+        uncertain: those between this and `score` become ``difficult``: training takes them for
+            neither object nor background. None: they are left out.
+    """
 
     score: float = DEFAULT_SCORE
     uncertain: float | None = None

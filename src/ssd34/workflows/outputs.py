@@ -62,13 +62,22 @@ def check_outputs(
     datasets: Iterable[Dataset] = (),
     made: Iterable[Path | None] = (),
 ) -> None:
-    """Refuse with OptionError, before the work, outputs that are a folder, have no folder to lie in
-    (`made`: will be made), are written twice, or would replace an input: files, models by path or
-    name, annotations of data sets by path, pictures of opened ones.
+    """Refuse, before the work, outputs that cannot be written or would replace an input.
 
     Devices and pipes are written to, not replaced. Inputs that are not there pass: whoever reads
-    them says so; those of another kind are refused as `check_kinds` does. OSError: an output's
-    folder cannot be written.
+    them says so; those of another kind are refused as `check_kinds` does.
+
+    Args:
+        outputs: what is to be written; None: nothing.
+        files: what is read.
+        models: paths or names of models that are read.
+        data: paths of data sets, for their annotations.
+        datasets: opened ones, for their pictures.
+        made: folders that will be made; None: nothing.
+
+    Raises:
+        OptionError: an output is a folder, has no folder to lie in, is written twice or an input.
+        OSError: an output's folder cannot be written.
     """
     models, data = [*models], [*data]
     check_kinds(models=models, data=data)

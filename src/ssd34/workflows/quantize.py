@@ -48,9 +48,12 @@ WRITTEN = (NUMBERS, "trials.jsonl", "layers.json", "calibration.npz", "trials.pn
 
 
 class QuantizeListener(EvaluateListener):
-    """An `EvaluateListener` of the steps ``reading what was seen``, ``calibrating``, ``measuring
-    AP``, ``timing`` and ``ranking layers``. Of an interruption `done` counts the trials of `total`
-    that the folder keeps."""
+    """Hears what happens meanwhile. This one does nothing; override what you want to hear.
+
+    Its steps are ``reading what was seen``, ``calibrating``, ``measuring AP``, ``timing`` and
+    ``ranking layers``. Where it is told of an interruption, `done` counts the trials of `total`
+    that the folder keeps.
+    """
 
     def noted(self, message: str) -> None:
         """Something was decided that is worth knowing."""

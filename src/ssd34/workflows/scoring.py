@@ -131,7 +131,14 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class ComparedDetections:
-    """Two files of detections on the same pictures; problems and values as of `Evaluation`."""
+    """Two files of detections on the same pictures.
+
+    Attributes:
+        title: what on what.
+        comparison: the differences.
+        problems: how many pictures or boxes of the data set had to be left out.
+        values: all numbers, JSON-ready.
+    """
 
     title: str
     comparison: Differences
@@ -321,7 +328,8 @@ def report_results(
     listener: EvaluateListener,
     threads: int | None = None,
 ) -> Path | None:
-    """Write the report that was asked for; returns its page."""
+    """Write the report that was asked for; returns its page. `about` is what is known of the
+    subject."""
     if not options.report:
         return None
     data = about_data["data"]

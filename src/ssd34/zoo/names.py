@@ -39,9 +39,15 @@ SPARSE_IDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedModel:
-    """One published ONNX file and what is known about it: the archive with a tested input and its
-    outputs, if there is one; the form of int8, ``"QOperator"`` or ``"QDQ"``; the COCO box mAP that
-    its publisher states, and what is wrong with it where it is not by pycocotools."""
+    """One published ONNX file and what is known about it.
+
+    Attributes:
+        test_data: the archive of the model with a tested input and its outputs, if there is one.
+        form: of int8: ``"QOperator"`` or ``"QDQ"``; else empty.
+        published_map: COCO box mAP that its publisher states.
+        map_caveat: what is wrong with that number; empty where it is by pycocotools.
+        licence: SPDX identifier.
+    """
 
     name: str
     model: PublishedFile

@@ -32,8 +32,14 @@ FORMATS = ("coco", "voc", "yolo")
 
 @dataclass(frozen=True)
 class Options:
-    """How to convert: to one of `FORMATS`, with hard links to the pictures or copies, and in YOLO
-    with crowd and difficult boxes as ordinary ones or without them."""
+    """How to convert.
+
+    Attributes:
+        format: one of `FORMATS`.
+        link: with hard links to the pictures instead of copies.
+        ignored_as_objects: where a format has no flags, crowd and difficult boxes become ordinary
+            ones; else they are left out.
+    """
 
     format: str
     link: bool = False
@@ -46,8 +52,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written: the form; name, pictures and boxes of each split; how often what changed;
-    pictures that were left out."""
+    """What was written.
+
+    Attributes:
+        splits: name, pictures and boxes of each.
+        losses: what changed, and how often.
+        problems: pictures that were left out.
+    """
 
     format: str
     splits: tuple[tuple[str, int, int], ...]
@@ -75,9 +86,15 @@ def convert(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Conversion:
     """Write a data set in another format, whole or not at all, into a folder that does not exist or
-    is empty. Each source is the name of a split, "" where there is just one, and its pictures.
-    OptionError: the destination is not empty, another process writes it, or pictures cannot be
-    linked. DatasetError: the splits cannot be in one data set of this format."""
+    is empty. Each source is the name of a split, "" where there is just one, and its pictures;
+    `progress` is called with the number of pictures done.
+
+    Raises:
+        OptionError: the destination is not empty, another process writes it, or pictures cannot
+            be linked.
+        DatasetError: the splits cannot be in one data set of this format.
+        MissingExtraError: the format needs a package that is not installed.
+    """
     folder_there = destination.is_dir() and not destination.is_symlink()
     if os.path.lexists(destination) and not (folder_there and not any(destination.iterdir())):
         raise OptionError(f"{destination}: exists already; choose a folder that does not")

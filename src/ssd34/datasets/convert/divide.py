@@ -29,9 +29,15 @@ _BANDS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """How to divide: shares of the pictures, such as ``{"val": 0.2}``; `FIRST` gets the rest.
-    Pictures stay together where the first group of the regular expression (all of it, if it has
-    none) matches the same text in their file names. The seed chooses among equally good ones."""
+    """How to divide.
+
+    Attributes:
+        shares: of the pictures that each part but `FIRST` gets, such as ``{"val": 0.2}``; `FIRST`
+            gets the rest.
+        pattern: pictures stay together where the first group of this regular expression (all of
+            it, if it has none) matches the same text in their file names.
+        seed: of the choice among pictures that are equally good.
+    """
 
     shares: Mapping[str, float]
     pattern: str | None = None
@@ -155,7 +161,8 @@ def group_scenes(
 
     They are compared by a difference hash of 128 bits: whether each cell of a grid of 8 x 8 is
     brighter than its neighbours to the right and below. Sizes, compression and small changes of
-    brightness leave it as it is. A picture that cannot be read is alone.
+    brightness leave it as it is. A picture that cannot be read is alone. They are decoded in
+    threads; `progress` is called with the number of those done.
     """
     hashes = np.zeros((len(dataset), 2 * _SIDE), np.uint8)
     readable = np.zeros(len(dataset), bool)

@@ -46,7 +46,8 @@ class Dropped(StrEnum):
 def drop_unholdable(
     sample: Sample, form: str, *, ignored_as_objects: bool
 ) -> tuple[Sample, Counter[Dropped]]:
-    """What a format, coco, voc or yolo, can hold of a sample, and what is lost."""
+    """What a format, coco, voc or yolo, can hold of a sample, and what is lost;
+    `ignored_as_objects` as in `ssd34.datasets.convert.convert.Options`."""
     losses: Counter[Dropped] = Counter()
     if form == "coco":
         return sample, losses

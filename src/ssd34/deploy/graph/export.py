@@ -62,10 +62,16 @@ class ExportOptions:
 
 
 def make_onnx_model(checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProto:
-    """Build the ONNX model of a checkpoint, its score calibration folded into the biases. Input
-    ``image``; outputs with a policy as of `add_tail`, without ``loc`` (N, 4, A) and ``conf`` (N,
-    channels, A), float32. CheckpointError, ModelError: an array is missing, misshapen or not
-    finite."""
+    """Build the ONNX model of a checkpoint, its score calibration folded into the biases.
+
+    Input ``image``. Outputs with a policy: ``bboxes`` (N, D, 4) float32 xyxy in fractions of the
+    picture, ``labels`` (N, D) int64, ``scores`` (N, D) float32, best first; without: ``loc`` (N, 4,
+    A) and ``conf`` (N, channels, A), float32.
+
+    Raises:
+        OptionError: an option is outside what is allowed.
+        CheckpointError, ModelError: an array is missing, misshapen or not finite.
+    """
     return make_network_model(make_network(checkpoint), options)
 
 

@@ -58,7 +58,12 @@ class Conv:
 
 @dataclass(frozen=True)
 class Affine:
-    """value = (step - zero_point) * scale, step a uint8, scale above zero."""
+    """value = (step - zero_point) * scale, step a uint8.
+
+    Attributes:
+        scale: float32, above zero.
+        zero_point: 0 to 255.
+    """
 
     scale: np.float32
     zero_point: np.uint8
@@ -88,11 +93,16 @@ class Layer:
     """One operator; its output is a value of the same name.
 
     Attributes:
+        name: for example ``"backbone.layer3.0.conv1"``.
         kind: ``"conv"``, ``"add"`` or ``"maxpool"``.
         inputs: names of the values that it reads: one, or two for an addition.
+        relu: whether a rectifier follows.
+        kernel: side of the window.
+        padding: zeros on each side.
         end_padding: zeros at the right and the bottom where they are others; None: `padding`.
         channels: outputs and inputs of a convolution.
-        stored, norm: the names of its arrays in a checkpoint, and of its batch norm's.
+        stored: the name of a convolution's arrays in a checkpoint.
+        norm: the name of its batch norm's, which is folded into it; None without.
         head: ``"loc"`` or ``"conf"`` where it is a level's output.
         conv: the arrays of a convolution; None in a description without weights.
     """
@@ -191,9 +201,14 @@ def list_layers(spec: ModelSpec) -> tuple[Layer, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """All layers with their weights, each after those that it reads; the steps that
-    quantization-aware training used for the picture and each layer, if it was; the calibration
-    that the biases of the confidence heads hold already."""
+    """All layers with their weights, each after those that it reads.
+
+    Attributes:
+        layers: `list_layers` the spec, with weights.
+        trained: the picture and each layer to the steps that quantization-aware training used;
+            empty without.
+        score_calibration: what the biases of the confidence heads hold already; None: nothing.
+    """
 
     spec: ModelSpec
     labels: LabelSet

@@ -42,8 +42,13 @@ _PASSED_ON = frozenset({"Identity", "Dropout", "Cast"})
 
 
 def read_network(path: Path) -> Network:
-    """The float network in a checkpoint or an ONNX file. CheckpointError, ModelError: it is
-    missing, broken, already quantized, not of this family, or its weights are not finite."""
+    """The float network in a checkpoint or an ONNX file.
+
+    Raises:
+        CheckpointError: a checkpoint is missing, broken or lacks an array.
+        ModelError: an ONNX file is missing, broken, already quantized, not of this family, or its
+            weights are not finite.
+    """
     if is_named_checkpoint(path):
         return make_network(read_checkpoint(path))
     model = read_model(path)

@@ -31,9 +31,14 @@ def add_tail(
 ) -> None:
     """Add decode, softmax and non-maximum suppression, picture by picture, as ``bboxes`` (N, D, 4)
     float32 xyxy in fractions of the picture, ``labels`` (N, D) int64 and ``scores`` (N, D) float32,
-    best first, of (N, 4, A) offsets and (N, channels, A) logits, under a policy that ONNX's
-    operator can express. `single`: N is 1, and D is the number found. Else D is
-    `count_most_detections`, filled up with score and label 0; OptionError: the opset is too old."""
+    best first.
+
+    Args:
+        loc, conf: names of the (N, 4, A) offsets and the (N, channels, A) logits.
+        policy: one that ONNX's operator can express.
+        single: N is 1, and D is the number found. Else D is `count_most_detections`, filled up with
+            score and label 0; OptionError where the opset is too old for that.
+    """
     if not single and builder.opset < 11:
         raise OptionError(
             f"NMS in the file for several pictures needs opset 11 or newer, got {builder.opset}; "

@@ -99,8 +99,13 @@ class QuantizeOptions:
 
 @dataclass(frozen=True, eq=False)
 class Int8Conv:
-    """A convolution in int8: weight (O, I, K, K), symmetric; scale (O,) float32, or () with one for
-    all; bias (O,) int32, in steps of the input's scale times the weight's."""
+    """A convolution's arrays in int8.
+
+    Attributes:
+        weight: (O, I, K, K) int8, symmetric.
+        scale: (O,) float32, or () with one for all.
+        bias: (O,) int32, in steps of the input's scale times the weight's.
+    """
 
     weight: NDArray[np.int8]
     scale: NDArray[np.float32]
@@ -109,8 +114,14 @@ class Int8Conv:
 
 @dataclass(frozen=True, eq=False)
 class Int8Plan:
-    """The steps of the picture and of each layer; the convolutions; the layers that stay in float;
-    whether the picture comes as (N, S, S, 3) uint8."""
+    """What each value and layer becomes.
+
+    Attributes:
+        values: the picture and each layer to its steps.
+        convs: the convolutions in int8, by layer.
+        float_nodes: the layers that stay in float.
+        bytes_input: whether the picture comes as (N, S, S, 3) uint8.
+    """
 
     network: Network
     values: Mapping[str, Affine]
@@ -184,9 +195,12 @@ def check_ranges(network: Network, ranges: Collection[str]) -> None:
 
 
 def choose_head_ranges(network: Network, statistics: CalibrationStatistics) -> dict[str, Range]:
-    """The ranges of the heads, by what decides on detections: most logits lie so far below the
-    largest of their default box that the softmax makes nothing of them, a detection is a rare large
-    logit, and offsets count only where they may become a detection's."""
+    """The ranges of the heads, by what decides on detections instead of by the bulk of values.
+
+    Most logits lie so far below the largest of their default box that the softmax makes nothing of
+    them, a detection is a rare large logit, and offsets count only where they may become a
+    detection's.
+    """
     ranges: dict[str, Range] = {}
     for loc, conf in zip(network.loc, network.conf, strict=True):
         seen, peaks = statistics.histograms[conf], statistics.peaks[conf]
@@ -218,8 +232,11 @@ def quantize_weight(
 
 
 def round_windows(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Steps (O, I, K, K) rounded so that each window's sum stays, to half a step, as neighbouring
-    pixels are alike; where it is off, those weights go the other way that lose least by it."""
+    """Steps (O, I, K, K) rounded so that each window's sum stays, to half a step.
+
+    Neighbouring pixels are alike, so the errors of a window's weights add up. Where their sum is
+    off, those weights go the other way that lose least by it.
+    """
     flat = steps.reshape(*steps.shape[:2], -1)
     nearest = np.rint(flat)
     error = flat - nearest

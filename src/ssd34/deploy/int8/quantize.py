@@ -56,9 +56,13 @@ def quantize_network(
     batch: int | None = 1,
     image_input: str = "float32",
 ) -> onnx.ModelProto:
-    """The int8 file of a float network and its statistics; the rest as in `ExportOptions`.
-    OptionError: an option is outside what is allowed, or a node is unknown. ModelError: the
-    statistics belong to another network."""
+    """The int8 file of a float network and its statistics; policy, batch and image_input are as in
+    `ExportOptions`.
+
+    Raises:
+        OptionError: an option is outside what is allowed, or a node is unknown.
+        ModelError: the statistics belong to another network.
+    """
     statistics.check_network(network)
     options = options.replace(float_nodes=network.resolve_names(options.float_nodes))
     export = ExportOptions(opset=options.opset, policy=policy, batch=batch, image_input=image_input)

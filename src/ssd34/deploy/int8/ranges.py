@@ -17,11 +17,16 @@ _CHUNK = 2**16
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """Counts (BINS,) int64 of a tensor's values in equal bins over [-reach, reach], a power of two,
-    or 0 before the first value; the smallest and the largest one exactly.
+    """Counts of a tensor's values in equal bins over [-reach, reach].
 
     Where a value lies beyond, the reach doubles and neighbouring bins are merged: the counts are
     those of a histogram that had the larger reach from the start.
+
+    Attributes:
+        counts: (BINS,) int64.
+        reach: a power of two, or 0 before the first value.
+        smallest: the smallest value, exactly.
+        largest: the largest value, exactly.
     """
 
     counts: NDArray[np.int64]

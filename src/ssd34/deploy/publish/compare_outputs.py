@@ -33,8 +33,11 @@ class Pair:
 
 
 def pair_detections(recorded: Picked, replayed: Picked, *, least_iou: float) -> list[Pair]:
-    """Pairs of one class whose boxes overlap by `least_iou`, each detection in one at most. Greedy:
-    the largest overlap first, then the highest recorded, then the highest replayed score."""
+    """Pairs of one class whose boxes overlap by `least_iou`, each detection in one pair at most.
+
+    Greedy: the largest overlap first; among equal ones the highest recorded, then the highest
+    replayed score. The order of the detections does not matter.
+    """
     candidates: list[Pair] = []
     for row, label in enumerate(recorded.labels):
         same = np.flatnonzero(replayed.labels == label)
@@ -158,9 +161,14 @@ def compare_raw(
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """Limits of what counts as the same result: the largest difference of scores and the smallest
-    overlap of one detection; the largest difference of an element of a raw output; the largest
-    share of detections without a partner, or of elements beyond that."""
+    """Limits of what counts as the same result.
+
+    Attributes:
+        score: largest difference between the scores of one detection.
+        iou: smallest overlap between the boxes of one detection.
+        raw: largest difference of an element of a raw output.
+        share: largest share of detections without a partner, or of raw elements beyond `raw`.
+    """
 
     name: str
     score: float

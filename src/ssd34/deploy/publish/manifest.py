@@ -16,8 +16,12 @@ from ssd34.text import parse_json
 
 @dataclass(frozen=True)
 class FileCheck:
-    """One thing that was looked at; None: not run. The detail: what was measured, each mismatch in
-    a line, or why it was not run."""
+    """One thing that was looked at.
+
+    Attributes:
+        passed: None: not run.
+        detail: what was measured, or one line for each mismatch, or why it was not run.
+    """
 
     name: str
     passed: bool | None
@@ -66,8 +70,15 @@ class Stated:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a `source` states of a model and of its archive with test data; None: nothing, why that
-    is `lacking` and whether it is a failure. The remedy is for a file that is another one."""
+    """What is stated of a model and of its archive with test data.
+
+    Attributes:
+        source: who says so, for messages.
+        model: size and checksum of the ONNX file; None: nothing is stated.
+        lacking: why nothing is stated.
+        required: whether that is a failure.
+        remedy: what to do where a file is another one.
+    """
 
     source: str = "the manifest"
     model: Stated | None = None
@@ -113,8 +124,8 @@ class Expected:
 
 
 def read_expected(file: Path, manifest: Path | None) -> Expected:
-    """What a manifest, else one beside the file, says of an ONNX file or archive; one that is given
-    has to know the file. ModelError: it is broken."""
+    """What a manifest says of an ONNX file or archive; None: one that lies beside the file, if
+    there is one. A manifest that is given has to know the file. ModelError: it is broken."""
     beside = file.parent / MANIFEST_NAME
     source = manifest or (beside if beside.is_file() else None)
     if source is None:
@@ -141,7 +152,8 @@ def _unlike(what: str, ports: Sequence[Port], stated: Sequence[Port]) -> list[st
 
 def find_manifest_entry(manifest: Path, file_name: str) -> Expected | None:
     """The entry whose model, or archive with test data, has that file name; None: there is none.
-    ModelError: not a manifest, several such entries, or a broken one."""
+    ModelError: not a manifest, several such entries, or a broken one. OSError: the manifest cannot
+    be read."""
     found = [
         entry
         for entry in _entries(manifest)
@@ -159,8 +171,10 @@ def find_manifest_entry(manifest: Path, file_name: str) -> Expected | None:
 
 
 def list_manifest_files(manifest: Path) -> list[tuple[str, str | None, bool]]:
-    """Model and archive of every entry, without folders, and whether it names none: they belong
-    beside the manifest; errors as `find_manifest_entry`."""
+    """Of every entry that names a model: the file names of the model and of its archive, without
+    folders, and whether the entry names no folder: they belong beside the manifest. Errors as
+    `find_manifest_entry`.
+    """
     return [
         (_name(model), archive and _name(archive), "/" not in model)
         for model, archive in map(_paths, _entries(manifest))

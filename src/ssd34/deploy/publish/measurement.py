@@ -20,7 +20,15 @@ _KINDS = ("accuracy", "latency")
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A result of ``ssd34 evaluate --json``; unreadable pictures counted as empty."""
+    """A result of ``ssd34 evaluate --json``.
+
+    Attributes:
+        ap, ap50: COCO's box AP, and that at IoU 0.50.
+        pictures: of the data set, how many were evaluated.
+        policy: how detections were picked.
+        unreadable: pictures that could not be read and count as empty.
+        engine: the name of what ran the file.
+    """
 
     ap: float
     ap50: float
@@ -50,9 +58,14 @@ class Measurements:
 
 
 def read_measurements(files: Iterable[Path], *, model_sha256: str) -> Measurements:
-    """The numbers of one model in JSON files that ``evaluate`` or ``benchmark`` wrote; of several
-    times in one run the first. OptionError: a file is none of these, holds numbers that no card may
-    print, or two measure the same thing."""
+    """The numbers of one model in JSON files that ``evaluate`` or ``benchmark`` wrote.
+
+    Other models are passed over; of one that was timed several times in one run, the first counts.
+
+    Raises:
+        OptionError: a file is none of these, holds numbers that no card may print, or two measure
+            the same thing.
+    """
     accuracy: Accuracy | None = None
     latency: Latency | None = None
     for file in files:
@@ -88,7 +101,8 @@ def read_kept_measurements(
     folder: Path, model_sha256: str, *, newer: Mapping[str, Path]
 ) -> Measurements:
     """The numbers of one model in a package's folder of kept files, which need not exist; `newer`
-    files take the place of those of the same name."""
+    files take the place of those of the same name. OptionError: a kept file of this model is
+    broken."""
     names = [_kept_name(model_sha256, kind) for kind in _KINDS]
     files = [newer.get(name, folder / name) for name in names]
     return read_measurements([f for f in files if f.is_file()], model_sha256=model_sha256)

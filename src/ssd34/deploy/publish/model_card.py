@@ -29,7 +29,7 @@ _LAST_LINE = "Wei Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016. Mad
 
 
 def is_card(file: Path) -> bool:
-    """Whether a file is a model card that `model_card` made, even if somebody has added to it."""
+    """Whether a file is a model card of `render_model_card`, even if somebody has added to it."""
     if not file.is_file():
         return False
     return _LAST_LINE in file.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -51,8 +51,9 @@ def render_model_card(
     labels: LabelSet,
     licence: str | None,
 ) -> str:
-    """The card of a folder of packaged models, of each the manifest entry and measurements; what
-    was not measured stays empty."""
+    """The card of a folder of packaged models: of each file the manifest entry and measurements;
+    what was not measured stays empty. The licence of the weights is an identifier; None: the card
+    states none."""
     front = f"license: {licence.lower()}\n{_FRONT}" if licence else _FRONT
     first, _ = rows[0]
     lines = (_table(rows), _sources(rows), _ports([entry for entry, _ in rows]))

@@ -64,23 +64,28 @@ def package(
     licence: str | None = None,
     triton: bool = False,
 ) -> Package:
-    """Write a model file with test data, its manifest entry and the model card into a folder, which
-    is made once everything is found to be well. The same model, picture and measurements always
-    give the same bytes. Other files of the same network in the folder keep their entries, and the
-    card lists all of them.
+    """Write a model file with test data, its manifest entry and the model card.
+
+    The same model, picture and measurements always give the same bytes. Other files of the same
+    network in the folder keep their entries, and the card lists all of them.
 
     Args:
+        model: an ONNX file that the runtime can run.
+        output: the folder; it is made once everything is found to be well.
         picture: (H, W, 3) uint8 RGB, the input of the test data.
         name: what the files are called; None: the spec's name.
         measured: JSON files that ``ssd34 evaluate`` or ``ssd34 benchmark`` wrote. They are kept in
             the package, each in place of an older one of the same model and kind.
         replace: another model of that file name may go, with what ``triton/`` has of it, and a
             README.md that is no card of ours.
-        licence: of the weights; None: that of the card that is there, else none.
+        licence: of the weights, an identifier such as ``"apache-2.0"``; None: that of the card that
+            is there, else none.
         triton: also write the model into the model repository ``triton/`` in the folder.
 
-    ModelError: the model cannot be run, or what was packed does not verify. OptionError: what is
-    given or lies in the folder does not fit.
+    Raises:
+        ModelError: the model cannot be run, or what was packed does not verify.
+        OptionError: a measurement file, name or licence cannot be one, another model has the name,
+            the README.md is somebody else's, or the folder holds files of another network.
     """
     session = Session(model)
     tensor = session.input_for(picture)

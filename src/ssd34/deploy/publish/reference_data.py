@@ -28,7 +28,8 @@ _SET = re.compile(r"test_data_set_.+")
 
 @dataclass(frozen=True, eq=False)
 class NamedTensor:
-    """One tensor file: its name, if any, its type such as ``"tensor(float)"``, its array."""
+    """One tensor file: the name in it, empty where it has none, its type as ONNX Runtime writes it,
+    for example ``"tensor(float)"``, and its array."""
 
     name: str
     type: str
@@ -47,8 +48,12 @@ def write_test_data(
     folder: Path, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
 ) -> None:
     """Write the tensor files of one test into a folder, which is made; others in it are removed.
-    The same arrays, in the order of the graph's ports, always give the same bytes. OptionError: no
-    outputs, an array too large, or of a type that ONNX does not have."""
+    The same arrays, in the order of the graph's ports, always give the same bytes.
+
+    Raises:
+        OptionError: no outputs, an array too large, or of a type that ONNX does not have.
+        OSError: the folder cannot be written.
+    """
     if not outputs:
         raise OptionError(f"{folder}: expected at least one output to write, got none")
     files = {
@@ -103,7 +108,8 @@ def read_test_data(folder: Path) -> ReferenceData:
 
 
 def read_tensor(path: Path) -> NamedTensor:
-    """Read one tensor file; ModelError: missing, too large, or no ONNX tensor."""
+    """Read one tensor file; ModelError: missing, too large, or no ONNX tensor; the message starts
+    with the file's name."""
     if not path.is_file():
         raise ModelError(f"{path.name}: is not a file; expected an ONNX tensor")
     if path.stat().st_size > MAX_TENSOR_BYTES + 2**16:  # names and dimensions beside the values

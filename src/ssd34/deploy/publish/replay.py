@@ -35,7 +35,12 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Replayer:
-    """A loaded model, its file's own policy, and what counts as the same result."""
+    """A loaded model and what counts as the same result.
+
+    Attributes:
+        run: takes the graph's inputs by name, returns all outputs by name.
+        policy: of the file's own tail.
+    """
 
     run: Callable[[Arrays], Arrays]
     inputs: Sequence[Port]

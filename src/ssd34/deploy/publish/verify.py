@@ -36,10 +36,18 @@ from ssd34.text import one_line
 def verify(
     target: Path, *, manifest: Path | None = None, require_test_data: bool = False, threads: int = 1
 ) -> Verification:
-    """Check an ONNX file, or a folder, ``.tar.gz`` or ``.tgz`` with one, against a manifest, else
-    one beside it, and the ``test_data_set_*`` folders beside the ONNX file; where they are
-    required, to have none is a failure. ModelError: nothing could be verified: no ONNX file or
-    several, an archive that should not be unpacked, or a broken manifest."""
+    """Check an ONNX file, a folder with one, or a tarball with one.
+
+    Args:
+        target: ``.onnx``, ``.tar.gz``, ``.tgz`` or a folder. Test data are the ``test_data_set_*``
+            folders beside the ONNX file; where they are required, to have none is a failure.
+        manifest: says what the file should be; None: one that lies beside it, if there is one.
+
+    Raises:
+        ModelError: there is nothing that could be verified: no ONNX file or several, an archive
+            that should not be unpacked, or a broken manifest.
+        OSError: something cannot be read.
+    """
     how = _How(require_test_data, threads)
     if is_archive(target) and not target.is_dir():
         expected = read_expected(target, manifest)

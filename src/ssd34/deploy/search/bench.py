@@ -43,8 +43,13 @@ LEAST_MS = 1e-3
 
 @dataclass
 class Bench:
-    """Measures int8 files against their float file (`files`), whose policy and kind of input they
-    share, on pictures that did not calibrate."""
+    """Measures int8 files against their float file.
+
+    Attributes:
+        pictures: to measure AP on; those used for calibration should not be among them.
+        files: what the float file is; int8 files share its policy and kind of input.
+        threads: None: what this process may use.
+    """
 
     network: Network
     statistics: CalibrationStatistics
@@ -144,9 +149,15 @@ class Bench:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What int8 costs and saves in one layer: the noise that it alone makes in int8, see
-    `measure_output_noise`; its time without int8 and with everything in int8, by the engine's
-    profile, that of what was merged into it included."""
+    """What int8 costs and saves in one layer.
+
+    Attributes:
+        noise: mean square of the change of what decides on detections when this layer alone is
+            in int8, as `measure_output_noise` measures it.
+        float_ms: what it takes in the file without int8, by the engine's profile. What was merged
+            into it counts as its own, for example an addition.
+        int8_ms: what it takes in the file with everything in int8.
+    """
 
     name: str
     noise: float
@@ -178,7 +189,8 @@ def measure_layer_costs(
     threads: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[LayerCost]:
-    """The cost of every convolution, the worst per millisecond first, over a few pictures."""
+    """The cost of every convolution, the worst per millisecond first, over a few pictures, each (H,
+    W, 3) uint8 RGB."""
     convolutions = [layer.name for layer in network.convs]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layer.onnx"
@@ -221,8 +233,11 @@ def measure_output_noise(
     changed: tuple[NDArray[np.float32], NDArray[np.float32]],
 ) -> float:
     """The change of raw outputs, loc (N, 4, A) and conf (N, channels, A), as far as it decides on
-    detections: mean squares as shares of the variances, together. What int8 cuts off on purpose
-    (`choose_head_ranges`) does not count."""
+    detections: mean squares as shares of the variances, together.
+
+    What int8 cuts off on purpose (`choose_head_ranges`) does not count: negligible logits, and the
+    offsets of boxes that are no detection's.
+    """
     (loc, conf), (new_loc, new_conf) = reference, changed
     highest = conf.max(axis=1, keepdims=True)
     likely = may_detect(conf, highest)

@@ -39,8 +39,14 @@ class Criterion:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One int8 file, measured against the float file on the same pictures, the median milliseconds
-    of one in turns; `seconds`: what measuring took."""
+    """One int8 file, measured against the float file.
+
+    Attributes:
+        ap: of the int8 file, over the same pictures as `float_ap`.
+        ms: median of one picture through the int8 file, in milliseconds.
+        float_ms: of the float file, in turns with it.
+        seconds: what measuring took.
+    """
 
     ap: float
     float_ap: float
@@ -53,7 +59,11 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial(Measurement):
-    """A measurement with the gate's verdict; `drop`: loss of AP in the criterion's measure."""
+    """A measurement with the gate's verdict.
+
+    Attributes:
+        drop: loss of AP in the criterion's measure; below 0 where int8 is the better one.
+    """
 
     number: int
     options: QuantizeOptions

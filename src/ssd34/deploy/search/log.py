@@ -18,14 +18,19 @@ LAYERS_FORMAT = "ssd34-layers-2"
 
 
 class TrialLog:
-    """``trials.jsonl``: its first line says what the trials measure, the others are trials; of
-    them `count`, those of `earlier` judged by today's criterion."""
+    """``trials.jsonl``: its first line says what the trials measure, the others are trials.
+
+    Attributes:
+        earlier: trials that it already held, judged by today's criterion.
+        count: trials that it holds now.
+    """
 
     def __init__(
         self, path: Path, *, subject: Mapping[str, Any], criterion: Criterion, resume: bool
     ) -> None:
-        """Continue with the trials that are there, to `resume`, else there must be none;
-        OptionError: they are of another subject (network, pictures, machine) or none of ours."""
+        """Continue with the trials that are there, to `resume`, else there must be none. The
+        `subject` is what trials must have in common to be compared: network, pictures, machine.
+        OptionError: they are of another subject or no trials of ours."""
         self.path = path
         self._header = json.dumps({"format": FORMAT, "subject": dict(subject)}, sort_keys=True)
         self.earlier: tuple[Trial, ...] = ()

@@ -77,8 +77,9 @@ class CalibrationPictures:
 def count_seen(
     measured: Dataset, seen: Sequence[Dataset], *, progress: Callable[[int], None] = lambda _: None
 ) -> int:
-    """How many of the `measured` pictures are also in the `seen` data sets, under any name; where a
-    file cannot be read, as beside annotations alone, by it. `progress`: `seen` pictures read."""
+    """How many of the `measured` pictures are also in the `seen` data sets, of which the progress
+    counts the pictures read: the same file, under any name. Where a file cannot be read, as beside
+    annotations alone, its name counts."""
     names: set[str] = set()
     digests: set[str] = set()
     every = (file for dataset in seen for file in _files(dataset, dataset.samples))

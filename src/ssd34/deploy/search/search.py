@@ -41,7 +41,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """How a search ended: the trial to publish, if any, all that count for it, and why."""
+    """How a search ended: the trial to publish, if any, all that count for it, in their order, and
+    why it ended, as the end of a sentence."""
 
     accepted: Trial | None
     trials: tuple[Trial, ...]
@@ -62,8 +63,12 @@ class _SpentError(Exception):
 
 @dataclass
 class Search:
-    """One search, which measures each choice of options once, those of `earlier` trials never;
-    `ranked_nodes`: layers by what they cost per millisecond in a trial's file, worst first."""
+    """One search, which measures each choice of options once.
+
+    Attributes:
+        ranked_nodes: layers by what they cost per millisecond in a trial's file, worst first.
+        earlier: trials of an earlier run, which are not measured again.
+    """
 
     measure: Callable[[QuantizeOptions], Measurement]
     ranked_nodes: Callable[[Trial], Sequence[str]]

@@ -212,8 +212,15 @@ STEPS = len(NAMES) + 2
 
 @dataclass(frozen=True, eq=False)
 class EvaluationReport:
-    """What a report is made from; classes with a precision-recall curve of their own, none: those
-    with the most objects; how many of the best and of the worst pictures are shown."""
+    """What a report is made from.
+
+    Attributes:
+        dataset: the ground truth; the pictures of the gallery are read from it.
+        results, score, provenance: what was scored, what came out, and how.
+        classes: those with a precision-recall curve of their own; default: those with the most
+            objects.
+        pictures: how many of the best and of the worst are shown.
+    """
 
     title: str
     dataset: Dataset
@@ -225,8 +232,12 @@ class EvaluationReport:
 
 
 def check_report(folder: Path, dataset: Dataset, classes: Sequence[str] = ()) -> None:
-    """Refuse before a long evaluation. MissingExtraError: matplotlib, Jinja2 or hotcoco is not
-    installed. OptionError: the folder is a file, or the data set lacks a class."""
+    """What can be known before a long evaluation: everything is installed, the folder can be one.
+
+    Raises:
+        MissingExtraError: matplotlib, Jinja2 or hotcoco is not installed.
+        OptionError: the folder is a file, or the data set lacks a class.
+    """
     load_matplotlib(extra="report", why="a report")
     require("jinja2", extra="report", why="a report")
     require("hotcoco", extra="evaluate", why="a report")
@@ -239,9 +250,12 @@ def check_report(folder: Path, dataset: Dataset, classes: Sequence[str] = ()) ->
 def write_report(
     folder: Path, report: EvaluationReport, *, progress: Callable[[int], None] = lambda _: None
 ) -> Path:
-    """Write the page, whose path is returned, last, and before it, in ``plots/``, every plot as PNG
-    on light and dark paper and as JSON, in place of those of an older report. `progress`: of
-    `STEPS`. Errors as of `check_report`, and OSError."""
+    """Write the page and, in ``plots/``, every plot as PNG on light and dark paper and as JSON.
+
+    Each file is written whole or not at all, the page, whose path is returned, last. The folder is
+    made if it does not exist; files of an older report there are replaced. `progress` is called
+    with the number of steps done, of `STEPS`. Errors are those of `check_report`, and OSError.
+    """
     dataset = apply_metric(report.score.metric, report.dataset)
     check_report(folder, dataset, report.classes)
     results = report.results.within(dataset)

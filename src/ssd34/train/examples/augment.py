@@ -59,10 +59,17 @@ class Augmentation:
 
 
 class Variation(NamedTuple):
-    """What happens to one picture, to a side of `size` pixels: the window (4,) xyxy that is shown,
-    in pixels of the original, may reach beyond it; `inside` is the part of it that lies in the
-    picture; the boxes (N, 4) are xyxy, in fractions of the result; `kept` says which of the
-    original ones they are."""
+    """What happens to one picture.
+
+    Attributes:
+        size: side of the result, pixels.
+        window: (4,) float64 xyxy: what is shown, in pixels of the original; may reach beyond it.
+        inside: (4,) float64: the part of it that lies in the picture.
+        flipped: whether it is mirrored.
+        changes: of its colours.
+        boxes: (N, 4) float32 xyxy, fractions of the result.
+        kept: (N,) int64: which of the original boxes they are.
+    """
 
     size: int
     window: NDArray[np.float64]
@@ -193,8 +200,11 @@ def zoom(
     width: int, height: int, boxes: NDArray[np.float32], labels: NDArray[np.int64], rng: Generator
 ) -> NDArray[np.float64]:
     """A window in the picture around one of the boxes, (N, 4) xyxy in pixels, N > 0, of a class
-    drawn from those in it, whose longer side takes a quarter to three quarters of it. The window's
-    sides are at least a fifth of the picture's."""
+    drawn from those in it.
+
+    The object's longer side takes a quarter to three quarters of the window, whose sides are at
+    least a fifth of the picture's.
+    """
     label = rng.choice(np.unique(labels))
     box = boxes[rng.choice(np.flatnonzero(labels == label))].astype(np.float64)
     left, top, right, bottom = clip(box, width=width, height=height)

@@ -30,9 +30,11 @@ _OFFSET, _WIDTH, _HEIGHT = range(3)
 
 def start_workers_server() -> ForkServerContext | SpawnContext:
     """How worker processes are started: never as copies of this one, in which engines and the
-    metrics library may have run threads. On Linux a server, a new program that has only loaded what
-    workers need, forks them; elsewhere each is a new program. It loads beside the caller: call this
-    early."""
+    metrics library may have run threads, and which could hang or crash.
+
+    On Linux a server, a new program that has only loaded what workers need, forks them; elsewhere
+    each is a new program. The server loads beside the caller: call this early.
+    """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     from multiprocessing import forkserver, resource_tracker
@@ -50,13 +52,17 @@ def start_workers_server() -> ForkServerContext | SpawnContext:
 
 
 class PictureCache:
-    """Decoded pictures, each at up to four sizes, in one piece of memory of limited length, which
-    has no name and is not in /dev/shm. On Linux worker processes share it, elsewhere they do
-    without. First come, first kept: all pictures will be drawn as often."""
+    """Decoded pictures, each at up to four sizes, in one piece of memory of limited length.
+
+    On Linux worker processes share the memory, which has no name and is not in /dev/shm. Elsewhere
+    workers do without. First come, first kept: all pictures will be drawn as often, so that making
+    room for one by dropping another would gain nothing.
+    """
 
     def __init__(self, pictures: int, limit: int, *, file: int | None = None) -> None:
         """For so many pictures, asked for by number, and `limit` bytes of pixels, taken as they are
-        filled; `file`: another process's. OptionError: the system does not give so much."""
+        filled; in the memory of another process's cache of the same size, or in its own.
+        OptionError where that is more than the system gives."""
         self.pictures, self.limit = pictures, limit
         if limit == 0:
             return

@@ -48,10 +48,13 @@ class TrainingSet:
 def make_training_sets(
     datasets: Sequence[tuple[Dataset, float]], target: LabelSet, *, balance: float = 0.0
 ) -> list[TrainingSet]:
-    """Prepare data sets, each with its weight, for a network with the classes `target`. Classes
-    that no data set labels are taught as background everywhere: left out of every loss they would
-    keep their first, meaningless scores. DatasetError: the network lacks a class, or a set has no
-    picture with a box to learn."""
+    """Prepare data sets, each with its draws per picture and epoch, for a network with the classes
+    `target`; `balance` as in `weigh_pictures`.
+
+    Classes that no data set labels are taught as background everywhere: left out of every loss
+    they would keep their first, meaningless scores. DatasetError where the network lacks a class,
+    or a set has no picture with a box to learn.
+    """
     sources = [_training_set(dataset, weight, target, balance) for dataset, weight in datasets]
     taught = np.any([source.labelled for source in sources], axis=0)
     return [dataclasses.replace(source, labelled=source.labelled | ~taught) for source in sources]
@@ -70,9 +73,12 @@ def _training_set(dataset: Dataset, weight: float, target: LabelSet, balance: fl
 
 
 def weigh_pictures(shown: Sequence[set[int]], balance: float) -> NDArray[np.float64]:
-    """How often to draw each picture, by its classes, in relation to the others: that of its rarest
-    class, max(1, sqrt(`balance` / share of the pictures that show it)). Source: Gupta et al., LVIS,
-    2019, repeat factor sampling."""
+    """How often to draw each picture, in relation to the others.
+
+    That of its rarest class: max(1, sqrt(`balance` / share of the pictures that show the class)).
+    `shown`: each picture's classes, at least one. Source: Gupta et al., LVIS, 2019, repeat factor
+    sampling.
+    """
     counts = Counter(label for labels in shown for label in labels)
     rarest = np.array([min(counts[label] for label in labels) for labels in shown])
     return np.sqrt(np.maximum(1.0, balance * len(shown) / rarest))
@@ -100,9 +106,16 @@ class Unreadable(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A varied picture (S, S, 3) uint8 RGB, its objects, boxes (N, 4) xyxy in fractions of it, the
-    network's labels (N,), scores (N,), if any; what does not count, (M, 4); and what each default
-    box learns."""
+    """A varied picture and what it teaches.
+
+    Attributes:
+        image: (S, S, 3) uint8 RGB.
+        boxes: (N, 4) float32 xyxy, fractions of the picture: its objects.
+        labels: (N,) int64, the network's.
+        ignored_boxes: (M, 4) float32, as `boxes`: crowds and difficult objects.
+        matches: what each default box learns.
+        scores: (N,) float32; None: the data set has none.
+    """
 
     image: NDArray[np.uint8]
     boxes: NDArray[np.float32]
@@ -133,7 +146,8 @@ class Examples(TorchDataset[Any]):
         self._default_boxes: dict[int, NDArray[np.float32]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a worker process; annotations are pickled once, not once a worker."""
+        """For a worker process; of a hundred thousand pictures the annotations are pickled once,
+        not once a worker."""
         state = self.__dict__ | {"sources": self._packed_sources}
         return {name: value for name, value in state.items() if name != "_packed_sources"}
 

@@ -1,5 +1,5 @@
-"""Training batches. Every draw has its own seed, from the run's and the position in it: a resumed
-run sees the same batches."""
+"""Training batches. Every draw has its own seed: order and variation depend on nothing but the
+run's seed and the position in it, and a resumed run sees the same batches."""
 
 from __future__ import annotations
 
@@ -64,9 +64,16 @@ def limit_cache(sources: Sequence[TrainingSet], cache_mb: int | None, *, here: i
 
 
 class Batch(NamedTuple):
-    """What the network trains on, and the pictures that could not be read and were left out: images
-    (N, S, S, 3) uint8 RGB; offsets (N, A, 4) float32; labels (N, A) int64; weights (N, A) float32
-    of what boxes learn, (N, 0) where all count alike; labelled (N, classes + 1) bool."""
+    """What the network trains on.
+
+    Attributes:
+        images: (N, S, S, 3) uint8 RGB.
+        offsets: (N, A, 4) float32.
+        labels: (N, A) int64.
+        weights: (N, A) float32, of what the default boxes learn; (N, 0): all count alike.
+        labelled: (N, classes + 1) bool.
+        problems: pictures that could not be read and were left out.
+    """
 
     images: Tensor
     offsets: Tensor
@@ -125,7 +132,8 @@ class Loader:
         pinned: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
-        """`size_now`: the input size of a global step; `pinned`: in memory that a GPU reads."""
+        """`size_now`: the input size of a global step; `pinned`: copy batches to memory that a GPU
+        can read directly; each of the processes gets its share of every batch."""
         self.sources = tuple(sources)
         self.ranks = ranks
         cached = limit_cache(sources, options.cache_mb, here=ranks.here)
@@ -177,9 +185,12 @@ class Loader:
         """The batches from a global step on; to be closed, which ends the workers.
 
         Without end, unless `stop` says so while a batch is waited for: then the batches end. One
-        process of several cannot end alone: it waits `FAREWELL` seconds more, and raises
-        KeyboardInterrupt. TrainingError: a worker was killed, does not answer, or cannot hand over
-        what it made; the memory or the shared memory is too small.
+        process of several cannot end alone: it waits `FAREWELL` seconds more.
+
+        Raises:
+            TrainingError: a worker was killed, does not answer, or cannot hand over what it made;
+                the memory or the shared memory is too small.
+            KeyboardInterrupt: one of several processes waited in vain after `stop`.
         """
         workers, ahead = self._within_shared_memory()
         others = multiprocessing.active_children()
@@ -223,8 +234,8 @@ class Loader:
         )
 
     def _within_shared_memory(self) -> tuple[int, int]:
-        """How many workers there are, and how many batches each prepares ahead, so that these and
-        the batch in use fit the shared memory; an error where not even one worker's do."""
+        """How many workers there are, and how many batches each prepares ahead, so that what waits
+        and the batch in use fit the shared memory; an error where not even one worker's do."""
         free = _free_shared_memory()
         if not self.workers or free is None:
             return self.workers, AHEAD
@@ -273,7 +284,8 @@ def report_deaths() -> Iterator[None]:
 
 @contextmanager
 def _report_failures(batch_size: int) -> Iterator[None]:
-    """Within it whatever keeps worker processes from handing over a batch is a TrainingError."""
+    """Within it whatever keeps worker processes from handing over a batch is a TrainingError: they
+    cannot be started, were killed, or lack memory or descriptors."""
     try:
         with report_deaths():
             yield

@@ -37,8 +37,13 @@ def list_levels(spec: ModelSpec) -> Levels:
 
 
 class Matches(NamedTuple):
-    """What each default box learns: labels (A,) int64, 1..N, 0 background, or `IGNORED`; boxes
-    (A, 4) float32 of its object, or the default box itself; which object (A,) that is; -1: none."""
+    """What each default box learns.
+
+    Attributes:
+        labels: (A,) int64: class 1..N, 0 background, `IGNORED`.
+        boxes_cxcywh: (A, 4) float32: its object's box, or the default box itself.
+        objects: (A,) int64: which object that is; -1: none.
+    """
 
     labels: NDArray[np.int64]
     boxes_cxcywh: NDArray[np.float32]

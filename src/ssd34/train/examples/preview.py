@@ -34,9 +34,15 @@ _FORCED, _IGNORED = (255, 69, 58), (142, 142, 147)
 
 @dataclass(frozen=True)
 class SizeRow:
-    """Objects of one range of sizes, in pixels of the input, and how many default boxes learn one,
-    on average. `forced`: no default box overlaps them by more than 0.5, so that only the best one
-    learns them; with the matcher ``"atss"``: at most one learns them."""
+    """Objects of one range of sizes.
+
+    Attributes:
+        side_from, side_to: pixels of the input.
+        objects: how many there were.
+        forced: those that no default box overlaps by more than 0.5, so that only the best one,
+            forced, learns them; with the matcher ``"atss"`` those that at most one learns.
+        default_boxes: how many learn one object, on average.
+    """
 
     side_from: float
     side_to: float
@@ -51,8 +57,15 @@ class SizeRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """A sheet of some pictures with their boxes; over how many pictures objects were counted; the
-    smallest and the largest input size, in pixels; the counts; what could not be read."""
+    """What a look at the data shows.
+
+    Attributes:
+        sheet: some pictures with their boxes.
+        pictures: over how many objects were counted, one that is drawn again counting again.
+        sides: the smallest and the largest input size, pixels.
+        rows: the counts by size.
+        problems: pictures that could not be read.
+    """
 
     sheet: Image.Image
     pictures: int
