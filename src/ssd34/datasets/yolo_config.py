@@ -86,7 +86,7 @@ def read_config(contents: Contents, file: str) -> YoloConfig:
 
 
 def read_darknet(contents: Contents, file: str) -> YoloConfig:
-    """Darknet's file of that kind: ``train = data/train.txt``, ``names = data/obj.names``;
+    """Darknet's file, a .data: ``train = data/train.txt``, ``names = data/obj.names``;
     DatasetError where classes or splits are missing."""
     lines = read_lines(contents.files, file, limit=MAX_YAML_BYTES)
     pairs = (line.partition("=") for line in lines)

@@ -137,7 +137,7 @@ class SettledRecipe:
         recipe: its name.
         changed: what the user set otherwise.
         settings: every setting's value.
-        settled: what the recipe left open and was decided, as it stood there: ``"auto"`` or None.
+        settled: what was left open, or does not apply, as it stood: such as ``"auto"`` or None.
         options: the settings as the loop takes them.
     """
 

@@ -204,7 +204,7 @@ class Network:
     """All layers with their weights, each after those that it reads.
 
     Attributes:
-        layers: `list_layers` the spec, with weights.
+        layers: those that `list_layers` gives for the spec, with weights.
         trained: the picture and each layer to the steps that quantization-aware training used;
             empty without.
         score_calibration: what the biases of the confidence heads hold already; None: nothing.
