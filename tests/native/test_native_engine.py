@@ -11,10 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from llvmlite import binding
-from onnx import helper, numpy_helper
 
 from ssd34 import Detector
-from ssd34.core.contract import PROMISING
 from ssd34.core.postprocess import ZOO
 from ssd34.core.preprocess import preprocess
 from ssd34.deploy.graph.builder import save_model
@@ -26,11 +24,9 @@ from ssd34.images.read import read_image
 from ssd34.runtime.engine_choice import open_engine
 from ssd34.runtime.native import levels as levels_module
 from ssd34.runtime.native import network, self_check
-from ssd34.runtime.native.graph import cut, optimize
 from ssd34.runtime.native.levels import available_levels
 from ssd34.runtime.native.native_engine import NativeEngine
 from ssd34.runtime.native.program import compile_program
-from ssd34.runtime.onnxruntime_engine import open_onnx, session_options
 from ssd34.runtime.session import Session
 from ssd34.runtime.timing import compute_tail_share, measure_node_times
 from ssd34.zoo.names import model_path
@@ -218,69 +214,6 @@ def test_its_parts_are_timed(files):
     assert min(node.milliseconds for node in nodes) > 0
     share = compute_tail_share(nodes)
     assert share == pytest.approx(nodes[2].milliseconds / sum(n.milliseconds for n in nodes))
-
-
-# --- the boxes that the NMS looks at ---------------------------------------------------------
-
-
-EVERYTHING, NOTHING = -1e4, 1e4
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_boxes_are_picked_from_bytes_where_the_file_leaves_some_out(files, form):
-    model = optimize(files[form], threads=1)[1]
-    parts = cut(model)
-    assert parts is not None
-    picks = not {"raw", "batch", "middle"}.intersection(form.replace(",", "").split())
-    assert (parts.sieve is not None) == picks
-    kinds = {node.op_type for node in parts.after.graph.node}
-    assert ("DequantizeLinear" in kinds) != picks
-    named = {node.name: node for node in model.graph.node if node.op_type == "Concat"}
-    if picks:  # one level of the heads is no longer all of them in bytes
-        named["tail.conf"].input[0] = model.graph.input[0].name
-        parts = cut(model)
-        assert parts is not None and parts.sieve is None
-
-
-@pytest.mark.parametrize("margin", [None, EVERYTHING, 1.5, NOTHING])
-@pytest.mark.parametrize("form", ["embedded", "qdq", "qdq, one scale", "qoperator, 8 bits"])
-def test_picked_boxes_are_those_of_the_operators(files, form, margin):
-    path = model_path("default") if form == "embedded" else files[form]
-    model = optimize(path, threads=1)[1]
-    if margin is not None:
-        for tensor in model.graph.initializer:
-            if tensor.name == "tail.margin":
-                tensor.CopyFrom(
-                    numpy_helper.from_array(np.array([margin], np.float32), tensor.name)
-                )
-    parts = cut(model)
-    assert parts is not None and parts.sieve is not None
-    sieve = parts.sieve
-    boxes = next(t.dims[1] for t in model.graph.initializer if t.name == "tail.default_size")
-    filled_up = [(0, 0), (0, 0), (0, 0), (0, 5)]
-    names = [*PROMISING, *sieve.exits]
-    model.graph.output.extend(map(helper.make_empty_tensor_value_info, names))
-    session = open_onnx(model.SerializeToString(), session_options(1))
-    for example in ("astronaut", "chelsea"):
-        side = model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value
-        image = preprocess(read_image(EXAMPLES / f"{example}.jpg"), side)
-        expected = session.run(names, {"image": image})
-        made = expected[len(PROMISING) :]
-        exits = {
-            name: np.pad(values.transpose(0, 2, 3, 1), filled_up, constant_values=255)
-            for name, values in zip(sieve.exits, made, strict=True)
-        }
-        found = sieve.pick(exits)
-        for name, values in zip(PROMISING, expected, strict=False):
-            assert found[name].dtype == values.dtype
-            np.testing.assert_array_equal(found[name], values, err_msg=name)
-        left = len(found[PROMISING[0]])
-        if margin == NOTHING:
-            assert left == 0
-        elif margin == EVERYTHING:
-            assert left == boxes
-        elif form == "embedded":
-            assert 0 < left < boxes
 
 
 # --- what it does not run -------------------------------------------------------------------

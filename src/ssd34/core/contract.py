@@ -26,10 +26,6 @@ RAW_OUTPUTS = ("loc", "conf")
 TAIL_INPUTS = ("tail.loc", "tail.conf")
 """What the same two are called inside a file that computes detections from them."""
 
-PROMISING = ("tail.promising.boxes", "tail.promising.logits", "tail.promising.offsets")
-"""What the boxes that the NMS in a file looks at are called, where it leaves some out: indices
-(P,), logits (1, P, channels) and offsets (1, P, 4)."""
-
 METADATA_SPEC = "ssd34.spec"
 METADATA_LABELS = "ssd34.labels"
 METADATA_QUANTIZATION = "ssd34.quantization"

@@ -8,19 +8,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ssd34.core.contract import PROMISING
 from ssd34.runtime.native.convolution import Addition, Convolution, rounded_up
 from ssd34.runtime.native.kernels import CHANNELS
-from ssd34.runtime.native.sieve import Constants, Sieve, find_sieve
 from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine, onnxruntime
 
 TURNED = ".pixels"
 """What a value is called where its channels are last: (N, H, W, C)."""
+
+Constants = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +33,8 @@ class Parts:
         before: from the picture to `entry`, whose channels are last there.
         convolutions: in the order in which they are computed.
         entry: the value that the first one reads.
-        exits: the values that `after` or the sieve read, each to its number of channels; there
-            they have their channels last, and as many as a multiple of 32.
-        sieve: what picks boxes from some of them for `after`; None: nothing does.
+        exits: the values that `after` reads, each to its number of channels; there they have
+            their channels last, and as many as a multiple of 32.
         after: from them to the file's outputs.
     """
 
@@ -41,7 +42,6 @@ class Parts:
     convolutions: tuple[Convolution, ...]
     entry: str
     exits: dict[str, int]
-    sieve: Sieve | None
     after: onnx.ModelProto
 
 
@@ -89,14 +89,9 @@ def cut(model: onnx.ModelProto) -> Parts | None:
     if entry is None:
         return None
     ends = [port.name for port in graph.output]
-    channels = {name: len(conv.weight) for name, conv in ours.items()}
-    sieve = find_sieve(graph.node, constants, channels)
-    picked = PROMISING if sieve else ()
-    after = _leading_to(graph.node, ends, stop={entry, *ours, *picked})
+    after = _leading_to(graph.node, ends, stop={entry, *ours})
     read = [name for node in after for name in node.input] + ends
-    exits = {name: count for name, count in channels.items() if name in read}
-    made = _after(model, after, exits, entry if entry in read else None, picked)
-    exits |= {name: channels[name] for name in (sieve.exits if sieve else ())}
+    exits = {name: len(conv.weight) for name, conv in ours.items() if name in read}
     if not exits:
         return None
     before = _leading_to(graph.node, [entry], stop=set())
@@ -108,8 +103,7 @@ def cut(model: onnx.ModelProto) -> Parts | None:
         convolutions=tuple(_needed(ours, exits)),
         entry=entry,
         exits=exits,
-        sieve=sieve,
-        after=made,
+        after=_after(model, after, exits, entry if entry in read else None),
     )
 
 
@@ -181,11 +175,7 @@ def _read_addition(node: onnx.NodeProto, constants: Constants) -> Addition | Non
 
 
 def _after(
-    model: onnx.ModelProto,
-    nodes: list[onnx.NodeProto],
-    exits: Mapping[str, int],
-    entry: str | None,
-    picked: Sequence[str],
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], exits: Mapping[str, int], entry: str | None
 ) -> onnx.ModelProto:
     """The last part: each exit is turned and freed of the channels that only fill up."""
     inputs, added, numbers = [], [], []
@@ -202,19 +192,13 @@ def _after(
         ]
     if entry is not None:
         inputs.append(_port(entry, [None] * 4))
-    if picked:
-        indices, *floats = picked
-        inputs.append(_port(indices, [None], TensorProto.INT64))
-        inputs += [_port(name, [1, None, None], TensorProto.FLOAT) for name in floats]
     after = _model(model, [*added, *nodes], inputs, list(model.graph.output))
     after.graph.initializer.extend(numbers)
     return after
 
 
-def _port(
-    name: str, shape: Sequence[int | None] | None, kind: int = TensorProto.UINT8
-) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
+def _port(name: str, shape: Sequence[int | None] | None) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.UINT8, shape)
 
 
 def _model(

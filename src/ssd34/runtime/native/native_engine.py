@@ -40,7 +40,7 @@ class NativeEngine:
             ModelError: broken, not in int8, or not for this processor.
         """
         require_libraries()
-        from ssd34.runtime.native.graph import TURNED, cut, optimize
+        from ssd34.runtime.native.graph import cut, optimize
         from ssd34.runtime.native.levels import choose_level
         from ssd34.runtime.native.network import NativeNetwork
         from ssd34.runtime.native.self_check import check_level
@@ -72,12 +72,8 @@ class NativeEngine:
             )
         try:
             self._before, self._after = (
-                open_onnx(part.SerializeToString(), session_options(count))
-                # Behind a sieve there is too little left to wake other threads for.
-                for part, count in (
-                    (parts.before, threads),
-                    (parts.after, 1 if parts.sieve else threads),
-                )
+                open_onnx(part.SerializeToString(), session_options(threads))
+                for part in (parts.before, parts.after)
             )
         except Exception as error:  # the library has no common base of its own
             raise ModelError(describe_refusal(path, error)) from None
@@ -85,8 +81,6 @@ class NativeEngine:
         self._passed_on = [port.name for port in others]
         wanted = {port.name for port in self._after.get_inputs()}
         self._read_again = [port.name for port in self.inputs if port.name in wanted]
-        self._turned = [name for name in parts.exits if name + TURNED in wanted]
-        self._sieve = parts.sieve
         size = entry.shape[1:3]
         if not all(isinstance(side, int) for side in size):
             raise ModelError(
@@ -125,11 +119,7 @@ class NativeEngine:
             times.append(time.perf_counter())
             with self._network.run(entry) as exits:
                 times.append(time.perf_counter())
-                given: dict[str, NDArray[Any]] = {
-                    name + TURNED: exits[name] for name in self._turned
-                }
-                if self._sieve is not None:
-                    given |= self._sieve.pick(exits)
+                given: dict[str, NDArray[Any]] = {name + TURNED: x for name, x in exits.items()}
                 given |= dict(zip(self._passed_on, others, strict=True))
                 given |= {name: feed[name] for name in self._read_again}
                 found: list[NDArray[Any]] = self._after.run(list(outputs), given)
