@@ -9,7 +9,9 @@ import pytest
 import ssd34
 from ssd34 import OptionError
 from ssd34.files.checkpoint import read_checkpoint
+from ssd34.train import step
 from ssd34.train.progress import TrainingOutcome
+from ssd34.train.run import read_history
 from ssd34.workflows.train import Trained, TrainListener, describe_ending
 
 SETTINGS = {
@@ -85,6 +87,27 @@ def test_a_stopped_and_resumed_training_ends_as_a_whole_one(shapes, init, tmp_pa
     settings = json.loads((tmp_path / "parts" / "recipe.json").read_text())["settings"]
     assert (settings["init"], settings["batch_size"]) == (init, 4)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_start_is_measured_whatever_happens_to_it(shapes, init, tmp_path, monkeypatch):
+    """Its evaluation is made up for after a stop; a run that dies before its first checkpoint can
+    begin again with the same command."""
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "train_step", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            begin(shapes, output, init)
+    assert (output / "best.safetensors").exists() and not (output / "last.safetensors").exists()
+    heard: list[bool] = []
+    stopped = begin(
+        shapes, output, init,
+        listener=TrainListener(evaluating=lambda *_: heard.append(True), stop=lambda: bool(heard)),
+    )  # fmt: skip
+    assert (stopped.finished, stopped.steps) == (False, 0) and not stopped.best.exists()
+    done = ssd34.train(data=shapes, val=shapes, output=output, resume=True, threads=1)
+    records = read_history(output / "history.jsonl")
+    assert [r["step"] for r in records if r["event"] == "evaluation"] == [0, 3, 6]
+    assert done.finished and done.steps == 6
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def _evaluate(
             return
         ap = ranks.gather(metrics.ap if metrics else -1.0)[0]
         run.evaluated = run.step
-        best = ap >= run.best_ap
+        best = ap > run.best_ap
         run.best_ap = max(ap, run.best_ap)
         if best:
             run.save_best()

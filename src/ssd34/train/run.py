@@ -116,6 +116,7 @@ class TrainingRun:
         """A new, empty history."""
         if self.writes:
             remove_parts(self.output, (LAST, BEST, HISTORY))
+            (self.output / BEST).unlink(missing_ok=True)
             write_text(self.output / HISTORY, "")
 
     def save_last(self) -> None:

@@ -263,7 +263,7 @@ def describe_ending(outcome: TrainingOutcome, *, target_map: float | None) -> st
         epoch = best["step"] / best["batches_per_epoch"]
         where = f"at epoch {epoch:.4g}" if best["step"] else "before the first step"
         parts[0] += f", best AP {outcome.best_ap:.4f} {where}"
-        if outcome.finished and not best["step"]:
+        if outcome.finished and outcome.steps and not best["step"]:
             parts.append("nothing that it learned is better on --val than what it began with")
     if not outcome.finished:
         parts.append("continue with --resume")

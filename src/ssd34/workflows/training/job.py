@@ -227,11 +227,19 @@ def _check_empty(folder: Path) -> None:
         raise OptionError(
             f"{folder}: already holds a run; add --resume to continue it, or choose another folder"
         )
-    if (folder / BEST).exists():
+    if (folder / BEST).exists() and not _is_start(folder / BEST):
         raise OptionError(
             f"{folder}: holds {BEST} of another run, which this one would replace; choose another "
             "folder"
         )
+
+
+def _is_start(best: Path) -> bool:
+    """Whether it is what a run began with that died before its first checkpoint."""
+    try:
+        return read_header(best).state.get("step") == 0
+    except CheckpointError:
+        return False
 
 
 def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:

@@ -79,6 +79,7 @@ def begin_run(job: TrainJob, data: OpenedData, listener: TrainListener) -> Prepa
     origin = planned.start.put_into(network, labels)
     # The other processes get its weights and steps.
     calibrates = job.qat and is_first_process()
+    from_detector = planned.start.kind == "detector"
     return PreparedRun(
         network=network,
         labels=labels,
@@ -88,11 +89,11 @@ def begin_run(job: TrainJob, data: OpenedData, listener: TrainListener) -> Prepa
         origin=origin,
         notes={
             "command": job.command, "start": origin,
-            "recipe": plan.to_dict(), "version": __version__,
+            "recipe": plan.to_dict(), "version": __version__, "measure_start": from_detector,
         },
         steps=calibrate_steps(network, labels, sources, listener) if calibrates else None,
         tensorboard=plan.settings["tensorboard"],
-        measure_start=planned.start.kind == "detector",
+        measure_start=from_detector,
         warnings=[*list_warnings(plan.options, sources, start=planned.start, spec=planned.spec)],
         facts=[*_list_facts(planned)],
     )  # fmt: skip
@@ -258,5 +259,5 @@ def resume_run(job: TrainJob, data: OpenedData) -> PreparedRun:
         sources=make_training_sets(data.training, begun.labels, balance=options.balance),
         validation=data.validation, origin="resumed", notes={"recipe": note} if note else {},
         steps=notes.get(NOTE_INT8_STEPS), tensorboard=was_told(notes, "tensorboard"),
-        begun_at=begun.state["step"],
+        begun_at=begun.state["step"], measure_start=notes.get("measure_start", False),
     )  # fmt: skip
