@@ -89,6 +89,14 @@ def test_what_is_shown(width):
     ]
 
 
+def test_where_nobody_watches_an_evaluation_tells_how_far_it_is(monkeypatch, capsys):
+    screen = TrainScreen()
+    for done, pause in enumerate((0, 3600, 0), start=1):
+        monkeypatch.setattr(train_screen, "PRINT_SECONDS", pause)
+        screen.evaluating(done, 9)
+    assert capsys.readouterr().err.splitlines() == ["evaluating 1/9", "evaluating 3/9"]
+
+
 def test_a_resumed_run_shows_its_earlier_evaluations(tmp_path):
     history = tmp_path / "history.jsonl"
     records = [

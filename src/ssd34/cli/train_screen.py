@@ -140,14 +140,16 @@ class TrainScreen(TrainListener):
         if self._live:
             self._means = _in_words(now)
             self.stepped(now.step, now.share)
-        elif time.monotonic() - self._printed >= PRINT_SECONDS:
-            self._printed = time.monotonic()
-            _print(f"{now.share:6.1%}  step {now.step}  {_in_words(now)}")
+        else:
+            self._print_at_times(f"{now.share:6.1%}  step {now.step}  {_in_words(now)}")
 
     def evaluating(self, done: int, total: int) -> None:
         """Show how far an evaluation is."""
         self._measuring = f"evaluating {done}/{total}"
-        self._draw()
+        if self._live:
+            self._draw()
+        else:
+            self._print_at_times(self._measuring)
 
     def evaluated(self, epoch: float, metrics: CocoMetrics) -> None:
         """Show a result; it stays."""
@@ -165,6 +167,11 @@ class TrainScreen(TrainListener):
             self._console.print(Text(f"warning: {text}"))
         else:
             console.warn(str(problem))
+
+    def _print_at_times(self, line: str) -> None:
+        if time.monotonic() - self._printed >= PRINT_SECONDS:
+            self._printed = time.monotonic()
+            _print(line)
 
     def _draw(self, *, now: bool = False) -> None:
         if self._live and (now or time.monotonic() - self._drawn_at >= REFRESH_SECONDS):
