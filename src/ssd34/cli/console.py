@@ -119,7 +119,8 @@ class Lines(Progress):
     """Stands in for a bar where nobody watches: a line every `PRINT_SECONDS`."""
 
     def __init__(self, *columns: ProgressColumn) -> None:
-        super().__init__(*columns, disable=True, console=errors)
+        # A step may take longer than the half minute that a bar estimates the speed from.
+        super().__init__(*columns, disable=True, console=errors, speed_estimate_period=3600)
         self._printed = time.monotonic()
 
     def update(self, task_id: TaskID, *given: Any, **values: Any) -> None:
@@ -140,7 +141,8 @@ class Lines(Progress):
         what, count, rate, left = (
             str(column(task)) for column in self.columns if isinstance(column, ProgressColumn)
         )
-        parts = [f"{what}: {count.strip()}", rate, left and f"{left} left"]
+        known = task.time_remaining is not None
+        parts = [f"{what}: {count.strip()}", rate, f"{left} left" if known else ""]
         say(", ".join(part for part in parts if part))
 
 
