@@ -178,6 +178,20 @@ def test_what_would_have_passed_is_told_and_passes(run, tiny_model, tmp_path, mo
         assert told["forms"]["12-int8"]["passes_with"] == {}
 
 
+def test_a_file_that_loses_half_of_the_ap_gets_no_advice(run, tiny_model, tmp_path, monkeypatch):
+    measured = Measurement(
+        ap=0.25, float_ap=0.5, ms=4.0, float_ms=5.0, speedup=SpeedUp(1.25, 1.23456, 1.3, 0.95),
+        seconds=1.0, file_bytes=123,
+    )  # fmt: skip
+    for ap, eased in ((0.0, {}), (0.25, {}), (0.26, {"max_drop": 0.48, "min_speedup": 1.234})):
+        monkeypatch.setattr(Bench, "measure", lambda *_, ap=ap: replace(measured, ap=ap))
+        once = ("--max-trials", "1")
+        refusal = run(tiny_model, *once, code=4, output=f"out{ap}", ranges="minmax")
+        told = json.loads((tmp_path / f"out{ap}" / "quantize.json").read_text())
+        assert told["forms"]["12-int8"]["passes_with"] == eased
+        assert ("--max-drop" in refusal.output) is bool(eased)
+
+
 def test_layers_go_back_to_float_until_the_gate_is_passed(run, tiny_model, tmp_path, monkeypatch):
     """With no loss allowed the search has to leave int8 step by step."""
     costs = [LayerCost(name, 1.0, 1.0, 1.0) for name in ("backbone.conv1", "heads.loc.0")]

@@ -206,9 +206,7 @@ def _print(found: Quantized) -> None:
                     f"--{name.replace('_', '-')} {value:.6g}"
                     for name, value in outcome.best.passes_with.items()
                 )
-                best = (
-                    f"; most accurate{of}: trial {outcome.best.number}, which passes with "
-                    f"--resume {eased}"
-                )
+                best = f"; most accurate{of}: trial {outcome.best.number}"
+                best += f", which passes with --resume {eased}" if eased else ""
             out.print(f"{form}: nothing written: {outcome.reason}{best}", soft_wrap=True,
                       markup=False)  # fmt: skip

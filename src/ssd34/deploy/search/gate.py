@@ -87,7 +87,9 @@ class Trial(Measurement):
     @property
     def passes_with(self) -> dict[str, float]:
         """The fields of the criterion that it fails on, each with the next rounder value that it
-        would pass with."""
+        would pass with; none where it fails as half of the AP or more is lost."""
+        if not self.accurate and self.ap <= self.float_ap / 2:
+            return {}
         eased = {}
         if not self.accurate:
             eased["max_drop"] = math.ceil(self.drop * 1e4) / 1e4
