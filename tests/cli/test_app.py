@@ -143,11 +143,24 @@ def test_long_work_tells_how_far_it_is_where_nobody_watches(
     arguments = [places.get(word, word) for word in command.split()]
     monkeypatch.setattr(console, "PRINT_SECONDS", 0)
     told = [
-        re.match(rf"{step}: (\d+)/(\d+)", line)
-        for line in invoke(*arguments, code=None).stderr.splitlines()
+        re.match(rf"{step}: (\d+)/(\d+)", line) for line in invoke(*arguments).stderr.splitlines()
     ]
     counts = [(int(found[1]), int(found[2])) for found in told if found]
     assert len(counts) > 1 and counts == sorted(counts) and counts[-1][0] == counts[-1][1]
+
+
+def test_a_line_tells_the_time_left_once_it_is_known(monkeypatch, capsys):
+    monkeypatch.setattr(console, "PRINT_SECONDS", 0)
+    now = 0.0
+    bar = console.progress_bar()
+    bar.get_time = lambda: now
+    done = console.count_on(bar, "timing", 4)
+    for count in (1, 2, 3):
+        now += 80
+        done(count)
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "timing: 1/4"
+    assert [line.split(", ")[-1] for line in told[1:]] == ["0:02:40 left", "0:01:20 left"]
 
 
 def test_detections_in_a_file_are_told_of(shapes, tiny_model, tmp_path):
@@ -172,6 +185,7 @@ def test_detections_in_a_file_are_told_of(shapes, tiny_model, tmp_path):
         ("train --data DATA --val MODEL --output OUT", DatasetError),
         ("train --data MODEL=2 --val DATA --output OUT", DatasetError),
         ("train --data DATA --val DATA --init DATA@backbone --output OUT", ModelError),
+        ("train --data DATA --val MODEL --init DATA@backbone --output OUT", ModelError),
     ],
 )
 def test_a_model_is_no_data_set_and_a_data_set_no_model(
@@ -184,6 +198,22 @@ def test_a_model_is_no_data_set_and_a_data_set_no_model(
         ModelError: f"{shapes}",
         DatasetError: "default" if "default" in command else tiny_model,
     }
-    with refused(kind, fact[kind], "a data set" if kind is ModelError else "a model"):
+    # Where each stands in the other's place, both are named.
+    both = [tiny_model] if kind is ModelError and str(tiny_model) in arguments else []
+    with refused(kind, fact[kind], "a data set" if kind is ModelError else "a model", *both):
         invoke(*arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_no_model_and_names_of_models_go_first(
+    shapes, tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSD34_HOME", str(tmp_path / "home"))
+    for name in ("photos.pt", "photos.onnx", "ssd-10"):
+        (tmp_path / name).symlink_to(shapes)
+        invoke("evaluate", tiny_model, "--data", name, "--limit", 1, "--resamples", 0)
+    with refused(ModelError, "photos.onnx", "a data set"):
+        invoke("detect", shapes / "images", "--model", "photos.onnx")
+    with refused(ModelError, "ssd-10", "pull"):
+        invoke("detect", shapes / "images", "--model", "ssd-10")

@@ -341,6 +341,7 @@ BAD = {
     "folder ": (["a.png", "--output", "empty"], None),
     "text.jpg ": (["a.png", "--format", "yolo", "--output", "text.jpg"], None),
     "a.tiff": (["a.png", "--output", "a.tiff"], None),
+    "a.WEBP": (["a.png", "--format", "csv", "--output", "a.WEBP"], None),
     "text.jpg/out": (["a.png", "--save", "text.jpg/out"], None),
     "overwrite": (["a.png", "--save", "."], None),
 }  # fmt: skip

@@ -26,7 +26,7 @@ from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES
 from ssd34.runtime.engine_choice import EXACT, require_engine
 from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM
 from ssd34.text import counted
-from ssd34.workflows.outputs import check_outputs
+from ssd34.workflows.outputs import check_kinds, check_outputs
 
 ROUNDS = {SINGLE_STREAM: 30, OFFLINE: 10}
 
@@ -106,6 +106,7 @@ def benchmark(
         pictures=[picture.path for picture in find_pictures(images)], scenario=scenario,
         rounds=rounds or ROUNDS[scenario], **options,
     )  # fmt: skip
+    check_kinds(models=models)
     check_outputs((console.file_of(json_file), plot), files=plan.pictures, models=models)
     if plot:
         _check_plot(plot, drawable=not loadgen)

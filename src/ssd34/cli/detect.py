@@ -33,7 +33,7 @@ from ssd34.runtime.session import Session
 from ssd34.text import counted
 from ssd34.video.source import find_video
 from ssd34.workflows.detection_formats import FORMATS, DetectRun, Looked, as_text
-from ssd34.workflows.outputs import check_outputs
+from ssd34.workflows.outputs import check_kinds, check_outputs
 
 SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 
@@ -125,22 +125,22 @@ def detect(
     refuse_for_pictures(asked)
     form = "json" if as_json else form
     pictures = find_pictures(sources, urls=True)
-    ending = ""
+    ending = output.suffix.lower() if output else ""
     if form is None:
-        ending = output.suffix.lower().removeprefix(".") if output else ""
-        form = ending if ending in ("json", "csv") else "table"
+        form = ending[1:] if ending in (".json", ".csv") else "table"
     targets = _targets(pictures, save) if save else {}
     if form == "yolo" and output and output.exists() and not output.is_dir():
         raise OptionError(f"--output {output}: is a file; --format yolo writes a folder")
     label_files = _label_files(pictures, output) if output and form == "yolo" else {}
+    check_kinds(models=(model,))
     check_outputs(
         [*targets.values(), *(label_files.values() if label_files else (output,))],
         files=[picture.path for picture in pictures if not picture.url], models=(model,),
         made=(save, output if form == "yolo" else None),
     )  # fmt: skip
-    if f".{ending}" in SUFFIXES:
+    if ending in SUFFIXES:
         raise OptionError(
-            f"--output {output}: a table is no picture; pictures with their boxes: --save DIR"
+            f"--output {output}: would hold text, no picture; pictures with their boxes: --save DIR"
         )
     detector = load()
     wanted = [detector.labels.label(name) for name in classes]

@@ -178,7 +178,7 @@ def show_preview(job: TrainJob, *, shown: int, listener: TrainListener, as_json:
     if job.resume:
         check_resumable(job, others=("--preview",))
     data = open_data(job, listener)
-    workflow.load_libraries(workers=False)
+    workflow.load_libraries()
     from ssd34.train.examples.loader import Loader
     from ssd34.train.examples.preview import preview
     from ssd34.workflows.training.runs import plan_run

@@ -26,7 +26,7 @@ from ssd34.video.film import Sound
 from ssd34.video.look import Follower, SeenFrame, look_at
 from ssd34.video.source import VideoSource
 from ssd34.video.write import WRITTEN, FilmWriter, choose_target, film_written
-from ssd34.workflows.outputs import check_outputs
+from ssd34.workflows.outputs import check_kinds, check_outputs
 
 JSONL = "jsonl"
 
@@ -68,6 +68,7 @@ def detect_video(source: VideoSource, load: Callable[[], Detector], options: Vid
         )
     feed = _open(source, options)
     target = choose_target(options.save, feed.film) if options.save else None
+    check_kinds(models=(options.model,))
     check_outputs(
         [options.output, target],
         files=[source.path] if source.path else (),

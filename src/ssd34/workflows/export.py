@@ -9,7 +9,7 @@ from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, make_network_model
 from ssd34.deploy.graph.read import read_network
 from ssd34.errors import OptionError
-from ssd34.workflows.outputs import check_outputs
+from ssd34.workflows.outputs import check_kinds, check_outputs
 from ssd34.zoo.names import find_float_file
 
 
@@ -38,6 +38,7 @@ def export(model: str | Path, output: str | Path, options: ExportOptions | None 
     options, output = options or ExportOptions(), Path(output)
     if output.suffix.lower() != ".onnx":
         raise OptionError(f"{output}: expected a name that ends in .onnx, as other commands do")
+    check_kinds(models=(str(model),))
     check_outputs((output,), models=(str(model),))
     made = make_network_model(read_network(find_float_file(str(model))), options)
     save_model(made, output)

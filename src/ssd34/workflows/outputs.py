@@ -38,17 +38,20 @@ _MODEL_SUFFIXES = (".onnx", ".safetensors", *FOREIGN)
 
 def _is_model(text: str) -> bool:
     if os.path.exists(text):
-        return Path(text).suffix.lower() in _MODEL_SUFFIXES
+        return _is_model_file(text)
     return text in (*EMBEDDED, *PUBLISHED)
+
+
+def _is_model_file(text: str) -> bool:
+    return os.path.isfile(text) and Path(text).suffix.lower() in _MODEL_SUFFIXES
 
 
 def _form_of_data(model: str) -> str:
     """The form of the data set that stands where a model should; "" for anything else."""
-    path = Path(model)
-    if model in EMBEDDED or path.suffix.lower() in _MODEL_SUFFIXES or not os.path.exists(path):
+    if model in (*EMBEDDED, *PUBLISHED) or _is_model_file(model) or not os.path.exists(model):
         return ""
     try:
-        return find_dataset(path).format
+        return find_dataset(model).format
     except Ssd34Error:
         return ""
 
@@ -65,7 +68,7 @@ def check_outputs(
     """Refuse, before the work, outputs that cannot be written or would replace an input.
 
     Devices and pipes are written to, not replaced. Inputs that are not there pass: whoever reads
-    them says so; those of another kind are refused as `check_kinds` does.
+    them says so.
 
     Args:
         outputs: what is to be written; None: nothing.
@@ -79,8 +82,6 @@ def check_outputs(
         OptionError: an output is a folder, has no folder to lie in, is written twice or an input.
         OSError: an output's folder cannot be written.
     """
-    models, data = [*models], [*data]
-    check_kinds(models=models, data=data)
     wanted = [output for output in outputs if output is not None]
     folders = [folder.absolute() for folder in made if folder is not None]
     there: dict[object, Path] = {}

@@ -38,7 +38,7 @@ from ssd34.machine import describe_cpu, thread_budget
 from ssd34.runtime.engine_choice import EXACT, FAST
 from ssd34.runtime.onnxruntime_engine import int8_saturates, onnxruntime
 from ssd34.version import __version__
-from ssd34.workflows.outputs import check_outputs
+from ssd34.workflows.outputs import check_kinds, check_outputs
 from ssd34.workflows.scoring import EvaluateListener, read_boxes, telling_what_is_kept
 from ssd34.zoo.names import find_float_file
 
@@ -132,6 +132,7 @@ def quantize(
         raise OptionError(f"expected a limit of at least 1 picture, got {limit}")
     if output.is_file():
         raise OptionError(f"{output}: is a file; expected a folder to write into")
+    check_kinds(models=(str(model),), data=(data,))
     check_outputs(
         [output / name for name in WRITTEN], models=(str(model),), data=(data,), made=(output,)
     )

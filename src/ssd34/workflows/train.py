@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.errors import DivergenceError, require
-from ssd34.evaluate.metrics import CocoMetrics
 from ssd34.files.atomic import naming, remove_parts, write_json
 from ssd34.files.checkpoint import read_header
 from ssd34.files.lock import folder_locked
@@ -91,14 +90,22 @@ def train(
         listener = TrainListener(ready=listener.ready, stop=listener.stop, ended=listener.ended)
     with ExitStack() as stack:
 
+        def start_workers() -> None:
+            from ssd34.train.examples.cache import start_workers_server
+
+            if job.given.get("workers") != 0:
+                with suppress(OSError):  # if it cannot be started, who needs it tells
+                    start_workers_server()  # it loads while this process does
+
         def open_all() -> OpenedData:
             if first:
                 stack.enter_context(folder_locked(job.folder))
-            return open_data(job, listener)
+            return open_data(job, listener, found=start_workers)
 
         alone = os.environ.get("WORLD_SIZE", "1") == "1"
         data = open_all() if alone else None
-        load_libraries(workers=job.given.get("workers") != 0)
+        start_workers()  # if they are not yet
+        load_libraries()
         import torch
 
         from ssd34.train.distributed import join_processes
@@ -136,14 +143,8 @@ def check_libraries() -> None:
             load()
 
 
-def load_libraries(*, workers: bool = True) -> None:
-    """Load what training needs, which takes a while; MissingExtraError: one is not installed.
-    `workers`: other processes will prepare pictures."""
-    from ssd34.train.examples.cache import start_workers_server
-
-    if workers:
-        with suppress(OSError):  # if it cannot be started, who needs it tells
-            start_workers_server()  # it loads while this process does
+def load_libraries() -> None:
+    """Load what training needs, which takes a while; MissingExtraError: one is not installed."""
     for load in LOADED.values():
         load()
 
@@ -272,9 +273,6 @@ def describe_ending(outcome: TrainingOutcome, *, target_map: float | None) -> st
         parts.append(f"target AP {target_map:g} {reached}")
     return "; ".join(parts)
 
-
-if TYPE_CHECKING:
-    from ssd34.train.progress import Progress
 
 FOLDER = "tensorboard"
 

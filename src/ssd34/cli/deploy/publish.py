@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ssd34.cli import console
 from ssd34.errors import require
-from ssd34.workflows.outputs import check_outputs
+from ssd34.workflows.outputs import check_kinds, check_outputs
 from ssd34.zoo.names import PUBLISHED, cache_path, find_cached_model, find_published
 
 
@@ -119,6 +119,7 @@ def verify(
     require("onnx", extra="export", why="verify")
     from ssd34.machine import thread_budget
 
+    check_kinds(models=(target,))
     check_outputs(
         (console.file_of(json_file),), files=_read_by_verify(target, manifest), models=(target,)
     )

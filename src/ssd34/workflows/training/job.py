@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssd34.core.labels import LabelSet
-from ssd34.datasets.dataset import Dataset
-from ssd34.datasets.open import choose_part, open_dataset
+from ssd34.datasets.dataset import Dataset, Layout
+from ssd34.datasets.open import choose_part, find_dataset, split_path
 from ssd34.errors import CheckpointError, ModelError, OptionError, TrainingError
 from ssd34.files.cache import cache_folder
 from ssd34.files.checkpoint import read_header
@@ -132,9 +132,11 @@ class OpenedData:
     validation: Dataset
 
 
-def open_data(job: TrainJob, listener: TrainListener) -> OpenedData:
+def open_data(
+    job: TrainJob, listener: TrainListener, *, found: Callable[[], None] = lambda: None
+) -> OpenedData:
     """Open the data sets of a run, once all is checked that needs no torch, which takes seconds to
-    load.
+    load. `found` is called before they are read.
 
     Raises:
         OptionError: a setting is not allowed, the folder holds another run, or a run that is
@@ -144,7 +146,8 @@ def open_data(job: TrainJob, listener: TrainListener) -> OpenedData:
         TrainingError: there is no run to resume.
         DatasetError: a data set cannot be used.
     """
-    weights = [weighted(text) for text in job.sources]
+    weighted_paths = [weighted(text) for text in job.sources]
+    paths = [*(path for path, _ in weighted_paths), str(job.val)]
     from ssd34.train.options import LAST
 
     if job.resume:
@@ -155,20 +158,22 @@ def open_data(job: TrainJob, listener: TrainListener) -> OpenedData:
         _check_empty(job.folder)
         given, recipe = read_settings(job)
         settings = {**recipe.settings, **given}
-        if (init := settings.get("init")) is not None:
+        init = settings.get("init")
+        check_kinds(models=() if init is None else [split_start(init)[0]], data=paths)
+        if init is not None:
             locate_start(init)
-        check_kinds(data=[*(path for path, _ in weights), job.val])
         coco_names = settings.get("coco_names", False)
 
-    def opened(path: str) -> Dataset:
-        dataset = choose_part(open_dataset(path), coco_names=coco_names)
+    def opened(layout: Layout, split: str | None) -> Dataset:
+        dataset = choose_part(layout.open(split), coco_names=coco_names)
         listener.dataset_opened(dataset)
         return dataset
 
-    return OpenedData(
-        training=[(opened(path), weight) for path, weight in weights],
-        validation=opened(str(job.val)),
-    )
+    layouts = [(find_dataset(path), split) for path, split in map(split_path, paths)]
+    found()
+    *training, validation = [opened(layout, split) for layout, split in layouts]
+    weights = (weight for _, weight in weighted_paths)
+    return OpenedData(training=[*zip(training, weights, strict=True)], validation=validation)
 
 
 def read_settings(job: TrainJob) -> tuple[dict[str, Any], Recipe]:
@@ -181,29 +186,34 @@ def read_settings(job: TrainJob) -> tuple[dict[str, Any], Recipe]:
     return given, read_recipe(job.recipe or next(iter(RECIPES)))
 
 
-def locate_start(init: str) -> tuple[Path, bool]:
-    """The file of a run's first weights, and whether only its backbone is meant. That of an
-    ImageNet backbone may still have to be fetched, any other is there, or a CheckpointError.
-    ModelError: a published file is not on this machine, or it is a data set."""
-    detector, at, part = init.rpartition("@")
+def split_start(init: str) -> tuple[str, bool]:
+    """A file or name of first weights, and whether only their backbone is meant."""
+    name, at, part = init.rpartition("@")
     if at and part in ("backbone", "trunk"):  # its name in former versions
-        return locate_start(detector)[0], True
+        return name, True
+    return init, False
+
+
+def locate_start(init: str) -> Path:
+    """The file of a run's first weights. That of an ImageNet backbone may still have to be fetched,
+    any other is there, or a CheckpointError. ModelError: a published file is not on this
+    machine."""
+    init, _ = split_start(init)
     path = Path(init)
     if init in EMBEDDED:
         # Training needs the weights that the int8 file was made from.
-        return model_path("default-float"), False
+        return model_path("default-float")
     if os.path.exists(path):
-        check_kinds(models=[init])
         if path.is_dir():
             raise CheckpointError(
                 f"--init {init}: is a folder; expected a file, such as best.safetensors of a run"
             )
-        return path, False
+        return path
     if init in IMAGENET_BACKBONES:
-        return locate_backbone(IMAGENET_BACKBONES[init].name), False
+        return locate_backbone(IMAGENET_BACKBONES[init].name)
     if init in PUBLISHED:
         try:
-            return model_path(init), False
+            return model_path(init)
         except ModelError as error:
             raise ModelError(
                 f"{error}; or start from what comes with the package: --init default"

@@ -43,6 +43,7 @@ from ssd34.workflows.training.job import (
     locate_backbone,
     locate_start,
     read_settings,
+    split_start,
     was_told,
 )
 from ssd34.workflows.training.qat import apply_qat, calibrate_steps, check_options
@@ -122,13 +123,13 @@ def find_start(init: str | None, listener: TrainListener = SILENT) -> Start:
     """The first weights; ImageNet backbones are fetched by name."""
     if init is None:
         return Start()
-    path, alone = locate_start(init)
+    path = locate_start(init)
     file = IMAGENET_BACKBONES.get(path.stem)
     if file and path == locate_backbone(file.name):
         download(file, path, progress=lambda have: listener.downloaded(file.name, have, file.size))
     is_onnx = path.suffix.lower() == ".onnx"
     start = Start(str(path), detector=read_onnx_checkpoint(path)) if is_onnx else read_start(path)
-    return start.backbone_alone if alone else start
+    return start.backbone_alone if split_start(init)[1] else start
 
 
 def read_onnx_checkpoint(path: Path) -> Checkpoint:
