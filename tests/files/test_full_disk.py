@@ -31,7 +31,7 @@ def few(tmp_path_factory):
 
 CASES = [
     ("20m", TRAIN, "run/last.safetensors", True),
-    ("8k", TRAIN, "run/history.jsonl", False),
+    ("8k", TRAIN.replace("INIT", "INIT@backbone"), "run/history.jsonl", False),
     ("64k", "data convert SHAPES DISK/set --to coco", "set", False),
     ("4k", "evaluate MODEL --data SHAPES --json DISK/r.json", "r.json.partial", False),
     ("256k", "package MODEL --picture PICTURE --output DISK/zoo", "zoo", False),
