@@ -24,7 +24,7 @@ detect: .venv/.base
 	$(BIN)/ssd34 detect examples --save out/examples
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 try: .venv/.base .venv/npm/.done
 	$(BIN)/python docs/try/build.py out/try --serve $(PORT)
