@@ -163,7 +163,7 @@ def memory(model: str, dataset: Dataset, *, pictures: int) -> dict[str, Any]:
             file.write_bytes(dataset.images.read_bytes(sample.file_name))
         (folder / "instances.json").write_text(json.dumps(build_ground_truth(many)))
         report, detections = folder / "report.json", folder / "detections.json"
-        seconds, usage = run_command(
+        used = run_command(
             "evaluate", model, "--data", name, "--json", report, "--detections", detections,
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
@@ -173,8 +173,8 @@ def memory(model: str, dataset: Dataset, *, pictures: int) -> dict[str, Any]:
         "model": model,
         "pictures": pictures,
         "detections": number,
-        "most memory, MB": round(usage.ru_maxrss / 1024),
-        "s": round(seconds, 1),
+        "most memory, MB": used.memory,
+        "s": round(used.seconds, 1),
     }
 
 

@@ -96,8 +96,8 @@ def write_film(path: Path, frames: list[np.ndarray]) -> None:
 def run(folder: str, model: Path, film: str, *words: str) -> tuple[float, int]:
     """Seconds of processor time and MB of a command."""
     options = ("--model", model, "--threads", "1", "--output", "found.jsonl")
-    _, usage = run_command("detect", film, *options, *words, cwd=folder, stderr=subprocess.DEVNULL)
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024
+    used = run_command("detect", film, *options, *words, cwd=folder, stderr=subprocess.DEVNULL)
+    return used.processor, used.memory
 
 
 if __name__ == "__main__":

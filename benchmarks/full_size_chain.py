@@ -95,11 +95,11 @@ def _drawn(key: str, like: Tensor, generator: torch.Generator) -> Tensor:
 
 def _run(work: Path, *arguments: str) -> dict[str, object]:
     """One command in its own process: seconds and peak memory."""
-    seconds, usage = run_command(*arguments, cwd=work)
+    used = run_command(*arguments, cwd=work)
     return {
         "step": " ".join(arguments[:2]),
-        "s": round(seconds, 2),
-        "most memory, MB": round(usage.ru_maxrss / 1024),
+        "s": round(used.seconds, 2),
+        "most memory, MB": used.memory,
     }
 
 

@@ -24,13 +24,14 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from ssd34 import __version__
 from ssd34.datasets.dataset import fingerprint
@@ -38,9 +39,6 @@ from ssd34.datasets.open import open_dataset
 from ssd34.files.atomic import compute_sha256, write_json, write_text
 from ssd34.machine import describe_cpu
 from ssd34.zoo.names import model_path
-
-if TYPE_CHECKING:
-    import resource
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "docs" / "measured"
@@ -106,16 +104,37 @@ def keep(
     write_json(file, values)
 
 
-def run_command(*words: str | Path, **given: Any) -> tuple[float, resource.struct_rusage]:
-    """Run ``ssd34`` in a process of its own: its seconds, and what it used. This program ends where
-    that fails. `given` goes to `subprocess.Popen`."""
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "ssd34", *words], **given)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"ssd34 {' '.join(map(str, words[:2]))} ended with {process.returncode}")
-    return time.perf_counter() - started, usage
+class Used(NamedTuple):
+    """What a command took: seconds, those of processor time, and MB at most."""
+
+    seconds: float
+    processor: float
+    memory: int
+
+
+_RUN = """
+import atexit, pathlib, runpy, sys
+from ssd34.machine import measure_peak_memory
+most = pathlib.Path(sys.argv.pop(1))
+atexit.register(lambda: most.write_text(str(measure_peak_memory())))
+runpy.run_module("ssd34", run_name="__main__", alter_sys=True)
+"""
+
+
+def run_command(*words: str | Path, **given: Any) -> Used:
+    """Run ``ssd34`` in a process of its own and say what it took; it asks itself how much memory,
+    as what the system counts for a child starts with this program's. This program ends where that
+    one fails. `given` goes to `subprocess.Popen`."""
+    with tempfile.TemporaryDirectory() as folder:
+        most = Path(folder) / "most"
+        started = time.perf_counter()
+        process = subprocess.Popen([sys.executable, "-c", _RUN, most, *words], **given)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"ssd34 {' '.join(map(str, words[:2]))} ended with {process.returncode}")
+        return Used(seconds, usage.ru_utime + usage.ru_stime, int(most.read_text()) >> 20)
 
 
 def _shorten(word: str) -> str:
