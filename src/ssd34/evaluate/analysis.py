@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -125,15 +126,20 @@ def analyse(dataset: Dataset, results: Results) -> Analysis:
         classes=counts.count_by_class(evaluation, dataset),
         sizes=counts.count_by_size(evaluation, dataset),
         confusion=counts.count_confusion(
-            metrics.match_detections(without_crowds, counted)[0],
+            _evaluate(without_crowds, counted),
             metrics.list_class_names(evaluation, dataset.labels),
             score=scores.best,
         ),
         errors=counts.count_error_types(
-            evaluation,
-            metrics.match_detections(dataset, results.where(above))[0],
-            score=scores.best,
+            evaluation, _evaluate(dataset, results.where(above)), score=scores.best
         ),
         calibration=curves.measure_calibration(evaluation),
         pictures=rate_pictures(matched, dataset, results, score=scores.best),
     )
+
+
+def _evaluate(dataset: Dataset, results: Results) -> Any:
+    """hotcoco's COCOeval after `evaluate`, where nobody asks which detection found what."""
+    evaluation, *_ = metrics.open_evaluation(dataset, results)
+    evaluation.evaluate()
+    return evaluation
