@@ -39,9 +39,11 @@ def number_of(pixels):
 
 
 def film(
-    target, *, times=None, frames=20, sound=None, codec="libx264", picture=None, form=None, gop=12
-):
-    """Write a film. Times in seconds, one for each frame; sound is the name of its encoder."""
+    target, *, times=None, frames=20, sound=None, codec="libx264", picture=None, form=None, gop=12,
+    aspect=1,
+):  # fmt: skip
+    """Write a film. Times in seconds, one for each frame; sound is the name of its encoder; aspect
+    that of a pixel."""
     times = [k / RATE for k in range(frames)] if times is None else times
     pictures = [grey(level_of(k)) if picture is None else picture for k in range(len(times))]
     with av.open(target, "w", format=form) as out:
@@ -51,6 +53,7 @@ def film(
         video.pix_fmt = {"ffv1": "bgr0", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
         video.codec_context.time_base = TICK
         video.codec_context.gop_size = gop
+        video.codec_context.sample_aspect_ratio = Fraction(aspect)
         audio: Any = out.add_stream(sound, rate=SAMPLES, layout="mono") if sound else None
         tone = _tone(times[-1], audio) if audio else iter(())
         for pixels, seconds in zip(pictures, times, strict=True):

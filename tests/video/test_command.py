@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -77,9 +78,14 @@ def test_lines_in_a_file_with_tracks(main, tmp_path):
     assert_no_leftovers(tmp_path)
 
 
-@pytest.mark.parametrize(("ending", "sound"), [(".mp4", "aac"), (".mkv", "pcm_s16le")])
-def test_the_film_has_the_same_times_and_sound(main, tmp_path, ending, sound):
-    times = [0, 0.04, 0.3, 0.31, 1.5, 1.54]
+@pytest.mark.parametrize(
+    ("ending", "sound", "times"),
+    [(".mp4", "aac", [0, 0.04, 0.3, 0.31, 1.5, 1.54]),
+     (".mkv", "pcm_s16le", [0, 0.04, 0.3, 0.31, 1.5, 1.54]),
+     (".mp4", "aac", [70, 70.04])],
+    ids=["mp4", "mkv", "sound first"],
+)  # fmt: skip
+def test_the_film_has_the_same_times_and_sound(main, tmp_path, ending, sound, times):
     path = film(tmp_path / f"a{ending}", times=times, sound=sound)
     code, out, err = main(path, "--save", tmp_path / "out")
     saved = tmp_path / "out" / f"a{ending}"
@@ -118,10 +124,12 @@ def test_odd_sizes_and_portraits_are_saved_upright(main, tmp_path):
     odd = film(tmp_path / "odd.mkv", frames=2, codec="ffv1", picture=noise(49, 65, seed=1))
     assert main(odd, "--save", tmp_path / "out.mp4")[0] == 0
     assert looked(tmp_path / "out.mp4")[0] == (66, 50)
-    phone = turn(film(tmp_path / "phone.mp4", frames=2), ((0, 1), (-1, 0)))
+    phone = turn(film(tmp_path / "phone.mp4", frames=2, aspect=Fraction(4, 3)), ((0, 1), (-1, 0)))
     code, out, _ = main(phone, "--save", tmp_path / "up.mp4", "--format", "jsonl")
     assert code == 0 and lines_of(out)[0]["width"] == 48
     assert looked(tmp_path / "up.mp4")[0] == (48, 64)
+    with av.open(str(tmp_path / "up.mp4")) as saved:
+        assert saved.streams.video[0].sample_aspect_ratio == Fraction(3, 4)  # turned, too
 
 
 def test_sound_that_the_form_cannot_hold_is_named(main, tmp_path):
@@ -209,7 +217,9 @@ def test_a_stream_that_does_not_come_back_is_kept(main, tmp_path, monkeypatch):
     [(("a.mp4", "--format", "csv"), OptionError, "csv"),
      (("a.mp4", "--save", "out.webm"), OptionError, r"out\.webm"),
      (("a.mp4", "--save", "."), OptionError, r"a\.mp4"),
-     (("a.mp4", "--output", "a.mp4"), OptionError, r"a\.mp4"),
+     (("a.mp4", "--output", "b.jpg"), OptionError, r"b\.jpg.*--save"),
+     (("a.mp4", "--output", "b.mkv"), OptionError, r"b\.mkv.*--save"),
+     (("a.mp4", "--save", "a.mp4"), OptionError, r"a\.mp4"),
      (("a.mp4", "a.jpg"), OptionError, r"a\.mp4"), (("none.mp4",), VideoError, r"none\.mp4"),
      (("a.mp4", "--max-pixels", "100"), LargeImageError, "--max-pixels"),
      (("a.jpg", "--every", "2"), OptionError, "--every"), (("a.jpg", "--track"), OptionError, "-t"),

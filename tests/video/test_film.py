@@ -70,6 +70,12 @@ def test_times_only_grow(stamps, expected):
     assert [clock.tick(stamp) for stamp in stamps] == pytest.approx(expected)
 
 
+def test_the_times_of_a_fast_camera():
+    """Frames of half a millisecond."""
+    clock = Clock(0.0005, start=None)
+    assert [clock.tick(k / 2000) for k in range(9)] == pytest.approx([k / 2000 for k in range(9)])
+
+
 TURNS = {
     "portrait of a phone": (((0, 1), (-1, 0)), lambda p: np.rot90(p, -1)),
     "portrait, the other way": (((0, -1), (1, 0)), lambda p: np.rot90(p)),

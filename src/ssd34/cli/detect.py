@@ -18,13 +18,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssd34.cli import PARTLY, console
-from ssd34.cli.video import JSONL, VideoOptions, detect_video, refuse_for_pictures
+from ssd34.cli.video import (
+    JSONL,
+    VideoOptions,
+    detect_video,
+    refuse_as_text,
+    refuse_for_pictures,
+)
 from ssd34.core.detections import Detections
 from ssd34.core.postprocess import ZOO
 from ssd34.core.preprocess import FAST
 from ssd34.errors import ImageError, OptionError
 from ssd34.files.atomic import write_text, written_whole
-from ssd34.images.read import SUFFIXES, LargeImageError, fetched, make_reopenable, read_picture
+from ssd34.images.read import LargeImageError, fetched, make_reopenable, read_picture
 from ssd34.images.sources import PictureFile, find_pictures
 from ssd34.machine import overlapped
 from ssd34.runtime.detector import Detector, PreparedPicture
@@ -138,10 +144,7 @@ def detect(
         files=[picture.path for picture in pictures if not picture.url], models=(model,),
         made=(save, output if form == "yolo" else None),
     )  # fmt: skip
-    if ending in SUFFIXES:
-        raise OptionError(
-            f"--output {output}: would hold text, no picture; pictures with their boxes: --save DIR"
-        )
+    refuse_as_text(output)
     detector = load()
     wanted = [detector.labels.label(name) for name in classes]
 

@@ -18,13 +18,13 @@ from ssd34.cli.console import ends_as_interrupted, progress_bar, say, say_done, 
 from ssd34.errors import OptionError, VideoError
 from ssd34.files.atomic import written_whole
 from ssd34.images.draw import draw
-from ssd34.images.read import LargeImageError
+from ssd34.images.read import SUFFIXES, LargeImageError
 from ssd34.runtime.detector import Detector
 from ssd34.text import counted
 from ssd34.video.feed import Feed, Patience
 from ssd34.video.film import Sound
 from ssd34.video.look import Follower, SeenFrame, look_at
-from ssd34.video.source import VideoSource
+from ssd34.video.source import FILMS, VideoSource
 from ssd34.video.write import WRITTEN, FilmWriter, choose_target, film_written
 from ssd34.workflows.outputs import check_kinds, check_outputs
 
@@ -59,6 +59,14 @@ def refuse_for_pictures(options: VideoOptions) -> None:
         raise OptionError(f"--save {options.save}: is a file; expected a folder for the pictures")
 
 
+def refuse_as_text(output: Path | None) -> None:
+    """OptionError for a picture's or a film's name for what is text."""
+    if output is not None and output.suffix.lower() in SUFFIXES | FILMS:
+        raise OptionError(
+            f"--output {output}: would hold text; pictures and films with their boxes: --save"
+        )
+
+
 def detect_video(source: VideoSource, load: Callable[[], Detector], options: VideoOptions) -> None:
     """Find objects in every frame, write them as JSON lines, and write the film with its boxes. The
     detector is loaded once the source is open."""
@@ -75,6 +83,7 @@ def detect_video(source: VideoSource, load: Callable[[], Detector], options: Vid
         models=(options.model,),
         made=(target.parent if target and target != options.save else None,),
     )
+    refuse_as_text(options.output)
     if options.track:
         Follower(score=options.score)  # before the work: is the tracker installed?
     detector = load()
@@ -125,7 +134,8 @@ def _open(source: VideoSource, options: VideoOptions) -> Feed:
 
 
 def _draw(writer: FilmWriter, look: SeenFrame) -> None:
-    writer.write(draw(look.pixels, look.found, tracks=look.tracks), look.frame.time)
+    drawn = draw(look.pixels, look.found, tracks=look.tracks)
+    writer.write(drawn, look.frame.time, aspect=look.frame.aspect)
 
 
 @contextmanager

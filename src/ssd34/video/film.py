@@ -36,13 +36,20 @@ def load_av() -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A decoded frame, not turned yet; its number in the source, from 0, those that are passed over
-    included; its time in seconds since the beginning, as a player shows it; its display matrix."""
+    """A decoded frame, not turned yet.
+
+    Attributes:
+        number: in the source, from 0, those that are passed over included.
+        time: seconds since the beginning, as a player shows it.
+        matrix: how it is to be turned, see `turn_upright`.
+        aspect: width to height of one of its pixels, once it is turned.
+    """
 
     number: int
     time: float
     picture: VideoFrame
     matrix: bytes | None
+    aspect: Fraction
 
     def pixels(self) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB, upright."""
@@ -69,10 +76,15 @@ def turn_upright(pixels: NDArray[np.uint8], matrix: bytes) -> NDArray[np.uint8]:
     """
     right_x, right_y, _, down_x, down_y, *_ = np.frombuffer(matrix, np.int32, 9).tolist()
     across, down = right_x, down_y
-    if abs(right_x) + abs(down_y) < abs(right_y) + abs(down_x):
+    if _is_quarter(matrix):
         pixels, across, down = pixels.swapaxes(0, 1), down_x, right_y
     pixels = pixels[:, ::-1] if across < 0 else pixels
     return np.ascontiguousarray(pixels[::-1] if down < 0 else pixels)
+
+
+def _is_quarter(matrix: bytes) -> bool:
+    right_x, right_y, _, down_x, down_y, *_ = np.frombuffer(matrix, np.int32, 9).tolist()
+    return bool(abs(right_x) + abs(down_y) < abs(right_y) + abs(down_x))
 
 
 class Clock:
@@ -97,7 +109,7 @@ class Clock:
         wanted = usual if stamp is None or self.shift is None else stamp + self.shift
         if stamp is not None and wanted <= self.now - _BACK:  # the timestamps begin again
             self.shift, wanted = usual - stamp, usual
-        self.now = max(wanted, 0.0, self.now + _STEP)
+        self.now = max(wanted, 0.0, self.now + min(_STEP, self.period))
         return self.now
 
 
@@ -159,6 +171,7 @@ class Film:
         self._reached = 0.0
         self._rotation: int | None = None
         self._matrix: bytes | None = None
+        self._aspect = Fraction(1)
 
     def _open(self, timeout: float) -> Any:
         source = self.source
@@ -242,7 +255,10 @@ class Film:
                 # Not of every frame: to look keeps a frame's memory until the garbage collection.
                 matrix = picture.side_data.get("DISPLAYMATRIX")
                 self._rotation, self._matrix = picture.rotation, matrix and bytes(matrix)
-            yield Frame(self._number, now, picture, self._matrix)
+                aspect = Fraction(self.video.sample_aspect_ratio or 1)
+                turned = self._matrix and _is_quarter(self._matrix)
+                self._aspect = 1 / aspect if turned else aspect
+            yield Frame(self._number, now, picture, self._matrix, self._aspect)
             self._number += 1
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -29,7 +28,6 @@ _OFTEN = {"cluster_time_limit": "1000", "flush_packets": "1"}
 """Matroska that is on the disk after a second, and can be played when the process was killed."""
 
 _TICK = Fraction(1, 90_000)
-_WAITING = 1000
 _BT709 = 1
 _LIMITED = 1
 
@@ -73,13 +71,16 @@ class FilmWriter:
                 self._sounds[one.index] = self.container.add_stream_from_template(one), context.name
             else:
                 self.silent.append(context.name)
-        self._waiting: deque[Sound] = deque(maxlen=_WAITING)
+        self._waiting: list[Sound] = []
         self._reached: dict[int, float] = {}
         self._tick = -1
 
-    def write(self, picture: NDArray[np.uint8] | Image.Image, time: float) -> None:
+    def write(
+        self, picture: NDArray[np.uint8] | Image.Image, time: float, *, aspect: Fraction
+    ) -> None:
         """Write a frame: (H, W, 3) uint8 RGB or a Pillow image of mode RGB, scaled to the size of
-        the first one, at a time in seconds, later than the frame before."""
+        the first one, at a time in seconds, later than the frame before. `aspect` is the width to
+        height of a pixel, of which that of the first frame counts."""
         pixels = np.asarray(picture)
         height, width = pixels.shape[:2]
         if height % 2 or width % 2:  # what encodes halves the size of the colours
@@ -88,6 +89,7 @@ class FilmWriter:
         if self._tick < 0:
             context.height, context.width = pixels.shape[:2]
             context.pix_fmt, context.time_base = "yuv420p", _TICK
+            context.sample_aspect_ratio = aspect
             context.colorspace = context.color_primaries = context.color_trc = _BT709
             context.color_range = _LIMITED
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
@@ -98,8 +100,9 @@ class FilmWriter:
         self._tick = max(round(time / _TICK), self._tick + 1)
         frame.pts, frame.time_base = self._tick, _TICK
         self.container.mux(self._video.encode(frame))
-        while self._waiting:
-            self.write_sound(self._waiting.popleft())
+        for sound in self._waiting:
+            self.write_sound(sound)
+        self._waiting.clear()
 
     def write_sound(self, sound: Sound) -> None:
         """Write a packet of sound, as it is; one of another kind than announced is left out."""
