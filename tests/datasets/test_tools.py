@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"p.xml": xml(), "p.jpg": None, "a/q.xml": xml(), "a/q.jpg": None, "r.jpg": None},
         {"": {"p.jpg": BOX, "a/q.jpg": BOX, "r.jpg": []}}),
     "voc in the folder of pictures": (
-        {"images/p.xml": xml(), "images/p.jpg": None}, {"images": {"p.jpg": BOX}}),
+        {"images/p.xml": xml(), "images/p.jpg": None}, {"": {"p.jpg": BOX}}),
     "voc far below": (
         {"x/1/p.xml": xml(), "x/1/p.jpg": None, "y/readme.md": "-"},
         {"": {"x/1/p.jpg": BOX}}),
@@ -124,6 +125,10 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"Annotations/a/p.xml": xml(), "JPEGImages/a/p.jpg": None,
          "ImageSets/Main/train.txt": "p\n"},
         {"train": {"a/p.jpg": BOX}}),
+    "voc as CVAT has it": (
+        {"Annotations/p.xml": xml(), "JPEGImages/p.jpg": None, "labelmap.txt": "nut:::",
+         "ImageSets/Main/default.txt": "p\n", "ImageSets/Main/nut_default.txt": "p 1\n"},
+        {"": {"p.jpg": BOX}}),
     # COCO
     "coco with names that begin with the folder": (
         {"instances.json": boxed("images/p.jpg"), "images/p.jpg": None},
@@ -164,6 +169,9 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"result.json": boxed(images=[{"id": 1, "file_name": "p.jpg", "width": None}]),
          "images/p.jpg": None},
         {"": {"p.jpg": BOX}}),
+    "coco with accents that macOS writes in another way": (
+        {"result.json": boxed("images/t\u00fcr.jpg"), "images/tu\u0308r.jpg": None},
+        {"": {"tu\u0308r.jpg": BOX}}),
     # YOLO
     "yolo as Darknet has it": (
         {"obj.data": "classes = 1\ntrain = data/train.txt\nvalid = data/valid.txt\n"
@@ -183,6 +191,10 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"classes.txt": "nut\n", "images/train/p.jpg": None, "labels/train/p.txt": ROW,
          "images/val/q.jpg": None, "labels/val/q.txt": ROW},
         {"train": {"p.jpg": BOX}, "val": {"q.jpg": BOX}}),
+    "yolo with a list of classes a split, in a folder of any name": (
+        {"set/train/_darknet.labels": "nut", "set/train/p.jpg": None, "set/train/p.txt": ROW,
+         "set/valid/_darknet.labels": "nut", "set/valid/q.jpg": None, "set/valid/q.txt": ROW},
+        {"train": {"p.jpg": BOX}, "valid": {"q.jpg": BOX}}),
     "yolo without keys of splits": (
         {"data.yaml": "names: [nut]\nnc: 1\n", "images/p.jpg": None, "labels/p.txt": ROW},
         {"": {"p.jpg": BOX}}),
@@ -234,6 +246,26 @@ def test_a_layout_is_read(tmp_path, name, form):
         (path / "valid.txt").write_text("")
         (path / "obj.data").write_text((path / "obj.data").read_text().replace("valid = ", "no = "))
     assert found_in(packed(path) if form == "zip" else path) == expected
+
+
+@pytest.mark.parametrize("pack", ["Windows", "bsdtar", "macOS"])
+def test_it_does_not_matter_who_packed_a_zip(tmp_path, pack):
+    marked = {"Windows": "{}", "bsdtar": "./{}", "macOS": "{}"}[pack]
+    lay(tmp_path / "set", {"images/train/__.jpg": None})
+    picture = (tmp_path / "set/images/train/__.jpg").read_bytes()
+    files = {"images/train/__.jpg": picture, "labels/train/__.txt": ROW,
+             "data.yaml": "train: images/train\nnames: [nut]\n"}  # fmt: skip
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name, data in files.items():
+            member = zipfile.ZipInfo(marked.format(name))
+            if pack == "Windows":
+                member.filename = name.replace("/", "\\")
+            archive.writestr(member, data)
+    if pack == "macOS":  # which does not set the flag that says so
+        content = (tmp_path / "set.zip").read_bytes().replace(b"__", "\u00fc".encode())
+        (tmp_path / "set.zip").write_bytes(content)
+    name = "\u00fc.jpg" if pack == "macOS" else "__.jpg"
+    assert found_in(tmp_path / "set.zip") == {"train": {name: BOX}}
 
 
 def assumed(path):
@@ -433,6 +465,17 @@ def test_a_confidence_is_no_outline_and_no_key_point(tmp_path):
     assert len(dataset.samples[0].boxes) == 1 and len(reasons(dataset)) == 2
     key_points = lay(tmp_path / "b", {**files, "data.yaml": f"{config}kpt_shape: [1, 1]\n"})
     assert len(open_dataset(key_points).samples[0].boxes) == 3 and assumed(key_points) == ()
+
+
+def test_lists_of_classes_that_differ_are_refused(tmp_path):
+    """labelImg writes one into each folder, in the order in which classes were first used."""
+    files = {f"{split}/p.jpg": None for split in ("train", "val")} | {
+        "train/p.txt": ROW, "train/classes.txt": "nut\nbolt\n",
+        "val/p.txt": ROW, "val/classes.txt": "bolt\nnut\n",
+    }  # fmt: skip
+    path = lay(tmp_path, files)
+    assert "train/classes.txt and val/classes.txt" in refused(path)
+    assert open_dataset(path / "val").labels.names == ("bolt", "nut")
 
 
 def test_valid_and_val_are_one_split(tmp_path):

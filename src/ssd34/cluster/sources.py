@@ -120,9 +120,7 @@ def _in_zip(path: Path) -> Pictures:
     files = ZipFiles(path)
     try:
         names = [name for name in files.names(deep=True) if is_picture_name(name)]
-        with zipfile.ZipFile(path) as archive:
-            members = (archive.getinfo(name) for name in names)
-            stamps = [[member.file_size, member.CRC] for member in members]
+        stamps = [[member.file_size, member.CRC] for member in map(files.member, names)]
     except tree.BROKEN_ZIP as error:
         raise DatasetError(f"{path}: broken archive ({error}); fetch it again") from None
     return listing.list_pictures(listing.NamedStore(files), str(path), names, stamps)

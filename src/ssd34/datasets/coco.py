@@ -23,16 +23,13 @@ from typing import Any
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.builder import LARGEST_SIDE, Findings, SampleBuilder, parse_whole, read_size
 from ssd34.datasets.contents import Contents, locate, split_of
-from ssd34.datasets.dataset import WHOLE, Dataset, Kind, Layout, Sample
+from ssd34.datasets.dataset import UNDIVIDED, WHOLE, Dataset, Kind, Layout, Sample
 from ssd34.datasets.foreign import form_of_json
 from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.files.tree import Files, FolderFiles, read_annotations
 
 ANNOTATIONS = "instances.json"
 SPLIT_PREFIX = "instances_"
-UNDIVIDED = "default"
-"""The only split of some tools' data sets that are not divided."""
-
 ROBOFLOW = "_annotations.coco.json"
 
 _LOOKED_FOR = 100

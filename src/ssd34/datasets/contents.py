@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -117,19 +118,19 @@ class Contents:
 
     @cached_property
     def _by_base(self) -> Mapping[str, list[str]]:
-        return group_by(self.names, lambda name: posixpath.basename(name).lower())
+        return group_by(self.names, lambda name: _fold(posixpath.basename(name)))
 
     @cached_property
     def _by_name(self) -> Mapping[str, list[str]]:
-        return group_by(self.pictures, lambda n: without_ending(posixpath.basename(n)).lower())
+        return group_by(self.pictures, lambda n: _fold(without_ending(posixpath.basename(n))))
 
     @cached_property
     def _any_case(self) -> Mapping[str, list[str]]:
-        return group_by(self.names, str.lower)
+        return group_by(self.names, _fold)
 
     def in_any_case(self, name: str) -> str | None:
         """The file of a name, its letters in any case."""
-        found = self._any_case.get(name.lower(), [])
+        found = self._any_case.get(_fold(name), [])
         same = [one for one in found if without_ending(one) == without_ending(name)]
         return next(iter(same or found), None)
 
@@ -139,7 +140,8 @@ class Contents:
         in the folder of another split, and no link that leads out."""
         for text in dict.fromkeys((path, unquote(path))):
             parts = _foreign_parts(text)
-            same = self._by_base.get(parts[-1].lower()) or self._by_name.get(parts[-1].lower(), [])
+            last = _fold(parts[-1])
+            same = self._by_base.get(last) or self._by_name.get(last, [])
             exact = [name for name in same if posixpath.basename(name) == parts[-1]]
             fitting = [
                 name for name in exact or same
@@ -160,6 +162,11 @@ class Contents:
             if folder and self.files.is_folder(folder):
                 return folder
         return None
+
+
+def _fold(name: str) -> str:
+    """A name without the case of its letters; macOS writes accents as characters of their own."""
+    return unicodedata.normalize("NFC", name).lower()
 
 
 def group_by(names: Iterable[str], key: Callable[[str], str]) -> Mapping[str, list[str]]:

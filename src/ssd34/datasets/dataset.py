@@ -232,6 +232,9 @@ def fingerprint(dataset: Dataset) -> str:
 WHOLE = ""
 """The name of the only split of a data set that is not divided."""
 
+UNDIVIDED = "default"
+"""What some tools' files call it."""
+
 VALIDATION = {"val", "valid", "validation"}
 """Names of one split."""
 

@@ -24,7 +24,7 @@ from ssd34.datasets.contents import (
     split_of,
     without_ending,
 )
-from ssd34.datasets.dataset import WHOLE
+from ssd34.datasets.dataset import UNDIVIDED, WHOLE
 from ssd34.errors import DatasetError
 from ssd34.files.tree import Files, read_annotations, read_lines
 
@@ -61,6 +61,8 @@ def find_usual_voc(contents: Contents, name: str) -> VocFound | None:
     if len(flat) == 1 and not any(is_below(name, flat[0]) for name in contents.pictures):
         return VocFound(contents, {WHOLE: VocSplit(VocPlace(contents, flat[0]))})
     splits = {folder: VocSplit(VocPlace(Contents(files.below(folder)), "")) for folder in flat}
+    if len(flat) == 1 and not split_of(flat[0]):
+        splits = {WHOLE: splits[flat[0]]}
     return VocFound(contents, splits) if splits else None
 
 
@@ -102,6 +104,8 @@ def _devkit(contents: Contents, annotations: str) -> VocFound:
     place = VocPlace(contents, annotations)
     splits = {s: VocSplit(place, file) for s, file in lists.items() if s not in of_class}
     splits = {s: split for s, split in splits.items() if lines[s]} or splits
+    if set(splits) == {UNDIVIDED}:
+        splits = {WHOLE: splits[UNDIVIDED]}
     return VocFound(contents, splits or {WHOLE: VocSplit(place)}, named)
 
 

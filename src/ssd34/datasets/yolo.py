@@ -81,8 +81,10 @@ def find_any_yolo(contents: Contents, name: str) -> Layout | None:
             return open_yolo_file(contents, files[0], name)
     lists = [n for n in contents.ending(*CLASS_LISTS) if posixpath.basename(n) in CLASS_LISTS]
     if lists and any(_label_file(contents, p) for p in contents.pictures[:_FEW]):
+        called = posixpath.basename(lists[0])
+        same = [n for n in lists if posixpath.basename(n) == called]
         with _naming(name):
-            return _layout(contents, read_class_list(contents, lists[0]), name)
+            return _layout(contents, read_class_list(contents, same), name)
     return None
 
 

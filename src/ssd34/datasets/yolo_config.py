@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,12 +102,21 @@ def read_darknet(contents: Contents, file: str) -> YoloConfig:
     return YoloConfig(file, folder, *_listed(contents, names[0]), entries)
 
 
-def read_class_list(contents: Contents, file: str) -> YoloConfig:
-    """A folder that has only a list of classes; DatasetError without classes or pictures."""
+def read_class_list(contents: Contents, files: Sequence[str]) -> YoloConfig:
+    """A folder that has only lists of classes, such as one a split, all the same; DatasetError
+    where they are not, and without classes or pictures."""
+    file = files[0]
     entries = _find_entries(contents, "")
     if not entries:
         raise DatasetError(f"{file}: a list of classes, but no picture is there; add them")
-    return YoloConfig(file, "", *_listed(contents, file), entries)
+    labels, label_of = _listed(contents, file)
+    for other in files[1:]:
+        if _listed(contents, other) != (labels, label_of):
+            raise DatasetError(
+                f"{file} and {other} give classes other numbers; give the folders one by one, or "
+                "write a data.yaml if one of the lists holds for all"
+            )
+    return YoloConfig(file, "", labels, label_of, entries)
 
 
 def _listed(contents: Contents, file: str) -> tuple[LabelSet, dict[int, int]]:
@@ -125,7 +134,8 @@ def _numbered(names: dict[int, str], file: str) -> tuple[LabelSet, dict[int, int
 
 
 def _find_entries(contents: Contents, folder: str) -> dict[str, tuple[str, ...]]:
-    """Where nothing names them: folders of pictures that are called as splits, else the whole."""
+    """Where nothing names them: folders of pictures that are called as splits, else the whole. A
+    folder that holds all of them is looked into."""
     here = f"{folder}/" if folder else ""
     pictures = [name[len(here) :] for name in contents.pictures if name.startswith(here)]
     parts = [name.split("/")[:-1] for name in pictures]
@@ -138,7 +148,14 @@ def _find_entries(contents: Contents, folder: str) -> dict[str, tuple[str, ...]]
             return {f: (posixpath.join(around, f),) for f in splits}
     if not pictures:
         return {}
-    return {WHOLE: (images if images and all(p and p[0] == images for p in parts) else ".",)}
+    outer = {p[0] if p else "" for p in parts}
+    if len(outer) > 1 or outer == {""}:
+        return {WHOLE: (".",)}
+    (only,) = outer
+    if only == images:
+        return {WHOLE: (images,)}
+    found = _find_entries(contents, here + only)
+    return {split: (posixpath.join(only, entry),) for split, (entry,) in found.items()}
 
 
 def _names(value: Any, file: str) -> dict[int, str]:

@@ -12,7 +12,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, cast
@@ -29,6 +29,9 @@ BROKEN_ZIP = (
 
 _APPLE = "__MACOSX"
 """A folder that macOS puts into archives beside what was packed."""
+
+_SAYS_UTF8 = 0x800
+"""The general purpose flag of a zip's member whose name is UTF-8; else it is code page 437."""
 
 
 class Files(Protocol):
@@ -239,42 +242,70 @@ def _is_below(path: str, folder: str) -> bool:
     return os.path.commonpath([folder, path]) == folder
 
 
+class _Zip:
+    """A zip, opened once in each process that uses it, and its members by name: with forward
+    slashes and in UTF-8, whatever program packed it; folders end in a slash."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        self._open: tuple[int, zipfile.ZipFile, dict[str, zipfile.ZipInfo]] | None = None
+
+    def open(self) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+        # A forked process must not share the parent's file position.
+        if self._open is None or self._open[0] != os.getpid():
+            archive = zipfile.ZipFile(self.path)
+            self._open = (os.getpid(), archive, dict(_named_members(archive)))
+        return self._open[1:]
+
+
+def _named_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+    for member in archive.infolist():
+        text = member.filename.replace("\\", "/")
+        if not member.flag_bits & _SAYS_UTF8:
+            with suppress(UnicodeError):  # macOS writes UTF-8 and does not say so
+                text = text.encode("cp437").decode("utf-8")
+        if name := normalise_name(text.lstrip("/")):
+            yield name + "/" * text.endswith("/"), member
+
+
 class ZipFiles(Files):
     """Files inside a zip archive, below a prefix; links in it are not followed. Safe to use after a
     fork and from threads."""
 
-    def __init__(self, archive: Path, prefix: str = "") -> None:
-        self.archive = archive
+    def __init__(self, archive: Path | _Zip, prefix: str = "") -> None:
+        self._zip = archive if isinstance(archive, _Zip) else _Zip(archive)
+        self.archive = self._zip.path
         self.prefix = prefix
-        self._lock = threading.Lock()
-        self._open: tuple[int, zipfile.ZipFile] | None = None
 
     def __str__(self) -> str:
         return f"{self.archive}:{self.prefix}" if self.prefix else str(self.archive)
 
-    def _zip(self) -> zipfile.ZipFile:
-        # A forked process must not share the parent's file position.
-        if self._open is None or self._open[0] != os.getpid():
-            self._open = (os.getpid(), zipfile.ZipFile(self.archive))
-        return self._open[1]
+    def member(self, name: str) -> zipfile.ZipInfo:
+        """What the archive says of a file; KeyError if it is missing."""
+        clean = normalise_name(name)
+        if not clean:
+            raise KeyError(name)
+        return self._members()[f"{self.prefix}{clean}"]
 
     def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
         limit = MAX_FILE_BYTES if limit is None else limit
-        with self._lock, self._explained(name):
-            member = self._zip().getinfo(self._member(name))
+        with self._explained(name):
+            member = self.member(name)
             if member.file_size > limit:
                 raise ImageError(f"{name}: larger than {limit >> 20} MiB; shrink it")
-            return self._zip().read(member)
+            return self._zip.open()[0].read(member)
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
-        with self._lock, self._explained(name), self._zip().open(self._member(name)) as stream:
+        with self._explained(name), self._zip.open()[0].open(self.member(name)) as stream:
             yield cast(BinaryIO, stream)
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
         try:
-            yield
+            with self._zip.lock:
+                yield
         except KeyError:
             raise ImageError(
                 f"{name}: missing in {self.archive}; add it or take its annotations out"
@@ -283,15 +314,10 @@ class ZipFiles(Files):
             raise ImageError(f"{name}: broken in {self.archive} ({error})") from None
 
     def exists(self, name: str) -> bool:
-        with self._lock:
-            return self._member(name) in self._zip().NameToInfo
-
-    def _member(self, name: str) -> str:
-        """The name in the archive. Names that lead out of the prefix match no file."""
-        literal = self.prefix + name
-        clean = normalise_name(name)
-        known = literal in self._zip().NameToInfo or clean is None
-        return literal if known else f"{self.prefix}{clean}"
+        try:
+            return bool(self.member(name))
+        except KeyError:
+            return False
 
     def is_folder(self, name: str) -> bool:
         start = self.prefix + (f"{name}/" if name else "")
@@ -317,12 +343,12 @@ class ZipFiles(Files):
                 if parts[0] != _APPLE and not any(part.startswith(".") for part in parts):
                     yield member[len(self.prefix) :]
 
-    def _members(self) -> list[str]:
-        with self._lock:
-            return list(self._zip().NameToInfo)
+    def _members(self) -> dict[str, zipfile.ZipInfo]:
+        with self._zip.lock:
+            return self._zip.open()[1]
 
     def below(self, folder: str) -> ZipFiles:
-        return ZipFiles(self.archive, f"{self.prefix}{folder}/" if folder else self.prefix)
+        return ZipFiles(self._zip, f"{self.prefix}{folder}/" if folder else self.prefix)
 
     def inside(self, path: str) -> str | None:
         return normalise_name(path)

@@ -160,3 +160,10 @@ def test_classes_that_a_part_lacks_are_named(tmp_path):
     )
     assert result.exit_code == 0, result.stderr
     assert "cat" in result.stderr
+
+
+def test_a_destination_that_cannot_be_is_told_before_the_work(shapes, monkeypatch):
+    monkeypatch.setattr("ssd34.cli.data.convert.group_scenes", None)
+    for words in (("split", shapes, shapes), ("label", EXAMPLES, "--output", shapes)):
+        result = run(*words, *(("--model", "no.onnx") if "label" in words else ()))
+        assert isinstance(result.exception, OptionError) and str(shapes) in str(result.exception)

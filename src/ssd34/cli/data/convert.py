@@ -10,7 +10,7 @@ import click
 
 from ssd34.cli import PARTLY, console
 from ssd34.datasets.check import count_statistics
-from ssd34.datasets.convert.convert import FORMATS, Conversion, Options
+from ssd34.datasets.convert.convert import FORMATS, Conversion, Options, check_destination
 from ssd34.datasets.convert.convert import convert as run_conversion
 from ssd34.datasets.convert.divide import Shares, divide, group_scenes
 from ssd34.datasets.dataset import Dataset, Layout
@@ -210,6 +210,8 @@ def split(
     dataset = layout.open(chosen)
     console.warn_of_problems(dataset)
     check_outputs((console.file_of(json_file),), data=[source], datasets=[dataset])
+    options = Options(form or layout.format, link=not copy)
+    check_destination(destination, options)
     with console.progress_bar() as bar:
         alike = None
         if near:
@@ -217,7 +219,7 @@ def split(
             alike = group_scenes(dataset, threads=thread_budget(), progress=compared)
         parts = divide(dataset, how, alike=alike)
         done = run_conversion(
-            list(parts.items()), destination, Options(form or layout.format, link=not copy),
+            list(parts.items()), destination, options,
             progress=console.count_on(bar, "writing", len(dataset)),
         )  # fmt: skip
     warn_of_changes(done)

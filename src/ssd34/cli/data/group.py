@@ -16,7 +16,7 @@ from ssd34.cli import PARTLY, console
 from ssd34.cli.data.check import check_data
 from ssd34.cli.data.convert import convert, print_splits, split, warn_of_changes
 from ssd34.datasets.check import count_statistics
-from ssd34.datasets.convert.convert import FORMATS, Options
+from ssd34.datasets.convert.convert import FORMATS, Options, check_destination
 from ssd34.datasets.convert.convert import convert as run_conversion
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.download import PUBLISHED_DATA, PublishedData, find_published_data
@@ -78,7 +78,8 @@ def label(
 
     if detections is not None and (model, threads, engine) != (None, None, None):
         raise OptionError("--detections: no model runs; leave out --model, --engine and --threads")
-    how = Labelling(score=score, uncertain=uncertain)
+    how, options = Labelling(score=score, uncertain=uncertain), Options(form)
+    check_destination(output, options)
     pictures = find_pictures(sources)
     read = [picture.path for picture in pictures] + ([detections] if detections else [])
     check_outputs((console.file_of(json_file),), files=read, models=(model or "default",))
@@ -93,7 +94,7 @@ def label(
             looked = console.count_on(bar, "detecting", len(pictures))
             dataset = label_with_model(pictures, detector, how, progress=looked)
         written = console.count_on(bar, "writing", len(dataset))
-        done = run_conversion([("", dataset)], output, Options(form), progress=written)
+        done = run_conversion([("", dataset)], output, options, progress=written)
     for problem in dataset.problems:
         console.warn(f"left out {problem}")
     warn_of_changes(done)

@@ -78,6 +78,22 @@ class Conversion:
         }
 
 
+def check_destination(destination: Path, options: Options) -> None:
+    """What `convert` refuses before it reads a picture; for who has long work to do before it.
+
+    Raises:
+        OptionError: the destination is there and not empty, or the folder for it is not there.
+        MissingExtraError: the format needs a package that is not installed.
+    """
+    folder_there = destination.is_dir() and not destination.is_symlink()
+    if os.path.lexists(destination) and not (folder_there and not any(destination.iterdir())):
+        raise OptionError(f"{destination}: exists already; choose a folder that does not")
+    if not destination.absolute().parent.is_dir():
+        raise OptionError(f"{destination.absolute().parent}: no such folder; create it first")
+    if options.format == "yolo":
+        require("yaml", extra="data", why="writing a YOLO data set")
+
+
 def convert(
     sources: Sequence[tuple[str, Dataset]],
     destination: Path,
@@ -90,18 +106,11 @@ def convert(
     `progress` is called with the number of pictures done.
 
     Raises:
-        OptionError: the destination is not empty, another process writes it, or pictures cannot
-            be linked.
+        OptionError, MissingExtraError: as `check_destination`; another process writes there, or
+            pictures cannot be linked.
         DatasetError: the splits cannot be in one data set of this format.
-        MissingExtraError: the format needs a package that is not installed.
     """
-    folder_there = destination.is_dir() and not destination.is_symlink()
-    if os.path.lexists(destination) and not (folder_there and not any(destination.iterdir())):
-        raise OptionError(f"{destination}: exists already; choose a folder that does not")
-    if not destination.absolute().parent.is_dir():
-        raise OptionError(f"{destination.absolute().parent}: no such folder; create it first")
-    if options.format == "yolo":
-        require("yaml", extra="data", why="writing a YOLO data set")
+    check_destination(destination, options)
     losses: Counter[Dropped] = Counter()
     problems: list[Problem] = []
     named = name_splits(sources, options.format, losses)

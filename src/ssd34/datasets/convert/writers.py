@@ -16,8 +16,8 @@ import numpy as np
 from ssd34.core.boxes import area
 from ssd34.core.labels import LabelSet, number_classes
 from ssd34.datasets.builder import number_samples
-from ssd34.datasets.coco import SPLIT_PREFIX, UNDIVIDED
-from ssd34.datasets.dataset import Dataset, Sample
+from ssd34.datasets.coco import SPLIT_PREFIX
+from ssd34.datasets.dataset import UNDIVIDED, Dataset, Sample
 from ssd34.datasets.voc import BACKGROUND, CLASSES, LABEL_MAP
 from ssd34.datasets.voc_places import ANNOTATIONS as VOC_ANNOTATIONS
 from ssd34.datasets.voc_places import SPLITS
