@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +30,10 @@ _CGROUP = Path("/sys/fs/cgroup")
 _PROC = Path("/proc")
 _CPUINFO = _PROC / "cpuinfo"
 _STATUS = _PROC / "self" / "status"
+
+
+MAX_THREADS = 1024
+"""The most that may be asked for: engines try to start any number, whatever the machine has."""
 
 
 def thread_budget(cgroup: Path = _CGROUP) -> int:
@@ -138,16 +143,21 @@ def _of_machine(proc: Path) -> int:
 
 
 def _of_container(cgroup: Path) -> list[int]:
-    """What is left of its limit, of cgroup v2 or v1; empty where there is none."""
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+    """What is left of its limit, of cgroup v2 or v1; empty where there is none. Files that were
+    read and may be forgotten, ``inactive_file``, do not count as used."""
+    for limit, used, statistics, kept in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+         "total_inactive_file"),
+    ):  # fmt: skip
         try:
             most, taken = (int((cgroup / f).read_text(encoding="utf-8")) for f in (limit, used))
-            return [max(0, most - taken)]
         except (OSError, ValueError):
             continue
+        with suppress(OSError, ValueError, KeyError):
+            text = (cgroup / statistics).read_text(encoding="utf-8")
+            taken -= int(dict(line.split() for line in text.splitlines())[kept])
+        return [max(0, most - taken)]
     return []
 
 

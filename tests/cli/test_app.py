@@ -1,7 +1,12 @@
 """The command line as a whole: wrong ones get one line."""
 
+import os
 import re
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
 
 import click
 import pytest
@@ -27,6 +32,9 @@ from tests.support.refusals import assert_facts, refused
      (("evaluate", "", "--data", "a"), ("'[MODEL]'", "empty"), "ssd34 evaluate"),
      (("train", "--data", "a", "--val", "b", "--output", ""), ("'--output'", "empty"),
       "ssd34 train"),
+     (("detect", "a", "--score", "nan"), ("'nan'", "a number"), "ssd34 detect"),
+     (("detect", "a", "--threads", "1025"), ("'--threads'", "1024"), "ssd34 detect"),
+     (("serve", "--max-wait-ms", "nan"), ("'nan'", "a number"), "ssd34 serve"),
      (("serve", "--port", "80a"), ("'--port'", "'80a'", "whole number"), "ssd34 serve"),
      (("export", "a"), ("missing argument 'OUT.onnx'",), "ssd34 export"),
      (("data", "convert", "a", "b"), ("--to", "coco", "voc"), "ssd34 data convert"),
@@ -38,6 +46,28 @@ def test_a_wrong_command_line_gets_one_line(main, arguments, words, command):
     (line,) = err.splitlines()
     assert line.startswith("error: ") and line.endswith(f" (see {command} --help)")
     assert all(word in line for word in words), line
+
+
+def test_sigterm_interrupts_a_command_which_leaves_nothing(main, shapes, tmp_path, monkeypatch):
+    def end(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(console, "count_on", lambda *_: end)
+    code, out, err = main("data", "convert", shapes, tmp_path / "new", "--to", "voc")
+    assert (code, out, err) == (130, "", "error: interrupted\n")
+    assert list(tmp_path.iterdir()) == [] and signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="shells of another kind")
+def test_streams_that_are_closed_are_no_error(shapes, tmp_path):
+    """As a service may be started."""
+    command = [sys.executable, "-m", "ssd34", "data", "check", str(shapes), "--json"]
+    for closed in ("2>&-", "1>&- 2>&-"):
+        file = tmp_path / f"{len(closed)}.json"
+        line = f"{shlex.join([*command, str(file)])} {closed}"
+        assert subprocess.run(line, shell=True).returncode == 0
+        assert file.stat().st_size
 
 
 def test_help_and_version_are_no_errors(main):

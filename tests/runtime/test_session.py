@@ -55,7 +55,7 @@ def test_detections_are_those_of_onnx_runtime(tiny_model):
     assert_all_close((boxes, labels, scores), (array[0] for array in expected), atol=1e-5)
 
 
-@pytest.mark.parametrize("threads", [0, -1, "x", 1.5])
+@pytest.mark.parametrize("threads", [0, -1, "x", 1.5, 1025])
 def test_threads_that_are_no_number_of_them(tiny_model, threads):
     with refused(OptionError, threads):
         Session(tiny_model, threads=threads)

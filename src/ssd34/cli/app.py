@@ -10,9 +10,11 @@ import errno
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any, cast
 
 import click
@@ -84,7 +86,9 @@ class _Commands(click.Group):
         return [*verbs, *found]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; click would exit with 1 for these two."""
+        """Run the command, which SIGTERM interrupts as Ctrl-C does, so that temporary files are
+        removed; click would exit with 1 for these two."""
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -93,6 +97,8 @@ class _Commands(click.Group):
             # The reader of our output has gone, as `| head` does; keep the exit quiet.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+        finally:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @click.group(
@@ -111,8 +117,10 @@ def commands() -> None:
 
 def main() -> None:
     """Run the command line; errors that we raise on purpose become one line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # whoever started us has closed it
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(commands(prog_name="ssd34", standalone_mode=False))

@@ -67,7 +67,7 @@ class _Bar(BatchListener):
     help="Detectors at work. [default: as many as there are processors for]",
 )  # fmt: skip
 @click.option(
-    "--threads", type=click.IntRange(1), metavar="N",
+    "--threads", type=console.THREADS, metavar="N",
     help="Threads of each. [default: 1; with --workers the share of each, on this machine]",
 )  # fmt: skip
 @console.json_flag
@@ -94,16 +94,15 @@ def batch(
     """
     check_kinds(models=(options["model"],), data=(source,))
     where = Runner(runner, workers=workers, threads=threads, address=address)
-    with console.ends_as_interrupted():
-        try:
-            with console.progress_bar() as bar:
-                found = run_batch(
-                    source, output, BatchOptions(**options), column=column, runner=where,
-                    listener=_Bar(bar),
-                )  # fmt: skip
-        except KeyboardInterrupt:
-            console.warn("the parts that are finished stay; the same command continues behind them")
-            raise
+    try:
+        with console.progress_bar() as bar:
+            found = run_batch(
+                source, output, BatchOptions(**options), column=column, runner=where,
+                listener=_Bar(bar),
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        console.warn("the parts that are finished stay; the same command continues behind them")
+        raise
     console.say_done(found.done, "picture", found.seconds)
     if as_json:
         console.emit_json({**asdict(found), "folder": str(found.folder)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ssd34.files.atomic import written_whole
 from ssd34.files.cache import load_matplotlib
 from ssd34.files.lock import folder_locked
 from ssd34.images.sources import find_pictures
-from ssd34.machine import thread_budget
+from ssd34.machine import MAX_THREADS, thread_budget
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES
 from ssd34.runtime.engine_choice import EXACT, require_engine
 from ssd34.runtime.timing import OFFLINE, SINGLE_STREAM
@@ -73,7 +72,7 @@ def _now(option: str) -> str | None:
     help="Let MLCommons LoadGen ask for pictures, and keep its logs in DIR.",
 )  # fmt: skip
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=60.0,
+    "--seconds", type=console.NumberRange(0, 86400, min_open=True), default=60.0,
     help="LoadGen: shortest run of each model.",
 )  # fmt: skip
 @console.json_option
@@ -110,8 +109,6 @@ def benchmark(
     check_outputs((console.file_of(json_file), plot), files=plan.pictures, models=models)
     if plot:
         _check_plot(plot, drawable=not loadgen)
-    if not math.isfinite(seconds):
-        raise OptionError(f"--seconds {seconds}: expected a number above 0")
     values = _with_loadgen(plan, loadgen, seconds) if loadgen else _measured(plan)
     if json_file != console.PRINTED:
         out = console.wide_console(110)
@@ -212,8 +209,10 @@ def _thread_counts(counts: str | None) -> list[int]:
         threads = [int(count) for count in dict.fromkeys(counts.split(","))]
     except ValueError:
         threads = []
-    if not threads or not all(1 <= count <= 1024 for count in threads):
-        raise OptionError(f"--threads {counts}: expected numbers from 1 to 1024, such as 1,2")
+    if not threads or not all(1 <= count <= MAX_THREADS for count in threads):
+        raise OptionError(
+            f"--threads {counts}: expected numbers from 1 to {MAX_THREADS}, such as 1,2"
+        )
     return threads
 
 

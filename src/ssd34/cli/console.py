@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,7 @@ from ssd34.datasets.dataset import Dataset
 from ssd34.errors import OptionError
 from ssd34.files.atomic import is_special, write_json
 from ssd34.images.read import MAX_PIXELS
+from ssd34.machine import MAX_THREADS
 from ssd34.runtime.detector import DEFAULT_SCORE
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ENGINES
 from ssd34.runtime.session import Session
@@ -78,6 +77,17 @@ class _Path(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         _refuse_empty(value, param, ctx)
         return super().convert(value, param, ctx)
+
+
+class NumberRange(click.FloatRange):
+    """A range of numbers, in which nan is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is not a valid float", param, ctx)
+        return number
 
 
 class CompletedText(click.types.StringParamType):
@@ -235,6 +245,8 @@ def duration(seconds: float) -> str:
 FILE = _Path(path_type=Path)
 NEW_FILE = _Path(path_type=Path, dir_okay=False)
 FOLDER = _Path(path_type=Path, file_okay=False)
+SHARE = NumberRange(0, 1)
+THREADS = click.IntRange(1, MAX_THREADS)
 
 engine_option = click.option(
     "--engine", type=click.Choice([*ENGINES, AUTO]),
@@ -246,7 +258,7 @@ model_option = click.option(
     "--model", type=MODEL, default="default", help="An ONNX file, or the name of a model."
 )
 score_option = click.option(
-    "--score", type=click.FloatRange(0, 1), default=DEFAULT_SCORE,
+    "--score", type=SHARE, default=DEFAULT_SCORE,
     help="Leave out detections that score less.",
 )  # fmt: skip
 classes_option = click.option(
@@ -265,7 +277,7 @@ max_pixels_option = click.option(
     "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse larger pictures."
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(1), help="Threads. [default: what this process may use]"
+    "--threads", type=THREADS, help="Threads. [default: what this process may use]"
 )
 coco_names_option = click.option(
     "--coco-names", is_flag=True, help="Use COCO's names for VOC's classes."
@@ -311,13 +323,3 @@ def say_choice(session: Session) -> None:
     """What ``--engine auto`` took and why, on stderr."""
     if session.choice:
         say(session.choice.reason)
-
-
-@contextmanager
-def ends_as_interrupted() -> Iterator[None]:
-    """Within the block SIGTERM raises KeyboardInterrupt, so that temporary files are removed."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -106,8 +106,6 @@ def detect(
 
     Example: ssd34 detect photos --save out
     """
-    if score != score:
-        raise OptionError("--score nan: expected a number from 0 to 1")
     if as_json and form not in (None, "json", JSONL):
         raise OptionError(f"--json: got --format {form}, too; leave one of them out")
     asked = VideoOptions(

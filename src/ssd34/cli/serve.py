@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from ssd34.cli.console import MODEL, engine_option, preprocess_option
-from ssd34.errors import OptionError, require
+from ssd34.cli.console import MODEL, THREADS, NumberRange, engine_option, preprocess_option
+from ssd34.errors import require
 from ssd34.runtime.engine import DEFAULT_ENGINE
 
 LEVELS = ("debug", "info", "warning", "error")
 
-_SECONDS = click.FloatRange(0.01, 86400)
+_SECONDS = NumberRange(0.01, 86400)
 _MANY = click.IntRange(1)
 
 
@@ -34,7 +34,7 @@ def _instances(_: click.Context, __: click.Parameter, value: str) -> int | None:
     help="Pictures in work at once. auto measures what is fastest.",
 )  # fmt: skip
 @click.option(
-    "--threads", type=_MANY,
+    "--threads", type=THREADS,
     help="Threads that all instances share. [default: what this process may use]",
 )  # fmt: skip
 @engine_option
@@ -44,7 +44,7 @@ def _instances(_: click.Context, __: click.Parameter, value: str) -> int | None:
     help="Most pictures in one run, where the file takes any number and that is faster.",
 )  # fmt: skip
 @click.option(
-    "--max-wait-ms", type=click.FloatRange(0, 10_000), default=2.0,
+    "--max-wait-ms", type=NumberRange(0, 10_000), default=2.0,
     help="How long a batch waits for more pictures, milliseconds.",
 )  # fmt: skip
 @click.option("--queue", type=_MANY, default=64, help="Pictures that may wait; others get 503.")
@@ -73,7 +73,7 @@ def _instances(_: click.Context, __: click.Parameter, value: str) -> int | None:
     "--allow-reload", is_flag=True, help="Load the file again on SIGHUP or when a client asks."
 )
 @click.option(
-    "--shutdown-delay", type=click.FloatRange(0, 3600), default=0.0,
+    "--shutdown-delay", type=NumberRange(0, 3600), default=0.0,
     help="Seconds from SIGTERM, from when it says that it is not ready, to the end of listening.",
 )  # fmt: skip
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", help="Of the log.")
@@ -96,9 +96,6 @@ def serve(
     """
     for module in ("msgspec", "prometheus_client", "python_multipart", "starlette", "uvicorn"):
         require(module, extra="serve", why="ssd34 serve")
-    for name in ("timeout", "read_timeout", "header_timeout", "shutdown_delay"):
-        if options[name] != options[name]:
-            raise OptionError(f"--{name.replace('_', '-')} nan: expected seconds")
     from ssd34.serve.connection import serve as run
     from ssd34.serve.metrics import start_logging
     from ssd34.serve.options import MEBIBYTE, ServeOptions

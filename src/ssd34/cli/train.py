@@ -80,7 +80,7 @@ def _recipes() -> list[str]:
 )  # fmt: skip
 @click.option("--workers", type=int, help="Processes that prepare pictures.")
 @click.option(
-    "--threads", type=click.IntRange(1),
+    "--threads", type=console.THREADS,
     help="Threads that compute. [default: what this process may use]",
 )  # fmt: skip
 @click.option(

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from ssd34.cli import PARTLY
-from ssd34.cli.console import ends_as_interrupted, progress_bar, say, say_done, warn
+from ssd34.cli.console import progress_bar, say, say_done, warn
 from ssd34.errors import OptionError, VideoError
 from ssd34.files.atomic import written_whole
 from ssd34.images.draw import draw
@@ -158,8 +158,7 @@ def _ended_by_signals(feed: Feed) -> Iterator[None]:
     """Within the block SIGINT and SIGTERM end a live source, which has no other end: what came
     until then is kept. A film is interrupted, and leaves nothing."""
     if not feed.live:
-        with ends_as_interrupted():
-            yield
+        yield
         return
 
     def end(number: int, _: object) -> None:

@@ -16,7 +16,7 @@ from ssd34.core.external_data import check_weights_inside
 from ssd34.core.preprocess import preprocess, resize
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.checkpoint import is_named_checkpoint
-from ssd34.machine import thread_budget
+from ssd34.machine import MAX_THREADS, thread_budget
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ONNXRUNTIME, Engine
 from ssd34.runtime.engine_choice import EngineChoice, choose_faster_engine, open_engine
 
@@ -53,12 +53,12 @@ class Session:
                 family.
             MissingExtraError: the engine is not installed, or has no GPU; ``"auto"`` does not
                 raise it.
-            OptionError: there is no such engine, or threads are no number of 1 or more.
+            OptionError: there is no such engine, or threads are no number from 1 to 1024.
         """
-        if threads is not None and (not isinstance(threads, int) or threads < 1):
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
             raise OptionError(
-                f"threads {threads!r}: expected a whole number of 1 or more, or None for what this "
-                "process may use"
+                f"threads {threads!r}: expected a whole number from 1 to {MAX_THREADS}, or None "
+                "for what this process may use"
             )
         if not path.is_file():
             raise ModelError(f"{path}: no such model file; expected an ONNX file or 'default'")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 
 import pytest
@@ -154,12 +155,12 @@ def test_a_data_set_is_divided_and_both_parts_can_be_opened(tmp_path, shapes, fo
     assert sum(values["boxes_of_class"]["val"].values()) == sum(len(s.boxes) for s in val.samples)
 
 
-def test_classes_that_a_part_lacks_are_named(tmp_path):
-    result = attempt(
-        "data", "split", EXAMPLES / "instances.json", tmp_path / "made", "--val", "0.4"
-    )
+def test_classes_that_a_part_lacks_are_named_and_the_next_command_can_be_copied(tmp_path):
+    made = tmp_path / "made here"
+    result = attempt("data", "split", EXAMPLES / "instances.json", made, "--val", "0.4")
     assert result.exit_code == 0, result.stderr
     assert "cat" in result.stderr
+    assert f"{made}@val" in shlex.split(result.stdout.splitlines()[-1])
 
 
 def test_a_destination_that_cannot_be_is_told_before_the_work(shapes, monkeypatch):

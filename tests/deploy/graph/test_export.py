@@ -117,6 +117,7 @@ def test_what_cannot_be_written_is_refused(tiny_checkpoint, tmp_path):
         (lambda: ExportOptions(weight_format="int4"), "int4"),
         (lambda: ExportOptions(opset=10, batch=2), 10, 11),
         (lambda: ExportOptions(batch=0), 1),
+        (lambda: ExportOptions(batch=10**20), 10**20),
         (lambda: ExportOptions(image_input="jpeg"), "jpeg"),
     ):
         with refused(OptionError, *facts):

@@ -180,6 +180,21 @@ MEMINFO = "MemTotal:  24000000 kB\nMemFree:  1000 kB\nMemAvailable:  2000000 kB\
         ({"memory.max": "max", "memory.current": "5"}, 2_000_000 * 1024),
         ({"memory.max": "1000000", "memory.current": "400000"}, 600_000),
         ({"memory.max": "1000", "memory.current": "4000"}, 0),
+        # Files that were read and may be forgotten.
+        (
+            {
+                "memory.max": "10000", "memory.current": "9000",
+                "memory.stat": "anon 2000\nfile 7000\ninactive_file 6000\nactive_file 1000",
+            },
+            7000,
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": "5000", "memory/memory.usage_in_bytes": "4000",
+                "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 3000",
+            },
+            4000,
+        ),
         ({"memory/memory.limit_in_bytes": "5000", "memory/memory.usage_in_bytes": "1000"}, 4000),
         (
             {
@@ -189,7 +204,7 @@ MEMINFO = "MemTotal:  24000000 kB\nMemFree:  1000 kB\nMemAvailable:  2000000 kB\
             2_000_000 * 1024,
         ),
     ],
-)
+)  # fmt: skip
 def test_free_memory_is_that_of_the_container(tmp_path, files, expected):
     proc, cgroup = tmp_path / "proc", tmp_path / "cgroup"
     proc.mkdir()

@@ -42,7 +42,7 @@ _BAR = 20
     "--sheet-pictures", type=click.IntRange(1, 1000), default=60, metavar="N",
     help="Most pictures on the sheet.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="Threads that decode. [default: all]")
+@click.option("--threads", type=console.THREADS, help="Threads that decode. [default: all]")
 def check_data(
     *,
     paths: tuple[str, ...],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -238,8 +239,8 @@ def split(
         if alike is not None and (kept := len(alike) - len(set(alike))):
             click.echo(f"{counted(kept, 'picture')} went where one that looks alike is")
         click.echo(
-            f"next: ssd34 train --data {destination}@train --val {destination}@val "
-            "--output runs/1 --recipe fine-tune"
+            f"next: ssd34 train --data {shlex.quote(f'{destination}@train')} "
+            f"--val {shlex.quote(f'{destination}@val')} --output runs/1 --recipe fine-tune"
         )
     values = {"destination": str(destination), **done.to_dict(), "boxes_of_class": classes}
     console.emit_json(values, json_file)

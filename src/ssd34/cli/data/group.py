@@ -42,11 +42,11 @@ from ssd34.workflows.outputs import check_outputs
 )  # fmt: skip
 @click.option("--format", "form", type=click.Choice(FORMATS), default="coco", help="Its format.")
 @click.option(
-    "--score", type=click.FloatRange(0, 1), default=DEFAULT_SCORE,
+    "--score", type=console.SHARE, default=DEFAULT_SCORE,
     help="Detections that score so much become objects.",
 )  # fmt: skip
 @click.option(
-    "--uncertain", type=click.FloatRange(0, 1), metavar="SCORE",
+    "--uncertain", type=console.SHARE, metavar="SCORE",
     help="Those from here to --score become difficult: neither object nor background for training. "
     "[default: they are left out]",
 )  # fmt: skip

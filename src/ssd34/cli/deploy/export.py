@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ssd34.cli.console import FILE, MODEL, NEW_FILE, emit_json, json_flag, warn
+from ssd34.cli.console import FILE, MODEL, NEW_FILE, SHARE, emit_json, json_flag, warn
 from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.core.spec import SPECS, named_spec
 from ssd34.errors import CheckpointError, OptionError, require
@@ -33,11 +33,9 @@ IN_GRAPH = [name for name, policy in POLICIES.items() if policy.in_graph]
     help="NMS policy of the file; the next three options change its values. ONNX cannot express "
     "the mlperf policies: --tail none leaves the choice to detect and evaluate.",
 )  # fmt: skip
+@click.option("--score", "score_threshold", type=SHARE, help="Score threshold in the file.")
 @click.option(
-    "--score", "score_threshold", type=click.FloatRange(0, 1), help="Score threshold in the file."
-)
-@click.option(
-    "--iou", "iou_threshold", type=click.FloatRange(0, 1),
+    "--iou", "iou_threshold", type=SHARE,
     help="IoU threshold of the NMS in the file.",
 )  # fmt: skip
 @click.option("--max-detections", type=click.IntRange(1), help="Most detections in a picture.")

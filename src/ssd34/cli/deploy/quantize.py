@@ -129,7 +129,7 @@ def quantize(
     )
     if config:
         check_outputs([output / name for name in WRITTEN], files=[config], made=(output,))
-    with console.ends_as_interrupted(), _screen() as screen:
+    with _screen() as screen:
         found = search(model, data, output, settings, listener=screen, **options)
     if as_json:
         console.emit_json(json.loads((output / NUMBERS).read_bytes()))

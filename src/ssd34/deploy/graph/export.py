@@ -22,6 +22,7 @@ from ssd34.errors import OptionError
 from ssd34.files.checkpoint import Checkpoint
 
 IMAGE_INPUTS = ("float32", "uint8")
+_MOST = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,8 @@ class ExportOptions:
                 "NonMaxSuppression; export with --policy zoo, or with --tail none and apply it at "
                 "run time"
             )
-        if self.batch is not None and self.batch < 1:
-            raise OptionError(f"expected a batch of 1 or more, or dynamic, got {self.batch}")
+        if self.batch is not None and not 1 <= self.batch <= _MOST:
+            raise OptionError(f"expected a batch from 1 to {_MOST}, or dynamic, got {self.batch}")
         if self.image_input not in IMAGE_INPUTS:
             raise OptionError(
                 f"unknown input {self.image_input!r}; expected one of {', '.join(IMAGE_INPUTS)}"
