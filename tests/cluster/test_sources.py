@@ -134,6 +134,34 @@ def test_a_column_is_named_where_there_are_several(tmp_path):
     assert list(read(open_source(str(file), column="y")).values()) == [png(colour="blue")]
 
 
+@pytest.mark.parametrize("values", [[png()], ["b.png"]], ids=["pictures", "paths"])
+def test_every_file_has_the_column(values, tmp_path):
+    pq.write_table(pa.table({"path": values}), tmp_path / "a.parquet")
+    for name, others in (("other column", {"n": [1]}), ("other kind", {"path": [1]})):
+        pq.write_table(pa.table(others), tmp_path / f"{name}.parquet")
+        with refused(DatasetError, name, "a.parquet", "path"):
+            open_source(str(tmp_path))
+        (tmp_path / f"{name}.parquet").unlink()
+
+
+@pytest.mark.parametrize("kind", ["large_string", "string_view", "dictionary"])
+def test_texts_of_any_kind(kind, folder):
+    paths = pa.array(NAMES)
+    paths = paths.dictionary_encode() if kind == "dictionary" else paths.cast(getattr(pa, kind)())
+    pq.write_table(pa.table({"path": paths}), folder / "list.parquet")
+    assert read(open_source(str(folder / "list.parquet"))) == bytes_of(folder)
+
+
+def test_a_jobs_output_is_no_source(tmp_path):
+    """A job whose output lies below its source continues."""
+    pq.write_table(pa.table({"image": [png()]}), tmp_path / "a.parquet")
+    before = open_source(str(tmp_path)).sha256
+    (tmp_path / "found" / "parts").mkdir(parents=True)
+    (tmp_path / "found" / "job.json").write_text("{}")
+    pq.write_table(pa.table({"path": ["x"]}), tmp_path / "found" / "parts" / "part-0.parquet")
+    assert open_source(str(tmp_path)).sha256 == before
+
+
 @pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "/SECRET", "link.png"])
 @pytest.mark.parametrize("form", ["coco", "parquet", "folder"])
 def test_names_that_lead_out_are_errors(form, name, folder, tmp_path):

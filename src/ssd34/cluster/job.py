@@ -25,6 +25,11 @@ JOB_FILE = "job.json"
 MANIFEST = "manifest.json"
 PARTS = "parts"
 
+_SPELLED = {
+    "pictures_sha256": "list of the pictures' names, sizes and dates (SHA-256)",
+    "model_sha256": "model file (SHA-256)",
+}
+
 _SMALLEST, _LARGEST, _WANTED = 32, 1000, 64
 """Pictures of a part: so many that a job has some 64 of them, within these limits."""
 
@@ -178,7 +183,7 @@ def claim_folder(folder: Path, job: BatchJob) -> None:
     if differ:
         first = differ[0]
         raise OptionError(
-            f"{folder}: holds the output of another job, whose {first} was "
+            f"{folder}: holds the output of another job, whose {_SPELLED.get(first, first)} was "
             f"{known.get(first)!r:.80}, not {job.facts[first]!r:.80}; choose another folder, or "
             "delete this one"
         )

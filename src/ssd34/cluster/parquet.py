@@ -102,6 +102,11 @@ def list_in_parquet(files: Sequence[Path], *, column: str | None) -> Pictures:
             with pyarrow.parquet.ParquetFile(path) as file:
                 if chosen is None:
                     chosen, holds_pictures = _column_of(file.schema_arrow, column, path)
+                elif _columns_of(file.schema_arrow).get(chosen) != holds_pictures:
+                    raise DatasetError(
+                        f"{path}: expected a column {chosen[0]} of the same kind as in {files[0]}, "
+                        f"got {_shown(file.schema_arrow)}"
+                    )
                 if holds_pictures:
                     rows = range(file.metadata.num_rows)
                     names += [f"{text_of(path.name)}#{row}" for row in rows]
@@ -124,29 +129,38 @@ def list_in_parquet(files: Sequence[Path], *, column: str | None) -> Pictures:
     return listing.list_pictures(store, str(files[0]), names, stamps, ids=ids, places=places)
 
 
-def _column_of(schema: Any, wanted: str | None, path: Path) -> tuple[tuple[str, ...], bool]:
-    """The column to read, and whether it holds pictures; else paths."""
+def _columns_of(schema: Any) -> dict[tuple[str, ...], bool]:
+    """Columns that can be read, and whether each holds pictures; else paths."""
     import pyarrow
 
     types = pyarrow.types
     columns: dict[tuple[str, ...], bool] = {}
     for field in schema:
-        kind = field.type
+        kind = field.type.value_type if types.is_dictionary(field.type) else field.type
         if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:  # as Hugging Face writes
             columns[field.name, "bytes"] = True
-        elif types.is_binary(kind) or types.is_large_binary(kind):
+        elif types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
             columns[(field.name,)] = True
-        elif types.is_string(kind) or types.is_large_string(kind):
+        elif types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
             columns[(field.name,)] = False
+    return columns
+
+
+def _shown(schema: Any) -> str:
+    return f"{', '.join(f'{field.name} ({field.type})' for field in schema):.300}"
+
+
+def _column_of(schema: Any, wanted: str | None, path: Path) -> tuple[tuple[str, ...], bool]:
+    """The column to read, and whether it holds pictures; else paths."""
+    columns = _columns_of(schema)
     if wanted is None:
         pictures = [name for name, holds in columns.items() if holds]
         found = pictures or [(name,) for name in PATH_COLUMNS if (name,) in columns][:1]
     else:
         found = [name for name in columns if name[0] == wanted]
     if len(found) != 1:
-        has = ", ".join(f"{field.name} ({field.type})" for field in schema)
         raise OptionError(
-            f"{path}: expected one column of pictures or paths, got {has:.300}; name it with "
+            f"{path}: expected one column of pictures or paths, got {_shown(schema)}; name it with "
             "--column"
         )
     return found[0], columns[found[0]]

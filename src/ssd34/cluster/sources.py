@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.cluster import pictures as listing
+from ssd34.cluster.job import JOB_FILE
 from ssd34.cluster.parquet import list_in_parquet
 from ssd34.cluster.pictures import Picture, Pictures, is_picture_name, list_in_folder
 from ssd34.datasets.builder import parse_whole
@@ -73,9 +74,10 @@ def _in_folder(folder: Path, *, column: str | None) -> Pictures:
     files = FolderFiles(folder)
     found = files.names(deep=True)
     names = [name for name in found if is_picture_name(name)]
-    tables = [name for name in found if name.lower().endswith(_PARQUET)]
+    paths = [folder / tree.path_of(name) for name in found if name.lower().endswith(_PARQUET)]
+    tables = [path for path in paths if not (path.parents[1] / JOB_FILE).is_file()]  # its output
     if tables and not names:
-        return list_in_parquet([folder / tree.path_of(name) for name in tables], column=column)
+        return list_in_parquet(tables, column=column)
     return list_in_folder(files, names, str(folder))
 
 
