@@ -189,7 +189,7 @@ def test_a_killed_replica_under_load(served, tiny_model):
 @pytest.mark.parametrize(
     ("given", "error", "named"),
     [({"modle": "default"}, OptionError, "modle"),
-     ({"port": 80}, OptionError, "port"),
+     ({"port": 80}, OptionError, "port"), ({"api_key": ""}, OptionError, "key"),
      ({"min_replicas": "two"}, OptionError, "min_replicas"),
      ({"queue": "0", "max_pictures": "0"}, OptionError, "queue"),
      ({"min_replicas": 3, "max_replicas": 2}, OptionError, "max_replicas"),

@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from click import BadParameter
 
 from ssd34.errors import OptionError
 from ssd34.serve.connection import listen
 from ssd34.serve.options import ServeOptions
 from tests.conftest import EXAMPLES, ROOT
-from tests.support.cli import wait_for
+from tests.support.cli import invoke, wait_for
 from tests.support.refusals import refused
 from tests.support.server import CHELSEA, serving
 
@@ -165,7 +166,7 @@ def test_reload_is_off_unless_enabled(tail_server):
 
 
 def test_key_and_cross_origin(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setenv("SSD34_API_KEY", KEY)
+    monkeypatch.setenv("SSD34_API_KEY", f"{KEY}\n")  # as a secret from a file
     origin = "https://example.org"
     options = ("--instances", 1, "--cors-origin", origin)
     with serving(tmp_path, tiny_model, *options) as one:
@@ -234,11 +235,23 @@ def test_auto_says_what_it_measured(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "facts"),
     [({"queue": 3}, ("16", "3", "--queue")), ({"max_buffer": 1 << 20}, ("32", "--max-buffer")),
-     ({"api_key": " "}, ("key",)), ({"api_key": "\xe9"}, ("key",))],
+     ({"api_key": " "}, ("key",)), ({"api_key": "\xe9"}, ("key",)), ({"api_key": "a\nb"}, ("key",)),
+     *(({"cors_origins": (wrong,)}, (wrong,))
+       for wrong in ("https://a.org/", "a.org", "https://A.org", "https://a.org,https://b.org"))],
 )  # fmt: skip
 def test_options_that_contradict_each_other(options, facts):
     with refused(OptionError, *facts):
         ServeOptions(**options)
+
+
+def test_empty_variables_open_nothing(monkeypatch):
+    """Neither to everybody nor on every address."""
+    with pytest.raises(BadParameter) as caught:
+        invoke("serve", "--host", "")
+    assert caught.value.param and caught.value.param.name == "host"
+    monkeypatch.setenv("SSD34_API_KEY", "")
+    with refused(OptionError, "SSD34_API_KEY"):
+        invoke("serve", "--port", 0)
 
 
 LINES = [

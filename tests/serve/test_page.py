@@ -138,6 +138,10 @@ def test_errors_are_shown_and_end(browser, cats, tmp_path):
     upload(browser, EXAMPLES / "chelsea.jpg")
     wait_until(browser, "!document.getElementById('result').hidden")
     assert browser.run("document.getElementById('error').hidden")
+    browser.run("fetch = async () => new Response('<p>Too large', {status: 413})")  # a proxy's
+    upload(browser, EXAMPLES / "chelsea.jpg")
+    wait_until(browser, "document.getElementById('message').innerText.includes('413')")
+    open_page(browser, cats)
     browser.ask("Network.setBlockedURLs", urls=["*/examples/*"])
     browser.run("document.querySelector('[data-example=coffee]').click()")
     wait_until(browser, "document.getElementById('message').innerText.includes('example')")

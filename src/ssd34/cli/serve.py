@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
-from ssd34.cli.console import MODEL, THREADS, NumberRange, engine_option, preprocess_option
+from ssd34.cli.console import (
+    MODEL,
+    THREADS,
+    CompletedText,
+    NumberRange,
+    engine_option,
+    preprocess_option,
+)
 from ssd34.errors import require
 from ssd34.runtime.engine import DEFAULT_ENGINE
+from ssd34.serve.options import API_KEY, MEBIBYTE, ServeOptions
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -23,9 +33,16 @@ def _instances(_: click.Context, __: click.Parameter, value: str) -> int | None:
     return int(value)
 
 
+def _api_key(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """click takes a variable that is empty for one that is not set: then everybody were served."""
+    return os.environ.get(API_KEY) if value is None else value
+
+
 @click.command(short_help="Answer requests over HTTP.")
 @click.argument("model", type=MODEL, default="default")
-@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option(
+    "--host", type=CompletedText(files=False), default="127.0.0.1", help="Address to listen on."
+)
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, help="Port; 0: any that is free."
 )
@@ -62,7 +79,7 @@ def _instances(_: click.Context, __: click.Parameter, value: str) -> int | None:
 @click.option("--max-pictures", type=_MANY, default=16, help="Most pictures in one request.")
 @click.option("--max-connections", type=_MANY, default=512, help="Most that are open at once.")
 @click.option(
-    "--api-key", envvar="SSD34_API_KEY", metavar="KEY",
+    "--api-key", envvar=API_KEY, metavar="KEY", callback=_api_key,
     help="Serve only who sends it. Other users see a command line: set SSD34_API_KEY instead.",
 )  # fmt: skip
 @click.option(
@@ -98,7 +115,6 @@ def serve(
         require(module, extra="serve", why="ssd34 serve")
     from ssd34.serve.connection import serve as run
     from ssd34.serve.metrics import start_logging
-    from ssd34.serve.options import MEBIBYTE, ServeOptions
 
     settings = ServeOptions(
         model=model,

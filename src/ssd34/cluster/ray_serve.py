@@ -14,7 +14,7 @@ from typing import Any
 from ssd34.core.preprocess import PREPROCESSINGS
 from ssd34.errors import OptionError, require
 from ssd34.runtime.engine import AUTO, ENGINES
-from ssd34.serve.options import ServeOptions
+from ssd34.serve.options import API_KEY, ServeOptions
 from ssd34.zoo.names import model_path
 
 _NOT_HERE = frozenset({"host", "port", "header_timeout", "allow_reload", "shutdown_delay"})
@@ -112,8 +112,8 @@ def read_arguments(args: Mapping[str, Any]) -> RayServeOptions:
     if unknown := sorted(set(args) - known):
         raise OptionError(f"{', '.join(unknown)}: expected some of {', '.join(sorted(known))}")
     given: dict[str, Any] = {"threads": 1}
-    if key := os.environ.get("SSD34_API_KEY"):
-        given["api_key"] = key
+    if API_KEY in os.environ:
+        given["api_key"] = os.environ[API_KEY]
     # A configuration file may name one without a value.
     given |= {name: value for name, value in args.items() if value is not None}
     try:

@@ -173,7 +173,7 @@ class Guard:
         self.app = app
         self.says_id = says_id
         self.service = service
-        self._key = (service.options.api_key or "").encode()
+        self._key = (service.options.api_key or "").strip().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,11 @@ from ssd34.errors import OptionError
 from ssd34.runtime.engine import DEFAULT_ENGINE
 
 MEBIBYTE = 1 << 20
+
+API_KEY = "SSD34_API_KEY"
+"""The environment variable that holds the key."""
+
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[a-z0-9.:_\[\]-]+")
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,19 @@ class ServeOptions:
                 f"a body of {self.max_body >> 20} MiB and {self.max_buffer >> 20} MiB for all: a "
                 "full request would never be taken; raise --max-buffer or lower --max-body"
             )
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
-            raise OptionError("the API key is empty or not ASCII; give another one")
+        if self.api_key is not None:
+            key = self.api_key.strip()  # a secret's file may end in a line break
+            if not (key and key.isascii() and key.isprintable()):
+                raise OptionError(
+                    "the API key is empty, or holds what no header can; give another one, or leave "
+                    "--api-key out and the variable SSD34_API_KEY unset to serve everybody"
+                )
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise OptionError(
+                    f"--cors-origin {origin}: no browser sends that; expected such as "
+                    "https://example.org, in small letters and without a path, or *"
+                )
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a failure

@@ -5,20 +5,19 @@ async function findObjects(picture) {
   const headers = { "Content-Type": picture.type.startsWith("image/") ? picture.type : "application/octet-stream" };
   if (at("key").value) headers["X-API-Key"] = at("key").value;
   const started = performance.now();
-  let response, told;
-  try {
-    response = await fetch(`detect?score=${LEAST}`, { method: "POST", body: picture, headers });
-    told = await response.json();
-  } catch {
+  const response = await fetch(`detect?score=${LEAST}`, { method: "POST", body: picture, headers }).catch(() => {
     throw new Error("The server cannot be reached. Check that it runs, and try again.");
-  }
+  });
+  const told = await response.json().catch(() => ({
+    error: `the answer, with status ${response.status}, is not the server's; is there a proxy with limits of its own`,
+  }));
   const seconds = performance.now() - started;
   at("keyform").hidden = response.status !== 401;
   if (response.status === 401) {
     at("key").focus();
     throw new Error(at("key").value ? "This server does not know that key." : "This server asks for a key.");
   }
-  if (!response.ok) throw new Error(`Not done: ${told.error}.`);
+  if (told.error) throw new Error(`Not done: ${told.error}.`);
   const { infer, prepare, wait } = told.timing;
   return {
     answer: { ...told.pictures[0], model: told.model },
