@@ -30,7 +30,7 @@ def check(name: str, value: Any, kind: Any) -> Any:
     it is of another type, or out of its range."""
     try:
         return msgspec.convert(value, kind)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # the second of half a character
         raise OptionError(
             f"expected {name} to be {describe_kind(kind)}, got {shortened(value)}"
         ) from None

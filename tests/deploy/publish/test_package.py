@@ -1,5 +1,7 @@
 import json
+import os
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -229,7 +231,8 @@ UNTIMED = {"results": [{"model_sha256": "0" * 64, "threads": 1}]}
      (timing, OFFLINE | UNTIMED, ["single-stream", "offline"], True),
      (timing, UNTIMED | {"scenario": "server"}, ["single-stream", "server"], True),
      (timing, {"loadgen": True} | UNTIMED, ["single-stream", "--loadgen"], True),
-     (timing, UNTIMED, ["network_ms"], True), (timing, {"results": None}, [], True)],
+     (timing, UNTIMED, ["network_ms"], True), (timing, {"results": None}, [], True),
+     (measurement, {"pictures": float("inf")}, ["infinity"], True)],
 )  # fmt: skip
 def test_bad_measurements_are_refused_before_anything_is_written(
     tiny_model, out, tmp_path, make, changes, facts, of_others_too
@@ -246,13 +249,28 @@ def test_bad_measurements_are_refused_before_anything_is_written(
 
 def test_two_measurements_of_a_kind_and_what_is_none(tiny_model, out, tmp_path):
     (tmp_path / "text.json").write_text("0.2")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     for make in (measurement, timing):
         twice = [make(tiny_model, tmp_path / f"{k}.json") for k in range(2)]
         with refused(OptionError, "1.json"):
             package(tiny_model, output=out, measured=twice)
-    with refused(OptionError, "text.json"):
-        package(tiny_model, output=out, measured=[tmp_path / "text.json"])
+    for name in ("text.json", "deep.json"):
+        with refused(OptionError, name):
+            package(tiny_model, output=out, measured=[tmp_path / name])
     assert not out.exists()
+    measurement(tiny_model, tmp_path / "other.json", model_sha256="../escape")
+    package(tiny_model, output=out, measured=[tmp_path / "other.json"])
+    assert not (out / "measurements").exists()
+
+
+def test_a_measurement_may_come_through_a_pipe(tiny_model, out, tmp_path):
+    """As of ``--measured <(...)``, which can be read once."""
+    measurement(tiny_model, tmp_path / "a.json")
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit((tmp_path / "pipe").write_bytes, (tmp_path / "a.json").read_bytes())
+        card = package(tiny_model, output=out, measured=[tmp_path / "pipe"]).card
+    assert row_of(card, "tiny-12.onnx")[1] == "0.1235"
 
 
 # --- several files in a folder --------------------------------------------------------------
@@ -336,6 +354,21 @@ def test_another_network_needs_another_folder(tiny_model, out, tmp_path, change)
         package(tmp_path / "b.onnx", output=out, name="b")
     assert content(out) == before
     package(tmp_path / "b.onnx", output=out, name="a", replace=True)
+
+
+def test_a_model_of_the_manifest_that_is_gone_or_broken(tiny_model, tmp_path):
+    """And of a version that is a number, as somebody may have written it."""
+    written = package(tiny_model, output=tmp_path, name="a")
+    entries = json.loads(written.manifest.read_text())
+    entries[0]["onnx_version"] = 1.7
+    written.manifest.write_text(json.dumps(entries))
+    package(tiny_model, output=tmp_path, name="b")
+    written.model.write_text("broken")
+    with refused(ModelError, "a-12.onnx"):
+        package(tiny_model, output=tmp_path, name="b")
+    written.model.unlink()
+    with refused(ModelError, "a-12.onnx"):
+        package(tiny_model, output=tmp_path, name="b")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from tests.support.small_models import (
     save_data,
     save_tensor,
     small_folder,
+    small_model,
     stated,
     write_small_model,
 )
@@ -138,6 +139,27 @@ def test_with_a_manifest_everything_is_run(small, tmp_path):
     values = json.loads(json.dumps(verification.to_dict()))
     assert values["passed"] is True and values["file"] == str(small / "small.onnx")
     assert values["checks"][0].keys() == {"name", "passed", "detail"}
+
+
+def test_more_outputs_are_compared_too(small):
+    """Texts; and a sequence, which no tensor file can be."""
+    texts = {**FOUND, "names": np.array(["cat", "dog"], object)}
+    model = small_model(texts, free=True)
+    onnx.save(model, small / "small.onnx")
+    save_tensor(small / SET / "output_3.pb", "names", texts["names"])
+    assert_facts(by_name(verify(small))[VALUES][1], "names: largest difference 0")
+    save_tensor(small / SET / "output_3.pb", "names", np.array(["cat", "cow"], object))
+    name, detail, _ = only_failure(small)
+    assert name == VALUES
+    assert_facts(detail, "names", "[1]", "1 of 2")
+    model.graph.node.add(op_type="SequenceConstruct", input=["scores"], output=["parts"])
+    kind = helper.make_tensor_sequence_value_info("parts", TensorProto.FLOAT, None)
+    model.graph.output[3].CopyFrom(kind)
+    onnx.save(model, small / "small.onnx")
+    save_tensor(small / SET / "output_3.pb", "parts", FOUND["scores"])
+    name, detail, _ = only_failure(small)
+    assert name == TYPES
+    assert_facts(detail, "output_3.pb", "parts", "sequence")
 
 
 def test_several_data_sets(small):
@@ -269,6 +291,22 @@ def point_elsewhere(model):
     model.graph.initializer.append(weight)
 
 
+def of_a_newer_type(model):
+    model.graph.input[0].type.tensor_type.elem_type = 99
+
+
+def fail_in_a_run(model):
+    wrong = numpy_helper.from_array(np.array([5]), "five")
+    model.graph.initializer.append(wrong)
+    model.graph.node.add(op_type="Reshape", input=["image", "five"], output=["never"])
+    model.graph.output.append(helper.make_tensor_value_info("never", TensorProto.FLOAT, ["k"]))
+
+
+def failing(folder):
+    graph(fail_in_a_run)(folder)
+    save_tensor(folder / SET / "output_3.pb", "never", np.ones(5, np.float32))
+
+
 def use_magic(model):
     """Operators of others are no fault for ONNX's check."""
     model.graph.node.append(helper.make_node("Magic", ["image"], ["m"], domain="example.magic"))
@@ -332,6 +370,7 @@ AFTER_STRUCTURE = ["ports", "manifest ports", "runtime", "test data"]
         (graph(contradict), "structure", ["5"], AFTER_STRUCTURE),
         (graph(point_elsewhere), "structure", ["secret"], AFTER_STRUCTURE),
         (graph(use_magic), "runtime", ["Magic"], ["test data"]),
+        (failing, VALUES, ["cannot be run"], []),
         (graph(rename_output), "ports", ["boxes", "bboxes", "loc"], [SET]),
         (other(shape=(1, 3, 96, 96)), "ports", ["image", "[1, 3, 96, 96]"], [SET]),
         (other(shape=(1, 64, 64, 3)), "ports", ["image", "[1, 64, 64, 3]"], [SET]),
@@ -418,6 +457,15 @@ def test_a_tarball_that_was_cut_off(small, tmp_path):
     assert only_failure(archive)[0] == "contents"
     archive.write_bytes(gzip.compress(b"no tar"))
     assert only_failure(archive)[0] == "contents"
+
+
+def test_another_archive_without_a_model(small, tmp_path):
+    """Its checksum has told so; what is in it is no error on top."""
+    archive, manifest = packed(small, tmp_path / "small.tar.gz"), tmp_path / "m.json"
+    manifest.write_text(json.dumps(manifest_of(small / "small.onnx", archive)))
+    packed(small / SET, archive)
+    checks = by_name(verify(archive, manifest=manifest))
+    assert [name for name, (passed, _) in checks.items() if not passed] == ["archive", "contents"]
 
 
 def test_a_manifest_without_this_file(small):

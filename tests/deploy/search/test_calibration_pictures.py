@@ -45,7 +45,7 @@ def test_a_folder_of_pictures_needs_no_boxes(tmp_path):
     problems: list[Problem] = []
     read = list(from_folder(str(tmp_path), pictures=10).read(problems.append))
     assert [int(p[0, 0, 0]) for p in read] == [0, 50, 100, 200]
-    assert [p.where for p in problems] == ["3.png"]
+    assert [p.where for p in problems] == ["3.png"] and "3.png" not in problems[0].reason
 
 
 def test_a_path_is_a_data_set_where_it_is_one(shapes):

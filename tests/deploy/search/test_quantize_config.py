@@ -99,6 +99,7 @@ def test_weights_are_narrow_where_this_processor_saturates(file, saturates, monk
      ("quantization: {bias_correction: 1}", ["bias_correction"]),
      ("calibration: {pictures: 0}", ["picture", "0"]),
      ("criterion: {max_drop: .nan}", ["max", "nan"]), ("criterion: 3", ["criterion"]),
+     ("criterion: {drop: \"\\uD800\"}", ["criterion.drop", "ud800"]),
      ("[1, 2]", []), ("a: [", []), ("!!python/object/apply:os.getcwd []", [])],
 )  # fmt: skip
 def test_what_is_wrong_is_named(file, text, facts):

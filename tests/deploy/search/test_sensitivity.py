@@ -115,8 +115,11 @@ def test_rankings_come_back(tmp_path):
         assert LayerLog(path, subject=subject, resume=resume).known(QDQ) is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "ssd34-layers-1"}', "\xff"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "ssd34-layers-1"}', "\xff", "3.0"])
 def test_a_broken_file_is_measured_again(tmp_path, content):
     path = tmp_path / "layers.json"
-    path.write_text(content, encoding="latin-1")
+    LayerLog(path, subject=SUBJECT, resume=False).add(QDQ, COSTS)
+    path.write_text(
+        path.read_text().replace("3.0", "null") if content == "3.0" else content, encoding="latin-1"
+    )
     assert LayerLog(path, subject=SUBJECT, resume=True).known(QDQ) is None

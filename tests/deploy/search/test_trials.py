@@ -97,7 +97,14 @@ def test_a_search_that_failed_before_its_first_trial_leaves_nothing(path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"number": 3, "options": {}}, {"ap": "high"}, {"speedup": 3}, {"options": {"x": 1}}]
+    "change",
+    [
+        {"number": 3, "options": {}},
+        {"ap": "high"},
+        {"speedup": 3},
+        {"options": {"x": 1}},
+        {"ms": None},
+    ],
 )
 def test_a_broken_line_is_refused(path, two, change):
     row = change if "number" in change else {**two[0].to_dict(), **change}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from ssd34.core import contract
@@ -94,8 +96,10 @@ def _replace(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
 
 
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The value of a Constant node; None for other nodes, and for text and sparse ones."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or not node.attribute:
+    """The value of a Constant node; None for other nodes, and for text, sparse and broken ones."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return None
+    if not (node.attribute and node.output):
         return None
     attribute = node.attribute[0]
     if attribute.name == "value":
@@ -108,6 +112,15 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     return tensor
 
 
+def read_constant(tensor: onnx.TensorProto) -> NDArray[Any]:
+    """A constant's values; ModelError: it is broken."""
+    try:
+        return numpy_helper.to_array(tensor)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = one_line(error, 120)
+        raise ModelError(f"the constant {tensor.name} is broken ({reason})") from None
+
+
 def read_ports(graph: onnx.GraphProto) -> tuple[list[Port], list[Port]]:
     """Inputs and outputs of a tidied graph."""
     return [_port(value) for value in graph.input], [_port(value) for value in graph.output]
@@ -118,7 +131,8 @@ def _port(value: onnx.ValueInfoProto) -> Port:
     if kind != "tensor_type":
         return Port(value.name, str(kind or "unknown").removesuffix("_type"), None)
     tensor = value.type.tensor_type
-    element = TensorProto.DataType.Name(tensor.elem_type).lower()
+    names = {number: name.lower() for name, number in TensorProto.DataType.items()}
+    element = names.get(tensor.elem_type, str(tensor.elem_type))  # types of a newer onnx
     shape = None
     if tensor.HasField("shape"):
         shape = tuple(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from ssd34.core.contract import METADATA_SPEC, read_score_calibration
 from ssd34.core.preprocess import MEAN, STD
@@ -33,7 +33,7 @@ from ssd34.deploy.graph.layers import (
     list_layers,
     make_network,
 )
-from ssd34.deploy.graph.onnx_file import read_identity, read_metadata, read_model
+from ssd34.deploy.graph.onnx_file import read_constant, read_identity, read_metadata, read_model
 from ssd34.errors import ModelError
 from ssd34.files.checkpoint import is_named_checkpoint, read_checkpoint
 from ssd34.text import counted, one_line
@@ -179,10 +179,7 @@ class _Walk:
         if name not in self._arrays:
             if name not in self._tensors:
                 raise ModelError(f"{name} is computed; expected a constant")
-            try:
-                self._arrays[name] = numpy_helper.to_array(self._tensors[name])
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise ModelError(f"the constant {name} is broken ({error})") from None
+            self._arrays[name] = read_constant(self._tensors[name])
         return self._arrays[name]
 
     def _normalises(self, node: onnx.NodeProto) -> bool:

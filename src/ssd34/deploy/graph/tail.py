@@ -9,14 +9,14 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from ssd34.core.contract import DETECTION_OUTPUTS, RAW_OUTPUTS, TAIL_INPUTS
 from ssd34.core.default_boxes import CENTRE_VARIANCE, SIZE_VARIANCE, default_boxes_cxcywh
 from ssd34.core.postprocess import ZOO, Policy, promising_margin
 from ssd34.core.spec import ModelSpec
 from ssd34.deploy.graph.builder import GraphBuilder
-from ssd34.deploy.graph.onnx_file import read_identity
+from ssd34.deploy.graph.onnx_file import read_constant, read_identity
 from ssd34.errors import ModelError, OptionError
 
 
@@ -56,13 +56,13 @@ def add_tail(
 def read_tail_policy(graph: onnx.GraphProto) -> Policy:
     """The zoo policy with NonMaxSuppression's score threshold in a tidied graph, and its largest
     number of detections: the fixed size of ``scores``, else our own tail's constant. What cannot be
-    found is as in the published files."""
+    found is as in the published files. ModelError: one of these constants is broken."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
 
     def scalar(name: str, default: float) -> float:
         if name not in constants:
             return default
-        values = numpy_helper.to_array(constants[name])
+        values = read_constant(constants[name])
         usable = values.size == 1 and np.isfinite(values).all()
         return float(str(values.flat[0])) if usable else default  # 0.01, not 0.0099999998
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ssd34.errors import OptionError
 from ssd34.runtime.engine import ONNXRUNTIME
@@ -15,7 +15,7 @@ from ssd34.runtime.timing import SINGLE_STREAM
 
 KEPT = "measurements"
 """Folder of a package in which they are kept."""
-_KINDS = ("accuracy", "latency")
+T = TypeVar("T", "Accuracy", "Latency")
 
 
 @dataclass(frozen=True)
@@ -57,72 +57,57 @@ class Measurements:
     latency: Latency | None = None
 
 
-def read_measurements(files: Iterable[Path], *, model_sha256: str) -> Measurements:
-    """The numbers of one model in JSON files that ``evaluate`` or ``benchmark`` wrote.
-
-    Other models are passed over; of one that was timed several times in one run, the first counts.
-
-    Raises:
-        OptionError: a file is none of these, holds numbers that no card may print, or two measure
-            the same thing.
-    """
-    accuracy: Accuracy | None = None
-    latency: Latency | None = None
+def choose_measurements(files: Iterable[Path]) -> dict[str, bytes]:
+    """The contents of measured files by the names that they are kept under: one for each model and
+    kind. OptionError: a file is no measurement, holds numbers that no card may print, or two
+    measure the same thing."""
+    keep: dict[str, bytes] = {}
     for file in files:
-        found = _measured(file).get(model_sha256)
-        if isinstance(found, Accuracy):
-            if accuracy:
-                raise OptionError(f"{file}: the second accuracy of the same model; give one")
-            accuracy = found
-        elif found:
-            if latency:
-                raise OptionError(f"{file}: the second latency of the same model; give one")
-            latency = found
-    return Measurements(accuracy, latency)
-
-
-def choose_measurements(files: Iterable[Path]) -> dict[str, Path]:
-    """Measured files under the names that they are kept by: one for each model and kind.
-    OptionError: a file is no measurement, or two measure the same thing."""
-    keep: dict[str, Path] = {}
-    for file in files:
-        for model, found in _measured(file).items():
+        content = file.read_bytes()
+        for model, found in _measured(file, content).items():
             if not re.fullmatch("[0-9a-f]{64}", model):  # it becomes part of a file name
                 continue
-            kind = "accuracy" if isinstance(found, Accuracy) else "latency"
-            name = _kept_name(model, kind)
+            name = _kept_name(model, type(found))
             if name in keep:
+                kind = type(found).__name__.lower()
                 raise OptionError(f"{file}: the second {kind} of the same model; give one")
-            keep[name] = file
+            keep[name] = content
     return keep
 
 
-def read_kept_measurements(
-    folder: Path, model_sha256: str, *, newer: Mapping[str, Path]
+def read_measurements(
+    folder: Path, model_sha256: str, *, newer: Mapping[str, bytes]
 ) -> Measurements:
-    """The numbers of one model in a package's folder of kept files, which need not exist; `newer`
-    files take the place of those of the same name. OptionError: a kept file of this model is
-    broken."""
-    names = [_kept_name(model_sha256, kind) for kind in _KINDS]
-    files = [newer.get(name, folder / name) for name in names]
-    return read_measurements([f for f in files if f.is_file()], model_sha256=model_sha256)
+    """The numbers of one model in a package's folder of kept files, which need not exist; the
+    contents of `newer` ones take the place of those of the same name. OptionError: a kept file of
+    this model is broken."""
+
+    def read(kind: type[T]) -> T | None:
+        file = folder / _kept_name(model_sha256, kind)
+        content = newer.get(file.name)
+        if content is None and file.is_file():
+            content = file.read_bytes()
+        found = None if content is None else _measured(file, content).get(model_sha256)
+        return found if isinstance(found, kind) else None
+
+    return Measurements(read(Accuracy), read(Latency))
 
 
-def _kept_name(model_sha256: str, kind: str) -> str:
-    return f"{model_sha256[:12]}-{kind}.json"
+def _kept_name(model_sha256: str, kind: type[Accuracy | Latency]) -> str:
+    return f"{model_sha256[:12]}-{kind.__name__.lower()}.json"
 
 
-def _measured(file: Path) -> dict[str, Accuracy | Latency]:
+def _measured(file: Path, content: bytes) -> dict[str, Accuracy | Latency]:
     """What a file measured, by the SHA-256 of the model; of each model the first that counts. Other
     models than the packaged one are held to the same, as their numbers are kept, too."""
-    values = _parsed(file)
+    values = _parsed(file, content)
     try:
         if "scenario" in values:
             return dict(_latencies(file, values))
         return {str(values["model_sha256"]): _accuracy(file, values)}
     except KeyError as error:
         raise OptionError(f"{file}: a measurement without {error}; measure again") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise OptionError(
             f"{file}: a measurement whose values are none ({error}); measure again"
         ) from None
@@ -182,10 +167,10 @@ def _latencies(file: Path, values: dict[str, Any]) -> dict[str, Latency]:
     return found
 
 
-def _parsed(file: Path) -> dict[str, Any]:
+def _parsed(file: Path, content: bytes) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_bytes())
-    except ValueError as error:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise OptionError(
             f"{file}: not JSON ({error}); expected what --json of evaluate or benchmark wrote"
         ) from None

@@ -107,7 +107,7 @@ def _table(rows: Sequence[tuple[dict[str, Any], Measurements]]) -> list[str]:
             f"[{entry['model_path']}]({entry['model_path']})",
             f"{data['model_bytes'] / 1e6:.1f}",
             f"[{data['model_with_data_bytes'] / 1e6:.1f} MB]({data['model_with_data_path']})",
-            entry["onnx_version"],
+            str(entry["onnx_version"]),
             str(entry["opset_version"]),
             f"{accuracy.ap:.4f}" if accuracy else "",
             f"{accuracy.ap50:.4f}" if accuracy else "",

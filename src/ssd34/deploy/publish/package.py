@@ -21,19 +21,14 @@ from ssd34.core.contract import Port
 from ssd34.deploy.graph.builder import find_onnx_release
 from ssd34.deploy.graph.onnx_file import read_identity, read_model, read_ports
 from ssd34.deploy.publish.manifest import MANIFEST_NAME, find_manifest_entry
-from ssd34.deploy.publish.measurement import (
-    KEPT,
-    choose_measurements,
-    read_kept_measurements,
-    read_measurements,
-)
+from ssd34.deploy.publish.measurement import KEPT, choose_measurements, read_measurements
 from ssd34.deploy.publish.model_card import is_card, read_licence, render_model_card
 from ssd34.deploy.publish.reference_data import write_test_data
+from ssd34.deploy.publish.replay import prepare_run
 from ssd34.deploy.publish.triton import REPOSITORY, render_config, write_repository
 from ssd34.deploy.publish.verify import verify
 from ssd34.errors import ModelError, OptionError
 from ssd34.files.atomic import compute_sha256, naming, write_bytes, write_json, write_text
-from ssd34.runtime.onnxruntime_engine import open_onnx, session_options
 from ssd34.runtime.session import Session
 from ssd34.text import counted
 
@@ -108,7 +103,6 @@ def package(
         )
     if licence is not None and not re.fullmatch(r"[\w.+-]+", licence):
         raise OptionError(f"licence {licence!r}: expected an identifier, such as apache-2.0")
-    read_measurements(measured, model_sha256=compute_sha256(model))
     keep = choose_measurements(measured)
     config = render_config(stem, session) if triton else None
     entries = _other_entries(output / MANIFEST_NAME, f"{stem}.onnx")
@@ -133,7 +127,11 @@ def package(
         staged = Path(work) / stem
         staged.mkdir()
         shutil.copyfile(model, staged / f"{stem}.onnx")
-        _record(model, tensor, staged / "test_data_set_0")
+        image = {proto.graph.input[0].name: tensor}
+        run = prepare_run(
+            model.read_bytes(), threads=1
+        )  # sums in one order, whatever machine packs
+        write_test_data(staged / "test_data_set_0", image, run(image))
         # Beside no older manifest, which would speak of an older file.
         packed = Path(work) / f"{stem}.tar.gz"
         _pack(staged, packed)
@@ -141,7 +139,7 @@ def package(
         entries.append(_entry(staged / target.name, packed, proto, opset, stem_name))
         entries.sort(key=lambda entry: str(entry["model_path"]))
         rows = [
-            (e, read_kept_measurements(output / KEPT, e["metadata"]["model_sha"], newer=keep))
+            (e, read_measurements(output / KEPT, e["metadata"]["model_sha"], newer=keep))
             for e in entries
         ]
         card = render_model_card(
@@ -152,9 +150,9 @@ def package(
         tarball = packed.replace(output / packed.name)
         (staged / target.name).replace(target)
     # Measurements travel with the package, so that the card can be made again from them.
-    for kept_name, file in keep.items():
+    for kept_name, numbers in keep.items():
         (output / KEPT).mkdir(exist_ok=True)
-        write_bytes(output / KEPT / kept_name, file.read_bytes())
+        write_bytes(output / KEPT / kept_name, numbers)
     write_json(output / MANIFEST_NAME, entries)
     write_text(readme, card)
     written = None
@@ -196,16 +194,6 @@ def _suffix(graph: onnx.GraphProto) -> str:
     if "QLinearConv" in operators:
         return "-int8"
     return "-qdq" if {"QuantizeLinear", "DequantizeLinear"} & operators else ""
-
-
-def _record(model: Path, image: NDArray[Any], folder: Path) -> None:
-    """Run the model once and keep input and outputs."""
-    options = session_options(1)  # one thread: sums in one order, whatever machine packs
-    runner = open_onnx(model, options)
-    names = [output.name for output in runner.get_outputs()]
-    image_name = runner.get_inputs()[0].name
-    values = runner.run(names, {image_name: image})
-    write_test_data(folder, {image_name: image}, dict(zip(names, values, strict=True)))
 
 
 def _check(target: Path) -> None:

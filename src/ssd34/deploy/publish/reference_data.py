@@ -116,10 +116,9 @@ def read_tensor(path: Path) -> NamedTensor:
         raise ModelError(
             f"{path.name}: {path.stat().st_size} bytes, expected at most {MAX_TENSOR_BYTES}"
         )
+    content = path.read_bytes()
     try:
-        tensor = onnx.load_tensor_from_string(path.read_bytes())
-    except OSError:
-        raise
+        tensor = onnx.load_tensor_from_string(content)
     except Exception as error:  # protobuf's own error, which onnx does not pass on
         raise _broken(path, error) from None
     # A reference to another file would have us read wherever it points.

@@ -28,9 +28,24 @@ from ssd34.deploy.publish.compare_outputs import (
 from ssd34.deploy.publish.manifest import FileCheck, check, not_run
 from ssd34.deploy.publish.reference_data import NamedTensor, ReferenceData, read_test_data
 from ssd34.errors import ModelError
+from ssd34.runtime.onnxruntime_engine import open_onnx, session_options
 from ssd34.text import counted, one_line
 
 Arrays = dict[str, NDArray[Any]]
+
+
+def prepare_run(model: bytes, *, threads: int) -> Callable[[Arrays], Arrays]:
+    """What runs an ONNX file's contents: from inputs by name to all outputs by name. Errors are
+    ONNX Runtime's own."""
+    options = session_options(threads)
+    options.log_severity_level = 4
+    session = open_onnx(model, options)
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Arrays) -> Arrays:
+        return dict(zip(names, session.run(names, inputs), strict=True))
+
+    return run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +53,7 @@ class Replayer:
     """A loaded model and what counts as the same result.
 
     Attributes:
-        run: takes the graph's inputs by name, returns all outputs by name.
+        run: as of `prepare_run`.
         policy: of the file's own tail.
     """
 

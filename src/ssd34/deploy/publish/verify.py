@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,10 +25,10 @@ from ssd34.deploy.publish.manifest import (
     read_expected,
 )
 from ssd34.deploy.publish.reference_data import find_test_data
-from ssd34.deploy.publish.replay import Arrays, Replayer, replay
+from ssd34.deploy.publish.replay import Replayer, prepare_run, replay
 from ssd34.errors import ModelError
 from ssd34.files.archive import SUFFIXES, DamagedArchiveError, is_archive, unpacked
-from ssd34.runtime.onnxruntime_engine import onnxruntime, open_onnx, session_options
+from ssd34.runtime.onnxruntime_engine import onnxruntime
 from ssd34.text import one_line
 
 
@@ -179,7 +178,7 @@ def _model_checks(path: Path, expected: Expected, how: _How) -> list[FileCheck]:
     checks.append(expected.ports_check(inputs, outputs))
 
     try:
-        run = _runner(content, how.threads)
+        run = prepare_run(content, threads=how.threads)
     except Exception as error:  # the library has no common base of its own
         reason = one_line(error, 300)
         checks.append(check("runtime", [f"ONNX Runtime cannot load it ({reason})"], ""))
@@ -214,15 +213,3 @@ def _parsed(path: Path, content: bytes) -> tuple[onnx.ModelProto, list[str]]:
     except Exception as error:  # the checker's, shape inference's, and others
         return model, [one_line(error, 500)]
     return model, []
-
-
-def _runner(content: bytes, threads: int) -> Callable[[Arrays], Arrays]:
-    options = session_options(threads)
-    options.log_severity_level = 4
-    session = open_onnx(content, options)
-    names = [output.name for output in session.get_outputs()]
-
-    def run(inputs: Arrays) -> Arrays:
-        return dict(zip(names, session.run(names, inputs), strict=True))
-
-    return run

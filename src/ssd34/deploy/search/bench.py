@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -175,9 +176,8 @@ class LayerCost:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LayerCost:
-        """The inverse of `to_dict`."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: values[name] for name in names})
+        """The inverse of `to_dict`; msgspec.ValidationError: a value is missing or no number."""
+        return msgspec.convert(values, cls)
 
 
 def measure_layer_costs(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
 from ssd34.deploy.int8.plan import QuantizeOptions
@@ -109,10 +110,10 @@ class Trial(Measurement):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Trial:
-        """The inverse of `to_dict`."""
-        known = {name: value for name, value in values.items() if name != "accepted"}
-        options = QuantizeOptions.from_dict(values["options"])
-        return cls(**{**known, "options": options, "speedup": SpeedUp(**values["speedup"])})
+        """The inverse of `to_dict`; OptionError: an option is unknown or not allowed,
+        msgspec.ValidationError: another value is missing or of another type."""
+        trial = msgspec.convert(values, cls)
+        return dataclasses.replace(trial, options=QuantizeOptions.from_dict(values["options"]))
 
 
 def judge(

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.deploy.search.bench import LayerCost
 from ssd34.deploy.search.gate import Criterion, Trial, judge
@@ -53,7 +55,7 @@ class TrialLog:
                 judge(trial, trial.options, number=number, criterion=criterion)
                 for number, trial in enumerate(found, start=1)
             )
-        except (ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
+        except (ValueError, ArithmeticError, msgspec.ValidationError, OptionError) as error:
             raise OptionError(
                 f"{path}: a line is not a trial ({error}); give another --output"
             ) from None
@@ -109,8 +111,8 @@ class LayerLog:
                         ]
                         for row in content["rankings"]
                     }
-            except (ValueError, KeyError, TypeError, OptionError):  # broken: it is measured again
-                self._known = {}
+            except (ValueError, KeyError, TypeError, msgspec.ValidationError, OptionError):
+                self._known = {}  # broken: it is measured again
 
     def known(self, options: QuantizeOptions) -> list[LayerCost] | None:
         """The ranking of a file, if it was measured."""

@@ -50,7 +50,8 @@ class CalibrationPictures:
             try:
                 picture = file.read()
             except ImageError as error:
-                problem(Problem(file.name, str(error).removeprefix(f"{file.name}: ")))
+                reason = str(error).split(f"{file.name}: ", 1)[-1]  # in a folder after its path
+                problem(Problem(file.name, reason))
                 continue
             yield picture
 
