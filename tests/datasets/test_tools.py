@@ -420,6 +420,19 @@ def test_links_inside_the_folder_are_followed_and_others_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("files", "fact"),
+    [({}, "export the pictures"),
+     ({"images/q.jpg": None}, "none of 1 picture has a label file"),
+     ({"train.txt": "data/p.jpg", "obj.data": "train = train.txt\nnames = classes.txt"},
+      "line 1: no such picture: data/p.jpg")],
+)  # fmt: skip
+def test_yolo_whose_pictures_are_somewhere_else_is_not_without_classes(tmp_path, files, fact):
+    """As Label Studio and CVAT export it where nobody asks for the pictures."""
+    path = lay(tmp_path, {"classes.txt": "nut\n", "labels/p.txt": ROW, **files})
+    assert fact in refused(path)
+
+
+@pytest.mark.parametrize(
     ("files", "form"),
     [({"annotations.xml": "<annotations><version>1.1</version></annotations>"}, "CVAT XML"),
      ({"a/p.json": {"version": "5", "shapes": [], "imagePath": "p.jpg"}}, "LabelMe"),

@@ -23,6 +23,8 @@ _DATUM = (
 )
 _ELSEWHERE = 'export it as "COCO", "Pascal VOC" or "YOLO" where it was made'
 
+_BARE_YOLO = "YOLO without classes"
+
 ADVICE = {
     "CVAT XML": 'export it from CVAT as "COCO 1.0", "Pascal VOC 1.1" or "Ultralytics YOLO '
     'Detection 1.0", with "Save images"',
@@ -44,7 +46,7 @@ ADVICE = {
     "Supervisely": 'export it with the app "Export to COCO" or "Export to YOLOv8"',
     "Labelbox NDJSON": "convert it: pip install labelformat; labelformat convert --help",
     "TFRecord": _ELSEWHERE,
-    "YOLO without classes": "write classes.txt beside it, a name a line in their order",
+    _BARE_YOLO: "write classes.txt beside it, a name a line in their order",
     "Keras TXT": 'export it as "COCO", "Pascal VOC" or "YOLO" for PyTorch or Darknet',
     "a table of boxes (CSV)": _ELSEWHERE,
 }
@@ -150,6 +152,11 @@ _YOLO = re.compile(r"\d+( [01](\.\d+)?(e-?\d+)?){4,5}\s*$", re.ASCII)
 _DOTA = re.compile(r"(-?\d+(\.\d+)? ){8}\S+ \d+\s*$", re.ASCII)
 
 
+def has_yolo_rows(files: Files, file: str) -> bool:
+    """Whether a .txt begins as YOLO's label files do."""
+    return _form_of_text(files, file) == _BARE_YOLO
+
+
 def _form_of_text(files: Files, file: str) -> str:
     folder, name = posixpath.split(file)
     if "bbx_gt" in name or "wider_face" in name:
@@ -162,7 +169,7 @@ def _form_of_text(files: Files, file: str) -> str:
         if _KITTI.match(line) and not line[0].isdigit():
             return "KITTI"
         if _YOLO.match(line):
-            return "YOLO without classes"
+            return _BARE_YOLO
         if _DOTA.match(line) or line.startswith("imagesource:"):
             return "DOTA"
     return ""

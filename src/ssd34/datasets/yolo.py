@@ -22,6 +22,7 @@ import numpy as np
 from ssd34.datasets.builder import Findings, SampleBuilder, number_samples, read_size
 from ssd34.datasets.contents import Contents, is_picture
 from ssd34.datasets.dataset import Dataset, Kind, Layout, Sample
+from ssd34.datasets.foreign import has_yolo_rows
 from ssd34.datasets.yolo_config import (
     CLASS_LISTS,
     YoloConfig,
@@ -80,7 +81,8 @@ def find_any_yolo(contents: Contents, name: str) -> Layout | None:
         if len(files) == 1:
             return open_yolo_file(contents, files[0], name)
     lists = [n for n in contents.ending(*CLASS_LISTS) if posixpath.basename(n) in CLASS_LISTS]
-    if lists and any(_label_file(contents, p) for p in contents.pictures[:_FEW]):
+    rows = (n for n in contents.ending(".txt")[:_FEW] if has_yolo_rows(contents.files, n))
+    if lists and (any(_label_file(contents, p) for p in contents.pictures[:_FEW]) or any(rows)):
         called = posixpath.basename(lists[0])
         same = [n for n in lists if posixpath.basename(n) == called]
         with _naming(name):
@@ -130,9 +132,10 @@ def _read(contents: Contents, config: YoloConfig, split: str, title: str) -> Dat
             moved[entry] = place
         pictures += _pictures(contents, place, found, moved)
     if not pictures:
+        first = f"first problem: {found.problems[0]}; " if found.problems else ""
         raise DatasetError(
-            f"{title}: no picture in {', '.join(config.entries[split])}; expected files such as "
-            f".jpg or .png, or links that stay below {files}; export the pictures, too"
+            f"{title}: no picture in {', '.join(config.entries[split])}; {first}expected files "
+            f"such as .jpg or .png, or links that stay below {files}; export the pictures, too"
         )
     labelled = {picture: _label_file(contents, picture) for picture in pictures}
     if not any(labelled.values()):

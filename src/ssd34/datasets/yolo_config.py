@@ -108,7 +108,9 @@ def read_class_list(contents: Contents, files: Sequence[str]) -> YoloConfig:
     file = files[0]
     entries = _find_entries(contents, "")
     if not entries:
-        raise DatasetError(f"{file}: a list of classes, but no picture is there; add them")
+        raise DatasetError(
+            f"{file}: a list of classes, but no picture is there; export the pictures, too"
+        )
     labels, label_of = _listed(contents, file)
     for other in files[1:]:
         if _listed(contents, other) != (labels, label_of):
