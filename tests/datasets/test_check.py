@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +88,16 @@ def test_damage_in_the_middle_is_found_though_the_header_is_right(folder):
 def test_missing_pictures_are_found(folder):
     picture(folder, 1).unlink()
     assert the_only(folder)[:2] == ("missing picture", "0001.png")
+
+
+def test_a_damaged_picture_in_a_zip_is_found(folder):
+    archive = Path(shutil.make_archive(str(folder), "zip", folder))
+    with zipfile.ZipFile(archive) as opened:
+        start = opened.getinfo("images/0002.png").header_offset
+    content = bytearray(archive.read_bytes())
+    content[start + 100] ^= 0xFF
+    archive.write_bytes(content)
+    assert the_only(archive)[:2] == ("unreadable picture", "0002.png")
 
 
 def test_a_picture_of_another_size_is_found(folder):
@@ -278,9 +290,14 @@ def test_every_kind_gets_its_share(folder, most):
 
 
 def test_hostile_names_are_drawn_in_their_place(folder):
-    images = values_of(folder)["images"]
+    """Also beside those of other sets, and findings that no picture has."""
+    other = shutil.copytree(folder, folder.parent / "other")
+    values_ = values_of(folder)
+    images, annotations = values_["images"], values_["annotations"]
+    orphan = annotations[0] | {"id": 999, "image_id": 99}
     name = "a\nb\x1b[31m" + "x" * 200 + ".png"
     shutil.copy(picture(folder, 1), folder / "images" / name)
-    change(folder, images=[images[0] | {"file_name": name, "width": 500}, *images[1:]])
-    dataset = open_dataset(folder)
-    assert draw_contact_sheet(check([dataset]).findings, most=9) is not None
+    change(folder, images=[images[0] | {"file_name": name, "width": 500}, *images[1:]],
+           annotations=[*annotations, orphan])  # fmt: skip
+    findings = check([open_dataset(folder), open_dataset(other)]).findings
+    assert draw_contact_sheet(findings, most=9) is not None

@@ -93,6 +93,9 @@ def test_folder_refuses_what_is_there_and_leads_out(pictures):
             store.read_bytes(name)
     (pictures / "inside.png").symlink_to(pictures / "a.png")
     assert store.read_bytes("inside.png") == drawn()
+    (pictures / "again").symlink_to(pictures / "nested")
+    (pictures / "loop").symlink_to(pictures)
+    assert [n for n in store.names(deep=True) if "/" in n] == ["again/b.png", "nested/b.png"]
 
 
 def test_files_above_the_limit_are_refused_unread(pictures, tmp_path, monkeypatch):

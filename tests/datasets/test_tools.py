@@ -336,12 +336,11 @@ def test_a_corner_below_one_in_any_split_tells_from_where_corners_count(tmp_path
 
 
 def test_a_picture_whose_xml_is_broken_is_not_one_without_objects(tmp_path):
-    files = {"Annotations/p.xml": xml(), "Annotations/q.xml": "<annotation>", "q.jpg": None}
-    dataset = open_dataset(
-        lay(tmp_path, {**files, "JPEGImages/p.jpg": None, "JPEGImages/q.jpg": None})
-    )
+    broken = dict.fromkeys(("Annotations/q.xml", "Annotations/r.xml"), "<annotation>")
+    pictures = dict.fromkeys(("JPEGImages/p.jpg", "JPEGImages/q.jpg", "q.jpg"))
+    dataset = open_dataset(lay(tmp_path, {"Annotations/p.xml": xml(), **broken, **pictures}))
     assert [sample.file_name for sample in dataset.samples] == ["p.jpg"]
-    assert [problem.where for problem in dataset.problems] == ["Annotations/q.xml"]
+    assert [problem.where for problem in dataset.problems] == list(broken)
 
 
 def test_several_coco_files_are_listed_and_one_can_be_named(tmp_path):
@@ -370,8 +369,9 @@ def test_a_picture_that_cannot_be_told_is_left_out(tmp_path, names, there, usabl
 
 def test_pictures_that_are_nowhere_are_refused_with_what_to_do(tmp_path):
     values = boxed(images=[{"id": 1, "file_name": "/data/upload/p.jpg", "width": None}])
-    message = refused(lay(tmp_path, {"result.json": values}))
+    message = refused(lay(tmp_path / "coco", {"result.json": values}))
     assert "/data/upload/p.jpg" in message and "FILE.json@FOLDER" in message
+    assert "JPEGImages" in refused(lay(tmp_path / "voc", {"Annotations/p.xml": xml()}))
 
 
 def test_a_category_that_only_groups_is_no_class(tmp_path):
@@ -424,10 +424,13 @@ def test_links_inside_the_folder_are_followed_and_others_named(tmp_path):
     [({}, "export the pictures"),
      ({"images/q.jpg": None}, "none of 1 picture has a label file"),
      ({"train.txt": "data/p.jpg", "obj.data": "train = train.txt\nnames = classes.txt"},
-      "line 1: no such picture: data/p.jpg")],
+      "line 1: no such picture: data/p.jpg"),
+     ({"obj.data": "names = classes.txt"}, "names no pictures"),
+     ({"data.yaml": "names: [nut]"}, "names no pictures"),
+     ({"obj.data": "train = images"}, "obj.names")],
 )  # fmt: skip
-def test_yolo_whose_pictures_are_somewhere_else_is_not_without_classes(tmp_path, files, fact):
-    """As Label Studio and CVAT export it where nobody asks for the pictures."""
+def test_yolo_says_what_it_lacks(tmp_path, files, fact):
+    """Label Studio and CVAT export pictures only where they are asked for."""
     path = lay(tmp_path, {"classes.txt": "nut\n", "labels/p.txt": ROW, **files})
     assert fact in refused(path)
 
@@ -456,6 +459,11 @@ def test_yolo_whose_pictures_are_somewhere_else_is_not_without_classes(tmp_path,
      ({"labels/p.txt": "imagesource:x\ngsd:1\n1 2 3 2 3 4 1 4 plane 0\n"}, "DOTA"),
      ({"labels/p.txt": ROW, "images/p.jpg": None}, "YOLO without classes"),
      ({"train/_annotations.txt": "p.jpg 1,2,3,4,0\n"}, "Keras TXT"),
+     ({"labels/p.txt": "1 2 3 2 3 4 1 4 plane 0\n"}, "DOTA"),
+     ({"ds/ann/p.jpg.json": {"size": {}, "objects": [{"classTitle": "nut"}]}}, "Supervisely"),
+     ({"x.ndjson": {"data_row": {"id": "1"}, "projects": {}}}, "Labelbox NDJSON"),
+     ({"via.csv": "filename,file_size,region_shape_attributes\n"}, "VIA"),
+     ({"train/_annotations.csv": "filename,class,xmin,ymin\n"}, "a table of boxes (CSV)"),
      ({"x.json": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}]}, "COCO results")],
 )  # fmt: skip
 @pytest.mark.parametrize("given", ["folder", "zip", "file"])
@@ -495,3 +503,5 @@ def test_valid_and_val_are_one_split(tmp_path):
     path = lay(tmp_path, LAYOUTS["yolo with valid"][0])
     assert len(open_dataset(f"{path}@val")) == len(open_dataset(f"{path}@valid")) == 1
     assert "valid" in refused(f"{path}@test")
+    whole = lay(tmp_path / "whole", LAYOUTS["coco of any name"][0])
+    assert "leave @val out" in refused(f"{whole}@val")

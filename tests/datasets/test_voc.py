@@ -8,7 +8,7 @@ import pytest
 from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Kind
 from ssd34.datasets.open import find_dataset, open_dataset
-from ssd34.datasets.voc import COCO_NAMES, NAMES
+from ssd34.datasets.voc import NAMES
 from tests.support.datasets import voc_annotation as annotation
 from tests.support.datasets import voc_folder as devkit
 from tests.support.datasets import voc_object as element
@@ -36,20 +36,6 @@ def test_corners_count_from_one_and_belong_to_the_box(tmp_path):
     sample = only(open_dataset(devkit(tmp_path / "set", {"1": annotation(*texts)})))
     assert sample.boxes.tolist() == [[0, 0, 1, 1], [0, 0, 40, 50], [1.5, 2.25, 10.75, 20]]
     assert sample.areas.tolist() == [1, 2000, 9.25 * 17.75]
-
-
-@pytest.mark.parametrize(
-    ("flag", "meant"),
-    [("0", 0), ("1", 1), (" 1 ", 1), ("true", 1), ("Unspecified", 0), ("", 0), ("2", None),
-     ("-1", None), ("hard", None)],
-)  # fmt: skip
-def test_difficult(tmp_path, flag, meant):
-    text = annotation(element("nut", extra=f"<difficult>{flag}</difficult>"), element("nut"))
-    dataset = open_dataset(devkit(tmp_path, {"1": text}))
-    assert only(dataset).difficult.tolist() == [bool(meant), False]
-    assert not only(dataset).crowd.any()
-    assert [remark.kind for remark in dataset.remarks] == [Kind.VALUE] * (meant is None)
-    assert dataset.problems == ()
 
 
 @pytest.mark.parametrize("other", ["1.XML", "2.xml"])
@@ -106,9 +92,6 @@ def test_classes_are_those_of_all_splits(tmp_path):
     path = devkit(tmp_path / "set", texts, splits={"train": ["1"], "val": ["2"]})
     expected = LabelSet(("nut", "screw"), (1, 2))
     assert open_dataset(f"{path}@train").labels == open_dataset(f"{path}@val").labels == expected
-    path = devkit(tmp_path / "voc", {"1": annotation(element("tvmonitor"))})
-    assert open_dataset(path).labels == LabelSet.from_names(NAMES)
-    assert set(COCO_NAMES) < set(NAMES)
 
 
 def test_a_list_of_classes_counts_and_coco_names_get_their_ids(tmp_path):
@@ -118,6 +101,8 @@ def test_a_list_of_classes_counts_and_coco_names_get_their_ids(tmp_path):
     assert dataset.labels == LabelSet(("tv", "cat"), (72, 17))
     assert only(dataset).labels.tolist() == [1]
     assert reasons(dataset) == ["1.jpg: Annotations/1.xml object 2: box of unknown class 'dog'"]
+    (path / "classes.txt").write_text("tv\ntv\n")
+    assert "'tv'" in refused(path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".JPG", ".webp", ".bmp"])
@@ -209,6 +194,9 @@ def test_listed_pictures_that_are_missing_twice_there_or_lead_out(tmp_path):
 
 def test_size_of_the_picture_when_the_picture_is_broken(tmp_path):
     path = devkit(tmp_path / "set", {"1": annotation(element()), "2": annotation(size=None)})
-    (path / "JPEGImages" / "2.jpg").write_bytes(b"no picture")
-    [problem] = reasons(open_dataset(path))
-    assert "2.jpg" in problem
+    for name in ("2.jpg", "3.jpg"):  # of the last there is no XML
+        (path / "JPEGImages" / name).write_bytes(b"no picture")
+    problems = open_dataset(path).problems
+    assert [(p.where, p.kind) for p in problems] == [
+        (name, Kind.UNREADABLE) for name in ("2.jpg", "3.jpg")
+    ]

@@ -190,7 +190,7 @@ def test_names_in_a_zip_that_lead_out_are_refused(archive, folder, name, tmp_pat
     assert [f.name for f in tmp_path.rglob("*")] == ["a.zip"]
 
 
-def test_what_else_is_refused_of_a_zip(archive, folder):
+def test_what_else_is_refused_of_a_zip(archive, folder, monkeypatch):
     with zipfile.ZipFile(archive, "w") as opened:
         link = zipfile.ZipInfo("a/link")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -198,6 +198,9 @@ def test_what_else_is_refused_of_a_zip(archive, folder):
     assert "a/link" in refusal(archive, folder, "a")
     fill(archive, "a/x.jpg", "a/X.jpg")  # one on some systems
     assert "a/X.jpg" in refusal(archive, folder, "a")
+    monkeypatch.setattr(module, "MAX_FILES", 1)
+    fill(archive, "a/1", "a/2")
+    assert "2 files" in refusal(archive, folder, "a")
     fill(archive, "a/1")
     assert "b" in refusal(archive, folder, "a", "b").removeprefix(str(archive))
     content = bytearray(archive.read_bytes())

@@ -214,14 +214,19 @@ def test_other_malformed_exif_does_not_keep_a_picture_from_being_turned(
     np.testing.assert_array_equal(np.asarray(picture), read_image(data))
 
 
-def test_a_picture_out_of_a_pipe(tmp_path):
+def test_a_picture_out_of_a_pipe(tmp_path, monkeypatch):
     data = encoded(corners(), "PNG")
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_bytes, args=(data,))
-    writer.start()
-    np.testing.assert_array_equal(read_image(pipe), corners())
-    writer.join()
+    for most in (len(data), len(data) - 1):
+        monkeypatch.setattr("ssd34.images.read.MAX_PIPED_BYTES", most)
+        writer = threading.Thread(target=pipe.write_bytes, args=(data,))
+        writer.start()
+        if most == len(data):
+            np.testing.assert_array_equal(read_image(pipe), corners())
+        else:
+            assert "give it as a file" in refused(pipe)
+        writer.join()
 
 
 def test_threads_leave_the_filters_of_warnings_as_they_were():

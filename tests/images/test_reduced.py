@@ -79,11 +79,6 @@ def test_pictures_are_turned_as_exif_says(orientation, form):
         assert differences(picture, whole.reduce(4)).mean() <= MEAN_DIFFERENCE
 
 
-def test_transparent_parts_are_white():
-    data = file_of(Image.new("RGBA", (900, 900), (255, 0, 0, 0)))
-    assert (np.asarray(read_square(data, SIDE).picture) == 255).all()
-
-
 def test_an_edge_within_the_last_scaled_pixel_stays_where_it_is():
     """1025 pixels at 1/8 are 129, of which the last is nearly all filled up."""
     ramp = np.linspace(0, 255, 1025).astype(np.uint8)

@@ -281,8 +281,6 @@ def test_an_unreadable_picture_is_told_and_left_out(tiny_raw_model, found_shapes
     dataset = open_dataset(str(found_shapes))
 
     class Broken:
-        exists = dataset.images.exists
-
         def read_bytes(self, file_name):
             return b"" if file_name.startswith("0003") else dataset.images.read_bytes(file_name)
 

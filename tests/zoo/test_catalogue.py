@@ -4,11 +4,17 @@ import pytest
 import torch
 
 from ssd34.core.spec import BACKBONE_BLOCKS, named_spec
-from ssd34.errors import DownloadError, ModelError
+from ssd34.errors import DownloadError, ModelError, OptionError
 from ssd34.files.cache import PublishedFile
 from ssd34.network.ssd import SSD
 from ssd34.workflows.training.runs import find_start
-from ssd34.zoo.names import IMAGENET_BACKBONES, PUBLISHED, find_published, name_backbone
+from ssd34.zoo.names import (
+    IMAGENET_BACKBONES,
+    PUBLISHED,
+    find_float_file,
+    find_published,
+    name_backbone,
+)
 from tests.conftest import TINY_LABELS
 from tests.support.mirror import status, whole
 from tests.support.refusals import refused
@@ -70,6 +76,12 @@ def test_mirrors():
 def test_unknown_name(name, close):
     with refused(ModelError, name, close):
         find_published(name)
+
+
+def test_torchs_own_files_have_to_be_converted(tmp_path):
+    (tmp_path / "a.PTH").write_bytes(b"")
+    with refused(OptionError, "a.PTH", "ssd34 convert"):
+        find_float_file(str(tmp_path / "a.PTH"))
 
 
 def test_a_backbone_is_fetched_once_and_checked(mirror, tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class Spread:
-    """Least, middle and largest of some numbers; all 0 where there are none."""
+    """Least, middle and largest of some numbers."""
 
     least: float
     median: float
@@ -50,9 +50,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float] | NDArray[Any]) -> Spread:
-        """Of numbers (N,)."""
-        if len(values) == 0:
-            return cls(0, 0, 0)
+        """Of numbers (N,), at least one."""
         return cls(float(np.min(values)), float(np.median(values)), float(np.max(values)))
 
 

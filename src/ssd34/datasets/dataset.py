@@ -125,9 +125,6 @@ class ImageStore(Protocol):
     def read_bytes(self, file_name: str) -> bytes:
         """The file's bytes; ImageError if it is missing or too large."""
 
-    def exists(self, file_name: str) -> bool:
-        """Whether there is such a file."""
-
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

@@ -154,7 +154,19 @@ def _root_of(files: Files, file: str) -> Element | None:
 def parse_annotation(files: Files, name: str) -> Element:
     """The root element of an XML file; DatasetError where it is missing, too large, not
     well-formed, or with a document type."""
-    return parse_xml(read_annotations(files, name, limit=MAX_XML_BYTES), name)
+    data = read_annotations(files, name, limit=MAX_XML_BYTES)
+    try:
+        return XML(data, XMLParser(target=_WithoutDoctype()))  # noqa: S314 - entities need a doctype
+    except DatasetError as error:
+        raise DatasetError(f"{name}: {error}") from None
+    except (ParseError, ValueError, LookupError) as error:
+        raise DatasetError(f"{name}: not XML ({error})") from None
+
+
+class _WithoutDoctype(TreeBuilder):
+    def doctype(self, *_: object) -> None:
+        """Refuse it before anything that it declares is read."""
+        raise DatasetError("declares a document type (DOCTYPE); take that line out")
 
 
 @dataclass(frozen=True)
@@ -279,20 +291,3 @@ class VocFound:
 def text_in(element: Element, path: str) -> str:
     """The text of an element below another, "" where there is none."""
     return (element.findtext(path) or "").strip()
-
-
-class _WithoutDoctype(TreeBuilder):
-    def doctype(self, *_: object) -> None:
-        """Refuse it before anything that it declares is read."""
-        raise DatasetError("declares a document type (DOCTYPE); take that line out")
-
-
-def parse_xml(data: bytes, where: str) -> Element:
-    """The root element of an XML document called `where` in messages; DatasetError where it is not
-    well-formed, or declares a document type."""
-    try:
-        return XML(data, XMLParser(target=_WithoutDoctype()))  # noqa: S314 - entities need a doctype
-    except DatasetError as error:
-        raise DatasetError(f"{where}: {error}") from None
-    except (ParseError, ValueError, LookupError) as error:
-        raise DatasetError(f"{where}: not XML ({error})") from None

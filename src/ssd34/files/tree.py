@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 import threading
 import zipfile
 import zlib
@@ -357,10 +356,6 @@ class ZipFiles(Files):
         return ZipFiles, (self.archive, self.prefix)
 
 
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff<>:"|?*]')
-"""What some file system, a list of lines or XML cannot hold."""
-
-
 def text_of(path: str | os.PathLike[str]) -> str:
     """A path as text for people and files: its bytes are UTF-8, whatever the locale."""
     return os.fsencode(path).decode("utf-8", "surrogateescape")
@@ -384,42 +379,3 @@ def number_files(names: Sequence[str]) -> list[int]:
         if len(set(named)) == len(named):
             return named
     return list(range(1, len(stems) + 1))
-
-
-class FileNames:
-    """Gives every picture a name of its own.
-
-    Attributes:
-        flat: no folders; those of a name become part of it.
-        by_stem: names that differ in their ending only count as one, as label files have the same
-            name with another ending.
-    """
-
-    def __init__(self, *, flat: bool, by_stem: bool) -> None:
-        self.flat = flat
-        self.by_stem = by_stem
-        self._taken: set[str] = set()
-
-    def name(self, folder: str, file_name: str) -> str:
-        """The path in `folder` of a picture that is called `file_name` now; taken from now on."""
-        parts = [_safe(part) for part in file_name.replace("\\", "/").split("/")]
-        parts = [part for part in parts if part]
-        path = PurePosixPath("_".join(parts) if self.flat else "/".join(parts) or "_")
-        candidate, number = path, 2
-        while self._key(folder, candidate) in self._taken:
-            candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
-            number += 1
-        self._taken.add(self._key(folder, candidate))
-        return f"{folder}/{candidate}"
-
-    def _key(self, folder: str, path: PurePosixPath) -> str:
-        # Some file systems do not tell a from A.
-        return f"{folder}/{path.with_suffix('') if self.by_stem else path}".casefold()
-
-
-def _safe(part: str) -> str:
-    """One folder or file name; no dots that lead up or hide, no blanks at the ends."""
-    if part in ("", ".", ".."):
-        return ""
-    part = _UNSAFE.sub("_", part).strip()
-    return f"_{part[1:]}" if part.startswith(".") else part

@@ -69,10 +69,6 @@ class PictureFiles:
                 number += 1
             self.paths[name.as_posix()] = picture.path
 
-    def exists(self, file_name: str) -> bool:
-        """Whether there is such a picture."""
-        return file_name in self.paths
-
     def read_bytes(self, file_name: str) -> bytes:
         """The file's bytes. ImageError: it cannot be read."""
         try:

@@ -35,9 +35,6 @@ class Drawn(ImageStore):
     def __init__(self, samples):
         self.sizes = {sample.file_name: (sample.width, sample.height) for sample in samples}
 
-    def exists(self, file_name):
-        return file_name in self.sizes
-
     def read_bytes(self, file_name):
         if file_name.endswith(".ppm"):  # without the pixels: large pictures take a moment
             return b"P6 %d %d 255\n" % self.sizes[file_name]

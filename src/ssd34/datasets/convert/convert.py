@@ -24,7 +24,7 @@ from ssd34.datasets.yolo_config import SPLITS as YOLO_SPLITS
 from ssd34.errors import DatasetError, ImageError, OptionError, require
 from ssd34.files.atomic import folder_written_whole
 from ssd34.files.lock import file_locked
-from ssd34.files.tree import FileNames, FolderFiles, path_of
+from ssd34.files.tree import FolderFiles, path_of
 from ssd34.images.read import SUFFIXES, read_image_size
 
 FORMATS = ("coco", "voc", "yolo")
@@ -157,9 +157,8 @@ UNDIVIDED = "train"
 def name_splits(
     sources: Sequence[tuple[str, Dataset]], form: str, losses: Counter[Dropped]
 ) -> list[tuple[str, Dataset]]:
-    """The splits under names that the format can hold, all with the same classes."""
-    if not sources:
-        raise OptionError("expected at least one data set to convert, got none")
+    """The splits, at least one, under names that the format can hold, all with the same classes."""
+    assert sources
     if form == "coco" and [given for given, _ in sources] == [WHOLE]:
         return list(sources)
     named: list[tuple[str, Dataset]] = []
@@ -220,11 +219,12 @@ def _with_labels(dataset: Dataset, labels: LabelSet) -> Dataset:
 
 
 class Places:
-    """Where every picture goes: VOC's splits share pictures, others have a folder each."""
+    """Where every picture goes, under a name of its own: VOC's splits share pictures, others have a
+    folder each."""
 
     def __init__(self, form: str) -> None:
         self.form = form
-        self.names = FileNames(flat=form == "voc", by_stem=form != "coco")
+        self._taken: set[str] = set()
         self._known: dict[tuple[str, str, str], tuple[str, Sample]] = {}
 
     def of(self, dataset: Dataset, split: str, sample: Sample) -> tuple[str, bool]:
@@ -234,7 +234,7 @@ class Places:
         known = self._known.get(key)
         if known is not None and (self.form == "coco" or _same_boxes(known[1], sample)):
             return known[0], False
-        path = self.names.name(folder, sample.file_name)
+        path = self._name(folder, sample.file_name)
         self._known[key] = path, sample
         return path, True
 
@@ -242,8 +242,37 @@ class Places:
         """The picture could not be read."""
         self._known.pop(self._key(dataset, split, sample), None)
 
+    def _name(self, folder: str, file_name: str) -> str:
+        """The path in a folder of a picture that is called `file_name` now; taken from now on."""
+        parts = [_safe(part) for part in file_name.replace("\\", "/").split("/")]
+        # VOC has no folders: those of a name become part of it.
+        joined = ("_" if self.form == "voc" else "/").join(part for part in parts if part)
+        path = candidate = PurePosixPath(joined or "_")
+        number = 2
+        while (taken := self._as_taken(folder, candidate)) in self._taken:
+            candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+            number += 1
+        self._taken.add(taken)
+        return f"{folder}/{candidate}"
+
+    def _as_taken(self, folder: str, path: PurePosixPath) -> str:
+        # Some file systems do not tell a from A, and label files have another ending.
+        return f"{folder}/{path if self.form == 'coco' else path.with_suffix('')}".casefold()
+
     def _key(self, dataset: Dataset, split: str, sample: Sample) -> tuple[str, str, str]:
         return ("" if self.form == "voc" else split, str(dataset.images), sample.file_name)
+
+
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff<>:"|?*]')
+"""What some file system, a list of lines or XML cannot hold."""
+
+
+def _safe(part: str) -> str:
+    """One folder or file name; no dots that lead up or hide, no blanks at the ends."""
+    if part in ("", ".", ".."):
+        return ""
+    part = _UNSAFE.sub("_", part).strip()
+    return f"_{part[1:]}" if part.startswith(".") else part
 
 
 def _same_boxes(a: Sample, b: Sample) -> bool:
