@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-import threading
 import time
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import click
 import numpy as np
 from click.core import ParameterSource
-from numpy.typing import NDArray
-from PIL import Image
 
 from ssd34.cli import PARTLY, console
 from ssd34.cli.video import (
@@ -25,23 +20,23 @@ from ssd34.cli.video import (
     refuse_as_text,
     refuse_for_pictures,
 )
-from ssd34.core.detections import Detections
 from ssd34.core.postprocess import ZOO
-from ssd34.core.preprocess import FAST
-from ssd34.errors import ImageError, OptionError
-from ssd34.files.atomic import write_text, written_whole
-from ssd34.images.read import LargeImageError, fetched, make_reopenable, read_picture
-from ssd34.images.sources import PictureFile, find_pictures
-from ssd34.machine import overlapped
-from ssd34.runtime.detector import Detector, PreparedPicture
+from ssd34.errors import OptionError
+from ssd34.images.sources import find_pictures
+from ssd34.runtime.detector import Detector
 from ssd34.runtime.engine import DEFAULT_ENGINE
 from ssd34.runtime.session import Session
 from ssd34.text import counted
 from ssd34.video.source import find_video
-from ssd34.workflows.detection_formats import FORMATS, DetectRun, Looked, as_text
+from ssd34.workflows.detect import (
+    FORMATS,
+    as_text,
+    choose_label_files,
+    choose_saved,
+    detect_pictures,
+    write_run,
+)
 from ssd34.workflows.outputs import check_kinds, check_outputs
-
-SAVED_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 
 
 @click.command(short_help="Find objects in pictures, films and streams.")
@@ -132,13 +127,13 @@ def detect(
     ending = output.suffix.lower() if output else ""
     if form is None:
         form = ending[1:] if ending in (".json", ".csv") else "table"
-    targets = _targets(pictures, save) if save else {}
+    saved = choose_saved(pictures, save) if save else {}
     if form == "yolo" and output and output.exists() and not output.is_dir():
         raise OptionError(f"--output {output}: is a file; --format yolo writes a folder")
-    label_files = _label_files(pictures, output) if output and form == "yolo" else {}
+    label_files = choose_label_files(pictures, output) if output and form == "yolo" else {}
     check_kinds(models=(model,))
     check_outputs(
-        [*targets.values(), *(label_files.values() if label_files else (output,))],
+        [*saved.values(), *(label_files.values() if label_files else (output,))],
         files=[picture.path for picture in pictures if not picture.url], models=(model,),
         made=(save, output if form == "yolo" else None),
     )  # fmt: skip
@@ -146,51 +141,19 @@ def detect(
     detector = load()
     wanted = [detector.labels.label(name) for name in classes]
 
-    stopped = threading.Event()
-    run = DetectRun(model=model, files=[picture.source for picture in pictures])
-
-    def prepare(picture: PictureFile) -> tuple[PreparedPicture, Image.Image | None] | ImageError:
-        """In a thread, while the network works on the picture before."""
-        try:
-            source = fetched(picture.url, stopped=stopped) if picture.url else picture.path
-            if save is None:
-                return detector.prepare(source, max_pixels=max_pixels), None
-            if isinstance(source, Path):
-                source = make_reopenable(source)
-            image = read_picture(source, max_pixels=max_pixels)
-            # The fast way is not that of the whole picture, which is only drawn on.
-            seen = source if preprocessing == FAST else image
-            return detector.prepare(seen, max_pixels=max_pixels), image
-        except LargeImageError as error:
-            return ImageError(f"{error}, or raise the limit with --max-pixels")
-        except ImageError as error:
-            return error
-
     began = time.monotonic()
-    coming = overlapped(prepare, pictures, ahead=1, threads=1, stopped=stopped)
-    with console.progress_bar() as bar, closing(coming):
-        task = bar.add_task("detecting", total=len(pictures))
-        for picture, ready in zip(pictures, coming, strict=True):
-            if isinstance(ready, ImageError):
-                if len(pictures) == 1:
-                    raise ready
-                run.failed.append((picture.source, str(ready)))
-                bar.console.print(f"skipped: {ready}", markup=False, soft_wrap=True)
-                bar.advance(task)
-                continue
-            prepared, image = ready
-            found = detector.find(prepared, score=score)
-            if wanted:
-                found = found.where(np.isin(found.labels, wanted))
-            run.looked.append(Looked(picture.source, picture.relative, found))
-            if image is not None:
-                _save(targets[picture.source], np.asarray(image), found)
-            bar.advance(task)
-    if not run.looked:
-        raise ImageError(f"none of {counted(len(pictures), 'picture')} could be read, see above")
-    _emit(run, form, output, label_files)
+    with console.progress_bar() as bar:
+        run = detect_pictures(
+            pictures, detector, model=model, score=score, wanted=wanted, max_pixels=max_pixels,
+            saved=saved, skipped=lambda error: console.say(f"skipped: {error}"),
+            progress=console.count_on(bar, "detecting", len(pictures)),
+        )  # fmt: skip
     if output:
+        write_run(run, form, output, label_files)
         console.say_done(len(pictures), "picture", time.monotonic() - began, output)
+    else:
+        width = shutil.get_terminal_size((100, 24)).columns
+        click.echo(as_text(run, form, width=width), nl=False)
     if not any(len(looked.detections) for looked in run.looked):
         console.say(f"nothing scores {score:g} or more; a lower --score shows what is less sure")
     if save:
@@ -216,63 +179,3 @@ def _warn_of_own_threshold(session: Session, score: float) -> None:
             f"--score {score:g}: {session.path.name} leaves out detections below {own:.4g} "
             "itself; make another file with ssd34 export --score or --tail none"
         )
-
-
-def _targets(pictures: list[PictureFile], folder: Path) -> dict[Path | str, Path]:
-    """Where each picture is saved: its relative path, numbered where two would be the same.
-    OptionError: a picture would be written over one of the sources."""
-    originals = {os.path.realpath(picture.path) for picture in pictures if not picture.url}
-    targets: dict[Path | str, Path] = {}
-    taken: set[str] = set()
-    for picture in pictures:
-        target = folder / picture.relative
-        if target.suffix.lower() not in SAVED_SUFFIXES:
-            target = target.with_name(f"{target.name}.png")
-        target = _untaken(target, taken)
-        if os.path.realpath(target) in originals:
-            raise OptionError(f"--save {folder}: would overwrite {target}; choose another folder")
-        targets[picture.source] = target
-    return targets
-
-
-def _label_files(pictures: list[PictureFile], folder: Path) -> dict[Path | str, Path]:
-    """Where the boxes of each picture go, numbered where two would be the same."""
-    taken: set[str] = set()
-    return {
-        picture.source: _untaken(folder / picture.relative.with_suffix(".txt"), taken)
-        for picture in pictures
-    }
-
-
-def _untaken(target: Path, taken: set[str]) -> Path:
-    """The name, numbered if it is taken already; it is taken from now on."""
-    first, number = target, 2
-    while os.path.realpath(target) in taken:
-        target = first.with_stem(f"{first.stem}-{number}")
-        number += 1
-    taken.add(os.path.realpath(target))
-    return target
-
-
-def _save(target: Path, pixels: NDArray[np.uint8], found: Detections) -> None:
-    from ssd34.images.draw import draw
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    form = SAVED_SUFFIXES[target.suffix.lower()]
-    with written_whole(target) as temporary:
-        draw(pixels, found).save(temporary, form, quality=92)
-
-
-def _emit(
-    run: DetectRun, form: str, output: Path | None, label_files: dict[Path | str, Path]
-) -> None:
-    if output is None:
-        width = shutil.get_terminal_size((100, 24)).columns
-        click.echo(as_text(run, form, width=width), nl=False)
-    elif form == "yolo":
-        for looked in run.looked:
-            target = label_files[looked.file]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_text(target, looked.detections.to_yolo())
-    else:
-        write_text(output, as_text(run, form))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -18,11 +17,12 @@ from ssd34.cli import INTERRUPTED, console
 from ssd34.cli.train_screen import TrainScreen
 from ssd34.core.spec import SPECS
 from ssd34.errors import OptionError
-from ssd34.files.atomic import write_json, written_whole
 from ssd34.text import counted
-from ssd34.train.progress import TrainListener
 from ssd34.workflows import train as workflow
-from ssd34.workflows.training.job import DEVICES, TrainJob, check_resumable, open_data
+from ssd34.workflows.training.job import DEVICES, TrainJob
+
+if TYPE_CHECKING:
+    from ssd34.train.examples.preview import Preview
 
 
 def _now(option: str) -> str | None:
@@ -137,7 +137,11 @@ def train(
     )  # fmt: skip
     with TrainScreen() as screen:
         if shown:
-            show_preview(job, shown=shown, listener=screen, as_json=as_json)
+            seen = workflow.preview(job, shown=shown, listener=screen)
+            if as_json:
+                console.emit_json(seen.to_dict())
+            else:
+                print_preview(seen, output, shown=shown)
             return
         trained = workflow.train(job, listener=screen)
     if as_json and trained.report:
@@ -169,49 +173,15 @@ def _settings_of(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[s
     return given
 
 
-SHEET = "preview.png"
-NUMBERS = "preview.json"
-
-
-def show_preview(job: TrainJob, *, shown: int, listener: TrainListener, as_json: bool) -> None:
-    """Write the sheet and the counts of a new run into its folder, and print them."""
-    if job.resume:
-        check_resumable(job, others=("--preview",))
-    data = open_data(job, listener)
-    workflow.load_libraries()
-    from ssd34.train.examples.loader import Loader
-    from ssd34.train.examples.preview import preview
-    from ssd34.workflows.training.runs import plan_run
-
-    planned = plan_run(job, data, listener)
-    spec, options, folder = planned.spec, planned.plan.options, job.folder
-
-    def size_now(step: int) -> int:
-        """As the run has it; by the clock its first epoch counts as its beginning."""
-        steps = options.epochs * loader.batches_per_epoch if options.epochs else math.inf
-        return options.size_at(step / steps, spec.image_size)
-
-    loader = Loader(
-        planned.sources,
-        spec=spec,
-        options=dataclasses.replace(options, workers=0, cache_mb=0),
-        size_now=size_now,
-    )
-    seen = preview(loader, planned.labels, shown=shown)
-    for problem in seen.problems:
-        console.warn(f"left out {problem}")
-    folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(folder / SHEET) as temporary:
-        seen.sheet.save(temporary, "PNG")
-    write_json(folder / NUMBERS, seen.to_dict())
+def print_preview(seen: Preview, folder: Path, *, shown: int) -> None:
+    """The counts of the objects, and where all is."""
     smallest, largest = seen.sides
     sizes = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
     table = Table(
         title=f"objects in {counted(seen.pictures, 'varied picture')} of {sizes} pixels",
         title_justify="left",
     )
-    alone = "one or none learns it" if options.matcher == "atss" else "none overlaps by 0.5"
-    for name in ("side in pixels", "objects", alone, "default boxes each"):
+    for name in ("side in pixels", "objects", seen.forced, "default boxes each"):
         table.add_column(name, justify="right")
     for row in seen.rows:
         share = row.forced / row.objects if row.objects else 0.0
@@ -223,10 +193,8 @@ def show_preview(job: TrainJob, *, shown: int, listener: TrainListener, as_json:
         table.add_row(
             side, str(row.objects), f"{row.forced} ({share:.0%})", f"{row.default_boxes:.1f}"
         )
-    if as_json:
-        console.emit_json(seen.to_dict())
-        return
     Console(emoji=False).print(table)
     click.echo(
-        f"{folder / SHEET}: {counted(min(shown, seen.pictures), 'picture')}; {folder / NUMBERS}"
+        f"{folder / workflow.SHEET}: {counted(min(shown, seen.pictures), 'picture')}; "
+        f"{folder / workflow.NUMBERS}"
     )

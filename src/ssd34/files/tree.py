@@ -10,7 +10,7 @@ import posixpath
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -379,3 +379,15 @@ def number_files(names: Sequence[str]) -> list[int]:
         if len(set(named)) == len(named):
             return named
     return list(range(1, len(stems) + 1))
+
+
+def number_names(names: Iterable[Path]) -> list[Path]:
+    """Each name, with a number behind its stem where an earlier one is the same."""
+    taken: dict[Path, None] = {}
+    for name in names:
+        candidate, number = name, 2
+        while candidate in taken:
+            candidate = name.with_stem(f"{name.stem}-{number}")
+            number += 1
+        taken[candidate] = None
+    return [*taken]

@@ -25,7 +25,7 @@ from ssd34.serve.metrics import log
 from ssd34.serve.model import Loaded
 from ssd34.serve.options import Refusal
 from ssd34.serve.service import READ, STAGES, Job, Service
-from ssd34.workflows.detection_formats import DetectRun, Looked, as_coco, as_json
+from ssd34.workflows.detect import DetectRun, Looked, as_coco, as_json
 
 JSON, COCO, IMAGE = FORMATS = ("json", "coco", "image")
 

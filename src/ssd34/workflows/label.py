@@ -20,7 +20,7 @@ from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.errors import ImageError, OptionError
 from ssd34.evaluate.results import read_results
-from ssd34.files.tree import number_files
+from ssd34.files.tree import number_files, number_names
 from ssd34.images.read import read_image_size
 from ssd34.images.sources import PictureFile
 from ssd34.machine import overlapped
@@ -61,13 +61,10 @@ class PictureFiles:
     """Picture files from anywhere, under names that are unique (an image store)."""
 
     def __init__(self, pictures: Sequence[PictureFile]) -> None:
-        self.paths: dict[str, Path] = {}
-        for picture in pictures:
-            name, number = picture.relative, 2
-            while name.as_posix() in self.paths:
-                name = picture.relative.with_stem(f"{picture.relative.stem}-{number}")
-                number += 1
-            self.paths[name.as_posix()] = picture.path
+        names = number_names(picture.relative for picture in pictures)
+        self.paths = {
+            name.as_posix(): picture.path for name, picture in zip(names, pictures, strict=True)
+        }
 
     def read_bytes(self, file_name: str) -> bytes:
         """The file's bytes. ImageError: it cannot be read."""

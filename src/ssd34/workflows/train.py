@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssd34.core.contract import NOTE_INT8_STEPS
 from ssd34.errors import DivergenceError, require
-from ssd34.files.atomic import naming, remove_parts, write_json
+from ssd34.files.atomic import naming, remove_parts, write_json, written_whole
 from ssd34.files.checkpoint import read_header
 from ssd34.files.lock import folder_locked
 from ssd34.machine import thread_budget
@@ -24,6 +25,7 @@ from ssd34.workflows.training.job import (
     OpenedData,
     PreparedRun,
     TrainJob,
+    check_resumable,
     is_first_process,
     open_data,
     weighted,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from ssd34.evaluate.metrics import CocoMetrics
     from ssd34.train.distributed import Ranks
+    from ssd34.train.examples.preview import Preview
     from ssd34.train.progress import Progress
 
 __all__ = ["TrainJob", "TrainListener", "Trained", "train"]
@@ -132,6 +135,41 @@ def train(
         ended = f"{summary[0].upper()}{summary[1:]}."
         report = _write_page(ended, run, job, device) if first else None
     return Trained(**vars(outcome), summary=summary, report=report)
+
+
+SHEET = "preview.png"
+NUMBERS = "preview.json"
+
+
+def preview(job: TrainJob, *, shown: int, listener: TrainListener = SILENT) -> Preview:
+    """Write into the folder of a new run what it would see: a sheet of pictures, and counts of the
+    objects. Nothing is trained. Errors are those of `train`."""
+    if job.resume:
+        check_resumable(job, others=("--preview",))
+    data = open_data(job, listener)
+    load_libraries()
+    from ssd34.train.examples import preview as examples
+    from ssd34.train.examples.loader import Loader
+    from ssd34.workflows.training.runs import plan_run
+
+    planned = plan_run(job, data, listener)
+    spec, options = planned.spec, planned.plan.options
+
+    def size_now(step: int) -> int:
+        """As the run has it; by the clock its first epoch counts as its beginning."""
+        steps = options.epochs * loader.batches_per_epoch if options.epochs else math.inf
+        return options.size_at(step / steps, spec.image_size)
+
+    alone = replace(options, workers=0, cache_mb=0)
+    loader = Loader(planned.sources, spec=spec, options=alone, size_now=size_now)
+    seen = examples.preview(loader, planned.labels, shown=shown)
+    for problem in seen.problems:
+        listener.warned(f"left out {problem}")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(job.folder / SHEET) as temporary:
+        seen.sheet.save(temporary, "PNG")
+    write_json(job.folder / NUMBERS, seen.to_dict())
+    return seen
 
 
 def check_libraries() -> None:

@@ -64,6 +64,7 @@ class Preview:
         pictures: over how many objects were counted, one that is drawn again counting again.
         sides: the smallest and the largest input size, pixels.
         rows: the counts by size.
+        forced: what `SizeRow.forced` counts, in words.
         problems: pictures that could not be read.
     """
 
@@ -71,6 +72,7 @@ class Preview:
     pictures: int
     sides: tuple[int, int]
     rows: tuple[SizeRow, ...]
+    forced: str
     problems: tuple[Problem, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,9 +113,10 @@ def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
             tiles.append(_tile(made, corners, learned, alone, labels, side=max(300, sides[0])))
     if not tiles:
         raise TrainingError(f"no picture could be read; the first: {problems[0]}")
+    words = "one or none learns it" if adaptive else "none overlaps it by 0.5"
     legend = [
         (_OBJECT, "object, and how many default boxes learn it"),
-        (_FORCED, "one or none learns it" if adaptive else "none overlaps it by 0.5"),
+        (_FORCED, words),
         (_MATCHED, "those default boxes"),
         (_IGNORED, "ignored"),
     ]
@@ -122,6 +125,7 @@ def preview(loader: Loader, labels: LabelSet, *, shown: int) -> Preview:
         pictures=len(sides),
         sides=(min(sides), max(sides)),
         rows=_rows(np.concatenate(sizes), np.concatenate(forced), np.concatenate(learners)),
+        forced=words,
         problems=tuple(dict.fromkeys(problems)),
     )
 
