@@ -60,6 +60,8 @@ def test_a_base_install_detects(tiny_model, tmp_path):
 
 NEEDS = (
     (("train", "--data", "x", "--val", "x", "--output", "x"), "train"),
+    (("verify", "a.onnx"), "export"), (("calibrate", "a", "--data", "x"), "export"),
+    (("package", "a.onnx", "--output", "x", "--picture", "a.jpg"), "export"),
     (("export", "a", "b.onnx"), "export"), (("convert", "a.pth", "b.safetensors"), "train"),
     (("evaluate", "--data", "x"), "evaluate"),
     (("detect", "examples", "--engine", "openvino"), "openvino"),

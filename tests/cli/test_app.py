@@ -38,6 +38,7 @@ from tests.support.refusals import assert_facts, refused
      (("serve", "--port", "80a"), ("'--port'", "'80a'", "whole number"), "ssd34 serve"),
      (("export", "a"), ("missing argument 'OUT.onnx'",), "ssd34 export"),
      (("data", "convert", "a", "b"), ("--to", "coco", "voc"), "ssd34 data convert"),
+     (("train", "--data", "a", "--speed", "3"), ("--speed",), "ssd34 train"),
      (("models", "path"), ("missing argument",), "ssd34 models path")],
 )  # fmt: skip
 def test_a_wrong_command_line_gets_one_line(main, arguments, words, command):
@@ -98,6 +99,10 @@ def test_the_help_fits_a_screen_and_shows_examples(main, monkeypatch):
      ("data info empty", ["empty", ".json"]), ("data info photos", ["photos", "data label"]),
      ("evaluate --data set --detections found.json", ["found.json", "--format coco"]),
      ("data split set new --val 20", ["0.2", "20"]),
+     ("export bad.onnx new.onnx --tail none --score 0.3", ["--tail none"]),
+     ("export bad.onnx new.onnx --opset ten", ["--opset ten", "newest"]),
+     ("train --data set --output new", ["--val", "ssd34 data split set"]),
+     ("train --data set --val set --output new --recipe bench", ["'bench'", "small-data"]),
      ("train --data set --val set --output new --init resnet50", ["resnet34-b627a593", "ssd-12"]),
      ("train --data set --val set --output new --init ssd-12", ["pull ssd-12", "--init default"]),
      ("package default --output new --picture a.jpg --measured bad.json", ["JSON", "evaluate"])],
@@ -128,18 +133,17 @@ def test_no_command_shows_them_all(main):
 
 @pytest.mark.parametrize(
     ("words", "fact"),
-    [
-        (
-            ("quantize", "x", "--data", "x", "--output", "x", "--ranges", "mse"),
-            "quantization.ranges",
-        ),
-        (("quantize", "x", "--data", "x", "--output", "x", "--full-range"), "reduce_range"),
-        (("benchmark", "x", "--rate", "3"), "--scenario"),
-        (("evaluate", "x", "--data", "x", "--preprocess", "both"), "--compare"),
-    ],
-)
+    [("quantize x --data x --output x --ranges mse", "quantization.ranges"),
+     ("quantize x --data x --output x --full-range", "quantization.reduce_range"),
+     ("train --data x --freeze 2", "--set frozen_stages=VALUE"),
+     ("train --data x --no-head-norm", "--set head_norm=false"),
+     ("train --data x --global-batch=8", "--set batch_size=VALUE"),
+     ("train --data x --target-map 0.2", "--set target_map=VALUE"),
+     ("benchmark x --rate 3", "--scenario"),
+     ("evaluate x --data x --preprocess both", "--compare")],
+)  # fmt: skip
 def test_what_is_gone_names_what_stands_in_for_it(main, words, fact):
-    code, _, err = main(*words)
+    code, _, err = main(*words.split())
     assert code == 2 and fact in err
 
 

@@ -89,6 +89,15 @@ def test_what_is_shown(width):
     ]
 
 
+def test_a_second_signal_does_not_wait_for_the_step():
+    with TrainScreen() as screen:
+        screen.ready()
+        signal.raise_signal(signal.SIGTERM)
+        assert screen.stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
 def test_where_nobody_watches_an_evaluation_tells_how_far_it_is(monkeypatch, capsys):
     screen = TrainScreen()
     for done, pause in enumerate((0, 3600, 0), start=1):

@@ -5,6 +5,7 @@ import shlex
 import shutil
 
 import pytest
+from PIL import Image
 
 from ssd34.datasets.open import find_dataset, open_dataset
 from ssd34.errors import DatasetError, OptionError
@@ -153,6 +154,23 @@ def test_a_data_set_is_divided_and_both_parts_can_be_opened(tmp_path, shapes, fo
     values = json.loads(facts.read_text())
     assert values["splits"]["val"]["pictures"] == len(val)
     assert sum(values["boxes_of_class"]["val"].values()) == sum(len(s.boxes) for s in val.samples)
+
+
+def test_a_broken_picture_is_named_and_two_that_look_alike_stay_together(
+    shapes, tiny_model, tmp_path
+):
+    source = shutil.copytree(shapes, tmp_path / "set")
+    broken, first, second = sorted((source / "images").iterdir())[:3]
+    broken.write_bytes(b"no picture")
+    with Image.open(first) as picture, Image.open(second) as other:
+        picture.resize(other.size).save(second)
+    found = ("--model", tiny_model, "--score", "0.3")
+    split = run("split", source, tmp_path / "divided", "--to", "voc")
+    label = run("label", source / "images", "--output", tmp_path / "labelled", *found)
+    for result in (split, label):
+        assert result.exit_code == 1, result.output
+        assert "left out" in result.stderr and broken.name in result.stderr
+    assert "1 picture went where one that looks alike is" in split.stdout
 
 
 def test_classes_that_a_part_lacks_are_named_and_the_next_command_can_be_copied(tmp_path):

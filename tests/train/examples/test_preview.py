@@ -98,11 +98,11 @@ def test_the_command_writes_no_run(shapes, tmp_path):
     output = tmp_path / "look"
     arguments = ("train", "--data", shapes, "--val", shapes, "--output", output,
                  "--spec", "ssd300-resnet18", "--batch", "4")  # fmt: skip
-    result = invoke(*arguments, "--preview", "4")
-    assert "objects in 12 varied pictures of 300 pixels" in result.output
+    printed = invoke(*arguments, "--preview", "4", "--json").stdout
     assert sorted(p.name for p in output.iterdir()) == ["preview.json", "preview.png"]
     counted = json.loads((output / "preview.json").read_text())
-    assert counted["pictures"] == 12
+    assert counted == json.loads(printed)
+    assert (counted["pictures"], counted["input_sizes"]) == (12, [300, 300])
     # Three steps an epoch; a third of the first epoch is left at full size.
     result = invoke(*arguments, "--preview", "4", "--epochs", "2", "--set", "small_size=160",
                     "--set", "small_share=0.3", "--set", "matcher=atss")  # fmt: skip

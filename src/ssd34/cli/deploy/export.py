@@ -150,8 +150,6 @@ def convert(*, source: Path, output: Path, spec_name: str | None, as_json: bool)
         labels = COCO_LABELS
     else:
         labels = LabelSet.from_names(f"class {k}" for k in range(1, spec.num_classes + 1))
-    if not output.absolute().parent.is_dir():
-        raise CheckpointError(f"{output}: the folder {output.parent} does not exist; make it first")
     notes = {"converted_from": source.name}
     Checkpoint(spec=spec, labels=labels, weights=weights, state={"notes": notes}).save(output)
     if as_json:
