@@ -17,7 +17,7 @@ import ssd34
 from ssd34.core.boxes import xyxy_from_cxcywh
 from ssd34.core.default_boxes import decode, default_boxes_cxcywh
 from ssd34.core.postprocess import ZOO, pick, softmax
-from ssd34.core.preprocess import preprocess, resize
+from ssd34.core.preprocess import resize
 from ssd34.core.spec import SPECS
 from ssd34.deploy.graph.export import ExportOptions
 from ssd34.images.draw import Colour, choose_colour
@@ -111,9 +111,9 @@ def draw_picking() -> None:
         ssd34.export("default-float", path, ExportOptions(policy=None))
         session = Detector.load(path).session
         image = read_image(EXAMPLES / "chelsea.jpg")
-        loc, conf = session.run_raw(preprocess(image, SPEC.image_size))
-    boxes = decode(loc[0], default_boxes_cxcywh(SPEC))
-    scores = softmax(conf[0])
+        loc, conf = session.compute([session.prepare(image)])[0]
+    boxes = decode(loc, default_boxes_cxcywh(SPEC))
+    scores = softmax(conf)
     best, labels = scores[1:].max(axis=0), scores[1:].argmax(axis=0) + 1
     above = np.flatnonzero(best > 0.3)
     picked = pick(boxes, scores, policy=ZOO.replace(score_threshold=0.3))

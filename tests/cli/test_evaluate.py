@@ -203,10 +203,10 @@ def test_a_report_needs_scores_that_it_can_draw(
 # --- limit, interruption, resumption --------------------------------------------------------
 
 
-def interrupted_at(monkeypatch, number, *, method="run_detections"):
+def interrupted_at(monkeypatch, number):
     """The keyboard interrupts the run while the given picture is looked at."""
     looked = 0
-    run = getattr(Session, method)
+    run = Session.compute
 
     def counted(self, images):
         nonlocal looked
@@ -215,7 +215,7 @@ def interrupted_at(monkeypatch, number, *, method="run_detections"):
             raise KeyboardInterrupt
         return run(self, images)
 
-    monkeypatch.setattr(Session, method, counted)
+    monkeypatch.setattr(Session, "compute", counted)
 
 
 @pytest.mark.parametrize("output", ["--json", "--detections"])
@@ -493,7 +493,7 @@ def test_all_policies_go_on_too(run_evaluate, monkeypatch, tiny_raw_model, shape
     arguments = (tiny_raw_model, "--policy", "all", *quick)
     assert run_evaluate(*arguments, tmp_path / "whole.json")[0] == 0
     with monkeypatch.context() as context:
-        interrupted_at(context, 8, method="run_raw")
+        interrupted_at(context, 8)
         assert run_evaluate(*arguments, tmp_path / "resumed.json")[0] == 130
     one = (tiny_raw_model, "--policy", "zoo", *quick)
     code, _, err = run_evaluate(*one, tmp_path / "resumed.json", "--resume")

@@ -96,7 +96,7 @@ def test_every_policy_from_one_pass(tiny_raw_model, data, monkeypatch):
     policies = [POLICIES["mlperf"], POLICIES["zoo"]]
     expected = [list(plain(Detector.load(tiny_raw_model, policy=p), data)) for p in policies]
     detector = Detector.load(tiny_raw_model)
-    run = Session.run_raw
+    run = Session.compute
     runs = 0
 
     def counted(self, images):
@@ -104,7 +104,7 @@ def test_every_policy_from_one_pass(tiny_raw_model, data, monkeypatch):
         runs += 1
         return run(self, images)
 
-    monkeypatch.setattr(Session, "run_raw", counted)
+    monkeypatch.setattr(Session, "compute", counted)
     every = list(detect_all(stage_detector(detector, policies), data, detector.labels))
     assert runs == 5
     for k in range(2):

@@ -159,9 +159,9 @@ def test_openvino_computes_the_int8_file_closer_than_int8_is_to_float(tmp_path):
 
     def raw(detector, example):
         session = detector.session
-        loc, conf = session.run_raw(session.input_for(read_image(example)))
-        shares = np.exp(conf[0] - conf[0].max(axis=0))
-        return loc[0], shares[1:] / shares.sum(axis=0)
+        loc, conf = session.compute([session.prepare(read_image(example))])[0]
+        shares = np.exp(conf - conf.max(axis=0))
+        return loc, shares[1:] / shares.sum(axis=0)
 
     exact, *ours = (detector(*how) for how in (("default-float", "onnxruntime"),
                     ("default", "onnxruntime"), ("default", "openvino")))  # fmt: skip
@@ -206,9 +206,10 @@ def test_openvino_is_not_asked_for_what_it_computes_wrongly(
 
 @needs_openvino
 def test_openvino_takes_several_pictures_at_once(tiny_raw_model):
-    expected = Session(tiny_raw_model).run_raw(pictures(3))
-    found = Session(tiny_raw_model, engine="openvino").run_raw(pictures(3))
-    assert_all_close(found, expected, rtol=1e-4, atol=1e-4)
+    expected = Session(tiny_raw_model).compute([pictures(3)])
+    found = Session(tiny_raw_model, engine="openvino").compute([pictures(3)])
+    for one, other in zip(found, expected, strict=True):
+        assert_all_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 @needs_openvino
@@ -219,7 +220,7 @@ def test_auto_measures_both_and_takes_the_faster(tiny_model):
     assert set(times) == set(FLOAT_ENGINES) and min(times.values()) > 0
     assert session.engine.name == session.choice.engine == min(times, key=times.__getitem__)
     assert all(f"{name} {times[name]:.1f} ms" in session.choice.reason for name in FLOAT_ENGINES)
-    assert len(session.run_detections(pictures())[0]) == 3
+    assert len(session.compute([pictures()])[0]) == 3
 
 
 @needs_openvino

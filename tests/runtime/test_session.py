@@ -47,7 +47,7 @@ def test_our_own_files(kind, request, monkeypatch):
 def test_detections_are_those_of_onnx_runtime(tiny_model):
     outputs = ["bboxes", "labels", "scores"]
     expected = plain_session(tiny_model).run(outputs, {"image": tiny_input()})
-    boxes, labels, scores = Session(tiny_model).run_detections(tiny_input())[0]
+    boxes, labels, scores = Session(tiny_model).compute([tiny_input()])[0]
     assert len(scores) > 0
     assert boxes.shape == (len(scores), 4) and labels.shape == scores.shape
     assert [a.dtype.name for a in (boxes, labels, scores)] == ["float32", "int64", "float32"]
@@ -69,7 +69,7 @@ def test_published_file_without_metadata(path):
 
 def test_the_order_and_number_of_outputs_does_not_matter(path):
     outputs = {**dict(reversed(FOUND.items())), "extra": np.zeros(3, np.float32)}
-    (found,) = Session(write_small_model(path, outputs)).run_detections(tiny_input())
+    (found,) = Session(write_small_model(path, outputs)).compute([tiny_input()])
     # Boxes that reach a little over the edge are left as they are.
     assert_all_close(found, (values[0] for values in FOUND.values()), atol=0)
 
@@ -154,7 +154,7 @@ def test_raw_outputs_that_do_not_belong_together(tiny_raw_model, monkeypatch, na
     outputs[name] = np.zeros(shape, np.float32)
     monkeypatch.setattr(session.engine, "run", lambda names, _: [outputs[n] for n in names])
     with refused(ModelError, name, [*shape]):
-        session.run_raw(np.zeros((1, 3, 64, 64), np.float32))
+        session.compute([np.zeros((1, 3, 64, 64), np.float32)])
 
 
 def changed(values, place, value):
@@ -191,7 +191,7 @@ BOXES, RAW = FOUND["bboxes"], raw_outputs(tiny_spec())
 def test_values_that_are_no_detections(path, changes, facts):
     session = Session(write_small_model(path, (RAW if changes.keys() & RAW else FOUND) | changes))
     with refused(ModelError, path, *facts):
-        (session.run_raw if session.raw else session.run_detections)(tiny_input())
+        session.compute([tiny_input()])
 
 
 def test_an_untrained_network_is_no_fault():

@@ -10,12 +10,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ssd34.core.default_boxes import decode, default_boxes_cxcywh
 from ssd34.core.labels import LabelSet
-from ssd34.core.postprocess import Picked, Policy, pick, softmax
+from ssd34.core.postprocess import Picked, Policy
 from ssd34.core.preprocess import FAST
 from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.errors import ImageError
@@ -23,6 +19,7 @@ from ssd34.evaluate.metrics import CocoMetrics, match_categories, measure_coco
 from ssd34.evaluate.results import Results, convert_picked
 from ssd34.machine import overlapped
 from ssd34.runtime.detector import Detector
+from ssd34.runtime.session import Outputs
 
 READ_AHEAD = 4
 """Prepared pictures (at least batches) that wait for the network, and outputs that wait for the
@@ -63,37 +60,23 @@ class Found:
     problem: Problem | None = None
 
 
-def stage_detector(detector: Detector, policies: Sequence[Policy] | None = None) -> Stages:
+def stage_detector(detector: Detector, policies: Sequence[Policy] = ()) -> Stages:
     """A loaded ONNX file in stages; one for several pictures at once is given as many.
 
-    `policies`: how to pick, where the file ends at raw outputs; None: the detector's own way.
+    `policies`: how to pick, where the file ends at raw outputs; none: the detector's own way.
     """
     session = detector.session
-    batch, side = session.batch or 1, session.spec.image_size
+    pickers = [Detector(session, policy=policy) for policy in policies] or [detector]
 
     def read(dataset: Dataset, sample: Sample) -> Any:
         if detector.preprocessing == FAST:
-            return dataset.read_square(sample, side)
+            return dataset.read_square(sample, session.spec.image_size)
         return dataset.read(sample)
 
-    def infer(prepared: Sequence[NDArray[Any]]) -> Sequence[Any]:
-        rows = [*prepared, *[prepared[-1]] * (batch - len(prepared))]
-        tensor = rows[0] if len(rows) == 1 else np.concatenate(rows)
-        if not session.raw:
-            return session.run_detections(tensor)[: len(prepared)]
-        return list(zip(*session.run_raw(tensor), strict=True))[: len(prepared)]
+    def pick(outputs: Outputs) -> tuple[Picked, ...]:
+        return tuple(one.pick(outputs) for one in pickers)
 
-    if not session.raw:
-        return Stages(session.prepare, infer, lambda found: (Picked(*found),), read)
-    default_boxes = default_boxes_cxcywh(session.spec)
-    wanted = policies or [detector.policy]
-
-    def pick_each(raw: tuple[NDArray[np.float32], NDArray[np.float32]]) -> tuple[Picked, ...]:
-        loc, conf = raw
-        boxes, scores = decode(loc, default_boxes), softmax(conf)
-        return tuple(pick(boxes, scores, policy=policy) for policy in wanted)
-
-    return Stages(session.prepare, infer, pick_each, read)
+    return Stages(session.prepare, session.compute, pick, read)
 
 
 def detect_all(

@@ -28,7 +28,7 @@ from ssd34.images.read import MAX_PIXELS, Picture, fetched, is_address, load_pic
 from ssd34.images.reduced import Reduced, read_square, stretch
 from ssd34.machine import overlapped
 from ssd34.runtime.engine import DEFAULT_ENGINE
-from ssd34.runtime.session import Session
+from ssd34.runtime.session import Outputs, Session
 from ssd34.text import counted
 from ssd34.zoo.names import model_path
 
@@ -43,10 +43,6 @@ all."""
 
 SPARE = 4
 """Most inputs that are kept to be written into again."""
-
-Outputs = tuple[NDArray[Any], ...]
-"""What the network gave for one picture: loc (4, A) and conf (channels, A) of a raw file, else
-boxes (D, 4) in fractions, labels (D,) and scores (D,)."""
 
 
 @dataclass(eq=False)
@@ -249,7 +245,7 @@ class Detector:
         tensor, prepared.tensor = prepared.tensor, None
         if tensor is None:
             raise OptionError("this prepared picture was used already; prepare it again")
-        outputs = self.compute_all(self.session.repeated(tensor))[0]
+        outputs = self.session.compute([tensor])[0]
         if not self.session.takes_bytes:
             self._spare.append(tensor)
         return outputs
@@ -259,7 +255,7 @@ class Detector:
     ) -> PictureDetections:
         """The second half of `find`: the policy, pixels and names."""
         found = PictureDetections.from_picked(
-            self._pick(outputs, score=score), label_set=self.labels, width=prepared.width,
+            self.pick(outputs, score=score), label_set=self.labels, width=prepared.width,
             height=prepared.height, score=score,
         )  # fmt: skip
         return replace(found, path=prepared.path)
@@ -297,8 +293,7 @@ class Detector:
                 "--batch dynamic"
             )
         prepared = [self.prepare(image) for image in images]
-        tensor = np.concatenate([one.tensor for one in prepared if one.tensor is not None])
-        outputs = self.compute_all(tensor)
+        outputs = self.session.compute([one.tensor for one in prepared if one.tensor is not None])
         return [
             self.finish(one, found, score=score)
             for one, found in zip(prepared, outputs, strict=True)
@@ -307,15 +302,15 @@ class Detector:
     def run(self, tensor: NDArray[Any], *, score: float = 0.0) -> Picked:
         """Everything that the policy lets through from the file's input, in fractions of the
         picture; what scores less than `score` may be missing."""
-        return self._pick(self.compute_all(tensor)[0], score=score)
+        return self.pick(self.compute_all(tensor)[0], score=score)
 
     def compute_all(self, tensor: NDArray[Any]) -> Sequence[Outputs]:
         """The network's outputs for each picture of the file's input."""
-        if self.session.raw:
-            return list(zip(*self.session.run_raw(tensor), strict=True))
-        return self.session.run_detections(tensor)
+        return self.session.compute([tensor])
 
-    def _pick(self, outputs: Outputs, *, score: float) -> Picked:
+    def pick(self, outputs: Outputs, *, score: float = 0.0) -> Picked:
+        """Everything that the policy lets through of what the network gave for one picture, in
+        fractions of it; what scores less than `score` may be missing."""
         if self._default_boxes is None:
             return Picked(*outputs)
         return postprocess(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ from ssd34.files.checkpoint import is_named_checkpoint
 from ssd34.machine import MAX_THREADS, thread_budget
 from ssd34.runtime.engine import AUTO, DEFAULT_ENGINE, ONNXRUNTIME, Engine
 from ssd34.runtime.engine_choice import EngineChoice, choose_faster_engine, open_engine
+
+Outputs = tuple[NDArray[Any], ...]
+"""What the network gave for one picture: loc (4, A) and conf (channels, A) of a raw file, else
+boxes (D, 4) in fractions, labels (D,) and scores (D,)."""
 
 REMEDY = "make the file with: ssd34 export"
 
@@ -79,7 +83,8 @@ class Session:
         self.spec, self.labels = contract.read_identity(self.engine.metadata)
         self.raw = set(contract.RAW_OUTPUTS) <= {port.name for port in outputs}
         self.takes_bytes = inputs[0].type == "tensor(uint8)"
-        self.batch = inputs[0].sizes[0] if inputs[0].sizes else None
+        assert inputs[0].sizes  # else it had faults
+        self.batch = inputs[0].sizes[0]
         self._input = inputs[0].name
         self.choice: EngineChoice | None = None
         if engine == AUTO:
@@ -107,39 +112,30 @@ class Session:
     def input_for(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[Any]:
         """A picture (H, W, 3) uint8 RGB as this file's input; where that is a fixed number of
         pictures, the same one as often."""
-        return self.repeated(self.prepare(image))
+        return self._join([self.prepare(image)])
 
-    def repeated(self, tensor: NDArray[Any]) -> NDArray[Any]:
-        """What `prepare` gave as often as this file takes pictures."""
-        if self.batch is None or self.batch == 1:
-            return tensor
-        return np.repeat(tensor, self.batch, axis=0)
-
-    def run_raw(self, images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The file's input for N pictures to loc (N, 4, A) and conf (N, channels, A); ModelError
-        where the outputs are not those of the file's network."""
-        assert self.raw
-        loc, conf = self.engine.run(contract.RAW_OUTPUTS, {self._input: images})
-        self._check(contract.find_raw_faults(loc, conf, pictures=len(images), spec=self.spec))
-        return loc, conf
-
-    def run_detections(
-        self, images: NDArray[Any]
-    ) -> list[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]]:
-        """The file's input for N pictures to each one's boxes (D, 4) in fractions, labels (D,) and
-        scores (D,); ModelError where the outputs are no detections."""
-        assert not self.raw
-        boxes, labels, scores = self.engine.run(contract.DETECTION_OUTPUTS, {self._input: images})
-        classes = len(self.labels)
-        self._check(
-            contract.find_detection_faults(
-                boxes, labels, scores, pictures=len(images), num_classes=classes
+    def compute(self, prepared: Sequence[NDArray[Any]]) -> list[Outputs]:
+        """What the file gives for each of one or more pictures, as `prepare` makes them, at most as
+        many as it takes at once; ModelError where the outputs are not those of its network."""
+        images = self._join(prepared)
+        names = contract.RAW_OUTPUTS if self.raw else contract.DETECTION_OUTPUTS
+        outputs = self.engine.run(names, {self._input: images})
+        if self.raw:
+            faults = contract.find_raw_faults(*outputs, pictures=len(images), spec=self.spec)
+        else:
+            faults = contract.find_detection_faults(
+                *outputs, pictures=len(images), num_classes=len(self.labels)
             )
-        )
-        # Files for several pictures fill up with detections of score 0.
-        real = scores > 0
-        return [(boxes[k][r], labels[k][r], scores[k][r]) for k, r in enumerate(real)]
-
-    def _check(self, faults: list[str]) -> None:
         if faults:
             raise ModelError(f"{self.path}: gave {faults[0]}; {REMEDY}")
+        found: list[Outputs] = list(zip(*outputs, strict=True))[: sum(map(len, prepared))]
+        if self.raw:
+            return found
+        # Files for several pictures fill up with detections of score 0.
+        return [tuple(values[one[2] > 0] for values in one) for one in found]
+
+    def _join(self, prepared: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """The file's input; where that is a fixed number of pictures, the last one fills up."""
+        missing = (self.batch or 0) - sum(map(len, prepared))
+        rows = [*prepared, *[prepared[-1]] * missing]
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)

@@ -19,7 +19,8 @@ from ssd34.core.preprocess import FAST
 from ssd34.errors import ImageError
 from ssd34.images.draw import draw
 from ssd34.images.read import read_picture
-from ssd34.runtime.detector import DEFAULT_SCORE, Detector, Outputs, PreparedPicture
+from ssd34.runtime.detector import DEFAULT_SCORE, Detector, PreparedPicture
+from ssd34.runtime.session import Outputs
 from ssd34.serve.bodies import Sent, body_of, read_pictures
 from ssd34.serve.metrics import log
 from ssd34.serve.model import Loaded

@@ -25,7 +25,8 @@ from starlette.responses import JSONResponse, Response
 
 from ssd34.core.contract import DETECTION_OUTPUTS, RAW_OUTPUTS, Port
 from ssd34.errors import ImageError, ModelError, Ssd34Error
-from ssd34.runtime.detector import Detector, Outputs, PreparedPicture
+from ssd34.runtime.detector import Detector, PreparedPicture
+from ssd34.runtime.session import Outputs
 from ssd34.serve.bodies import body_of, parse_json
 from ssd34.serve.detecting import raise_other
 from ssd34.serve.metrics import log

@@ -13,9 +13,9 @@ import numpy as np
 
 from ssd34.core.postprocess import POLICIES
 from ssd34.machine import thread_budget
-from ssd34.runtime.detector import Detector, Outputs, PreparedPicture
+from ssd34.runtime.detector import Detector, PreparedPicture
 from ssd34.runtime.engine import ONNXRUNTIME
-from ssd34.runtime.session import Session
+from ssd34.runtime.session import Outputs, Session
 from ssd34.serve.options import ServeOptions
 from ssd34.text import counted
 from ssd34.zoo.names import EMBEDDED, model_path
@@ -90,8 +90,7 @@ class Loaded:
         if len(pictures) == 1:
             return [detector.compute(pictures[0])]
         tensors = [one.tensor for one in pictures if one.tensor is not None]
-        tensors += tensors[-1:] * ((detector.session.batch or len(pictures)) - len(pictures))
-        return [*detector.compute_all(np.concatenate(tensors))[: len(pictures)]]
+        return detector.session.compute(tensors)
 
 
 def name_of(model: str) -> str:

@@ -17,7 +17,8 @@ from anyio import CapacityLimiter, to_thread
 from starlette.types import Receive
 
 from ssd34.errors import ImageError
-from ssd34.runtime.detector import Detector, Outputs, PreparedPicture
+from ssd34.runtime.detector import Detector, PreparedPicture
+from ssd34.runtime.session import Outputs
 from ssd34.serve.metrics import Metrics, log
 from ssd34.serve.model import Arrangement, Loaded
 from ssd34.serve.options import ClientGoneError, Refusal, ServeOptions

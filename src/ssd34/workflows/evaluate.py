@@ -241,7 +241,7 @@ def _detect(
             listener.warned(str(found.problem))
     with closing(
         detect_all(
-            stage_detector(detector, policies or None),
+            stage_detector(detector, policies),
             dataset,
             detector.labels,
             batch_size=detector.session.batch or 1,

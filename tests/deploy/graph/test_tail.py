@@ -150,7 +150,7 @@ def test_cut_off_it_leaves_the_network_that_was_exported_without_a_tail(
         sessions.append(Session(tmp_path / f"{name}.onnx", threads=1))
     assert sessions[0].raw and sessions[0].batch == sessions[1].batch
     image = np.random.default_rng(0).integers(0, 256, (70, 50, 3)).astype(np.uint8)
-    assert_all_close(*(s.run_raw(s.input_for(image)) for s in sessions), atol=0)
+    assert_all_close(*(s.compute([s.prepare(image)])[0] for s in sessions), atol=0)
 
 
 def test_another_tail_is_named(tiny_raw_model):

@@ -85,7 +85,7 @@ def package(
     session = Session(model)
     tensor = session.input_for(picture)
     # What it gives has to be detections, or raw outputs.
-    (session.run_raw if session.raw else session.run_detections)(tensor)
+    session.compute([tensor])
     proto = read_model(model)
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     stem_name = session.spec.name if name is None else name

@@ -204,11 +204,9 @@ def measure_layer_costs(
             return loaded(quantize_network(network, statistics, chosen, policy=None))
 
         def outputs(session: Session) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            raw = [session.run_raw(session.input_for(picture)) for picture in pictures]
-            return (
-                np.concatenate([loc for loc, _ in raw]),
-                np.concatenate([conf for _, conf in raw]),
-            )
+            found = [session.compute([session.prepare(picture)])[0] for picture in pictures]
+            loc, conf = map(np.stack, zip(*found, strict=True))
+            return loc, conf
 
         def times(session: Session) -> dict[str, float]:
             tensor = session.input_for(pictures[0])
