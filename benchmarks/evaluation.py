@@ -21,11 +21,12 @@ from typing import Any
 from tables import keep, run_command
 
 from ssd34 import Detector
+from ssd34.core.boxes import xywh_from_xyxy
 from ssd34.datasets.dataset import Dataset
 from ssd34.datasets.open import open_dataset
 from ssd34.evaluate.bootstrap import estimate_uncertainty, match
 from ssd34.evaluate.evaluator import detect_all, stage_detector
-from ssd34.evaluate.metrics import build_ground_truth, measure_coco
+from ssd34.evaluate.metrics import measure_coco
 from ssd34.evaluate.results import Results, read_results
 
 APART = 10_000_000
@@ -86,11 +87,33 @@ def repeated(dataset: Dataset, results: Results, *, pictures: int) -> tuple[Data
     return many, Results.joined(parts).within(many)
 
 
+def annotations_of(dataset: Dataset) -> dict[str, Any]:
+    """A data set as COCO's annotations, each number as it is in memory."""
+    boxes = (
+        {"image_id": s.image_id, "category_id": dataset.labels.category_id(label), "area": area,
+         "bbox": box, "iscrowd": ignored}
+        for s in dataset.samples
+        for box, label, area, ignored in zip(
+            xywh_from_xyxy(s.boxes).tolist(), s.labels.tolist(), s.areas.tolist(),
+            s.ignored.astype(int).tolist(), strict=True,
+        )
+    )  # fmt: skip
+    classes = zip(dataset.labels.names, dataset.labels.category_ids, strict=True)
+    return {
+        "images": [
+            {"id": s.image_id, "file_name": s.file_name, "width": s.width, "height": s.height}
+            for s in dataset.samples
+        ],
+        "annotations": [{"id": number, **box} for number, box in enumerate(boxes, start=1)],
+        "categories": [{"id": category, "name": name} for name, category in classes],
+    }
+
+
 def metric(dataset: Dataset, results: Results, *, pictures: int) -> dict[str, Any]:
     """The metric alone by both libraries, and the intervals."""
     many, found = repeated(dataset, results, pictures=pictures)
     ours, our_time = timed(lambda: measure_coco(many, found))
-    truth, listed = build_ground_truth(many), list(found)
+    truth, listed = annotations_of(many), list(found)
     theirs, their_time = timed(lambda: pycocotools(truth, listed))
     matches, match_time = timed(lambda: match(many, found))
     _, draw_time = timed(lambda: estimate_uncertainty(matches, resamples=1000))
@@ -161,7 +184,7 @@ def memory(model: str, dataset: Dataset, *, pictures: int) -> dict[str, Any]:
             file = folder / "images" / sample.file_name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(dataset.images.read_bytes(sample.file_name))
-        (folder / "instances.json").write_text(json.dumps(build_ground_truth(many)))
+        (folder / "instances.json").write_text(json.dumps(annotations_of(many)))
         report, detections = folder / "report.json", folder / "detections.json"
         used = run_command(
             "evaluate", model, "--data", name, "--json", report, "--detections", detections,

@@ -15,7 +15,7 @@ from ssd34.errors import DatasetError
 from ssd34.evaluate.analysis import analyse
 from ssd34.evaluate.bootstrap import estimate_uncertainty, match
 from ssd34.evaluate.evaluator import evaluate_detector
-from ssd34.evaluate.metrics import build_ground_truth, match_categories, measure_coco
+from ssd34.evaluate.metrics import match_categories, measure_coco
 from ssd34.evaluate.results import convert_picked
 from ssd34.runtime.detector import Detector
 from tests.conftest import TINY_LABELS
@@ -112,18 +112,6 @@ def test_results_are_left_alone():
 # --- the pieces -----------------------------------------------------------------------------
 
 
-def test_ground_truth_gives_the_annotations_back():
-    values, _ = random_case(7)
-    truth = build_ground_truth(data_of(values))
-    assert truth["images"] == values["images"] and truth["categories"] == values["categories"]
-    by_id = {image["id"]: k for k, image in enumerate(values["images"])}
-    expected = sorted(values["annotations"], key=lambda a: (by_id[a["image_id"]], a["id"]))
-    for ours, theirs in zip(truth["annotations"], expected, strict=True):
-        assert {**ours, "id": 0} == {**theirs, "id": 0}
-    ids = [a["id"] for a in truth["annotations"]]
-    assert len(set(ids)) == len(ids) and min(ids) > 0
-
-
 def test_coco_results_are_in_pixels_and_the_data_sets_ids():
     dataset = data_of(random_case(6)[0])
     sample = dataset.samples[0]
@@ -179,14 +167,17 @@ def test_detections_of_classes_that_the_data_lacks_are_left_out(tiny_model, shap
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_image_ids_that_float64_does_not_hold(seed):
+def test_ids_that_float64_does_not_hold(seed):
     """The library, like pycocotools, keeps the ids of detections as float64."""
     dataset, results = random_scene(seed)
     far = 20230114153000000
     assert float(far + 1) == far
     samples = (dataclasses.replace(s, image_id=s.image_id + far) for s in dataset.samples)
-    shifted = dataclasses.replace(dataset, samples=tuple(samples))
-    moved = dataclasses.replace(results, image_ids=results.image_ids + far)
+    labels = LabelSet(dataset.labels.names, tuple(k + far for k in dataset.labels.category_ids))
+    shifted = dataclasses.replace(dataset, samples=tuple(samples), labels=labels)
+    moved = dataclasses.replace(
+        results, image_ids=results.image_ids + far, category_ids=results.category_ids + far
+    )
     assert measure_coco(shifted, moved) == measure_coco(dataset, results)
     uncertain = [estimate_uncertainty(match(*both), resamples=20, seed=1).to_dict()
                  for both in ((shifted, moved), (dataset, results))]  # fmt: skip

@@ -112,7 +112,6 @@ class Analysis:
 
 def analyse(dataset: Dataset, results: Results) -> Analysis:
     """Analyse detections in a data set's pictures and classes; MissingExtraError: no hotcoco."""
-    dataset, results = metrics.make_countable(dataset, results)
     evaluation, matched = metrics.match_detections(dataset, results)
     evaluation.accumulate()
     scores = curves.choose_score(matched)
@@ -127,7 +126,7 @@ def analyse(dataset: Dataset, results: Results) -> Analysis:
         sizes=counts.count_by_size(evaluation, dataset),
         confusion=counts.count_confusion(
             _evaluate(without_crowds, counted),
-            metrics.list_class_names(evaluation, dataset.labels),
+            metrics.list_class_names(dataset.labels),
             score=scores.best,
         ),
         errors=counts.count_error_types(
@@ -140,6 +139,6 @@ def analyse(dataset: Dataset, results: Results) -> Analysis:
 
 def _evaluate(dataset: Dataset, results: Results) -> Any:
     """hotcoco's COCOeval after `evaluate`, where nobody asks which detection found what."""
-    evaluation, *_ = metrics.open_evaluation(dataset, results)
+    evaluation = metrics.open_evaluation(dataset, results)
     evaluation.evaluate()
     return evaluation

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.datasets.dataset import Dataset
-from ssd34.evaluate.metrics import open_evaluation
+from ssd34.evaluate.metrics import list_class_names, open_evaluation
 
 RECALLS = np.linspace(0, 1, 101)
 """At which COCO samples the precision."""
@@ -103,35 +103,31 @@ class Uncertainty:
 def match(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> DatasetMatches:
     """Match detections with objects as COCO does, at most 100 of a picture and class;
     MissingExtraError without hotcoco."""
-    evaluation, dataset, _ = open_evaluation(dataset, results)
+    evaluation = open_evaluation(dataset, results)
     evaluation.params.area_rng = [_ANY_AREA]
     evaluation.params.area_rng_lbl = ["all"]
     evaluation.params.max_dets = [MAX_DETECTIONS]
-    # The library takes pictures in this order where scores are equal.
-    image_ids = sorted(sample.image_id for sample in dataset.samples)
-    index_of = {image_id: index for index, image_id in enumerate(image_ids)}
-    labels = dataset.labels.label_of_category()
     parts: defaultdict[int, list[tuple[NDArray[Any], ...]]] = defaultdict(list)
-    objects = np.zeros((len(dataset.labels) + 1, len(dataset)), np.int32)
+    objects = np.zeros((len(dataset.labels), len(dataset)), np.int32)
     # Some pictures at a time: the library's answer for all would be gigabytes.
-    for start in range(0, len(image_ids), _PICTURES_AT_ONCE):
-        evaluation.params.img_ids = image_ids[start : start + _PICTURES_AT_ONCE]
+    numbers = list(range(1, len(dataset) + 1))
+    for start in range(0, len(dataset), _PICTURES_AT_ONCE):
+        evaluation.params.img_ids = numbers[start : start + _PICTURES_AT_ONCE]
         evaluation.evaluate()
         for one in evaluation.eval_imgs:
-            if one is None:
-                continue
-            label, index = labels[one["category_id"]], index_of[one["image_id"]]
-            objects[label, index] = len(one["gtIgnore"]) - sum(one["gtIgnore"])
+            column, index = one["category_id"] - 1, one["image_id"] - 1
+            objects[column, index] = len(one["gtIgnore"]) - sum(one["gtIgnore"])
             scores = np.array(one["dtScores"], np.float64)
             hits, ignored = (
                 np.array(one[key], np.bool_).reshape(IOU_THRESHOLDS, len(scores))
                 for key in ("dtMatched", "dtIgnore")
             )
-            parts[label].append((np.full(len(scores), index, np.int32), scores, hits, ignored))
+            parts[column].append((np.full(len(scores), index, np.int32), scores, hits, ignored))
+    columns = list_class_names(dataset.labels)
     classes = {
-        name: _best_first(parts[label], objects[label])
-        for label, name in enumerate(dataset.labels.names, start=1)
-        if objects[label].any()
+        name: _best_first(parts[column], objects[column])
+        for name in dataset.labels.names
+        if objects[column := columns.index(name)].any()
     }
     return DatasetMatches(classes, len(dataset))
 

@@ -33,12 +33,11 @@ class Part:
 
 def count_by_class(evaluation: Any, dataset: Dataset) -> tuple[Part, ...]:
     """One part a class of the data set evaluated (COCOeval after `accumulate`), in label order."""
-    column = {name: k for k, name in enumerate(list_class_names(evaluation, dataset.labels))}
+    columns = list_class_names(dataset.labels)
     objects = _objects(dataset, low=0, high=np.inf)
     return tuple(
-        _part(evaluation, name, int(objects[label]), classes=[column[name]], area=0)
+        _part(evaluation, name, int(objects[label]), classes=[columns.index(name)], area=0)
         for label, name in enumerate(dataset.labels.names)
-        if name in column
     )
 
 

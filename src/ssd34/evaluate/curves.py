@@ -41,7 +41,7 @@ def measure_curves(evaluation: Any, labels: LabelSet) -> Curves:
     # (IoU thresholds, recalls, classes); -1 for classes without objects.
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     measured = (precision > -1).all(axis=(0, 1))
-    names = list_class_names(evaluation, labels)
+    names = list_class_names(labels)
     return Curves(
         recall=tuple(map(float, evaluation.params.rec_thrs)),
         by_iou=tuple(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,6 @@ from ssd34.evaluate.results import Results
 _AREAS = {"small": 1, "medium": 2, "large": 3}
 _SHOWN = 8
 _MAX_DETECTIONS = (1, 10, 100)
-_LARGEST_EXACT = 1 << 53
-"""Up to here float64 holds every integer."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,16 @@ def describe_unknown_classes(labels: LabelSet, dataset: Dataset) -> str | None:
     )
 
 
-def build_ground_truth(dataset: Dataset) -> dict[str, Any]:
-    """A data set as a COCO annotation object. VOC's difficult boxes become crowd boxes, which
-    COCO's metric counts neither as found nor as missed."""
+def open_evaluation(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Any:
+    """hotcoco's COCOeval of detections against a data set's boxes; MissingExtraError without it.
+
+    VOC's difficult boxes become crowd boxes, which COCO's metric counts neither as found nor as
+    missed. Pictures and classes are numbered from 1, in the order of their ids: the library, like
+    pycocotools, keeps those of detections as float64, which does not tell large ones apart.
+    """
+    hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
+    pictures = number_in_order(sample.image_id for sample in dataset.samples)
+    classes = number_in_order(dataset.labels.category_ids)
     annotations: list[dict[str, Any]] = []
     for sample in dataset.samples:
         boxes = xywh_from_xyxy(sample.boxes)
@@ -96,55 +101,34 @@ def build_ground_truth(dataset: Dataset) -> dict[str, Any]:
         ):
             annotations.append({
                 "id": len(annotations) + 1,
-                "image_id": sample.image_id,
-                "category_id": dataset.labels.category_id(label),
+                "image_id": pictures[sample.image_id],
+                "category_id": classes[dataset.labels.category_id(label)],
                 "bbox": box,
                 "area": float(area),
                 "iscrowd": int(ignored),
             })  # fmt: skip
-    return {
-        "images": [
-            {"id": s.image_id, "file_name": s.file_name, "width": s.width, "height": s.height}
-            for s in dataset.samples
-        ],
+    truth = hotcoco.COCO({
+        "images": [{"id": number} for number in pictures.values()],
         "annotations": annotations,
-        "categories": [
-            {"id": dataset.labels.category_id(label), "name": name}
-            for label, name in enumerate(dataset.labels.names, start=1)
-        ],
-    }
-
-
-def make_countable(
-    dataset: Dataset, results: Sequence[Mapping[str, Any]]
-) -> tuple[Dataset, Results]:
-    """Both with image ids that the library, like pycocotools, can tell apart: it keeps those of
-    detections as float64. Other ones are replaced by numbers in the same order."""
+        "categories": [{"id": n, "name": str(n)} for n in classes.values()],
+    })  # fmt: skip
     found = Results.of(results)
-    ids = sorted(sample.image_id for sample in dataset.samples)
-    if not ids or ids[-1] <= _LARGEST_EXACT:
-        return dataset, found
-    new = {image_id: number for number, image_id in enumerate(ids, start=1)}
-    samples = (dataclasses.replace(s, image_id=new[s.image_id]) for s in dataset.samples)
-    return dataclasses.replace(dataset, samples=tuple(samples)), found.with_image_ids(new)
+    rows = found.as_array()
+    rows[:, 0] = [pictures[image_id] for image_id in found.image_ids.tolist()]
+    rows[:, 6] = [classes[category_id] for category_id in found.category_ids.tolist()]
+    return hotcoco.COCOeval(truth, truth.load_res(rows), "bbox")
 
 
-def open_evaluation(
-    dataset: Dataset, results: Sequence[Mapping[str, Any]]
-) -> tuple[Any, Dataset, Results]:
-    """hotcoco's COCOeval of detections against a data set's boxes, and the two as it has them;
-    MissingExtraError without hotcoco."""
-    hotcoco = require("hotcoco", extra="evaluate", why="COCO evaluation")
-    seen, found = make_countable(dataset, results)
-    truth = hotcoco.COCO(build_ground_truth(seen))
-    return hotcoco.COCOeval(truth, truth.load_res(found.as_array()), "bbox"), seen, found
+def number_in_order(ids: Iterable[int]) -> dict[int, int]:
+    """Ids to their places, from 1, in rising order."""
+    return {one: number for number, one in enumerate(sorted(ids), start=1)}
 
 
 def measure_coco(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
     """Score detections in COCO's results form (image_id, category_id, bbox in xywh pixels, score)
     against a data set's boxes; pictures without boxes or detections count, too. MissingExtraError
     without hotcoco."""
-    evaluation, _, _ = open_evaluation(dataset, results)
+    evaluation = open_evaluation(dataset, results)
     evaluation.evaluate()
     evaluation.accumulate()
     # precision: (IoU thresholds, recalls, classes, areas, limits); recall lacks the second axis.
@@ -160,7 +144,7 @@ def measure_coco(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
         f"AR{n}": average_measured(recall[:, :, 0, k]) for k, n in enumerate(_MAX_DETECTIONS)
     }
     summary |= {f"AR_{n}": average_measured(recall[:, :, k, -1]) for n, k in _AREAS.items()}
-    names = list_class_names(evaluation, dataset.labels)
+    names = list_class_names(dataset.labels)
 
     def by_class(values: NDArray[np.float64]) -> dict[str, float]:
         means = {name: average_measured(values[..., k]) for k, name in enumerate(names)}
@@ -175,10 +159,9 @@ def measure_coco(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> Coco
     )
 
 
-def list_class_names(evaluation: Any, labels: LabelSet) -> list[str]:
+def list_class_names(labels: LabelSet) -> list[str]:
     """The class names in the order of the library's arrays."""
-    known = dict(zip(labels.category_ids, labels.names, strict=True))
-    return [known[int(category)] for category in evaluation.params.cat_ids]
+    return [name for _, name in sorted(zip(labels.category_ids, labels.names, strict=True))]
 
 
 def average_measured(values: NDArray[np.float64]) -> float | None:
@@ -223,11 +206,11 @@ class Matching:
 def match_detections(dataset: Dataset, results: Results) -> tuple[Any, Matching]:
     """An evaluation (hotcoco's COCOeval after `evaluate`) of detections in a data set's pictures
     and of its classes, and its matching; MissingExtraError without hotcoco."""
-    evaluation, seen, found = open_evaluation(dataset, results)
+    evaluation = open_evaluation(dataset, results)
     evaluation.evaluate()
-    boxes = sum(len(sample.boxes) for sample in seen.samples)
+    boxes = sum(len(sample.boxes) for sample in dataset.samples)
     told = evaluation.image_diagnostics(iou_thr=IOU)
-    status = np.full(len(found), NOT_COUNTED, np.int8)
+    status = np.full(len(results), NOT_COUNTED, np.int8)
     for number, word in told["dt_status"].items():
         status[number - 1] = FOUND if word == "tp" else FALSE_ALARM
     found_by = np.full(boxes, -1, np.int64)
@@ -235,4 +218,4 @@ def match_detections(dataset: Dataset, results: Results) -> tuple[Any, Matching]
         found_by[number - 1] = detection - 1
     counted = np.zeros(boxes, bool)
     counted[[number - 1 for number in told["gt_status"]]] = True
-    return evaluation, Matching(status, found.scores, found_by, counted)
+    return evaluation, Matching(status, results.scores, found_by, counted)

@@ -7,7 +7,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
@@ -91,11 +91,6 @@ class Results(Sequence[Result]):
         pictures = [sample.image_id for sample in dataset.samples]
         known = np.isin(self.image_ids, pictures)
         return self.where(known & np.isin(self.category_ids, dataset.labels.category_ids))
-
-    def with_image_ids(self, new: Mapping[int, int]) -> Results:
-        """Under other image ids, given by the present ones."""
-        ids = np.array([new[image_id] for image_id in self.image_ids.tolist()], np.int64)
-        return replace(self, image_ids=ids)
 
     def as_array(self) -> NDArray[np.float64]:
         """(N, 7) float64: image id, x, y, width, height, score, category id; pycocotools' form."""

@@ -87,9 +87,10 @@ def evaluate_network(
     for each in gather_problems([found.problem for found in every if found.problem], ranks):
         problem(each)
     position = {sample.image_id: number for number, sample in enumerate(dataset.samples)}
-    parts = (results for found in every for results in found.results)
-    mine = Results.joined(parts).with_image_ids(position)
-    rows = np.concatenate(ranks.gather(mine.as_array()))
+    mine = Results.joined(results for found in every for results in found.results)
+    numbered = mine.as_array()
+    numbered[:, 0] = [position[image_id] for image_id in mine.image_ids.tolist()]
+    rows = np.concatenate(ranks.gather(numbered))
     if not ranks.first:
         return None
     # Equal scores rank in the order of the pictures, as in one process.
