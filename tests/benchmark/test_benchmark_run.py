@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssd34.benchmark.report import make_report
+from ssd34.benchmark.report import draw_benchmark, make_report
 from ssd34.benchmark.run import (
     BenchmarkPlan,
     BenchmarkReport,
@@ -72,7 +72,7 @@ def test_worker(tiny_raw_model):
         assert model.facts["spec"] == "tiny" and model.facts["engine"] == "onnxruntime"
         assert len(model.ask("detect", number=-1)) == 3
         assert model.ask("many", first=-3, count=5, workers=2) > 0
-        assert model.ask("batches", first=0, count=4, batch=2) > 0
+        assert model.ask("batch", first=0, count=2) > 0
         assert 30e6 < model.ask("memory") < 2e9
         assert 0 <= model.ask("tail_share") < 1
 
@@ -121,7 +121,7 @@ def test_worker_takes_no_modules_from_the_current_folder(tiny_model, tmp_path, m
         with refused(ImageError, "text.jpg"):
             model.ask("detect", number=1)
         with refused(OptionError, "1 picture"):
-            model.ask("batches", first=0, count=2, batch=2)
+            model.ask("batch", first=0, count=2)
     assert not (tmp_path / "executed").exists()
 
 
@@ -192,9 +192,9 @@ def test_all_pictures_of_a_fixed_batch_count(tiny_batch_model, monkeypatch, batc
         batch=batch, pictures=PICTURES,
     )  # fmt: skip
     (result,) = make_report(benchmark(plan))["results"]
-    rounds = [(arguments, taken) for command, arguments, taken in seen if command == "batches"]
+    rounds = [(arguments, taken) for command, arguments, taken in seen if command == "batch"]
     assert [arguments for arguments, _ in rounds] == [
-        {"first": first, "count": 4, "batch": 4} for first in (-4, 0, 4)
+        {"first": first, "count": 4} for first in (-4, 0, 4)
     ]
     expected = [taken / 4 for _, taken in rounds[1:]]
     assert result["rounds"]["per_picture_ms"] == pytest.approx(expected, abs=1e-3)
@@ -292,11 +292,11 @@ def test_interruption_keeps_what_was_measured(tiny_model):
         interrupt_at(1)
 
 
-def test_rounds_that_only_some_have_finished_do_not_count():
+def test_rounds_that_only_some_have_finished_do_not_count(tmp_path):
     facts = {"engine": "onnxruntime"}
     results = [
-        Result("a", "onnxruntime", 1, facts, stages=[StageTimes(1, 10, 1)] * 3),
-        Result("b", "onnxruntime", 1, facts, stages=[StageTimes(1, 5, 1)] * 2, graph_tail=0.2),
+        Result(r"$\frac{1$", "onnxruntime", 1, facts, stages=[StageTimes(1, 10, 1)] * 3),
+        Result("犬", "onnxruntime", 1, facts, stages=[StageTimes(1, 5, 1)] * 2, graph_tail=0.2),
     ]
     values = make_report(
         BenchmarkReport(BenchmarkPlan(models=["a", "b"]), describe_cpu(), results, interrupted=True)
@@ -306,6 +306,7 @@ def test_rounds_that_only_some_have_finished_do_not_count():
     assert second["speed_up"]["network"]["value"] == 2
     shares = {"preprocess": 1 / 7, "network": 4 / 7, "tail": 2 / 7}
     assert second["share"] == pytest.approx(shares, abs=1e-4)
+    draw_benchmark(values, tmp_path / "b.png", form="png")  # files may be called so
 
 
 @pytest.mark.parametrize(

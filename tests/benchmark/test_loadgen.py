@@ -108,7 +108,18 @@ def test_a_detector_that_fails_does_not_hang(detector, pictures, tmp_path, monke
 
 @needs_loadgen
 def test_a_plan_keeps_what_it_measured_of_the_others(failing_model, tiny_model, tmp_path):
-    plan = BenchmarkPlan(models=[str(tiny_model), str(failing_model)], rounds=2)
-    values = benchmark_with_loadgen(plan, tmp_path, seconds=0.01)
-    assert [result["model"] for result in values["results"]] == [str(tiny_model)]
-    assert str(failing_model) in values["refused"][0]["reason"]
+    """One model does not load, one fails in its runs, and before the last the user interrupts."""
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    models = [str(tmp_path / "broken.onnx"), str(tiny_model), str(failing_model), str(tiny_model)]
+
+    def interrupt(number, _):
+        if number == 3:
+            raise KeyboardInterrupt
+
+    plan = BenchmarkPlan(models=models, rounds=2)
+    values = benchmark_with_loadgen(plan, tmp_path, seconds=0.01, progress=interrupt)
+    assert values["interrupted"] and [one["model"] for one in values["results"]] == models[1:2]
+    assert [one["model"] for one in values["refused"]] == [models[0], models[2]]
+    assert all(one["model"] in one["reason"] for one in values["refused"])
+    with refused(ModelError, failing_model):
+        benchmark_with_loadgen(BenchmarkPlan(models=models[2:3]), tmp_path, seconds=0.01)

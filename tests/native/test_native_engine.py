@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from llvmlite import binding
+from onnx import helper, numpy_helper
 
 from ssd34 import Detector
 from ssd34.core.postprocess import ZOO
@@ -36,6 +37,11 @@ from tests.support.refusals import assert_facts, refused
 
 pytestmark = pytest.mark.skipif(not available_levels(), reason="no kernels for this processor")
 each_level = pytest.mark.parametrize("level", levels())
+
+
+def drawn(*shape):
+    return np.random.default_rng(0).integers(-100, 101, shape).astype(np.int8)
+
 
 FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qoperator, 8 bits": ("12-int8", {"reduce_range": False}, {}),
@@ -78,6 +84,71 @@ def assert_equal_outputs(one, other, tensor):
     for name, mine, theirs in zip(names, found, expected, strict=True):
         assert mine.dtype == theirs.dtype and theirs.size
         np.testing.assert_array_equal(mine, theirs, err_msg=name)
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "grouped": {"weight": drawn(32, 16, 3, 3), "group": 2},
+    "dilated": {"weight": drawn(32, 32, 3, 3), "dilations": [2, 2]},
+    "not square": {"weight": drawn(32, 32, 3, 1), "pads": [1, 0, 1, 0]},
+    "padded by itself": {"weight": drawn(32, 32, 3, 3), "auto_pad": "SAME_UPPER"},
+    "unsigned": {"weight": drawn(32, 32, 1, 1).view(np.uint8), "zero": np.uint8(128)},
+    "not around 0": {"weight": drawn(32, 32, 1, 1), "zero": np.int8(3)},
+    "computed": {"weight": drawn(32, 32, 1, 1), "scale": None},
+}
+"""Convolutions that there are no kernels for; a scale of None is computed in the graph."""
+
+
+def write_graph(path, odd=None, *, ports=("c", "d")):
+    """Two convolutions of the same, the second as one of `ODD`: c and d; e: one of these by If."""
+    feed = {"s": np.float32(0.02), "z": np.uint8(99), "w": drawn(32, 32, 3, 3), "v": np.int8(0)}
+    odd = {"weight": drawn(32, 32, 1, 1)} | (odd or {})
+    weight, zero, scale = odd.pop("weight"), odd.pop("zero", np.int8(0)), odd.pop("scale", "t")
+    feed |= {"t": np.float32(0.0002), "odd.w": weight, "odd.v": zero}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "s", "z"], ["q"]),
+        helper.make_node("QLinearConv", ["q", "s", "z", "w", "t", "v", "s", "z"], ["a"],
+                         pads=[1] * 4),
+        helper.make_node("QLinearConv", ["q", "s", "z", "odd.w", scale or "half", "odd.v", "s",
+                                         "z"], ["b"], **odd),
+        helper.make_node("DequantizeLinear", ["a", "s", "z"], ["c"]),
+        helper.make_node("DequantizeLinear", ["b", "s", "z"], ["d"]),
+    ]  # fmt: skip
+    if scale is None:
+        nodes[:0] = [
+            helper.make_node("ReduceMax", ["image"], ["most"], keepdims=0),
+            helper.make_node("Mul", ["most", "t"], ["half"]),
+        ]
+    if "e" in ports:
+        port = helper.make_tensor_value_info("e", onnx.TensorProto.FLOAT, None)
+        parts = {
+            f"{name}_branch": helper.make_graph(
+                [helper.make_node("Mul", ["c", other], ["e"])], name, [], [port]
+            )
+            for name, other in (("then", "c"), ("else", "d"))
+        }
+        nodes += [
+            helper.make_node("ReduceMax", ["image"], ["most"], keepdims=0),
+            helper.make_node("Greater", ["most", "s"], ["bright"]),
+            helper.make_node("If", ["bright"], ["e"], **parts),
+        ]
+    graph = helper.make_graph(
+        nodes, "graph",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 32, 9, 11])],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ports],
+        [numpy_helper.from_array(np.asarray(values), name) for name, values in feed.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_there_are_no_kernels_for_is_left_to_onnx_runtime(odd, tmp_path):
+    """And reads what the others read."""
+    path = write_graph(tmp_path / "odd.onnx", ODD[odd])
+    ours, theirs = (open_engine(path, name=name, threads=1) for name in ("native", "onnxruntime"))
+    tensor = np.random.default_rng(0).normal(0, 1, (1, 32, 9, 11)).astype(np.float32)
+    assert_equal_outputs(ours, theirs, tensor)
 
 
 @each_level
@@ -245,6 +316,15 @@ def test_a_file_of_any_size_is_refused(files, tmp_path):
     path = tmp_path / "any.onnx"
     onnx.save(model, path)
     with refused(ModelError, path, "onnxruntime"):
+        open_engine(path, name="native", threads=1)
+
+
+@pytest.mark.parametrize("ports", [("e",), ("c", "e")])
+def test_a_graph_with_branches_is_refused(ports, tmp_path):
+    """What they read of the graph around them no node says."""
+    path = write_graph(tmp_path / "branch.onnx", ports=ports)
+    assert open_engine(path, name="onnxruntime", threads=1).inputs
+    with refused(ModelError, path, "engine native", "engine onnxruntime"):
         open_engine(path, name="native", threads=1)
 
 

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from ssd34.core.contract import find_detection_faults
 from ssd34.core.labels import COCO_LABELS
@@ -11,10 +11,17 @@ from ssd34.core.spec import named_spec
 from ssd34.errors import ModelError, OptionError
 from ssd34.runtime.session import Session
 from tests.conftest import TINY_LABELS, tiny_spec
+from tests.support.engines import EACH_ENGINE
 from tests.support.pictures import noise
 from tests.support.plain_runs import assert_all_close, plain_session
 from tests.support.refusals import refused
-from tests.support.small_models import METADATA, metadata_of, raw_outputs, write_small_model
+from tests.support.small_models import (
+    METADATA,
+    metadata_of,
+    raw_outputs,
+    small_model,
+    write_small_model,
+)
 
 FOUND = {
     "bboxes": np.array([[[-0.05, 0.1, 0.5, 1.1], [0.2, 0.2, 0.4, 0.4]]], np.float32),
@@ -74,6 +81,29 @@ def test_the_order_and_number_of_outputs_does_not_matter(path):
     assert_all_close(found, (values[0] for values in FOUND.values()), atol=0)
 
 
+def without_shapes(model):
+    """The same; how many dimensions its outputs have is known only when it runs."""
+    graph = model.graph
+    for node, port in zip(list(graph.node), graph.output, strict=True):
+        shape = np.array(numpy_helper.to_array(node.attribute[0].t).shape)
+        for name, values in (("shape", shape), ("all", shape > 0)):
+            graph.initializer.append(numpy_helper.from_array(values, f"{port.name}.{name}"))
+        node.output[0], computed = f"{port.name}.values", f"{port.name}.computed"
+        inputs = [f"{port.name}.shape", f"{port.name}.all"]
+        graph.node.append(helper.make_node("Compress", inputs, [computed]))
+        graph.node.append(helper.make_node("Reshape", [node.output[0], computed], [port.name]))
+        port.type.tensor_type.ClearField("shape")
+    return model
+
+
+@pytest.mark.parametrize("engine", EACH_ENGINE)
+@pytest.mark.parametrize("outputs", [FOUND, raw_outputs(tiny_spec())], ids=["picked", "raw"])
+def test_outputs_of_which_no_shape_is_declared(path, outputs, engine):
+    path.write_bytes(without_shapes(small_model(outputs)).SerializeToString())
+    (found,) = Session(path, engine=engine).compute([tiny_input()])
+    assert_all_close(found, (values[0] for values in outputs.values()), atol=0)
+
+
 def test_what_is_no_onnx_file(path, tmp_path, tiny_model, tiny_file):
     for missing in (path, tmp_path):
         with refused(ModelError, missing):
@@ -126,7 +156,9 @@ def outputs(**changes):
         *((metadata(spec=spec), ["metadata"])
           for spec in ("not json", "[]", "null", "{}", '{"name": "x"}',
                        json.dumps(SPEC | {"backbone": "vgg"}), json.dumps(SPEC | {"color": 1}),
-                       json.dumps(SPEC | {"image_size": "64"}))),
+                       json.dumps(SPEC | {"image_size": "64"}),
+                       json.dumps(SPEC | {"steps": [0, 8, 8, 8]}),
+                       json.dumps(SPEC | {"scales": ["a"] * 5}))),
         *((metadata(labels=labels), ["metadata"])
           for labels in ("not json", "[]", '{"names": ["a", "a"], "category_ids": [1, 2]}',
                          '{"names": ["a"], "category_ids": ["x"]}', '{"names": ["a"]}', "{}")),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd34.benchmark.run import BenchmarkReport, Result
-from ssd34.files.cache import load_matplotlib
+from ssd34.files.cache import drawing
 from ssd34.runtime.timing import SINGLE_STREAM, speed_up, summary
 from ssd34.text import counted
 from ssd34.version import __version__
@@ -91,11 +91,11 @@ FORMATS = ("png", "svg", "pdf")
 COLOURS = {"preprocess": "#9aa5b1", "network": "#2b6cb0", "tail": "#dd6b20"}
 
 
+@drawing(extra="plot", why="--plot")
 def draw_benchmark(values: dict[str, Any], path: Path, *, form: str) -> None:
     """Draw the values of `make_report` into a file, in one of `FORMATS`: left a dot for each round
     and a line at the median; right, where the stages are known, the mean time of each.
     MissingExtraError: matplotlib is not installed."""
-    load_matplotlib(extra="plot", why="--plot")
     from matplotlib.figure import Figure
 
     results = values["results"]

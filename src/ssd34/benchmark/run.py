@@ -289,9 +289,9 @@ def _detect_one(worker: Worker, result: Result, number: int) -> None:
 
 
 def _detect_many(worker: Worker, result: Result, number: int) -> None:
-    chunk, batch = result.chunk, result.in_a_run
-    if batch == chunk:
-        taken = worker.ask("batches", first=number * chunk, count=chunk, batch=batch)
+    chunk = result.chunk
+    if result.in_a_run == chunk:
+        taken = worker.ask("batch", first=number * chunk, count=chunk)
     else:
         taken = worker.ask("many", first=number * chunk, count=chunk, workers=result.threads)
     if number >= 0:

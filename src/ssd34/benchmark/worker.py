@@ -164,12 +164,10 @@ class _Model:
             list(pool.map(self._detector.detect, pictures))
         return 1000 * (time.perf_counter() - started)
 
-    def batches(self, *, first: int, count: int, batch: int) -> float:
-        """So many pictures from number `first` on, `batch` in one run; milliseconds."""
+    def batch(self, *, first: int, count: int) -> float:
+        """So many pictures from number `first` on in one run; milliseconds."""
         started = time.perf_counter()
-        for start in range(first, first + count, batch):
-            end = min(start + batch, first + count)
-            self._detector.detect_batch([self._picture(number) for number in range(start, end)])
+        self._detector.detect_batch([self._picture(n) for n in range(first, first + count)])
         return 1000 * (time.perf_counter() - started)
 
     def loadgen(self, *, folder: str, **options: Any) -> dict[str, Any]:

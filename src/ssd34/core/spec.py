@@ -87,6 +87,9 @@ class ModelSpec:
             )
         if levels != len(self.extra_blocks) + 1:
             raise OptionError(f"expected {levels - 1} extra blocks, got {len(self.extra_blocks)}")
+        ratios = (ratio for level in self.aspect_ratios for ratio in level)
+        if not all(one > 0 for one in (self.head_stride, *self.steps, *self.scales, *ratios)):
+            raise OptionError("expected head_stride, steps, scales and aspect ratios above 0")
 
     @cached_property
     def backbone_feature_size(self) -> int:
@@ -140,8 +143,6 @@ class ModelSpec:
         ratio = image_size / self.image_size
         sides = self.replace(name=f"{self.name}@{image_size}", image_size=image_size).feature_sizes
         levels = next((k for k, side in enumerate(sides) if side < 1), len(sides))
-        if levels == 0:
-            raise OptionError(f"{self.name} has no feature map at {image_size} pixels")
         return self.replace(
             name=f"{self.name}@{image_size}",
             image_size=image_size,

@@ -7,7 +7,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +56,18 @@ def load_matplotlib(*, extra: str, why: str) -> None:
             f"{why} needs a folder that can be written, for matplotlib's list of fonts ({error}); "
             "set SSD34_HOME or TMPDIR to one"
         ) from None
+
+
+@contextmanager
+def drawing(*, extra: str, why: str) -> Iterator[None]:
+    """Where matplotlib draws, with `load_matplotlib`: names are text, dollar signs among it too,
+    and scripts that the font lacks become boxes without a warning."""
+    load_matplotlib(extra=extra, why=why)
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def _matplotlib_folder() -> Path:

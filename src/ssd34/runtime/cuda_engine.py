@@ -64,7 +64,7 @@ class CudaEngine(OnnxRuntimeEngine):
             )
         options = session_options(threads)
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        super().__init__(path, threads=threads, options=options)
+        super().__init__(path, options)
 
     def _open(self, path: Path, options: onnxruntime.SessionOptions) -> Any:
         providers = [(PROVIDER, PROVIDER_OPTIONS), "CPUExecutionProvider"]

@@ -114,9 +114,9 @@ def open_engine(path: Path, *, name: str, threads: int, streams: int = 1) -> Eng
         OptionError: there is no such engine.
     """
     if name == ONNXRUNTIME:
-        from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine
+        from ssd34.runtime.onnxruntime_engine import OnnxRuntimeEngine, session_options
 
-        return OnnxRuntimeEngine(path, threads=threads)
+        return OnnxRuntimeEngine(path, session_options(threads))
     if name == OPENVINO:
         from ssd34.runtime.openvino_engine import OpenVinoEngine
 

@@ -75,13 +75,11 @@ class OnnxRuntimeEngine:
     name = ONNXRUNTIME
     version: str = onnxruntime.__version__
 
-    def __init__(
-        self, path: Path, *, threads: int, options: onnxruntime.SessionOptions | None = None
-    ) -> None:
-        """Load a file with the options, or those of `session_options`; ModelError where it is
-        broken or has operators that ONNX Runtime does not have."""
+    def __init__(self, path: Path, options: onnxruntime.SessionOptions) -> None:
+        """Load a file, see `session_options`; ModelError where it is broken or has operators that
+        ONNX Runtime does not have."""
         try:
-            self._session = self._open(path, options or session_options(threads))
+            self._session = self._open(path, options)
         except Ssd34Error:
             raise
         except Exception as error:  # the library has no common base of its own
@@ -123,4 +121,5 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def _port(port: onnxruntime.NodeArg) -> Port:
-    return Port(port.name, port.type, tuple(port.shape))
+    # [] is what it says of a number, and where the file says nothing of the shape.
+    return Port(port.name, port.type, tuple(port.shape) or None)

@@ -175,7 +175,7 @@ def _onnxruntime_runs(path: Path, tensor: NDArray[Any], threads: int) -> list[li
         options = session_options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        engine = OnnxRuntimeEngine(path, threads=threads, options=options)
+        engine = OnnxRuntimeEngine(path, options)
         for _ in range(RUNS):
             run_all(engine, tensor)
         events = json.loads(Path(engine.end_profiling()).read_bytes())

@@ -227,14 +227,15 @@ def test_the_machine_has_threads_only_where_something_ran():
 
 @pytest.mark.usefixtures("no_plots")
 def test_the_metric_with_defects_is_named(tmp_path):
-    """And what it does not see is not in the report."""
+    """And what it does not see is not in the report. An object of 32 x 32 pixels is of two sizes,
+    and one object."""
     (tmp_path / "1.png").write_bytes(b"")
     crowd = sample(
-        1, [(10, 10, 50, 50), (60, 60, 90, 90)], [1, COCO_LABELS.label("toaster")], crowd=[0]
+        1, [(10, 10, 42, 42), (60, 60, 90, 90)], [1, COCO_LABELS.label("toaster")], crowd=[0]
     )
     dataset = Dataset("coco", COCO_LABELS, (crowd,), FolderFiles(tmp_path))
     results = Results.of(
-        [result(1, 1, (10, 10, 50, 50), 0.9), result(1, 80, (60, 60, 90, 90), 0.8)]
+        [result(1, 1, (10, 10, 42, 42), 0.9), result(1, 80, (60, 60, 90, 90), 0.8)]
     )
     report = report_of(dataset, results)
     options = ScoreOptions(metric="zoo-2021", resamples=0)

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from ssd34.deploy.int8.plan import QuantizeOptions
 from ssd34.files.atomic import written_whole
-from ssd34.files.cache import load_matplotlib
+from ssd34.files.cache import drawing
 from ssd34.runtime.timing import SpeedUp
 from ssd34.setting_types import Share, check_fields
 
@@ -129,10 +129,10 @@ def judge(
     )  # fmt: skip
 
 
+@drawing(extra="quantize", why="the plot of the trials")
 def plot_trials(trials: Sequence[Trial], path: Path, *, criterion: Criterion, title: str) -> None:
     """Write a PNG of the trials of one float file: accepted ones filled, with the gate and the
     Pareto front. MissingExtraError: matplotlib is not installed."""
-    load_matplotlib(extra="quantize", why="the plot of the trials")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -157,11 +157,7 @@ def plot_trials(trials: Sequence[Trial], path: Path, *, criterion: Criterion, ti
     axes.set_xlim(left=0)
     axes.set_xlabel("milliseconds a picture, median")
     axes.set_ylabel("AP")
-    axes.set_title(
-        f"{title}\nfilled: accepted; dashed: the gate; line: Pareto front",
-        fontsize=10,
-        parse_math=False,  # a file may be called $
-    )
+    axes.set_title(f"{title}\nfilled: accepted; dashed: the gate; line: Pareto front", fontsize=10)
     axes.grid(alpha=0.3)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ssd34.files.cache import load_matplotlib
+from ssd34.files.cache import drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,8 +58,6 @@ class Theme:
             "font.size": 11,
             "axes.labelsize": 11,
             "lines.linewidth": 2,
-            # Class names are text, also those with dollar signs.
-            "text.parse_math": False,
         }
 
 
@@ -96,17 +93,15 @@ class Plot:
     data: Mapping[str, Any]
 
 
+@drawing(extra="report", why="a report")
 def render_png(plot: Plot, theme: Theme) -> bytes:
     """The plot as a PNG file; MissingExtraError without matplotlib."""
-    load_matplotlib(extra="report", why="a report")
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     settings: Any = theme.settings()  # matplotlib's type lists its hundreds of names
-    with rc_context(settings), warnings.catch_warnings():
-        # Class names in scripts that the font lacks are drawn as boxes; the page has them as text.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with rc_context(settings):
         figure = Figure(figsize=(WIDTH, plot.height), dpi=DOTS, layout="constrained")
         plot.draw(figure, theme)
         canvas: Any = FigureCanvasAgg(figure)

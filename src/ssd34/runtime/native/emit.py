@@ -67,9 +67,6 @@ class Value:
     def __lt__(self, other: Value | float) -> Value:
         return self._compare("<", other)
 
-    def __le__(self, other: Value | float) -> Value:
-        return self._compare("<=", other)
-
     def __gt__(self, other: Value | float) -> Value:
         return self._compare(">", other)
 

@@ -45,7 +45,7 @@ class Parts:
     after: onnx.ModelProto
 
 
-def optimize(path: Path, *, threads: int) -> tuple[OnnxRuntimeEngine, onnx.ModelProto]:
+def optimize(path: Path) -> tuple[OnnxRuntimeEngine, onnx.ModelProto]:
     """The file in ONNX Runtime and as that computes it: both forms of int8 files become
     QLinearConv and QLinearAdd.
 
@@ -57,7 +57,7 @@ def optimize(path: Path, *, threads: int) -> tuple[OnnxRuntimeEngine, onnx.Model
     options.log_severity_level = 4  # it warns that such a file belongs to this machine
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        engine = OnnxRuntimeEngine(path, threads=threads, options=options)
+        engine = OnnxRuntimeEngine(path, options)
         return engine, onnx.load(options.optimized_model_filepath)
 
 

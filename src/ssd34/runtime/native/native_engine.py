@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ssd34.errors import ModelError, require
 from ssd34.machine import trim_heap
-from ssd34.runtime.engine import NATIVE, describe_failure, describe_refusal
+from ssd34.runtime.engine import NATIVE, describe_failure
 from ssd34.runtime.onnxruntime_engine import onnxruntime, open_onnx, session_options
+from ssd34.text import one_line
 
 
 class NativeEngine:
@@ -50,14 +51,14 @@ class NativeEngine:
             check_level(chosen)
         except RuntimeError as error:  # LLVM's
             raise ModelError(
-                f"the engine native was not compiled here ({' '.join(str(error).split())[:200]}); "
+                f"the engine native was not compiled here ({one_line(error)}); "
                 "use the engine onnxruntime"
             ) from error
         self.level = chosen.name
         self.version = f"{onnxruntime.__version__} and {chosen.name}"
         self._path = path
         try:
-            whole, model = optimize(path, threads=threads)
+            whole, model = optimize(path)
         except OSError as error:
             raise ModelError(
                 f"the engine native needs a folder for temporary files ({error}); use the engine "
@@ -75,8 +76,11 @@ class NativeEngine:
                 open_onnx(part.SerializeToString(), session_options(threads))
                 for part in (parts.before, parts.after)
             )
-        except Exception as error:  # the library has no common base of its own
-            raise ModelError(describe_refusal(path, error)) from None
+        except Exception as error:  # as where a part of the graph reads from around it
+            raise ModelError(
+                f"{path}: the engine native cannot take its graph apart ({one_line(error)}); use "
+                "the engine onnxruntime"
+            ) from None
         entry, *others = self._before.get_outputs()
         self._passed_on = [port.name for port in others]
         wanted = {port.name for port in self._after.get_inputs()}
