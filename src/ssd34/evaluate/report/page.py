@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ssd34.core.boxes import Boxes, xyxy_from_xywh
 from ssd34.datasets.dataset import Dataset
-from ssd34.errors import ImageError, OptionError, require
+from ssd34.errors import ImageError, require
 from ssd34.evaluate.analysis import RatedPicture, analyse, rank_best, rank_worst
 from ssd34.evaluate.report.plots import NAMES, make_plots
 from ssd34.evaluate.report.theme import DARK, LIGHT, WIDTH, Plot, render_png
@@ -231,18 +231,16 @@ class EvaluationReport:
     pictures: int = 6
 
 
-def check_report(folder: Path, dataset: Dataset, classes: Sequence[str] = ()) -> None:
-    """What can be known before a long evaluation: everything is installed, the folder can be one.
+def check_report(dataset: Dataset, classes: Sequence[str]) -> None:
+    """What can be known before a long evaluation.
 
     Raises:
         MissingExtraError: matplotlib, Jinja2 or hotcoco is not installed.
-        OptionError: the folder is a file, or the data set lacks a class.
+        OptionError: the data set lacks a class.
     """
     load_matplotlib(extra="report", why="a report")
     require("jinja2", extra="report", why="a report")
     require("hotcoco", extra="evaluate", why="a report")
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"{folder}: expected a folder for the report, this is a file")
     for name in classes:
         dataset.labels.label(name)
 
@@ -254,10 +252,9 @@ def write_report(
 
     Each file is written whole or not at all, the page, whose path is returned, last. The folder is
     made if it does not exist; files of an older report there are replaced. `progress` is called
-    with the number of steps done, of `STEPS`. Errors are those of `check_report`, and OSError.
+    with the number of steps done, of `STEPS`. What `check_report` looks at is in order.
     """
     dataset = apply_metric(report.score.metric, report.dataset)
-    check_report(folder, dataset, report.classes)
     results = report.results.within(dataset)
     analysis = analyse(dataset, results)
     progress(1)
