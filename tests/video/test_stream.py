@@ -21,6 +21,7 @@ from tests.support.films import (
     source_of,
     transport_stream,
 )
+from tests.support.mirror import whole
 
 QUICK = Patience(tries=3, wait=0.02, longest=0.05, timeout=2)
 
@@ -53,6 +54,19 @@ def test_a_stream_is_looked_at_frame_by_frame(serve, scheme):
         assert round(number_of(frame.pixels())) == frame.number
         assert frame.time == pytest.approx(frame.number / 25, abs=0.002)
     assert not feed.lost
+
+
+def test_a_film_behind_an_address_is_done_frame_by_frame(mirror, monkeypatch):
+    """One whose form does not say how long it is, but whose server says how large."""
+    monkeypatch.setenv("no_proxy", "*")
+    data = transport_stream(frames=50)
+    url = mirror.serve(whole(data, content_type="video/mp2t"), name="a.ts")
+    with Feed(source_of(url)) as feed:
+        assert not feed.live
+        assert len(list(feed)) == 50
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\na.ts\n"  # without an end
+    url = mirror.serve(whole(playlist.encode()), name="a.m3u8")
+    assert Feed(source_of(url)).live
 
 
 def test_a_stream_without_timestamps_has_those_of_its_arrival(serve):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 TIMEOUT = 10.0
 """Seconds that a stream may be silent before it counts as broken."""
 
+_LISTS = ("hls", "dash")
+"""Forms whose size is that of a list, to which more may be added."""
+
 _RATE = Fraction(25)
 _STEP = 0.001
 _BACK = 1.0
@@ -154,7 +157,8 @@ class Film:
         self._check_size(self.video)
         self.sounds = [one for one in streams.audio if one.codec_context]
         length, start = self.container.duration, self.container.start_time
-        downloaded = source.address.startswith("http") and length is not None
+        sized = self.container.size > 0 and self.container.format.name not in _LISTS
+        downloaded = source.address.startswith("http") and (length is not None or sized)
         self.live = source.path is None and not downloaded
         self.length = 0.0 if self.live else max(0, length or 0) / 1_000_000
         self.video.thread_type = "SLICE" if self.live else "AUTO"
@@ -222,7 +226,10 @@ class Film:
             self.cut = f"{self._reached:.1f} s ({self._reason(error)})"
             yield from self._frames(None)
         if not self.live and self._number == self._first:
-            raise VideoError(f"{self.source.name}: no frame could be decoded; the film is broken")
+            web = "" if self.source.path else ", or its server gives no parts of it: download it"
+            raise VideoError(
+                f"{self.source.name}: no frame could be decoded; the film is broken{web}"
+            )
         if not self.cut and self.length - self._reached > _MISSING:
             self.cut = f"{self._reached:.1f} of {self.length:.1f} s"
 
