@@ -162,19 +162,18 @@ def test_a_jobs_output_is_no_source(tmp_path):
     assert open_source(str(tmp_path)).sha256 == before
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "/SECRET", "link.png"])
-@pytest.mark.parametrize("form", ["coco", "parquet", "folder"])
-def test_names_that_lead_out_are_errors(form, name, folder, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "a/../../secret.png", "/SECRET", "link.png", "missing.png"]
+)
+def test_names_that_lead_out_are_errors(name, folder, tmp_path):
+    """And those where nothing is."""
     secret = save_picture(tmp_path / "secret.png")
     (folder / "link.png").symlink_to(secret)
+    assert isinstance(read(open_source(str(folder)))["link.png"], ImageError)
     name = name.replace("/SECRET", str(secret))
-    if form == "folder":
-        found = read(open_source(str(folder)))["link.png"]
-    elif form == "coco":
-        found = read(open_source(coco(folder, name)))[name]
-    else:
-        pq.write_table(pa.table({"path": [name]}), folder / "list.parquet")
-        found = next(iter(read(open_source(str(folder / "list.parquet"))).values()))
+    assert isinstance(read(open_source(coco(folder, name)))[name], ImageError)
+    pq.write_table(pa.table({"path": [name]}), folder / "list.parquet")
+    (found,) = read(open_source(str(folder / "list.parquet"))).values()
     assert isinstance(found, ImageError)
 
 
@@ -190,13 +189,18 @@ def test_a_hostile_tar_is_refused(tmp_path):
         open_source(str(tmp_path / "giant.tar"))
 
 
-def test_a_tar_that_is_cut_off_or_packed(folder, tmp_path):
+def test_a_tar_that_is_cut_off_or_packed(folder, tmp_path, monkeypatch):
     file = packed("tar", folder, tmp_path)
     pictures = open_source(str(file))
+    with monkeypatch.context() as patch:
+        patch.setattr("ssd34.files.tree.MAX_FILE_BYTES", 10)
+        assert {type(one) for one in read(pictures).values()} == {ImageError}
     content = file.read_bytes()
     file.write_bytes(content[: content.index(bytes_of(folder)["b.png"]) + 10])
     found = read(pictures)
     assert isinstance(found["b.png"], ImageError) and isinstance(found["a/9.png"], bytes)
+    file.unlink()
+    assert isinstance(read(pictures)["a/9.png"], ImageError)
     (tmp_path / "set.tar.gz").write_bytes(b"")
     with pytest.raises(ImageError, match=r"set\.tar\.gz"):
         open_source(str(tmp_path / "set.tar.gz"))
@@ -252,10 +256,17 @@ def test_a_file_alone_that_is_no_picture(folder, tmp_path):
     assert len(open_source(str(tmp_path / "a.jpg"))) == 1
 
 
-@pytest.mark.parametrize("source", ["nowhere", "nothing/*.png", "EMPTY"])
-def test_nothing_there(source, tmp_path):
-    with pytest.raises(ImageError):
-        open_source(source.replace("EMPTY", str(tmp_path)))
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [("nowhere", ImageError), ("nothing/*.png", ImageError), (".", ImageError),
+     ("nowhere.json@.", ImageError), ("x.json@nowhere", DatasetError), ("x.zip", DatasetError)],
+)  # fmt: skip
+def test_nothing_there(source, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.json", "x.zip"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(kind):
+        open_source(source)
 
 
 def test_urls_by_fsspec(folder):

@@ -158,9 +158,9 @@ def asked(data, *, shape=(1, 3, 64, 64), datatype="FP32", name="image", **more):
 ZEROS = [0.0] * (3 * 64 * 64)
 
 
-def test_nested_numbers(served):
+def test_nested_numbers(server):
     nested = np.zeros((1, 3, 64, 64)).tolist()
-    flat, deep = served[0].infer(asked(ZEROS)), served[0].infer(asked(nested))
+    flat, deep = server.infer(asked(ZEROS)), server.infer(asked(nested))
     assert flat.status == deep.status == 200 and flat.json == deep.json
 
 
@@ -191,16 +191,15 @@ WRONG = {
     "numbers": asked([1], shape=(1,), datatype="BYTES"),
     "seventeen": asked([""] * 17, shape=(17,), datatype="BYTES"),
     "timeout": asked(ZEROS, parameters={"timeout": -1}),
-    "output": asked(ZEROS, outputs=[{"name": "x"}]),
     "no data": {"inputs": [{"name": "image", "shape": [1, 3, 64, 64], "datatype": "FP32"}]},
 }
 
 
 @pytest.mark.parametrize("told", WRONG.values(), ids=WRONG)
-def test_wrong_requests(served, told):
-    answer = served[0].infer(told)
+def test_wrong_requests(server, told):
+    answer = server.infer(told)
     assert answer.status in (400, 413, 422) and answer.error
-    assert served[0].infer(asked(ZEROS)).status == 200
+    assert server.infer(asked(ZEROS)).status == 200
 
 
 def test_values_that_no_picture_has(served):
@@ -230,9 +229,9 @@ FLOATS = np.zeros((1, 3, 64, 64), np.float32).tobytes()
      (struct.pack("<I", len(CHELSEA)) + CHELSEA + b"\0\0", {"shape": (1,), "datatype": "BYTES"}),
      (struct.pack("<I", len(CHELSEA)) + CHELSEA, {"shape": (2,), "datatype": "BYTES"})],
 )  # fmt: skip
-def test_binary_data_that_lies(served, values, options):
+def test_binary_data_that_lies(server, values, options):
     body, headers = binary_request(values, **options)
-    answer = served[0].infer(body, headers=headers)
+    answer = server.infer(body, headers=headers)
     assert answer.status == 400 and answer.error
     body, headers = binary_request(FLOATS)
-    assert served[0].infer(body, headers=headers).status == 200
+    assert server.infer(body, headers=headers).status == 200

@@ -60,6 +60,9 @@ def test_a_line_for_each_frame(main, tmp_path, tiny_model):
     code, out, err = main(path, "--every", "2")
     lines = lines_of(out)
     assert code == 0 and err == ""
+    code, out, _ = main(path, "--class", "disc")
+    assert [{**line, "detections": [one for one in line["detections"] if one["name"] == "disc"]}
+            for line in lines] == lines_of(out)[::2]  # fmt: skip
     assert [(line["frame"], line["time"]) for line in lines] == [(0, 0.0), (2, 0.08), (4, 0.16)]
     expected = Detector.load(tiny_model).detect(noise(49, 65, seed=1), score=float(SCORE))
     assert len(expected) > 3
@@ -221,7 +224,8 @@ def test_a_stream_that_does_not_come_back_is_kept(main, tmp_path, monkeypatch):
      (("a.mp4", "--output", "b.mkv"), OptionError, r"b\.mkv.*--save"),
      (("a.mp4", "--save", "a.mp4"), OptionError, r"a\.mp4"),
      (("a.mp4", "a.jpg"), OptionError, r"a\.mp4"), (("none.mp4",), VideoError, r"none\.mp4"),
-     (("a.mp4", "--max-pixels", "100"), LargeImageError, "--max-pixels"),
+     (("rtsp://door/1", "rtsp://door/2"), OptionError, "door/1"),
+     (("a.mp4", "--max-pixels", 64 * 48 - 1), LargeImageError, "64 x 48.*--max-pixels"),
      (("a.jpg", "--every", "2"), OptionError, "--every"), (("a.jpg", "--track"), OptionError, "-t"),
      (("a.jpg", "--format", "jsonl"), OptionError, "jsonl"),
      (("a.jpg", "--reconnect", "0"), OptionError, "--reconnect"),

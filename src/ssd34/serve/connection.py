@@ -192,14 +192,15 @@ class Server(uvicorn.Server):
 
 def listen(host: str, port: int) -> socket.socket:
     """A bound socket; OptionError where the address is not ours, or somebody else's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named, or asyncio does not switch off Nagle's wait on its connections: 40 ms an answer.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # Named, or asyncio does not switch off Nagle's wait on its connections: 40 ms an answer.
-        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         if os.name == "posix":
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
     except (OSError, OverflowError) as error:
+        bound.close()
         reason = getattr(error, "strerror", None) or error
         raise OptionError(
             f"{host} port {port}: {reason}; choose others with --host and --port"
