@@ -86,7 +86,9 @@ def test_json_at_folder(tmp_path, name):
 def test_what_is_no_data_set(tmp_path):
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.writestr("images/a.png", png())
-    (tmp_path / "set.txt").write_text("hello")
+    for name in ("set.txt", "set.tar"):
+        (tmp_path / name).write_text("hello")
+    assert "unpack" in refused(tmp_path / "set.tar")
     for path in (tmp_path, tmp_path / "set.zip", tmp_path / "set.txt"):
         assert str(path) in refused(path)
     assert str(tmp_path / "no") in refused(tmp_path / "no")

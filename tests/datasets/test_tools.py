@@ -75,6 +75,10 @@ CLASS_LIST = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nnut:::\na:b:1
 
 LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # VOC
+    **{f"voc in {around}": (
+        {f"{around}/Annotations/p.xml": xml(), f"{around}/JPEGImages/p.jpg": None},
+        {"": {"p.jpg": BOX}})
+       for around in ("VOC2007", "VOCdevkit/VOC2007", "data/VOCdevkit/VOC2012")},
     "voc in folders below, with a list": (
         {"Annotations/a/p.xml": xml(), "JPEGImages/a/p.jpg": None, "JPEGImages/a/q.jpg": None,
          "ImageSets/Main/train.txt": "a/p\n", "ImageSets/Main/val.txt": "a/q\n"},

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 
 from ssd34.core.labels import LabelSet
@@ -14,20 +11,6 @@ from tests.support.datasets import voc_folder as devkit
 from tests.support.datasets import voc_object as element
 from tests.support.pictures import save_picture as picture
 from tests.support.reading import only, reasons, refused
-
-
-@pytest.mark.parametrize("around", ["", "VOC2007", "VOCdevkit/VOC2007", "data/VOCdevkit/VOC2012"])
-@pytest.mark.parametrize("form", ["folder", "zip"])
-def test_devkit_layout_also_inside_others_and_in_a_zip(tmp_path, around, form):
-    root = tmp_path / "set"
-    devkit(root / around)
-    path = Path(shutil.make_archive(str(tmp_path / "p"), "zip", root)) if form == "zip" else root
-    dataset = open_dataset(path)
-    sample = only(dataset)
-    assert find_dataset(path).format == "voc"
-    assert (sample.file_name, sample.image_id, sample.width, sample.height) == ("1.jpg", 1, 40, 50)
-    assert dataset.read(sample).shape == (50, 40, 3)
-    assert dataset.problems == ()
 
 
 def test_corners_count_from_one_and_belong_to_the_box(tmp_path):

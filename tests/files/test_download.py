@@ -140,15 +140,6 @@ def test_a_wrong_file_that_is_there_is_replaced(mirror, target, content):
     assert_fetched(target)
 
 
-def test_goes_on_where_the_last_call_stopped(mirror, target, part):
-    begin(part, CONTENT[:HALF])
-    seen: list[int] = []
-    fetch(target, mirror.serve(ranged()), progress=seen.append)
-    assert_fetched(target)
-    assert mirror.ranges() == [REST]
-    assert seen[0] == HALF and seen[-1] == SIZE
-
-
 def test_starts_over_where_the_server_ignores_ranges_or_sends_another(mirror, target, part):
     begin(part, WRONG[:HALF])
     seen: list[int] = []
@@ -199,9 +190,10 @@ def test_a_pull_that_was_killed_goes_on(mirror, target):
     process.kill()
     process.communicate()
     pause.over.set()
-    fetch(target, pause.url)
+    seen: list[int] = []
+    fetch(target, pause.url, progress=seen.append)
     assert_fetched(target)
-    assert mirror.ranges() == [None, REST]
+    assert mirror.ranges() == [None, REST] and seen[0] == HALF and seen[-1] == SIZE
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,6 @@ ATTEMPTS = 20
 ARCHIVES = "archives"
 """Folder for the zips, and for what is known of those that were unpacked."""
 _UNPACKED = "unpacked.json"
-_SLACK = 1.05
-"""By how much more than expected an archive may unpack to."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, and of it the bytes done and the bytes in all."""
@@ -69,9 +67,8 @@ def download_data(
 def _unpack(archive: Archive, missing: list[str], folder: Path, progress: Progress) -> None:
     name = archive.file.name
     place = folder / ARCHIVES / f"{Path(name).stem}.unpacking"
-    expected = int(_SLACK * sum(archive.parts[part] for part in missing))
     unpack(
-        folder / ARCHIVES / name, place, missing, max_bytes=expected,
+        folder / ARCHIVES / name, place, missing,
         progress=lambda done, total: progress(f"unpacking {name}", done, total),
     )  # fmt: skip
     # First the receipt, then the parts: a part without one would count as somebody else's.

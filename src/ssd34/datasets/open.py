@@ -136,6 +136,8 @@ def _open_named(contents: Contents, inside: str, name: str) -> Layout:
         return Layout("coco", name, (WHOLE,), lambda _: read_coco_file(contents, inside, name))
     if inside.lower().endswith((*yolo.SUFFIXES, yolo.DARKNET)):
         return yolo.open_yolo_file(contents, inside, name)
+    if inside.lower().endswith(_ARCHIVES):
+        raise DatasetError(f"{name}: an archive that is no zip; unpack it, and give the folder")
     known = form_of_file(files, inside)
     what = known or "not a zip, a folder, a COCO .json, a .yaml or a .data"
     raise DatasetError(f"{name}: {what}" + ("" if known else f"; expected {FORMS}"))
