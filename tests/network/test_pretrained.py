@@ -107,10 +107,13 @@ def test_a_pickle_with_code_is_refused_and_never_runs(tmp_path, capsys):
 
 
 def test_broken_and_other_torch_files(tmp_path):
-    for number, content in enumerate((b"\xff\xd8\xff", b"", b"hello there")):
-        (tmp_path / f"{number}.pth").write_bytes(content)
+    """A pickle that is cut or changed may raise anything."""
+    broken = (b"\xff\xd8\xff", b"", b"hello there", b"\x80\x02.", b"\x80\x02)R.")
+    names = [f"{number}.pth" for number in range(len(broken))]
+    for name, content in zip(names, broken, strict=True):
+        (tmp_path / name).write_bytes(content)
     torch.save([1, 2], tmp_path / "list.pth")
-    for name in ("0.pth", "1.pth", "2.pth", "missing.pth", "list.pth"):
+    for name in (*names, "missing.pth", "list.pth"):
         with refused(CheckpointError, name):
             read_torch_file(tmp_path / name)
     torch.save({"backbone.weight": torch.zeros(3)}, tmp_path / "other.pth")

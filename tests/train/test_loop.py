@@ -391,16 +391,19 @@ def test_frozen_share_ends():
 
 
 def test_the_time_left_follows_the_last_steps(tmp_path, shapes, monkeypatch):
-    """By a clock on which a step takes ten seconds, and an evaluation a thousand."""
+    """By a clock on which a step takes ten seconds, and so does a picture that is measured; a
+    checkpoint knows how long the run has trained."""
     now, left = [0.0], []
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    for clock in ("perf_counter", "monotonic"):
+        monkeypatch.setattr(f"time.{clock}", lambda: now[0])
     listener = TrainListener(
-        evaluated=lambda _epoch, _metrics: now.__setitem__(0, now[0] + 1000),
+        evaluating=lambda _done, _total: now.__setitem__(0, now[0] + 10),
         progress=lambda progress: left.append(progress.remaining),
         stepped=lambda _step, _share: now.__setitem__(0, now[0] + 10),
     )
     run(tmp_path, shapes, listener=listener)
     assert left == pytest.approx([30, 0])
+    assert read_checkpoint(tmp_path / "last.safetensors").state["elapsed"] == 60
 
 
 def test_small_pictures_first(tmp_path, shapes):

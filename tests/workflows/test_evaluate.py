@@ -5,7 +5,7 @@ import json
 import pytest
 
 import ssd34
-from ssd34 import EvaluateOptions, OptionError
+from ssd34 import DatasetError, EvaluateOptions, OptionError
 from ssd34.workflows.scoring import (
     EvaluateListener,
     ScoringOptions,
@@ -51,6 +51,12 @@ def test_a_model_its_detections_and_their_comparison(tiny_model, found_shapes, t
     assert compared.comparison.summary["AP"].first == pytest.approx(ap, abs=1e-12)
     assert compared.comparison.summary["AP"].difference == 0
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_data_are_not_the_current_folder(tiny_model, shapes, monkeypatch):
+    monkeypatch.chdir(shapes)
+    with pytest.raises(DatasetError, match="empty"):
+        ssd34.evaluate(tiny_model)
 
 
 def test_nothing_is_written_that_was_not_asked_for(tiny_model, shapes, tmp_path, monkeypatch):

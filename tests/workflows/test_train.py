@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
 
 import ssd34
-from ssd34 import OptionError
+from ssd34 import MissingExtraError, OptionError
 from ssd34.files.checkpoint import read_checkpoint
 from ssd34.train import step
 from ssd34.train.progress import TrainingOutcome
@@ -23,7 +24,7 @@ SETTINGS = {
 def init(tiny_checkpoint, tmp_path_factory):
     path = tmp_path_factory.mktemp("init") / "tiny.safetensors"
     tiny_checkpoint.save(path)
-    return str(path)
+    return path
 
 
 def begin(shapes, output, init, **more):
@@ -60,7 +61,7 @@ def test_a_stopped_and_resumed_training_ends_as_a_whole_one(shapes, init, tmp_pa
     whole = begin(shapes, tmp_path / "whole", init)
     assert isinstance(whole, Trained) and whole.finished and whole.steps == 6
     heard = Stopping()
-    stopped = begin(shapes, tmp_path / "parts", init, listener=heard)
+    stopped = begin(shapes, tmp_path / "parts", init, listener=heard, command="Bob's")
     assert (stopped.finished, stopped.steps) == (False, 3)
     [same] = [text for text in heard.warnings if "data split" in text]
     assert same.startswith(f"{shapes}: ")
@@ -82,17 +83,18 @@ def test_a_stopped_and_resumed_training_ends_as_a_whole_one(shapes, init, tmp_pa
     for key, value in a.weights.items():
         np.testing.assert_array_equal(value, b.weights[key], err_msg=key)
     best = read_checkpoint(parts.weights).state
-    assert parts.weights == parts.best and best["notes"]["command"] == "ssd34.train, from Python"
+    assert parts.weights == parts.best and best["notes"]["command"] == "Bob's"
     assert parts.report is not None and parts.report.read_text().count("Finished after 6 steps")
     settings = json.loads((tmp_path / "parts" / "recipe.json").read_text())["settings"]
-    assert (settings["init"], settings["batch_size"]) == (init, 4)
+    assert (settings["init"], settings["batch_size"]) == (str(init), 4)
     assert capfd.readouterr() == ("", "")
 
 
 def test_the_start_is_measured_whatever_happens_to_it(shapes, init, tmp_path, monkeypatch):
     """Its evaluation is made up for after a stop; a run that dies before its first checkpoint can
-    begin again with the same command."""
+    begin again with the same command. A rank alone does not make it one process of several."""
     output = tmp_path / "run"
+    monkeypatch.setenv("RANK", "1")
     with monkeypatch.context() as patch:
         patch.setattr(step, "train_step", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -115,7 +117,7 @@ def test_the_start_is_measured_whatever_happens_to_it(shapes, init, tmp_path, mo
     [({"settings": {"hue": 7}}, "hue"), ({"settings": {"speed": 3}}, "speed"),
      ({"settings": {"epochs": 3}}, "epochs"), ({"settings": {"init": 7}}, "init"),
      ({"epochs": 0}, "epochs"), ({"init": "nowhere", "qat": True, "recipe": "no-such"}, "no-such"),
-     ({"device": "tpu"}, "tpu"), ({"threads": 0}, "threads")],
+     ({"device": "tpu"}, "tpu"), ({"threads": 0}, "threads"), ({"data": []}, "data set")],
 )  # fmt: skip
 def test_what_is_not_allowed_leaves_nothing_behind(shapes, tmp_path, wrong, named):
     fields = {"data": shapes, "val": shapes, "output": tmp_path / "run", "epochs": 1, **wrong}
@@ -123,6 +125,15 @@ def test_what_is_not_allowed_leaves_nothing_behind(shapes, tmp_path, wrong, name
         del fields["epochs"]
     with pytest.raises(OptionError, match=named):
         ssd34.train(**fields)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", ["jinja2", "safetensors"])
+def test_what_only_the_end_needs_is_asked_for_at_the_start(shapes, tmp_path, monkeypatch, module):
+    for name in (module, f"{module}.numpy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=rf"{module}.*ssd34\[train\]"):
+        begin(shapes, tmp_path / "run", "default")
     assert list(tmp_path.iterdir()) == []
 
 

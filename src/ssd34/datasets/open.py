@@ -95,6 +95,8 @@ def find_dataset(path: str | Path) -> Layout:
     """Recognise a data set, one of `FORMS` without ``@SPLIT``, without reading its boxes;
     DatasetError where nothing known is there."""
     text = str(path)
+    if not text:  # as a path it would be the current folder
+        raise DatasetError("expected the path of a data set, got an empty text")
     before, separator, after = text.partition(".json@")
     if separator and not os.path.exists(text):
         file = Path(f"{before}.json")

@@ -59,16 +59,16 @@ class TrainingRun:
     watch: LossWatch = field(default_factory=LossWatch)
     _reported: set[tuple[str, str]] = field(default_factory=set)
     _trained: float = 0.0
-    _since: float = field(default_factory=time.monotonic)
+    _since: float | None = field(default_factory=lambda: time.monotonic())
 
     def elapsed(self) -> float:
         """Seconds of training, also before a resume, without evaluation."""
-        return self._trained + time.monotonic() - self._since
+        return self._trained + (0.0 if self._since is None else time.monotonic() - self._since)
 
     @contextmanager
     def clock_stopped(self) -> Iterator[None]:
         """Time in here does not count."""
-        self._trained = self.elapsed()
+        self._trained, self._since = self.elapsed(), None
         try:
             yield
         finally:

@@ -46,6 +46,9 @@ RECIPE_FILE = "recipe.json"
 LOADED = {
     "torch": partial(require, "torch", extra="train", why="training"),
     "hotcoco": partial(require, "hotcoco", extra="evaluate", why="evaluation during training"),
+    # Wanted only once there are weights and curves.
+    "safetensors": partial(require, "safetensors.numpy", extra="train", why="a checkpoint"),
+    "jinja2": partial(require, "jinja2", extra="train", why="the page that a training leaves"),
 }
 """The libraries that training needs, and what loads them."""
 

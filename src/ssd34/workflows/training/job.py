@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,8 +49,8 @@ class TrainJob:
     data: str | Path | Sequence[str | Path]
     val: str | Path
     output: str | Path
-    recipe: str | None = None
-    init: str | None = None
+    recipe: str | Path | None = None
+    init: str | Path | None = None
     epochs: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     qat: bool = False
@@ -65,6 +64,8 @@ class TrainJob:
             raise OptionError(f"expected device {' or '.join(DEVICES)}, got {self.device!r}")
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"expected threads of at least 1, got {self.threads}")
+        if not self.sources:
+            raise OptionError("expected a data set to learn from, got none")
         for name in ("init", "epochs"):
             if getattr(self, name) is not None and name in self.settings:
                 raise OptionError(f"expected {name} once, got it again in settings")
@@ -84,7 +85,8 @@ class TrainJob:
     def given(self) -> dict[str, Any]:
         """All settings that were given."""
         named = {"init": self.init, "epochs": self.epochs}
-        return {**self.settings, **{k: v for k, v in named.items() if v is not None}}
+        given = {**self.settings, **{k: v for k, v in named.items() if v is not None}}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +123,8 @@ class PreparedRun:
 
 def is_first_process() -> bool:
     """Whether this process writes and reports; of those that torchrun starts only one does."""
-    return int(os.environ.get("RANK", "0")) == 0
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    return alone or int(os.environ.get("RANK", "0")) == 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,7 +186,7 @@ def read_settings(job: TrainJob) -> tuple[dict[str, Any], Recipe]:
     from ssd34.train.recipe import RECIPES, read_recipe
 
     given = {key: check_setting(key, value) for key, value in job.given.items()}
-    return given, read_recipe(job.recipe or next(iter(RECIPES)))
+    return given, read_recipe(str(job.recipe or next(iter(RECIPES))))
 
 
 def split_start(init: str) -> tuple[str, bool]:
@@ -288,7 +291,7 @@ def weighted(text: str) -> tuple[str, float]:
     except ValueError:
         return text, 1.0
     if not 0 < value <= 1e6:
-        raise OptionError(f"expected a weight > 0 in --data {text}")
+        raise OptionError(f"expected a weight above 0 and up to 1e6 in --data {text}")
     return path, value
 
 
@@ -296,4 +299,4 @@ def was_told(notes: Mapping[str, Any], key: str) -> bool:
     """Whether a run has a setting, which was an option in former versions."""
     settings = notes.get("recipe", {}).get("settings", {})
     option = f"--{key.replace('_', '-')}"
-    return bool(settings.get(key, option in shlex.split(notes.get("command", ""))))
+    return bool(settings.get(key, option in notes.get("command", "").split()))
