@@ -149,9 +149,8 @@ def main() -> None:
             print(json.dumps(record), flush=True)
     rows = [titled(record) for record in read(results)]
     print(draw_rows(rows))
-    if options.json:
-        data = [weighted(path)[0] for path in (*options.data, options.val)]
-        keep(options.json, rows, data=data)
+    data = [weighted(path)[0] for path in (*options.data, options.val)]
+    keep(options.json, rows, data=data)
 
 
 def read(results: Path) -> list[dict[str, Any]]:

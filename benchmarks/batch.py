@@ -20,14 +20,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
 
-from rich.console import Console
-from rich.table import Table
-from tables import keep
+from tables import keep, print_rows
 
 from ssd34.cluster.job import BatchOptions, plan_job
 from ssd34.cluster.part import PartWorker, read_facts
@@ -52,26 +50,25 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = _repeated(options.source, Path(name) / "set", options.pictures)
+        files = [options.source / file for file in open_source(str(options.source)).names]
+        folder = repeat(files, Path(name) / "set", options.pictures)
         measures = {
             "speed": _speeds, "memory": _memory, "recovery": _recoveries, "stages": _stages,
         }  # fmt: skip
         rows = measures[options.what](folder, options)
-    table = Table(*rows[0], title=f"{options.pictures} pictures, {thread_budget()} processors")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console(width=120).print(table)
-    if options.json:
-        keep(options.json, rows, models=[options.model])
+    print_rows(rows, title=f"{options.pictures} pictures, {thread_budget()} processors")
+    keep(options.json, rows, models=[options.model])
 
 
-def _repeated(source: Path, folder: Path, count: int) -> Path:
-    """So many links to the pictures of a folder."""
+def repeat(files: Sequence[Path], folder: Path, count: int) -> Path:
+    """So many links to copies of the files."""
     folder.mkdir()
-    names = open_source(str(source)).names
-    copies = [shutil.copy(source / n, folder.parent / f"{k}") for k, n in enumerate(names)]
+    copies = [
+        Path(shutil.copy(file, folder.parent / f"{folder.name}-{number}{file.suffix}"))
+        for number, file in enumerate(files)
+    ]
     for number, copy in zip(range(count), itertools.cycle(copies), strict=False):
-        os.link(copy, folder / f"{number:07}{Path(names[number % len(names)]).suffix}")
+        os.link(copy, folder / f"{number:07}{copy.suffix}")
     return folder
 
 

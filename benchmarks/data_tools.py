@@ -211,8 +211,7 @@ def main() -> None:
                         f"{case['as']}: {told}"
                     )
     print(f"{sum(not row['wrong'] for row in rows)} right of {len(rows)}")
-    if options.json:
-        keep(options.json, rows)
+    keep(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -59,8 +59,7 @@ def main() -> None:
         model = options.memory_model or options.model
         found["memory"] = [memory(model, dataset, pictures=n) for n in options.pictures]
     print(json.dumps(found, indent=1))
-    if options.json:
-        keep(options.json, found, models=[options.model], data=[options.data])
+    keep(options.json, found, models=[options.model], data=[options.data])
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:

@@ -16,9 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
-from tables import keep, run_command
+from tables import keep, print_rows, run_command
 
 from ssd34 import Detector, read_image
 from ssd34.video.film import load_av
@@ -57,12 +55,8 @@ def main() -> None:
     for row in rows:
         rate = float(str(row["frames/s"]))
         row |= {"frames/s": round(rate, 1), "of the detector": f"{rate / alone:.0%}"}
-    table = Table(*rows[-1], title="one thread, processor time")
-    for row in rows:
-        table.add_row(*(str(row.get(column, "")) for column in rows[-1]))
-    Console(width=120).print(table)
-    if options.json:
-        keep(options.json, rows, models=[options.model])
+    print_rows(rows, title="one thread, processor time")
+    keep(options.json, rows, models=[options.model])
 
 
 def make_frames(picture: Path, count: int) -> list[np.ndarray]:

@@ -59,8 +59,7 @@ def main() -> None:
             rows.append({**row, "bytes": (work / tarball).stat().st_size})
     for row in rows:
         print(json.dumps(row))
-    if options.json:
-        keep(options.json, rows)
+    keep(options.json, rows)
 
 
 def drawn_benchmark_weights(spec: ModelSpec) -> dict[str, Tensor]:

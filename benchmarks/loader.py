@@ -19,9 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
-from tables import keep
+from tables import keep, print_rows
 
 from ssd34.core.spec import named_spec
 from ssd34.datasets.dataset import Dataset
@@ -66,12 +64,8 @@ def main() -> None:
             for size in options.sizes
             for cache in options.cache_mb
         ]
-    table = Table(*rows[0], title=f"{dataset.name}: ms of processor time a picture; images/s")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console(width=140).print(table)
-    if options.json:
-        keep(options.json, rows, data=[options.data])
+    print_rows(rows, title=f"{dataset.name}: ms of processor time a picture; images/s")
+    keep(options.json, rows, data=[options.data])
 
 
 def _loader(sources: list[TrainingSet], size: int, cache_mb: int, workers: int) -> Loader:

@@ -16,9 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from tables import keep
+from tables import keep, print_rows
 
 from ssd34.errors import Ssd34Error
 from ssd34.machine import describe_cpu
@@ -54,14 +52,9 @@ def main() -> None:
             clock=time.process_time if options.cpu_time else time.perf_counter,
         )
     ]
-    columns = list(rows[0])
-    table = Table(*columns, title=f"{options.model}, {describe_cpu().model}")
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in columns))
-    Console(width=120).print(table)
-    if options.json:
-        models = filter(None, (options.model, options.float))
-        keep(options.json, rows, models=models, cpu_time=options.cpu_time)
+    print_rows(rows, title=f"{options.model}, {describe_cpu().model}")
+    models = filter(None, (options.model, options.float))
+    keep(options.json, rows, models=models, cpu_time=options.cpu_time)
 
 
 def _measured(

@@ -82,8 +82,7 @@ def main() -> None:
     here = "saturates" if int8_saturates() else "does not saturate"
     summary = {"here": f"a processor that {here}", **detections}
     print(json.dumps([*rows, summary], indent=1))
-    if options.json:
-        keep(options.json, rows, models=filter(None, [options.model]), summary=summary)
+    keep(options.json, rows, models=filter(None, [options.model]), summary=summary)
 
 
 def small_weights(bits: int) -> tuple[np.ndarray, np.float32]:

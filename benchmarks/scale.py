@@ -18,11 +18,11 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from batch import repeat
 from PIL import Image
 from tables import MEASURED, keep, row, say_how
 
@@ -189,17 +189,6 @@ def measure_photograph(file: Path, model: str) -> dict[str, float]:
         detector.prepare(stream.getvalue())
     spent = time.process_time() - started
     return {"decode_ms": 1000 * spent / rounds, "bytes": len(stream.getvalue())}
-
-
-def repeat(files: list[Path], folder: Path, count: int) -> Path:
-    """So many links to copies of the files."""
-    folder.mkdir()
-    copies = [folder.parent / f"{folder.name}-{number}" for number in range(len(files))]
-    for file, copy in zip(files, copies, strict=True):
-        copy.write_bytes(file.read_bytes())
-    for number, copy in zip(range(count), cycle(copies), strict=False):
-        (folder / f"{number:07}.jpg").hardlink_to(copy)
-    return folder
 
 
 def seconds_of(folder: Path, model: str, workers: int, part: int) -> float:

@@ -77,14 +77,13 @@ def main() -> None:
         "server's own processor time, ms": round(eight["cpu_ms"] - cpu, 2),
     }
     print(summary)
-    if options.json:
-        keep(
-            options.json,
-            [titled(name, row) for name, row in rows.items()],
-            models=[options.model],
-            said=said,
-            summary=summary,
-        )
+    keep(
+        options.json,
+        [titled(name, row) for name, row in rows.items()],
+        models=[options.model],
+        said=said,
+        summary=summary,
+    )
 
 
 def titled(name: str, row: Row) -> dict[str, object]:

@@ -65,8 +65,7 @@ def main() -> None:
             str(samples[place]) for place in (0, len(samples) // 2, -1)
         )
     print(json.dumps([*rows, summary], indent=1))
-    if options.json:
-        keep(options.json, rows, models=[options.model], summary=summary, rss_mib=samples)
+    keep(options.json, rows, models=[options.model], summary=summary, rss_mib=samples)
 
 
 def small_pictures(good: bytes) -> list[bytes]:

@@ -33,6 +33,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.console import Console
+from rich.table import Table
+
 from ssd34 import __version__
 from ssd34.datasets.dataset import fingerprint
 from ssd34.datasets.open import open_dataset
@@ -65,8 +68,17 @@ def main() -> None:
 Row = dict[str, Any]
 
 
+def print_rows(rows: Sequence[Row], *, title: str) -> None:
+    """Print a table of rows by their titles."""
+    columns = list(dict.fromkeys(column for one in rows for column in one))
+    table = Table(*columns, title=title)
+    for one in rows:
+        table.add_row(*(str(one.get(column, "")) for column in columns))
+    Console(width=140).print(table)
+
+
 def keep(
-    file: Path,
+    file: Path | None,
     rows: Sequence[Row] | Mapping[str, Sequence[Row]],
     *,
     models: Iterable[str] = (),
@@ -77,12 +89,14 @@ def keep(
     them.
 
     Args:
-        file: JSON.
+        file: JSON; None: nothing is kept.
         rows: of the table, or of each table by its name.
         models: names or paths of files, whose hashes are kept.
         data: data sets; kept is the hash of classes, pictures and boxes.
         more: what else was measured; of a dictionary `summary` the page says each value.
     """
+    if file is None:
+        return
     words = [str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]]
     hashes = {_shorten(name): compute_sha256(model_path(name)) for name in models}
     hashes |= {_shorten(path): fingerprint(open_dataset(path)) for path in data}

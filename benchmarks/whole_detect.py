@@ -17,9 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
-from tables import keep
+from tables import keep, print_rows
 
 from ssd34 import Detector, read_image
 from ssd34.core.preprocess import PREPROCESSINGS
@@ -55,12 +53,8 @@ def main() -> None:
         for model in options.models
         for row in _measured(model, jpegs, options.threads, rounds=options.rounds, clock=clock)
     ]
-    table = Table(*rows[0], title="detect against the bare graph")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console(width=120).print(table)
-    if options.json:
-        keep(options.json, rows, models=options.models, cpu_time=options.cpu_time)
+    print_rows(rows, title="detect against the bare graph")
+    keep(options.json, rows, models=options.models, cpu_time=options.cpu_time)
 
 
 def _jpeg(picture: np.ndarray, width: int) -> bytes:
