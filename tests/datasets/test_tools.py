@@ -109,7 +109,11 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "voc in folders of other names, of splits": (
         {"labels/train/p.xml": xml(file_name="p.jpg"), "data/train/p.jpg": None,
          "labels/val/p.xml": xml(file_name="p.jpg"), "data/val/p.jpg": None},
-        {"": {"train/p.jpg": BOX, "val/p.jpg": BOX}}),
+        {"train": {"train/p.jpg": BOX}, "val": {"val/p.jpg": BOX}}),
+    "voc as usual, in folders of splits": (
+        {"annotations/train/p.xml": xml(), "images/train/p.jpg": None, "images/train/q.jpg": None,
+         "annotations/valid/r.xml": xml(), "images/valid/r.jpg": None},
+        {"train": {"train/p.jpg": BOX, "train/q.jpg": []}, "valid": {"valid/r.jpg": BOX}}),
     "voc whose pictures have other names": (
         {"Annotations/1.xml": xml(file_name="C:\\pics\\p.jpg"), "JPEGImages/p.jpg": None,
          "Annotations/q.jpg.xml": xml(), "JPEGImages/q.jpg": None},

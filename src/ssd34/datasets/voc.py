@@ -190,7 +190,7 @@ def _read(
             usual = posixpath.join(place.annotations, f"{stem}.xml")
             entries += [(stem, file) for file in place.xml_of.get(stem, [usual])]
     else:
-        entries = [(place.stem(file), file) for file in place.xml]
+        entries = [(place.stem(file), file) for file in place.xml if split.holds(file)]
     samples: list[Sample] = []
     annotated: dict[str, list[str]] = {}
     broken: set[str] = set()
@@ -225,7 +225,8 @@ def _read(
     samples = [sample for sample in samples if sample.file_name not in twice]
     if not split.listed:
         known = broken | {posixpath.join(place.folder, picture) for picture in annotated}
-        bare = [name_below(name, place.folder) for name in _beside(place) if name not in known]
+        new = (name for name in _beside(place) if split.holds(name) and name not in known)
+        bare = [name_below(name, place.folder) for name in new]
     of = len(entries) + len(bare)
     empty = _without_objects(bare, pictures, found)
     samples += empty

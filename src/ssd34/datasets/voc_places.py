@@ -70,7 +70,18 @@ def find_xml_below(contents: Contents) -> VocFound | None:
     """A VOC data set by XML files anywhere below."""
     if not _holds_voc(contents.files, "", deep=True):
         return None
-    return VocFound(contents, {WHOLE: VocSplit(VocPlace(contents, ""))})
+    place = VocPlace(contents, "")
+    around = posixpath.commonpath(map(posixpath.dirname, place.xml))
+    splits = _splits_by_folder(VocPlace(contents, around)) or {WHOLE: VocSplit(place)}
+    return VocFound(contents, splits)
+
+
+def _splits_by_folder(place: VocPlace) -> dict[str, VocSplit]:
+    """The splits of XML files that all lie in folders called so; else none."""
+    folders = {stem.partition("/")[0] if "/" in stem else "" for stem in place.xml_of}
+    if not all(map(split_of, folders)):
+        return {}
+    return {folder: VocSplit(place, folder=folder) for folder in sorted(folders)}
 
 
 def _annotations_in(contents: Contents) -> str | None:
@@ -106,7 +117,8 @@ def _devkit(contents: Contents, annotations: str) -> VocFound:
     splits = {s: split for s, split in splits.items() if lines[s]} or splits
     if set(splits) == {UNDIVIDED}:
         splits = {WHOLE: splits[UNDIVIDED]}
-    return VocFound(contents, splits or {WHOLE: VocSplit(place)}, named)
+    splits = splits or _splits_by_folder(place) or {WHOLE: VocSplit(place)}
+    return VocFound(contents, splits, named)
 
 
 def _says_whether(lines: Sequence[str], of: Sequence[str]) -> bool:
@@ -171,10 +183,16 @@ class _WithoutDoctype(TreeBuilder):
 
 @dataclass(frozen=True)
 class VocSplit:
-    """Where the pictures of a split are, and the file that lists them; "": all that are there."""
+    """Where the pictures of a split are, and what is of it: what a file lists, or what lies in a
+    folder; else all that is there."""
 
     place: VocPlace
     listed: str = ""
+    folder: str = ""
+
+    def holds(self, name: str) -> bool:
+        """Whether a file that is there is of the split; of one that a file lists it is not told."""
+        return not self.folder or self.folder in name.split("/")[:-1]
 
 
 class VocPlace:
