@@ -20,11 +20,15 @@ ALL = [*SPECS.values(), *(s.replace(head_norm=True) for s in SPECS.values()), ti
 
 @pytest.mark.parametrize("spec", ALL, ids=lambda spec: f"{spec.name}-{spec.head_norm}")
 def test_its_convolutions_and_norms_are_those_of_torch(spec):
+    """And each layer comes after those that it reads."""
     with torch.device("meta"):
         modules = dict(SSD(spec).named_modules())
     convs = {name: m for name, m in modules.items() if isinstance(m, nn.Conv2d)}
     norms = {name: m for name, m in modules.items() if isinstance(m, nn.BatchNorm2d)}
+    known = {IMAGE}
     for layer in list_layers(spec):
+        assert known.issuperset(layer.inputs) and layer.name not in known
+        known.add(layer.name)
         if layer.kind != CONV:
             continue
         conv = convs.pop(layer.stored)
@@ -36,15 +40,6 @@ def test_its_convolutions_and_norms_are_those_of_torch(spec):
         if layer.norm is not None:
             assert norms.pop(layer.norm).num_features == conv.out_channels
     assert not convs and not norms
-
-
-@pytest.mark.parametrize("spec", ALL, ids=lambda spec: f"{spec.name}-{spec.head_norm}")
-def test_each_layer_comes_after_those_that_it_reads(spec):
-    known = {IMAGE}
-    for layer in list_layers(spec):
-        assert known.issuperset(layer.inputs)
-        assert layer.name not in known
-        known.add(layer.name)
 
 
 def test_quantization_aware_training_rounds_the_same_values():

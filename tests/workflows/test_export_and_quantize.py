@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -121,9 +122,12 @@ def test_what_cannot_be_is_refused_before_the_work(
     with pytest.raises(OptionError, match=fact):
         ssd34.quantize(tiny_model, found_shapes, tmp_path / "out", listener=ears, **fields)
     assert not (tmp_path / "out").exists() and not ears.steps
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="file"):
+        ssd34.quantize(tiny_model, found_shapes, tmp_path / "file")
 
 
-def test_an_interruption_keeps_the_trials(tiny_model, found_shapes, tmp_path):
+def test_an_interruption_keeps_the_trials(tiny_model, found_shapes, tmp_path, monkeypatch):
     class Impatient(Recorder):
         def tried(self, trial):
             super().tried(trial)
@@ -145,3 +149,9 @@ def test_an_interruption_keeps_the_trials(tiny_model, found_shapes, tmp_path):
     trials = found.outcomes["12-int8"].trials
     assert trials == (*ears.trials, *again.trials)
     assert not list(out.glob("*.onnx"))
+    # What is broken is made again; what needs an extra that is not there is left out.
+    (out / "calibration.npz").write_bytes(b"broken")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    last = Recorder()
+    ssd34.quantize(tiny_model, found_shapes, out, STRICT, resume=True, listener=last)
+    assert last.steps == {"calibrating"} and "matplotlib" in last.warnings[-1]

@@ -105,9 +105,11 @@ def test_files_that_are_no_calibration(tiny_statistics, tmp_path):
     middle = len(data) // 3
     damaged[middle : middle + 64] = bytes(255 - byte for byte in data[middle : middle + 64])
     (tmp_path / "damaged.npz").write_bytes(damaged)
+    with np.load(tmp_path / "whole.npz") as whole:
+        np.savez(tmp_path / "shapes.npz", **{**whole, "peaks.bounds": np.zeros((1, 2))})
     np.savez(tmp_path / "other.npz", format=np.array("ssd34-calibration-0"))
     np.savez(tmp_path / "pickle.npz", format=np.array([{}], object))
-    for name in ("missing", "half", "text", "damaged", "other", "pickle"):
+    for name in ("missing", "half", "text", "damaged", "shapes", "other", "pickle"):
         with refused(ModelError, tmp_path / f"{name}.npz"):
             CalibrationStatistics.load(tmp_path / f"{name}.npz")
 

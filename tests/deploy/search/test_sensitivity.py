@@ -65,6 +65,9 @@ def test_what_no_detection_can_come_from_is_no_noise():
     new_loc[0, :, 1] += 0.5
     in_both = measure_output_noise((loc, conf), (new_loc, new_conf))
     assert in_both - in_conf == pytest.approx(0.25 / loc[0, :, 1].var())
+    # Where nothing can be a detection all boxes count.
+    conf[0, 0] = 12
+    assert measure_output_noise((loc, conf), (loc + 1, conf)) == pytest.approx(1 / loc.var())
 
 
 def emptied(layer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def tidy(model: onnx.ModelProto) -> None:
         else:
             tensor.name = node.output[0]
             graph.initializer.append(tensor)
-    _replace(graph, _sorted(kept))
+    ordered = onnx.GraphProto(node=_sorted(kept)).node
+    del graph.node[:]
+    graph.node.extend(ordered)
     constants = {tensor.name for tensor in graph.initializer}
     for number in reversed(range(len(graph.input))):
         if graph.input[number].name in constants:
@@ -67,32 +70,19 @@ def tidy(model: onnx.ModelProto) -> None:
 
 
 def _sorted(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Each node behind those whose outputs it reads, else in the order that is there."""
+    """Each node behind those whose outputs it reads; as they are where they are so already, or go
+    in a circle, which whoever loads the file refuses."""
     makers = {name: number for number, node in enumerate(nodes) for name in node.output if name}
-    placed: set[int] = set()
-    ordered: list[onnx.NodeProto] = []
-    for first in range(len(nodes)):
-        waiting = [first]
-        while waiting:
-            number = waiting[-1]
-            needed = {makers[name] for name in nodes[number].input if name in makers} - placed
-            needed -= set(waiting)  # a circle stays one, for whoever loads the file to refuse
-            if needed and number not in placed:
-                waiting += sorted(needed, reverse=True)
-                continue
-            waiting.pop()
-            if number not in placed:
-                placed.add(number)
-                ordered.append(nodes[number])
-    return ordered
-
-
-def _replace(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    if nodes == list(graph.node):
-        return
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    read = {
+        number: [makers[name] for name in node.input if name in makers]
+        for number, node in enumerate(nodes)
+    }
+    if all(made < number for number, needed in read.items() for made in needed):
+        return nodes
+    try:
+        return [nodes[number] for number in TopologicalSorter(read).static_order()]
+    except CycleError:
+        return nodes
 
 
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:

@@ -30,8 +30,6 @@ _LAST_LINE = "Wei Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016. Mad
 
 def is_card(file: Path) -> bool:
     """Whether a file is a model card of `render_model_card`, even if somebody has added to it."""
-    if not file.is_file():
-        return False
     return _LAST_LINE in file.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
