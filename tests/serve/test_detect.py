@@ -46,6 +46,18 @@ def test_one_picture_in_a_body(server, tiny_raw_model, options):
     assert answer.json["failed"] == []
 
 
+def test_a_policy_leaves_the_preprocessing(tiny_raw_model, tmp_path):
+    with serving(tmp_path, tiny_raw_model, "--instances", 1, "--preprocess", "fast") as one:
+        answer = one.detect(CHELSEA, "?policy=mlperf&score=0.2").json
+    options = {"policy": "mlperf", "score": 0.2}
+    card, fast = (
+        said_by_command(tiny_raw_model, "chelsea.jpg", preprocess=kind, **options)["pictures"]
+        for kind in ("card", "fast")
+    )
+    found, of_card, of_fast = map(without_file, (*answer["pictures"], *card, *fast))
+    assert found == of_fast != of_card
+
+
 def test_a_file_with_its_own_nms(tail_server, tiny_model):
     [one] = tail_server.detect(COFFEE).json["pictures"]
     [other] = said_by_command(tiny_model, "coffee.jpg")["pictures"]

@@ -83,7 +83,7 @@ def build(args: Mapping[str, Any]) -> Any:
 
         start_logging("warning")  # Ray logs the requests
         # Ray's proxy puts the id on every answer.
-        return make_app(Service(options, *load_fastest(options)), says_id=False)
+        return make_app(Service(options, load_fastest(options)), says_id=False)
 
     deployment: Any = serve.deployment(
         serve.ingress(make)(),

@@ -213,8 +213,8 @@ def serve(options: ServeOptions, *, say: Callable[[str], None] = lambda _: None)
     the address. Errors as of `load_fastest`; OptionError: the address cannot be used."""
     bound = listen(options.host, options.port)
     try:
-        loaded, arrangement = load_fastest(options, say=say)
-        service = Service(options, loaded, arrangement)
+        loaded = load_fastest(options, say=say)
+        service = Service(options, loaded)
         connection = type("Connection", (Connection,), {"options": options})
         config = uvicorn.Config(
             make_app(service), http=connection, ws="none", lifespan="off", log_config=None,

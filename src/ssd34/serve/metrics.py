@@ -10,7 +10,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from ssd34.serve.model import Arrangement, Loaded
+from ssd34.serve.model import Loaded
 from ssd34.version import __version__
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -51,14 +51,14 @@ class Metrics:
             ("name", "engine", "threads", "batch", "loaded", "version"), registry=registry,
         )  # fmt: skip
 
-    def show_model(self, loaded: Loaded, arrangement: Arrangement) -> None:
+    def show_model(self, loaded: Loaded) -> None:
         """Another model is in use."""
-        self.instances.set(arrangement.instances)
+        self.instances.set(len(loaded.detectors))
         self.model.clear()
         self.model.labels(
             name=loaded.name,
             engine=loaded.session.engine.name,
-            threads=str(arrangement.threads),
+            threads=str(loaded.session.threads),
             batch=str(loaded.batch),
             loaded=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             version=__version__,

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +25,6 @@ answer slower, and batches make it wait."""
 
 WINDOW = 0.7
 """Seconds of one measurement; of two, the better counts."""
-
-
-@dataclass(frozen=True)
-class Arrangement:
-    """How the threads are shared: so many pictures in work at once, the threads of each, most
-    pictures in one run of the network, and why, in one sentence."""
-
-    instances: int
-    threads: int
-    batch: int
-    reason: str
 
 
 class Loaded:
@@ -65,7 +53,10 @@ class Loaded:
         ]
         self.batch = first.session.batch or batch
         self._policies = {
-            name: [Detector(one.session, policy=name) for one in self.detectors]
+            name: [
+                Detector(one.session, policy=name, preprocessing=options.preprocessing)
+                for one in self.detectors
+            ]
             for name in (POLICIES if first.session.raw else ())
         }
 
@@ -98,9 +89,7 @@ def name_of(model: str) -> str:
     return model if model in EMBEDDED else Path(model).stem
 
 
-def load_fastest(
-    options: ServeOptions, *, say: Callable[[str], None] = lambda _: None
-) -> tuple[Loaded, Arrangement]:
+def load_fastest(options: ServeOptions, *, say: Callable[[str], None] = lambda _: None) -> Loaded:
     """Load a model with the instances, threads and batches asked for, or the fastest ones.
 
     With instances left open, 1, 2, 4, ... share the threads, until twice as many are not `WORTH`
@@ -134,12 +123,11 @@ def load_fastest(
             loaded.batch = options.max_batch
     if loaded.session.choice:
         reason += f"; {loaded.session.choice.reason}"
-    arrangement = Arrangement(instances, loaded.session.threads, loaded.batch, reason)
     say(
-        f"{counted(instances, 'instance')} of {counted(arrangement.threads, 'thread')}, batches "
-        f"of {arrangement.batch} ({reason})"
+        f"{counted(instances, 'instance')} of {counted(loaded.session.threads, 'thread')}, batches "
+        f"of {loaded.batch} ({reason})"
     )
-    return loaded, arrangement
+    return loaded
 
 
 def measure(loaded: Loaded, *, batch: int | None = None, window: float = WINDOW) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -20,7 +21,7 @@ from ssd34.errors import ImageError
 from ssd34.runtime.detector import Detector, PreparedPicture
 from ssd34.runtime.session import Outputs
 from ssd34.serve.metrics import Metrics, log
-from ssd34.serve.model import Arrangement, Loaded
+from ssd34.serve.model import Loaded
 from ssd34.serve.options import ClientGoneError, Refusal, ServeOptions
 
 Parsed = TypeVar("Parsed")
@@ -149,23 +150,26 @@ class Service:
         draining: it finishes what it has and is about to end.
     """
 
-    def __init__(self, options: ServeOptions, loaded: Loaded, arrangement: Arrangement) -> None:
+    def __init__(self, options: ServeOptions, loaded: Loaded) -> None:
         self.options = options
         self.loaded = loaded
-        self.arrangement = arrangement
+        self._load = partial(
+            Loaded, options, instances=len(loaded.detectors), threads=loaded.session.threads,
+            batch=loaded.batch,
+        )  # fmt: skip
         self.queue = JobQueue(options.queue)
         self.buffer = Buffer(options.max_buffer)
         self.metrics = Metrics()
         self.metrics.queue.set_function(lambda: len(self.queue))
         self.metrics.buffer.set_function(lambda: self.buffer.used)
-        self.metrics.show_model(loaded, arrangement)
+        self.metrics.show_model(loaded)
         self.draining = False
         self._parsers = CapacityLimiter(2)
         self._reloading = threading.Lock()
         self._picture_seconds = 0.05
         self._threads = [
             threading.Thread(target=self._work, args=(k,), name=f"instance {k}", daemon=True)
-            for k in range(arrangement.instances)
+            for k in range(len(loaded.detectors))
         ]
         for thread in self._threads:
             thread.start()
@@ -227,12 +231,8 @@ class Service:
         if not self._reloading.acquire(blocking=False):
             raise Refusal(409, "the model is being loaded already")
         try:
-            loaded = Loaded(
-                self.options, instances=self.arrangement.instances,
-                threads=self.arrangement.threads, batch=self.arrangement.batch,
-            )  # fmt: skip
-            self.loaded = loaded
-            self.metrics.show_model(loaded, self.arrangement)
+            self.loaded = loaded = self._load()
+            self.metrics.show_model(loaded)
             log.info("loaded the model again", extra={"facts": {"model": loaded.name}})
         finally:
             self._reloading.release()
