@@ -1,6 +1,7 @@
 """Evaluation from Python; the numbers are tested in tests/evaluate, the files in tests/cli."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,8 @@ class Recorder(EvaluateListener):
 def test_a_model_its_detections_and_their_comparison(tiny_model, found_shapes, tmp_path, capfd):
     ears = Recorder()
     file = tmp_path / "d.json"
-    options = EvaluateOptions(resamples=20, detections=file, json_file=tmp_path / "r.json")
+    names: Any = {"detections": str(file), "json_file": str(tmp_path / "r.json")}
+    options = EvaluateOptions(resamples=20, **names)
     measured = ssd34.evaluate(tiny_model, found_shapes, options, listener=ears)
     assert len(ears.datasets) == 1 and ears.warnings == []
     assert [k for k in ears.heard if k[0] == "evaluating"] == [
@@ -67,7 +69,7 @@ def test_nothing_is_written_that_was_not_asked_for(tiny_model, shapes, tmp_path,
 
 @pytest.mark.parametrize(
     "fields",
-    [{"limit": 0}, {"metric": "voc"}, {"resamples": -1}, {"report_classes": ("cat",)},
+    [{"limit": 0}, {"metric": "voc"}, {"resamples": -1}, {"seed": -1}, {"report_classes": ("cat",)},
      {"overwrite": True}, {"resume": True}],
 )  # fmt: skip
 def test_options_are_checked_when_they_are_made(fields):

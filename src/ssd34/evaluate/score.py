@@ -49,8 +49,9 @@ class ScoreOptions:
             raise OptionError(
                 f"unknown metric {self.metric!r}; expected one of {', '.join(METRICS)}"
             )
-        if self.resamples < 0:
-            raise OptionError(f"expected resamples >= 0, got {self.resamples}")
+        for name in ("resamples", "seed"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"expected {name} >= 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,9 @@ class ScoringOptions(ScoreOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("json_file", "report", "detections"):  # a path may be a text, as elsewhere
+            if isinstance(given := getattr(self, name, None), str):
+                object.__setattr__(self, name, Path(given))
         if self.limit is not None and self.limit < 1:
             raise OptionError(f"expected a limit of at least 1 picture, got {self.limit}")
         if self.report_classes and not self.report:
