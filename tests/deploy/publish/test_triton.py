@@ -5,10 +5,15 @@ import pytest
 from google.protobuf import text_format
 
 from ssd34.deploy.publish.package import package
+from ssd34.deploy.publish.triton import render_config
+from ssd34.errors import ModelError
 from ssd34.images.read import read_image
 from ssd34.runtime.detector import Detector
+from ssd34.runtime.session import Session
 from tests.conftest import EXAMPLES
 from tests.support.cli import invoke
+from tests.support.refusals import refused
+from tests.support.small_models import small_model
 
 triton = pytest.importorskip("tritonclient.grpc.model_config_pb2")
 PICTURE = EXAMPLES / "coffee.jpg"
@@ -56,6 +61,19 @@ def test_ports_are_those_of_the_file(name, request, tmp_path):
     # Triton refuses a batch size where the file's first dimensions are not free.
     free = all(shape[0] == -1 for ports in ports_in(model) for _, shape in ports.values())
     assert (config.max_batch_size > 0) == config.HasField("dynamic_batching") == free
+
+
+def test_an_output_without_a_shape_is_refused(tmp_path):
+    model = small_model()
+    model.graph.node[0].output[0] = "found"
+    model.graph.node.add(op_type="NonZero", input=["image"], output=["rows"])
+    model.graph.node.add(op_type="Size", input=["rows"], output=["size"])
+    model.graph.node.add(op_type="Range", input=["size"] * 3, output=["sizes"])
+    model.graph.node.add(op_type="Reshape", input=["found", "sizes"], output=["bboxes"])
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with refused(ModelError, "bboxes", "ssd34 export"):
+        render_config("m", Session(tmp_path / "m.onnx"))
 
 
 def test_labels_have_the_numbers_that_the_file_gives(tiny_model, tmp_path):

@@ -117,6 +117,6 @@ def test_a_broken_line_is_refused(path, two, change):
 def test_a_name_is_no_formula(tmp_path):
     """A file may be called so, and the text between dollars would be read as mathematics."""
     path = tmp_path / "trials.png"
-    plot_trials([trial(1)], path, criterion=Criterion(), title=r"$\broken{$ on $_$ 犬")
+    plot_trials([trial(1)], path, criterion=Criterion(), title="$\\broken{$ on $_$ 犬\udcff")
     with Image.open(path) as image:
         assert image.size == (960, 600)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ssd34.core.contract import DETECTION_OUTPUTS, RAW_OUTPUTS
 from ssd34.core.labels import LabelSet
+from ssd34.errors import ModelError
 from ssd34.files.atomic import write_text, written_whole
 from ssd34.runtime.session import Session
 
@@ -37,14 +38,18 @@ def write_repository(model: Path, config: str, labels: LabelSet, folder: Path) -
 
 def render_config(name: str, session: Session) -> str:
     """Triton's configuration of a model whose folder has that `name`: a ModelConfig in protobuf's
-    text format."""
+    text format. ModelError: an output does not say how many dimensions it has."""
     ports = {port.name: port for port in session.engine.outputs}
     inputs = session.engine.inputs
     outputs = [ports[name] for name in (RAW_OUTPUTS if session.raw else DETECTION_OUTPUTS)]
     classes = "conf" if session.raw else "labels"
     sizes = {}
     for port in (*inputs, *outputs):
-        assert port.sizes is not None
+        if port.sizes is None:
+            raise ModelError(
+                f"{port}: Triton has to be told how many dimensions it has; export the file with "
+                "ssd34 export"
+            )
         sizes[port.name] = [-1 if size is None else size for size in port.sizes]
     # With a batch size Triton adds the first dimension itself, and may fill it with requests.
     batches = all(size[0] == -1 for size in sizes.values())

@@ -157,6 +157,7 @@ def plot_trials(trials: Sequence[Trial], path: Path, *, criterion: Criterion, ti
     axes.set_xlim(left=0)
     axes.set_xlabel("milliseconds a picture, median")
     axes.set_ylabel("AP")
+    title = title.encode(errors="backslashreplace").decode()  # a file may be called in any bytes
     axes.set_title(f"{title}\nfilled: accepted; dashed: the gate; line: Pareto front", fontsize=10)
     axes.grid(alpha=0.3)
     with written_whole(path) as temporary:
