@@ -11,6 +11,7 @@ from ssd34.cli import PARTLY
 from ssd34.core.contract import ScoreCalibration
 from ssd34.evaluate.score import PRECISION_AT
 from ssd34.files.checkpoint import read_checkpoint
+from ssd34.files.lock import folder_locked
 from tests.conftest import drawn_checkpoint, tiny_spec
 
 
@@ -72,6 +73,17 @@ def test_an_unreadable_picture_is_left_out_and_told(main, checkpoint, found_shap
     code, _, err = main("calibrate", checkpoint, "--data", folder, "--json", tmp_path / "a.json")
     assert code == PARTLY
     assert "0002.png" in err
+
+
+def test_a_checkpoint_that_a_training_writes_is_left_alone(
+    main, checkpoint, found_shapes, tmp_path
+):
+    before = checkpoint.read_bytes()
+    with folder_locked(tmp_path):
+        code, _, err = main("calibrate", checkpoint, "--data", found_shapes)
+        assert (code, checkpoint.read_bytes()) == (2, before) and str(tmp_path) in err
+        other = ("--output", tmp_path / "other.safetensors")
+        assert main("calibrate", checkpoint, "--data", found_shapes, *other)[0] == 0
 
 
 def test_what_cannot_be_fitted_or_written(main, checkpoint, shapes, tmp_path):

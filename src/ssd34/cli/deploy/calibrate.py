@@ -15,9 +15,11 @@ from ssd34.datasets.dataset import Dataset, Problem, fingerprint
 from ssd34.datasets.open import choose_part, open_dataset
 from ssd34.errors import OptionError, require
 from ssd34.files.checkpoint import Checkpoint, is_named_checkpoint, read_checkpoint
+from ssd34.files.lock import file_locked, folder_locked
 from ssd34.text import counted
 from ssd34.version import __version__
 from ssd34.workflows.outputs import check_kinds, check_outputs
+from ssd34.zoo.names import find_float_file
 
 if TYPE_CHECKING:
     from ssd34.workflows.calibrate import CalibratedScores
@@ -78,7 +80,7 @@ def calibrate(
 
     inputs = [data] if test_data is None else [data, test_data]
     check_kinds(models=(model,), data=inputs)
-    source, checkpoint = _read(model)
+    source = find_float_file(model)
     target = output or source
     if not is_named_checkpoint(target):
         raise OptionError(
@@ -87,6 +89,10 @@ def calibrate(
         )
     check_outputs((output, console.file_of(json_file)), data=inputs)
     check_outputs((console.file_of(json_file),), models=(str(source),))
+    # A training that runs in the folder may write the checkpoint meanwhile.
+    written = file_locked(target) if output else folder_locked(target.parent)
+    click.get_current_context().with_resource(written)
+    checkpoint = _read(source)
     everything = _opened(data, coco_names=coco_names)
     if limit and limit < len(everything):
         some = np.random.default_rng(seed).permutation(len(everything))[:limit]
@@ -133,15 +139,13 @@ def _opened(path: str, *, coco_names: bool) -> Dataset:
     return dataset
 
 
-def _read(model: str) -> tuple[Path, Checkpoint]:
+def _read(path: Path) -> Checkpoint:
     """A checkpoint with all that is in it, or the one in an exported file."""
     from ssd34.workflows.training.runs import read_onnx_checkpoint
-    from ssd34.zoo.names import find_float_file
 
-    path = find_float_file(model)
     if is_named_checkpoint(path):
-        return path, read_checkpoint(path, training=True)
-    return path, read_onnx_checkpoint(path)
+        return read_checkpoint(path, training=True)
+    return read_onnx_checkpoint(path)
 
 
 def _show(found: CalibratedScores, fit: Dataset, held_out: Dataset) -> None:
