@@ -53,6 +53,7 @@ def test_a_broken_picture_is_left_out_and_named(tmp_path):
     dataset = label_with_model(find_pictures([str(tmp_path)]), Detector.load(), Labelling())
     assert [sample.file_name for sample in dataset.samples] == ["a.png"]
     assert sorted(problem.where for problem in dataset.problems) == ["b.png", "c.png"]
+    assert all(str(tmp_path) not in problem.reason for problem in dataset.problems)
 
 
 def test_another_detectors_results_with_classes_of_its_own(tmp_path):

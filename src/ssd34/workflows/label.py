@@ -87,10 +87,11 @@ def label_with_model(
     assert isinstance(store, PictureFiles)
 
     def prepare(sample: Sample) -> PreparedPicture | ImageError:
+        path = store.paths[sample.file_name]
         try:
-            return detector.prepare(store.paths[sample.file_name])
+            return detector.prepare(path)
         except ImageError as error:
-            return error
+            return ImageError(str(error).removeprefix(f"{path}: "))
 
     samples: list[Sample] = []
     problems = list(bare.problems)

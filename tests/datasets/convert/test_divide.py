@@ -111,5 +111,5 @@ def test_what_cannot_be(wrong, fact):
 
 def test_a_part_without_pictures_is_an_error():
     whole = dataset([with_objects("1.png", [1]), with_objects("2.png", [1])])
-    with refused(DatasetError, "val"):
+    with refused(DatasetError, "val", "--no-near"):
         divide(whole, Shares(shares={"val": 0.2}), alike=[0, 0])

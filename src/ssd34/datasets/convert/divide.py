@@ -80,10 +80,11 @@ def divide(
     for number, name in enumerate((FIRST, *how.shares)):
         chosen = sorted(i for row in np.flatnonzero(part_of == number) for i in groups[row])
         if not chosen:
+            wish = ", or --no-near where they only look alike" if alike is not None else ""
             raise DatasetError(
                 f"{dataset.name}: nothing is left for {name} of "
                 f"{counted(len(dataset), 'picture')} in {counted(len(groups), 'group')} that stay "
-                "together; expected more pictures or a larger share"
+                f"together; expected more pictures or a larger share{wish}"
             )
         samples = tuple(dataset.samples[index] for index in chosen)
         parts[name] = dataclasses.replace(dataset, samples=samples)
