@@ -181,8 +181,11 @@ def test_classes_that_a_part_lacks_are_named_and_the_next_command_can_be_copied(
     assert f"{made}@val" in shlex.split(result.stdout.splitlines()[-1])
 
 
-def test_a_destination_that_cannot_be_is_told_before_the_work(shapes, monkeypatch):
+def test_a_destination_that_cannot_be_is_told_before_the_work(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr("ssd34.cli.data.convert.group_scenes", None)
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", shapes)
+    result = run("split", archive, tmp_path / "new", "--link")
+    assert isinstance(result.exception, OptionError) and "--link" in str(result.exception)
     for words in (("split", shapes, shapes), ("label", EXAMPLES, "--output", shapes)):
         result = run(*words, *(("--model", "no.onnx") if "label" in words else ()))
         assert isinstance(result.exception, OptionError) and str(shapes) in str(result.exception)

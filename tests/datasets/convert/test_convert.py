@@ -367,13 +367,14 @@ def test_classes_of_splits_are_matched_by_name(tmp_path):
     assert open_dataset(f"{tmp_path / 'coco'}@val").labels.names == ("bolt", "gear")
 
 
-def test_what_is_there_is_not_overwritten(tmp_path):
-    for name in ("full", "empty"):
+def test_what_is_there_is_not_overwritten(tmp_path, monkeypatch):
+    for name in ("full", "empty", "here"):
         (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # which would be another folder afterwards
     for name in ("full/a", "file"):
         (tmp_path / name).write_text("a")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for name in ("full", "file", "link", "no/new"):
+    for name in ("full", "file", "link", "no/new", "here"):
         with pytest.raises(OptionError, match=name.split("/")[0]):
             one(dataset(sample()), tmp_path / name, "coco")
     one(dataset(sample()), tmp_path / "empty", "coco")

@@ -212,7 +212,7 @@ def split(
     console.warn_of_problems(dataset)
     check_outputs((console.file_of(json_file),), data=[source], datasets=[dataset])
     options = Options(form or layout.format, link=not copy)
-    check_destination(destination, options)
+    check_destination(destination, options, [dataset])
     with console.progress_bar() as bar:
         alike = None
         if near:

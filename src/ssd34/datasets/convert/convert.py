@@ -78,20 +78,33 @@ class Conversion:
         }
 
 
-def check_destination(destination: Path, options: Options) -> None:
+def check_destination(
+    destination: Path, options: Options, datasets: Sequence[Dataset] = ()
+) -> None:
     """What `convert` refuses before it reads a picture; for who has long work to do before it.
 
     Raises:
-        OptionError: the destination is there and not empty, or the folder for it is not there.
+        OptionError: the destination is there and no empty folder that can be replaced, the folder
+            for it is not there, or pictures in a zip are to be linked.
         MissingExtraError: the format needs a package that is not installed.
     """
-    folder_there = destination.is_dir() and not destination.is_symlink()
-    if os.path.lexists(destination) and not (folder_there and not any(destination.iterdir())):
+    if os.path.lexists(destination) and not _is_replaceable(destination):
         raise OptionError(f"{destination}: exists already; choose a folder that does not")
     if not destination.absolute().parent.is_dir():
         raise OptionError(f"{destination.absolute().parent}: no such folder; create it first")
     if options.format == "yolo":
         require("yaml", extra="data", why="writing a YOLO data set")
+    for dataset in datasets:
+        if options.link and not isinstance(dataset.images, FolderFiles):
+            raise OptionError(
+                f"{dataset.name}: pictures in a zip cannot be linked; leave --link out"
+            )
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Whether it is an empty folder, and not that in which the user is."""
+    there = folder.is_dir() and not folder.is_symlink()
+    return there and not any(folder.iterdir()) and not folder.samefile(Path.cwd())
 
 
 def convert(
@@ -107,10 +120,10 @@ def convert(
 
     Raises:
         OptionError, MissingExtraError: as `check_destination`; another process writes there, or
-            pictures cannot be linked.
+            pictures cannot be linked from there.
         DatasetError: the splits cannot be in one data set of this format.
     """
-    check_destination(destination, options)
+    check_destination(destination, options, [dataset for _, dataset in sources])
     losses: Counter[Dropped] = Counter()
     problems: list[Problem] = []
     named = name_splits(sources, options.format, losses)
@@ -292,8 +305,7 @@ def place(dataset: Dataset, sample: Sample, path: Path, *, link: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return
-    if not isinstance(images, FolderFiles):
-        raise OptionError(f"{dataset.name}: pictures in a zip cannot be linked; leave --link out")
+    assert isinstance(images, FolderFiles)
     width, height = read_size(images, name)
     check_size(sample, width=width, height=height)
     path.parent.mkdir(parents=True, exist_ok=True)
