@@ -14,8 +14,8 @@ from ssd34.train.examples.example import make_training_sets
 from ssd34.train.examples.loader import Loader
 from ssd34.train.loop import train
 from ssd34.train.options import TrainOptions
-from ssd34.train.progress import TrainListener
-from ssd34.train.run import read_history
+from ssd34.train.progress import SILENT, TrainListener
+from ssd34.train.run import NOTE_MEASURE_START, read_history
 from tests.conftest import TINY_LABELS, tiny_spec
 
 FAST = TrainOptions(
@@ -35,7 +35,7 @@ def fast(**changes):
 
 def run(
     folder, shapes, *, spec=None, weight=1.0, validation=None, sources=None, resume=False,
-    measure_start=False, network=None, listener=None, ranks=ALONE, **changes,
+    measure_start=False, network=None, listener=SILENT, ranks=ALONE, **changes,
 ):  # fmt: skip
     """Train the tiny network on these pictures, with `FAST` but for the changes."""
     folder.mkdir(exist_ok=True)
@@ -45,7 +45,7 @@ def run(
     return train(
         network or SSD(spec or tiny_spec()), TINY_LABELS, sources=sources,
         validation=validation or dataset, options=fast(**changes), output=folder, resume=resume,
-        measure_start=measure_start, listener=listener, ranks=ranks,
+        notes={NOTE_MEASURE_START: measure_start}, listener=listener, ranks=ranks,
     )  # fmt: skip
 
 

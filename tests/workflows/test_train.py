@@ -13,7 +13,7 @@ from ssd34.files.checkpoint import read_checkpoint
 from ssd34.train import step
 from ssd34.train.progress import TrainingOutcome
 from ssd34.train.run import read_history
-from ssd34.workflows.train import Trained, TrainListener, describe_ending
+from ssd34.workflows.train import Trained, TrainJob, TrainListener, describe_ending
 
 SETTINGS = {
     "workers": 0, "batch_size": 4, "warmup_steps": 1, "labels": "data", "head_statistics": "frozen"
@@ -70,10 +70,8 @@ def test_a_stopped_and_resumed_training_ends_as_a_whole_one(shapes, init, tmp_pa
     assert any("epochs=2" in fact for fact in heard.facts)
     second = Stopping()
     second.__dict__["stop"] = lambda: False
-    parts = ssd34.train(
-        data=[str(shapes)], val=str(shapes), output=str(tmp_path / "parts"), resume=True, threads=1,
-        listener=second,
-    )  # fmt: skip
+    job = TrainJob(data=[str(shapes)], val=str(shapes), output=str(tmp_path / "parts"), threads=1)
+    parts = ssd34.train(job, resume=True, listener=second)
     assert (parts.finished, parts.steps, parts.best_ap) == (True, 6, whole.best_ap)
     assert [record["step"] for record in second.history if record["event"] == "evaluation"] == [
         0,

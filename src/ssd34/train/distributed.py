@@ -73,11 +73,9 @@ class Ranks:
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat)
-        start = 0
-        for gradient in gradients:
-            end = start + gradient.numel()
-            gradient.copy_(flat[start:end].view(gradient.shape))
-            start = end
+        parts = flat.split_with_sizes([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view(gradient.shape))
 
     def share_weights(self, network: nn.Module) -> None:
         """Give every process the weights of the first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from ssd34.errors import DatasetError, DivergenceError, OptionError, TrainingErr
 from ssd34.evaluate.metrics import match_categories
 from ssd34.network.ssd import SSD
 from ssd34.train import step as steps
-from ssd34.train.distributed import ALONE, Ranks, share_batch_norm
+from ssd34.train.distributed import ALONE, CPU, Ranks, share_batch_norm
 from ssd34.train.examples.example import TrainingSet
 from ssd34.train.examples.loader import Loader, count_batches, gather_problems, report_deaths
 from ssd34.train.options import BEST, LAST, TrainOptions
 from ssd34.train.progress import SILENT, Pace, TrainingOutcome, TrainListener
-from ssd34.train.run import TrainingRun, describe_pictures
+from ssd34.train.run import NOTE_MEASURE_START, TrainingRun, describe_pictures
 from ssd34.train.validate import StoppedError, evaluate_network
 
 LOG_EVERY = 20
@@ -38,10 +38,9 @@ def train(
     options: TrainOptions,
     output: Path,
     resume: bool = False,
-    measure_start: bool = False,
-    device: torch.device | None = None,
-    notes: dict[str, Any] | None = None,
-    listener: TrainListener | None = None,
+    device: torch.device = CPU,
+    notes: Mapping[str, Any] | None = None,
+    listener: TrainListener = SILENT,
     ranks: Ranks = ALONE,
 ) -> TrainingOutcome:
     """Train a network with the classes `labels` in place; evaluate and save after each epoch, or
@@ -52,9 +51,8 @@ def train(
             ``history.jsonl``.
         resume: continue from ``last.safetensors``. With a length in epochs the result is the same
             as without the interruption; with minutes the clock decides.
-        measure_start: the first weights are measured, too, and may be the best.
-        device: to train on; None: the CPU.
-        notes: kept in the checkpoints, such as where the first weights came from.
+        notes: kept in the checkpoints, such as where the first weights came from, and
+            `NOTE_MEASURE_START`.
         listener: its ``stop`` ends the run after a step or within an evaluation, resumable.
         ranks: the processes that train together; each calls this with the same arguments.
 
@@ -64,8 +62,6 @@ def train(
         TrainingError: the memory is too small, no picture can be read, or there is nothing to
             resume.
     """
-    listener = listener or SILENT
-    device = device or torch.device("cpu")
     _check_before(network, labels, validation, options, ranks)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cuda":
@@ -82,7 +78,7 @@ def train(
         averaged=averaged,
         options=options,
         output=output,
-        notes=notes or {},
+        notes=dict(notes or {}),
         batches_per_epoch=count_batches(sources, options.batch_size),
         pictures=describe_pictures(sources, validation),
         writes=ranks.first,
@@ -108,7 +104,7 @@ def train(
     began, usable = run.step, 0
     share = run.share(run.step)
     if run.step == 0:
-        missed = measure_start and run.best_ap < 0
+        missed = run.notes.get(NOTE_MEASURE_START, False) and run.best_ap < 0
     else:
         missed = run.step % interval == 0 and run.evaluated != run.step  # it was interrupted
     if missed:

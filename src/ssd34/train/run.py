@@ -27,6 +27,9 @@ from ssd34.train.step import AveragedWeights, LossWatch
 
 HISTORY = "history.jsonl"
 
+NOTE_MEASURE_START = "measure_start"
+"""Of a run's notes: whether its first weights, too, are measured, and may be the best."""
+
 _MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
 
 

@@ -28,6 +28,7 @@ from ssd34.workflows.training.job import (
     check_resumable,
     is_first_process,
     open_data,
+    was_told,
     weighted,
 )
 
@@ -79,7 +80,7 @@ def train(
     Args:
         job: what to do; None: what the `fields` say.
         listener: hears of progress and warnings; its ``stop`` ends the run, to be resumed.
-        fields: those of `TrainJob` by name.
+        fields: those of `TrainJob` by name; they replace those of a `job`.
 
     Raises:
         OptionError: a setting is not allowed, or `output` holds another run or is written to.
@@ -90,7 +91,7 @@ def train(
         MissingExtraError: an optional library is not installed.
     """
     check_libraries()
-    job = job or TrainJob(**fields)
+    job = replace(job, **fields) if job else TrainJob(**fields)
     first = is_first_process()
     if not first:
         listener = TrainListener(ready=listener.ready, stop=listener.stop, ended=listener.ended)
@@ -124,8 +125,6 @@ def train(
         ranks = stack.enter_context(join_processes(device))
         data = data or open_all()
         run = resume_run(job, data) if job.resume else begin_run(job, data, listener)
-        if run.tensorboard:
-            require("tensorboardX", extra="tensorboard", why="--set tensorboard=true")
         _warn(run, job, listener)
         try:
             outcome = _learn(run, job, device, ranks, listener)
@@ -219,14 +218,14 @@ def _learn(
 
     folder, network, notes = job.folder, run.network, run.notes
     # Processes on different machines would not find quite the same steps.
-    steps = ranks.gather(run.steps)[0]
+    steps = ranks.gather(notes.get(NOTE_INT8_STEPS))[0]
     if steps is not None:
         network = make_rounding_network(network, steps)
         notes = {**notes, NOTE_INT8_STEPS: steps}
     events = None
     if ranks.first:
         remove_parts(folder, (RECIPE_FILE, PAGE))
-        if run.tensorboard:
+        if was_told(notes, "tensorboard"):
             events = EventWriter(folder, resumed_at=run.begun_at)
         pictures = sum(len(source.usable) for source in run.sources)
         facts = (
@@ -241,7 +240,7 @@ def _learn(
         listener.begins([*run.facts, facts], history)
 
     def ready() -> None:
-        if ranks.first and "recipe" in notes:
+        if ranks.first and notes["recipe"]:
             write_json(folder / RECIPE_FILE, notes["recipe"])
         listener.ready()
 
@@ -263,7 +262,6 @@ def _learn(
         options=run.options,
         output=folder,
         resume=job.resume,
-        measure_start=run.measure_start,
         device=device,
         notes=notes,
         listener=TrainListener(

@@ -97,11 +97,9 @@ class PreparedRun:
         network: with its first weights; those of a resumed run are still to be read.
         sources, validation: what to learn from and to measure on.
         origin: where the first weights come from, in words.
-        steps: the int8 steps that its network rounds by; None: it does not, or in a process that
-            leaves finding them to the first.
-        tensorboard: whether to write TensorBoard's events.
+        notes: what its checkpoints say of it. The int8 steps that its network rounds by are left to
+            the first process to find.
         begun_at: the step from which a resumed run continues; None: it is new.
-        measure_start: whether its first weights are a detector's, to be measured before they learn.
         warnings: a line on each setting that fits the run badly.
         facts: lines on its settings.
     """
@@ -113,10 +111,7 @@ class PreparedRun:
     validation: Dataset
     origin: str
     notes: dict[str, Any]
-    steps: dict[str, Any] | None
-    tensorboard: bool
     begun_at: int | None = None
-    measure_start: bool = False
     warnings: Sequence[str] = ()
     facts: Sequence[str] = ()
 

@@ -18,7 +18,6 @@ from ssd34.network.rounded import FakeQuantizedSSD, Steps
 from ssd34.network.ssd import SSD, copy_arrays
 from ssd34.network.start import Start
 from ssd34.train.examples.example import TrainingSet
-from ssd34.train.options import TrainOptions
 from ssd34.train.progress import TrainListener
 
 CALIBRATION_PICTURES = 200
@@ -40,17 +39,6 @@ def apply_qat(given: Mapping[str, Any], start: Start) -> dict[str, Any]:
         if given.get(key, "auto") not in ("auto", value):
             raise OptionError(f"--qat needs {key}={value}, got {given[key]}; leave it out")
     return {**given, **NEEDED}
-
-
-def check_options(options: TrainOptions) -> None:
-    """OptionError where the network would not be the one whose rounding is known."""
-    if options.small_size:
-        raise OptionError(
-            "--qat: the ranges are those of the full input size; leave small_size out"
-        )
-    for key, value in NEEDED.items():
-        if (got := getattr(options, key)) != value:
-            raise OptionError(f"--qat needs {key}={value}, got {got}; leave it out")
 
 
 def calibrate_steps(

@@ -32,7 +32,7 @@ from ssd34.train.recipe import (
     resume_options,
     settle_recipe,
 )
-from ssd34.train.run import read_run_to_resume
+from ssd34.train.run import NOTE_MEASURE_START, read_run_to_resume
 from ssd34.train.step import computes_bf16
 from ssd34.version import __version__
 from ssd34.workflows.training.job import (
@@ -44,9 +44,8 @@ from ssd34.workflows.training.job import (
     locate_start,
     read_settings,
     split_start,
-    was_told,
 )
-from ssd34.workflows.training.qat import apply_qat, calibrate_steps, check_options
+from ssd34.workflows.training.qat import apply_qat, calibrate_steps
 from ssd34.zoo.names import IMAGENET_BACKBONES, name_backbone
 
 USUAL_SPEC = "ssd300-resnet34"
@@ -78,9 +77,12 @@ def begin_run(job: TrainJob, data: OpenedData, listener: TrainListener) -> Prepa
     torch.manual_seed(plan.options.seed)
     network = SSD(planned.spec)
     origin = planned.start.put_into(network, labels)
-    # The other processes get its weights and steps.
-    calibrates = job.qat and is_first_process()
-    from_detector = planned.start.kind == "detector"
+    notes = {
+        "command": job.command, "start": origin, "recipe": plan.to_dict(), "version": __version__,
+        NOTE_MEASURE_START: planned.start.kind == "detector",
+    }  # fmt: skip
+    if job.qat and is_first_process():  # the other processes get its weights and steps
+        notes[NOTE_INT8_STEPS] = calibrate_steps(network, labels, sources, listener)
     return PreparedRun(
         network=network,
         labels=labels,
@@ -88,16 +90,10 @@ def begin_run(job: TrainJob, data: OpenedData, listener: TrainListener) -> Prepa
         sources=sources,
         validation=planned.validation,
         origin=origin,
-        notes={
-            "command": job.command, "start": origin,
-            "recipe": plan.to_dict(), "version": __version__, "measure_start": from_detector,
-        },
-        steps=calibrate_steps(network, labels, sources, listener) if calibrates else None,
-        tensorboard=plan.settings["tensorboard"],
-        measure_start=from_detector,
+        notes=notes,
         warnings=[*list_warnings(plan.options, sources, start=planned.start, spec=planned.spec)],
         facts=[*_list_facts(planned)],
-    )  # fmt: skip
+    )
 
 
 def plan_run(job: TrainJob, data: OpenedData, listener: TrainListener) -> Planned:
@@ -108,8 +104,10 @@ def plan_run(job: TrainJob, data: OpenedData, listener: TrainListener) -> Planne
         recipe, apply_qat(given, start) if job.qat else given, start=start.kind,
         bf16=computes_bf16(choose_device(job.device)), folded=start.folded,
     )  # fmt: skip
-    if job.qat:
-        check_options(plan.options)
+    if job.qat and plan.options.small_size:
+        raise OptionError(
+            "--qat: the ranges are those of the full input size; leave small_size out"
+        )
     labels = choose_classes(plan.settings["labels"], [dataset for dataset, _ in data.training])
     spec, plan = choose_spec(plan, start, labels)
     return Planned(
@@ -258,7 +256,6 @@ def resume_run(job: TrainJob, data: OpenedData) -> PreparedRun:
     return PreparedRun(
         network=SSD(begun.spec), labels=begun.labels, options=options,
         sources=make_training_sets(data.training, begun.labels, balance=options.balance),
-        validation=data.validation, origin="resumed", notes={"recipe": note} if note else {},
-        steps=notes.get(NOTE_INT8_STEPS), tensorboard=was_told(notes, "tensorboard"),
-        begun_at=begun.state["step"], measure_start=notes.get("measure_start", False),
+        validation=data.validation, origin="resumed", notes={**notes, "recipe": note},
+        begun_at=begun.state["step"],
     )  # fmt: skip
