@@ -137,7 +137,7 @@ def test_a_part_that_kills_its_process_twice_ends_the_job(
     monkeypatch.setattr("ssd34.cluster.local._work", die)
     options = BatchOptions(model=str(tiny_model), part_size=100)
     with pytest.raises(ModelError, match=r"code 7.*'0000\.jpg'.*'0099\.jpg'"):
-        run_batch(str(pictures), tmp_path / "out", options, runner=Runner(workers=1))
+        run_batch(pictures, tmp_path / "out", options, runner=Runner(workers=1))
 
 
 def test_what_a_worker_refuses_is_raised(pictures, tiny_raw_model, tmp_path):

@@ -94,7 +94,7 @@ def test_without_ray_the_extra_is_named(command, tmp_path, monkeypatch):
     from ssd34.cluster.run import Runner
 
     with pytest.raises(MissingExtraError, match=r"ssd34\[ray\]"):
-        run_batch(str(command[0]), tmp_path / "out", runner=Runner("ray"))
+        run_batch(command[0], tmp_path / "out", runner=Runner("ray"))
 
 
 def test_what_an_actor_refuses_is_raised(cluster, command, tiny_raw_model, tmp_path):

@@ -105,8 +105,8 @@ class FinishedBatch:
 
 
 def run_batch(
-    source: str,
-    output: Path,
+    source: str | Path,
+    output: str | Path,
     options: BatchOptions | None = None,
     *,
     column: str | None = None,
@@ -133,8 +133,8 @@ def run_batch(
     """
     for module in ("pyarrow", "pyarrow.parquet"):
         require(module, extra="batch", why="ssd34 batch")
-    listener = listener or BatchListener()
-    job = jobs.plan_job(open_source(source, column=column), options or BatchOptions())
+    listener, output = listener or BatchListener(), Path(output)
+    job = jobs.plan_job(open_source(str(source), column=column), options or BatchOptions())
     with folder_locked(output):
         jobs.claim_folder(output, job)
         return _run(job, output, runner or Runner(), listener)
