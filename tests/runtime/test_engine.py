@@ -27,7 +27,7 @@ from tests.support.engines import EACH_ENGINE, FLOAT_ENGINES, needs_openvino
 from tests.support.pictures import noise
 from tests.support.plain_runs import assert_all_close
 from tests.support.refusals import assert_facts, refused
-from tests.support.small_models import write_small_model
+from tests.support.small_models import small_model, write_small_model
 
 PICTURES = [EXAMPLES / f"{name}.jpg" for name in ("astronaut", "chelsea", "coffee")]
 
@@ -110,12 +110,14 @@ def test_a_failure_says_what_the_engine_said_first(failing_model):
 
 
 @both
-def test_what_is_no_onnx_file_or_no_detector_is_judged_the_same(name, tmp_path):
+def test_what_is_no_onnx_file_or_no_detector_is_judged_the_same(name, tmp_path, capfd):
     path = tmp_path / "model.onnx"
-    for content in (b"", b"hello\nworld\n", b"\xff" * 100):
+    not_utf8 = small_model().SerializeToString().replace(b"ssd34.spec", b"ssd34.sp\xffc")
+    for content in (b"", b"hello\nworld\n", b"\xff" * 100, not_utf8):
         path.write_bytes(content)
         with refused(ModelError, path):
             open_engine(path, name=name, threads=1)
+    assert capfd.readouterr() == ("", "")
     write_small_model(path, {"prob": np.zeros((1, 1000), np.float32)}, metadata={})
     assert open_engine(path, name=name, threads=1).metadata == {}
     with refused(ModelError, path, "prob"):

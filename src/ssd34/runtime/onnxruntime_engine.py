@@ -42,7 +42,10 @@ def open_onnx(model: Path | bytes, options: Any) -> Any:
     """ONNX Runtime's session of a file, or of what is in one, on the CPU; it takes paths as UTF-8,
     whatever the locale."""
     content = text_of(model) if isinstance(model, Path) else model
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]  # alone: to try others, it would print that it does
+    return onnxruntime.InferenceSession(
+        content, options, providers=providers, enable_fallback=False
+    )
 
 
 PROBE = base64.b64decode(
@@ -80,14 +83,15 @@ class OnnxRuntimeEngine:
         ONNX Runtime does not have."""
         try:
             self._session = self._open(path, options)
+            self.inputs = tuple(_port(port) for port in self._session.get_inputs())
+            self.outputs = tuple(_port(port) for port in self._session.get_outputs())
+            # UnicodeDecodeError: texts in a file need not be UTF-8.
+            self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         except Ssd34Error:
             raise
         except Exception as error:  # the library has no common base of its own
             raise ModelError(describe_refusal(path, error)) from None
         self._path = path
-        self.inputs = tuple(_port(port) for port in self._session.get_inputs())
-        self.outputs = tuple(_port(port) for port in self._session.get_outputs())
-        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def _open(self, path: Path, options: onnxruntime.SessionOptions) -> Any:
         return open_onnx(path, options)

@@ -78,6 +78,10 @@ class OpenVinoEngine:
                 "quantize with reduce_range: true in its --config"
             )
         try:
+            self.inputs = tuple(_port(port) for port in model.inputs)
+            self.outputs = tuple(_port(port) for port in model.outputs)
+            # UnicodeDecodeError: texts in a file need not be UTF-8.
+            self.metadata = _metadata(model)
             self._compiled = openvino_core().compile_model(
                 model,
                 "CPU",
@@ -95,9 +99,6 @@ class OpenVinoEngine:
         if not model.outputs:  # an empty file is a graph without nodes to OpenVINO
             raise ModelError(describe_refusal(path, ValueError("it has no outputs")))
         self._path = path
-        self.inputs = tuple(_port(port) for port in model.inputs)
-        self.outputs = tuple(_port(port) for port in model.outputs)
-        self.metadata = _metadata(model)
         self._indices = {port.name: index for index, port in enumerate(self.outputs)}
         self._requests = threading.local()
 
