@@ -112,6 +112,7 @@ def test_another_evaluation_is_named(run, stopped, key):
     ("line", "replaced"),
     [(1, b"{}"), (1, b"[]"), (1, b"\xff"), (2, b'{"image_id": 7}'), (2, b'{"image_id": 1}'),
      (2, b'{"image_id": 1, "found": [[[1, 2]]]}'), (2, b'{"image_id": 1, "found": 3}'),
+     (2, b'{"image_id": 1, "found": [[%d, 1, 2, 3, 4, 5]]}' % 10**400),
      (3, b"no json")],
 )  # fmt: skip
 def test_damage_is_an_error(run, stopped, line, replaced):

@@ -120,7 +120,7 @@ def _read(
                     _check(path, values, identity)
                 else:
                     found.append(_found(values, dataset.samples[number - 2]))
-            except (ValueError, TypeError, KeyError, IndexError):
+            except (ValueError, TypeError, LookupError, OverflowError):
                 raise OptionError(
                     f"{path}: damaged at line {number}; delete it and evaluate again"
                 ) from None
