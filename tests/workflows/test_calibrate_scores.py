@@ -37,6 +37,7 @@ from ssd34.workflows.calibrate import (
 )
 from ssd34.workflows.training.runs import read_onnx_checkpoint
 from tests.support.plain_runs import assert_all_close, plain_session, torch_outputs
+from tests.support.refusals import refused
 
 OFFSET = 1.5
 RAW = ExportOptions(policy=None, batch=None)
@@ -169,9 +170,6 @@ def test_the_whole_step(tiny_checkpoint, found_shapes):
     # A calibration that is there already is replaced, not added to.
     again = calibrate_scores(found.checkpoint, fit, held_out)
     assert again.calibration == found.calibration
-    values = json.loads(json.dumps(found.to_dict()))
-    assert values["background_offset"] == offset
-    assert values["held_out"]["before"]["precision_at"].keys() == {"0.3", "0.5", "0.7"}
 
 
 def drawn(offset, *, count=20000, seed=0):
@@ -206,19 +204,14 @@ def test_the_error_is_that_of_calibrated_softmax():
     assert scored.error(0.7) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("right", [0, FEWEST_RIGHT - 1, 100])
-def test_too_few_are_right_or_none_is_wrong(right):
-    scored = Scored(np.full(100, 0.5), np.full(100, 0.4), np.arange(100) < right)
-    with pytest.raises(DatasetError) as raised:
+@pytest.mark.parametrize(
+    ("right", "count", "fact"),
+    [*((right, 100, right) for right in (0, FEWEST_RIGHT - 1, 100)), (FEWEST_RIGHT, 10**6, "+6")],
+)
+def test_too_few_are_right_or_none_is_wrong_or_no_offset_mends_it(right, count, fact):
+    scored = Scored(np.full(count, 0.5), np.full(count, 0.5), np.arange(count) < right)
+    with refused(DatasetError, "few.zip", fact):
         fit_offset(scored, name="few.zip")
-    assert "few.zip" in str(raised.value)
-    assert str(right) in str(raised.value)
-
-
-def test_scores_that_no_offset_mends():
-    scored = Scored(np.full(10**6, 0.5), np.full(10**6, 0.5), np.arange(10**6) < FEWEST_RIGHT)
-    with pytest.raises(DatasetError, match="far"):
-        fit_offset(scored, name="far")
 
 
 def test_halves_share_nothing_and_are_drawn_by_the_seed(shapes):

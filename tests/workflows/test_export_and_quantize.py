@@ -1,6 +1,5 @@
 """From a checkpoint to int8 files in Python; what they compute is tested in tests/deploy."""
 
-import hashlib
 import json
 import sys
 
@@ -60,9 +59,7 @@ def test_a_model_is_quantized(tiny_model, found_shapes, tmp_path, capfd):
     found = ssd34.quantize(tiny_model, found_shapes, tmp_path / "out", EASY, listener=ears)
     path = found.files["12-int8"]
     assert path == tmp_path / "out" / "tiny-12-int8.onnx" and not found.removed
-    proof = json.loads(path.with_suffix(".json").read_text())
-    assert proof["model_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert [t.number for t in ears.trials] == [1] == [proof["trial"]["number"]]
+    assert [t.number for t in ears.trials] == [1]
     assert found.outcomes["12-int8"].accepted == ears.trials[0]
     assert ears.steps == {"calibrating", "measuring AP", "timing"} and len(ears.datasets) == 1
     picture = np.zeros((50, 60, 3), np.uint8)

@@ -21,7 +21,6 @@ from ssd34.deploy.graph.builder import (
 )
 from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
 from ssd34.deploy.graph.tail import cut_tail
-from ssd34.errors import ModelError
 from ssd34.images.read import read_image
 from ssd34.runtime.session import Session
 from ssd34.zoo.names import model_path
@@ -151,8 +150,3 @@ def test_cut_off_it_leaves_the_network_that_was_exported_without_a_tail(
     assert sessions[0].raw and sessions[0].batch == sessions[1].batch
     image = np.random.default_rng(0).integers(0, 256, (70, 50, 3)).astype(np.uint8)
     assert_all_close(*(s.compute([s.prepare(image)])[0] for s in sessions), atol=0)
-
-
-def test_another_tail_is_named(tiny_raw_model):
-    with pytest.raises(ModelError, match="--tail none"):
-        cut_tail(onnx.load(tiny_raw_model))
