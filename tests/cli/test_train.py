@@ -1,6 +1,7 @@
 import itertools
 import json
 import shutil
+import signal
 
 import pytest
 import torch
@@ -224,6 +225,22 @@ def test_bad_input(shapes, few, tmp_path, more, error, facts):
             *(("--batch", "4") if "--batch" not in more else ()), *(names.get(m, m) for m in more),
         )  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_sigterm_ends_one_of_several_processes_at_once(monkeypatch, tmp_path, processes):
+    """Which may wait for the others for ever; a process alone tidies up."""
+    seen = []
+
+    def train(*_, **__):
+        seen.append(signal.getsignal(signal.SIGTERM))
+        raise OptionError("seen")
+
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setattr("ssd34.workflows.train.train", train)
+    with pytest.raises(OptionError, match="seen"):
+        invoke("train", "--data", "a", "--val", "b", "--output", tmp_path)
+    assert (seen == [signal.SIG_DFL]) == (processes == "2")
 
 
 def test_convert_writes_a_checkpoint_of_ours(tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -131,6 +133,9 @@ def train(
             f"data set: ssd34 data split {data[0].partition('=')[0]} NEW_FOLDER"
         )
     workflow.check_libraries()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # Before training torch waits for the others where no handler is called.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     job = TrainJob(
         data=data, val=val, output=output, recipe=recipe, settings=_settings_of(flags, assignments),
         qat=qat, resume=resume, device=device, threads=threads, command=shlex.join(sys.argv[1:]),
