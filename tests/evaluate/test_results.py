@@ -66,10 +66,12 @@ def test_numbers_beside_the_form_are_fine(data, tmp_path):
     rows = [
         {**GOOD, "score": -3, "id": 4, "segmentation": None},  # a logit
         {**GOOD, "score": 17.5, "bbox": [-5, 0, 0, 0]},
+        {**GOOD, "image_id": 11.0, "category_id": 3.0},
     ]
     (tmp_path / "d.json").write_text(json.dumps(rows))
     results = read_results(tmp_path / "d.json", data)
-    assert results.scores.tolist() == [-3, 17.5]
+    assert results.scores.tolist() == [-3, 17.5, 0.5]
+    assert results[2] == results[2] | {"image_id": 11, "category_id": 3}
 
 
 def test_names_go_before_ids(data, tmp_path):

@@ -42,7 +42,7 @@ def check_weights_inside(path: Path) -> None:
     if other is not None:
         raise ModelError(
             f"{path}: keeps weights in another file ({other}), which its checksum does not cover; "
-            f"join them with: python -c \"import onnx; onnx.save(onnx.load('{path.name}'), "
+            f'join them with: python -c "import onnx; onnx.save(onnx.load({str(path)!r}), '
             "'joined.onnx')\""
         )
 

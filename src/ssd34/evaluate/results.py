@@ -239,7 +239,9 @@ def _wrong(value: Any, pictures: set[int], categories: set[int], data: str) -> s
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Also of 7.0, as tables of other tools write a 7."""
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return whole and not isinstance(value, bool)
 
 
 def _is_finite(value: Any) -> bool:
