@@ -158,6 +158,17 @@ LARGEST_OFFSET, LARGEST_LOGIT = 400.0, 1e6
 """Of loc, twice what an untrained network gives; of conf, where a trained one gives some tens."""
 
 
+def find_value_faults(
+    outputs: Mapping[str, NDArray[Any]], *, pictures: int, spec: ModelSpec
+) -> list[str]:
+    """What keeps a file's outputs from being raw ones of its network, or detections."""
+    if set(RAW_OUTPUTS) <= set(outputs):
+        raw = (outputs[name] for name in RAW_OUTPUTS)
+        return find_raw_faults(*raw, pictures=pictures, spec=spec)
+    found = (outputs[name] for name in DETECTION_OUTPUTS)
+    return find_detection_faults(*found, pictures=pictures, num_classes=spec.num_classes)
+
+
 def find_detection_faults(
     boxes: NDArray[Any],
     labels: NDArray[Any],

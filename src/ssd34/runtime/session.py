@@ -120,13 +120,8 @@ class Session:
         images = self._join(prepared)
         names = contract.RAW_OUTPUTS if self.raw else contract.DETECTION_OUTPUTS
         outputs = self.engine.run(names, {self._input: images})
-        if self.raw:
-            faults = contract.find_raw_faults(*outputs, pictures=len(images), spec=self.spec)
-        else:
-            faults = contract.find_detection_faults(
-                *outputs, pictures=len(images), num_classes=len(self.labels)
-            )
-        if faults:
+        values = dict(zip(names, outputs, strict=True))
+        if faults := contract.find_value_faults(values, pictures=len(images), spec=self.spec):
             raise ModelError(f"{self.path}: gave {faults[0]}; {REMEDY}")
         found: list[Outputs] = list(zip(*outputs, strict=True))[: sum(map(len, prepared))]
         if self.raw:

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from ssd34.core.contract import (
     DETECTION_OUTPUTS,
-    RAW_OUTPUTS,
     Port,
-    find_detection_faults,
-    find_raw_faults,
+    find_value_faults,
     fits,
 )
 from ssd34.core.postprocess import Picked, Policy
@@ -144,6 +142,7 @@ def _types(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
 
 def _values(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
     inputs = {p.name: t.values for p, t in zip(replayer.inputs, data.inputs, strict=True)}
+    (image,) = inputs.values()
     recorded = {p.name: t.values for p, t in zip(replayer.outputs, data.outputs, strict=True)}
     try:
         replayed = replayer.run(inputs)
@@ -152,7 +151,7 @@ def _values(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
     faults = [
         f"{whose}: {fault}"
         for whose, outputs in (("recorded", recorded), ("computed", replayed))
-        for fault in _faults(inputs, outputs, replayer)
+        for fault in find_value_faults(outputs, pictures=len(image), spec=replayer.spec)
     ]
     if faults:
         return faults, ""
@@ -167,20 +166,6 @@ def _values(data: ReferenceData, replayer: Replayer) -> tuple[list[str], str]:
     problems = [line for comparison in comparisons for line in comparison.mismatches]
     summary = "; ".join(comparison.summary for comparison in comparisons)
     return problems, f"{replayer.tolerance.name}: {summary}"
-
-
-def _faults(inputs: Arrays, outputs: Arrays, replayer: Replayer) -> list[str]:
-    """What the contract says of values."""
-    (image,) = inputs.values()
-    if set(RAW_OUTPUTS) <= set(outputs):
-        return find_raw_faults(
-            *(outputs[name] for name in RAW_OUTPUTS), pictures=len(image), spec=replayer.spec
-        )
-    return find_detection_faults(
-        *(outputs[name] for name in DETECTION_OUTPUTS),
-        pictures=len(image),
-        num_classes=replayer.spec.num_classes,
-    )
 
 
 def _compare_pictures(
