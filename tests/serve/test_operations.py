@@ -120,7 +120,7 @@ def test_nothing_accepted_is_lost_at_sigterm(tiny_model, tmp_path):
         assert one.logged("ended")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_idle_connection_does_not_delay_the_end(tiny_model, tmp_path, number):
     with serving(tmp_path, tiny_model, "--instances", 1) as one, closing(one.connect()) as idle:
         idle.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")

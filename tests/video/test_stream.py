@@ -97,13 +97,6 @@ def test_who_is_slow_gets_the_newest_frame(serve):
     assert len(numbers) + feed.skipped == 50
 
 
-def test_every_other_frame(serve):
-    source = serve([transport_stream(frames=50)], [])
-    with Feed(source, every=5, patience=Patience(tries=0, timeout=2)) as feed:
-        frames: list[Any] = list(feed)
-    assert frames and all(frame.number % 5 == 0 for frame in frames)
-
-
 def test_a_broken_stream_is_connected_again(serve):
     data = transport_stream(frames=50)
     source = serve(paced(data[: len(data) // 2], 0.2), [], paced(data, 0.2), [])

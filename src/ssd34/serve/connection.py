@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import h11
@@ -143,7 +144,8 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server: SIGTERM and Ctrl-C end it in order with exit code 0, SIGHUP reloads."""
+    """uvicorn's server: SIGTERM, Ctrl-C and SIGHUP, if it does not reload, end it in order with
+    exit code 0."""
 
     service: Service
     _waiting: asyncio.Task[None] | None = None
@@ -155,8 +157,9 @@ class Server(uvicorn.Server):
         handlers: dict[int, Callable[[], Any]] = dict.fromkeys(
             (signal.SIGINT, signal.SIGTERM), self._end
         )
-        if self.service.options.allow_reload and hasattr(signal, "SIGHUP"):
-            handlers[signal.SIGHUP] = lambda: loop.run_in_executor(None, self._reload)
+        if hasattr(signal, "SIGHUP"):
+            reload = partial(loop.run_in_executor, None, self._reload)
+            handlers[signal.SIGHUP] = reload if self.service.options.allow_reload else self._end
         try:
             for number, handle in handlers.items():
                 loop.add_signal_handler(number, handle)
