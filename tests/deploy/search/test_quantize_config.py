@@ -97,7 +97,7 @@ def test_weights_are_narrow_where_this_processor_saturates(file, saturates, monk
      ("quantization: {score_threshold: 1.5}", ["score_threshold", "1.5"]), ("seen: [3]", ["seen"]),
      ("quantization: {percentile: 101}", ["percentile"]),
      ("quantization: {bias_correction: 1}", ["bias_correction"]),
-     ("calibration: {pictures: 0}", ["picture", "0"]),
+     ("calibration: {pictures: 0}", ["picture", "0"]), ("calibration: {data: ''}", ["data"]),
      ("criterion: {max_drop: .nan}", ["max", "nan"]), ("criterion: 3", ["criterion"]),
      ("criterion: {drop: \"\\uD800\"}", ["criterion.drop", "ud800"]),
      ("[1, 2]", []), ("a: [", []), ("!!python/object/apply:os.getcwd []", [])],

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -80,14 +80,10 @@ class Bench:
         float_ap = self.float_ap
         ap = self._ap(detector)
         picture = next(self._readable())  # there is one, as the float file found something
-        tensors = {
-            "float": self._float.session.input_for(picture),
-            "int8": detector.session.input_for(picture),
-        }
         times = interleaved(
             {
-                "float": lambda: self._float.run(tensors["float"]),
-                "int8": lambda: detector.run(tensors["int8"]),
+                name: partial(each.run, each.session.input_for(picture))
+                for name, each in (("float", self._float), ("int8", detector))
             },
             rounds=self.rounds,
             warm_up=WARM_UP,

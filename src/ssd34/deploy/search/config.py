@@ -27,7 +27,7 @@ class CalibrationSettings:
     """Which pictures the ranges come from: a folder or data set (None: a part of the evaluation
     pictures), and at most how many."""
 
-    data: str | None = None
+    data: Annotated[str, Meta(min_length=1)] | None = None
     pictures: Count = 200
 
     def __post_init__(self) -> None:

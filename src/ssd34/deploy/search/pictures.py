@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ssd34.datasets.dataset import Dataset, Problem, Sample
 from ssd34.datasets.open import find_dataset, open_dataset, split_path
 from ssd34.errors import DatasetError, ImageError
-from ssd34.files.atomic import compute_sha256
 from ssd34.images.read import read_image
 from ssd34.images.sources import find_pictures
 
@@ -27,11 +26,18 @@ EVERY = 3
 @dataclass(frozen=True)
 class CalibrationPicture:
     """A picture before it is read: its file's name, what decodes it (ImageError), and what gives
-    the file's SHA-256, hexadecimal (ImageError or OSError)."""
+    the file's bytes (ImageError or OSError)."""
 
     name: str
     read: Callable[[], Picture]
-    digest: Callable[[], str]
+    content: Callable[[], bytes]
+
+    def digest(self) -> str | None:
+        """The file's SHA-256, hexadecimal; None: it cannot be read."""
+        try:
+            return hashlib.sha256(self.content()).hexdigest()
+        except (ImageError, OSError):
+            return None
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class CalibrationPictures:
         """SHA-256, hexadecimal, of the files in order. Nothing is decoded for it."""
         digest = hashlib.sha256(b"ssd34-calibration-pictures-2")
         for file in self.files:
-            digest.update((_digest_of(file) or "unreadable").encode())
+            digest.update((file.digest() or "unreadable").encode())
         return digest.hexdigest()
 
     def shared_with(self, dataset: Dataset) -> int:
@@ -70,8 +76,8 @@ class CalibrationPictures:
         theirs: dict[str, set[str | None]] = {}
         for file in _files(dataset, dataset.samples):
             if (name := Path(file.name).name) in names:
-                theirs.setdefault(name, set()).add(_digest_of(file))
-        digests = ((_digest_of(file), theirs[name]) for name, file in ours if name in theirs)
+                theirs.setdefault(name, set()).add(file.digest())
+        digests = ((file.digest(), theirs[name]) for name, file in ours if name in theirs)
         return sum(digest is not None and digest in found for digest, found in digests)
 
 
@@ -85,23 +91,15 @@ def count_seen(
     digests: set[str] = set()
     every = (file for dataset in seen for file in _files(dataset, dataset.samples))
     for done, file in enumerate(every, start=1):
-        if digest := _digest_of(file):
+        if digest := file.digest():
             digests.add(digest)
         else:
             names.add(Path(file.name).name)
         progress(done)
     return sum(
-        Path(file.name).name in names or _digest_of(file) in digests
+        Path(file.name).name in names or file.digest() in digests
         for file in _files(measured, measured.samples)
     )
-
-
-def _digest_of(file: CalibrationPicture) -> str | None:
-    """Its SHA-256; None: the file cannot be read."""
-    try:
-        return file.digest()
-    except (ImageError, OSError):
-        return None
 
 
 def from_dataset(dataset: Dataset, *, pictures: int) -> CalibrationPictures:
@@ -129,9 +127,7 @@ def from_folder(folder: str, *, pictures: int) -> CalibrationPictures:
     return CalibrationPictures(
         Path(folder).resolve().name,
         tuple(
-            CalibrationPicture(
-                str(p.relative), partial(read_image, p.path), partial(compute_sha256, p.path)
-            )
+            CalibrationPicture(str(p.relative), partial(read_image, p.path), p.path.read_bytes)
             for p in chosen
         ),
     )
@@ -158,14 +154,12 @@ def split(dataset: Dataset, *, pictures: int) -> tuple[CalibrationPictures, Data
 def _files(dataset: Dataset, samples: Sequence[Sample]) -> tuple[CalibrationPicture, ...]:
     return tuple(
         CalibrationPicture(
-            sample.file_name, partial(dataset.read, sample), partial(_sha256, dataset, sample)
+            sample.file_name,
+            partial(dataset.read, sample),
+            partial(dataset.images.read_bytes, sample.file_name),
         )
         for sample in samples
     )
-
-
-def _sha256(dataset: Dataset, sample: Sample) -> str:
-    return hashlib.sha256(dataset.images.read_bytes(sample.file_name)).hexdigest()
 
 
 def _spread(dataset: Dataset, wanted: int) -> list[Sample]:
