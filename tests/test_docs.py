@@ -22,7 +22,7 @@ import pytest
 
 from ssd34.cli.app import commands
 from tests.conftest import ROOT
-from tests.support.cli import run_main
+from tests.support.cli import every_command, run_main
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")])
 BLOCK = re.compile(r"^( *)(```+|~~~+)([^\n]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
@@ -204,13 +204,6 @@ def exists(name):
         return hasattr(importlib.import_module(module), attribute)
 
 
-def every_command(group, prefix):
-    for name, command in group.commands.items():
-        yield f"{prefix} {name}", command
-        if isinstance(command, click.Group):
-            yield from every_command(command, f"{prefix} {name}")
-
-
 def test_every_extra_is_on_the_page_about_installing():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     text = (ROOT / "docs" / "install.md").read_text()
@@ -219,11 +212,11 @@ def test_every_extra_is_on_the_page_about_installing():
 
 
 def test_help_of_every_command_has_an_example_that_parses():
-    for name, command in every_command(commands, "ssd34"):
-        if name == "ssd34 data":
+    for name, command in every_command():
+        if name == "data":
             continue
         [example] = re.findall(r"Example: ssd34 (.+)", command.help)
-        assert f"ssd34 {example} ".startswith(f"{name} "), name
+        assert f"{example} ".startswith(f"{name} "), name
         parse(commands, shlex.split(example))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import EXAMPLES
 from tests.support.cli import run_commands
 
 SOURCE = Path(__file__).parent.parent / "src" / "ssd34"
@@ -64,17 +65,20 @@ NEEDS = (
     (("package", "a.onnx", "--output", "x", "--picture", "a.jpg"), "export"),
     (("export", "a", "b.onnx"), "export"), (("convert", "a.pth", "b.safetensors"), "train"),
     (("evaluate", "--data", "x"), "evaluate"),
-    (("detect", "examples", "--engine", "openvino"), "openvino"),
+    (("detect", EXAMPLES, "--engine", "openvino"), "openvino"),
     (("detect", "rtsp://127.0.0.1/door"), "video"),
-    (("detect", "examples", "--engine", "native"), "native"),
+    (("benchmark", "default", "--engine", "native"), "native"),
+    (("benchmark", "default", "--plot", "b.png"), "plot"),
+    (("benchmark", "default", "--loadgen", "logs"), "loadgen"),
     (("serve",), "serve"),
-    (("batch", "examples", "--output", "x"), "batch"),
+    (("batch", EXAMPLES, "--output", "x"), "batch"),
     (("quantize", "default", "--data", "x", "--output", "x"), "quantize"),
 )  # fmt: skip
 
 
-def test_missing_extras_are_named_with_the_remedy():
-    ended, errors = run_commands(*(arguments for arguments, _ in NEEDS), first=BLOCKED)
+def test_missing_extras_are_named_with_the_remedy(tmp_path):
+    ended, errors = run_commands(*(words for words, _ in NEEDS), first=BLOCKED, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
     assert {code for code, _ in ended} == {2}
     for line, (_, extra) in zip(errors.splitlines(), NEEDS, strict=True):
         assert line.startswith("error: ") and f"pip install 'ssd34[{extra}]'" in line

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from functools import partial
 
 import pytest
@@ -145,20 +144,3 @@ def test_outputs_over_inputs_are_refused(run, tiny_model, tmp_path):
         with refused(Ssd34Error, arguments[-1]):
             run(*arguments)
     assert (picture.read_bytes(), tiny_model.read_bytes()) == before
-
-
-@pytest.mark.parametrize(
-    ("package", "arguments", "extra"),
-    [
-        ("matplotlib", ["--plot", "b.png"], "plot"),
-        ("openvino", ["--engine", "openvino"], "openvino"),
-        ("llvmlite", ["--engine", "native"], "native"),
-        ("mlperf_loadgen", ["--loadgen", "logs"], "loadgen"),
-    ],
-)
-def test_missing_extras(run, tmp_path, monkeypatch, package, arguments, extra):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, package, None)
-    with refused(Ssd34Error, f"pip install 'ssd34[{extra}]'"):
-        run(*arguments)
-    assert list(tmp_path.iterdir()) == []

@@ -107,33 +107,23 @@ def test_paths_with_brackets_are_no_markup(run_evaluate, tiny_model, tmp_path):
     assert "[/red]" in out.replace("\n", "").replace(" ", "")
 
 
-@pytest.mark.parametrize(
-    ("model", "data", "more", "fact"),
-    [
-        ("MODEL", "renamed", (), "no class in common"),
-        ("MODEL", "no", (), "no such file or folder"),
-        ("MODEL", "a.png", (), "a.png"),
-        ("MODEL", "SHAPES", ("--class", "disk"), "disc"),
-        ("no.onnx", "SHAPES", (), "no such model"),
-        ("a.png", "SHAPES", (), "not an ONNX file"),
-    ],
-)
-def test_unusable_input_is_one_line_and_exit_code_two(
-    run_evaluate, tiny_model, shapes, tmp_path, model, data, more, fact
+def test_data_of_other_classes_and_a_class_that_is_not_there(
+    run_evaluate, tiny_model, shapes, tmp_path
 ):
-    renamed = shapes_dataset(tmp_path / "renamed", pictures=1) / "instances.json"
-    values = json.loads(renamed.read_text())
+    renamed = shapes_dataset(tmp_path / "renamed", pictures=1)
+    values = json.loads((renamed / "instances.json").read_text())
     for category in values["categories"]:
         category["name"] += " of another kind"
-    renamed.write_text(json.dumps(values))
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    model, data = (
-        {"MODEL": tiny_model, "SHAPES": shapes}.get(name, tmp_path / name) for name in (model, data)
-    )
-    code, out, err = run_evaluate(model, "--data", data, *more, "--json", tmp_path / "r.json")
-    assert (code, out) == (2, "")
-    assert fact in err
-    assert list(tmp_path.glob("r.json*")) == []
+    (renamed / "instances.json").write_text(json.dumps(values))
+    for data, more, fact in (
+        (renamed, (), "no class in common"),
+        (shapes, ("--class", "disk"), "disc"),
+    ):
+        code, out, err = run_evaluate(
+            tiny_model, "--data", data, *more, "--json", tmp_path / "r.json"
+        )
+        assert (code, out) == (2, "") and fact in err
+        assert list(tmp_path.glob("r.json*")) == []
 
 
 @pytest.mark.parametrize("target", ["m.onnx", "set/instances.json", "picture"])
@@ -444,6 +434,7 @@ def test_two_files_are_compared(found_shapes, found_detections, half, tmp_path, 
         (("default", "--policy", "all", "--detections", "a"), "one policy"),
         (("default", "--json", "a", "--detections", "a"), "a: "),
         (("default", "--json", "no/r.json"), "no/r.json: "),
+        (("no.onnx", "--json", "r.json"), "no.onnx: "),
         (("default", "--detections", "."), ".: is a folder"),
     ],
 )

@@ -7,10 +7,9 @@ import json
 import click
 import pytest
 
-from ssd34.cli.app import commands
 from ssd34.errors import OptionError
 from tests.conftest import EXAMPLES
-from tests.support.cli import attempt, invoke, list_documents, read_document
+from tests.support.cli import attempt, every_command, invoke, list_documents, read_document
 from tests.support.refusals import refused
 
 NO_RESULT = {"serve"}
@@ -36,21 +35,18 @@ CHEAP = {
 """Arguments with which a command takes no long time."""
 
 
-def verbs(group=commands, above=()):
-    """Every command that does something, as words."""
-    for name in group.list_commands(click.Context(group)):
-        command = group.get_command(click.Context(group), name)
-        if not isinstance(command, click.Group) or command.invoke_without_command:
-            yield " ".join((*above, name)), command
-        if isinstance(command, click.Group):
-            yield from verbs(command, (*above, name))
+VERBS = {
+    name: command for name, command in every_command()
+    if not isinstance(command, click.Group) or command.invoke_without_command
+}  # fmt: skip
+"""Every command that does something."""
 
 
 def test_every_command_with_a_result_has_it():
-    lacking = {name for name, command in verbs()
+    lacking = {name for name, command in VERBS.items()
                if not any("--json" in one.opts for one in command.params)}  # fmt: skip
     assert lacking == NO_RESULT
-    assert CHEAP.keys() < {name for name, _ in verbs()}
+    assert CHEAP.keys() < VERBS.keys()
 
 
 @pytest.mark.parametrize("name", CHEAP)
@@ -63,7 +59,7 @@ def test_it_prints_one_document_and_nothing_else(
 
 
 def test_every_document_is_described():
-    assert sorted(list_documents()) == sorted({name for name, _ in verbs()} - NO_RESULT)
+    assert sorted(list_documents()) == sorted(VERBS.keys() - NO_RESULT)
 
 
 def test_a_file_gets_the_same_and_the_table_is_printed(tiny_model, shapes, tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -21,6 +22,14 @@ def invoke(*arguments, code=0, catch=False):
     )
     assert code is None or result.exit_code == code, result.output
     return result
+
+
+def every_command(group=app.commands, *above):
+    """Every command and group, and the words that call it."""
+    for name, command in group.commands.items():
+        yield " ".join((*above, name)), command
+        if isinstance(command, click.Group):
+            yield from every_command(command, *above, name)
 
 
 def list_documents():
