@@ -101,37 +101,26 @@ def test_every_layer_rounds_as_the_int8_file_does(quantized):
         assert (differences > 0).mean() < 1e-3
 
 
-def test_the_outputs_are_those_of_the_int8_file(quantized):
-    """A step here and there moves what follows it, but by little."""
-    checkpoint, session, plan, fake = quantized
-    for picture in PICTURES:
-        image = preprocess(picture, 64)
-        with torch.no_grad():
-            ours = dict(zip(("loc", "conf"), fake(torch.from_numpy(image)), strict=True))
-        for kind in ("loc", "conf"):
-            (theirs,) = session.run([kind], {"image": image})
-            scales = level_scales(checkpoint.spec, plan, kind)
-            steps = np.abs(ours[kind].numpy() - theirs) / scales
-            assert steps.max() < 5
-            assert steps.mean() < 0.8
-
-
 def float_network(checkpoint):
     network = SSD(checkpoint.spec).eval()
     load_weights(network, checkpoint.weights, source="x")
     return network
 
 
-def test_rounding_is_no_small_thing(quantized):
-    """The float network differs, so that the test above means something."""
-    checkpoint, session, plan, _ = quantized
-    image = preprocess(PICTURES[0], 64)
-    with torch.no_grad():
-        loc, _ = float_network(checkpoint)(torch.from_numpy(image))
-    (theirs,) = session.run(["loc"], {"image": image})
-    steps = np.abs(loc.numpy() - theirs) / level_scales(checkpoint.spec, plan, "loc")
-    assert steps.max() > 2
-    assert (steps > 0.5).mean() > 0.2
+def test_the_outputs_are_those_of_the_int8_file(quantized):
+    """A step here and there moves what follows it, but by little; the float network's differ."""
+    checkpoint, session, plan, fake = quantized
+    for picture in PICTURES:
+        image = preprocess(picture, 64)
+        with torch.no_grad():
+            ours, plain = (n(torch.from_numpy(image)) for n in (fake, float_network(checkpoint)))
+        for number, kind in enumerate(("loc", "conf")):
+            (theirs,) = session.run([kind], {"image": image})
+            scales = level_scales(checkpoint.spec, plan, kind)
+            steps, far = (np.abs(x[number].numpy() - theirs) / scales for x in (ours, plain))
+            assert steps.max() < 5
+            assert steps.mean() < 0.8
+            assert kind == "conf" or (far.max() > 2 and (far > 0.5).mean() > 0.2)
 
 
 def test_gradients_reach_every_parameter_and_point_where_the_float_networks_do(quantized):

@@ -50,11 +50,8 @@ def test_benchmark_checkpoints_in_each_container(tmp_path):
     spec, weights = convert_benchmark_weights(read, source="ssd.pth")
     assert spec == named_spec("ssd1200-resnet34")
     load_weights(SSD(spec), weights, source="ssd.pth")
-    for ours, theirs in (
-        ("backbone.layer3.0.downsample.0.weight", "model.layer2.0.0.downsample.0.weight"),
-        ("extras.4.conv2.bias", "additional_blocks.4.2.bias"),
-    ):
-        np.testing.assert_array_equal(weights[ours], state[theirs].numpy())
+    # Names are right if the outputs are: see test_ssd.py.
+    assert len(state) == len(SSD(R34).state_dict())
 
 
 def test_torchs_first_format_is_refused_with_what_to_take(tmp_path):
@@ -65,19 +62,6 @@ def test_torchs_first_format_is_refused_with_what_to_take(tmp_path):
             archive.addfile(tarfile.TarInfo(name))
     with refused(CheckpointError, path, "resnet34-b627a593"):
         read_torch_file(path)
-
-
-def test_benchmark_names_are_the_published_ones():
-    state = drawn_benchmark_weights(R34)
-    assert len(state) == len(SSD(R34).state_dict())
-    _, weights = convert_benchmark_weights(state, source="x")
-    for theirs, ours in (
-        ("model.layer1.0.weight", "backbone.conv1.weight"),
-        ("model.layer1.5.3.bn2.running_var", "backbone.layer2.3.bn2.running_var"),
-        ("additional_blocks.0.0.weight", "extras.0.conv1.weight"),
-        ("conf.5.bias", "heads.conf.5.bias"),
-    ):
-        np.testing.assert_array_equal(weights[ours], state[theirs].numpy())
 
 
 def test_class_count_and_backbone_come_from_the_file():
@@ -113,7 +97,8 @@ def test_broken_and_other_torch_files(tmp_path):
     for name, content in zip(names, broken, strict=True):
         (tmp_path / name).write_bytes(content)
     torch.save([1, 2], tmp_path / "list.pth")
-    for name in (*names, "missing.pth", "list.pth"):
+    torch.save({"epoch": 3}, tmp_path / "numbers.pth")
+    for name in (*names, "missing.pth", "list.pth", "numbers.pth"):
         with refused(CheckpointError, name):
             read_torch_file(tmp_path / name)
     torch.save({"backbone.weight": torch.zeros(3)}, tmp_path / "other.pth")
@@ -171,6 +156,13 @@ def test_backbones_that_do_not_fit(tmp_path):
     torch.save(imagenet_weights(R34), tmp_path / "resnet34.pth")
     with refused(CheckpointError, "resnet34.pth", "resnet18"):
         start_backbone(SSD(R18), read_backbone(tmp_path / "resnet34.pth"), source="resnet34.pth")
+    whole = read_backbone(tmp_path / "resnet34.pth")
+    name = "layer1.0.conv1.weight"
+    for wrong in (
+        {**whole, name: whole[name][:8]}, {k: a for k, a in whole.items() if k != name}
+    ):  # fmt: skip
+        with refused(CheckpointError, "resnet34.pth", name):
+            start_backbone(SSD(R34), wrong, source="resnet34.pth")
     save_file({"a": np.zeros(1, np.float32)}, tmp_path / "other.safetensors")
     with refused(CheckpointError, "other.safetensors"):
         read_backbone(tmp_path / "other.safetensors")

@@ -12,7 +12,7 @@ from ssd34.deploy.graph.builder import save_model
 from ssd34.deploy.graph.export import ExportOptions, make_onnx_model
 from ssd34.errors import CheckpointError
 from ssd34.network.ssd import SSD
-from ssd34.network.start import change_classes
+from ssd34.network.start import Start, change_classes
 from ssd34.train.recipe import read_recipe, settle_recipe
 from ssd34.workflows.training.runs import choose_spec, find_start
 from tests.conftest import TINY_LABELS, tiny_spec
@@ -54,6 +54,8 @@ def test_a_backbone_alone_brings_the_detectors_network(tiny_file):
 def test_what_was_folded():
     assert find_start("default@backbone").folded == ("backbone_statistics",)
     assert find_start("default").folded == ("backbone_statistics", "head_statistics")
+    nothing_else = Start(backbone={})
+    assert nothing_else.backbone_alone is nothing_else
 
 
 IMAGES = np.random.default_rng(1).normal(size=(1, 3, 64, 64)).astype(np.float32)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 import sys
 
 import numpy as np
@@ -27,10 +29,10 @@ def init(tiny_checkpoint, tmp_path_factory):
     return path
 
 
-def begin(shapes, output, init, **more):
+def begin(shapes, output, init, *, val=None, **more):
     return ssd34.train(
-        data=shapes, val=shapes, output=output, init=init, epochs=2, settings=SETTINGS, threads=1,
-        **more,
+        data=shapes, val=val or shapes, output=output, init=init, epochs=2, settings=SETTINGS,
+        threads=1, **more,
     )  # fmt: skip
 
 
@@ -90,31 +92,63 @@ def test_a_stopped_and_resumed_training_ends_as_a_whole_one(shapes, init, tmp_pa
 
 def test_the_start_is_measured_whatever_happens_to_it(shapes, init, tmp_path, monkeypatch):
     """Its evaluation is made up for after a stop; a run that dies before its first checkpoint can
-    begin again with the same command. A rank alone does not make it one process of several."""
-    output = tmp_path / "run"
+    begin again with the same command. A rank alone does not make it one process of several. Its
+    page shows pictures that can be read and have objects."""
+    output, val = tmp_path / "run", tmp_path / "val"
+    shutil.copytree(shapes, val)
+    (val / "images" / "0001.png").write_text("no picture")
+    values = json.loads((val / "instances.json").read_text())
+    crowds = [{**box, "iscrowd": int(box["image_id"] == 2)} for box in values["annotations"]]
+    (val / "instances.json").write_text(json.dumps({**values, "annotations": crowds}))
     monkeypatch.setenv("RANK", "1")
     with monkeypatch.context() as patch:
         patch.setattr(step, "train_step", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            begin(shapes, output, init)
+            begin(shapes, output, init, val=val)
     assert (output / "best.safetensors").exists() and not (output / "last.safetensors").exists()
     heard: list[bool] = []
     stopped = begin(
-        shapes, output, init,
+        shapes, output, init, val=val,
         listener=TrainListener(evaluating=lambda *_: heard.append(True), stop=lambda: bool(heard)),
     )  # fmt: skip
     assert (stopped.finished, stopped.steps) == (False, 0) and not stopped.best.exists()
-    done = ssd34.train(data=shapes, val=shapes, output=output, resume=True, threads=1)
+    done = ssd34.train(data=shapes, val=val, output=output, resume=True, threads=1)
     records = read_history(output / "history.jsonl")
     assert [r["step"] for r in records if r["event"] == "evaluation"] == [0, 3, 6]
     assert done.finished and done.steps == 6
+    assert done.report is not None
+    shown = re.findall(r"\d{4}\.png", done.report.read_text())
+    assert [*dict.fromkeys(shown)] == [f"{number:04}.png" for number in range(3, 9)]
+
+
+class BegunError(Exception):
+    pass
+
+
+def test_classes_of_several_sets_are_joined_and_those_of_val_alone_told(shapes, tmp_path):
+    sets = []
+    for name in ("ball", "star"):
+        shutil.copytree(shapes, tmp_path / name)
+        file = tmp_path / name / "instances.json"
+        file.write_text(file.read_text().replace('"disc"', f'"{name}"'))
+        sets.append(tmp_path / name)
+    told: list[str] = []
+
+    def begins(facts, _history):
+        raise BegunError("; ".join(facts))
+
+    listener = TrainListener(warned=told.append, begins=begins)
+    with pytest.raises(BegunError, match="4 classes"):
+        ssd34.train(
+            data=[shapes, sets[0]], val=sets[1], output=tmp_path / "run", epochs=1, threads=1,
+            settings={"spec": "ssd300-resnet18"}, listener=listener,
+        )  # fmt: skip
+    assert [text for text in told if "'star'" in text and str(sets[1]) in text]
 
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [({"settings": {"hue": 7}}, "hue"), ({"settings": {"speed": 3}}, "speed"),
-     ({"settings": {"epochs": 3}}, "epochs"), ({"settings": {"init": 7}}, "init"),
-     ({"epochs": 0}, "epochs"), ({"init": "nowhere", "qat": True, "recipe": "no-such"}, "no-such"),
+    [({"settings": {"epochs": 3}}, "epochs"), ({"settings": {"init": 7}}, "init"),
      ({"device": "tpu"}, "tpu"), ({"threads": 0}, "threads"), ({"data": []}, "data set")],
 )  # fmt: skip
 def test_what_is_not_allowed_leaves_nothing_behind(shapes, tmp_path, wrong, named):

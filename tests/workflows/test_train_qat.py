@@ -86,15 +86,10 @@ def test_an_interrupted_run_goes_on_rounding(few, tiny_file, tmp_path, monkeypat
         (("--set", "precision=bf16"), "precision=fp32"),
         (("--set", "backbone_statistics=batch"), "backbone_statistics=frozen"),
         (("--set", "small_size=48"), "small_size"),
+        (("--init", "default@backbone"), "a trained detector.*--init"),
     ],
 )
 def test_what_does_not_fit_is_refused(few, tiny_file, tmp_path, more, fact):
     with pytest.raises(Ssd34Error, match=fact):
         train(few, tiny_file, tmp_path / "qat", *more)
     assert not (tmp_path / "qat").exists()
-
-
-def test_it_needs_a_detector(few, tmp_path):
-    with pytest.raises(Ssd34Error, match="--init"):
-        invoke("train", "--data", few, "--val", few, "--output", tmp_path / "qat", "--qat",
-               "--spec", "ssd300-resnet18")  # fmt: skip

@@ -44,14 +44,6 @@ def marked(boxes):
     return image
 
 
-def test_without_variation_it_only_resizes():
-    variation = vary(BOX, size=100)
-    np.testing.assert_allclose(variation.boxes, [[0.1, 0.25, 0.5, 0.75]], atol=1e-6)
-    image = shown(variation, marked(BOX))
-    assert image.shape == (100, 100, 3)
-    assert image[50, 30].tolist() == [255] * 3 and image[10, 80].tolist() == [0] * 3
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_boxes_stay_on_their_objects(seed):
     """After expand, crop and flip the white pixels still fill the box."""
