@@ -20,7 +20,8 @@ from ssd34.errors import Ssd34Error
 from ssd34.runtime.detector import Detector
 from tests.conftest import TINY_LABELS
 from tests.support.cli import invoke
-from tests.support.pictures import exif_of, noise, png_header_only
+from tests.support.pictures import exif_of, noise, png, png_header_only
+from tests.support.refusals import assert_facts
 
 # The tiny network's scores are all below 0.5; this keeps some of the two hundred detections.
 SCORE = "0.37"
@@ -248,6 +249,17 @@ def test_a_picture_out_of_a_pipe_is_saved(detect, tmp_path, way):
     writer.join()
     with Image.open(tmp_path / "out" / "pipe.png") as drawn:
         np.testing.assert_array_equal(np.asarray(drawn), np.asarray(picture(0)))
+
+
+def test_a_picture_that_its_format_cannot_hold_is_skipped(run, tmp_path):
+    """PNG of another name."""
+    for name, width in (("a.webp", 16384), ("b.jpg", 65501)):
+        (tmp_path / name).write_bytes(png(width, 1))
+    save_picture(tmp_path / "c.png")
+    code, _, err = run(tmp_path, "--save", tmp_path / "out", "--score", "1")
+    assert code == 1 and [line[:8] for line in err.splitlines()[:2]] == ["skipped:"] * 2
+    assert_facts(err, "16384 x 1", "65501 x 1", ".png")
+    assert saved_in(tmp_path / "out") == ["c.png"]
 
 
 def test_save_keeps_names_and_nested_folders(detect, pictures, tmp_path):

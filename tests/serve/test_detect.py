@@ -12,6 +12,7 @@ from PIL import Image
 from tests.conftest import EXAMPLES
 from tests.support.cli import invoke, wait_for
 from tests.support.pictures import ORIENTATION, encoded, noise
+from tests.support.refusals import assert_facts
 from tests.support.server import CHELSEA, COFFEE, LOW, serving
 
 
@@ -100,6 +101,14 @@ def test_a_picture_with_its_boxes(server, tiny_raw_model, tmp_path):
     command = ("detect", EXAMPLES / "chelsea.jpg", "--model", tiny_raw_model, "--score", 0.3)
     invoke(*command, "--save", tmp_path)
     assert answer.body == (tmp_path / "chelsea.jpg").read_bytes()
+
+
+def test_a_picture_that_a_jpeg_cannot_hold(server):
+    long = encoded(Image.new("RGB", (65501, 1)))
+    assert server.detect(long).status == 200
+    answer = server.detect(long, "?format=image")
+    assert answer.status == 422
+    assert_facts(answer.body.decode(), "65501 x 1", "format=json")
 
 
 def test_boxes_are_in_pixels_of_the_picture_as_it_is_seen(server):

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ssd34.core.detections import Detections
+from ssd34.errors import ImageError
 from ssd34.images.read import Picture, load_picture
 
 _GOLDEN_RATIO = 0.618033988749895
@@ -31,6 +32,20 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 Words = tuple[str | Colour, str]
 """A line of text and its colour."""
+
+
+LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
+"""Pixels that a format holds in one direction."""
+
+
+def check_side(image: Image.Image, form: str, *, what: object, remedy: str) -> None:
+    """ImageError for a picture that a format cannot hold."""
+    most = LONGEST_SIDE.get(form, max(image.size))
+    if max(image.size) > most:
+        raise ImageError(
+            f"{what}: {image.width} x {image.height} pixels are more than {form} holds, {most} in "
+            f"a direction; {remedy}"
+        )
 
 
 def choose_colour(label: int) -> Colour:

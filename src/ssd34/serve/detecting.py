@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from ssd34.core.detections import Detections
 from ssd34.core.preprocess import FAST
 from ssd34.errors import ImageError
-from ssd34.images.draw import draw
+from ssd34.images.draw import check_side, draw
 from ssd34.images.read import read_picture
 from ssd34.runtime.detector import DEFAULT_SCORE, Detector, PreparedPicture
 from ssd34.runtime.session import Outputs
@@ -56,6 +56,7 @@ class Look:
         if self.asked.form != IMAGE:
             return detector.prepare(self.sent.data, max_pixels=self.max_pixels)
         self.picture = read_picture(self.sent.data, max_pixels=self.max_pixels)
+        check_side(self.picture, "JPEG", what=self.sent.name, remedy="ask for format=json")
         # The fast way is not that of the whole picture, which is only drawn on.
         seen = self.sent.data if detector.preprocessing == FAST else self.picture
         return detector.prepare(seen, max_pixels=self.max_pixels)

@@ -25,7 +25,7 @@ from ssd34.core.preprocess import FAST
 from ssd34.errors import ImageError, OptionError
 from ssd34.files.atomic import write_text, written_whole
 from ssd34.files.tree import number_files, number_names, text_of
-from ssd34.images.draw import draw
+from ssd34.images.draw import check_side, draw
 from ssd34.images.read import LargeImageError, fetched, make_reopenable, read_picture
 from ssd34.images.sources import PictureFile
 from ssd34.machine import overlapped
@@ -123,6 +123,11 @@ def detect_pictures(
             if isinstance(source, Path):
                 source = make_reopenable(source)
             image = read_picture(source, max_pixels=max_pixels)
+            target = saved[picture.source]
+            check_side(
+                image, SAVED_SUFFIXES[target.suffix.lower()], what=target,
+                remedy="give the picture a name ending in .png, or leave --save out",
+            )  # fmt: skip
             # The fast way is not that of the whole picture, which is only drawn on.
             seen = source if detector.preprocessing == FAST else image
             return detector.prepare(seen, max_pixels=max_pixels), image
