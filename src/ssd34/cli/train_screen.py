@@ -158,7 +158,7 @@ class TrainScreen(TrainListener):
         self._draw(now=True)
         if not self._live:
             when = f"epoch {epoch:.4g}" if epoch else "before the first step"
-            _print(f"{when}: AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}")
+            console.say(f"{when}: AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}")
 
     def problem(self, problem: Problem) -> None:
         """Show a picture that was left out, above the table."""
@@ -171,7 +171,7 @@ class TrainScreen(TrainListener):
     def _print_at_times(self, line: str) -> None:
         if time.monotonic() - self._printed >= PRINT_SECONDS:
             self._printed = time.monotonic()
-            _print(line)
+            console.say(line)
 
     def _draw(self, *, now: bool = False) -> None:
         if self._live and (now or time.monotonic() - self._drawn_at >= REFRESH_SECONDS):
@@ -209,8 +209,3 @@ def _in_words(now: Progress) -> str:
 
 def _numbers(summary: Mapping[str, float | None]) -> tuple[float, float]:
     return summary["AP"] or 0.0, summary["AP50"] or 0.0
-
-
-def _print(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
