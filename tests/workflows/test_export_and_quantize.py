@@ -110,7 +110,12 @@ def test_the_threshold_and_what_was_seen_are_in_the_file_and_its_proof(
 
 @pytest.mark.parametrize(
     ("fields", "fact"),
-    [({"limit": 0}, "limit"), ({"policy": "mlperf"}, "mlperf"), ({"policy": "none"}, "none")],
+    [
+        ({"limit": 0}, "limit"),
+        ({"threads": 0}, "threads"),
+        ({"policy": "mlperf"}, "mlperf"),
+        ({"policy": "none"}, "none"),
+    ],
 )
 def test_what_cannot_be_is_refused_before_the_work(
     tiny_model, found_shapes, tmp_path, fields, fact

@@ -130,6 +130,8 @@ def quantize(
     files = ExportOptions(policy=nms, image_input=settings.quantization.image_input)
     if limit is not None and limit < 1:
         raise OptionError(f"expected a limit of at least 1 picture, got {limit}")
+    if threads is not None and threads < 1:
+        raise OptionError(f"expected threads of at least 1, or None, got {threads}")
     if output.is_file():
         raise OptionError(f"{output}: is a file; expected a folder to write into")
     check_kinds(models=(str(model),), data=(data,))
