@@ -252,6 +252,9 @@ def test_convert_writes_a_checkpoint_of_ours(tmp_path):
     assert read_checkpoint(output).spec == spec
     with pytest.raises(CheckpointError, match="--spec"):
         invoke("convert", tmp_path / "ssd.pth", output, "--spec", "ssd300-resnet34")
+    torch.save(drawn_benchmark_weights(spec.replace(num_classes=2)), tmp_path / "two.pth")
+    invoke("convert", tmp_path / "two.pth", tmp_path / "two.safetensors")
+    assert read_checkpoint(tmp_path / "two.safetensors").labels.names == ("class 1", "class 2")
     result = invoke("convert", tmp_path / "ssd.pth", output, "--json")
     assert read_document("convert", result)["assumed"] is True
     assert "assumed ssd1200-resnet18" in result.stderr
