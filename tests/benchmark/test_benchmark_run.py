@@ -322,11 +322,12 @@ def test_wrong_plans(options, fact):
 def test_batch_detects_the_same_as_one_by_one(tiny_raw_model):
     detector = Detector.load(tiny_raw_model)
     assert detector.labels != COCO_LABELS
-    together = detector.detect_batch(PICTURES, score=0)
+    together = detector.detect_batch(iter(PICTURES), score=0)
     for found, path in zip(together, PICTURES, strict=True):
         alone = detector.detect(path, score=0)
         assert (found.width, found.height) == (alone.width, alone.height)
         assert len(found) == len(alone) > 10
         np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
+    assert len(detector.detect_batch(np.zeros((2, 9, 9, 3), np.uint8))) == 2
     with refused(OptionError, "0"):
         detector.detect_batch([])

@@ -274,7 +274,7 @@ class Detector:
             return None
 
     def detect_batch(
-        self, images: Sequence[Picture], *, score: float = DEFAULT_SCORE
+        self, images: Iterable[Picture], *, score: float = DEFAULT_SCORE
     ) -> list[PictureDetections]:
         """`detect` for several pictures in one run of the network.
 
@@ -285,14 +285,14 @@ class Detector:
         """
         _check_score(score)
         _check_several(images)
-        if self.session.batch not in (None, len(images)) or not images:
-            batch = self.session.batch
+        chosen, batch = list(images), self.session.batch
+        if batch not in (None, len(chosen)) or not chosen:
             taken = counted(batch, "picture") if batch else "one picture or more"
             raise OptionError(
-                f"{self.session.path}: takes {taken} at once, got {len(images)}; export it with "
+                f"{self.session.path}: takes {taken} at once, got {len(chosen)}; export it with "
                 "--batch dynamic"
             )
-        prepared = [self.prepare(image) for image in images]
+        prepared = [self.prepare(image) for image in chosen]
         outputs = self.session.compute([one.tensor for one in prepared if one.tensor is not None])
         return [
             self.finish(one, found, score=score)
