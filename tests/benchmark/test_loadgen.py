@@ -1,5 +1,6 @@
 import importlib.util
 import json
+from functools import partial
 
 import pytest
 
@@ -80,13 +81,17 @@ def test_single_stream(detector, pictures, tmp_path):
 
 
 @needs_loadgen
-def test_offline(detector, pictures, tmp_path):
-    values = run_loadgen(
-        detector, pictures, folder=tmp_path, scenario="offline", min_seconds=0.2, min_queries=1,
-        workers=2,
+def test_offline(detector, pictures, tmp_path, monkeypatch):
+    run = partial(
+        run_loadgen, detector, pictures, folder=tmp_path, scenario="offline", min_seconds=0.2,
+        min_queries=1, workers=2,
     )  # fmt: skip
+    values = run()
     assert values["Scenario"] == "Offline" and values["Result is"] in ("VALID", "INVALID")
     assert values["Samples per second"] > 0
+    monkeypatch.setattr("ssd34.benchmark.loadgen.SUMMARY", "unwritten.txt")
+    with refused(ModelError, tmp_path, "unwritten.txt"):
+        run()
 
 
 @needs_loadgen
