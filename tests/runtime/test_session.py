@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,8 @@ def test_our_own_files(kind, request, monkeypatch):
     assert session.path == path and session.raw == (kind == "tiny_raw_model")
     assert session.spec == tiny_spec() and session.labels == TINY_LABELS
     assert session.threads == 3
-    assert Session(path, threads=2).threads == 2
+    of_numpy: Any = np.int64(2)
+    assert Session(path, threads=2).threads == Session(path, threads=of_numpy).threads == 2
 
 
 def test_detections_are_those_of_onnx_runtime(tiny_model):

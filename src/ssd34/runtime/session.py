@@ -59,7 +59,8 @@ class Session:
                 raise it.
             OptionError: there is no such engine, or threads are no number from 1 to 1024.
         """
-        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+        whole = isinstance(threads, int | np.integer)
+        if threads is not None and not (whole and 1 <= threads <= MAX_THREADS):
             raise OptionError(
                 f"threads {threads!r}: expected a whole number from 1 to {MAX_THREADS}, or None "
                 "for what this process may use"
@@ -72,7 +73,7 @@ class Session:
             )
         check_weights_inside(path)
         self.path = path
-        self.threads = threads or thread_budget()
+        self.threads = int(threads or thread_budget())
         self.streams = streams
         name = ONNXRUNTIME if engine == AUTO else engine
         self.engine: Engine = open_engine(path, name=name, threads=self.threads, streams=streams)
