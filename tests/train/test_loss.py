@@ -95,13 +95,3 @@ def test_unlabelled_classes_are_left_out_of_the_softmax():
     assert torch.isfinite(logits.grad).all()
     assert not logits.grad[:, 3:].any()
     assert logits.grad[:, :3].any()
-
-
-def test_ignored_default_boxes_get_no_gradient():
-    loc, conf, offsets, labels = random_batch(2)
-    logits = torch.from_numpy(conf).requires_grad_()
-    loss_of(loc, logits, offsets, labels).total.backward()
-    assert logits.grad is not None
-    ignored = torch.from_numpy(labels == -1)
-    assert ignored.any()
-    assert not logits.grad.permute(0, 2, 1)[ignored].any()

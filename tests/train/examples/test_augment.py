@@ -29,6 +29,7 @@ def vary(boxes, seed=0, *, size=64, whole=(WIDTH, HEIGHT), options=PLAIN, **give
     options = dataclasses.replace(options, **{name: given.pop(name) for name in names})
     rng = np.random.default_rng(seed)
     width, height = whole
+    given = {"ignored": np.zeros(len(boxes), bool), "labels": np.ones(len(boxes), int), **given}
     return draw_variation(width, height, boxes, size=size, options=options, rng=rng, **given)
 
 
@@ -127,14 +128,6 @@ def test_zooming_in_on_a_box_that_is_off_by_one_rounding():
     for seed in range(200):
         window = zoom(400, 300, box, np.array([1]), np.random.default_rng(seed))
         assert (window[2:] > window[:2]).all()
-
-
-def test_the_generator_decides_everything():
-    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-    first, again, other = (vary(BOX, seed, options=Augmentation(expand=0.5)) for seed in (4, 4, 5))
-    assert np.array_equal(shown(first, image), shown(again, image))
-    assert np.array_equal(first.boxes, again.boxes)
-    assert not np.array_equal(shown(first, image), shown(other, image))
 
 
 def test_jitter_changes_colours_and_nothing_else():

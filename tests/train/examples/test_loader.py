@@ -117,15 +117,6 @@ def test_loader_order_weights_and_targets(shapes):
     assert (first.labels > 0).any(dim=1).all()
 
 
-@pytest.mark.usefixtures("two_processors")
-def test_worker_processes_make_the_same_batches(shapes):
-    made = []
-    for workers in (0, 2):
-        batches = loader_of(shapes, workers=workers).batches(0)
-        made.append([next(batches).images for _ in range(4)])
-    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
-
-
 def test_no_more_workers_than_processors(shapes, monkeypatch):
     """DataLoader would warn, and the workers would wait for each other."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})

@@ -138,10 +138,9 @@ def test_more_than_the_system_gives():
         PictureCache(1, 1 << 60)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.usefixtures("two_processors")
-def test_batches_are_the_same_with_and_without(shapes, workers):
-    def made(cache_mb):
+def test_batches_are_the_same_with_and_without_cache_and_worker_processes(shapes):
+    def made(workers, cache_mb):
         loader = loader_of(
             shapes, augmentation=Augmentation(expand=0.3), workers=workers, cache_mb=cache_mb,
             size_now=lambda step: 64 if step % 2 else 32,
@@ -149,13 +148,14 @@ def test_batches_are_the_same_with_and_without(shapes, workers):
         batches = loader.batches(0)
         return [next(batches) for _ in range(12)], loader.examples.cache
 
-    without, empty = made(0)
-    with_, cache = made(None)
+    expected, empty = made(0, 0)
     assert empty.used == 0
-    assert cache.used > 0
-    for ours, theirs in zip(with_, without, strict=True):
-        for one, other in zip(ours[:4], theirs[:4], strict=True):
-            assert one.equal(other)
+    for workers, cache_mb in ((0, None), (2, 0), (2, None)):
+        found, cache = made(workers, cache_mb)
+        assert (cache.used > 0) == (cache_mb is None)
+        for ours, theirs in zip(found, expected, strict=True):
+            for one, other in zip(ours[:4], theirs[:4], strict=True):
+                assert one.equal(other), (workers, cache_mb)
 
 
 def test_how_much_is_kept(shapes):

@@ -96,8 +96,8 @@ def draw_variation(
     size: int,
     options: Augmentation,
     rng: Generator,
-    ignored: NDArray[np.bool_] | None = None,
-    labels: NDArray[np.int64] | None = None,
+    ignored: NDArray[np.bool_],
+    labels: NDArray[np.int64],
 ) -> Variation:
     """A random variation of a picture, width x height pixels, and its boxes (N, 4) float32 xyxy in
     pixels, to a square of `size` pixels.
@@ -109,10 +109,9 @@ def draw_variation(
     if rng.random() < options.expand:
         window = expand(width, height, options.largest_expand, rng)
     kept = np.arange(len(boxes))
-    respected = np.ones(len(boxes), np.bool_) if ignored is None else ~ignored
+    respected = ~ignored
     if options.zoom and respected.any() and rng.random() < options.zoom:
-        classes = np.zeros(len(boxes), np.int64) if labels is None else labels
-        window = zoom(width, height, boxes[respected], classes[respected], rng)
+        window = zoom(width, height, boxes[respected], labels[respected], rng)
         kept = np.flatnonzero(hold_centres(window, boxes) | ~respected)
     elif options.crop:
         window, kept = crop(window, boxes, respected, rng)
