@@ -35,19 +35,43 @@ def test_quotas_of_both_versions_of_cgroups(tmp_path, two, one, threads):
         (tmp_path / "cpu").mkdir()
         (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{one[0]}\n")
         (tmp_path / "cpu" / "cpu.cfs_period_us").write_text(f"{one[1]}\n")
-    assert thread_budget(tmp_path) == threads
-    assert thread_budget(tmp_path / "no") == 8
+    assert thread_budget(tmp_path, tmp_path) == threads
+    assert thread_budget(tmp_path / "no", tmp_path) == 8
+
+
+@pytest.mark.usefixtures("eight_processors")
+@pytest.mark.parametrize(
+    ("group", "files", "threads"),
+    [("0::/system.slice/my.service", {"system.slice/my.service/cpu.max": "200000 100000"}, 2),
+     ("0::/a.slice/b.slice/c", {"a.slice/cpu.max": "300000 100000",
+                                "a.slice/b.slice/cpu.max": "max 100000",
+                                "a.slice/b.slice/c/cpu.max": "500000 100000"}, 3),
+     ("0::/a", {"b/cpu.max": "100000 100000"}, 8),
+     ("3:cpu,cpuacct:/s\n2:memory:/t\n0::/", {"cpu/s/cpu.cfs_quota_us": "400000",
+                                             "cpu/s/cpu.cfs_period_us": "100000"}, 4),
+     ("0::/../other", {"cpu.max": "600000 100000", "../other/cpu.max": "100000 100000"}, 6),
+     ("0::/of/the/machine", {"cpu.max": "600000 100000"}, 6),
+     ("nonsense", {"cpu.max": "600000 100000"}, 6)],
+)  # fmt: skip
+def test_quotas_of_services_and_of_all_groups_above(tmp_path, group, files, threads):
+    cgroup, proc = tmp_path / "cgroup", tmp_path / "proc"
+    for path, text in {cgroup / name: text for name, text in files.items()}.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text(f"{group}\n")
+    assert thread_budget(cgroup, proc) == threads
 
 
 def test_affinity_may_be_the_smaller_one_or_unknown(tmp_path, monkeypatch):
     assert 1 <= thread_budget() <= (os.cpu_count() or 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5}, raising=False)
     (tmp_path / "cpu.max").write_text("400000 100000")
-    assert thread_budget(tmp_path) == 1
+    assert thread_budget(tmp_path, tmp_path) == 1
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     for processors, threads in ((3, 3), (None, 1)):
         monkeypatch.setattr(os, "cpu_count", lambda processors=processors: processors)
-        assert thread_budget(tmp_path) == threads
+        assert thread_budget(tmp_path, tmp_path) == threads
 
 
 NEW = """processor\t: 0

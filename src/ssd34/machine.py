@@ -9,7 +9,7 @@ import platform
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -36,28 +36,43 @@ MAX_THREADS = 1024
 """The most that may be asked for: engines try to start any number, whatever the machine has."""
 
 
-def thread_budget(cgroup: Path = _CGROUP) -> int:
+def thread_budget(cgroup: Path = _CGROUP, proc: Path = _PROC) -> int:
     """Processors that this process may use, at least 1: the smaller of the CPU affinity and the
-    container's CPU quota (cgroup v2 or v1), rounded up."""
+    CPU quota of its container or service (cgroup v2 or v1), rounded up."""
     try:
         allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
         allowed = os.cpu_count() or 1
-    quota = _quota(cgroup)
-    return max(1, min(allowed, math.ceil(quota) if quota else allowed))
+    return max(1, min([allowed, *map(math.ceil, _quotas(cgroup, proc))]))
 
 
-def _quota(cgroup: Path) -> float | None:
-    """Processors that a container may use; None: any."""
-    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            text = " ".join((cgroup / name).read_text(encoding="utf-8") for name in files)
-            limit, period = text.split()[:2]
-            no_limit = limit == "max" or int(limit) <= 0
-            return None if no_limit else int(limit) / int(period)
-        except (OSError, ValueError, ZeroDivisionError):
-            continue
-    return None
+def _find_groups(cgroup: Path, proc: Path, controller: str) -> tuple[Path, ...]:
+    """The folders of the control groups that this process is in, the innermost first: those of
+    version 1 where `controller` is given. A limit of each holds."""
+    root = cgroup / controller
+    try:
+        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return (root,)
+    fields = (line.split(":", 2) for line in lines if line.count(":") >= 2)
+    own = next((path for _, names, path in fields if controller in names.split(",")), "/")
+    # In a container the path may be that of the machine, or lead out of what is mounted.
+    innermost = root / own.strip("/") if ".." not in own else root
+    return innermost, *(above for above in innermost.parents if above.is_relative_to(root))
+
+
+def _quotas(cgroup: Path, proc: Path) -> Iterator[float]:
+    """Processors that each control group leaves to this process, where it has a limit."""
+    for controller, names in (
+        ("", ("cpu.max",)),
+        ("cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")),
+    ):
+        for folder in _find_groups(cgroup, proc, controller):
+            with suppress(OSError, ValueError, ZeroDivisionError):
+                text = " ".join((folder / name).read_text(encoding="utf-8") for name in names)
+                limit, period = map(int, text.split()[:2])
+                if limit > 0:
+                    yield limit / period
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,7 @@ def measure_peak_memory(status: Path = _STATUS) -> int | None:
 def measure_free_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
     """Bytes that can be taken without swapping; half of the machine's where it does not say; 0
     where nothing is known."""
-    return min([_of_machine(proc), *_of_container(cgroup)])
+    return max(0, min([_of_machine(proc), *_of_groups(cgroup, proc)]))
 
 
 def _of_machine(proc: Path) -> int:
@@ -142,23 +157,22 @@ def _of_machine(proc: Path) -> int:
         return 0
 
 
-def _of_container(cgroup: Path) -> list[int]:
-    """What is left of its limit, of cgroup v2 or v1; empty where there is none. Files that were
-    read and may be forgotten, ``inactive_file``, do not count as used."""
-    for limit, used, statistics, kept in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
-         "total_inactive_file"),
-    ):  # fmt: skip
-        try:
-            most, taken = (int((cgroup / f).read_text(encoding="utf-8")) for f in (limit, used))
-        except (OSError, ValueError):
-            continue
-        with suppress(OSError, ValueError, KeyError):
-            text = (cgroup / statistics).read_text(encoding="utf-8")
-            taken -= int(dict(line.split() for line in text.splitlines())[kept])
-        return [max(0, most - taken)]
-    return []
+def _of_groups(cgroup: Path, proc: Path) -> Iterator[int]:
+    """What is left of the limit of each control group, of version 2 or 1. Files that were read and
+    may be forgotten, ``inactive_file``, do not count as used."""
+    for controller, limit, used, kept in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        for folder in _find_groups(cgroup, proc, controller):
+            with suppress(OSError, ValueError):
+                most, taken = (
+                    int((folder / name).read_text(encoding="utf-8")) for name in (limit, used)
+                )
+                with suppress(OSError, ValueError, KeyError):
+                    text = (folder / "memory.stat").read_text(encoding="utf-8")
+                    taken -= int(dict(line.split() for line in text.splitlines())[kept])
+                yield most - taken
 
 
 def trim_heap() -> None:

@@ -198,6 +198,13 @@ MEMINFO = "MemTotal:  24000000 kB\nMemFree:  1000 kB\nMemAvailable:  2000000 kB\
         ({"memory/memory.limit_in_bytes": "5000", "memory/memory.usage_in_bytes": "1000"}, 4000),
         (
             {
+                "memory.max": "9000", "memory.current": "2000",
+                "a.service/memory.max": "5000", "a.service/memory.current": "2000",
+            },
+            3000,
+        ),
+        (
+            {
                 "memory/memory.limit_in_bytes": str(2**63 - 4096),
                 "memory/memory.usage_in_bytes": "1000",
             },
@@ -207,7 +214,8 @@ MEMINFO = "MemTotal:  24000000 kB\nMemFree:  1000 kB\nMemAvailable:  2000000 kB\
 )  # fmt: skip
 def test_free_memory_is_that_of_the_container(tmp_path, files, expected):
     proc, cgroup = tmp_path / "proc", tmp_path / "cgroup"
-    proc.mkdir()
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text("0::/a.service\n")
     (proc / "meminfo").write_text(MEMINFO)
     for name, text in files.items():
         (cgroup / name).parent.mkdir(parents=True, exist_ok=True)
