@@ -80,13 +80,16 @@ def test_it_learns(tmp_path):
         np.testing.assert_array_equal(value, taught.weights[name], err_msg=name)
 
 
-def test_broken_pictures_are_reported_and_skipped(tmp_path):
+def test_broken_pictures_are_reported_once_and_skipped(tmp_path):
+    """Also where a run is resumed after its first epoch."""
     shapes = shapes_dataset(tmp_path / "set", pictures=6)
     (shapes / "images" / "0002.png").write_text("no picture")
     image = Image.open(shapes / "images" / "0003.png")
     image.resize((10, 10)).save(shapes / "images" / "0003.png")
     problems: list[Problem] = []
-    run(tmp_path / "run", shapes, batch_size=2, listener=TrainListener(problem=problems.append))
+    for resume, stopping in ((False, vars(stop_after(3))), (True, {})):
+        listener = TrainListener(problem=problems.append, **stopping)
+        run(tmp_path / "run", shapes, batch_size=2, resume=resume, listener=listener)
     reported = {str(p) for p in problems}
     assert any("0002.png" in p for p in reported)
     assert any("0003.png" in p and "10 x 10" in p for p in reported)

@@ -61,6 +61,13 @@ def test_no_data_are_not_the_current_folder(tiny_model, shapes, monkeypatch):
         ssd34.evaluate(tiny_model)
 
 
+def test_two_outputs_are_two_files(tiny_model, shapes, tmp_path):
+    file = tmp_path / "a.json"
+    with pytest.raises(OptionError, match=str(file)):
+        ssd34.evaluate(tiny_model, shapes, EvaluateOptions(json_file=file, detections=file))
+    assert not file.exists()
+
+
 def test_nothing_is_written_that_was_not_asked_for(tiny_model, shapes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ssd34.evaluate(tiny_model, shapes, EvaluateOptions(limit=2, resamples=0))

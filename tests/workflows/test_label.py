@@ -9,7 +9,7 @@ import pytest
 
 from ssd34.core.labels import COCO_LABELS
 from ssd34.datasets.open import open_dataset
-from ssd34.errors import DatasetError, OptionError
+from ssd34.errors import DatasetError, ImageError, OptionError
 from ssd34.images.sources import find_pictures
 from ssd34.runtime.detector import Detector
 from ssd34.workflows.label import Labelling, label_with_model, label_with_results
@@ -53,6 +53,8 @@ def test_a_broken_picture_is_left_out_and_named(tmp_path):
     dataset = label_with_model(find_pictures([str(tmp_path)]), Detector.load(), Labelling())
     assert [sample.file_name for sample in dataset.samples] == ["a.png"]
     assert sorted(problem.where for problem in dataset.problems) == ["b.png", "c.png"]
+    with refused(ImageError, "b.png"):
+        label_with_model(find_pictures([str(tmp_path / "b.png")]), Detector.load(), Labelling())
     assert all(str(tmp_path) not in problem.reason for problem in dataset.problems)
 
 

@@ -16,6 +16,7 @@ from ssd34.train import step
 from ssd34.train.progress import TrainingOutcome
 from ssd34.train.run import read_history
 from ssd34.workflows.train import Trained, TrainJob, TrainListener, describe_ending
+from ssd34.workflows.training.job import weighted
 
 SETTINGS = {
     "workers": 0, "batch_size": 4, "warmup_steps": 1, "labels": "data", "head_statistics": "frozen"
@@ -158,6 +159,11 @@ def test_what_is_not_allowed_leaves_nothing_behind(shapes, tmp_path, wrong, name
     with pytest.raises(OptionError, match=named):
         ssd34.train(**fields)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_weight_is_a_number_behind_the_last_equals_sign():
+    assert weighted("a=b=0.5") == ("a=b", 0.5)
+    assert weighted("a=b") == ("a=b", 1)
 
 
 @pytest.mark.parametrize("module", ["jinja2", "safetensors"])

@@ -94,8 +94,9 @@ def check_outputs(
         if is_special(output):
             continue
         _check_rights(output)
-        if there.setdefault(_identity(output), output) is not output:
+        if (key := _identity(output)) in there:
             raise OptionError(f"{output}: is to be written twice; name two files")
+        there[key] = output
     there = {key: output for key, output in there.items() if os.path.isfile(output)}
     if not there:
         return
