@@ -1,8 +1,11 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from ssd34.errors import ImageError
+from ssd34.files.tree import FolderFiles
 from ssd34.images.sources import find_pictures
 from tests.support.refusals import refused
 
@@ -71,6 +74,23 @@ def test_links_to_folders_are_not_followed_in_circles(tree):
     (tree / "sub" / "loop").symlink_to(tree)
     (tree / "broken.jpg").symlink_to(tree / "nothing.jpg")
     assert len(find_pictures([str(tree)])) == 5
+
+
+def test_a_folder_that_may_not_be_read_is_told_and_left_out(tree, monkeypatch, caplog):
+    scan = os.scandir
+
+    def refuse(place):
+        if os.path.basename(place) == "sub":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
+        return scan(place)
+
+    whole = relatives(find_pictures([str(tree)])), FolderFiles(tree).names(deep=True)
+    assert not caplog.messages
+    monkeypatch.setattr(os, "scandir", refuse)
+    seen = relatives(find_pictures([str(tree)])), FolderFiles(tree).names(deep=True)
+    for before, after in zip(whole, seen, strict=True):
+        assert after == [name for name in before if not name.startswith("sub/")] != before
+    assert [str(tree / "sub") in message for message in caplog.messages] == [True, True]
 
 
 def test_sources_that_hold_no_pictures(tree, tmp_path_factory):

@@ -5,6 +5,7 @@ Names are relative, with forward slashes; "" is the folder itself.
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 import threading
@@ -31,6 +32,15 @@ _APPLE = "__MACOSX"
 
 _SAYS_UTF8 = 0x800
 """The general purpose flag of a zip's member whose name is UTF-8; else it is code page 437."""
+
+
+log = logging.getLogger("ssd34.files")
+
+
+def warn_of_unreadable(error: OSError) -> None:
+    """Log a folder that a listing has to leave out, such as a disk's ``lost+found``."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        log.warning("left out %s: %s", text_of(error.filename), error.strerror)
 
 
 class Files(Protocol):
@@ -172,7 +182,7 @@ class FolderFiles(Files):
         if start is None:
             return
         linked: set[str] = set()
-        for place, folders, files in os.walk(start, followlinks=True):
+        for place, folders, files in os.walk(start, followlinks=True, onerror=warn_of_unreadable):
             folders[:] = [
                 name for name in folders if deep and not name.startswith(".")
                 and self._is_entered(place, name, linked)

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ssd34.errors import ImageError
+from ssd34.files.tree import warn_of_unreadable
 from ssd34.images.read import SUFFIXES, is_address
 
 _MODELS = (".onnx", ".safetensors")
@@ -102,7 +103,7 @@ def _name_in(url: str) -> Path:
 
 def _in_folder(folder: Path) -> list[PictureFile]:
     pictures = []
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(folder, onerror=warn_of_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(root) / name
