@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import ssd34
-from ssd34 import DatasetError, EvaluateOptions, OptionError
+from ssd34 import DatasetError, EvaluateOptions, ModelError, OptionError
 from ssd34.workflows.scoring import (
     EvaluateListener,
     ScoringOptions,
@@ -61,11 +61,14 @@ def test_no_data_are_not_the_current_folder(tiny_model, shapes, monkeypatch):
         ssd34.evaluate(tiny_model)
 
 
-def test_two_outputs_are_two_files(tiny_model, shapes, tmp_path):
+def test_what_is_refused_leaves_nothing_behind(tiny_model, shapes, tmp_path):
     file = tmp_path / "a.json"
     with pytest.raises(OptionError, match=str(file)):
         ssd34.evaluate(tiny_model, shapes, EvaluateOptions(json_file=file, detections=file))
-    assert not file.exists()
+    for model, error in (("no.onnx", ModelError), ("default", DatasetError)):
+        with pytest.raises(error):
+            ssd34.evaluate(model, shapes, EvaluateOptions(report=tmp_path / "report"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_written_that_was_not_asked_for(tiny_model, shapes, tmp_path, monkeypatch):

@@ -144,6 +144,7 @@ def evaluate(
     with ExitStack() as stack:
         partial = None
         if beside:
+            beside.parent.mkdir(parents=True, exist_ok=True)  # that of a report may be new
             partial = stack.enter_context(
                 open_partial(locate_partial(beside), identity, dataset, resume=options.resume)
             )

@@ -277,15 +277,14 @@ def check_scoring_outputs(
 
 
 def choose_data(everything: Dataset, options: ScoringOptions) -> tuple[Dataset, Dataset]:
-    """Everything under the names asked for, and the part that counts; the report's folder is made,
-    and what metric and report refuse is refused."""
+    """Everything under the names asked for, and the part that counts; what metric and report refuse
+    is refused."""
     # Detections have the ids of the data's own.
     everything = choose_part(everything, coco_names=options.coco_names, own_ids=True)
     dataset = choose_part(everything, classes=options.classes, limit=options.limit)
     seen = apply_metric(options.metric, dataset)  # before the work, not after it
     if options.report:
         check_report(seen, options.report_classes)
-        options.report.mkdir(parents=True, exist_ok=True)
     return everything, dataset
 
 
