@@ -6,7 +6,8 @@ import sys
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from ssd34.errors import MissingExtraError
+import ssd34
+from ssd34.errors import MissingExtraError, OptionError
 from ssd34.evaluate.metrics import CocoMetrics
 from ssd34.train.progress import Progress
 from ssd34.workflows.train import EventWriter
@@ -59,7 +60,13 @@ def test_a_resumed_run_forgets_what_was_written_after_its_checkpoint(tmp_path):
     assert starts == [21]
 
 
-def test_the_extra_is_named(tmp_path, monkeypatch):
+def test_what_is_refused_leaves_no_events(shapes, tiny_file, tmp_path, monkeypatch):
+    """A batch of one picture, and a library that is not there."""
+    given = {"data": shapes, "val": shapes, "output": tmp_path / "run", "init": tiny_file}
+    settings = {"tensorboard": True, "labels": "data", "workers": 0}
+    with pytest.raises(OptionError, match="--batch"):
+        ssd34.train(**given, threads=1, settings={**settings, "batch_size": 1})
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ssd34\[tensorboard\]'"):
-        EventWriter(tmp_path)
+        ssd34.train(**given, threads=1, settings=settings)
+    assert list(tmp_path.iterdir()) == []

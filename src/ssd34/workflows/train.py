@@ -125,6 +125,8 @@ def train(
         ranks = stack.enter_context(join_processes(device))
         data = data or open_all()
         run = resume_run(job, data) if job.resume else begin_run(job, data, listener)
+        if was_told(run.notes, "tensorboard"):
+            require("tensorboardX", extra="tensorboard", why="--set tensorboard=true")
         _warn(run, job, listener)
         try:
             outcome = _learn(run, job, device, ranks, listener)
@@ -222,11 +224,9 @@ def _learn(
     if steps is not None:
         network = make_rounding_network(network, steps)
         notes = {**notes, NOTE_INT8_STEPS: steps}
-    events = None
+    events: EventWriter | None = None
     if ranks.first:
         remove_parts(folder, (RECIPE_FILE, PAGE))
-        if was_told(notes, "tensorboard"):
-            events = EventWriter(folder, resumed_at=run.begun_at)
         pictures = sum(len(source.usable) for source in run.sources)
         facts = (
             f"{network.spec.name}, {counted(len(run.labels), 'class')}, start: {run.origin}; "
@@ -240,8 +240,11 @@ def _learn(
         listener.begins([*run.facts, facts], history)
 
     def ready() -> None:
+        nonlocal events
         if ranks.first and notes["recipe"]:
             write_json(folder / RECIPE_FILE, notes["recipe"])
+        if ranks.first and was_told(notes, "tensorboard"):
+            events = EventWriter(folder, resumed_at=run.begun_at)
         listener.ready()
 
     def progress(now: Progress) -> None:
@@ -336,7 +339,6 @@ class EventWriter:
     def __init__(self, output: Path, *, resumed_at: int | None = None) -> None:
         """Open a file in the run's folder; what was written after the `resumed_at` steps no longer
         counts. OSError: the folder cannot be written."""
-        require("tensorboardX", extra="tensorboard", why="--set tensorboard=true")
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
