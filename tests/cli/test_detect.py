@@ -290,6 +290,16 @@ def test_save_numbers_names_that_collide(detect, tmp_path):
         np.testing.assert_array_equal(drawn, np.asarray(picture(seed)))
 
 
+def test_save_gives_one_picture_the_name_that_is_asked_for(detect, tmp_path):
+    for seed in range(2):  # the second time over the first
+        source = save_picture(tmp_path / "a.png", seed)
+        detect(source, "--save", tmp_path / "b.png", "--score", "1")
+        np.testing.assert_array_equal(pixels_of(tmp_path / "b.png"), np.asarray(picture(seed)))
+    (tmp_path / "c.png").mkdir()
+    detect(source, "--save", tmp_path / "c.png")
+    assert saved_in(tmp_path / "c.png") == ["a.png"]
+
+
 @pytest.mark.parametrize("way", [".", "nested/..", "link", "other"])
 def test_save_refuses_to_overwrite_its_sources(detect, pictures, way):
     (pictures / "link").symlink_to(pictures)
@@ -318,7 +328,9 @@ BAD = {
     "text.jpg/x.json": "a.png --output text.jpg/x.json --save saved",
     "text.jpg ": "a.png --format yolo --output text.jpg", "a.tiff": "a.png --output a.tiff",
     "a.WEBP": "a.png --format csv --output a.WEBP", "text.jpg/out": "a.png --save text.jpg/out",
-    "overwrite": "a.png --save .",
+    "overwrite": "a.png --save .", "overwrite ": "a.png --save a.png",
+    "two.jpg": "a.png half.jpg --save two.jpg", "one.tiff": "a.png --save one.tiff",
+    "one.mp4": "a.png --save one.mp4", "no/one.png": "a.png --save no/one.png",
 }  # fmt: skip
 """A fact in the message to the words of a command."""
 

@@ -219,6 +219,7 @@ def test_a_stream_that_does_not_come_back_is_kept(main, tmp_path, monkeypatch):
     ("arguments", "kind", "fact"),
     [(("a.mp4", "--format", "csv"), OptionError, "csv"),
      (("a.mp4", "--save", "out.webm"), OptionError, r"out\.webm"),
+     (("a.mp4", "--save", "out.jpg"), OptionError, r"out\.jpg"),
      (("a.mp4", "--save", "."), OptionError, r"a\.mp4"),
      (("a.mp4", "--output", "b.jpg"), OptionError, r"b\.jpg.*--save"),
      (("a.mp4", "--output", "b.mkv"), OptionError, r"b\.mkv.*--save"),

@@ -47,8 +47,8 @@ from ssd34.workflows.outputs import check_kinds, check_outputs
 @console.classes_option
 @click.option(
     "--save", type=console.FILE, metavar="DIR",
-    help="Write the pictures, or the film, with their boxes into DIR. A film may have a name "
-    "ending in .mp4, .m4v, .mov or .mkv instead.",
+    help="Write the pictures, or the film, with their boxes into DIR. A picture alone may have a "
+    "name such as boxes.jpg instead, a film one that ends in .mp4, .m4v, .mov or .mkv.",
 )  # fmt: skip
 @click.option(
     "--format", "form", type=click.Choice([*FORMATS, JSONL]),

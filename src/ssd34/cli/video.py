@@ -55,8 +55,9 @@ def refuse_for_pictures(options: VideoOptions) -> None:
     ):  # fmt: skip
         if given:
             raise OptionError(f"{name}: is for a film, a stream or a camera; leave it out")
-    if options.save is not None and options.save.exists() and not options.save.is_dir():
-        raise OptionError(f"--save {options.save}: is a file; expected a folder for the pictures")
+    save = options.save
+    if save is not None and save.suffix.lower() in FILMS and not save.is_dir():
+        raise OptionError(f"--save {save}: the name of a film; expected a folder for the pictures")
 
 
 def refuse_as_text(output: Path | None) -> None:

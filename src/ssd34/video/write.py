@@ -14,6 +14,7 @@ from PIL import Image
 
 from ssd34.errors import OptionError, VideoError
 from ssd34.files.atomic import written_whole
+from ssd34.images.read import SUFFIXES
 from ssd34.video.film import Film, Sound, load_av
 from ssd34.video.source import FILMS
 
@@ -41,7 +42,7 @@ def choose_target(save: Path, film: Film) -> Path:
         OptionError: a film of this ending is not written.
     """
     ending = save.suffix.lower()
-    if ending in FILMS and not save.is_dir():
+    if ending in FILMS | SUFFIXES and not save.is_dir():
         if ending in WRITTEN:
             return save
         raise OptionError(f"--save {save}: expected a film in {', '.join(WRITTEN)}, or a folder")

@@ -26,7 +26,7 @@ from ssd34.errors import ImageError, OptionError
 from ssd34.files.atomic import write_text, written_whole
 from ssd34.files.tree import number_files, number_names, text_of
 from ssd34.images.draw import check_side, draw
-from ssd34.images.read import LargeImageError, fetched, make_reopenable, read_picture
+from ssd34.images.read import SUFFIXES, LargeImageError, fetched, make_reopenable, read_picture
 from ssd34.images.sources import PictureFile
 from ssd34.machine import overlapped
 from ssd34.runtime.detector import Detector, PreparedPicture
@@ -59,18 +59,33 @@ class DetectRun:
     failed: list[tuple[Path | str, str]] = field(default_factory=list)
 
 
-def choose_saved(pictures: Sequence[PictureFile], folder: Path) -> Targets:
-    """Where each picture is saved: its relative path, numbered where two would be the same.
-    OptionError: a picture would be written over one of the sources."""
-    names = (
-        name if name.suffix.lower() in SAVED_SUFFIXES else name.with_name(f"{name.name}.png")
-        for name in (picture.relative for picture in pictures)
-    )
-    targets = _below(folder, pictures, names)
+def choose_saved(pictures: Sequence[PictureFile], place: Path) -> Targets:
+    """Where each picture is saved: below a folder its relative path, numbered where two would be
+    the same. One picture may be given a file instead.
+
+    Raises:
+        OptionError: the place is a file that does not fit, or a picture would be written over one
+            of the sources.
+    """
+    ending = place.suffix.lower()
+    if not place.is_dir() and (ending in SUFFIXES or place.exists()):
+        if len(pictures) > 1 or ending not in SAVED_SUFFIXES:
+            endings = ", ".join(SAVED_SUFFIXES)
+            raise OptionError(
+                f"--save {place}: expected a folder for {counted(len(pictures), 'picture')}; only "
+                f"one alone may have a name, which ends in {endings}"
+            )
+        targets: Targets = {pictures[0].source: place}
+    else:
+        names = (
+            name if name.suffix.lower() in SAVED_SUFFIXES else name.with_name(f"{name.name}.png")
+            for name in (picture.relative for picture in pictures)
+        )
+        targets = _below(place, pictures, names)
     originals = {os.path.realpath(picture.path) for picture in pictures if not picture.url}
     for target in targets.values():
         if os.path.realpath(target) in originals:
-            raise OptionError(f"--save {folder}: would overwrite {target}; choose another folder")
+            raise OptionError(f"--save {place}: would overwrite {target}; choose another name")
     return targets
 
 
