@@ -38,11 +38,11 @@ from ssd34.evaluate.evaluator import detect_all
 from ssd34.evaluate.metrics import CocoMetrics, measure_coco
 from ssd34.evaluate.results import Results, read_results, write_results
 from ssd34.evaluate.score import compare
-from ssd34.files.checkpoint import read_checkpoint
+from ssd34.files.checkpoint import LAST, read_checkpoint
 from ssd34.network.ssd import SSD, load_weights
 from ssd34.train.examples.example import make_training_sets
 from ssd34.train.loop import train
-from ssd34.train.options import LAST, Settings, TrainOptions, parse_setting
+from ssd34.train.options import Settings, TrainOptions, parse_setting
 from ssd34.train.progress import Progress, TrainListener
 from ssd34.train.recipe import read_recipe, settle_recipe
 from ssd34.train.run import HISTORY

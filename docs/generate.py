@@ -108,6 +108,8 @@ def _range(text: str) -> str:
     """`0<=x<=1` in words."""
     low, _, high = text.partition("x") if text[0] != "x" else ("", "", text[1:])
     words = {"<=": "at most", "<": "below", ">=": "at least", ">": "above"}
+    if low.endswith("<") and high:
+        return f"Above {low.rstrip('<')}, {words[high.rstrip('0123456789.')]} {high.lstrip('<=')}"
     if low:
         return f"{low.rstrip('<=')} to {high.lstrip('<=')}"
     sign = re.match("[<>=]+", high)

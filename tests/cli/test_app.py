@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -57,13 +58,25 @@ def test_sigterm_interrupts_a_command_which_leaves_nothing(main, shapes, tmp_pat
     code, out, err = main("data", "convert", shapes, tmp_path / "new", "--to", "voc")
     assert (code, out, err) == (130, "", "error: interrupted\n")
     assert list(tmp_path.iterdir()) == [] and signal.getsignal(signal.SIGTERM) == before
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as a shell's trap makes it
+    try:
+        assert main("data", "convert", shapes, tmp_path / "new", "--to", "voc")[0] == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_commands_run_in_any_thread(shapes, tmp_path):
+    words = ["data", "convert", str(shapes), str(tmp_path / "new"), "--to", "voc"]
+    with ThreadPoolExecutor() as threads:
+        threads.submit(commands, words, standalone_mode=False).result()
+    assert (tmp_path / "new").is_dir()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="shells of another kind")
 def test_streams_that_are_closed_are_no_error(shapes, tmp_path):
     """As a service may be started."""
     command = [sys.executable, "-m", "ssd34", "data", "check", str(shapes), "--json"]
-    for closed in ("2>&-", "1>&- 2>&-"):
+    for closed in ("2>&-", "1>&- 2>&-", "<&- 2>&-"):
         file = tmp_path / f"{len(closed)}.json"
         line = f"{shlex.join([*command, str(file)])} {closed}"
         assert subprocess.run(line, shell=True).returncode == 0

@@ -251,15 +251,16 @@ def test_a_picture_out_of_a_pipe_is_saved(detect, tmp_path, way):
         np.testing.assert_array_equal(np.asarray(drawn), np.asarray(picture(0)))
 
 
-def test_a_picture_that_its_format_cannot_hold_is_skipped(run, tmp_path):
+def test_a_picture_that_its_format_cannot_hold_is_found_and_not_saved(run, tmp_path):
     """PNG of another name."""
     for name, width in (("a.webp", 16384), ("b.jpg", 65501)):
         (tmp_path / name).write_bytes(png(width, 1))
     save_picture(tmp_path / "c.png")
-    code, _, err = run(tmp_path, "--save", tmp_path / "out", "--score", "1")
+    code, out, err = run(tmp_path, "--save", tmp_path / "out", "--score", "1", "--json")
     assert code == 1 and [line[:8] for line in err.splitlines()[:2]] == ["skipped:"] * 2
-    assert_facts(err, "16384 x 1", "65501 x 1", ".png")
+    assert_facts(err, "16384 x 1", "65501 x 1", ".png", "1 picture in")
     assert saved_in(tmp_path / "out") == ["c.png"]
+    assert len(json.loads(out)["pictures"]) == 3 and json.loads(out)["failed"] == []
 
 
 def test_save_keeps_names_and_nested_folders(detect, pictures, tmp_path):

@@ -16,7 +16,8 @@ import pytest
 from click import BadParameter
 
 from ssd34.errors import OptionError
-from ssd34.serve.connection import listen
+from ssd34.serve import connection
+from ssd34.serve.connection import listen, serve
 from ssd34.serve.options import ServeOptions
 from tests.conftest import EXAMPLES, ROOT
 from tests.support.cli import invoke, wait_for
@@ -131,6 +132,27 @@ def test_an_idle_connection_does_not_delay_the_end(tiny_model, tmp_path, number)
         assert one.process.wait(60) == 0
         assert time.monotonic() - started < 10  # kept alive for 15
         assert idle.recv(1) == b""
+
+
+def test_what_nohup_started_goes_on_when_its_terminal_closes(tiny_model, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # processes inherit it
+    try:
+        with serving(tmp_path, tiny_model, "--instances", 1) as one:
+            one.process.send_signal(signal.SIGHUP)
+            assert [one.get("/v2/health/ready").status for _ in range(3)] == [200] * 3
+            assert one.stop() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_interrupted_while_it_loads_it_ends_in_order(monkeypatch):
+    def interrupt(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+
+    said: list[str] = []
+    monkeypatch.setattr(connection, "load_fastest", interrupt)
+    serve(ServeOptions(model="default", port=0), say=said.append)
+    assert said == []
 
 
 def test_a_second_signal_ends_it_at_once(tiny_model, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import safetensors.numpy
 import torch
 
-from ssd34.train.options import LAST
+from ssd34.files.checkpoint import LAST
 from ssd34.train.run import TrainingRun
 from tests.support import training
 

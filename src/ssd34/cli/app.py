@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any, cast
 
 import click
@@ -22,6 +22,7 @@ from click.shell_completion import CompletionItem
 
 from ssd34.cli import INTERRUPTED
 from ssd34.errors import Ssd34Error
+from ssd34.machine import signal_restored
 from ssd34.version import __version__
 
 UNUSABLE = 2
@@ -88,17 +89,17 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, which SIGTERM interrupts as Ctrl-C does, so that temporary files are
         removed; click would exit with 1 for these two."""
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        ignored = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        handler = None if ignored else signal.default_int_handler
         try:
-            return super().invoke(ctx)
+            with signal_restored(signal.SIGTERM, handler):
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             _fail("interrupted", INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output has gone, as `| head` does; keep the exit quiet.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
-        finally:
-            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @click.group(
@@ -117,11 +118,15 @@ def commands() -> None:
 
 def main() -> None:
     """Run the command line; errors that we raise on purpose become one line."""
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # whoever started us has closed it
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
-        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            # The lowest free number is its own, which no other file must get.
+            null = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(null, True)
+            setattr(sys, name, os.fdopen(null, mode))
+        if mode == "w" and isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    logging.basicConfig(format="warning: %(message)s")
     try:
         sys.exit(commands(prog_name="ssd34", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:

@@ -157,9 +157,11 @@ def detect(
     if not any(len(looked.detections) for looked in run.looked):
         console.say(f"nothing scores {score:g} or more; a lower --score shows what is less sure")
     if save:
-        click.echo(f"saved {counted(len(run.looked), 'picture')} in {save}", err=True)
+        saved_now = counted(len(run.looked) - run.unsaved, "picture")
+        click.echo(f"saved {saved_now} in {save}", err=True)
     if run.failed:
         console.warn(f"{len(run.failed)} of {counted(len(pictures), 'picture')} could not be read")
+    if run.failed or run.unsaved:
         sys.exit(PARTLY)
 
 

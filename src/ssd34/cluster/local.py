@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ssd34.cluster.job import BatchJob, Task
 from ssd34.cluster.part import PartWorker
 from ssd34.errors import ModelError, Ssd34Error
+from ssd34.machine import signal_restored
 
 _TRIES = 2
 """A part whose process has ended so often is given up, and with it the job."""
@@ -123,22 +123,6 @@ def _start(task: Task, threads: int) -> _Worker:
         process.start()
     theirs.close()
     return _Worker(process, ours, -1)
-
-
-@contextmanager
-def signal_restored(number: int, during: Any = None) -> Iterator[None]:
-    """Handle a signal in the block as `during` says, if at all, and afterwards as before; only the
-    main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(number)
-    if during is not None:
-        signal.signal(number, during)
-    try:
-        yield
-    finally:
-        signal.signal(number, before or signal.SIG_DFL)
 
 
 def _end(worker: _Worker) -> int | None:

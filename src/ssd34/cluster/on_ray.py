@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.cluster.job import BatchJob, Task
-from ssd34.cluster.local import Events, Finished, signal_restored
+from ssd34.cluster.local import Events, Finished
 from ssd34.cluster.part import PartWorker
 from ssd34.cluster.pictures import Picture
 from ssd34.errors import ModelError, OptionError, Ssd34Error, require
-from ssd34.machine import thread_budget
+from ssd34.machine import signal_restored, thread_budget
 from ssd34.runtime.engine import CUDA
 from ssd34.text import counted, one_line
 

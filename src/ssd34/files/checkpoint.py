@@ -23,6 +23,10 @@ from ssd34.core.spec import ModelSpec, rename_trunk
 from ssd34.errors import CheckpointError, ModelError, OptionError, require
 from ssd34.files.atomic import written_whole
 
+LAST = "last.safetensors"
+BEST = "best.safetensors"
+"""The weights in a run's folder."""
+
 FORMAT = "ssd34-1"
 TRAINING_PREFIX = "training."
 _SCORES = "score_calibration"

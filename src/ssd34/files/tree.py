@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, cast
 
@@ -40,7 +40,12 @@ log = logging.getLogger("ssd34.files")
 def warn_of_unreadable(error: OSError) -> None:
     """Log a folder that a listing has to leave out, such as a disk's ``lost+found``."""
     if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        log.warning("left out %s: %s", text_of(error.filename), error.strerror)
+        _warn_once(f"left out {text_of(error.filename)}: {error.strerror}")
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning(text)
 
 
 class Files(Protocol):

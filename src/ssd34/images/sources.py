@@ -58,6 +58,8 @@ def find_pictures(sources: Iterable[str], *, urls: bool = False) -> list[Picture
             continue
         path = Path(source)
         if path.is_dir():
+            if not os.access(path, os.R_OK | os.X_OK):
+                raise ImageError(f"{source}: a folder that may not be read; check its rights")
             pictures = _in_folder(path)
             nothing = "holds no pictures"
         elif path.suffix.lower() == ".zip" and path.is_file():

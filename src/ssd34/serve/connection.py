@@ -158,8 +158,10 @@ class Server(uvicorn.Server):
             (signal.SIGINT, signal.SIGTERM), self._end
         )
         if hasattr(signal, "SIGHUP"):
-            reload = partial(loop.run_in_executor, None, self._reload)
-            handlers[signal.SIGHUP] = reload if self.service.options.allow_reload else self._end
+            if self.service.options.allow_reload:
+                handlers[signal.SIGHUP] = partial(loop.run_in_executor, None, self._reload)
+            elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
+                handlers[signal.SIGHUP] = self._end
         try:
             for number, handle in handlers.items():
                 loop.add_signal_handler(number, handle)
@@ -235,5 +237,7 @@ def serve(options: ServeOptions, *, say: Callable[[str], None] = lambda _: None)
             server.run(sockets=[bound])
         service.close()
         log.info("ended")
+    except KeyboardInterrupt:  # while it loaded
+        log.info("ended before it served")
     finally:
         bound.close()

@@ -16,12 +16,13 @@ from ssd34.core.postprocess import named_policy
 from ssd34.datasets.dataset import Dataset, Problem
 from ssd34.errors import DatasetError, DivergenceError, OptionError, TrainingError
 from ssd34.evaluate.metrics import match_categories
+from ssd34.files.checkpoint import BEST, LAST
 from ssd34.network.ssd import SSD
 from ssd34.train import step as steps
 from ssd34.train.distributed import ALONE, CPU, Ranks, share_batch_norm
 from ssd34.train.examples.example import TrainingSet
 from ssd34.train.examples.loader import Loader, count_batches, gather_problems, report_deaths
-from ssd34.train.options import BEST, LAST, TrainOptions
+from ssd34.train.options import TrainOptions
 from ssd34.train.progress import SILENT, Pace, TrainingOutcome, TrainListener
 from ssd34.train.run import NOTE_MEASURE_START, TrainingRun, describe_pictures
 from ssd34.train.validate import StoppedError, evaluate_network

@@ -17,10 +17,6 @@ from ssd34.errors import OptionError
 from ssd34.setting_types import Share, check, check_fields, describe_kind, kinds_of, read_fields
 from ssd34.train.examples.augment import Augmentation
 
-LAST = "last.safetensors"
-BEST = "best.safetensors"
-"""The weights in a run's folder."""
-
 OPTIMIZERS = {"adamw": (3e-4, 0.05), "sgd": (1.25e-3, 5e-4)}
 """Each optimizer's usual peak rate, at batch 16, and weight decay; SGD's are the published ones."""
 

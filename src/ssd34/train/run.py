@@ -18,11 +18,11 @@ from ssd34.core.labels import LabelSet
 from ssd34.datasets.dataset import Dataset, Problem, fingerprint
 from ssd34.errors import CheckpointError, TrainingError
 from ssd34.files.atomic import naming, remove_parts, write_text
-from ssd34.files.checkpoint import Arrays, Checkpoint, read_checkpoint
+from ssd34.files.checkpoint import BEST, LAST, Arrays, Checkpoint, read_checkpoint
 from ssd34.network.ssd import SSD, copy_arrays, load_weights
 from ssd34.text import counted
 from ssd34.train.examples.example import TrainingSet
-from ssd34.train.options import BEST, LAST, TrainOptions
+from ssd34.train.options import TrainOptions
 from ssd34.train.step import AveragedWeights, LossWatch
 
 HISTORY = "history.jsonl"

@@ -51,12 +51,13 @@ class Looked:
 @dataclass
 class DetectRun:
     """A run: its model as asked for, all its pictures in order, each once, those that were looked
-    at, and those that could not be read, and why."""
+    at, those that could not be read, and why, and how many could not be saved."""
 
     model: str
     files: Sequence[Path | str]
     looked: list[Looked] = field(default_factory=list)
     failed: list[tuple[Path | str, str]] = field(default_factory=list)
+    unsaved: int = 0
 
 
 def choose_saved(pictures: Sequence[PictureFile], place: Path) -> Targets:
@@ -120,7 +121,7 @@ def detect_pictures(
         wanted: labels to keep; empty: all.
         max_pixels: refuse pictures with more.
         saved: where each goes; empty: nowhere.
-        skipped: is told of a picture that cannot be read, where there are others.
+        skipped: is told of a picture that cannot be read, where there are others, or not be saved.
         progress: is told how many are done.
 
     Raises:
@@ -138,11 +139,6 @@ def detect_pictures(
             if isinstance(source, Path):
                 source = make_reopenable(source)
             image = read_picture(source, max_pixels=max_pixels)
-            target = saved[picture.source]
-            check_side(
-                image, SAVED_SUFFIXES[target.suffix.lower()], what=target,
-                remedy="give the picture a name ending in .png, or leave --save out",
-            )  # fmt: skip
             # The fast way is not that of the whole picture, which is only drawn on.
             seen = source if detector.preprocessing == FAST else image
             return detector.prepare(seen, max_pixels=max_pixels), image
@@ -166,7 +162,11 @@ def detect_pictures(
                     found = found.where(np.isin(found.labels, wanted))
                 run.looked.append(Looked(picture.source, picture.relative, found))
                 if image is not None:
-                    _save(saved[picture.source], image, found)
+                    try:
+                        _save(saved[picture.source], image, found)
+                    except ImageError as error:
+                        run.unsaved += 1
+                        skipped(error)
             progress(done)
     if not run.looked:
         raise ImageError(f"none of {counted(len(pictures), 'picture')} could be read, see above")
@@ -174,8 +174,13 @@ def detect_pictures(
 
 
 def _save(target: Path, image: Image.Image, found: Detections) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """ImageError: its format cannot hold the picture."""
     form = SAVED_SUFFIXES[target.suffix.lower()]
+    check_side(
+        image, form, what=f"{target} is not written",
+        remedy="a picture alone may be saved under a name ending in .png",
+    )  # fmt: skip
+    target.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(target) as temporary:
         draw(np.asarray(image), found).save(temporary, form, quality=92)
 

@@ -143,8 +143,9 @@ def evaluate(
     every: list[Found] = []
     with ExitStack() as stack:
         partial = None
+        if options.report:
+            options.report.mkdir(parents=True, exist_ok=True)
         if beside:
-            beside.parent.mkdir(parents=True, exist_ok=True)  # that of a report may be new
             partial = stack.enter_context(
                 open_partial(locate_partial(beside), identity, dataset, resume=options.resume)
             )

@@ -285,7 +285,7 @@ def _learn(
 
 def _write_page(ended: str, run: PreparedRun, job: TrainJob, device: torch.device) -> Path | None:
     """The page, where there are weights."""
-    from ssd34.train.options import LAST
+    from ssd34.files.checkpoint import LAST
     from ssd34.workflows.training.page import write_page
 
     if not (job.folder / LAST).exists():

@@ -17,7 +17,7 @@ from tests.conftest import drawn_checkpoint, tiny_spec
 
 @pytest.fixture
 def checkpoint(tiny_checkpoint, tmp_path):
-    path = tmp_path / "mine.safetensors"
+    path = tmp_path / "best.safetensors"
     dataclasses.replace(tiny_checkpoint, training={"m": np.arange(2.0)}).save(path)
     return path
 
@@ -82,8 +82,10 @@ def test_a_checkpoint_that_a_training_writes_is_left_alone(
     with folder_locked(tmp_path):
         code, _, err = main("calibrate", checkpoint, "--data", found_shapes)
         assert (code, checkpoint.read_bytes()) == (2, before) and str(tmp_path) in err
-        other = ("--output", tmp_path / "other.safetensors")
-        assert main("calibrate", checkpoint, "--data", found_shapes, *other)[0] == 0
+        for name, expected in (("best", 2), ("last", 2), ("other", 0)):
+            output = ("--output", tmp_path / f"{name}.safetensors")
+            assert main("calibrate", checkpoint, "--data", found_shapes, *output)[0] == expected
+        assert checkpoint.read_bytes() == before
 
 
 def test_what_cannot_be_fitted_or_written(main, checkpoint, shapes, tmp_path):
@@ -99,7 +101,7 @@ def test_what_cannot_be_fitted_or_written(main, checkpoint, shapes, tmp_path):
         (tmp_path / "silent.safetensors", ("--data", shapes), "0 of 0 detections"),
         (checkpoint, ("--data", shapes, "--output", tmp_path / "a.onnx"), "a.onnx"),
         (checkpoint, ("--data", shapes, "--output", tmp_path / "no" / "a.safetensors"), "no"),
-        (checkpoint, ("--data", shapes, "--json", checkpoint), "mine.safetensors"),
+        (checkpoint, ("--data", shapes, "--json", checkpoint), "best.safetensors"),
         (tmp_path / "none.safetensors", ("--data", shapes), "none.safetensors"),
     ):
         code, _, err = main("calibrate", model, *arguments)

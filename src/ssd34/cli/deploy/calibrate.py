@@ -14,7 +14,7 @@ from ssd34.core.postprocess import POLICIES, named_policy
 from ssd34.datasets.dataset import Dataset, Problem, fingerprint
 from ssd34.datasets.open import choose_part, open_dataset
 from ssd34.errors import OptionError, require
-from ssd34.files.checkpoint import Checkpoint, is_named_checkpoint, read_checkpoint
+from ssd34.files.checkpoint import BEST, LAST, Checkpoint, is_named_checkpoint, read_checkpoint
 from ssd34.files.lock import file_locked, folder_locked
 from ssd34.text import counted
 from ssd34.version import __version__
@@ -89,8 +89,9 @@ def calibrate(
         )
     check_outputs((output, console.file_of(json_file)), data=inputs)
     check_outputs((console.file_of(json_file),), models=(str(source),))
-    # A training that runs in the folder may write the checkpoint meanwhile.
-    written = file_locked(target) if output else folder_locked(target.parent)
+    # A training that runs in the folder may write its checkpoints meanwhile.
+    of_a_run = target.name in (BEST, LAST)
+    written = folder_locked(target.parent) if of_a_run else file_locked(target)
     click.get_current_context().with_resource(written)
     checkpoint = _read(source)
     everything = _opened(data, coco_names=coco_names)

@@ -146,7 +146,7 @@ def open_data(
     """
     weighted_paths = [weighted(text) for text in job.sources]
     paths = [*(path for path, _ in weighted_paths), str(job.val)]
-    from ssd34.train.options import LAST
+    from ssd34.files.checkpoint import LAST
 
     if job.resume:
         check_resumable(job)
@@ -229,7 +229,7 @@ def locate_backbone(name: str) -> Path:
 
 def _check_empty(folder: Path) -> None:
     """A new run does not overwrite the weights of another one."""
-    from ssd34.train.options import BEST, LAST
+    from ssd34.files.checkpoint import BEST, LAST
 
     if (folder / LAST).exists():
         raise OptionError(
@@ -253,7 +253,8 @@ def _is_start(best: Path) -> bool:
 def check_resumable(job: TrainJob, *, others: Sequence[str] = ()) -> None:
     """Only the length, workers, device, threads and the cache may be given, and no `others`.
     OptionError: something else was given. TrainingError: there is no run."""
-    from ssd34.train.options import LAST, RESUMED, write_setting
+    from ssd34.files.checkpoint import LAST
+    from ssd34.train.options import RESUMED, write_setting
 
     last = job.folder / LAST
     if not last.is_file():

@@ -31,7 +31,7 @@ LONGEST_SIDE = 640
 def write_page(folder: Path, validation: Dataset, facts: Sequence[str], device: Any) -> Path:
     """Write ``report.html`` beside a run's checkpoints, of which there has to be one; returns
     where it is."""
-    from ssd34.train.options import BEST, LAST
+    from ssd34.files.checkpoint import BEST, LAST
     from ssd34.train.run import HISTORY, read_history
 
     weights = next(folder / name for name in (BEST, LAST) if (folder / name).exists())

@@ -14,7 +14,7 @@ from ssd34.core.labels import COCO_LABELS, LabelSet
 from ssd34.core.spec import SPECS, ModelSpec, named_spec
 from ssd34.datasets.dataset import Dataset
 from ssd34.errors import OptionError, require
-from ssd34.files.checkpoint import Checkpoint
+from ssd34.files.checkpoint import LAST, Checkpoint
 from ssd34.files.web import download
 from ssd34.network.pretrained import unfold_checkpoint
 from ssd34.network.ssd import SSD
@@ -23,7 +23,7 @@ from ssd34.text import counted
 from ssd34.train.distributed import choose_local_device
 from ssd34.train.examples.example import TrainingSet, make_training_sets
 from ssd34.train.examples.loader import count_batches
-from ssd34.train.options import LAST, TrainOptions, write_setting
+from ssd34.train.options import TrainOptions, write_setting
 from ssd34.train.progress import SILENT, TrainListener
 from ssd34.train.recipe import (
     Recipe,
