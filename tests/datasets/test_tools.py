@@ -114,6 +114,25 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"annotations/train/p.xml": xml(), "images/train/p.jpg": None, "images/train/q.jpg": None,
          "annotations/valid/r.xml": xml(), "images/valid/r.jpg": None},
         {"train": {"train/p.jpg": BOX, "train/q.jpg": []}, "valid": {"valid/r.jpg": BOX}}),
+    "voc in folders of splits, in and around some that are called so, too": (
+        {f"val/labels/{split}/test/{name}.xml": xml(file_name=f"{name}.jpg")
+         for split, name in (("train", "p"), ("val", "q"), ("test", "r"))}
+        | dict.fromkeys(("val/pics/train/test/p.jpg", "val/pics/train/test/p2.jpg",
+                         "val/pics/val/test/q.jpg", "val/pics/test/test/r.jpg")),
+        {"train": {"val/pics/train/test/p.jpg": BOX, "val/pics/train/test/p2.jpg": []},
+         "val": {"val/pics/val/test/q.jpg": BOX}, "test": {"val/pics/test/test/r.jpg": BOX}}),
+    "voc as usual, in folders of splits that hold some that are called so, too": (
+        {"Annotations/train/test/p.xml": xml(), "JPEGImages/train/test/p.jpg": None,
+         "Annotations/test/q.xml": xml(), "JPEGImages/test/q.jpg": None,
+         "JPEGImages/train/val/p2.jpg": None},
+        {"train": {"train/test/p.jpg": BOX, "train/val/p2.jpg": []},
+         "test": {"test/q.jpg": BOX}}),
+    "voc in folders of splits whose pictures' are called otherwise": (
+        {"annotations/train/p.xml": xml(file_name="p.jpg"), "images/train2017/p.jpg": None,
+         "annotations/val/q.xml": xml(file_name="q.jpg"), "images/val2017/q.jpg": None,
+         "images/train2017/p2.jpg": None, "images/val2017/a/q2.jpg": None},
+        {"train": {"train2017/p.jpg": BOX, "train2017/p2.jpg": []},
+         "val": {"val2017/q.jpg": BOX, "val2017/a/q2.jpg": []}}),
     "voc whose pictures have other names": (
         {"Annotations/1.xml": xml(file_name="C:\\pics\\p.jpg"), "JPEGImages/p.jpg": None,
          "Annotations/q.jpg.xml": xml(), "JPEGImages/q.jpg": None},
@@ -349,6 +368,17 @@ def test_a_picture_whose_xml_is_broken_is_not_one_without_objects(tmp_path):
     dataset = open_dataset(lay(tmp_path, {"Annotations/p.xml": xml(), **broken, **pictures}))
     assert [sample.file_name for sample in dataset.samples] == ["p.jpg"]
     assert [problem.where for problem in dataset.problems] == list(broken)
+
+
+@pytest.mark.parametrize("extra", ["r.jpg", "test/r.jpg"])
+def test_a_picture_without_xml_of_no_split_is_told_of(tmp_path, extra):
+    files = {"Annotations/train/p.xml": xml(file_name="p.jpg"), "JPEGImages/p.jpg": None,
+             "Annotations/val/q.xml": xml(file_name="q.jpg"), "JPEGImages/q.jpg": None,
+             f"JPEGImages/{extra}": None}  # fmt: skip
+    path = lay(tmp_path, files)
+    assert found_in(path) == {"train": {"p.jpg": BOX}, "val": {"q.jpg": BOX}}
+    for split in ("train", "val"):
+        assert extra in " ".join(assumed(f"{path}@{split}"))
 
 
 def test_several_coco_files_are_listed_and_one_can_be_named(tmp_path):

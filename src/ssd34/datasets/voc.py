@@ -224,8 +224,11 @@ def _read(
         found.leave_out(picture, Kind.PICTURE_TWICE, reason)
     samples = [sample for sample in samples if sample.file_name not in twice]
     if not split.listed:
-        known = broken | {posixpath.join(place.folder, picture) for picture in annotated}
-        new = (name for name in _beside(place) if split.holds(name) and name not in known)
+        others = {picture for file, picture in place.pictures.items() if not split.holds(file)}
+        known = others | broken | {posixpath.join(place.folder, picture) for picture in annotated}
+        new = [name for name in _beside(place) if name not in known]
+        if split.folder:
+            new = _choose_beside(split, new, title, found)
         bare = [name_below(name, place.folder) for name in new]
     of = len(entries) + len(bare)
     empty = _without_objects(bare, pictures, found)
@@ -251,6 +254,20 @@ def _beside(place: VocPlace) -> list[str]:
         return [n for n in place.contents.pictures if is_below(n, place.folder)]
     folders = {posixpath.dirname(name) for name in place.pictures.values()}
     return [n for n in place.contents.pictures if posixpath.dirname(n) in folders]
+
+
+def _choose_beside(
+    split: VocSplit, pictures: Sequence[str], title: str, found: Findings
+) -> list[str]:
+    """Of pictures without an XML file those of a split by folder; what is of none is told of."""
+    folders = {picture: split.place.folder_beside(picture) for picture in pictures}
+    lost = [picture for picture, folder in folders.items() if not folder]
+    if lost:
+        what = (
+            f"{counted(len(lost), 'picture')} without an XML file that no folder tells a split of"
+        )
+        found.assume(title, f"{what}, left out of all: {', '.join(lost[:3])}")
+    return [picture for picture, folder in folders.items() if folder == split.folder]
 
 
 def _without_objects(names: Sequence[str], pictures: Files, found: Findings) -> list[Sample]:

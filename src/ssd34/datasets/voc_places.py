@@ -7,10 +7,12 @@ folders; else the picture counts that the XML names, else the only one called as
 from __future__ import annotations
 
 import posixpath
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from xml.etree.ElementTree import XML, Element, ParseError, TreeBuilder, XMLParser
 
 from ssd34.datasets.contents import (
@@ -78,7 +80,7 @@ def find_xml_below(contents: Contents) -> VocFound | None:
 
 def _splits_by_folder(place: VocPlace) -> dict[str, VocSplit]:
     """The splits of XML files that all lie in folders called so; else none."""
-    folders = {stem.partition("/")[0] if "/" in stem else "" for stem in place.xml_of}
+    folders = {place.folder_of(file) for file in place.xml}
     if not all(map(split_of, folders)):
         return {}
     return {folder: VocSplit(place, folder=folder) for folder in sorted(folders)}
@@ -190,9 +192,9 @@ class VocSplit:
     listed: str = ""
     folder: str = ""
 
-    def holds(self, name: str) -> bool:
-        """Whether a file that is there is of the split; of one that a file lists it is not told."""
-        return not self.folder or self.folder in name.split("/")[:-1]
+    def holds(self, file: str) -> bool:
+        """Whether an XML file is of the split; of one that a file lists it is not told."""
+        return not self.folder or self.place.folder_of(file) == self.folder
 
 
 class VocPlace:
@@ -212,6 +214,11 @@ class VocPlace:
     def stem(self, file: str) -> str:
         """Of an XML file the path below `annotations` without ending."""
         return without_ending(name_below(file, self.annotations))
+
+    def folder_of(self, file: str) -> str:
+        """Of an XML file the first folder below `annotations`, "" if it lies right there."""
+        folder, separator, _ = self.stem(file).partition("/")
+        return folder if separator else ""
 
     @cached_property
     def xml_of(self) -> Mapping[str, list[str]]:
@@ -258,6 +265,27 @@ class VocPlace:
         if not names:
             return self._folders[0]
         return next(f for f in self._folders if all(is_below(name, f) for name in names))
+
+    def folder_beside(self, picture: str) -> str:
+        """Of a picture without XML the `folder_of` all XML about pictures in its folder, else in
+        the next around it; "" where there is none, or not the same."""
+        of_near = (self._folders_in.get(folder, set()) for folder in self._around(picture))
+        near = next(filter(None, of_near), set())
+        return min(near) if len(near) == 1 else ""
+
+    @cached_property
+    def _folders_in(self) -> Mapping[str, set[str]]:
+        """Of each folder the `folder_of` the XML about the pictures below."""
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for file, picture in self.pictures.items():
+            for folder in self._around(picture):
+                found[folder].add(self.folder_of(file))
+        return found
+
+    def _around(self, picture: str) -> list[str]:
+        """The folder of a picture, and those around it as far as they lie below `folder`."""
+        own, *others = map(str, PurePosixPath(picture).parents)
+        return [own, *(one for one in others if one.startswith(f"{self.folder}/"))]
 
     def picture_of(self, stem: str, *, suffix: str = ".jpg") -> str:
         """The picture that has the same path as an XML file, but for the ending; or ""."""
