@@ -104,6 +104,8 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "voc a folder a split, beside the pictures": (
         {"train/p.xml": xml(), "train/p.jpg": None, "valid/q.xml": xml(), "valid/q.jpg": None},
         {"train": {"p.jpg": BOX}, "valid": {"q.jpg": BOX}}),
+    "voc in one folder": (
+        {"photos/p.xml": xml(), "photos/p.jpg": None, "readme.md": "-"}, {"": {"p.jpg": BOX}}),
     "voc in folders of other names": (
         {"labels/p.xml": xml(), "data/p.jpg": None}, {"": {"p.jpg": BOX}}),
     "voc in folders of other names, of splits": (
@@ -379,6 +381,22 @@ def test_a_picture_without_xml_of_no_split_is_told_of(tmp_path, extra):
     assert found_in(path) == {"train": {"p.jpg": BOX}, "val": {"q.jpg": BOX}}
     for split in ("train", "val"):
         assert extra in " ".join(assumed(f"{path}@{split}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "pictures"),
+    [("voc in folders of other names, of splits", None, ["train/p.jpg", "val/p.jpg"]),
+     ("voc as usual, in folders of splits", None, ["train/p.jpg", "valid/r.jpg", "train/q.jpg"]),
+     ("voc in one folder", "photos", ["p.jpg"]),
+     ("voc as CVAT has it", "default", ["p.jpg"]),
+     ("yolo with a list of classes a split, in a folder of any name", None,
+      ["train/p.jpg", "valid/q.jpg"])],
+)  # fmt: skip
+def test_what_version_1_0_read_as_one_or_under_a_name_still_is(tmp_path, name, split, pictures):
+    path = lay(tmp_path, LAYOUTS[name][0])
+    assert [one.file_name for one in find_dataset(path).open(split).samples] == pictures
+    if split:
+        assert open_dataset(f"{path}@{split}").labels == open_dataset(path).labels
 
 
 def test_several_coco_files_are_listed_and_one_can_be_named(tmp_path):

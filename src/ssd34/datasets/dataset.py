@@ -238,21 +238,29 @@ VALIDATION = {"val", "valid", "validation"}
 
 @dataclass(frozen=True)
 class Layout:
-    """A recognised data set: coco, voc or yolo, its name for messages, its splits, such as train
-    and val, just `WHOLE` where it is not divided, and what opens one."""
+    """A recognised data set.
+
+    Attributes:
+        format: coco, voc or yolo.
+        name: for messages.
+        splits: such as train and val, just `WHOLE` where it is not divided.
+        read: opens a split, or one of the others.
+        others: more that may be asked for, as version 1.0 had it: `WHOLE` of what is divided, or
+            by a name what is not.
+    """
 
     format: str
     name: str
     splits: tuple[str, ...]
     read: Callable[[str], Dataset]
+    others: tuple[str, ...] = ()
 
     def open(self, split: str | None = None) -> Dataset:
-        """One split; DatasetError: there is none of the name, several where none is named, or
-        nothing usable in it."""
-        if split is None and len(self.splits) == 1:
-            return self.read(self.splits[0])
-        if split in self.splits:
-            return self.read(split or WHOLE)
+        """One split, the only one or `WHOLE` where none is named; DatasetError: there is none of
+        the name, several where none is named, or nothing usable in it."""
+        chosen = self.splits[0] if split is None and len(self.splits) == 1 else split or WHOLE
+        if chosen in (*self.splits, *self.others):
+            return self.read(chosen)
         same = [s for s in self.splits if {s, split} <= VALIDATION]
         if len(same) == 1:
             return self.read(same[0])

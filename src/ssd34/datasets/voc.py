@@ -92,9 +92,9 @@ def _layout(there: VocFound, name: str) -> Layout:
         found = Findings()
         title = f"{name}@{split}" if split else name
         labels = _classes(there, name, survey(), found)
-        return _read(splits[split], title, labels, survey(), found)
+        return _read({**splits, **there.others}[split], title, labels, survey(), found)
 
-    return Layout("voc", name, tuple(splits), read)
+    return Layout("voc", name, tuple(splits), read, tuple(there.others))
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,8 @@ def _choose_beside(
         what = (
             f"{counted(len(lost), 'picture')} without an XML file that no folder tells a split of"
         )
-        found.assume(title, f"{what}, left out of all: {', '.join(lost[:3])}")
+        few = ", ".join(lost[:3])
+        found.assume(title, f"{what}, left out; leave @{split.folder} out to have all: {few}")
     return [picture for picture, folder in folders.items() if folder == split.folder]
 
 

@@ -10,7 +10,7 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
 from xml.etree.ElementTree import XML, Element, ParseError, TreeBuilder, XMLParser
@@ -64,7 +64,7 @@ def find_usual_voc(contents: Contents, name: str) -> VocFound | None:
         return VocFound(contents, {WHOLE: VocSplit(VocPlace(contents, flat[0]))})
     splits = {folder: VocSplit(VocPlace(Contents(files.below(folder)), "")) for folder in flat}
     if len(flat) == 1 and not split_of(flat[0]):
-        splits = {WHOLE: splits[flat[0]]}
+        return VocFound(contents, {WHOLE: splits[flat[0]]}, others=splits)
     return VocFound(contents, splits) if splits else None
 
 
@@ -74,8 +74,16 @@ def find_xml_below(contents: Contents) -> VocFound | None:
         return None
     place = VocPlace(contents, "")
     around = posixpath.commonpath(map(posixpath.dirname, place.xml))
-    splits = _splits_by_folder(VocPlace(contents, around)) or {WHOLE: VocSplit(place)}
-    return VocFound(contents, splits)
+    return _found_by_folder(contents, VocPlace(contents, around), VocSplit(place))
+
+
+def _found_by_folder(
+    contents: Contents, place: VocPlace, whole: VocSplit, named: Sequence[str] = ()
+) -> VocFound:
+    """What no list divides, but folders of XML may: then without a split it is all."""
+    splits = _splits_by_folder(place)
+    found, others = (splits, {WHOLE: whole}) if splits else ({WHOLE: whole}, {})
+    return VocFound(contents, found, named, others)
 
 
 def _splits_by_folder(place: VocPlace) -> dict[str, VocSplit]:
@@ -118,9 +126,10 @@ def _devkit(contents: Contents, annotations: str) -> VocFound:
     splits = {s: VocSplit(place, file) for s, file in lists.items() if s not in of_class}
     splits = {s: split for s, split in splits.items() if lines[s]} or splits
     if set(splits) == {UNDIVIDED}:
-        splits = {WHOLE: splits[UNDIVIDED]}
-    splits = splits or _splits_by_folder(place) or {WHOLE: VocSplit(place)}
-    return VocFound(contents, splits, named)
+        return VocFound(contents, {WHOLE: splits[UNDIVIDED]}, named, others=splits)
+    if splits:
+        return VocFound(contents, splits, named)
+    return _found_by_folder(contents, place, VocSplit(place), named)
 
 
 def _says_whether(lines: Sequence[str], of: Sequence[str]) -> bool:
@@ -327,11 +336,13 @@ class VocPlace:
 
 @dataclass(frozen=True)
 class VocFound:
-    """Where lists of classes lie, splits by name, classes that have lists of pictures."""
+    """Where lists of classes lie, splits by name, classes that have lists of pictures, and what
+    else may be asked for by a name that version 1.0 had."""
 
     contents: Contents
     splits: Mapping[str, VocSplit]
     named: Sequence[str] = ()
+    others: Mapping[str, VocSplit] = field(default_factory=dict)
 
 
 def text_in(element: Element, path: str) -> str:

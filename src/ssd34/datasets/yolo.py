@@ -106,14 +106,16 @@ def _layout(contents: Contents, config: YoloConfig, name: str) -> Layout:
     def is_there(split: str) -> bool:
         return any(find_entry(contents, config, entry)[0] for entry in config.entries[split])
 
-    splits = tuple(filter(is_there, config.entries)) or tuple(config.entries)
+    known = tuple(filter(is_there, config.entries)) or tuple(config.entries)
+    splits = tuple(filter(None, known)) or known
+    others = tuple(split for split in known if split not in splits)
 
     def read(split: str) -> Dataset:
-        title = f"{name}@{split}" if len(splits) > 1 else name
+        title = f"{name}@{split}" if split and len(splits) > 1 else name
         with _naming(name):
             return _read(contents, config, split, title)
 
-    return Layout("yolo", name, splits, read)
+    return Layout("yolo", name, splits, read, others)
 
 
 def _read(contents: Contents, config: YoloConfig, split: str, title: str) -> Dataset:

@@ -34,7 +34,7 @@ class YoloConfig:
         name, folder: of the file; "" is the data set's own folder.
         labels: the classes in the order of their numbers.
         label_of: class number in label files to label.
-        entries: split to the paths that it names.
+        entries: split to the paths that it names; beside splits `WHOLE` may stand for all.
         root: its `path`, "" where it has none.
         keypoints: whether rows carry key points after the box.
     """
@@ -137,7 +137,7 @@ def _numbered(names: dict[int, str], file: str) -> tuple[LabelSet, dict[int, int
 
 def _find_entries(contents: Contents, folder: str) -> dict[str, tuple[str, ...]]:
     """Where nothing names them: folders of pictures that are called as splits, else the whole. A
-    folder that holds all of them is looked into."""
+    folder that holds all of them is looked into; what is divided there is the whole, too."""
     here = f"{folder}/" if folder else ""
     pictures = [name[len(here) :] for name in contents.pictures if name.startswith(here)]
     parts = [name.split("/")[:-1] for name in pictures]
@@ -157,7 +157,7 @@ def _find_entries(contents: Contents, folder: str) -> dict[str, tuple[str, ...]]
     if only == images:
         return {WHOLE: (images,)}
     found = _find_entries(contents, here + only)
-    return {split: (posixpath.join(only, entry),) for split, (entry,) in found.items()}
+    return {WHOLE: (only,), **{s: (posixpath.join(only, p),) for s, (p,) in found.items()}}
 
 
 def _names(value: Any, file: str) -> dict[int, str]:

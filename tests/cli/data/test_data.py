@@ -11,8 +11,9 @@ from ssd34.datasets.open import find_dataset, open_dataset
 from ssd34.errors import DatasetError, OptionError
 from tests.conftest import EXAMPLES
 from tests.support.cli import attempt
+from tests.support.datasets import voc_annotation, voc_object, yolo_folder
 from tests.support.datasets import voc_monitor_and_dog as voc
-from tests.support.datasets import yolo_folder
+from tests.support.pictures import save_picture
 
 
 def run(*arguments):
@@ -139,6 +140,18 @@ def test_convert_links_and_says_which_source_lacks_a_split(tmp_path, shapes):
     result = run("convert", source, shapes, tmp_path / "b", "--to", "coco", *options)
     assert result.exit_code == 0 and shapes.name in result.stderr and "train" in result.stderr
     assert find_dataset(tmp_path / "b").splits == ("",)
+
+
+def test_the_only_split_of_version_1_0_may_be_named(tmp_path):
+    source = tmp_path / "voc" / "photos"
+    source.mkdir(parents=True)
+    (source / "1.xml").write_text(voc_annotation(voc_object()))
+    save_picture(source / "1.jpg")
+    (source.parent / "readme.md").touch()
+    for k, named in enumerate(((source.parent, "--split", "photos"), (f"{source.parent}@photos",))):
+        result = run("convert", *named, tmp_path / str(k), "--to", "voc")
+        assert result.exit_code == 0, result.output
+        assert find_dataset(tmp_path / str(k)).splits == ("photos",)
 
 
 @pytest.mark.parametrize("form", [None, "yolo"])

@@ -124,7 +124,8 @@ def _wanted(
             )
         layout = find_dataset(path)
         if chosen is None:
-            own = [name for name in layout.splits if not splits or name in splits]
+            known = (*layout.splits, *layout.others) if splits else layout.splits
+            own = [name for name in known if not splits or name in splits]
         else:
             own = [chosen]
         if given and len(own) > 1:
