@@ -544,15 +544,29 @@ def test_a_confidence_is_no_outline_and_no_key_point(tmp_path):
     assert len(open_dataset(key_points).samples[0].boxes) == 3 and assumed(key_points) == ()
 
 
-def test_lists_of_classes_that_differ_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("train", "val", "names"),
+    [("nut\nbolt\n", "bolt\nnut\n", None), ("nut\n\nbolt", "nut\nbolt", None),
+     ("nut\nbolt\n", "nut\n\n", ("nut", "bolt")), ("nut", "nut\nbolt", ("nut", "bolt"))],
+)  # fmt: skip
+def test_lists_of_classes_may_be_of_other_lengths_but_not_differ(tmp_path, train, val, names):
     """labelImg writes one into each folder, in the order in which classes were first used."""
     files = {f"{split}/p.jpg": None for split in ("train", "val")} | {
-        "train/p.txt": ROW, "train/classes.txt": "nut\nbolt\n",
-        "val/p.txt": ROW, "val/classes.txt": "bolt\nnut\n",
+        "train/p.txt": ROW, "train/classes.txt": train, "val/p.txt": ROW, "val/classes.txt": val,
     }  # fmt: skip
     path = lay(tmp_path, files)
-    assert "train/classes.txt and val/classes.txt" in refused(path)
-    assert open_dataset(path / "val").labels.names == ("bolt", "nut")
+    if names:
+        assert [open_dataset(f"{path}@{s}").labels.names for s in ("train", "val")] == [names] * 2
+    else:
+        assert "train/classes.txt and val/classes.txt" in refused(path)
+    assert open_dataset(path / "val").labels.names == tuple(val.split())
+
+
+@pytest.mark.parametrize("where", ["", "labels/", "labels/a/", "images/"])
+def test_a_list_of_classes_where_nothing_else_of_the_set_lies_is_none(tmp_path, where):
+    files = {"images/a/p.jpg": None, "labels/a/p.txt": ROW, f"{where}classes.txt": "nut",
+             "a/classes.txt": "bolt", "a/notes.txt": "-"}  # fmt: skip
+    assert open_dataset(lay(tmp_path, files)).labels.names == ("nut",)
 
 
 def test_valid_and_val_are_one_split(tmp_path):

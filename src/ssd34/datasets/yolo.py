@@ -83,11 +83,20 @@ def find_any_yolo(contents: Contents, name: str) -> Layout | None:
     lists = [n for n in contents.ending(*CLASS_LISTS) if posixpath.basename(n) in CLASS_LISTS]
     rows = (n for n in contents.ending(".txt")[:_FEW] if has_yolo_rows(contents.files, n))
     if lists and (any(_label_file(contents, p) for p in contents.pictures[:_FEW]) or any(rows)):
+        used = _folders(contents)
+        lists = [n for n in lists if posixpath.dirname(n) in used] or lists
         called = posixpath.basename(lists[0])
         same = [n for n in lists if posixpath.basename(n) == called]
         with _naming(name):
             return _layout(contents, read_class_list(contents, same), name)
     return None
+
+
+def _folders(contents: Contents) -> set[str]:
+    """The folders of pictures and of their label files, and those around them."""
+    files = {f for p in contents.pictures for f in (p, name_label_file(p))}
+    own = {posixpath.dirname(file) for file in files}
+    return own | {f"{up}".removeprefix(".") for f in own for up in PurePosixPath(f).parents}
 
 
 def open_yolo_file(contents: Contents, file: str, name: str) -> Layout:

@@ -103,28 +103,37 @@ def read_darknet(contents: Contents, file: str) -> YoloConfig:
 
 
 def read_class_list(contents: Contents, files: Sequence[str]) -> YoloConfig:
-    """A folder that has only lists of classes, such as one a split, all the same; DatasetError
-    where they are not, and without classes or pictures."""
-    file = files[0]
+    """A folder that has only lists of classes, such as one a split, of which the longest holds;
+    DatasetError where another gives a number another class, and without classes or pictures."""
     entries = _find_entries(contents, "")
     if not entries:
         raise DatasetError(
-            f"{file}: a list of classes, but no picture is there; export the pictures, too"
+            f"{files[0]}: a list of classes, but no picture is there; export the pictures, too"
         )
-    labels, label_of = _listed(contents, file)
-    for other in files[1:]:
-        if _listed(contents, other) != (labels, label_of):
+    names = {file: _read_names(contents, file) for file in files}
+    longest = max(files, key=lambda file: len(names[file]))
+    for file in files:
+        if names[file] != names[longest][: len(names[file])]:
             raise DatasetError(
-                f"{file} and {other} give classes other numbers; give the folders one by one, or "
-                "write a data.yaml if one of the lists holds for all"
+                f"{' and '.join(sorted((longest, file)))} give classes other numbers; give the "
+                "folders one by one, or write a data.yaml if one of the lists holds for all"
             )
-    return YoloConfig(file, "", labels, label_of, entries)
+    return YoloConfig(longest, "", *_listed(contents, longest), entries)
 
 
 def _listed(contents: Contents, file: str) -> tuple[LabelSet, dict[int, int]]:
     """A class name a line; a blank line is a number without class."""
+    names = _read_names(contents, file)
+    return _numbered({k: name for k, name in enumerate(names) if name}, file)
+
+
+def _read_names(contents: Contents, file: str) -> list[str]:
+    """The lines of a file, up to the last that is not blank."""
     lines = read_lines(contents.files, file, limit=MAX_YAML_BYTES)
-    return _numbered({k: line.strip() for k, line in enumerate(lines) if line.strip()}, file)
+    names = [line.strip() for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    return names
 
 
 def _numbered(names: dict[int, str], file: str) -> tuple[LabelSet, dict[int, int]]:
