@@ -11,6 +11,7 @@ import posixpath
 import threading
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property
@@ -399,10 +400,11 @@ def number_files(names: Sequence[str]) -> list[int]:
 def number_names(names: Iterable[Path]) -> list[Path]:
     """Each name, with a number behind its stem where an earlier one is the same."""
     taken: dict[Path, None] = {}
+    last: defaultdict[Path, int] = defaultdict(lambda: 1)
     for name in names:
-        candidate, number = name, 2
+        candidate = name
         while candidate in taken:
-            candidate = name.with_stem(f"{name.stem}-{number}")
-            number += 1
+            last[name] += 1
+            candidate = name.with_stem(f"{name.stem}-{last[name]}")
         taken[candidate] = None
     return [*taken]
