@@ -65,6 +65,19 @@ def test_sigterm_interrupts_a_command_which_leaves_nothing(main, shapes, tmp_pat
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="there it cannot be removed")
+def test_a_current_folder_that_is_gone_is_named_where_it_is_needed(
+    main, shapes, tmp_path, monkeypatch
+):
+    for name in ("here", "new"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    code, _, err = main("data", "convert", shapes, "new", "--to", "voc")
+    assert code == 2 and "current folder" in err
+    assert main("data", "convert", shapes, tmp_path / "new", "--to", "voc")[0] == 0
+
+
 def test_commands_run_in_any_thread(shapes, tmp_path):
     words = ["data", "convert", str(shapes), str(tmp_path / "new"), "--to", "voc"]
     with ThreadPoolExecutor() as threads:

@@ -147,9 +147,12 @@ def main() -> None:
 
 
 def _subject(error: OSError) -> str:
-    """The file that an error is about; whoever writes one names it, and click names none."""
+    """The file that an error is about; whoever writes one names it, click and
+    os.getcwd() name none."""
     if error.filename:
         return f"{error.filename}: "
+    if error.errno == errno.ENOENT:
+        return "the current folder: "
     return "standard output: " if error.errno == errno.ENOSPC else ""
 
 

@@ -139,6 +139,8 @@ def _open_named(contents: Contents, inside: str, name: str) -> Layout:
     if inside.lower().endswith((*yolo.SUFFIXES, yolo.DARKNET)):
         return yolo.open_yolo_file(contents, inside, name)
     if inside.lower().endswith(_ARCHIVES):
+        if isinstance(files, ZipFiles):
+            raise DatasetError(f"{name}: an archive in another; unpack {files.archive} first")
         raise DatasetError(f"{name}: an archive that is no zip; unpack it, and give the folder")
     known = form_of_file(files, inside)
     what = known or "not a zip, a folder, a COCO .json, a .yaml or a .data"

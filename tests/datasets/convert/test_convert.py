@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 import warnings
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ssd34.core.labels import COCO_LABELS, LabelSet
-from ssd34.datasets.convert.convert import Options, convert
+from ssd34.datasets.convert.convert import Options, Places, convert
 from ssd34.datasets.convert.writers import Dropped
 from ssd34.datasets.dataset import Dataset, ImageStore
 from ssd34.datasets.open import find_dataset, open_dataset
@@ -377,8 +378,20 @@ def test_what_is_there_is_not_overwritten(tmp_path, monkeypatch):
     for name in ("full", "file", "link", "no/new", "here"):
         with pytest.raises(OptionError, match=name.split("/")[0]):
             one(dataset(sample()), tmp_path / name, "coco")
+    with pytest.raises(OptionError, match="current folder"):
+        one(dataset(sample()), Path(), "coco")
     one(dataset(sample()), tmp_path / "empty", "coco")
     assert len(open_dataset(tmp_path / "empty")) == 1
+
+
+@pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
+def test_very_many_pictures_of_one_name_do_not_look_at_each_other(form):
+    """With the square of their number it would not end."""
+    places, data = Places(form), dataset(sample())
+    names = ("".join(letters) + ".png" for letters in product('<>:"|?*_', repeat=5))
+    paths = [places.of(data, "train", sample(name))[0] for name in names]
+    assert len(set(paths)) == len(paths) == 8**5
+    assert paths[1].endswith("/_____-2.png") and paths[-1].endswith(f"/_____-{8**5}.png")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("no space left"), SystemExit])

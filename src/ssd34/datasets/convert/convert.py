@@ -6,7 +6,7 @@ import dataclasses
 import io
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -84,12 +84,18 @@ def check_destination(
     """What `convert` refuses before it reads a picture; for who has long work to do before it.
 
     Raises:
-        OptionError: the destination is there and no empty folder that can be replaced, the folder
+        OptionError: the destination is there and no empty folder, or the current one, the folder
             for it is not there, or pictures in a zip are to be linked.
         MissingExtraError: the format needs a package that is not installed.
     """
-    if os.path.lexists(destination) and not _is_replaceable(destination):
-        raise OptionError(f"{destination}: exists already; choose a folder that does not")
+    if os.path.lexists(destination):
+        if not _is_empty(destination):
+            raise OptionError(f"{destination}: exists already; choose a folder that does not")
+        if destination.samefile(os.curdir):
+            raise OptionError(
+                f"{destination}: the current folder, which would be another one afterwards; choose "
+                "a folder in it"
+            )
     if not destination.absolute().parent.is_dir():
         raise OptionError(f"{destination.absolute().parent}: no such folder; create it first")
     if options.format == "yolo":
@@ -101,10 +107,8 @@ def check_destination(
             )
 
 
-def _is_replaceable(folder: Path) -> bool:
-    """Whether it is an empty folder, and not that in which the user is."""
-    there = folder.is_dir() and not folder.is_symlink()
-    return there and not any(folder.iterdir()) and not folder.samefile(Path.cwd())
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
 
 
 def convert(
@@ -238,6 +242,7 @@ class Places:
     def __init__(self, form: str) -> None:
         self.form = form
         self._taken: set[str] = set()
+        self._last: defaultdict[str, int] = defaultdict(lambda: 1)  # number of a name
         self._known: dict[tuple[str, str, str], tuple[str, Sample]] = {}
 
     def of(self, dataset: Dataset, split: str, sample: Sample) -> tuple[str, bool]:
@@ -261,10 +266,11 @@ class Places:
         # VOC has no folders: those of a name become part of it.
         joined = ("_" if self.form == "voc" else "/").join(part for part in parts if part)
         path = candidate = PurePosixPath(joined or "_")
-        number = 2
-        while (taken := self._as_taken(folder, candidate)) in self._taken:
-            candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
-            number += 1
+        wanted = taken = self._as_taken(folder, path)
+        while taken in self._taken:
+            self._last[wanted] += 1
+            candidate = path.with_name(f"{path.stem}-{self._last[wanted]}{path.suffix}")
+            taken = self._as_taken(folder, candidate)
         self._taken.add(taken)
         return f"{folder}/{candidate}"
 
