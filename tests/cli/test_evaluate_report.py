@@ -73,6 +73,14 @@ def test_detections_are_reported_with_pictures_or_without(run_evaluate, shapes, 
     assert "threads" not in both[0]["provenance"]["machine"]
 
 
+def test_other_outputs_may_lie_in_the_new_folder(run_evaluate, tiny_model, shapes, tmp_path):
+    code, _, _ = run_evaluate(
+        tiny_model, "--data", shapes, "--limit", 2, "--resamples", 0, "--json", tmp_path / "a.json",
+        "--report", tmp_path / "out", "--detections", tmp_path / "out" / "found.json",
+    )  # fmt: skip
+    assert code == 0 and (tmp_path / "out" / "found.json").exists()
+
+
 def test_an_interrupted_report_goes_on(run_evaluate, monkeypatch, tiny_model, tmp_path):
     """The folder of the report holds what was done, as other outputs do."""
     data = shapes_dataset(tmp_path / "set", pictures=3)

@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from ssd34.cluster.job import FORMAT
 from ssd34.cluster.sources import open_source
 from ssd34.errors import DatasetError, ImageError, OptionError
 from tests.support.mirror import Mirror, status, whole
@@ -157,9 +158,13 @@ def test_a_jobs_output_is_no_source(tmp_path):
     pq.write_table(pa.table({"image": [png()]}), tmp_path / "a.parquet")
     before = open_source(str(tmp_path)).sha256
     (tmp_path / "found" / "parts").mkdir(parents=True)
-    (tmp_path / "found" / "job.json").write_text("{}")
-    pq.write_table(pa.table({"path": ["x"]}), tmp_path / "found" / "parts" / "part-0.parquet")
+    job, part = tmp_path / "found" / "job.json", tmp_path / "found" / "parts" / "part-0.parquet"
+    job.write_text(json.dumps({"format": FORMAT}))
+    pq.write_table(pa.table({"path": ["x"]}), part)
     assert open_source(str(tmp_path)).sha256 == before
+    job.write_text("{}")  # somebody else's
+    pq.write_table(pa.table({"image": [png(), png()]}), part)
+    assert open_source(str(tmp_path)).sha256 != before
 
 
 @pytest.mark.parametrize(

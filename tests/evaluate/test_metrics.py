@@ -99,6 +99,8 @@ def test_only_the_best_hundred_of_a_picture_count():
     for count in (99, 100):
         results = [wrong] * count + [right]
         assert_same_numbers(measure_coco(data_of(values), results), oracle(values, results))
+    strays = [right | {"image_id": 9**9}, right | {"category_id": 99}]  # of other data
+    assert measure_coco(data_of(values), [right, *strays]).ap == pytest.approx(1)
 
 
 # --- the pieces -----------------------------------------------------------------------------

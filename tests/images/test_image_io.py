@@ -220,7 +220,7 @@ def test_a_picture_out_of_a_pipe(tmp_path, monkeypatch):
     os.mkfifo(pipe)
     for most in (len(data), len(data) - 1):
         monkeypatch.setattr("ssd34.images.read.MAX_PIPED_BYTES", most)
-        writer = threading.Thread(target=pipe.write_bytes, args=(data,))
+        writer = threading.Thread(target=pipe.write_bytes, args=(data,), daemon=True)
         writer.start()
         if most == len(data):
             np.testing.assert_array_equal(read_image(pipe), corners())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import signal
@@ -155,11 +157,16 @@ def test_interrupted_while_it_loads_it_ends_in_order(monkeypatch):
     assert said == []
 
 
-def test_a_second_signal_ends_it_at_once(tiny_model, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_ends_it_at_once(tiny_model, tmp_path, number):
+    """But for a closed terminal's, which may come twice."""
     with serving(tmp_path, tiny_model, "--instances", 1, "--shutdown-delay", 600) as one:
         assert one.get("/v2/health/ready").status == 200
-        one.process.send_signal(signal.SIGTERM)
+        one.process.send_signal(number)
         wait_for(lambda: one.logged("ending: what was accepted is answered first"))
+        if number == signal.SIGHUP:
+            one.process.send_signal(number)
+            assert [one.get("/v2/health/live").status for _ in range(3)] == [200] * 3
         assert one.stop() == 0
 
 
@@ -300,6 +307,15 @@ def test_lines_of_the_guide(slow, tmp_path):
         assert result.returncode == 0, (line, result.stderr)
         assert result.stdout or "-o found.jpg" in line
     assert (tmp_path / "found.jpg").stat().st_size > 1000
+
+
+def test_a_machine_without_ipv6_is_an_address_that_cannot_be_used(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    with refused(OptionError, "::1", "--host"):
+        listen("::1", 8000)
 
 
 def test_answers_do_not_wait_for_acknowledgements():

@@ -50,6 +50,9 @@ def test_benchmark_is_the_published_recipe():
     assert (best.batch_size, best.peak_rate, best.decay) == (256, 0.0253, 1.3e-4)
     assert (best.decay_epochs, best.accumulate, best.target_map) == ((44, 55), 8, 0.23)
     assert settle("benchmark", "batch_size=64").options.peak_rate == pytest.approx(5e-3)
+    assert settle("small-data").options.matcher == "atss"
+    options = settle("fine-tune").options
+    assert (options.matcher, options.peak_rate, options.backbone_rate) == ("atss", 1e-4, 0.3)
 
 
 @pytest.mark.parametrize(("name", "first", "second"), [("benchmark", 40, 50),

@@ -64,17 +64,33 @@ def test_a_film_behind_an_address_is_done_frame_by_frame(mirror, monkeypatch):
     with Feed(source_of(url)) as feed:
         assert not feed.live
         assert len(list(feed)) == 50
+    url = mirror.serve(
+        whole(jpeg_part() * 9, content_type="multipart/x-mixed-replace; boundary=box"), name="a"
+    )
+    assert Feed(source_of(url)).live  # a camera's, whatever its server says
     playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\na.ts\n"  # without an end
     url = mirror.serve(whole(playlist.encode()), name="a.m3u8")
     assert Feed(source_of(url)).live
 
 
-def test_a_stream_without_timestamps_has_those_of_its_arrival(serve):
-    """As web cameras send: one JPEG after the other, here five a second."""
+def test_every_other_frame(serve):
+    source = serve([transport_stream(frames=50)], [])
+    with Feed(source, every=5, patience=Patience(tries=0, timeout=2)) as feed:
+        frames: list[Any] = list(feed)
+    assert frames and all(frame.number % 5 == 0 for frame in frames)
+
+
+def jpeg_part():
+    """One picture of those that web cameras send, one after the other."""
     data = io.BytesIO()
     Image.fromarray(grey(128)).save(data, "jpeg")
     head = f"--box\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data.getvalue())}\r\n\r\n"
-    turn = [head.encode() + data.getvalue() + b"\r\n", 0.2] * 9
+    return head.encode() + data.getvalue() + b"\r\n"
+
+
+def test_a_stream_without_timestamps_has_those_of_its_arrival(serve):
+    """Here five a second."""
+    turn = [jpeg_part(), 0.2] * 9
     source = serve(turn, [], kind="multipart/x-mixed-replace; boundary=box")
     with Feed(source, patience=Patience(tries=0, timeout=2)) as feed:
         frames: list[Any] = list(feed)

@@ -161,6 +161,17 @@ def plan_job(pictures: Pictures, options: BatchOptions) -> BatchJob:
     return BatchJob(pictures, detector.labels, facts, task, size)
 
 
+def holds_parts(folder: Path, *, below: Path) -> bool:
+    """Whether a folder is where a job below another folder, or in it, writes its parts."""
+    if folder.name != PARTS or not folder.parent.is_relative_to(below):
+        return False
+    try:
+        facts = json.loads((folder.parent / JOB_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and facts.get("format") == FORMAT
+
+
 def claim_folder(folder: Path, job: BatchJob) -> None:
     """Write the job's file into a folder, or find the same job there. OptionError: another job is
     there, or files that are none of a job's."""

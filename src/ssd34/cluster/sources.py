@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd34.cluster import pictures as listing
-from ssd34.cluster.job import JOB_FILE
+from ssd34.cluster.job import holds_parts
 from ssd34.cluster.parquet import list_in_parquet
 from ssd34.cluster.pictures import Picture, Pictures, is_picture_name, list_in_folder
 from ssd34.datasets.builder import parse_whole
@@ -75,7 +75,7 @@ def _in_folder(folder: Path, *, column: str | None) -> Pictures:
     found = files.names(deep=True)
     names = [name for name in found if is_picture_name(name)]
     paths = [folder / tree.path_of(name) for name in found if name.lower().endswith(_PARQUET)]
-    tables = [path for path in paths if not (path.parents[1] / JOB_FILE).is_file()]  # its output
+    tables = [path for path in paths if not holds_parts(path.parent, below=folder)]
     if tables and not names:
         return list_in_parquet(tables, column=column)
     return list_in_folder(files, names, str(folder))

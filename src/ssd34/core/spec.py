@@ -88,8 +88,11 @@ class ModelSpec:
         if levels != len(self.extra_blocks) + 1:
             raise OptionError(f"expected {levels - 1} extra blocks, got {len(self.extra_blocks)}")
         blocks = (one for block in self.extra_blocks for one in dataclasses.astuple(block))
-        if not all(isinstance(one, int) for one in (self.image_size, self.head_stride, *blocks)):
-            raise OptionError("expected whole numbers as image_size, head_stride and in blocks")
+        sizes = (self.image_size, self.head_stride, *blocks)
+        if wrong := [one for one in sizes if not isinstance(one, int) or isinstance(one, bool)]:
+            raise OptionError(
+                f"expected image_size, head_stride and blocks of type int, got {wrong[0]!r}"
+            )
         ratios = (ratio for level in self.aspect_ratios for ratio in level)
         if not all(one > 0 for one in (self.head_stride, *self.steps, *self.scales, *ratios)):
             raise OptionError("expected head_stride, steps, scales and aspect ratios above 0")

@@ -126,9 +126,9 @@ def number_in_order(ids: Iterable[int]) -> dict[int, int]:
 
 def measure_coco(dataset: Dataset, results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
     """Score detections in COCO's results form (image_id, category_id, bbox in xywh pixels, score)
-    against a data set's boxes; pictures without boxes or detections count, too. MissingExtraError
-    without hotcoco."""
-    evaluation = open_evaluation(dataset, results)
+    against a data set's boxes; pictures without boxes or detections count, too, detections of other
+    pictures and classes do not. MissingExtraError without hotcoco."""
+    evaluation = open_evaluation(dataset, Results.of(results).within(dataset))
     evaluation.evaluate()
     evaluation.accumulate()
     # precision: (IoU thresholds, recalls, classes, areas, limits); recall lacks the second axis.

@@ -161,7 +161,7 @@ class Server(uvicorn.Server):
             if self.service.options.allow_reload:
                 handlers[signal.SIGHUP] = partial(loop.run_in_executor, None, self._reload)
             elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
-                handlers[signal.SIGHUP] = self._end
+                handlers[signal.SIGHUP] = self._drain  # it may come twice, from shell and system
         try:
             for number, handle in handlers.items():
                 loop.add_signal_handler(number, handle)
@@ -179,6 +179,10 @@ class Server(uvicorn.Server):
         """Asked once: end when all is answered. Asked again: end now."""
         if self.service.draining:
             self.should_exit = self.force_exit = True
+        self._drain()
+
+    def _drain(self) -> None:
+        if self.service.draining:
             return
         log.info("ending: what was accepted is answered first")
         self.service.draining = True
@@ -199,13 +203,15 @@ def listen(host: str, port: int) -> socket.socket:
     """A bound socket; OptionError where the address is not ours, or somebody else's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named, or asyncio does not switch off Nagle's wait on its connections: 40 ms an answer.
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound = None
     try:
+        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         if os.name == "posix":
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
     except (OSError, OverflowError) as error:
-        bound.close()
+        if bound:
+            bound.close()
         reason = getattr(error, "strerror", None) or error
         raise OptionError(
             f"{host} port {port}: {reason}; choose others with --host and --port"

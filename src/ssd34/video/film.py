@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TIMEOUT = 10.0
 """Seconds that a stream may be silent before it counts as broken."""
 
-_LISTS = ("hls", "dash")
+_ENDLESS = ("hls", "dash", "mpjpeg")
 """Forms whose size is that of a list, to which more may be added."""
 
 _RATE = Fraction(25)
@@ -157,7 +157,7 @@ class Film:
         self._check_size(self.video)
         self.sounds = [one for one in streams.audio if one.codec_context]
         length, start = self.container.duration, self.container.start_time
-        sized = self.container.size > 0 and self.container.format.name not in _LISTS
+        sized = self.container.size > 0 and self.container.format.name not in _ENDLESS
         downloaded = source.address.startswith("http") and (length is not None or sized)
         self.live = source.path is None and not downloaded
         self.length = 0.0 if self.live else max(0, length or 0) / 1_000_000

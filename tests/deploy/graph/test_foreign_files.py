@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from ssd34.core.external_data import check_weights_inside
-from ssd34.deploy.graph.onnx_file import read_model
+from ssd34.deploy.graph.onnx_file import read_model, tidy
 from ssd34.deploy.graph.read import read_network
 from ssd34.deploy.publish.package import package
 from ssd34.deploy.publish.verify import verify
@@ -286,3 +286,24 @@ def test_every_command_tells_values_that_are_no_detections(shown, shapes, tmp_pa
     failed = [check for check in verify(path).checks if check.passed is False]
     assert [check.name for check in failed] == [f"{SET} values"]
     assert shown in failed[0].detail
+
+
+def test_branches_read_what_was_made_before_them():
+    """Of a graph that is not sorted, as ONNX demands it."""
+    make = onnx.helper
+    value = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xyz"]
+    flag = make.make_tensor_value_info("flag", onnx.TensorProto.BOOL, [])
+    branches = [
+        make.make_graph([make.make_node(kind, ["made"], [kind])], kind, [],
+                        [make.make_tensor_value_info(kind, onnx.TensorProto.FLOAT, [1])])
+        for kind in ("Neg", "Abs")
+    ]  # fmt: skip
+    nodes = [
+        make.make_node("Sqrt", ["y"], ["z"]),
+        make.make_node("If", ["flag"], ["y"], then_branch=branches[0], else_branch=branches[1]),
+        make.make_node("Relu", ["x"], ["made"]),
+    ]
+    model = make.make_model(make.make_graph(nodes, "g", [value[0], flag], [value[2]]))
+    tidy(model)
+    assert [node.op_type for node in model.graph.node] == ["Relu", "If", "Sqrt"]
+    onnx.checker.check_model(model)

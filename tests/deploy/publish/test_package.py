@@ -1,7 +1,7 @@
 import json
 import os
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from functools import partial
 
 import pytest
@@ -267,9 +267,9 @@ def test_a_measurement_may_come_through_a_pipe(tiny_model, out, tmp_path):
     """As of ``--measured <(...)``, which can be read once."""
     measurement(tiny_model, tmp_path / "a.json")
     os.mkfifo(tmp_path / "pipe")
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit((tmp_path / "pipe").write_bytes, (tmp_path / "a.json").read_bytes())
-        card = package(tiny_model, output=out, measured=[tmp_path / "pipe"]).card
+    data = (tmp_path / "a.json").read_bytes()
+    threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,), daemon=True).start()
+    card = package(tiny_model, output=out, measured=[tmp_path / "pipe"]).card
     assert row_of(card, "tiny-12.onnx")[1] == "0.1235"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def _sorted(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
     in a circle, which whoever loads the file refuses."""
     makers = {name: number for number, node in enumerate(nodes) for name in node.output if name}
     read = {
-        number: [makers[name] for name in node.input if name in makers]
+        number: [makers[name] for name in _find_inputs(node) if name in makers]
         for number, node in enumerate(nodes)
     }
     if all(made < number for number, needed in read.items() for made in needed):
@@ -83,6 +84,15 @@ def _sorted(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         return [nodes[number] for number in TopologicalSorter(read).static_order()]
     except CycleError:
         return nodes
+
+
+def _find_inputs(node: onnx.NodeProto) -> Iterator[str]:
+    """What a node reads, itself or in its branches."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _find_inputs(inner)
 
 
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
