@@ -50,7 +50,8 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float] | NDArray[Any]) -> Spread:
-        """Of numbers (N,), at least one."""
+        """Of numbers (N,); 0 where there is none."""
+        values = values if len(values) else (0,)
         return cls(float(np.min(values)), float(np.median(values)), float(np.max(values)))
 
 
@@ -100,8 +101,8 @@ def count_statistics(dataset: Dataset) -> Statistics:
         np.add.at(boxes, sample.labels, 1)
         pictures[np.unique(sample.labels)] += 1
         sides.append(np.sqrt(area(sample.boxes) / (sample.width * sample.height)))
-    side = np.concatenate(sides)
-    areas = np.concatenate([sample.areas for sample in samples])
+    side = np.concatenate([np.zeros(0), *sides])
+    areas = np.concatenate([np.zeros(0), *(sample.areas for sample in samples)])
     coco = np.histogram(np.maximum(areas, 0), [*COCO_SIZES.values(), np.inf])[0]
     return Statistics(
         name=dataset.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -272,3 +272,23 @@ class Layout:
                 f"{self.name}: holds the splits {known}; name one: {self.name}@{self.splits[0]}"
             )
         raise DatasetError(f"{self.name}: has no split {split!r}; expected one of {known}")
+
+    def open_all(self, splits: Sequence[str]) -> dict[str, Dataset]:
+        """Some splits by name. One that cannot be used is empty, and its problem says why, where
+        another can; else DatasetError."""
+        opened: dict[str, Dataset] = {}
+        refused: dict[str, DatasetError] = {}
+        for split in splits:
+            try:
+                opened[split] = self.open(split)
+            except DatasetError as error:
+                refused[split] = error
+        if refused and not opened:
+            raise next(iter(refused.values()))
+        for split, why in refused.items():
+            name = f"{self.name}@{split}"
+            reason = str(why).removeprefix(f"{name}: ").removeprefix(f"{self.name}: ")
+            other = next(iter(opened.values()))
+            problem = Problem(split, reason)
+            opened[split] = Dataset(name, other.labels, (), other.images, (problem,))
+        return {split: opened[split] for split in splits}

@@ -64,6 +64,42 @@ def test_convert_all_splits(tmp_path):
     assert set(find_dataset(tmp_path / "new").splits) == {"train", "test"}
 
 
+@pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
+def test_a_split_that_cannot_be_used_is_left_out_unless_it_is_named(tmp_path, form):
+    """As Ultralytics' test without labels."""
+    source = yolo_folder(tmp_path / "set", config={"names": ["nut"], "test": "images/test"})
+    save_picture(source / "images" / "test" / "2.png")
+    (source / "labels" / "val" / "1.txt").write_text("0 .5 .5 .5 .5")
+    to = (tmp_path / "new", "--to", form)
+    info, converted = run("info", source, "--json"), run("convert", source, *to, "--json")
+    checked = run("check", source, "--json")
+    for result in (info, converted, checked):
+        assert result.exit_code == 1, result.output
+    found = json.loads(info.stdout)["splits"]
+    pictures = {name: (one["pictures"], one["left_out"]) for name, one in found.items()}
+    assert pictures == {"train": (1, 0), "val": (1, 0), "test": (0, 1)}
+    values = json.loads(converted.stdout)
+    assert list(values["splits"]) == ["train", "val"]
+    (left_out,) = values["left_out"]
+    assert left_out.startswith("test: ") and left_out in converted.stderr
+    assert set(find_dataset(tmp_path / "new").splits) == {"train", "val"}
+    findings = json.loads(checked.stdout)["findings"]
+    assert {(one["data"], one["where"]) for one in findings if one["kind"] == "other"} == {
+        (f"{source}@test", "test")
+    }
+    named = ((f"{source}@test",), (source, "--split", "test"))
+    for words in (
+        ("info", *named[0]),
+        ("check", *named[0]),
+        *(("convert", *n, *to) for n in named),
+    ):
+        assert isinstance(run(*words).exception, DatasetError)
+    for labels in source.glob("labels/*/*"):
+        labels.unlink()
+    for words in (("info", source), ("check", source), ("convert", source, *to)):
+        assert isinstance(run(*words).exception, DatasetError)
+
+
 def test_convert_as_json(tmp_path):
     file = tmp_path / "done.json"
     source = two_splits(tmp_path / "set")

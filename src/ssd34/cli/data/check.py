@@ -82,7 +82,8 @@ def _opened(path: str) -> list[Dataset]:
         return [layout.open(split)]
     # VOC's trainval is train and val once more.
     both = {"train", "val"} <= set(layout.splits)
-    return [layout.open(name) for name in layout.splits if not (both and name == "trainval")]
+    names = [name for name in layout.splits if not (both and name == "trainval")]
+    return [*layout.open_all(names).values()]
 
 
 def _write_sheet(result: Check, target: Path, *, most: int) -> None:

@@ -67,8 +67,7 @@ def convert(
     Example: ssd34 data convert mine.zip mine-yolo --to yolo
     """
     names = dict(map(_pair, renames))
-    wanted = _wanted(sources, splits, form)
-    opened = [(name, _opened(layout, split)) for name, layout, split in wanted]
+    opened = _opened(_wanted(sources, splits), form)
     check_outputs(
         (console.file_of(json_file),),
         data=[_named(source)[1] for source in sources],
@@ -79,9 +78,10 @@ def convert(
     if names:
         opened = [(name, rename_classes(dataset, names)) for name, dataset in opened]
     options = Options(form, link=not copy, ignored_as_objects=ignored == "as-objects")
+    usable = [(name, dataset) for name, dataset in opened if len(dataset)]
     with console.progress_bar() as bar:
-        counts = console.count_on(bar, "converting", sum(len(dataset) for _, dataset in opened))
-        done = run_conversion(opened, destination, options, progress=counts)
+        counts = console.count_on(bar, "converting", sum(len(dataset) for _, dataset in usable))
+        done = run_conversion(usable, destination, options, progress=counts)
     before = [problem for _, dataset in opened for problem in dataset.problems]
     warn_of_changes(done)
     if json_file != console.PRINTED:
@@ -110,11 +110,12 @@ def print_splits(done: Conversion, destination: Path) -> None:
 
 
 def _wanted(
-    sources: Sequence[str], splits: Sequence[str], form: str
-) -> list[tuple[str, Layout, str]]:
-    """The splits to convert: each one's name in the destination, data set and name there.
-    OptionError: no source has a split that was asked for; a split is named in two ways."""
-    wanted: list[tuple[str, Layout, str]] = []
+    sources: Sequence[str], splits: Sequence[str]
+) -> list[tuple[str, Layout, list[str], bool]]:
+    """What to convert: each source's name in the destination, data set and splits there, and
+    whether these were asked for. OptionError: no source has a split that was asked for; a split is
+    named in two ways."""
+    wanted: list[tuple[str, Layout, list[str], bool]] = []
     for source in sources:
         given, path = _named(source)
         path, chosen = split_path(path)
@@ -134,20 +135,27 @@ def _wanted(
             )
         if not own:
             console.warn(f"{source}: has none of the splits {', '.join(splits)}; left out")
-        wanted += [(given, layout, name) for name in own]
-    found = {name for _, _, name in wanted}
+        wanted.append((given, layout, own, bool(splits) or chosen is not None))
+    found = {name for _, _, own, _ in wanted for name in own}
     for split in splits:
         if split not in found:
             raise OptionError(f"--split {split}: no source has it; see: ssd34 data info SOURCE")
-    if form == "coco" and len(wanted) == 1:  # a whole, unless it was given a name
-        return wanted
-    return [(given or name, layout, name) for given, layout, name in wanted]
+    return wanted
 
 
-def _opened(layout: Layout, split: str) -> Dataset:
-    dataset = layout.open(split)
-    console.warn_of_problems(dataset)
-    return dataset
+def _opened(
+    wanted: Sequence[tuple[str, Layout, list[str], bool]], form: str
+) -> list[tuple[str, Dataset]]:
+    """The splits by their names in the destination; those that were asked for can be used."""
+    # A whole, unless it was given a name.
+    whole = form == "coco" and sum(len(own) for _, _, own, _ in wanted) == 1
+    opened = []
+    for given, layout, own, asked in wanted:
+        datasets = {s: layout.open(s) for s in own} if asked else layout.open_all(own)
+        for split, dataset in datasets.items():
+            console.warn_of_problems(dataset)
+            opened.append((given if whole else given or split, dataset))
+    return opened
 
 
 def _named(source: str) -> tuple[str, str]:

@@ -123,8 +123,7 @@ def info(*, path: str, as_json: bool) -> None:
     """
     source, chosen = split_path(path)
     layout = find_dataset(source)
-    names = layout.splits if chosen is None else (chosen,)
-    datasets = {name: layout.open(name) for name in names}
+    datasets = layout.open_all(layout.splits) if chosen is None else {chosen: layout.open(chosen)}
     counts = {name: _counts(dataset) for name, dataset in datasets.items()}
     if as_json:
         for dataset in datasets.values():
@@ -136,7 +135,7 @@ def info(*, path: str, as_json: bool) -> None:
         out = Console(highlight=False, markup=False, emoji=False)
         out.print(f"{layout.format} data set")
         splits = Table("split", *(field.replace("_", " ") for field in _FIELDS))
-        classes = Table("class", "id", *(f"boxes of {name or 'all'}" for name in names))
+        classes = Table("class", "id", *(f"boxes of {name or 'all'}" for name in counts))
         for column in (*splits.columns[1:], *classes.columns[1:]):
             column.justify = "right"
         for name, values in counts.items():
@@ -146,7 +145,7 @@ def info(*, path: str, as_json: bool) -> None:
             for entry in values["classes"]:
                 rows.setdefault((entry["name"], entry["id"]), {})[split] = entry["boxes"]
         for (name, category), boxes in rows.items():
-            classes.add_row(Text(name), str(category), *(str(boxes.get(s, "-")) for s in names))
+            classes.add_row(Text(name), str(category), *(str(boxes.get(s, "-")) for s in counts))
         out.print(splits)
         out.print(classes)
     if any(dataset.problems for dataset in datasets.values()):
