@@ -116,6 +116,9 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"annotations/train/p.xml": xml(), "images/train/p.jpg": None, "images/train/q.jpg": None,
          "annotations/valid/r.xml": xml(), "images/valid/r.jpg": None},
         {"train": {"train/p.jpg": BOX, "train/q.jpg": []}, "valid": {"valid/r.jpg": BOX}}),
+    "voc as usual, in a folder of one split": (
+        {"annotations/train/p.xml": xml(), "images/train/p.jpg": None, "images/val/q.jpg": None},
+        {"train": {"train/p.jpg": BOX}}),
     "voc in folders of splits, in and around some that are called so, too": (
         {f"val/labels/{split}/test/{name}.xml": xml(file_name=f"{name}.jpg")
          for split, name in (("train", "p"), ("val", "q"), ("test", "r"))}
@@ -372,6 +375,15 @@ def test_a_picture_whose_xml_is_broken_is_not_one_without_objects(tmp_path):
     assert [problem.where for problem in dataset.problems] == list(broken)
 
 
+def test_a_picture_whose_xml_is_broken_is_of_no_other_split(tmp_path):
+    files = {"Annotations/train/p.xml": xml(file_name="p.jpg"), "JPEGImages/p.jpg": None,
+             "Annotations/val/q.xml": "<annotation>", "JPEGImages/q.jpg": None}  # fmt: skip
+    path = lay(tmp_path, files)
+    assert [one.file_name for one in open_dataset(f"{path}@train").samples] == ["p.jpg"]
+    assert "Annotations/val/q.xml" in refused(f"{path}@val")
+    assert [problem.where for problem in open_dataset(path).problems] == ["Annotations/val/q.xml"]
+
+
 @pytest.mark.parametrize("extra", ["r.jpg", "test/r.jpg"])
 def test_a_picture_without_xml_of_no_split_is_told_of(tmp_path, extra):
     files = {"Annotations/train/p.xml": xml(file_name="p.jpg"), "JPEGImages/p.jpg": None,
@@ -387,6 +399,7 @@ def test_a_picture_without_xml_of_no_split_is_told_of(tmp_path, extra):
     ("name", "split", "pictures"),
     [("voc in folders of other names, of splits", None, ["train/p.jpg", "val/p.jpg"]),
      ("voc as usual, in folders of splits", None, ["train/p.jpg", "valid/r.jpg", "train/q.jpg"]),
+     ("voc as usual, in a folder of one split", None, ["train/p.jpg", "val/q.jpg"]),
      ("voc in one folder", "photos", ["p.jpg"]),
      ("voc as CVAT has it", "default", ["p.jpg"]),
      ("yolo with a list of classes a split, in a folder of any name", None,

@@ -256,9 +256,10 @@ class Layout:
     others: tuple[str, ...] = ()
 
     def open(self, split: str | None = None) -> Dataset:
-        """One split, the only one or `WHOLE` where none is named; DatasetError: there is none of
-        the name, several where none is named, or nothing usable in it."""
-        chosen = self.splits[0] if split is None and len(self.splits) == 1 else split or WHOLE
+        """One split; where none is named `WHOLE`, or else the only one. DatasetError: there is none
+        of the name, several where none is named, or nothing usable in it."""
+        alone = split is None and WHOLE not in self.others and len(self.splits) == 1
+        chosen = self.splits[0] if alone else split or WHOLE
         if chosen in (*self.splits, *self.others):
             return self.read(chosen)
         same = [s for s in self.splits if {s, split} <= VALIDATION]

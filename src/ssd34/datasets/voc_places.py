@@ -308,9 +308,8 @@ class VocPlace:
 
     def _named_in(self, stem: str, file: str) -> str:
         """The picture that an XML file names, else the only one called as itself; or ""."""
-        if (root := _root_of(self.files, file)) is None:
-            return ""
-        named = self.contents.find(text_in(root, "filename"))
+        root = _root_of(self.files, file)
+        named = [] if root is None else self.contents.find(text_in(root, "filename"))
         same = named or self._by_name.get(posixpath.basename(stem), [])
         found = best_fitting(parts_of(stem), same, without_ending)
         return found[0] if len(found) == 1 else ""
