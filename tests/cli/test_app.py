@@ -96,6 +96,18 @@ def test_streams_that_are_closed_are_no_error(shapes, tmp_path):
         assert file.stat().st_size
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="not Linux")
+def test_no_file_gets_the_number_of_a_stream_that_is_closed(tmp_path):
+    look = (
+        "import os, sys; from ssd34.cli import app; "
+        "app.commands = lambda **_: print(*(os.readlink(f'/proc/self/fd/{n}') for n in (0, 2)), "
+        "file=open(sys.argv[1], 'w')); app.main()"
+    )
+    line = f"{shlex.join([sys.executable, '-c', look, str(tmp_path / 'seen')])} <&- 2>&-"
+    subprocess.run(line, shell=True, check=True)
+    assert (tmp_path / "seen").read_text().split() == [os.devnull] * 2
+
+
 def test_help_and_version_are_no_errors(main):
     for arguments in (("--help",), ("detect", "-h"), ("--version",)):
         code, out, err = main(*arguments)

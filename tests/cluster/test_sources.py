@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import zipfile
 
@@ -165,6 +166,13 @@ def test_a_jobs_output_is_no_source(tmp_path):
     job.write_text("{}")  # somebody else's
     pq.write_table(pa.table({"image": [png(), png()]}), part)
     assert open_source(str(tmp_path)).sha256 != before
+
+
+def test_a_folder_that_may_not_be_read_is_said_to_be_that(tmp_path, monkeypatch):
+    save_picture(tmp_path / "a.png")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with refused(ImageError, tmp_path, "rights"):
+        open_source(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def test_smaller_input_keeps_shares_and_drops_vanished_levels():
      (lambda spec: spec.replace(extra_blocks=(ExtraBlock(1, 1, 1, 1),)), "extra blocks"),
      (lambda spec: spec.replace(num_classes=0), "num_classes"),
      (lambda spec: spec.replace(head_stride=1.0), "head_stride"),
+     (lambda spec: spec.replace(head_stride=True), "head_stride.*True"),
      (lambda spec: spec.replace(scales=(0, *spec.scales[1:])), "scales"),
      (lambda spec: ModelSpec.from_dict({**spec.to_dict(), "colour": 1}), "'colour'"),
      (lambda spec: ModelSpec.from_dict({"name": spec.name}), "spec")],

@@ -380,8 +380,20 @@ def test_a_picture_whose_xml_is_broken_is_of_no_other_split(tmp_path):
              "Annotations/val/q.xml": "<annotation>", "JPEGImages/q.jpg": None}  # fmt: skip
     path = lay(tmp_path, files)
     assert [one.file_name for one in open_dataset(f"{path}@train").samples] == ["p.jpg"]
+    assert "q.jpg" not in " ".join(assumed(f"{path}@train"))
     assert "Annotations/val/q.xml" in refused(f"{path}@val")
     assert [problem.where for problem in open_dataset(path).problems] == ["Annotations/val/q.xml"]
+
+
+def test_a_broken_xml_takes_no_picture_out_of_another_splits_folder(tmp_path):
+    files = {"Annotations/train/1.xml": "<annotation>", "JPEGImages/val/1.jpg": None,
+             "Annotations/train/2.xml": xml(file_name="2.jpg"), "JPEGImages/train/2.jpg": None,
+             "Annotations/val/3.xml": xml(file_name="3.jpg"),
+             "JPEGImages/val/3.jpg": None}  # fmt: skip
+    path = lay(tmp_path, files)
+    for split, names in (("train", ["train/2.jpg"]), ("val", ["val/1.jpg", "val/3.jpg"])):
+        samples = open_dataset(f"{path}@{split}").samples
+        assert sorted(sample.file_name for sample in samples) == names
 
 
 @pytest.mark.parametrize("extra", ["r.jpg", "test/r.jpg"])

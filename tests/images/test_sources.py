@@ -93,6 +93,12 @@ def test_a_folder_that_may_not_be_read_is_told_and_left_out(tree, monkeypatch, c
     assert [str(tree / "sub") in message for message in caplog.messages] == [True]  # once
 
 
+def test_a_source_that_may_not_be_read_is_said_to_be_that(tree, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with refused(ImageError, tree, "rights"):
+        find_pictures([str(tree)])
+
+
 def test_sources_that_hold_no_pictures(tree, tmp_path_factory):
     assert find_pictures([]) == []
     empty = tmp_path_factory.mktemp("empty")

@@ -153,7 +153,10 @@ def test_interrupted_while_it_loads_it_ends_in_order(monkeypatch):
 
     said: list[str] = []
     monkeypatch.setattr(connection, "load_fastest", interrupt)
-    serve(ServeOptions(model="default", port=0), say=said.append)
+    try:
+        serve(ServeOptions(model="default", port=0), say=said.append)
+    except KeyboardInterrupt:  # which would end all tests
+        pytest.fail("it was interrupted, and did not end")
     assert said == []
 
 
@@ -166,7 +169,8 @@ def test_a_second_signal_ends_it_at_once(tiny_model, tmp_path, number):
         wait_for(lambda: one.logged("ending: what was accepted is answered first"))
         if number == signal.SIGHUP:
             one.process.send_signal(number)
-            assert [one.get("/v2/health/live").status for _ in range(3)] == [200] * 3
+            time.sleep(0.5)  # it looks ten times a second whether to end
+            assert one.get("/v2/health/live").status == 200
         assert one.stop() == 0
 
 

@@ -112,6 +112,8 @@ PATH = CompletedText()
 """A file or a folder, perhaps with more behind it, such as ``@SPLIT``."""
 MODEL = CompletedText(lambda: [*EMBEDDED, *PUBLISHED])
 """A file, or the name of a model."""
+NAME = CompletedText(files=False)
+"""A word that is not empty."""
 MODEL_NAME = CompletedText(lambda: [*EMBEDDED, *PUBLISHED], files=False)
 PUBLISHED_NAME = CompletedText(lambda: [*PUBLISHED], files=False)
 

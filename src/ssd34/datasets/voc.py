@@ -267,7 +267,8 @@ def _choose_beside(
             f"{counted(len(lost), 'picture')} without an XML file that no folder tells a split of"
         )
         few = ", ".join(lost[:3])
-        found.assume(title, f"{what}, left out; leave @{split.folder} out to have all: {few}")
+        remedy = "put them into the folders of splits"
+        found.assume(title, f"{what}, left out; {remedy}, or take the set whole: {few}")
     return [picture for picture, folder in folders.items() if folder == split.folder]
 
 

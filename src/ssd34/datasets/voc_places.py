@@ -312,6 +312,9 @@ class VocPlace:
         named = [] if root is None else self.contents.find(text_in(root, "filename"))
         same = named or self._by_name.get(posixpath.basename(stem), [])
         found = best_fitting(parts_of(stem), same, without_ending)
+        if root is None:  # what a folder gives to another split is not guessed at
+            own = split_of(self.folder_of(file))
+            found = [one for one in found if _splits_in(one) <= {own}]
         return found[0] if len(found) == 1 else ""
 
     def stem_of(self, line: str) -> str:
@@ -331,6 +334,11 @@ class VocPlace:
             if len(found) == 1:
                 return found[0]
         return _without_flag(line) or line
+
+
+def _splits_in(picture: str) -> set[str]:
+    """The splits that folders around a picture are called as."""
+    return {split_of(folder) for folder in picture.split("/")[:-1]} - {""}
 
 
 @dataclass(frozen=True)

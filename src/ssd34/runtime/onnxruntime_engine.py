@@ -32,6 +32,8 @@ try:
 
     _ = onnxruntime.InferenceSession
 except (ImportError, AttributeError) as error:
+    if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+        raise KeyboardInterrupt from None
     raise MissingExtraError(
         f"ONNX Runtime is not installed or broken ({one_line(error)}); install "
         f"it again: pip install --force-reinstall onnxruntime; or for a GPU: {REINSTALL_GPU}"

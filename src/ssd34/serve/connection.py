@@ -154,9 +154,9 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None, None, None]:
         """Handle signals as long as the block runs."""
         loop = asyncio.get_running_loop()
-        handlers: dict[int, Callable[[], Any]] = dict.fromkeys(
-            (signal.SIGINT, signal.SIGTERM), self._end
-        )
+        handlers: dict[int, Callable[[], Any]] = {signal.SIGINT: self._end}
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            handlers[signal.SIGTERM] = self._end
         if hasattr(signal, "SIGHUP"):
             if self.service.options.allow_reload:
                 handlers[signal.SIGHUP] = partial(loop.run_in_executor, None, self._reload)
@@ -174,6 +174,7 @@ class Server(uvicorn.Server):
         finally:
             for number in handlers:
                 loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)  # it is ending
 
     def _end(self) -> None:
         """Asked once: end when all is answered. Asked again: end now."""
@@ -244,6 +245,6 @@ def serve(options: ServeOptions, *, say: Callable[[str], None] = lambda _: None)
         service.close()
         log.info("ended")
     except KeyboardInterrupt:  # while it loaded
-        log.info("ended before it served")
+        log.info("ended")
     finally:
         bound.close()

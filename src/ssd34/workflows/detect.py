@@ -65,16 +65,17 @@ def choose_saved(pictures: Sequence[PictureFile], place: Path) -> Targets:
     the same. One picture may be given a file instead.
 
     Raises:
-        OptionError: the place is a file that does not fit, or a picture would be written over one
-            of the sources.
+        OptionError: the place is a file already, or a name that does not fit, or a picture would
+            be written over one of the sources.
     """
     ending = place.suffix.lower()
-    if not place.is_dir() and (ending in SUFFIXES or place.exists()):
+    if place.exists() and not place.is_dir():  # perhaps a picture that was to be looked at
+        raise OptionError(f"--save {place}: exists already; name a folder, or remove it first")
+    if not place.is_dir() and ending in SUFFIXES:
         if len(pictures) > 1 or ending not in SAVED_SUFFIXES:
-            endings = ", ".join(SAVED_SUFFIXES)
             raise OptionError(
-                f"--save {place}: expected a folder for {counted(len(pictures), 'picture')}; only "
-                f"one alone may have a name, which ends in {endings}"
+                f"--save {place}: expected a folder, or for one picture alone a name that ends in "
+                f"{', '.join(SAVED_SUFFIXES)}; there are {len(pictures)}"
             )
         targets: Targets = {pictures[0].source: place}
     else:

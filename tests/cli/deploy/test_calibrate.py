@@ -85,6 +85,10 @@ def test_a_checkpoint_that_a_training_writes_is_left_alone(
         for name, expected in (("best", 2), ("last", 2), ("other", 0)):
             output = ("--output", tmp_path / f"{name}.safetensors")
             assert main("calibrate", checkpoint, "--data", found_shapes, *output)[0] == expected
+        (tmp_path / "other").mkdir()
+        link = tmp_path / "other" / "mine.safetensors"
+        link.symlink_to(checkpoint)
+        assert main("calibrate", link, "--data", found_shapes)[0] == 2
         assert checkpoint.read_bytes() == before
 
 

@@ -33,7 +33,7 @@ _copy_option = click.option(
     "--to", "form", required=True, type=click.Choice(FORMATS), help="The format to write."
 )
 @click.option(
-    "--split", "splits", multiple=True, metavar="NAME",
+    "--split", "splits", type=console.NAME, multiple=True, metavar="NAME",
     help="Only this split of the sources; may be repeated. [default: all]",
 )  # fmt: skip
 @_copy_option

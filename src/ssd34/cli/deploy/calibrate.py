@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,8 +91,8 @@ def calibrate(
     check_outputs((output, console.file_of(json_file)), data=inputs)
     check_outputs((console.file_of(json_file),), models=(str(source),))
     # A training that runs in the folder may write its checkpoints meanwhile.
-    of_a_run = target.name in (BEST, LAST)
-    written = folder_locked(target.parent) if of_a_run else file_locked(target)
+    file = Path(os.path.realpath(target))
+    written = folder_locked(file.parent) if file.name in (BEST, LAST) else file_locked(file)
     click.get_current_context().with_resource(written)
     checkpoint = _read(source)
     everything = _opened(data, coco_names=coco_names)
