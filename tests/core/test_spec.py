@@ -48,7 +48,7 @@ def test_smaller_input_keeps_shares_and_drops_vanished_levels():
      (lambda spec: spec.replace(scales=(0, *spec.scales[1:])), "scales"),
      (lambda spec: ModelSpec.from_dict({**spec.to_dict(), "colour": 1}), "'colour'"),
      (lambda spec: ModelSpec.from_dict({"name": spec.name}), "spec")],
-    ids=range(9),
+    ids=range(10),
 )  # fmt: skip
 def test_bad_specs_are_refused(make, fact):
     with pytest.raises(OptionError, match=fact):
