@@ -207,6 +207,7 @@ def test_folded_batch_norm_stays_frozen(shapes, few, tiny_model, tmp_path):
         (("--minutes", "1"), OptionError, "epochs or minutes"),
         (("--batch", "0"), OptionError, "batch_size.* 1 .*0"),
         (("--set", "batch_size=4"), OptionError, "batch_size.*--set"),
+        (("--set", "small_size=301"), OptionError, "small_size=301.*300"),
         (("--data", "SHAPES=0"), OptionError, "--data"),
         (("--data", "EMPTY"), DatasetError, "empty"),
         pytest.param(

@@ -110,6 +110,11 @@ def plan_run(job: TrainJob, data: OpenedData, listener: TrainListener) -> Planne
         )
     labels = choose_classes(plan.settings["labels"], [dataset for dataset, _ in data.training])
     spec, plan = choose_spec(plan, start, labels)
+    if (plan.options.small_size or 0) > spec.image_size:
+        raise OptionError(
+            f"small_size={plan.options.small_size}: expected at most {spec.image_size}, the "
+            f"input size of {spec.name}"
+        )
     return Planned(
         recipe=recipe, plan=plan, start=start, spec=spec, labels=labels,
         sources=make_training_sets(data.training, labels, balance=plan.options.balance),
