@@ -163,6 +163,8 @@ def test_a_jobs_output_is_no_source(tmp_path):
     job.write_text(json.dumps({"format": FORMAT}))
     pq.write_table(pa.table({"path": ["x"]}), part)
     assert open_source(str(tmp_path)).sha256 == before
+    with refused(ImageError, tmp_path / "found", "source"):
+        open_source(str(tmp_path / "found"))
     job.write_text("{}")  # somebody else's
     pq.write_table(pa.table({"image": [png(), png()]}), part)
     assert open_source(str(tmp_path)).sha256 != before

@@ -80,6 +80,8 @@ def _in_folder(folder: Path, *, column: str | None) -> Pictures:
     tables = [path for path in paths if not holds_parts(path.parent, below=folder)]
     if tables and not names:
         return list_in_parquet(tables, column=column)
+    if paths and not tables and not names:
+        raise ImageError(f"{folder}: holds what a job found, no pictures; name that job's source")
     return list_in_folder(files, names, str(folder))
 
 
