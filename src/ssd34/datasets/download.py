@@ -47,8 +47,8 @@ def download_data(
         OSError: the folder cannot be written.
     """
     archives = folder / ARCHIVES
-    require_space(folder, _needed(data, folder, keep_archives=keep_archives))
     with folder_locked(archives, waiting=lambda who: progress(f"waiting for {who}", 0, 0)):
+        require_space(folder, _needed(data, folder, keep_archives=keep_archives))
         for archive in data.archives:
             missing = _missing(archive, folder)
             if not missing:

@@ -9,6 +9,7 @@ import logging
 import os
 import posixpath
 import threading
+import weakref
 import zipfile
 import zlib
 from collections import defaultdict
@@ -270,6 +271,8 @@ class _Zip:
         # A forked process must not share the parent's file position.
         if self._open is None or self._open[0] != os.getpid():
             archive = zipfile.ZipFile(self.path)
+            # Its own way to close may come after that of its file, where both go in a circle.
+            weakref.finalize(self, archive.close)
             self._open = (os.getpid(), archive, dict(_named_members(archive)))
         return self._open[1:]
 
