@@ -62,8 +62,7 @@ def open_source(source: str, *, column: str | None = None) -> Pictures:
         return _in_coco(Path(f"{before}.json").absolute(), Path(folder).absolute())
     path = Path(source).absolute()  # workers on other machines have another current folder
     if os.path.isdir(path):
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise ImageError(f"{source}: a folder that may not be read; check its rights")
+        tree.check_folder(path)
         return _in_folder(path, column=column)
     if os.path.isfile(path):
         return _in_file(path, column=column)

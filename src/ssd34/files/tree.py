@@ -39,6 +39,12 @@ _SAYS_UTF8 = 0x800
 log = logging.getLogger("ssd34.files")
 
 
+def check_folder(folder: Path) -> None:
+    """ImageError for a folder to search that may not be read."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise ImageError(f"{folder}: a folder that may not be read; check its rights")
+
+
 def warn_of_unreadable(error: OSError) -> None:
     """Log a folder that a listing has to leave out, such as a disk's ``lost+found``."""
     if not isinstance(error, (FileNotFoundError, NotADirectoryError)):

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ssd34.errors import ImageError
-from ssd34.files.tree import warn_of_unreadable
+from ssd34.files.tree import check_folder, warn_of_unreadable
 from ssd34.images.read import SUFFIXES, is_address
 
 _MODELS = (".onnx", ".safetensors")
@@ -58,8 +58,7 @@ def find_pictures(sources: Iterable[str], *, urls: bool = False) -> list[Picture
             continue
         path = Path(source)
         if path.is_dir():
-            if not os.access(path, os.R_OK | os.X_OK):
-                raise ImageError(f"{source}: a folder that may not be read; check its rights")
+            check_folder(path)
             pictures = _in_folder(path)
             nothing = "holds no pictures"
         elif path.suffix.lower() == ".zip" and path.is_file():
